@@ -1,0 +1,284 @@
+"""The one engine under render, prepare and generate: jobs in, shards and a manifest out.
+
+A stage's jobs are cut into shards of a fixed number of clips. A shard's bytes depend on its jobs
+alone, so one process and many write the same corpus; a finished shard is never made twice, so the
+same command resumes after Ctrl-C or a kill; nothing appears under its final name half-written.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+
+from mesynth.errors import MesynthError, RunFolderError
+from mesynth.manifest import FILE_NAME, Manifest, Row
+from mesynth.shards import ShardWriter, frames_members, npy_bytes
+
+RUN_FILE = "run.yaml"
+SHARD_CLIPS = 16
+_PARTS = "parts"
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What a worker returns for one job: the row (spans still empty) and the arrays to store."""
+
+    row: Row
+    frames: np.ndarray | None = None
+    """[T,H,W,3] uint8"""
+    flow: np.ndarray | None = None
+    """[2,H,W] float32"""
+    landmarks: np.ndarray | None = None
+    """[68,2] float32"""
+    valid: np.ndarray | None = None
+    """[H,W] bool"""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Loose files for people to look at (GIFs, pictures), relative to the output folder."""
+
+
+Worker = Callable[[Any], Produced | None]
+Progress = Callable[[int, int], None]
+Job = TypeVar("Job")
+
+
+class Interrupted(MesynthError):
+    """Ctrl-C: what is finished stays, the same command goes on."""
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """sha256 of a plain configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def claim_folder(out: Path, config: dict[str, Any]) -> None:
+    """Make ``out`` this run's folder, or accept it as an earlier start of the same run.
+
+    Raises:
+        RunFolderError: it holds another run, or files of something else, or cannot be written.
+    """
+    digest = config_hash(config)
+    run_file = out / RUN_FILE
+    if run_file.is_file():
+        try:
+            found = (yaml.safe_load(run_file.read_text()) or {}).get("hash")
+        except (yaml.YAMLError, AttributeError):
+            found = None
+        if found != digest:
+            raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
+        return
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise RunFolderError(f"{out} is not empty and holds no run of this command; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(run_file, yaml.safe_dump({"config": _plain(config), "hash": digest}, sort_keys=False))
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+
+
+def run_stage(
+    out: Path,
+    jobs: Sequence[Any],
+    worker: Worker,
+    *,
+    config: dict[str, Any],
+    workers: int = 1,
+    shard_clips: int = SHARD_CLIPS,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Run ``worker`` over ``jobs`` and return the manifest written into ``out``.
+
+    ``worker`` is a picklable callable; it returns None for a job it leaves out. ``config`` is what the
+    result depends on (never paths of the machine or the number of processes). ``workers=0`` means one
+    per core.
+
+    Raises:
+        RunFolderError: see :func:`claim_folder`.
+        Interrupted: on Ctrl-C.
+        MesynthError: whatever a worker raised, or a full disk.
+    """
+    claim_folder(out, config)
+    if (out / FILE_NAME).is_file():
+        if progress:
+            progress(len(jobs), len(jobs))
+        return Manifest.read(out)
+    (out / _PARTS).mkdir(exist_ok=True)
+    chunks = [jobs[i : i + shard_clips] for i in range(0, len(jobs), shard_clips)]
+    todo = [i for i in range(len(chunks)) if not _part(out, i).is_file()]
+    done = sum(len(chunks[i]) for i in range(len(chunks)) if i not in set(todo))
+    workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
+    try:
+        if workers == 1:
+            for i in todo:
+                for finished in _make_shard(out, i, i * shard_clips, chunks[i], worker):
+                    if progress:
+                        progress(done + finished, len(jobs))
+                done += len(chunks[i])
+        else:
+            _run_pool(out, chunks, todo, shard_clips, worker, workers, lambda n: progress and progress(done + n, len(jobs)))
+        return _merge(out, len(chunks))
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
+        raise
+
+
+# ---------------------------------------------------------------- one shard
+
+
+def _part(out: Path, index: int) -> Path:
+    return out / _PARTS / f"{index:06d}" / FILE_NAME
+
+
+def _make_shard(out: Path, index: int, first: int, jobs: Sequence[Any], worker: Worker) -> Iterator[int]:
+    """Write shard ``index``; yields how many of its jobs are done. The part's manifest is written last."""
+    rows: list[Row] = []
+    with ShardWriter(out / f"frames-{index:06d}.tar") as frames, ShardWriter(out / f"flow-{index:06d}.tar") as flow:
+        for n, job in enumerate(jobs):
+            made = worker(job)
+            if made is not None:
+                rows.append(_store(out, f"{first + n:08d}", made, frames, flow))
+            yield n + 1
+    Manifest.from_rows(rows, out).write(_part(out, index).parent)
+
+
+def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: ShardWriter) -> Row:
+    row = made.row
+    if made.frames is not None:
+        row = replace(row, frames=frames.add(key, frames_members(made.frames)))
+    members = {"flow.npy": made.flow, "landmarks.npy": made.landmarks, "valid.npy": made.valid}
+    present = {name: npy_bytes(array) for name, array in members.items() if array is not None}
+    if present:
+        row = replace(row, flow=flow.add(key, present))
+    for name, data in made.files.items():
+        write_bytes(out / name, data)
+    return row
+
+
+def _merge(out: Path, n_chunks: int) -> Manifest:
+    import pyarrow as pa
+
+    parts = [Manifest.read(_part(out, i)).table for i in range(n_chunks)]
+    table = pa.concat_tables(parts) if parts else Manifest.from_rows([], out).table
+    manifest = Manifest(table.combine_chunks(), out)
+    ids = manifest.column("clip_id")
+    assert len(np.unique(ids.astype(str))) == len(ids), "two jobs of a stage made the same clip_id"
+    manifest.write(out)
+    shutil.rmtree(out / _PARTS)
+    for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
+        if tar.stat().st_size <= 1024:
+            tar.unlink()
+    return Manifest.read(out)
+
+
+# ---------------------------------------------------------------- many processes
+
+_worker: Worker | None = None
+_counter: Any = None
+
+
+def _start(worker: Worker, counter: Any) -> None:
+    global _worker, _counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    import cv2
+
+    cv2.setNumThreads(1)
+    _worker, _counter = worker, counter
+
+
+def _shard_task(out: Path, index: int, first: int, jobs: Sequence[Any]) -> None:
+    assert _worker is not None
+    for _ in _make_shard(out, index, first, jobs, _worker):
+        with _counter.get_lock():
+            _counter.value += 1
+
+
+def _run_pool(
+    out: Path,
+    chunks: list[Sequence[Any]],
+    todo: list[int],
+    shard_clips: int,
+    worker: Worker,
+    workers: int,
+    report: Callable[[int], object],
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    # One thread per worker: the processes are the parallelism. Children read this at import time.
+    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(saved, "1"))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(worker, counter))
+    try:
+        pending: set[Future[None]] = {pool.submit(_shard_task, out, i, i * shard_clips, chunks[i]) for i in todo}
+        while pending:
+            finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            report(counter.value)
+            for future in finished:
+                future.result()
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        for temporary in out.glob("*.tmp"):
+            temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        pool.shutdown(wait=True)
+        for name, value in saved.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+# ---------------------------------------------------------------- small files
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename; folders are made as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_bytes` for text."""
+    write_bytes(path, text.encode())
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+class Timer:
+    """Seconds per named step, for reports: ``with timer("warp"): ...``"""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._start = "", 0.0
+
+    def __call__(self, name: str) -> Timer:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + time.perf_counter() - self._start

@@ -1,0 +1,118 @@
+"""The values that travel between rooms: checked once, when they are made, and never changed after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+N_AUS = 25  # rows of facs.AU_CODES; facs checks that the two agree
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video clip: ``frames`` [T,H,W,3] uint8 RGB, ``fps`` in 1/s, ``apex`` an index into the frames."""
+
+    frames: np.ndarray
+    fps: float
+    apex: int
+
+    def __post_init__(self) -> None:
+        f = self.frames
+        _require(f.ndim == 4 and f.shape[-1] == 3, f"frames have shape {f.shape}; expected [T,H,W,3]")
+        _require(f.dtype == np.uint8, f"frames are {f.dtype}; expected uint8 RGB")
+        _require(len(f) >= 2, f"a clip needs at least 2 frames, got {len(f)}")
+        _require(self.fps > 0, f"fps is {self.fps}; expected a positive number")
+        _require(0 <= self.apex < len(f), f"apex {self.apex} is outside the clip's {len(f)} frames")
+
+    @property
+    def onset_frame(self) -> np.ndarray:
+        """[H,W,3] uint8."""
+        return self.frames[0]
+
+    @property
+    def apex_frame(self) -> np.ndarray:
+        """[H,W,3] uint8."""
+        return self.frames[self.apex]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Optical flow onset -> apex: ``uv`` [2,H,W] float32, pixels, x right and y down, on the onset's grid.
+
+    ``valid`` [H,W] bool is False where the onset pixel is hidden at the apex; None means all valid.
+    """
+
+    uv: np.ndarray
+    valid: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.uv.ndim == 3 and self.uv.shape[0] == 2, f"flow has shape {self.uv.shape}; expected [2,H,W]")
+        _require(self.uv.dtype == np.float32, f"flow is {self.uv.dtype}; expected float32 pixels")
+        _require(bool(np.isfinite(self.uv).all()), "flow holds NaN or infinity")
+        if self.valid is not None:
+            _require(self.valid.shape == self.uv.shape[1:], f"valid {self.valid.shape} does not fit {self.uv.shape}")
+            _require(self.valid.dtype == np.bool_, f"valid is {self.valid.dtype}; expected bool")
+
+    def strain(self) -> np.ndarray:
+        """Optical strain magnitude [H,W] float32 (Shreve et al., 2011), see :func:`optical_strain`."""
+        return optical_strain(self.uv)
+
+
+def optical_strain(uv: np.ndarray) -> np.ndarray:
+    """``sqrt(ux^2 + vy^2 + (uy + vx)^2 / 2)`` of flow [...,2,H,W] -> [...,H,W] float32, per pixel.
+
+    The norm of the symmetric gradient, as the published flow-image pipelines compute it.
+    """
+    u, v = uv[..., 0, :, :], uv[..., 1, :, :]
+    uy, ux = np.gradient(u, axis=(-2, -1))
+    vy, vx = np.gradient(v, axis=(-2, -1))
+    return np.sqrt(ux**2 + vy**2 + 0.5 * (uy + vx) ** 2).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class AUVector:
+    """AU intensities of one apex: ``intensity`` [K,2] float32 in [0,1], rows facs.AU_CODES, columns (L, R).
+
+    ``known`` [K,2] bool says which entries are measured; the others carry no information (and are 0).
+    """
+
+    intensity: np.ndarray
+    known: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        a = self.intensity
+        _require(a.shape == (N_AUS, 2), f"AU intensities have shape {a.shape}; expected [{N_AUS},2]")
+        _require(a.dtype == np.float32, f"AU intensities are {a.dtype}; expected float32")
+        _require(bool(((a >= 0) & (a <= 1)).all()), f"AU intensities span [{a.min():g}, {a.max():g}]; expected [0,1]")
+        if self.known is None:
+            object.__setattr__(self, "known", np.ones(a.shape, np.bool_))
+        assert self.known is not None
+        _require(self.known.shape == a.shape and self.known.dtype == np.bool_, "known must be bool of the same shape")
+        _require(bool((a[~self.known] == 0).all()), "an unknown AU must have intensity 0")
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``known`` as an array (never None)."""
+        assert self.known is not None
+        return self.known
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One synthesized or prepared clip: frames, onset -> apex flow, and the AUs at the apex."""
+
+    clip: Clip
+    flow: Flow
+    aus: AUVector
+
+    def __post_init__(self) -> None:
+        _require(
+            self.clip.frames.shape[1:3] == self.flow.uv.shape[1:],
+            f"frames {self.clip.frames.shape[1:3]} and flow {self.flow.uv.shape[1:]} differ in size",
+        )
