@@ -1,0 +1,5 @@
+"""``python -m mesynth``."""
+
+from mesynth.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Corpora: which clips to make (plan), on which faces, and making them."""

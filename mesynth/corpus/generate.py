@@ -1,0 +1,208 @@
+"""Make the clips of a plan: frames, exact flow, provenance, and a few of them loose to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mesynth import __version__, facs
+from mesynth.corpus.faces import FaceSource, find_faces, prepare_faces
+from mesynth.corpus.plan import PlanConfig, PlanRow, draw_plan, write_plan
+from mesynth.emotions import CLASS_OF
+from mesynth.errors import MesynthError
+from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.motion.prior import NAME, Face, MotionPrior
+from mesynth.preprocess.flow import flow_picture
+from mesynth.shards import npy_bytes, png_bytes, read_frames, read_landmarks
+from mesynth.stage import Produced, Progress, claim_folder, run_stage
+from mesynth.types import Sample
+
+PREVIEW_FPS = 25.0
+_CACHED_FACES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """How many clips also lie loose under ``clips/``, and as what: "gif" or "mp4"."""
+
+    count: int = 8
+    video: str = "gif"
+
+    def __post_init__(self) -> None:
+        if self.video not in {"gif", "mp4"}:
+            raise MesynthError(f"video '{self.video}' is unknown; choose gif or mp4")
+        if self.count < 0:
+            raise MesynthError(f"preview={self.count} must not be negative")
+
+
+class GenerateWorker:
+    """Makes one plan row. Picklable: faces are read lazily, each process keeps a few."""
+
+    def __init__(self, faces: Path, size: int, preview: Preview) -> None:
+        self.faces, self.size, self.preview = faces, size, preview
+        self._manifest: Manifest | None = None
+        self._priors: OrderedDict[int, MotionPrior] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_manifest": None, "_priors": OrderedDict()}
+
+    def __call__(self, plan: PlanRow) -> Produced:
+        prior, face = self._prior(plan.face)
+        sample, warnings = prior.generate(
+            plan.aus, plan.profile, n_frames=plan.n_frames, fps=plan.fps, nuisance=plan.nuisance, seed=plan.seed
+        )
+        row = self._row(plan, face, sample, warnings)
+        files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
+        return Produced(
+            row,
+            frames=sample.clip.frames,
+            flow=sample.flow.uv,
+            landmarks=prior.face.landmarks,
+            valid=sample.flow.valid,
+            files=files,
+        )
+
+    def _prior(self, index: int) -> tuple[MotionPrior, Row]:
+        if self._manifest is None:
+            self._manifest = Manifest.read(self.faces)
+        row = self._manifest.row(index)
+        if index not in self._priors:
+            image = read_frames(self._manifest.root, row)[0]
+            self._priors[index] = MotionPrior(Face(image, read_landmarks(self._manifest.root, row)))
+            while len(self._priors) > _CACHED_FACES:
+                self._priors.popitem(last=False)
+        self._priors.move_to_end(index)
+        return self._priors[index], row
+
+    def _row(self, plan: PlanRow, face: Row, sample: Sample, warnings: tuple[str, ...]) -> Row:
+        clip = f"syn{plan.index:07d}"
+        return Row(
+            clip_id=f"{face.subject_key}/{clip}/0",
+            database=face.database,
+            subject=face.subject,
+            clip=clip,
+            onset=0,
+            apex=sample.clip.apex,
+            offset=plan.n_frames - 1,
+            fps=plan.fps,
+            n_frames=plan.n_frames,
+            apex_index=sample.clip.apex,
+            height=self.size,
+            width=self.size,
+            emotion=plan.emotion,
+            label=CLASS_OF.get(plan.emotion, ""),
+            objective_class=facs.objective_class(_active_codes(plan)),
+            au_text=facs.format_vector(plan.aus),
+            **Row.au_columns(plan.aus),
+            warnings=warnings,
+            provenance=Provenance(
+                kind="synthetic",
+                database=face.database,
+                subject=face.subject,
+                licence=face.provenance.licence,
+                # The prior learned from no subject and the AU tables are aggregates: what this clip has
+                # seen is whose face it shows.
+                subjects_seen=face.provenance.subjects_seen,
+                parents=face.provenance.parents,
+                generator=NAME,
+                plan_row=plan.index,
+                seed=plan.seed,
+                aus_asked=facs.format_vector(plan.aus),
+                aus_source=plan.au_source,
+                profile=_profile_text(plan),
+                code_version=__version__,
+            ),
+        )
+
+
+def _active_codes(plan: PlanRow) -> list[int]:
+    return [facs.AU_CODES[k] for k in np.flatnonzero(plan.aus.intensity.max(1) > 0)]
+
+
+def _profile_text(plan: PlanRow) -> str:
+    return ",".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in asdict(plan.profile).items())
+
+
+def loose_files(name: str, sample: Sample, video: str) -> dict[str, bytes]:
+    """The clip as files for people: frames, moving picture (slowed to 25 fps), flow as array and picture."""
+    files = {f"clips/{name}/frames/{i:03d}.png": png_bytes(f) for i, f in enumerate(sample.clip.frames)}
+    files[f"clips/{name}/clip.{video}"] = video_bytes(sample.clip.frames, video)
+    files[f"clips/{name}/flow.npy"] = npy_bytes(sample.flow.uv)
+    files[f"clips/{name}/flow.png"] = png_bytes(flow_picture(sample.flow.uv))
+    return files
+
+
+def video_bytes(frames: np.ndarray, video: str = "gif", fps: float = PREVIEW_FPS) -> bytes:
+    """[T,H,W,3] uint8 as a looping GIF or an MP4."""
+    if video == "gif":
+        from PIL import Image
+
+        # One palette for all frames: a palette per frame flickers more than the expression moves.
+        first = Image.fromarray(np.concatenate([frames[0], frames[len(frames) // 2]], 1)).quantize(256)
+        images = [Image.fromarray(f).quantize(palette=first, dither=Image.Dither.NONE) for f in frames]
+        buffer = io.BytesIO()
+        images[0].save(
+            buffer, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, optimize=False
+        )
+        return buffer.getvalue()
+    return _mp4_bytes(frames, fps)
+
+
+def _mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
+    import tempfile
+
+    import cv2
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        size = (frames.shape[2], frames.shape[1])
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        if not writer.isOpened():
+            raise MesynthError("this OpenCV build cannot write MP4; use --video gif")
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        writer.release()
+        return path.read_bytes()
+
+
+def generate(
+    faces: Path | list[FaceSource],
+    config: PlanConfig,
+    out: Path,
+    *,
+    preview: Preview = Preview(),
+    landmarker: str = "auto",
+    workers: int = 0,
+    progress: Callable[[str], Progress] | None = None,
+) -> Manifest:
+    """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
+
+    The same call resumes an interrupted one; the same seed gives the same bytes for any ``workers``.
+
+    Raises:
+        NoFaceError, UnreadableImageError, DatasetLayoutError: a face cannot be used (it is named).
+        RunFolderError: ``out`` holds another run.
+    """
+    sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else faces
+    rows = draw_plan(config, len(sources))
+    run = {
+        "generator": NAME,
+        "plan": dataclasses.asdict(config),
+        "faces": [s.identity for s in sources],
+        "preview": dataclasses.asdict(preview),
+        "landmarker": landmarker,
+    }
+    claim_folder(out, run)
+    report = progress or (lambda _: None)  # type: ignore[return-value,assignment]
+    prepare_faces(
+        sources, out / "faces", config.size, landmarker=landmarker, workers=workers, progress=report("faces")
+    )
+    write_plan(rows, out)
+    worker = GenerateWorker(out / "faces", config.size, preview)
+    return run_stage(out, rows, worker, config=run, workers=workers, progress=report("clips"))

@@ -1,0 +1,129 @@
+"""The generation plan: one explicit row per clip, from which alone the clip is made.
+
+A row names the face, the AUs, the temporal profile and the seed. Rows are drawn from independent
+streams, so a plan of 1,000 clips begins with the plan of 100 made by the same command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mesynth import emotions, facs, seeds
+from mesynth.emotions import AUSampling
+from mesynth.errors import MesynthError
+from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.prior import check_reach
+from mesynth.stage import write_text
+from mesynth.temporal import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
+from mesynth.types import AUVector
+
+FILE_NAME = "plan.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What a plan is drawn from. Either ``au`` (the same AUs in every clip) or ``emotions`` is given."""
+
+    au: str = ""
+    emotions: tuple[str, ...] = ()
+    count: int = 1
+    profile: str = "casme2"
+    fps: float = 200.0
+    duration: tuple[float, float] = (0.32, 0.32)
+    """Seconds; drawn uniformly when the two differ."""
+    size: int = 128
+    seed: int = 0
+    sampling: AUSampling = AUSampling()
+    nuisance: Nuisance = Nuisance()
+
+    def __post_init__(self) -> None:
+        if bool(self.au) == bool(self.emotions):
+            raise MesynthError('give either --au (for example "12=B,L4=0.2") or --emotion, one of the two')
+        if self.au:
+            check_reach(facs.parse_request(self.au))
+        for emotion in self.emotions:
+            emotions.require_emotion(emotion, self.sampling.source)
+        if not 1 <= self.count <= 10_000_000:
+            raise MesynthError(f"count={self.count} must be at least 1")
+        if not 32 <= self.size <= 1024:
+            raise MesynthError(f"size={self.size} px is outside [32, 1024]")
+        require_profile(self.profile)
+        if self.duration[0] > self.duration[1]:
+            raise MesynthError(f"duration {self.duration[0]:g}:{self.duration[1]:g} must be ascending")
+        for seconds in self.duration:
+            frame_count(seconds, self.fps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """One clip to make. ``face`` counts the rows of the faces' manifest."""
+
+    index: int
+    face: int
+    emotion: str
+    intensity: tuple[tuple[float, float], ...]
+    """[K][L, R], rows of facs.AU_CODES."""
+    au_source: str
+    profile: Profile
+    n_frames: int
+    fps: float
+    nuisance: Nuisance
+    seed: int
+
+    @property
+    def aus(self) -> AUVector:
+        """The AUs asked for."""
+        return AUVector(np.array(self.intensity, np.float32))
+
+
+def draw_plan(config: PlanConfig, n_faces: int) -> list[PlanRow]:
+    """The rows of ``config`` over ``n_faces`` faces.
+
+    Emotions are taken in turn, faces in random order per round, so that classes and faces stay
+    balanced; AUs come from aggregate tables, never from a subject.
+    """
+    if n_faces < 1:
+        raise MesynthError("there is no face to generate on")
+    return [_draw_row(config, n_faces, index) for index in range(config.count)]
+
+
+def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
+    rng = seeds.stream(config.seed, "plan", index)
+    if config.au:
+        emotion, vector, source = "", facs.parse_request(config.au), "user"
+    else:
+        asked = config.emotions[index % len(config.emotions)].strip().lower()
+        emotion = emotions.draw_emotion(asked, rng)
+        vector, source = emotions.sample_aus(emotion, rng, config.sampling), config.sampling.source
+    seconds = float(rng.uniform(*config.duration))
+    return PlanRow(
+        index=index,
+        face=_face_of(index, n_faces, len(config.emotions) or 1, config.seed),
+        emotion=emotion,
+        intensity=tuple((float(left), float(right)) for left, right in vector.intensity),
+        au_source=source,
+        profile=draw_profile(config.profile, rng),
+        n_frames=frame_count(float(np.clip(seconds, MIN_DURATION_S, MAX_DURATION_S)), config.fps),
+        fps=config.fps,
+        nuisance=config.nuisance,
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def _face_of(index: int, n_faces: int, n_emotions: int, seed: int) -> int:
+    """Every face once per round and emotion, in an order of the round's own."""
+    turn = index // n_emotions
+    order = seeds.stream(seed, "faces", turn // n_faces * n_emotions + index % n_emotions).permutation(n_faces)
+    return int(order[turn % n_faces])
+
+
+def write_plan(rows: Sequence[PlanRow], folder: Path) -> Path:
+    """``plan.jsonl``, one row a line, AUs in request form beside their exact values."""
+    lines = [json.dumps({**asdict(row), "au": facs.format_vector(row.aus)}) for row in rows]
+    write_text(folder / FILE_NAME, "\n".join(lines) + "\n")
+    return folder / FILE_NAME

@@ -1,0 +1,88 @@
+"""What a camera sees besides the expression: head motion, blinks, sensor noise.
+
+Without them a synthetic clip is too easy: still heads make the flow spotless, and noise copied from the
+onset into every frame gives the motion away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mesynth.errors import MesynthError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nuisance:
+    """Strengths; all 0 is the bare expression.
+
+    ``noise``: sensor noise sd in grey levels (of 255), independent per frame; ``head``: multiple of the
+    head motion seen in a seated recording (1 = sd .006 IOD per degree of freedom at the apex);
+    ``blink``: probability that a clip holds a partial blink.
+    """
+
+    noise: float = 0.0
+    head: float = 0.0
+    blink: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 32:
+            raise MesynthError(f"noise={self.noise:g} grey levels is outside [0, 32]")
+        if not 0 <= self.head <= 5:
+            raise MesynthError(f"head-motion={self.head:g} is outside [0, 5]")
+        if not 0 <= self.blink <= 1:
+            raise MesynthError(f"blink={self.blink:g} is no probability; choose a number in [0, 1]")
+
+
+HEAD_MODES = 6  # right, down, roll, scale, yaw, pitch
+
+
+def head_basis(uv: np.ndarray) -> np.ndarray:
+    """[6,H,W,2] float32, IOD units: displacement of unit right, down, roll, scale, yaw and pitch motion.
+
+    Yaw and pitch move a pixel by its depth, taken as a dome over the face; everything fades out well
+    outside the head, where the background stands still.
+    """
+    u, v = uv[..., 0], uv[..., 1] - 0.55  # the head turns about its middle, not about the eyes
+    radius = np.sqrt((u / 1.9) ** 2 + (v / 2.4) ** 2)
+    t = np.clip((1.15 - radius) / 0.5, 0, 1)
+    gate = t * t * (3 - 2 * t)
+    dome = np.sqrt(np.clip(1.6 - 0.45 * u**2 - 0.3 * v**2, 0, None))
+    zero, one = np.zeros_like(u), np.ones_like(u)
+    modes = [(one, zero), (zero, one), (-v, u), (u, v), (dome, zero), (zero, dome)]
+    return np.stack([np.stack(m, -1) * gate[..., None] for m in modes]).astype(np.float32)
+
+
+def head_path(n_frames: int, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """[T,6] float32, IOD units: a smooth walk from 0 (onset), sd .006 * exp(.8 N) at the clip's end, N <= 1.
+
+    The bound on N keeps the log-normal's tail (a head that leaves the crop) out: such clips are no
+    micro-expression recordings.
+
+    Drawn even for strength 0, so that one nuisance never shifts another's random numbers.
+    """
+    t = np.linspace(0, 1, n_frames)[:, None]
+    scale = 0.006 * np.exp(0.8 * min(rng.standard_normal(), 1.0))
+    drift = rng.standard_normal(HEAD_MODES)
+    sway, phase = 0.4 * rng.standard_normal(HEAD_MODES), rng.uniform(0, 2 * np.pi, HEAD_MODES)
+    path = drift * t + sway * (np.sin(2 * np.pi * t + phase) - np.sin(phase))
+    return (strength * scale * path).astype(np.float32)
+
+
+def blink_curve(n_frames: int, fps: float, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """[T] float32: closure (weight of AU 45) of a partial blink at a random time; 0 at the onset."""
+    happens = rng.random() < probability
+    centre, width = rng.uniform(0.2, 1.0) * n_frames, rng.uniform(0.04, 0.10) * fps
+    depth = rng.uniform(0.05, 0.5)
+    if not happens:
+        return np.zeros(n_frames, np.float32)
+    t = np.arange(n_frames)
+    curve = depth * np.exp(-0.5 * ((t - centre) / max(width, 0.5)) ** 2)
+    fade_in = np.clip(t / max(0.15 * n_frames, 1), 0, 1)
+    return (curve * fade_in).astype(np.float32)
+
+
+def add_noise(frame: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
+    """[H,W,3] float32 grey levels plus Gaussian noise of ``sd`` (none drawn for sd 0)."""
+    return frame + sd * rng.standard_normal(frame.shape, np.float32) if sd else frame

@@ -1,0 +1,79 @@
+"""Manifests come back as written, refuse what they are not, and join without losing their shards."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mesynth import facs
+from mesynth.errors import ManifestError
+from mesynth.manifest import Manifest, Row, Span
+from tests.builders import provenance, row
+
+
+def test_round_trip_keeps_every_field(tmp_path: Path) -> None:
+    vector = facs.parse_annotation("4D+R12").vector()
+    rows = [
+        row("a", frames=Span("s.tar", 0, 512, "ab"), warnings=("w",), **Row.au_columns(vector)),
+        row("b", apex=None, label="negative", frame_files=("x/1.jpg", "x/2.jpg")),
+    ]
+    Manifest.from_rows(rows, tmp_path).write(tmp_path)
+    back = Manifest.read(tmp_path)
+    assert list(back) == rows
+    assert back.row(-1) == rows[1]
+    np.testing.assert_array_equal(back.row(0).aus.intensity, vector.intensity)
+    np.testing.assert_array_equal(back.row(0).aus.mask, vector.mask)
+
+
+def test_hash_follows_content_and_not_the_place(tmp_path: Path) -> None:
+    one = Manifest.from_rows([row("a")], tmp_path)
+    assert one.hash() == Manifest.from_rows([row("a")], tmp_path / "elsewhere").hash()
+    assert one.hash() != Manifest.from_rows([row("a", emotion="fear")], tmp_path).hash()
+
+
+def test_columns_and_subjects(tmp_path: Path) -> None:
+    rows = [row("a"), row("b", subject="02", clip_id="db/02/b/0", provenance=provenance(subjects_seen=("db/02", "x/9")))]
+    manifest = Manifest.from_rows(rows, tmp_path)
+    assert manifest.column("provenance.kind").tolist() == ["real", "real"]
+    assert manifest.subject_keys().tolist() == ["db/01", "db/02"]
+    assert manifest.subjects_seen() == [("db/01",), ("db/02", "x/9")]
+    with pytest.raises(ManifestError, match="no column 'colour'"):
+        manifest.column("colour")
+
+
+def test_filter_and_join_keep_shards_reachable(tmp_path: Path) -> None:
+    span = Span("frames-0.tar", 0, 512, "00")
+    a = Manifest.from_rows([row("a", frames=span), row("b", frames=span)], tmp_path / "a")
+    b = Manifest.from_rows([row("c", flow=span)], tmp_path / "deep" / "b")
+    kept = a.filter(np.array([False, True]))
+    assert [r.clip for r in kept] == ["b"]
+    joined = Manifest.join([kept, b], tmp_path)
+    spans = [r.frames or r.flow for r in joined]
+    assert [s.shard for s in spans if s] == ["a/frames-0.tar", "deep/b/frames-0.tar"]
+    with pytest.raises(ManifestError, match="filter mask"):
+        a.filter(np.array([1, 0]))
+
+
+def test_same_clip_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="'db/01/a/0' occurs twice"):
+        Manifest.from_rows([row("a"), row("a")], tmp_path)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no manifest.parquet in"):
+        Manifest.read(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1 this is not parquet")
+    with pytest.raises(ManifestError, match="cannot be read"):
+        Manifest.read(tmp_path)
+    pq.write_table(pa.table({"clip_id": ["a"]}), tmp_path / "manifest.parquet")
+    with pytest.raises(ManifestError, match="lacks the columns database"):
+        Manifest.read(tmp_path)
+
+
+def test_provenance_needs_a_kind_and_a_licence() -> None:
+    with pytest.raises(ManifestError, match="kind 'fake' is unknown"):
+        provenance(kind="fake")
+    with pytest.raises(ManifestError, match="needs a licence"):
+        provenance(licence="")

@@ -1,0 +1,98 @@
+"""The stage engine: same bytes for any number of processes, resume, interruption, other people's folders."""
+
+from pathlib import Path
+
+import pytest
+
+from mesynth import shards
+from mesynth.errors import MesynthError, RunFolderError
+from mesynth.manifest import Manifest
+from mesynth.stage import Interrupted, run_stage
+from tests.builders import NumberWorker, tree_bytes
+
+JOBS = list(range(20))
+
+
+def _run(out: Path, worker: NumberWorker | None = None, config: int = 1, workers: int = 1) -> Manifest:
+    return run_stage(
+        out, JOBS, worker or NumberWorker(), config={"jobs": config}, workers=workers, shard_clips=4
+    )
+
+
+def test_what_was_made_is_what_is_read(tmp_path: Path) -> None:
+    manifest = _run(tmp_path / "a")
+    assert [r.clip for r in manifest] == [f"{i:03d}" for i in JOBS if i != 13]  # job 13 is left out
+    for r in manifest:
+        made = NumberWorker()(int(r.clip))
+        assert made is not None
+        assert (shards.read_frames(manifest.root, r) == made.frames).all()
+        assert (shards.read_flow(manifest.root, r) == made.flow).all()
+    assert (tmp_path / "a" / "clips" / "1.txt").read_bytes() == b"x"
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_one_process_or_two_same_bytes(tmp_path: Path) -> None:
+    _run(tmp_path / "one", workers=1)
+    _run(tmp_path / "two", workers=2)
+    assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
+
+
+def test_interrupted_then_resumed_is_as_if_never_interrupted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(Interrupted, match="same command goes on"):
+        _run(tmp_path / "a", NumberWorker(interrupt_at=9, log=log))
+    assert not (tmp_path / "a" / "manifest.parquet").exists()
+    before = log.read_text().split()
+    _run(tmp_path / "a", NumberWorker(log=log))
+    again = log.read_text().split()[len(before) :]
+    assert again == [str(i) for i in JOBS[8:]]  # the two finished shards are not made twice
+    _run(tmp_path / "b")
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+
+
+def test_a_finished_run_is_not_made_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    _run(tmp_path / "a")
+    _run(tmp_path / "a", NumberWorker(log=log))
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_workers_error_reaches_the_user_and_leaves_no_half_shard(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(MesynthError, match="job 9 cannot be done"):
+        _run(tmp_path / "a", NumberWorker(fail_at=9), workers=workers)
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+    assert not (tmp_path / "a" / "manifest.parquet").exists()
+
+
+def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
+    _run(tmp_path / "a", config=1)
+    with pytest.raises(RunFolderError, match="holds another run"):
+        _run(tmp_path / "a", config=2)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="is not empty"):
+        _run(tmp_path / "b")
+    (tmp_path / "c").write_text("a file")
+    with pytest.raises(RunFolderError):
+        _run(tmp_path / "c")
+    assert (tmp_path / "b" / "thesis.tex").read_text() == "years of work"
+
+
+def test_progress_counts_every_job(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    run_stage(
+        tmp_path / "a", JOBS, NumberWorker(), config={}, shard_clips=4, progress=lambda d, t: seen.append((d, t))
+    )
+    assert seen[-1] == (20, 20)
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards.ShardWriter, "add", full)
+    with pytest.raises(MesynthError, match="is full; make room and run the same command again"):
+        _run(tmp_path / "a")
