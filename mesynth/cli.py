@@ -5,14 +5,13 @@ Rooms are imported inside the verbs that need them, so that ``--help`` answers a
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mesynth import __version__
-from mesynth.clickutils import MesynthGroup, json_option, progress_bars, show_result
+from mesynth.clickutils import MistakeGroup, dry_run_option, echo_json, json_option, progress_bars, show_result
 
 if TYPE_CHECKING:
     from mesynth.corpus.plan import PlanConfig
@@ -26,10 +25,9 @@ _LANDMARKER = click.option(
     show_default=True,
     help="face-alignment, mediapipe, or auto (the first whose weights are here).",
 )
-_DRY = click.option("--dry-run", is_flag=True, help="Say what would be done and stop.")
 
 
-@click.group(cls=MesynthGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=MistakeGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="mesynth")
 def main() -> None:
     """Micro-expression synthesis with controlled action units, exact flow, provenance and leak safety.
@@ -50,7 +48,7 @@ def main() -> None:
 @_SEED
 @_OUT
 @_WORKERS
-@_DRY
+@dry_run_option
 def render(
     layout: str, subjects: int, clips: int, size: int, fps: float, seed: int, out: Path, workers: int, dry_run: bool
 ) -> None:
@@ -81,7 +79,7 @@ def render(
 @_LANDMARKER
 @_OUT
 @_WORKERS
-@_DRY
+@dry_run_option
 @json_option
 def prepare(
     database: str, root: Path, size: int, method: str, device: str, landmarker: str, out: Path, workers: int,
@@ -132,7 +130,7 @@ Examples:
 @_SEED
 @_OUT
 @_WORKERS
-@_DRY
+@dry_run_option
 @json_option
 def generate(
     faces: Path, au: str, emotion: str, au_source: str, count: int, profile: str, fps: float, duration: str, size: int,
@@ -194,7 +192,10 @@ def measure(
             seed=seed, progress=bar("measures"),
         )  # fmt: skip
     report.write(out)
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
+    if as_json:
+        echo_json(report.to_dict())
+    else:
+        click.echo(report.to_text())
 
 
 @main.command(epilog="Example: mesynth doctor")
@@ -205,7 +206,7 @@ def doctor(as_json: bool) -> None:
 
     needs = run()
     if as_json:
-        click.echo(json.dumps([need.to_dict() for need in needs], indent=2))
+        echo_json([need.to_dict() for need in needs])
         return
     for need in needs:
         click.echo(f"{'ok     ' if need.present else 'missing'} {need.name}: {need.detail}")

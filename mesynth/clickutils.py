@@ -1,62 +1,95 @@
-"""What both command lines share: one-line errors with exit code 2, Ctrl-C, progress bars, --json."""
+"""What every command line of this project shares: one line and exit code 2 on a user's mistake."""
 
 from __future__ import annotations
 
 import errno
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from mesynth.errors import MesynthError
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+INTERRUPTED = 130
 Bars = Callable[[str], Callable[[int, int], None]]
 
-EXIT_USER, EXIT_INTERRUPTED = 2, 130
+
+class MistakeException(click.ClickException):
+    """A MesynthError at the edge."""
+
+    exit_code = 2
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(" ".join(str(error).split()))
 
 
-class UserError(click.ClickException):
-    """A user's mistake: one line, exit code 2."""
+class InterruptedException(click.ClickException):
+    """Ctrl-C."""
 
-    exit_code = EXIT_USER
+    exit_code = INTERRUPTED
 
 
-class MesynthGroup(click.Group):
-    """A command group whose commands turn user errors into one line and exit code 2, never a traceback."""
+def translate(error: BaseException) -> NoReturn:
+    """Raise what click shows as one line: MesynthError -> exit code 2, an interrupt -> 130; else unchanged."""
+    if isinstance(error, MesynthError):
+        # By name: importing the stage engine only to know its class would slow every start.
+        if type(error).__name__ == "Interrupted":
+            raise InterruptedException(str(error)) from None
+        raise MistakeException(error) from None
+    if isinstance(error, KeyboardInterrupt):
+        raise InterruptedException("interrupted; the same command goes on from what is finished") from None
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise MistakeException(OSError("the disk is full; make room and run the same command again")) from None
+    if isinstance(error, PermissionError):
+        raise MistakeException(OSError(f"no permission for {error.filename}; choose another folder")) from None
+    raise error
+
+
+class MistakeGroup(click.Group):
+    """A click group whose commands may raise MesynthError.
+
+    Commands answer ``--help`` without running, so heavy imports belong inside them.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; MesynthError, Ctrl-C and a full disk end it in a sentence."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _interrupted("interrupted; the same command goes on where it stopped")
-        except MesynthError as error:
-            if type(error).__name__ == "Interrupted":  # by name: importing the stage engine costs start-up time
-                _interrupted(str(error))
-            raise UserError(" ".join(str(error).split())) from None
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise UserError("the disk is full; make room and run the same command again") from None
-            if isinstance(error, PermissionError):
-                raise UserError(f"no permission for {error.filename}; choose another folder") from None
-            raise
+        except (MesynthError, KeyboardInterrupt, OSError) as error:
+            translate(error)
 
 
-def _interrupted(text: str) -> None:
-    click.echo(f"\n{text}", err=True)
-    sys.exit(EXIT_INTERRUPTED)
+def json_option(command: Command) -> Command:
+    """``--json``: the verb prints one JSON object on stdout (parameter ``as_json``)."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def dry_run_option(command: Command) -> Command:
+    """``--dry-run``: check everything, say what would be done, write nothing (parameter ``dry_run``)."""
+    return click.option("--dry-run", is_flag=True, help="Check and say what would be done; write nothing.")(command)
+
+
+def echo_json(value: Any) -> None:
+    """One JSON object on stdout; NaN and infinity become null, so that any JSON reader takes it."""
+    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
 
 
 def show_result(result: dict[str, Any], as_json: bool) -> None:
-    """Print a flat result for people, or as JSON for programs."""
+    """A flat result for people, or as JSON for programs."""
     if as_json:
-        click.echo(json.dumps(result, indent=2, default=str))
+        echo_json(result)
         return
     for key, value in result.items():
         if isinstance(value, dict):
@@ -66,18 +99,12 @@ def show_result(result: dict[str, Any], as_json: bool) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[Bars]:
-    """Yields ``bar(name) -> report(done, total)``: rich bars on a terminal, a line per step elsewhere."""
+    """Yields ``bar(name) -> report(done, total)``: bars on a terminal, one line per step elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
         def bar(name: str) -> Callable[[int, int], None]:

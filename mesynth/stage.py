@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -101,7 +102,8 @@ def run_stage(
 ) -> Manifest:
     """Run ``worker`` over ``jobs`` and return the manifest written into ``out``.
 
-    ``worker`` is a picklable callable; it returns None for a job it leaves out. ``config`` is what the
+    ``worker`` is a picklable callable; it returns None for a job it leaves out; its ``close()``, if it has
+    one, is called in the end. ``config`` is what the
     result depends on (never paths of the machine or the number of processes). ``workers=0`` means one
     per core.
 
@@ -136,6 +138,15 @@ def run_stage(
         if error.errno == errno.ENOSPC:
             raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
         raise
+    finally:
+        _close(worker)
+
+
+def _close(worker: Worker) -> None:
+    """Let go of what a worker holds (a face detector's native threads hang if left to the garbage collector)."""
+    close = getattr(worker, "close", None)
+    if close is not None:
+        close()
 
 
 # ---------------------------------------------------------------- one shard
@@ -199,6 +210,7 @@ def _start(worker: Worker, counter: Any) -> None:
 
     cv2.setNumThreads(1)
     _worker, _counter = worker, counter
+    multiprocessing.util.Finalize(None, _close, args=(worker,), exitpriority=10)  # atexit does not run in children
 
 
 def _shard_task(out: Path, index: int, first: int, jobs: Sequence[Any]) -> None:
@@ -234,7 +246,7 @@ def _run_pool(
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
-        for temporary in out.glob("*.tmp"):
+        for temporary in out.rglob("*.tmp"):
             temporary.unlink(missing_ok=True)
         raise
     finally:

@@ -122,6 +122,12 @@ class FaceWorker:
         points = crop.points(landmarks)
         return Produced(row, frames=crop.frames(image[None]), landmarks=points)
 
+    def close(self) -> None:
+        """Let go of the detector."""
+        if self._detector is not None:
+            self._detector.close()
+            self._detector = None
+
     def _load(self, source: FaceSource) -> tuple[np.ndarray, np.ndarray]:
         if source.row >= 0:
             manifest = Manifest.read(source.path)

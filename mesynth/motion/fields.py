@@ -2,7 +2,7 @@
 
 Each AU is a handful of Gaussian bumps (``au_table.json``): centre (cu, cv), widths (su, sv) and a
 displacement (outward, down) in IOD units at FACS E. Bumps are stated for u > 0 and mirrored; a bump on
-the midline counts half on each side, so both sides together give it once. The table was fitted to face
+the midline is its own mirror and counts once. The table was fitted to face
 meshes and carries their disagreement (two meshes agree at cosine .51 to .90 per AU); it is a model of
 FACS, not a measurement of people.
 """
@@ -16,6 +16,7 @@ from importlib import resources
 import numpy as np
 
 from mesynth import facs
+from mesynth.head.model import SIDE_SOFTNESS
 
 
 @lru_cache(maxsize=1)
@@ -31,17 +32,19 @@ def bumps() -> dict[int, np.ndarray]:
 def au_field(code: int, side: int, uv: np.ndarray) -> np.ndarray:
     """Displacement of one AU side at weight 1: ``uv`` [...,2] IOD -> [...,2] float32 IOD (right, down).
 
-    ``side`` is 0 for the subject's left (u > 0), 1 for the right.
+    ``side`` is 0 for the subject's left (u > 0), 1 for the right. The sides share the AU's whole field by a
+    sigmoid across the midline, as the head's do, and add up to it exactly.
     """
-    sign = 1.0 if side == 0 else -1.0
     u, v = uv[..., 0], uv[..., 1]
-    out = np.zeros(uv.shape, np.float32)
+    whole = np.zeros(uv.shape, np.float32)
     for cu, cv, su, sv, outward, down in bumps()[code]:
         half = 0.5 if cu == 0 else 1.0
-        bump = half * np.exp(-0.5 * (((u - sign * cu) / su) ** 2 + ((v - cv) / sv) ** 2))
-        out[..., 0] += sign * outward * bump
-        out[..., 1] += down * bump
-    return out
+        for sign in (1.0, -1.0):
+            bump = half * np.exp(-0.5 * (((u - sign * cu) / su) ** 2 + ((v - cv) / sv) ** 2))
+            whole[..., 0] += sign * outward * bump
+            whole[..., 1] += down * bump
+    left = 1 / (1 + np.exp(np.clip(-u / SIDE_SOFTNESS, -60, 60)))
+    return np.asarray(whole * (left if side == 0 else 1 - left)[..., None], np.float32)
 
 
 def face_gate(uv: np.ndarray) -> np.ndarray:

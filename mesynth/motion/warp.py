@@ -1,7 +1,7 @@
 """Invert a forward flow and warp an image by it, in float32 without a quantised lookup table.
 
 OpenCV's remap rounds positions to 1/32 pixel; micro-expressions move skin by tenths of a pixel per
-frame, so positions here are exact and the interpolation is Keys' bicubic (a = -0.75, as OpenCV's).
+frame, so positions here are exact and the interpolation is Keys' bicubic
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _mirror(value: int, last: int) -> int:
 @njit(cache=True, nogil=True)
 def _keys(t: float, w: np.ndarray) -> None:
     """Bicubic weights of the four neighbours at fraction ``t``."""
-    a = -0.75
+    a = -0.5
     w[0] = ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a
     w[1] = ((a + 2) * t - (a + 3)) * t * t + 1
     s = 1 - t

@@ -1,0 +1,181 @@
+"""From a picture or a manifest to a corpus: what it holds, that it repeats, and every way it can go wrong."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from skimage import data
+
+from mesynth import shards
+from mesynth.cli import main
+from mesynth.corpus.generate import Preview, generate
+from mesynth.corpus.plan import PlanConfig
+from mesynth.manifest import Manifest
+from mesynth.motion.nuisance import Nuisance
+from tests.builders import tree_bytes
+
+CONFIG = PlanConfig(
+    emotions=("surprise", "positive"), count=4, fps=50, duration=(0.2, 0.3), size=96,
+    nuisance=Nuisance(noise=1, head=1, blink=0.5),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "astronaut.png"
+    cv2.imwrite(str(path), data.astronaut()[..., ::-1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return generate(photo, CONFIG, tmp_path_factory.mktemp("out") / "corpus", preview=Preview(count=1), workers=1)
+
+
+def _cli(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def _refused(result: Result, says: str) -> None:
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("Error")]
+    assert len(lines) == 1, result.output
+    assert says in lines[0]
+    assert "Traceback" not in result.output
+
+
+def test_clips_are_what_the_rows_say(corpus: Manifest) -> None:
+    assert len(corpus) == 4
+    for row in corpus:
+        frames = shards.read_frames(corpus.root, row)
+        flow = shards.read_flow(corpus.root, row)
+        assert frames.shape == (row.n_frames, 96, 96, 3)
+        assert flow.shape == (2, 96, 96)
+        assert 10 <= row.n_frames <= 16
+        assert row.au_text
+        assert np.hypot(*flow).max() > 0.05
+        change = np.abs(frames.astype(int) - frames[0]).mean((1, 2, 3))
+        assert change[row.apex_index] > 0
+    assert corpus.column("label").tolist() == ["surprise", "positive"] * 2
+
+
+def test_provenance_names_face_seed_and_aus(corpus: Manifest, photo: Path) -> None:
+    for index, row in enumerate(corpus):
+        p = row.provenance
+        assert (p.kind, p.generator, p.plan_row) == ("synthetic", "motion-prior", index)
+        assert p.subjects_seen == ("photo/astronaut",)
+        assert p.aus_asked == row.au_text
+        assert len(p.parents[0]) == 64
+        assert p.seed >= 0
+        assert "apex=" in p.profile
+
+
+def test_previews_lie_loose(corpus: Manifest) -> None:
+    folder = corpus.root / "clips" / "syn0000000"
+    row = corpus.row(0)
+    assert len(list((folder / "frames").iterdir())) == row.n_frames
+    assert (folder / "clip.gif").read_bytes()[:6] == b"GIF89a"
+    np.testing.assert_array_equal(np.load(folder / "flow.npy"), shards.read_flow(corpus.root, row))
+    assert shards.read_image(folder / "flow.png").shape == (96, 96, 3)
+    assert not (corpus.root / "clips" / "syn0000001").exists()
+
+
+@pytest.mark.slow
+def test_same_seed_same_bytes_with_one_process_or_two(photo: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, count=18)  # two shards
+    for name, workers in {"a": 1, "b": 1, "c": 2}.items():
+        generate(photo, config, tmp_path / name, preview=Preview(count=1), workers=workers)
+    first = tree_bytes(tmp_path / "a")
+    assert first == tree_bytes(tmp_path / "b")
+    assert first == tree_bytes(tmp_path / "c")
+    other = generate(photo, replace(config, seed=1), tmp_path / "d", workers=1)
+    assert other.hash() != Manifest.read(tmp_path / "a").hash()
+
+
+def test_a_corpus_is_a_source_of_faces(corpus: Manifest, tmp_path: Path) -> None:
+    config = PlanConfig(au="12=C", count=1, fps=50, size=64)
+    made = generate(corpus.root, config, tmp_path / "a", workers=1)
+    assert made.row(0).provenance.subjects_seen == ("photo/astronaut",)
+    assert shards.read_frames(made.root, made.row(0)).shape[1:] == (64, 64, 3)
+
+
+def test_command_line_makes_a_clip(photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "smile"
+    args = ["generate", "--faces", photo, "--au", "12=B,L4=0.2", "--fps", 50, "--out", out, "--json", "--workers", 1]
+    result = _cli(*args)
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["clips"] == 1
+    assert printed["hash"] == Manifest.read(out).hash()
+    assert _cli(*args).exit_code == 0  # the same command again changes nothing
+    assert _cli(*args[:-2], "--seed", 1).exit_code == 2
+
+
+def test_zero_intensity_gives_the_crop_back(photo: Path, tmp_path: Path) -> None:
+    made = generate(photo, PlanConfig(au="12=0", fps=50, size=64), tmp_path / "a", workers=1)
+    frames = shards.read_frames(made.root, made.row(0))
+    faces = Manifest.read(tmp_path / "a" / "faces")
+    assert (frames == shards.read_frames(faces.root, faces.row(0))[0]).all()
+
+
+def test_mp4(photo: Path, tmp_path: Path) -> None:
+    config = PlanConfig(au="12=B", fps=50, size=64)
+    made = generate(photo, config, tmp_path / "a", preview=Preview(video="mp4"), workers=1)
+    video = cv2.VideoCapture(str(made.root / "clips" / "syn0000000" / "clip.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == made.row(0).n_frames
+
+
+def test_dry_run_writes_nothing(photo: Path, tmp_path: Path) -> None:
+    result = _cli("generate", "--faces", photo, "--au", "12=B", "--out", tmp_path / "a", "--dry-run")
+    assert result.exit_code == 0
+    assert "would generate 1 clips (65 frames of 128 px) on 1 faces" in result.output
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--au", "99=B"], "AU 99 is not in the vocabulary"),
+        (["--au", "12=2"], "intensity 2 in '12=2' is outside [0, 1]"),
+        (["--au", "12=B,15=B"], "AU 12 and AU 15 exclude each other"),
+        (["--au", "45=E"], "would fold the picture"),
+        (["--emotion", "joy"], "'joy' is not in the published table"),
+        ([], "give either --au"),
+        (["--au", "12=B", "--duration", "3"], "not a micro-expression"),
+        (["--au", "12=B", "--duration", "long"], "'long' is no number"),
+        (["--au", "12=B", "--profile", "slow"], "profile 'slow' is unknown"),
+        (["--au", "12=B", "--video", "avi"], "video 'avi' is unknown"),
+        (["--au", "12=B", "--landmarker", "eyes"], "'eyes'"),
+    ],
+)
+def test_bad_requests_end_in_one_line(photo: Path, tmp_path: Path, args: list[str], says: str) -> None:
+    out = tmp_path / "a"
+    result = _cli("generate", "--faces", photo, *args, "--out", out, "--workers", 1)
+    _refused(result, says)
+    assert not (out / "manifest.parquet").exists()
+
+
+def test_bad_faces_end_in_one_line(tmp_path: Path) -> None:
+    wall = tmp_path / "wall.png"
+    cv2.imwrite(str(wall), np.full((128, 128, 3), 127, np.uint8))
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(cv2.imencode(".jpg", data.astronaut())[1].tobytes()[:20])
+    (tmp_path / "empty").mkdir()
+    for faces, says in {
+        wall: "no face",
+        cut: "cannot be read as an image",
+        tmp_path / "empty": "holds no pictures",
+        tmp_path / "nowhere": "does not exist",
+    }.items():
+        result = _cli("generate", "--faces", faces, "--au", "12=B", "--out", tmp_path / "out" / faces.name, "--workers", 1)
+        _refused(result, says)
+        assert faces.name in result.output
+
+
+def test_anothers_folder_is_refused(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    _refused(_cli("generate", "--faces", photo, "--au", "12=B", "--out", tmp_path), "is not empty")

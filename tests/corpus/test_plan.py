@@ -1,0 +1,73 @@
+"""A plan row depends on its index alone; classes and faces stay balanced."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mesynth.corpus.plan import PlanConfig, draw_plan, write_plan
+from mesynth.emotions import CLASS_OF
+from mesynth.errors import MesynthError
+
+MIXED = PlanConfig(emotions=("negative", "positive", "surprise"), count=60, duration=(0.2, 0.5))
+
+
+def test_a_longer_plan_begins_with_the_shorter() -> None:
+    assert draw_plan(replace(MIXED, count=20), 5) == draw_plan(MIXED, 5)[:20]
+
+
+def test_classes_and_faces_are_balanced() -> None:
+    rows = draw_plan(MIXED, 5)
+    assert Counter(CLASS_OF[r.emotion] for r in rows) == {"negative": 20, "positive": 20, "surprise": 20}
+    assert set(Counter(r.face for r in rows).values()) == {12}
+    assert len({r.face for r in rows if r.emotion == "surprise"}) == 5
+
+
+def test_durations_and_frames() -> None:
+    rows = draw_plan(MIXED, 5)
+    assert min(r.n_frames for r in rows) >= 41
+    assert max(r.n_frames for r in rows) <= 101
+    assert len({r.n_frames for r in rows}) > 10
+
+
+def test_the_same_aus_in_every_clip_when_asked() -> None:
+    rows = draw_plan(PlanConfig(au="12=B,L4=0.2", count=3), 1)
+    assert len({r.intensity for r in rows}) == 1
+    assert {r.au_source for r in rows} == {"user"}
+    assert len({r.seed for r in rows}) == 3
+
+
+def test_a_plan_file_reads_back(tmp_path: Path) -> None:
+    rows = draw_plan(MIXED, 5)
+    lines = write_plan(rows, tmp_path).read_text().splitlines()
+    first = json.loads(lines[0])
+    assert len(lines) == 60
+    assert first["seed"] == rows[0].seed
+    assert first["intensity"] == [list(pair) for pair in rows[0].intensity]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({}, "give either --au"),
+        ({"au": "12=B", "emotions": ("fear",)}, "give either --au"),
+        ({"au": "12=B,15=B"}, "exclude each other"),
+        ({"emotions": ("joy",)}, "'joy' is not in"),
+        ({"au": "12=B", "count": 0}, "count=0"),
+        ({"au": "12=B", "size": 8}, "size=8"),
+        ({"au": "12=B", "duration": (0.9, 0.9)}, "not a micro-expression"),
+        ({"au": "12=B", "duration": (0.4, 0.2)}, "ascending"),
+        ({"au": "12=B", "profile": "slow"}, "profile 'slow'"),
+        ({"au": "12=B", "fps": 0.0}, "fps=0"),
+    ],
+)
+def test_bad_plans_are_named(config: dict[str, object], says: str) -> None:
+    with pytest.raises(MesynthError, match=says):
+        PlanConfig(**config)  # type: ignore[arg-type]
+
+
+def test_no_face_no_plan() -> None:
+    with pytest.raises(MesynthError, match="no face"):
+        draw_plan(MIXED, 0)

@@ -1,0 +1,173 @@
+"""The motion prior moves what was asked, on the side that was asked, and nothing else."""
+
+import numpy as np
+import pytest
+
+from mesynth import facs
+from mesynth.errors import MesynthError
+from mesynth.head import Subject
+from mesynth.motion.face_map import face_map
+from mesynth.motion.fields import au_field, bumps
+from mesynth.motion.nuisance import Nuisance, blink_curve, head_path
+from mesynth.motion.prior import WARP_LIMIT, Face, MotionPrior
+from mesynth.motion.warp import folding
+from mesynth.temporal import PROFILES, Profile
+
+STILL = np.zeros((1, 25, 2), np.float32)
+PROFILE = Profile(apex=0.5)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject(11, size=128, frontal=True)
+
+
+@pytest.fixture(scope="module")
+def prior(subject: Subject) -> MotionPrior:
+    return MotionPrior(Face(subject.render(STILL)[0], subject.landmarks()))
+
+
+def _apex_flow(prior: MotionPrior, request: str) -> np.ndarray:
+    sample, _ = prior.generate(facs.parse_request(request), PROFILE, n_frames=5, fps=60)
+    return sample.flow.uv
+
+
+def test_intensity_zero_returns_the_input_bit_for_bit(prior: MotionPrior) -> None:
+    sample, _ = prior.generate(facs.parse_request("12=0,4=0"), PROFILE, n_frames=7, fps=60)
+    assert (sample.clip.frames == prior.face.image).all()
+    assert (sample.flow.uv == 0).all()
+
+
+def test_first_and_last_frame_are_the_neutral_face(prior: MotionPrior) -> None:
+    sample, _ = prior.generate(facs.parse_request("12=C"), PROFILES["casme2"], n_frames=21, fps=60)
+    assert (sample.clip.frames[0] == prior.face.image).all()
+    assert (sample.clip.frames[-1] == prior.face.image).all()
+    change = np.abs(sample.clip.frames.astype(int) - prior.face.image).mean((1, 2, 3))
+    assert change.argmax() == sample.clip.apex
+
+
+@pytest.mark.parametrize("code", sorted(bumps()))
+def test_sides_add_up_and_mirror(code: int) -> None:
+    uv = np.stack(np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-0.8, 1.6, 49)), -1)
+    left, right = au_field(code, 0, uv), au_field(code, 1, uv)
+    np.testing.assert_allclose(left[:, ::-1] * [-1, 1], right, atol=1e-6)
+    # The pull of one side has its centre of mass on that side.
+    weight = np.hypot(*np.moveaxis(left, -1, 0))
+    if code not in facs.MIDLINE:
+        assert (weight * uv[..., 0]).sum() / weight.sum() > 0.1
+
+
+def test_left_is_the_subjects_left(prior: MotionPrior) -> None:
+    magnitude = np.hypot(*_apex_flow(prior, "L12=C"))
+    assert magnitude[:, 64:].max() > 2
+    assert magnitude[:, 64:].sum() > 8 * magnitude[:, :60].sum()
+
+
+@pytest.mark.parametrize(
+    ("request_text", "landmark", "direction"),
+    [
+        ("12=C", 54, (1, -1)),  # the left lip corner goes out and up
+        ("15=C", 54, (1, 1)),
+        ("4=C", 22, (-1, 1)),  # the inner brow goes in and down
+        ("1=C", 22, (0, -1)),
+        ("2=C", 25, (0, -1)),
+        ("26=C", 8, (0, 1)),  # the chin drops
+        ("20=C", 54, (1, 0)),
+    ],
+)
+def test_landmarks_go_where_facs_says(
+    prior: MotionPrior, subject: Subject, request_text: str, landmark: int, direction: tuple[int, int]
+) -> None:
+    x, y = np.round(subject.landmarks()[landmark] + [0, -2]).astype(int)
+    moved = _apex_flow(prior, request_text)[:, y, x]
+    for component, sign in zip(moved, direction, strict=True):
+        if sign:
+            assert np.sign(component) == sign, f"{request_text}: moved {moved}"
+            assert abs(component) > 0.25
+
+
+@pytest.mark.parametrize("request_text", ["12=C", "4=C", "15=C", "20=C", "14=C", "10=C", "L12=C", "24=C"])
+def test_agrees_with_the_3d_head_better_than_no_motion(
+    prior: MotionPrior, subject: Subject, request_text: str
+) -> None:
+    """On a face of the 3D head the prior explains most of the mesh's exact flow."""
+    aus = facs.parse_request(request_text).intensity
+    exact = subject.flow(STILL[0], aus)
+    prior_flow = _apex_flow(prior, request_text)
+    seen = exact.visible & exact.face
+    error = np.hypot(*(prior_flow - exact.uv))[seen].mean()
+    assert error < 0.75 * np.hypot(*exact.uv)[seen].mean()
+
+
+def test_flow_is_linear_in_intensity(prior: MotionPrior) -> None:
+    np.testing.assert_allclose(_apex_flow(prior, "12=0.5"), 5 * _apex_flow(prior, "12=0.1"), rtol=1e-4, atol=1e-4)
+
+
+def test_frames_follow_the_flow(prior: MotionPrior) -> None:
+    """Warping the onset by the emitted flow gives the apex frame back."""
+    from mesynth.motion.warp import backward_flow, warp_backward
+
+    sample, _ = prior.generate(facs.parse_request("12=B,4=B"), PROFILE, n_frames=5, fps=60)
+    forward = np.ascontiguousarray(sample.flow.uv.transpose(1, 2, 0))
+    again = warp_backward(prior.face.image, backward_flow(forward))
+    assert np.abs(again - sample.clip.apex_frame).max() <= 0.51
+
+
+@pytest.mark.parametrize("code", [c for c in facs.AU_CODES])
+def test_no_request_within_reach_folds_the_face(prior: MotionPrior, code: int) -> None:
+    strength = min(WARP_LIMIT.get(code, 0.75), 0.75)
+    uv = _apex_flow(prior, f"{code}={strength}")
+    assert folding(np.ascontiguousarray(uv.transpose(1, 2, 0))) > 0
+
+
+def test_out_of_reach_and_conflicting_requests_are_refused(prior: MotionPrior) -> None:
+    with pytest.raises(MesynthError, match="AU 45 .* would fold the picture; the motion prior shows it up to 0.35"):
+        _apex_flow(prior, "45=E")
+    with pytest.raises(facs.AUConflictError):
+        _apex_flow(prior, "12=B,15=B")
+
+
+def test_noise_is_independent_per_frame_and_spares_the_onset(prior: MotionPrior) -> None:
+    sample, _ = prior.generate(facs.parse_request("12=0"), PROFILE, n_frames=5, fps=60, nuisance=Nuisance(noise=3.0))
+    residual = sample.clip.frames.astype(float) - prior.face.image
+    assert (residual[0] == 0).all()
+    assert residual[1].std() == pytest.approx(3, abs=0.3)
+    assert abs(np.corrcoef(residual[1].ravel(), residual[2].ravel())[0, 1]) < 0.02
+
+
+def test_head_motion_moves_the_face_and_is_part_of_the_flow(prior: MotionPrior) -> None:
+    sample, _ = prior.generate(facs.parse_request("12=0"), PROFILE, n_frames=9, fps=60, nuisance=Nuisance(head=1), seed=4)
+    centre = sample.flow.uv[:, 40:90, 40:90]
+    assert 0.02 < np.hypot(*centre).mean() < 4
+
+
+def test_one_nuisance_does_not_shift_another() -> None:
+    a = head_path(10, 1.0, np.random.default_rng(0))
+    b = head_path(10, 2.0, np.random.default_rng(0))
+    np.testing.assert_allclose(b, 2 * a)
+    assert (a[0] == 0).all()
+    assert not blink_curve(50, 200, 0.0, np.random.default_rng(0)).any()
+    assert blink_curve(50, 200, 1.0, np.random.default_rng(0)).max() > 0.03
+
+
+def test_same_seed_same_clip(prior: MotionPrior) -> None:
+    def make(seed: int) -> np.ndarray:
+        nuisance = Nuisance(noise=1, head=1, blink=1)
+        sample, _ = prior.generate(
+            facs.parse_request("4=B"), PROFILES["casme2"], n_frames=9, fps=60, nuisance=nuisance, seed=seed
+        )
+        return sample.clip.frames
+
+    assert (make(1) == make(1)).all()
+    assert (make(1) != make(2)).any()
+
+
+def test_bad_faces_are_named() -> None:
+    with pytest.raises(MesynthError, match="a face is"):
+        Face(np.zeros((8, 8), np.uint8), np.zeros((68, 2), np.float32))
+    with pytest.raises(MesynthError, match="landmarks have shape"):
+        Face(np.zeros((8, 8, 3), np.uint8), np.zeros((5, 2), np.float32))
+    with pytest.raises(ValueError, match="px apart"):
+        face_map(np.zeros((68, 2)), 8, 8, np.zeros((68, 2)))
+    with pytest.raises(MesynthError, match="noise=99"):
+        Nuisance(noise=99)
