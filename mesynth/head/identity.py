@@ -1,0 +1,270 @@
+"""Who a synthetic subject is: shape, skin, camera, light. One seed, one person."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from mesynth.head.hair import STYLES
+from mesynth.head.model import HeadModel, eye_frame
+
+RACES = ("african", "asian", "caucasian")
+# Streams keep one part of a subject from changing another when a draw is added.
+_STREAMS = {"shape": 1, "camera": 2, "light": 3, "skin": 4, "texture": 5}
+NOISE_STREAM = 6
+_MEMBER = re.compile(r"-(incr|decr|in|out|up|down|wide|narrow|convex|concave|forward|backward|compress|uncompress)$")
+# Targets that give caricatures, fight the age macro, or change what the frame never shows.
+_SKIP = re.compile(r"^ears:|double|age|head-trans|head-back|hump|-trans-(in|out|forward|backward)|nose-trans|"
+                   r"septum|cleft|prognathism|jaw-drop|mouth-trans|dimples|push|head-angle|invertedtri|triang|"
+                   r"diamond|eye-trans|scale-depth|nostrils-angle|point-(up|down)|nose-curve|greek")  # fmt: skip
+_SD = {"head": 0.16, "nose": 0.20, "eyes": 0.20, "mouth": 0.24, "chin": 0.20, "cheek": 0.24, "forehead": 0.2,
+       "eyebrows": 0.28}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Weights of the identity targets: macro fractions and sparse local weights [I] float32."""
+
+    age: float
+    femininity: float
+    race: tuple[float, float, float]
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pin-hole camera and resting pose: radians, IOD, fractions of the image side."""
+
+    yaw: float
+    pitch: float
+    roll: float
+    distance: float
+    iod_fraction: float
+    centre: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Light:
+    """Key and fill light: unit directions in camera space (x right, y up, z to the viewer), linear strengths."""
+
+    key_direction: tuple[float, float, float]
+    key: float
+    fill: float
+    ambient: float
+    warmth: float
+    background: tuple[float, float, float]
+    gradient: tuple[float, float]
+    exposure: float
+    noise_sd: float
+
+
+@dataclass(frozen=True)
+class Skin:
+    """Surface look: tone 0 (lightest) .. 1 (darkest), and strengths 0..1 of what is painted on it."""
+
+    tone: float
+    redness: float
+    blotch: float
+    freckles: float
+    moles: int
+    stubble: float
+    beard: float
+    lip_colour: float
+    brow_density: float
+    brow_width: float
+    lash: float
+    age_lines: float
+    gloss: float
+    hair: tuple[float, float, float]
+    hair_style: str
+    hairline: float
+    iris: tuple[float, float, float]
+    garment: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything sampled from one seed."""
+
+    seed: int
+    shape: Shape
+    camera: Camera
+    light: Light
+    skin: Skin
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """The generator of one named part of a subject (streams are independent of each other)."""
+    return np.random.default_rng(np.random.SeedSequence([seed, _STREAMS[name]]))
+
+
+def target_groups(names: tuple[str, ...]) -> list[list[list[int]]]:
+    """Local targets grouped: group -> members (opposite directions) -> target numbers (left and right copies)."""
+    groups: dict[str, dict[str, list[int]]] = {}
+    for i, name in enumerate(names):
+        if name.startswith("macro:") or _SKIP.search(name):
+            continue
+        member = re.sub(r":[lr]-", ":", name)
+        group = "head:outline" if re.match(r"head:head-(oval|round|rectangular|square)$", member) else (
+            _MEMBER.sub("", member))  # fmt: skip
+        groups.setdefault(group, {}).setdefault(member, []).append(i)
+    return [list(members.values()) for _, members in sorted(groups.items())]
+
+
+def sample_shape(model: HeadModel, rng: np.random.Generator) -> Shape:
+    """Macro fractions (Dirichlet race, Beta sex, age 18-60) and sparse half-normal local weights."""
+    names = model.ident_names
+    race = rng.dirichlet([0.45] * 3)
+    femininity = float(rng.beta(0.35, 0.35))
+    age = float(18.0 + 42.0 * rng.beta(1.1, 1.9))
+    # MakeHuman's "young" is 25 and "old" 90; faces at 60 look too old on a linear scale, hence the 0.85.
+    old = 0.85 * max(age - 25.0, 0.0) / 65.0
+    weights = np.zeros(len(names), np.float32)
+    for i, name in enumerate(names):
+        if name.startswith("macro:"):
+            who, sex, years = name[6:].split("-")
+            sex_share = femininity if sex == "female" else 1.0 - femininity
+            weights[i] = race[RACES.index(who)] * sex_share * (old if years == "old" else 1.0 - old)
+    for members in target_groups(names):
+        active = rng.random() < 0.5
+        chosen = members[rng.integers(len(members))]
+        region = names[chosen[0]].split(":")[0]
+        amount = min(abs(rng.normal(0.0, _SD[region])), 2.0 * _SD[region])
+        if active:
+            weights[chosen] = amount
+            if len(chosen) == 2:  # a little asymmetry: nobody's sides are equal
+                weights[chosen[0]] *= 1.0 + 0.12 * rng.uniform(-1, 1)
+    # Constant corrections: the source's ears taper to a point, and its mean mouth is full and turned down.
+    full = race[0]
+    for name, amount in (("ears:l-ear-shape-round", 0.7), ("ears:r-ear-shape-round", 0.7),
+                         ("mouth:mouth-angles-up", 0.25), ("mouth:mouth-lowerlip-volume-decr", 0.35 * (1 - full)),
+                         ("mouth:mouth-upperlip-volume-decr", 0.25 * (1 - full)),
+                         ("mouth:mouth-lowerlip-height-decr", 0.30 * (1 - full)),
+                         ("mouth:mouth-scale-horiz-incr", 0.15)):  # fmt: skip
+        weights[names.index(name)] += amount
+    return Shape(age, femininity, (float(race[0]), float(race[1]), float(race[2])), weights)
+
+
+def sample_camera(chin: float, rng: np.random.Generator, frontal: bool) -> Camera:
+    """A near-frontal camera that frames the face from forehead to chin; ``frontal`` removes the resting pose.
+
+    chin: how far the chin lies below the eyes, in IOD; long faces are taken from a little further away.
+    """
+    yaw, pitch, roll = np.radians(rng.normal(0.0, [4.0, 2.5, 1.5]).clip(-10, 10))
+    turn = 0.0 if frontal else 1.0
+    eyes_at, chin_at = float(rng.uniform(0.315, 0.345)), float(rng.uniform(0.96, 0.985))
+    return Camera(
+        yaw=float(turn * yaw),
+        pitch=float(turn * pitch),
+        roll=float(turn * roll),
+        distance=float(rng.uniform(10.0, 16.0)),
+        iod_fraction=float(np.clip((chin_at - eyes_at) / chin, 0.32, 0.40)),
+        centre=(float(0.5 + turn * rng.normal(0, 0.008)), eyes_at),
+    )
+
+
+def _choice(rng: np.random.Generator, options: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    picked: np.ndarray = options[rng.choice(len(options), p=weights / weights.sum())]
+    return picked
+
+
+HAIR = np.array(
+    [[0.012, 0.010, 0.009], [0.025, 0.016, 0.011], [0.06, 0.033, 0.018], [0.13, 0.075, 0.036],
+     [0.30, 0.19, 0.085], [0.16, 0.055, 0.02], [0.22, 0.21, 0.205]], np.float32)  # fmt: skip
+IRIS = np.array(
+    [[0.035, 0.014, 0.006], [0.075, 0.032, 0.012], [0.11, 0.075, 0.028], [0.085, 0.115, 0.055],
+     [0.10, 0.15, 0.21]], np.float32)  # fmt: skip
+
+
+def sample_skin(shape: Shape, rng: np.random.Generator) -> Skin:
+    """Skin, hair and eye colours that go with the shape's ancestry, sex and age."""
+    african, asian, caucasian = shape.race
+    tone = float(np.clip(0.86 * african + 0.34 * asian + 0.16 * caucasian + rng.normal(0, 0.09), 0, 1))
+    fair = float(np.clip(caucasian - 0.25, 0, 1) * (tone < 0.45))
+    grey = float(np.clip((shape.age - 42) / 18, 0, 1)) * 0.8
+    hair = _choice(rng, HAIR, np.array([1.0, 1.0, 0.1 + 1.2 * fair, 1.2 * fair, 0.9 * fair, 0.25 * fair, grey]))
+    iris = _choice(rng, IRIS, np.array([1.0, 0.9, 0.9 * fair, 0.7 * fair, 1.3 * fair]))
+    hair = hair * rng.uniform(0.8, 1.25)
+    male = 1.0 - shape.femininity
+    style = str(rng.choice(list(STYLES), p=_normalised(
+        [0.5 * male, 0.05 + 0.9 * male, 0.25 * male, 0.5 * shape.femininity, 0.02 + shape.femininity])))  # fmt: skip
+    facial = rng.random()
+    cloth = rng.uniform(0.02, 0.5) * (1.0 + 0.22 * rng.uniform(-1, 1, 3))
+    return Skin(
+        tone=tone,
+        redness=float(rng.uniform(0.25, 0.9)),
+        blotch=float(rng.uniform(0.4, 1.0)),
+        freckles=float(rng.uniform(0.3, 1.0) * (rng.random() < 0.12 + 0.35 * fair)),
+        moles=int(rng.integers(2, 14)),
+        stubble=float(male * rng.uniform(0.1, 0.8) * (male > 0.55)),
+        beard=float(rng.uniform(0.6, 1.0) if male > 0.7 and shape.age > 21 and facial < 0.14 else 0.0),
+        lip_colour=float(rng.uniform(0.35, 0.75) + 0.2 * shape.femininity),
+        brow_density=float(rng.uniform(0.55, 0.9)),
+        brow_width=float(rng.uniform(0.034, 0.046) + 0.024 * male),
+        lash=float(0.55 + 0.35 * shape.femininity + 0.1 * rng.random()),
+        age_lines=float(np.clip((shape.age - 26) / 34, 0, 1) * rng.uniform(0.6, 1.0)),
+        gloss=float(rng.uniform(0.5, 1.1)),
+        hair=(float(hair[0]), float(hair[1]), float(hair[2])),
+        hair_style=style,
+        hairline=float(rng.normal(0, 0.05) + (0.10 * male * max(shape.age - 30, 0) / 30)),
+        iris=(float(iris[0]), float(iris[1]), float(iris[2])),
+        garment=(float(cloth[0]), float(cloth[1]), float(cloth[2])),
+    )
+
+
+def _normalised(weights: list[float]) -> np.ndarray:
+    array = np.asarray(weights, np.float64)
+    return np.asarray(array / array.sum())
+
+
+def sample_light(skin: Skin, rng: np.random.Generator) -> Light:
+    """One soft key from above and the side, a weak fill, and a hemisphere; laboratory lighting, not a stage."""
+    azimuth, elevation = np.radians(rng.uniform(-48, 48)), np.radians(rng.uniform(12, 48))
+    direction = (
+        float(np.sin(azimuth) * np.cos(elevation)),
+        float(np.sin(elevation)),
+        float(np.cos(azimuth) * np.cos(elevation)),
+    )
+    grey = rng.uniform(0.10, 0.62)
+    tint = 1.0 + rng.normal(0, 0.03, 3)
+    # A camera opens up for darker skin, though not all the way.
+    exposure = rng.uniform(0.92, 1.12) * (1.0 + 0.75 * skin.tone)
+    return Light(
+        key_direction=direction,
+        key=float(rng.uniform(0.55, 0.85)),
+        fill=float(rng.uniform(0.05, 0.18)),
+        ambient=float(rng.uniform(0.30, 0.48)),
+        warmth=float(rng.normal(0.0, 0.035)),
+        background=(float(grey * tint[0]), float(grey * tint[1]), float(grey * tint[2])),
+        gradient=(float(rng.normal(0, 0.06)), float(rng.normal(0, 0.06))),
+        exposure=float(exposure),
+        noise_sd=float(rng.uniform(0.004, 0.010)),
+    )
+
+
+def sample_identity(model: HeadModel, seed: int, frontal: bool = False) -> Identity:
+    """The person of a seed (a non-negative int)."""
+    shape = sample_shape(model, stream(seed, "shape"))
+    skin = sample_skin(shape, stream(seed, "skin"))
+    chin = -float(identity_vertices(model, shape, model.landmarks)[8, 1])
+    camera = sample_camera(chin, stream(seed, "camera"), frontal)
+    return Identity(seed, shape, camera, sample_light(skin, stream(seed, "light")), skin)
+
+
+def identity_vertices(model: HeadModel, shape: Shape, indices: np.ndarray | None = None) -> np.ndarray:
+    """The person's resting mesh [V,3] float32, in the person's own canonical frame (IOD of this face = 1).
+
+    indices: only these vertices, for when the whole mesh is not needed.
+    """
+
+    def moved(at: np.ndarray | slice) -> np.ndarray:
+        total = model.vertices[at].copy()
+        for i in np.flatnonzero(shape.weights):
+            total += np.float32(shape.weights[i] / model.unit) * model.ident[i, at].astype(np.float32)
+        return total
+
+    origin, iod = eye_frame(moved(model.landmarks))
+    vertices = moved(slice(None) if indices is None else indices)
+    return np.asarray((vertices - origin) / np.float32(iod), np.float32)

