@@ -1,0 +1,96 @@
+"""Optical flow of a pair of frames by any of the methods the field uses, and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+
+from mesynth.errors import MesynthError
+from mesynth.preprocess.tvl1 import TVL1Config, tvl1
+from mesynth.types import Flow
+
+__all__ = ["METHODS", "TVL1Config", "estimate_flow", "estimate_flows", "flow_picture", "grayscale", "tvl1"]
+
+# ITU-R BT.601 luma, the weights of cv2.COLOR_RGB2GRAY and of the published flow pipelines.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def grayscale(rgb: np.ndarray) -> np.ndarray:
+    """[...,3] uint8 RGB -> [...] float32 in [0,1]: BT.601 luma, never rounded to 8 bits (sub-pixel motion)."""
+    return np.asarray(rgb.astype(np.float32) @ _LUMA / np.float32(255))
+
+
+def estimate_flow(a_rgb: np.ndarray, b_rgb: np.ndarray, method: str = "tvl1", device: str = "cpu") -> Flow:
+    """Flow from ``a_rgb`` to ``b_rgb`` ([H,W,3] uint8), see :func:`estimate_flows`."""
+    return estimate_flows(a_rgb[None], b_rgb[None], method, device)[0]
+
+
+def estimate_flows(a_rgb: np.ndarray, b_rgb: np.ndarray, method: str = "tvl1", device: str = "cpu") -> list[Flow]:
+    """Flow of each pair: two [B,H,W,3] uint8 RGB -> B flows in pixels on the grid of ``a``.
+
+    ``method`` is a name of :data:`METHODS`; ``device`` matters to tvl1 alone.
+
+    Raises:
+        MesynthError: unknown method, a method this OpenCV lacks, or unfit shapes.
+    """
+    if method not in METHODS:
+        raise MesynthError(f"flow method '{method}' is unknown; choose from {', '.join(METHODS)}")
+    for name, rgb in (("a_rgb", a_rgb), ("b_rgb", b_rgb)):
+        if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
+            raise MesynthError(f"{name} is {rgb.dtype} {rgb.shape}; flow needs uint8 RGB frames of shape [B,H,W,3]")
+    if a_rgb.shape != b_rgb.shape:
+        raise MesynthError(f"flow needs frames of one size, got {a_rgb.shape[1:3]} and {b_rgb.shape[1:3]}")
+    uv = METHODS[method](a_rgb, b_rgb, device)
+    return [Flow(np.ascontiguousarray(field, np.float32)) for field in uv]
+
+
+def _tvl1(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+    first, second = (torch.from_numpy(grayscale(x)).to(device) for x in (a, b))
+    return np.asarray(tvl1(first, second).cpu().numpy())
+
+
+def _dis(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+    """Dense inverse search (Kroeger et al., ECCV 2016), preset medium."""
+    if not hasattr(cv2, "DISOpticalFlow_create"):
+        raise MesynthError(f"this OpenCV ({cv2.__version__}) has no DIS flow; use method tvl1 or farneback")
+    return _pairwise(cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc, a, b)
+
+
+def _farneback(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+    """Polynomial expansion (Farneback, SCIA 2003), window 15 px, 4 levels."""
+    if not hasattr(cv2, "calcOpticalFlowFarneback"):
+        raise MesynthError(f"this OpenCV ({cv2.__version__}) has no Farneback flow; use method tvl1 or dis")
+
+    def calc(x: np.ndarray, y: np.ndarray, init: None) -> np.ndarray:
+        return np.asarray(cv2.calcOpticalFlowFarneback(x, y, init, 0.5, 4, 15, 5, 5, 1.1, 0))  # type: ignore[call-overload]
+
+    return _pairwise(calc, a, b)
+
+
+def _pairwise(calc: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """OpenCV's methods take one 8-bit grey pair at a time."""
+    grey = [[cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in frames] for frames in (a, b)]
+    return np.stack([calc(x, y, None).transpose(2, 0, 1) for x, y in zip(*grey, strict=True)])
+
+
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray, str], np.ndarray]] = {
+    "tvl1": _tvl1,
+    "dis": _dis,
+    "farneback": _farneback,
+}
+
+
+def flow_picture(uv: np.ndarray, scale: float = 4.0) -> np.ndarray:
+    """[2,H,W] pixels -> [H,W,3] uint8 RGB: hue is the direction, saturation the magnitude over ``scale`` pixels.
+
+    The scale is fixed, so that pictures of different clips compare; motion above it saturates. White is rest.
+    """
+    if not scale > 0:
+        raise MesynthError(f"flow picture scale={scale:g} must be a positive number of pixels")
+    magnitude = np.clip(np.hypot(uv[0], uv[1]) / scale, 0, 1)
+    hue = np.degrees(np.arctan2(uv[1], uv[0])) % 360
+    hsv = np.stack([hue, magnitude, np.ones_like(hue)], -1).astype(np.float32)
+    return np.asarray(np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8))

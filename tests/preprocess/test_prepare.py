@@ -1,0 +1,305 @@
+"""The prepare stage: from a release (or a corpus) to aligned crops and flow."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from mesynth.datasets.casme2 import load_casme2
+from mesynth.errors import MesynthError, NoFaceError, RunFolderError, UnreadableImageError, WeightsUnavailable
+from mesynth.manifest import Manifest
+from mesynth.preprocess import landmarks as landmarks_module
+from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
+from mesynth.preprocess.flow import estimate_flow
+from mesynth.preprocess.prepare import prepare, read_skipped, thin
+from mesynth.shards import read_flow, read_frames, read_image, read_landmarks
+from mesynth.stage import Interrupted
+from tests.datasets.release import ReleaseClip, write_release
+
+MOUTH = (112, 140)  # in the 224 px picture below
+PEAK = 4.0
+
+
+def face(share: float) -> np.ndarray:
+    """[224,224,3]: the astronaut's face, its mouth moved up by ``share`` of PEAK pixels."""
+    picture = data.astronaut()[0:224, 112:336]
+    y, x = np.mgrid[:224, :224].astype(np.float32)
+    bump = share * PEAK * np.exp(-((x - MOUTH[0]) ** 2 + (y - MOUTH[1]) ** 2) / (2 * 15**2))
+    return np.asarray(cv2.remap(picture, x, y + bump, cv2.INTER_CUBIC))
+
+
+CLIPS = (
+    ReleaseClip(onset=8, apex=11, offset=13),
+    ReleaseClip(subject="02", name="EP01_01", onset=98, apex="/", offset=102, aus=12, emotion="happiness"),
+    ReleaseClip(subject="02", name="EP02_01", onset=5, apex=7, offset=9, emotion="surprise"),
+)
+
+
+def write_faces(root: Path) -> Path:
+    """A release of face clips; lossless, so that what is compared is not JPEG."""
+    write_release(root, CLIPS, pattern="img{}.png")
+    for clip in CLIPS:
+        onset, offset = int(str(clip.onset)), int(str(clip.offset))
+        for n in clip.numbers:
+            share = float(np.clip(1 - abs(2 * (n - onset) / (offset - onset) - 1), 0, 1))
+            file = root / "CASME2_RAW_selected" / f"sub{clip.subject}" / clip.name / f"img{n}.png"
+            assert cv2.imwrite(str(file), face(share)[..., ::-1])
+    return root
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return load_casme2(write_faces(tmp_path_factory.mktemp("release")))
+
+
+@pytest.fixture(scope="module")
+def prepared(source: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return prepare(source, tmp_path_factory.mktemp("prepared") / "out", landmarker="mediapipe", workers=1)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Manifest:
+    """A release that a test may damage."""
+    return load_casme2(write_faces(tmp_path / "release"))
+
+
+def shards(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.tar"))}
+
+
+def test_rows_keep_their_annotation(source: Manifest, prepared: Manifest) -> None:
+    assert len(prepared) == len(source) == 3
+    for before, after in zip(source, prepared, strict=True):
+        changed = {"height", "width", "frame_files", "frames", "flow", "provenance"}
+        for name in set(vars(before)) - changed:
+            assert getattr(before, name) == getattr(after, name), name
+        assert (after.height, after.width, after.frame_files) == (128, 128, ())
+        assert len(after.provenance.parents) == 1
+        assert replace(after.provenance, parents=(), code_version="") == before.provenance
+
+
+def test_parents_name_the_source_frames(source: Manifest, prepared: Manifest) -> None:
+    before, after = source.row(0), prepared.row(0)
+    digest = hashlib.sha256(b"".join((source.root / f).read_bytes() for f in before.frame_files))
+    assert after.provenance.parents == (digest.hexdigest(),)
+
+
+def test_crops_are_canonical(prepared: Manifest) -> None:
+    for row in prepared:
+        points = read_landmarks(prepared.root, row)
+        right, left = eye_centres(points)
+        assert (left - right) == pytest.approx([IOD_SHARE * 128, 0], abs=0.05)
+        assert (left + right) / 2 == pytest.approx([63.5, EYE_LINE * 128 - 0.5], abs=0.05)
+        frames = read_frames(prepared.root, row)
+        assert frames.shape == (row.n_frames, 128, 128, 3)
+
+
+def test_landmarks_fit_the_stored_onset(prepared: Manifest) -> None:
+    made = landmarks_module.MediapipeLandmarker()
+    row = prepared.row(0)
+    again = made.detect(read_frames(prepared.root, row)[0])
+    made.close()
+    assert np.hypot(*(again - read_landmarks(prepared.root, row)).T).mean() < 2
+
+
+def test_flow_is_the_motion_put_in(prepared: Manifest) -> None:
+    """The mouth rises by PEAK source pixels at the apex; nothing else moves."""
+    for row in prepared:
+        uv = read_flow(prepared.root, row)
+        frames = read_frames(prepared.root, row)
+        assert np.array_equal(uv, estimate_flow(frames[0], frames[row.apex_index]).uv)
+        share = {8: 0.8, 98: 1.0, 5: 1.0}[row.onset]
+        lips = read_landmarks(prepared.root, row)[60:68].mean(0).round().astype(int)
+        scale = IOD_SHARE * 128 / 42.9  # the astronaut's eyes are 42.9 px apart
+        assert uv[1, lips[1], lips[0]] == pytest.approx(-share * PEAK * scale, rel=0.25)
+        assert np.hypot(*uv[:, :40]).mean() < 0.1
+
+
+def test_without_an_apex_flow_goes_to_the_middle_frame(prepared: Manifest) -> None:
+    row = prepared.row(1)
+    assert (row.apex, row.apex_index, row.n_frames) == (None, 2, 5)
+    assert "middle frame" in row.warnings[0]
+
+
+def test_a_loader_that_leaves_the_apex_open(source: Manifest, tmp_path: Path) -> None:
+    """SMIC has no apex: its loader may point nowhere, and the middle frame is taken here."""
+    row = replace(source.row(0), apex=None, apex_index=0)
+    made = prepare(Manifest.from_rows([row], source.root), tmp_path / "out", landmarker="mediapipe", workers=1)
+    assert made.row(0).apex_index == 2
+    assert np.abs(read_flow(made.root, made.row(0))).max() > 1
+
+
+def test_prepared_again_from_its_own_output(prepared: Manifest, tmp_path: Path) -> None:
+    """A manifest with shards is as good an input as image files; stored landmarks make it exact."""
+    again = prepare(prepared, tmp_path / "again", landmarker="stored", workers=1)
+    for one, two in zip(prepared, again, strict=True):
+        assert two.provenance.parents == (*one.provenance.parents, one.frames.sha256 if one.frames else "")
+        difference = read_frames(prepared.root, one).astype(int) - read_frames(again.root, two)
+        assert np.abs(difference).max() <= 1
+
+
+def test_size_and_method_and_no_frames(source: Manifest, tmp_path: Path) -> None:
+    made = prepare(
+        source, tmp_path / "out", size=64, method="farneback", landmarker="mediapipe", workers=1, keep_frames=False
+    )  # fmt: skip
+    assert read_flow(made.root, made.row(0)).shape == (2, 64, 64)
+    assert made.row(0).frames is None
+    assert not list((tmp_path / "out").glob("frames-*.tar"))
+
+
+def test_long_clips_are_thinned(source: Manifest, prepared: Manifest, tmp_path: Path) -> None:
+    made = prepare(source, tmp_path / "out", landmarker="mediapipe", workers=1, max_frames=4)
+    for full, thinned in zip(prepared, made, strict=True):
+        all_frames, some = read_frames(prepared.root, full), read_frames(made.root, thinned)
+        assert len(some) == thinned.n_frames <= 4
+        assert np.array_equal(some[0], all_frames[0])
+        assert np.array_equal(some[-1], all_frames[-1])
+        assert np.array_equal(some[thinned.apex_index], all_frames[full.apex_index])
+        assert np.array_equal(read_flow(made.root, thinned), read_flow(prepared.root, full))
+        assert (thinned.n_frames - 1) / thinned.fps == pytest.approx((full.n_frames - 1) / full.fps)
+        assert thinned.warnings[-1] == f"thinned from {full.n_frames} to {thinned.n_frames} frames"
+
+
+@pytest.mark.parametrize("n", [3, 5, 24, 141])
+@pytest.mark.parametrize("limit", [3, 4, 9, 24])
+def test_thin_keeps_what_is_annotated(n: int, limit: int) -> None:
+    for apex in range(n):
+        kept = thin(n, apex, limit)
+        assert {0, apex, n - 1} <= set(kept)
+        assert kept == sorted(set(kept))
+        assert min(n, limit) - 1 <= len(kept) <= limit
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same(source: Manifest, prepared: Manifest, tmp_path: Path) -> None:
+    # more clips than fit one shard, so that there is work for two processes
+    rows = [replace(row, clip_id=f"{row.clip_id}/{i}") for i in range(6) for row in source]
+    many = Manifest.from_rows(rows, source.root)
+    one = prepare(many, tmp_path / "one", landmarker="mediapipe", workers=1)
+    two = prepare(many, tmp_path / "two", landmarker="mediapipe", workers=2)
+    assert one.hash() == two.hash()
+    assert shards(tmp_path / "one") == shards(tmp_path / "two")
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def blacken(manifest: Manifest, index: int) -> None:
+    for file in manifest.row(index).frame_files:
+        assert cv2.imwrite(str(manifest.root / file), np.zeros((224, 224, 3), np.uint8))
+
+
+def test_a_clip_without_a_face_is_left_out_and_listed(own: Manifest, tmp_path: Path) -> None:
+    blacken(own, 1)
+    out = tmp_path / "out"
+    made = prepare(own, out, landmarker="mediapipe", workers=1)
+    assert [row.clip for row in made] == ["EP02_01f", "EP02_01"]
+    (skipped,) = read_skipped(out)
+    assert skipped.clip_id == own.row(1).clip_id
+    assert "no face found in a 224x224 picture" in skipped.reason
+    again = prepare(own, out, landmarker="mediapipe", workers=1)  # the same command finds it finished
+    assert again.hash() == made.hash()
+    assert len(read_skipped(out)) == 1
+
+
+def test_no_clip_with_a_face(own: Manifest, tmp_path: Path) -> None:
+    for i in range(3):
+        blacken(own, i)
+    for _ in range(2):  # the second time it is not mistaken for a finished run
+        with pytest.raises(NoFaceError, match="none of 3 clips could be prepared; casme2/sub01/EP02_01f/8"):
+            prepare(own, tmp_path / "out", landmarker="mediapipe", workers=1)
+
+
+def test_frames_that_went_missing(own: Manifest, tmp_path: Path) -> None:
+    """Gone since the manifest was made: onset 8, frame 10 and apex 11 of frames 8..13."""
+    for number in (8, 10, 11):
+        (own.root / f"CASME2_RAW_selected/sub01/EP02_01f/img{number}.png").unlink()
+    row = prepare(own, tmp_path / "out", landmarker="mediapipe", workers=1).row(0)
+    assert (row.n_frames, row.apex_index) == (3, 1)  # 9, 12, 13
+    onset, apex, count = row.warnings
+    assert "img8.png is gone" in onset
+    assert "img9.png taken" in onset
+    assert "img11.png is gone" in apex
+    assert "img12.png taken" in apex
+    assert count == "3 of 6 frame files are gone"
+
+
+def test_a_database_that_moved(own: Manifest, tmp_path: Path) -> None:
+    moved = Manifest(own.table, tmp_path / "elsewhere")
+    with pytest.raises(MesynthError, match="0 of its 6 frame files"):
+        prepare(moved, tmp_path / "out", landmarker="mediapipe", workers=1)
+
+
+def test_truncated_frame(own: Manifest, tmp_path: Path) -> None:
+    file = own.root / own.row(0).frame_files[2]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UnreadableImageError, match=r"img10\.png"):
+        prepare(own, tmp_path / "out", landmarker="mediapipe", workers=1)
+
+
+def test_folder_of_another_run(source: Manifest, prepared: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="another run"):
+        prepare(source, prepared.root, landmarker="mediapipe", workers=1, size=64)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(RunFolderError, match="not empty"):
+        prepare(source, tmp_path, landmarker="mediapipe", workers=1)
+
+
+def test_interrupted_and_resumed(source: Manifest, prepared: Manifest, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        prepare(source, tmp_path / "out", landmarker="mediapipe", workers=1, progress=stop)
+    made = prepare(source, tmp_path / "out", landmarker="mediapipe", workers=1)
+    assert made.hash() == prepared.hash()
+    assert (tmp_path / "out" / "skipped.csv").read_text() == "clip_id,reason\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": 16}, "size=16"),
+        ({"method": "raft9"}, "raft9"),
+        ({"max_frames": 2}, "max_frames=2"),
+        ({"landmarker": "openface"}, "openface"),
+    ],
+)
+def test_bad_options(source: Manifest, tmp_path: Path, options: dict[str, object], words: str) -> None:
+    with pytest.raises(MesynthError, match=words):
+        prepare(source, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_manifest(tmp_path: Path) -> None:
+    with pytest.raises(MesynthError, match="no clips"):
+        prepare(Manifest.from_rows([], tmp_path), tmp_path / "out")
+
+
+def test_landmark_weights_missing(source: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsUnavailable, match="s3fd"):
+        prepare(source, tmp_path / "out", landmarker="face-alignment", workers=1)
+    assert not (tmp_path / "out").exists()  # the folder is free for a run with another landmarker
+
+
+def test_given_landmarks(source: Manifest, prepared: Manifest, tmp_path: Path) -> None:
+    """From a table, one clip by its id and one by its file name; the third is not in it."""
+    made = landmarks_module.MediapipeLandmarker()
+    found = [made.detect(read_image(source.root / row.frame_files[0])) for row in source]
+    made.close()
+    table = tmp_path / "l.npz"
+    np.savez(table, **{source.row(0).clip_id: found[0], "img98.png": found[1]})
+    result = prepare(source, tmp_path / "out", landmarker=str(table), workers=1)
+    assert len(result) == 2
+    assert read_landmarks(result.root, result.row(1)) == pytest.approx(read_landmarks(prepared.root, prepared.row(1)))
+    assert "no landmarks for casme2/sub02/EP02_01/5" in read_skipped(tmp_path / "out")[0].reason
+    np.savez(table, **{source.row(0).clip_id: found[0]})
+    with pytest.raises(RunFolderError):  # the table's content is part of the run
+        prepare(source, tmp_path / "out", landmarker=str(table), workers=1)
