@@ -1,0 +1,273 @@
+"""Rendered subjects in the layout of the CASME II release: every later step runs on them as on the real thing.
+
+The folder is read back by :func:`mesynth.datasets.casme2.load_casme2`; beside the workbook it holds
+``mesynth-rendered.json`` with what made it and the exact action units of every clip.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+import mesynth
+from mesynth import facs
+from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
+from mesynth.emotions import CASME2_SHARES, CLASS_OF, AUSampling, sample_aus
+from mesynth.errors import MesynthError
+from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.seeds import derived, stream
+from mesynth.stage import Produced, Progress, run_stage, write_bytes, write_text
+from mesynth.temporal import MAX_DURATION_S, draw_profile, frame_count
+from mesynth.types import AUVector
+
+if TYPE_CHECKING:
+    from mesynth.head import Subject
+
+LICENCE = "CC0-1.0 (rendered from the MakeHuman-derived head)"
+WORKBOOK = "CASME2-coding-20140508.xlsx"
+FRAMES = "CASME2_RAW_selected"
+PROFILE = "casme2"
+MIN_SIZE = 64
+
+_JPEG_QUALITY = 95
+_OTHERS = 0.125  # share of clips outside the composite's three classes (0.39 in CASME II, where it is the rest class)
+_ONE_SIDED = 0.4  # a coder writes L or R where the weaker side has less than this share of the stronger
+_DURATION = (0.335, 0.09, 0.15)  # mean, standard deviation and minimum, s; CASME II: mean 67 frames at 200 fps
+_MARGIN = (3, 8)  # frames before the onset and after the offset
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip to render."""
+
+    subject: int
+    clip: int
+    emotion: str
+
+
+def render_casme2(
+    out: Path | str,
+    *,
+    subjects: int = 12,
+    clips_per_subject: int = 8,
+    size: int = 192,
+    fps: float = 60.0,
+    seed: int = 0,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Render a small database of synthetic people into ``out``; the same command again resumes.
+
+    ``size``: side of the frames, pixels; ``workers``: processes, 0 for one per core. The files depend on the
+    other arguments alone, bit for bit, whatever the number of processes. Each subject has clips of all three
+    composite classes where it has at least three clips.
+
+    Raises:
+        MesynthError: an argument out of range.
+        RunFolderError: ``out`` holds something else.
+    """
+    out = Path(out)
+    for name, value, least in (("subjects", subjects, 1), ("clips_per_subject", clips_per_subject, 1)):
+        if not least <= value <= 99:
+            raise MesynthError(f"{name}={value} is outside {least}..99")
+    if size < MIN_SIZE:
+        raise MesynthError(f"size={size} is too small to show an expression; choose at least {MIN_SIZE}")
+    if not 25 <= fps <= 1000:
+        raise MesynthError(f"fps={fps:g} is outside 25..1000")
+    if seed < 0:
+        raise MesynthError(f"seed={seed} must not be negative")
+    config = {
+        "stage": "render", "layout": "casme2", "subjects": subjects, "clips_per_subject": clips_per_subject,
+        "size": size, "fps": float(fps), "seed": seed, "version": mesynth.__version__,
+    }  # fmt: skip
+    jobs = [
+        _Job(s, c, emotion)
+        for s in range(1, subjects + 1)
+        for c, emotion in enumerate(draw_emotions(clips_per_subject, stream(seed, "rendered-emotions", s)))
+    ]
+    made = run_stage(
+        out,
+        jobs,
+        _Renderer(size, float(fps), seed),
+        config=config,
+        workers=workers,
+        shard_clips=clips_per_subject,  # one subject per process: building a face costs as much as a clip
+        progress=progress,
+    )
+    _write_truth(out, made, seed, float(fps))
+    _write_workbook(out, made)  # last: a folder without it is no database yet
+    return load_casme2(out)
+
+
+def draw_emotions(n: int, rng: np.random.Generator) -> list[str]:
+    """Emotions of one subject's clips: one per composite class first, the rest in CASME II's shares."""
+    names, shares = list(CASME2_SHARES), np.array(list(CASME2_SHARES.values()))
+    negative = shares * [CLASS_OF[name] == "negative" for name in names]
+    emotions = ["happiness", "surprise", str(rng.choice(names, p=negative / negative.sum()))][:n]
+    for _ in range(n - len(emotions)):
+        emotions.append("others" if rng.random() < _OTHERS else str(rng.choice(names, p=shares)))
+    return [emotions[i] for i in rng.permutation(n)]
+
+
+def au_text(vector: AUVector) -> str:
+    """What a CASME II coder would write: ``4+7``, ``L12``; a side where the other is much weaker, no letters."""
+    terms = []
+    for code, (left, right) in zip(facs.AU_CODES, vector.intensity, strict=True):
+        if max(left, right) > 0:
+            one_sided = min(left, right) < _ONE_SIDED * max(left, right) and code not in facs.MIDLINE
+            terms.append((("L" if left > right else "R") if one_sided else "") + str(code))
+    return "+".join(terms)
+
+
+# ---------------------------------------------------------------- one clip
+
+
+@lru_cache(maxsize=1)
+def _subject(seed: int, size: int) -> Subject:
+    from mesynth.head import Subject
+
+    return Subject(seed, size=size, supersample=2)
+
+
+@dataclass(frozen=True)
+class _Renderer:
+    size: int
+    fps: float
+    seed: int
+
+    def __call__(self, job: _Job) -> Produced:
+        from mesynth.head import blink, head_motion
+
+        index = job.subject * 100 + job.clip
+        rng = stream(self.seed, "rendered-clip", index)
+        aus = sample_aus(job.emotion, rng, AUSampling())
+        profile = draw_profile(PROFILE, rng)
+        mean, sd, least = _DURATION
+        n = frame_count(float(np.clip(rng.normal(mean, sd), least, MAX_DURATION_S)), self.fps)
+        before, after = (int(v) for v in rng.integers(_MARGIN[0], _MARGIN[1] + 1, 2))
+        start = int(rng.integers(1, 400))
+        total = before + n + after
+
+        curve = profile.alpha(n, profile.draw_lags(len(facs.AU_CODES), rng))  # [T,K]
+        au = np.zeros((total, len(facs.AU_CODES), 2), np.float32)
+        au[before : before + n] = curve[:, :, None] * aus.intensity
+        closure = blink(total, rng, self.fps)
+        au[:, facs.AU_INDEX[45]] = closure[:, None]
+        pose = head_motion(total, rng, fps=self.fps)
+
+        subject = _subject(derived(self.seed, "rendered-subject", job.subject), self.size)
+        frames = subject.render(au, pose, noise_seed=derived(self.seed, "rendered-noise", index))
+        who, clip = f"sub{job.subject:02d}", f"EP{job.clip + 1:02d}_{1 + index % 7:02d}f"
+        names = [f"{FRAMES}/{who}/{clip}/img{start + i}.jpg" for i in range(total)]
+        inside = slice(before, before + n)
+        database = f"rendered-{self.seed}"
+        onset, text = start + before, au_text(aus)
+        blinks = bool(closure[inside].max() > 0.2)
+        row = Row(
+            clip_id=f"{database}/{who}/{clip}/{onset}",
+            database=database,
+            subject=who,
+            clip=clip,
+            onset=onset,
+            apex=onset + profile.apex_index(n),
+            offset=onset + n - 1,
+            fps=self.fps,
+            n_frames=n,
+            apex_index=profile.apex_index(n),
+            height=self.size,
+            width=self.size,
+            emotion=job.emotion,
+            label=CLASS_OF.get(job.emotion, ""),
+            objective_class=facs.objective_class(facs.parse_annotation(text).codes),
+            au_text=text,
+            frame_files=tuple(names[inside]),
+            warnings=("the subject blinks during the clip",) if blinks else (),
+            provenance=Provenance(
+                kind="rendered",
+                database=database,
+                subject=who,
+                licence=LICENCE,
+                subjects_seen=(f"{database}/{who}",),
+                generator="mesynth.head",
+                seed=subject.seed,
+                aus_asked=facs.format_vector(aus),
+                aus_source=AUSampling().source,
+                profile=PROFILE,
+            ),
+            **Row.au_columns(aus),
+        )
+        return Produced(row, files={name: _jpeg(frame) for name, frame in zip(names, frames, strict=True)})
+
+
+def _jpeg(rgb: np.ndarray) -> bytes:
+    done, buffer = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    return bytes(buffer)
+
+
+# ---------------------------------------------------------------- annotation files
+
+
+def _write_truth(out: Path, manifest: Manifest, seed: int, fps: float) -> None:
+    clips = {}
+    for row in manifest:
+        source = asdict(row.provenance)
+        clips[f"{row.subject}/{row.clip}"] = {
+            "au_intensity": list(row.au_intensity),
+            "seed": source["seed"],
+            "aus": source["aus_asked"],
+            "aus_source": source["aus_source"],
+            "profile": source["profile"],
+            "warnings": list(row.warnings),
+        }
+    record = {
+        "kind": "rendered", "database": f"rendered-{seed}", "seed": seed, "fps": fps, "licence": LICENCE,
+        "version": mesynth.__version__, "clips": clips,
+    }  # fmt: skip
+    write_text(out / RENDERED_FILE, json.dumps(record, indent=1))
+
+
+def _write_workbook(out: Path, manifest: Manifest) -> None:
+    """The coding workbook with the release's quirks: nameless blank columns, empty further sheets, int AUs."""
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.title = "Sheet1"
+    sheet.append(
+        ["Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None, "Action Units",
+         "Estimated Emotion"]
+    )  # fmt: skip
+    for row in manifest:
+        aus = int(row.au_text) if row.au_text.isdigit() else row.au_text
+        subject = row.subject.removeprefix("sub")
+        sheet.append([subject, row.clip, None, row.onset, row.apex, row.offset, None, aus, row.emotion])
+    book.create_sheet("Sheet2")
+    book.create_sheet("Sheet3")
+    buffer = io.BytesIO()
+    book.save(buffer)
+    write_bytes(out / WORKBOOK, _without_dates(buffer.getvalue()))
+
+
+def _without_dates(xlsx: bytes) -> bytes:
+    """The same workbook with the time of writing taken out, so that equal content is equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(xlsx)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "docProps/core.xml":
+                data = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", b"2014-05-08T00:00:00Z", data)
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            new.writestr(info, data)
+    return buffer.getvalue()

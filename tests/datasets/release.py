@@ -1,0 +1,92 @@
+"""A tiny folder that looks like the CASME II release: workbook quirks, unpadded names, junk files. No real data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from openpyxl import Workbook
+
+HEADER: tuple[str | None, ...] = (
+    "Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None, "Action Units", "Estimated Emotion",
+)  # fmt: skip
+WORKBOOK = "CASME2-coding-20140508.xlsx"
+
+
+@dataclass(frozen=True)
+class ReleaseClip:
+    """One line of the workbook and the frame numbers of its folder (default: 3 around onset..offset)."""
+
+    subject: str = "01"
+    name: str = "EP02_01f"
+    onset: object = 46
+    apex: object = 50
+    offset: object = 55
+    aus: object = "4+7"
+    emotion: str = "disgust"
+    on_disk: Sequence[int] | None = None
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        if self.on_disk is not None:
+            return self.on_disk
+        return range(int(str(self.onset)) - 3, int(str(self.offset)) + 4)
+
+
+CLIPS = (
+    ReleaseClip(),
+    ReleaseClip(name="EP03_02", onset=8, apex=11, offset=12, aus=12, emotion="happiness"),
+    ReleaseClip(subject="04", name="EP12_01f", onset=97, apex="/", offset=103, aus="?", emotion="disgust"),
+    ReleaseClip(subject="05", name="EP09_05f", onset=20, apex=20, offset=26, aus="L1+L2", emotion="surprise"),
+    ReleaseClip(subject="26", name="EP18_51", onset=10, apex=13, offset=15, aus="4+R10", emotion="others"),
+)
+
+
+def picture(number: int, h: int = 24, w: int = 32) -> np.ndarray:
+    """[h,w,3] uint8: its grey level tells its frame number (mod 200)."""
+    return np.full((h, w, 3), 20 + number % 200, np.uint8)
+
+
+def write_frames(folder: Path, numbers: Iterable[int], pattern: str = "img{}.jpg") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        assert cv2.imwrite(str(folder / pattern.format(number)), picture(number))
+
+
+def write_workbook(
+    file: Path, clips: Iterable[ReleaseClip], header: Sequence[str | None] = HEADER, preamble: int = 0
+) -> None:
+    book = Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for _ in range(preamble):
+        sheet.append(["Notes on the coding"])
+    sheet.append(list(header))
+    for c in clips:
+        sheet.append([c.subject, c.name, None, c.onset, c.apex, c.offset, None, c.aus, c.emotion])
+    book.create_sheet("Sheet2")
+    book.create_sheet("Sheet3")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    book.save(file)
+
+
+def write_release(
+    root: Path,
+    clips: Sequence[ReleaseClip] = CLIPS,
+    *,
+    frames: str = "CASME2_RAW_selected",
+    pattern: str = "img{}.jpg",
+    workbook: str = WORKBOOK,
+) -> Path:
+    """Write the release below ``root`` and return it."""
+    for clip in clips:
+        write_frames(root / frames / f"sub{clip.subject}" / clip.name, clip.numbers, pattern)
+    write_workbook(root / workbook, clips)
+    (root / frames / "Thumbs.db").write_bytes(b"junk")
+    first = root / frames / f"sub{clips[0].subject}" / clips[0].name
+    (first / "img1.jpg.lnk").write_bytes(b"junk")
+    (first / ".DS_Store").write_bytes(b"junk")
+    return root

@@ -1,0 +1,169 @@
+"""Rendered subjects in the CASME II layout."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
+from mesynth.datasets.rendered import FRAMES, WORKBOOK, au_text, draw_emotions, render_casme2
+from mesynth.emotions import CLASS_OF
+from mesynth.errors import MesynthError, RunFolderError
+from mesynth.facs import parse_annotation, parse_request
+from mesynth.manifest import Manifest
+from mesynth.preprocess.flow import estimate_flows
+from mesynth.shards import read_frames
+from mesynth.stage import Interrupted
+
+SMALL = {"subjects": 2, "clips_per_subject": 3, "size": 64, "fps": 60.0, "seed": 5}
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rendered") / "db"
+    render_casme2(out, workers=1, **SMALL)  # type: ignore[arg-type]
+    return out
+
+
+def test_layout(rendered: Path) -> None:
+    names = {p.name for p in rendered.iterdir()}
+    assert {FRAMES, WORKBOOK, RENDERED_FILE} <= names
+    assert sorted(p.name for p in (rendered / FRAMES).iterdir()) == ["sub01", "sub02"]
+    assert not list(rendered.rglob("*.tmp"))
+    assert not list(rendered.glob("*.tar"))
+    for row in load_casme2(rendered):
+        on_disk = list((rendered / FRAMES / row.subject / row.clip).glob("img*.jpg"))
+        assert len(on_disk) > row.n_frames  # frames before the onset and after the offset
+
+
+def test_workbook_has_the_releases_quirks(rendered: Path) -> None:
+    sheets = pd.read_excel(rendered / WORKBOOK, sheet_name=None, dtype=object)
+    assert list(sheets) == ["Sheet1", "Sheet2", "Sheet3"]
+    assert [c for c in sheets["Sheet1"].columns if str(c).startswith("Unnamed")] == ["Unnamed: 2", "Unnamed: 6"]
+    assert set(sheets["Sheet1"]["Subject"]) == {"01", "02"}
+
+
+def test_rows_read_back_equal_the_rows_rendered(rendered: Path) -> None:
+    """Workbook and json carry everything: the loader's manifest is the renderer's own."""
+    assert list(load_casme2(rendered)) == list(Manifest.read(rendered))
+
+
+def test_truth_and_annotation_agree(rendered: Path) -> None:
+    for row in load_casme2(rendered):
+        assert row.provenance.kind == "rendered"
+        assert row.provenance.subjects_seen == (f"rendered-5/{row.subject}",)
+        assert row.label == CLASS_OF.get(row.emotion, "")
+        assert row.fps == 60.0
+        assert row.aus.mask.all()
+        active = {code for code, pair in zip(parse_codes(), row.aus.intensity, strict=True) if pair.max() > 0}
+        assert set(parse_annotation(row.au_text).codes) == active
+
+
+def parse_codes() -> tuple[int, ...]:
+    from mesynth.facs import AU_CODES
+
+    return AU_CODES
+
+
+def test_every_subject_shows_every_class(rendered: Path) -> None:
+    labels: dict[str, set[str]] = {}
+    for row in load_casme2(rendered):
+        labels.setdefault(row.subject, set()).add(row.label)
+    assert labels == {key: {"negative", "positive", "surprise"} for key in ("sub01", "sub02")}
+
+
+def test_something_moves_and_returns(rendered: Path) -> None:
+    """The face deforms more from onset to apex than from onset to offset; people differ from each other."""
+    rows = list(load_casme2(rendered))
+    apex, offset = [], []
+    for row in rows:
+        frames = read_frames(rendered, row)
+        # strain, not difference: the head also drifts, which deforms nothing
+        to_apex, to_offset = estimate_flows(frames[[0, 0]], frames[[row.apex_index, -1]])
+        apex.append(np.percentile(to_apex.strain(), 98))
+        offset.append(np.percentile(to_offset.strain(), 98))
+    assert np.mean(apex) > 1.2 * np.mean(offset)
+    one, two = (read_frames(rendered, rows[i])[0].astype(np.float32) for i in (0, -1))
+    assert np.abs(one - two).mean() > 5
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes(rendered: Path, tmp_path: Path) -> None:
+    render_casme2(tmp_path / "db", workers=2, **SMALL)  # type: ignore[arg-type]
+    assert digest(tmp_path / "db") == digest(rendered)
+
+
+def test_an_interrupted_run_resumes_to_the_same_bytes(rendered: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "db"
+    with pytest.raises(Interrupted):
+        render_casme2(out, workers=1, progress=stop, **SMALL)  # type: ignore[arg-type]
+    assert not (out / WORKBOOK).exists()
+    seen: list[int] = []
+    render_casme2(out, workers=1, progress=lambda done, total: seen.append(done), **SMALL)  # type: ignore[arg-type]
+    assert min(seen) == 4  # the first subject was not rendered again
+    assert digest(out) == digest(rendered)
+
+
+def test_another_run_in_the_folder(rendered: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="another run"):
+        render_casme2(rendered, workers=1, **(SMALL | {"seed": 6}))  # type: ignore[arg-type]
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderError, match="not empty"):
+        render_casme2(tmp_path, workers=1, **SMALL)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"subjects": 0}, "subjects=0"),
+        ({"clips_per_subject": 100}, "clips_per_subject=100"),
+        ({"size": 8}, "size=8"),
+        ({"fps": 5.0}, "fps=5"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_arguments_out_of_range(tmp_path: Path, values: dict[str, float], words: str) -> None:
+    with pytest.raises(MesynthError, match=words):
+        render_casme2(tmp_path / "db", **(SMALL | values))  # type: ignore[arg-type]
+    assert not (tmp_path / "db").exists()
+
+
+def test_emotions_follow_casme2_with_every_class() -> None:
+    drawn = [draw_emotions(8, np.random.default_rng(i)) for i in range(300)]
+    for emotions in drawn:
+        assert {CLASS_OF.get(e, "") for e in emotions} >= {"negative", "positive", "surprise"}
+    flat = [e for emotions in drawn for e in emotions]
+    share = {e: flat.count(e) / len(flat) for e in set(flat)}
+    assert share["disgust"] == max(share.values())
+    assert 0.04 < share["others"] < 0.12
+    assert len(draw_emotions(1, np.random.default_rng(0))) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("4=B,7=C", "4+7"),
+        ("L12=B", "L12"),
+        ("L12=0.3,R12=0.05", "L12"),
+        ("L12=0.3,R12=0.25", "12"),
+        ("17=A,R14=B", "R14+17"),
+    ],
+)
+def test_au_text(asked: str, text: str) -> None:
+    assert au_text(parse_request(asked)) == text
