@@ -57,7 +57,8 @@ def render(
         n = subjects * clips if layout == "casme2" else subjects
         click.echo(f"would render {n} {'clips' if layout == 'casme2' else 'pictures'} of {subjects} subjects into {out}")
         return
-    from mesynth.datasets.rendered import render_casme2, render_faces
+    from mesynth.datasets.rendered import render_casme2
+    from mesynth.datasets.rendered_faces import render_faces
 
     with progress_bars() as bar:
         if layout == "faces":
@@ -75,14 +76,13 @@ def render(
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="The release's folder, or a corpus.")
 @click.option("--size", default=128, show_default=True, help="Crop width and height in pixels.")
 @click.option("--method", default="tvl1", show_default=True, help="Optical flow: tvl1, dis or farneback.")
-@click.option("--device", default="cpu", show_default=True, help="Where TV-L1 runs: cpu or cuda.")
 @_LANDMARKER
 @_OUT
 @_WORKERS
 @dry_run_option
 @json_option
 def prepare(
-    database: str, root: Path, size: int, method: str, device: str, landmarker: str, out: Path, workers: int,
+    database: str, root: Path, size: int, method: str, landmarker: str, out: Path, workers: int,
     dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Read DATABASE (casme2, or corpus: any mesynth manifest), align, crop, and estimate flow.
@@ -98,7 +98,7 @@ def prepare(
         return
     with progress_bars() as bar:
         done = run(
-            manifest, out, size=size, method=method, landmarker=landmarker, workers=workers, device=device,
+            manifest, out, size=size, method=method, landmarker=landmarker, workers=workers,
             progress=bar("clips"),
         )  # fmt: skip
     show_result(_summary(done, out), as_json)
@@ -112,10 +112,11 @@ Examples:
 )
 @click.option("--faces", type=click.Path(path_type=Path), required=True,
               help="A picture, a folder of pictures, or a prepared manifest (each subject's onset).")  # fmt: skip
-@click.option("--au", default="", help='AUs with a FACS letter or a number in [0,1], sides L and R: "12=B,L4=0.2".')
+@click.option("--au", multiple=True,
+              help='AUs with a FACS letter or a number in [0,1], sides L and R: "12=B,L4=0.2". Repeat to take in turn.')  # fmt: skip
 @click.option("--emotion", default="", help="Emotions or classes, comma-separated: AUs are drawn per clip.")
 @click.option("--au-source", default="published", show_default=True, help="Table AUs are drawn from: published, expert.")
-@click.option("--count", default=1, show_default=True, help="Number of clips.")
+@click.option("--count", type=int, help="Number of clips [default: one per --au or --emotion].")
 @click.option("--profile", default="casme2", show_default=True,
               help="Temporal profile: casme2, symmetric, fast-rise, slow-rise, held.")  # fmt: skip
 @click.option("--fps", default=200.0, show_default=True, help="Frames per second.")
@@ -133,7 +134,7 @@ Examples:
 @dry_run_option
 @json_option
 def generate(
-    faces: Path, au: str, emotion: str, au_source: str, count: int, profile: str, fps: float, duration: str, size: int,
+    faces: Path, au: tuple[str, ...], emotion: str, au_source: str, count: int | None, profile: str, fps: float, duration: str, size: int,
     noise: float, head_motion: float, blink: float, preview: int, video: str, landmarker: str, seed: int, out: Path,
     workers: int, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -147,10 +148,11 @@ def generate(
     from mesynth.emotions import AUSampling
     from mesynth.motion.nuisance import Nuisance
 
+    emotions = tuple(e.strip() for e in emotion.split(",") if e.strip())
     config = PlanConfig(
         au=au,
-        emotions=tuple(e.strip() for e in emotion.split(",") if e.strip()),
-        count=count,
+        emotions=emotions,
+        count=max(len(au), len(emotions), 1) if count is None else count,
         profile=profile,
         fps=fps,
         duration=_range(duration),
@@ -184,18 +186,21 @@ def measure(
     Measures whose weights are not on this machine are replaced by a named stand-in or reported as not measured.
     """
     from mesynth.manifest import Manifest
+    from mesynth.quality.measure import MeasureConfig
     from mesynth.quality.measure import measure as run
 
     with progress_bars() as bar:
         report = run(
-            Manifest.read(real), Manifest.read(synthetic), max_clips=clips, inception_weights=inception_weights,
-            seed=seed, progress=bar("measures"),
+            Manifest.read(real), Manifest.read(synthetic), MeasureConfig(clips=clips, seed=seed),
+            inception_weights=inception_weights, progress=bar("measure"),
         )  # fmt: skip
     report.write(out)
     if as_json:
         echo_json(report.to_dict())
     else:
-        click.echo(report.to_text())
+        from rich.console import Console
+
+        Console().print(report.table())
 
 
 @main.command(epilog="Example: mesynth doctor")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mesynth import __version__
+from mesynth.datasets.rendered_faces import read_card
 from mesynth.errors import DatasetLayoutError, MesynthError
 from mesynth.manifest import FILE_NAME, Manifest, Provenance, Row
 from mesynth.preprocess.align import SimilarityCrop
@@ -51,20 +52,23 @@ def find_faces(source: Path) -> list[FaceSource]:
     if source.is_dir() and (source / FILE_NAME).is_file():
         return _manifest_faces(Manifest.read(source))
     if source.is_file():
-        return [_picture(source, source.stem)]
+        return [_picture(source, source.stem, read_card(source.parent))]
     if not source.is_dir():
         raise DatasetLayoutError(f"{source} does not exist; --faces takes a picture, a folder, or a manifest folder")
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not files:
         raise DatasetLayoutError(f"{source} holds no pictures ({', '.join(IMAGE_SUFFIXES)}); give a folder that does")
-    return [_picture(f, f.relative_to(source).with_suffix("").as_posix().replace("/", "-")) for f in files]
+    card = read_card(source)
+    return [_picture(f, f.relative_to(source).with_suffix("").as_posix().replace("/", "-"), card) for f in files]
 
 
-def _picture(path: Path, subject: str) -> FaceSource:
+def _picture(path: Path, subject: str, card: dict[str, str]) -> FaceSource:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise MesynthError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    if card:  # a folder written by `mesynth render --layout faces`
+        return FaceSource(card["kind"], subject, card["licence"], digest, path)
     return FaceSource("photo", subject, "as the photo", digest, path)
 
 
@@ -110,7 +114,7 @@ class FaceWorker:
             height=self.size,
             width=self.size,
             provenance=Provenance(
-                kind="real",
+                kind="rendered" if source.database == "rendered" else "real",
                 database=source.database,
                 subject=source.subject,
                 licence=source.licence,

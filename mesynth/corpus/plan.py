@@ -27,9 +27,9 @@ FILE_NAME = "plan.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """What a plan is drawn from. Either ``au`` (the same AUs in every clip) or ``emotions`` is given."""
+    """What a plan is drawn from. Either ``au`` (requests, taken in turn) or ``emotions`` (likewise) is given."""
 
-    au: str = ""
+    au: tuple[str, ...] = ()
     emotions: tuple[str, ...] = ()
     count: int = 1
     profile: str = "casme2"
@@ -44,8 +44,8 @@ class PlanConfig:
     def __post_init__(self) -> None:
         if bool(self.au) == bool(self.emotions):
             raise MesynthError('give either --au (for example "12=B,L4=0.2") or --emotion, one of the two')
-        if self.au:
-            check_reach(facs.parse_request(self.au))
+        for request in self.au:
+            check_reach(facs.parse_request(request))
         for emotion in self.emotions:
             emotions.require_emotion(emotion, self.sampling.source)
         if not 1 <= self.count <= 10_000_000:
@@ -95,7 +95,7 @@ def draw_plan(config: PlanConfig, n_faces: int) -> list[PlanRow]:
 def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
     rng = seeds.stream(config.seed, "plan", index)
     if config.au:
-        emotion, vector, source = "", facs.parse_request(config.au), "user"
+        emotion, vector, source = "", facs.parse_request(config.au[index % len(config.au)]), "user"
     else:
         asked = config.emotions[index % len(config.emotions)].strip().lower()
         emotion = emotions.draw_emotion(asked, rng)
@@ -103,7 +103,7 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
     seconds = float(rng.uniform(*config.duration))
     return PlanRow(
         index=index,
-        face=_face_of(index, n_faces, len(config.emotions) or 1, config.seed),
+        face=_face_of(index, n_faces, len(config.emotions or config.au), config.seed),
         emotion=emotion,
         intensity=tuple((float(left), float(right)) for left, right in vector.intensity),
         au_source=source,
@@ -115,10 +115,10 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
     )
 
 
-def _face_of(index: int, n_faces: int, n_emotions: int, seed: int) -> int:
-    """Every face once per round and emotion, in an order of the round's own."""
-    turn = index // n_emotions
-    order = seeds.stream(seed, "faces", turn // n_faces * n_emotions + index % n_emotions).permutation(n_faces)
+def _face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
+    """Every face once per round and emotion (or request), in an order of the round's own."""
+    turn = index // n_kinds
+    order = seeds.stream(seed, "faces", turn // n_faces * n_kinds + index % n_kinds).permutation(n_faces)
     return int(order[turn % n_faces])
 
 

@@ -97,7 +97,7 @@ def test_same_seed_same_bytes_with_one_process_or_two(photo: Path, tmp_path: Pat
 
 
 def test_a_corpus_is_a_source_of_faces(corpus: Manifest, tmp_path: Path) -> None:
-    config = PlanConfig(au="12=C", count=1, fps=50, size=64)
+    config = PlanConfig(au=("12=C",), count=1, fps=50, size=64)
     made = generate(corpus.root, config, tmp_path / "a", workers=1)
     assert made.row(0).provenance.subjects_seen == ("photo/astronaut",)
     assert shards.read_frames(made.root, made.row(0)).shape[1:] == (64, 64, 3)
@@ -116,14 +116,14 @@ def test_command_line_makes_a_clip(photo: Path, tmp_path: Path) -> None:
 
 
 def test_zero_intensity_gives_the_crop_back(photo: Path, tmp_path: Path) -> None:
-    made = generate(photo, PlanConfig(au="12=0", fps=50, size=64), tmp_path / "a", workers=1)
+    made = generate(photo, PlanConfig(au=("12=0",), fps=50, size=64), tmp_path / "a", workers=1)
     frames = shards.read_frames(made.root, made.row(0))
     faces = Manifest.read(tmp_path / "a" / "faces")
     assert (frames == shards.read_frames(faces.root, faces.row(0))[0]).all()
 
 
 def test_mp4(photo: Path, tmp_path: Path) -> None:
-    config = PlanConfig(au="12=B", fps=50, size=64)
+    config = PlanConfig(au=("12=B",), fps=50, size=64)
     made = generate(photo, config, tmp_path / "a", preview=Preview(video="mp4"), workers=1)
     video = cv2.VideoCapture(str(made.root / "clips" / "syn0000000" / "clip.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == made.row(0).n_frames

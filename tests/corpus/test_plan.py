@@ -33,7 +33,7 @@ def test_durations_and_frames() -> None:
 
 
 def test_the_same_aus_in_every_clip_when_asked() -> None:
-    rows = draw_plan(PlanConfig(au="12=B,L4=0.2", count=3), 1)
+    rows = draw_plan(PlanConfig(au=("12=B,L4=0.2",), count=3), 1)
     assert len({r.intensity for r in rows}) == 1
     assert {r.au_source for r in rows} == {"user"}
     assert len({r.seed for r in rows}) == 3
@@ -52,15 +52,15 @@ def test_a_plan_file_reads_back(tmp_path: Path) -> None:
     ("config", "says"),
     [
         ({}, "give either --au"),
-        ({"au": "12=B", "emotions": ("fear",)}, "give either --au"),
-        ({"au": "12=B,15=B"}, "exclude each other"),
+        ({"au": ("12=B",), "emotions": ("fear",)}, "give either --au"),
+        ({"au": ("12=B,15=B",)}, "exclude each other"),
         ({"emotions": ("joy",)}, "'joy' is not in"),
-        ({"au": "12=B", "count": 0}, "count=0"),
-        ({"au": "12=B", "size": 8}, "size=8"),
-        ({"au": "12=B", "duration": (0.9, 0.9)}, "not a micro-expression"),
-        ({"au": "12=B", "duration": (0.4, 0.2)}, "ascending"),
-        ({"au": "12=B", "profile": "slow"}, "profile 'slow'"),
-        ({"au": "12=B", "fps": 0.0}, "fps=0"),
+        ({"au": ("12=B",), "count": 0}, "count=0"),
+        ({"au": ("12=B",), "size": 8}, "size=8"),
+        ({"au": ("12=B",), "duration": (0.9, 0.9)}, "not a micro-expression"),
+        ({"au": ("12=B",), "duration": (0.4, 0.2)}, "ascending"),
+        ({"au": ("12=B",), "profile": "slow"}, "profile 'slow'"),
+        ({"au": ("12=B",), "fps": 0.0}, "fps=0"),
     ],
 )
 def test_bad_plans_are_named(config: dict[str, object], says: str) -> None:
@@ -71,3 +71,8 @@ def test_bad_plans_are_named(config: dict[str, object], says: str) -> None:
 def test_no_face_no_plan() -> None:
     with pytest.raises(MesynthError, match="no face"):
         draw_plan(MIXED, 0)
+
+
+def test_several_requests_are_taken_in_turn() -> None:
+    rows = draw_plan(PlanConfig(au=("12=A", "12=B"), count=4), 2)
+    assert [max(map(max, r.intensity)) for r in rows] == pytest.approx([0.1, 0.25, 0.1, 0.25])

@@ -1,0 +1,1 @@
+"""The whole road on embedded data, ending in one page."""

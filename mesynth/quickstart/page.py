@@ -1,0 +1,177 @@
+"""``report.html``: one file, no network, no script; every figure on it comes from the study's results."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mesynth import __version__
+from mesynth.corpus.generate import video_bytes
+from mesynth.head.sheet import contact_sheet
+from mesynth.manifest import Manifest, Row
+from mesynth.preprocess.flow import flow_picture
+from mesynth.quality.report import MeasureRow
+from mesynth.quickstart.pipeline import Study, save_seconds
+from mesynth.shards import png_bytes, read_flow, read_frames
+from mesynth.stage import write_text
+
+FLOW_SCALE = 3.0
+"""Pixels of motion shown at full colour, the same for every flow picture on the page."""
+DIFFERENCE_GAIN = 4
+
+
+def write_page(study: Study) -> Path:
+    """Write the report and return its path."""
+    from jinja2 import Environment, StrictUndefined
+
+    save_seconds(study)
+    source = resources.files("mesynth.quickstart").joinpath("page.html").read_text()
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    path = study.out / "report.html"
+    write_text(path, template.render(**_values(study)))
+    return path
+
+
+def _values(study: Study) -> dict[str, Any]:
+    real, synthetic = study.real, study.synthetic
+    return {
+        "version": __version__,
+        "photo": study.photo_name,
+        "counts": {
+            "subjects": len(set(real.subject_keys())),
+            "clips": len(real),
+            "faces": len(set(synthetic.subject_keys())),
+            "synthetic": len(synthetic),
+            "frames": int(synthetic.column("n_frames").sum()),
+            "shared": len(set(real.subject_keys()) & {s for seen in synthetic.subjects_seen() for s in seen}),
+        },
+        "classes": _classes(real),
+        "shown": [_moving(study.shown, row) for row in study.shown],
+        "sweep": _png(_sweep_sheet(study.sweep)),
+        "database": _png(_pairs_sheet(real, _spread(real, 8))),
+        "corpus": _png(_pairs_sheet(synthetic, _spread(synthetic, 8))),
+        "difference_gain": DIFFERENCE_GAIN,
+        "flow_scale": FLOW_SCALE,
+        "measures": [_measure(r) for r in study.measures.rows if r.headline or r.value is None],
+        "measure_notes": study.measures.notes,
+        "plots": {name: _png_data(data) for name, data in study.measures.plots.items()},
+        "recognition": [_recognition(name, result.to_dict()) for name, result in study.recognition.items()],
+        "curve": _png_data(study.ablation.curve),
+        "conditions": [_condition(asdict(s)) for s in study.ablation.summary],
+        "comparisons": study.ablation.comparisons,
+        "refusal": study.refusal,
+        "provenance": _provenance(synthetic.row(0)),
+        "seconds": study.seconds,
+        "total_seconds": sum(study.seconds.values()),
+    }
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _png_data(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def _png(rgb: np.ndarray) -> str:
+    return _png_data(png_bytes(rgb))
+
+
+def _moving(manifest: Manifest, row: Row) -> dict[str, str]:
+    frames = read_frames(manifest.root, row)
+    gif = base64.b64encode(video_bytes(frames[::2], fps=12.5)).decode()
+    return {
+        "emotion": row.emotion,
+        "aus": row.au_text.replace(",", ", "),
+        "gif": "data:image/gif;base64," + gif,
+        "flow": _png(flow_picture(read_flow(manifest.root, row), FLOW_SCALE)),
+        "facts": f"{row.n_frames} frames at {row.fps:g} fps, apex at frame {row.apex_index}",
+    }
+
+
+def _column(manifest: Manifest, row: Row) -> np.ndarray:
+    """Onset, apex, amplified difference and flow, one above the other."""
+    frames = read_frames(manifest.root, row)
+    onset, apex = frames[0], frames[row.apex_index]
+    difference = np.clip(128 + DIFFERENCE_GAIN * (apex.astype(int) - onset), 0, 255).astype(np.uint8)
+    return np.vstack([onset, apex, difference, flow_picture(read_flow(manifest.root, row), FLOW_SCALE)])
+
+
+def _pairs_sheet(manifest: Manifest, rows: Sequence[Row]) -> np.ndarray:
+    labels = [f"{row.emotion} {row.au_text}" for row in rows]
+    return contact_sheet([_column(manifest, row) for row in rows], len(rows), [_short(text, 20) for text in labels])
+
+
+def _sweep_sheet(manifest: Manifest) -> np.ndarray:
+    columns = [_column(manifest, row) for row in manifest]
+    return contact_sheet(columns, len(columns), [row.au_text for row in manifest])
+
+
+def _spread(manifest: Manifest, n: int) -> list[Row]:
+    """``n`` rows with as many different people and emotions as there are."""
+    rows: list[Row] = []
+    seen: set[tuple[str, ...]] = set()
+    for row in manifest:
+        if (row.subject_key,) not in seen and (row.emotion, str(len(rows) // 4)) not in seen:
+            seen |= {(row.subject_key,), (row.emotion, str(len(rows) // 4))}
+            rows.append(row)
+        if len(rows) == n:
+            break
+    return rows
+
+
+def _short(text: str, n: int) -> str:
+    return text if len(text) <= n else text[: n - 1] + "~"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _classes(manifest: Manifest) -> dict[str, int]:
+    labels = [label or "others" for label in manifest.column("label")]
+    return {name: labels.count(name) for name in sorted(set(labels))}
+
+
+def _measure(row: MeasureRow) -> dict[str, str]:
+    name, value, reference, n = row.text()
+    return {"group": row.group, "name": name, "value": value, "reference": reference, "n": n, "note": row.note}
+
+
+def _recognition(name: str, result: dict[str, Any]) -> dict[str, str]:
+    def interval(key: str) -> str:
+        entry = result[key]
+        return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+    metrics = result["metrics"]
+    return {
+        "model": name,
+        "uf1": interval("uf1"),
+        "uar": interval("uar"),
+        "accuracy": f"{metrics['accuracy']:.3f}",
+        "f1": ", ".join(f"{k} {v:.2f}" for k, v in metrics["f1"].items()),
+        "parameters": f"{result['n_parameters']:,}",
+    }
+
+
+def _condition(summary: dict[str, Any]) -> dict[str, str]:
+    uf1 = summary["uf1"]
+    subjects = summary["train_subjects"]
+    return {
+        "model": summary["model"],
+        "subjects": str(subjects) if subjects else "all",
+        "ratio": f"{summary['ratio']:g}",
+        "uf1": f"{uf1['value']:.3f} [{uf1['low']:.3f}, {uf1['high']:.3f}]",
+        "verdict": summary["verdict"],
+    }
+
+
+def _provenance(row: Row) -> dict[str, str]:
+    fields = {"clip": row.clip_id, **asdict(row.provenance)}
+    text = {k: ", ".join(map(str, v)) if isinstance(v, (tuple, list)) else str(v) for k, v in fields.items()}
+    return {key: value for key, value in text.items() if value}
