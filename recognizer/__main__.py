@@ -1,0 +1,5 @@
+"""`python -m recognizer`."""
+
+from recognizer.cli import main
+
+main()

@@ -1,0 +1,292 @@
+"""`recognizer`: loso, ablate, train, predict. Torch is imported inside the verbs, so --help is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mesynth.clickutils import MistakeGroup, dry_run_option, echo_json, json_option
+
+if TYPE_CHECKING:
+    from mesynth.manifest import Manifest
+    from recognizer.config import RunConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(cls=MistakeGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Recognize micro-expressions under leak-safe protocols.
+
+    Settings are a YAML file and key=value pairs; what is used is saved with every run.
+
+    Example: recognizer loso --manifest corpora/casme2 model=capsule_graph --out runs/casme2
+    """
+
+
+def _manifests(command: Command) -> Command:
+    path = click.Path(path_type=Path)
+    command = click.option(
+        "--synthetic", multiple=True, type=path, help="Folder of a synthetic corpus; may be given more than once."
+    )(command)
+    return click.option(
+        "--manifest", multiple=True, required=True, type=path, help="Folder of real clips; may be given more than once."
+    )(command)
+
+
+def _out(command: Command) -> Command:
+    return click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Folder for the results; the same command resumes.",
+    )(command)
+
+
+def _settings(command: Command) -> Command:
+    return click.argument("settings", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...")(command)
+
+
+@main.command()
+@_settings
+@_manifests
+@_out
+@json_option
+@dry_run_option
+def loso(
+    settings: tuple[str, ...],
+    manifest: tuple[Path, ...],
+    synthetic: tuple[Path, ...],
+    out: Path,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Test one model by leave-one-subject-out (or protocol.kind=kfold, lovo, lodo).
+
+    Example: recognizer loso --manifest corpora/casme2 --synthetic corpora/made
+    configs/recognizer/lda.yaml mix.ratio=2 --out runs/lda
+    """
+    from recognizer.config import RunConfig, load_config
+    from recognizer.protocol_run import loso as run
+    from recognizer.report import loso_markdown, loso_notes, loso_tables, terminal
+
+    config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
+    real, made = _read(manifest), _read(synthetic)
+    if dry_run:
+        _plan(config, real, made, [config.mix.ratio if made else 0.0], as_json)
+        return
+    with _Bar() as bar:
+        result = run(real, made or None, config, out=out, progress=bar)
+    _write(out / "report.md", loso_markdown(result))
+    if as_json:
+        echo_json(result.to_dict())
+        return
+    for title, header, rows in loso_tables(result):
+        terminal(title, header, rows)
+    for note in loso_notes(result):
+        click.echo(note)
+    click.echo(f"written: {out}")
+
+
+@main.command()
+@_settings
+@_manifests
+@_out
+@json_option
+@dry_run_option
+def ablate(
+    settings: tuple[str, ...],
+    manifest: tuple[Path, ...],
+    synthetic: tuple[Path, ...],
+    out: Path,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Does synthetic data help? Ratios x seeds x models, with controls, paired by subject.
+
+    Example: recognizer ablate --manifest corpora/casme2 --synthetic corpora/made
+    configs/ablation/ratios.yaml "ratios=[0,1,2]" --out runs/ablation
+    """
+    from mesynth.errors import ConfigError
+    from recognizer.ablation import run_ablation
+    from recognizer.config import AblationConfig, load_config
+    from recognizer.report import ablation_markdown, ablation_table, ablation_verdicts, terminal
+
+    if not synthetic:
+        raise ConfigError("an ablation compares with synthetic clips; pass --synthetic")
+    config = load_config(AblationConfig, *_split(settings))
+    real, made = _read(manifest), _read(synthetic)
+    if dry_run:
+        _plan(config, real, made, config.ratios, as_json)
+        return
+    with _Bar() as bar:
+        result = run_ablation(real, made, config, out=out, progress=bar)
+    _write(out / "report.md", ablation_markdown(result))
+    if as_json:
+        echo_json(result.to_dict())
+        return
+    terminal(*ablation_table(result))
+    for line in ablation_verdicts(result):
+        click.echo(line)
+    click.echo(f"written: {out} (curve.png, ablation.parquet, ablation.jsonl, report.md)")
+
+
+@main.command()
+@_settings
+@_manifests
+@_out
+@json_option
+@dry_run_option
+def train(
+    settings: tuple[str, ...],
+    manifest: tuple[Path, ...],
+    synthetic: tuple[Path, ...],
+    out: Path,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Train one model on everything and save it for `recognizer predict`.
+
+    Example: recognizer train --manifest corpora/casme2 model=lda --out models/lda
+    """
+    from recognizer.config import RunConfig, load_config
+    from recognizer.saved import train as run
+
+    config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
+    real, made = _read(manifest), _read(synthetic)
+    if dry_run:
+        facts = {"model": config.model, "rows": sum(map(len, real)), "synthetic_rows": sum(map(len, made))}
+        _say(facts | {"out": str(out)}, as_json)
+        return
+    with _Bar() as bar:
+        model = run(real, made or None, config, out=out, progress=bar)
+    facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
+    _say(facts | {"out": str(out)}, as_json)
+
+
+@main.command()
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Folder written by `recognizer train`.")
+@click.option("--manifest", multiple=True, required=True, type=click.Path(path_type=Path), help="Clips with flow.")
+@_out
+@json_option
+@dry_run_option
+def predict(model: Path, manifest: tuple[Path, ...], out: Path, as_json: bool, dry_run: bool) -> None:
+    """Class probabilities for every clip of a manifest, as predictions.parquet.
+
+    Example: recognizer predict --model models/lda --manifest corpora/new --out runs/new
+    """
+    from mesynth.stage import claim_folder
+    from recognizer.predictions import write_table
+    from recognizer.saved import WEIGHTS, Recognizer
+    from recognizer.saved import predict as run
+
+    recognizer, clips = Recognizer.load(model), _read(manifest)
+    if dry_run:
+        _say({"model": recognizer.config.model, "rows": sum(map(len, clips)), "out": str(out)}, as_json)
+        return
+    import hashlib
+
+    digest = hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
+    claim_folder(out, {"verb": "predict", "weights": digest, "manifest": [m.hash() for m in clips]})
+    with _Bar() as bar:
+        result = run(recognizer, clips, progress=bar)
+    write_table(result.table, out / "predictions.parquet")
+    facts = result.to_dict() | {"out": str(out)}
+    if as_json:
+        echo_json(facts)
+        return
+    click.echo(f"{facts['n']} clips -> {out / 'predictions.parquet'}")
+    if result.n_seen:
+        click.echo(f"{result.n_seen} of them show subjects the model learned from: their results are no test")
+    if result.metrics:
+        click.echo(f"labelled clips of other subjects: n {result.metrics['n']}, UF1 {result.metrics['uf1']:.3f}")
+
+
+# ---------------------------------------------------------------- shared
+
+
+def _split(settings: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The configuration file, if the first setting is one, and the key=value pairs."""
+    if settings and "=" not in settings[0]:
+        return Path(settings[0]), list(settings[1:])
+    return None, list(settings)
+
+
+def _read(paths: Sequence[Path]) -> list[Manifest]:
+    from mesynth.manifest import Manifest
+
+    return [Manifest.read(path) for path in paths]
+
+
+def _plan(
+    config: RunConfig, real: list[Manifest], made: list[Manifest], ratios: Sequence[float], as_json: bool
+) -> None:
+    """Read the clips, make the folds and mix them, so that every mistake shows; train nothing."""
+    from recognizer.data import load
+    from recognizer.protocol import make_folds, mix
+
+    with _Bar() as bar:
+        real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total))
+        synthetic = (
+            load(made, config.data, progress=lambda done, total: bar("reading synthetic", done, total))
+            if made
+            else None
+        )
+    folds = make_folds(real_set, config.protocol)
+    for ratio in ratios:
+        for seed in config.seeds:
+            mixture = mix(real_set, synthetic, folds, ratio=ratio, seed=seed, policy=config.mix.leak)
+    counts = dict(zip(config.data.classes, real_set.class_counts.tolist(), strict=True))
+    facts: dict[str, Any] = {
+        "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,
+        "left_out": real_set.left_out, "ratios": list(ratios), "seeds": list(config.seeds),
+        "synthetic_per_fold": [int(mixture.n_added.min()), int(mixture.n_added.max())],
+    }  # fmt: skip
+    _say(facts, as_json)
+
+
+def _say(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        echo_json(facts)
+    else:
+        for key, value in facts.items():
+            click.echo(f"{key}: {value}")
+
+
+def _write(path: Path, text: str) -> None:
+    from mesynth.stage import write_text
+
+    write_text(path, text)
+
+
+class _Bar:
+    """One progress bar on stderr, renewed whenever the named step changes."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._name = ""
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if name != self._name:
+            self._close()
+            self._bar, self._name = tqdm(total=total, desc=name, leave=False, disable=None, mininterval=0.2), name
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+if __name__ == "__main__":
+    main()

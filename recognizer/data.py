@@ -1,0 +1,225 @@
+"""Manifests -> one in-memory set of small flow images with everything a leak-safe protocol needs.
+
+Flow is expressed on the S x S grid it is resized to (pixels of that grid, x right and y down), so
+crops of any size mix; strain is computed after the resize and is therefore dimensionless.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mesynth.emotions import CLASSES_3
+from mesynth.errors import ConfigError, ManifestError
+from mesynth.manifest import Manifest, Row
+from mesynth.shards import read_flow
+from mesynth.types import N_AUS, optical_strain
+
+Progress = Callable[[int, int], None]
+LABEL_COLUMNS = ("label", "emotion", "objective_class")
+NORMALISATIONS = ("none", "robust")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a clip looks like to a model, and which classes there are."""
+
+    size: int = 28
+    """Side of the flow image, pixels (28 in the MEGC 2019 composite's public flow images)."""
+    normalise: str = "none"
+    """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
+    power: float = 1.0
+    """Signed power of every value; below 1 it lifts weak motion."""
+    label: str = "label"
+    """The manifest column the class is read from: label, emotion or objective_class."""
+    classes: tuple[str, ...] = CLASSES_3
+    """Values of that column, in the order of the class index. Clips of other values are left out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if self.size < 14 or self.size % 4:
+            raise ConfigError(f"data.size={self.size} must be a multiple of 4 and at least 14; 28 is usual")
+        if self.normalise not in NORMALISATIONS:
+            raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
+        if not 0 < self.power <= 1:
+            raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
+        if self.label not in LABEL_COLUMNS:
+            raise ConfigError(f"data.label='{self.label}' is no class column; choose from {', '.join(LABEL_COLUMNS)}")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ConfigError(f"data.classes={list(self.classes)} must name at least two different classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSet:
+    """N clips as arrays. Equal positions of all fields belong to one clip."""
+
+    x: np.ndarray
+    """[N,3,S,S] float32: u, v (pixels of the S grid), strain (dimensionless)."""
+    y: np.ndarray
+    """[N] int64 class index; -1 where the class is not known (prediction only)."""
+    au: np.ndarray
+    """[N,K*2] int8 presence, rows facs.AU_CODES, sides (L, R); -1 unknown."""
+    clip_ids: np.ndarray
+    """[N] str"""
+    subjects: np.ndarray
+    """[N] str, ``database/subject``."""
+    databases: np.ndarray
+    """[N] str"""
+    kinds: np.ndarray
+    """[N] str: real, rendered or synthetic."""
+    generators: np.ndarray
+    """[N] str: what made the clip; empty for recordings."""
+    subjects_seen: tuple[tuple[str, ...], ...]
+    """Per clip, every subject that took part in making it."""
+    classes: tuple[str, ...]
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Clips of the manifest without a class in ``classes``, by the value they have."""
+
+    def __post_init__(self) -> None:
+        n, size = len(self.x), self.x.shape[-1]
+        if self.x.shape != (n, 3, size, size) or self.x.dtype != np.float32:
+            raise ValueError(f"x is {self.x.dtype} {self.x.shape}; expected float32 [N,3,S,S]")
+        if self.au.shape != (n, N_AUS * 2):
+            raise ValueError(f"au has shape {self.au.shape}; expected [{n},{N_AUS * 2}]")
+        for name in ("y", "clip_ids", "subjects", "databases", "kinds", "generators", "subjects_seen"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} clips")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def synthetic(self) -> np.ndarray:
+        """[N] bool: made by a generator, never to be tested on."""
+        return np.asarray(self.kinds == "synthetic")
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """[C] int64."""
+        return np.bincount(self.y[self.y >= 0], minlength=len(self.classes))
+
+    def take(self, index: np.ndarray) -> FlowSet:
+        """The clips at ``index`` (integers or a boolean mask), in that order."""
+        index = np.arange(len(self))[index]
+        arrays: dict[str, Any] = {name: getattr(self, name)[index] for name in _ARRAYS}
+        return replace(self, **arrays, subjects_seen=tuple(self.subjects_seen[i] for i in index))
+
+    @staticmethod
+    def concat(sets: Sequence[FlowSet]) -> FlowSet:
+        """One set after another. Raises ManifestError when sizes or classes differ, or a clip occurs twice."""
+        first = sets[0]
+        for other in sets[1:]:
+            if other.x.shape[1:] != first.x.shape[1:] or other.classes != first.classes:
+                raise ManifestError(
+                    f"flow sets differ: {first.x.shape[1:]} {first.classes} and {other.x.shape[1:]} {other.classes}; "
+                    "load both with one DataConfig"
+                )
+        ids = np.concatenate([s.clip_ids for s in sets])
+        values, counts = np.unique(ids, return_counts=True)
+        if (counts > 1).any():
+            raise ManifestError(f"clip '{values[counts > 1][0]}' is in both manifests; a clip may enter once")
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in sets]) for name in _ARRAYS}
+        return replace(first, **arrays, subjects_seen=tuple(seen for s in sets for seen in s.subjects_seen))
+
+
+_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators")
+
+
+def load(
+    manifests: Manifest | Sequence[Manifest],
+    config: DataConfig = DataConfig(),
+    *,
+    unlabelled: bool = False,
+    progress: Progress | None = None,
+) -> FlowSet:
+    """Read the flow of every clip with a class (with ``unlabelled``: of every clip, y = -1 without one).
+
+    Raises:
+        ManifestError: a clip has no flow, a clip occurs twice, or no clip has a class.
+    """
+    sources = [manifests] if isinstance(manifests, Manifest) else list(manifests)
+    index = {name: i for i, name in enumerate(config.classes)}
+    total = sum(map(len, sources))
+    left_out: Counter[str] = Counter()
+    rows: list[tuple[Row, int]] = []
+    images: list[np.ndarray] = []
+    for done, (manifest, row) in enumerate(_walk(sources)):
+        name = getattr(row, config.label)
+        y = index.get(name, -1)
+        if y < 0:
+            left_out[name or "(none)"] += 1
+        if y >= 0 or unlabelled:
+            images.append(flow_image(read_flow(manifest.root, row), config))
+            rows.append((row, y))
+        if progress:
+            progress(done + 1, total)
+    if not rows:
+        seen = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
+        where = ", ".join(str(m.root) for m in sources)
+        raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {seen}")
+    return _assemble(rows, images, config.classes, dict(left_out))
+
+
+def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:
+    for manifest in manifests:
+        for row in manifest:
+            yield manifest, row
+
+
+def _assemble(
+    rows: list[tuple[Row, int]], images: list[np.ndarray], classes: tuple[str, ...], left_out: dict[str, int]
+) -> FlowSet:
+    only = [row for row, _ in rows]
+    ids = np.array([row.clip_id for row in only])
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise ManifestError(f"clip '{values[counts > 1][0]}' occurs twice in the manifests; a clip may enter once")
+    return FlowSet(
+        x=np.stack(images),
+        y=np.array([y for _, y in rows], np.int64),
+        au=np.array([row.au_present for row in only], np.int8),
+        clip_ids=ids,
+        subjects=np.array([row.subject_key for row in only]),
+        databases=np.array([row.database for row in only]),
+        kinds=np.array([row.provenance.kind for row in only]),
+        generators=np.array([row.provenance.generator for row in only]),
+        subjects_seen=tuple(row.provenance.subjects_seen for row in only),
+        classes=classes,
+        left_out=left_out,
+    )
+
+
+def flow_image(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
+    """Flow [2,H,W] float32 in pixels -> [3,S,S] float32 (u, v, strain), see :class:`FlowSet`.
+
+    >>> ramp = np.zeros((2, 56, 112), np.float32)
+    >>> ramp[0] = np.arange(112) * 0.1
+    >>> image = flow_image(ramp)
+    >>> round(float(image[2].mean()), 4)  # strain does not depend on the size of the crop
+    0.1
+    """
+    _, height, width = uv.shape
+    size = config.size
+    # INTER_AREA averages what falls into a target pixel; it is meant for shrinking only.
+    how = cv2.INTER_AREA if min(height, width) >= size else cv2.INTER_LINEAR
+    small = cv2.resize(np.ascontiguousarray(uv.transpose(1, 2, 0)), (size, size), interpolation=how)
+    flow = small.transpose(2, 0, 1) * np.array([size / width, size / height], np.float32)[:, None, None]
+    if config.normalise == "robust":
+        flow = flow - np.median(flow, axis=(1, 2), keepdims=True)
+        flow = flow / max(float(np.sqrt((flow**2).mean())), 1e-6)
+    image = np.concatenate([flow, optical_strain(flow)[None]]).astype(np.float32)
+    if config.power != 1:
+        image = np.sign(image) * np.abs(image) ** np.float32(config.power)
+    return image.astype(np.float32)
+
+
+def mirror(x: np.ndarray, au: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mirror images [N,3,S,S] left-right: u changes sign, and the AUs [N,K*2] of both sides swap."""
+    flipped = x[..., ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None]
+    sides = au.reshape(len(au), N_AUS, 2)[..., ::-1]
+    return np.ascontiguousarray(flipped), np.ascontiguousarray(sides).reshape(au.shape)

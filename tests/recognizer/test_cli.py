@@ -1,0 +1,198 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from mesynth.errors import LeakError
+from mesynth.manifest import Manifest
+from mesynth.stage import Interrupted
+from recognizer import protocol_run
+from recognizer.cli import main
+from tests.recognizer.corpora import write_corpus
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def mistake(*arguments: object) -> str:
+    """The one line a user's mistake gets."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    return str(lines[0])
+
+
+@pytest.mark.parametrize("verb", ["loso", "ablate", "train", "predict"])
+def test_every_verb_has_an_example(verb: str) -> None:
+    assert f"Example: recognizer {verb} " in run(verb, "--help").output
+
+
+def test_help_is_quick_and_needs_no_torch() -> None:
+    code = "import sys; from recognizer.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'omegaconf', 'pyarrow', 'cv2'} & set(sys.modules)"
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+def test_loso_prints_writes_and_resumes(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    command = [
+        "loso",
+        "--manifest",
+        corpora["real"].root,
+        "--synthetic",
+        corpora["synthetic"].root,
+        "--out",
+        tmp_path / "r",
+    ]
+    first = run(*command)
+    assert first.exit_code == 0, first.output
+    assert "UF1" in first.output
+    assert "synthetic training clips per fold: 42 to 42" in first.output
+    assert "| UF1 |" in (tmp_path / "r" / "report.md").read_text()
+    again = run(*command, "--json")
+    assert json.loads(again.stdout)["metrics"]["n"] == 48
+    assert json.loads(again.stdout)["seconds"] == json.loads((tmp_path / "r" / "result.json").read_text())["seconds"]
+
+
+def test_dry_run_checks_and_writes_nothing(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    base = ["--manifest", corpora["real"].root, "--out", tmp_path / "no", "--dry-run", "--json"]
+    facts = json.loads(run("loso", *base).stdout)
+    assert (facts["folds"], facts["clips"], facts["synthetic_per_fold"]) == (8, 48, [0, 0])
+    facts = json.loads(run("ablate", *base, "--synthetic", corpora["synthetic"].root, "ratios=[0,1]").stdout)
+    assert facts["synthetic_per_fold"] == [42, 42]
+    assert run("train", *base).exit_code == 0
+    assert "needs 84 synthetic clips" in mistake(
+        "ablate", *base, "--synthetic", corpora["synthetic"].root, "ratios=[6]", "models=[lda]"
+    )
+    assert not (tmp_path / "no").exists()
+
+
+def test_ablate(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    result = run(
+        "ablate", "--manifest", corpora["real"].root, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "a",
+        ROOT / "configs/ablation/quick.yaml", "models=[region_attention]", "ratios=[0,1]", "train.steps=5",
+        "mix.pretrain_steps=5", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 2, "prior_weight of the recipe has no effect without lda"
+    assert "mix.prior_weight has no effect" in result.stderr
+    result = run(
+        "ablate", "--manifest", corpora["real"].root, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "a",
+        "models=[lda]", "ratios=[0,1]", "seeds=[0]",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "1 comparisons were made" in result.output
+    assert max(map(len, result.output.splitlines()[:8])) <= 80
+    assert (tmp_path / "a" / "curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("settings", [["model=lda"], ["model=region_attention", "train.steps=40", "seeds=[0,1]"]])
+def test_train_then_predict(corpora: dict[str, Manifest], tmp_path: Path, settings: list[str]) -> None:
+    saved, real = tmp_path / "model", corpora["real"].root
+    trained = run("train", "--manifest", real, "--out", saved, *settings, "--json")
+    assert trained.exit_code == 0, trained.output
+    card = (saved / "README.md").read_text()
+    assert "DB/00, DB/01" in card
+    assert "48 real and 0 synthetic" in card
+    assert run("train", "--manifest", real, "--out", saved, *settings).exit_code == 0
+
+    fresh = write_corpus(tmp_path / "new", database="NEW", subjects=5, seed=9, size=96)
+    result = run("predict", "--model", saved, "--manifest", fresh.root, "--out", tmp_path / "p", "--json")
+    facts = json.loads(result.stdout)
+    assert (facts["n"], facts["n_seen"]) == (30, 0)
+    assert facts["metrics"]["uf1"] > 0.55
+    table = pq.read_table(tmp_path / "p" / "predictions.parquet").to_pylist()
+    assert sum(table[0][f"p_{c}"] for c in ("negative", "positive", "surprise")) == pytest.approx(1)
+
+    own = run("predict", "--model", saved, "--manifest", real, "--out", tmp_path / "own")
+    assert "48 of them show subjects the model learned from" in own.output
+    assert "UF1" not in own.output
+
+
+def test_mistakes_are_one_line_and_exit_code_two(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    real, made, out = corpora["real"].root, corpora["synthetic"].root, tmp_path / "x"
+    assert "no manifest.parquet in" in mistake("loso", "--manifest", tmp_path / "absent", "--out", out)
+    assert "unknown key 'modle'; nearest: model" in mistake("loso", "--manifest", real, "--out", out, "modle=lda")
+    assert "without effect" in mistake("loso", "--manifest", real, "--out", out, "mix.ratio=2").replace(
+        "no effect", "without effect"
+    )
+    assert "pass --synthetic" in mistake("ablate", "--manifest", real, "--out", out)
+    assert "are synthetic" in mistake("loso", "--manifest", made, "--out", out)
+    assert "no recognizer in" in mistake("predict", "--model", out, "--manifest", real, "--out", tmp_path / "y")
+    assert "check the path" in mistake("loso", "no.yaml", "--manifest", real, "--out", tmp_path / "z")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "a.txt").write_text("mine")
+    assert "is not empty" in mistake("loso", "--manifest", real, "--out", full)
+
+
+def test_a_leak_names_clip_and_subject(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    leaky = write_corpus(
+        tmp_path / "leaky", kind="synthetic", database="made", clips=12, subjects_seen=("DB/01",), generator="gan-7"
+    )
+    command = ["loso", "--manifest", corpora["real"].root, "--synthetic", leaky.root, "--out", tmp_path / "r"]
+    line = mistake(*command)
+    for word in ("made/00/synthetic0000/1", "gan-7", "DB/01"):
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(LeakError("a\nb"), 2), (Interrupted("stopped"), 130), (KeyboardInterrupt(), 130)]
+)
+def test_exit_codes(
+    corpora: dict[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(protocol_run, "loso", fail)
+    result = run("loso", "--manifest", corpora["real"].root, "--out", tmp_path / "r")
+    assert result.exit_code == code
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_real_process(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recognizer", "loso", "--manifest", str(corpora["real"].root), "--out"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    good = subprocess.run([*command, str(tmp_path / "r"), "--json"], capture_output=True, text=True, env=environment)
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["metrics"]["uf1"] > 0.6
+    bad = subprocess.run([*command, str(tmp_path / "r"), "seeds=[7]"], capture_output=True, text=True, env=environment)
+    assert bad.returncode == 2
+    assert "Traceback" not in bad.stderr
+    assert "holds another run" in bad.stderr
+
+
+def test_ctrl_c_ends_a_training_at_once(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    settings = ["model=region_attention", "train.steps=20000"]
+    command = [sys.executable, "-m", "recognizer", "loso", "--manifest", str(corpora["real"].root), "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        while not out.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in text
+    assert "the same command goes on" in text

@@ -1,0 +1,129 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mesynth import facs
+from mesynth.errors import ConfigError, ManifestError
+from mesynth.manifest import Manifest
+from recognizer.augment import gather_moved, swap_sides
+from recognizer.data import DataConfig, FlowSet, flow_image, load, mirror
+from tests.recognizer.corpora import write_corpus
+
+
+def test_flow_of_any_crop_size_gives_one_image() -> None:
+    def field(size: int) -> np.ndarray:
+        grid = (np.arange(size) + 0.5) / size
+        x, y = np.meshgrid(grid, grid)
+        shift = 0.02 * size * np.exp(-((x - 0.4) ** 2 + (y - 0.6) ** 2) / 0.05)  # 2 % of the width at the peak
+        return np.stack([shift, -shift]).astype(np.float32)
+
+    small, large = flow_image(field(56)), flow_image(field(224))
+    assert small.shape == (3, 28, 28)
+    assert small.dtype == np.float32
+    # Averaging over 4 and over 64 pixels differs a little at the curved peak.
+    np.testing.assert_allclose(small, large, atol=0.01 * np.abs(large).max())
+    assert large[0].max() == pytest.approx(0.02 * 28, rel=0.02)
+
+
+def test_strain_is_taken_after_the_resize() -> None:
+    uv = np.zeros((2, 112, 112), np.float32)
+    uv[0, :, ::2] = 1.0  # alternates every pixel: no strain is left once it is averaged
+    assert np.abs(flow_image(uv)[2]).max() < 1e-6
+
+
+def test_robust_normalisation_removes_a_shift_and_the_scale() -> None:
+    rng = np.random.default_rng(0)
+    uv = rng.normal(size=(2, 56, 56)).astype(np.float32)
+    config = DataConfig(normalise="robust")
+    np.testing.assert_allclose(flow_image(uv * 3 + 5, config), flow_image(uv, config), atol=1e-4)
+
+
+def test_a_crop_smaller_than_the_image_is_interpolated() -> None:
+    image = flow_image(np.full((2, 14, 14), 0.5, np.float32))
+    np.testing.assert_allclose(image[:2], 1.0)
+
+
+def test_load_keeps_what_the_protocol_needs(corpora: dict[str, Manifest]) -> None:
+    s = load(corpora["synthetic"])
+    assert len(s) == 240
+    assert s.synthetic.all()
+    assert s.class_counts.tolist() == [80, 80, 80]
+    assert set(s.generators) == {"prior"}
+    assert s.au[s.y == 1].reshape(-1, 25, 2)[:, facs.AU_INDEX[12]].all()
+
+
+def test_clips_without_a_class_are_counted(tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path / "a", subjects=2, clips=3)
+    rows = [replace(row, label="" if i == 0 else row.label) for i, row in enumerate(manifest)]
+    changed = Manifest.from_rows(rows, manifest.root)
+    s = load(changed)
+    assert (len(s), s.left_out) == (5, {"(none)": 1})
+    everything = load(changed, unlabelled=True)
+    assert everything.y.tolist()[0] == -1
+    assert len(everything) == 6
+
+
+def test_other_class_schemes(corpora: dict[str, Manifest]) -> None:
+    s = load(corpora["real"], DataConfig(label="emotion", classes=("surprise", "positive")))
+    assert s.class_counts.tolist() == [16, 16]
+    assert s.left_out == {"negative": 16}
+
+
+def test_wrong_manifests_say_what_is_wrong(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no clip of .* among \['a', 'b'\]; found negative x16"):
+        load(corpora["real"], DataConfig(classes=("a", "b")))
+    with pytest.raises(ManifestError, match="occurs twice"):
+        load([corpora["real"], corpora["real"]])
+    rows = [replace(row, flow=None) for row in corpora["real"]]
+    with pytest.raises(ManifestError, match="has no flow; run `mesynth prepare`"):
+        load(Manifest.from_rows(rows, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "values", [{"size": 30}, {"normalise": "zscore"}, {"label": "class"}, {"classes": ("a",)}, {"power": 0.0}]
+)
+def test_bad_data_settings(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        DataConfig(**values)  # type: ignore[arg-type]
+
+
+def test_mirroring_equals_the_flow_of_the_mirrored_face() -> None:
+    rng = np.random.default_rng(0)
+    uv = rng.normal(size=(2, 28, 28)).astype(np.float32)
+    au = np.zeros((1, 50), np.int8)
+    au.reshape(1, 25, 2)[0, facs.AU_INDEX[12]] = (1, 0)  # left only
+    mirrored_uv = uv[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]
+    x, sides = mirror(flow_image(uv)[None], au)
+    np.testing.assert_allclose(x[0], flow_image(np.ascontiguousarray(mirrored_uv)), atol=1e-6)
+    assert sides.reshape(25, 2)[facs.AU_INDEX[12]].tolist() == [0, 1]
+    again, au_again = mirror(x, sides)
+    np.testing.assert_array_equal(again[0], flow_image(uv))
+    np.testing.assert_array_equal(au_again, au)
+
+
+def test_the_stacked_augmentation_equals_the_plain_one() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 3, 28, 28)).astype(np.float32)
+    au = rng.integers(-1, 2, (4, 50)).astype(np.int8)
+    expected_x, expected_au = mirror(x, au)
+    index, flip = torch.tensor([[2, 0], [1, 3]]), torch.tensor([[True, False], [False, True]])
+    dy, dx = torch.tensor([[0, 1], [0, 0]]), torch.tensor([[0, -2], [0, 3]])
+    moved = gather_moved(torch.from_numpy(x), index, flip, dy, dx).numpy()
+    assert moved.shape == (2, 2, 3, 28, 28)
+    np.testing.assert_array_equal(moved[0, 0], expected_x[2])
+    np.testing.assert_array_equal(moved[0, 1, :, 1:, :-2], x[0, :, :-1, 2:])
+    np.testing.assert_array_equal(moved[1, 0], x[1])
+    np.testing.assert_array_equal(moved[1, 1, :, :, :-3], expected_x[3, :, :, 3:])  # right, then mirrored: left
+    sides = swap_sides(torch.from_numpy(au)[index], flip).numpy()
+    np.testing.assert_array_equal(sides[0], [expected_au[2], au[0]])
+
+
+def test_sets_that_differ_do_not_join(sets: dict[str, FlowSet]) -> None:
+    with pytest.raises(ManifestError, match="in both manifests"):
+        FlowSet.concat([sets["real"], sets["real"]])
+    other = replace(sets["synthetic"], classes=("a", "b", "c"))
+    with pytest.raises(ManifestError, match="flow sets differ"):
+        FlowSet.concat([sets["real"], other])

@@ -1,0 +1,218 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesynth.errors import ConfigError, LeakError, ManifestError
+from recognizer.data import FlowSet, load
+from recognizer.protocol import Fold, PoolTooSmallError, ProtocolConfig, make_folds, mix
+from tests.recognizer.corpora import write_corpus
+
+
+def saw(pool: FlowSet, clip: int, *subjects: str) -> FlowSet:
+    """``pool`` where one clip's maker saw the given subjects."""
+    seen = list(pool.subjects_seen)
+    seen[clip] = subjects
+    return replace(pool, subjects_seen=tuple(seen))
+
+
+@pytest.mark.parametrize(("kind", "count"), [("loso", 8), ("lovo", 48), ("kfold", 3)])
+def test_every_clip_is_tested_once(sets: dict[str, FlowSet], kind: str, count: int) -> None:
+    real = sets["real"]
+    folds = make_folds(real, ProtocolConfig(kind=kind, groups=3))
+    assert len(folds) == count
+    assert sorted(np.concatenate([f.test_index for f in folds])) == list(range(48))
+    for fold in folds:
+        assert len(fold.train_index) + len(fold.test_index) == 48
+        shared = set(real.subjects[fold.train_index]) & set(real.subjects[fold.test_index])
+        assert bool(shared) == (kind == "lovo")
+        assert fold.subject_independent == (kind != "lovo")
+
+
+def test_one_subject_number_in_two_databases_is_two_people(tmp_path: Path) -> None:
+    both = load([write_corpus(tmp_path / d, subjects=2, clips=3, database=d) for d in ("A", "B")])
+    assert [f.name for f in make_folds(both)] == ["A/00", "A/01", "B/00", "B/01"]
+    by_database = make_folds(both, ProtocolConfig(kind="lodo"))
+    assert [(f.name, sorted(f.held_out)) for f in by_database] == [("A", ["A/00", "A/01"]), ("B", ["B/00", "B/01"])]
+
+
+def test_kfold_is_even_and_seeded(sets: dict[str, FlowSet]) -> None:
+    folds = make_folds(sets["real"], ProtocolConfig(kind="kfold", groups=4))
+    assert [len(f.test_index) for f in folds] == [12, 12, 12, 12]
+    again = make_folds(sets["real"], ProtocolConfig(kind="kfold", groups=4))
+    other = make_folds(sets["real"], ProtocolConfig(kind="kfold", groups=4, seed=1))
+    assert [f.held_out for f in folds] == [f.held_out for f in again]
+    assert [f.held_out for f in folds] != [f.held_out for f in other]
+    with pytest.raises(ManifestError, match="exceeds the 8 subjects"):
+        make_folds(sets["real"], ProtocolConfig(kind="kfold", groups=9))
+
+
+def test_synthetic_clips_are_never_tested_on(sets: dict[str, FlowSet]) -> None:
+    with pytest.raises(ManifestError, match=r"48 clips to test on are synthetic.*--synthetic"):
+        make_folds(replace(sets["real"], kinds=np.array(["synthetic"] * 48)))
+
+
+def test_one_subject_cannot_be_left_out(sets: dict[str, FlowSet]) -> None:
+    with pytest.raises(ManifestError, match="at least two subjects"):
+        make_folds(sets["real"].take(np.arange(6)))
+
+
+def test_a_fold_on_its_own_test_clips_is_a_leak() -> None:
+    with pytest.raises(LeakError, match="trains on its own test clips"):
+        Fold(name="x", train_index=np.arange(3), test_index=np.array([2]), held_out=frozenset({"a"}))
+
+
+# ---------------------------------------------------------------- leaks
+
+
+def test_a_generator_that_saw_the_subject_is_named(sets: dict[str, FlowSet]) -> None:
+    pool = saw(sets["synthetic"], 7, "other/1", "DB/03")
+    with pytest.raises(LeakError) as error:
+        mix(sets["real"], pool, make_folds(sets["real"]), ratio=1)
+    text = str(error.value)
+    for word in (pool.clip_ids[7], "made by prior", "DB/03", "zero-weight", "synthetic"):
+        assert str(word) in text
+
+
+def test_zero_weight_keeps_one_pool_for_all_folds(sets: dict[str, FlowSet]) -> None:
+    real, pool = sets["real"], sets["synthetic"]
+    for clip in range(120):  # half of the pool saw somebody
+        pool = saw(pool, clip, f"DB/{clip % 8:02d}")
+    folds = make_folds(real)
+    mixture = mix(real, pool, folds, ratio=1, policy="zero-weight")
+    assert mixture.weights.shape == (8, 48 + 240)
+    assert mixture.blocked.tolist() == [15] * 8
+    assert mixture.n_added.tolist() == [42] * 8
+    for fold, weights in zip(folds, mixture.weights, strict=True):
+        used = np.flatnonzero(weights > 0)
+        assert not weights[fold.test_index].any()
+        for i in used:
+            assert fold.held_out.isdisjoint(mixture.pool.subjects_seen[i])
+    # What is blocked in one fold is used in another.
+    assert (mixture.weights[:, 48:168] > 0).any()
+
+
+@pytest.mark.parametrize("kind", ["real", "rendered"])
+def test_a_real_clip_among_the_synthetic_is_held_to_the_same_rule(
+    sets: dict[str, FlowSet], tmp_path: Path, kind: str
+) -> None:
+    copies = load(write_corpus(tmp_path / "copies", kind=kind, seed=3, subjects=8))  # of the same subjects
+    copies = replace(copies, clip_ids=np.array([f"copy/{i}" for i in range(len(copies))]))
+    with pytest.raises(LeakError, match=f"copy/0' \\({kind}\\) saw subject DB/00"):
+        mix(sets["real"], copies, make_folds(sets["real"]), ratio=0.1)
+    # Its face is enough, even if the provenance forgot to say so.
+    forgot = replace(copies, subjects_seen=((),) * len(copies))
+    with pytest.raises(LeakError, match="saw subject DB/00"):
+        mix(sets["real"], forgot, make_folds(sets["real"]), ratio=0.1)
+
+
+def test_a_real_training_clip_that_learned_from_the_test_subject(sets: dict[str, FlowSet]) -> None:
+    real = saw(sets["real"], 0, "DB/00", "DB/05")  # e.g. warped with another subject's motion
+    with pytest.raises(LeakError, match="saw subject DB/05"):
+        mix(real, None, make_folds(real), ratio=0)
+    mixture = mix(real, None, make_folds(real), ratio=0, policy="zero-weight")
+    assert mixture.weights[5, 0] == 0
+    assert mixture.n_real.tolist() == [42, 42, 42, 42, 42, 41, 42, 42]
+
+
+def test_lovo_trains_on_the_subject_but_not_on_what_a_generator_learned_of_it(sets: dict[str, FlowSet]) -> None:
+    folds = make_folds(sets["real"], ProtocolConfig(kind="lovo"))
+    assert mix(sets["real"], sets["synthetic"], folds, ratio=1).n_real.tolist() == [47] * 48
+    with pytest.raises(LeakError):
+        mix(sets["real"], saw(sets["synthetic"], 0, "DB/00"), folds, ratio=1)
+
+
+def test_no_synthetic_clip_no_leak(sets: dict[str, FlowSet]) -> None:
+    mixture = mix(sets["real"], saw(sets["synthetic"], 0, "DB/00"), make_folds(sets["real"]), ratio=0)
+    assert not mixture.weights[:, 48:].any()
+
+
+# ---------------------------------------------------------------- ratios
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    low=st.floats(0.01, 4),
+    high=st.floats(0.01, 4),
+    seed=st.integers(0, 1000),
+    keep=st.sets(st.integers(0, 47), min_size=12),
+)
+def test_a_larger_ratio_contains_the_smaller_ones_clips(
+    sets: dict[str, FlowSet], low: float, high: float, seed: int, keep: set[int]
+) -> None:
+    real = sets["real"].take(np.array(sorted(keep)))
+    folds = make_folds(real)
+    low, high = sorted((low, high))
+    low, high = min(low, 1.5), min(high, 1.5)  # one class may hold every clip, and the pool 80 of each
+    a = mix(real, sets["synthetic"], folds, ratio=low, seed=seed)
+    b = mix(real, sets["synthetic"], folds, ratio=high, seed=seed)
+    assert ((a.weights > 0) <= (b.weights > 0)).all()
+    for f, fold in enumerate(folds):
+        train = real.y[fold.train_index]
+        assert a.n_added[f] == round(low * len(train))
+        drawn = b.pool.y[(b.weights[f] > 0) & b.added]
+        assert len(drawn) == b.n_added[f]
+        wanted = high * np.bincount(train, minlength=3)
+        assert (np.abs(np.bincount(drawn, minlength=3) - wanted) < 1.5).all()
+
+
+def test_clips_depend_on_seed_and_fold_alone(sets: dict[str, FlowSet]) -> None:
+    real, pool, folds = sets["real"], sets["synthetic"], make_folds(sets["real"])
+    whole = mix(real, pool, folds, ratio=1, seed=3)
+    alone = mix(real, pool, folds[2:3], ratio=1, seed=3)
+    np.testing.assert_array_equal(whole.weights[2], alone.weights[0])
+    assert (mix(real, pool, folds, ratio=1, seed=4).weights != whole.weights).any()
+
+
+def test_a_small_pool_says_how_many_are_needed(sets: dict[str, FlowSet]) -> None:
+    with pytest.raises(PoolTooSmallError, match=r"needs 84 synthetic clips of class \w+ and may use 80"):
+        mix(sets["real"], sets["synthetic"], make_folds(sets["real"]), ratio=6)
+
+
+def test_bad_requests(sets: dict[str, FlowSet]) -> None:
+    real, folds = sets["real"], make_folds(sets["real"])
+    for values, match in (
+        ({"ratio": -1.0}, "mix.ratio"), ({"ratio": 1.0, "policy": "ignore"}, "mix.leak"),
+        ({"ratio": 1.0, "arm": "magic"}, "magic"), ({"ratio": 0.0, "train_subjects": 9}, "exceeds the 7 subjects"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=match):
+            mix(real, sets["synthetic"], folds, **values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="pass --synthetic"):
+        mix(real, None, folds, ratio=1)
+
+
+# ---------------------------------------------------------------- controls
+
+
+def test_duplicates_count_the_folds_own_clips_again(sets: dict[str, FlowSet]) -> None:
+    mixture = mix(sets["real"], sets["synthetic"], make_folds(sets["real"]), ratio=1.5, arm="duplicates")
+    assert mixture.weights.sum(1).tolist() == [42 + 63] * 8
+    assert not mixture.weights[:, 48:].any()
+    assert set(np.unique(mixture.weights)) == {0.0, 2.0, 3.0}
+
+
+def test_shuffled_labels_keep_clips_and_counts(sets: dict[str, FlowSet]) -> None:
+    folds = make_folds(sets["real"])
+    plain = mix(sets["real"], sets["synthetic"], folds, ratio=1)
+    shuffled = mix(sets["real"], sets["synthetic"], folds, ratio=1, arm="shuffled")
+    np.testing.assert_array_equal(shuffled.pool.x, plain.pool.x)
+    np.testing.assert_array_equal(shuffled.pool.y[:48], plain.pool.y[:48])
+    assert 0.2 < (shuffled.pool.y[48:] == plain.pool.y[48:]).mean() < 0.5
+    assert shuffled.pool.class_counts.tolist() == plain.pool.class_counts.tolist()
+
+
+def test_synthetic_only(sets: dict[str, FlowSet]) -> None:
+    mixture = mix(sets["real"], sets["synthetic"], make_folds(sets["real"]), ratio=1, arm="synthetic-only")
+    assert not mixture.weights[:, :48].any()
+    assert (mixture.weights[:, 48:].sum(1) == 42).all()
+
+
+def test_few_subjects_are_nested(sets: dict[str, FlowSet]) -> None:
+    folds = make_folds(sets["real"])
+    three = mix(sets["real"], None, folds, ratio=0, train_subjects=3)
+    five = mix(sets["real"], None, folds, ratio=0, train_subjects=5)
+    assert three.n_real.tolist() == [18] * 8
+    assert (three.weights <= five.weights).all()
