@@ -17,14 +17,33 @@ if TYPE_CHECKING:
     from mesynth.corpus.plan import PlanConfig
 
 _OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the result.")
-_WORKERS = click.option("--workers", default=0, show_default="one per core", help="Processes; never changes the result.")
-_SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
-_LANDMARKER = click.option(
-    "--landmarker",
-    default="auto",
-    show_default=True,
-    help="face-alignment, mediapipe, or auto (the first whose weights are here).",
+_WORKERS = click.option(
+    "--workers", default=0, show_default="one per core", help="Processes; the result does not depend on it."
 )
+_SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+
+
+def _landmarker(command: Any) -> Any:
+    """``--landmarker`` and ``--download``."""
+    command = click.option("--download", is_flag=True, help="Let face-alignment fetch its weights first (180 MB).")(
+        command
+    )
+    return click.option(
+        "--landmarker",
+        default="auto",
+        show_default=True,
+        help="face-alignment, mediapipe, a .csv or .npz of points, or auto (the first whose weights are here).",
+    )(command)
+
+
+def _fetch(landmarker: str, download: bool) -> str:
+    """The landmarker to use; with ``download``, face-alignment's weights are on this machine afterwards."""
+    from mesynth.preprocess.landmarks import choose_landmarker
+
+    if not download:
+        return landmarker
+    choose_landmarker("face-alignment", download=True).close()
+    return "face-alignment"
 
 
 @click.group(cls=MistakeGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,11 +55,14 @@ def main() -> None:
     """
 
 
-@main.command(
-    epilog="Example: mesynth render --subjects 12 --out rendered --layout casme2"
+@main.command(epilog="Example: mesynth render --subjects 12 --out rendered --layout casme2")
+@click.option(
+    "--layout",
+    type=click.Choice(["casme2", "faces"]),
+    default="casme2",
+    show_default=True,
+    help="casme2: clips in the CASME II release's layout; faces: one neutral picture a subject.",
 )
-@click.option("--layout", type=click.Choice(["casme2", "faces"]), default="casme2", show_default=True,
-              help="casme2: clips in the CASME II release's layout; faces: one neutral picture a subject.")  # fmt: skip
 @click.option("--subjects", default=12, show_default=True, help="Number of identities.")
 @click.option("--clips", default=8, show_default=True, help="Clips a subject (casme2).")
 @click.option("--size", default=192, show_default=True, help="Frame width and height in pixels.")
@@ -55,7 +77,8 @@ def render(
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
     if dry_run:
         n = subjects * clips if layout == "casme2" else subjects
-        click.echo(f"would render {n} {'clips' if layout == 'casme2' else 'pictures'} of {subjects} subjects into {out}")
+        what = "clips" if layout == "casme2" else "pictures"
+        click.echo(f"would render {n} {what} of {subjects} subjects into {out}")
         return
     from mesynth.datasets.rendered import render_casme2
     from mesynth.datasets.rendered_faces import render_faces
@@ -65,9 +88,15 @@ def render(
             render_faces(out, subjects=subjects, size=size, seed=seed, progress=bar("faces"))
         else:
             render_casme2(
-                out, subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed, workers=workers,
+                out,
+                subjects=subjects,
+                clips_per_subject=clips,
+                size=size,
+                fps=fps,
+                seed=seed,
+                workers=workers,
                 progress=bar("clips"),
-            )  # fmt: skip
+            )
     click.echo(f"rendered into {out}")
 
 
@@ -76,15 +105,23 @@ def render(
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="The release's folder, or a corpus.")
 @click.option("--size", default=128, show_default=True, help="Crop width and height in pixels.")
 @click.option("--method", default="tvl1", show_default=True, help="Optical flow: tvl1, dis or farneback.")
-@_LANDMARKER
+@_landmarker
 @_OUT
 @_WORKERS
 @dry_run_option
 @json_option
 def prepare(
-    database: str, root: Path, size: int, method: str, landmarker: str, out: Path, workers: int,
-    dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    database: str,
+    root: Path,
+    size: int,
+    method: str,
+    landmarker: str,
+    download: bool,
+    out: Path,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Read DATABASE (casme2, or corpus: any mesynth manifest), align, crop, and estimate flow.
 
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
@@ -96,11 +133,11 @@ def prepare(
     if dry_run:
         click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
         return
+    landmarker = _fetch(landmarker, download)
     with progress_bars() as bar:
         done = run(
-            manifest, out, size=size, method=method, landmarker=landmarker, workers=workers,
-            progress=bar("clips"),
-        )  # fmt: skip
+            manifest, out, size=size, method=method, landmarker=landmarker, workers=workers, progress=bar("clips")
+        )
     show_result(_summary(done, out), as_json)
 
 
@@ -110,34 +147,65 @@ Examples:
   mesynth generate --faces photo.jpg --au "12=B,L4=0.2" --out smile
   mesynth generate --faces faces/ --emotion surprise --count 100 --fps 200 --out surprise"""
 )
-@click.option("--faces", type=click.Path(path_type=Path), required=True,
-              help="A picture, a folder of pictures, or a prepared manifest (each subject's onset).")  # fmt: skip
-@click.option("--au", multiple=True,
-              help='AUs with a FACS letter or a number in [0,1], sides L and R: "12=B,L4=0.2". Repeat to take in turn.')  # fmt: skip
+@click.option(
+    "--faces",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A picture, a folder of pictures, or a prepared manifest (each subject's onset).",
+)
+@click.option(
+    "--au",
+    multiple=True,
+    help='"12=B,L4=0.2": AUs with a FACS letter or a number in [0,1], sides L and R; repeat to take in turn.',
+)
 @click.option("--emotion", default="", help="Emotions or classes, comma-separated: AUs are drawn per clip.")
-@click.option("--au-source", default="published", show_default=True, help="Table AUs are drawn from: published, expert.")
+@click.option(
+    "--au-source", default="published", show_default=True, help="Table of AUs per emotion: published, expert."
+)
 @click.option("--count", type=int, help="Number of clips [default: one per --au or --emotion].")
-@click.option("--profile", default="casme2", show_default=True,
-              help="Temporal profile: casme2, symmetric, fast-rise, slow-rise, held.")  # fmt: skip
+@click.option(
+    "--profile",
+    default="casme2",
+    show_default=True,
+    help="Temporal profile: casme2, symmetric, fast-rise, slow-rise, held.",
+)
 @click.option("--fps", default=200.0, show_default=True, help="Frames per second.")
-@click.option("--duration", default="0.32", show_default=True, help="Seconds (1/25 to 1/2), or a range such as 0.2:0.5.")
+@click.option("--duration", default="0.32", show_default=True, help="Seconds (1/25 to 1/2), or a range: 0.2:0.5.")
 @click.option("--size", default=128, show_default=True, help="Crop width and height in pixels.")
 @click.option("--noise", default=0.0, show_default=True, help="Sensor noise of frames after the onset, grey levels.")
 @click.option("--head-motion", default=0.0, show_default=True, help="Head motion, 1 = a seated recording's.")
 @click.option("--blink", default=0.0, show_default=True, help="Probability of a partial blink in a clip.")
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
-@_LANDMARKER
+@_landmarker
 @_SEED
 @_OUT
 @_WORKERS
 @dry_run_option
 @json_option
 def generate(
-    faces: Path, au: tuple[str, ...], emotion: str, au_source: str, count: int | None, profile: str, fps: float, duration: str, size: int,
-    noise: float, head_motion: float, blink: float, preview: int, video: str, landmarker: str, seed: int, out: Path,
-    workers: int, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    faces: Path,
+    au: tuple[str, ...],
+    emotion: str,
+    au_source: str,
+    count: int | None,
+    profile: str,
+    fps: float,
+    duration: str,
+    size: int,
+    noise: float,
+    head_motion: float,
+    blink: float,
+    preview: int,
+    video: str,
+    landmarker: str,
+    download: bool,
+    seed: int,
+    out: Path,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Generate micro-expressions on faces with the AU motion prior: frames, exact flow, provenance.
 
     Intensity 0 returns the input exactly. With --emotion, AUs come from published frequency tables.
@@ -165,6 +233,7 @@ def generate(
     if dry_run:
         click.echo(_generation_forecast(faces, config, out))
         return
+    landmarker = _fetch(landmarker, download)
     with progress_bars() as bar:
         manifest = run(faces, config, out, preview=previews, landmarker=landmarker, workers=workers, progress=bar)
     show_result(_summary(manifest, out), as_json)
@@ -174,7 +243,9 @@ def generate(
 @click.option("--real", type=click.Path(path_type=Path), required=True, help="Prepared manifest folder.")
 @click.option("--synthetic", type=click.Path(path_type=Path), required=True, help="Generated manifest folder.")
 @click.option("--clips", default=200, show_default=True, help="Clips of each side to measure (a seeded subset).")
-@click.option("--inception-weights", type=click.Path(path_type=Path), help="pt_inception-2015-12-05.pth, for FID itself.")
+@click.option(
+    "--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights, for FID itself."
+)
 @_SEED
 @_OUT
 @json_option
@@ -191,9 +262,12 @@ def measure(
 
     with progress_bars() as bar:
         report = run(
-            Manifest.read(real), Manifest.read(synthetic), MeasureConfig(clips=clips, seed=seed),
-            inception_weights=inception_weights, progress=bar("measure"),
-        )  # fmt: skip
+            Manifest.read(real),
+            Manifest.read(synthetic),
+            MeasureConfig(clips=clips, seed=seed),
+            inception_weights=inception_weights,
+            progress=bar("measure"),
+        )
     report.write(out)
     if as_json:
         echo_json(report.to_dict())
@@ -225,10 +299,10 @@ def doctor(as_json: bool) -> None:
 @_WORKERS
 def quickstart(out: Path, photo: Path | None, subjects: int, seed: int, workers: int) -> None:
     """Walk the whole road on embedded data: render, prepare, generate, measure, LOSO, ablation, report.html."""
-    from mesynth.quickstart.pipeline import run
+    from mesynth.quickstart.pipeline import Scale, run
 
     with progress_bars() as bar:
-        page = run(out, photo=photo, subjects=subjects, seed=seed, workers=workers, progress=bar)
+        page = run(out, photo=photo, scale=Scale(subjects=subjects), seed=seed, workers=workers, progress=bar)
     click.echo(f"Open {page}")
 
 
@@ -262,5 +336,3 @@ def _summary(manifest: Any, out: Path) -> dict[str, Any]:
         "classes": {name: labels.count(name) for name in sorted(set(labels))},
         "hash": manifest.hash(),
     }
-
-

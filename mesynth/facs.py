@@ -293,11 +293,7 @@ def format_vector(vector: AUVector) -> str:
 def conflicts(vector: AUVector) -> list[tuple[int, int, str]]:
     """The conflicting pairs that are both active on one side, with the reason."""
     active = vector.intensity > 0
-    return [
-        (a, b, why)
-        for (a, b), why in CONFLICTS.items()
-        if bool((active[AU_INDEX[a]] & active[AU_INDEX[b]]).any())
-    ]
+    return [(a, b, why) for (a, b), why in CONFLICTS.items() if bool((active[AU_INDEX[a]] & active[AU_INDEX[b]]).any())]
 
 
 def reject_conflicts(vector: AUVector) -> None:
@@ -341,4 +337,3 @@ _OBJECTIVE_OF: dict[frozenset[int], str] = {
 def objective_class(codes: Iterable[int]) -> str:
     """Objective class I-VII of an AU set (Davison, Merghani and Yap, *Objective Classes*, 2018)."""
     return _OBJECTIVE_OF.get(frozenset(codes), "VII")
-

@@ -194,7 +194,7 @@ class Manifest:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         target, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
-        meta = {k: v for k, v in self.meta.items()} | {"mesynth.hash": self.hash()}
+        meta = self.meta | {"mesynth.hash": self.hash()}
         pq.write_table(self.table.replace_schema_metadata(meta), temporary, compression="zstd")
         os.replace(temporary, target)
         return target
@@ -277,7 +277,7 @@ def _rebased(row: Row, prefix: str) -> Row:
 
 
 def _row(record: dict[str, Any]) -> Row:
-    provenance = {k: tuple(v) if isinstance(v, list) else v for k, v in record["provenance"].items()}
-    spans = {name: Span(**record[name]) if record[name] else None for name in ("frames", "flow")}
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    provenance: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["provenance"].items()}
+    spans: dict[str, Any] = {name: Span(**record[name]) if record[name] else None for name in ("frames", "flow")}
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
     return Row(**(plain | spans | {"provenance": Provenance(**provenance)}))

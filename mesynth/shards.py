@@ -28,11 +28,12 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = path.with_name(path.name + ".tmp")
-        self._file = open(self._temporary, "wb")
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed in __exit__
 
     def add(self, key: str, members: dict[str, bytes]) -> Span:
         """Append the files ``key.name`` and return where they lie. Keys hold no dots (WebDataset)."""
-        assert "." not in key and members
+        assert "." not in key
+        assert members
         offset = self._file.tell()
         digest = hashlib.sha256()
         for name, data in members.items():

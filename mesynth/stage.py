@@ -130,7 +130,8 @@ def run_stage(
                         progress(done + finished, len(jobs))
                 done += len(chunks[i])
         else:
-            _run_pool(out, chunks, todo, shard_clips, worker, workers, lambda n: progress and progress(done + n, len(jobs)))
+            report = progress or (lambda done, total: None)
+            _run_pool(out, chunks, todo, shard_clips, worker, workers, lambda n: report(done + n, len(jobs)))
         return _merge(out, len(chunks))
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None

@@ -66,6 +66,26 @@ class Profile:
         curve[apex] = 1.0
         return curve[:, 0] if lags is None else curve
 
+    def text(self) -> str:
+        """All parameters in a line, for provenance; :meth:`parse` reads it back.
+
+        >>> Profile(apex=0.4).text()
+        'apex=0.4,hold=0,decay=cosine,lag=0'
+        """
+        return f"apex={self.apex:.6g},hold={self.hold:.6g},decay={self.decay},lag={self.lag:.6g}"
+
+    @staticmethod
+    def parse(text: str) -> Profile:
+        """The profile of :meth:`text`, or one of :data:`PROFILES` by name. Raises MesynthError."""
+        if text in PROFILES:
+            return PROFILES[text]
+        try:
+            values = dict(part.split("=") for part in text.split(","))
+            numbers = {key: float(values[key]) for key in ("apex", "hold", "lag")}
+            return Profile(decay=values["decay"], **numbers)
+        except (ValueError, KeyError):
+            raise MesynthError(f"'{text}' is no temporal profile; expected a name or apex=...,decay=...") from None
+
     def draw_lags(self, n_aus: int, rng: np.random.Generator) -> np.ndarray:
         """One delay per AU, uniform in [0, lag]."""
         return rng.uniform(0, self.lag, n_aus) if self.lag else np.zeros(n_aus)

@@ -34,7 +34,10 @@ def test_hash_follows_content_and_not_the_place(tmp_path: Path) -> None:
 
 
 def test_columns_and_subjects(tmp_path: Path) -> None:
-    rows = [row("a"), row("b", subject="02", clip_id="db/02/b/0", provenance=provenance(subjects_seen=("db/02", "x/9")))]
+    rows = [
+        row("a"),
+        row("b", subject="02", clip_id="db/02/b/0", provenance=provenance(subjects_seen=("db/02", "x/9"))),
+    ]
     manifest = Manifest.from_rows(rows, tmp_path)
     assert manifest.column("provenance.kind").tolist() == ["real", "real"]
     assert manifest.subject_keys().tolist() == ["db/01", "db/02"]
@@ -62,7 +65,7 @@ def test_same_clip_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no manifest.parquet in"):
+    with pytest.raises(ManifestError, match=r"no manifest\.parquet in"):
         Manifest.read(tmp_path)
     (tmp_path / "manifest.parquet").write_bytes(b"PAR1 this is not parquet")
     with pytest.raises(ManifestError, match="cannot be read"):

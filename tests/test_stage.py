@@ -14,9 +14,7 @@ JOBS = list(range(20))
 
 
 def _run(out: Path, worker: NumberWorker | None = None, config: int = 1, workers: int = 1) -> Manifest:
-    return run_stage(
-        out, JOBS, worker or NumberWorker(), config={"jobs": config}, workers=workers, shard_clips=4
-    )
+    return run_stage(out, JOBS, worker or NumberWorker(), config={"jobs": config}, workers=workers, shard_clips=4)
 
 
 def test_what_was_made_is_what_is_read(tmp_path: Path) -> None:
@@ -82,9 +80,7 @@ def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
 
 def test_progress_counts_every_job(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    run_stage(
-        tmp_path / "a", JOBS, NumberWorker(), config={}, shard_clips=4, progress=lambda d, t: seen.append((d, t))
-    )
+    run_stage(tmp_path / "a", JOBS, NumberWorker(), config={}, shard_clips=4, progress=lambda d, t: seen.append((d, t)))
     assert seen[-1] == (20, 20)
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
 

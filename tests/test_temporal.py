@@ -47,8 +47,19 @@ def test_no_micro_expression_lasts_that_long(seconds: float, fps: float) -> None
 
 
 def test_bad_profiles_are_named() -> None:
-    with pytest.raises(MesynthError, match="apex 0.95"):
+    with pytest.raises(MesynthError, match=r"apex 0\.95"):
         Profile(apex=0.95)
     with pytest.raises(MesynthError, match="profile 'slow' is unknown; choose from casme2"):
         draw_profile("slow", np.random.default_rng(0))
     assert set(PROFILES) >= {"casme2", "symmetric", "fast-rise", "slow-rise", "held"}
+
+
+@given(apex=st.floats(0.1, 0.9), decay=st.sampled_from(["cosine", "exponential"]))
+def test_text_reads_back(apex: float, decay: str) -> None:
+    profile = Profile(apex=apex, decay=decay, lag=0.05)
+    again = Profile.parse(profile.text())
+    assert (again.decay, again.lag) == (decay, 0.05)
+    assert again.apex == pytest.approx(apex, rel=1e-5)
+    assert Profile.parse("casme2") == PROFILES["casme2"]
+    with pytest.raises(MesynthError, match="'apex=high' is no temporal profile"):
+        Profile.parse("apex=high")

@@ -17,7 +17,8 @@ from mesynth.datasets.rendered_faces import read_card
 from mesynth.errors import DatasetLayoutError, MesynthError
 from mesynth.manifest import FILE_NAME, Manifest, Provenance, Row
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.preprocess.landmarks import Landmarker, choose_landmarker
+from mesynth.preprocess.landmarks import Landmarker, choose_landmarker, resolve_landmarker
+from mesynth.preprocess.prepare import STORED
 from mesynth.shards import read_frames, read_image, read_landmarks
 from mesynth.stage import Produced, Progress, run_stage
 
@@ -146,6 +147,11 @@ class FaceWorker:
             raise type(error)(f"{source.path}: {error}") from None
 
 
+def face_landmarker(sources: list[FaceSource], landmarker: str) -> str:
+    """The landmarker these faces need: "stored" if they all bring landmarks, else what ``landmarker`` stands for."""
+    return STORED if all(s.row >= 0 for s in sources) else resolve_landmarker(landmarker)
+
+
 def prepare_faces(
     sources: list[FaceSource],
     out: Path,
@@ -156,7 +162,8 @@ def prepare_faces(
     progress: Progress | None = None,
 ) -> Manifest:
     """One row per face in ``out``: the crop [1,S,S,3] and its landmarks."""
-    config = {"faces": [s.identity for s in sources], "size": size, "landmarker": landmarker}
+    chosen = face_landmarker(sources, landmarker)
+    config = {"faces": [s.identity for s in sources], "size": size, "landmarker": chosen}
     # Loading a detector costs as much as some forty faces: few faces are quicker in this process.
     workers = 1 if len(sources) < 40 else workers
-    return run_stage(out, sources, FaceWorker(size, landmarker), config=config, workers=workers, progress=progress)
+    return run_stage(out, sources, FaceWorker(size, chosen), config=config, workers=workers, progress=progress)

@@ -6,13 +6,13 @@ import dataclasses
 import io
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mesynth import __version__, facs
-from mesynth.corpus.faces import FaceSource, find_faces, prepare_faces
+from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, prepare_faces
 from mesynth.corpus.plan import PlanConfig, PlanRow, draw_plan, write_plan
 from mesynth.emotions import CLASS_OF
 from mesynth.errors import MesynthError
@@ -115,7 +115,7 @@ class GenerateWorker:
                 seed=plan.seed,
                 aus_asked=facs.format_vector(plan.aus),
                 aus_source=plan.au_source,
-                profile=_profile_text(plan),
+                profile=plan.profile.text(),
                 code_version=__version__,
             ),
         )
@@ -123,10 +123,6 @@ class GenerateWorker:
 
 def _active_codes(plan: PlanRow) -> list[int]:
     return [facs.AU_CODES[k] for k in np.flatnonzero(plan.aus.intensity.max(1) > 0)]
-
-
-def _profile_text(plan: PlanRow) -> str:
-    return ",".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in asdict(plan.profile).items())
 
 
 def loose_files(name: str, sample: Sample, video: str) -> dict[str, bytes]:
@@ -196,13 +192,11 @@ def generate(
         "plan": dataclasses.asdict(config),
         "faces": [s.identity for s in sources],
         "preview": dataclasses.asdict(preview),
-        "landmarker": landmarker,
+        "landmarker": face_landmarker(sources, landmarker),
     }
     claim_folder(out, run)
-    report = progress or (lambda _: None)  # type: ignore[return-value,assignment]
-    prepare_faces(
-        sources, out / "faces", config.size, landmarker=landmarker, workers=workers, progress=report("faces")
-    )
+    bars = [progress(name) if progress else None for name in ("faces", "clips")]
+    prepare_faces(sources, out / "faces", config.size, landmarker=landmarker, workers=workers, progress=bars[0])
     write_plan(rows, out)
     worker = GenerateWorker(out / "faces", config.size, preview)
-    return run_stage(out, rows, worker, config=run, workers=workers, progress=report("clips"))
+    return run_stage(out, rows, worker, config=run, workers=workers, progress=bars[1])

@@ -64,5 +64,3 @@ def basis(uv: np.ndarray, cells: list[tuple[int, int]]) -> np.ndarray:
     gate = face_gate(uv)[..., None]
     fields = [au_field(facs.AU_CODES[k], side, uv) * gate for k, side in cells]
     return np.stack(fields) if fields else np.zeros((0, *uv.shape), np.float32)
-
-

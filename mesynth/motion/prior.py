@@ -85,7 +85,9 @@ class MotionPrior:
         cells = [(int(k), int(s)) for k, s in np.argwhere(aus.intensity > 0)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
         alpha = profile.alpha(n_frames, lags)
-        weights = np.array([alpha[:, k] * aus.intensity[k, s] for k, s in cells], np.float32).reshape(len(cells), n_frames)
+        weights = np.zeros((len(cells), n_frames), np.float32)
+        for i, (k, s) in enumerate(cells):
+            weights[i] = alpha[:, k] * aus.intensity[k, s]
         blink = blink_curve(n_frames, fps, nuisance.blink, seeds.stream(seed, "blink"))
         if blink.any():
             row = facs.AU_INDEX[45]

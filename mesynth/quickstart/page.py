@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -13,11 +13,10 @@ import numpy as np
 
 from mesynth import __version__
 from mesynth.corpus.generate import video_bytes
-from mesynth.head.sheet import contact_sheet
 from mesynth.manifest import Manifest, Row
 from mesynth.preprocess.flow import flow_picture
 from mesynth.quality.report import MeasureRow
-from mesynth.quickstart.pipeline import Study, save_seconds
+from mesynth.quickstart.pipeline import Study
 from mesynth.shards import png_bytes, read_flow, read_frames
 from mesynth.stage import write_text
 
@@ -30,7 +29,6 @@ def write_page(study: Study) -> Path:
     """Write the report and return its path."""
     from jinja2 import Environment, StrictUndefined
 
-    save_seconds(study)
     source = resources.files("mesynth.quickstart").joinpath("page.html").read_text()
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     path = study.out / "report.html"
@@ -53,12 +51,12 @@ def _values(study: Study) -> dict[str, Any]:
         },
         "classes": _classes(real),
         "shown": [_moving(study.shown, row) for row in study.shown],
-        "sweep": _png(_sweep_sheet(study.sweep)),
-        "database": _png(_pairs_sheet(real, _spread(real, 8))),
-        "corpus": _png(_pairs_sheet(synthetic, _spread(synthetic, 8))),
+        "sweep": _columns(study.sweep, study.sweep),
+        "database": _columns(real, _spread(real, 8)),
+        "corpus": _columns(synthetic, _spread(synthetic, 8)),
         "difference_gain": DIFFERENCE_GAIN,
         "flow_scale": FLOW_SCALE,
-        "measures": [_measure(r) for r in study.measures.rows if r.headline or r.value is None],
+        "measures": [_measure(r) for r in study.measures.rows if _worth_showing(r)],
         "measure_notes": study.measures.notes,
         "plots": {name: _png_data(data) for name, data in study.measures.plots.items()},
         "recognition": [_recognition(name, result.to_dict()) for name, result in study.recognition.items()],
@@ -95,22 +93,18 @@ def _moving(manifest: Manifest, row: Row) -> dict[str, str]:
     }
 
 
-def _column(manifest: Manifest, row: Row) -> np.ndarray:
-    """Onset, apex, amplified difference and flow, one above the other."""
+def _column(manifest: Manifest, row: Row) -> dict[str, str]:
+    """Onset, apex, amplified difference and flow, one above the other, with a caption."""
     frames = read_frames(manifest.root, row)
     onset, apex = frames[0], frames[row.apex_index]
     difference = np.clip(128 + DIFFERENCE_GAIN * (apex.astype(int) - onset), 0, 255).astype(np.uint8)
-    return np.vstack([onset, apex, difference, flow_picture(read_flow(manifest.root, row), FLOW_SCALE)])
+    flow = flow_picture(read_flow(manifest.root, row), FLOW_SCALE)
+    aus = row.au_text.replace(",", " ").replace("=0.", " .")
+    return {"picture": _png(np.vstack([onset, apex, difference, flow])), "emotion": row.emotion, "aus": aus}
 
 
-def _pairs_sheet(manifest: Manifest, rows: Sequence[Row]) -> np.ndarray:
-    labels = [f"{row.emotion} {row.au_text}" for row in rows]
-    return contact_sheet([_column(manifest, row) for row in rows], len(rows), [_short(text, 20) for text in labels])
-
-
-def _sweep_sheet(manifest: Manifest) -> np.ndarray:
-    columns = [_column(manifest, row) for row in manifest]
-    return contact_sheet(columns, len(columns), [row.au_text for row in manifest])
+def _columns(manifest: Manifest, rows: Iterable[Row]) -> list[dict[str, str]]:
+    return [_column(manifest, row) for row in rows]
 
 
 def _spread(manifest: Manifest, n: int) -> list[Row]:
@@ -126,16 +120,17 @@ def _spread(manifest: Manifest, n: int) -> list[Row]:
     return rows
 
 
-def _short(text: str, n: int) -> str:
-    return text if len(text) <= n else text[: n - 1] + "~"
-
-
 # ---------------------------------------------------------------- tables
 
 
 def _classes(manifest: Manifest) -> dict[str, int]:
     labels = [label or "others" for label in manifest.column("label")]
     return {name: labels.count(name) for name in sorted(set(labels))}
+
+
+def _worth_showing(row: MeasureRow) -> bool:
+    """Headlines, and whatever could not be measured; single AUs stay in measures/report.md."""
+    return row.headline or (row.value is None and not row.name.startswith("AU "))
 
 
 def _measure(row: MeasureRow) -> dict[str, str]:
@@ -154,7 +149,7 @@ def _recognition(name: str, result: dict[str, Any]) -> dict[str, str]:
         "uf1": interval("uf1"),
         "uar": interval("uar"),
         "accuracy": f"{metrics['accuracy']:.3f}",
-        "f1": ", ".join(f"{k} {v:.2f}" for k, v in metrics["f1"].items()),
+        "f1": ", ".join(f"{k} {v:.2f}" for k, v in zip(metrics["classes"], metrics["f1"], strict=True)),
         "parameters": f"{result['n_parameters']:,}",
     }
 

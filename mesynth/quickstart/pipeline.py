@@ -5,16 +5,15 @@ Each step writes its own folder and is skipped when that folder is complete, so 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from mesynth import __version__
+from mesynth.corpus.faces import find_faces
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.datasets.casme2 import load_casme2
@@ -27,20 +26,36 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.prepare import STORED, prepare
 from mesynth.quality.measure import MeasureConfig, measure
 from mesynth.quality.report import MeasureReport
-from mesynth.stage import Progress, claim_folder, write_bytes, write_text
+from mesynth.stage import Progress, claim_folder, write_text
 from recognizer.ablation import AblationResult, run_ablation
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.protocol_run import LosoResult, loso
 
 Bars = Callable[[str], Progress]
 
-# The embedded study. Frame rate, noise and head motion of the synthetic corpus follow the rendered
-# database's recording conditions, which a lab would read off its own database's paper.
+# Frame rate, noise and head motion of the synthetic corpus follow the rendered database's recording
+# conditions, which a lab would read off its own database's paper.
 FPS, SIZE = 60.0, 128
-CLIPS_PER_SUBJECT = 8
-FACES, SYNTHETIC_CLIPS = 24, 450
 NUISANCE = Nuisance(noise=1.5, head=1.0, blink=0.3)
 SHOW = ("happiness", "surprise", "disgust", "repression")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of everything; the defaults fill the minutes a newcomer will wait."""
+
+    subjects: int = 12
+    clips: int = 8
+    faces: int = 24
+    synthetic: int = 480
+    measured: int = 96
+    steps: int = 120
+    ratios: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
+    few_subjects: int = 3
+
+    def __post_init__(self) -> None:
+        if self.subjects < 4:
+            raise MesynthError(f"subjects={self.subjects} is too few to leave one out and learn from the rest; use 4")
 
 
 @dataclass
@@ -59,14 +74,14 @@ class Study:
     ablation: AblationResult
     refusal: str
     photo_name: str
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
 
 
 def run(
     out: Path,
     *,
     photo: Path | None = None,
-    subjects: int = 12,
+    scale: Scale = Scale(),
     seed: int = 0,
     workers: int = 0,
     progress: Bars | None = None,
@@ -79,53 +94,68 @@ def run(
     from mesynth.quickstart.page import write_page
 
     out = Path(out)
-    if subjects < 4:
-        raise MesynthError(f"subjects={subjects} is too few to leave one out and learn from the rest; use at least 4")
     bars = progress or _silent
-    claim_folder(out, {"verb": "quickstart", "subjects": subjects, "seed": seed, "version": __version__})
-    seconds: dict[str, float] = {}
+    picture = photo or _astronaut()
+    find_faces(picture)  # a missing photo is noticed now, not after minutes
+    claim_folder(out, {"verb": "quickstart", "scale": asdict(scale), "seed": seed, "version": __version__})
+    clock = Clock(out / "seconds.json")
 
-    with _clock(seconds, "render the embedded database"):
+    with clock("render the embedded database"):
         render_casme2(
-            out / "database", subjects=subjects, clips_per_subject=CLIPS_PER_SUBJECT, fps=FPS, seed=seed,
+            out / "database", subjects=scale.subjects, clips_per_subject=scale.clips, fps=FPS, seed=seed,
             workers=workers, progress=bars("render database"),
         )  # fmt: skip
-    with _clock(seconds, "prepare it: landmarks, crops, TV-L1"):
+    with clock("prepare it: landmarks, crops, TV-L1"):
         real = prepare(
             load_casme2(out / "database"), out / "real", size=SIZE, workers=workers, progress=bars("prepare database")
         )
-    with _clock(seconds, "render faces of other people"):
-        faces = render_faces(out / "faces", subjects=FACES, seed=seed, progress=bars("render faces"))
-    with _clock(seconds, f"generate {SYNTHETIC_CLIPS} clips on them"):
+    with clock("render faces of other people"):
+        faces = render_faces(out / "faces", subjects=scale.faces, seed=seed, progress=bars("render faces"))
+    with clock(f"generate {scale.synthetic} clips on them"):
         config = PlanConfig(
-            emotions=CLASSES_3, count=SYNTHETIC_CLIPS, fps=FPS, duration=(0.2, 0.45), size=SIZE, seed=seed,
+            emotions=CLASSES_3, count=scale.synthetic, fps=FPS, duration=(0.2, 0.45), size=SIZE, seed=seed,
             nuisance=NUISANCE,
         )  # fmt: skip
         synthetic = generate(
-            faces, config, out / "synthetic", preview=Preview(count=6), workers=workers, progress=_named(bars, "generate")
+            faces,
+            config,
+            out / "synthetic",
+            preview=Preview(count=6),
+            workers=workers,
+            progress=_named(bars, "generate"),
         )
-    with _clock(seconds, "re-estimate their flow with TV-L1"):
+    with clock("re-estimate their flow with TV-L1"):
         matched = prepare(
             synthetic, out / "synthetic-tvl1", size=SIZE, landmarker=STORED, keep_frames=False, workers=workers,
             progress=bars("flow of synthetic clips"),
         )  # fmt: skip
-    with _clock(seconds, "generate on one photo"):
-        picture = photo or _astronaut(out)
+    with clock("generate on one photo"):
         shown = _shown(picture, out, seed, bars)
         sweep = _sweep(picture, out, bars)
-    with _clock(seconds, "measure quality"):
-        measures = _measure(real, synthetic, out, seed, bars)
-    with _clock(seconds, "leave one subject out"):
-        recognition = _recognise(real, matched, out, bars)
-    with _clock(seconds, "ablate the synthetic ratio"):
+    with clock("measure quality"):
+        measures = _measure(real, synthetic, out, scale, seed, bars)
+    with clock("leave one subject out"):
+        recognition = _recognise(real, out, scale, bars)
+    with clock("ablate the synthetic ratio"):
         ablation = run_ablation(
-            [real], [matched], _ablation_config(), out=out / "ablation", progress=_labelled(bars("ratio ablation"))
+            [real], [matched], _ablation_config(scale), out=out / "ablation", progress=_labelled(bars("ratio ablation"))
         )
-    with _clock(seconds, "try to leak a subject"):
+    with clock("try to leak a subject"):
         refusal = _try_to_leak(real, out, seed)
 
     study = Study(
-        out, real, synthetic, matched, shown, sweep, measures, recognition, ablation, refusal, picture.name, seconds
+        out,
+        real,
+        synthetic,
+        matched,
+        shown,
+        sweep,
+        measures,
+        recognition,
+        ablation,
+        refusal,
+        picture.name,
+        clock.seconds,
     )
     return write_page(study)
 
@@ -133,16 +163,11 @@ def run(
 # ---------------------------------------------------------------- steps
 
 
-def _astronaut(out: Path) -> Path:
+def _astronaut() -> Path:
     """Eileen Collins, NASA, public domain: the real photo that scikit-image carries."""
-    from skimage import data
+    import skimage
 
-    path = out / "photo" / "astronaut.png"
-    if not path.is_file():
-        done, buffer = cv2.imencode(".png", np.ascontiguousarray(data.astronaut()[..., ::-1]))
-        assert done
-        write_bytes(path, bytes(buffer))
-    return path
+    return Path(skimage.__file__).parent / "data" / "astronaut.png"
 
 
 def _shown(photo: Path, out: Path, seed: int, bars: Bars) -> Manifest:
@@ -160,30 +185,28 @@ def _sweep(photo: Path, out: Path, bars: Bars) -> Manifest:
     return generate(photo, config, out / "sweep", preview=preview, workers=1, progress=_named(bars, "sweep"))
 
 
-def _measure(real: Manifest, synthetic: Manifest, out: Path, seed: int, bars: Bars) -> MeasureReport:
-    report = measure(real, synthetic, MeasureConfig(clips=96, seed=seed), progress=bars("measure"))
+def _measure(real: Manifest, synthetic: Manifest, out: Path, scale: Scale, seed: int, bars: Bars) -> MeasureReport:
+    report = measure(real, synthetic, MeasureConfig(clips=scale.measured, seed=seed), progress=bars("measure"))
     report.write(out / "measures")
     return report
 
 
-def _run_config(model: str) -> RunConfig:
-    settings = ["model=lda"] if model == "lda" else ["model=capsule_graph", "train.steps=120", "train.batch=32"]
-    return load_config(RunConfig, None, [*settings, "seeds=[0,1]"], synthetic=False)
+def _recognise(real: Manifest, out: Path, scale: Scale, bars: Bars) -> dict[str, LosoResult]:
+    settings = {"lda": [], "capsule_graph": [f"train.steps={scale.steps}", "train.batch=32"]}
+    results = {}
+    for model, extra in settings.items():
+        config = load_config(RunConfig, None, [f"model={model}", "seeds=[0,1]", *extra], synthetic=False)
+        results[model] = loso([real], None, config, out=out / "loso" / model, progress=_labelled(bars(f"LOSO {model}")))
+    return results
 
 
-def _ablation_config() -> AblationConfig:
+def _ablation_config(scale: Scale) -> AblationConfig:
     settings = [
-        "models=[lda,capsule_graph]", "seeds=[0,1]", "ratios=[0,0.5,1,2]", "resamples=1000",
-        "train_subjects=[3,0]", "mix.pretrain_steps=40", "train.steps=60", "train.batch=24",
+        "models=[lda,capsule_graph]", "seeds=[0,1]", f"ratios={list(scale.ratios)}", "resamples=1000",
+        f"train_subjects=[{scale.few_subjects},0]", f"mix.pretrain_steps={scale.steps // 3}",
+        f"train.steps={scale.steps // 2}", "train.batch=24",
     ]  # fmt: skip
     return load_config(AblationConfig, None, settings)
-
-
-def _recognise(real: Manifest, matched: Manifest, out: Path, bars: Bars) -> dict[str, LosoResult]:
-    return {
-        model: loso([real], None, _run_config(model), out=out / "loso" / model, progress=_labelled(bars(f"LOSO {model}")))
-        for model in ("lda", "capsule_graph")
-    }
 
 
 def _try_to_leak(real: Manifest, out: Path, seed: int) -> str:
@@ -204,11 +227,22 @@ def _try_to_leak(real: Manifest, out: Path, seed: int) -> str:
 # ---------------------------------------------------------------- words
 
 
-@contextmanager
-def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
+class Clock:
+    """Seconds per step, kept in a file: a resumed step adds to what it had taken before."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time one step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            write_text(self._file, json.dumps(self.seconds, indent=1))
 
 
 def _silent(_: str) -> Progress:
@@ -221,9 +255,3 @@ def _named(bars: Bars, name: str) -> Bars:
 
 def _labelled(bar: Progress) -> Callable[[str, int, int], None]:
     return lambda _, done, total: bar(done, total)
-
-
-def save_seconds(study: Study) -> None:
-    """The time table beside the page."""
-    lines = [f"{seconds:8.1f} s  {name}" for name, seconds in study.seconds.items()]
-    write_text(study.out / "seconds.txt", "\n".join(lines) + "\n")

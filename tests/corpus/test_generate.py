@@ -171,7 +171,9 @@ def test_bad_faces_end_in_one_line(tmp_path: Path) -> None:
         tmp_path / "empty": "holds no pictures",
         tmp_path / "nowhere": "does not exist",
     }.items():
-        result = _cli("generate", "--faces", faces, "--au", "12=B", "--out", tmp_path / "out" / faces.name, "--workers", 1)
+        result = _cli(
+            "generate", "--faces", faces, "--au", "12=B", "--out", tmp_path / "out" / faces.name, "--workers", 1
+        )
         _refused(result, says)
         assert faces.name in result.output
 

@@ -87,9 +87,7 @@ def test_landmarks_go_where_facs_says(
 
 
 @pytest.mark.parametrize("request_text", ["12=C", "4=C", "15=C", "20=C", "14=C", "10=C", "L12=C", "24=C"])
-def test_agrees_with_the_3d_head_better_than_no_motion(
-    prior: MotionPrior, subject: Subject, request_text: str
-) -> None:
+def test_agrees_with_the_3d_head_better_than_no_motion(prior: MotionPrior, subject: Subject, request_text: str) -> None:
     """On a face of the 3D head the prior explains most of the mesh's exact flow."""
     aus = facs.parse_request(request_text).intensity
     exact = subject.flow(STILL[0], aus)
@@ -113,7 +111,7 @@ def test_frames_follow_the_flow(prior: MotionPrior) -> None:
     assert np.abs(again - sample.clip.apex_frame).max() <= 0.51
 
 
-@pytest.mark.parametrize("code", [c for c in facs.AU_CODES])
+@pytest.mark.parametrize("code", facs.AU_CODES)
 def test_no_request_within_reach_folds_the_face(prior: MotionPrior, code: int) -> None:
     strength = min(WARP_LIMIT.get(code, 0.75), 0.75)
     uv = _apex_flow(prior, f"{code}={strength}")
@@ -121,7 +119,7 @@ def test_no_request_within_reach_folds_the_face(prior: MotionPrior, code: int) -
 
 
 def test_out_of_reach_and_conflicting_requests_are_refused(prior: MotionPrior) -> None:
-    with pytest.raises(MesynthError, match="AU 45 .* would fold the picture; the motion prior shows it up to 0.35"):
+    with pytest.raises(MesynthError, match=r"AU 45 .* would fold the picture; the motion prior shows it up to 0\.35"):
         _apex_flow(prior, "45=E")
     with pytest.raises(facs.AUConflictError):
         _apex_flow(prior, "12=B,15=B")
@@ -136,7 +134,9 @@ def test_noise_is_independent_per_frame_and_spares_the_onset(prior: MotionPrior)
 
 
 def test_head_motion_moves_the_face_and_is_part_of_the_flow(prior: MotionPrior) -> None:
-    sample, _ = prior.generate(facs.parse_request("12=0"), PROFILE, n_frames=9, fps=60, nuisance=Nuisance(head=1), seed=4)
+    sample, _ = prior.generate(
+        facs.parse_request("12=0"), PROFILE, n_frames=9, fps=60, nuisance=Nuisance(head=1), seed=4
+    )
     centre = sample.flow.uv[:, 40:90, 40:90]
     assert 0.02 < np.hypot(*centre).mean() < 4
 

@@ -1,0 +1,79 @@
+"""The whole road at its smallest: everything the page claims is there, twice the same, and resumable."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mesynth.errors import MesynthError
+from mesynth.manifest import Manifest
+from mesynth.quickstart.pipeline import Scale, run
+
+TINY = Scale(subjects=4, clips=4, faces=4, synthetic=36, measured=12, steps=30, ratios=(0.0, 1.0), few_subjects=2)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("quick") / "start", scale=TINY)
+
+
+@pytest.mark.slow
+def test_page_is_self_contained_and_complete(finished: Path) -> None:
+    page = finished.read_text()
+    for heading in ("One photo", "embedded database", "synthetic corpus", "Quality", "Recognition", "A leak, refused"):
+        assert heading in page
+    assert page.count("data:image/gif;base64,") == 4
+    assert page.count("data:image/png;base64,") >= 20
+    assert not re.search(r'(?:src|href)="(?!data:)', page)  # nothing is fetched
+    assert "<script" not in page
+
+
+@pytest.mark.slow
+def test_the_leak_is_refused_by_name(finished: Path) -> None:
+    page = finished.read_text()
+    refusal = page[page.index('class="refusal"') :].split("</pre>")[0]
+    assert "rendered-0/sub01" in refusal
+    assert "motion-prior" in refusal
+
+
+@pytest.mark.slow
+def test_database_and_corpus_share_nobody(finished: Path) -> None:
+    real = Manifest.read(finished.parent / "real")
+    synthetic = Manifest.read(finished.parent / "synthetic")
+    assert set(real.column("provenance.kind")) == {"rendered"}
+    assert set(synthetic.column("provenance.kind")) == {"synthetic"}
+    seen = {subject for row in synthetic.subjects_seen() for subject in row}
+    assert not seen & set(real.subject_keys())
+    assert len(synthetic) == 36
+
+
+@pytest.mark.slow
+def test_results_lie_beside_the_page(finished: Path) -> None:
+    measures = json.loads((finished.parent / "measures" / "report.json").read_text())
+    assert any(row["name"].startswith("KID") for row in measures["rows"])
+    ablation = json.loads((finished.parent / "ablation" / "result.json").read_text())
+    assert {s["ratio"] for s in ablation["summary"]} == {0.0, 1.0}
+    assert {s["train_subjects"] for s in ablation["summary"]} == {0, 2}
+    seconds = json.loads((finished.parent / "seconds.json").read_text())
+    assert all(value >= 0 for value in seconds.values())
+    assert len(seconds) == 10
+
+
+@pytest.mark.slow
+def test_the_same_command_resumes(finished: Path) -> None:
+    before = (finished.parent / "synthetic" / "manifest.parquet").stat().st_mtime_ns
+    (finished.parent / "report.html").unlink()
+    assert run(finished.parent, scale=TINY).is_file()
+    assert (finished.parent / "synthetic" / "manifest.parquet").stat().st_mtime_ns == before
+
+
+def test_mistakes_are_told_before_the_work_starts(tmp_path: Path) -> None:
+    with pytest.raises(MesynthError, match="subjects=2 is too few"):
+        Scale(subjects=2)
+    with pytest.raises(MesynthError, match=r"me\.jpg does not exist"):
+        run(tmp_path / "a", photo=tmp_path / "me.jpg")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(MesynthError, match="is not empty"):
+        run(tmp_path / "b")
