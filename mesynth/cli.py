@@ -5,6 +5,7 @@ Rooms are imported inside the verbs that need them, so that ``--help`` answers a
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,14 +282,17 @@ def measure(
 @json_option
 def doctor(as_json: bool) -> None:
     """Say which weights and packages are here, where they are looked for, and what to do about the rest."""
-    from mesynth.quality.doctor import doctor as run
+    from mesynth.quality.weights import doctor as run
 
     needs = run()
     if as_json:
-        echo_json([need.to_dict() for need in needs])
+        echo_json([asdict(need) for need in needs])
         return
     for need in needs:
-        click.echo(f"{'ok     ' if need.present else 'missing'} {need.name}: {need.detail}")
+        click.echo(f"{'ok     ' if need.present else 'missing'}  {need.name} ({need.purpose})")
+        click.echo(f"         looked in {need.where}")
+        if not need.present:
+            click.echo(f"         instead: {need.instead}\n         to mend: {need.remedy}")
 
 
 @main.command(epilog="Example: mesynth quickstart --out quickstart")

@@ -13,16 +13,13 @@ import numpy as np
 
 from mesynth import __version__
 from mesynth.corpus.generate import video_bytes
+from mesynth.corpus.sheet import DIFFERENCE_GAIN, FLOW_SCALE, clip_column
 from mesynth.manifest import Manifest, Row
 from mesynth.preprocess.flow import flow_picture
 from mesynth.quality.report import MeasureRow
 from mesynth.quickstart.pipeline import Study
 from mesynth.shards import png_bytes, read_flow, read_frames
 from mesynth.stage import write_text
-
-FLOW_SCALE = 3.0
-"""Pixels of motion shown at full colour, the same for every flow picture on the page."""
-DIFFERENCE_GAIN = 4
 
 
 def write_page(study: Study) -> Path:
@@ -94,13 +91,8 @@ def _moving(manifest: Manifest, row: Row) -> dict[str, str]:
 
 
 def _column(manifest: Manifest, row: Row) -> dict[str, str]:
-    """Onset, apex, amplified difference and flow, one above the other, with a caption."""
-    frames = read_frames(manifest.root, row)
-    onset, apex = frames[0], frames[row.apex_index]
-    difference = np.clip(128 + DIFFERENCE_GAIN * (apex.astype(int) - onset), 0, 255).astype(np.uint8)
-    flow = flow_picture(read_flow(manifest.root, row), FLOW_SCALE)
     aus = row.au_text.replace(",", " ").replace("=0.", " .")
-    return {"picture": _png(np.vstack([onset, apex, difference, flow])), "emotion": row.emotion, "aus": aus}
+    return {"picture": _png(clip_column(manifest, row)), "emotion": row.emotion, "aus": aus}
 
 
 def _columns(manifest: Manifest, rows: Iterable[Row]) -> list[dict[str, str]]:

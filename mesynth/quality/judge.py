@@ -1,0 +1,209 @@
+"""The AU judge: reads AU intensities off the motion between two frames of an aligned face.
+
+It was trained on rendered heads only (``data/judge.md``): it knows this project's idea of what an AU looks
+like, and no human FACS coder has checked it. It shares the head's meshes with the motion prior, so it is
+independent of a generator's network but not of the head's geometry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mesynth.errors import WeightsUnavailable
+from mesynth.facs import AU_CODES, AU_INDEX, MIDLINE
+
+GRID = 32
+"""Side of the picture the judge looks at."""
+TRUSTED_ICC = 0.6
+"""An AU takes part in headline figures when its ICC(3,1) on held-out people reaches this."""
+LUMA_SCALE = 10.0
+"""Luma difference times this: about the numeric range of the flow in pixels."""
+WEIGHTS = Path(__file__).parent / "data" / "judge.safetensors"
+_MIDLINE_ROWS = [AU_INDEX[code] for code in sorted(MIDLINE)]
+
+
+def observe(frames: np.ndarray) -> np.ndarray:
+    """What the judge sees of an aligned clip: [T,128,128,3] uint8 RGB -> [T-1,3,GRID,GRID] float32.
+
+    Channels: TV-L1 flow onset -> frame (x right, y down, pixels of the 128-pixel crop, mean over each cell)
+    and LUMA_SCALE times the luma difference. Equal frames give zero up to the flow's rounding (about 1e-4 px).
+    """
+    from mesynth.preprocess.flow import estimate_flows
+
+    onset = np.repeat(frames[:1], len(frames) - 1, axis=0)
+    flow = np.stack([f.uv for f in estimate_flows(onset, frames[1:], "tvl1")])
+    return cells(np.concatenate([flow, luma_change(frames)[:, None]], 1))
+
+
+def luma_change(frames: np.ndarray) -> np.ndarray:
+    """[T,H,W,3] uint8 RGB -> [T-1,H,W] float32: LUMA_SCALE times the luma difference to the first frame."""
+    from mesynth.preprocess.flow import grayscale
+
+    luma = grayscale(frames)
+    return np.asarray(LUMA_SCALE * (luma[1:] - luma[:1]), np.float32)
+
+
+def cells(x: np.ndarray) -> np.ndarray:
+    """[N,C,H,W] -> [N,C,GRID,GRID] float32: mean over equal cells."""
+    n, c, h, w = x.shape
+    assert (h % GRID, w % GRID) == (0, 0), "an aligned crop's side is a multiple of the grid"
+    return np.asarray(x.reshape(n, c, GRID, h // GRID, GRID, w // GRID).mean((3, 5), dtype=np.float32))
+
+
+def mirrored(seen: np.ndarray) -> np.ndarray:
+    """What the judge would see of the mirrored face: [N,C,GRID,GRID] flipped, with the sign of x turned."""
+    out = seen[..., ::-1].copy()
+    out[:, 0] *= -1
+    return out
+
+
+class JudgeNet(nn.Module):
+    """[N,C,GRID,GRID] -> [N,K,2]. No biases: no motion gives 0, and k times the motion gives k times the AUs.
+
+    That homogeneity (ReLU layers without bias are positively homogeneous of degree 1) is the physics of
+    small motion, and it keeps the slope of judged on true intensity from sagging away from the data.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        w, k = width, 2 * len(AU_CODES)
+
+        def block(a: int, b: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.ReLU()]
+
+        self.channels, self.width = channels, width
+        self.body = nn.Sequential(
+            *block(channels, w, 1), *block(w, w, 2), *block(w, 2 * w, 1), *block(2 * w, 2 * w, 2),
+            *block(2 * w, 2 * w, 1), nn.Flatten(),
+            nn.Linear(2 * w * (GRID // 4) ** 2, 4 * w, bias=False), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(4 * w, k, bias=False)
+        # The straight path: small motions superpose, so most of the answer is linear in the flow.
+        self.linear = nn.Linear(channels * GRID**2, k, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N,C,GRID,GRID] -> [N,K,2] intensities, unbounded."""
+        out: torch.Tensor = self.head(self.body(x)) + self.linear(x.flatten(1))
+        return out.view(len(x), len(AU_CODES), 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeFigures:
+    """Held-out figures of one AU: MAE on the 0-5 scale, ICC(3,1), Pearson, slope of judged on true."""
+
+    mae: float
+    icc: float
+    pearson: float
+    slope: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeMeta:
+    """What travels with the weights: people seen, figures on people never seen, and how it was made."""
+
+    width: int
+    channels: int
+    subjects_seen: tuple[int, ...]
+    """Head seeds rendered for training, calibration and test."""
+    figures: dict[int, JudgeFigures]
+    config: str
+    """The resolved training configuration, YAML."""
+    head_sha256: str
+    """sha256 of the head's AU basis at training time: another head, another judge."""
+    weights_sha256: str
+
+
+class AUJudge:
+    """The trained judge. ``meta`` holds its figures; ``trusted`` the AU codes fit for headline figures."""
+
+    def __init__(self, net: JudgeNet, scale: np.ndarray, meta: JudgeMeta) -> None:
+        self._net, self._scale, self.meta = net.eval().requires_grad_(False), scale.astype(np.float32), meta
+
+    @property
+    def trusted(self) -> tuple[int, ...]:
+        """AU codes whose held-out ICC reaches TRUSTED_ICC."""
+        return tuple(code for code in AU_CODES if self.meta.figures[code].icc >= TRUSTED_ICC)
+
+    @staticmethod
+    def load(file: Path | str | None = None) -> AUJudge:
+        """The packaged judge, or one trained by ``mesynth.quality.judge_train``.
+
+        Raises:
+            WeightsUnavailable: the file is missing or is no judge.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(file) if file is not None else WEIGHTS
+        if not path.is_file():
+            raise WeightsUnavailable(
+                f"AU judge: {path} is missing; reinstall mesynth, or train it: "
+                "python -m mesynth.quality.judge_train configs/quality/judge.yaml --out DIR"
+            )
+        try:
+            with safe_open(path, "pt") as handle:
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+                record = json.loads((handle.metadata() or {})["judge"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise WeightsUnavailable(f"AU judge: {path} is no judge file ({error}); reinstall or retrain it") from None
+        figures = {int(code): JudgeFigures(**values) for code, values in record.pop("figures").items()}
+        seen = tuple(record.pop("subjects_seen"))
+        meta = JudgeMeta(figures=figures, subjects_seen=seen, **record)
+        scale = tensors.pop("scale").numpy()
+        net = JudgeNet(meta.channels, meta.width)
+        net.load_state_dict(tensors)
+        return AUJudge(net, scale, meta)
+
+    def save(self, path: Path) -> None:
+        """Write weights and metadata as safetensors."""
+        from safetensors.torch import save_file
+
+        save_file(judge_tensors(self._net, self._scale), path, {"judge": json.dumps(asdict(self.meta))})
+
+    @torch.inference_mode()
+    def read(self, seen: np.ndarray) -> np.ndarray:
+        """[N,3,GRID,GRID] of :func:`observe` -> visible AU intensities [N,K,2] float32 in [0,1].
+
+        Mean of the face and its mirror image with the sides exchanged: a face has no preferred side.
+        """
+        return np.clip(raw_intensity(self._net, seen) * self._scale[:, None], 0, 1)
+
+    def intensity(self, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """Frames [T,H,W,3] uint8 RGB and the onset's landmarks [68,2] -> AUs of frames 1..T-1, [T-1,K,2] in [0,1]."""
+        from mesynth.preprocess.align import SimilarityCrop
+
+        return self.read(observe(SimilarityCrop.from_landmarks(landmarks).frames(frames)))
+
+
+@torch.inference_mode()
+def raw_intensity(net: JudgeNet, seen: np.ndarray) -> np.ndarray:
+    """Uncalibrated, unbounded intensities [N,K,2] of [N,3,GRID,GRID]: mean over both mirror images."""
+    x = np.ascontiguousarray(seen[:, : net.channels], np.float32)
+    parts = [np.zeros((0, len(AU_CODES), 2), np.float32)]
+    for i in range(0, len(x), 256):
+        block = x[i : i + 256]
+        both = net(torch.from_numpy(np.concatenate([block, mirrored(block)]))).numpy()
+        parts.append(0.5 * (both[: len(block)] + both[len(block) :, :, ::-1]))
+    out = np.concatenate(parts)
+    out[:, _MIDLINE_ROWS] = out[:, _MIDLINE_ROWS].mean(-1, keepdims=True)
+    return np.asarray(out, np.float32)
+
+
+def judge_tensors(net: JudgeNet, scale: np.ndarray) -> dict[str, torch.Tensor]:
+    """Everything that is learned, by name."""
+    tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
+    return tensors | {"scale": torch.from_numpy(np.ascontiguousarray(scale, np.float32))}
+
+
+def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 over names and float32 bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+"""Where pretrained weights are looked for, without downloading and without importing the packages that ship them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesynth.errors import WeightsUnavailable
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET_FILE}"
+STALEX_FILE = "weights/vST0.0/alex_shift_tolerant.pth"
+DLIB_RESNET = "models/dlib_face_recognition_resnet_model_v1.dat"
+DLIB_FIVE = "models/shape_predictor_5_face_landmarks.dat"
+
+
+def hub_folder() -> Path:
+    """torch.hub's checkpoint folder: ``$TORCH_HOME/hub/checkpoints`` or its default under the cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    home = Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser()
+    return home / "hub" / "checkpoints"
+
+
+def package_file(package: str, name: str) -> Path | None:
+    """``name`` inside an installed package, found without importing the package; None if it is not there."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / name
+    return path if path.is_file() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """One optional piece: what it is for, whether it is here, where it is looked for, what to do."""
+
+    name: str
+    purpose: str
+    present: bool
+    where: str
+    remedy: str
+    instead: str
+    """What is used while it is missing."""
+
+
+def given_file(path: Path | str | None, what: str) -> Path | None:
+    """``path`` if given; raises WeightsUnavailable when it names no file."""
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise WeightsUnavailable(f"{what} weights: {file} is no file; check the path")
+    return file
+
+
+def inception_file(given: Path | str | None = None) -> Path | None:
+    """The FID Inception weights: the file given, or torch.hub's copy; None if neither is there."""
+    cached = hub_folder() / INCEPTION_FILE
+    return given_file(given, "Inception") or (cached if cached.is_file() else None)
+
+
+def alexnet_file(given: Path | str | None = None) -> Path | None:
+    """torchvision's AlexNet weights (the LPIPS trunk): the file given, or torch.hub's copy."""
+    cached = hub_folder() / ALEXNET_FILE
+    return given_file(given, "AlexNet") or (cached if cached.is_file() else None)
+
+
+def stalex_file() -> Path | None:
+    """The shift-tolerant AlexNet that ships in the package stlpips-pytorch."""
+    return package_file("stlpips_pytorch", STALEX_FILE)
+
+
+def needs() -> list[Need]:
+    """What each measure wants and whether it is on this machine (the rows of ``mesynth doctor``)."""
+    lpips_heads = package_file("lpips", "weights/v0.1/alex.pth")
+    resnet, five = (package_file("face_recognition_models", f) for f in (DLIB_RESNET, DLIB_FIVE))
+    dlib = importlib.util.find_spec("_dlib_pybind11") or importlib.util.find_spec("dlib")
+    return [
+        Need(
+            name="Inception (FID, KID)",
+            purpose="features of FID and KID as published",
+            present=inception_file() is not None and importlib.util.find_spec("pytorch_fid") is not None,
+            where=str(hub_folder() / INCEPTION_FILE),
+            remedy=f"put {INCEPTION_FILE} there (from {INCEPTION_URL}), or pass --inception-weights FILE",
+            instead="FD-STAlexNet and KID-STAlexNet",
+        ),
+        Need(
+            name="AlexNet trunk (LPIPS)",
+            purpose="LPIPS as published",
+            present=alexnet_file() is not None and lpips_heads is not None,
+            where=str(hub_folder() / ALEXNET_FILE),
+            remedy=f"put {ALEXNET_FILE} there (from {ALEXNET_URL}), or pass --lpips-weights FILE; pip install lpips",
+            instead="ST-LPIPS",
+        ),
+        Need(
+            name="shift-tolerant AlexNet (FD-STAlexNet, ST-LPIPS)",
+            purpose="distribution and perceptual distance without downloads",
+            present=stalex_file() is not None,
+            where=f"{STALEX_FILE} in the package stlpips-pytorch",
+            remedy="pip install stlpips-pytorch==0.0.2",
+            instead="nothing: these measures are reported as not measured",
+        ),
+        Need(
+            name="face ResNet (identity)",
+            purpose="identity preservation",
+            present=None not in (resnet, five, dlib),
+            where=f"{DLIB_RESNET} in the package face-recognition-models, and the package dlib-bin",
+            remedy="pip install dlib-bin face-recognition-models",
+            instead="nothing: identity is reported as not measured",
+        ),
+        Need(
+            name="AU judge",
+            purpose="AU control",
+            present=(Path(__file__).parent / "data" / "judge.safetensors").is_file(),
+            where="mesynth/quality/data/judge.safetensors",
+            remedy="reinstall mesynth, or python -m mesynth.quality.judge_train configs/quality/judge.yaml --out DIR",
+            instead="nothing: AU control is reported as not measured",
+        ),
+    ]  # fmt: skip
+
+
+def doctor() -> list[Need]:
+    """Rows for ``mesynth doctor``: see :class:`Need`."""
+    return needs()
