@@ -251,7 +251,14 @@ def generate(
 @_OUT
 @json_option
 def measure(
-    real: Path, synthetic: Path, clips: int, inception_weights: Path | None, seed: int, out: Path, as_json: bool
+    real: Path,
+    synthetic: Path,
+    clips: int,
+    inception_weights: Path | None,
+    lpips_weights: Path | None,
+    seed: int,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Measure a synthetic corpus against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
 
@@ -267,6 +274,7 @@ def measure(
             Manifest.read(synthetic),
             MeasureConfig(clips=clips, seed=seed),
             inception_weights=inception_weights,
+            lpips_weights=lpips_weights,
             progress=bar("measure"),
         )
     report.write(out)
@@ -282,7 +290,7 @@ def measure(
 @json_option
 def doctor(as_json: bool) -> None:
     """Say which weights and packages are here, where they are looked for, and what to do about the rest."""
-    from mesynth.quality.weights import doctor as run
+    from mesynth.doctor import doctor as run
 
     needs = run()
     if as_json:

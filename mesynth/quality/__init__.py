@@ -14,18 +14,15 @@ if TYPE_CHECKING:
     from mesynth.quality.judge import AUJudge
     from mesynth.quality.measure import MeasureConfig
     from mesynth.quality.report import MeasureReport, MeasureRow
-    from mesynth.quality.weights import Need, doctor
 
 _HOME = {
     "AUJudge": "judge",
     "MeasureConfig": "measure",
     "MeasureReport": "report",
     "MeasureRow": "report",
-    "Need": "weights",
-    "doctor": "weights",
     "intensity_sweep": "control",
 }
-__all__ = ["AUJudge", "MeasureConfig", "MeasureReport", "MeasureRow", "Need", "doctor", "intensity_sweep"]
+__all__ = ["AUJudge", "MeasureConfig", "MeasureReport", "MeasureRow", "intensity_sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,12 @@
-"""Where pretrained weights are looked for, without downloading and without importing the packages that ship them."""
+"""The weights the measures want, where they are looked for, and what stands in while they are missing."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from mesynth.errors import WeightsUnavailable
+from mesynth.weights import Need, hub_folder, package_file
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
@@ -16,35 +15,6 @@ ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET_FILE}"
 STALEX_FILE = "weights/vST0.0/alex_shift_tolerant.pth"
 DLIB_RESNET = "models/dlib_face_recognition_resnet_model_v1.dat"
 DLIB_FIVE = "models/shape_predictor_5_face_landmarks.dat"
-
-
-def hub_folder() -> Path:
-    """torch.hub's checkpoint folder: ``$TORCH_HOME/hub/checkpoints`` or its default under the cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    home = Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser()
-    return home / "hub" / "checkpoints"
-
-
-def package_file(package: str, name: str) -> Path | None:
-    """``name`` inside an installed package, found without importing the package; None if it is not there."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / name
-    return path if path.is_file() else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """One optional piece: what it is for, whether it is here, where it is looked for, what to do."""
-
-    name: str
-    purpose: str
-    present: bool
-    where: str
-    remedy: str
-    instead: str
-    """What is used while it is missing."""
 
 
 def given_file(path: Path | str | None, what: str) -> Path | None:
@@ -121,8 +91,3 @@ def needs() -> list[Need]:
             instead="nothing: AU control is reported as not measured",
         ),
     ]  # fmt: skip
-
-
-def doctor() -> list[Need]:
-    """Rows for ``mesynth doctor``: see :class:`Need`."""
-    return needs()

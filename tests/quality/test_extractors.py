@@ -101,10 +101,10 @@ def test_every_missing_weight_is_named_with_its_place_and_remedy() -> None:
         perceptual.best_distance()
     with pytest.raises(WeightsUnavailable, match="pip install dlib-bin face-recognition-models"):
         identity.FaceEmbedder()
-    present = {need.name: need.present for need in weights.doctor()}
+    present = {need.name: need.present for need in weights.needs()}
     assert present.pop("AU judge")
     assert not any(present.values())
-    assert all(need.remedy and need.where and need.instead for need in weights.doctor())
+    assert all(need.remedy and need.where and need.instead for need in weights.needs())
 
 
 def test_a_given_file_that_is_not_there_or_no_weights_is_an_error(tmp_path: Path) -> None:
