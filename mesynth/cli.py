@@ -176,6 +176,7 @@ Examples:
 @click.option("--noise", default=0.0, show_default=True, help="Sensor noise of frames after the onset, grey levels.")
 @click.option("--head-motion", default=0.0, show_default=True, help="Head motion, 1 = a seated recording's.")
 @click.option("--blink", default=0.0, show_default=True, help="Probability of a partial blink in a clip.")
+@click.option("--style", default=0.0, show_default=True, help="Individual differences in how muscles pull, 1 = usual.")
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
 @_landmarker
@@ -197,6 +198,7 @@ def generate(
     noise: float,
     head_motion: float,
     blink: float,
+    style: float,
     preview: int,
     video: str,
     landmarker: str,
@@ -228,7 +230,7 @@ def generate(
         size=size,
         seed=seed,
         sampling=AUSampling(source=au_source),
-        nuisance=Nuisance(noise=noise, head=head_motion, blink=blink),
+        nuisance=Nuisance(noise=noise, head=head_motion, blink=blink, style=style),
     )
     previews = Preview(count=preview, video=video)
     if dry_run:
@@ -247,6 +249,7 @@ def generate(
 @click.option(
     "--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights, for FID itself."
 )
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="torchvision's AlexNet, for LPIPS itself.")
 @_SEED
 @_OUT
 @json_option

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from mesynth.errors import MesynthError
 
@@ -19,12 +20,14 @@ class Nuisance:
 
     ``noise``: sensor noise sd in grey levels (of 255), independent per frame; ``head``: multiple of the
     head motion seen in a seated recording (1 = sd .006 IOD per degree of freedom at the apex);
-    ``blink``: probability that a clip holds a partial blink.
+    ``blink``: probability that a clip holds a partial blink; ``style``: how far this clip's muscles pull from
+    the mean face's places and directions (1 = smooth shifts of sd .07 IOD and turns of sd 10 degrees).
     """
 
     noise: float = 0.0
     head: float = 0.0
     blink: float = 0.0
+    style: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 32:
@@ -33,6 +36,28 @@ class Nuisance:
             raise MesynthError(f"head-motion={self.head:g} is outside [0, 5]")
         if not 0 <= self.blink <= 1:
             raise MesynthError(f"blink={self.blink:g} is no probability; choose a number in [0, 1]")
+        if not 0 <= self.style <= 2:
+            raise MesynthError(f"style={self.style:g} is outside [0, 2]")
+
+
+_STYLE_GRID = 5
+_STYLE_BOX = ((-1.6, 1.6), (-1.3, 2.0))  # u and v range the random grid covers, IOD
+
+
+@dataclass(frozen=True)
+class Style:
+    """Smooth individual differences: ``shift`` [H,W,2] IOD added to where a field is read, ``turn`` [H,W] radians."""
+
+    shift: np.ndarray
+    turn: np.ndarray
+
+
+def draw_style(uv: np.ndarray, strength: float, rng: np.random.Generator) -> Style:
+    """People differ in where and which way a muscle pulls: a random 5 x 5 grid over the face, interpolated."""
+    grids = rng.standard_normal((3, _STYLE_GRID, _STYLE_GRID)) * np.array([0.07, 0.07, np.radians(10)])[:, None, None]
+    position = [(uv[..., axis] - low) / (high - low) * (_STYLE_GRID - 1) for axis, (low, high) in enumerate(_STYLE_BOX)]
+    read = [map_coordinates(grid, position[::-1], order=3, mode="nearest") for grid in grids * strength]
+    return Style(np.stack(read[:2], -1).astype(np.float32), read[2].astype(np.float32))
 
 
 HEAD_MODES = 6  # right, down, roll, scale, yaw, pitch

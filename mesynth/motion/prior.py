@@ -17,7 +17,7 @@ from mesynth.errors import MesynthError
 from mesynth.head.model import HeadModel
 from mesynth.motion.face_map import face_map
 from mesynth.motion.fields import basis
-from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, head_basis, head_path
+from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
 from mesynth.motion.warp import backward_flow, folding, warp_backward
 from mesynth.temporal import Profile
 from mesynth.types import AUVector, Clip, Flow, Sample
@@ -78,6 +78,16 @@ class MotionPrior:
         height, width = self.face.image.shape[:2]
         return np.stack([self._fields[c] for c in cells]) if cells else np.zeros((0, height, width, 2), np.float32)
 
+    def _styled_fields(self, cells: list[tuple[int, int]], strength: float, seed: int) -> np.ndarray:
+        """:meth:`fields` with one clip's own places and directions of pull."""
+        style = draw_style(self._map.uv, strength, seeds.stream(seed, "style"))
+        fields = basis(self._map.uv + style.shift, cells)
+        cos, sin = np.cos(style.turn), np.sin(style.turn)
+        turned = np.stack(
+            [cos * fields[..., 0] - sin * fields[..., 1], sin * fields[..., 0] + cos * fields[..., 1]], -1
+        )
+        return self._in_pixels(turned)
+
     def flows(
         self, aus: AUVector, profile: Profile, n_frames: int, fps: float, nuisance: Nuisance, seed: int
     ) -> Iterator[np.ndarray]:
@@ -93,7 +103,7 @@ class MotionPrior:
             row = facs.AU_INDEX[45]
             cells = [*cells, (row, 0), (row, 1)]
             weights = np.concatenate([weights, np.minimum(np.stack([blink, blink]), WARP_LIMIT[45])])
-        fields = self.fields(cells)
+        fields = self.fields(cells) if not nuisance.style else self._styled_fields(cells, nuisance.style, seed)
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))

@@ -17,7 +17,7 @@ from mesynth.corpus.sheet import DIFFERENCE_GAIN, FLOW_SCALE, clip_column
 from mesynth.manifest import Manifest, Row
 from mesynth.preprocess.flow import flow_picture
 from mesynth.quality.report import MeasureRow
-from mesynth.quickstart.pipeline import Study
+from mesynth.quickstart.study import Study
 from mesynth.shards import png_bytes, read_flow, read_frames
 from mesynth.stage import write_text
 

@@ -26,8 +26,10 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.prepare import STORED, prepare
 from mesynth.quality.measure import MeasureConfig, measure
 from mesynth.quality.report import MeasureReport
+from mesynth.quickstart.page import write_page
+from mesynth.quickstart.study import Study
 from mesynth.stage import Progress, claim_folder, write_text
-from recognizer.ablation import AblationResult, run_ablation
+from recognizer.ablation import run_ablation
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.protocol_run import LosoResult, loso
 
@@ -36,7 +38,7 @@ Bars = Callable[[str], Progress]
 # Frame rate, noise and head motion of the synthetic corpus follow the rendered database's recording
 # conditions, which a lab would read off its own database's paper.
 FPS, SIZE = 60.0, 128
-NUISANCE = Nuisance(noise=1.5, head=1.0, blink=0.3)
+NUISANCE = Nuisance(noise=1.5, head=1.0, blink=0.3, style=1.0)
 SHOW = ("happiness", "surprise", "disgust", "repression")
 
 
@@ -58,25 +60,6 @@ class Scale:
             raise MesynthError(f"subjects={self.subjects} is too few to leave one out and learn from the rest; use 4")
 
 
-@dataclass
-class Study:
-    """What the report shows."""
-
-    out: Path
-    real: Manifest
-    synthetic: Manifest
-    matched: Manifest
-    """The synthetic corpus with flow re-estimated from its frames, as the real clips' flow was."""
-    shown: Manifest
-    sweep: Manifest
-    measures: MeasureReport
-    recognition: dict[str, LosoResult]
-    ablation: AblationResult
-    refusal: str
-    photo_name: str
-    seconds: dict[str, float]
-
-
 def run(
     out: Path,
     *,
@@ -91,8 +74,6 @@ def run(
     Raises:
         MesynthError: too few subjects, an unusable photo, or a folder that holds something else.
     """
-    from mesynth.quickstart.page import write_page
-
     out = Path(out)
     bars = progress or _silent
     picture = photo or _astronaut()

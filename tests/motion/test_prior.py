@@ -141,6 +141,25 @@ def test_head_motion_moves_the_face_and_is_part_of_the_flow(prior: MotionPrior) 
     assert 0.02 < np.hypot(*centre).mean() < 4
 
 
+def test_style_changes_where_and_which_way_but_keeps_side_and_size(prior: MotionPrior) -> None:
+    def flow(style: float, seed: int) -> np.ndarray:
+        nuisance = Nuisance(style=style)
+        request = facs.parse_request("L12=C")
+        sample, _ = prior.generate(request, PROFILE, n_frames=5, fps=60, nuisance=nuisance, seed=seed)
+        return sample.flow.uv
+
+    plain = flow(0, 0)
+    styled = [flow(1, seed) for seed in range(8)]
+    for uv in styled:
+        assert 0.1 < np.hypot(*(uv - plain)).mean() / np.hypot(*plain).mean() < 1.2
+        assert 0.6 < np.hypot(*uv).max() / np.hypot(*plain).max() < 1.4
+        magnitude = np.hypot(*uv)
+        assert magnitude[:, 64:].sum() > 4 * magnitude[:, :64].sum()
+    assert np.abs(styled[0] - styled[1]).max() > 0.5
+    zero, _ = prior.generate(facs.parse_request("12=0"), PROFILE, n_frames=5, fps=60, nuisance=Nuisance(style=1))
+    assert (zero.clip.frames == prior.face.image).all()
+
+
 def test_one_nuisance_does_not_shift_another() -> None:
     a = head_path(10, 1.0, np.random.default_rng(0))
     b = head_path(10, 2.0, np.random.default_rng(0))
