@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -114,7 +115,7 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]], optional: Seq
     )
 
 
-def _places(header: Sequence[object], wanted: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def _places(header: Sequence[Any], wanted: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Our column name -> position in the file; earlier accepted names win."""
     plain = ["" if pd.isna(cell) else _plain(cell) for cell in header]
     places = {}
