@@ -214,6 +214,11 @@ class Manifest:
         index = range(len(self))[index]
         return _row(self.table.slice(index, 1).to_pylist()[0])
 
+    def __getitem__(self, part: slice) -> Manifest:
+        """The rows of a slice, copied: what is sent to another process is the part, not the whole."""
+        table = self.table.take(pa.array(range(len(self))[part], pa.int64()))
+        return Manifest(table, self.root, self.meta)
+
     def column(self, name: str) -> np.ndarray:
         """One scalar column as numpy; nested ones with a dot: ``provenance.kind``."""
         array: Any = self.table

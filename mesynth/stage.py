@@ -16,11 +16,11 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -52,8 +52,17 @@ class Produced:
 
 
 Worker = Callable[[Any], Produced | None]
+
+
+class Jobs(Protocol):
+    """A list, or anything like one that need not hold all jobs in memory: a manifest, a plan."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __getitem__(self, part: slice, /) -> Jobs: ...
+
+
 Progress = Callable[[int, int], None]
-Job = TypeVar("Job")
 
 
 class Interrupted(MesynthError):
@@ -92,7 +101,7 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
 
 def run_stage(
     out: Path,
-    jobs: Sequence[Any],
+    jobs: Jobs,
     worker: Worker,
     *,
     config: dict[str, Any],
@@ -118,6 +127,7 @@ def run_stage(
             progress(len(jobs), len(jobs))
         return Manifest.read(out)
     (out / _PARTS).mkdir(exist_ok=True)
+    _remove_temporaries(out)  # left by a kill
     chunks = [jobs[i : i + shard_clips] for i in range(0, len(jobs), shard_clips)]
     todo = [i for i in range(len(chunks)) if not _part(out, i).is_file()]
     done = sum(len(chunks[i]) for i in range(len(chunks)) if i not in set(todo))
@@ -150,6 +160,11 @@ def _close(worker: Worker) -> None:
         close()
 
 
+def _remove_temporaries(out: Path) -> None:
+    for temporary in out.rglob("*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 # ---------------------------------------------------------------- one shard
 
 
@@ -157,7 +172,7 @@ def _part(out: Path, index: int) -> Path:
     return out / _PARTS / f"{index:06d}" / FILE_NAME
 
 
-def _make_shard(out: Path, index: int, first: int, jobs: Sequence[Any], worker: Worker) -> Iterator[int]:
+def _make_shard(out: Path, index: int, first: int, jobs: Jobs, worker: Worker) -> Iterator[int]:
     """Write shard ``index``; yields how many of its jobs are done. The part's manifest is written last."""
     rows: list[Row] = []
     with ShardWriter(out / f"frames-{index:06d}.tar") as frames, ShardWriter(out / f"flow-{index:06d}.tar") as flow:
@@ -214,7 +229,7 @@ def _start(worker: Worker, counter: Any) -> None:
     multiprocessing.util.Finalize(None, _close, args=(worker,), exitpriority=10)  # atexit does not run in children
 
 
-def _shard_task(out: Path, index: int, first: int, jobs: Sequence[Any]) -> None:
+def _shard_task(out: Path, index: int, first: int, jobs: Jobs) -> None:
     assert _worker is not None
     for _ in _make_shard(out, index, first, jobs, _worker):
         with _counter.get_lock():
@@ -223,7 +238,7 @@ def _shard_task(out: Path, index: int, first: int, jobs: Sequence[Any]) -> None:
 
 def _run_pool(
     out: Path,
-    chunks: list[Sequence[Any]],
+    chunks: list[Jobs],
     todo: list[int],
     shard_clips: int,
     worker: Worker,
@@ -247,8 +262,7 @@ def _run_pool(
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
-        for temporary in out.rglob("*.tmp"):
-            temporary.unlink(missing_ok=True)
+        _remove_temporaries(out)
         raise
     finally:
         pool.shutdown(wait=True)

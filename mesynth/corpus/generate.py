@@ -13,7 +13,7 @@ import numpy as np
 
 from mesynth import __version__, facs
 from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, prepare_faces
-from mesynth.corpus.plan import PlanConfig, PlanRow, draw_plan, write_plan
+from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.emotions import CLASS_OF
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Provenance, Row
@@ -186,7 +186,7 @@ def generate(
         RunFolderError: ``out`` holds another run.
     """
     sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else faces
-    rows = draw_plan(config, len(sources))
+    rows = Plan(config, len(sources))
     run = {
         "generator": NAME,
         "plan": dataclasses.asdict(config),

@@ -7,9 +7,11 @@ streams, so a plan of 1,000 clips begins with the plan of 100 made by the same c
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -18,7 +20,6 @@ from mesynth.emotions import AUSampling
 from mesynth.errors import MesynthError
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import check_reach
-from mesynth.stage import write_text
 from mesynth.temporal import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
 from mesynth.types import AUVector
 
@@ -81,15 +82,31 @@ class PlanRow:
         return AUVector(np.array(self.intensity, np.float32))
 
 
-def draw_plan(config: PlanConfig, n_faces: int) -> list[PlanRow]:
-    """The rows of ``config`` over ``n_faces`` faces.
+class Plan(Sequence["PlanRow"]):
+    """The rows of ``config`` over ``n_faces`` faces, each drawn when it is looked at: a plan of any length is small.
 
-    Emotions are taken in turn, faces in random order per round, so that classes and faces stay
-    balanced; AUs come from aggregate tables, never from a subject.
+    Emotions are taken in turn, faces in random order per round, so that classes and faces stay balanced; AUs
+    come from aggregate tables, never from a subject.
     """
-    if n_faces < 1:
-        raise MesynthError("there is no face to generate on")
-    return [_draw_row(config, n_faces, index) for index in range(config.count)]
+
+    def __init__(self, config: PlanConfig, n_faces: int, part: range | None = None) -> None:
+        """Raises MesynthError without faces."""
+        if n_faces < 1:
+            raise MesynthError("there is no face to generate on")
+        self.config, self.n_faces = config, n_faces
+        self._part = range(config.count) if part is None else part
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @overload
+    def __getitem__(self, index: int) -> PlanRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Plan: ...
+    def __getitem__(self, index: int | slice) -> PlanRow | Plan:
+        if isinstance(index, slice):
+            return Plan(self.config, self.n_faces, self._part[index])
+        return _draw_row(self.config, self.n_faces, self._part[index])
 
 
 def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
@@ -122,8 +139,11 @@ def _face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
     return int(order[turn % n_faces])
 
 
-def write_plan(rows: Sequence[PlanRow], folder: Path) -> Path:
+def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:
     """``plan.jsonl``, one row a line, AUs in request form beside their exact values."""
-    lines = [json.dumps({**asdict(row), "au": facs.format_vector(row.aus)}) for row in rows]
-    write_text(folder / FILE_NAME, "\n".join(lines) + "\n")
-    return folder / FILE_NAME
+    path, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
+    with open(temporary, "w") as file:
+        for row in rows:
+            file.write(json.dumps({**asdict(row), "au": facs.format_vector(row.aus)}) + "\n")
+    os.replace(temporary, path)
+    return path

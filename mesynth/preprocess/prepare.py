@@ -86,7 +86,7 @@ def prepare(
     if not (out / _SKIPPED_PARTS).exists() and not (out / SKIPPED_FILE).exists():
         (out / _SKIPPED_PARTS).mkdir()
     worker = _Worker(manifest.root, out, size, method, name, _identity(name), keep_frames, max_frames)
-    result = run_stage(out, list(manifest), worker, config=config, workers=workers, progress=progress)
+    result = run_stage(out, manifest, worker, config=config, workers=workers, progress=progress)
     _collect_skipped(out, manifest)
     if len(result) == 0:
         first = read_skipped(out)[0]

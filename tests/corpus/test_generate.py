@@ -1,6 +1,11 @@
 """From a picture or a manifest to a corpus: what it holds, that it repeats, and every way it can go wrong."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,3 +186,29 @@ def test_bad_faces_end_in_one_line(tmp_path: Path) -> None:
 def test_anothers_folder_is_refused(photo: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     _refused(_cli("generate", "--faces", photo, "--au", "12=B", "--out", tmp_path), "is not empty")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_stopped_in_the_middle_then_resumed(photo: Path, tmp_path: Path, how: signal.Signals, code: int) -> None:
+    """Ctrl-C or a kill while two processes work; the same command then gives the bytes of an undisturbed run."""
+    out = tmp_path / "a"
+    args = ["--faces", photo, "--emotion", "fear", "--count", 64, "--fps", 50, "--size", 96, "--preview", 40]
+    command = [sys.executable, "-m", "mesynth", "generate", *map(str, args), "--workers", "2", "--out"]
+    running = subprocess.Popen(
+        [*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("parts/*/manifest.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(running.pid, how)  # a terminal sends Ctrl-C to the whole group
+    errors = running.communicate(timeout=60)[1]
+    assert running.returncode == code, errors
+    assert "Traceback" not in errors
+    assert not (out / "manifest.parquet").exists()
+    if how is signal.SIGINT:
+        assert "the same command goes on" in errors
+        assert not list(out.rglob("*.tmp"))
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    subprocess.run([*command, str(tmp_path / "b")], check=True, capture_output=True)
+    assert tree_bytes(out) == tree_bytes(tmp_path / "b")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mesynth.corpus.plan import PlanConfig, draw_plan, write_plan
+from mesynth.corpus.plan import Plan, PlanConfig, write_plan
 from mesynth.emotions import CLASS_OF
 from mesynth.errors import MesynthError
 
@@ -15,32 +15,32 @@ MIXED = PlanConfig(emotions=("negative", "positive", "surprise"), count=60, dura
 
 
 def test_a_longer_plan_begins_with_the_shorter() -> None:
-    assert draw_plan(replace(MIXED, count=20), 5) == draw_plan(MIXED, 5)[:20]
+    assert list(Plan(replace(MIXED, count=20), 5)) == list(Plan(MIXED, 5)[:20])
 
 
 def test_classes_and_faces_are_balanced() -> None:
-    rows = draw_plan(MIXED, 5)
+    rows = Plan(MIXED, 5)
     assert Counter(CLASS_OF[r.emotion] for r in rows) == {"negative": 20, "positive": 20, "surprise": 20}
     assert set(Counter(r.face for r in rows).values()) == {12}
     assert len({r.face for r in rows if r.emotion == "surprise"}) == 5
 
 
 def test_durations_and_frames() -> None:
-    rows = draw_plan(MIXED, 5)
+    rows = Plan(MIXED, 5)
     assert min(r.n_frames for r in rows) >= 41
     assert max(r.n_frames for r in rows) <= 101
     assert len({r.n_frames for r in rows}) > 10
 
 
 def test_the_same_aus_in_every_clip_when_asked() -> None:
-    rows = draw_plan(PlanConfig(au=("12=B,L4=0.2",), count=3), 1)
+    rows = Plan(PlanConfig(au=("12=B,L4=0.2",), count=3), 1)
     assert len({r.intensity for r in rows}) == 1
     assert {r.au_source for r in rows} == {"user"}
     assert len({r.seed for r in rows}) == 3
 
 
 def test_a_plan_file_reads_back(tmp_path: Path) -> None:
-    rows = draw_plan(MIXED, 5)
+    rows = Plan(MIXED, 5)
     lines = write_plan(rows, tmp_path).read_text().splitlines()
     first = json.loads(lines[0])
     assert len(lines) == 60
@@ -70,9 +70,15 @@ def test_bad_plans_are_named(config: dict[str, object], says: str) -> None:
 
 def test_no_face_no_plan() -> None:
     with pytest.raises(MesynthError, match="no face"):
-        draw_plan(MIXED, 0)
+        Plan(MIXED, 0)
 
 
 def test_several_requests_are_taken_in_turn() -> None:
-    rows = draw_plan(PlanConfig(au=("12=A", "12=B"), count=4), 2)
+    rows = Plan(PlanConfig(au=("12=A", "12=B"), count=4), 2)
     assert [max(map(max, r.intensity)) for r in rows] == pytest.approx([0.1, 0.25, 0.1, 0.25])
+
+
+def test_a_plan_of_any_length_is_small() -> None:
+    plan = Plan(replace(MIXED, count=10_000_000), 5)
+    assert plan[9_999_990:][3].index == 9_999_993
+    assert len(plan) == 10_000_000
