@@ -235,7 +235,7 @@ def parse_request(text: str) -> AUVector:
             an AU given twice, or a term that is not an AU.
 
     >>> vector = parse_request("12=B,L4=0.2")
-    >>> [float(v) for v in vector.intensity[AU_INDEX[4]].round(2)]
+    >>> [round(float(v), 2) for v in vector.intensity[AU_INDEX[4]]]
     [0.2, 0.0]
     """
     intensity = np.zeros((len(AU_CODES), 2), np.float32)
