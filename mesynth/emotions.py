@@ -101,7 +101,8 @@ def draw_emotion(name: str, rng: np.random.Generator) -> str:
 def sample_aus(emotion: str, rng: np.random.Generator, sampling: AUSampling = AUSampling()) -> AUVector:
     """Draw the AUs of one apex: presence from the table, intensities, sides; at least one AU is active.
 
-    Intensity ~ U(min, max) * exp(.35 N) per AU and exp(.15 N) per side, clipped to [0.02, 1].
+    Intensity ~ U(min, max) * exp(.35 N) per AU and exp(.15 N) per side, clipped to [0.02, 0.75]: FACS E is
+    no micro-expression.
     Conflicting draws are damped (:func:`mesynth.facs.damp`).
     """
     table = SOURCES[sampling.source][emotion]
@@ -118,5 +119,5 @@ def sample_aus(emotion: str, rng: np.random.Generator, sampling: AUSampling = AU
         if weak_side is not None and code not in facs.MIDLINE:
             sides[weak_side] *= weak_share
         if on:
-            out[facs.AU_INDEX[code]] = np.clip(sides, 0.02, 1.0)
+            out[facs.AU_INDEX[code]] = np.clip(sides, 0.02, facs.LETTER_INTENSITY["D"])
     return facs.damp(AUVector(out))

@@ -18,14 +18,13 @@ from mesynth.quality.motion import (
 )
 from mesynth.quality.plots import FlowHistogram, flow_plot
 from mesynth.quality.report import MeasureRow
-from mesynth.temporal import PROFILES
+from mesynth.temporal import Profile
 
 
 class FlowFidelity:
     """Is the flow a clip ships the flow its frames show? Emitted against TV-L1 of onset and apex.
 
-    Real clips take part only when they are rendered, because their stored flow is then exact and shows the
-    estimator's own error; elsewhere it is itself an estimate.
+    Real clips take no part: their stored flow is itself an estimate.
     """
 
     group = "flow"
@@ -37,7 +36,7 @@ class FlowFidelity:
 
     def add(self, clip: ClipData) -> None:
         """See :class:`mesynth.quality.collectors.Collector`."""
-        if clip.side == "real" and clip.row.provenance.kind != "rendered":
+        if clip.side == "real":
             return
         from mesynth.preprocess.flow import estimate_flow
 
@@ -64,7 +63,7 @@ class FlowFidelity:
         if not self._zero:
             raise MesynthError("no synthetic clip has a flow and landmarks")
         mean = self._mean_flow()
-        note = "emitted against TV-L1 of onset and apex, face only; 'real': exact flow of rendered clips"
+        note = "emitted against TV-L1 of onset and apex, face only"
         rows = []
         for name, field, unit, headline in (
             ("flow end-point error", "epe", "px", True),
@@ -128,9 +127,8 @@ class Sequence:
         pulled, plain = warping_error(frames, flows, mask)
         self._put("warping error", side, pulled)
         self._put("_plain", side, plain)
-        profile = PROFILES.get(row.provenance.profile)
-        if side == "synthetic" and profile is not None:
-            asked = requested_timing(len(frames), row.apex_index, row.fps, profile)
+        if side == "synthetic" and row.provenance.profile:
+            asked = requested_timing(len(frames), row.apex_index, row.fps, Profile.parse(row.provenance.profile))
             self._put("rise time error", side, 1000 * abs(found.rise - asked.rise))
             self._put("decay time error", side, 1000 * abs(found.decay - asked.decay))
 
@@ -140,7 +138,7 @@ class Sequence:
             raise MesynthError("no synthetic clip has the landmarks that motion over time needs; run `mesynth prepare`")
         found = "from TV-L1 at 64 px, head movement removed; median over clips"
         crossing = "10% to 90% of the largest motion"
-        profile = "against the profile named in the row (casme2: its cosine form, which most clips have)"
+        profile = "against the profile in the clip's provenance"
         spec = (
             ("motion at the apex", "px", "", "mean over the face, 128 px crop, head movement removed", True),
             ("apex index error", "frames", "low", f"|largest motion - apex_index|; {found}", True),
