@@ -15,7 +15,6 @@ import multiprocessing.util
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,6 @@ from mesynth.manifest import FILE_NAME, Manifest, Row
 from mesynth.shards import ShardWriter, frames_members, npy_bytes
 
 RUN_FILE = "run.yaml"
-SHARD_CLIPS = 16
 _PARTS = "parts"
 
 
@@ -74,6 +72,17 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def shard_size(n_jobs: int) -> int:
+    """Clips per shard: enough shards to share among processes, few enough files in a large corpus.
+
+    Depends on the number of jobs alone, never on the number of processes.
+
+    >>> [shard_size(n) for n in (10, 100, 1000, 100_000)]
+    [4, 6, 62, 256]
+    """
+    return int(np.clip(n_jobs // 16, 4, 256))
+
+
 def claim_folder(out: Path, config: dict[str, Any]) -> None:
     """Make ``out`` this run's folder, or accept it as an earlier start of the same run.
 
@@ -106,7 +115,7 @@ def run_stage(
     *,
     config: dict[str, Any],
     workers: int = 1,
-    shard_clips: int = SHARD_CLIPS,
+    shard_clips: int = 0,
     progress: Progress | None = None,
 ) -> Manifest:
     """Run ``worker`` over ``jobs`` and return the manifest written into ``out``.
@@ -114,7 +123,7 @@ def run_stage(
     ``worker`` is a picklable callable; it returns None for a job it leaves out; its ``close()``, if it has
     one, is called in the end. ``config`` is what the
     result depends on (never paths of the machine or the number of processes). ``workers=0`` means one
-    per core.
+    per core. ``shard_clips=0``: see :func:`shard_size`.
 
     Raises:
         RunFolderError: see :func:`claim_folder`.
@@ -128,6 +137,7 @@ def run_stage(
         return Manifest.read(out)
     (out / _PARTS).mkdir(exist_ok=True)
     _remove_temporaries(out)  # left by a kill
+    shard_clips = shard_clips or shard_size(len(jobs))
     chunks = [jobs[i : i + shard_clips] for i in range(0, len(jobs), shard_clips)]
     todo = [i for i in range(len(chunks)) if not _part(out, i).is_file()]
     done = sum(len(chunks[i]) for i in range(len(chunks)) if i not in set(todo))
@@ -291,21 +301,3 @@ def write_text(path: Path, text: str) -> None:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
-
-
-class Timer:
-    """Seconds per named step, for reports: ``with timer("warp"): ...``"""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._name, self._start = "", 0.0
-
-    def __call__(self, name: str) -> Timer:
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exc: object) -> None:
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + time.perf_counter() - self._start

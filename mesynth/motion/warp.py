@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+_SETTLED = 1e-3  # pixels: far below what a grey level can show
+
 
 @njit(cache=True, nogil=True)
 def _clamp(value: int, last: int) -> int:
@@ -39,18 +41,22 @@ def backward_flow(forward: np.ndarray, iterations: int = 6) -> np.ndarray:
                 x0, x1 = _clamp(ix, width - 1), _clamp(ix + 1, width - 1)
                 y0, y1 = _clamp(iy, height - 1), _clamp(iy + 1, height - 1)
                 w00, w01, w10, w11 = (1 - ax) * (1 - ay), ax * (1 - ay), (1 - ax) * ay, ax * ay
-                bx = -(
+                nx = -(
                     w00 * forward[y0, x0, 0]
                     + w01 * forward[y0, x1, 0]
                     + w10 * forward[y1, x0, 0]
                     + w11 * forward[y1, x1, 0]
                 )
-                by = -(
+                ny = -(
                     w00 * forward[y0, x0, 1]
                     + w01 * forward[y0, x1, 1]
                     + w10 * forward[y1, x0, 1]
                     + w11 * forward[y1, x1, 1]
                 )
+                settled = abs(nx - bx) + abs(ny - by) < _SETTLED
+                bx, by = nx, ny
+                if settled:
+                    break
             out[y, x, 0] = bx
             out[y, x, 1] = by
     return out
