@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from mesynth import __version__, facs
-from mesynth.datasets.rendered import LICENCE, MIN_SIZE
 from mesynth.errors import MesynthError
 from mesynth.seeds import derived
 from mesynth.shards import png_bytes
@@ -28,6 +27,7 @@ def render_faces(
     Raises:
         MesynthError: an argument out of range. RunFolderError: ``out`` holds something else.
     """
+    from mesynth.datasets.rendered import LICENCE, MIN_SIZE
     from mesynth.head import Subject
 
     out = Path(out)

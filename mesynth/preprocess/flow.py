@@ -6,13 +6,9 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import torch
 
 from mesynth.errors import MesynthError
-from mesynth.preprocess.tvl1 import TVL1Config, tvl1
 from mesynth.types import Flow
-
-__all__ = ["METHODS", "TVL1Config", "estimate_flow", "estimate_flows", "flow_picture", "grayscale", "tvl1"]
 
 # ITU-R BT.601 luma, the weights of cv2.COLOR_RGB2GRAY and of the published flow pipelines.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -48,6 +44,11 @@ def estimate_flows(a_rgb: np.ndarray, b_rgb: np.ndarray, method: str = "tvl1", d
 
 
 def _tvl1(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+    """See :mod:`mesynth.preprocess.tvl1`; imported here, because generating needs this module and no torch."""
+    import torch
+
+    from mesynth.preprocess.tvl1 import tvl1
+
     first, second = (torch.from_numpy(grayscale(x)).to(device) for x in (a, b))
     return np.asarray(tvl1(first, second).cpu().numpy())
 
