@@ -87,8 +87,14 @@ def _manifest_faces(manifest: Manifest) -> list[FaceSource]:
     return faces
 
 
+def margin(size: int) -> int:
+    """Pixels kept around a crop: a chin that drops or a head that turns must come from the picture, not from
+    beyond its border."""
+    return round(0.08 * size)
+
+
 class FaceWorker:
-    """Crops one face to ``size`` and finds its landmarks (a prepared onset brings its own)."""
+    """Crops one face to ``size`` plus a :func:`margin` and finds its landmarks (a prepared onset brings its own)."""
 
     def __init__(self, size: int, landmarker: str) -> None:
         self.size, self.landmarker = size, landmarker
@@ -99,7 +105,7 @@ class FaceWorker:
 
     def __call__(self, source: FaceSource) -> Produced:
         image, landmarks = self._load(source)
-        crop = SimilarityCrop.from_landmarks(landmarks, self.size)
+        crop = SimilarityCrop.from_landmarks(landmarks, self.size).padded(margin(self.size))
         key = f"{source.database}/{source.subject}"
         row = Row(
             clip_id=f"{key}/face",
@@ -112,8 +118,8 @@ class FaceWorker:
             fps=1.0,
             n_frames=1,
             apex_index=0,
-            height=self.size,
-            width=self.size,
+            height=crop.size,
+            width=crop.size,
             provenance=Provenance(
                 kind="rendered" if source.database == "rendered" else "real",
                 database=source.database,
@@ -161,7 +167,7 @@ def prepare_faces(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
-    """One row per face in ``out``: the crop [1,S,S,3] and its landmarks."""
+    """One row per face in ``out``: the crop with its margin [1,S+2M,S+2M,3], and its landmarks."""
     chosen = face_landmarker(sources, landmarker)
     config = {"faces": [s.identity for s in sources], "size": size, "landmarker": chosen}
     # Loading a detector costs as much as some forty faces: few faces are quicker in this process.

@@ -6,22 +6,23 @@ import dataclasses
 import io
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mesynth import __version__, facs
-from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, prepare_faces
+from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin, prepare_faces
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.emotions import CLASS_OF
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.motion.prior import NAME, Face, MotionPrior
+from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.flow import flow_picture
 from mesynth.shards import npy_bytes, png_bytes, read_frames, read_landmarks
 from mesynth.stage import Produced, Progress, claim_folder, run_stage
-from mesynth.types import Sample
+from mesynth.types import Flow, Sample
 
 PREVIEW_FPS = 25.0
 _CACHED_FACES = 8
@@ -57,13 +58,15 @@ class GenerateWorker:
         sample, warnings = prior.generate(
             plan.aus, plan.profile, n_frames=plan.n_frames, fps=plan.fps, nuisance=plan.nuisance, seed=plan.seed
         )
+        inset = margin(self.size)
+        sample = inner(sample, inset)
         row = self._row(plan, face, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
             row,
             frames=sample.clip.frames,
             flow=sample.flow.uv,
-            landmarks=prior.face.landmarks,
+            landmarks=prior.face.landmarks - np.float32(inset),
             valid=sample.flow.valid,
             files=files,
         )
@@ -119,6 +122,14 @@ class GenerateWorker:
                 code_version=__version__,
             ),
         )
+
+
+def inner(sample: Sample, inset: int) -> Sample:
+    """The sample without its outer ``inset`` pixels."""
+    middle = slice(inset, -inset)
+    clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle, middle]))
+    uv = np.ascontiguousarray(sample.flow.uv[:, middle, middle])
+    return Sample(clip, Flow(uv, stays_inside(uv)), sample.aus)
 
 
 def _active_codes(plan: PlanRow) -> list[int]:

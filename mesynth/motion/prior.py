@@ -18,7 +18,7 @@ from mesynth.head.model import HeadModel
 from mesynth.motion.face_map import face_map
 from mesynth.motion.fields import basis
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
-from mesynth.motion.warp import backward_flow, folding, warp_backward
+from mesynth.motion.warp import backward_flow, folding, stays_inside, warp_backward
 from mesynth.temporal import Profile
 from mesynth.types import AUVector, Clip, Flow, Sample
 
@@ -140,10 +140,7 @@ class MotionPrior:
             # The onset keeps the photo's own noise: it is the frame the person took.
             frame = frame if t == 0 else add_noise(frame, nuisance.noise, noise)
             frames[t] = np.clip(frame + 0.5, 0, 255)
-        y, x = np.mgrid[:height, :width]
-        tx, ty = x + apex_flow[..., 0], y + apex_flow[..., 1]
-        valid = (tx >= 0) & (tx <= width - 1) & (ty >= 0) & (ty <= height - 1)
         determinant = folding(apex_flow)
         warnings = (f"flow folds at the apex (det {determinant:.2f})",) if determinant <= 0 else ()
         uv = np.ascontiguousarray(apex_flow.transpose(2, 0, 1))
-        return Sample(Clip(frames, fps, apex), Flow(uv, valid), aus), warnings
+        return Sample(Clip(frames, fps, apex), Flow(uv, stays_inside(uv)), aus), warnings

@@ -115,6 +115,14 @@ def warp_backward(image: np.ndarray, backward: np.ndarray) -> np.ndarray:
     return out
 
 
+def stays_inside(uv: np.ndarray) -> np.ndarray:
+    """[H,W] bool: the pixel is still in the picture after flow ``uv`` [2,H,W]."""
+    _, height, width = uv.shape
+    y, x = np.mgrid[:height, :width]
+    tx, ty = x + uv[0], y + uv[1]
+    return np.asarray((tx >= 0) & (tx <= width - 1) & (ty >= 0) & (ty <= height - 1))
+
+
 def folding(forward: np.ndarray) -> float:
     """Smallest Jacobian determinant of ``x + f(x)``, f [H,W,2] pixels; at or below 0 the face folds."""
     uy, ux = np.gradient(forward[..., 0])

@@ -60,6 +60,12 @@ class SimilarityCrop:
         target = np.array([0.5, EYE_LINE]) * size - 0.5
         return SimilarityCrop(np.column_stack([rotation, target - rotation @ (right + left) / 2]), size)
 
+    def padded(self, margin: int) -> SimilarityCrop:
+        """The same crop with ``margin`` more pixels of the picture on every side."""
+        matrix = self.matrix.copy()
+        matrix[:, 2] += margin
+        return SimilarityCrop(matrix, self.size + 2 * margin)
+
     def frames(self, frames: np.ndarray) -> np.ndarray:
         """[T,H,W,3] uint8 -> [T,size,size,3] uint8; the border is replicated outside the picture.
 
