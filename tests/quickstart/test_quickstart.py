@@ -1,8 +1,11 @@
 """The whole road at its smallest: everything the page claims is there, twice the same, and resumable."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -66,6 +69,39 @@ def test_the_same_command_resumes(finished: Path) -> None:
     (finished.parent / "report.html").unlink()
     assert run(finished.parent, scale=TINY).is_file()
     assert (finished.parent / "synthetic" / "manifest.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_page_in_a_browser(finished: Path, width: int, scheme: Literal["light", "dark"]) -> None:
+    """Every picture loads, nothing is fetched, nothing sticks out, on a desk and on a phone."""
+    from playwright.sync_api import sync_playwright
+
+    requests: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=_chromium(), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(finished.as_uri())
+        sizes = page.evaluate("[...document.images].map(i => i.complete ? i.naturalWidth : 0)")
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        cells = page.evaluate("[...document.querySelectorAll('td')].filter(c => !c.textContent.trim()).length")
+        rows = page.evaluate("document.querySelectorAll('tr').length")
+        browser.close()
+    assert len(sizes) >= 24
+    assert min(sizes) > 0
+    assert overflow <= 0
+    assert rows > 30
+    assert cells < rows  # the odd empty cell is a figure without reference; empty columns are not
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+
+
+def _chromium() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    assert found, "no Chromium on this machine: install it, set CHROMIUM, or deselect with -m 'not browser'"
+    return found
 
 
 def test_mistakes_are_told_before_the_work_starts(tmp_path: Path) -> None:
