@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from mesynth import __version__
+from mesynth.datasets.registry import database_of
 from mesynth.datasets.rendered_faces import read_card
-from mesynth.errors import DatasetLayoutError, MesynthError
+from mesynth.errors import DatasetLayoutError, LeakError, MesynthError
 from mesynth.manifest import FILE_NAME, Manifest, Provenance, Row
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.landmarks import Landmarker, choose_landmarker, resolve_landmarker
@@ -49,7 +50,14 @@ def find_faces(source: Path) -> list[FaceSource]:
 
     Raises:
         DatasetLayoutError: nothing there, or a folder without pictures.
+        LeakError: the pictures are frames of a database; as plain files their subjects would go unnamed.
     """
+    if found := database_of(source) if source.exists() else None:
+        name, root = found
+        raise LeakError(
+            f"{source} lies in the {name} database {root}, whose people are subjects; run `mesynth prepare {name}` on "
+            "it and give that folder as --faces, so that every clip names whom it shows"
+        )
     if source.is_dir() and (source / FILE_NAME).is_file():
         return _manifest_faces(Manifest.read(source))
     if source.is_file():

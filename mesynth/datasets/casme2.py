@@ -82,6 +82,13 @@ def load_casme2(root: Path | str, *, frames: str = "auto", corrections: Iterable
 # ---------------------------------------------------------------- finding files
 
 
+def is_release(folder: Path) -> bool:
+    """Whether ``folder`` is the root of a CASME II release, or of a rendered one."""
+    if (folder / RENDERED_FILE).is_file():
+        return True
+    return any(p.suffix.lower() in {".xlsx", ".xls"} and p.name.lower().startswith("casme2") for p in folder.iterdir())
+
+
 def _frame_folder(root: Path, frames: str) -> Path:
     names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}
     if frames not in names:

@@ -19,7 +19,9 @@ CARD = "mesynth-faces.json"
 def render_faces(
     out: Path | str, *, subjects: int = 24, size: int = 192, seed: int = 0, progress: Progress | None = None
 ) -> Path:
-    """Write ``face0001.png`` ... into ``out``, one neutral frontal face a person, and a card; return ``out``.
+    """Write one neutral frontal face a person, ``personNNNNNNNNNN.png`` by identity seed, and a card.
+
+    Returns ``out``.
 
     Identities come from a stream of their own (``derived(seed, "rendered-face", i)``), so they are not the
     people of :func:`mesynth.datasets.rendered.render_casme2` with the same seed.
@@ -39,8 +41,8 @@ def render_faces(
     neutral = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
     people = []
     for i in range(1, subjects + 1):
-        file = out / f"face{i:04d}.png"
         identity = derived(seed, "rendered-face", i)
+        file = out / f"person{identity:010d}.png"  # a name that no other person has, in any folder
         people.append({"file": file.name, "identity_seed": identity})
         if not file.is_file():
             subject = Subject(identity, size=size, frontal=True)

@@ -185,6 +185,18 @@ def test_bad_faces_end_in_one_line(tmp_path: Path) -> None:
         assert faces.name in result.output
 
 
+def test_frames_of_a_database_are_no_anonymous_faces(photo: Path, tmp_path: Path) -> None:
+    """As plain files their subjects would be called by file names, and the folds could not refuse them."""
+    folder = tmp_path / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+    folder.mkdir(parents=True)
+    (folder / "img46.png").write_bytes(photo.read_bytes())
+    (tmp_path / "CASME2-coding-20140508.xlsx").write_bytes(b"")
+    for faces in (folder / "img46.png", folder, tmp_path):
+        result = _cli("generate", "--faces", faces, "--au", "12=B", "--out", tmp_path / "out")
+        _refused(result, "lies in the casme2 database")
+    assert not (tmp_path / "out").exists()
+
+
 def test_anothers_folder_is_refused(photo: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     _refused(_cli("generate", "--faces", photo, "--au", "12=B", "--out", tmp_path), "is not empty")
