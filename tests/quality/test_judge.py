@@ -13,7 +13,7 @@ from mesynth.head import Subject, head_motion
 from mesynth.quality.control import control, intensity_sweep
 from mesynth.quality.judge import GRID, TRUSTED_ICC, AUJudge, mirrored, tensors_sha256
 from mesynth.quality.judge_data import JUDGE_SEEDS, PairConfig, draw_aus, render_pairs
-from mesynth.quality.judge_train import JudgeConfig, load_config, main, ridge_weights, train
+from mesynth.quality.judge_train import JudgeConfig, head_sha256, load_config, main, ridge_weights, train
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "quality" / "judge.yaml"
@@ -153,3 +153,8 @@ def test_training_runs_resumes_and_refuses_another_run(tmp_path: Path) -> None:
     assert "| 12 | lip corner puller |" in (tmp_path / "run" / "judge.md").read_text()
     with pytest.raises(RunFolderError):
         train(JudgeConfig(pairs=pairs, width=3, epochs=1), tmp_path / "run", progress=False)
+
+
+def test_the_shipped_judge_knows_the_shipped_head(judge: AUJudge) -> None:
+    """Whoever changes the head's AU shapes has to train the judge anew (the card says how)."""
+    assert judge.meta.head_sha256 == head_sha256()
