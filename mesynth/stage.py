@@ -17,6 +17,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -268,6 +269,11 @@ def _run_pool(
             report(counter.value)
             for future in finished:
                 future.result()
+    except BrokenProcessPool:
+        _remove_temporaries(out)
+        raise MesynthError(
+            f"a worker process died (out of memory, or killed); finished clips stay in {out}, go on with --workers 1"
+        ) from None
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()

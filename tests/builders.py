@@ -42,8 +42,14 @@ def row(clip: str = "a", **changes: Any) -> Row:
 class NumberWorker:
     """Jobs are integers; frames and flow are random but depend on the job alone."""
 
-    def __init__(self, fail_at: int | None = None, interrupt_at: int | None = None, log: Path | None = None) -> None:
-        self.fail_at, self.interrupt_at, self.log = fail_at, interrupt_at, log
+    def __init__(
+        self,
+        fail_at: int | None = None,
+        interrupt_at: int | None = None,
+        die_at: int | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self.fail_at, self.interrupt_at, self.die_at, self.log = fail_at, interrupt_at, die_at, log
 
     def __call__(self, job: int) -> Produced | None:
         if self.log:
@@ -51,6 +57,8 @@ class NumberWorker:
                 file.write(f"{job}\n")
         if job == self.fail_at:
             raise MesynthError(f"job {job} cannot be done; leave it out")
+        if job == self.die_at:
+            os._exit(9)
         if job == self.interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
         if job == 13:

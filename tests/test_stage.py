@@ -92,3 +92,13 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(shards.ShardWriter, "add", full)
     with pytest.raises(MesynthError, match="is full; make room and run the same command again"):
         _run(tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(MesynthError, match=r"a worker process died .* go on with --workers 1"):
+        _run(tmp_path / "a", NumberWorker(die_at=18), workers=2)
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+    _run(tmp_path / "a")
+    _run(tmp_path / "b")
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")

@@ -185,12 +185,13 @@ def generate(
     *,
     preview: Preview = Preview(),
     landmarker: str = "auto",
-    workers: int = 0,
+    workers: int = 1,
     progress: Callable[[str], Progress] | None = None,
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
-    The same call resumes an interrupted one; the same seed gives the same bytes for any ``workers``.
+    The same call resumes an interrupted one; the same seed gives the same bytes for any ``workers`` (0: one
+    process per core; a script that asks for several keeps its calls under ``if __name__ == "__main__":``).
 
     Raises:
         NoFaceError, UnreadableImageError, DatasetLayoutError: a face cannot be used (it is named).

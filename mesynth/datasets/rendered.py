@@ -62,7 +62,7 @@ def render_casme2(
     size: int = 192,
     fps: float = 60.0,
     seed: int = 0,
-    workers: int = 0,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
     """Render a small database of synthetic people into ``out``; the same command again resumes.

@@ -45,7 +45,7 @@ def prepare(
     size: int = CROP_SIZE,
     method: str = "tvl1",
     landmarker: str = "auto",
-    workers: int = 0,
+    workers: int = 1,
     keep_frames: bool = True,
     max_frames: int | None = None,
     progress: Progress | None = None,

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mesynth.errors import ConfigError, MesynthError
 from mesynth.facs import AU_CODES
+from mesynth.preprocess.align import IOD_SHARE
 from mesynth.quality.control import agreement
 from mesynth.quality.judge import (
     AUJudge,
@@ -53,13 +54,16 @@ class JudgeConfig:
     ridge: float = 30.0
     noise: float = 0.03
     """Standard deviation of noise added to the input, pixels."""
+    style: float = 1.0
+    """Individual differences put on the training flows: 1 = smooth shifts of sd .05 IOD and turns of sd 8
+    degrees. Without them the judge knows one head's exact fields and misreads everybody else's."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.width, self.epochs, self.batch) < 1:
             raise ConfigError("width, epochs and batch must be at least 1")
-        if min(self.lr, self.ridge) <= 0 or min(self.weight_decay, self.noise) < 0:
-            raise ConfigError("lr and ridge must be positive, weight_decay and noise not negative")
+        if min(self.lr, self.ridge) <= 0 or min(self.weight_decay, self.noise, self.style) < 0:
+            raise ConfigError("lr and ridge must be positive, weight_decay, noise and style not negative")
 
 
 def load_config(file: Path | str, overrides: Sequence[str] = ()) -> JudgeConfig:
@@ -84,15 +88,36 @@ def ridge_weights(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
     return np.asarray(np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y).T, np.float32)
 
 
+def styled(seen: torch.Tensor, strength: float, draw: torch.Generator) -> torch.Tensor:
+    """``seen`` [N,C,G,G] as other people's muscles would have moved: each sample read at smoothly shifted places
+    and its (u, v) smoothly turned. Where nothing moves, nothing moves afterwards."""
+    if strength == 0:
+        return seen
+    n, _, height, width = seen.shape
+    coarse = torch.randn((n, 3, 5, 5), generator=draw)
+    smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    # The crop is 1 / IOD_SHARE inter-ocular distances wide and 2 units in grid_sample's coordinates.
+    shift = smooth[:, :2] * (0.05 * strength * 2 * IOD_SHARE)
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)
+    read = F.grid_sample(seen, grid + shift.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
+    turn = smooth[:, 2] * float(np.radians(8) * strength)
+    cos, sin = turn.cos(), turn.sin()
+    u, v = read[:, 0], read[:, 1]
+    return torch.cat([torch.stack([cos * u - sin * v, sin * u + cos * v], 1), read[:, 2:]], 1)
+
+
 def fit(pairs: Pairs, config: JudgeConfig, progress: bool = True) -> JudgeNet:
-    """Ridge solution first, then network and linear path together on mirrored, noised pairs."""
+    """Ridge solution first, then network and linear path together on mirrored, styled, noised pairs."""
     from tqdm import tqdm
 
     torch.manual_seed(config.seed)
     channels = 3 if config.luma else 2
     net = JudgeNet(channels, config.width)
     seen, aus = pairs.seen[:, :channels], pairs.aus
-    both = np.concatenate([seen, mirrored(seen)]).reshape(2 * len(seen), -1)
+    draw = torch.Generator().manual_seed(config.seed)
+    other = styled(torch.from_numpy(np.ascontiguousarray(seen)), config.style, draw).numpy()
+    both = np.concatenate([seen, mirrored(other)]).reshape(2 * len(seen), -1)
     targets = np.concatenate([aus, aus[..., ::-1]]).reshape(2 * len(aus), -1)
     net.linear.weight.data = torch.from_numpy(ridge_weights(both, targets, config.ridge))
     torch.nn.init.zeros_(net.head.weight)  # training starts at the ridge solution
@@ -102,7 +127,6 @@ def fit(pairs: Pairs, config: JudgeConfig, progress: bool = True) -> JudgeNet:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.1
     )
-    draw = torch.Generator().manual_seed(config.seed)
     for _ in tqdm(range(config.epochs), "train", disable=not progress):
         order = torch.randperm(len(x), generator=draw)
         for i in range(steps):
@@ -111,6 +135,7 @@ def fit(pairs: Pairs, config: JudgeConfig, progress: bool = True) -> JudgeNet:
             if torch.rand((), generator=draw) < 0.5:
                 a, b = a.flip(-1), b.flip(-1)
                 a[:, 0] *= -1
+            a = styled(a, config.style, draw)
             a = a + config.noise * torch.randn(a.shape, generator=draw)
             loss = F.mse_loss(net(a), b)
             optimizer.zero_grad(set_to_none=True)
@@ -191,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="recipe, for example configs/quality/judge.yaml")
     parser.add_argument("overrides", nargs="*", help="key=value, for example epochs=2")
     parser.add_argument("--out", required=True, type=Path, help="folder of this run")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         judge = train(load_config(options.config, options.overrides), options.out)
     except MesynthError as error:

@@ -66,7 +66,7 @@ def run(
     photo: Path | None = None,
     scale: Scale = Scale(),
     seed: int = 0,
-    workers: int = 0,
+    workers: int = 1,
     progress: Bars | None = None,
 ) -> Path:
     """Do everything and return the path of ``report.html``.
