@@ -31,6 +31,11 @@ def judge_card(judge: AUJudge, config: JudgeConfig, neutral: np.ndarray) -> str:
         f"random, a third of them one-sided; {p.blink:.0%} have a blink; all have head movement, sensor noise and\n"
         "landmark error."
     )
+    if config.style:
+        kinds += (
+            f" While the judge learns, flows are smoothly shifted and turned (style {config.style:g}), so that it\n"
+            "does not depend on one head's exact fields."
+        )
     return f"""# AU judge
 
 Reads action unit intensities off the motion between an onset and a later frame of one clip.

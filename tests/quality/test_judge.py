@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mesynth.errors import ConfigError, RunFolderError, WeightsUnavailable
 from mesynth.facs import AU_CODES, AU_INDEX, parse_request
@@ -13,7 +14,7 @@ from mesynth.head import Subject, head_motion
 from mesynth.quality.control import control, intensity_sweep
 from mesynth.quality.judge import GRID, TRUSTED_ICC, AUJudge, mirrored, tensors_sha256
 from mesynth.quality.judge_data import JUDGE_SEEDS, PairConfig, draw_aus, render_pairs
-from mesynth.quality.judge_train import JudgeConfig, head_sha256, load_config, main, ridge_weights, train
+from mesynth.quality.judge_train import JudgeConfig, head_sha256, load_config, main, ridge_weights, styled, train
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "quality" / "judge.yaml"
@@ -158,3 +159,19 @@ def test_training_runs_resumes_and_refuses_another_run(tmp_path: Path) -> None:
 def test_the_shipped_judge_knows_the_shipped_head(judge: AUJudge) -> None:
     """Whoever changes the head's AU shapes has to train the judge anew (the card says how)."""
     assert judge.meta.head_sha256 == head_sha256()
+
+
+def test_style_moves_fields_and_makes_none() -> None:
+    draw = torch.Generator().manual_seed(0)
+    bump = torch.zeros(64, 2, GRID, GRID)
+    bump[:, 0, 12:20, 12:20] = 1.0
+    assert torch.equal(styled(bump, 0.0, draw), bump)
+    assert not styled(torch.zeros(4, 2, GRID, GRID), 1.0, draw).any()
+    other = styled(bump, 1.0, draw)
+    size = other.pow(2).sum(1).sqrt()
+    assert size.amax((1, 2)).min() > 0.9  # the pull keeps its strength
+    columns = torch.arange(GRID, dtype=torch.float32)
+    centre = (size.sum(1) * columns).sum(1) / size.sum((1, 2))
+    assert 0.2 < float(centre.std()) < 1.5  # sd .05 IOD is .64 cells
+    turn = torch.atan2(other[:, 1].sum((1, 2)), other[:, 0].sum((1, 2))).rad2deg()
+    assert 3 < float(turn.std()) < 13
