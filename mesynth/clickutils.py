@@ -98,8 +98,8 @@ def show_result(result: dict[str, Any], as_json: bool) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Bars]:
-    """Yields ``bar(name) -> report(done, total)``: bars on a terminal, one line per step elsewhere."""
+def progress_bars(*, lines: bool = True) -> Iterator[Bars]:
+    """Yields ``bar(name) -> report(done, total)``: bars on a terminal, elsewhere a line per step if ``lines``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -109,7 +109,7 @@ def progress_bars() -> Iterator[Bars]:
 
         def bar(name: str) -> Callable[[int, int], None]:
             task = progress.add_task(name, total=None)
-            if not console.is_terminal:
+            if lines and not console.is_terminal:
                 console.print(f"{name} ...")
 
             def report(done: int, total: int) -> None:
@@ -118,3 +118,15 @@ def progress_bars() -> Iterator[Bars]:
             return report
 
         yield bar
+
+
+def by_step(bars: Bars) -> Callable[[str, int, int], None]:
+    """``report(step, done, total)`` over ``bars``: a bar per step, made when the step first reports."""
+    reports: dict[str, Callable[[int, int], None]] = {}
+
+    def report(step: str, done: int, total: int) -> None:
+        if step not in reports:
+            reports[step] = bars(step)
+        reports[step](done, total)
+
+    return report

@@ -22,8 +22,6 @@ AU_CODES: tuple[int, ...] = (
 SIDES: tuple[str, str] = ("L", "R")
 assert len(AU_CODES) == N_AUS
 AU_INDEX: dict[int, int] = {code: i for i, code in enumerate(AU_CODES)}
-# Column names of a flattened [K,2] array, for tables.
-AU_SIDE_NAMES: tuple[str, ...] = tuple(f"AU{code}{side}" for code in AU_CODES for side in SIDES)
 
 # AUs whose muscle crosses the midline: a side cannot be asked for.
 MIDLINE: frozenset[int] = frozenset({17, 18, 22, 25, 26, 27, 28})

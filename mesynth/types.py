@@ -31,11 +31,6 @@ class Clip:
         _require(0 <= self.apex < len(f), f"apex {self.apex} is outside the clip's {len(f)} frames")
 
     @property
-    def onset_frame(self) -> np.ndarray:
-        """[H,W,3] uint8."""
-        return self.frames[0]
-
-    @property
     def apex_frame(self) -> np.ndarray:
         """[H,W,3] uint8."""
         return self.frames[self.apex]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mesynth.clickutils import MistakeGroup, dry_run_option, echo_json, json_option
+from mesynth.clickutils import MistakeGroup, by_step, dry_run_option, echo_json, json_option, progress_bars
 
 if TYPE_CHECKING:
     from mesynth.manifest import Manifest
@@ -78,7 +78,8 @@ def loso(
     if dry_run:
         _plan(config, real, made, [config.mix.ratio if made else 0.0], as_json)
         return
-    with _Bar() as bar:
+    with progress_bars(lines=False) as bars:
+        bar = by_step(bars)
         result = run(real, made or None, config, out=out, progress=bar)
     _write(out / "report.md", loso_markdown(result))
     if as_json:
@@ -122,7 +123,8 @@ def ablate(
     if dry_run:
         _plan(config, real, made, config.ratios, as_json)
         return
-    with _Bar() as bar:
+    with progress_bars(lines=False) as bars:
+        bar = by_step(bars)
         result = run_ablation(real, made, config, out=out, progress=bar)
     _write(out / "report.md", ablation_markdown(result))
     if as_json:
@@ -161,7 +163,8 @@ def train(
         facts = {"model": config.model, "rows": sum(map(len, real)), "synthetic_rows": sum(map(len, made))}
         _say(facts | {"out": str(out)}, as_json)
         return
-    with _Bar() as bar:
+    with progress_bars(lines=False) as bars:
+        bar = by_step(bars)
         model = run(real, made or None, config, out=out, progress=bar)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
     _say(facts | {"out": str(out)}, as_json)
@@ -191,7 +194,8 @@ def predict(model: Path, manifest: tuple[Path, ...], out: Path, as_json: bool, d
 
     digest = hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
     claim_folder(out, {"verb": "predict", "weights": digest, "manifest": [m.hash() for m in clips]})
-    with _Bar() as bar:
+    with progress_bars(lines=False) as bars:
+        bar = by_step(bars)
         result = run(recognizer, clips, progress=bar)
     write_table(result.table, out / "predictions.parquet")
     facts = result.to_dict() | {"out": str(out)}
@@ -228,7 +232,8 @@ def _plan(
     from recognizer.data import load
     from recognizer.protocol import make_folds, mix
 
-    with _Bar() as bar:
+    with progress_bars(lines=False) as bars:
+        bar = by_step(bars)
         real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total))
         synthetic = (
             load(made, config.data, progress=lambda done, total: bar("reading synthetic", done, total))
@@ -260,32 +265,6 @@ def _write(path: Path, text: str) -> None:
     from mesynth.stage import write_text
 
     write_text(path, text)
-
-
-class _Bar:
-    """One progress bar on stderr, renewed whenever the named step changes."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._name = ""
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if name != self._name:
-            self._close()
-            self._bar, self._name = tqdm(total=total, desc=name, leave=False, disable=None, mininterval=0.2), name
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 if __name__ == "__main__":

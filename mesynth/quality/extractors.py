@@ -222,12 +222,10 @@ def best_extractor(
     Raises:
         WeightsUnavailable: neither can be had, or the file given cannot be used.
     """
-    try:
-        return Inception(inception_weights, allow_download=allow_download), "Inception of the published FID"
-    except WeightsUnavailable as missing:
-        if inception_weights is not None:
-            raise
-        try:
-            return STAlexNet(), f"STAlexNet was used instead of the Inception: {missing}"
-        except WeightsUnavailable as also:
-            raise WeightsUnavailable(f"{missing}. Nor can the fallback be used: {also}") from None
+    return weights.first_available(
+        lambda: Inception(inception_weights, allow_download=allow_download),
+        STAlexNet,
+        demanded=inception_weights is not None,
+        note="Inception of the published FID",
+        replaced="STAlexNet was used instead of the Inception",
+    )

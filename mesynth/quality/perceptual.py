@@ -125,12 +125,10 @@ def best_distance(
     Raises:
         WeightsUnavailable: neither can be had, or the file given cannot be used.
     """
-    try:
-        return LPIPS(lpips_weights, allow_download=allow_download), "LPIPS 0.1, AlexNet"
-    except WeightsUnavailable as missing:
-        if lpips_weights is not None:
-            raise
-        try:
-            return STLPIPS(), f"ST-LPIPS was used instead of LPIPS: {missing}"
-        except WeightsUnavailable as also:
-            raise WeightsUnavailable(f"{missing}. Nor can the fallback be used: {also}") from None
+    return weights.first_available(
+        lambda: LPIPS(lpips_weights, allow_download=allow_download),
+        STLPIPS,
+        demanded=lpips_weights is not None,
+        note="LPIPS 0.1, AlexNet",
+        replaced="ST-LPIPS was used instead of LPIPS",
+    )

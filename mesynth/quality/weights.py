@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from mesynth.errors import WeightsUnavailable
 from mesynth.weights import Need, hub_folder, package_file
 
+T = TypeVar("T")
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
@@ -27,21 +30,44 @@ def given_file(path: Path | str | None, what: str) -> Path | None:
     return file
 
 
+def _in_hub(name: str, given: Path | str | None, what: str) -> Path | None:
+    """The file given, else torch.hub's copy, else None."""
+    cached = hub_folder() / name
+    return given_file(given, what) or (cached if cached.is_file() else None)
+
+
 def inception_file(given: Path | str | None = None) -> Path | None:
     """The FID Inception weights: the file given, or torch.hub's copy; None if neither is there."""
-    cached = hub_folder() / INCEPTION_FILE
-    return given_file(given, "Inception") or (cached if cached.is_file() else None)
+    return _in_hub(INCEPTION_FILE, given, "Inception")
 
 
 def alexnet_file(given: Path | str | None = None) -> Path | None:
     """torchvision's AlexNet weights (the LPIPS trunk): the file given, or torch.hub's copy."""
-    cached = hub_folder() / ALEXNET_FILE
-    return given_file(given, "AlexNet") or (cached if cached.is_file() else None)
+    return _in_hub(ALEXNET_FILE, given, "AlexNet")
 
 
 def stalex_file() -> Path | None:
     """The shift-tolerant AlexNet that ships in the package stlpips-pytorch."""
     return package_file("stlpips_pytorch", STALEX_FILE)
+
+
+def first_available(
+    best: Callable[[], T], stand_in: Callable[[], T], *, demanded: bool, note: str, replaced: str
+) -> tuple[T, str]:
+    """``best()`` with ``note``, else ``stand_in()`` with a note that says what it ``replaced`` and why.
+
+    Raises:
+        WeightsUnavailable: neither can be had, or the best was ``demanded`` (its file was given) and cannot.
+    """
+    try:
+        return best(), note
+    except WeightsUnavailable as missing:
+        if demanded:
+            raise
+        try:
+            return stand_in(), f"{replaced}: {missing}"
+        except WeightsUnavailable as also:
+            raise WeightsUnavailable(f"{missing}. Nor can the fallback be used: {also}") from None
 
 
 def needs() -> list[Need]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ class Outputs(NamedTuple):
     au: torch.Tensor | None
 
 
-class FlowNetwork(nn.Module):
+class FlowNetwork(nn.Module, ABC):
     """Base of the networks. No running statistics and no randomness: a vmap over copies is exact.
 
     ``scale`` [3] is the rms of each channel over the member's own training clips; the trainer sets it.
@@ -38,9 +39,9 @@ class FlowNetwork(nn.Module):
         """[B,3,S,S] with unit rms per channel."""
         return x / self.scale[:, None, None]
 
+    @abstractmethod
     def forward(self, x: torch.Tensor) -> Outputs:
         """[B,3,S,S] -> scores."""
-        raise NotImplementedError
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Mean loss of a batch: y [B] int64, au [B,K*2] with -1 unknown. Default: cross-entropy."""
