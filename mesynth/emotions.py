@@ -15,14 +15,6 @@ from mesynth import facs
 from mesynth.errors import MesynthError
 from mesynth.types import AUVector
 
-CLASSES_3: tuple[str, str, str] = ("negative", "positive", "surprise")
-# MEGC 2019 composite grouping; "others" and unlisted emotions belong to no class.
-CLASS_OF: dict[str, str] = {
-    "disgust": "negative", "repression": "negative", "anger": "negative", "contempt": "negative",
-    "fear": "negative", "sadness": "negative", "negative": "negative",
-    "happiness": "positive", "positive": "positive", "surprise": "surprise",
-}  # fmt: skip
-
 # P(AU | emotion): counts over clips with that emotion. CASME II where it has the emotion, else SAMM.
 PUBLISHED: dict[str, dict[int, float]] = {
     "happiness": {12: 27 / 32, 6: 8 / 32, 25: 0.06, 14: 0.06},

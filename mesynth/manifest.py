@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mesynth import classes
 from mesynth.errors import ManifestError
 from mesynth.types import N_AUS, AUVector
 
 KINDS = ("real", "rendered", "synthetic")
+EXPRESSIONS = ("micro", "macro")
 FILE_NAME = "manifest.parquet"
 
 
@@ -84,7 +86,10 @@ class Row:
     apex_index: int
     height: int
     width: int
+    expression: str = "micro"
+    """"micro" or "macro"."""
     emotion: str = ""
+    """The database's own word, in lower case."""
     label: str = ""
     """Class of the composite (negative, positive, surprise), or empty."""
     objective_class: str = ""
@@ -97,6 +102,10 @@ class Row:
     flow: Span | None = None
     warnings: tuple[str, ...] = ()
     provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if self.expression not in EXPRESSIONS:
+            raise ManifestError(f"expression '{self.expression}' is unknown; choose from {', '.join(EXPRESSIONS)}")
 
     @property
     def subject_key(self) -> str:
@@ -139,7 +148,7 @@ SCHEMA = pa.schema(
         ("clip_id", pa.string()), ("database", pa.string()), ("subject", pa.string()), ("clip", pa.string()),
         ("onset", pa.int32()), ("apex", pa.int32()), ("offset", pa.int32()), ("fps", pa.float64()),
         ("n_frames", pa.int32()), ("apex_index", pa.int32()), ("height", pa.int32()), ("width", pa.int32()),
-        ("emotion", pa.string()), ("label", pa.string()), ("objective_class", pa.string()),
+        ("expression", pa.string()), ("emotion", pa.string()), ("label", pa.string()), ("objective_class", pa.string()),
         ("au_text", pa.string()), ("au_intensity", pa.list_(pa.float32())), ("au_known", pa.list_(pa.bool_())),
         ("au_present", pa.list_(pa.int8())), ("frame_files", _STRINGS), ("frames", _SPAN), ("flow", _SPAN),
         ("warnings", _STRINGS), ("provenance", _PROVENANCE),
@@ -234,6 +243,16 @@ class Manifest:
         """[N] of ``database/subject``."""
         joined = pc.binary_join_element_wise(self.table["database"], self.table["subject"], "/")
         return np.asarray(joined.to_numpy(zero_copy_only=False))
+
+    def labels(self, scheme: str = "3") -> np.ndarray:
+        """[N] class of each clip in a scheme of :mod:`mesynth.classes`, or "objective"; "" where it has none.
+
+        Scheme "3" is the column ``label``, which a loader may have decided by a rule of its own.
+        """
+        if scheme in {"3", "objective"}:
+            return self.column("label" if scheme == "3" else "objective_class").astype(str)
+        pairs = zip(self.column("emotion"), self.column("database"), strict=True)
+        return np.array([classes.label(emotion, scheme, database) for emotion, database in pairs], dtype=str)
 
     def subjects_seen(self) -> list[tuple[str, ...]]:
         """Per row, the subjects that took part in making the clip."""

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mesynth.emotions import CLASSES_3
+from mesynth.classes import CLASSES_3
 from mesynth.errors import ConfigError, ManifestError
 from mesynth.manifest import Manifest, Row
 from mesynth.shards import read_flow

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mesynth import __version__, facs
+from mesynth import __version__, classes, facs
 from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin, prepare_faces
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
-from mesynth.emotions import CLASS_OF
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.motion.prior import NAME, Face, MotionPrior
@@ -99,7 +98,7 @@ class GenerateWorker:
             height=self.size,
             width=self.size,
             emotion=plan.emotion,
-            label=CLASS_OF.get(plan.emotion, ""),
+            label=classes.label(plan.emotion),
             objective_class=facs.objective_class(_active_codes(plan)),
             au_text=facs.format_vector(plan.aus),
             **Row.au_columns(plan.aus),

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mesynth.datasets.common import contents, find_folder, frame_number, list_frames, nearest, read_workbook, text_of
-from mesynth.datasets.corrections import Correction, correct, read_corrections
-from mesynth.emotions import CLASS_OF
+from mesynth.datasets.corrections import Correction
+from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.disk import contents, find_folder
+from mesynth.datasets.load import load_release, usable
+from mesynth.datasets.workbook import read_workbook, text_of, workbooks
 from mesynth.errors import DatasetLayoutError
-from mesynth.facs import AU_CODES, objective_class, parse_annotation
-from mesynth.manifest import Manifest, Provenance, Row
-from mesynth.shards import read_image
+from mesynth.facs import AU_CODES
+from mesynth.manifest import Manifest
 from mesynth.types import AUVector
 
-DATABASE, FPS, LICENCE = "casme2", 200.0, "CASME II licence agreement"
 RENDERED_FILE = "mesynth-rendered.json"
 """Beside a rendered folder of this layout: what made it, and the exact action units of every clip."""
 
@@ -49,15 +49,15 @@ class _Origin:
     """Whose clips these are: the real release, or a rendered folder of the same layout."""
 
     kind: str = "real"
-    database: str = DATABASE
-    fps: float = FPS
-    licence: str = LICENCE
+    database: str = ""
+    fps: float = 0.0
+    licence: str = ""
     seed: int = -1
     clips: dict[str, dict[str, Any]] = field(default_factory=dict)
     """``subject/clip`` -> exact values of a rendered clip."""
 
 
-def load_casme2(root: Path | str, *, frames: str = "auto", corrections: Iterable[Correction] | None = None) -> Manifest:
+def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Correction] | None = None) -> Manifest:
     """One row per line of the workbook; frames onset..offset as files relative to ``root``.
 
     ``frames``: "raw", "cropped", or "auto" (raw if present). Where ``root`` holds ``mesynth-rendered.json`` the
@@ -65,18 +65,24 @@ def load_casme2(root: Path | str, *, frames: str = "auto", corrections: Iterable
 
     Raises:
         DatasetLayoutError: the folder, the workbook or a clip is not as in the release.
-        UnreadableImageError: a clip's onset is no readable image.
     """
-    root = Path(root)
-    folder = _frame_folder(root, frames)
+    return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
+
+
+def read(root: Path, part: str, frames: str) -> Release:
+    """The lines of the coding workbook. Raises DatasetLayoutError."""
+    folder = _frame_folder(root, frames).relative_to(root).as_posix()
     sheet = read_workbook(_workbook(root), _COLUMNS)
     objective = _objective_classes(root)
     origin = _origin(root)
-    fixes = tuple(read_corrections() if corrections is None else corrections)
-    rows = [_row(root, folder, sheet.path, cells, origin, objective, fixes) for cells in sheet.rows]
-    if not rows:
-        raise DatasetLayoutError(f"workbook {sheet.path} has a header but no rows; use the full release")
-    return Manifest.from_rows(rows, root)
+    return Release(
+        lines=tuple(_line(folder, sheet.path, cells, origin, objective) for cells in sheet.rows),
+        sources=(sheet.path.name,),
+        database=origin.database,
+        kind=origin.kind,
+        licence=origin.licence,
+        fps=origin.fps,
+    )
 
 
 # ---------------------------------------------------------------- finding files
@@ -91,8 +97,6 @@ def is_release(folder: Path) -> bool:
 
 def _frame_folder(root: Path, frames: str) -> Path:
     names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}
-    if frames not in names:
-        raise DatasetLayoutError(f"frames='{frames}' is unknown; choose from {', '.join(names)}")
     found = find_folder(root, *names[frames])
     if found is None:
         raise DatasetLayoutError(
@@ -103,8 +107,7 @@ def _frame_folder(root: Path, frames: str) -> Path:
 
 
 def _workbook(root: Path) -> Path:
-    books = [p for p in sorted(root.iterdir()) if p.suffix.lower() in {".xlsx", ".xls"} and not p.name.startswith("~$")]
-    books = [p for p in books if "objective" not in p.name.lower()]
+    books = [p for p in workbooks(root) if "objective" not in p.name.lower()]
     for pattern in _WORKBOOKS:
         for book in books:
             if Path(book.name.lower()).match(pattern):
@@ -114,7 +117,7 @@ def _workbook(root: Path) -> Path:
 
 def _objective_classes(root: Path) -> dict[tuple[str, str], str]:
     """``(subject, clip)`` -> roman class, from CASME2-ObjectiveClasses.xlsx where it is present."""
-    book = next((p for p in sorted(root.glob("*.xlsx")) if "objective" in p.name.lower() and p.name[:2] != "~$"), None)
+    book = next((p for p in workbooks(root) if "objective" in p.name.lower()), None)
     if book is None:
         return {}
     found = {}
@@ -147,80 +150,66 @@ def _subject(cell: object, book: Path) -> str:
     return f"sub{int(text):02d}"
 
 
-def _row(
-    root: Path,
-    folder: Path,
-    book: Path,
-    cells: dict[str, object],
-    origin: _Origin,
-    objective: dict[tuple[str, str], str],
-    fixes: tuple[Correction, ...],
-) -> Row:
-    subject, clip = _subject(cells["subject"], book), text_of(cells["clip"])
-    cells, warnings = correct(cells, origin.database, f"{subject}/{clip}", fixes)
-    onset, apex, offset = (frame_number(cells[name]) for name in ("onset", "apex", "offset"))
-    if onset is None or offset is None or offset <= onset:
-        raise DatasetLayoutError(
-            f"clip {subject}/{clip} has onset '{text_of(cells['onset'])}' and offset '{text_of(cells['offset'])}'; "
-            "both must be frame numbers, in this order"
-        )
-    on_disk = list_frames(folder / subject / clip)
-    numbers = list(on_disk)
-    first = nearest(numbers, onset, "onset", warnings)
-    last = nearest(numbers, offset, "offset", warnings)
-    inside = [n for n in numbers if first <= n <= last]
-    if len(inside) < 2:
-        raise DatasetLayoutError(
-            f"clip {subject}/{clip} has {len(inside)} frames between onset {onset} and offset {offset}; "
-            f"its folder holds frames {numbers[0]} to {numbers[-1]}"
-        )
-    if apex is None:
-        warnings.append(f"no apex annotated ('{text_of(cells['apex'])}'); the middle frame stands in")
-        apex_index = (len(inside) - 1) // 2
-    else:
-        apex_index = inside.index(nearest(inside, apex, "apex", warnings))
-        if apex == onset:
-            warnings.append("onset and apex are the same frame")
-    height, width = read_image(on_disk[first]).shape[:2]
-    annotation = parse_annotation(cells["aus"])
-    emotion = text_of(cells["emotion"]).lower()
+def _line(
+    folder: str, book: Path, cells: dict[str, object], origin: _Origin, objective: dict[tuple[str, str], str]
+) -> Line:
+    clip = text_of(cells["clip"])
+    try:
+        subject = _subject(cells["subject"], book)
+    except DatasetLayoutError as error:
+        return Line(subject=text_of(cells["subject"]), clip=clip, folder="", problem=str(error))
     exact = origin.clips.get(f"{subject}/{clip}")
-    if exact is None:
-        aus = Row.au_columns(annotation.vector(), annotation.presence())
-    else:
-        warnings += exact["warnings"]
-        aus = Row.au_columns(AUVector(np.array(exact["au_intensity"], np.float32).reshape(len(AU_CODES), 2)))
-    own = objective_class(annotation.codes) if annotation.complete else ""
-    return Row(
-        clip_id=f"{origin.database}/{subject}/{clip}/{onset}",
-        database=origin.database,
+    line = Line(
         subject=subject,
         clip=clip,
-        onset=onset,
-        apex=apex,
-        offset=offset,
-        fps=origin.fps,
-        n_frames=len(inside),
-        apex_index=apex_index,
-        height=height,
-        width=width,
-        emotion=emotion,
-        label=CLASS_OF.get(emotion, ""),
-        objective_class=objective.get((subject, clip), own),
-        au_text=annotation.text,
-        frame_files=tuple(on_disk[n].relative_to(root).as_posix() for n in inside),
-        warnings=tuple(warnings),
-        provenance=Provenance(
-            kind=origin.kind,
-            database=origin.database,
-            subject=subject,
-            licence=origin.licence,
-            subjects_seen=(f"{origin.database}/{subject}",),
-            generator="" if exact is None else "mesynth.head",
-            seed=origin.seed if exact is None else int(exact["seed"]),
-            aus_asked="" if exact is None else str(exact["aus"]),
-            aus_source="" if exact is None else str(exact["aus_source"]),
-            profile="" if exact is None else str(exact["profile"]),
-        ),
-        **aus,
+        folder=f"{folder}/{subject}/{clip}",
+        onset=cells["onset"],
+        apex=cells["apex"],
+        offset=cells["offset"],
+        aus=cells["aus"],
+        emotion=text_of(cells["emotion"]),
+        objective=objective.get((subject, clip), ""),
     )
+    if exact is None:
+        return replace(line, provenance={"seed": origin.seed})
+    return replace(
+        line,
+        warnings=tuple(exact["warnings"]),
+        vector=AUVector(np.array(exact["au_intensity"], np.float32).reshape(len(AU_CODES), 2)),
+        provenance={
+            "generator": "mesynth.head",
+            "seed": int(exact["seed"]),
+            "aus_asked": str(exact["aus"]),
+            "aus_source": str(exact["aus_source"]),
+            "profile": str(exact["profile"]),
+        },
+    )
+
+
+CASME2 = Database(
+    name="casme2",
+    title="CASME II",
+    fps=200.0,
+    licence="CASME II licence agreement",
+    paper="Yan et al., CASME II: an improved spontaneous micro-expression database, PLoS ONE 9(1), 2014",
+    is_release=is_release,
+    read=read,
+    frames=("auto", "raw", "cropped"),
+    published={
+        "all": Published(
+            clips=255,
+            subjects=26,
+            emotions={
+                "others": 99,
+                "disgust": 63,
+                "happiness": 32,
+                "repression": 27,
+                "surprise": 25,
+                "sadness": 7,
+                "fear": 2,
+            },
+            objective={"I": 25, "II": 15, "III": 99, "IV": 26, "V": 20, "VI": 1, "VII": 69},
+            source="CASME2-coding-20140508.xlsx; Davison et al. 2018",
+        )
+    },
+)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from mesynth.datasets.common import text_of
+from mesynth.datasets.workbook import text_of
 from mesynth.errors import DatasetLayoutError
 
 _COLUMNS = ("database", "clip", "column", "old", "new", "reason")

@@ -1,40 +1,46 @@
-"""Loaders by name."""
+"""Databases by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from mesynth.datasets.casme2 import is_release, load_casme2
+from mesynth.datasets.casme2 import CASME2
+from mesynth.datasets.database import Database
+from mesynth.datasets.load import load_release, usable
 from mesynth.errors import DatasetLayoutError
 from mesynth.manifest import Manifest
 
-LOADERS: dict[str, Callable[[Path], Manifest]] = {
-    "casme2": load_casme2,
-    "corpus": Manifest.read,  # any folder that prepare, render or generate wrote
-}
-
-
-# How each database's root is told; kept beside LOADERS so that a new loader brings both.
-ROOTS: dict[str, Callable[[Path], bool]] = {"casme2": is_release}
+DATABASES: dict[str, Database] = {database.name: database for database in (CASME2,)}
+CORPUS = "corpus"
+"""Any folder that prepare, render or generate wrote: a manifest already."""
 
 
 def database_of(path: Path) -> tuple[str, Path] | None:
     """(name, root) of the release that the file or folder ``path`` lies in, None if it lies in none."""
     path = path.resolve()
     for folder in (path, *path.parents)[:6]:
-        for name, is_root in ROOTS.items():
-            if folder.is_dir() and is_root(folder):
+        for name, database in DATABASES.items():
+            if folder.is_dir() and database.is_release(folder):
                 return name, folder
     return None
 
 
-def load(name: str, root: Path | str) -> Manifest:
+def require_database(name: str) -> Database:
+    """The database of that name. Raises DatasetLayoutError on an unknown one."""
+    if name not in DATABASES:
+        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {', '.join([*DATABASES, CORPUS])}")
+    return DATABASES[name]
+
+
+def load(name: str, root: Path | str, *, part: str = "", frames: str = "", skip_bad: bool = False) -> Manifest:
     """The manifest of the database ``name`` in the folder ``root``.
+
+    ``part``, ``frames``: see :class:`mesynth.datasets.database.Database`. ``skip_bad`` leaves out clips that
+    cannot be used instead of raising on the first.
 
     Raises:
         DatasetLayoutError: unknown name, or a folder that is not laid out like the release.
     """
-    if name not in LOADERS:
-        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {', '.join(LOADERS)}")
-    return LOADERS[name](Path(root))
+    if name == CORPUS:
+        return Manifest.read(root)
+    return usable(load_release(require_database(name), root, part=part, frames=frames), skip_bad=skip_bad)

@@ -20,8 +20,9 @@ import numpy as np
 
 import mesynth
 from mesynth import facs
+from mesynth.classes import CLASS_OF
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
-from mesynth.emotions import CASME2_SHARES, CLASS_OF, AUSampling, sample_aus
+from mesynth.emotions import CASME2_SHARES, AUSampling, sample_aus
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.seeds import derived, stream

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mesynth import __version__
+from mesynth.classes import CLASSES_3
 from mesynth.corpus.faces import find_faces
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.datasets.casme2 import load_casme2
 from mesynth.datasets.rendered import render_casme2
 from mesynth.datasets.rendered_faces import render_faces
-from mesynth.emotions import CLASSES_3
 from mesynth.errors import LeakError, MesynthError
 from mesynth.manifest import Manifest
 from mesynth.motion.nuisance import Nuisance

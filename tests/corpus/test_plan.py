@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.classes import CLASS_OF
 from mesynth.corpus.plan import Plan, PlanConfig, write_plan
-from mesynth.emotions import CLASS_OF
 from mesynth.errors import MesynthError
 
 MIXED = PlanConfig(emotions=("negative", "positive", "surprise"), count=60, duration=(0.2, 0.5))

@@ -12,11 +12,19 @@ from openpyxl import Workbook
 from mesynth.datasets import registry
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.datasets.corrections import Correction, correct, read_corrections
-from mesynth.errors import DatasetLayoutError, ManifestError, UnreadableImageError
+from mesynth.errors import DatasetLayoutError, ManifestError
 from mesynth.facs import AU_INDEX
 from mesynth.manifest import Manifest
 from mesynth.shards import read_frames
-from tests.datasets.release import CLIPS, HEADER, WORKBOOK, ReleaseClip, write_frames, write_release, write_workbook
+from tests.datasets.releases.casme2 import (
+    CLIPS,
+    HEADER,
+    WORKBOOK,
+    ReleaseClip,
+    write_frames,
+    write_release,
+    write_workbook,
+)
 
 
 def one(tmp_path: Path, **values: object):
@@ -76,6 +84,7 @@ def test_an_annotated_frame_missing_on_disk_takes_the_nearest(tmp_path: Path) ->
     assert row.apex_index == 3
     assert row.warnings == (
         "onset frame 46 is not on disk; frame 45 taken",
+        "4 of 10 annotated frames are not on disk",
         "apex frame 50 is not on disk; frame 49 taken",
     )
     assert (row.onset, row.apex) == (46, 50)  # as annotated
@@ -92,7 +101,7 @@ def test_cropped_frames(tmp_path: Path) -> None:
     assert load_casme2(root).row(0).frame_files[0] == "Cropped/sub01/EP02_01f/reg_img46.jpg"
     with pytest.raises(DatasetLayoutError, match="CASME2_RAW_selected"):
         load_casme2(root, frames="raw")
-    with pytest.raises(DatasetLayoutError, match="choose from raw, cropped, auto"):
+    with pytest.raises(DatasetLayoutError, match="choose from auto, raw, cropped"):
         load_casme2(root, frames="rgb")
 
 
@@ -201,7 +210,7 @@ def test_frames_outside_the_annotation(tmp_path: Path) -> None:
 def test_truncated_onset(tmp_path: Path) -> None:
     root = write_release(tmp_path, [ReleaseClip()])
     (root / "CASME2_RAW_selected/sub01/EP02_01f/img46.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UnreadableImageError, match=r"img46\.jpg"):
+    with pytest.raises(DatasetLayoutError, match=r"img46\.jpg.*--check.*--skip-bad"):
         load_casme2(root)
 
 

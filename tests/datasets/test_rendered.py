@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mesynth.classes import CLASS_OF
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.datasets.rendered import FRAMES, WORKBOOK, au_text, draw_emotions, render_casme2
-from mesynth.emotions import CLASS_OF
 from mesynth.errors import MesynthError, RunFolderError
 from mesynth.facs import parse_annotation, parse_request
 from mesynth.manifest import Manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mesynth import facs
-from mesynth.emotions import CLASSES_3
+from mesynth.classes import CLASSES_3
 from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.seeds import stream
 from mesynth.shards import ShardWriter, npy_bytes

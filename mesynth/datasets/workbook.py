@@ -1,4 +1,4 @@
-"""What every loader needs: frames in numeric order, workbooks read by column name, annotated frames found."""
+"""A release's workbooks: tables found by column name, cells read for what they mean."""
 
 from __future__ import annotations
 
@@ -10,62 +10,18 @@ from typing import Any
 
 import pandas as pd
 
+from mesynth.datasets.disk import contents
 from mesynth.errors import DatasetLayoutError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
-_LAST_NUMBER = re.compile(r"(\d+)\D*$")
 _HEADER_ROWS = 30  # some releases put a preamble before the header
 
 
-def contents(folder: Path, limit: int = 8) -> str:
-    """What lies in ``folder``, for error messages."""
+def workbooks(folder: Path) -> list[Path]:
+    """Excel files of ``folder`` by name, without the lock files Excel leaves behind."""
     if not folder.is_dir():
-        return "it does not exist"
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith("."))
-    if not names:
-        return "it is empty"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"it holds {', '.join(names[:limit])}{more}"
-
-
-def find_folder(parent: Path, *names: str) -> Path | None:
-    """The first of ``names`` that is a folder in ``parent``, whatever the case of its letters."""
-    if not parent.is_dir():
-        return None
-    found = {p.name.lower(): p for p in sorted(parent.iterdir(), reverse=True) if p.is_dir()}
-    return next((found[n.lower()] for n in names if n.lower() in found), None)
-
-
-def list_frames(folder: Path) -> dict[int, Path]:
-    """Frame number -> file, ascending. The number is the last digit group of the name: img9 before img10.
-
-    Files that are no images are ignored. Raises DatasetLayoutError when the folder is missing, holds no
-    numbered image, or two files of one number.
-    """
-    if not folder.is_dir():
-        raise DatasetLayoutError(f"clip folder {folder} is missing; {folder.parent.name}: {contents(folder.parent)}")
-    frames: dict[int, Path] = {}
-    for file in sorted(folder.iterdir()):
-        match = _LAST_NUMBER.search(file.stem)
-        if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith(".") or not match:
-            continue
-        number = int(match[1])
-        if number in frames:
-            raise DatasetLayoutError(
-                f"{folder} holds two files for frame {number}: {frames[number].name} and {file.name}; remove one"
-            )
-        frames[number] = file
-    if not frames:
-        raise DatasetLayoutError(f"clip folder {folder} holds no numbered images; {contents(folder)}")
-    return dict(sorted(frames.items()))
-
-
-def nearest(numbers: Sequence[int], wanted: int, what: str, warnings: list[str]) -> int:
-    """``wanted`` if it is among ``numbers``, else the nearest of them (the earlier of two) and a warning."""
-    best = min(numbers, key=lambda n: (abs(n - wanted), n))
-    if best != wanted:
-        warnings.append(f"{what} frame {wanted} is not on disk; frame {best} taken")
-    return best
+        raise DatasetLayoutError(f"folder {folder}: {contents(folder)}; give the folder of the release")
+    books = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in {".xlsx", ".xls"})
+    return [p for p in books if not p.name.startswith(("~$", "."))]
 
 
 @dataclass(frozen=True)
@@ -81,23 +37,46 @@ def _plain(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
-def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]], optional: Sequence[str] = ()) -> Sheet:
-    """Read the first sheet whose header holds the ``wanted`` columns.
-
-    ``wanted`` maps our name to accepted names, compared without case, blanks and punctuation. Blank columns,
-    blank rows and a preamble above the header do not matter. Cells stay as they are ('01' is not 1).
+def read_cells(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every sheet's cells as they are ('01' is not 1), row by row; None where a cell is blank.
 
     Raises:
-        DatasetLayoutError: unreadable file, or no sheet has every column that is not ``optional``.
+        DatasetLayoutError: an unreadable file.
     """
+    return {
+        name: [
+            tuple(None if pd.isna(cell) else cell for cell in row) for row in sheet.itertuples(index=False, name=None)
+        ]
+        for name, sheet in _read_sheets(path).items()
+    }
+
+
+def _read_sheets(path: Path) -> dict[str, pd.DataFrame]:
     try:
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object)
     except ImportError:
         raise DatasetLayoutError(f"{path.name} is an old .xls file; save it as .xlsx (or pip install xlrd)") from None
     except Exception as error:  # openpyxl and zipfile raise many kinds for a damaged file
         raise DatasetLayoutError(f"workbook {path} cannot be read ({error}); copy it again") from None
+    return {str(name): sheet for name, sheet in sheets.items()}
+
+
+def read_workbook(
+    path: Path, wanted: Mapping[str, Sequence[str]], optional: Sequence[str] = (), *, sheets: Sequence[str] = ()
+) -> Sheet:
+    """Read the first sheet whose header holds the ``wanted`` columns.
+
+    ``wanted`` maps our name to accepted names, compared without case, blanks and punctuation. Blank columns,
+    blank rows and a preamble above the header do not matter. Cells stay as they are ('01' is not 1).
+    ``sheets``: names to read, where they are there at all; empty for every sheet.
+
+    Raises:
+        DatasetLayoutError: unreadable file, or no sheet has every column that is not ``optional``.
+    """
+    found = _read_sheets(path)
+    named = {name: sheet for name, sheet in found.items() if _plain(name) in {_plain(s) for s in sheets}}
     best: tuple[int, tuple[str, ...], list[str]] | None = None
-    for sheet in sheets.values():
+    for sheet in (named or found).values():
         for index in range(min(len(sheet), _HEADER_ROWS)):
             header = tuple(str(cell) for cell in sheet.iloc[index] if not pd.isna(cell))
             places = _places(list(sheet.iloc[index]), wanted)

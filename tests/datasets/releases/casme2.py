@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-from openpyxl import Workbook
+from tests.datasets.releases.common import write_book, write_frames
 
 HEADER: tuple[str | None, ...] = (
     "Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None, "Action Units", "Estimated Emotion",
@@ -45,32 +43,12 @@ CLIPS = (
 )
 
 
-def picture(number: int, h: int = 24, w: int = 32) -> np.ndarray:
-    """[h,w,3] uint8: its grey level tells its frame number (mod 200)."""
-    return np.full((h, w, 3), 20 + number % 200, np.uint8)
-
-
-def write_frames(folder: Path, numbers: Iterable[int], pattern: str = "img{}.jpg") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in numbers:
-        assert cv2.imwrite(str(folder / pattern.format(number)), picture(number))
-
-
 def write_workbook(
     file: Path, clips: Iterable[ReleaseClip], header: Sequence[str | None] = HEADER, preamble: int = 0
 ) -> None:
-    book = Workbook()
-    sheet = book.active
-    assert sheet is not None
-    for _ in range(preamble):
-        sheet.append(["Notes on the coding"])
-    sheet.append(list(header))
-    for c in clips:
-        sheet.append([c.subject, c.name, None, c.onset, c.apex, c.offset, None, c.aus, c.emotion])
-    book.create_sheet("Sheet2")
-    book.create_sheet("Sheet3")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    book.save(file)
+    rows = [["Notes on the coding"]] * preamble + [list(header)]
+    rows += [[c.subject, c.name, None, c.onset, c.apex, c.offset, None, c.aus, c.emotion] for c in clips]
+    write_book(file, {"Sheet1": rows, "Sheet2": [], "Sheet3": []})
 
 
 def write_release(

@@ -1,0 +1,101 @@
+"""What a loader declares: a database, and the annotated lines of a release before any frame was looked for.
+
+Each database has one file that reads its workbook and knows its folders; everything that can go wrong afterwards
+(missing frames, apexes outside their clip, corrections, counts) is told once, in :mod:`mesynth.datasets.load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mesynth.types import AUVector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One annotated expression: cells as the workbook has them, and where its frames should lie."""
+
+    subject: str
+    """Unique within the database whatever the part, so that folds never split a person."""
+    clip: str
+    folder: str
+    """Of the frames, or a video file; relative to the root."""
+    onset: object = None
+    apex: object = None
+    offset: object = None
+    whole: bool = False
+    """The clip is its folder: onset and offset are its first and last frame (no onset column at all)."""
+    aus: object = None
+    emotion: str = ""
+    label: str | None = None
+    """Class of the composite where the release decides it; None derives it from the emotion."""
+    objective: str = ""
+    """Objective class of the file; empty derives it from the action units."""
+    fps: float | None = None
+    """None: the database's."""
+    expression: str = "micro"
+    warnings: tuple[str, ...] = ()
+    problem: str = ""
+    """Why the line cannot be used, if its own cells already show it (one sentence, with the way out)."""
+    vector: AUVector | None = None
+    """Exact action units, where frames were rendered from them."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of Provenance that differ from the release's."""
+
+    @property
+    def name(self) -> str:
+        """``subject/clip``, as messages and the corrections table name it."""
+        return f"{self.subject}/{self.clip}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Everything annotated in one release on disk."""
+
+    lines: tuple[Line, ...]
+    sources: tuple[str, ...] = ()
+    """Annotation files read, relative to the root."""
+    notes: tuple[str, ...] = ()
+    """What the reader did that a user should know (text rows left out, an old edition, ...)."""
+    database: str = ""
+    """First half of the subject keys, where it is not the database's name."""
+    kind: str = "real"
+    licence: str = ""
+    fps: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Counts in the paper or on the release's page; what is not known is left empty."""
+
+    clips: int | None = None
+    subjects: int | None = None
+    emotions: Mapping[str, int] = field(default_factory=dict)
+    """The database's words -> clips."""
+    objective: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """One database: its facts, how its root is told, and the function that reads a release."""
+
+    name: str
+    """Of the verb's argument, and first half of every subject key."""
+    title: str
+    fps: float
+    licence: str
+    paper: str
+    is_release: Callable[[Path], bool]
+    """Whether a folder is the root of a release; looks at that folder's listing alone."""
+    read: Callable[[Path, str, str], Release]
+    """``read(root, part, frames)``. Raises DatasetLayoutError when the folder is not laid out like the release."""
+    parts: tuple[str, ...] = ("all",)
+    """Subsets that can be asked for; the first is the default."""
+    frames: tuple[str, ...] = ("auto",)
+    """Renderings of the same clips (raw, cropped); the first is the default."""
+    published: Mapping[str, Published] = field(default_factory=dict)
+    """Counts by part."""

@@ -1,0 +1,263 @@
+"""From annotated lines to a manifest: frames found, corrections applied, everything odd written down.
+
+A tree is scanned one folder listing at a time; no frame is opened but the onset's header.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+from mesynth import classes
+from mesynth.datasets.corrections import Correction, correct, read_corrections
+from mesynth.datasets.database import Database, Line, Release
+from mesynth.datasets.disk import Frames, list_frames, nearest, picture_size
+from mesynth.datasets.workbook import frame_number, text_of
+from mesynth.errors import DatasetLayoutError, MesynthError
+from mesynth.facs import objective_class, parse_annotation
+from mesynth.manifest import Manifest, Provenance, Row
+
+_FOLDERS_KEPT = 64  # a video's expressions are neighbours in every workbook; long listings are not all kept
+_CORRECTABLE = ("onset", "apex", "offset", "aus", "emotion")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An annotated clip that cannot be used, and why."""
+
+    clip: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A release as found on disk: the usable clips, and an account of the others."""
+
+    database: Database
+    part: str
+    frames: str
+    release: Release
+    manifest: Manifest
+    problems: tuple[Problem, ...]
+    corrected: tuple[Problem, ...]
+    """Clips with a cell that the corrections table replaced, and how."""
+    missing_frames: dict[str, int]
+    """Clip -> frames between onset and offset that are not on disk."""
+    unannotated: tuple[str, ...]
+    """Clip folders beside the annotated ones that no line names."""
+
+
+class _Bad(Exception):
+    """One line is unusable; the message says why."""
+
+
+def load_release(
+    database: Database,
+    root: Path | str,
+    *,
+    part: str = "",
+    frames: str = "",
+    corrections: Iterable[Correction] | None = None,
+) -> Loaded:
+    """Read a release, leaving out what cannot be used (see ``problems``); frames are files relative to ``root``.
+
+    ``part``, ``frames``: one of the database's; empty for its default.
+
+    Raises:
+        DatasetLayoutError: the folder or its annotation file is not as in the release, or an unknown part.
+    """
+    root = Path(root)
+    part = _choice(part, database.parts, "part", database)
+    frames = _choice(frames, database.frames, "frames", database)
+    release = database.read(root, part, frames)
+    fixes = tuple(read_corrections() if corrections is None else corrections)
+    engine = _Engine(root, database, release, fixes)
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for line in release.lines:
+        try:
+            rows.append(engine.row(line))
+        except (_Bad, MesynthError) as error:
+            problems.append(Problem(line.name, str(error)))
+    rows, twice = _unique(rows)
+    return Loaded(
+        database=database,
+        part=part,
+        frames=frames,
+        release=release,
+        manifest=Manifest.from_rows(rows, root),
+        problems=(*problems, *twice),
+        corrected=tuple(engine.corrected),
+        missing_frames=engine.missing,
+        unannotated=_unannotated(root, release.lines),
+    )
+
+
+def usable(loaded: Loaded, *, skip_bad: bool = False) -> Manifest:
+    """The manifest, if every annotated clip is in it, or if ``skip_bad`` lets the others go.
+
+    Raises:
+        DatasetLayoutError: a clip cannot be used, or none can.
+    """
+    problems = loaded.problems
+    if problems and (not skip_bad or not len(loaded.manifest)):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        hint = "" if skip_bad else "; --check lists all, --skip-bad goes on without them"
+        raise DatasetLayoutError(f"{problems[0].reason}{more}{hint}")
+    if not len(loaded.manifest):
+        sources = ", ".join(loaded.release.sources) or loaded.manifest.root
+        raise DatasetLayoutError(f"{sources} has a header but no rows; use the full release")
+    return loaded.manifest
+
+
+def _choice(value: str, choices: tuple[str, ...], what: str, database: Database) -> str:
+    if value and value not in choices:
+        raise DatasetLayoutError(f"{database.title} has no {what} '{value}'; choose from {', '.join(choices)}")
+    return value or choices[0]
+
+
+def _unique(rows: list[Row]) -> tuple[list[Row], list[Problem]]:
+    """Rows with distinct clip ids; a line that repeats an earlier one is a problem of its own."""
+    seen: dict[str, Row] = {}
+    twice = []
+    for row in rows:
+        if row.clip_id in seen:
+            name = f"{row.subject}/{row.clip}"
+            twice.append(Problem(name, f"clip {name}, onset {row.onset}, is annotated twice; remove one of the rows"))
+        else:
+            seen[row.clip_id] = row
+    return list(seen.values()), twice
+
+
+def _unannotated(root: Path, lines: Iterable[Line]) -> tuple[str, ...]:
+    """Folders beside annotated clip folders that no line names."""
+    used = {line.folder for line in lines}
+    found = []
+    for parent in sorted({os.path.dirname(folder) for folder in used}):
+        try:
+            with os.scandir(root / parent) as entries:
+                names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=True)]
+        except OSError:  # the folder is missing: its clips are problems already
+            continue
+        found += [path for name in sorted(names) if (path := f"{parent}/{name}" if parent else name) not in used]
+    parents_of_clips = {os.path.dirname(folder) for folder in used}
+    return tuple(path for path in found if path not in parents_of_clips)
+
+
+class _Engine:
+    """Turns lines of one release into rows."""
+
+    def __init__(self, root: Path, database: Database, release: Release, fixes: tuple[Correction, ...]) -> None:
+        self.root, self.fixes = root, fixes
+        self.release = replace(
+            release,
+            database=release.database or database.name,
+            licence=release.licence or database.licence,
+            fps=release.fps or database.fps,
+        )
+        self.corrected: list[Problem] = []
+        self.missing: dict[str, int] = {}
+        self._listed = lru_cache(_FOLDERS_KEPT)(lambda folder: list_frames(root / folder))
+
+    def row(self, line: Line) -> Row:
+        """Raises _Bad or MesynthError when the line cannot be used."""
+        release = self.release
+        cells: dict[str, object] = {name: getattr(line, name) for name in _CORRECTABLE}
+        cells, said = correct(cells, release.database, line.name, self.fixes)
+        self.corrected += [Problem(line.name, text) for text in said]
+        if line.problem:
+            raise _Bad(line.problem)
+        warnings = [*line.warnings, *said]
+        files = self._listed(line.folder)
+        onset, apex, offset = self._annotated(line, cells, files, warnings)
+        inside = self._inside(line, onset, offset, files, warnings)
+        apex_index = self._apex(line, cells["apex"], apex, onset, inside, warnings)
+        height, width = picture_size(self.root / line.folder, files[inside[0]])
+        emotion = text_of(cells["emotion"]).lower()
+        annotation = parse_annotation(cells["aus"])
+        aus = (
+            Row.au_columns(annotation.vector(), annotation.presence())
+            if line.vector is None
+            else Row.au_columns(line.vector)
+        )
+        own = objective_class(annotation.codes) if annotation.complete else ""
+        source = {"kind": release.kind, "licence": release.licence} | dict(line.provenance)
+        return Row(
+            clip_id=f"{release.database}/{line.subject}/{line.clip}/{onset}",
+            database=release.database,
+            subject=line.subject,
+            clip=line.clip,
+            onset=onset,
+            apex=apex,
+            offset=offset,
+            fps=line.fps or release.fps,
+            n_frames=len(inside),
+            apex_index=apex_index,
+            height=height,
+            width=width,
+            expression=line.expression,
+            emotion=emotion,
+            label=classes.label(emotion) if line.label is None else line.label,
+            objective_class=line.objective or own,
+            au_text=annotation.text,
+            frame_files=tuple(files.path(line.folder, n) for n in inside),
+            warnings=tuple(warnings),
+            provenance=Provenance(
+                database=release.database,
+                subject=line.subject,
+                subjects_seen=(f"{release.database}/{line.subject}",),
+                **source,
+            ),
+            **aus,
+        )
+
+    def _annotated(
+        self, line: Line, cells: dict[str, object], files: Frames, warnings: list[str]
+    ) -> tuple[int, int | None, int]:
+        """Onset, apex (None where there is none to trust) and offset as frame numbers."""
+        apex = frame_number(cells["apex"])
+        if line.whole:
+            return min(files), apex, max(files)
+        onset, offset = frame_number(cells["onset"]), frame_number(cells["offset"])
+        if onset is None or offset is None or offset <= onset:
+            raise _Bad(
+                f"clip {line.name} has onset '{text_of(cells['onset'])}' and offset '{text_of(cells['offset'])}'; "
+                "both must be frame numbers, in this order"
+            )
+        if apex is not None and not onset <= apex <= offset:
+            warnings.append(f"apex {apex} lies outside onset {onset} and offset {offset}; the middle frame stands in")
+            apex = None
+        return onset, apex, offset
+
+    def _inside(self, line: Line, onset: int, offset: int, files: Frames, warnings: list[str]) -> list[int]:
+        numbers = list(files)
+        first = nearest(numbers, onset, "onset", warnings)
+        last = nearest(numbers, offset, "offset", warnings)
+        inside = [n for n in numbers if first <= n <= last]
+        if len(inside) < 2:
+            raise _Bad(
+                f"clip {line.name} has {len(inside)} frames between onset {onset} and offset {offset}; "
+                f"its folder {line.folder} holds frames {numbers[0]} to {numbers[-1]}"
+            )
+        # a release may number its frames in steps; only a gap wider than the usual one is a gap
+        step = min(b - a for a, b in pairwise(inside))
+        annotated = (offset - onset) // step + 1
+        absent = annotated - sum(onset <= n <= offset for n in inside)
+        if absent > 0 and not line.whole:
+            self.missing[line.name] = self.missing.get(line.name, 0) + absent
+            warnings.append(f"{absent} of {annotated} annotated frames are not on disk")
+        return inside
+
+    @staticmethod
+    def _apex(line: Line, cell: object, apex: int | None, onset: int, inside: list[int], warnings: list[str]) -> int:
+        if apex is not None:
+            if apex == onset:
+                warnings.append("onset and apex are the same frame")
+            return inside.index(nearest(inside, apex, "apex", warnings))
+        if frame_number(cell) is None and not line.whole:
+            warnings.append(f"no apex annotated ('{text_of(cell)}'); the middle frame stands in")
+        return (len(inside) - 1) // 2

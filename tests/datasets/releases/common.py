@@ -1,0 +1,42 @@
+"""What every mimicked release needs: frames that tell their number, workbooks cell by cell, junk files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from openpyxl import Workbook
+
+Cells = Sequence[object]
+JUNK = ("Thumbs.db", ".DS_Store", "img1.jpg.lnk", "desktop.ini")
+
+
+def picture(number: int, h: int = 24, w: int = 32) -> np.ndarray:
+    """[h,w,3] uint8: its grey level tells its frame number (mod 200)."""
+    return np.full((h, w, 3), 20 + number % 200, np.uint8)
+
+
+def write_frames(folder: Path, numbers: Iterable[int], pattern: str = "img{}.jpg", *, junk: bool = False) -> Path:
+    """One small picture a number; ``pattern`` is a format string, for example ``"{:05d}.png"``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        assert cv2.imwrite(str(folder / pattern.format(number)), picture(number))
+    for name in JUNK if junk else ():
+        (folder / name).write_bytes(b"junk")
+    return folder
+
+
+def write_book(file: Path, sheets: Mapping[str, Iterable[Cells]]) -> Path:
+    """A workbook of sheets, each a sequence of rows; None leaves a cell blank."""
+    book = Workbook()
+    assert book.active is not None
+    book.remove(book.active)
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(list(row))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    book.save(file)
+    return file
