@@ -154,6 +154,11 @@ def read_landmarks(root: Path, row: Row) -> np.ndarray:
     return _flow_member(root, row, "landmarks.npy")
 
 
+def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
+    """An array that `prepare --inputs` stored beside the flow. Raises ManifestError without it."""
+    return _flow_member(root, row, f"input_{name}.npy")
+
+
 def _flow_member(root: Path, row: Row, name: str) -> np.ndarray:
     if row.flow is None:
         raise ManifestError(f"clip {row.clip_id} has no flow; run `mesynth prepare` on its manifest first")

@@ -7,18 +7,20 @@ same command resumes after Ctrl-C or a kill; nothing appears under its final nam
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import multiprocessing
 import multiprocessing.util
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +32,8 @@ from mesynth.manifest import FILE_NAME, Manifest, Row
 from mesynth.shards import ShardWriter, frames_members, npy_bytes
 
 RUN_FILE = "run.yaml"
+SKIPPED_FILE = "skipped.csv"
+NOTES_FILE = "notes.jsonl"
 _PARTS = "parts"
 
 
@@ -46,11 +50,23 @@ class Produced:
     """[68,2] float32"""
     valid: np.ndarray | None = None
     """[H,W] bool"""
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+    """Further arrays by name, stored beside the flow (see :func:`mesynth.shards.read_extra`)."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What was measured while making the clip; one line of ``notes.jsonl``."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Loose files for people to look at (GIFs, pictures), relative to the output folder."""
 
 
-Worker = Callable[[Any], Produced | None]
+@dataclass(frozen=True)
+class Skipped:
+    """What a worker returns for a job it leaves out, or what was left out before; a line of ``skipped.csv``."""
+
+    clip_id: str
+    reason: str
+
+
+Worker = Callable[[Any], Produced | Skipped]
 
 
 class Jobs(Protocol):
@@ -117,14 +133,15 @@ def run_stage(
     config: dict[str, Any],
     workers: int = 1,
     shard_clips: int = 0,
+    skipped: Sequence[Skipped] = (),
     progress: Progress | None = None,
 ) -> Manifest:
     """Run ``worker`` over ``jobs`` and return the manifest written into ``out``.
 
-    ``worker`` is a picklable callable; it returns None for a job it leaves out; its ``close()``, if it has
-    one, is called in the end. ``config`` is what the
-    result depends on (never paths of the machine or the number of processes). ``workers=0`` means one
-    per core. ``shard_clips=0``: see :func:`shard_size`.
+    ``worker`` is a picklable callable; its ``close()``, if it has one, is called in the end. ``config`` is what
+    the result depends on (never paths of the machine or the number of processes). ``workers=0`` means one per
+    core. ``shard_clips=0``: see :func:`shard_size`. ``skipped``: what was left out before, listed first in
+    ``skipped.csv``.
 
     Raises:
         RunFolderError: see :func:`claim_folder`.
@@ -153,7 +170,7 @@ def run_stage(
         else:
             report = progress or (lambda done, total: None)
             _run_pool(out, chunks, todo, shard_clips, worker, workers, lambda n: report(done + n, len(jobs)))
-        return _merge(out, len(chunks))
+        return _merge(out, len(chunks), skipped)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
     except OSError as error:
@@ -186,13 +203,22 @@ def _part(out: Path, index: int) -> Path:
 def _make_shard(out: Path, index: int, first: int, jobs: Jobs, worker: Worker) -> Iterator[int]:
     """Write shard ``index``; yields how many of its jobs are done. The part's manifest is written last."""
     rows: list[Row] = []
+    skipped: list[Skipped] = []
+    notes: list[dict[str, Any]] = []
     with ShardWriter(out / f"frames-{index:06d}.tar") as frames, ShardWriter(out / f"flow-{index:06d}.tar") as flow:
         for n, job in enumerate(jobs):
             made = worker(job)
-            if made is not None:
+            if isinstance(made, Skipped):
+                skipped.append(made)
+            else:
                 rows.append(_store(out, f"{first + n:08d}", made, frames, flow))
+                if made.notes:
+                    notes.append({"clip_id": made.row.clip_id} | made.notes)
             yield n + 1
-    Manifest.from_rows(rows, out).write(_part(out, index).parent)
+    folder = _part(out, index).parent
+    write_text(folder / SKIPPED_FILE, _csv(skipped))
+    write_text(folder / NOTES_FILE, "".join(json.dumps(note) + "\n" for note in notes))
+    Manifest.from_rows(rows, out).write(folder)
 
 
 def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: ShardWriter) -> Row:
@@ -200,6 +226,7 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     if made.frames is not None:
         row = replace(row, frames=frames.add(key, frames_members(made.frames)))
     members = {"flow.npy": made.flow, "landmarks.npy": made.landmarks, "valid.npy": made.valid}
+    members |= {f"{name}.npy": array for name, array in made.extra.items()}
     present = {name: npy_bytes(array) for name, array in members.items() if array is not None}
     if present:
         row = replace(row, flow=flow.add(key, present))
@@ -208,7 +235,7 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     return row
 
 
-def _merge(out: Path, n_chunks: int) -> Manifest:
+def _merge(out: Path, n_chunks: int, skipped: Sequence[Skipped]) -> Manifest:
     import pyarrow as pa
 
     parts = [Manifest.read(_part(out, i)).table for i in range(n_chunks)]
@@ -216,12 +243,45 @@ def _merge(out: Path, n_chunks: int) -> Manifest:
     manifest = Manifest(table.combine_chunks(), out)
     ids = manifest.column("clip_id")
     assert len(np.unique(ids.astype(str))) == len(ids), "two jobs of a stage made the same clip_id"
+    folders = [_part(out, i).parent for i in range(n_chunks)]
+    left = [*skipped, *(entry for folder in folders for entry in _read_csv(folder / SKIPPED_FILE))]
+    if left:
+        write_text(out / SKIPPED_FILE, _csv(left))
+    notes = "".join((folder / NOTES_FILE).read_text() for folder in folders)
+    if notes:
+        write_text(out / NOTES_FILE, notes)
     manifest.write(out)
     shutil.rmtree(out / _PARTS)
     for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
         if tar.stat().st_size <= 1024:
             tar.unlink()
     return Manifest.read(out)
+
+
+def read_skipped(out: Path | str) -> list[Skipped]:
+    """The clips a finished stage left out, in the order of its jobs."""
+    return _read_csv(Path(out) / SKIPPED_FILE)
+
+
+def read_notes(out: Path | str) -> list[dict[str, Any]]:
+    """What a finished stage noted, a mapping per clip that has notes."""
+    file = Path(out) / NOTES_FILE
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def _csv(skipped: Sequence[Skipped]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ["clip_id", "reason"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(entry) for entry in skipped)
+    return buffer.getvalue()
+
+
+def _read_csv(file: Path) -> list[Skipped]:
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as handle:
+        return [Skipped(**row) for row in csv.DictReader(handle)]
 
 
 # ---------------------------------------------------------------- many processes

@@ -12,7 +12,7 @@ import numpy as np
 from mesynth import seeds
 from mesynth.errors import MesynthError
 from mesynth.manifest import Provenance, Row
-from mesynth.stage import Produced
+from mesynth.stage import Produced, Skipped
 
 
 def provenance(**changes: Any) -> Provenance:
@@ -51,7 +51,7 @@ class NumberWorker:
     ) -> None:
         self.fail_at, self.interrupt_at, self.die_at, self.log = fail_at, interrupt_at, die_at, log
 
-    def __call__(self, job: int) -> Produced | None:
+    def __call__(self, job: int) -> Produced | Skipped:
         if self.log:
             with open(self.log, "a") as file:
                 file.write(f"{job}\n")
@@ -62,7 +62,7 @@ class NumberWorker:
         if job == self.interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
         if job == 13:
-            return None
+            return Skipped("db/01/013/0", "an unlucky number")
         rng = seeds.stream(0, "test", job)
         return Produced(
             row(f"{job:03d}"),

@@ -18,8 +18,8 @@ from mesynth.datasets.rendered_faces import read_card
 from mesynth.errors import DatasetLayoutError, LeakError, MesynthError
 from mesynth.manifest import FILE_NAME, Manifest, Provenance, Row
 from mesynth.preprocess.align import SimilarityCrop
+from mesynth.preprocess.config import STORED
 from mesynth.preprocess.landmarks import Landmarker, choose_landmarker, resolve_landmarker
-from mesynth.preprocess.prepare import STORED
 from mesynth.shards import read_frames, read_image, read_landmarks
 from mesynth.stage import Produced, Progress, run_stage
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.database import Database
-from mesynth.datasets.load import load_release, usable
+from mesynth.datasets.load import Loaded, load_release, usable
 from mesynth.errors import DatasetLayoutError
 from mesynth.manifest import Manifest
 
@@ -32,6 +32,11 @@ def require_database(name: str) -> Database:
     return DATABASES[name]
 
 
+def load_release_of(name: str, root: Path | str, *, part: str = "", frames: str = "") -> Loaded:
+    """See :func:`mesynth.datasets.load.load_release`, by the database's name."""
+    return load_release(require_database(name), root, part=part, frames=frames)
+
+
 def load(name: str, root: Path | str, *, part: str = "", frames: str = "", skip_bad: bool = False) -> Manifest:
     """The manifest of the database ``name`` in the folder ``root``.
 
@@ -43,4 +48,4 @@ def load(name: str, root: Path | str, *, part: str = "", frames: str = "", skip_
     """
     if name == CORPUS:
         return Manifest.read(root)
-    return usable(load_release(require_database(name), root, part=part, frames=frames), skip_bad=skip_bad)
+    return usable(load_release_of(name, root, part=part, frames=frames), skip_bad=skip_bad)

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from mesynth.errors import MesynthError
+from mesynth.preprocess.config import CROP_SIZE
 
-CROP_SIZE = 128
 IOD_SHARE = 0.40
 """Distance of the eye centres as a share of the crop's width."""
 EYE_LINE = 0.35

@@ -23,7 +23,8 @@ from mesynth.datasets.rendered_faces import render_faces
 from mesynth.errors import LeakError, MesynthError
 from mesynth.manifest import Manifest
 from mesynth.motion.nuisance import Nuisance
-from mesynth.preprocess.prepare import STORED, prepare
+from mesynth.preprocess.config import STORED, PrepareConfig
+from mesynth.preprocess.prepare import prepare
 from mesynth.quality.measure import MeasureConfig, measure
 from mesynth.quality.report import MeasureReport
 from mesynth.quickstart.page import write_page
@@ -88,8 +89,9 @@ def run(
         )  # fmt: skip
     with clock("prepare it: landmarks, crops, TV-L1"):
         real = prepare(
-            load_casme2(out / "database"), out / "real", size=SIZE, workers=workers, progress=bars("prepare database")
-        )
+            load_casme2(out / "database"), out / "real", PrepareConfig(size=SIZE), workers=workers,
+            progress=bars("prepare database"),
+        )  # fmt: skip
     with clock("render faces of other people"):
         faces = render_faces(out / "faces", subjects=scale.faces, seed=seed, progress=bars("render faces"))
     with clock(f"generate {scale.synthetic} clips on them"):
@@ -107,8 +109,8 @@ def run(
         )
     with clock("re-estimate their flow with TV-L1"):
         matched = prepare(
-            synthetic, out / "synthetic-tvl1", size=SIZE, landmarker=STORED, keep_frames=False, workers=workers,
-            progress=bars("flow of synthetic clips"),
+            synthetic, out / "synthetic-tvl1", PrepareConfig(size=SIZE, keep_frames=False), landmarker=STORED,
+            workers=workers, progress=bars("flow of synthetic clips"),
         )  # fmt: skip
     with clock("generate on one photo"):
         shown = _shown(picture, out, seed, bars)

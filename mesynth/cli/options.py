@@ -1,0 +1,49 @@
+"""Options and words that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the result.")
+WORKERS = click.option(
+    "--workers", default=0, show_default="one per core", help="Processes; the result does not depend on it."
+)
+SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+
+
+def landmarker_options(command: Any) -> Any:
+    """``--landmarker`` and ``--download``."""
+    command = click.option("--download", is_flag=True, help="Let face-alignment fetch its weights first (180 MB).")(
+        command
+    )
+    return click.option(
+        "--landmarker",
+        default="auto",
+        show_default=True,
+        help="face-alignment, mediapipe, a .csv or .npz of points, or auto (the first whose weights are here).",
+    )(command)
+
+
+def fetch(landmarker: str, download: bool) -> str:
+    """The landmarker to use; with ``download``, face-alignment's weights are on this machine afterwards."""
+    from mesynth.preprocess.landmarks import choose_landmarker
+
+    if not download:
+        return landmarker
+    choose_landmarker("face-alignment", download=True).close()
+    return "face-alignment"
+
+
+def summary(manifest: Any, out: Path) -> dict[str, Any]:
+    labels = [label for label in manifest.column("label") if label]
+    return {
+        "out": str(out),
+        "clips": len(manifest),
+        "subjects": len(set(manifest.subject_keys())),
+        "frames": int(manifest.column("n_frames").sum()),
+        "classes": {name: labels.count(name) for name in sorted(set(labels))},
+        "hash": manifest.hash(),
+    }

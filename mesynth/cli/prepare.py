@@ -1,0 +1,152 @@
+"""The verb prepare: check a release, or take it to aligned crops and flow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mesynth.cli.options import WORKERS, fetch, landmarker_options, summary
+from mesynth.clickutils import dry_run_option, echo_json, json_option, progress_bars, show_result
+from mesynth.preprocess.config import (
+    APEXES,
+    CROP_SIZE,
+    CROPS,
+    FLOWS,
+    GLOBAL_MODELS,
+    INPUTS,
+    STABILISERS,
+    PrepareConfig,
+)
+
+INCOMPLETE = 1
+"""Exit code of --check where the copy is not complete."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth prepare casme2 --root /data/CASME2 --check
+  mesynth prepare casme2 --root /data/CASME2 --out prepared/casme2
+  mesynth prepare smic --root /data/SMIC --part hs --apex flow --resample tim:10 --out prepared/smic"""
+)
+@click.argument("database")
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="The release's folder, or a corpus.")
+@click.option("--part", default="", help="Subset of the release (smic: hs, vis, nir, long) [default: its first].")
+@click.option("--frames", default="", help="Which rendering of the frames: raw, cropped, ... [default: auto].")
+@click.option("--check", "check_only", is_flag=True, help="Say whether the copy is complete; write nothing.")
+@click.option("--skip-bad", is_flag=True, help="Go on without clips that cannot be used; skipped.csv lists them.")
+@click.option("--size", default=CROP_SIZE, show_default=True, help="Crop width and height in pixels.")
+@click.option("--crop", type=click.Choice(CROPS), default="similarity", show_default=True, help="One per clip.")
+@click.option(
+    "--stabilise", type=click.Choice(STABILISERS), default="none", show_default=True,
+    help="Take out the head motion that remains; notes.jsonl says how much there was and is.",
+)  # fmt: skip
+@click.option(
+    "--apex", type=click.Choice(APEXES), default="annotated", show_default=True,
+    help="Spot the apex of clips that have none annotated (annotated: their middle frame).",
+)  # fmt: skip
+@click.option("--magnify", default="", help='Magnify motion: "phase:4" (eulerian, phase, lagrangian, learned).')
+@click.option("--resample", default="", help='Frames a clip: "tim:10" (tim, linear, flow, nearest).')
+@click.option("--method", type=click.Choice(FLOWS), default="tvl1", show_default=True, help="Optical flow.")
+@click.option(
+    "--global-motion", type=click.Choice(GLOBAL_MODELS), default="none", show_default=True,
+    help="Take the head's own motion out of the flow.",
+)  # fmt: skip
+@click.option("--inputs", default="", help=f"Further arrays to store, comma-separated: {', '.join(INPUTS)}.")
+@click.option("--max-frames", type=int, help="Thin longer clips evenly, keeping onset, apex and offset.")
+@click.option("--no-frames", is_flag=True, help="Store flow, landmarks and inputs alone.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for flow, magnification, detection.")
+@click.option("--no-cache", is_flag=True, help="Find landmarks anew; $MESYNTH_CACHE says where they are kept.")
+@landmarker_options
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for the result (not with --check).")
+@WORKERS
+@dry_run_option
+@json_option
+def prepare(
+    database: str,
+    root: Path,
+    part: str,
+    frames: str,
+    check_only: bool,
+    skip_bad: bool,
+    inputs: str,
+    no_frames: bool,
+    device: str,
+    no_cache: bool,
+    landmarker: str,
+    download: bool,
+    out: Path | None,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+    **steps: Any,
+) -> None:
+    """Read DATABASE, align, crop, and estimate flow.
+
+    DATABASE is a release (casme, casme2, samm, smic, casme_sq, casme3, mmew, 4dme, dfme, meview), a composite
+    (megc2019, cmed), generic (a CSV beside videos), or corpus: any mesynth manifest.
+    Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
+    """
+    from mesynth.datasets.registry import CORPUS, load_release_of
+    from mesynth.manifest import Manifest
+
+    config = PrepareConfig(
+        inputs=tuple(name.strip() for name in inputs.split(",") if name.strip()), keep_frames=not no_frames, **steps
+    )
+    if check_only:
+        _check(database, root, part, frames, as_json)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out' (or ask with --check whether the copy is complete).")
+    skipped = []
+    if database == CORPUS:
+        manifest = Manifest.read(root)
+    else:
+        from mesynth.datasets.load import usable
+        from mesynth.stage import Skipped
+
+        loaded = load_release_of(database, root, part=part, frames=frames)
+        manifest = usable(loaded, skip_bad=skip_bad)
+        skipped = [Skipped(problem.clip, problem.reason) for problem in loaded.problems]
+    if dry_run:
+        click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
+        return
+    from mesynth.preprocess.cache import default_folder
+    from mesynth.preprocess.prepare import prepare as run
+    from mesynth.stage import read_skipped
+
+    with progress_bars() as bar:
+        done = run(
+            manifest,
+            out,
+            config,
+            landmarker=fetch(landmarker, download),
+            device=device,
+            workers=workers,
+            cache=None if no_cache else default_folder(),
+            skip_bad=skip_bad,
+            skipped=skipped,
+            progress=bar("clips"),
+        )
+    left = read_skipped(out)
+    for entry in left[:10]:
+        click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
+    show_result(summary(done, out) | {"left out": len(left)}, as_json)
+
+
+def _check(database: str, root: Path, part: str, frames: str, as_json: bool) -> None:
+    from mesynth.datasets.check import check
+    from mesynth.datasets.registry import load_release_of
+
+    found = check(load_release_of(database, root, part=part, frames=frames))
+    if as_json:
+        echo_json(found.to_dict())
+    else:
+        from rich.console import Console
+
+        Console().print(found.table())
+    if not found.complete:
+        sys.exit(INCOMPLETE)

@@ -1,0 +1,90 @@
+"""Verbs that tell: measure, doctor and quickstart."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from mesynth.cli.options import OUT, SEED, WORKERS
+from mesynth.clickutils import echo_json, json_option, progress_bars
+
+
+@click.command(epilog="Example: mesynth measure --real prepared/casme2 --synthetic corpus --out report")
+@click.option("--real", type=click.Path(path_type=Path), required=True, help="Prepared manifest folder.")
+@click.option("--synthetic", type=click.Path(path_type=Path), required=True, help="Generated manifest folder.")
+@click.option("--clips", default=200, show_default=True, help="Clips of each side to measure (a seeded subset).")
+@click.option(
+    "--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights, for FID itself."
+)
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="torchvision's AlexNet, for LPIPS itself.")
+@SEED
+@OUT
+@json_option
+def measure(
+    real: Path,
+    synthetic: Path,
+    clips: int,
+    inception_weights: Path | None,
+    lpips_weights: Path | None,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Measure a synthetic corpus against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
+
+    Measures whose weights are not on this machine are replaced by a named stand-in or reported as not measured.
+    """
+    from mesynth.manifest import Manifest
+    from mesynth.quality.measure import MeasureConfig
+    from mesynth.quality.measure import measure as run
+
+    with progress_bars() as bar:
+        report = run(
+            Manifest.read(real),
+            Manifest.read(synthetic),
+            MeasureConfig(clips=clips, seed=seed),
+            inception_weights=inception_weights,
+            lpips_weights=lpips_weights,
+            progress=bar("measure"),
+        )
+    report.write(out)
+    if as_json:
+        echo_json(report.to_dict())
+    else:
+        from rich.console import Console
+
+        Console().print(report.table())
+
+
+@click.command(epilog="Example: mesynth doctor")
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say which weights and packages are here, where they are looked for, and what to do about the rest."""
+    from mesynth.doctor import doctor as run
+
+    needs = run()
+    if as_json:
+        echo_json([asdict(need) for need in needs])
+        return
+    for need in needs:
+        click.echo(f"{'ok     ' if need.present else 'missing'}  {need.name} ({need.purpose})")
+        click.echo(f"         looked in {need.where}")
+        if not need.present:
+            click.echo(f"         instead: {need.instead}\n         to mend: {need.remedy}")
+
+
+@click.command(epilog="Example: mesynth quickstart --out quickstart")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True)
+@click.option("--photo", type=click.Path(path_type=Path), help="A face photo [default: scikit-image's astronaut].")
+@click.option("--subjects", default=12, show_default=True, help="Rendered subjects of the embedded database.")
+@SEED
+@WORKERS
+def quickstart(out: Path, photo: Path | None, subjects: int, seed: int, workers: int) -> None:
+    """Walk the whole road on embedded data: render, prepare, generate, measure, LOSO, ablation, report.html."""
+    from mesynth.quickstart.pipeline import Scale, run
+
+    with progress_bars() as bar:
+        page = run(out, photo=photo, scale=Scale(subjects=subjects), seed=seed, workers=workers, progress=bar)
+    click.echo(f"Open {page}")

@@ -1,0 +1,97 @@
+"""What `prepare` does to a clip, step by step; every key of it changes the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesynth.errors import ConfigError
+
+CROP_SIZE = 128
+MIN_SIZE = 32
+CROPS = ("similarity", "piecewise")
+STABILISERS = ("none", "ecc", "phase")
+APEXES = ("annotated", "flow", "frequency", "difference")
+GLOBAL_MODELS = ("none", "translation", "similarity", "affine")
+MAGNIFIERS = ("eulerian", "phase", "lagrangian", "learned")
+INTERPOLATIONS = ("tim", "linear", "flow", "nearest")
+FLOWS = ("tvl1", "dis", "farneback", "raft")
+INPUTS = ("difference", "dynamic", "active", "landmarks", "flows", "eyes", "mouth", "patches")
+MAX_FACTOR = 100.0
+STORED = "stored"
+"""Landmarker name: use the landmarks that the input manifest already holds (generated and prepared corpora)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """The steps of `prepare` in their order; the defaults align, crop and measure, and change nothing else."""
+
+    size: int = CROP_SIZE
+    """Side of the crops, pixels."""
+    max_frames: int | None = None
+    """Longer clips are thinned evenly, keeping onset, apex and offset; their fps falls accordingly."""
+    crop: str = "similarity"
+    """"similarity" keeps the face's shape; "piecewise" carries its landmarks onto a mean face. One per clip."""
+    stabilise: str = "none"
+    """Head motion that remains after the crop: measured on rigid regions and taken out by "ecc" or "phase"."""
+    apex: str = "annotated"
+    """Where no apex is annotated: the middle frame ("annotated"), or spotted by "flow", "frequency", "difference"."""
+    magnify: str = ""
+    """"method:factor", for example "phase:4"; methods eulerian, phase, lagrangian, learned."""
+    resample: str = ""
+    """"method:frames", for example "tim:10"; methods tim, linear, flow, nearest."""
+    method: str = "tvl1"
+    """Optical flow, onset to apex."""
+    global_motion: str = "none"
+    """Motion of the whole head taken out of the flow: "translation", "similarity" or "affine"."""
+    inputs: tuple[str, ...] = ()
+    """Further arrays to store, see :mod:`mesynth.preprocess.inputs`."""
+    keep_frames: bool = True
+    """False stores flow, landmarks and inputs alone."""
+
+    def __post_init__(self) -> None:
+        if self.size < MIN_SIZE:
+            raise ConfigError(f"size={self.size} is too small for a face crop; choose at least {MIN_SIZE}")
+        if self.max_frames is not None and self.max_frames < 3:
+            raise ConfigError(f"max_frames={self.max_frames} has no room for onset, apex and offset; choose at least 3")
+        for name, choices in (
+            ("crop", CROPS), ("stabilise", STABILISERS), ("apex", APEXES), ("global_motion", GLOBAL_MODELS),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} '{getattr(self, name)}' is unknown; choose from {', '.join(choices)}")
+        if self.method not in FLOWS:
+            raise ConfigError(f"flow method '{self.method}' is unknown; choose from {', '.join(FLOWS)}")
+        for name in self.inputs:
+            if name not in INPUTS:
+                raise ConfigError(f"input '{name}' is unknown; choose from {', '.join(INPUTS)}")
+        if len(set(self.inputs)) != len(self.inputs):
+            raise ConfigError(f"inputs {', '.join(self.inputs)} name one array twice")
+        self.magnifier()
+        self.resampler()
+
+    def magnifier(self) -> tuple[str, float] | None:
+        """(method, factor), None for no magnification."""
+        if not self.magnify:
+            return None
+        method, factor = _method_and_number("magnify", self.magnify, MAGNIFIERS, "phase:4")
+        if not 1 < factor <= MAX_FACTOR:
+            raise ConfigError(f"magnify factor {factor:g} is outside (1, {MAX_FACTOR:g}]")
+        return method, factor
+
+    def resampler(self) -> tuple[str, int] | None:
+        """(method, number of frames), None for the clip's own frames."""
+        if not self.resample:
+            return None
+        method, frames = _method_and_number("resample", self.resample, INTERPOLATIONS, "tim:10")
+        if frames < 3 or frames != int(frames):
+            raise ConfigError(f"resample to {frames:g} frames: need a whole number of at least 3")
+        return method, int(frames)
+
+
+def _method_and_number(what: str, text: str, methods: tuple[str, ...], example: str) -> tuple[str, float]:
+    method, _, number = text.partition(":")
+    if method not in methods:
+        raise ConfigError(f"{what} method '{method}' is unknown; choose from {', '.join(methods)}, as in {example}")
+    try:
+        return method, float(number)
+    except ValueError:
+        raise ConfigError(f"{what} '{text}' lacks a number; write for example {example}") from None
