@@ -18,6 +18,9 @@ import numpy as np
 
 from mesynth.errors import ManifestError, UnreadableImageError
 from mesynth.manifest import Row, Span
+from mesynth.videos import image_array as image_array
+from mesynth.videos import read_image as read_image
+from mesynth.videos import read_pictures
 
 _END = b"\0" * 1024  # two empty blocks end a tar
 
@@ -106,38 +109,20 @@ def png_bytes(rgb: np.ndarray) -> bytes:
     return bytes(buffer)
 
 
-def image_array(data: bytes, name: str) -> np.ndarray:
-    """[H,W,3] uint8 RGB of an encoded picture. Raises UnreadableImageError."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None:
-        raise UnreadableImageError(f"{name} cannot be read as an image; it may be truncated, replace it")
-    return np.ascontiguousarray(image[..., ::-1])
-
-
-def read_image(path: Path | str) -> np.ndarray:
-    """[H,W,3] uint8 RGB. Raises UnreadableImageError on a missing, empty or damaged file."""
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    return image_array(data, str(path))
-
-
 def frames_members(frames: np.ndarray) -> dict[str, bytes]:
     """[T,H,W,3] uint8 -> ``000.png`` ... in order."""
     return {f"{i:03d}.png": png_bytes(frame) for i, frame in enumerate(frames)}
 
 
 def read_frames(root: Path, row: Row) -> np.ndarray:
-    """The clip's frames [T,H,W,3] uint8 RGB, from its shard or, before `prepare`, its image files."""
+    """The clip's frames [T,H,W,3] uint8 RGB, from its shard or, before `prepare`, its image or video files."""
     if row.frames is not None:
         members = read_span(root, row.frames)
         names = sorted(n for n in members if n.endswith(".png"))
         return np.stack([image_array(members[n], f"{row.clip_id}/{n}") for n in names])
     if not row.frame_files:
         raise ManifestError(f"clip {row.clip_id} has no frames in this manifest; use the corpus it came from")
-    images = [read_image(root / f) for f in row.frame_files]
+    images = list(read_pictures(root, row.frame_files))
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
         raise UnreadableImageError(f"frames of clip {row.clip_id} differ in size: {sorted(shapes)}; re-extract them")

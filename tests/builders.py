@@ -69,6 +69,8 @@ class NumberWorker:
             frames=rng.integers(0, 255, (3, 16, 16, 3), dtype=np.uint8),
             flow=rng.normal(size=(2, 16, 16)).astype(np.float32),
             landmarks=rng.normal(size=(68, 2)).astype(np.float32),
+            extra={"input_mean": np.full(2, job, np.float32)},
+            notes={} if job % 2 else {"job": job},
             files={f"clips/{job}.txt": b"x"} if job < 2 else {},
         )
 

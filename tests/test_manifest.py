@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mesynth import facs
-from mesynth.errors import ManifestError
+from mesynth.errors import ManifestError, MesynthError
 from mesynth.manifest import Manifest, Row, Span
 from tests.builders import provenance, row
 
@@ -44,6 +44,24 @@ def test_columns_and_subjects(tmp_path: Path) -> None:
     assert manifest.subjects_seen() == [("db/01",), ("db/02", "x/9")]
     with pytest.raises(ManifestError, match="no column 'colour'"):
         manifest.column("colour")
+
+
+def test_labels_of_every_scheme(tmp_path: Path) -> None:
+    rows = [
+        row("a", database="casme2", emotion="sadness", label="negative", objective_class="V"),
+        row("b", database="samm", emotion="contempt", label="negative"),
+        row("c", database="casme3", emotion="others"),
+    ]
+    manifest = Manifest.from_rows(rows, tmp_path)
+    assert list(manifest.labels()) == ["negative", "negative", ""]
+    assert list(manifest.labels("4")) == ["negative", "negative", "others"]
+    assert list(manifest.labels("5")) == ["", "contempt", "others"]
+    assert list(manifest.labels("7")) == ["sadness", "contempt", "others"]
+    assert list(manifest.labels("objective")) == ["V", "", ""]
+    with pytest.raises(MesynthError, match="scheme '6'"):
+        manifest.labels("6")
+    with pytest.raises(ManifestError, match="expression 'mini'"):
+        row("d", expression="mini")
 
 
 def test_filter_and_join_keep_shards_reachable(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from mesynth import shards
 from mesynth.errors import MesynthError, RunFolderError
 from mesynth.manifest import Manifest
-from mesynth.stage import Interrupted, run_stage
+from mesynth.stage import Interrupted, Produced, Skipped, read_notes, read_skipped, run_stage
 from tests.builders import NumberWorker, tree_bytes
 
 JOBS = list(range(20))
@@ -22,11 +22,25 @@ def test_what_was_made_is_what_is_read(tmp_path: Path) -> None:
     assert [r.clip for r in manifest] == [f"{i:03d}" for i in JOBS if i != 13]  # job 13 is left out
     for r in manifest:
         made = NumberWorker()(int(r.clip))
-        assert made is not None
+        assert isinstance(made, Produced)
         assert (shards.read_frames(manifest.root, r) == made.frames).all()
         assert (shards.read_flow(manifest.root, r) == made.flow).all()
     assert (tmp_path / "a" / "clips" / "1.txt").read_bytes() == b"x"
     assert not list((tmp_path / "a").rglob("*.tmp"))
+
+
+def test_what_was_left_out_and_noted_is_listed_in_order(tmp_path: Path) -> None:
+    before = [Skipped("db/09/x/1", 'no frames, "really"')]
+    manifest = run_stage(tmp_path / "a", JOBS, NumberWorker(), config={}, shard_clips=4, skipped=before)
+    assert read_skipped(tmp_path / "a") == [*before, Skipped("db/01/013/0", "an unlucky number")]
+    notes = read_notes(tmp_path / "a")
+    assert [n["clip_id"] for n in notes] == [f"db/01/{i:03d}/0" for i in range(0, 20, 2)]
+    assert notes[3]["job"] == 6
+    assert (shards.read_extra(manifest.root, manifest.row(2), "mean") == 2).all()
+    with pytest.raises(MesynthError, match=r"no input_other\.npy"):
+        shards.read_extra(manifest.root, manifest.row(2), "other")
+    run_stage(tmp_path / "b", JOBS[:2], NumberWorker(), config={})
+    assert not (tmp_path / "b" / "skipped.csv").exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,89 @@
+"""Is my copy complete? The account of a release, as object, table, JSON and exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+import mesynth.cli
+from mesynth.datasets.casme2 import CASME2
+from mesynth.datasets.check import check
+from mesynth.datasets.load import load_release
+from tests.datasets.releases.casme2 import CLIPS, ReleaseClip, write_release
+
+
+def text(root: Path) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(check(load_release(CASME2, root)).table())
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_counts_beside_the_published_ones(tmp_path: Path) -> None:
+    found = check(load_release(CASME2, write_release(tmp_path)))
+    assert (found.annotated, found.usable, found.subjects) == (5, 5, 4)
+    assert found.emotions == {"disgust": 2, "happiness": 1, "surprise": 1, "others": 1}
+    assert found.classes["3"] == {"negative": 2, "positive": 1, "surprise": 1, "": 1}
+    assert found.classes["5"] == {"disgust": 2, "happiness": 1, "repression": 0, "surprise": 1, "others": 1}
+    assert found.classes["objective"] == {"I": 1, "II": 1, "III": 1, "IV": 0, "V": 0, "VI": 0, "VII": 1, "": 1}
+    assert found.published.emotions["disgust"] == 63
+    assert not found.complete  # 5 clips are not 255
+    shown = text(tmp_path)
+    assert "5 (255)" in shown
+    assert "disgust 2 (63)" in shown
+    assert "repression 0 (27)" in shown
+    assert "NOT complete" in shown
+
+
+def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
+    clips = [
+        *CLIPS,
+        ReleaseClip(name="EP90_01", on_disk=[46, 47, 50, 51, 55]),
+        ReleaseClip(name="EP91_01", onset="x", on_disk=[1]),
+    ]
+    root = write_release(tmp_path, clips)
+    spare = root / "CASME2_RAW_selected/sub01/EP99_77"
+    spare.mkdir()
+    found = check(load_release(CASME2, root))
+    assert [p.clip for p in found.problems] == ["sub01/EP91_01"]
+    assert found.missing_frames == {"sub01/EP90_01": 5}
+    assert found.unannotated == ("CASME2_RAW_selected/sub01/EP99_77",)
+    assert (found.annotated, found.usable) == (7, 6)
+    assert found.warnings["N of N annotated frames are not on disk"] == 1
+    shown = text(root)
+    assert "cannot be used: sub01/EP91_01: clip sub01/EP91_01 has onset 'x'" in shown
+    assert "frames missing: sub01/EP90_01: 5" in shown
+
+
+def test_the_verb_writes_nothing_and_says_by_its_exit_code(tmp_path: Path) -> None:
+    root = write_release(tmp_path / "release")
+    before = sorted(root.rglob("*"))
+    result = CliRunner().invoke(mesynth.cli.main, ["prepare", "casme2", "--root", str(root), "--check", "--json"])
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert (found["usable"], found["complete"], found["published"]["clips"]) == (5, False, 255)
+    assert sorted(root.rglob("*")) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["release"]
+    result = CliRunner().invoke(mesynth.cli.main, ["prepare", "casme2", "--root", str(tmp_path), "--check"])
+    assert result.exit_code == 2
+    assert "it holds release/" in " ".join(result.stderr.split())
+
+
+def test_a_complete_copy_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from mesynth.datasets import registry
+    from mesynth.datasets.database import Published
+
+    small = replace(CASME2, published={"all": Published(clips=5, subjects=4)})
+    monkeypatch.setitem(registry.DATABASES, "casme2", small)
+    result = CliRunner().invoke(
+        mesynth.cli.main, ["prepare", "casme2", "--root", str(write_release(tmp_path)), "--check"]
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert result.output.rstrip().endswith("complete")
+    assert "NOT complete" not in result.output
