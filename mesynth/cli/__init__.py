@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from mesynth import __version__
+from mesynth.cli.augment import augment
 from mesynth.cli.make import generate, render
 from mesynth.cli.prepare import prepare
 from mesynth.cli.report import doctor, measure, quickstart
@@ -23,5 +24,5 @@ def main() -> None:
     """
 
 
-for verb in (quickstart, render, prepare, generate, measure, doctor):
+for verb in (quickstart, render, prepare, augment, generate, measure, doctor):
     main.add_command(verb)

@@ -133,7 +133,7 @@ class _State:
             return
         from mesynth.preprocess.stabilise import StabiliseConfig, stabilise
 
-        done = stabilise(self.frames, self.landmarks, StabiliseConfig(method=self.config.stabilise))
+        done = stabilise(self.frames, self.landmarks, StabiliseConfig(method=self.config.stabilise))  # type: ignore[arg-type]
         self.frames = done.frames
         self.notes["drift"] = done.drift.to_dict()
 
@@ -141,8 +141,11 @@ class _State:
         """An apex for clips whose coders gave none."""
         if self.config.apex == "annotated" or self.row.apex is not None:
             return
-        from mesynth.preprocess.spot import spot_apex
+        from mesynth.preprocess.spot import MIN_FRAMES, spot_apex
 
+        if len(self.frames) < MIN_FRAMES:
+            self.warnings.append(f"{len(self.frames)} frames are too few to spot an apex")
+            return
         spotted = spot_apex(self.frames, self.landmarks, self.fps, method=self.config.apex)
         self.apex = spotted.apex
         self.warnings = [w for w in self.warnings if "middle frame stands in" not in w]

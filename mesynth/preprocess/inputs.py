@@ -27,7 +27,7 @@ import torch
 from mesynth.preprocess.arrays import to_video
 from mesynth.preprocess.config import INPUTS, PrepareConfig
 from mesynth.preprocess.flow import sequence_flows
-from mesynth.preprocess.landmark_sequence import track_landmarks
+from mesynth.preprocess.landmark_sequence import follow
 from mesynth.preprocess.regions import eye_crop, landmark_patches, mouth_crop
 from mesynth.preprocess.summary_images import active_image, dynamic_image
 
@@ -63,6 +63,10 @@ class _Clip:
     def dynamic(self) -> np.ndarray:
         return _picture(dynamic_image(self.video[:, : max(self.apex, 1) + 1]))
 
+    def tracks(self) -> np.ndarray:
+        points, flows = torch.from_numpy(self.landmarks)[None], torch.from_numpy(self.flows)[None]
+        return np.asarray(follow(points, flows)[0].numpy())
+
     def active(self) -> np.ndarray:
         return _picture(active_image(self.video))
 
@@ -76,7 +80,7 @@ _MAKERS: dict[str, Callable[[_Clip], np.ndarray]] = {
     "dynamic": _Clip.dynamic,
     "active": _Clip.active,
     "flows": lambda clip: clip.flows.astype(np.float16),
-    "landmarks": lambda clip: track_landmarks(clip.landmarks, clip.flows),
+    "landmarks": _Clip.tracks,
     "eyes": lambda clip: eye_crop(clip.frames, clip.landmarks, clip.part),
     "mouth": lambda clip: mouth_crop(clip.frames, clip.landmarks, clip.part),
     "patches": lambda clip: landmark_patches(clip.frames, clip.landmarks, PATCH),
