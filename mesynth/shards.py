@@ -139,6 +139,14 @@ def read_landmarks(root: Path, row: Row) -> np.ndarray:
     return _flow_member(root, row, "landmarks.npy")
 
 
+def read_valid(root: Path, row: Row) -> np.ndarray | None:
+    """[H,W] bool: False where an onset pixel is hidden at the apex; None where the flow is valid everywhere."""
+    if row.flow is None:
+        return None
+    members = read_span(root, row.flow)
+    return npy_array(members["valid.npy"]) if "valid.npy" in members else None
+
+
 def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
     """An array that `prepare --inputs` stored beside the flow. Raises ManifestError without it."""
     return _flow_member(root, row, f"input_{name}.npy")

@@ -20,7 +20,7 @@ from mesynth.manifest import Manifest, Row
 from mesynth.preprocess.augment import AugmentConfig, Transform, draw
 from mesynth.preprocess.keyframes import Marks, SubsampleConfig, draw_subsample
 from mesynth.seeds import derived, stream
-from mesynth.shards import read_flow, read_frames, read_landmarks
+from mesynth.shards import read_flow, read_frames, read_landmarks, read_valid
 from mesynth.stage import Produced, Progress, run_stage
 from mesynth.types import AUVector, Flow
 
@@ -123,7 +123,7 @@ class _Copier:
         config = self.config
         rng = stream(config.seed, f"augment/{row.clip_id}", copy)
         change = draw(rng, config.change)
-        frames, uv = read_frames(self.root, row), read_flow(self.root, row)
+        frames, uv, valid = read_frames(self.root, row), read_flow(self.root, row), read_valid(self.root, row)
         apex, fps = row.apex_index, row.fps
         if config.keep < 1 and 0 < apex < len(frames):
             marks = Marks(onset=0, apex=apex, offset=len(frames) - 1, n_frames=len(frames))
@@ -133,7 +133,7 @@ class _Copier:
         ratio = config.ratios[copy % len(config.ratios)]
         if ratio != 1 and apex > 0:
             frames, uv = _magnified(frames, apex, ratio)
-        flow = change.flow(Flow(uv))
+        flow = change.flow(Flow(uv, valid))
         height, width = frames.shape[1:3]
         parent = row.frames.sha256 if row.frames else ""
         made = replace(

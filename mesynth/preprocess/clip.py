@@ -150,6 +150,8 @@ class _State:
         self.apex = spotted.apex
         self.warnings = [w for w in self.warnings if "middle frame stands in" not in w]
         self.warnings.append(f"apex spotted by {self.config.apex} at stored frame {spotted.apex}")
+        if spotted.confidence == 0:
+            self.warnings.append("nothing stands out in the clip: the spotted apex means little")
         self.notes["spotted"] = {"apex": spotted.apex, "confidence": spotted.confidence}
 
     def magnify(self) -> None:

@@ -13,7 +13,7 @@ from mesynth.manifest import Manifest, Row
 from mesynth.preprocess.augment import IBUG_MIRROR, AugmentConfig
 from mesynth.preprocess.augmented import CopiesConfig, augment
 from mesynth.seeds import stream
-from mesynth.shards import read_flow, read_frames, read_landmarks
+from mesynth.shards import read_flow, read_frames, read_landmarks, read_valid
 from mesynth.stage import Produced, read_notes, run_stage
 from mesynth.types import AUVector
 from tests.builders import provenance, row, tree_bytes
@@ -36,7 +36,9 @@ def clip(index: int) -> Produced:
         **Row.au_columns(AUVector(intensity)),
     )  # fmt: skip
     points = stream(0, "points", index).uniform(20, 108, (68, 2)).astype(np.float32)
-    return Produced(made, frames=np.stack(steps), flow=-field, landmarks=points)
+    valid = np.ones((SIZE, SIZE), np.bool_)
+    valid[:20, :30] = False
+    return Produced(made, frames=np.stack(steps), flow=-field, landmarks=points, valid=valid)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,10 @@ def test_a_mirrored_copy(prepared: Manifest, tmp_path: Path) -> None:
     before, after = read_flow(prepared.root, one), read_flow(made.root, two)
     assert np.array_equal(after[0], -before[0, :, ::-1])
     assert np.array_equal(after[1], before[1, :, ::-1])
+    hidden = read_valid(made.root, two)
+    assert hidden is not None
+    assert not hidden[:20, -30:].any()
+    assert hidden.sum() == SIZE**2 - 600
     assert two.aus.intensity[3].tolist() == [0.5, 0.25]
     present = np.array(two.au_present).reshape(-1, 2)
     assert np.array_equal(present, np.array(one.au_present).reshape(-1, 2)[:, ::-1])
