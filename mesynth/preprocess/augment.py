@@ -1,0 +1,255 @@
+"""Classic augmentation that knows about flow: one transform moves frames, flow, landmarks and AUs together.
+
+Order: mirror, then rotation and scale about the picture's centre, then shift, then crop; photometric changes and noise
+on the frames last. Flow vectors turn and grow with the picture; photometric changes leave them alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mesynth.errors import MesynthError
+from mesynth.types import AUVector, Clip, Flow, Sample
+
+_MIRRORED_RUNS = ((0, 17), (17, 27), (31, 36), (48, 55), (55, 60), (60, 65), (65, 68))
+_MIRRORED_EYES = {36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46}
+
+
+def _mirror_order() -> np.ndarray:
+    order = np.arange(68)
+    for first, end in _MIRRORED_RUNS:
+        order[first:end] = order[first:end][::-1]
+    for right, left in _MIRRORED_EYES.items():
+        order[[right, left]] = left, right
+    return order
+
+
+IBUG_MIRROR: np.ndarray = _mirror_order()
+"""[68]: the landmark of a mirrored face that takes each place in iBUG order; its own inverse."""
+IBUG_MIRROR.flags.writeable = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """One augmentation. The default changes nothing.
+
+    ``flip`` mirrors left and right; ``rotation`` degrees, anticlockwise as seen; ``scale`` enlarges above 1; ``shift``
+    (x right, y down) pixels; ``crop`` (height, width) pixels of the result, None for the whole picture, at
+    ``crop_at`` (down, right) in [0,1], 0 at the top left; values v in [0,1] become
+    ``((v - .5) contrast + .5 + brightness) ** gamma``, clipped; ``noise`` standard deviation in units of [0,1], drawn
+    anew for each frame from ``noise_seed``.
+    """
+
+    flip: bool = False
+    rotation: float = 0.0
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    crop: tuple[int, int] | None = None
+    crop_at: tuple[float, float] = (0.5, 0.5)
+    brightness: float = 0.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+    noise: float = 0.0
+    noise_seed: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = (self.rotation, self.scale, *self.shift, *self.crop_at, self.brightness, self.contrast, self.gamma)
+        if not all(math.isfinite(v) for v in (*numbers, self.noise)):
+            raise MesynthError(f"a transform's numbers must be finite, got {self}")
+        for name in ("scale", "contrast", "gamma"):
+            if not getattr(self, name) > 0:
+                raise MesynthError(f"transform {name}={getattr(self, name):g} must be positive; 1 changes nothing")
+        if self.noise < 0 or self.noise_seed < 0:
+            raise MesynthError(f"transform noise={self.noise:g}, noise_seed={self.noise_seed} must not be negative")
+        if self.crop is not None and min(self.crop) < 1:
+            raise MesynthError(f"crop {self.crop} is no picture size; give (height, width) of at least 1")
+        if not all(0 <= v <= 1 for v in self.crop_at):
+            raise MesynthError(f"crop_at {self.crop_at} is outside [0, 1]; 0 is top left, 1 bottom right")
+
+    def matrix(self, height: int, width: int) -> np.ndarray:
+        """[2,3] float64: pixels (x, y) of a picture of this size to pixels of the result.
+
+        Raises:
+            MesynthError: the crop is larger than the picture.
+        """
+        angle = math.radians(self.rotation)
+        cos, sin = self.scale * math.cos(angle), self.scale * math.sin(angle)
+        linear = np.array([[cos, sin], [-sin, cos]]) @ np.diag([-1.0 if self.flip else 1.0, 1.0])
+        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        top, left = self._corner(height, width)
+        return np.column_stack([linear, centre - linear @ centre + self.shift - [left, top]])
+
+    def frames(self, frames: np.ndarray) -> np.ndarray:
+        """[T,H,W,3] uint8 RGB -> the same kind: bicubic, borders replicated, rounded once at the end.
+
+        Raises:
+            MesynthError: not a uint8 RGB video, or a crop larger than it.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise MesynthError(f"frames are {frames.dtype} {frames.shape}; expected uint8 RGB of shape [T,H,W,3]")
+        if not self._resamples:
+            moved = self._cut(frames[:, :, ::-1] if self.flip else frames, (1, 2))
+            return np.ascontiguousarray(moved) if not self._photometric else self._developed(moved)
+        size = self._size(*frames.shape[1:3])
+        matrix = self.matrix(*frames.shape[1:3])
+        out = np.empty((len(frames), *size, 3), np.float32)
+        for source, target in zip(frames, out, strict=True):
+            picture = np.ascontiguousarray(source, np.float32)
+            cv2.warpAffine(
+                picture, matrix, size[::-1], dst=target, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+            )
+        return self._developed(out)
+
+    def flow(self, flow: Flow) -> Flow:
+        """The flow of the transformed frames: moved with the picture, its vectors mirrored, turned and scaled.
+
+        Bilinear; what comes from outside the picture, or from a pixel that was not valid, is not valid.
+
+        Raises:
+            MesynthError: a crop larger than the picture.
+        """
+        height, width = flow.uv.shape[1:]
+        if not self._resamples:
+            uv = flow.uv[:, :, ::-1] if self.flip else flow.uv
+            # Not 0 - u: the sign of a zero must come back when mirrored twice.
+            uv = np.stack([-uv[0], uv[1]]) if self.flip else uv
+            valid = flow.valid
+            if valid is not None:
+                valid = np.ascontiguousarray(self._cut(valid[:, ::-1] if self.flip else valid, (0, 1)))
+            return Flow(np.ascontiguousarray(self._cut(uv, (1, 2))), valid)
+        matrix, size = self.matrix(height, width), self._size(height, width)
+        vectors = np.ascontiguousarray(np.moveaxis(flow.uv, 0, 2))
+        moved = cv2.warpAffine(
+            vectors, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )  # fmt: skip
+        uv = np.einsum("ij,hwj->ihw", matrix[:, :2], moved.astype(np.float64)).astype(np.float32)
+        seen = np.ones((height, width), np.float32) if flow.valid is None else flow.valid.astype(np.float32)
+        share = cv2.warpAffine(
+            seen, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+        )  # fmt: skip
+        return Flow(uv, share > 0.99)
+
+    def landmarks(self, points: np.ndarray, height: int, width: int) -> np.ndarray:
+        """[...,68,2] pixels in a picture of this size -> the same in the result, renamed where mirrored.
+
+        Raises:
+            MesynthError: not 68 points, or a crop larger than the picture.
+        """
+        if points.shape[-2:] != (68, 2):
+            raise MesynthError(f"landmarks have shape {points.shape}; expected [...,68,2] in iBUG order")
+        matrix = self.matrix(height, width)
+        moved = (points.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(points.dtype)
+        return moved[..., IBUG_MIRROR, :] if self.flip else moved
+
+    def aus(self, aus: AUVector) -> AUVector:
+        """The AUs of the transformed face: left and right change places where it is mirrored."""
+        if not self.flip:
+            return aus
+        return AUVector(np.ascontiguousarray(aus.intensity[:, ::-1]), np.ascontiguousarray(aus.mask[:, ::-1]))
+
+    def sample(self, sample: Sample) -> Sample:
+        """Frames, flow and AUs of a sample at once. Raises as :meth:`frames`."""
+        clip = Clip(self.frames(sample.clip.frames), sample.clip.fps, sample.clip.apex)
+        return Sample(clip, self.flow(sample.flow), self.aus(sample.aus))
+
+    # ------------------------------------------------------------ pieces
+
+    @property
+    def _resamples(self) -> bool:
+        return self.rotation != 0 or self.scale != 1 or any(self.shift)
+
+    @property
+    def _photometric(self) -> bool:
+        return self.brightness != 0 or self.contrast != 1 or self.gamma != 1 or self.noise > 0
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        if self.crop is None:
+            return height, width
+        if self.crop[0] > height or self.crop[1] > width:
+            raise MesynthError(f"crop {self.crop} is larger than the picture's {(height, width)}; choose a smaller one")
+        return self.crop
+
+    def _corner(self, height: int, width: int) -> tuple[int, int]:
+        size = self._size(height, width)
+        return round(self.crop_at[0] * (height - size[0])), round(self.crop_at[1] * (width - size[1]))
+
+    def _cut(self, array: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+        size = (array.shape[axes[0]], array.shape[axes[1]])
+        (top, left), (h, w) = self._corner(*size), self._size(*size)
+        where = [slice(None)] * array.ndim
+        where[axes[0]], where[axes[1]] = slice(top, top + h), slice(left, left + w)
+        return array[tuple(where)]
+
+    def _developed(self, frames: np.ndarray) -> np.ndarray:
+        """Photometric changes of [T,h,w,3] in 0..255, any type -> uint8."""
+        rng = np.random.default_rng(self.noise_seed)
+        out = np.empty(frames.shape, np.uint8)
+        for source, target in zip(frames, out, strict=True):
+            value = source.astype(np.float32)
+            if self._photometric:
+                value = (value / 255 - 0.5) * self.contrast + (0.5 + self.brightness)
+                value = np.clip(value, 0, 1) ** self.gamma
+                if self.noise > 0:
+                    value = value + self.noise * rng.standard_normal(value.shape, np.float32)
+                value = value * 255
+            target[:] = np.clip(np.round(value), 0, 255)
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Ranges to draw a :class:`Transform` from; each is symmetric about no change, scales in the logarithm."""
+
+    flip: float = 0.5
+    """Probability of mirroring."""
+    rotation: float = 8.0
+    """Largest rotation, degrees."""
+    scale: float = 1.08
+    """Largest enlargement; the smallest is its inverse."""
+    shift: float = 4.0
+    """Largest shift along either axis, pixels."""
+    crop: tuple[int, int] | None = None
+    """Size (height, width) of a crop at a random place; None for the whole picture."""
+    brightness: float = 0.08
+    contrast: float = 1.2
+    gamma: float = 1.2
+    noise: float = 0.01
+    """Largest standard deviation of noise, units of [0,1]; drawn from 0 up."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise MesynthError(f"augmentation flip={self.flip:g} is no probability; choose a number in [0, 1]")
+        for name in ("rotation", "shift", "brightness", "noise"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise MesynthError(f"augmentation {name}={getattr(self, name):g} must not be negative; 0 is none")
+        for name in ("scale", "contrast", "gamma"):
+            if not 1 <= getattr(self, name) < math.inf:
+                raise MesynthError(f"augmentation {name}={getattr(self, name):g} must be at least 1; 1 is none")
+        if self.crop is not None and min(self.crop) < 1:
+            raise MesynthError(f"augmentation crop {self.crop} is no picture size; give (height, width)")
+
+
+def draw(rng: np.random.Generator, config: AugmentConfig = AugmentConfig()) -> Transform:
+    """Draw one transform. The same number of random values is used whatever the ranges are."""
+    flip, rotation, scale, dx, dy, top, left, brightness, contrast, gamma, noise = rng.random(11)
+
+    def factor(largest: float, share: float) -> float:
+        return float(largest ** (2 * share - 1))
+
+    return Transform(
+        flip=bool(flip < config.flip),
+        rotation=float(config.rotation * (2 * rotation - 1)),
+        scale=factor(config.scale, scale),
+        shift=(float(config.shift * (2 * dx - 1)), float(config.shift * (2 * dy - 1))),
+        crop=config.crop,
+        crop_at=(float(top), float(left)),
+        brightness=float(config.brightness * (2 * brightness - 1)),
+        contrast=factor(config.contrast, contrast),
+        gamma=factor(config.gamma, gamma),
+        noise=float(config.noise * noise),
+        noise_seed=int(rng.integers(2**31)),
+    )
