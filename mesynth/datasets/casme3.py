@@ -1,0 +1,258 @@
+"""CAS(ME)^3 (Li et al., TPAMI 2023), parts A (860 micro-expressions) and C (165), 30 frames a second, with depth.
+
+Release layouts: whole videos ``part_A/spNO.1/a/color/355.jpg`` beside ``depth/355.png``, or the expressions cut out,
+``Part_A_ME_clip/frame/spNO.1_a_355/355.jpg`` beside ``depth/``; part C ``part_C/01/a/color/373.jpg``. A video holds
+several expressions, so a clip is named as the cut-out folders are: video and annotated onset (``a_355``).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.disk import contents, nested, subfolders
+from mesynth.datasets.workbook import Sheet, frame_number, read_workbook, text_of, workbooks
+from mesynth.errors import DatasetLayoutError
+
+_FPS = 30.0
+_LONG_S = 10.0
+"""No expression lasts so long; the longest of part A with a plausible offset are of a few seconds."""
+_BOOK_FOLDERS = ("part_A", "part_C", "annotation", "annotations", "partA", "partC")
+_VIDEO_FOLDERS = ("part_A", "part_A_split", "data", "ME_A")
+_CLIP_FOLDERS = ("part_A", "data", "Part_A_ME_clip", "frame", "color", "depth")
+_C_FOLDERS = ("part_C", "data", "ME_C", "RGB_Depth")
+_COLUMNS_A = {
+    "subject": ("Subject", "sub"),
+    "video": ("Filename", "seq"),
+    "onset": ("Onset",),
+    "apex": ("Apex",),
+    "offset": ("Offset",),
+    "aus": ("AU", "AUs", "Action Units"),
+    "objective": ("Objective class", "Objective Classes"),
+    "emotion": ("emotion",),
+    "type": ("Expression type",),
+}
+_COLUMNS_C = {
+    "subject": ("sub", "Subject"),
+    "count": ("count",),
+    "onset": ("onset",),
+    "apex": ("apex",),
+    "offset": ("offset",),
+    "aus": ("au", "AUs"),
+    "emotion": ("emotion",),
+}
+_PERSON = re.compile(r"^\s*spno\.?\s*0*(\d+)\s*$", re.IGNORECASE)
+_CUT_OUT = re.compile(r"^spno\.?\d+_[a-z]\w*_\d+$", re.IGNORECASE)
+_ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII")
+
+
+def is_release(folder: Path) -> bool:
+    """Whether ``folder`` is the root of a CAS(ME)^3 release: its workbooks, its part folders, or its people."""
+    names = {p.name.lower() for p in folder.iterdir()}
+    if any(re.match(r"cas\(?me\)?[\^_ ]?3.*part_?[abc].*\.xlsx?$", name) for name in names):
+        return True
+    if "part_a" in names and {"part_b", "part_c", "annotation"} & names:
+        return True
+    if folder.name.lower() == "part_c" and (names == {"part_c"} or any(re.fullmatch(r"\d\d", name) for name in names)):
+        return True
+    return "part_a_me_clip" in names or any(map(_PERSON.match, names))
+
+
+def read(root: Path, part: str, frames: str) -> Release:
+    """The lines of one part's workbook. Raises DatasetLayoutError."""
+    return _read_a(root, frames) if part == "a" else _read_c(root, frames)
+
+
+def _book(root: Path, part: str, optional: tuple[str, ...], columns: dict[str, tuple[str, ...]]) -> tuple[Sheet, str]:
+    """The part's workbook of micro-expressions, the one of jpg indices and the newest edition first; a note."""
+    found = [b for folder in nested(root, *_BOOK_FOLDERS) if folder.is_dir() for b in workbooks(folder)]
+    found = [b for b in found if re.search(rf"part_?{part}", b.name, re.IGNORECASE) and "_mae" not in b.name.lower()]
+    if not found:
+        usual = "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx" if part == "a" else "CAS(ME)3_part_C_ME.xlsx"
+        raise DatasetLayoutError(f"no workbook like {usual} in {root} or its annotation folder: {contents(root)}")
+    best = max(found, key=lambda b: ("jpgindex" in b.name.lower(), "_me" in b.name.lower(), b.name.lower()))
+    note = "" if len(found) == 1 else f"{len(found)} workbooks of this part are there; {best.name} was read"
+    return read_workbook(best, columns, optional, sheets=("label",)), note
+
+
+# ---------------------------------------------------------------- part A
+
+
+def _read_a(root: Path, frames: str) -> Release:
+    sheet, note = _book(root, "a", ("objective", "type"), _COLUMNS_A)
+    notes = [note] if note else []
+    rows = [row for row in sheet.rows if text_of(row.get("type", "micro")).lower().startswith("micro")]
+    if len(rows) < len(sheet.rows):
+        notes.append(f"{len(sheet.rows) - len(rows)} rows are no micro-expressions and were left out")
+    places = _places(root, frames)
+    lines = tuple(_line_a(sheet.path, row, places) for row in rows)
+    other = "color" if frames == "depth" else "depth"
+    beside = {f"{f.removesuffix('/' + frames)}/{other}" for line in lines if (f := line.folder).endswith("/" + frames)}
+    return Release(
+        lines=lines,
+        sources=(sheet.path.relative_to(root).as_posix(),),
+        notes=tuple(notes),
+        left_out=tuple(sorted(beside)),
+    )
+
+
+def _places(root: Path, frames: str) -> _Videos | _CutOuts:
+    """Whole videos where the release has them, else the clips cut out. Raises DatasetLayoutError."""
+    for folder in nested(root, *_VIDEO_FOLDERS):
+        if any(map(_PERSON.match, subfolders(folder))):
+            return _Videos(root, folder, frames)
+    for folder in nested(root, *_CLIP_FOLDERS, depth=5):
+        depth = "depth" in folder.relative_to(root).as_posix().lower().split("/")
+        if depth == (frames == "depth") and any(map(_CUT_OUT.match, subfolders(folder))):
+            return _CutOuts(root, folder)
+    raise DatasetLayoutError(
+        f"no {frames} frames of part A in {root}: {contents(root)}; expected part_A/spNO.1/a/{frames}/ or "
+        f"Part_A_ME_clip/{'depth' if frames == 'depth' else 'frame'}/spNO.1_a_355/"
+    )
+
+
+class _Videos:
+    """``spNO.1/a/color``, in whatever case the folders are written."""
+
+    def __init__(self, root: Path, folder: Path, frames: str) -> None:
+        self.base, self.frames = _below(root, folder), frames
+        self.people = {int(m[1]): name for n, name in subfolders(folder).items() if (m := _PERSON.match(n))}
+        self._inside = lru_cache(None)(lambda person: subfolders(folder / person))
+
+    def find(self, person: int, video: str, onset: str) -> str:
+        own = self.people.get(person, f"spNO.{person}")
+        return f"{self.base}{own}/{self._inside(own).get(video, video)}/{self.frames}"
+
+
+class _CutOuts:
+    """``frame/spNO.1_a_355``."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.base, self.names = _below(root, folder), subfolders(folder)
+
+    def find(self, person: int, video: str, onset: str) -> str:
+        usual = f"spNO.{person}_{video}_{onset}"
+        return f"{self.base}{self.names.get(usual.lower(), usual)}"
+
+
+def _below(root: Path, folder: Path) -> str:
+    relative = folder.relative_to(root).as_posix()
+    return "" if relative == "." else f"{relative}/"
+
+
+def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> Line:
+    video, onset = text_of(row["video"]).lower(), text_of(row["onset"])
+    match = _PERSON.match(text_of(row["subject"]))
+    clip = f"{video}_{onset}"
+    if match is None or not video:
+        subject = text_of(row["subject"])
+        problem = (
+            f"subject '{subject}', video '{video}' in {book.name}: expected for example spNO.1, a; repair the cells"
+        )
+        return Line(subject=subject, clip=clip, folder=f"{places.base}{subject}/{video}/{clip}", problem=problem)
+    offset, warnings = _offset(row)
+    objective = text_of(row.get("objective")).upper()
+    return Line(
+        subject=f"spNO.{int(match[1])}",
+        clip=clip,
+        folder=places.find(int(match[1]), video, onset),
+        onset=row["onset"],
+        apex=row["apex"],
+        offset=offset,
+        aus=row["aus"],
+        emotion=text_of(row["emotion"]),
+        objective=objective if objective in _ROMAN else "",
+        warnings=warnings,
+    )
+
+
+def _offset(row: dict[str, object]) -> tuple[object, tuple[str, ...]]:
+    """The offset cell, or the apex where the cell cannot be an offset (0, 3460 after onset 5), and a warning."""
+    onset, apex, offset = (frame_number(row.get(name)) for name in ("onset", "apex", "offset"))
+    if onset is None or apex is None or offset is None or apex <= onset:
+        return row["offset"], ()
+    if offset == 0:
+        return apex, ("offset 0 means that none was seen; the clip ends at the apex",)
+    if offset - onset > _LONG_S * _FPS:
+        return apex, (f"offset {offset} is {(offset - onset) / _FPS:.0f} s after the onset; the clip ends at the apex",)
+    return row["offset"], ()
+
+
+# ---------------------------------------------------------------- part C
+
+
+def _read_c(root: Path, frames: str) -> Release:
+    """One long video a person; no apex is annotated, so the middle frame stands in."""
+    sheet, note = _book(root, "c", ("apex", "emotion"), _COLUMNS_C)
+    found = next((f for f in nested(root, *_C_FOLDERS) if any(n.isdigit() for n in subfolders(f))), None)
+    if found is None:
+        raise DatasetLayoutError(
+            f"no {frames} frames of part C in {root}: {contents(root)}; expected part_C/01/a/{frames}/"
+        )
+    base = _below(root, found)
+    people = {int(n): name for n, name in subfolders(found).items() if n.isdigit()}
+    lines = []
+    for row in sheet.rows:
+        subject, count = text_of(row["subject"]), text_of(row["count"])
+        if not subject.isdigit():
+            problem = f"subject '{subject}' in {sheet.path.name} is no number; expected for example 1; repair the cell"
+            lines.append(
+                Line(subject=subject, clip=f"C_{count}", folder=f"{base}{subject}/a/{frames}", problem=problem)
+            )
+            continue
+        own = people.get(int(subject), f"{int(subject):02d}")
+        inside = subfolders(found / own)
+        # one video a person, "a"; copies that cut the expressions out have a folder a count
+        video = inside.get("a") or inside.get(count) or (next(iter(inside.values())) if len(inside) == 1 else "a")
+        lines.append(
+            Line(
+                subject=f"C{int(subject):02d}",
+                clip=f"C_{count}",
+                folder=f"{base}{own}/{video}/{frames}",
+                onset=row["onset"],
+                apex=row.get("apex"),
+                offset=row["offset"],
+                aus=row["aus"],
+                emotion=text_of(row.get("emotion")),
+            )
+        )
+    other = "color" if frames == "depth" else "depth"
+    return Release(
+        lines=tuple(lines),
+        sources=(sheet.path.relative_to(root).as_posix(),),
+        notes=(note,) if note else (),
+        left_out=tuple(sorted({f"{line.folder.rpartition('/')[0]}/{other}" for line in lines})),
+    )
+
+
+CASME3 = Database(
+    name="casme3",
+    title="CAS(ME)^3",
+    fps=_FPS,
+    licence="CAS(ME)^3 licence agreement",
+    paper="Li et al., CAS(ME)^3: a third generation facial spontaneous micro-expression database with depth "
+    "information and high ecological validity, IEEE TPAMI 45(3), 2023",
+    is_release=is_release,
+    read=read,
+    parts=("a", "c"),
+    frames=("color", "depth"),
+    published={
+        "a": Published(
+            clips=860,
+            subjects=94,
+            emotions={
+                "disgust": 250,
+                "surprise": 187,
+                "others": 161,
+                "fear": 86,
+                "anger": 64,
+                "sad": 57,
+                "happy": 55,
+            },
+            source="cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx; Li et al. 2023",
+        ),
+        "c": Published(clips=165, subjects=31, source="CAS(ME)3_part_C_ME.xlsx"),
+    },
+)

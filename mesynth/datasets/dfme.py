@@ -1,0 +1,196 @@
+"""DFME (Zhao et al., IEEE TAC 2023): micro-expressions at 200, 300 and 500 frames a second, in three sets.
+
+Release layout: ``DFME_train/sub0003_01/00109.png`` (also unpacked as ``train_data/``, ``test_data_A/``,
+``test_data_B/``) beside one workbook a set (``training_full_with_AU.xlsx``, ``testA_full_with_AU.xlsx``, ...). The
+frame rate is given per clip.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.disk import contents, nested, subfolders
+from mesynth.datasets.workbook import read_workbook, text_of, workbooks
+from mesynth.errors import DatasetLayoutError
+
+_PARTS = ("train", "testA", "testB")
+# of a name in lower case, letters and digits alone: trainingfullwithau, dfmetestafullwithau, testdataa
+_PART_NAMES = {"train": r"train", "testA": r"test(data|set)?a(?!nno)", "testB": r"test(data|set)?b"}
+_FOLDERS = (
+    "DFME", "DFME_train", "train", "train_data", "training", "training_data", "DFME_testA", "DFME_test_A", "testA",
+    "test_A", "test_data_A", "DFME_testB", "DFME_test_B", "testB", "test_B", "test_data_B",
+)  # fmt: skip
+_BOOK_FOLDERS = ("DFME", "annotation", "annotations", "full_release_annotation", "label", "labels")
+_EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
+"""By EmotionId."""
+_COLUMNS = {
+    "subject": ("Subject", "Sub"),
+    "clip": ("Filename", "File name"),
+    "onset": ("OnsetFrame", "Onset"),
+    "apex": ("ApexFrame", "Apex"),
+    "offset": ("OffsetFrame", "Offset"),
+    "emotion": ("Emotion",),
+    "emotion_id": ("EmotionId", "Emotion_Id"),
+    "fps": ("Fps", "FPS", "Frame rate"),
+    "aus": ("AU", "AUs", "Action Units"),
+}
+_CLIP = re.compile(r"^sub0*(\d+)_0*(\d+)$", re.IGNORECASE)
+
+
+def is_release(folder: Path) -> bool:
+    """Whether ``folder`` is the root of a DFME release: its set folders, its workbooks, or its clip folders."""
+    names = [p.name for p in folder.iterdir()]
+    return any(re.match(r"dfme_?(train|test)", n, re.IGNORECASE) or _is_book(n) or _is_clip(n) for n in names)
+
+
+def read(root: Path, part: str, frames: str) -> Release:
+    """The lines of one set's workbook, or of all sets that are there. Raises DatasetLayoutError."""
+    if part != "all":
+        return _read(root, part)
+    found = [_read(root, name) for name in _PARTS if _book(root, name)]
+    if not found:
+        raise _no_book(root, "train")
+    absent = [name for name in _PARTS if not _book(root, name)]
+    return Release(
+        lines=tuple(line for release in found for line in release.lines),
+        sources=tuple(source for release in found for source in release.sources),
+        notes=(f"no workbook of {', '.join(absent)} is there",) if absent else (),
+    )
+
+
+def _read(root: Path, part: str) -> Release:
+    book = _book(root, part)
+    if book is None:
+        raise _no_book(root, part)
+    sheet = read_workbook(book, _COLUMNS, ("subject", "emotion", "emotion_id", "aus", "apex"))
+    places = _Places(root, part)
+    return Release(
+        lines=tuple(_line(book, row, part, places) for row in sheet.rows),
+        sources=(book.relative_to(root).as_posix(),),
+    )
+
+
+# ---------------------------------------------------------------- finding files
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _is_part(name: str, part: str) -> bool:
+    return re.search(_PART_NAMES[part], _plain(name)) is not None
+
+
+def _is_book(name: str) -> bool:
+    """``training_full_with_AU.xlsx``, ``DFME_test_A_full_with_AU.xlsx``, ``dfme_train.xlsx``."""
+    plain = _plain(Path(name).stem)
+    return (
+        name.lower().endswith((".xlsx", ".xls"))
+        and ("fullwithau" in plain or "dfme" in plain)
+        and any(_is_part(plain, part) for part in _PARTS)
+    )
+
+
+def _is_clip(name: str) -> bool:
+    return re.fullmatch(r"sub\d{4}_\d+", name, re.IGNORECASE) is not None  # CASME and CASME II have sub01
+
+
+def _book(root: Path, part: str) -> Path | None:
+    folders = [folder for folder in nested(root, *_BOOK_FOLDERS) if folder.is_dir()]
+    found = [book for folder in folders for book in workbooks(folder) if _is_part(book.stem, part)]
+    return max(found, key=lambda book: "withau" in _plain(book.name), default=None)
+
+
+def _no_book(root: Path, part: str) -> DatasetLayoutError:
+    usual = {"train": "training"}.get(part, part)
+    return DatasetLayoutError(f"no workbook like {usual}_full_with_AU.xlsx in {root}: {contents(root)}")
+
+
+class _Places:
+    """Clip folders of one set, found by name and, where the padding differs, by number."""
+
+    def __init__(self, root: Path, part: str) -> None:
+        candidates = [(folder, subfolders(folder)) for folder in nested(root, *_FOLDERS)]
+        holding = [(f, names) for f, names in candidates if any(map(_CLIP.match, names))]
+        own = [c for c in holding if _is_part(c[0].relative_to(root).as_posix(), part)]
+        own = own or [c for c in holding if c[0] == root or _plain(c[0].name) == "dfme"]  # one set, nothing around it
+        if not own:
+            usual = {"train": "DFME_train", "testA": "test_data_A", "testB": "test_data_B"}[part]
+            raise DatasetLayoutError(
+                f"no folder {usual} with clips such as sub0003_01 in {root}: {contents(root)}; "
+                "give the folder of the DFME release"
+            )
+        folder, self.names = own[0]
+        relative = folder.relative_to(root).as_posix()
+        self.base = "" if relative == "." else f"{relative}/"
+        self.numbers = {_number(name): real for name, real in self.names.items() if _CLIP.match(name)}
+
+    def find(self, clip: str) -> str:
+        """Relative to the root. A folder that is not there gets the workbook's name."""
+        return self.base + (self.names.get(clip.lower()) or self.numbers.get(_number(clip)) or clip)
+
+
+def _number(clip: str) -> tuple[int, int] | None:
+    match = _CLIP.match(clip)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+# ---------------------------------------------------------------- one clip
+
+
+def _line(book: Path, row: dict[str, object], part: str, places: _Places) -> Line:
+    name = text_of(row["clip"])
+    clip = name if part == "train" else f"{part}-{name}"
+    cell = text_of(row.get("subject"))
+    match = re.fullmatch(r"(?:sub|s)?0*(\d+)", cell, re.IGNORECASE) or _CLIP.match(name)
+    fps = text_of(row["fps"]).lower().removesuffix("fps").strip()
+    if match is None:
+        problem = f"subject '{cell}' of clip '{name}' in {book.name} is no number; expected for example sub0003"
+        return Line(subject=cell, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell")
+    subject = f"sub{int(match[1]):04d}"
+    if not re.fullmatch(r"\d+(\.\d+)?", fps) or float(fps) <= 0:
+        problem = f"clip {subject}/{name} in {book.name} has frame rate '{fps}'; expected 200, 300 or 500"
+        return Line(subject=subject, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell")
+    emotion, warnings = _emotion(row)
+    return Line(
+        subject=subject,
+        clip=clip,
+        folder=places.find(name),
+        onset=row["onset"],
+        apex=row.get("apex"),
+        offset=row["offset"],
+        aus=row.get("aus"),
+        emotion=emotion,
+        fps=float(fps),
+        warnings=warnings,
+    )
+
+
+def _emotion(row: dict[str, object]) -> tuple[str, tuple[str, ...]]:
+    """The word, or the word of the id where there is none; a warning where the two disagree."""
+    word, number = text_of(row.get("emotion")).lower(), text_of(row.get("emotion_id"))
+    by_id = _EMOTIONS[int(number)] if number.isdigit() and int(number) < len(_EMOTIONS) else ""
+    if word and by_id and word != by_id:
+        return word, (f"emotion {word} but EmotionId {number} ({by_id}); the word was kept",)
+    return word or by_id, ()
+
+
+DFME = Database(
+    name="dfme",
+    title="DFME",
+    fps=500.0,
+    licence="DFME licence agreement",
+    paper="Zhao et al., DFME: a new benchmark for dynamic facial micro-expression recognition, IEEE Transactions on "
+    "Affective Computing, 2023",
+    is_release=is_release,
+    read=read,
+    parts=("train", "testA", "testB", "all"),
+    published={
+        "train": Published(clips=1856, subjects=176, source="training_full_with_AU.xlsx"),
+        "testA": Published(clips=474, subjects=42, source="testA_full_with_AU.xlsx"),
+        "testB": Published(clips=299, subjects=41, source="testB_full_with_AU.xlsx"),
+        "all": Published(clips=2629, source="the three workbooks"),
+    },
+)
