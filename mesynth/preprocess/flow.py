@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -27,13 +28,13 @@ def estimate_flow(a_rgb: np.ndarray, b_rgb: np.ndarray, method: str = "tvl1", de
 def estimate_flows(a_rgb: np.ndarray, b_rgb: np.ndarray, method: str = "tvl1", device: str = "cpu") -> list[Flow]:
     """Flow of each pair: two [B,H,W,3] uint8 RGB -> B flows in pixels on the grid of ``a``.
 
-    ``method`` is a name of :data:`METHODS`; ``device`` matters to tvl1 alone.
+    ``method`` is a name of :data:`METHODS`; ``device`` matters to tvl1 and raft alone.
 
     Raises:
         MesynthError: unknown method, a method this OpenCV lacks, or unfit shapes.
+        WeightsUnavailable: method raft without weights on this machine.
     """
-    if method not in METHODS:
-        raise MesynthError(f"flow method '{method}' is unknown; choose from {', '.join(METHODS)}")
+    _check_method(method)
     for name, rgb in (("a_rgb", a_rgb), ("b_rgb", b_rgb)):
         if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
             raise MesynthError(f"{name} is {rgb.dtype} {rgb.shape}; flow needs uint8 RGB frames of shape [B,H,W,3]")
@@ -41,6 +42,46 @@ def estimate_flows(a_rgb: np.ndarray, b_rgb: np.ndarray, method: str = "tvl1", d
         raise MesynthError(f"flow needs frames of one size, got {a_rgb.shape[1:3]} and {b_rgb.shape[1:3]}")
     uv = METHODS[method](a_rgb, b_rgb, device)
     return [Flow(np.ascontiguousarray(field, np.float32)) for field in uv]
+
+
+def sequence_flows(
+    frames: np.ndarray,
+    method: str = "tvl1",
+    device: str = "cpu",
+    batch: int = 16,
+    reference: Literal["onset", "previous"] = "onset",
+) -> np.ndarray:
+    """Flow of a whole clip: [T,H,W,3] uint8 RGB -> [T-1,2,H,W] float32 pixels, entry t ends in frame t + 1.
+
+    ``reference``: every flow starts in the onset (frame 0), on its grid, or in the frame before. At most ``batch``
+    pairs are worked on at once, so memory beside the result does not grow with T.
+
+    Raises:
+        MesynthError: fewer than 2 frames, an unknown reference, batch below 1, or as estimate_flows.
+    """
+    _check_method(method)
+    if frames.ndim != 4 or len(frames) < 2:
+        raise MesynthError(f"frames have shape {frames.shape}; flow of a clip needs [T,H,W,3] with T >= 2")
+    if reference not in ("onset", "previous"):
+        raise MesynthError(f"flow reference '{reference}' is unknown; choose from onset, previous")
+    if batch < 1:
+        raise MesynthError(f"batch={batch} must be at least 1 pair")
+    out = np.empty((len(frames) - 1, 2, *frames.shape[1:3]), np.float32)
+    for start in range(0, len(out), batch):
+        end = min(start + batch, len(out))
+        first = (
+            frames[start:end]
+            if reference == "previous"
+            else np.broadcast_to(frames[0], (end - start, *frames[0].shape))
+        )
+        for i, flow in enumerate(estimate_flows(first, frames[start + 1 : end + 1], method, device), start):
+            out[i] = flow.uv
+    return out
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise MesynthError(f"flow method '{method}' is unknown; choose from {', '.join(METHODS)}")
 
 
 def _tvl1(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
@@ -54,10 +95,23 @@ def _tvl1(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
 
 
 def _dis(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
-    """Dense inverse search (Kroeger et al., ECCV 2016), preset medium."""
+    """Dense inverse search (Kroeger et al., ECCV 2016), preset medium, refined down to single pixels.
+
+    The preset stops at half resolution, which costs a third of the accuracy on faces that move by 0.3 to 4 px.
+    """
     if not hasattr(cv2, "DISOpticalFlow_create"):
         raise MesynthError(f"this OpenCV ({cv2.__version__}) has no DIS flow; use method tvl1 or farneback")
-    return _pairwise(cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc, a, b)
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setFinestScale(0)
+    search.setVariationalRefinementIterations(10)
+    return _pairwise(search.calc, a, b)
+
+
+def _raft(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+    """See :mod:`mesynth.preprocess.raft`."""
+    from mesynth.preprocess.raft import raft
+
+    return raft(a, b, device)
 
 
 def _farneback(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
@@ -81,6 +135,7 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, str], np.ndarray]] = {
     "tvl1": _tvl1,
     "dis": _dis,
     "farneback": _farneback,
+    "raft": _raft,
 }
 
 

@@ -12,6 +12,7 @@ from mesynth.manifest import FILE_NAME, Manifest
 from mesynth.preprocess.clip import ClipWorker, landmarker_identity, landmarker_of
 from mesynth.preprocess.config import STORED, PrepareConfig
 from mesynth.preprocess.landmarks import resolve_landmarker
+from mesynth.preprocess.raft import raft_file
 from mesynth.preprocess.source import fingerprint
 from mesynth.stage import Progress, Skipped, claim_folder, read_skipped, run_stage
 
@@ -58,6 +59,8 @@ def prepare(
     }  # fmt: skip
     if name != STORED and not (out / FILE_NAME).is_file():
         landmarker_of(name, identity, device)  # missing weights are found out before the folder is claimed
+    if config.method == "raft" and not (out / FILE_NAME).is_file():
+        raft_file()
     claim_folder(out, run)
     worker = ClipWorker(manifest.root, config, name, identity, device, cache, skip_bad)
     result = run_stage(out, manifest, worker, config=run, workers=workers, skipped=skipped, progress=progress)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from skimage.registration import optical_flow_tvl1
 
-from mesynth.preprocess.flow import METHODS, estimate_flows, grayscale
+from mesynth.preprocess.flow import estimate_flows, grayscale
 from mesynth.preprocess.tvl1 import tvl1
 from tests.preprocess.textures import end_point_error, smooth_field, texture, warped_pair
 
 PEAKS = (0.3, 1.0, 2.0, 4.0)
+METHODS = ("tvl1", "dis", "farneback")
 
 
 def milliseconds(call: Callable[[], object], repeat: int = 7) -> float:
