@@ -21,6 +21,7 @@ from mesynth.preprocess.config import (
     PrepareConfig,
 )
 
+FLOW_FOLDERS = "flow_folders"
 INCOMPLETE = 1
 """Exit code of --check where the copy is not complete."""
 
@@ -87,7 +88,8 @@ def prepare(
     """Read DATABASE, align, crop, and estimate flow.
 
     DATABASE is a release (casme, casme2, samm, smic, casme_sq, casme3, mmew, 4dme, dfme, meview), a composite
-    (megc2019, cmed), generic (a CSV beside videos), or corpus: any mesynth manifest.
+    (megc2019, cmed), generic (a CSV beside videos), flow_folders (published flow images; --frames is the order of
+    their channels, --part the database of subjects of unknown names), or corpus: any mesynth manifest.
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
     from mesynth.datasets.registry import CORPUS, load_release_of
@@ -101,6 +103,9 @@ def prepare(
         return
     if out is None:
         raise click.UsageError("Missing option '--out' (or ask with --check whether the copy is complete).")
+    if database == FLOW_FOLDERS:
+        _import_flow(root, part, frames, out, workers, dry_run, as_json)
+        return
     skipped = []
     if database == CORPUS:
         manifest = Manifest.read(root)
@@ -137,7 +142,34 @@ def prepare(
     show_result(summary(done, out) | {"left out": len(left)}, as_json)
 
 
+def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dry_run: bool, as_json: bool) -> None:
+    """Published flow images: nothing to align or estimate. --frames is the order of channels, --part a database."""
+    from mesynth.datasets.flow_folders import import_flow_folders, read_flow_folders
+
+    found = read_flow_folders(root, database=part)
+    for text in found.violations[:10]:
+        click.echo(text, err=True)
+    if dry_run:
+        click.echo(f"would import {len(found.clips)} flow images into {out}")
+        return
+    with progress_bars() as bar:
+        done = import_flow_folders(
+            root, out, channels=frames, database=part, workers=workers, progress=bar("flow images")
+        )
+    show_result(summary(done, out) | {"violations": len(found.violations)}, as_json)
+
+
 def _check(database: str, root: Path, part: str, frames: str, as_json: bool) -> None:
+    if database == FLOW_FOLDERS:
+        from mesynth.datasets.flow_folders import read_flow_folders, require_order
+
+        tree = read_flow_folders(root, database=part)
+        if not frames:
+            require_order(tree)
+        show_result(tree.to_dict(), as_json)
+        if tree.violations:
+            sys.exit(INCOMPLETE)
+        return
     from mesynth.datasets.check import check
     from mesynth.datasets.registry import load_release_of
 

@@ -115,7 +115,7 @@ def check(loaded: Loaded) -> Check:
         sources=loaded.release.sources,
         annotated=len(loaded.release.lines),
         usable=len(manifest),
-        subjects=len({line.subject for line in loaded.release.lines}),
+        subjects=len({(line.database, line.subject) for line in loaded.release.lines}),
         fps=tuple(sorted({float(f) for f in manifest.column("fps")})),
         problems=loaded.problems,
         corrected=loaded.corrected,

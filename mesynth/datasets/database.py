@@ -36,6 +36,10 @@ class Line:
     """Objective class of the file; empty derives it from the action units."""
     fps: float | None = None
     """None: the database's."""
+    database: str = ""
+    """Of this line, in a composite of several databases; empty: the release's."""
+    licence: str = ""
+    """As ``database``."""
     expression: str = "micro"
     warnings: tuple[str, ...] = ()
     problem: str = ""
@@ -50,6 +54,11 @@ class Line:
         """``subject/clip``, as messages and the corrections table name it."""
         return f"{self.subject}/{self.clip}"
 
+    @property
+    def shown(self) -> str:
+        """The name in messages: with its database in a composite, where sub01 may be several people."""
+        return f"{self.database}/{self.name}" if self.database else self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
@@ -60,6 +69,8 @@ class Release:
     """Annotation files read, relative to the root."""
     notes: tuple[str, ...] = ()
     """What the reader did that a user should know (text rows left out, an old edition, ...)."""
+    left_out: tuple[str, ...] = ()
+    """Clip folders that are annotated but left out on purpose; they do not count as unannotated."""
     database: str = ""
     """First half of the subject keys, where it is not the database's name."""
     kind: str = "real"

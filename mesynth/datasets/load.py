@@ -82,7 +82,7 @@ def load_release(
         try:
             rows.append(engine.row(line))
         except (_Bad, MesynthError) as error:
-            problems.append(Problem(line.name, str(error)))
+            problems.append(Problem(line.shown, str(error)))
     rows, twice = _unique(rows)
     return Loaded(
         database=database,
@@ -93,7 +93,7 @@ def load_release(
         problems=(*problems, *twice),
         corrected=tuple(engine.corrected),
         missing_frames=engine.missing,
-        unannotated=_unannotated(root, release.lines),
+        unannotated=_unannotated(root, release),
     )
 
 
@@ -133,9 +133,9 @@ def _unique(rows: list[Row]) -> tuple[list[Row], list[Problem]]:
     return list(seen.values()), twice
 
 
-def _unannotated(root: Path, lines: Iterable[Line]) -> tuple[str, ...]:
+def _unannotated(root: Path, release: Release) -> tuple[str, ...]:
     """Folders beside annotated clip folders that no line names."""
-    used = {line.folder for line in lines}
+    used = {line.folder for line in release.lines if line.folder} | set(release.left_out)
     found = []
     for parent in sorted({os.path.dirname(folder) for folder in used}):
         try:
@@ -167,8 +167,9 @@ class _Engine:
         """Raises _Bad or MesynthError when the line cannot be used."""
         release = self.release
         cells: dict[str, object] = {name: getattr(line, name) for name in _CORRECTABLE}
-        cells, said = correct(cells, release.database, line.name, self.fixes)
-        self.corrected += [Problem(line.name, text) for text in said]
+        database = line.database or release.database
+        cells, said = correct(cells, database, line.name, self.fixes)
+        self.corrected += [Problem(line.shown, text) for text in said]
         if line.problem:
             raise _Bad(line.problem)
         warnings = [*line.warnings, *said]
@@ -185,10 +186,10 @@ class _Engine:
             else Row.au_columns(line.vector)
         )
         own = objective_class(annotation.codes) if annotation.complete else ""
-        source = {"kind": release.kind, "licence": release.licence} | dict(line.provenance)
+        source = {"kind": release.kind, "licence": line.licence or release.licence} | dict(line.provenance)
         return Row(
-            clip_id=f"{release.database}/{line.subject}/{line.clip}/{onset}",
-            database=release.database,
+            clip_id=f"{database}/{line.subject}/{line.clip}/{onset}",
+            database=database,
             subject=line.subject,
             clip=line.clip,
             onset=onset,
@@ -207,9 +208,9 @@ class _Engine:
             frame_files=tuple(files.path(line.folder, n) for n in inside),
             warnings=tuple(warnings),
             provenance=Provenance(
-                database=release.database,
+                database=database,
                 subject=line.subject,
-                subjects_seen=(f"{release.database}/{line.subject}",),
+                subjects_seen=(f"{database}/{line.subject}",),
                 **source,
             ),
             **aus,
@@ -238,17 +239,17 @@ class _Engine:
         first = nearest(numbers, onset, "onset", warnings)
         last = nearest(numbers, offset, "offset", warnings)
         inside = [n for n in numbers if first <= n <= last]
-        if len(inside) < 2:
+        if len(inside) < 2 or not any(onset <= n <= offset for n in inside):
             raise _Bad(
                 f"clip {line.name} has {len(inside)} frames between onset {onset} and offset {offset}; "
                 f"its folder {line.folder} holds frames {numbers[0]} to {numbers[-1]}"
             )
         # a release may number its frames in steps; only a gap wider than the usual one is a gap
-        step = min(b - a for a, b in pairwise(inside))
+        step = min(b - a for a, b in pairwise(numbers))
         annotated = (offset - onset) // step + 1
         absent = annotated - sum(onset <= n <= offset for n in inside)
         if absent > 0 and not line.whole:
-            self.missing[line.name] = self.missing.get(line.name, 0) + absent
+            self.missing[line.shown] = self.missing.get(line.shown, 0) + absent
             warnings.append(f"{absent} of {annotated} annotated frames are not on disk")
         return inside
 

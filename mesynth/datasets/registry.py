@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
+from mesynth.datasets.casme3 import CASME3
+from mesynth.datasets.casme_sq import CASME_SQ
+from mesynth.datasets.cmed import CMED
 from mesynth.datasets.database import Database
+from mesynth.datasets.dfme import DFME
+from mesynth.datasets.fourdme import FOURDME
+from mesynth.datasets.generic import GENERIC
 from mesynth.datasets.load import Loaded, load_release, usable
+from mesynth.datasets.megc2019 import MEGC2019
+from mesynth.datasets.meview import MEVIEW
+from mesynth.datasets.mmew import MMEW
+from mesynth.datasets.samm import SAMM
+from mesynth.datasets.smic import SMIC
 from mesynth.errors import DatasetLayoutError
 from mesynth.manifest import Manifest
 
-DATABASES: dict[str, Database] = {database.name: database for database in (CASME2,)}
+_ALL = (CASME, CASME2, SAMM, SMIC, CASME_SQ, CASME3, MMEW, FOURDME, DFME, MEVIEW, MEGC2019, CMED, GENERIC)
+DATABASES: dict[str, Database] = {database.name: database for database in _ALL}
 CORPUS = "corpus"
 """Any folder that prepare, render or generate wrote: a manifest already."""
 
@@ -18,7 +31,7 @@ CORPUS = "corpus"
 def database_of(path: Path) -> tuple[str, Path] | None:
     """(name, root) of the release that the file or folder ``path`` lies in, None if it lies in none."""
     path = path.resolve()
-    for folder in (path, *path.parents)[:6]:
+    for folder in (path, *path.parents)[:9]:
         for name, database in DATABASES.items():
             if folder.is_dir() and database.is_release(folder):
                 return name, folder

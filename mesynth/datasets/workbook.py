@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import xlrd
 
 from mesynth.datasets.disk import contents
 from mesynth.errors import DatasetLayoutError
@@ -53,12 +54,21 @@ def read_cells(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 def _read_sheets(path: Path) -> dict[str, pd.DataFrame]:
     try:
-        sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object)
-    except ImportError:
-        raise DatasetLayoutError(f"{path.name} is an old .xls file; save it as .xlsx (or pip install xlrd)") from None
-    except Exception as error:  # openpyxl and zipfile raise many kinds for a damaged file
+        if path.suffix.lower() == ".xls":
+            return _read_xls(path)
+        sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="openpyxl")
+    except Exception as error:  # openpyxl, xlrd and zipfile raise many kinds for a damaged file
         raise DatasetLayoutError(f"workbook {path} cannot be read ({error}); copy it again") from None
     return {str(name): sheet for name, sheet in sheets.items()}
+
+
+def _read_xls(path: Path) -> dict[str, pd.DataFrame]:
+    """The old binary format, whose numbers are all floats."""
+    tables = {}
+    for sheet in xlrd.open_workbook(path).sheets():
+        rows = [[None if cell == "" else cell for cell in sheet.row_values(i)] for i in range(sheet.nrows)]
+        tables[str(sheet.name)] = pd.DataFrame(rows, dtype=object)
+    return tables
 
 
 def read_workbook(

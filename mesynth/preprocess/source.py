@@ -11,7 +11,8 @@ import numpy as np
 
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Row
-from mesynth.shards import image_array, read_frames
+from mesynth.shards import read_frames
+from mesynth.videos import file_of, read_pictures
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Source:
             return Source(root, row, tuple(map(str, range(row.n_frames))), apex, tuple(warnings))
         if not row.frame_files:
             read_frames(root, row)  # raises the error that names the way out
-        present = [i for i, file in enumerate(row.frame_files) if (root / file).is_file()]
+        files = [file_of(name) for name in row.frame_files]
+        there = {file for file in set(files) if (root / file).is_file()}
+        present = [i for i, file in enumerate(files) if file in there]
         if len(present) < 2:
             raise MesynthError(
                 f"clip {row.clip_id} has {len(present)} of its {len(row.frame_files)} frame files below {root}; "
@@ -50,14 +53,11 @@ class Source:
         return Source(root, row, tuple(row.frame_files[i] for i in present), apex, tuple(warnings))
 
     def frames(self, keep: list[int], digest: hashlib._Hash) -> Iterator[np.ndarray]:
-        """The kept frames [H,W,3] in order; feeds the bytes of frame files to ``digest``."""
+        """The kept frames [H,W,3] in order; feeds what their files hold to ``digest``."""
         if self.row.frames is not None:
             yield from read_frames(self.root, self.row)[keep]
             return
-        for index in keep:
-            data = (self.root / self.names[index]).read_bytes()
-            digest.update(data)
-            yield image_array(data, str(self.root / self.names[index]))
+        yield from read_pictures(self.root, [self.names[index] for index in keep], digest)
 
 
 def thin(n: int, apex: int, limit: int | None) -> list[int]:
@@ -87,9 +87,9 @@ def fingerprint(manifest: Manifest) -> str:
     """
     digest = hashlib.sha256(manifest.hash().encode())
     for row in manifest:
-        for name in row.frame_files:
+        for file in dict.fromkeys(map(file_of, row.frame_files)):
             try:
-                digest.update(f"{(manifest.root / name).stat().st_size} ".encode())
+                digest.update(f"{(manifest.root / file).stat().st_size} ".encode())
             except OSError:  # gone; the clip says so when it is read
                 digest.update(b"- ")
     return digest.hexdigest()

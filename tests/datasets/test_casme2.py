@@ -10,8 +10,10 @@ import pytest
 from openpyxl import Workbook
 
 from mesynth.datasets import registry
-from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
+from mesynth.datasets.casme2 import CASME2, RENDERED_FILE, load_casme2
+from mesynth.datasets.check import check
 from mesynth.datasets.corrections import Correction, correct, read_corrections
+from mesynth.datasets.load import load_release
 from mesynth.errors import DatasetLayoutError, ManifestError
 from mesynth.facs import AU_INDEX
 from mesynth.manifest import Manifest
@@ -22,6 +24,7 @@ from tests.datasets.releases.casme2 import (
     WORKBOOK,
     ReleaseClip,
     write_frames,
+    write_label_ver_2,
     write_release,
     write_workbook,
 )
@@ -119,6 +122,82 @@ def test_another_edition_with_other_column_names_and_a_preamble(tmp_path: Path) 
     assert load_casme2(root).row(0).clip_id == "casme2/sub01/EP02_01f/46"
 
 
+def test_the_old_xls_edition_has_the_same_clips(tmp_path: Path) -> None:
+    """CASME2_label_Ver_2.xls: numbers as floats, no blank columns."""
+    expected = list(load_casme2(write_release(tmp_path / "a")))
+    root = write_release(tmp_path / "b")
+    (root / WORKBOOK).unlink()
+    write_label_ver_2(root / "CASME2_label_Ver_2.xls", CLIPS)
+    assert list(load_casme2(root)) == expected
+    assert load_release(CASME2, root).release.sources == ("CASME2_label_Ver_2.xls",)
+
+
+def test_the_updated_edition_has_a_row_more_and_blank_apexes(tmp_path: Path) -> None:
+    more = ReleaseClip(subject="24", name="EP02_07", onset=10, apex=None, offset=20, emotion="surprise", aus="1+2")
+    root = write_release(tmp_path, [*CLIPS, more], workbook="CASME2-coding-updated.xlsx")
+    loaded = load_release(CASME2, root)
+    assert (len(loaded.manifest), loaded.problems) == (len(CLIPS) + 1, ())
+    row = loaded.manifest.row(len(CLIPS))
+    assert (row.apex, row.apex_index) == (None, 5)
+    assert row.warnings == ("no apex annotated (''); the middle frame stands in",)
+
+
+def test_an_offset_before_the_onset_is_told(tmp_path: Path) -> None:
+    """A row of the updated edition has one; its true value differs between copies, so nothing is guessed."""
+    root = write_release(tmp_path, [ReleaseClip(), ReleaseClip(name="EP05_09", on_disk=range(30, 92))])
+    write_workbook(root / WORKBOOK, [ReleaseClip(), ReleaseClip(name="EP05_09", onset=38, apex=78, offset=19)])
+    found = check(load_release(CASME2, root))
+    assert [p.clip for p in found.problems] == ["sub01/EP05_09"]
+    assert "onset '38' and offset '19'" in found.problems[0].reason
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        ((WORKBOOK, "CASME2-coding-updated.xlsx", "CASME2_label_Ver_2.xls"), WORKBOOK),
+        (("CASME2-coding-20190701.xlsx", "CASME2-coding-updated.xlsx"), "CASME2-coding-updated.xlsx"),
+        (("CASME2-coding-20190701.xlsx", "CASME2_label_Ver_2.xls"), "CASME2-coding-20190701.xlsx"),
+        (("~$CASME2-coding-20140508.xlsx", "CASME2-coding-20190701.xlsx"), "CASME2-coding-20190701.xlsx"),
+    ],
+)
+def test_which_edition_is_read_where_several_lie(tmp_path: Path, names: tuple[str, ...], read: str) -> None:
+    root = write_release(tmp_path, [ReleaseClip()])
+    (root / WORKBOOK).unlink()
+    for name in names:
+        if name.startswith("~$"):
+            (root / name).write_bytes(b"lock")
+        elif name.endswith(".xls"):
+            write_label_ver_2(root / name, [ReleaseClip()])
+        else:
+            write_workbook(root / name, [ReleaseClip()])
+    assert load_release(CASME2, root).release.sources == (read,)
+
+
+@pytest.mark.parametrize("folder", ["CASME2-RAW", "CASME2_RAW_selected/CASME2_RAW_selected", "casme2_raw"])
+def test_copies_unpacked_under_other_names(tmp_path: Path, folder: str) -> None:
+    root = write_release(tmp_path, [ReleaseClip()], frames=folder)
+    assert load_casme2(root).row(0).frame_files[0] == f"{folder}/sub01/EP02_01f/img46.jpg"
+
+
+def test_the_updated_cropped_archive(tmp_path: Path) -> None:
+    root = write_release(tmp_path, [ReleaseClip()], frames="Cropped-updated/Cropped", pattern="reg_img{}.jpg")
+    assert load_casme2(root).row(0).frame_files[0] == "Cropped-updated/Cropped/sub01/EP02_01f/reg_img46.jpg"
+
+
+def test_a_subject_that_is_no_number(tmp_path: Path) -> None:
+    root = write_release(tmp_path, [ReleaseClip()])
+    write_workbook(root / WORKBOOK, [ReleaseClip(), ReleaseClip(subject="x1")])
+    expect(root, "subject 'x1'", "expected for example 01", "--skip-bad")
+
+
+def test_counts_beside_the_published_ones(tmp_path: Path) -> None:
+    found = check(load_release(CASME2, write_release(tmp_path)))
+    assert (found.annotated, found.usable, found.subjects, found.complete) == (5, 5, 4, False)
+    assert found.published.clips == sum(found.published.emotions.values()) == 255
+    assert sum(found.published.objective.values()) == 255
+    assert found.warnings == {"no apex annotated ('/')": 1, "onset and apex are the same frame": 1}
+
+
 def test_the_files_own_objective_class_wins(tmp_path: Path) -> None:
     root = write_release(tmp_path, [ReleaseClip(), CLIPS[1]])
     book = Workbook()
@@ -172,14 +251,11 @@ def test_damaged_and_empty_workbooks(tmp_path: Path) -> None:
     expect(root, "no rows")
 
 
-def test_old_xls_without_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_xlrd(*args: object, **kwargs: object) -> None:
-        raise ImportError("Missing optional dependency 'xlrd'")
-
+def test_a_damaged_old_xls(tmp_path: Path) -> None:
     root = write_release(tmp_path)
-    (root / WORKBOOK).rename(root / "CASME2_label_Ver_2.xls")
-    monkeypatch.setattr("pandas.read_excel", no_xlrd)
-    expect(root, "CASME2_label_Ver_2.xls", "save it as .xlsx")
+    (root / WORKBOOK).unlink()
+    (root / "CASME2_label_Ver_2.xls").write_bytes(b"no workbook")
+    expect(root, "CASME2_label_Ver_2.xls", "cannot be read")
 
 
 def test_a_clip_folder_is_missing_or_empty(tmp_path: Path) -> None:
@@ -255,7 +331,7 @@ def test_registry(tmp_path: Path) -> None:
     manifest = registry.load("casme2", root)
     manifest.write(tmp_path / "corpus")
     assert registry.load("corpus", tmp_path / "corpus").hash() == manifest.hash()
-    with pytest.raises(DatasetLayoutError, match="'casme9' is unknown; choose from casme2, corpus"):
+    with pytest.raises(DatasetLayoutError, match="'casme9' is unknown; choose from casme, .*, generic, corpus"):
         registry.load("casme9", root)
     with pytest.raises(ManifestError):
         registry.load("corpus", root)

@@ -49,7 +49,7 @@ def test_layout(rendered: Path) -> None:
 
 
 def test_workbook_has_the_releases_quirks(rendered: Path) -> None:
-    sheets = pd.read_excel(rendered / WORKBOOK, sheet_name=None, dtype=object)
+    sheets = pd.read_excel(rendered / WORKBOOK, sheet_name=None, dtype=object, engine="openpyxl")
     assert list(sheets) == ["Sheet1", "Sheet2", "Sheet3"]
     assert [c for c in sheets["Sheet1"].columns if str(c).startswith("Unnamed")] == ["Unnamed: 2", "Unnamed: 6"]
     assert set(sheets["Sheet1"]["Subject"]) == {"01", "02"}

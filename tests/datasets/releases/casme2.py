@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,28 @@ def write_workbook(
     rows = [["Notes on the coding"]] * preamble + [list(header)]
     rows += [[c.subject, c.name, None, c.onset, c.apex, c.offset, None, c.aus, c.emotion] for c in clips]
     write_book(file, {"Sheet1": rows, "Sheet2": [], "Sheet3": []})
+
+
+def write_label_ver_2(file: Path, clips: Iterable[ReleaseClip]) -> None:
+    """The edition CASME2_label_Ver_2.xls: an old .xls, the same columns without blank ones between."""
+    rows = [[name for name in HEADER if name]]
+    rows += [[c.subject, c.name, c.onset, c.apex, c.offset, c.aus, c.emotion] for c in clips]  # type: ignore[list-item]
+    write_xls(file, rows)
+
+
+def write_xls(file: Path, rows: Sequence[Sequence[object]]) -> None:
+    """One sheet in BIFF2, the oldest .xls: a record a cell (type, length, row, column, attributes, value)."""
+    records = [(0x0009, struct.pack("<HH", 7, 0x10)), (0x0042, struct.pack("<H", 1252))]
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            place = struct.pack("<HH3x", y, x)
+            if isinstance(cell, int):
+                records.append((0x0003, place + struct.pack("<d", cell)))
+            elif cell is not None:
+                text = str(cell).encode("cp1252")
+                records.append((0x0004, place + struct.pack("<B", len(text)) + text))
+    records.append((0x000A, b""))
+    file.write_bytes(b"".join(struct.pack("<HH", kind, len(data)) + data for kind, data in records))
 
 
 def write_release(

@@ -1,0 +1,139 @@
+"""CASME (Yan et al., FG 2013): 195 clips of 19 people at 60 frames a second, from two cameras.
+
+Release layout: ``CASME_raw_selected/sub01/EP01_5/EP01_5-7.jpg`` (or ``Cropped/sub01/EP01_5/reg_EP01_5-7.jpg``)
+beside a workbook of 189 rows. Frame numbers are unpadded for camera A and of three digits for camera B.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.disk import contents, list_frames, numbered_folders, release_folder
+from mesynth.datasets.workbook import frame_number, read_workbook, text_of, workbooks
+from mesynth.errors import DatasetLayoutError
+
+_RAW = ("CASME_raw_selected", "CASME-raw-selected", "CASME_raw", "CASME_RAW_selected", "raw_selected")
+_CROPPED = ("Cropped", "CASME_Cropped", "CASME-Cropped")
+_BOOK = re.compile(r"casme(?![ _-]*(2|3|ii|sq|\^)).*\.xlsx?$", re.IGNORECASE)  # not of the later databases
+_COLUMNS = {
+    "subject": ("Subject", "Sub"),
+    "clip": ("Filename", "File name", "Clip"),
+    "onset": ("OnsetF", "OnsetFrame", "Onset"),
+    "apex": ("ApexF1", "ApexF", "ApexFrame", "Apex"),
+    "apex2": ("ApexF2",),
+    "offset": ("OffsetF", "OffsetFrame", "Offset"),
+    "aus": ("AU", "AUs", "Action Units"),
+    "emotion": ("Emotion", "Estimated Emotion"),
+}
+
+
+def is_release(folder: Path) -> bool:
+    """Whether ``folder`` is the root of a CASME release; looks at its listing alone."""
+    names = {p.name.lower() for p in folder.iterdir()}
+    return any(n.lower() in names for n in _RAW if n.startswith("CASME")) or any(map(_BOOK.match, names))
+
+
+def read(root: Path, part: str, frames: str) -> Release:
+    """The lines of the workbook. Raises DatasetLayoutError."""
+    names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}[frames]
+    folder = release_folder(root, names, "CASME")
+    sheet = read_workbook(_workbook(root), _COLUMNS, optional=("apex2",))
+    people = numbered_folders(folder, "sub")
+    return Release(
+        lines=tuple(_line(root, folder, people, sheet.path, cells) for cells in sheet.rows),
+        sources=(sheet.path.name,),
+    )
+
+
+def _workbook(root: Path) -> Path:
+    books = workbooks(root)
+    named = [p for p in books if _BOOK.match(p.name)]
+    if not named and len(books) != 1:
+        raise DatasetLayoutError(f"no workbook like casme.xlsx in {root}: {contents(root)}")
+    return (named or books)[0]
+
+
+def _line(root: Path, folder: Path, people: dict[int, str], book: Path, cells: dict[str, object]) -> Line:
+    clip, text = text_of(cells["clip"]), text_of(cells["subject"]).lower().removeprefix("sub")
+    if not text.isdigit() or not clip:
+        problem = f"row with subject '{text_of(cells['subject'])}' and file name '{clip}' in {book.name} names no clip"
+        return Line(subject=text, clip=clip, folder="", problem=f"{problem}; expected for example 1 and EP01_5")
+    subject = f"sub{int(text):02d}"
+    place = folder.relative_to(root) / people.get(int(text), subject) / clip
+    line = Line(
+        subject=subject,
+        clip=clip,
+        folder=place.as_posix(),
+        onset=cells["onset"],
+        apex=cells["apex"],
+        offset=cells["offset"],
+        aus=cells["aus"],
+        emotion=text_of(cells["emotion"]),
+    )
+    second = frame_number(cells.get("apex2"))
+    if second is not None:
+        line = replace(line, warnings=(f"a second apex is annotated at frame {second}; the first is taken",))
+    return _mended(root, line)
+
+
+def _mended(root: Path, line: Line) -> Line:
+    """The line, or the whole folder where its numbers cannot be meant.
+
+    A few rows of the workbook name frames that their clip folder does not hold at all. The folder holds the clip,
+    so it decides.
+    """
+    try:
+        numbers = list(list_frames(root / line.folder))
+    except DatasetLayoutError:  # the engine says which folder is missing
+        return line
+    onset, offset = frame_number(line.onset), frame_number(line.offset)
+    if onset is None or offset is None or len(numbers) < 2:
+        return line
+    if sum(onset <= n <= offset for n in numbers) > 1:
+        return line
+    said = (
+        f"onset {onset} and offset {offset} do not enclose the folder's frames {numbers[0]} to {numbers[-1]}; "
+        "the whole folder is taken"
+    )
+    apex = frame_number(line.apex)
+    inside = apex is not None and numbers[0] < apex < numbers[-1]
+    return replace(
+        line,
+        onset=numbers[0],
+        apex=line.apex if inside else None,
+        offset=numbers[-1],
+        warnings=(*line.warnings, said),
+    )
+
+
+CASME = Database(
+    name="casme",
+    title="CASME",
+    fps=60.0,
+    licence="CASME licence agreement",
+    paper="Yan et al., CASME database: a dataset of spontaneous micro-expressions collected from neutralized faces, "
+    "FG 2013",
+    is_release=is_release,
+    read=read,
+    frames=("auto", "raw", "cropped"),
+    published={
+        "all": Published(
+            clips=189,
+            subjects=19,
+            emotions={
+                "disgust": 88,
+                "repression": 40,
+                "tense": 28,
+                "surprise": 20,
+                "sadness": 6,
+                "happiness": 5,
+                "contempt": 3,
+                "fear": 2,
+            },
+            source="rows of the workbook; emotions as surveys give them (they add up to 192; the paper counts 195)",
+        )
+    },
+)

@@ -1,0 +1,317 @@
+"""Folders of flow images as published with STSTNet (Liong et al., FG 2019), HTNet and others: a source of clips.
+
+``<subject>/{u_train|u_test}/{0|1|2}/<subject>_<clip> .png`` (with that space), R, G, B = u, v, optical strain,
+each stretched to 0..255. The ``u_test`` trees together hold every clip once; ``u_train`` holds the clips of the
+other subjects, and is only checked: the recognizer makes its own folds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import mesynth
+from mesynth.classes import CLASSES_3
+from mesynth.datasets.disk import contents
+from mesynth.datasets.flow_stretch import ORDERS, order_agreement, strain_agreement, unstretch
+from mesynth.errors import DatasetLayoutError, MesynthError, UnreadableImageError
+from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.stage import Produced, Progress, run_stage
+
+UNITS = (
+    "flow is in units of its own rms, not in pixels: it was read from a stretched flow image, centred on its median, "
+    "its u:v ratio recovered from the strain"
+)
+"""Warning that every row carries."""
+STRETCHED = "stretched"
+"""Name by which :func:`mesynth.shards.read_extra` gives [3,H,W] uint8: u, v and strain as in the file."""
+
+_SMALLEST = 8
+_CHECKED = 512  # images that the order of channels is decided on
+_NOTHING = 0.1  # mean correlation below which no order agrees with the strain
+_SPLITS = ("u_train", "u_test")
+_PEOPLE = (
+    ("samm", 200.0, "{:03d}", re.compile(r"0*(\d{1,3})")),
+    ("smic", 100.0, "s{:02d}", re.compile(r"s0*(\d{1,2})", re.I)),
+    ("casme2", 200.0, "sub{:02d}", re.compile(r"sub0*(\d{1,2})", re.I)),
+)
+_SMIC_CLIP = re.compile(r"s0*(\d+)(_.+)", re.I)
+
+
+@dataclass(frozen=True)
+class FlowClip:
+    """One flow image; ``file`` is relative to the root."""
+
+    database: str
+    subject: str
+    clip: str
+    label: str
+    fps: float
+    file: str
+
+    @property
+    def clip_id(self) -> str:
+        """No frame number is known; 0 stands for the onset."""
+        return f"{self.database}/{self.subject}/{self.clip}/0"
+
+
+@dataclass(frozen=True)
+class FlowFolders:
+    """Every clip once, sorted, and what is wrong with the ``u_train`` folders beside them."""
+
+    root: Path
+    clips: tuple[FlowClip, ...]
+    violations: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Counts by database and class, subjects, and violations, for JSON and people (published: 442 clips of 68)."""
+        counts = Counter((clip.database, clip.label) for clip in self.clips)
+        return {
+            "clips": len(self.clips),
+            "subjects": len({(clip.database, clip.subject) for clip in self.clips}),
+            "classes": {
+                name: {label: counts[name, label] for label in CLASSES_3} for name in sorted({d for d, _ in counts})
+            },
+            "violations": list(self.violations),
+        }
+
+
+def read_flow_folders(root: Path | str, *, database: str = "") -> FlowFolders:
+    """List the clips; no image is opened.
+
+    ``database``: of subjects that are named like no subject of SAMM (006), SMIC (s01) or CASME II (sub01).
+
+    Raises:
+        DatasetLayoutError: no such layout, a clip twice or under two classes, a clip with another's subject, or a
+            subject of no known database.
+    """
+    root = Path(root)
+    people = sorted(p.name for p in root.iterdir() if (p / "u_test").is_dir()) if root.is_dir() else []
+    if not people:
+        raise DatasetLayoutError(
+            f"no folder like 006/u_test/0 in {root}: {contents(root)}; give the folder that holds the subjects"
+        )
+    trees = {name: {split: list(_images(root, f"{name}/{split}")) for split in _SPLITS} for name in people}
+    clips: dict[str, FlowClip] = {}
+    names: dict[tuple[str, str], str] = {}
+    for person in people:
+        for name, label, file in trees[person]["u_test"]:
+            clip = _clip(person, name, label, file, database)
+            if clip.clip_id in clips:
+                raise DatasetLayoutError(
+                    f"clip {name} is in u_test twice: {clips[clip.clip_id].file} and {file}; remove one"
+                )
+            clips[clip.clip_id] = clip
+            names[person, name] = label
+    if not clips:
+        raise DatasetLayoutError(f"the u_test folders of {root} hold no png; copy them again")
+    violations = tuple(text for person in people for text in _violations(person, trees[person], names))
+    return FlowFolders(root, tuple(sorted(clips.values(), key=lambda clip: clip.clip_id)), violations)
+
+
+def import_flow_folders(
+    root: Path | str,
+    out: Path | str,
+    *,
+    channels: str = "",
+    database: str = "",
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write the clips of a flow folder tree into ``out`` as a manifest with flow, ready for the recognizer.
+
+    ``flow.npy`` [2,H,W] float32 is :func:`unstretch`'s, in units of its rms; every row warns of that. The image
+    itself is kept as the extra array :data:`STRETCHED` (u, v, strain). ``channels``: what R, G and B
+    hold, such as "svu" where R is the strain; empty takes "uvs", if the images agree with it.
+
+    Raises:
+        DatasetLayoutError: see :func:`read_flow_folders`, or the channels are in another order.
+        UnreadableImageError: an image is damaged or no 8-bit colour image.
+        RunFolderError: see :func:`mesynth.stage.claim_folder`.
+    """
+    if channels and channels not in ORDERS:
+        raise MesynthError(f"channels '{channels}' is no order of u, v and s (strain); choose from {', '.join(ORDERS)}")
+    found = read_flow_folders(root, database=database)
+    if not channels:
+        require_order(found)
+    digest = hashlib.sha256()
+    for clip in found.clips:
+        data = _bytes(found.root / clip.file)
+        _decode(data, found.root / clip.file)  # a damaged image is found before the folder is claimed
+        digest.update(f"{clip}{hashlib.sha256(data).hexdigest()}".encode())
+    config = {
+        "stage": "flow_folders", "input": digest.hexdigest(), "channels": channels or ORDERS[0],
+        "version": mesynth.__version__,
+    }  # fmt: skip
+    worker = _Worker(found.root, channels or ORDERS[0])
+    return run_stage(Path(out), list(found.clips), worker, config=config, workers=workers, progress=progress)
+
+
+def require_order(found: FlowFolders, order: str = ORDERS[0]) -> None:
+    """Check by physics that R, G and B are in ``order``: strain is a function of the flow.
+
+    The strain of the first two channels must correlate with the third better than under any other order, on average
+    over the corpus: another order is accused only where its advantage exceeds twice its standard error.
+
+    Raises:
+        DatasetLayoutError: another order fits better, or none fits.
+    """
+    step = -(-len(found.clips) // _CHECKED)
+    pictures = [read_flow_image(found.root / clip.file) for clip in found.clips[::step]]
+    sizes = Counter(picture.shape[1:] for picture in pictures)
+    if len(sizes) > 1:
+        raise DatasetLayoutError(f"flow images of {found.root} differ in size: {sorted(sizes)}; export them anew")
+    agreement = order_agreement(np.stack(pictures))
+    best = max(agreement, key=lambda name: float(agreement[name].mean()))
+    mean = float(agreement[best].mean())
+    if mean < _NOTHING:
+        raise DatasetLayoutError(
+            f"no order of the channels of {found.root} is flow and its strain (best correlation {mean:.2f} over "
+            f"{len(pictures)} images); are these flow images? channels='{order}' (--frames {order}) reads them all "
+            "the same"
+        )
+    gain = agreement[best] - agreement[order]
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 2 else 0.1
+    if best != order and gain.mean() > 2 * error:
+        raise DatasetLayoutError(
+            f"the images of {found.root} hold {_spell(best)}, not {_spell(order)}: the strain of u and v correlates "
+            f"with {mean:.2f} against {float(agreement[order].mean()):.2f} over {len(pictures)} images; read them with "
+            f"channels='{best}' (--frames {best})"
+        )
+
+
+def read_flow_image(path: Path) -> np.ndarray:
+    """[3,H,W] uint8: R, G, B of a flow image. Raises UnreadableImageError on anything but 8-bit colour."""
+    return _decode(_bytes(path), path)
+
+
+def _decode(data: bytes, path: Path) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if image is None:
+        raise UnreadableImageError(f"{path} cannot be read as an image; it may be truncated, replace it")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < _SMALLEST:
+        raise UnreadableImageError(
+            f"{path} is {image.dtype} of shape {image.shape}; a flow image is 8-bit RGB of at least {_SMALLEST} pixels"
+        )
+    return np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))  # OpenCV decodes to B, G, R
+
+
+# ---------------------------------------------------------------- the trees
+
+
+def _images(root: Path, folder: str) -> Iterator[tuple[str, str, str]]:
+    """(name without blanks and suffix, class folder, file) of every png below ``folder``."""
+    for label in ("0", "1", "2"):
+        try:
+            with os.scandir(root / folder / label) as entries:
+                files = sorted(e.name for e in entries if e.name.lower().endswith(".png") and e.name[0] != ".")
+        except FileNotFoundError:  # a subject without clips of this class
+            continue
+        yield from ((file[:-4].strip(), label, f"{folder}/{label}/{file}") for file in files)
+
+
+def _clip(person: str, name: str, label: str, file: str, database: str) -> FlowClip:
+    owner, _, clip = name.partition("_")
+    if owner != person or not clip:
+        raise DatasetLayoutError(f"{file} is not named {person}_<clip>; it may be another subject's clip, move it")
+    for known, fps, subject, pattern in _PEOPLE:
+        if match := pattern.fullmatch(person):
+            if known == "smic" and (parts := _SMIC_CLIP.fullmatch(clip)):
+                clip = f"s{int(parts[1])}{parts[2]}"  # s01_ne_01 here, s1_ne_01 in the release
+            return FlowClip(known, subject.format(int(match[1])), clip, CLASSES_3[int(label)], fps, file)
+    if not database:
+        raise DatasetLayoutError(
+            f"subject '{person}' is named like none of SAMM (006), SMIC (s01) and CASME II (sub01); say whose it is "
+            "with database= (--part)"
+        )
+    return FlowClip(database, person, clip, CLASSES_3[int(label)], 0.0, file)
+
+
+def _violations(
+    person: str, tree: dict[str, list[tuple[str, str, str]]], names: dict[tuple[str, str], str]
+) -> Iterator[str]:
+    """How a subject's u_train differs from the clips of all other subjects."""
+    wanted = {name: label for (owner, name), label in names.items() if owner != person}
+    if not tree["u_train"]:
+        yield f"{person} has no u_train"
+        return
+    count = Counter(name for name, _, _ in tree["u_train"])
+    held = {name: label for name, label, _ in tree["u_train"]}
+    for what, found in (
+        (f"holds clips of subject {person} itself, who is tested", [n for n in held if (person, n) in names]),
+        ("lacks clips of other subjects", [n for n in wanted if n not in held]),
+        ("holds clips of no u_test", [n for n in held if n not in wanted and (person, n) not in names]),
+        ("holds clips twice", [n for n in count if count[n] > 1]),
+        ("has clips in another class than u_test", [n for n in wanted if n in held and held[n] != wanted[n]]),
+    ):
+        if found:
+            yield f"{person}/u_train {what}: {len(found)}, first {sorted(found)[0]}"
+
+
+def _spell(order: str) -> str:
+    """``R = u, G = v, B = strain``."""
+    return ", ".join(f"{c} = {'strain' if o == 's' else o}" for c, o in zip("RGB", order, strict=True))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
+
+
+# ---------------------------------------------------------------- one clip
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Picklable: one image to one row with flow."""
+
+    root: Path
+    order: str
+
+    def __call__(self, clip: FlowClip) -> Produced:
+        path = self.root / clip.file
+        picture = read_flow_image(path)
+        planes = picture[[self.order.index(letter) for letter in "uvs"]]
+        log_ratio, correlation = strain_agreement(*planes)
+        row = Row(
+            clip_id=clip.clip_id,
+            database=clip.database,
+            subject=clip.subject,
+            clip=clip.clip,
+            onset=0,
+            apex=None,
+            offset=0,
+            fps=clip.fps,
+            n_frames=0,
+            apex_index=0,
+            height=planes.shape[1],
+            width=planes.shape[2],
+            emotion=clip.label if clip.database == "smic" else "",  # SMIC has no other words
+            label=clip.label,
+            warnings=(UNITS,),
+            provenance=Provenance(
+                kind="real",
+                database=clip.database,
+                subject=clip.subject,
+                licence=f"{clip.database} licence agreement",
+                subjects_seen=(f"{clip.database}/{clip.subject}",),
+                parents=(hashlib.sha256(_bytes(path)).hexdigest(),),
+                code_version=mesynth.__version__,
+            ),
+        )
+        return Produced(
+            row,
+            flow=unstretch(planes),
+            extra={f"input_{STRETCHED}": planes},
+            notes={"strain_correlation": round(float(correlation), 4), "v_to_u": round(float(np.exp(log_ratio)), 4)},
+        )

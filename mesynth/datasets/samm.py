@@ -1,0 +1,156 @@
+"""SAMM (Davison et al., IEEE TAC 2018): 159 micro-movements of 29 people, grey, 200 frames a second.
+
+Release layout: ``SAMM/006/006_1_2/006_05562.jpg`` (four or five digits) beside ``SAMM_Micro_FACS_Codes_v2.xlsx``,
+whose sheet MICRO_ONLY has a preamble above its header; copies without it exist.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.disk import contents, find_folder, numbered_folders
+from mesynth.datasets.workbook import frame_number, read_workbook, text_of, workbooks
+from mesynth.errors import DatasetLayoutError
+
+_RAW = ("SAMM", "SAMM_raw", "SAMM_RAW_selected", "SAMM_micro", "raw")
+_CROPPED = ("SAMM_cropped", "SAMM_CROP", "Cropped", "SAMM_crop_align")
+_BOOK = re.compile(r"samm.*(micro|facs).*\.xlsx?$", re.IGNORECASE)
+_COLUMNS = {
+    "subject": ("Subject",),
+    "clip": ("Filename", "File name"),
+    "onset": ("Onset Frame", "Onset"),
+    "apex": ("Apex Frame", "Apex"),
+    "offset": ("Offset Frame", "Offset"),
+    "duration": ("Duration",),
+    "kind": ("Micro", "Type"),
+    "aus": ("Action Units", "AUs", "AU"),
+    "emotion": ("Estimated Emotion", "Emotion"),
+    "objective": ("Objective Classes", "Objective Class"),
+}
+_OPTIONAL = ("duration", "kind", "objective")
+_ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII")
+_SECOND = 200  # frames; coded movements last half of it at most
+_CLIP = re.compile(r"0*(\d+)(_\d+_\d+)")
+
+
+def is_release(folder: Path) -> bool:
+    """Whether ``folder`` is the root of a SAMM release; looks at its listing alone."""
+    return any(_BOOK.match(p.name) for p in folder.iterdir())
+
+
+def read(root: Path, part: str, frames: str) -> Release:
+    """The lines of the sheet MICRO_ONLY. Raises DatasetLayoutError."""
+    folder = _frame_folder(root, frames)
+    sheet = read_workbook(_workbook(root), _COLUMNS, _OPTIONAL, sheets=("MICRO_ONLY",))
+    people = numbered_folders(folder)
+    rows = [cells for cells in sheet.rows if text_of(cells["subject"]) or text_of(cells["clip"])]
+    notes = []
+    if len(rows) < len(sheet.rows):
+        notes.append(f"{len(sheet.rows) - len(rows)} rows without subject and file name left out")
+    place = folder.relative_to(root).as_posix().removeprefix(".")
+    return Release(
+        lines=tuple(_line(place, people, sheet.path, cells) for cells in rows),
+        sources=(sheet.path.name,),
+        notes=tuple(notes),
+    )
+
+
+def _frame_folder(root: Path, frames: str) -> Path:
+    """The folder of the subjects' folders; the root itself where they lie beside the workbook."""
+    names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}[frames]
+    found = find_folder(root, *names)
+    if found is not None:
+        return find_folder(found, *names) or found
+    if frames != "cropped" and root.is_dir() and any(re.fullmatch(r"\d{3}", p.name) for p in root.iterdir()):
+        return root
+    raise DatasetLayoutError(
+        f"no folder {names[0]} and no subject folder like 006 in {root}: {contents(root)}; give the folder of the "
+        "SAMM release"
+    )
+
+
+def _workbook(root: Path) -> Path:
+    book = next((p for p in workbooks(root) if _BOOK.match(p.name)), None)
+    if book is None:
+        raise DatasetLayoutError(f"no workbook like SAMM_Micro_FACS_Codes_v2.xlsx in {root}: {contents(root)}")
+    return book
+
+
+def _line(place: str, people: dict[int, str], book: Path, cells: dict[str, object]) -> Line:
+    subject, clip = text_of(cells["subject"]), text_of(cells["clip"])
+    match = _CLIP.fullmatch(clip)
+    if not subject.isdigit() or not match:
+        problem = f"row with subject '{subject}' and file name '{clip}' in {book.name} names no clip"
+        return Line(subject=subject, clip=clip, folder="", problem=f"{problem}; expected for example 006 and 006_1_2")
+    subject, clip = f"{int(subject):03d}", f"{int(match[1]):03d}{match[2]}"
+    if not clip.startswith(subject):
+        problem = f"clip {clip} in {book.name} is listed under subject {subject}; correct one of the cells"
+        return Line(subject=subject, clip=clip, folder="", problem=problem)
+    folder = "/".join(filter(None, (place, people.get(int(subject), subject), clip)))
+    offset, warnings = _offset(cells)
+    return Line(
+        subject=subject,
+        clip=clip,
+        folder=folder,
+        onset=cells["onset"],
+        apex=cells["apex"],
+        offset=offset,
+        aus=cells["aus"],
+        emotion=text_of(cells["emotion"]),
+        objective=_objective(cells.get("objective")),
+        expression="macro" if text_of(cells.get("kind")).lower().startswith("macro") else "micro",
+        warnings=warnings,
+    )
+
+
+def _offset(cells: dict[str, object]) -> tuple[object, tuple[str, ...]]:
+    """The offset cell, or onset + duration - 1 where it cannot be meant.
+
+    The sheet's duration counts frames. An offset before the onset or more than a second after it is a slip of the
+    pen; a smaller contradiction is only told, since it may be the duration that is wrong.
+    """
+    onset, offset, duration = (frame_number(cells.get(name)) for name in ("onset", "offset", "duration"))
+    if onset is None or not duration or offset == onset + duration - 1:
+        return cells["offset"], ()
+    said = f"offset {text_of(cells['offset'])} contradicts onset {onset} and duration {duration}"
+    if offset is not None and onset < offset <= onset + _SECOND:
+        return cells["offset"], (said,)
+    return onset + duration - 1, (f"{said}; {onset + duration - 1} taken",)
+
+
+def _objective(cell: object) -> str:
+    name = text_of(cell).upper()
+    return _ROMAN[int(name)] if name.isdigit() and 0 < int(name) < len(_ROMAN) else name
+
+
+SAMM = Database(
+    name="samm",
+    title="SAMM",
+    fps=200.0,
+    licence="SAMM licence agreement",
+    paper="Davison et al., SAMM: a spontaneous micro-facial movement dataset, IEEE Transactions on Affective "
+    "Computing 9(1), 2018",
+    is_release=is_release,
+    read=read,
+    frames=("auto", "raw", "cropped"),
+    published={
+        "all": Published(
+            clips=159,
+            subjects=29,
+            emotions={
+                "Anger": 57,
+                "Happiness": 26,
+                "Other": 26,
+                "Surprise": 15,
+                "Contempt": 12,
+                "Disgust": 9,
+                "Fear": 8,
+                "Sadness": 6,
+            },
+            objective={"I": 24, "II": 13, "III": 20, "IV": 8, "V": 3, "VI": 7, "VII": 84},
+            source="SAMM_Micro_FACS_Codes_v2.xlsx, sheet MICRO_ONLY",
+        )
+    },
+)
