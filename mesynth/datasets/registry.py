@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mesynth.datasets.casme import CASME
@@ -24,6 +25,7 @@ from mesynth.manifest import Manifest
 
 _ALL = (CASME, CASME2, SAMM, SMIC, CASME_SQ, CASME3, MMEW, FOURDME, DFME, MEVIEW, MEGC2019, CMED, GENERIC)
 DATABASES: dict[str, Database] = {database.name: database for database in _ALL}
+_DEPTH = 9  # a SMIC frame lies seven levels below its root
 CORPUS = "corpus"
 """Any folder that prepare, render or generate wrote: a manifest already."""
 
@@ -31,9 +33,11 @@ CORPUS = "corpus"
 def database_of(path: Path) -> tuple[str, Path] | None:
     """(name, root) of the release that the file or folder ``path`` lies in, None if it lies in none."""
     path = path.resolve()
-    for folder in (path, *path.parents)[:9]:
+    for folder in (path, *path.parents)[:_DEPTH]:
+        if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):  # a parent that is not ours to list
+            continue
         for name, database in DATABASES.items():
-            if folder.is_dir() and database.is_release(folder):
+            if database.is_release(folder):
                 return name, folder
     return None
 

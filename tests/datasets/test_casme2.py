@@ -331,7 +331,7 @@ def test_registry(tmp_path: Path) -> None:
     manifest = registry.load("casme2", root)
     manifest.write(tmp_path / "corpus")
     assert registry.load("corpus", tmp_path / "corpus").hash() == manifest.hash()
-    with pytest.raises(DatasetLayoutError, match="'casme9' is unknown; choose from casme, .*, generic, corpus"):
+    with pytest.raises(DatasetLayoutError, match=r"'casme9' is unknown; choose from casme, .*, generic, corpus"):
         registry.load("casme9", root)
     with pytest.raises(ManifestError):
         registry.load("corpus", root)

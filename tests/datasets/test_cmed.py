@@ -90,7 +90,8 @@ def test_action_units_without_a_mark_change_nothing(emotion: str, codes: set[int
 
 
 def test_published_classes_add_up() -> None:
-    assert sum(CLASSES.values()) == CMED.published["all"].clips == 1050
+    assert sum(CLASSES.values()) == 1050
+    assert CMED.published["all"].clips is None  # most of them are synthesised: no copy could be complete
 
 
 def write(root: Path) -> Path:
