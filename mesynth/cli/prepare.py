@@ -49,7 +49,7 @@ Examples:
     "--apex", type=click.Choice(APEXES), default="annotated", show_default=True,
     help="Spot the apex of clips that have none annotated (annotated: their middle frame).",
 )  # fmt: skip
-@click.option("--magnify", default="", help='Magnify motion: "phase:4" (eulerian, phase, lagrangian, learned).')
+@click.option("--magnify", default="", help='Magnify motion: "lagrangian:2" (eulerian, phase, lagrangian, learned).')
 @click.option("--resample", default="", help='Frames a clip: "tim:10" (tim, linear, flow, nearest).')
 @click.option("--method", type=click.Choice(FLOWS), default="tvl1", show_default=True, help="Optical flow.")
 @click.option(

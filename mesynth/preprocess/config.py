@@ -36,7 +36,7 @@ class PrepareConfig:
     apex: str = "annotated"
     """Where no apex is annotated: the middle frame ("annotated"), or spotted by "flow", "frequency", "difference"."""
     magnify: str = ""
-    """"method:factor", for example "phase:4"; methods eulerian, phase, lagrangian, learned."""
+    """"method:factor", for example "lagrangian:2"; methods eulerian, phase, lagrangian, learned."""
     resample: str = ""
     """"method:frames", for example "tim:10"; methods tim, linear, flow, nearest."""
     method: str = "tvl1"
