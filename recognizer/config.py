@@ -5,19 +5,17 @@ A key nobody reads is an error, whether it is misspelt or belongs to a model tha
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mesynth.errors import ConfigError
+from mesynth.recipe import load_recipe
 from recognizer.data import DataConfig
 from recognizer.fitting import MixConfig
 from recognizer.models import LDA, MODELS, NETWORKS
@@ -174,31 +172,7 @@ def load_config(
         ConfigError: an unknown key (with the nearest valid ones), a value of the wrong type or out of
             range, or a key without effect in this run.
     """
-    asked = _read_file(file)
-    for text in overrides:
-        if "=" not in text:
-            raise ConfigError(f"'{text}' is no setting; write key=value, for example train.steps=100")
-    try:
-        dotlist = OmegaConf.from_dotlist(list(overrides))
-        given = OmegaConf.merge(asked, dotlist)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"settings {' '.join(overrides)} cannot be read: {_first_line(error)}") from None
-    keys = list(_leaves(OmegaConf.to_container(given)))
-    valid = _valid_keys(kind)
-    for key in keys:
-        if key not in valid:
-            near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(valid)[:8]
-            raise ConfigError(f"unknown key '{key}'; nearest: {', '.join(near)}")
-        if any(name.startswith(key + ".") for name in valid) and OmegaConf.select(given, key) not in ({}, None):
-            inside = ", ".join(sorted(name for name in valid if name.startswith(key + "."))[:4])
-            raise ConfigError(f"{key} is a section and takes no value; set for example {inside}")
-    try:
-        base = OmegaConf.structured(kind())
-        _unlock(base)
-        config = OmegaConf.to_object(OmegaConf.merge(base, given))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"configuration: {_first_line(error)}") from None
-    assert isinstance(config, kind)
+    config, keys = load_recipe(kind, file, overrides)
     for prefix, why in idle_keys(config, synthetic=synthetic).items():
         for key in keys:
             if key == prefix or key.startswith(prefix + "."):
@@ -206,53 +180,3 @@ def load_config(
     if config.mix.mode == "pretrain" and LDA in config.used_models and synthetic:
         raise ConfigError("mix.mode=pretrain is for networks; choose mix.mode=prior or pool with model lda")
     return config
-
-
-def _read_file(file: Path | str | None) -> DictConfig:
-    if file is None:
-        return OmegaConf.create({})
-    try:
-        loaded = yaml.safe_load(Path(file).read_text())
-    except OSError as error:
-        raise ConfigError(f"configuration {file} cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {file} is no YAML: {_first_line(error)}") from None
-    if loaded is not None and not isinstance(loaded, dict):
-        raise ConfigError(f"configuration {file} holds a {type(loaded).__name__}; expected keys and values")
-    return OmegaConf.create(loaded or {})
-
-
-def _first_line(error: Exception) -> str:
-    key = getattr(error, "full_key", None)
-    text = " ".join(str(error).split("\n    full_key")[0].split())
-    return f"{key}: {text}" if key else text
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name
-
-
-def _valid_keys(kind: type[Any]) -> set[str]:
-    """All leaf keys, and the sections (a section may be given as empty)."""
-    out: set[str] = set()
-    for f in fields(kind):
-        default = f.default_factory() if callable(f.default_factory) else f.default
-        out.add(f.name)
-        if is_dataclass(default):
-            out |= {f"{f.name}.{leaf}" for leaf in _valid_keys(type(default))}
-    return out
-
-
-def _unlock(node: Any) -> None:
-    """Frozen dataclasses become read-only nodes; merging needs them open (the result is frozen again)."""
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        if OmegaConf.is_config(child := node._get_node(key)):
-            OmegaConf.set_readonly(child, False)
-            if isinstance(child, DictConfig):
-                _unlock(child)

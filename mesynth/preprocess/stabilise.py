@@ -85,9 +85,9 @@ class DriftReport:
             values = getattr(self, name)
             known = np.abs(values[1:][np.isfinite(values[1:])])
             out[name] = {
-                "mean": float(known.mean()) if len(known) else None,
-                "max": float(known.max()) if len(known) else None,
-                "frames": [float(v) if np.isfinite(v) else None for v in values],
+                "mean": round(float(known.mean()), 5) if len(known) else None,
+                "max": round(float(known.max()), 5) if len(known) else None,
+                "frames": [round(float(v), 5) if np.isfinite(v) else None for v in values],
             }
         return out
 

@@ -7,7 +7,6 @@ independent of a generator's network but not of the head's geometry.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mesynth.errors import WeightsUnavailable
 from mesynth.facs import AU_CODES, AU_INDEX, MIDLINE
+from mesynth.weights import foreign_weights, read_weights
 
 GRID = 32
 """Side of the picture the judge looks at."""
@@ -26,6 +25,7 @@ TRUSTED_ICC = 0.6
 LUMA_SCALE = 10.0
 """Luma difference times this: about the numeric range of the flow in pixels."""
 WEIGHTS = Path(__file__).parent / "data" / "judge.safetensors"
+_RETRAIN = "python -m mesynth.quality.judge_train configs/quality/judge.yaml --out DIR"
 _MIDLINE_ROWS = [AU_INDEX[code] for code in sorted(MIDLINE)]
 
 
@@ -138,26 +138,17 @@ class AUJudge:
         Raises:
             WeightsUnavailable: the file is missing or is no judge.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(file) if file is not None else WEIGHTS
-        if not path.is_file():
-            raise WeightsUnavailable(
-                f"AU judge: {path} is missing; reinstall mesynth, or train it: "
-                "python -m mesynth.quality.judge_train configs/quality/judge.yaml --out DIR"
-            )
+        tensors, record = read_weights(path, "judge", "AU judge", _RETRAIN)
         try:
-            with safe_open(path, "pt") as handle:
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-                record = json.loads((handle.metadata() or {})["judge"])
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise WeightsUnavailable(f"AU judge: {path} is no judge file ({error}); reinstall or retrain it") from None
-        figures = {int(code): JudgeFigures(**values) for code, values in record.pop("figures").items()}
-        seen = tuple(record.pop("subjects_seen"))
-        meta = JudgeMeta(figures=figures, subjects_seen=seen, **record)
-        scale = tensors.pop("scale").numpy()
-        net = JudgeNet(meta.channels, meta.width)
-        net.load_state_dict(tensors)
+            figures = {int(code): JudgeFigures(**values) for code, values in record.pop("figures").items()}
+            seen = tuple(record.pop("subjects_seen"))
+            meta = JudgeMeta(figures=figures, subjects_seen=seen, **record)
+            scale = tensors.pop("scale").numpy()
+            net = JudgeNet(meta.channels, meta.width)
+            net.load_state_dict(tensors)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise foreign_weights(path, "AU judge", error) from None
         return AUJudge(net, scale, meta)
 
     def save(self, path: Path) -> None:
@@ -199,11 +190,3 @@ def judge_tensors(net: JudgeNet, scale: np.ndarray) -> dict[str, torch.Tensor]:
     """Everything that is learned, by name."""
     tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
     return tensors | {"scale": torch.from_numpy(np.ascontiguousarray(scale, np.float32))}
-
-
-def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
-    """sha256 over names and float32 bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
-    return digest.hexdigest()

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mesynth.errors import ConfigError, MesynthError
 from mesynth.facs import AU_CODES
@@ -31,9 +30,10 @@ from mesynth.quality.judge import (
     judge_tensors,
     mirrored,
     raw_intensity,
-    tensors_sha256,
 )
 from mesynth.quality.judge_data import SPLITS, PairConfig, Pairs, load_pairs
+from mesynth.recipe import load_recipe
+from mesynth.weights import tensors_sha256
 
 LOWEST_SLOPE = 0.5
 """An AU whose slope is below this is not stretched to 1: it would only amplify noise."""
@@ -64,22 +64,6 @@ class JudgeConfig:
             raise ConfigError("width, epochs and batch must be at least 1")
         if min(self.lr, self.ridge) <= 0 or min(self.weight_decay, self.noise, self.style) < 0:
             raise ConfigError("lr and ridge must be positive, weight_decay, noise and style not negative")
-
-
-def load_config(file: Path | str, overrides: Sequence[str] = ()) -> JudgeConfig:
-    """Read a YAML recipe and ``key=value`` overrides. Raises ConfigError on an unknown key or value."""
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"{path} is no file; give configs/quality/judge.yaml or your own")
-    try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(JudgeConfig), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        )
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
-    assert isinstance(config, JudgeConfig)
-    return config
 
 
 def ridge_weights(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
@@ -218,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="folder of this run")
     options = parser.parse_intermixed_args(arguments)
     try:
-        judge = train(load_config(options.config, options.overrides), options.out)
+        judge = train(load_recipe(JudgeConfig, options.config, options.overrides)[0], options.out)
     except MesynthError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

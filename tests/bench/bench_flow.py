@@ -8,8 +8,6 @@ scikit-image's, with two threads.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +21,7 @@ from mesynth.head import Subject, head_motion
 from mesynth.preprocess.flow import METHODS, estimate_flows, grayscale
 from mesynth.preprocess.tvl1 import tvl1
 from mesynth.seeds import stream
+from tests.bench.timing import milliseconds
 
 ACTIONS = ("1={0},2={0}", "4={0}", "4={0},7={0}", "6={0},12={0}", "L12={0}", "9={0}", "10={0}", "14={0}",
            "15={0},17={0}", "1={0},4={0},20={0}", "25={0},26={0}", "R14={0},24={0}")  # fmt: skip
@@ -71,17 +70,6 @@ def errors(uv: np.ndarray, pairs: Pairs) -> dict[str, float]:
         "relative_epe": float(epe[pairs.face].sum() / length[pairs.face].sum()),
         "angle_degrees": float(angle.mean()),
     }
-
-
-def milliseconds(call: Callable[[], object], repeat: int = 5) -> float:
-    """Best of ``repeat`` after one to warm up: the machine may be shared."""
-    call()
-    seconds = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * min(seconds)
 
 
 def accuracy(pairs: Pairs) -> list[dict[str, object]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,21 +10,11 @@ from skimage.registration import optical_flow_tvl1
 
 from mesynth.preprocess.flow import estimate_flows, grayscale
 from mesynth.preprocess.tvl1 import tvl1
+from tests.bench.timing import milliseconds
 from tests.preprocess.textures import end_point_error, smooth_field, texture, warped_pair
 
 PEAKS = (0.3, 1.0, 2.0, 4.0)
 METHODS = ("tvl1", "dis", "farneback")
-
-
-def milliseconds(call: Callable[[], object], repeat: int = 7) -> float:
-    """Best of ``repeat``: the machine may be shared."""
-    call()
-    seconds = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * min(seconds)
 
 
 def speed() -> dict[str, float]:

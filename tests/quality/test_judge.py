@@ -12,9 +12,11 @@ from mesynth.errors import ConfigError, RunFolderError, WeightsUnavailable
 from mesynth.facs import AU_CODES, AU_INDEX, parse_request
 from mesynth.head import Subject, head_motion
 from mesynth.quality.control import control, intensity_sweep
-from mesynth.quality.judge import GRID, TRUSTED_ICC, AUJudge, mirrored, tensors_sha256
+from mesynth.quality.judge import GRID, TRUSTED_ICC, AUJudge, mirrored
 from mesynth.quality.judge_data import JUDGE_SEEDS, PairConfig, draw_aus, render_pairs
-from mesynth.quality.judge_train import JudgeConfig, head_sha256, load_config, main, ridge_weights, styled, train
+from mesynth.quality.judge_train import JudgeConfig, head_sha256, main, ridge_weights, styled, train
+from mesynth.recipe import load_recipe
+from mesynth.weights import tensors_sha256
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "quality" / "judge.yaml"
@@ -99,7 +101,7 @@ def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
         AUJudge.load(tmp_path / "none.safetensors")
     junk = tmp_path / "junk.safetensors"
     junk.write_bytes(b"junk" * 10)
-    with pytest.raises(WeightsUnavailable, match="no judge file"):
+    with pytest.raises(WeightsUnavailable, match=r"AU judge.*no file of it"):
         AUJudge.load(junk)
 
 
@@ -130,14 +132,14 @@ def test_ridge_recovers_a_linear_map() -> None:
 
 
 def test_the_recipe_loads_and_mistakes_are_named(tmp_path: Path) -> None:
-    assert load_config(RECIPE, ["epochs=2"]).epochs == 2
+    assert load_recipe(JudgeConfig, RECIPE, ["epochs=2"])[0].epochs == 2
     for override in ("epoch=2", "pairs.people=3", "pairs.neutral=2", "lr=0"):
         with pytest.raises(ConfigError):
-            load_config(RECIPE, [override])
+            load_recipe(JudgeConfig, RECIPE, [override])
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("widht: 16\n")
     with pytest.raises(ConfigError, match="widht"):
-        load_config(wrong)
+        load_recipe(JudgeConfig, wrong)
     assert main([str(wrong), "--out", str(tmp_path / "out")]) == 2
 
 

@@ -9,7 +9,6 @@ factor 1, come back exactly, for any weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError, WeightsUnavailable
+from mesynth.errors import ConfigError
 from mesynth.preprocess.magnify.common import require_clip, require_factor
+from mesynth.weights import foreign_weights, read_weights
 
 WEIGHTS = Path(__file__).parent / "data" / "magnifier.safetensors"
+_RETRAIN = "python -m mesynth.preprocess.magnify.learned_train configs/preprocess/magnifier.yaml --out DIR"
 _CHUNK = 32  # frames that are computed together
 
 
@@ -103,26 +104,14 @@ class LearnedMagnifier:
         Raises:
             WeightsUnavailable: the file is missing or is no magnifier.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(file) if file is not None else WEIGHTS
-        if not path.is_file():
-            raise WeightsUnavailable(
-                f"learned magnifier: {path} is missing; reinstall mesynth, or train it: python -m "
-                "mesynth.preprocess.magnify.learned_train configs/preprocess/magnifier.yaml --out DIR"
-            )
+        tensors, record = read_weights(path, "magnifier", "learned magnifier", _RETRAIN)
         try:
-            with safe_open(path, "pt") as handle:
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-                record = json.loads((handle.metadata() or {})["magnifier"])
             meta = MagnifierMeta(people_seen=tuple(record.pop("people_seen")), **record)
             net = MagnifierNet(meta.width, meta.blocks)
             net.load_state_dict({name: value.float() for name, value in tensors.items()})
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise WeightsUnavailable(
-                f"learned magnifier: {path} is no magnifier file ({reason}); reinstall or retrain it"
-            ) from None
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise foreign_weights(path, "learned magnifier", error) from None
         return LearnedMagnifier(net, meta)
 
     def save(self, path: Path) -> None:
@@ -174,11 +163,3 @@ def _apply(net: MagnifierNet, onset: torch.Tensor, frames: torch.Tensor, factor:
 def net_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
     """Everything that is learned, by name, contiguous on the CPU."""
     return {name: value.detach().to("cpu").contiguous() for name, value in net.state_dict().items()}
-
-
-def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
-    """sha256 over names and float32 bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
-    return digest.hexdigest()

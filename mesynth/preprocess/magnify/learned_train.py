@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mesynth import seeds
 from mesynth.errors import ConfigError, MesynthError, RunFolderError
@@ -29,7 +28,6 @@ from mesynth.preprocess.magnify.learned import (
     MagnifierMeta,
     MagnifierNet,
     net_tensors,
-    tensors_sha256,
 )
 from mesynth.preprocess.magnify.learned_data import (
     TRAIN_PHOTOGRAPHS,
@@ -38,6 +36,8 @@ from mesynth.preprocess.magnify.learned_data import (
     face_pictures,
     photographs,
 )
+from mesynth.recipe import load_recipe
+from mesynth.weights import tensors_sha256
 
 CHECKPOINT_SECONDS = 60.0
 _LEAST_CHANGE = 0.01  # of the range [0, 1]: below it, noise decides
@@ -66,22 +66,6 @@ class MagnifierConfig:
             raise ConfigError("width, blocks, steps and batch must be at least 1")
         if not self.lr > 0 or not self.gradient >= 0:
             raise ConfigError(f"lr={self.lr:g} must be positive and gradient={self.gradient:g} not negative")
-
-
-def load_config(file: Path | str, overrides: Sequence[str] = ()) -> MagnifierConfig:
-    """Read a YAML recipe and ``key=value`` overrides. Raises ConfigError on an unknown key or value."""
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"{path} is no file; give configs/preprocess/magnifier.yaml or your own")
-    try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(MagnifierConfig), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        )
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
-    assert isinstance(config, MagnifierConfig)
-    return config
 
 
 class Training:
@@ -262,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.device != "cpu" and not torch.cuda.is_available():
             raise ConfigError(f"device {options.device} is not here (no CUDA); use --device cpu")
-        made = train(load_config(options.config, options.overrides), options.out, options.device)
+        made = train(load_recipe(MagnifierConfig, options.config, options.overrides)[0], options.out, options.device)
     except MesynthError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,11 +10,12 @@ import torch
 
 from mesynth.errors import ConfigError, MesynthError, WeightsUnavailable
 from mesynth.preprocess.magnify import LearnedMagnifier
-from mesynth.preprocess.magnify.learned import WEIGHTS, MagnifierMeta, MagnifierNet, net_tensors, tensors_sha256
+from mesynth.preprocess.magnify.learned import WEIGHTS, MagnifierMeta, MagnifierNet, net_tensors
 from mesynth.preprocess.magnify.learned_card import CASES, held_out_figures
 from mesynth.preprocess.magnify.learned_data import MAGNIFIER_SEEDS, TripleConfig
 from mesynth.preprocess.magnify.measure import psnr
 from mesynth.quality.judge_data import JUDGE_SEEDS
+from mesynth.weights import tensors_sha256
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +90,10 @@ def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
         LearnedMagnifier.load(tmp_path / "none.safetensors")
     junk = tmp_path / "junk.safetensors"
     junk.write_bytes(b"junk" * 10)
-    with pytest.raises(WeightsUnavailable, match="no magnifier file"):
+    with pytest.raises(WeightsUnavailable, match=r"learned magnifier.*no file of it"):
         LearnedMagnifier.load(junk)
     judge = Path(__file__).parents[3] / "mesynth" / "quality" / "data" / "judge.safetensors"
-    with pytest.raises(WeightsUnavailable, match="no magnifier file"):
+    with pytest.raises(WeightsUnavailable, match=r"learned magnifier.*no file of it"):
         LearnedMagnifier.load(judge)
 
 

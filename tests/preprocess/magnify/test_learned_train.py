@@ -17,12 +17,12 @@ from mesynth.preprocess.magnify.learned_train import (
     MagnifierConfig,
     Training,
     fit,
-    load_config,
     main,
     schedule,
     train,
 )
 from mesynth.preprocess.magnify.measure import displacement_slope
+from mesynth.recipe import load_recipe
 from mesynth.seeds import stream
 from mesynth.stage import Interrupted
 from tests.preprocess.magnify.clips import DEVICES
@@ -142,15 +142,15 @@ def test_the_rate_warms_up_and_ends_at_nothing() -> None:
 def test_the_recipe_is_the_shipped_one_and_mistakes_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert load_config(RECIPE, ["steps=2"]).steps == 2
+    assert load_recipe(MagnifierConfig, RECIPE, ["steps=2"])[0].steps == 2
     shipped = LearnedMagnifier.load().meta
     wanted = tmp_path / "shipped.yaml"
     wanted.write_text(shipped.config)
-    assert load_config(wanted) == load_config(RECIPE)
+    assert load_recipe(MagnifierConfig, wanted)[0] == load_recipe(MagnifierConfig, RECIPE)[0]
     for override in ("step=2", "triples.patch=33", "triples.min_motion=3", "triples.max_factor=1", "lr=0", "batch=0"):
         with pytest.raises(ConfigError):
-            load_config(RECIPE, [override])
-    with pytest.raises(ConfigError, match="is no file"):
-        load_config(tmp_path / "none.yaml")
+            load_recipe(MagnifierConfig, RECIPE, [override])
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
+        load_recipe(MagnifierConfig, tmp_path / "none.yaml")
     assert main([str(RECIPE), "widht=3", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
