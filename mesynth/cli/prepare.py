@@ -139,7 +139,18 @@ def prepare(
     left = read_skipped(out)
     for entry in left[:10]:
         click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
-    show_result(summary(done, out) | {"left out": len(left)}, as_json)
+    show_result(summary(done, out) | {"left out": len(left)} | _drift(out), as_json)
+
+
+def _drift(out: Path) -> dict[str, dict[str, float]]:
+    """Head motion before and after stabilisation, pixels: mean over the clips that were stabilised."""
+    from mesynth.stage import read_notes
+
+    found = [note["drift"] for note in read_notes(out) if "drift" in note]
+    means = {name: [d[name]["mean"] for d in found if d[name]["mean"] is not None] for name in ("before", "after")}
+    if not all(means.values()):
+        return {}
+    return {"drift, px": {name: round(sum(values) / len(values), 3) for name, values in means.items()}}
 
 
 def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dry_run: bool, as_json: bool) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mesynth.cli import main
 from mesynth.datasets.casme2 import load_casme2
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Row
@@ -60,6 +63,14 @@ def test_stabilised_clips_say_what_drift_remains(source: Manifest, plain: Manife
         assert note["drift"]["after"]["mean"] < 0.1
         assert np.array_equal(read_frames(made.root, row)[0], read_frames(plain.root, before)[0])
         assert mouth(made, row) == pytest.approx(mouth(plain, before), rel=0.2)
+
+
+def test_the_verb_reports_the_drift(source: Manifest, tmp_path: Path) -> None:
+    words = ["prepare", "casme2", "--root", str(source.root), "--size", str(SIZE), "--stabilise", "ecc", "--json"]
+    result = CliRunner().invoke(main, [*words, "--workers", "1", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    drift = json.loads(result.stdout)["drift, px"]
+    assert 0 <= drift["after"] <= drift["before"] + 0.01
 
 
 @pytest.mark.parametrize("method", ["flow", "frequency", "difference"])
