@@ -1,12 +1,17 @@
-"""For all tests: nothing is read from or left in the user's own folders."""
+"""For all tests: nothing is read from or left in the user's own folders, and Ctrl-C means what it says."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from mesynth.preprocess.cache import ENVIRONMENT
+
+
+# A shell that starts the tests in the background has its children ignore Ctrl-C, and theirs after them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
