@@ -12,7 +12,7 @@ fi
 marks=()
 has_chromium || { marks=(-m "not browser"); echo "No Chromium here: the browser tests are left out."; }
 
-echo "== ruff";          "$bin/ruff" check . && "$bin/ruff" format --check .
+echo "== ruff";          "$bin/ruff" check .; "$bin/ruff" format --check .  # not joined by &&, which would hide a failure
 echo "== mypy";          "$bin/mypy"
 echo "== import-linter"; "$bin/lint-imports"
 echo "== pytest";        "$python" -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile --durations=10 "${marks[@]}" "$@"

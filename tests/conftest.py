@@ -9,7 +9,6 @@ import pytest
 
 from mesynth.preprocess.cache import ENVIRONMENT
 
-
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and theirs after them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
