@@ -9,9 +9,11 @@ import click
 
 from mesynth import __version__
 from mesynth.cli.augment import augment
+from mesynth.cli.compare import compare
 from mesynth.cli.make import generate, render
 from mesynth.cli.prepare import prepare
 from mesynth.cli.report import doctor, measure, quickstart
+from mesynth.cli.train import train
 from mesynth.clickutils import MistakeGroup
 
 
@@ -24,5 +26,5 @@ def main() -> None:
     """
 
 
-for verb in (quickstart, render, prepare, augment, generate, measure, doctor):
+for verb in (quickstart, render, prepare, augment, train, generate, measure, compare, doctor):
     main.add_command(verb)

@@ -80,6 +80,9 @@ Examples:
 @click.option(
     "--au-source", default="published", show_default=True, help="Table of AUs per emotion: published, expert."
 )
+@click.option(
+    "--model", default="motion-prior", show_default=True, help="motion-prior, a shipped model, or a trained folder."
+)
 @click.option("--count", type=int, help="Number of clips [default: one per --au or --emotion].")
 @click.option(
     "--profile",
@@ -107,6 +110,7 @@ def generate(
     au: tuple[str, ...],
     emotion: str,
     au_source: str,
+    model: str,
     count: int | None,
     profile: str,
     fps: float,
@@ -155,7 +159,9 @@ def generate(
         return
     landmarker = fetch(landmarker, download)
     with progress_bars() as bar:
-        manifest = run(faces, config, out, preview=previews, landmarker=landmarker, workers=workers, progress=bar)
+        manifest = run(
+            faces, config, out, model=model, preview=previews, landmarker=landmarker, workers=workers, progress=bar
+        )
     show_result(summary(manifest, out), as_json)
 
 

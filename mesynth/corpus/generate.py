@@ -13,10 +13,12 @@ import numpy as np
 
 from mesynth import __version__, classes, facs
 from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin, prepare_faces
+from mesynth.corpus.models import Model, find_model
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.errors import MesynthError
+from mesynth.generators.pipeline import Generator
 from mesynth.manifest import Manifest, Provenance, Row
-from mesynth.motion.prior import NAME, Face, MotionPrior
+from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.flow import flow_picture
 from mesynth.shards import npy_bytes, png_bytes, read_frames, read_landmarks
@@ -44,46 +46,56 @@ class Preview:
 class GenerateWorker:
     """Makes one plan row. Picklable: faces are read lazily, each process keeps a few."""
 
-    def __init__(self, faces: Path, size: int, preview: Preview) -> None:
-        self.faces, self.size, self.preview = faces, size, preview
+    def __init__(self, model: Model, faces: Path, size: int, preview: Preview) -> None:
+        self.model, self.faces, self.size, self.preview = model, faces, size, preview
         self._manifest: Manifest | None = None
-        self._priors: OrderedDict[int, MotionPrior] = OrderedDict()
+        self._generator: Generator | None = None
+        self._faces: OrderedDict[int, Face] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_manifest": None, "_priors": OrderedDict()}
+        return {**self.__dict__, "_manifest": None, "_generator": None, "_faces": OrderedDict()}
 
     def __call__(self, plan: PlanRow) -> Produced:
-        prior, face = self._prior(plan.face)
-        sample, warnings = prior.generate(
-            plan.aus, plan.profile, n_frames=plan.n_frames, fps=plan.fps, nuisance=plan.nuisance, seed=plan.seed
+        if self._generator is None:
+            self._generator = self.model.load()
+        face, source = self._face(plan.face)
+        sample, warnings = self._generator.generate(
+            face,
+            plan.aus,
+            plan.profile,
+            n_frames=plan.n_frames,
+            fps=plan.fps,
+            nuisance=plan.nuisance,
+            seed=plan.seed,
         )
         inset = margin(self.size)
         sample = inner(sample, inset)
-        row = self._row(plan, face, sample, warnings)
+        row = self._row(plan, source, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
             row,
             frames=sample.clip.frames,
             flow=sample.flow.uv,
-            landmarks=prior.face.landmarks - np.float32(inset),
+            landmarks=face.landmarks - np.float32(inset),
             valid=sample.flow.valid,
             files=files,
         )
 
-    def _prior(self, index: int) -> tuple[MotionPrior, Row]:
+    def _face(self, index: int) -> tuple[Face, Row]:
         if self._manifest is None:
             self._manifest = Manifest.read(self.faces)
         row = self._manifest.row(index)
-        if index not in self._priors:
+        if index not in self._faces:
             image = read_frames(self._manifest.root, row)[0]
-            self._priors[index] = MotionPrior(Face(image, read_landmarks(self._manifest.root, row)))
-            while len(self._priors) > _CACHED_FACES:
-                self._priors.popitem(last=False)
-        self._priors.move_to_end(index)
-        return self._priors[index], row
+            self._faces[index] = Face(image, read_landmarks(self._manifest.root, row))
+            while len(self._faces) > _CACHED_FACES:
+                self._faces.popitem(last=False)
+        self._faces.move_to_end(index)
+        return self._faces[index], row
 
     def _row(self, plan: PlanRow, face: Row, sample: Sample, warnings: tuple[str, ...]) -> Row:
         clip = f"syn{plan.index:07d}"
+        learned = self.model.facts
         return Row(
             clip_id=f"{face.subject_key}/{clip}/0",
             database=face.database,
@@ -107,12 +119,13 @@ class GenerateWorker:
                 kind="synthetic",
                 database=face.database,
                 subject=face.subject,
-                licence=face.provenance.licence,
-                # The prior learned from no subject and the AU tables are aggregates: what this clip has
-                # seen is whose face it shows.
-                subjects_seen=face.provenance.subjects_seen,
+                licence="; ".join(dict.fromkeys((face.provenance.licence, *learned.licences))),
+                # AU tables are aggregates: what this clip has seen is whose face it shows, and everyone its
+                # generator learned from (nobody, for the motion prior).
+                subjects_seen=tuple(dict.fromkeys((*face.provenance.subjects_seen, *learned.subjects_seen))),
                 parents=face.provenance.parents,
-                generator=NAME,
+                generator=self.model.name,
+                weights_sha256=learned.weights_sha256,
                 plan_row=plan.index,
                 seed=plan.seed,
                 aus_asked=facs.format_vector(plan.aus),
@@ -182,6 +195,7 @@ def generate(
     config: PlanConfig,
     out: Path,
     *,
+    model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
     workers: int = 1,
@@ -189,17 +203,20 @@ def generate(
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
-    The same call resumes an interrupted one; the same seed gives the same bytes for any ``workers`` (0: one
-    process per core; a script that asks for several keeps its calls under ``if __name__ == "__main__":``).
+    ``model``: see :func:`mesynth.corpus.models.find_model`. The same call resumes an interrupted one; the same
+    seed gives the same bytes for any ``workers`` (0: one process per core; a script that asks for several keeps
+    its calls under ``if __name__ == "__main__":``).
 
     Raises:
         NoFaceError, UnreadableImageError, DatasetLayoutError: a face cannot be used (it is named).
         RunFolderError: ``out`` holds another run.
+        PipelineError: ``model`` is no saved generator.
     """
+    chosen = find_model(model)
     sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else faces
     rows = Plan(config, len(sources))
     run = {
-        "generator": NAME,
+        **chosen.identity,
         "plan": dataclasses.asdict(config),
         "faces": [s.identity for s in sources],
         "preview": dataclasses.asdict(preview),
@@ -209,5 +226,5 @@ def generate(
     bars = [progress(name) if progress else None for name in ("faces", "clips")]
     prepare_faces(sources, out / "faces", config.size, landmarker=landmarker, workers=workers, progress=bars[0])
     write_plan(rows, out)
-    worker = GenerateWorker(out / "faces", config.size, preview)
+    worker = GenerateWorker(chosen, out / "faces", config.size, preview)
     return run_stage(out, rows, worker, config=run, workers=workers, progress=bars[1])

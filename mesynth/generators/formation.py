@@ -1,0 +1,145 @@
+"""The formation model: what a frame is made of once the motion is known.
+
+``I_t = warp(I_0, F_t) + (1 - M_t) R_t`` with ``F_t = sum_ks a_ks(t) B_ks + N``. Every term is 0 where no AU is asked
+for, so intensity 0 gives the onset back bit for bit, and the flow is what the frame is made from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+
+from mesynth.generators.warping import backward_of, soft_limit, warp
+from mesynth.preprocess.align import SimilarityCrop
+
+MAX_RESIDUAL = 0.1
+"""Largest |R|, of the range of grey levels: a shadow or a wrinkle, not a face."""
+FADE = 0.1
+"""Flow fades to 0 within this share of the crop's width outside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """What a network says about a face and its AUs, at the network's resolution."""
+
+    flow: torch.Tensor
+    """[B,2,S,S] pixels, onset -> frame on the onset's grid"""
+    mask: torch.Tensor
+    """[B,1,S,S] in [0,1], 1 where the warped onset is all there is"""
+    residual: torch.Tensor
+    """[B,3,S,S], within MAX_RESIDUAL"""
+
+    @property
+    def change(self) -> torch.Tensor:
+        """(1 - M) R, [B,3,S,S]."""
+        return (1 - self.mask) * self.residual
+
+
+@dataclass(frozen=True, eq=False)
+class FaceMotion:
+    """Motion of one clip's apex on the face's own picture: what :mod:`mesynth.generators.sequence` makes frames of."""
+
+    cells: list[tuple[int, int]]
+    """(AU row, side) of each field"""
+    fields: np.ndarray
+    """[A,H,W,2] float32 pixels at intensity 1"""
+    blink: np.ndarray
+    """[H,W,2] float32 pixels at full closure (0 if no blink is wanted)"""
+    bend: np.ndarray
+    """[H,W,2] float32 pixels: what is not linear in the AUs, at the apex"""
+    change: np.ndarray
+    """[H,W,3] float32, (1 - M) R at the apex, in [-.1,.1]"""
+    limit: float
+    """Longest flow, pixels"""
+
+
+def amount(intensity: torch.Tensor) -> torch.Tensor:
+    """The gate |a|: [B,units] in [0,1] -> [B], 0 at 0, about the largest intensity when several are active."""
+    return torch.linalg.vector_norm(intensity, dim=1).clamp(max=1)
+
+
+def combine(fields: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """``sum_ks a_ks B_ks``: fields [B,K,2,2,h,w] and weights [B,K,2] -> [B,2,h,w]."""
+    return torch.einsum("bks,bkschw->bchw", weights, fields)
+
+
+def limited(flow: torch.Tensor, share: float) -> torch.Tensor:
+    """[B,2,H,W] pixels kept below ``share`` of the width."""
+    return soft_limit(flow, share * flow.shape[-1])
+
+
+def form(onset: torch.Tensor, motion: Motion) -> torch.Tensor:
+    """The frame [B,3,S,S] of onset [B,3,S,S] in [0,1] and its motion; clipped to [0,1].
+
+    Raises nothing: where flow and change are 0, the onset's value comes back unchanged.
+    """
+    return (warp(onset, backward_of(motion.flow)) + motion.change).clamp(0, 1)
+
+
+def face_matrix(crop: SimilarityCrop, side: int) -> np.ndarray:
+    """[2,3]: pixels of the picture a crop was taken from -> pixels of a ``side`` x ``side`` map of the whole crop."""
+    scale = side / crop.size
+    matrix = crop.matrix * scale
+    matrix[:, 2] += 0.5 * scale - 0.5  # pixel centres lie half a pixel inside
+    return matrix
+
+
+@njit(cache=True, nogil=True)
+def _read(maps: np.ndarray, matrix: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Keys' bicubic (a = -1/2) of [C,s,s] at ``matrix`` times each pixel; cv2's (a = -3/4) is not exact on ramps."""
+    channels, side = maps.shape[0], maps.shape[1]
+    out = np.zeros((height, width, channels), np.float32)
+    w = np.empty((2, 4))
+    at = np.empty((2, 4), np.int64)
+    for y in range(height):
+        for x in range(width):
+            for axis in range(2):
+                p = matrix[axis, 0] * x + matrix[axis, 1] * y + matrix[axis, 2]
+                p = min(max(p, -1.0), float(side))  # continued beyond the border
+                i = int(np.floor(p))
+                t = p - i
+                w[axis, 0] = ((-0.5 * t + 1.0) * t - 0.5) * t
+                w[axis, 1] = (1.5 * t - 2.5) * t * t + 1.0
+                w[axis, 2] = ((-1.5 * t + 2.0) * t + 0.5) * t
+                w[axis, 3] = 1.0 - w[axis, 0] - w[axis, 1] - w[axis, 2]
+                for j in range(4):
+                    at[axis, j] = min(max(i - 1 + j, 0), side - 1)
+            for c in range(channels):
+                total = 0.0
+                for j in range(4):
+                    line = 0.0
+                    for k in range(4):
+                        line += w[0, k] * maps[c, at[1, j], at[0, k]]
+                    total += w[1, j] * line
+                out[y, x, c] = total
+    return out
+
+
+def onto_face(maps: np.ndarray, crop: SimilarityCrop, height: int, width: int) -> np.ndarray:
+    """Maps [C,s,s] of a whole crop -> [H,W,C] float32 on the picture, bicubic, faded to 0 just outside the crop.
+
+    What moves at the crop's border (a chin that drops) goes on moving beyond it, less and less.
+    """
+    side = maps.shape[-1]
+    matrix = face_matrix(crop, side)
+    read = _read(np.ascontiguousarray(maps, np.float32), matrix, height, width)
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    inside = matrix @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    beyond = np.maximum(-inside - 0.5, inside - (side - 0.5)).max(0) / (FADE * side)
+    t = np.clip(1 - beyond, 0, 1).reshape(height, width, 1)
+    return np.asarray(read * (t * t * (3 - 2 * t)), np.float32)
+
+
+def turned(flow: np.ndarray, crop: SimilarityCrop, side: int) -> np.ndarray:
+    """Flow [...,2] in pixels of a ``side`` map of the crop -> pixels along the picture's axes."""
+    inverse = np.linalg.inv(face_matrix(crop, side)[:, :2])
+    return np.asarray(flow @ inverse.T, np.float32)
+
+
+def limited_length(flow: np.ndarray, limit: float) -> np.ndarray:
+    """[H,W,2] kept below ``limit`` pixels, as :func:`mesynth.generators.warping.soft_limit`."""
+    fourth = ((flow**2).sum(-1, keepdims=True) / limit**2) ** 2
+    return np.asarray(flow * (1 + fourth) ** -0.25, np.float32)

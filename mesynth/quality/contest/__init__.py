@@ -1,0 +1,1 @@
+"""The contest: any number of generators, the same people and requests, measured against exact rendered truth."""

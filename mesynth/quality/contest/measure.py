@@ -1,0 +1,230 @@
+"""One generator meets one person: everything measured about its answers, as arrays over the requests."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from mesynth.errors import MesynthError, WeightsUnavailable
+from mesynth.facs import AU_CODES
+from mesynth.quality.contest.entrants import Entrant, Shown
+from mesynth.quality.contest.people import MeanFlows, Person
+from mesynth.quality.contest.requests import Request
+from mesynth.quality.extractors import FeatureExtractor, best_extractor
+from mesynth.quality.identity import FaceEmbedder
+from mesynth.quality.judge import AUJudge
+from mesynth.quality.perceptual import PerceptualDistance, best_distance, distance
+from mesynth.seeds import derived
+from mesynth.stage import write_bytes
+
+EQUAL_DB = 100.0
+"""PSNR given to equal pictures, and the most that is given."""
+SEEDS = 3
+"""Clips of one request whose flows are compared with each other."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Instruments:
+    """The networks that measure; None where weights are missing, and a note that says so."""
+
+    judge: AUJudge
+    features: FeatureExtractor | None
+    perceptual: PerceptualDistance | None
+    embedder: FaceEmbedder | None
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def load() -> Instruments:
+        """What this machine has. Raises WeightsUnavailable without the judge."""
+        judge, notes = AUJudge.load(), []
+        features: FeatureExtractor | None = None
+        perceptual: PerceptualDistance | None = None
+        embedder: FaceEmbedder | None = None
+        try:
+            features, note = best_extractor()
+            perceptual, other = best_distance()
+            notes += [note, other]
+        except WeightsUnavailable as error:
+            notes.append(f"pictures not measured: {error}")
+        try:
+            embedder = FaceEmbedder()
+        except WeightsUnavailable as error:
+            notes.append(f"identity not measured: {error}")
+        return Instruments(
+            judge=judge, features=features, perceptual=perceptual, embedder=embedder, notes=tuple(notes)
+        )  # fmt: skip
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What a figure depends on besides the generators."""
+        return {
+            "judge": self.judge.meta.weights_sha256,
+            "features": self.features.name if self.features else "",
+            "perceptual": self.perceptual.name if self.perceptual else "",
+            "identity": self.embedder.name if self.embedder else "",
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Stored:
+    def save(self, file: Path) -> None:
+        """As an npz without pickles; appears whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{f.name: getattr(self, f.name) for f in fields(self)})
+        write_bytes(file, buffer.getvalue())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answers(_Stored):
+    """What one generator did with one person. [R] arrays go with the requests; NaN where nothing was measured."""
+
+    refused: np.ndarray
+    """[R] why, as text; empty for an answer"""
+    warned: np.ndarray
+    """[R] text"""
+    epe: np.ndarray
+    """[R] pixels, mean over the face pixels still seen at the apex"""
+    judged: np.ndarray
+    """[R,K,2] AUs in [0,1]"""
+    change: np.ndarray
+    """[R] mean |apex - onset|, grey levels"""
+    psnr: np.ndarray
+    perceptual: np.ndarray
+    identity: np.ndarray
+    features: np.ndarray
+    """[R,D]; NaN rows for requests that are not pictured"""
+    spread: np.ndarray
+    """[R] mean distance of the flows of two seeds, pixels"""
+
+    @staticmethod
+    def read(file: Path) -> Answers:
+        """What :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as stored:
+            return Answers(**{key: stored[key] for key in stored.files})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Beside(_Stored):
+    """What one person's figures are read against: [R] end-point errors of no motion, of the mean flow of others and
+    of their mean at the same request; the onset against the true apex; the onset's embedding [E]."""
+
+    zero: np.ndarray
+    mean: np.ndarray
+    same: np.ndarray
+    psnr: np.ndarray
+    perceptual: np.ndarray
+    features: np.ndarray
+    """[R,D] of the onset, on the rows of pictured requests"""
+    embedding: np.ndarray
+
+    @staticmethod
+    def read(file: Path) -> Beside:
+        """What :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as stored:
+            return Beside(**{key: stored[key] for key in stored.files})
+
+
+def end_point_error(uv: np.ndarray, exact: np.ndarray, inside: np.ndarray) -> float:
+    """Mean |uv - exact| of two [2,S,S] over [S,S] bool, pixels; NaN where nothing is inside."""
+    if not inside.any():
+        return float("nan")
+    return float(np.hypot(*(uv.astype(np.float64) - exact)[:, inside]).mean())
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two uint8 pictures, dB; EQUAL_DB at most."""
+    error = float(((a.astype(np.float64) - b) ** 2).mean())
+    return EQUAL_DB if error == 0 else min(EQUAL_DB, float(10 * np.log10(255**2 / error)))
+
+
+def look_beside(person: Person, asked: tuple[Request, ...], means: MeanFlows, instruments: Instruments) -> Beside:
+    """The references of one person."""
+    exact = [person.flow(request) for request in asked]
+    mean, same = means.others(np.stack([uv for uv, _ in exact]))
+    none = np.zeros_like(mean)
+    n = len(asked)
+    pictured = [i for i, request in enumerate(asked) if request.pictured]
+    power, distant = np.full(n, np.nan), np.full(n, np.nan)
+    for i in pictured:
+        apex = person.inner(person.exact(asked[i].aus).apex)
+        power[i] = psnr(person.onset, apex)
+        if instruments.perceptual:
+            distant[i] = distance(instruments.perceptual, person.onset[None], apex[None])[0]
+    features = np.full((n, instruments.features.dim if instruments.features else 1), np.nan, np.float32)
+    if instruments.features and pictured:
+        features[pictured] = instruments.features(person.onset[None])
+    embedding = np.full(1, np.nan)
+    if instruments.embedder:
+        embedding = instruments.embedder(person.onset[None], person.landmarks)[0]
+    return Beside(
+        zero=np.array([end_point_error(none, uv, inside) for uv, inside in exact]),
+        mean=np.array([end_point_error(mean, uv, inside) for uv, inside in exact]),
+        same=np.array([end_point_error(s, uv, inside) for s, (uv, inside) in zip(same, exact, strict=True)]),
+        psnr=power,
+        perceptual=distant,
+        features=features,
+        embedding=embedding,
+    )
+
+
+def question(
+    entrant: Entrant, person: Person, asked: tuple[Request, ...], instruments: Instruments, seed: int
+) -> Answers:
+    """Ask one generator everything about one person."""
+    n = len(asked)
+    width = instruments.features.dim if instruments.features else 1
+    refused, warned = [""] * n, [""] * n
+    blank = {f: np.full(n, np.nan) for f in ("epe", "change", "psnr", "perceptual", "identity", "spread")}
+    judged = np.full((n, len(AU_CODES), 2), np.nan, np.float32)
+    features = np.full((n, width), np.nan, np.float32)
+    for i, request in enumerate(asked):
+        own = derived(seed, f"contest-{person.seed}", i)
+        more: list[Shown] = []
+        try:
+            shown = entrant.show(person, request.aus, own)
+            if request.diverse:
+                again = [derived(own, "contest-again", k) for k in range(1, SEEDS)]
+                more = [entrant.show(person, request.aus, other) for other in again]
+        except MesynthError as error:
+            refused[i] = str(error)
+            continue
+        warned[i] = "; ".join(shown.warnings)
+        blank["epe"][i] = end_point_error(shown.uv, *person.flow(request))
+        if more:
+            flows = [shown.uv, *(other.uv for other in more)]
+            pairs = [(a, b) for k, a in enumerate(flows) for b in flows[:k]]
+            blank["spread"][i] = np.mean([end_point_error(a, b, person.on_face) for a, b in pairs])
+        if shown.apex is None or shown.onset is None:
+            continue
+        blank["change"][i] = np.abs(shown.apex.astype(np.float64) - shown.onset).mean()
+        judged[i] = instruments.judge.intensity(np.stack([shown.onset, shown.apex]), person.landmarks)[0]
+        if request.pictured:
+            _pictures(shown, person, request, instruments, i, blank, features)
+    return Answers(
+        refused=np.array(refused), warned=np.array(warned), judged=judged, features=features, **blank
+    )  # fmt: skip
+
+
+def _pictures(
+    shown: Shown,
+    person: Person,
+    request: Request,
+    instruments: Instruments,
+    i: int,
+    blank: dict[str, np.ndarray],
+    features: np.ndarray,
+) -> None:
+    assert shown.apex is not None
+    assert shown.onset is not None
+    true = person.inner(person.exact(request.aus).apex)
+    blank["psnr"][i] = psnr(shown.apex, true)
+    if instruments.perceptual:
+        blank["perceptual"][i] = distance(instruments.perceptual, shown.apex[None], true[None])[0]
+    if instruments.features:
+        features[i] = instruments.features(shown.apex[None])[0]
+    if instruments.embedder:
+        a, b = instruments.embedder(np.stack([shown.onset, shown.apex]), person.landmarks)
+        blank["identity"][i] = np.linalg.norm(a - b)

@@ -1,0 +1,174 @@
+"""Checkpoints: tensors as safetensors, numbers as JSON, complete or not there at all.
+
+A checkpoint is a folder ``checkpoints/000012000`` named after the clock. It is written beside its place and renamed,
+its ``state.json`` holds the sha256 of every file, and the newest ones are kept, so a kill at any moment, a full disk
+or a damaged file costs at most the images since the one before. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from mesynth.errors import MesynthError, RunFolderError
+
+STATE = "state.json"
+_WRITING = ".writing-"
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds: groups of named tensors (a file each) and plain values."""
+
+    tensors: dict[str, Tensors]
+    state: dict[str, Any]
+
+
+def name_of(images: int) -> str:
+    """Folder name of the checkpoint at ``images``."""
+    return f"{images:012d}"
+
+
+def write(root: Path, images: int, saved: Saved, keep: int) -> Path:
+    """Write ``root/<images>`` and remove all but the ``keep`` newest.
+
+    Raises:
+        MesynthError: the disk is full or not writable; what was there before is untouched.
+    """
+    final, temporary = root / name_of(images), root / f"{_WRITING}{name_of(images)}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(root)
+        temporary.mkdir()
+        digests = {}
+        for name, tensors in saved.tensors.items():
+            data = save({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()})
+            digests[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
+            _write_file(temporary / f"{name}.safetensors", data)
+        state = {"state": saved.state, "images": images, "sha256": digests}
+        _write_file(temporary / STATE, json.dumps(state, indent=1).encode())
+        if final.exists():  # damaged, or this run would have begun there
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _sync_folder(root)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MesynthError(
+                f"the disk of {root} is full; earlier checkpoints are intact: make room and run the same command again"
+            ) from None
+        raise MesynthError(f"{root} cannot be written ({error.strerror}); earlier checkpoints are intact") from None
+    for old in folders(root)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def folders(root: Path) -> list[Path]:
+    """Checkpoints under their final names, newest first."""
+    if not root.is_dir():
+        return []
+    return sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit()), reverse=True)
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove what a kill left half-written."""
+    for left in root.glob(f"{_WRITING}*"):
+        shutil.rmtree(left)
+
+
+def newest(root: Path, warn: Callable[[str], None]) -> tuple[int, Saved] | None:
+    """The newest complete checkpoint and its clock; None if there is none. Damaged ones are passed over with a line.
+
+    Raises:
+        RunFolderError: there are checkpoints and none is readable.
+    """
+    found = folders(root)
+    for folder in found:
+        try:
+            return read(folder)
+        except RunFolderError as error:
+            warn(f"{error}; going back to the one before")
+    if found:
+        raise RunFolderError(f"no checkpoint in {root} is readable; remove the folder to start the run anew")
+    return None
+
+
+def read(folder: Path) -> tuple[int, Saved]:
+    """One checkpoint. Raises RunFolderError when it is damaged."""
+    try:
+        record = json.loads((folder / STATE).read_text())
+        tensors = {}
+        for name, digest in record["sha256"].items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise ValueError(f"{name} has changed")
+            tensors[Path(name).stem] = load_file(folder / name)
+        return int(record["images"]), Saved(tensors, record["state"])
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunFolderError(f"checkpoint {folder} is damaged ({reason})") from None
+
+
+def optimiser_parts(optimiser: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+    """An optimiser's state as tensors ``<parameter>/<name>`` and JSON values."""
+    state = optimiser.state_dict()
+    tensors: Tensors = {}
+    values: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}/{name}"] = value
+            else:
+                values.setdefault(str(index), {})[name] = value
+    groups = [{key: _plain(value) for key, value in group.items()} for group in state["param_groups"]]
+    return tensors, {"values": values, "groups": groups}
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Any) -> None:
+    """Put back what :func:`optimiser_parts` took."""
+    own = optimiser.state_dict()["param_groups"]
+    groups = [
+        {key: _like(value, group.get(key)) for key, value in kept.items()}
+        for kept, group in zip(plain["groups"], own, strict=True)
+    ]
+    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in plain["values"].items()}
+    for key, value in tensors.items():
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def _like(value: Any, own: Any) -> Any:
+    if isinstance(own, torch.Tensor):
+        return torch.tensor(value, dtype=own.dtype, device=own.device)
+    return tuple(value) if isinstance(own, tuple) else value
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,296 @@
+"""A training recipe: the task's own sections, its data, and how the run goes. One YAML file and ``key=value``."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mesynth.errors import ConfigError
+from mesynth.stage import config_hash
+from mesynth.training.registry import Entry, find_data, find_task
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+DECAYS = ("constant", "linear", "cosine")
+# How a run is carried out, not what it computes: a run may resume with other values of these.
+_EXECUTION = ("accumulate", "compile", "checkpoint_images", "checkpoint_minutes", "keep", "patience", "prefetch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long and how to train. The clock counts images: one image is one pair of frames."""
+
+    images: int = 1_000_000
+    """Pairs to train on, rounded up to whole batches."""
+    batch: int = 32
+    """Pairs of one update over all processes."""
+    accumulate: int = 1
+    """Parts that each process cuts its share of a batch into: less memory, the same update."""
+    precision: str = "fp32"
+    """fp32, bf16 or fp16 (the last on CUDA only)."""
+    compile: bool = False
+    """Compile the networks with torch.compile."""
+    clip: float = 0.0
+    """Largest gradient norm of an optimiser; 0: no limit."""
+    warmup: int = 0
+    """Images over which learning rates rise linearly."""
+    decay: str = "constant"
+    """How learning rates fall from the warm-up to the end: constant, linear or cosine (both to 0)."""
+    half_life: int = 10_000
+    """Half-life of the averaged weights in images; 0: the weights themselves."""
+    half_life_ramp: float = 0.05
+    """The half-life is at most this share of the images so far, so that the start is forgotten; 0: no ramp."""
+    log_images: int = 1_000
+    """Images between two lines of training losses."""
+    validate_images: int = 50_000
+    """Images between two validations (each with a sample sheet); the last image is always one."""
+    validation: int = 64
+    """Fixed pairs of every validation."""
+    sheet: int = 8
+    """Of them, pairs shown on the sample sheet; 0: no sheet."""
+    checkpoint_images: int = 50_000
+    """Images between two checkpoints; 0: by time alone."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints; 0: by images alone."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    patience: int = 3
+    """Validations in a row with a known failure that end the run; 0: failures are reported only."""
+    prefetch: int = 2
+    """Batches prepared ahead in a thread of their own; 0: none."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "accumulate", "log_images", "validate_images", "validation", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"run.{name}={getattr(self, name)} must be at least 1")
+        names = ("clip", "warmup", "half_life", "half_life_ramp", "sheet", "checkpoint_images")
+        for name in (*names, "checkpoint_minutes", "patience", "prefetch", "seed"):
+            value = getattr(self, name)
+            if value < 0 or not math.isfinite(value):
+                raise ConfigError(f"run.{name}={value} must not be negative")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"run.precision={self.precision} is unknown; choose {', '.join(PRECISIONS)}")
+        if self.decay not in DECAYS:
+            raise ConfigError(f"run.decay={self.decay} is unknown; choose {', '.join(DECAYS)}")
+        if self.warmup > self.images:
+            raise ConfigError(f"run.warmup={self.warmup} is longer than the run; at most run.images={self.images}")
+        if not self.checkpoint_images and not self.checkpoint_minutes:
+            raise ConfigError("run.checkpoint_images=0 and run.checkpoint_minutes=0: set one, or a kill loses the run")
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole run."""
+        return -(-self.images // self.batch)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the loop changes learning rates (else they are the task's own)."""
+        return bool(self.warmup) or self.decay != "constant"
+
+    def rate(self, images: int) -> float:
+        """Share of its learning rate that an optimiser has after ``images`` pairs."""
+        if images < self.warmup:
+            return (images + self.batch) / (self.warmup + self.batch)
+        done = min((images - self.warmup) / max(self.steps * self.batch - self.warmup, 1), 1.0)
+        return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[self.decay]
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        idle = {}
+        if self.half_life == 0:
+            idle["half_life_ramp"] = "run.half_life=0 averages nothing"
+        return idle
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe. ``config`` is the task's, ``data`` the pairs'."""
+
+    task: str
+    config: Any
+    data: Any
+    run: RunConfig
+
+    def plain(self) -> dict[str, Any]:
+        """Every key that has an effect, in the recipe's own layout: as YAML it loads again."""
+        made = _by_section(self.config, self.data, self.run)
+        plain = {"task": self.task, **asdict(self.config), "data": asdict(self.data), "run": asdict(self.run)}
+        for key in _idle(made):
+            _drop(plain, key.split("."))
+        return plain
+
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on: no paths (the data's hash stands for them), nothing of how it is carried out."""
+        plain = self.plain()
+        for key in _EXECUTION:
+            plain["run"].pop(key, None)
+        plain["data"] = _without_paths(plain["data"])
+        return plain
+
+    def hash(self) -> str:
+        """sha256 of :meth:`identity`."""
+        return config_hash(self.identity())
+
+    def yaml(self) -> str:
+        """:meth:`plain` as YAML."""
+        return str(yaml.safe_dump(_yaml_values(self.plain()), sort_keys=False))
+
+
+def load_recipe(file: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Defaults, then a YAML file, then ``key=value`` overrides.
+
+    A configuration class may define ``idle() -> {key: why}``: naming such a key in a recipe is refused.
+
+    Raises:
+        ConfigError: an unknown task or key (with the nearest valid ones), a value of the wrong type or out of
+            range, a key without effect.
+    """
+    given = _given(Path(file), overrides)
+    name = OmegaConf.select(given, "task")
+    if not isinstance(name, str):
+        raise ConfigError(f"{file} names no task; its first line is for example 'task: motion_gan'")
+    entry = find_task(name)
+    kinds = _sections(entry)
+    _check_keys(given, kinds)
+    made = {section: _section(section, kind, given.get(section)) for section, kind in kinds.items()}
+    try:
+        config = entry.config(**{f.name: made[f.name] for f in fields(entry.config)})
+    except TypeError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    keys = list(_leaves(OmegaConf.to_container(given)))
+    for idle, why in _idle(_by_section(config, made["data"], made["run"])).items():
+        for key in keys:
+            if key == idle or key.startswith(idle + "."):
+                raise ConfigError(f"{key} has no effect: {why}")
+    return Recipe(name, config, made["data"], made["run"])
+
+
+def _by_section(config: Any, data: Any, run: Any) -> dict[str, Any]:
+    return {"": config, **{f.name: getattr(config, f.name) for f in fields(config)}, "data": data, "run": run}
+
+
+def _idle(made: Mapping[str, Any]) -> dict[str, str]:
+    """Full keys without effect, and why, as the configurations themselves say."""
+    return {
+        f"{section}.{key}" if section else key: why
+        for section, value in made.items()
+        if hasattr(value, "idle")
+        for key, why in value.idle().items()
+    }
+
+
+def _drop(plain: dict[str, Any], path: Sequence[str]) -> None:
+    *sections, last = path
+    for section in sections:
+        plain = plain.get(section, {})
+    plain.pop(last, None)
+
+
+def _sections(entry: Entry) -> dict[str, type[Any]]:
+    hints = get_type_hints(entry.config)
+    return {**{f.name: hints[f.name] for f in fields(entry.config)}, "data": find_data().config, "run": RunConfig}
+
+
+def _given(file: Path, overrides: Sequence[str]) -> DictConfig:
+    try:
+        loaded = yaml.safe_load(file.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"recipe {file} cannot be read ({error.strerror}); recipes lie in configs/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {file} is no YAML: {_one_line(error)}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"recipe {file} holds a {type(loaded).__name__}; expected keys and values")
+    for text in overrides:
+        if "=" not in text:
+            raise ConfigError(f"'{text}' is no setting; write key=value, for example run.images=1000")
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(loaded), OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"settings {' '.join(overrides)} cannot be read: {_one_line(error)}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _check_keys(given: DictConfig, kinds: Mapping[str, type[Any]]) -> None:
+    valid = {"task"}
+    for section, kind in kinds.items():
+        valid |= {section, *(f"{section}.{key}" for key in _keys(kind))}
+    for key in _leaves(OmegaConf.to_container(given)):
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(kinds)
+            raise ConfigError(f"unknown key '{key}'; nearest: {', '.join(near)}")
+        inside = sorted(name for name in valid if name.startswith(key + "."))
+        if inside and OmegaConf.select(given, key) not in ({}, None):
+            raise ConfigError(f"{key} is a section and takes no value; set for example {', '.join(inside[:4])}")
+
+
+def _keys(kind: type[Any]) -> set[str]:
+    """All leaf keys of a dataclass, and its sections (a section may be given as empty)."""
+    out: set[str] = set()
+    for name, hint in get_type_hints(kind).items():
+        if name not in {f.name for f in fields(kind)}:
+            continue
+        out.add(name)
+        if is_dataclass(hint) and isinstance(hint, type):
+            out |= {f"{name}.{leaf}" for leaf in _keys(hint)}
+    return out
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _section(name: str, kind: type[Any], given: Any) -> Any:
+    try:
+        base = OmegaConf.structured(kind)
+        _unlock(base)
+        return OmegaConf.to_object(OmegaConf.merge(base, given or {}))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{name}{f'.{key}' if key else ''}: {_one_line(error)}") from None
+
+
+def _unlock(node: Any) -> None:
+    """Frozen dataclasses become read-only nodes; merging needs them open (the result is frozen again)."""
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        if OmegaConf.is_config(child := node._get_node(key)):
+            OmegaConf.set_readonly(child, False)
+            if isinstance(child, DictConfig):
+                _unlock(child)
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items() if not _is_path(item)}
+    return value
+
+
+def _is_path(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_path, value))
+    return isinstance(value, Path)
+
+
+def _yaml_values(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _yaml_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_yaml_values(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n    full_key")[0].split())

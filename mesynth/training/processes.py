@@ -1,0 +1,177 @@
+"""One process or many: what Accelerate gives (device, precision, trackers) and the few words processes exchange."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from mesynth.errors import ConfigError, MesynthError
+
+T = TypeVar("T")
+_PATIENCE = timedelta(hours=2)  # the first process may render a whole data set while the others wait
+
+
+class Processes:
+    """The processes of a run (one, or as many as torchrun or ``accelerate launch`` started).
+
+    Networks are not wrapped: gradients are averaged by :meth:`average` after backward. A discriminator is then free
+    to be called any number of times, differentiated twice (R1) and left out of an update, none of which a
+    DistributedDataParallel wrapper allows.
+    """
+
+    def __init__(self, device: str = "auto", precision: str = "fp32", trackers: Sequence[Any] = ()) -> None:
+        """``device``: auto, cpu or cuda.
+
+        Raises:
+            ConfigError: the device is not here, cannot do ``precision``, or the launcher asks for sharding.
+        """
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, PartialState
+        from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+        if device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"device {device} is unknown; choose auto, cpu or cuda (CUDA_VISIBLE_DEVICES picks one)")
+        cuda = torch.cuda.is_available()
+        if device == "cuda" and not cuda:
+            raise ConfigError("device cuda is not here (no CUDA); use --device cpu")
+        if precision == "fp16" and (device == "cpu" or not cuda):
+            raise ConfigError("run.precision=fp16 needs CUDA; on the CPU use bf16 or fp32")
+        if precision == "bf16" and device != "cpu" and cuda and not torch.cuda.is_bf16_supported():
+            raise ConfigError("run.precision=bf16 is not known to this GPU; use fp16 or fp32")
+        # An earlier run in this process may have had another device or precision.
+        AcceleratorState._reset_state(
+            reset_partial_state=not dist.is_initialized() and bool(PartialState._shared_state)
+        )
+        self.accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            log_with=list(trackers) or None,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+        )
+        kind = self.accelerator.distributed_type
+        if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            raise ConfigError(f"the launcher asks for {kind.value}; train with plain processes (torchrun, no sharding)")
+        self.device: torch.device = self.accelerator.device
+        self.rank: int = self.accelerator.process_index
+        self.count: int = self.accelerator.num_processes
+        # Words go over gloo: reading a flag must not make the CPU wait for the GPU.
+        self._words: dist.ProcessGroup | None = None
+        if self.count > 1 and self.device.type != "cpu":
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._words = group
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        return self.accelerator.autocast()
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.count > 1:
+            dist.barrier(self._words)
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag, true when any process says so."""
+        if self.count == 1:
+            return flags
+        words = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(words, dist.ReduceOp.MAX, group=self._words)
+        return tuple(map(bool, words.tolist()))
+
+    def gather(self, value: T) -> list[T]:
+        """``value`` of every process, by rank."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self._words)
+        return values
+
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Run ``work`` in the first process while the others wait; its user-facing errors reach all of them."""
+        result, error = None, None
+        if self.main:
+            try:
+                result = work()
+            except MesynthError as raised:
+                error = raised
+        told = self.gather("" if error is None else str(error))[0]
+        if error is not None:
+            raise error
+        if told:
+            raise MesynthError(told)
+        return result
+
+    def share(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give every process the first one's ``tensors``, in place."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace float ``tensors`` by their means over processes, in place, in one exchange."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Average ``.grad`` over processes. A parameter without gradient here but with one elsewhere counts as 0."""
+        if self.count == 1:
+            return
+        here = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        dist.all_reduce(here, dist.ReduceOp.MAX, group=self._words)
+        used = [p for p, some in zip(parameters, here.tolist(), strict=True) if some]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.average([p.grad for p in used if p.grad is not None])
+
+    def start_trackers(self, folder: Path, config: dict[str, Any]) -> None:
+        """Begin the trackers asked for; those that write files do it under ``folder``."""
+        if self.accelerator.log_with:
+            self.accelerator.project_configuration.set_directories(str(folder))
+            if self.main:
+                folder.mkdir(parents=True, exist_ok=True)
+            self.accelerator.init_trackers("mesynth", _flat(config))
+
+    def track(self, values: dict[str, float], images: int) -> None:
+        """Send figures to the trackers, if there are any."""
+        if self.accelerator.log_with:
+            self.accelerator.log(values, step=images)
+
+    def end_trackers(self) -> None:
+        """Flush and close the trackers, if there are any."""
+        for tracker in self.accelerator.trackers if self.accelerator.log_with else ():
+            tracker.finish()
+
+
+def launched_rank() -> int:
+    """This process's rank as the launcher says, before anything is set up."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        plain = value if isinstance(value, (bool, int, float, str)) else str(value)
+        return {prefix: plain}
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        out |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return out

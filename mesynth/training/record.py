@@ -1,0 +1,102 @@
+"""A run's folder: what it is, what was measured, what it looked like."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mesynth.errors import RunFolderError
+from mesynth.shards import png_bytes
+from mesynth.stage import claim_folder, write_bytes, write_text
+from mesynth.training.config import Recipe
+
+METRICS = "metrics.jsonl"
+RECIPE = "recipe.yaml"
+RECORD = "record.json"
+CHECKPOINTS = "checkpoints"
+SHEETS = "sheets"
+GENERATOR = "generator"
+
+
+class RunFolder:
+    """``run.yaml`` (what the result depends on, with its hash), ``recipe.yaml`` (everything, loads again),
+    ``record.json`` (data, subjects, code), ``metrics.jsonl``, ``checkpoints/``, ``sheets/``, ``generator/``.
+    Only the first process calls the methods that write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / CHECKPOINTS
+        self.generator = path / GENERATOR
+
+    def claim(self, recipe: Recipe, excluded: tuple[str, ...]) -> None:
+        """Make the folder this run's.
+
+        Raises:
+            RunFolderError: it holds another run, or cannot be written.
+        """
+        claim_folder(self.path, recipe.identity() | {"exclude_subjects": list(excluded)})
+        write_text(self.path / RECIPE, recipe.yaml())
+
+    def keep_record(self, record: dict[str, Any]) -> None:
+        """Note what the run learns from, or check that it is what it was.
+
+        Raises:
+            RunFolderError: the data changed since the run began.
+        """
+        file = self.path / RECORD
+        before: dict[str, Any] = {}
+        if file.is_file():
+            try:
+                before = json.loads(file.read_text())
+            except json.JSONDecodeError:
+                before = {}
+        for key in ("data_hash", "subjects_seen"):
+            if key in before and before[key] != record[key]:
+                raise RunFolderError(
+                    f"{self.path} was begun with other data ({key} differs); restore it or choose another --out"
+                )
+        write_text(file, json.dumps(record, indent=1) + "\n")
+
+    def metric(self, kind: str, images: int, values: dict[str, Any]) -> None:
+        """Append one line; numbers that are not finite become null."""
+        line = json.dumps({"kind": kind, "images": images} | _finite(values), allow_nan=False)
+        with (self.path / METRICS).open("a") as file:
+            file.write(line + "\n")
+
+    def cut_metrics(self, images: int) -> None:
+        """Drop the lines of what a resumed run does again, and a line that a kill cut off."""
+        file = self.path / METRICS
+        if file.is_file():
+            write_text(
+                file, "".join(json.dumps(line) + "\n" for line in read_metrics(self.path) if line["images"] <= images)
+            )
+
+    def sheet(self, images: int, picture: np.ndarray) -> None:
+        """``sheets/NNNNNNNNNNNN.png``; picture [H,W,3] uint8."""
+        write_bytes(self.path / SHEETS / f"{images:012d}.png", png_bytes(picture))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``; a line that was cut off is left out."""
+    lines = []
+    file = folder / METRICS
+    for text in file.read_text().splitlines() if file.is_file() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and "images" in line:
+            lines.append(line)
+    return lines
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value

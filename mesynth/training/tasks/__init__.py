@@ -1,0 +1,1 @@
+"""One module a generator family: its configuration, losses, optimisers, measures and sample sheet."""

@@ -1,0 +1,28 @@
+from mesynth.generators.card import model_card
+from tests.generators.saved import FACTS
+
+
+def test_a_card_says_what_the_facts_say() -> None:
+    text = model_card(FACTS, title="T", what="what it is", limits="what it is not", parameters={"generator": 1234567})
+    for part in (
+        "# T",
+        "what it is",
+        "what it is not",
+        "rendered/a",
+        "CC0-1.0",
+        "12 pairs",
+        "seed 3",
+        "1,234,567",
+        "| epe | 0.5 |",
+    ):
+        assert part in text
+
+
+def test_many_subjects_are_counted_and_no_figures_are_no_figures() -> None:
+    many = {**FACTS, "subjects_seen": tuple(f"x/{i:03d}" for i in range(40)), "figures": {}, "licences": ()}
+    text = model_card(many, title="T", what="", limits="", parameters={})
+    assert "40 subjects" in text
+    assert "x/011" in text
+    assert "x/012" not in text
+    assert "28 more" in text
+    assert "| none | |" in text

@@ -1,0 +1,189 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mesynth import facs
+from mesynth.errors import MesynthError, RunFolderError
+from mesynth.generators.pipeline import (
+    INDEX,
+    WEIGHTS,
+    Generator,
+    GeneratorFacts,
+    PipelineError,
+    load_pipeline,
+    read_facts,
+    save_pipeline,
+)
+from mesynth.temporal import Profile
+from tests.generators.saved import FACTS, SIZE, lively, saved
+from tests.training.rendered import person_face
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline") / "generator"
+    saved(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def test_a_saved_generator_makes_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    face, aus = person_face(11, 48), facs.parse_request("12=0.5,L4=0.3")
+    first = load_pipeline(whole)
+    assert isinstance(first, Generator)
+    again = tmp_path / "again"
+    save_pipeline(again, {"generator": first.network}, FACTS, "", size=SIZE)  # type: ignore[attr-defined]
+    clips = [g.generate(face, aus, Profile(), n_frames=5, fps=100)[0] for g in (first, load_pipeline(again))]
+    assert np.array_equal(clips[0].clip.frames, clips[1].clip.frames)
+    assert np.array_equal(clips[0].flow.uv, clips[1].flow.uv)
+    assert np.abs(clips[0].flow.uv).max() > 0.1
+    assert read_facts(whole).weights_sha256 == read_facts(again).weights_sha256
+
+
+def test_facts_travel(whole: Path) -> None:
+    facts = read_facts(whole)
+    assert facts.subjects_seen == FACTS["subjects_seen"]
+    assert (facts.size, facts.networks, facts.figures) == (SIZE, ("generator",), {"epe": 0.5})
+    assert len(facts.weights_sha256) == 64
+    assert (whole / "README.md").read_text() == "# card\n"
+    assert GeneratorFacts.parse(facts.plain()) == facts
+
+
+def test_other_weights_have_another_hash(whole: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "other", seed=1)
+    assert read_facts(tmp_path / "other").weights_sha256 != read_facts(whole).weights_sha256
+
+
+def test_whoever_can_read_the_index_can_read_the_weights(whole: Path) -> None:
+    modes = {path.stat().st_mode for path in (whole / INDEX, whole / "generator" / WEIGHTS)}
+    assert len(modes) == 1
+
+
+def test_only_safetensors_and_json(whole: Path) -> None:
+    names = {p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.is_file()}
+    assert names == {INDEX, "README.md", "generator/config.json", f"generator/{WEIGHTS}"}
+
+
+def test_saving_again_replaces_and_leaves_nothing_behind(copy: Path) -> None:
+    before = read_facts(copy).weights_sha256
+    saved(copy, seed=5)
+    assert read_facts(copy).weights_sha256 != before
+    assert [p.name for p in copy.parent.iterdir()] == ["copy"]
+
+
+def test_saving_over_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunFolderError, match="no saved generator"):
+        saved(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="family 'nonsense' is unknown"):
+        saved(tmp_path / "a", name="nonsense")
+    with pytest.raises(PipelineError, match="do not fit"):
+        saved(tmp_path / "a", extra=1)
+    with pytest.raises(PipelineError, match="wrong type"):
+        save_pipeline(tmp_path / "a", {"generator": lively()}, {**FACTS, "seed": "x"}, "", size=SIZE)
+    with pytest.raises(PipelineError, match="plain name"):
+        save_pipeline(tmp_path / "a", {"../up": lively()}, FACTS, "", size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _edit(change: Callable[[dict], object]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        index = json.loads((folder / INDEX).read_text())
+        change(index)
+        (folder / INDEX).write_text(json.dumps(index))
+
+    return damage
+
+
+def _flip_byte(folder: Path) -> None:
+    path = folder / "generator" / WEIGHTS
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no index": (lambda f: (f / INDEX).unlink(), "mesynth.json is missing"),
+    "index is no json": (lambda f: (f / INDEX).write_text("{"), "damaged"),
+    "index is a list": (lambda f: (f / INDEX).write_text("[]"), "damaged"),
+    "weights missing": (lambda f: (f / "generator" / WEIGHTS).unlink(), "is missing"),
+    "weights truncated": (lambda f: (f / "generator" / WEIGHTS).write_bytes(b"short"), "bytes instead of"),
+    "one bit of the weights": (_flip_byte, "sha256 differs"),
+    "another configuration": (
+        lambda f: (f / "generator/config.json").write_text((f / "generator/config.json").read_text().replace("8", "9")),
+        "sha256 differs",
+    ),
+    "another format": (_edit(lambda i: i.update(format=99)), "format 99"),
+    "another family": (_edit(lambda i: i.update(family="os.system")), "names the family 'os.system'"),
+    "families disagree": (_edit(lambda i: i.update(family="ice_gan")), "says 'ice_gan' and 'motion_gan'"),
+    "a family that is no text": (_edit(lambda i: i.update(family=["motion_gan"])), "names the family"),
+    "facts lack a key": (_edit(lambda i: i["facts"].pop("seed")), "do not fit"),
+    "facts of a wrong type": (_edit(lambda i: i["facts"].update(subjects_seen="everyone")), "wrong type"),
+    "a path that leads out": (
+        _edit(lambda i: i["files"].update({"../../etc/passwd": {"sha256": "", "bytes": 1}})),
+        "lists '../../etc/passwd'",
+    ),
+    "a pickle": (_edit(lambda i: i["files"].update({"generator/x.bin": {"sha256": "", "bytes": 1}})), "lists"),
+    "files not listed": (_edit(lambda i: i.update(files={})), "does not list"),
+    "a record without hash": (
+        _edit(lambda i: i["files"].update({"generator/config.json": {"bytes": 1}})),
+        "damaged at 'generator/config.json'",
+    ),
+    "hash of the whole": (_edit(lambda i: i["facts"].update(weights_sha256="0" * 64)), "does not list"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_and_foreign_folders_are_named_in_one_line(damage: str, copy: Path) -> None:
+    act, expected = DAMAGES[damage]
+    act(copy)
+    with pytest.raises(MesynthError) as caught:
+        load_pipeline(copy)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_and_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(PipelineError, match="no saved generator"):
+            load_pipeline(path)
+
+
+def test_a_network_of_another_class_or_shape(copy: Path) -> None:
+    """Hashes hold (the folder was made by hand), but the parts do not fit."""
+    from mesynth.generators.motion_gan import MotionGenerator
+    from mesynth.generators.pipeline import load_network
+
+    config = copy / "generator" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "width": 16}))
+    with pytest.raises(PipelineError, match="does not fit MotionGenerator"):
+        load_network(MotionGenerator, copy / "generator")
+    config.write_text(json.dumps({**values, "_class_name": "UNet2DModel"}))
+    with pytest.raises(PipelineError, match="holds a UNet2DModel, not a MotionGenerator"):
+        load_network(MotionGenerator, copy / "generator")
+
+
+def test_facts_are_read_without_torch(whole: Path) -> None:
+    code = (
+        "import sys; from mesynth.generators.pipeline import read_facts; "
+        f"read_facts({str(whole)!r}); print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False", "False"]

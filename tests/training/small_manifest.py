@@ -1,0 +1,67 @@
+"""A small prepared folder of random clips: enough of a manifest for packing and drawing, made in milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mesynth import seeds
+from mesynth.facs import AU_CODES
+from mesynth.manifest import Manifest, Row
+from mesynth.stage import Produced, run_stage
+from mesynth.types import AUVector
+from tests.builders import provenance, row
+
+SIZE, FRAMES, APEX = 32, 5, 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip; ``changes`` are columns of its row, ``made`` changes of what is stored."""
+
+    subject: str
+    clip: int
+    changes: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+    seen: tuple[str, ...] = ()
+
+
+def intensities(job: int) -> AUVector:
+    """Exact in float32 and different for every clip; AU 4 is unknown on both sides."""
+    rng = seeds.stream(1, "test-aus", job)
+    known = np.ones((len(AU_CODES), 2), np.bool_)
+    known[2] = False
+    return AUVector(np.where(known, rng.random(known.shape), 0).astype(np.float32), known)
+
+
+def produce(job: Job) -> Produced:
+    """Frames are noise, flow is noise: a pair can be told from every other."""
+    database, _, subject = job.subject.partition("/")
+    rng = seeds.stream(2, f"test-clip-{job.subject}", job.clip)
+    columns: dict[str, Any] = {
+        "clip_id": f"{job.subject}/{job.clip}/0", "database": database, "subject": subject, "clip": str(job.clip),
+        "height": SIZE, "width": SIZE, "n_frames": FRAMES, "apex_index": APEX, "label": "positive",
+        "provenance": provenance(database=database, subject=subject, subjects_seen=(job.subject, *job.seen)),
+        **Row.au_columns(intensities(job.clip)),
+    }  # fmt: skip
+    made = Produced(
+        row(**(columns | job.changes)),
+        frames=rng.integers(0, 255, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8),
+        flow=rng.normal(size=(2, SIZE, SIZE)).astype(np.float32),
+        valid=rng.random((SIZE, SIZE)) < 0.8,
+        landmarks=np.zeros((68, 2), np.float32),
+    )
+    return replace(made, **job.made)
+
+
+def write(folder: Path, jobs: list[Job]) -> Manifest:
+    """A manifest with shards in ``folder``."""
+    return run_stage(folder, jobs, produce, config={"stage": "test", "jobs": repr(jobs)})
+
+
+def jobs(*subjects: str, clips: int = 2) -> list[Job]:
+    """``clips`` clips of each subject, numbered over all."""
+    return [Job(subject, i * clips + c) for i, subject in enumerate(subjects) for c in range(clips)]

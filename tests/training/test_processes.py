@@ -1,0 +1,151 @@
+"""Real processes: killed in the middle, started again, and two that do the work of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mesynth.training import checkpoint
+from mesynth.training.record import read_metrics
+from tests.training.toy import recipe_text
+
+ROOT = Path(__file__).parent.parent.parent
+SINGLE = [sys.executable, "-m", "tests.training.toy"]
+TWO = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node",
+    "2",
+    "-m",
+    "tests.training.toy",
+]
+WORDS = ["model.dropout=0.1", "--device", "cpu"]
+
+
+def _start(command: list[str], recipe: Path, out: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*command, str(recipe), *WORDS, *words, "--out", str(out)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _run(command: list[str], recipe: Path, out: Path, *words: str, **environment: str) -> tuple[int, str]:
+    process = _start(command, recipe, out, *words, **environment)
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def _result(run: Path) -> dict[str, bytes]:
+    files = [
+        *sorted((run / "checkpoints" / checkpoint.name_of(640)).glob("*.safetensors")),
+        run / "generator" / "body.safetensors",
+    ]
+    assert len(files) == 4
+    return {file.name: file.read_bytes() for file in files}
+
+
+def _names(run: Path) -> set[str]:
+    return {folder.name for folder in checkpoint.folders(run / "checkpoints")}
+
+
+def _lines(run: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_s")} for line in read_metrics(run)]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "toy.yaml"
+    file.write_text(recipe_text(accumulate=2, decay="linear"))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [SINGLE, TWO], ids=["one process", "two processes"])
+def test_killed_in_the_middle_of_an_update_it_ends_with_the_same_bytes(
+    tmp_path: Path, recipe: Path, command: list[str]
+) -> None:
+    assert _run(command, recipe, tmp_path / "whole")[0] == 0
+    code, _ = _run(command, recipe, tmp_path / "cut", TOY_DIE_AT="400")
+    assert code == (-signal.SIGKILL if command is SINGLE else 1)
+    assert [int(f.name) for f in checkpoint.folders(tmp_path / "cut" / "checkpoints")] == [320, 160]
+    code, errors = _run(command, recipe, tmp_path / "cut")
+    assert code == 0, errors
+    assert _result(tmp_path / "cut") == _result(tmp_path / "whole")
+    lines = _lines(tmp_path / "cut")
+    assert lines == _lines(tmp_path / "whole")
+    clocks = [(line["kind"], line["images"]) for line in lines]
+    assert len(clocks) == len(set(clocks))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_while_checkpoints_are_written_all_the_time(tmp_path: Path, recipe: Path) -> None:
+    assert _run(SINGLE, recipe, tmp_path / "whole")[0] == 0
+    for delay in (0.0, 0.03, 0.08):
+        process = _start(SINGLE, recipe, tmp_path / "cut", "run.checkpoint_images=16", "run.keep=1")
+        end = time.monotonic() + 60
+        begun = {p.name for p in checkpoint.folders(tmp_path / "cut" / "checkpoints")}
+        while {
+            p.name for p in checkpoint.folders(tmp_path / "cut" / "checkpoints")
+        } == begun and process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    assert checkpoint.folders(tmp_path / "cut" / "checkpoints")
+    assert not (tmp_path / "cut" / "generator").exists(), "too fast to be killed: lengthen the run"
+    code, errors = _run(SINGLE, recipe, tmp_path / "cut", "run.keep=1")
+    assert code == 0, errors
+    assert _result(tmp_path / "cut") == _result(tmp_path / "whole")
+    assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, recipe: Path) -> None:
+    """Tolerance: relative 1e-4 after 40 updates, from sums in another order. No dropout: its draws follow the parts."""
+    for command, name in ((SINGLE, "one"), (TWO, "two")):
+        code, errors = _run(command, recipe, tmp_path / name, "model.dropout=0", "run.clip=0.5")
+        assert code == 0, errors
+    for one, two in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
+        key = "losses" if one["kind"] == "train" else "measures"
+        assert (one["kind"], one["images"]) == (two["kind"], two["images"])
+        values = {name: value for name, value in one[key].items() if value is not None}
+        assert {"body", "error"} & values.keys()
+        assert {name: two[key][name] for name in values} == pytest.approx(values, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_says_so_and_exits_with_130(tmp_path: Path, recipe: Path) -> None:
+    process = _start(SINGLE, recipe, tmp_path / "run", "run.images=10000000")
+    while not checkpoint.folders(tmp_path / "run" / "checkpoints"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    newest = checkpoint.folders(tmp_path / "run" / "checkpoints")[0]
+    assert f"stopped after {int(newest.name):,} of" in errors
+    checkpoint.read(newest)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_for_all_processes(tmp_path: Path, recipe: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    code, errors = _run(TWO, recipe, tmp_path / "full")
+    assert code != 0
+    assert sum("is not empty and holds no run" in line for line in errors.splitlines()) == 1, errors

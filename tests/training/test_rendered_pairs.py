@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mesynth import facs
+from mesynth.classes import CLASSES_3, label
+from mesynth.emotions import PUBLISHED
+from mesynth.errors import ConfigError, RunFolderError
+from mesynth.head import Subject
+from mesynth.manifest import Manifest, Row
+from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop, eye_centres
+from mesynth.preprocess.magnify.learned_data import TripleConfig
+from mesynth.quality.judge_data import JUDGE_SEEDS
+from mesynth.shards import read_flow, read_frames, read_landmarks, read_valid
+from mesynth.stage import Interrupted, Produced
+from mesynth.training import rendered_pairs
+from mesynth.training.rendered_pairs import (
+    LEAST,
+    RENDER_SCALE,
+    TRAIN_SEEDS,
+    VALIDATION_SEEDS,
+    RenderConfig,
+    cropped_flow,
+    draw_aus,
+    draw_intensity,
+    render_pairs,
+    single_cells,
+)
+from mesynth.types import AUVector
+from tests.builders import tree_bytes
+
+SIZE = 64
+SMALL = RenderConfig(identities=2, per_identity=10, size=SIZE, still=0.3, head=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pairs") / "small"
+    render_pairs(out, SMALL)
+    return out
+
+
+def warped_back(frame: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    size = frame.shape[0]
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    return cv2.remap(frame, x + uv[0], y + uv[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def test_the_later_frame_warped_back_is_the_onset(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    still, moved = [], []
+    for row in manifest:
+        onset, frame = read_frames(folder, row).astype(np.float64)
+        uv, valid = read_flow(folder, row), read_valid(folder, row)
+        assert valid is not None
+        assert valid.mean() > 0.75
+        back = warped_back(frame, uv).astype(np.float64)
+        still.append(np.abs(frame - onset)[valid])
+        moved.append(np.abs(back - onset)[valid])
+    # What is left is shading: folds and light that move with the skin; most pixels agree to a grey level or two.
+    assert np.median(np.concatenate(moved)) < 0.6
+    assert np.percentile(np.concatenate(moved), 95) < 4.0
+    assert np.concatenate(moved).mean() < 0.7 * np.concatenate(still).mean()
+
+
+def test_a_moving_head_is_followed() -> None:
+    """Head movement alone changes no shading to speak of, so the flow must explain nearly all of it."""
+    subject = Subject(TRAIN_SEEDS.start, size=round(SIZE * RENDER_SCALE))
+    neutral = np.zeros((2, len(facs.AU_CODES), 2), np.float32)
+    pose = np.zeros((2, 6))
+    pose[1] = 0.03, -0.02, 0.03, 0.03, -0.02, 0.02
+    crop = SimilarityCrop.from_landmarks(subject.landmarks(), SIZE)
+    onset, frame = crop.frames(subject.render(neutral, pose)).astype(np.float64)
+    uv, valid = cropped_flow(crop, subject.flow(neutral[0], neutral[1], pose[0], pose[1]))
+    error, change = (np.abs(p - onset)[valid] for p in (warped_back(frame, uv), frame))
+    assert np.median(error) < 1.5
+    assert error.mean() < 0.35 * change.mean()
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+def test_flow_carries_landmarks_to_where_the_head_has_them(turn: float) -> None:
+    """Projected landmarks are independent of the flow's rasteriser; the crop turns, shrinks and shifts both."""
+    subject = Subject(TRAIN_SEEDS.start + 3, size=160)
+    aus = np.zeros((2, len(facs.AU_CODES), 2), np.float32)
+    aus[1] = facs.parse_request("1=0.8,L12=0.9,17=0.5,6=0.7").intensity
+    pose = np.array([[0, 0, turn, 0, 0, 0], [0.01, 0, turn, 0.02, 0, 0.01]])
+    onset = subject.landmarks(aus[0], pose[0])
+    crop = SimilarityCrop.from_landmarks(onset, 96)
+    uv, valid = cropped_flow(crop, subject.flow(aus[0], aus[1], pose[0], pose[1]))
+    inner = [*range(17, 27), *range(31, 36), *range(48, 60)]  # brows, nose, outer lips: on the skin, not on outlines
+    start = crop.points(onset)[inner]
+    truth = crop.points(subject.landmarks(aus[1], pose[1]))[inner] - start
+    found = np.stack([cv2.remap(c, start[:, None, 0], start[:, None, 1], cv2.INTER_LINEAR)[:, 0] for c in uv], 1)
+    seen = cv2.remap(valid.astype(np.float32), start[:, None, 0], start[:, None, 1], cv2.INTER_LINEAR)[:, 0] > 0.999
+    assert seen.sum() >= 20
+    error = np.hypot(*(found - truth)[seen].T)
+    assert np.hypot(*truth[seen].T).max() > 2
+    assert np.median(error) < 0.05
+    assert error.max() < 0.35  # lip corners, where the flow is steep
+
+
+def test_pictures_show_the_aus_of_the_row(tmp_path: Path) -> None:
+    """Without movement and landmark error a pair can be rendered again from its row alone, byte for byte."""
+    config = RenderConfig(identities=1, per_identity=12, size=48, still=1.0, turn=0, jitter=0, blink=0.5)
+    manifest = render_pairs(tmp_path / "out", config)
+    subject = Subject(config.first, size=round(48 * RENDER_SCALE))
+    crop = SimilarityCrop.from_landmarks(subject.landmarks(), 48)
+    eyes = eye_centres(read_landmarks(manifest.root, manifest.row(0)))
+    np.testing.assert_allclose(eyes[:, 1] + 0.5, EYE_LINE * 48, atol=0.01)
+    assert np.hypot(*(eyes[1] - eyes[0])) == pytest.approx(IOD_SHARE * 48, abs=0.01)
+    blinks = 0
+    for row in manifest:
+        assert row.aus.mask.all()
+        aus = np.stack([np.zeros_like(row.aus.intensity), row.aus.intensity])
+        assert (crop.frames(subject.render(aus)) == read_frames(manifest.root, row)).all()
+        blinks += bool((row.aus.intensity[facs.AU_INDEX[45]] > 0).all())
+    assert 2 <= blinks <= 10
+
+
+def test_static_background_is_known_to_rest(folder: Path) -> None:
+    counted = 0
+    for row in Manifest.read(folder):
+        uv, valid = read_flow(folder, row), read_valid(folder, row)
+        assert valid is not None
+        rest = valid & (uv == 0).all(0)
+        frames = read_frames(folder, row).astype(int)
+        assert np.abs(frames[0] - frames[1])[rest].max(initial=0) <= 1
+        counted += int(rest.sum())
+    assert counted > 1000
+
+
+def test_single_aus_take_turns_through_the_vocabulary() -> None:
+    config = RenderConfig(identities=8, per_identity=20, single=0.5)
+    shown = set()
+    for person in config.people:
+        for i in range(10):
+            aus, emotion = draw_aus(config, person, i, np.random.default_rng(i))
+            assert not emotion
+            rows = np.flatnonzero(aus.any(1))
+            assert len(rows) == 1
+            assert LEAST <= aus.max() <= 1
+            shown.add((int(rows[0]), tuple(np.flatnonzero(aus[rows[0]]).tolist())))
+    assert shown == set(single_cells())
+    assert len(shown) == 3 * 18 + 7
+    assert {row for row, _ in shown} == set(range(len(facs.AU_CODES)))
+
+
+def test_every_single_au_moves_something() -> None:
+    subject = Subject(TRAIN_SEEDS.start, size=64)
+    neutral = np.zeros((len(facs.AU_CODES), 2), np.float32)
+    for row, columns in single_cells():
+        aus = neutral.copy()
+        aus[row, list(columns)] = 1
+        assert np.hypot(*subject.flow(neutral, aus).uv).max() > 0.3, facs.AU_CODES[row]
+
+
+def test_draws_are_mostly_micro_and_never_conflict() -> None:
+    assert 0.6 < (draw_intensity(np.random.default_rng(0), 5000) < 0.5).mean() < 0.8
+    config = RenderConfig(single=0.0, neutral=0.2, emotional=0.0)
+    drawn = [draw_aus(config, config.first, i, np.random.default_rng(i))[0] for i in range(600)]
+    active = [(a > 0).any(1).sum() for a in drawn]
+    assert set(active) == {0, 1, 2, 3, 4}
+    assert np.mean(np.array(active) == 0) == pytest.approx(0.2, abs=0.06)
+    for aus in drawn:
+        assert not facs.conflicts(AUVector(aus))
+        assert ((aus == 0) | ((aus >= LEAST) & (aus <= 1))).all()
+    assert np.mean([(a[:, 0] != a[:, 1]).any() for a in drawn]) > 0.5
+    peaks = np.concatenate([a.max(1)[a.any(1)] for a in drawn])
+    assert (peaks < 0.5).mean() > 0.6
+
+
+def test_emotional_pairs_have_their_class() -> None:
+    config = RenderConfig(single=0.2, neutral=0.1, emotional=0.7, per_identity=600)
+    drawn = [draw_aus(config, config.first, i, np.random.default_rng(i)) for i in range(600)]
+    assert all(not emotion for _, emotion in drawn[:120])
+    assert np.mean([bool(emotion) for _, emotion in drawn]) == pytest.approx(0.7, abs=0.04)
+    labels = [label(emotion) for _, emotion in drawn if emotion]
+    assert sorted(set(labels)) == sorted(CLASSES_3)
+    for name in CLASSES_3:
+        assert labels.count(name) / len(labels) == pytest.approx(1 / 3, abs=0.07)
+    for aus, emotion in drawn:
+        if emotion == "happiness":
+            assert set(np.flatnonzero(aus.any(1))) <= {facs.AU_INDEX[code] for code in PUBLISHED["happiness"]}
+
+
+def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the second person, finished by the same call: the first is not rendered again, the bytes agree."""
+    render, made = rendered_pairs._Renderer.__call__, []
+
+    def stopping(self: rendered_pairs._Renderer, job: tuple[int, int]) -> Produced:
+        made.append(job)
+        if len(made) == 13:
+            raise KeyboardInterrupt
+        return render(self, job)
+
+    monkeypatch.setattr(rendered_pairs._Renderer, "__call__", stopping)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        render_pairs(tmp_path / "out", SMALL)
+    render_pairs(tmp_path / "out", SMALL)
+    assert [person for person, _ in made].count(SMALL.first) == 10
+    assert tree_bytes(tmp_path / "out") == tree_bytes(folder)
+
+
+def test_two_processes_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    render_pairs(tmp_path / "two", SMALL, workers=2)
+    assert tree_bytes(tmp_path / "two") == tree_bytes(folder)
+
+
+def test_the_same_call_does_nothing_and_another_is_refused(folder: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    assert len(render_pairs(folder, SMALL)) == 20
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    with pytest.raises(RunFolderError, match="another run"):
+        render_pairs(folder, RenderConfig(identities=2, per_identity=10, size=SIZE))
+
+
+def test_people_belong_to_one_purpose() -> None:
+    magnifier = {*TripleConfig().seen(), *TripleConfig().unseen()}
+    used = [set(JUDGE_SEEDS), magnifier, set(TRAIN_SEEDS), set(VALIDATION_SEEDS)]
+    assert sum(map(len, used)) == len(set.union(*used))
+
+
+def test_rows_say_where_pairs_come_from(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    row: Row = manifest.row(-1)
+    assert row.subject_key == "rendered/person0000920001"
+    assert row.provenance.subjects_seen == (row.subject_key,)
+    assert row.provenance.seed == 920_001
+    assert "CC0" in row.provenance.licence
+    assert len(set(manifest.subject_keys())) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"identities": 0}, "identities=0"),
+        ({"identities": 60_001}, "leave their range"),
+        ({"first": 900_000}, "leave their range"),
+        ({"first": 980_000, "identities": 10_001}, "leave their range"),
+        ({"size": 8}, "size=8"),
+        ({"neutral": 0.5, "single": 0.4}, "neutral \\+ single \\+ emotional = 1.1 exceeds 1"),
+        ({"still": 1.5}, "still=1.5"),
+        ({"head": -1.0}, "head=-1"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_bad_config(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RenderConfig(**change)  # type: ignore[arg-type]

@@ -1,0 +1,169 @@
+"""An update over parts is the update of the whole batch, also when optimisers take turns within a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from mesynth.training.batch import Batch
+from mesynth.training.config import Recipe
+from mesynth.training.loop import build_task
+from mesynth.training.processes import Processes
+from mesynth.training.task import Task, Updater
+from mesynth.training.updater import StepUpdater
+from tests.training.toy import PairConfig, ToyPairs, ToyTask
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with torch.random.fork_rng(devices=[]):
+        yield Processes("cpu")
+
+
+def _parts(count: int, batch: int = 16, start: int = 0) -> list[tuple[int, Batch]]:
+    pairs = ToyPairs(PairConfig(), ("left/00",), seed=0)
+    draws = np.arange(start, start + batch)
+    return [(int(draws[p]), pairs.batch(draws[p::count])) for p in range(count)]
+
+
+def _updater(task: Task, processes: Processes, clip: float = 0.0) -> StepUpdater:
+    return StepUpdater(task.optimisers(), processes, clip=clip, seed=0, fp16=False)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+@pytest.mark.parametrize("parts", [2, 4, 16])
+def test_parts_do_not_change_the_update(recipe: Make, processes: Processes, parts: int, clip: float) -> None:
+    """Tolerance: sums in another order, float32."""
+    logs, weights = [], []
+    for count in (1, parts):
+        task = build_task(recipe())
+        updater = _updater(task, processes, clip)
+        logs.append([updater.run(task, _parts(count, start=16 * step), 16 * step) for step in range(5)])
+        weights.append([p.detach().clone() for net in task.networks.values() for p in net.parameters()])
+    for one, many in zip(*logs, strict=True):
+        assert one.keys() == many.keys()
+        for name in one:
+            torch.testing.assert_close(many[name], one[name], rtol=1e-5, atol=1e-6)
+    for one, many in zip(*weights, strict=True):
+        torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-5)
+
+
+class Several(ToyTask):
+    """Three critic updates for one of the body; the body's loss goes through the critic, which is not frozen."""
+
+    def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
+        made = self.networks["body"](batch.aus.flatten(1))
+        for _ in range(3):
+            updater.update("critic", ((self.networks["critic"](made.detach()) - 1) ** 2).mean())
+        loss = self.networks["critic"](made).mean()
+        updater.update("body", loss)
+        return {"body": loss.detach()}
+
+
+def test_an_optimiser_may_step_several_times_and_is_stepped_before_the_next_loss(
+    recipe: Make, processes: Processes
+) -> None:
+    def built() -> Several:
+        task = Several(recipe().config, 4)
+        task.networks["critic"].load_state_dict({"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
+        torch.manual_seed(0)
+        for p in task.networks["body"].parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        return task
+
+    losses = []
+    for count in (1, 4):
+        task = built()
+        losses.append(_updater(task, processes).run(task, _parts(count), 0)["body"])
+    torch.testing.assert_close(losses[0], losses[1])
+    made = built().networks["body"](_parts(1)[0][1].aus.flatten(1)).detach()
+    weight, bias = torch.ones(1, 2, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.SGD([weight, bias], lr=1e-2, momentum=0.9)
+    for _ in range(3):
+        optimiser.zero_grad()
+        ((made @ weight.T + bias - 1) ** 2).mean().backward()
+        optimiser.step()
+    torch.testing.assert_close(losses[0], (made @ weight.T + bias).mean().detach())
+
+
+def test_a_loss_leaves_no_gradient_in_other_networks(recipe: Make, processes: Processes) -> None:
+    task = Several(recipe().config, 4)
+    updater = _updater(task, processes)
+    updater.run(task, _parts(1), 0)
+    batch = _parts(1)[0][1]
+    critic = task.networks["critic"]
+    before = [p.grad.clone() for p in critic.parameters() if p.grad is not None]
+    assert len(before) == 2
+    updater.update("body", critic(task.networks["body"](batch.aus.flatten(1))).mean())
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, critic.parameters(), strict=True))
+
+
+def test_clipping_limits_the_norm_and_reports_the_one_before(recipe: Make, processes: Processes) -> None:
+    task = Several(recipe().config, 4)
+    updater = _updater(task, processes, clip=1e-3)
+    updater.run(task, _parts(1), 0)
+    norm = torch.cat([p.grad.flatten() for p in task.networks["body"].parameters() if p.grad is not None]).norm()
+    torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-3, atol=0)
+    assert updater.norms["body"] > 1e-3
+
+
+class Fickle(ToyTask):
+    """Updates its body only for a part that holds the first pair."""
+
+    def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
+        made = self.networks["body"](batch.aus.flatten(1))
+        updater.update("critic", self.networks["critic"](made.detach()).mean())
+        if batch.seeds[0] == _parts(1)[0][1].seeds[0]:
+            updater.update("body", made.mean())
+        return {}
+
+
+def test_a_step_whose_updates_depend_on_the_pairs_is_a_fault_of_the_task(recipe: Make, processes: Processes) -> None:
+    task = Fickle(recipe().config, 4)
+    with pytest.raises(RuntimeError, match="number of updates"):
+        _updater(task, processes).run(task, _parts(2), 0)
+
+
+def test_dropout_depends_on_the_pairs_alone(recipe: Make, processes: Processes) -> None:
+    """A network that draws from the global stream still takes the same step after any past."""
+    weights = []
+    for past in (1, 2):
+        task = build_task(recipe("model.dropout=0.5"))
+        torch.manual_seed(past)
+        updater = _updater(task, processes)
+        updater.run(task, _parts(1), 0)
+        weights.append(task.networks["body"][0].weight.detach().clone())
+    assert torch.equal(*weights)
+
+
+class Overflowing(ToyTask):
+    """The critic's gradient leaves float32's range once it is scaled."""
+
+    def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
+        updater.update("critic", (self.networks["critic"].weight * 1e37).sum())
+        return {}
+
+
+def test_a_scaled_loss_gives_the_same_step_and_an_overflow_gives_none(recipe: Make, processes: Processes) -> None:
+    """What fp16 needs, here in fp32: a scale by a power of two changes nothing, an infinite gradient is left out."""
+    weights = []
+    for fp16 in (False, True):
+        task = build_task(recipe())
+        updater = StepUpdater(task.optimisers(), processes, clip=0.5, seed=0, fp16=fp16)
+        for step in range(3):
+            updater.run(task, _parts(2, start=16 * step), 16 * step)
+        weights.append([p.detach().clone() for net in task.networks.values() for p in net.parameters()])
+    for plain, scaled in zip(*weights, strict=True):
+        torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=1e-7)
+    task = Overflowing(recipe().config, 4)
+    before = [p.detach().clone() for p in task.networks["critic"].parameters()]
+    updater = StepUpdater(task.optimisers(), processes, clip=0.5, seed=0, fp16=True)
+    assert updater.scaler is not None
+    updater.run(task, _parts(1), 0)
+    assert updater.scaler.get_scale() == 2.0**15  # halved
+    assert all(torch.equal(a, b) for a, b in zip(before, task.networks["critic"].parameters(), strict=True))
