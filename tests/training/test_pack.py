@@ -349,7 +349,7 @@ def _open(folder: Path, cache: Path) -> None:
 
 def test_two_processes_may_make_one_pack_at_once(folder: Path, tmp_path: Path) -> None:
     alone = open_pack(folder, tmp_path / "alone", FULL)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     processes = [context.Process(target=_open, args=(folder, tmp_path / "both")) for _ in range(2)]
     for process in processes:
         process.start()
