@@ -72,6 +72,7 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         template: int = 48,
         max_flow: float = 0.06,
         correction: bool = True,
+        residual: bool = True,
     ) -> None:
         super().__init__()
         w, c = width, 4 * width
@@ -88,8 +89,8 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         self.finer = _conv(c + 2 * w, 2 * w)
         self.bend = nn.Conv2d(2 * w, 2, 3, padding=1)
         # No norm here: its statistics would carry one side of the face to the other.
-        self.finest = nn.Sequential(nn.Conv2d(3 * w, w, 3, padding=1), nn.SiLU())
-        self.paint = nn.Conv2d(w, 4, 3, padding=1)
+        self.finest = nn.Sequential(nn.Conv2d(3 * w, w, 3, padding=1), nn.SiLU()) if residual else None
+        self.paint = nn.Conv2d(w, 4, 3, padding=1) if residual else None
         for layer in (self.shift, self.correct, self.bend, self.paint):
             if layer is not None:
                 for parameter in layer.parameters():
@@ -136,6 +137,9 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         x = self.finer(torch.cat([_twice(x), _per_side(seen.middle)], 1))
         gate = amount(sides).view(n, 2, 1, 1) * seen.share
         bend = (self.bend(x).view(n, 2, 2, *x.shape[-2:]) * gate[:, :, None]).sum(1) * (IOD_SHARE * x.shape[-1])
+        if self.finest is None or self.paint is None:
+            still = torch.zeros(n, 3, *seen.fine.shape[-2:], device=x.device, dtype=x.dtype)
+            return bend, torch.ones_like(still[:, :1]), still
         merged = (x.view(n, 2, *x.shape[1:]) * gate[:, :, None]).sum(1)
         painted = self.paint(self.finest(torch.cat([_twice(merged), seen.fine], 1)))
         fine_gate = F.interpolate(gate.sum(1, keepdim=True), painted.shape[-2:], mode="bilinear", align_corners=False)

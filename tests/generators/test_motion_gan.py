@@ -108,7 +108,9 @@ def test_noise_changes_the_motion_where_there_is_noise() -> None:
     assert float((one - other).detach().abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("options", [{"template": 0}, {"correction": False}, {"blocks": 3}, {"size": 128, "width": 4}])
+@pytest.mark.parametrize(
+    "options", [{"template": 0}, {"correction": False}, {"blocks": 3}, {"residual": False}, {"size": 128, "width": 4}]
+)
 def test_every_option_makes_a_motion_and_learns(options: dict[str, int]) -> None:
     network = MotionGenerator(**{"size": SIZE, "width": 8, **options})
     size = network.config["size"]
@@ -122,3 +124,14 @@ def test_every_option_makes_a_motion_and_learns(options: dict[str, int]) -> None
 def test_recipes_keep_shipped_weights_small() -> None:
     parameters = sum(p.numel() for p in MotionGenerator(size=64, width=16).parameters())
     assert 4 * parameters < 30e6
+
+
+def test_without_a_residual_every_pixel_is_the_persons_own() -> None:
+    network = MotionGenerator(size=SIZE, width=8, blocks=1, template=24, residual=False).eval()
+    with_one = MotionGenerator(size=SIZE, width=8, blocks=1, template=24)
+    assert sum(p.numel() for p in network.parameters()) < sum(p.numel() for p in with_one.parameters())
+    with torch.no_grad():
+        motion = network(onsets(2), asked(B12=0.8).expand(2, -1, -1))
+    assert motion.flow.abs().max() > 0.1
+    assert (motion.mask == 1).all()
+    assert not motion.change.any()

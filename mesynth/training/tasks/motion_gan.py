@@ -39,7 +39,10 @@ class MotionGANTask(Task):
             raise ConfigError(f"data.size={size} must be a multiple of 8, at least 16, for motion_gan")
         model, loss = config.model, config.loss
         self._config, self.size = config, size
-        shape = {name: getattr(model, name) for name in ("width", "z", "blocks", "template", "correction", "max_flow")}
+        shape = {
+            name: getattr(model, name)
+            for name in ("width", "z", "blocks", "template", "correction", "residual", "max_flow")
+        }
         self.networks: dict[str, nn.Module] = {"generator": MotionGenerator(size=size, **shape)}
         self.frozen: dict[str, nn.Module] = {}
         if loss.discriminates:

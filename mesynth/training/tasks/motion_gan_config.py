@@ -23,6 +23,8 @@ class ModelConfig:
     """Side of the canonical fields, started from the motion prior; 0: none."""
     correction: bool = True
     """Whether the decoder corrects the canonical fields face by face."""
+    residual: bool = True
+    """Whether light and wrinkles may be painted over the warped onset. On skin the 64 px recipe painted speckles."""
     max_flow: float = 0.06
     """Longest flow, share of the width."""
     discriminator: int = 32
@@ -143,6 +145,8 @@ class Config:
             out |= dict.fromkeys(("model.discriminator", "optim.discriminator", "loss.r1"), why)
         if not self.loss.reads:
             out |= dict.fromkeys(("model.reader", "optim.reader"), "loss.au, loss.leakage and loss.rank are 0")
+        if not self.model.residual:
+            out |= dict.fromkeys(("loss.residual", "loss.mask"), "model.residual=false paints nothing")
         if not self.model.template:
             out["optim.canonical"] = "model.template=0 has no canonical fields"
         return out
