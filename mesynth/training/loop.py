@@ -16,6 +16,7 @@ from mesynth import __version__
 from mesynth.errors import ConfigError, MesynthError
 from mesynth.seeds import derived
 from mesynth.stage import Interrupted, Progress
+from mesynth.stopping import stop_requested
 from mesynth.training import checkpoint
 from mesynth.training.averaging import Averages
 from mesynth.training.batch import Batch
@@ -25,7 +26,6 @@ from mesynth.training.record import RunFolder
 from mesynth.training.registry import find_task
 from mesynth.training.sampler import PairSet, batches, check_split
 from mesynth.training.state import Clock, Sums, capture, restore
-from mesynth.training.stopping import stop_requested
 from mesynth.training.task import Facts, Problem, Task
 from mesynth.training.updater import StepUpdater
 

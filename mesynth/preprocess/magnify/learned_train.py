@@ -8,12 +8,9 @@ same weights as an undisturbed run; Ctrl-C stops after a checkpoint.
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,6 +34,7 @@ from mesynth.preprocess.magnify.learned_data import (
     photographs,
 )
 from mesynth.recipe import load_recipe
+from mesynth.stopping import stop_requested
 from mesynth.weights import tensors_sha256
 
 CHECKPOINT_SECONDS = 60.0
@@ -152,21 +150,6 @@ def schedule(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98))
 
 
-@contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a termination request sets, so that a step is never cut in two."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def fit(training: Training, state: Path, progress: bool = True) -> MagnifierNet:
     """Train to the last step, with a checkpoint a minute. Raises Interrupted after one when asked to stop."""
     from tqdm import tqdm
@@ -178,7 +161,7 @@ def fit(training: Training, state: Path, progress: bool = True) -> MagnifierNet:
         training.restore(state)
     saved = time.monotonic()
     with (
-        _stop_requested() as asked,
+        stop_requested() as asked,
         tqdm(total=config.steps, initial=training.step, desc="train", disable=not progress) as bar,
     ):
         while training.step < config.steps:

@@ -1,4 +1,4 @@
-"""Ctrl-C and termination requests as a question that the loop asks between two updates."""
+"""Ctrl-C and termination requests as a question that a training loop asks between two updates."""
 
 from __future__ import annotations
 
