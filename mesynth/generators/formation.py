@@ -52,8 +52,6 @@ class FaceMotion:
     """[H,W,2] float32 pixels: what is not linear in the AUs, at the apex"""
     change: np.ndarray
     """[H,W,3] float32, (1 - M) R at the apex, in [-.1,.1]"""
-    limit: float
-    """Longest flow, pixels"""
 
 
 def amount(intensity: torch.Tensor) -> torch.Tensor:
@@ -77,6 +75,41 @@ def form(onset: torch.Tensor, motion: Motion) -> torch.Tensor:
     Raises nothing: where flow and change are 0, the onset's value comes back unchanged.
     """
     return (warp(onset, backward_of(motion.flow)) + motion.change).clamp(0, 1)
+
+
+def determinants(flow: np.ndarray) -> np.ndarray:
+    """Smallest Jacobian determinant of x + F(x) at the corners of each cell of the grid: [h,w,2] -> [h-1,w-1]."""
+    right, down = np.diff(flow, axis=1), np.diff(flow, axis=0)
+    corners = [
+        (1 + x[..., 0]) * (1 + y[..., 1]) - y[..., 0] * x[..., 1]
+        for x in (right[:-1], right[1:])
+        for y in (down[:, :-1], down[:, 1:])
+    ]
+    return np.asarray(np.min(corners, axis=0))
+
+
+def unfolded(flow: np.ndarray, least: float = 0.2, rounds: int = 400) -> np.ndarray:
+    """[h,w,2] grid pixels with no determinant below ``least``: smoothed where it folds, untouched elsewhere.
+
+    Skin that folds over itself has no inverse to make a frame with. Each round averages the nodes of the cells that
+    fold, and those beside them, with their neighbours, until none folds (lids and lips take some tens of rounds).
+    """
+    if determinants(flow).min() >= least:
+        return flow
+    out = flow.astype(np.float64)
+    for _ in range(rounds):
+        folds = determinants(out) < least
+        if not folds.any():
+            break
+        nodes = np.zeros(out.shape[:2], bool)
+        y, x = np.nonzero(folds)
+        for dy in (-1, 0, 1, 2):
+            for dx in (-1, 0, 1, 2):
+                nodes[np.clip(y + dy, 0, len(out) - 1), np.clip(x + dx, 0, out.shape[1] - 1)] = True
+        wide = np.pad(out, ((1, 1), (1, 1), (0, 0)), mode="edge")
+        mean = (wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:]) / 4
+        out = np.where(nodes[..., None], 0.5 * (out + mean), out)
+    return np.asarray(out, flow.dtype)
 
 
 def face_matrix(crop: SimilarityCrop, side: int) -> np.ndarray:

@@ -22,11 +22,23 @@ from torch import nn
 from mesynth import facs, seeds
 from mesynth.facs import AU_CODES, MIDLINE
 from mesynth.generators.conditioning import AUCondition, FiLMBlock, group_norm
-from mesynth.generators.formation import MAX_RESIDUAL, FaceMotion, Motion, amount, combine, limited, onto_face, turned
+from mesynth.generators.formation import (
+    MAX_RESIDUAL,
+    FaceMotion,
+    Motion,
+    amount,
+    combine,
+    limited,
+    limited_length,
+    onto_face,
+    turned,
+    unfolded,
+)
 from mesynth.generators.sequence import motion_clip
 from mesynth.generators.warping import resize_flow
 from mesynth.head.model import SIDE_SOFTNESS
 from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.prior import WARP_LIMIT
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop
 
 if TYPE_CHECKING:
@@ -245,19 +257,30 @@ class MotionGAN:
         seen = self.network.encode(picture, noise)
         bend, mask, residual = self.network.bent(seen, asked, known, noise)
         cells = [(int(k), int(s)) for k, s in np.argwhere(aus.intensity > 0)]
-        blink = [(facs.AU_INDEX[45], side) for side in (0, 1)] if blinks else []
-        maps = [seen.fields[0, k, s] for k, s in (*cells, *blink)] + [bend[0]]
-        h = bend.shape[-1]
-        on_face = [turned(onto_face(m.cpu().numpy(), crop, height, width), crop, h) for m in maps]
+        weights = np.array([aus.intensity[cell] for cell in cells], np.float32)
+        bent = _map(bend[0])
+        fields = np.stack([_map(seen.fields[0, k, s]) for k, s in cells]) if cells else bent[None][:0]
+        # What keeps the apex short and free of folds follows the AUs as the rest of the bent part does.
+        apex = np.einsum("a,ahwc->hwc", weights, fields) + bent
+        limit = self.network.config["max_flow"] * bent.shape[0]
+        straight = unfolded(limited_length(apex, limit)) - apex + bent
+        closed = WARP_LIMIT[45] * _map(seen.fields[0, facs.AU_INDEX[45]].sum(0))
+        maps = [*fields, straight, *([unfolded(closed) / WARP_LIMIT[45]] if blinks else [])]
+        on_face = [turned(onto_face(m.transpose(2, 0, 1), crop, height, width), crop, bend.shape[-1]) for m in maps]
+        still = np.zeros((height, width, 2), np.float32)
         change = onto_face(((1 - mask) * residual)[0].cpu().numpy(), crop, height, width)
         return FaceMotion(
             cells=cells,
-            fields=np.stack(on_face[: len(cells)]) if cells else np.zeros((0, height, width, 2), np.float32),
-            blink=sum(on_face[len(cells) : -1], np.zeros((height, width, 2), np.float32)),
-            bend=on_face[-1],
+            fields=np.stack(on_face[: len(cells)]) if cells else still[None][:0],
+            blink=on_face[-1] if blinks else still,
+            bend=on_face[len(cells)],
             change=change,
-            limit=float(self.network.config["max_flow"] * self.size / crop.scale),
         )
+
+
+def _map(flow: torch.Tensor) -> np.ndarray:
+    """[2,h,w] -> [h,w,2]."""
+    return np.ascontiguousarray(flow.permute(1, 2, 0).cpu().numpy())
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionGAN:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mesynth import facs, seeds
-from mesynth.generators.formation import FaceMotion, limited_length
+from mesynth.generators.formation import FaceMotion
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
 from mesynth.motion.prior import WARP_LIMIT
 from mesynth.motion.warp import backward_flow, folding, stays_inside, warp_backward
@@ -77,7 +77,6 @@ def _flows(
         # What is not linear follows the AUs on average.
         share = float(weights.sum() / asked.sum()) if len(asked) else 0.0
         flow = np.einsum("a,ahwc->hwc", weights, fields) + np.float32(share) * bend + blink[t] * motion.blink
-        flow = limited_length(flow, motion.limit)
         if head is not None:
             flow = flow + np.einsum("a,ahwc->hwc", path[t], head)
         yield np.ascontiguousarray(flow, np.float32), share

@@ -54,6 +54,13 @@ def second_order(flow: torch.Tensor) -> torch.Tensor:
     return mean_of(_dx(_dx(flow)).abs()) + mean_of(_dy(_dy(flow)).abs())
 
 
+def folds(flow: torch.Tensor, least: float = 0.1) -> torch.Tensor:
+    """How far the determinant of x + F(x) lies below ``least``, pixels where it does not counting 0: -> [B]."""
+    right, down = flow[..., :-1, 1:] - flow[..., :-1, :-1], flow[..., 1:, :-1] - flow[..., :-1, :-1]
+    determinant = (1 + right[:, 0]) * (1 + down[:, 1]) - down[:, 0] * right[:, 1]
+    return mean_of(F.relu(least - determinant))
+
+
 def inverse_consistency(flow: torch.Tensor) -> torch.Tensor:
     """How far a pixel is from where it started after going there and back: |F(x) + b(x + F(x))|, pixels -> [B].
 

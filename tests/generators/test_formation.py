@@ -7,11 +7,13 @@ from mesynth.generators.formation import (
     Motion,
     amount,
     combine,
+    determinants,
     face_matrix,
     form,
     limited_length,
     onto_face,
     turned,
+    unfolded,
 )
 from mesynth.generators.warping import bilinear, soft_limit
 from mesynth.preprocess.align import SimilarityCrop
@@ -70,6 +72,27 @@ def test_numpy_and_torch_limits_agree() -> None:
     flow = np.random.default_rng(0).normal(0, 3, (6, 7, 2)).astype(np.float32)
     other = soft_limit(torch.from_numpy(flow).permute(2, 0, 1)[None], 2.5)[0].permute(1, 2, 0).numpy()
     assert np.allclose(limited_length(flow, 2.5), other, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_unfolded_flow_has_an_inverse_and_stays_where_it_was_sound(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:32, :32]
+    flow = np.zeros((32, 32, 2), np.float32)
+    bump = np.exp(-((x - 16) ** 2 + (y - rng.uniform(12, 20)) ** 2) / rng.uniform(3, 12))
+    flow[..., 1] = rng.uniform(4, 8) * bump
+    assert determinants(flow).min() < 0
+    out = unfolded(flow)
+    assert determinants(out).min() >= 0.2
+    assert np.array_equal(out[:, :4], flow[:, :4])
+    assert out[..., 1].max() > 0.4 * flow[..., 1].max()
+    assert unfolded(out) is out
+
+
+def test_determinants_of_a_linear_map() -> None:
+    y, x = np.mgrid[:5, :6].astype(float)
+    flow = np.stack([0.1 * x + 0.2 * y, -0.3 * x + 0.4 * y], -1)
+    assert np.allclose(determinants(flow), 1.1 * 1.4 - 0.2 * -0.3)
 
 
 def crop(angle: float, scale: float) -> SimilarityCrop:

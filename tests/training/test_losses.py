@@ -72,6 +72,13 @@ def test_affine_flow_is_smooth_and_a_quadratic_is_not() -> None:
     assert losses.second_order(torch.stack([x**2, 0 * x])[None]).item() == pytest.approx(1.0)  # 2 in u, 0 in v
 
 
+def test_the_fold_penalty_is_zero_for_sound_flow_and_known_for_a_mirror() -> None:
+    assert losses.folds(swirl(32, 0.5)).abs().max() == 0
+    x = torch.arange(8.0).expand(8, 8)
+    mirrored = torch.stack([-2 * x, torch.zeros(8, 8)])[None]  # x + F(x) = -x: determinant -1
+    assert torch.allclose(losses.folds(mirrored), torch.tensor([1.1]))
+
+
 def test_inverse_consistency_grows_with_folds() -> None:
     gentle, folding = losses.inverse_consistency(swirl(32, 0.5)), losses.inverse_consistency(swirl(32, 12.0))
     assert gentle.item() < 0.02

@@ -142,6 +142,8 @@ class MotionGANTask(Task):
             out["mask"] = (1 - motion.mask).mean()
         if weights.inverse:
             out["inverse"] = losses.inverse_consistency(flow).mean()
+        if weights.fold:
+            out["fold"] = losses.folds(flow).mean()
         if weights.teacher:
             taught = self.frozen["teacher"](batch.onset, aus, known).flow.detach()
             every = torch.ones_like(batch.valid)

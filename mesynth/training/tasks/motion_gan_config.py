@@ -77,7 +77,9 @@ class LossConfig:
     mask: float = 0.001
     """Mean |1 - M|."""
     inverse: float = 0.0
-    """Inverse consistency of the flow: a penalty on folds."""
+    """Inverse consistency of the flow: grows where it folds."""
+    fold: float = 20.0
+    """How far the flow's Jacobian determinant lies below .1: skin that folds over itself."""
     teacher: float = 0.0
     """End-point error against the motion prior's flow on pairs without exact flow."""
     diversity: float = 0.0
