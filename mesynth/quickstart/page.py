@@ -16,7 +16,8 @@ from mesynth.corpus.generate import video_bytes
 from mesynth.corpus.sheet import DIFFERENCE_GAIN, FLOW_SCALE, clip_column
 from mesynth.manifest import Manifest, Row
 from mesynth.preprocess.flow import flow_picture
-from mesynth.quality.report import MeasureRow
+from mesynth.quality.contest.result import DASH
+from mesynth.quality.report import MeasureRow, format_number
 from mesynth.quickstart.study import Study
 from mesynth.shards import png_bytes, read_flow, read_frames
 from mesynth.stage import write_text
@@ -47,8 +48,15 @@ def _values(study: Study) -> dict[str, Any]:
             "shared": len(set(real.subject_keys()) & {s for seen in synthetic.subjects_seen() for s in seen}),
         },
         "classes": _classes(real),
-        "shown": [_moving(study.shown, row) for row in study.shown],
-        "sweep": _columns(study.sweep, study.sweep),
+        "shows": [
+            {
+                "model": show.model,
+                "clips": [_moving(show.clips, row) for row in show.clips],
+                "sweep": _columns(show.sweep, show.sweep),
+            }
+            for show in study.shows
+        ],
+        "contest": _contest(study),
         "database": _columns(real, _spread(real, 8)),
         "corpus": _columns(synthetic, _spread(synthetic, 8)),
         "difference_gain": DIFFERENCE_GAIN,
@@ -128,6 +136,28 @@ def _worth_showing(row: MeasureRow) -> bool:
 def _measure(row: MeasureRow) -> dict[str, str]:
     name, value, reference, n = row.text()
     return {"group": row.group, "name": name, "value": value, "reference": reference, "n": n, "note": row.note}
+
+
+_COMPARED = (
+    "flow EPE", "  of zero flow", "  of mean flow", "AU slope, pooled", "Spearman over intensities", "leakage",
+    "identity distance", "diversity", "clip of",
+)  # fmt: skip
+"""Figures of the comparison that fit a page, by the start of their names."""
+
+
+def _contest(study: Study) -> dict[str, Any]:
+    standings = study.contest.standings
+    names = [n for n in dict.fromkeys(f.name for s in standings for f in s.figures) if n.startswith(_COMPARED)]
+    rows = []
+    for name in names:
+        found = [next((f for f in s.figures if f.name == name), None) for s in standings]
+        unit = next((f.unit for f in found if f and f.unit), "")
+        cells = [DASH if f is None or f.value is None else format_number(f.value) for f in found]
+        rows.append({"name": f"{name.strip()} ({unit})" if unit else name.strip(), "cells": cells})
+    rows.append({"name": "parameters", "cells": [f"{s.facts.get('parameters', 0):,}" for s in standings]})
+    sheet = (study.out / "generators" / "sheet.png").read_bytes()
+    people = study.contest.settings["people"]
+    return {"names": [s.name for s in standings], "rows": rows, "sheet": _png_data(sheet), "people": people}
 
 
 def _recognition(name: str, result: dict[str, Any]) -> dict[str, str]:

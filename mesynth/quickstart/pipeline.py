@@ -1,4 +1,4 @@
-"""``mesynth quickstart``: render, prepare, generate, measure, recognise, ablate, report.
+"""``mesynth quickstart``: render, prepare, generate, compare, measure, recognise, ablate, report.
 
 Each step writes its own folder and is skipped when that folder is complete, so the same command resumes.
 """
@@ -25,10 +25,14 @@ from mesynth.manifest import Manifest
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.config import STORED, PrepareConfig
 from mesynth.preprocess.prepare import prepare
+from mesynth.quality.contest.entrants import default_models, enter
+from mesynth.quality.contest.requests import ContestConfig
+from mesynth.quality.contest.result import Result
+from mesynth.quality.contest.run import compare
 from mesynth.quality.measure import MeasureConfig, measure
 from mesynth.quality.report import MeasureReport
 from mesynth.quickstart.page import write_page
-from mesynth.quickstart.study import Study
+from mesynth.quickstart.study import Show, Study
 from mesynth.stage import Progress, claim_folder, write_text
 from recognizer.ablation import run_ablation
 from recognizer.config import AblationConfig, RunConfig, load_config
@@ -55,6 +59,11 @@ class Scale:
     steps: int = 120
     ratios: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
     few_subjects: int = 3
+    compared: int = 3
+    """Rendered people that generators are compared on."""
+    asked: tuple[int, ...] = (1, 4, 9, 12, 15)
+    """AUs they are asked for."""
+    levels: tuple[float, ...] = (0.25, 0.5, 1.0)
 
     def __post_init__(self) -> None:
         if self.subjects < 4:
@@ -112,9 +121,10 @@ def run(
             synthetic, out / "synthetic-tvl1", PrepareConfig(size=SIZE, keep_frames=False), landmarker=STORED,
             workers=workers, progress=bars("flow of synthetic clips"),
         )  # fmt: skip
-    with clock("generate on one photo"):
-        shown = _shown(picture, out, seed, bars)
-        sweep = _sweep(picture, out, bars)
+    with clock("generate on one photo, with every generator"):
+        shows = [_shown(name, picture, out, seed, bars) for name in default_models()]
+    with clock("compare generators with the rendered truth"):
+        contest = _contest(out, scale, bars)
     with clock("measure quality"):
         measures = _measure(real, synthetic, out, scale, seed, bars)
     with clock("leave one subject out"):
@@ -131,8 +141,8 @@ def run(
         real,
         synthetic,
         matched,
-        shown,
-        sweep,
+        shows,
+        contest,
         measures,
         recognition,
         ablation,
@@ -153,19 +163,26 @@ def _astronaut() -> Path:
     return Path(skimage.__file__).parent / "data" / "astronaut.png"
 
 
-def _shown(photo: Path, out: Path, seed: int, bars: Bars) -> Manifest:
-    """A few clips at full frame rate to look at, one per emotion, no nuisances."""
-    config = PlanConfig(emotions=SHOW, count=len(SHOW), fps=200, duration=(0.315, 0.315), size=160, seed=seed)
-    preview = Preview(count=len(SHOW))
-    return generate(photo, config, out / "photo-clips", preview=preview, workers=1, progress=_named(bars, "photo"))
-
-
-def _sweep(photo: Path, out: Path, bars: Bars) -> Manifest:
-    """AU 12 at FACS letters A to D, on the photo."""
+def _shown(model: str, photo: Path, out: Path, seed: int, bars: Bars) -> Show:
+    """One clip per emotion at full frame rate, and AU 12 at FACS letters A to D, without nuisances."""
+    still = PlanConfig(emotions=SHOW, count=len(SHOW), fps=200, duration=(0.315, 0.315), size=160, seed=seed)
     requests = tuple(f"12={letter}" for letter in "ABCD")
-    config = PlanConfig(au=requests, count=len(requests), fps=50, duration=(0.2, 0.2), size=160, profile="symmetric")
-    preview = Preview(count=0)
-    return generate(photo, config, out / "sweep", preview=preview, workers=1, progress=_named(bars, "sweep"))
+    swept = PlanConfig(au=requests, count=len(requests), fps=50, duration=(0.2, 0.2), size=160, profile="symmetric")
+    clips = generate(
+        photo, still, out / "photo-clips" / model, model=model, preview=Preview(count=len(SHOW)),
+        progress=_named(bars, f"photo, {model}"),
+    )  # fmt: skip
+    sweep = generate(
+        photo, swept, out / "sweep" / model, model=model, preview=Preview(count=0),
+        progress=_named(bars, f"sweep, {model}"),
+    )  # fmt: skip
+    return Show(model, clips, sweep)
+
+
+def _contest(out: Path, scale: Scale, bars: Bars) -> Result:
+    """Every generator on the same few rendered people; `mesynth compare` does it with more of them."""
+    config = ContestConfig(people=scale.compared, codes=scale.asked, levels=scale.levels, repeats=1)
+    return compare(enter(default_models()), config, out / "generators", progress=bars("compare generators"))
 
 
 def _measure(real: Manifest, synthetic: Manifest, out: Path, scale: Scale, seed: int, bars: Bars) -> MeasureReport:

@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesynth.manifest import Manifest
+from mesynth.quality.contest.result import Result
 from mesynth.quality.report import MeasureReport
 from recognizer.ablation import AblationResult
 from recognizer.protocol_run import LosoResult
+
+
+@dataclass(frozen=True)
+class Show:
+    """One generator on one photo."""
+
+    model: str
+    clips: Manifest
+    sweep: Manifest
 
 
 @dataclass(frozen=True)
@@ -20,8 +30,9 @@ class Study:
     synthetic: Manifest
     matched: Manifest
     """The synthetic corpus with flow re-estimated from its frames, as the real clips' flow was."""
-    shown: Manifest
-    sweep: Manifest
+    shows: list[Show]
+    """What each generator makes of the photo, the motion prior first."""
+    contest: Result
     measures: MeasureReport
     recognition: dict[str, LosoResult]
     ablation: AblationResult

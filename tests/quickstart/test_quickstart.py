@@ -11,9 +11,13 @@ import pytest
 
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest
+from mesynth.quality.contest.entrants import default_models
 from mesynth.quickstart.pipeline import Scale, run
 
-TINY = Scale(subjects=4, clips=4, faces=4, synthetic=36, measured=12, steps=30, ratios=(0.0, 1.0), few_subjects=2)
+TINY = Scale(
+    subjects=4, clips=4, faces=4, synthetic=36, measured=12, steps=30, ratios=(0.0, 1.0), few_subjects=2,
+    compared=2, asked=(12,), levels=(0.5, 1.0),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +28,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_page_is_self_contained_and_complete(finished: Path) -> None:
     page = finished.read_text()
-    for heading in ("One photo", "embedded database", "synthetic corpus", "Quality", "Recognition", "A leak, refused"):
+    headings = ("One photo", "Generators beside", "embedded database", "synthetic corpus", "Quality", "Recognition")
+    for heading in (*headings, "A leak, refused"):
         assert heading in page
-    assert page.count("data:image/gif;base64,") == 4
+    assert page.count("data:image/gif;base64,") == 4 * len(default_models())
     assert page.count("data:image/png;base64,") >= 20
     assert not re.search(r'(?:src|href)="(?!data:)', page)  # nothing is fetched
     assert "<script" not in page
@@ -60,7 +65,7 @@ def test_results_lie_beside_the_page(finished: Path) -> None:
     assert {s["train_subjects"] for s in ablation["summary"]} == {0, 2}
     seconds = json.loads((finished.parent / "seconds.json").read_text())
     assert all(value >= 0 for value in seconds.values())
-    assert len(seconds) == 10
+    assert len(seconds) == 11
 
 
 @pytest.mark.slow
