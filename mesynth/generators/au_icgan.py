@@ -18,8 +18,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from mesynth.generators.blocks import CELLS, PatchTower, halvings, tiled
+from mesynth.generators.blocks import CELLS, PatchTower, halvings
 from mesynth.generators.conditioning import FiLM
+from mesynth.generators.prior_flow import PriorFlow
+from mesynth.generators.warping import warp
 from mesynth.motion.nuisance import Nuisance
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 FAMILY = "au_icgan"
 MOTION_GAIN = 4.0
 """The intensity discriminator sees the change of the picture times this: micro-expressions change little."""
+CHANGE_GAIN = 10.0
+"""So is the change under the motion prior's flow that the generator sees."""
+_EDGE = 1 / 510
+"""Half a grey level: black and white have no logit."""
 
 
 class Painted(NamedTuple):
@@ -69,10 +75,24 @@ class AUICGenerator(ModelMixin, ConfigMixin):
     conv7, two stride-2 convolutions, residual blocks, two up-convolutions, and a 7x7 head each for mask and colour,
     which also see the first layer (ours: paint without it is blurred at a quarter of the size).
     ``film``: AUs also scale the residual blocks (ours); without it they enter as tiled channels alone, as published.
+    ``relative``: colour is drawn as a change of the input's (ours: a micro-expression changes a few grey levels, and
+    redrawing the face costs more than that), and one more convolution lets what the AUs ask for meet the picture's
+    edges; without it colour is drawn from nothing, as published.
+    ``prior``: the first layer also sees the motion prior's flow for the change that is asked for, and the picture's
+    change under it to first order (ours: where an AU acts need not be learned from pixels; published networks learn it
+    from hundreds of thousands of faces).
     """
 
     @register_to_config
-    def __init__(self, size: int = 128, width: int = 64, blocks: int = 6, film: bool = True) -> None:
+    def __init__(
+        self,
+        size: int = 128,
+        width: int = 64,
+        blocks: int = 6,
+        film: bool = True,
+        relative: bool = True,
+        prior: bool = True,
+    ) -> None:
         super().__init__()
         w = width
 
@@ -84,25 +104,39 @@ class AUICGenerator(ModelMixin, ConfigMixin):
             twice, conv = nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 3, padding=1, bias=False)
             return [twice, conv, nn.InstanceNorm2d(b, affine=True), nn.ReLU()]
 
-        self.stem = nn.Sequential(nn.Conv2d(3 + CELLS, w, 7, padding=3), nn.ReLU())
+        # A tiled channel is constant: under a convolution it is one number a feature (but for the zero padding at the
+        # border). Added as such, it costs 1/49 of what its 7x7 kernel would, more than half of the network.
+        self.stem, self.tiled = nn.Conv2d(8 if prior else 3, w, 7, padding=3), nn.Linear(CELLS, w, bias=False)
+        self.moved = PriorFlow(size) if prior else None
         self.down = nn.Sequential(*conv(w, 2 * w), *conv(2 * w, 4 * w))
         self.residual = nn.ModuleList([_Residual(4 * w, film) for _ in range(blocks)])
         self.up = nn.Sequential(*up(4 * w, 2 * w), *up(2 * w, w))
+        self.merge = nn.Sequential(nn.Conv2d(2 * w, 2 * w, 3, padding=1), nn.ReLU()) if relative else nn.Identity()
         self.mask = nn.Conv2d(2 * w, 1, 7, padding=3)
         self.paint = nn.Conv2d(2 * w, 3, 7, padding=3)
         # Away from saturation: neither all input nor all paint at the start.
         assert self.mask.bias is not None
         nn.init.constant_(self.mask.bias, 1.0)
+        if relative:
+            for parameter in self.paint.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, picture: torch.Tensor, change: torch.Tensor) -> Painted:
         """See the class. Where ``change`` is all 0 the picture comes back bit for bit."""
         cells = change.flatten(1).to(picture.dtype)
-        fine = self.stem(torch.cat([2 * picture - 1, tiled(change, picture)], 1))
+        seen = 2 * picture - 1
+        if self.moved is not None:
+            flow = self.moved(change)
+            seen = torch.cat([seen, flow, CHANGE_GAIN * (warp(picture, -flow) - picture)], 1)
+        fine = torch.relu(self.stem(seen) + self.tiled(cells)[:, :, None, None])
         x = self.down(fine)
         for block in self.residual:
             x = block(x, cells)
-        x = torch.cat([self.up(x), fine], 1)
-        attention, colour = torch.sigmoid(self.mask(x)), torch.sigmoid(self.paint(x))
+        x = self.merge(torch.cat([self.up(x), fine], 1))
+        drawn = self.paint(x)
+        if self.config["relative"]:
+            drawn = drawn + picture.clamp(_EDGE, 1 - _EDGE).logit()
+        attention, colour = torch.sigmoid(self.mask(x)), torch.sigmoid(drawn)
         gate = cells.abs().amax(1).view(-1, 1, 1, 1)
         return Painted(picture + gate * (1 - attention) * (colour - picture), attention, colour)
 

@@ -23,11 +23,6 @@ def sn(layer: _Layer) -> _Layer:
     return layer
 
 
-def tiled(cells: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """[B,K,2] AU values -> [B,2K,H,W] constant channels of the size and type of ``like`` [B,C,H,W]."""
-    return cells.reshape(len(cells), -1, 1, 1).to(like.dtype).expand(-1, -1, like.shape[-2], like.shape[-1])
-
-
 def halvings(size: int, smallest: int, most: int) -> int:
     """How often ``size`` pixels can be halved evenly without falling below ``smallest``, at most ``most`` times.
 

@@ -8,8 +8,19 @@ from typing import Any
 _SHOWN = 12
 
 
-def model_card(facts: Mapping[str, Any], *, title: str, what: str, limits: str, parameters: Mapping[str, int]) -> str:
-    """Markdown: what it is and is not, whom it learned from, licences, figures, how to use it.
+_GENERATE = 'sample, warnings = load_pipeline("this folder").generate(face, aus, profile, n_frames=65, fps=200)'
+
+
+def model_card(
+    facts: Mapping[str, Any],
+    *,
+    title: str,
+    what: str,
+    limits: str,
+    parameters: Mapping[str, int],
+    use: str = _GENERATE,
+) -> str:
+    """Markdown: what it is and is not, whom it learned from, licences, figures, how to use it (``use``: Python).
 
     ``facts`` has the keys of :class:`mesynth.generators.pipeline.GeneratorFacts` that training knows;
     ``parameters`` are counted by network. ``what`` and ``limits`` are the family's own paragraphs.
@@ -46,6 +57,6 @@ Parameters: {sizes}. Data `{facts["data_hash"]}`, configuration `{facts["config_
 ```python
 from mesynth.generators.pipeline import load_pipeline
 
-sample, warnings = load_pipeline("this folder").generate(face, aus, profile, n_frames=65, fps=200)
+{use}
 ```
 """

@@ -8,7 +8,7 @@ at a time, and are gated by how much is asked of that side: the sides cannot dis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ from mesynth.generators.formation import (
     turned,
     unfolded,
 )
+from mesynth.generators.gains import calibrated
 from mesynth.generators.sequence import motion_clip
 from mesynth.generators.warping import resize_flow
 from mesynth.head.model import SIDE_SOFTNESS
@@ -122,13 +123,13 @@ class MotionGenerator(ModelMixin, ConfigMixin):
             coarse = self.style(coarse, z)
         features = self.up[1](torch.cat([_twice(coarse), middle], 1))
         h = features.shape[-1]
-        uv = _frame(h, onset) + _MAX_SHIFT * torch.tanh(self.shift(features))
+        uv = crop_frame(h, onset) + _MAX_SHIFT * torch.tanh(self.shift(features))
         left = torch.sigmoid(uv[:, :1] / SIDE_SOFTNESS)
         share = torch.cat([left, 1 - left], 1)
         iod = IOD_SHARE * h
         whole = torch.zeros(len(onset), 2 * K, h, h, device=onset.device, dtype=features.dtype)
         if self.canonical is not None:
-            whole = whole + _read(self.canonical, uv) * iod
+            whole = whole + read_canonical(self.canonical, uv) * iod
         if self.correct is not None:
             whole = whole + self.correct(features) * iod
         whole = whole.view(len(onset), K, 1, 2, h, h)
@@ -181,7 +182,7 @@ def canonical_fields(side: int) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(both.transpose(0, 3, 1, 2), np.float32).reshape(2 * K, side, side))
 
 
-def _frame(h: int, like: torch.Tensor) -> torch.Tensor:
+def crop_frame(h: int, like: torch.Tensor) -> torch.Tensor:
     """Canonical coordinates [1,2,h,h] of an aligned crop's pixel centres."""
     at = (torch.arange(h, device=like.device, dtype=like.dtype) + 0.5) / h
     u = ((at - 0.5) / IOD_SHARE).view(1, h).expand(h, h)
@@ -189,7 +190,7 @@ def _frame(h: int, like: torch.Tensor) -> torch.Tensor:
     return torch.stack([u, v])[None]
 
 
-def _read(canonical: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
+def read_canonical(canonical: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
     """Canonical maps [C,g,g] at coordinates [B,2,h,w] -> [B,C,h,w]; nothing moves outside the box."""
     x = (uv[:, 0] - _BOX[0]) / (_BOX[1] - _BOX[0]) * 2 - 1
     y = (uv[:, 1] - _BOX[2]) / (_BOX[3] - _BOX[2]) * 2 - 1
@@ -239,8 +240,12 @@ class MotionGAN:
             AUConflictError: AUs that exclude each other.
         """
         facs.reject_conflicts(aus)
-        motion = self.motion(face, aus, seed=seed, blinks=nuisance.blink > 0)
-        return motion_clip(face, motion, aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed)
+        shown = calibrated(aus, self.facts)
+        motion = self.motion(face, shown, seed=seed, blinks=nuisance.blink > 0)
+        sample, warnings = motion_clip(
+            face, motion, shown, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
+        )  # fmt: skip
+        return replace(sample, aus=aus), warnings
 
     @torch.inference_mode()
     def motion(self, face: Face, aus: AUVector, *, seed: int = 0, blinks: bool = False) -> FaceMotion:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from mesynth.errors import MesynthError, RunFolderError
+from mesynth.facs import AU_INDEX
 from mesynth.motion.nuisance import Nuisance
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ CARD = "README.md"
 FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FAMILIES: dict[str, str] = {
-    name: f"mesynth.generators.{name}" for name in ("motion_gan", "au_icgan", "ice_gan", "flow_gan")
+    name: f"mesynth.generators.{name}"
+    for name in ("motion_gan", "au_icgan", "ice_gan", "flow_gan", "motion_diffusion", "image_diffusion")
 }
 """Family -> module with ``load(folder: Path, facts: GeneratorFacts) -> Generator``."""
 _BLOCK = 1 << 20
@@ -63,7 +67,10 @@ class GeneratorFacts:
     networks: tuple[str, ...] = ()
     """Subfolders, one a network."""
     weights_sha256: str = ""
-    """Of the names and hashes of all network files: two generators with the same value are the same."""
+    """Of the names and hashes of all network files, and of the gains: two generators with the same value are the
+    same."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """AU code -> factor on the intensity asked for, 1 where it is not named; see :mod:`mesynth.generators.gains`."""
 
     @staticmethod
     def parse(values: Mapping[str, Any]) -> GeneratorFacts:
@@ -75,18 +82,24 @@ class GeneratorFacts:
             raise PipelineError(f"the facts of the generator do not fit ({error}); was it saved by mesynth?") from None
         for name, kind in (("size", int), ("images", int), ("seed", int), ("figures", Mapping), ("name", str),
                            ("data_hash", str), ("config_hash", str), ("code_version", str), ("weights_sha256", str),
-                           ("subjects_seen", tuple), ("licences", tuple), ("networks", tuple)):  # fmt: skip
+                           ("subjects_seen", tuple), ("licences", tuple), ("networks", tuple),
+                           ("gains", Mapping)):  # fmt: skip
             if not isinstance(getattr(facts, name), kind):
                 raise PipelineError(f"the generator's fact {name}={getattr(facts, name)!r} is of the wrong type")
         if any(not isinstance(n, str) for n in (*facts.subjects_seen, *facts.licences, *facts.networks)):
             raise PipelineError("the generator's subjects_seen, licences and networks must be texts")
+        for code, gain in facts.gains.items():
+            known = isinstance(code, str) and code.isdecimal() and int(code) in AU_INDEX
+            if not known or not isinstance(gain, (int, float)) or not (math.isfinite(gain) and gain > 0):
+                raise PipelineError(f"the generator's gain of AU {code!r} is {gain!r}; calibrate it again")
         return facts
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-        return values | lists | {"figures": {k: float(v) for k, v in self.figures.items()}}
+        numbers = {name: {k: float(v) for k, v in values[name].items()} for name in ("figures", "gains")}
+        return values | lists | numbers
 
 
 @runtime_checkable
@@ -132,30 +145,71 @@ def save_pipeline(folder: Path, networks: Mapping[str, Any], facts: Mapping[str,
     folder = Path(folder)
     if facts.get("name") not in FAMILIES:
         raise PipelineError(f"family {facts.get('name')!r} is unknown; choose from {', '.join(FAMILIES)}")
-    if folder.exists() and not (folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))):
-        raise RunFolderError(f"{folder} exists and is no saved generator; choose another folder")
     if not networks or any(not name.isidentifier() for name in networks):
         raise PipelineError(f"networks named {', '.join(networks) or 'nothing'}; give at least one plain name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
+    with whole_folder(folder) as made:
         files: dict[str, dict[str, Any]] = {}
         for name, network in networks.items():
             network.save_pretrained(made / name, safe_serialization=True)
             for path in sorted((made / name).iterdir()):
                 path.chmod((made / name / "config.json").stat().st_mode)  # safetensors files come readable by one alone
                 files[f"{name}/{path.name}"] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
-        weights = _joint_sha256(files)
+        weights = _joint_sha256(files, facts.get("gains", {}))
         own = {"size": size, "networks": tuple(networks), "weights_sha256": weights}
         checked = GeneratorFacts.parse({**facts, **own})
-        index = {"format": FORMAT, "family": checked.name, "facts": checked.plain(), "files": files}
-        (made / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+        _write_index(made, checked, files)
         (made / CARD).write_text(card)
+    return weights
+
+
+def save_with_gains(
+    source: Path, folder: Path, gains: Mapping[str, float], note: str, subjects_seen: Iterable[str] = ()
+) -> str:
+    """Copy the generator in ``source`` to ``folder`` with other ``gains``; returns its ``weights_sha256``.
+
+    ``note`` is added to the card, ``subjects_seen`` to those it learned from: gains are learned too.
+
+    Raises:
+        RunFolderError: ``folder`` exists and is no saved generator.
+        PipelineError: ``source`` is no saved generator, or a gain is no positive number.
+    """
+    facts = read_facts(source)
+    with whole_folder(Path(folder)) as made:
+        files = json.loads((source / INDEX).read_text())["files"]
+        for name in files:
+            (made / name).parent.mkdir(exist_ok=True)
+            shutil.copy(source / name, made / name)
+        seen = tuple(dict.fromkeys((*facts.subjects_seen, *subjects_seen)))
+        calibrated = GeneratorFacts.parse({**facts.plain(), "gains": dict(gains), "subjects_seen": seen})
+        _write_index(made, replace(calibrated, weights_sha256=_joint_sha256(files, gains)), files)
+        card = source / CARD
+        (made / CARD).write_text((card.read_text() if card.is_file() else "") + note)
+    return read_facts(folder).weights_sha256
+
+
+def _write_index(folder: Path, facts: GeneratorFacts, files: Mapping[str, Any]) -> None:
+    index = {"format": FORMAT, "family": facts.name, "facts": facts.plain(), "files": files}
+    (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then appears as ``folder``, or replaces a saved generator there, as a whole.
+
+    Raises:
+        RunFolderError: ``folder`` exists and is no saved generator.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))):
+        raise RunFolderError(f"{folder} exists and is no saved generator; choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    try:
+        yield made
         _swap(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return weights
 
 
 def _swap(made: Path, folder: Path) -> None:
@@ -168,14 +222,16 @@ def _swap(made: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_pipeline(folder: Path | str) -> Generator:
-    """The generator saved in ``folder``, on the CPU.
+def load_pipeline(folder: Path | str, gains: Mapping[str, float] | None = None) -> Generator:
+    """The generator saved in ``folder``, on the CPU; ``gains``: in place of its own.
 
     Raises:
         PipelineError: missing, foreign or damaged (the file is named).
     """
     folder = Path(folder)
     facts = read_facts(folder)
+    if gains is not None:
+        facts = replace(facts, gains=dict(gains))
     module = import_module(FAMILIES[facts.name])
     generator: Generator = module.load(folder, facts)
     return generator
@@ -206,7 +262,7 @@ def read_facts(folder: Path | str) -> GeneratorFacts:
     for name, record in files.items():
         _check_file(folder, name, record, facts.networks)
     missing = {f"{n}/{f}" for n in facts.networks for f in ("config.json", WEIGHTS)} - set(files)
-    if missing or not facts.networks or facts.weights_sha256 != _joint_sha256(files):
+    if missing or not facts.networks or facts.weights_sha256 != _joint_sha256(files, facts.gains):
         raise PipelineError(f"{path} does not list its networks' files as saved; copy the generator again")
     return facts
 
@@ -262,8 +318,10 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _joint_sha256(files: Mapping[str, Any]) -> str:
+def _joint_sha256(files: Mapping[str, Any], gains: Mapping[str, float]) -> str:
     try:
-        return hashlib.sha256("".join(f"{n} {files[n]['sha256']}\n" for n in sorted(files)).encode()).hexdigest()
-    except (KeyError, TypeError):
+        lines = [f"{n} {files[n]['sha256']}\n" for n in sorted(files)]
+        lines += [f"gain {code} {float(gains[code])!r}\n" for code in sorted(gains)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    except (KeyError, TypeError, ValueError):
         return ""

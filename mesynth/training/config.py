@@ -64,8 +64,10 @@ class RunConfig:
     patience: int = 3
     """Validations in a row with a known failure that end the run; 0: failures are reported only."""
     prefetch: int = 2
-    """Batches prepared ahead in a thread of their own; 0: none."""
+    """Batches prepared ahead, each in a thread of its own (at most one a core); 0: none."""
     seed: int = 0
+    start: Path | None = None
+    """A saved generator, or the folder of a finished run, whose weights training begins with."""
 
     def __post_init__(self) -> None:
         for name in ("images", "batch", "accumulate", "log_images", "validate_images", "validation", "keep"):
@@ -107,6 +109,8 @@ class RunConfig:
         idle = {}
         if self.half_life == 0:
             idle["half_life_ramp"] = "run.half_life=0 averages nothing"
+        if self.start is None:
+            idle["start"] = "it names no folder"
         return idle
 
 
@@ -127,17 +131,20 @@ class Recipe:
             _drop(plain, key.split("."))
         return plain
 
-    def identity(self) -> dict[str, Any]:
-        """What the result depends on: no paths (the data's hash stands for them), nothing of how it is carried out."""
+    def identity(self, start: str = "") -> dict[str, Any]:
+        """What the result depends on: no paths (hashes stand for them), nothing of how it is carried out.
+
+        ``start`` is the hash of the weights in ``run.start``; the data's own hash is noted in the run's record.
+        """
         plain = self.plain()
         for key in _EXECUTION:
             plain["run"].pop(key, None)
-        plain["data"] = _without_paths(plain["data"])
-        return plain
+        plain = _without_paths(plain)
+        return plain | ({"start": start} if start else {})
 
-    def hash(self) -> str:
+    def hash(self, start: str = "") -> str:
         """sha256 of :meth:`identity`."""
-        return config_hash(self.identity())
+        return config_hash(self.identity(start))
 
     def yaml(self) -> str:
         """:meth:`plain` as YAML."""

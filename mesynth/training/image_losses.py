@@ -107,6 +107,11 @@ def other_aus(aus: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return own, own.roll(7, 1)
 
 
+def of_pairs(measures: Mapping[str, torch.Tensor], paired: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Measures [B] against real frames: NaN where there is only a face (``paired`` [B] bool False)."""
+    return {name: torch.where(paired, value, torch.nan) for name, value in measures.items()}
+
+
 def response(
     paint: Callable[[torch.Tensor], torch.Tensor], onset: torch.Tensor, frame: torch.Tensor, aus: torch.Tensor
 ) -> dict[str, torch.Tensor]:

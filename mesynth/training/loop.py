@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
+import numpy as np
 import torch
 
 from mesynth import __version__
@@ -25,6 +26,7 @@ from mesynth.training.processes import Processes
 from mesynth.training.record import RunFolder
 from mesynth.training.registry import find_task
 from mesynth.training.sampler import PairSet, batches, check_split
+from mesynth.training.start import Start
 from mesynth.training.state import Clock, Sums, capture, restore
 from mesynth.training.task import Facts, Problem, Task
 from mesynth.training.updater import StepUpdater
@@ -39,11 +41,20 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def build_task(recipe: Recipe) -> Task:
-    """The recipe's task with its initial weights, which depend on ``run.seed`` alone."""
+def build_task(recipe: Recipe, start: Start | None = None) -> Task:
+    """The recipe's task with its initial weights: they depend on ``run.seed`` and on ``start`` alone.
+
+    Raises:
+        ConfigError: weights of another architecture, or data that the task cannot learn from.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(recipe.run.seed, "init"))
-        return find_task(recipe.task).build(recipe.config, recipe.data.size)
+        task = find_task(recipe.task).build(recipe.config, recipe.data.size)
+    if getattr(recipe.data, "faces", ()):
+        task.check_faces(alone=recipe.data.faces_alone)
+    if start is not None:
+        start.load_into(task)
+    return task
 
 
 class Run:
@@ -56,13 +67,14 @@ class Run:
         processes: Processes,
         pairs: tuple[PairSet, PairSet],
         record: dict[str, Any],
+        task: Task,
     ) -> None:
         run = recipe.run
         check_split(run.batch, processes.count, run.accumulate)
         self.recipe, self.folder, self.processes, self.pairs, self.record = recipe, folder, processes, pairs[0], record
         self.clock = Clock()
         self.validation = [batch.to(processes.device) for batch in pairs[1].validation(run.validation)]
-        self.task = build_task(recipe)
+        self.task = task
         for network in (*self.task.networks.values(), *self.task.frozen.values()):
             network.to(processes.device)
         for network in self.task.networks.values():
@@ -327,8 +339,5 @@ class Run:
 
 def first(validation: Sequence[Batch], n: int) -> Batch:
     """The first ``n`` pairs of some batches (fewer if there are fewer) as one batch."""
-    import numpy as np
-
-    names = [name for name in Batch.__dataclass_fields__ if name != "seeds"]
-    tensors = {name: torch.cat([getattr(batch, name) for batch in validation])[:n] for name in names}
-    return Batch(**tensors, seeds=np.concatenate([batch.seeds for batch in validation])[:n])
+    together = Batch.joined(validation)
+    return together.rows(np.arange(min(n, len(together))))

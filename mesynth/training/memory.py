@@ -14,6 +14,7 @@ from mesynth.facs import AU_CODES
 from mesynth.training.batch import Batch
 from mesynth.training.config import Recipe
 from mesynth.training.loop import build_task
+from mesynth.training.start import open_start
 from mesynth.training.task import Task
 
 _PROBE = (2, 4)  # pairs of the two measured steps; one pair alone has no batch statistics
@@ -65,7 +66,7 @@ def forecast(recipe: Recipe, processes: int = 1) -> Forecast:
     Activations are what autograd keeps (each storage once, weights left out), a straight line through both steps.
     """
     run = recipe.run
-    task = build_task(recipe)
+    task = build_task(recipe, open_start(recipe))
     trained = [p for network in task.networks.values() for p in network.parameters()]
     frozen = [t for network in task.frozen.values() for t in (*network.parameters(), *network.buffers())]
     held = [*trained, *(b for network in task.networks.values() for b in network.buffers())]

@@ -46,7 +46,7 @@ class Pack:
     first: np.ndarray
     """[N+1] int64: clip i has the frames first[i] .. first[i+1]-1"""
     apex: np.ndarray
-    """[N] int32: place of the apex among the clip's frames, at least 1"""
+    """[N] int32: place of the apex among the clip's frames, at least 1; 0 for a face alone"""
     alpha: np.ndarray
     """[F] float32: share of the apex expression (see packed_clip.levels)"""
     aus: np.ndarray

@@ -17,6 +17,7 @@ from mesynth.classes import CLASSES_3
 from mesynth.errors import ConfigError, ManifestError, MesynthError
 from mesynth.facs import AU_CODES
 from mesynth.manifest import Row
+from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import sequence_flows
 from mesynth.seeds import stream
 from mesynth.shards import image_array, npy_array, read_span
@@ -29,6 +30,9 @@ MOST_LEFT = 0.3
 """A frame's flow may differ from its share of the apex flow by this share of the apex flow's norm. On rendered faces
 that drift by up to 2 % of the eye distance the level of what is kept is off by .03 in the mean; unfiltered, by .2."""
 
+_MISFRAMED = 0.5
+"""Pixels: a face this far from its canonical crop is cropped anew."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
@@ -37,13 +41,13 @@ class PackConfig:
     size: int = 64
     """Side of the pictures, pixels; larger ones are reduced."""
     frames: int = 6
-    """Frames kept of a clip: onset, apex, and others at even distances."""
+    """Frames kept of a clip: onset, apex, and others at even distances; 1: its onset as a face alone."""
 
     def __post_init__(self) -> None:
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ConfigError(f"size={self.size} is outside {MIN_SIZE}..{MAX_SIZE} pixels")
-        if not 2 <= self.frames <= 1000:
-            raise ConfigError(f"frames={self.frames} is outside 2..1000; onset and apex are always kept")
+        if not 1 <= self.frames <= 1000:
+            raise ConfigError(f"frames={self.frames} is outside 1..1000; 1 keeps the onset alone")
 
     def record(self) -> dict[str, Any]:
         """Plain values, for the pack's hash."""
@@ -72,7 +76,7 @@ class PackedClip:
 
 
 def pack_clip(root: Path, row: Row, config: PackConfig) -> PackedClip | Unusable:
-    """Read and reduce one clip.
+    """Read and reduce one clip, or with ``config.frames=1`` its onset: a face alone, of which no AU is known.
 
     Raises:
         ManifestError: a damaged shard, frames that are not square or smaller than ``config.size``.
@@ -81,17 +85,13 @@ def pack_clip(root: Path, row: Row, config: PackConfig) -> PackedClip | Unusable
         raise ManifestError(
             f"clip {row.clip_id} has no aligned frames in {root}; run `mesynth prepare` (without --no-frames) first"
         )
+    if config.frames == 1:
+        return _face(root, row, config.size)
     if row.n_frames < 2:
         return Unusable("it is a single frame")
     if not 0 < row.apex_index < row.n_frames:
         return Unusable("its onset is its apex")
-    if row.height != row.width:
-        raise ManifestError(f"clip {row.clip_id} is {row.width} x {row.height} pixels; training needs square crops")
-    if row.height < config.size:
-        raise ManifestError(
-            f"clip {row.clip_id} has {row.height} px frames, fewer than size={config.size}; "
-            f"prepare them again with --size {config.size} or train at a smaller size"
-        )
+    _check_size(row, config.size, row.height)
     places = kept_frames(row.n_frames, row.apex_index, config.frames)
     frames = reduced(_read_frames(root, row, places), config.size)
     apex = int(np.flatnonzero(places == row.apex_index)[0])
@@ -104,6 +104,45 @@ def pack_clip(root: Path, row: Row, config: PackConfig) -> PackedClip | Unusable
     aus = np.clip(levels_[:, :, None] * vector.intensity, 0, 1).astype(np.float32)
     label = CLASSES_3.index(row.label) if row.label in CLASSES_3 else -1
     return PackedClip(frames, apex, alpha.astype(np.float32), aus, vector.mask, label, flow, valid)
+
+
+def _check_size(row: Row, size: int, height: float) -> None:
+    if row.height != row.width:
+        raise ManifestError(f"clip {row.clip_id} is {row.width} x {row.height} pixels; training needs square crops")
+    if height < size - 0.5:
+        raise ManifestError(
+            f"clip {row.clip_id} has {round(height)} px frames, fewer than size={size}; "
+            f"prepare them again with --size {size} or train at a smaller size"
+        )
+
+
+def _face(root: Path, row: Row, size: int) -> PackedClip:
+    """The onset in the canonical crop of its landmarks; a picture without landmarks is taken to be in it."""
+    onset, side = _read_frames(root, row, np.zeros(1, np.int64)), float(row.height)
+    members = read_span(root, row.flow, verify=True) if row.flow is not None else {}
+    if "landmarks.npy" in members and row.height == row.width:
+        try:
+            crop = SimilarityCrop.from_landmarks(npy_array(members["landmarks.npy"]), size)
+        except MesynthError as error:
+            raise ManifestError(f"clip {row.clip_id}: {error}; prepare it again") from None
+        # The faces of a generated corpus have a margin: what counts is the side of the face's crop within them.
+        scale, side = size / row.width, size / crop.scale
+        whole = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5]])
+        if (np.abs(crop.matrix - whole) @ [row.width, row.height, 1]).max() > _MISFRAMED:
+            _check_size(row, size, side)
+            onset = crop.frames(onset)
+    _check_size(row, size, side)
+    cells = (len(AU_CODES), 2)
+    return PackedClip(
+        reduced(onset, size),
+        apex=0,
+        alpha=np.zeros(1, np.float32),
+        aus=np.zeros((1, *cells), np.float32),
+        known=np.zeros(cells, np.bool_),
+        label=-1,
+        flow=None,
+        valid=None,
+    )
 
 
 def kept_frames(n_frames: int, apex: int, keep: int) -> np.ndarray:

@@ -16,6 +16,7 @@ _RENDERED_ONLY = (
     "turn", "jitter",
 )  # fmt: skip
 _MANIFEST_ONLY = ("manifests", "frames", "apex_share", "validation_share")
+_PAIRS_ONLY = ("manifests", "frames", "apex_share", "faces_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,36 +59,66 @@ class PairConfig:
     """Standard deviation of the crop's landmark error, inter-ocular distances."""
     flip: bool = True
     """Mirror half of the pairs, with flow, visibility and AU sides."""
+    faces: tuple[Path, ...] = ()
+    """Folders with a manifest whose onsets are faces to learn from, whatever their clips show."""
+    faces_share: float = 0.5
+    """Share of the draws that are faces alone."""
     camera: CameraConfig = field(default_factory=CameraConfig)
     """Cameras that training pairs are seen by; validation pairs are left as they are."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "manifests", tuple(Path(p) for p in self.manifests))
+        for name in ("manifests", "faces"):
+            object.__setattr__(self, name, tuple(Path(p) for p in getattr(self, name)))
         if self.kind not in KINDS:
             raise ConfigError(f"data.kind '{self.kind}' is unknown; choose {' or '.join(KINDS)}")
         self.pack()
-        for name in ("apex_share", "validation_share"):
+        if self.frames < 2:
+            raise ConfigError(f"data.frames={self.frames} is less than 2; onset and apex are always kept")
+        for name in ("apex_share", "validation_share", "faces_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"data.{name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
         defaults = {f.name: f.default for f in fields(self)}
-        for name in self.idle():
+        for name, why in self.idle().items():
             if getattr(self, name) != defaults[name]:
-                raise ConfigError(f"data.{name} has no effect with data.kind={self.kind}; leave it out")
+                raise ConfigError(f"data.{name} has no effect: {why}; leave it out")
+        if self.faces and not 0 < self.faces_share < 1:
+            less = "no face" if self.faces_share == 0 else "nothing but faces"
+            raise ConfigError(
+                f"data.faces_share={self.faces_share:g} draws {less}; choose a share between 0 and 1, leave out "
+                "data.faces, or for faces alone set data.kind=manifest without data.manifests"
+            )
+        for name in ("manifests", "faces"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ConfigError(f"data.{name} names a folder twice; name each once")
         if self.kind == "rendered":
             if self.size > MAX_SIZE:
                 raise ConfigError(f"data.size={self.size} is more than {MAX_SIZE}, the largest that is rendered")
             self.render(), self.render(validation=True)
-        elif not self.manifests:
+        elif not self.manifests and not self.faces:
             raise ConfigError(
                 "data.manifests is empty; name the folders to learn from, as in data.manifests=[prepared]"
             )
-        elif len(set(self.manifests)) != len(self.manifests):
-            raise ConfigError("data.manifests names a folder twice; name each once")
+
+    @property
+    def faces_alone(self) -> bool:
+        """Whether faces are all there is to learn from."""
+        return bool(self.faces) and self.kind == "manifest" and not self.manifests
 
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
         names = _MANIFEST_ONLY if self.kind == "rendered" else _RENDERED_ONLY
-        return dict.fromkeys(names, f"data.kind={self.kind} does not use it")
+        idle = dict.fromkeys(names, f"data.kind={self.kind} does not use it")
+        if self.faces:
+            idle.pop("validation_share", None)
+        else:
+            idle |= dict.fromkeys(("faces", "faces_share"), "data.faces names no folder")
+        if self.faces_alone:
+            idle |= dict.fromkeys(_PAIRS_ONLY, "there are faces alone to learn from")
+        return idle
+
+    def pack_faces(self) -> PackConfig:
+        """How faces are packed."""
+        return PackConfig(size=self.size, frames=1)
 
     def pack(self) -> PackConfig:
         """How clips are packed."""

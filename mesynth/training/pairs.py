@@ -22,10 +22,13 @@ from mesynth.facs import AU_CODES
 from mesynth.manifest import Manifest
 from mesynth.seeds import stream
 from mesynth.stage import Progress, config_hash
+from mesynth.training import split
 from mesynth.training.batch import Batch
 from mesynth.training.degrade import OFF, CameraConfig, degrade
 from mesynth.training.draws import draw_seeds, uniforms
+from mesynth.training.mixed_pairs import MixedPairs
 from mesynth.training.pack import Pack, locked, open_pack
+from mesynth.training.packed_clip import PackConfig
 from mesynth.training.pair_config import PairConfig
 from mesynth.training.rendered_pairs import person_key, render_pairs
 
@@ -44,14 +47,17 @@ class PairSet:
         flip: bool = False,
         apex_share: float = 1.0,
         camera: CameraConfig = OFF,
+        purpose: str = "pairs",
     ) -> None:
-        """``keep``: per pack, the indices of its clips. Every pack has the same size."""
+        """``keep``: per pack, the indices of its clips. Every pack has the same size. Sets of another ``purpose``
+        have other numbers for the same draw."""
         assert len(packs) == len(keep)
         assert len({pack.size for pack in packs}) == 1
         self._packs = tuple(packs)
         self._pack = np.concatenate([np.full(len(k), i, np.int32) for i, k in enumerate(keep)])
         self._clip = np.concatenate([np.asarray(k, np.int64) for k in keep])
         self._seed, self._flip, self._apex_share, self._camera = seed, flip, apex_share, camera
+        self._purpose = purpose
         self._order = lru_cache(maxsize=8)(self._permutation)
         self.size = packs[0].size
         used = [(pack, np.asarray(k, np.int64)) for pack, k in zip(packs, keep, strict=True)]
@@ -82,7 +88,8 @@ class PairSet:
         assert (draws >= 0).all()
         epochs, places = np.divmod(draws, len(self))
         clips = np.array([self._order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
-        return self._make(clips, draw_seeds(self._seed, "pairs", draws), self._flip, self._apex_share, self._camera)
+        seeds = draw_seeds(self._seed, self._purpose, draws)
+        return self._make(clips, seeds, self._flip, self._apex_share, self._camera)
 
     def validation(self, n: int, batch: int = 16) -> Iterator[Batch]:
         """The first ``n`` clips of a fixed order (all, if there are fewer) with their apexes, ``batch`` at a time.
@@ -92,7 +99,7 @@ class PairSet:
         order = self._order(-1)[:n]
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
-            yield self._make(part, draw_seeds(self._seed, "validation-pairs", part), False, 1.0, OFF)
+            yield self._make(part, draw_seeds(self._seed, f"validation-{self._purpose}", part), False, 1.0, OFF)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return stream(self._seed, "pair-order", epoch + 1).permutation(len(self))
@@ -139,8 +146,8 @@ class PairSet:
 
 
 def _later_frame(n: int, apex: int, u: float, v: float, apex_share: float) -> int:
-    """Place of the later frame among ``n`` frames: the apex, or one of the others after the onset."""
-    if n == 2 or u < apex_share:
+    """Place of the later frame among ``n`` frames: the apex, or one of the others after the onset; a face has one."""
+    if n <= 2 or u < apex_share:
         return apex
     place = 1 + int(v * (n - 2))
     return place + (place >= apex)
@@ -157,9 +164,10 @@ def list_subjects(config: PairConfig) -> tuple[str, ...]:
     Raises:
         ManifestError: a folder without manifest.
     """
-    if config.kind == "rendered":
-        return tuple(person_key(person) for person in config.render().people)
-    return tuple(sorted({str(key) for folder in config.manifests for key in Manifest.read(folder).subject_keys()}))
+    rendered = [person_key(person) for person in config.render().people] if config.kind == "rendered" else []
+    folders = (*(config.manifests if config.kind == "manifest" else ()), *config.faces)
+    found = {str(key) for folder in folders for key in Manifest.read(folder).subject_keys()}
+    return tuple(sorted({*rendered, *found}))
 
 
 def open_pairs(
@@ -170,15 +178,16 @@ def open_pairs(
     seed: int = 0,
     workers: int = 1,
     progress: Callable[[str], Progress] | None = None,
-) -> tuple[PairSet, PairSet]:
+) -> tuple[PairSet | MixedPairs, PairSet | MixedPairs]:
     """Training and validation pairs; they share no subject.
 
     What is rendered or packed lies in ``cache`` and serves every later run; several processes may open the same pairs
     at once. A clip that shows or has seen a subject of ``exclude_subjects`` is in neither set. Validation subjects are
     people of their own (rendered), or ``validation_share`` of each database, drawn by ``seed``; training clips show
     none of them, though the maker of a synthetic one may have seen them (``PairSet.subjects_seen`` says so).
+    A person of whom there are both pairs and faces is on one side with both; faces do not change how pairs are split.
     ``workers``: processes that render, 0 for one per core. ``progress(name)`` gives a callback for "render",
-    "render validation" or "pack".
+    "render validation", "pack" or "pack faces".
 
     Raises:
         ConfigError: an excluded subject nobody knows, or nobody left to learn from or to validate.
@@ -188,27 +197,63 @@ def open_pairs(
     excluded = frozenset(exclude_subjects)
     if config.kind == "rendered":
         packs = [_rendered_pack(config, cache, validation=v, workers=workers, progress=progress) for v in (False, True)]
-        known = {key for pack in packs for key in pack.subjects}
     else:
-        bar = progress("pack") if progress else None
-        packs = [open_pack(folder, cache, config.pack(), bar) for folder in config.manifests]
-        known = {key for pack in packs for seen in pack.seen_sets for key in seen}
-    _require_known(excluded, known)
-    allowed = [_allowed(pack, excluded) for pack in packs]
+        packs = _packs(config.manifests, config.pack(), cache, progress and progress("pack"))
+    bar = progress("pack faces") if progress and config.faces else None
+    faces = _packs(config.faces, config.pack_faces(), cache, bar)
+    split.require_known(excluded, (*packs, *faces))
+    people = split.people_left(packs, [split.allowed_clips(pack, excluded) for pack in packs])
     if config.kind == "rendered":
         validating = frozenset(packs[1].subjects)
     else:
-        validating = _validation_subjects(packs, allowed, config.validation_share, seed)
-    shown = [np.array([key in validating for key in pack.subjects])[pack.subject] for pack in packs]
+        validating = split.validation_subjects(people, config.validation_share, seed) if packs else frozenset()
+    pairs = _sides(packs, config, excluded, validating, seed) if packs else None
+    if not faces:
+        assert pairs is not None
+        return pairs
+    strangers = split.people_left(faces, [split.allowed_clips(pack, excluded) for pack in faces]) - people
+    if pairs is None or len(strangers) > 1:
+        validating |= split.validation_subjects(strangers, config.validation_share, seed)
+    alone = _sides(faces, config, excluded, validating, seed, purpose="faces", may_lack=pairs is not None)
+    if pairs is None:
+        return alone
+    learned, held = (MixedPairs(p, f, config.faces_share, seed) for p, f in zip(pairs, alone, strict=True))
+    return learned, held
+
+
+def _packs(folders: Sequence[Path], config: PackConfig, cache: Path, bar: Progress | None) -> list[Pack]:
+    return [open_pack(folder, cache, config, bar) for folder in folders]
+
+
+def _sides(
+    packs: Sequence[Pack],
+    config: PairConfig,
+    excluded: frozenset[str],
+    validating: frozenset[str],
+    seed: int,
+    *,
+    purpose: str = "pairs",
+    may_lack: bool = False,
+) -> tuple[PairSet, PairSet]:
+    """Clips to learn from, and clips of the people who validate (``may_lack``: there may be none)."""
+    allowed = [split.allowed_clips(pack, excluded) for pack in packs]
+    shown = [split.clips_of(pack, validating) for pack in packs]
     train = [np.flatnonzero(a & ~s) for a, s in zip(allowed, shown, strict=True)]
     held = [np.flatnonzero(a & s) for a, s in zip(allowed, shown, strict=True)]
-    for name, part in (("learn from", train), ("validate", held)):
-        if not sum(map(len, part)):
-            raise ConfigError(f"nobody is left to {name} after excluding {len(excluded)} subjects; exclude fewer")
-    return (
-        PairSet(packs, train, seed=seed, flip=config.flip, apex_share=config.apex_share, camera=config.camera),
-        PairSet(packs, held, seed=seed),
+    for name, part, needed in (("learn from", train, True), ("validate", held, not may_lack)):
+        if needed and not sum(map(len, part)):
+            who = "nobody" if purpose == "pairs" else "no face"
+            raise ConfigError(f"{who} is left to {name} after excluding {len(excluded)} subjects; exclude fewer")
+    learned = PairSet(
+        packs,
+        train,
+        seed=seed,
+        flip=config.flip,
+        apex_share=config.apex_share,
+        camera=config.camera,
+        purpose=purpose,
     )
+    return learned, PairSet(packs, held, seed=seed, purpose=purpose)
 
 
 def _rendered_pack(
@@ -221,35 +266,3 @@ def _rendered_pack(
     with locked(cache):
         render_pairs(out, render, workers=workers, progress=bar)
     return open_pack(out, cache, config.pack())
-
-
-def _require_known(excluded: Collection[str], known: Collection[str]) -> None:
-    unknown = sorted(set(excluded) - set(known))
-    if unknown:
-        near = ", ".join(sorted(known)[:3])
-        raise ConfigError(
-            f"excluded subject '{unknown[0]}' is not in the data; its subjects are written database/subject, as {near}"
-        )
-
-
-def _allowed(pack: Pack, excluded: frozenset[str]) -> np.ndarray:
-    """[N] bool: the clip neither shows nor has seen an excluded subject (``seen`` holds the person shown)."""
-    return np.array([excluded.isdisjoint(seen) for seen in pack.seen_sets])[pack.seen]
-
-
-def _validation_subjects(
-    packs: Sequence[Pack], allowed: Sequence[np.ndarray], share: float, seed: int
-) -> frozenset[str]:
-    """Of the subjects that are left, ``share`` of each database, at least one and never all in all."""
-    left = {p.subjects[s] for p, a in zip(packs, allowed, strict=True) for s in np.unique(p.subject[a])}
-    if len(left) < 2:
-        raise ConfigError(f"{len(left)} subjects are left; at least 2 are needed, one to learn from, one to validate")
-    picked: list[str] = []
-    for database in sorted({key.partition("/")[0] for key in left}):
-        people = sorted(key for key in left if key.partition("/")[0] == database)
-        order = stream(seed, f"validation-subjects/{database}").permutation(len(people))
-        picked += [people[i] for i in order[: round(share * len(people))]]
-    if not picked:
-        people = sorted(left)
-        picked = [people[int(stream(seed, "validation-subjects").integers(len(people)))]]
-    return frozenset(picked[: len(left) - 1])

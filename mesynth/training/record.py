@@ -32,13 +32,13 @@ class RunFolder:
         self.checkpoints = path / CHECKPOINTS
         self.generator = path / GENERATOR
 
-    def claim(self, recipe: Recipe, excluded: tuple[str, ...]) -> None:
-        """Make the folder this run's.
+    def claim(self, recipe: Recipe, excluded: tuple[str, ...], start: str = "") -> None:
+        """Make the folder this run's; ``start`` is the hash of the weights it begins with.
 
         Raises:
             RunFolderError: it holds another run, or cannot be written.
         """
-        claim_folder(self.path, recipe.identity() | {"exclude_subjects": list(excluded)})
+        claim_folder(self.path, recipe.identity(start) | {"exclude_subjects": list(excluded)})
         write_text(self.path / RECIPE, recipe.yaml())
 
     def keep_record(self, record: dict[str, Any]) -> None:

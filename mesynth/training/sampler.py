@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +27,7 @@ class PairSet(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, draws: np.ndarray) -> Batch:
-        """The pairs of these draw numbers ([B] int64), on the CPU. Called from one other thread."""
+        """The pairs of these draw numbers ([B] int64), on the CPU. Called from other threads, several at once."""
         ...
 
     def validation(self, n: int) -> Iterable[Batch]:
@@ -58,7 +59,7 @@ def batches(
 ) -> Generator[list[tuple[int, Batch]], None, None]:
     """For every update from clock ``start`` to ``end``: its parts, each with its first draw number.
 
-    ``prefetch`` updates are prepared ahead in a thread; what comes out does not depend on it.
+    ``prefetch`` updates are prepared ahead, each in a thread of its own; what comes out does not depend on it.
     """
 
     def make(images: int) -> list[tuple[int, Batch]]:
@@ -69,7 +70,7 @@ def batches(
     if not prefetch:
         yield from map(make, clocks)
         return
-    pool = ThreadPoolExecutor(1, "pairs")
+    pool = ThreadPoolExecutor(min(prefetch, os.cpu_count() or 1), "pairs")
     try:
         waiting: deque[Future[list[tuple[int, Batch]]]] = deque()
         for images in clocks:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mesynth.errors import ConfigError
 from mesynth.training.batch import Batch
 
 
@@ -80,6 +81,16 @@ class Task(ABC):
     @abstractmethod
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """A picture [H,W,3] uint8 for people: what the generator does to these pairs."""
+
+    def check_faces(self, *, alone: bool) -> None:
+        """Accept faces without clips (``data.faces``) as part of a batch; ``alone``: nothing else is in it.
+
+        A face alone has ``Batch.paired`` False: its frame is its onset, it has neither flow nor known AUs.
+
+        Raises:
+            ConfigError: the task, as it is configured, learns nothing from them. The default.
+        """
+        raise ConfigError(f"{self.name} learns nothing from faces without clips; leave data.faces out")
 
     def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
         """What is wrong with the run, in one sentence, or "" (see :class:`Problem`). Called after validation."""

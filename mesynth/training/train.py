@@ -15,11 +15,12 @@ from mesynth.preprocess.cache import default_folder
 from mesynth.stage import Progress, claim_folder, write_text
 from mesynth.training.config import Recipe
 from mesynth.training.groups import subject_groups
-from mesynth.training.loop import Run
+from mesynth.training.loop import Run, build_task, warn
 from mesynth.training.processes import Processes
 from mesynth.training.record import RunFolder, read_metrics
 from mesynth.training.registry import find_data
 from mesynth.training.sampler import PairSet, check_split
+from mesynth.training.start import Start, open_start
 from mesynth.training.trackers import check_trackers
 
 CROSS_FIT = "cross_fit.json"
@@ -67,23 +68,28 @@ def train(
 
     Raises:
         RunFolderError: ``out`` holds another run, or only damaged checkpoints.
+        LeakError: the generator that ``run.start`` names has seen an excluded subject.
         ConfigError: a value that does not fit the data, the machine or the number of processes.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
         TrainingFailed: a loss is not finite, or a known failure persists.
     """
     check_trackers(machine.trackers)
+    excluded = tuple(sorted(set(exclude_subjects)))
+    start = open_start(recipe)
+    if start is not None:
+        start.refuse_leak(excluded)
     processes = Processes(machine.device, recipe.run.precision, machine.trackers)
     check_split(recipe.run.batch, processes.count, recipe.run.accumulate)
-    excluded = tuple(sorted(set(exclude_subjects)))
+    task = build_task(recipe, start)  # what does not fit is said before anything is written
     folder = RunFolder(Path(out))
-    processes.on_main(lambda: folder.claim(recipe, excluded))
+    processes.on_main(lambda: folder.claim(recipe, excluded, start.sha256 if start else ""))
     finished = processes.gather(folder.generator.is_dir())[0]
     if finished:
         return _finished(folder)
     pairs = _open(recipe, excluded, machine.cache or default_folder() / "pairs", machine.workers, processes, progress)
-    record = _record(recipe, excluded, pairs, processes)
+    record = _record(recipe, excluded, pairs, processes, start)
     processes.on_main(lambda: folder.keep_record(record))
-    run = Run(recipe, folder, processes, pairs, record)
+    run = Run(recipe, folder, processes, pairs, record, task)
     processes.start_trackers(folder.path / "trackers", recipe.plain())
     try:
         run.train(progress("train") if progress and processes.main else None)
@@ -115,9 +121,13 @@ def cross_fit(
     data = find_data()
     subjects = [subject for subject in data.subjects(recipe.data) if subject not in excluded]
     parts = subject_groups(subjects, groups, recipe.run.seed)
+    start = open_start(recipe)
+    if start is not None:  # every subject of the data is left out of one of the runs
+        start.refuse_leak({*excluded, *subjects})
     processes = Processes(machine.device, recipe.run.precision)
     check_split(recipe.run.batch, processes.count, recipe.run.accumulate)
-    identity = recipe.identity() | {"exclude_subjects": sorted(excluded), "cross_fit": groups, "subjects": subjects}
+    identity = recipe.identity(start.sha256 if start else "")
+    identity |= {"exclude_subjects": sorted(excluded), "cross_fit": groups, "subjects": subjects}
     processes.on_main(lambda: claim_folder(out, identity))
     made = []
     for g, part in enumerate(parts):
@@ -172,7 +182,11 @@ def _open(
 
 
 def _record(
-    recipe: Recipe, excluded: Sequence[str], pairs: tuple[PairSet, PairSet], processes: Processes
+    recipe: Recipe,
+    excluded: Sequence[str],
+    pairs: tuple[PairSet, PairSet],
+    processes: Processes,
+    start: Start | None,
 ) -> dict[str, Any]:
     training, validation = pairs
     if training.size != recipe.data.size:
@@ -185,14 +199,22 @@ def _record(
     hashes = set(processes.gather(training.data_hash))
     if len(hashes) > 1:
         raise MesynthError("processes opened different data; give all of them the same --cache on a shared disk")
-    return {
-        "subjects_seen": sorted(training.subjects_seen),
+    seen, licences, begun = set(training.subjects_seen), list(training.licences), {}
+    if start is not None:
+        known = sorted(set(validation.subjects_seen) & set(start.facts.subjects_seen))
+        if known and processes.main:
+            warn(f"run.start has learned from {len(known)} of the subjects that validate ({known[0]}): figures flatter")
+        seen |= set(start.facts.subjects_seen)
+        licences = sorted({*licences, *start.facts.licences})
+        begun = {"start": {"weights_sha256": start.sha256, "images": start.facts.images}}
+    return begun | {
+        "subjects_seen": sorted(seen),
         "subjects_validated": sorted(validation.subjects_seen),
         "exclude_subjects": list(excluded),
-        "licences": list(training.licences),
+        "licences": licences,
         "data_hash": training.data_hash,
         "pairs": len(training),
-        "config_hash": recipe.hash(),
+        "config_hash": recipe.hash(start.sha256 if start else ""),
         "code_version": __version__,
         "processes": processes.count,
         "device": str(processes.device),

@@ -37,6 +37,7 @@ def network(seed: int = 0, **options: object) -> AUICGenerator:
     for block in made.residual:
         if block.film is not None:
             torch.nn.init.normal_(block.film.affine.weight, std=0.3)
+    torch.nn.init.normal_(made.paint.weight, std=0.1)
     return made.eval()
 
 
@@ -56,7 +57,7 @@ def test_nothing_asked_returns_the_picture_bit_for_bit(film: bool, device: str) 
 
 def test_tiled_aus_reach_the_output_without_film() -> None:
     """Instance norm on the first layer would subtract them: the published failure of an output that ignores AUs."""
-    net = network(film=False)
+    net = network(film=False, relative=False, prior=False)
     picture = torch.rand(2, 3, SIZE, SIZE)
     aus = torch.zeros(2, K, 2)
     aus[0, 0], aus[1, 8] = 1, 1
@@ -64,6 +65,22 @@ def test_tiled_aus_reach_the_output_without_film() -> None:
         first, second = net(picture[:1].expand(2, -1, -1, -1), aus).colour
     inner = slice(9, -9)  # beyond the reach of the zero padding, by which a constant could be told as well
     assert (first - second)[:, inner, inner].abs().max() > 1e-3
+
+
+def test_tiled_channels_as_numbers_equal_their_convolution() -> None:
+    net, aus = network(), torch.rand(2, K, 2)
+    numbers = net.tiled(aus.flatten(1))[:, :, None, None]
+    kernels = net.tiled.weight[:, :, None, None].expand(-1, -1, 7, 7) / 49
+    tiles = aus.flatten(1)[:, :, None, None].expand(-1, -1, SIZE + 6, SIZE + 6)
+    torch.testing.assert_close(torch.nn.functional.conv2d(tiles, kernels), numbers.expand(-1, -1, SIZE, SIZE))
+
+
+def test_a_relative_generator_starts_from_the_picture_and_redraws_when_it_has_learned_to() -> None:
+    net, picture, aus = AUICGenerator(size=SIZE, width=8, blocks=1), torch.rand(1, 3, SIZE, SIZE), torch.rand(1, K, 2)
+    with torch.no_grad():
+        assert (net(picture, aus).picture - picture).abs().max() < 1 / 255
+        torch.nn.init.constant_(net.paint.bias, 1.0)
+        assert (net(picture, aus).picture > picture + 1 / 255).float().mean() > 0.9
 
 
 def test_rows_do_not_see_each_other() -> None:
@@ -77,12 +94,14 @@ def test_rows_do_not_see_each_other() -> None:
 
 def test_parameters_are_those_of_the_description() -> None:
     w, film = 64, 2 * 256 * 51
-    stem = 53 * w * 49 + w
+    stem = 3 * w * 49 + w + 50 * w  # the 50 tiled channels as one number a feature instead of 49
     down = 16 * (w * 2 * w + 2 * w * 4 * w) + 2 * (2 * w + 4 * w)
     blocks = 6 * (2 * 9 * 256 * 256 + 2 * 2 * 256 + film)
     up = 9 * (4 * w * 2 * w + 2 * w * w) + 2 * (2 * w + w)
     heads = 2 * w * 49 * 4 + 4
-    assert count(AUICGenerator()) == stem + down + blocks + up + heads
+    assert count(AUICGenerator(relative=False, prior=False)) == stem + down + blocks + up + heads
+    assert count(AUICGenerator(prior=False)) == stem + down + blocks + up + heads + 9 * 4 * w * w + 2 * w
+    assert count(AUICGenerator()) == count(AUICGenerator(prior=False)) + 5 * 49 * w
 
 
 def test_discriminators_have_the_stated_shapes() -> None:

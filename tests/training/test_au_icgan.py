@@ -32,9 +32,9 @@ def task(seed: int = 0, **options: object) -> AUICGANTask:
 
 @pytest.fixture(scope="module")
 def trained() -> AUICGANTask:
-    """90 steps on three rendered people."""
-    made = task(loss=LossConfig(cycle=1))
-    fit(made, joined(range(3), 12, SIZE, codes=CODES), 90, 12)
+    """150 steps on three rendered people."""
+    made = task(loss=LossConfig(cycle=1, mask=0.01))
+    fit(made, joined(range(3), 12, SIZE, codes=CODES), 150, 12)
     return made
 
 
@@ -44,8 +44,7 @@ def test_one_batch_is_learned_by_heart() -> None:
     batch = rendered_batch(range(2), 2, SIZE, codes=CODES)
     log = repeat(task(loss=LossConfig(adversarial=0, cycle=0, mask=0)), batch, 150)
     onset_error = float((batch.frame - batch.onset).abs().mean())
-    assert float(log[-1]["pixel"]) < 0.6 * onset_error
-    assert float(log[-1]["pixel"]) < 0.25 * float(log[0]["pixel"])
+    assert float(log[-1]["pixel"]) < 0.5 * onset_error
     assert float(log[-1]["intensity_real"]) < 0.25 * float(log[0]["intensity_real"])
 
 
@@ -98,12 +97,12 @@ def deaf(made: AUICGANTask) -> AUICGANTask:
     """The AU channels of the first layer, and film, cut off: what is left reacts to the strength asked for alone."""
     generator = made.networks["generator"]
     with torch.no_grad():
-        generator.stem[0].weight[:, 3:] = 0  # type: ignore[index,union-attr]
+        generator.tiled.weight[:] = 0  # type: ignore[index,union-attr]
     return made
 
 
 def test_an_output_that_ignores_which_aus_is_detected_and_not_saved(tmp_path: Path) -> None:
-    made = deaf(task(model=replace(MODEL, film=False)))
+    made = deaf(task(model=replace(MODEL, film=False, relative=False, prior=False)))
     figures = measured(made, rendered_batch(range(1), 3, SIZE, codes=CODES))
     assert figures["change"] > 0.1
     assert "does not depend on the AUs" in made.check({}, figures)
@@ -174,7 +173,7 @@ def test_wrong_settings_are_one_line(make: object, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "size", "width"), [("tiny", 32, 8), ("64", 64, 32), ("128", 128, 64)])
+@pytest.mark.parametrize(("name", "size", "width"), [("tiny", 32, 8), ("64", 64, 16), ("128", 128, 64)])
 def test_recipes_build(name: str, size: int, width: int) -> None:
     recipe = load_recipe(Path(f"configs/gan/au_icgan_{name}.yaml"), [])
     with torch.device("meta"):

@@ -38,6 +38,10 @@ class ModelConfig:
     """Residual blocks."""
     film: bool = True
     """AUs also scale the residual blocks (ours); false: tiled channels alone, as published."""
+    relative: bool = True
+    """Colour is a change of the input's (ours); false: drawn from nothing, as published."""
+    prior: bool = True
+    """The generator sees what the motion prior would do (ours); false: picture and AUs alone, as published."""
     critic_width: int = 64
     """Channels of the first layer of both discriminators."""
     critic_layers: int = 6
@@ -119,7 +123,14 @@ class AUICGANTask(Task):
         self._config, self.size = config, size
         model = config.model
         self.networks: dict[str, nn.Module] = {
-            "generator": AUICGenerator(size=size, width=model.width, blocks=model.blocks, film=model.film)
+            "generator": AUICGenerator(
+                size=size,
+                width=model.width,
+                blocks=model.blocks,
+                film=model.film,
+                relative=model.relative,
+                prior=model.prior,
+            )
         }
         if config.loss.adversarial:
             self.networks["realism"] = RealismCritic(size, model.critic_width, model.critic_layers)
@@ -136,8 +147,9 @@ class AUICGANTask(Task):
         return L.adam(self.networks, self._config.optim)
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
-        """See the base class."""
-        loss, asked = self._config.loss, batch.aus * batch.known
+        """See the base class. A face alone has no frame to be held against and no AUs to be read off it."""
+        loss, (aus, known) = self._config.loss, batch.asked()
+        asked, paired = aus * known, batch.paired.to(aus.dtype)
         log: dict[str, torch.Tensor] = {}
         if len(self.networks) > 1:
             with torch.no_grad():
@@ -146,9 +158,9 @@ class AUICGANTask(Task):
             for i in range(self._config.optim.critic_steps):
                 log |= self._realism_step(batch, fake, i, updater)
         if loss.au:
-            log |= self._intensity_step(batch, asked, updater)
+            log |= self._intensity_step(batch, updater)
         painted = self.networks["generator"](batch.onset, asked)
-        terms = {"pixel": mean_of((painted.picture - batch.frame).abs())}
+        terms = {"pixel": mean_of((painted.picture - batch.frame).abs()) * paired}
         masks = [1 - painted.attention]
         if loss.cycle:
             back = self.networks["generator"](painted.picture, -asked)
@@ -159,7 +171,7 @@ class AUICGANTask(Task):
         if loss.adversarial:
             terms["adversarial"] = -mean_of(self.networks["realism"](painted.picture))
         if loss.au:
-            terms["au"] = L.au_error(self.networks["intensity"](batch.onset, painted.picture), batch.aus, batch.known)
+            terms["au"] = L.au_error(self.networks["intensity"](batch.onset, painted.picture), aus, known)
         total, means = L.weighted(loss, terms)
         updater.update("generator", total)
         return log | means | {"generator": total.detach(), "mask_mean": terms["mask"].mean().detach()}
@@ -170,15 +182,16 @@ class AUICGANTask(Task):
             share = batch.rand(f"realism-mix-{i}", 1, 1, 1)
             fake = fake.float()
             mixed = (share * batch.frame + (1 - share) * fake).requires_grad_()
-            scores = self.networks["realism"](torch.cat([batch.frame, fake, mixed]))
+            # Not called as a module: a compiled network cannot be differentiated twice.
+            scores = self.networks["realism"].forward(torch.cat([batch.frame, fake, mixed]))
             real, generated, between = scores.chunk(3)
             distance = (mean_of(real) - mean_of(generated)).mean()
             penalty = L.gradient_penalty(between, mixed).mean() if self._config.loss.penalty else distance.new_zeros(())
             updater.update("realism", self._config.loss.penalty * penalty - distance)
         return {"critic_distance": distance.detach(), "critic_penalty": penalty.detach()}
 
-    def _intensity_step(self, batch: Batch, asked: torch.Tensor, updater: Updater) -> dict[str, torch.Tensor]:
-        """Real pairs show their AUs; a face and itself show none."""
+    def _intensity_step(self, batch: Batch, updater: Updater) -> dict[str, torch.Tensor]:
+        """Real pairs show their AUs (where none is known, nothing is learned); a face and itself show none."""
         n = len(batch)
         seen = self.networks["intensity"](batch.onset.repeat(2, 1, 1, 1), torch.cat([batch.frame, batch.onset]))
         moved = L.au_error(seen[:n], batch.aus, batch.known).mean()
@@ -188,13 +201,22 @@ class AUICGANTask(Task):
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Grey-level errors, mask, and how far the picture follows the AUs."""
-        generator, asked = averaged["generator"], batch.aus * batch.known
-        painted = generator(batch.onset, asked)
-        measures = L.response(lambda aus: generator(batch.onset, aus).picture, batch.onset, batch.frame, asked)
-        return measures | {
-            "error": L.GREY_LEVELS * mean_of((painted.picture - batch.frame).abs()),
-            "mask": mean_of(painted.attention),
-        }
+        generator, (aus, known) = averaged["generator"], batch.asked()
+        painted = generator(batch.onset, aus * known)
+        measures = L.response(lambda aus: generator(batch.onset, aus).picture, batch.onset, batch.frame, aus * known)
+        error = L.GREY_LEVELS * mean_of((painted.picture - batch.frame).abs())
+        held = L.of_pairs({"real_change": measures["real_change"], "error": error}, batch.paired)
+        return measures | held | {"mask": mean_of(painted.attention)}
+
+    def check_faces(self, *, alone: bool) -> None:
+        """See the base class: which AUs a picture shows is learned from pairs."""
+        if alone:
+            raise ConfigError(
+                f"{FAMILY} has nothing real to learn AUs from: data.faces shows no expression; add data.manifests "
+                "(or rendered pairs)"
+            )
+        if not (self._config.loss.adversarial or self._config.loss.au or self._config.loss.cycle):
+            raise ConfigError("data.faces has no effect: no loss looks at a face alone; set for example loss.au=1")
 
     def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
         """NaN, a saturated mask, an output that ignores the AUs or equals the input."""
@@ -205,7 +227,8 @@ class AUICGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Onset, real frame, generated; mask (white changes), change times 8; the AUs at a half and in full."""
-        generator, asked = averaged["generator"], batch.aus * batch.known
+        generator, (aus, known) = averaged["generator"], batch.asked()
+        asked = aus * known
         painted = generator(batch.onset, asked)
         top = asked.flatten(1).amax(1).clamp(min=1e-6).view(-1, 1, 1)
         steps = [sheets.pictures(generator(batch.onset, share * asked / top).picture) for share in (0.5, 1.0)]

@@ -258,9 +258,9 @@ class FlowGANTask(Task):
                 f"(at most {reach:.2g} pixels between two requests); train longer or raise loss.pixel"
             )
         plain, counted = asdict(facts), {"generator": sum(p.numel() for p in generator.parameters())}
-        card = model_card(plain, title="Flow-image GAN", what=_WHAT, limits=_LIMITS, parameters=counted)
-        # It has no generate(): the card must not say so.
-        card = card.partition("## Use")[0] + _USE
+        card = model_card(
+            plain, title="Flow-image GAN", what=_WHAT, limits=_LIMITS, parameters=counted, use=_USE
+        )  # fmt: skip
         save_pipeline(folder, {"generator": generator}, plain, card, size=self.size)
 
 
@@ -268,14 +268,7 @@ _WHAT = """Onset-to-apex flow images (u, v in pixels; strain is computed from th
 intensities, without faces. After the idea of Liong et al. (2019, 2020); the layout of the layers is ours."""
 _LIMITS = """It has no frames: generate() is an error. Motion beyond a share of the side (its configuration says which)
 cannot be drawn. No FACS coder has looked at it; the figures below are all that was measured."""
-_USE = """## Use
-
-```python
-from mesynth.generators.pipeline import load_pipeline
-
-uv = load_pipeline("this folder").sample(seeds=[0, 1], labels=["positive", "surprise"])  # [2,2,S,S] pixels
-```
-"""
+_USE = 'uv = load_pipeline("this folder").sample(seeds=[0, 1], labels=["positive", "surprise"])  # [2,2,S,S] pixels'
 
 
 def _magnitude(uv: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -116,6 +116,21 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
+class _Request(NamedTuple):
+    """What is asked of the generator, a row a pair."""
+
+    z: torch.Tensor
+    """[B,noise]"""
+    classes: torch.Tensor
+    """[B,3], all 0 without a class"""
+    aus: torch.Tensor
+    """[B,K,2], 0 where unknown"""
+    known: torch.Tensor
+    """[B,K,2] bool"""
+    paired: torch.Tensor
+    """[B] bool: there is a frame to be held against"""
+
+
 class ICEGANTask(Task):
     """See the module's first lines."""
 
@@ -148,20 +163,23 @@ class ICEGANTask(Task):
         """See the base class."""
         return L.adam(self.networks, self._config.optim)
 
-    def _asked(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Noise, classes and AUs of a batch."""
+    def _asked(self, batch: Batch) -> _Request:
+        """What to draw: a face alone has no class, and AUs that its seed draws."""
+        # A frame whose class alone is known is a pair here.
+        paired = batch.paired | (batch.label >= 0)
+        aus, known = batch.asked(~paired)
         z = batch.randn("ice-z", self._config.model.noise)
-        return z, L.one_hot(batch.label, N_CLASSES), batch.aus * batch.known
+        return _Request(z, L.one_hot(batch.label, N_CLASSES), aus * known, known, paired)
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
-        """See the base class."""
-        loss, (z, classes, aus) = self._config.loss, self._asked(batch)
-        n = len(batch)
+        """See the base class. A face alone has no frame to be held against; it is only ever a drawing's onset."""
+        loss, asked = self._config.loss, self._asked(batch)
+        z, classes, aus, n, paired = asked.z, asked.classes, asked.aus, len(batch), asked.paired.to(asked.z.dtype)
         log: dict[str, torch.Tensor] = {}
         if loss.judged:
             with torch.no_grad():
                 fake = self.networks["generator"](batch.onset, z, classes, aus)
-            log |= self._discriminate(batch, fake, classes, updater)
+            log |= self._discriminate(batch, fake, asked, updater)
         # One pass draws the expression and, for the same noise, its absence.
         drawn = self.networks["generator"](
             batch.onset.repeat(2, 1, 1, 1),
@@ -171,8 +189,8 @@ class ICEGANTask(Task):
         )
         made, plain = drawn[:n], drawn[n:]
         terms = {
-            "pixel": mean_of((made - batch.frame).abs()),
-            "clip": mean_of((batch.onset + made - plain - batch.frame).abs()),
+            "pixel": mean_of((made - batch.frame).abs()) * paired,
+            "clip": mean_of((batch.onset + made - plain - batch.frame).abs()) * paired,
             "rest": mean_of((plain - batch.onset).abs()),
         }
         if loss.identity:
@@ -182,31 +200,36 @@ class ICEGANTask(Task):
         if loss.judged:
             judged = self.networks["discriminator"](batch.onset, made)
             terms["adversarial"] = margin_loss(judged.real, torch.ones_like(judged.real))
-            terms |= self._read(judged, batch, classes)
+            terms |= self._read(judged, batch, classes, aus, asked.known)
         total, means = L.weighted(loss, terms)
         updater.update("generator", total)
         return log | means | {"generator": total.detach()}
 
-    def _read(self, judged: Judgement, batch: Batch, classes: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _read(
+        self, judged: Judgement, batch: Batch, classes: torch.Tensor, aus: torch.Tensor, known: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """What the discriminator reads besides real or not."""
         labelled = (batch.label >= 0).to(judged.classes.dtype)
         return {
             "classes": margin_loss(judged.classes, classes).sum(1) * labelled,
-            "au": L.au_error(judged.aus, batch.aus, batch.known),
+            "au": L.au_error(judged.aus, aus, known),
         }
 
     def _discriminate(
-        self, batch: Batch, fake: torch.Tensor, classes: torch.Tensor, updater: Updater
+        self, batch: Batch, fake: torch.Tensor, asked: _Request, updater: Updater
     ) -> dict[str, torch.Tensor]:
-        """Real and generated pictures in one pass; classes, AUs and reconstruction from the real ones alone."""
-        loss, n = self._config.loss, len(batch)
+        """Real and generated pictures in one pass; classes, AUs and reconstruction from the real ones alone.
+
+        A face alone shows no change that could pass for real: only what is drawn on it counts.
+        """
+        loss, n, paired = self._config.loss, len(batch), asked.paired.to(fake.dtype)
         judged = self.networks["discriminator"](batch.onset.repeat(2, 1, 1, 1), torch.cat([batch.frame, fake]))
         real = Judgement(*(x[:n] for x in judged))
         wanted = torch.cat([torch.ones_like(judged.real[:n]), torch.zeros_like(judged.real[n:])])
         target = F.adaptive_avg_pool2d(batch.frame, self._config.model.rebuilt)
-        terms = self._read(real, batch, classes) | {
-            "adversarial": margin_loss(judged.real, wanted),
-            "reconstruction": (real.rebuilt - target).square().flatten(1).sum(1),
+        terms = self._read(real, batch, asked.classes, batch.aus, batch.known) | {
+            "adversarial": margin_loss(judged.real, wanted) * torch.cat([paired, torch.ones_like(paired)]),
+            "reconstruction": (real.rebuilt - target).square().flatten(1).sum(1) * paired,
         }
         total, means = L.weighted(loss, terms)
         updater.update("discriminator", total)
@@ -215,7 +238,8 @@ class ICEGANTask(Task):
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Grey-level errors, and how far the picture follows AUs and class."""
-        generator, (z, classes, aus) = averaged["generator"], self._asked(batch)
+        generator, asked = averaged["generator"], self._asked(batch)
+        z, classes, aus = asked.z, asked.classes, asked.aus
         made = generator(batch.onset, z, classes, aus)
         plain = generator(batch.onset, z, torch.zeros_like(classes), torch.zeros_like(aus))
 
@@ -223,14 +247,29 @@ class ICEGANTask(Task):
             return batch.onset + generator(batch.onset, z, classes, cells) - plain
 
         measures = L.response(shown, batch.onset, batch.frame, aus)
-        asked = torch.eye(N_CLASSES, device=z.device, dtype=z.dtype)
-        by_class = torch.stack([generator(batch.onset, z, c.expand_as(classes), aus) for c in asked])
-        return measures | {
+        held = {
+            "real_change": measures["real_change"],
             "error": L.GREY_LEVELS * mean_of((made - batch.frame).abs()),
             "clip_error": L.GREY_LEVELS * mean_of((batch.onset + made - plain - batch.frame).abs()),
-            "rest_error": L.GREY_LEVELS * mean_of((plain - batch.onset).abs()),
-            "class_change": L.GREY_LEVELS * mean_of(by_class.amax(0) - by_class.amin(0)),
         }
+        every = torch.eye(N_CLASSES, device=z.device, dtype=z.dtype)
+        by_class = torch.stack([generator(batch.onset, z, c.expand_as(classes), aus) for c in every])
+        return (
+            measures
+            | L.of_pairs(held, asked.paired)
+            | {
+                "rest_error": L.GREY_LEVELS * mean_of((plain - batch.onset).abs()),
+                "class_change": L.GREY_LEVELS * mean_of(by_class.amax(0) - by_class.amin(0)),
+            }
+        )
+
+    def check_faces(self, *, alone: bool) -> None:
+        """See the base class: what an expression looks like is learned from pairs."""
+        if alone:
+            raise ConfigError(
+                f"{FAMILY} has nothing real to discriminate or to be held against: data.faces shows no expression; "
+                "add data.manifests (or rendered pairs)"
+            )
 
     def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
         """NaN, an output that ignores the AUs, or that shows no expression."""
@@ -238,7 +277,8 @@ class ICEGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Onset, real frame; drawn with and without expression; as a clip shows it, change times 8; the 3 classes."""
-        generator, (z, classes, aus) = averaged["generator"], self._asked(batch)
+        generator, request = averaged["generator"], self._asked(batch)
+        z, classes, aus = request.z, request.classes, request.aus
         rest = torch.zeros_like(aus)
         made, plain = (
             generator(batch.onset, z, classes, aus),

@@ -79,7 +79,7 @@ class MotionGANTask(Task):
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """Reader on real pairs, discriminator on real and made, generator on everything its losses name."""
         weights, logged = self._config.loss, {}
-        aus, known, paired = _asked(batch)
+        (aus, known), paired = batch.asked(), batch.paired
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         if weights.reads:
             read = self.networks["reader"](batch.onset, batch.frame)
@@ -114,7 +114,8 @@ class MotionGANTask(Task):
         if weights.r1 and bool(drawn.any()):
             inputs = real[drawn].detach().requires_grad_(True)
             with torch.enable_grad():
-                penalty = losses.r1(network(inputs)[0].flatten(1).mean(1), inputs)
+                # Not network(inputs): a compiled network cannot be differentiated twice.
+                penalty = losses.r1(network.forward(inputs)[0].flatten(1).mean(1), inputs)
             total = total + weights.r1 / 2 * penalty * (drawn.sum() / len(drawn)) / _R1_SHARE
         return total, parts
 
@@ -174,7 +175,7 @@ class MotionGANTask(Task):
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Measures [B]; NaN where a pair has nothing to measure. See :meth:`check` for what they are held against."""
         network = averaged["generator"]
-        aus, known, paired = _asked(batch)
+        (aus, known), paired = batch.asked(), batch.paired
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         motion = network(batch.onset, aus, known, z)
         made = form(batch.onset, motion)
@@ -210,6 +211,18 @@ class MotionGANTask(Task):
             out["z_effect"] = losses.mean_of((moved - motion.flow).square().sum(1).sqrt()) / length.clamp(min=1e-9)
         return out
 
+    def check_faces(self, *, alone: bool) -> None:
+        """See the base class: some loss must look at a face alone, and what reads motion needs real motion."""
+        weights = self._config.loss
+        if not (weights.teacher or weights.discriminates or weights.reads):
+            raise ConfigError("data.faces has no effect: no loss looks at a face alone; set for example loss.teacher=5")
+        real = [name for name in ("adversarial", "au_head", "au", "leakage", "rank") if getattr(weights, name)]
+        if alone and real:
+            raise ConfigError(
+                f"loss.{real[0]}={getattr(weights, real[0]):g} has nothing real to learn from: data.faces shows no "
+                f"motion; add data.manifests (or rendered pairs), or set {' '.join(f'loss.{name}=0' for name in real)}"
+            )
+
     def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
         """Known failures: nothing moves, the AUs do not matter, the residual paints everywhere, noise does nothing."""
         if measured.get("motion", 1.0) < 1e-4 * self.size:
@@ -227,7 +240,7 @@ class MotionGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Columns: onset, asked frame, made frame, change of each, exact flow, made flow."""
-        aus, known, _ = _asked(batch)
+        aus, known = batch.asked()
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         with torch.no_grad():
             motion = averaged["generator"](batch.onset, aus, known, z)
@@ -253,21 +266,6 @@ person's own, moved. Intensity 0 gives the picture back bit for bit."""
 _LIMITS = """It moves what the picture shows and knows the AUs of its training data only. Flow is limited to a share of
 the width (its configuration says which). No FACS coder has looked at it; the figures below are all that was
 measured."""
-
-
-def _asked(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """AUs and known mask to generate with, and which pairs have a real frame [B] bool.
-
-    A pair without flow and without any known AU is a face alone: it is asked for two AUs that its seed draws.
-    """
-    paired = batch.has_flow | batch.known.flatten(1).any(1)
-    units = batch.aus.shape[1]
-    lots = batch.rand("drawn-aus", units)
-    chosen = lots >= lots.topk(2, dim=1).values[:, -1:]
-    strength = 0.1 + 0.5 * batch.rand("drawn-strength", units)
-    drawn = (chosen * strength)[:, :, None].expand_as(batch.aus)
-    alone = ~paired.view(-1, 1, 1)
-    return torch.where(alone, drawn, batch.aus), batch.known | alone, paired
 
 
 def _observe(network: nn.Module, batch: Batch, frame: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:

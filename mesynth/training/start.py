@@ -1,0 +1,120 @@
+"""Training that begins with another run's weights: which ones, whom they have seen, and whether they fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from mesynth.errors import ConfigError, LeakError
+from mesynth.generators.pipeline import INDEX, WEIGHTS, GeneratorFacts, read_facts
+from mesynth.training.config import Recipe
+from mesynth.training.record import GENERATOR, RECIPE
+from mesynth.training.task import Task
+
+_NOT_ARCHITECTURE = ("size",)
+"""Configuration that may differ: a network without a layer of a fixed size can go on with larger pictures."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checked saved generator to begin with."""
+
+    name: str
+    """As the recipe names it."""
+    folder: Path
+    facts: GeneratorFacts
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights; where the folder lies does not matter."""
+        return self.facts.weights_sha256
+
+    def refuse_leak(self, subjects: Collection[str]) -> None:
+        """Raises LeakError if the generator learned from one of ``subjects``."""
+        leaked = sorted(set(subjects) & set(self.facts.subjects_seen))
+        if leaked:
+            raise LeakError(
+                f"run.start={self.name} has learned from {leaked[0]}, who must not be seen; "
+                "begin with a generator that never saw them, or without run.start"
+            )
+
+    def load_into(self, task: Task) -> None:
+        """Put the saved weights into ``task``'s networks of the same names.
+
+        Averaged networks must all be there and fit; another that the folder happens to hold is taken if it fits.
+
+        Raises:
+            ConfigError: another family, or another architecture (the first difference is named).
+        """
+        if self.facts.name != task.name:
+            raise ConfigError(
+                f"run.start={self.name} holds weights of {self.facts.name}; this recipe trains {task.name}"
+            )
+        for name in task.averaged:
+            if name not in self.facts.networks:
+                raise ConfigError(
+                    f"run.start={self.name} holds no network '{name}' (only {', '.join(self.facts.networks)}); "
+                    "choose another generator"
+                )
+        for name in self.facts.networks:
+            if name not in task.networks:
+                continue
+            saved = load_file(self.folder / name / WEIGHTS)
+            configured = json.loads((self.folder / name / "config.json").read_text())
+            difference = _difference(task.networks[name], configured, saved)
+            if not difference:
+                task.networks[name].load_state_dict(saved)
+            elif name in task.averaged:
+                raise ConfigError(
+                    f"run.start={self.name} has another architecture: {name}: {difference}; "
+                    "give the recipe the model section it was trained with"
+                )
+
+
+def open_start(recipe: Recipe) -> Start | None:
+    """The generator that ``run.start`` names, every file of it checked; None where it names none.
+
+    Raises:
+        ConfigError: nothing there, or a run that has not finished.
+        PipelineError: a damaged or foreign folder, or one that does not say whom it learned from.
+    """
+    given = recipe.run.start
+    if given is None:
+        return None
+    folder = given
+    if not folder.is_dir():
+        raise ConfigError(f"run.start={given} is no folder; give a saved generator or the folder of a finished run")
+    if not (folder / INDEX).is_file() and (folder / RECIPE).is_file():
+        folder = folder / GENERATOR
+        if not folder.is_dir():
+            raise ConfigError(f"run.start={given} is a run that has not finished; train it to its end first")
+    facts = read_facts(folder)
+    if not facts.subjects_seen:
+        raise ConfigError(f"run.start={given} does not say whom it learned from (subjects_seen is empty); retrain it")
+    return Start(str(given), folder, facts)
+
+
+def _difference(network: nn.Module, configured: Mapping[str, Any], saved: Mapping[str, torch.Tensor]) -> str:
+    """The first difference between a network and what was saved, or ""."""
+    own = dict(getattr(network, "config", {}))
+    for key in sorted(own.keys() & configured.keys()):
+        if key.startswith("_") or key in _NOT_ARCHITECTURE:
+            continue
+        # As JSON has it: a tuple was saved as a list.
+        here, there = (json.dumps(value, default=str) for value in (own[key], configured[key]))
+        if here != there:
+            return f"{key} is {here} here and {there} there"
+    state = network.state_dict()
+    for key in (*state, *(key for key in saved if key not in state)):
+        if key not in saved or key not in state:
+            return f"{key} is missing {'there' if key in state else 'here'}"
+        if state[key].shape != saved[key].shape:
+            return f"{key} is {list(state[key].shape)} here and {list(saved[key].shape)} there"
+    return ""

@@ -1,0 +1,175 @@
+"""The speed that is measured, and the script that plans and trains by it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mesynth.training import throughput
+from mesynth.training.config import Recipe, RunConfig, load_recipe
+from mesynth.training.throughput import measure, preparation
+from tests.training import toy
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "train_on_gpu.py"
+TINY = ["--device", "cpu", "--workers", "1", "--recipes", "motion_tiny", "--updates", "2", "--variants", "fp32,bf16"]
+SMALL = "data.identities=2 data.per_identity=4 data.validation_identities=1 run.validation=2"
+
+
+def script() -> Any:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("train_on_gpu", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(*words: object) -> int:
+    """Its command in this process; argparse's exit as a status."""
+    try:
+        return int(script().main([str(word) for word in words]))
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
+def test_images_a_second_are_updates_times_batch_over_seconds(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Recipe = recipe(batch=16, accumulate=2)
+    seen: list[tuple[int, int]] = []
+    step = toy.ToyTask.step
+
+    def counted(self: toy.ToyTask, batch: Any, images: int, updater: Any) -> Any:
+        seen.append((images, len(batch)))
+        return step(self, batch, images, updater)
+
+    monkeypatch.setattr(toy.ToyTask, "step", counted)
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+    measured = measure(made, "cpu", updates=5, warmup=3)
+    assert measured.images_per_s == 5 * 16 / 2
+    assert (measured.precision, measured.compile, measured.batch, measured.memory) == ("fp32", False, 16, None)
+    assert sorted({images for images, _ in seen}) == [16 * i for i in range(8)]
+    assert {size for _, size in seen} == {8}
+
+
+def test_what_does_not_run_is_said_in_one_line(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*rest: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+
+    monkeypatch.setattr(toy.ToyTask, "step", broken)
+    measured = measure(recipe(), "cpu", updates=1, warmup=0)
+    assert (measured.images_per_s, measured.error) == (0, "CUDA out of memory. Tried to allocate 2 GiB.")
+    assert measure(recipe("run.precision=fp16"), "cpu").error.startswith("run.precision=fp16 needs CUDA")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_memory_on_a_gpu(recipe: Any) -> None:
+    assert (measure(recipe(), "cuda", updates=2, warmup=1).memory or 0) > 0
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_preparation_is_counted_in_pairs(prefetch: int) -> None:
+    class Slow(toy.ToyPairs):
+        def batch(self, draws: Any) -> Any:
+            throughput.time.sleep(0.01)
+            return super().batch(draws)
+
+    pairs = Slow(toy.PairConfig(), ("a/b",), 0)
+    rate = preparation(pairs, 4, prefetch, seconds=0.2)
+    assert 4 / 0.2 < rate < 4 / 0.01 * max(prefetch, 1)
+
+
+# ---------------------------------------------------------------- the script
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--out", tmp_path / "gpu") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Error: no CUDA device is here")
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "gpu").exists()
+
+
+def test_a_dry_run_measures_and_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--out", tmp_path / "gpu", *TINY, "--set", SMALL, "--dry-run"]
+    assert main(*words, "--minutes", "0.02") == 0
+    rows = json.loads((tmp_path / "gpu" / "throughput.json").read_text())
+    assert [row["variant"] for row in rows] == ["fp32", "bf16"]
+    assert all(row["images_per_s"] > 0 for row in rows)
+    planned = json.loads((tmp_path / "gpu" / "plan.json").read_text())["motion_tiny"]
+    rate = min(rows[0]["images_per_s"], planned["prepared_per_s"])
+    assert planned["images_per_s"] == rate
+    assert planned["images"] == max(int(0.9 * 60 * 0.02 * rate) // 8, 1) * 8
+    recipe = load_recipe(ROOT / "configs" / "gan" / "motion_tiny.yaml", planned["settings"])
+    assert recipe.run.images == planned["images"]
+    assert recipe.run.validate_images <= recipe.run.images
+    assert not (tmp_path / "gpu" / "runs").exists()
+    assert "| motion_tiny | fp32 | 8 |" in (tmp_path / "gpu" / "report.md").read_text()
+    stamp = (tmp_path / "gpu" / "throughput.json").stat().st_mtime_ns
+    assert main(*words, "--minutes", "0.02") == 0  # the same command again measures nothing
+    assert (tmp_path / "gpu" / "throughput.json").stat().st_mtime_ns == stamp
+    capsys.readouterr()
+    assert main(*words, "--minutes", "0.03") == 2
+    assert "another run" in capsys.readouterr().err
+
+
+def test_keys_in_images_keep_their_share() -> None:
+    module = script()
+    run = RunConfig(images=1000, batch=10, warmup=100, half_life=0, log_images=50, validate_images=500)
+    made = dict(setting.split("=") for setting in module.scaled(run, 4000))
+    assert {key: int(made[f"run.{key}"]) for key in ("images", "warmup", "half_life", "log_images")} == {
+        "images": 4000, "warmup": 400, "half_life": 0, "log_images": 200,
+    }  # fmt: skip
+    short = dict(setting.split("=") for setting in module.scaled(run, 20))
+    assert (short["run.log_images"], short["run.validate_images"], short["run.warmup"]) == ("10", "10", "2")
+
+
+@pytest.mark.slow
+def test_it_trains_and_compares(tmp_path: Path) -> None:
+    compare = ["--compare", "--people 2 --size 64 --aus 12 --levels 0.5"]
+    assert main("--out", tmp_path / "gpu", *TINY, "--set", SMALL, "--minutes", "0.02", *compare) == 0
+    assert (tmp_path / "gpu" / "runs" / "motion_tiny" / "generator" / "mesynth.json").is_file()
+    assert (tmp_path / "gpu" / "comparison" / "compare.json").is_file()
+    assert "epe " in (tmp_path / "gpu" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("status", "ends"), [(2, 1), (130, 130)])
+def test_a_training_that_fails_is_told_and_an_interrupted_one_ends_it(
+    status: int, ends: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script()
+    asked: list[tuple[object, ...]] = []
+
+    def ends_so(*words: object) -> int:
+        asked.append(words)
+        return status
+
+    module.mesynth = ends_so
+    words = ["--out", str(tmp_path / "gpu"), *TINY, "--set", SMALL, "--minutes", "0.02"]
+    assert module.main(words) == ends
+    assert [call[0] for call in asked] == ["train"]  # there is nothing to compare
+    assert ("failed (exit status 2)" in capsys.readouterr().out) is (ends == 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--recipes", "motion_huge"], "motion_huge cannot be read"),
+        (["--minutes", "0"], "--minutes 0 must be positive"),
+        (["--updates", "0"], "--updates 0"),
+        (["--variants", "fp64"], "choose from fp32"),
+        (["--variants", "bf16"], "--variant among them"),
+        (["--set", "run.bach=3"], "run.batch"),
+    ],
+)
+def test_mistakes(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--out", tmp_path / "gpu", "--device", "cpu", "--dry-run", *words) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "gpu").exists()
