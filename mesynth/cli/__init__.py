@@ -9,6 +9,7 @@ import click
 
 from mesynth import __version__
 from mesynth.cli.augment import augment
+from mesynth.cli.calibrate import calibrate
 from mesynth.cli.compare import compare
 from mesynth.cli.make import generate, render
 from mesynth.cli.prepare import prepare
@@ -26,5 +27,5 @@ def main() -> None:
     """
 
 
-for verb in (quickstart, render, prepare, augment, train, generate, measure, compare, doctor):
+for verb in (quickstart, render, prepare, augment, train, calibrate, generate, measure, compare, doctor):
     main.add_command(verb)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mesynth.cli.options import OUT, SEED
+from mesynth.cli.options import OUT, SEED, au_codes, numbers
 from mesynth.clickutils import echo_json, json_option, progress_bars
 
 
@@ -15,7 +15,7 @@ from mesynth.clickutils import echo_json, json_option, progress_bars
     "--models",
     default="",
     show_default="motion-prior and every shipped model",
-    help="Names of models and folders that training wrote, separated by commas.",
+    help="Models and folders that training wrote, separated by commas, options after @: runs/d@steps=4,runs/d@steps=8.",
 )
 @click.option("--people", default=8, show_default=True, help="Rendered people that no generator learned from.")
 @click.option("--size", default=128, show_default=True, help="Side of the crops, pixels.")
@@ -31,17 +31,18 @@ def compare(
 
     Every figure has a 95% interval over people; the rendered truth stands beside it. The same command again resumes.
     """
+    from mesynth.corpus.models import split_models
     from mesynth.quality.contest.entrants import default_models, enter
     from mesynth.quality.contest.requests import ContestConfig
     from mesynth.quality.contest.run import compare as run
 
     settings: dict[str, tuple[float, ...]] = {}
     if aus:
-        settings["codes"] = tuple(int(code) if code.is_integer() else code for code in _numbers(aus, "--aus"))
+        settings["codes"] = au_codes(aus)
     if levels:
-        settings["levels"] = _numbers(levels, "--levels")
+        settings["levels"] = numbers(levels, "--levels")
     config = ContestConfig(people=people, size=size, seed=seed, **settings)  # type: ignore[arg-type]
-    names = [name.strip() for name in models.split(",") if name.strip()] or default_models()
+    names = split_models(models) or default_models()
     with progress_bars() as bar:
         result = run(enter(names), config, out, progress=bar("compare"))
     if as_json:
@@ -55,12 +56,3 @@ def compare(
     for line in result.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written: {out}/compare.json, compare.csv, sheet.png", highlight=False)
-
-
-def _numbers(text: str, option: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        from mesynth.errors import ConfigError
-
-        raise ConfigError(f"{option} '{text}' is no list of numbers; write for example 0.25,0.5") from None

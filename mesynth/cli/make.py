@@ -81,7 +81,10 @@ Examples:
     "--au-source", default="published", show_default=True, help="Table of AUs per emotion: published, expert."
 )
 @click.option(
-    "--model", default="motion-prior", show_default=True, help="motion-prior, a shipped model, or a trained folder."
+    "--model",
+    default="motion-prior",
+    show_default=True,
+    help="motion-prior, a shipped model, or a trained folder; options after @: runs/d@steps=8,guidance=2.",
 )
 @click.option("--count", type=int, help="Number of clips [default: one per --au or --emotion].")
 @click.option(
@@ -130,7 +133,7 @@ def generate(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Generate micro-expressions on faces with the AU motion prior: frames, exact flow, provenance.
+    """Generate micro-expressions on faces, with the AU motion prior or a trained generator: frames, flow, provenance.
 
     Intensity 0 returns the input exactly. With --emotion, AUs come from published frequency tables.
     """
@@ -155,7 +158,7 @@ def generate(
     )
     previews = Preview(count=preview, video=video)
     if dry_run:
-        click.echo(_generation_forecast(faces, config, out))
+        click.echo(_generation_forecast(faces, config, out, model))
         return
     landmarker = fetch(landmarker, download)
     with progress_bars() as bar:
@@ -173,10 +176,12 @@ def _range(text: str) -> tuple[float, float]:
         raise click.BadParameter(f"'{text}' is no number of seconds and no range such as 0.2:0.5") from None
 
 
-def _generation_forecast(faces: Path, config: PlanConfig, out: Path) -> str:
+def _generation_forecast(faces: Path, config: PlanConfig, out: Path, model: str) -> str:
     from mesynth.corpus.faces import find_faces
+    from mesynth.corpus.generate import choose
     from mesynth.temporal import frame_count
 
+    choose(model, config)
     frames = config.count * frame_count(sum(config.duration) / 2, config.fps)
     n_faces = len(find_faces(faces))
     return f"would generate {config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces into {out}"

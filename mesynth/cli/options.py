@@ -37,6 +37,21 @@ def fetch(landmarker: str, download: bool) -> str:
     return "face-alignment"
 
 
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """``0.25,0.5`` -> numbers. Raises ConfigError that names the option."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        from mesynth.errors import ConfigError
+
+        raise ConfigError(f"{option} '{text}' is no list of numbers; write for example 0.25,0.5") from None
+
+
+def au_codes(text: str) -> tuple[int, ...]:
+    """``4,12`` of an option ``--aus`` -> codes; what is no whole number is left for the configuration to refuse."""
+    return tuple(int(code) if code.is_integer() else code for code in numbers(text, "--aus"))  # type: ignore[misc]
+
+
 def summary(manifest: Any, out: Path) -> dict[str, Any]:
     labels = [label for label in manifest.column("label") if label]
     return {

@@ -124,7 +124,7 @@ class GenerateWorker:
                 # generator learned from (nobody, for the motion prior).
                 subjects_seen=tuple(dict.fromkeys((*face.provenance.subjects_seen, *learned.subjects_seen))),
                 parents=face.provenance.parents,
-                generator=self.model.name,
+                generator=self.model.described,
                 weights_sha256=learned.weights_sha256,
                 plan_row=plan.index,
                 seed=plan.seed,
@@ -190,6 +190,20 @@ def _mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
         return path.read_bytes()
 
 
+def choose(model: str, config: PlanConfig) -> Model:
+    """The model of that name, which takes its options and every request of ``config`` as far as is known beforehand.
+
+    Raises:
+        MesynthError: see :func:`generate`.
+    """
+    chosen = find_model(model)
+    for request in config.au:
+        chosen.check_request(facs.parse_request(request))
+    if chosen.options:
+        chosen.load()  # before a folder is claimed: only the family knows its options
+    return chosen
+
+
 def generate(
     faces: Path | list[FaceSource],
     config: PlanConfig,
@@ -211,8 +225,9 @@ def generate(
         NoFaceError, UnreadableImageError, DatasetLayoutError: a face cannot be used (it is named).
         RunFolderError: ``out`` holds another run.
         PipelineError: ``model`` is no saved generator.
+        MesynthError: a request or an option that the model is known to refuse.
     """
-    chosen = find_model(model)
+    chosen = choose(model, config)
     sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else faces
     rows = Plan(config, len(sources))
     run = {

@@ -1,22 +1,29 @@
-"""Generators by name: the motion prior, a model that ships with the package, or a folder that training wrote."""
+"""Generators by name: the motion prior, a model that ships with the package, or a folder that training wrote.
+
+A name may carry options of the model's family after its last ``@``: ``runs/d@steps=8,guidance=2``.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesynth import __version__
-from mesynth.errors import MesynthError
+from mesynth import __version__, facs
+from mesynth.errors import ConfigError, MesynthError
 from mesynth.generators.pipeline import INDEX, Generator, GeneratorFacts, PipelineError, load_pipeline, read_facts
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import NAME, Face, MotionPrior
+from mesynth.motion.prior import NAME, Face, MotionPrior, check_reach
 
 if TYPE_CHECKING:
     from mesynth.temporal import Profile
     from mesynth.types import AUVector, Sample
 
+Option = bool | int | float | str
 SHIPPED = Path(__file__).parent.parent / "generators" / "data"
 """One folder a model that comes with the package."""
 _FACES_KEPT = 8
@@ -63,19 +70,44 @@ class Model:
     """Which generator a run uses: picklable, loaded in each process that needs it."""
 
     name: str
-    """For messages and provenance: the family."""
+    """The family."""
     folder: Path | None
     """None for the motion prior."""
     facts: GeneratorFacts
+    options: tuple[tuple[str, Option], ...] = ()
+    """Of the family, sorted by name; see :func:`configured`."""
 
     def load(self) -> Generator:
-        """Raises PipelineError when the folder has changed since it was found."""
-        return PriorGenerator() if self.folder is None else load_pipeline(self.folder)
+        """The generator with its options.
+
+        Raises:
+            PipelineError: the folder has changed since it was found.
+            ConfigError: options that the family does not have.
+        """
+        generator: Generator = PriorGenerator() if self.folder is None else load_pipeline(self.folder)
+        return configured(generator, dict(self.options))
+
+    @property
+    def described(self) -> str:
+        """For provenance: the family, with its options as a user writes them."""
+        return self.name + (f"@{option_text(self.options)}" if self.options else "")
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a run's result depends on; never where the folder lies."""
-        return {"generator": self.name} | ({"weights": self.facts.weights_sha256} if self.folder else {})
+        weights = {"weights": self.facts.weights_sha256} if self.folder else {}
+        return {"generator": self.name} | weights | ({"options": dict(self.options)} if self.options else {})
+
+    def check_request(self, aus: AUVector) -> None:
+        """Refuse before anything is made what the model is known to refuse: the others refuse by themselves.
+
+        Raises:
+            MesynthError: AUs that exclude each other, or an intensity beyond the motion prior's reach.
+        """
+        if self.folder is None:
+            check_reach(aus)
+        else:
+            facs.reject_conflicts(aus)
 
 
 def shipped_models() -> list[str]:
@@ -86,14 +118,21 @@ def shipped_models() -> list[str]:
 
 
 def find_model(name: str) -> Model:
-    """``motion-prior``, the name of a shipped model, or a folder that ``mesynth train`` wrote.
+    """``motion-prior``, the name of a shipped model, or a folder that ``mesynth train`` wrote, with options if any.
 
-    A run's folder stands for the generator in it.
+    A run's folder stands for the generator in it. A folder whose own name holds ``@`` is that folder; options of it
+    come after one more ``@``.
 
     Raises:
         MesynthError: neither a known name nor a folder.
+        ConfigError: options that cannot be read. Whether the family has them is found out by :meth:`Model.load`.
         PipelineError: a folder that is no saved generator, or a damaged one.
     """
+    place, text = split_name(name)
+    return replace(_found(place), options=parse_options(text, place) if text is not None else ())
+
+
+def _found(name: str) -> Model:
     if name == NAME:
         return Model(NAME, None, PriorGenerator().facts)
     if name in shipped_models():
@@ -109,3 +148,99 @@ def find_model(name: str) -> Model:
     if not facts.subjects_seen:
         raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")
     return Model(facts.name, folder, facts)
+
+
+# ---------------------------------------------------------------- options
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """A model's name as a user writes it -> what it names, and the text of its options (None: there are none).
+
+    >>> split_name("runs/d@steps=8,guidance=2")
+    ('runs/d', 'steps=8,guidance=2')
+    >>> split_name("runs/d")
+    ('runs/d', None)
+    """
+    place, at, text = name.rpartition("@")
+    # A folder may be called d@2: then the name is whole, unless what follows reads as options of what stands before.
+    if not at or Path(name).is_dir() or ("=" not in text and not _exists(place)):
+        return name, None
+    return place, text
+
+
+def _exists(place: str) -> bool:
+    return place == NAME or place in shipped_models() or (bool(place) and Path(place).is_dir())
+
+
+def split_models(text: str) -> list[str]:
+    """Names separated by commas, which also separate options: a part ``name=value`` without an ``@`` goes on with the
+    options of the name before it, where that has some.
+
+    >>> split_models("motion-prior, runs/d@steps=8,guidance=2,runs/e")
+    ['motion-prior', 'runs/d@steps=8,guidance=2', 'runs/e']
+    """
+    names: list[str] = []
+    for part in (p.strip() for p in text.split(",")):
+        if names and "@" in names[-1] and "@" not in part and part.partition("=")[0].isidentifier() and "=" in part:
+            names[-1] += f",{part}"
+        elif part:
+            names.append(part)
+    return names
+
+
+def parse_options(text: str, place: str) -> tuple[tuple[str, Option], ...]:
+    """``steps=8,guidance=2`` -> pairs sorted by name; numbers and true, false become such, the rest stays text.
+
+    Raises:
+        ConfigError: no ``name=value``, or a name twice; ``place`` is the model, for the message.
+    """
+    out: dict[str, Option] = {}
+    for part in text.split(","):
+        key, equals, value = (x.strip() for x in part.partition("="))
+        if not equals or not key.isidentifier() or not value:
+            raise ConfigError(f"'{part}' in '{place}@{text}' is no option; write for example {place}@steps=8")
+        if key in out:
+            raise ConfigError(f"'{place}@{text}' gives the option {key} twice; give it once")
+        out[key] = _value(value)
+    return tuple(sorted(out.items()))
+
+
+def _value(text: str) -> Option:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else text
+    return text
+
+
+def option_text(options: Mapping[str, Option] | tuple[tuple[str, Option], ...]) -> str:
+    """As :func:`parse_options` reads it."""
+    words = {True: "true", False: "false"}
+    return ",".join(f"{k}={words[v] if isinstance(v, bool) else v}" for k, v in dict(options).items())
+
+
+def configured(generator: Generator, options: Mapping[str, Option]) -> Generator:
+    """The generator with ``options`` of its family, which has ``configured(**options) -> Generator`` if it takes any:
+    another generator, which may share the first one's networks.
+
+    Raises:
+        ConfigError: an option that the family does not have (MesynthError for a value it cannot take).
+    """
+    if not options:
+        return generator
+    method = getattr(generator, "configured", None)
+    known: list[str] = []
+    if method is not None:
+        parameters = inspect.signature(method).parameters.values()
+        known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        if len(known) < len(parameters) or set(options) <= set(known):
+            made: Generator = method(**options)
+            assert made is not generator, "configured() makes another generator"
+            return made
+    unknown = next(name for name in options if name not in known)
+    choice = f"choose from {', '.join(known)}" if known else "it knows none"
+    raise ConfigError(f"{generator.family} has no option '{unknown}'; {choice}")

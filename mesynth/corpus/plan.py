@@ -19,7 +19,6 @@ from mesynth import emotions, facs, seeds
 from mesynth.emotions import AUSampling
 from mesynth.errors import MesynthError
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import check_reach
 from mesynth.temporal import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
 from mesynth.types import AUVector
 
@@ -46,7 +45,7 @@ class PlanConfig:
         if bool(self.au) == bool(self.emotions):
             raise MesynthError('give either --au (for example "12=B,L4=0.2") or --emotion, one of the two')
         for request in self.au:
-            check_reach(facs.parse_request(request))
+            facs.reject_conflicts(facs.parse_request(request))
         for emotion in self.emotions:
             emotions.require_emotion(emotion, self.sampling.source)
         if not 1 <= self.count <= 10_000_000:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mesynth.corpus.models import find_model, shipped_models
+from mesynth.corpus.models import configured, find_model, shipped_models, split_name
 from mesynth.errors import LeakError, MesynthError
 from mesynth.generators.pipeline import WEIGHTS, Generator
 from mesynth.motion.prior import NAME
@@ -98,27 +98,36 @@ def enter(names: Sequence[str]) -> list[Entrant]:
     """
     if not names:
         raise MesynthError(f"no model was named; give --models, for example {','.join(default_models())}")
-    entrants = []
+    entrants: list[Entrant] = []
+    loaded: dict[Path | None, Generator] = {}  # the same model with other options shares its networks
+    met: set[object] = set()
     for name, shown in zip(names, shown_names(names), strict=True):
-        if names.count(name) > 1:
-            raise MesynthError(f"model '{name}' is given twice; name each once")
         model = find_model(name)
+        if (model.folder, model.options) in met:
+            raise MesynthError(f"model '{name}' is given twice; name each once")
+        met.add((model.folder, model.options))
         refuse_leaks(name, model.facts.subjects_seen)
         parameters, size = weights_size(model.folder, model.facts.networks) if model.folder else (0, 0)
+        if model.folder not in loaded:
+            loaded[model.folder] = replace(model, options=()).load()
+        generator = configured(loaded[model.folder], dict(model.options))
         entrants.append(
-            Entrant(name=shown, generator=model.load(), parameters=parameters, weight_bytes=size,
-                    identity=model.identity)
-        )  # fmt: skip
+            Entrant(name=shown, generator=generator, parameters=parameters, weight_bytes=size, identity=model.identity)
+        )
     return entrants
 
 
 def shown_names(names: Sequence[str]) -> list[str]:
-    """Names as results show them: of a folder its last two parts, unless two would then be called the same.
+    """Names as results show them: of a folder its last two parts, unless two would then be called the same; and its
+    options.
 
-    >>> shown_names(["motion-prior", "/data/of/me/runs/a"])
-    ['motion-prior', 'runs/a']
+    >>> shown_names(["motion-prior", "/data/of/me/runs/a", "runs/d@steps=8, guidance=2"])
+    ['motion-prior', 'runs/a', 'runs/d@steps=8,guidance=2']
     """
-    short = ["/".join(part for part in Path(name).parts[-2:] if part != "/") for name in names]
+    parted = [split_name(name) for name in names]
+    tails = ["" if text is None else "@" + "".join(text.split()) for _, text in parted]
+    short = ["/".join(part for part in Path(place).parts[-2:] if part != "/") for place, _ in parted]
+    short = [place + tail for place, tail in zip(short, tails, strict=True)]
     return short if len(set(short)) == len(short) else list(names)
 
 

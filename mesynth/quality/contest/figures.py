@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,14 +67,18 @@ class Answered:
 
     def rows(self, code: int | None = None, side: str = "") -> np.ndarray:
         """[R] bool: requests of one AU (all, without the one that asks for nothing), on "B" or one ("1") side."""
-        return np.array(
-            [
-                i > 0
-                and (code is None or r.code == code)
-                and (not side or (r.side == "B") == (side == "B"))
-                for i, r in enumerate(self.asked)
-            ]
-        )  # fmt: skip
+        return _rows(self.asked, code, side)
+
+
+def _rows(asked: Sequence[Request], code: int | None, side: str) -> np.ndarray:
+    return np.array(
+        [
+            i > 0
+            and (code is None or r.code == code)
+            and (not side or (r.side == "B") == (side == "B"))
+            for i, r in enumerate(asked)
+        ]
+    )  # fmt: skip
 
 
 def flow_figures(a: Answered) -> list[Figure]:
@@ -94,13 +98,20 @@ def flow_figures(a: Answered) -> list[Figure]:
 
 
 def cells(a: Answered, code: int, side: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """:func:`points` of a generator's answers."""
+    return points(a.asked, a.stack("judged"), code, side)
+
+
+def points(
+    requests: Sequence[Request], answers: np.ndarray, code: int, side: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     """Asked and judged intensities [P,N] of one AU over its requests and the one for nothing; sides are points of
-    their own unless the AU crosses the midline."""
-    rows = a.rows(code, side)
+    their own unless the AU crosses the midline. ``answers`` [P,R,K,2] are what the judge read."""
+    rows = _rows(requests, code, side)
     rows[0] = True
     row = AU_INDEX[code]
-    asked = visible_aus(np.stack([r.aus.intensity for r in a.asked]))[rows][:, row]
-    judged = a.stack("judged")[:, rows][:, :, row]
+    asked = visible_aus(np.stack([r.aus.intensity for r in requests]))[rows][:, row]
+    judged = answers[:, rows][:, :, row]
     if code in MIDLINE:
         asked, judged = asked[:, :1], judged.mean(-1, keepdims=True)
     people = len(judged)
@@ -197,9 +208,13 @@ def _side_figures(a: Answered, known: Sequence[int]) -> list[Figure]:
 def rest_figures(a: Answered) -> list[Figure]:
     """What happens when nothing is asked for, and how far seeds differ."""
     absent = a.absent or "it was refused"
+    apart = a.stack("spread")
+    diversity = figure("diversity", resampling.mean(a.weights, apart), "px", "every request was refused")
+    if np.nanmax(apart, initial=-1) == 0:
+        diversity = replace(diversity, note="deterministic, every seed gives the same flow")
     return [
         figure("change at rest", resampling.mean(a.weights, a.stack("change")[:, :1]), "grey", absent),
-        figure("diversity", resampling.mean(a.weights, a.stack("spread")), "px", "every request was refused"),
+        diversity,
     ]
 
 

@@ -42,7 +42,7 @@ def faster(seconds: float, slow: Mapping[str, float]) -> Goal:
     return Goal(name=name, holds=times >= TIMES_FASTER, text=f"{times:.1f} times {other}")
 
 
-def _pair(first: np.ndarray, second: np.ndarray) -> tuple[float, float, int]:
+def compared(first: np.ndarray, second: np.ndarray) -> tuple[float, float, int]:
     """Means of two [P,R] over the requests that both have, and how many those are."""
     both = ~np.isnan(first) & ~np.isnan(second)
     if not both.any():
@@ -52,7 +52,7 @@ def _pair(first: np.ndarray, second: np.ndarray) -> tuple[float, float, int]:
 
 def _half_of_mean(a: Answered) -> Goal:
     rows = a.rows()
-    own, mean, n = _pair(a.stack("epe")[:, rows], a.referred("mean")[:, rows])
+    own, mean, n = compared(a.stack("epe")[:, rows], a.referred("mean")[:, rows])
     name = f"EPE at most {SHARE_OF_MEAN_FLOW:g} of mean flow's"
     if not n:
         return Goal(name=name, holds=None, text="every request was refused")
@@ -66,7 +66,7 @@ def _below_prior(a: Answered, prior: Answered | None) -> Goal:
     if prior is a:
         return Goal(name=name, holds=None, text="it is the motion prior")
     rows = a.rows()
-    own, other, n = _pair(a.stack("epe")[:, rows], prior.stack("epe")[:, rows])
+    own, other, n = compared(a.stack("epe")[:, rows], prior.stack("epe")[:, rows])
     if not n:
         return Goal(name=name, holds=None, text="no request was answered by both")
     return Goal(name=name, holds=own < other, text=f"{own:.3f} against {other:.3f} px on {n} common answers")
@@ -86,7 +86,7 @@ def _controlled(a: Answered) -> Goal:
 def _identity(a: Answered) -> Goal:
     name = "identity no worse than the truth"
     true = np.stack([t.identity for t in a.truth])
-    own, other, n = _pair(a.stack("identity"), true)
+    own, other, n = compared(a.stack("identity"), true)
     if not n:
         return Goal(name=name, holds=None, text=a.absent or "not measured")
     apart = resampling.interval(resampling.mean(a.weights, a.stack("identity") - true))

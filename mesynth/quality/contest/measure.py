@@ -11,8 +11,10 @@ import numpy as np
 from mesynth.errors import MesynthError, WeightsUnavailable
 from mesynth.facs import AU_CODES
 from mesynth.quality.contest.entrants import Entrant, Shown
+from mesynth.quality.contest.flow_images import DIM, flow_image
 from mesynth.quality.contest.people import MeanFlows, Person
 from mesynth.quality.contest.requests import Request
+from mesynth.quality.contest.warned import SEPARATOR
 from mesynth.quality.extractors import FeatureExtractor, best_extractor
 from mesynth.quality.identity import FaceEmbedder
 from mesynth.quality.judge import AUJudge
@@ -22,7 +24,7 @@ from mesynth.stage import write_bytes
 
 EQUAL_DB = 100.0
 """PSNR given to equal pictures, and the most that is given."""
-SEEDS = 3
+SEEDS = 4
 """Clips of one request whose flows are compared with each other."""
 
 
@@ -98,6 +100,8 @@ class Answers(_Stored):
     """[R,D]; NaN rows for requests that are not pictured"""
     spread: np.ndarray
     """[R] mean distance of the flows of two seeds, pixels"""
+    flow_images: np.ndarray
+    """[I,DIM] of the imaged requests; NaN rows where they were refused"""
 
     @staticmethod
     def read(file: Path) -> Answers:
@@ -180,6 +184,7 @@ def question(
     blank = {f: np.full(n, np.nan) for f in ("epe", "change", "psnr", "perceptual", "identity", "spread")}
     judged = np.full((n, len(AU_CODES), 2), np.nan, np.float32)
     features = np.full((n, width), np.nan, np.float32)
+    images = {i: np.full(DIM, np.nan, np.float16) for i, request in enumerate(asked) if request.imaged}
     for i, request in enumerate(asked):
         own = derived(seed, f"contest-{person.seed}", i)
         more: list[Shown] = []
@@ -191,8 +196,11 @@ def question(
         except MesynthError as error:
             refused[i] = str(error)
             continue
-        warned[i] = "; ".join(shown.warnings)
-        blank["epe"][i] = end_point_error(shown.uv, *person.flow(request))
+        warned[i] = SEPARATOR.join(shown.warnings)
+        exact, inside = person.flow(request)
+        blank["epe"][i] = end_point_error(shown.uv, exact, inside)
+        if request.imaged:
+            images[i] = flow_image(shown.uv, inside)
         if more:
             flows = [shown.uv, *(other.uv for other in more)]
             pairs = [(a, b) for k, a in enumerate(flows) for b in flows[:k]]
@@ -204,7 +212,8 @@ def question(
         if request.pictured:
             _pictures(shown, person, request, instruments, i, blank, features)
     return Answers(
-        refused=np.array(refused), warned=np.array(warned), judged=judged, features=features, **blank
+        refused=np.array(refused), warned=np.array(warned), judged=judged, features=features,
+        flow_images=np.stack(list(images.values())), **blank,
     )  # fmt: skip
 
 

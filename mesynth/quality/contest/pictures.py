@@ -1,4 +1,4 @@
-"""Figures of one generator's apex frames: distance to the true apex, to its distribution, and to the onset's person."""
+"""Figures of one generator's apex frames and flow images: distance to the truth, to its distribution, to the person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from mesynth.quality.contest import resampling
 from mesynth.quality.contest.figures import Answered, Figure, figure
+from mesynth.quality.contest.flow_images import FLOW_KID
 from mesynth.quality.contest.measure import Instruments
 
 
@@ -62,4 +63,24 @@ def identity_figures(a: Answered, instruments: Instruments) -> list[Figure]:
         figure("identity distance", resampling.mean(w, own), "", why),
         figure("  more than the truth", resampling.mean(w, own - true), "", why),
         figure("  between people", resampling.between(w, apart)),
+    ]
+
+
+def flow_image_figures(a: Answered) -> list[Figure]:
+    """KID of the flow images of all answers to imaged requests against the exact ones; beside it, that of no motion.
+
+    Pairs of different people alone count (:func:`mesynth.quality.contest.resampling.paired_kid`): the truth has 0.
+    """
+    own, truth, still = [], [], []
+    for answers, exact in zip(a.own, a.truth, strict=True):
+        kept = ~np.isnan(answers.flow_images).any(1)
+        own.append(answers.flow_images[kept])
+        truth.append(exact.flow_images[kept])
+        still.append(np.zeros_like(truth[-1]))
+    names = (FLOW_KID, f"  {FLOW_KID} of no motion")
+    if sum(map(len, own)) < 2:
+        return [Figure(name=name, value=None, note="every request was refused") for name in names]
+    return [
+        figure(name, resampling.paired_kid(a.weights, images, truth))
+        for name, images in zip(names, (own, still), strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,8 @@ class Request:
     """Its apex also takes part in the figures of pictures and identity."""
     diverse: bool = False
     """It is asked for with several seeds."""
+    imaged: bool = False
+    """Its flow also takes part in the distance between distributions of flow images."""
 
     @property
     def aus(self) -> AUVector:
@@ -97,15 +100,21 @@ def requests(config: ContestConfig) -> tuple[Request, ...]:
     """All requests; the first asks for nothing.
 
     Sided AUs are also asked for on one side, left and right in turns from level to level. Pictures are compared on
-    both-sided requests at the levels nearest to the middle and at the highest.
+    both-sided requests at the levels nearest to the middle and at the highest, flow images at these levels on all.
     """
-    middle = min(config.levels, key=lambda level: abs(level - MIDDLE))
-    spread = {config.codes[i] for i in np.linspace(0, len(config.codes) - 1, MAX_DIVERSE).round().astype(int)}
-    out = [Request(config.codes[0], "B", 0.0)]
-    for i, code in enumerate(config.codes):
-        for level in config.levels:
-            pictured = level in (middle, config.levels[-1])
-            out.append(Request(code, "B", level, pictured, level == middle and code in spread))
+    return asked_of(config.codes, config.levels)
+
+
+def asked_of(codes: Sequence[int], levels: Sequence[float]) -> tuple[Request, ...]:
+    """:func:`requests` of ``codes`` at ``levels``, ascending."""
+    middle = min(levels, key=lambda level: abs(level - MIDDLE))
+    spread = {codes[i] for i in np.linspace(0, len(codes) - 1, MAX_DIVERSE).round().astype(int)}
+    out = [Request(codes[0], "B", 0.0)]
+    for i, code in enumerate(codes):
+        for level in levels:
+            chosen = level in (middle, levels[-1])
+            out.append(Request(code, "B", level, chosen, level == middle and code in spread, chosen))
         if code not in MIDLINE:
-            out += [Request(code, SIDES[(i + j) % 2], level) for j, level in enumerate(config.levels)]
+            for j, level in enumerate(levels):
+                out.append(Request(code, SIDES[(i + j) % 2], level, imaged=level in (middle, levels[-1])))
     return tuple(out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mesynth.facs import AU_NAMES
 from mesynth.quality.contest.figures import Figure
 from mesynth.quality.contest.goals import Goal
+from mesynth.quality.contest.warned import Warned
 from mesynth.quality.report import format_number
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class Standing:
     by_au: dict[int, tuple[Figure, ...]]
     refused: dict[str, tuple[str, ...]]
     """Reason -> the requests that were refused for it, with how many people when not all."""
-    warnings: dict[str, int]
-    """Warning -> answers that carried it."""
+    warnings: dict[str, Warned]
+    """Warning with ``#`` for numbers -> answers that carried it, and the worst of them."""
     answered: int
     asked: int
     goals: tuple[Goal, ...] = ()
@@ -108,8 +109,10 @@ class Result:
                 out.append(f"{s.name}: {s.asked - s.answered} of {s.asked} requests were refused")
             for why, which in s.refused.items():
                 out.append(f"{s.name}: refused {', '.join(which)}: {why}")
-            for why, count in s.warnings.items():
-                out.append(f"{s.name}: {count} answers with the warning: {why}")
+            for why, warned in s.warnings.items():
+                worst = f"; the worst: {warned.worst}" if why != warned.worst else ""
+                out.append(f"{s.name}: {warned.count} answers with the warning: {why}{worst}")
+            out += [f"{s.name}: {f.name.strip()}: {f.note}" for f in s.figures if f.value == 0 and f.note]
             absent = {f.note: [g.name.strip() for g in s.figures if g.value is None and g.note == f.note]
                       for f in s.figures if f.value is None}  # fmt: skip
             out += [f"{s.name}: no {', '.join(names)}: {why}" for why, names in absent.items()]

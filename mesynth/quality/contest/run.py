@@ -14,6 +14,7 @@ from mesynth import __version__
 from mesynth.errors import LeakError, MesynthError
 from mesynth.motion.prior import NAME
 from mesynth.quality.contest import resampling
+from mesynth.quality.contest.diffusion_goals import with_diffusion_goals
 from mesynth.quality.contest.entrants import FRAMELESS, TRUTH, Entrant, refuse_leaks
 from mesynth.quality.contest.figures import (
     Answered,
@@ -24,13 +25,14 @@ from mesynth.quality.contest.figures import (
     rest_figures,
 )
 from mesynth.quality.contest.goals import PER_FRAME, faster, goals
-from mesynth.quality.contest.measure import Answers, Beside, Instruments, look_beside, question
+from mesynth.quality.contest.measure import SEEDS, Answers, Beside, Instruments, look_beside, question
 from mesynth.quality.contest.people import MeanFlows, Person, RenderedTruth
-from mesynth.quality.contest.pictures import identity_figures, picture_figures
+from mesynth.quality.contest.pictures import flow_image_figures, identity_figures, picture_figures
 from mesynth.quality.contest.requests import ContestConfig, Request, requests
 from mesynth.quality.contest.result import Result, Standing
 from mesynth.quality.contest.sheet import sheet
-from mesynth.quality.contest.speed import TIMED, seconds_per_clip
+from mesynth.quality.contest.speed import seconds_of, seconds_per_clip
+from mesynth.quality.contest.warned import grouped
 from mesynth.quality.control import SOURCE_NOTE
 from mesynth.shards import png_bytes
 from mesynth.stage import claim_folder, write_bytes, write_text
@@ -75,8 +77,8 @@ def compare(
     asked_of = {k: v for k, v in dataclasses.asdict(config).items() if k not in {"clip_frames", "repeats"}}
     claim_folder(
         out,
-        {"stage": "compare", **asked_of, **tools.names, "models": [e.identity or e.name for e in entrants],
-         "version": __version__},
+        {"stage": "compare", "seeds_each": SEEDS, **asked_of, **tools.names,
+         "models": [e.identity or e.name for e in entrants], "version": __version__},
     )  # fmt: skip
     asked = requests(config)
     answers, beside = _meet(everyone, asked, config, out / _PARTS, tools, progress)
@@ -91,7 +93,7 @@ def compare(
     for entrant, answered in zip(everyone, all_answered, strict=True):
         entrant.meet(person)
         standings.append(_standing(entrant, answered, prior, tools, person, config))
-    standings = with_speed_goals(standings)
+    standings = with_diffusion_goals(with_speed_goals(standings), all_answered, config)
     settings = dataclasses.asdict(config) | tools.names | {"threads": 1, "cores": os.cpu_count()}
     result = Result(standings=tuple(standings), settings=settings, notes=(ABOUT, SOURCE_NOTE, *tools.notes))
     write_text(out / "compare.json", result.to_json())
@@ -136,13 +138,10 @@ def _meet(
 def with_speed_goals(standings: Sequence[Standing]) -> list[Standing]:
     """Add how much faster each generator is than the fastest image-space GAN that took part, if one did."""
 
-    def seconds(s: Standing) -> float | None:
-        return next((f.value for f in s.figures if f.name.startswith(TIMED)), None)
-
-    slow = {s.name: own for s in standings if s.family in PER_FRAME and (own := seconds(s))}
+    slow = {s.name: own for s in standings if s.family in PER_FRAME and (own := seconds_of(s.figures))}
     out = []
     for s in standings:
-        own = seconds(s)
+        own = seconds_of(s.figures)
         compared = s.goals and own and s.family not in PER_FRAME and s.family not in FRAMELESS
         out.append(dataclasses.replace(s, goals=(*s.goals, faster(own, slow))) if compared and own else s)
     return out
@@ -158,13 +157,12 @@ def _standing(
 ) -> Standing:
     truth = entrant.name == TRUTH
     figures: list[Figure] = [
-        *flow_figures(a), *control_figures(a), *identity_figures(a, tools), *picture_figures(a, tools),
-        *rest_figures(a),
+        *flow_figures(a), *flow_image_figures(a), *control_figures(a), *identity_figures(a, tools),
+        *picture_figures(a, tools), *rest_figures(a),
     ]  # fmt: skip
     if not truth:
         figures.append(seconds_per_clip(entrant, person, a.asked, config)[0])
     refused = a.stack("refused")
-    warned = Counter(str(text) for text in a.stack("warned").ravel() if text)
     facts = entrant.generator.facts
     return Standing(
         name=entrant.name,
@@ -176,7 +174,7 @@ def _standing(
         figures=tuple(figures),
         by_au={code: tuple(found) for code, found in by_au(a).items()},
         refused=_refusals(refused, a.asked),
-        warnings=dict(sorted(warned.items())),
+        warnings=grouped(map(str, a.stack("warned").ravel())),
         answered=int((refused == "").sum()),
         asked=refused.size,
         goals=() if truth else tuple(goals(a, prior)),

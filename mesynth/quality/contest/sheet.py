@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import cv2
@@ -70,12 +71,12 @@ def _block(entrant: Entrant, person: Person, request: str, seed: int) -> np.ndar
 
 
 def _wrapped(name: str, width: int = 14) -> list[str]:
-    """A name in lines of at most ``width`` letters, broken at spaces, dashes and slashes where there are any."""
+    """A name in lines of at most ``width`` letters, broken at spaces and signs where there are any."""
     lines = [""]
-    for word in name.replace("-", "- ").replace("_", "_ ").replace("/", "/ ").split():
+    for word in re.sub(r"([-_/,@])", r"\1 ", name).split():
         if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
             lines.append("")
-        joint = "" if not lines[-1] or lines[-1][-1] in "-_/" else " "
+        joint = "" if not lines[-1] or lines[-1][-1] in "-_/,@" else " "
         lines[-1] += joint + word
     return [line[i : i + width] for line in lines for i in range(0, len(line), width)]
 

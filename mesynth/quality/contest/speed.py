@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,6 +40,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
         numba.set_num_threads(before[2])
+
+
+def seconds_of(figures: Sequence[Figure]) -> float | None:
+    """The timing among the figures of a generator."""
+    return next((f.value for f in figures if f.name.startswith(TIMED)), None)
 
 
 def seconds_per_clip(

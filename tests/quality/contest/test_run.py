@@ -79,6 +79,8 @@ def value(result: Result, model: str, name: str, au: int | None = None) -> float
 def test_the_truth_is_perfect_and_a_copy_of_it_cannot_be_told_apart(result: Result) -> None:
     for model in (TRUTH, "copy"):
         assert value(result, model, "flow EPE") == 0
+        assert value(result, model, "flow KID") == 0
+        assert value(result, model, "diversity") == 0
         assert value(result, model, "  more than the truth") == 0
         assert value(result, model, "PSNR to the true apex") == 100
         assert value(result, model, "change at rest") == 0
@@ -96,6 +98,7 @@ def test_the_truth_is_perfect_and_a_copy_of_it_cannot_be_told_apart(result: Resu
 def test_no_motion_is_the_zero_flow_baseline(result: Result) -> None:
     assert value(result, "still", "flow EPE") == value(result, "still", "  of zero flow")
     assert value(result, "still", "relative EPE") == 1
+    assert value(result, "still", "flow KID") == value(result, "still", "  flow KID of no motion") > 0
     assert value(result, "still", "PSNR to the true apex") == value(result, "still", "  PSNR of the onset")
     assert value(result, "still", "identity distance") == pytest.approx(0, abs=1e-6)
     for name in ("KID-coarse", "FD-coarse", "difference to the true apex"):
@@ -151,6 +154,7 @@ def test_what_a_generator_refuses_is_listed_and_left_out_of_its_references_too(r
 def test_a_family_without_frames_gets_what_can_be_measured_and_reasons_for_the_rest(result: Result) -> None:
     assert value(result, "images", "flow EPE") > value(result, "images", "  of zero flow")
     assert value(result, "images", "diversity") > 0
+    assert value(result, "images", "flow KID") > value(result, "images", "  flow KID of no motion")
     psnr = result.standing("images").figure("PSNR to the true apex")
     assert (psnr.value, psnr.note) == (None, "makes flow images only, no frames")
     assert any("images: no" in line and "no frames" in line for line in result.lines())

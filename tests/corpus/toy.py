@@ -1,0 +1,70 @@
+"""A family that takes options and gains: the motion prior, asked for some share of every AU, unsteady when hurried."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mesynth.corpus.models import PriorGenerator
+from mesynth.generators.gains import calibrated
+from mesynth.generators.pipeline import FAMILIES, GeneratorFacts, save_pipeline
+from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.prior import Face
+from mesynth.seeds import stream
+from mesynth.temporal import Profile
+from mesynth.types import AUVector, Sample
+from tests.generators.saved import lively
+
+FACTS = GeneratorFacts(
+    name="toy", size=32, subjects_seen=("rendered/person0000920000",), licences=("CC0-1.0",), data_hash="d",
+    config_hash="c", images=0, seed=0, code_version="0",
+)  # fmt: skip
+SHARE = 0.5
+"""Of the intensity asked for, at guidance 1."""
+
+
+class Toy(PriorGenerator):
+    """Shows ``SHARE * guidance`` of what it is asked for, give or take a tenth over the square root of ``steps``."""
+
+    family, size = "toy", 32
+
+    def __init__(self, facts: GeneratorFacts, steps: int = 4, guidance: float = 1.0, gainless: bool = False) -> None:
+        super().__init__()
+        self.facts, self.steps, self.guidance, self.gainless = facts, steps, guidance, gainless
+
+    def configured(self, *, steps: int = 4, guidance: float = 1.0) -> Toy:
+        return Toy(self.facts, steps, guidance, self.gainless)
+
+    def generate(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        nuisance: Nuisance = Nuisance(),
+        seed: int = 0,
+    ) -> tuple[Sample, tuple[str, ...]]:
+        asked = aus if self.gainless else calibrated(aus, self.facts)
+        drawn = 1 + 0.1 / np.sqrt(self.steps) * stream(seed, "toy").standard_normal() if self.steps else 1.0
+        shown = AUVector(np.clip(SHARE * self.guidance * drawn * asked.intensity, 0, 1).astype(np.float32))
+        sample, warnings = super().generate(
+            face, shown, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
+        )  # fmt: skip
+        return replace(sample, aus=aus), warnings
+
+
+def load(folder: Path, facts: GeneratorFacts) -> Toy:
+    """See mesynth.generators.pipeline."""
+    return Toy(facts)
+
+
+def save_toy(folder: Path, monkeypatch: pytest.MonkeyPatch, **facts: object) -> Path:
+    """A saved toy, known to the table of families for as long as the test lasts."""
+    monkeypatch.setitem(FAMILIES, "toy", __name__)
+    save_pipeline(folder, {"generator": lively()}, asdict(FACTS) | facts, "# a toy\n", size=32)
+    return folder
