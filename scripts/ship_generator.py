@@ -1,0 +1,92 @@
+"""Put a trained generator into the package: weights, a card with measured figures and the commands that made it.
+
+    python scripts/ship_generator.py runs/motion_64/generator motion_gan \
+        --recipe configs/gan/motion_64.yaml --figures comparison/compare.json
+
+The recipe must be the one that the generator was trained by, and the figures those of these very weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from mesynth.corpus.models import SHIPPED
+from mesynth.errors import MesynthError
+from mesynth.generators.pipeline import CARD, read_facts
+from mesynth.training.config import load_recipe
+from mesynth.training.start import open_start
+
+SHOWN = (
+    "flow EPE", "  of zero flow", "  of mean flow", "relative EPE", "AU MAE, asked", "AU slope, pooled",
+    "AUs with slope", "Spearman over intensities", "leakage", "identity distance", "diversity", "KID", "clip of",
+)  # fmt: skip
+LARGEST = 30 * 2**20
+
+
+def main() -> None:
+    """Check, copy, write the card."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("generator", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--figures", type=Path, required=True)
+    parser.add_argument("--after", action="append", default=[], help="a command that followed training")
+    asked = parser.parse_args()
+    facts = read_facts(asked.generator)
+    recipe = load_recipe(asked.recipe)
+    start = open_start(recipe)
+    if recipe.hash(start.sha256 if start else "") != facts.config_hash:
+        raise MesynthError(f"{asked.generator} was not trained by {asked.recipe} as it is now; train it again")
+    result = json.loads(asked.figures.read_text())
+    mine = [s for s in result["standings"] if s["facts"].get("weights_sha256") == facts.weights_sha256]
+    if not mine:
+        raise MesynthError(f"{asked.figures} holds no figures of these weights; run mesynth compare on them")
+    target = SHIPPED / asked.name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(asked.generator, target)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    if size > LARGEST:
+        raise MesynthError(f"{target} has {size:,} bytes, more than the {LARGEST:,} that may ship")
+    own = target / "recipe.yaml"
+    own.write_bytes(asked.recipe.read_bytes())
+    commands = [f"mesynth train {asked.recipe} --out runs/{asked.recipe.stem}", *asked.after]
+    with open(target / CARD, "a") as card:
+        card.write(_section(mine[0], result, commands))
+    print(f"{target}: {size:,} bytes")
+
+
+def _section(mine: dict[str, Any], result: dict[str, Any], commands: list[str]) -> str:
+    standings = result["standings"]
+    beside = [s for s in standings if s is mine or s["name"] in ("rendered truth", "motion-prior")]
+    names = [f["name"] for f in mine["figures"] if f["name"].startswith(SHOWN)]
+    lines = [
+        "", f"## Figures on {result['settings']['people']} rendered people that nothing learned from", "",
+        "95 % intervals from resampling people; `mesynth compare` makes the whole table.", "",
+        "| measure | " + " | ".join("this" if s is mine else s["name"] for s in beside) + " |",
+        "|---" * (1 + len(beside)) + "|",
+    ]  # fmt: skip
+    for name in names:
+        found: list[dict[str, Any]] = [next((f for f in s["figures"] if f["name"] == name), {}) for s in beside]
+        unit = next((f["unit"] for f in found if f.get("unit")), "")
+        lines.append(f"| {name.strip()}{f' ({unit})' if unit else ''} | " + " | ".join(map(_cell, found)) + " |")
+    lines += ["", "## Make it again", "", "```bash", *commands, "```", ""]
+    return "\n".join(lines)
+
+
+def _cell(figure: dict[str, Any]) -> str:
+    value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if None not in (low, high) and low != high else "")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MesynthError as error:
+        sys.exit(f"Error: {error}")

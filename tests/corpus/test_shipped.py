@@ -1,0 +1,107 @@
+"""What comes with the package keeps what its card says."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mesynth import facs
+from mesynth.corpus.models import SHIPPED, find_model, shipped_models
+from mesynth.generators.pipeline import CARD, Generator, read_facts
+from mesynth.motion.prior import NAME
+from mesynth.quality.contest.people import Person
+from mesynth.quality.contest.requests import CONTEST_SEEDS
+from mesynth.temporal import Profile
+from mesynth.training.config import load_recipe
+from mesynth.training.rendered_pairs import TRAIN_SEEDS, person_key
+from mesynth.training.start import open_start
+
+ROOT = Path(__file__).parents[2]
+MODELS = shipped_models()
+MOTION = [name for name in MODELS if read_facts(SHIPPED / name).name.startswith("motion_")]
+PAINTERS = [name for name in MODELS if name not in MOTION]
+REQUESTS = ("12=0.5", "4=0.5", "L1=0.4,L2=0.4", "9=0.5", "15=0.5")
+
+
+@cache
+def person(seed: int) -> Person:
+    return Person(CONTEST_SEEDS.stop - 1 - seed, 96)
+
+
+@cache
+def generator(name: str) -> Generator:
+    return find_model(name).load()
+
+
+def apex(name: str, who: Person, request: str) -> tuple[np.ndarray, np.ndarray]:
+    """Apex frame [H,W,3] and flow [2,H,W]."""
+    asked = facs.parse_request(request)
+    sample, _ = generator(name).generate(who.face, asked, Profile(apex=0.5), n_frames=3, fps=100)
+    return sample.clip.frames[sample.clip.apex], sample.flow.uv
+
+
+def test_a_motion_generator_and_a_painter_ship() -> None:
+    assert "motion_gan" in MOTION
+    assert PAINTERS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_small_and_learned_from_nobody_it_is_compared_on(name: str) -> None:
+    folder = SHIPPED / name
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 30 * 2**20
+    facts = read_facts(folder)
+    assert set(facts.subjects_seen) <= {person_key(seed) for seed in TRAIN_SEEDS}
+    assert facts.licences
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_names_the_recipe_that_made_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (SHIPPED / name / CARD).read_text()
+    (file,) = re.findall(r"^mesynth train (\S+\.yaml) --out", card, re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    recipe = load_recipe(file)
+    start = open_start(recipe)
+    assert recipe.hash(start.sha256 if start else "") == read_facts(SHIPPED / name).config_hash
+    assert "rendered people that nothing learned from" in card
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_asking_for_nothing_returns_the_face(name: str) -> None:
+    frames, flow = apex(name, person(0), "12=0")
+    assert np.array_equal(frames, person(0).face.image)
+    assert np.abs(flow).max() < 0.01  # estimated, where it is
+
+
+@pytest.mark.parametrize("name", MOTION)
+def test_its_motion_is_nearer_to_the_truth_than_the_priors(name: str) -> None:
+    errors: dict[str, list[float]] = {name: [], NAME: [], "zero": []}
+    for who in (person(0), person(1)):
+        for request in REQUESTS:
+            exact = who.inner_flow(who.exact(facs.parse_request(request)).uv)
+            for key in errors:
+                flow = 0 * exact if key == "zero" else who.inner_flow(apex(key, who, request)[1])
+                errors[key].append(float(np.linalg.norm(flow - exact, axis=0).mean()))
+    own, prior, zero = (np.mean(errors[key]) for key in (name, NAME, "zero"))
+    assert own < 0.8 * prior
+    assert own < 0.5 * zero
+
+
+@pytest.mark.parametrize("name", MOTION)
+def test_its_motion_does_not_fold_at_the_intensities_of_micro_expressions(name: str) -> None:
+    for code in facs.AU_CODES:
+        asked = facs.parse_request(f"{code}=0.4")
+        _, warnings = generator(name).generate(person(0).face, asked, Profile(), n_frames=3, fps=100)
+        assert not [text for text in warnings if "fold" in text], code
+
+
+@pytest.mark.parametrize("name", PAINTERS)
+def test_its_pictures_are_nearer_to_the_truth_than_the_onset(name: str) -> None:
+    own, still = [], []
+    for who in (person(0), person(1)):
+        for request in REQUESTS:
+            truth = who.inner(who.exact(facs.parse_request(request)).apex).astype(float)
+            own.append(np.abs(who.inner(apex(name, who, request)[0]) - truth).mean())
+            still.append(np.abs(who.onset - truth).mean())
+    assert np.mean(own) < 0.95 * np.mean(still)
