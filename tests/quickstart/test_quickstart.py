@@ -11,8 +11,7 @@ import pytest
 
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest
-from mesynth.quality.contest.entrants import default_models
-from mesynth.quickstart.pipeline import Scale, run
+from mesynth.quickstart.pipeline import Scale, generators, run
 
 TINY = Scale(
     subjects=4, clips=4, faces=4, synthetic=36, measured=12, steps=30, ratios=(0.0, 1.0), few_subjects=2,
@@ -31,7 +30,7 @@ def test_page_is_self_contained_and_complete(finished: Path) -> None:
     headings = ("One photo", "Generators beside", "embedded database", "synthetic corpus", "Quality", "Recognition")
     for heading in (*headings, "A leak, refused"):
         assert heading in page
-    assert page.count("data:image/gif;base64,") == 4 * len(default_models())
+    assert page.count("data:image/gif;base64,") == 4 * len(generators())
     assert page.count("data:image/png;base64,") >= 20
     assert not re.search(r'(?:src|href)="(?!data:)', page)  # nothing is fetched
     assert "<script" not in page
@@ -107,6 +106,12 @@ def _chromium() -> str:
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     assert found, "no Chromium on this machine: install it, set CHROMIUM, or deselect with -m 'not browser'"
     return found
+
+
+def test_one_generator_of_each_family_is_shown() -> None:
+    assert generators()[0] == "motion-prior"
+    assert {"motion_gan", "au_icgan"} <= set(generators())
+    assert "motion_gan_128" not in generators()
 
 
 def test_mistakes_are_told_before_the_work_starts(tmp_path: Path) -> None:

@@ -261,8 +261,8 @@ class MotionGANTask(Task):
 
 
 _WHAT = """An onset face and action-unit intensities, per side, to a micro-expression clip with the flow its frames are
-made from. The network draws displacement fields per AU, an occlusion mask and a small residual; every pixel is the
-person's own, moved. Intensity 0 gives the picture back bit for bit."""
+made from. The network draws displacement fields per AU, and where it is configured so an occlusion mask and a small
+residual; every pixel is the person's own, moved. Intensity 0 gives the picture back bit for bit."""
 _LIMITS = """It moves what the picture shows and knows the AUs of its training data only. Flow is limited to a share of
 the width (its configuration says which). No FACS coder has looked at it; the figures below are all that was
 measured."""
