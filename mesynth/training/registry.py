@@ -16,6 +16,8 @@ TASKS: dict[str, str] = {
     "au_icgan": "mesynth.training.tasks.au_icgan",
     "ice_gan": "mesynth.training.tasks.ice_gan",
     "flow_gan": "mesynth.training.tasks.flow_gan",
+    "motion_diffusion": "mesynth.training.tasks.motion_diffusion",
+    "image_diffusion": "mesynth.training.tasks.image_diffusion",
 }
 PAIRS = "mesynth.training.pairs"
 

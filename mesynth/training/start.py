@@ -46,36 +46,34 @@ class Start:
             )
 
     def load_into(self, task: Task) -> None:
-        """Put the saved weights into ``task``'s networks of the same names.
-
-        Averaged networks must all be there and fit; another that the folder happens to hold is taken if it fits.
+        """Put the saved weights into the networks of ``task`` that they may begin; all must be there and fit.
 
         Raises:
             ConfigError: another family, or another architecture (the first difference is named).
         """
-        if self.facts.name != task.name:
+        begun = task.begun_by(self.facts.name)
+        if not begun:
             raise ConfigError(
                 f"run.start={self.name} holds weights of {self.facts.name}; this recipe trains {task.name}"
             )
-        for name in task.averaged:
+        for name in begun:
             if name not in self.facts.networks:
                 raise ConfigError(
                     f"run.start={self.name} holds no network '{name}' (only {', '.join(self.facts.networks)}); "
                     "choose another generator"
                 )
         for name in self.facts.networks:
-            if name not in task.networks:
+            if name not in begun:
                 continue
             saved = load_file(self.folder / name / WEIGHTS)
             configured = json.loads((self.folder / name / "config.json").read_text())
-            difference = _difference(task.networks[name], configured, saved)
-            if not difference:
-                task.networks[name].load_state_dict(saved)
-            elif name in task.averaged:
+            difference = _difference(begun[name], configured, saved)
+            if difference:
                 raise ConfigError(
                     f"run.start={self.name} has another architecture: {name}: {difference}; "
                     "give the recipe the model section it was trained with"
                 )
+            begun[name].load_state_dict(saved)
 
 
 def open_start(recipe: Recipe) -> Start | None:

@@ -82,6 +82,13 @@ class Task(ABC):
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """A picture [H,W,3] uint8 for people: what the generator does to these pairs."""
 
+    def begun_by(self, family: str) -> Mapping[str, nn.Module]:
+        """Networks that a saved generator of ``family`` may begin (``run.start``), by their names in its folder.
+
+        By default those that are averaged, begun by the task's own family. None: the family does not fit.
+        """
+        return {name: self.networks[name] for name in self.averaged} if family == self.name else {}
+
     def check_faces(self, *, alone: bool) -> None:
         """Accept faces without clips (``data.faces``) as part of a batch; ``alone``: nothing else is in it.
 

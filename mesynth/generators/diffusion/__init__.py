@@ -1,0 +1,1 @@
+"""What the diffusion generators share: the noise process, sampling, and tokens for action units."""

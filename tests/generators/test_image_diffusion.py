@@ -1,0 +1,303 @@
+"""Image diffusion as a generator: two guidance scales, intensity 0, regions, rows, saving."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesynth import facs
+from mesynth.errors import MesynthError
+from mesynth.generators.diffusion.process import Process
+from mesynth.generators.image_denoiser import ImageDenoiser, unet_config
+from mesynth.generators.image_diffusion import ImageDiffusion
+from mesynth.generators.image_drawing import Codec, ImageSampling, guided_denoiser, painted, strength, two_guided
+from mesynth.generators.keep_regions import region_mask
+from mesynth.generators.latent import PixelSpace
+from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
+from mesynth.motion.nuisance import Nuisance
+from mesynth.temporal import Profile
+from mesynth.types import AUVector
+from tests.generators.gan_facts import facts, wide_face
+from tests.generators.tiny_foreign import save_vae
+
+SIZE = 16
+K = len(facs.AU_CODES)
+REST = AUVector(np.zeros((K, 2), np.float32))
+PROFILE = Profile(apex=0.5)
+SMILE = facs.parse_request("12=0.8,L4=0.5")
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
+
+
+def network(channels: int = 12, side: int = 8, size: int = SIZE, **options: object) -> ImageDenoiser:
+    """Untrained but not silent: what starts at zero is drawn, so that it reacts to everything it is told."""
+    torch.manual_seed(0)
+    unet = unet_config(channels=channels, side=side, width=8, multipliers=(1, 2), layers=1, heads=2, dim=16)
+    values: dict[str, object] = {
+        "unet": unet, "channels": channels, "identity_tokens": 2, "identity_width": 4, "size": size,
+        "sampling": {"steps": 3},
+    }  # fmt: skip
+    made = ImageDenoiser(**{**values, **options})  # type: ignore[arg-type]
+    for parameter in (made.body.conv_out.weight, made.body.time_embedding.cond_proj.weight, made.null_onset):  # type: ignore[union-attr]
+        torch.nn.init.normal_(parameter, std=0.2)  # type: ignore[arg-type]
+    return made.eval().requires_grad_(False)
+
+
+def generator(**options: object) -> ImageDiffusion:
+    return ImageDiffusion(network(**options), GeneratorFacts(**facts("image_diffusion"), size=SIZE))  # type: ignore[arg-type]
+
+
+def rows(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    aus = torch.rand(n, K, 2, generator=generator)
+    return torch.rand(n, 3, SIZE, SIZE, generator=generator), aus, torch.ones_like(aus, dtype=torch.bool)
+
+
+@given(st.floats(0, 5), st.floats(0, 5))
+def test_two_scales_do_what_the_formula_says(identity: float, aus: float) -> None:
+    """A toy network that says how much it was told: 1 for the onset, 10 for the AUs, 100 for the noisy code."""
+
+    def toy(x, level, onset, asked, known, null_aus, null_onset):  # type: ignore[no-untyped-def]
+        told = 1.0 * ~null_onset + 10.0 * ~null_aus
+        return (told * onset.flatten(1).amax(1)).view(-1, 1, 1, 1) + 100 * x
+
+    process, onset = Process(), torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    x, sigma = torch.full((2, 1, 2, 2), 0.3), torch.tensor([0.5, 2.0])
+    sampling = ImageSampling(guidance=aus, identity_guidance=identity)
+    known = torch.ones(2, K, 2, dtype=torch.bool)
+    made = guided_denoiser(toy, process, onset, known.float(), known, sampling)(x, sigma)
+
+    def alone(told: float) -> torch.Tensor:
+        return process.denoised(lambda x, _: told * onset + 100 * x, x, sigma)
+
+    expected = alone(0) + identity * (alone(1) - alone(0)) + aus * (alone(11) - alone(1))
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(two_guided(alone(0), alone(1), alone(11), identity, aus), expected)
+
+
+@pytest.mark.parametrize(
+    ("identity", "aus", "passes"), [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 3, 3), (0, 0, 1), (1, 0, 1), (2, 0, 2)]
+)
+def test_no_estimate_is_taken_for_nothing(identity: float, aus: float, passes: int) -> None:
+    seen = []
+
+    def toy(x, *told):  # type: ignore[no-untyped-def]
+        seen.append(len(x))
+        return x
+
+    onset, known = torch.rand(3, 1, 2, 2), torch.ones(3, K, 2, dtype=torch.bool)
+    sampling = ImageSampling(guidance=aus, identity_guidance=identity)
+    guided_denoiser(toy, Process(), onset, known.float(), known, sampling)(onset, torch.ones(3))
+    assert seen == [3 * passes]
+
+
+def test_the_network_hears_everything_and_nulls_replace_it() -> None:
+    net = network()
+    x, onset = torch.randn(2, 1, 12, 8, 8)
+    _, aus, known = rows(1)
+    no, yes, level = torch.tensor([False]), torch.tensor([True]), torch.tensor([500.0])
+    plain = net(x, level, onset, aus, known, no, no)
+    assert plain.shape == (1, 12, 8, 8)
+    for other in (
+        net(x, level / 2, onset, aus, known, no, no), net(x, level, -onset, aus, known, no, no),
+        net(x, level, onset, 1 - aus, known, no, no), net(x, level, onset, aus, ~known, no, no),
+        net(x, level, onset, aus, known, yes, no), net(x, level, onset, aus, known, no, yes),
+    ):  # fmt: skip
+        assert (other - plain).abs().max() > 1e-4
+    assert torch.equal(net(x, level, onset, aus, known, yes, no), net(x, level, onset, 1 - aus, ~known, yes, no))
+    assert torch.equal(net(x, level, onset, aus, known, no, yes), net(x, level, -onset, aus, known, no, yes))
+
+
+@pytest.mark.parametrize("target", ["change", "picture"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_clean_codes_give_the_frame_back(target: str, device: str) -> None:
+    codec = Codec(PixelSpace(SIZE, 2), target, 18.0 if target == "change" else 1.0)
+    onset, frame = torch.rand(2, 2, 3, SIZE, SIZE).to(device)
+    a, b = codec.space.encode(onset), codec.space.encode(frame)
+    amount = torch.tensor([0.1, 0.7], device=device)
+    back = codec.change(codec.clean(a, b, amount), a, amount, torch.ones_like(amount))
+    torch.testing.assert_close(onset + back, frame, atol=2e-5, rtol=0)
+    still = codec.clean(a, a, amount)
+    torch.testing.assert_close(codec.still(a), still)
+
+
+def test_strength_is_the_largest_au_and_one_where_any_is_unknown() -> None:
+    aus = torch.zeros(4, K, 2)
+    aus[1, 3, 0], aus[2, 5] = 0.6, 0.02
+    known = torch.ones(4, K, 2, dtype=torch.bool)
+    known[3, 0] = False
+    torch.testing.assert_close(strength(aus, known), torch.tensor([0.1, 0.6, 0.1, 1.0]))
+
+
+@pytest.mark.parametrize("target", ["change", "picture"])
+def test_nothing_asked_gives_the_photo_in_every_frame_bit_for_bit(target: str) -> None:
+    face, made = wide_face(), generator(target=target)
+    sample, _ = made.generate(face, REST, PROFILE, n_frames=4, fps=50)
+    assert (sample.clip.frames == face.image).all()
+    onset, aus, known = rows(3)
+    aus[1] = 0
+    change = made.changes(onset, aus, known, [0, 1, 2])
+    assert torch.equal(change[1], torch.zeros_like(change[1]))
+    assert change[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_rows_do_not_depend_on_their_batch(scale: float) -> None:
+    made = generator().configured(guidance=scale, identity_guidance=1.5)
+    onset, aus, known = rows(3)
+    together = made.changes(onset, aus, known, [5, 6, 5])
+    for i, seed in enumerate([5, 6, 5]):
+        part = slice(i, i + 1)
+        assert torch.equal(made.changes(onset[part], aus[part], known[part], [seed])[0], together[i])
+    same = made.changes(onset[[0, 0]], aus[[0, 0]], known[[0, 0]], [5, 6])
+    assert not torch.equal(same[0], same[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_rows_agree_with_the_cpus() -> None:
+    onset, aus, known = rows(3)
+    cpu = generator().changes(onset, aus, known, [5, 6, 7])
+    cuda = generator().to("cuda").changes(onset.cuda(), aus.cuda(), known.cuda(), [5, 6, 7])
+    torch.testing.assert_close(cuda.cpu(), cpu, atol=1e-3, rtol=0)
+
+
+def test_a_clip_fades_in_and_out_and_is_the_same_after_any_other() -> None:
+    face, made = wide_face(), generator()
+    options = {"n_frames": 9, "fps": 50.0, "seed": 3, "nuisance": Nuisance(blink=1)}
+    first, warnings = made.generate(face, SMILE, PROFILE, **options)  # type: ignore[arg-type]
+    made.generate(face, facs.parse_request("1=0.6"), PROFILE, n_frames=3, fps=50)
+    again, _ = made.generate(face, SMILE, PROFILE, **options)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(first.clip.frames, again.clip.frames)
+    other, _ = made.generate(face, SMILE, PROFILE, **{**options, "seed": 4})  # type: ignore[arg-type]
+    assert (other.clip.frames != first.clip.frames).any()
+    assert warnings == ("flow estimated by tvl1",)
+    np.testing.assert_array_equal(first.clip.frames[0], face.image)
+    assert np.array_equal(first.aus.intensity, SMILE.intensity)
+
+
+def test_what_is_faint_fades_out() -> None:
+    """An untrained network paints at full strength at any intensity; the fade alone makes it vanish towards 0."""
+    made, (onset, aus, known) = generator(), rows(1)
+    size = [float(made.changes(onset, 0 * aus + a, known, [1]).abs().mean()) for a in (1e-4, 1e-3, 1e-2)]
+    assert size[0] > 0
+    np.testing.assert_allclose([size[1] / size[0], size[2] / size[1]], 10, rtol=0.3)
+
+
+@pytest.mark.parametrize("names", ["mouth", "brows+left_lip_corner"])
+def test_outside_the_regions_nothing_changes_bit_for_bit(names: str) -> None:
+    face = wide_face(64)
+    made = generator().configured(regions=names)
+    mask = region_mask(face.landmarks, face.image.shape[:2], made.regions)
+    sample, _ = made.generate(face, SMILE, PROFILE, n_frames=5, fps=50)
+    assert (sample.clip.frames[:, ~mask] == face.image[~mask]).all()
+    assert (sample.clip.frames[2][mask] != face.image[mask]).mean() > 0.3
+    picture = made.pictures([face], [SMILE], [0])[0]
+    np.testing.assert_array_equal(picture, sample.clip.frames[2])
+    assert (made.configured(regions="").generate(face, SMILE, PROFILE, n_frames=3, fps=50)[0].clip.frames[1][~mask]
+            != face.image[~mask]).any()  # fmt: skip
+
+
+def test_codes_outside_the_mask_stay_the_onsets() -> None:
+    net, (onset, aus, known) = network(), rows(1)
+    codec = Codec(PixelSpace(SIZE, 2), "change", 18.0)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:4, 3:7] = 1
+    made = painted(net, codec, Process(), ImageSampling(steps=3), onset, aus, known, torch.randn(1, 12, 8, 8),
+                   mask=mask)  # fmt: skip
+    inside = torch.nn.functional.interpolate(mask, scale_factor=2).bool().expand_as(made)
+    assert not made[~inside].any()
+    assert made[inside].abs().min() > 0
+
+
+def test_pictures_are_the_apex_frames_of_their_clips() -> None:
+    made, face = generator(), wide_face()
+    faces, aus = [face, wide_face(48)], [SMILE, facs.parse_request("1=0.6")]
+    pictures = made.pictures(faces, aus, [3, 4])
+    for one, asked, seed, picture in zip(faces, aus, (3, 4), pictures, strict=True):
+        sample, _ = made.generate(one, asked, PROFILE, n_frames=5, fps=50, seed=seed)
+        np.testing.assert_array_equal(picture, sample.clip.frames[2])
+    with pytest.raises(MesynthError, match="1 faces, 2 AUs and 1 seeds"):
+        made.pictures([face], aus, [1])
+
+
+def test_gains_scale_what_is_asked_and_the_clip_keeps_the_request() -> None:
+    made, face = generator(), wide_face()
+    made.facts = replace(made.facts, gains={"12": 0.5, "4": 2.0})
+    sample, _ = made.generate(face, facs.parse_request("12=0.8"), PROFILE, n_frames=3, fps=50)
+    plain, _ = generator().generate(face, facs.parse_request("12=0.4"), PROFILE, n_frames=3, fps=50)
+    np.testing.assert_array_equal(sample.clip.frames, plain.clip.frames)
+    assert sample.aus.intensity.max() == np.float32(0.8)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"speed": 3}, "no option 'speed'; choose from steps, solver, guidance.* regions"),
+        ({"steps": "many"}, "steps='many' is no int"),
+        ({"steps": 0}, "steps=0 is outside"),
+        ({"guidance": -1}, "guidance=-1 is outside"),
+        ({"identity_guidance": "nan"}, "identity_guidance=nan is outside"),
+        ({"solver": "magic"}, "solver 'magic' is unknown"),
+        ({"regions": "ear"}, "face region 'ear' is unknown"),
+    ],
+)
+def test_wrong_options_are_one_line(options: dict[str, object], says: str) -> None:
+    with pytest.raises(MesynthError, match=says) as error:
+        generator().configured(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_configured_leaves_the_original_alone() -> None:
+    made = generator()
+    other = made.configured(steps="5", guidance="2.5", regions="mouth+brows")
+    assert (made.sampling.steps, made.regions) == (3, ())
+    assert (other.sampling.steps, other.sampling.guidance) == (5, 2.5)
+    assert other.network is made.network
+
+
+@pytest.mark.parametrize(
+    ("aus", "nuisance", "says"),
+    [("12=0.5,15=0.5", Nuisance(), "AU 12 and AU 15"), ("12=0.5", Nuisance(head=1), "head-motion=1")],
+)
+def test_what_cannot_be_drawn_is_refused(aus: str, nuisance: Nuisance, says: str) -> None:
+    with pytest.raises(MesynthError, match=says):
+        generator().generate(wide_face(), facs.parse_request(aus), PROFILE, n_frames=5, fps=50, nuisance=nuisance)
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_saved_and_loaded_it_draws_the_same_bytes(latent: bool, tmp_path: Path) -> None:
+    vae = save_vae(tmp_path / "vae") if latent else None
+    net = network(channels=4, side=4, gain=2.0) if latent else network()
+    networks = {"denoiser": net} | ({"vae": vae} if vae is not None else {})
+    save_pipeline(tmp_path / "g", networks, facts("image_diffusion"), "# card\n", size=SIZE)
+    if vae is not None:
+        (tmp_path / "vae").rename(tmp_path / "elsewhere")
+    loaded = load_pipeline(tmp_path / "g")
+    assert isinstance(loaded, ImageDiffusion)
+    asked = {"aus": SMILE, "profile": PROFILE, "n_frames": 3, "fps": 50.0}
+    ours, _ = ImageDiffusion(net, loaded.facts, vae).generate(wide_face(), **asked)  # type: ignore[arg-type]
+    theirs, _ = loaded.generate(wide_face(), **asked)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(ours.clip.frames, theirs.clip.frames)
+    assert (ours.clip.frames[1] != ours.clip.frames[0]).any()
+
+
+def test_latents_keep_regions_too(tmp_path: Path) -> None:
+    vae, face = save_vae(tmp_path / "vae"), wide_face(64)
+    net = network(channels=4, side=4, gain=2.0)
+    made = ImageDiffusion(net, GeneratorFacts(**facts("image_diffusion"), size=SIZE), vae).configured(regions="mouth")
+    mask = region_mask(face.landmarks, face.image.shape[:2], ("mouth",))
+    sample, _ = made.generate(face, SMILE, PROFILE, n_frames=3, fps=50)
+    assert (sample.clip.frames[:, ~mask] == face.image[~mask]).all()
+    assert (sample.clip.frames[1][mask] != face.image[mask]).any()
+
+
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    net = network(sampling={"steps": 0})
+    save_pipeline(tmp_path / "g", {"denoiser": net}, facts("image_diffusion"), "# card\n", size=SIZE)
+    with pytest.raises(PipelineError, match=r"settings that do not fit .steps=0"):
+        load_pipeline(tmp_path / "g")

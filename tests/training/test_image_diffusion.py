@@ -1,0 +1,293 @@
+"""Training image diffusion: it fits, follows intensity where the AU is, starts from other people's networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mesynth import facs
+from mesynth.errors import ConfigError
+from mesynth.generators.diffusion.process import Process
+from mesynth.generators.image_diffusion import ImageDiffusion
+from mesynth.generators.image_drawing import ImageSampling
+from mesynth.generators.pipeline import load_pipeline, read_facts
+from mesynth.temporal import Profile
+from mesynth.training.config import load_recipe
+from mesynth.training.loop import build_task
+from mesynth.training.tasks.image_diffusion import (
+    TASK,
+    Config,
+    ImageDiffusionTask,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+)
+from tests.generators.gan_facts import wide_face
+from tests.generators.tiny_foreign import save_unet, save_vae
+from tests.training.gan_checks import CODES, by_intensity, facts, losses, measured, rows
+from tests.training.rendered import PlainUpdater, joined, rendered_batch, take
+
+SIZE = 16
+MODEL = ModelConfig(width=32, multipliers=(1, 2), heads=2, dim=32, identity_tokens=2, identity_width=8)
+FAST = OptimConfig(lr=3e-3)
+
+
+def task(size: int = SIZE, **options: object) -> ImageDiffusionTask:
+    torch.manual_seed(0)
+    return TASK(Config(**{"model": MODEL, "optim": FAST, "sampling": ImageSampling(steps=6), **options}), size)  # type: ignore[arg-type]
+
+
+def fit(made: ImageDiffusionTask, columns: dict[str, np.ndarray], steps: int, batch: int) -> list[float]:
+    """Random rows with new noise every time, learning rates that fall to 0; the loss of every step."""
+    rng, updater, log = np.random.default_rng(0), PlainUpdater(made.optimisers()), []
+    for i in range(steps):
+        drawn = take(columns, rng.integers(0, len(columns["aus"]), batch))
+        for group in updater.optimisers["denoiser"].param_groups:
+            group["lr"] = made.config()["optim"]["lr"] * (1 - i / steps)
+        log.append(
+            float(made.step(replace(drawn, seeds=rng.integers(0, 2**31, batch)), i * batch, updater)["denoiser"])
+        )
+    made.networks["denoiser"].eval()
+    return log
+
+
+@pytest.fixture(scope="module")
+def columns() -> dict[str, np.ndarray]:
+    """Four pairs of two people, brows and mouth."""
+    return joined(range(2), 2, SIZE, codes=CODES)
+
+
+@pytest.fixture(scope="module")
+def trained(columns: dict[str, np.ndarray]) -> tuple[ImageDiffusionTask, list[float]]:
+    """400 steps on one batch, with new noise every time."""
+    made = task()
+    return made, fit(made, columns, 400, 12)
+
+
+@pytest.mark.slow
+def test_one_batch_is_learned_by_heart(
+    trained: tuple[ImageDiffusionTask, list[float]], columns: dict[str, np.ndarray]
+) -> None:
+    """What is drawn from noise is then nearer to the frame than the onset is."""
+    made, log = trained
+    assert np.mean(log[-20:]) < 0.4 * np.mean(log[:20])
+    figures = measured(made, take(columns, np.arange(4)))
+    assert figures["rms"] < 0.75 * figures["rms_onset"]
+    assert figures["error"] < figures["error_onset"]
+    assert 0.7 < figures["gain"] < 1.3
+
+
+@pytest.mark.slow
+def test_change_grows_with_intensity(
+    trained: tuple[ImageDiffusionTask, list[float]], columns: dict[str, np.ndarray]
+) -> None:
+    made, seen = trained[0], take(columns, np.arange(4))
+
+    def change(aus: torch.Tensor) -> torch.Tensor:
+        known = torch.ones_like(aus, dtype=torch.bool)
+        return (made._paint(made.networks["denoiser"], seen, aus, known) - seen.onset).abs().mean(1)
+
+    for code in CODES:
+        sizes = by_intensity(made, seen, change, code, slice(0, SIZE))
+        assert sizes[0] == 0
+        assert (np.diff(sizes[:5]) > 0).all(), (code, sizes)
+
+
+@pytest.mark.slow
+def test_a_trained_generator_passes_its_own_check_and_is_saved(
+    trained: tuple[ImageDiffusionTask, list[float]], columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    made, seen = trained[0], take(columns, np.arange(4))
+    figures = measured(made, seen)
+    assert made.check({}, figures) == ""
+    assert figures["au_dependence"] > 0.2
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion"))
+    loaded = load_pipeline(tmp_path / "g")
+    assert isinstance(loaded, ImageDiffusion)
+    assert (loaded.sampling.steps, loaded.process) == (6, Process())
+    assert "# Image diffusion" in (tmp_path / "g" / "README.md").read_text()
+    noise = [int(seed) for seed in seen.seeds]
+    drawn = loaded.changes(seen.onset, seen.aus, seen.known, noise)
+    rms = 255 * float((seen.onset + drawn - seen.frame).square().mean((1, 2, 3)).sqrt().mean())
+    assert rms < 0.8 * figures["rms_onset"]
+    sheet = made.sheet(made.networks, seen)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape == (4 * (8 * SIZE + 2) - 2, 7 * (8 * SIZE + 2) - 2, 3)
+
+
+def test_known_failures_are_named() -> None:
+    made, batch = task(), rendered_batch(range(1), 3, SIZE, codes=CODES)
+
+    def said(network: object) -> str:
+        with torch.no_grad():
+            values = made.validate({"denoiser": network}, batch)  # type: ignore[dict-item]
+        return made.check({}, {k: float(v.nanmean()) for k, v in values.items()})
+
+    assert "does not depend on the AUs" in said(made.networks["denoiser"].eval())  # untrained it says 0 to everything
+    still = Process().target  # a network that always knows: nothing changes
+
+    def silent(x: torch.Tensor, level: torch.Tensor, *told: torch.Tensor) -> torch.Tensor:
+        process = Process()
+        low, high = np.log(process.sigma_min), np.log(process.sigma_max)
+        sigma = torch.exp(level / 1000 * (high - low) + low)
+        total = (sigma.square() + process.sigma_data**2).sqrt().view(-1, 1, 1, 1)
+        return still(x * total, torch.zeros_like(x), sigma)
+
+    silenced = said(silent)
+    assert "equals the input" in silenced or "does not depend" in silenced
+    assert made.check({"denoiser": float("nan")}, {}) == "denoiser is nan"
+    assert "the output is noise" in made.check({}, {"change": 30.0, "real_change": 1.0})
+
+
+def test_a_batch_in_parts_has_the_losses_of_the_whole() -> None:
+    made, batch = task(), rendered_batch(range(2), 2, SIZE, codes=CODES)
+    batch.known[1] = False
+    whole = losses(made, batch)
+    parts = [losses(made, rows(batch, slice(i, i + 1))) for i in range(4)]
+    assert np.mean([p["denoiser"] for p in parts]) == pytest.approx(whole["denoiser"], rel=1e-4)
+
+
+def test_every_weight_learns() -> None:
+    """Tokens, both nulls, the unknown AU, the identity encoder: within two steps (the last layer starts at 0)."""
+    made = task()
+    before = {n: p.detach().clone() for n, p in made.networks["denoiser"].named_parameters()}
+    batch, updater = rendered_batch(range(4), 12, SIZE), PlainUpdater(made.optimisers())
+    for step in range(3):
+        made.step(batch, step, updater)
+    # Decay alone must not count: every tensor has a gradient that is not 0.
+    still = [n for n, p in made.networks["denoiser"].named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert still == []
+    assert all(not torch.equal(before[n], p) for n, p in made.networks["denoiser"].named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["edm", "v"])
+@pytest.mark.parametrize("target", ["change", "picture"])
+def test_processes_and_targets(kind: str, target: str) -> None:
+    made = task(process=Process(kind=kind), model=replace(MODEL, target=target, gain=1.0))
+    figures = measured(made, rendered_batch(range(1), 2, SIZE, codes=CODES))
+    assert np.isfinite(figures["loss"])
+    assert set(figures) >= {"error", "error_onset", "change", "real_change", "au_dependence", "gain"}
+
+
+def latent_model(folder: Path, *, base: bool) -> ModelConfig:
+    save_vae(folder / "vae")
+    if base:
+        save_unet(folder / "base" / "unet")
+    chosen = {"base": folder / "base", "base_licence": "OpenRAIL-M"} if base else {}
+    return replace(MODEL, vae=folder / "vae", vae_licence="MIT", gain=2.0, **chosen)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_latent_training_saves_a_generator_that_stands_alone(base: bool, tmp_path: Path) -> None:
+    made = task(32, model=latent_model(tmp_path, base=base))
+    batch = rendered_batch(range(1), 4, 32, codes=CODES)
+    updater = PlainUpdater(made.optimisers())
+    before = {n: v.clone() for n, v in made.frozen["vae"].state_dict().items()}
+    log = [float(made.step(batch, 4 * i, updater)["denoiser"]) for i in range(12)]
+    assert log[-1] < log[0]
+    assert all(torch.equal(v, before[n]) for n, v in made.frozen["vae"].state_dict().items())
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion"))
+    (tmp_path / "vae").rename(tmp_path / "gone")
+    known = read_facts(tmp_path / "g")
+    assert known.networks == ("denoiser", "vae")
+    model = made.config()["model"]
+    assert f"autoencoder (sha256 {model['vae_sha256']}): MIT" in known.licences
+    assert any("OpenRAIL-M" in text for text in known.licences) == base
+    loaded = load_pipeline(tmp_path / "g")
+    assert isinstance(loaded, ImageDiffusion)
+    assert loaded.network.config["origin"]["vae_sha256"] == model["vae_sha256"]
+    clip, _ = loaded.generate(wide_face(), facs.parse_request("12=0.5"), Profile(), n_frames=3, fps=50)
+    assert (clip.clip.frames[1] != clip.clip.frames[0]).any()
+    figures = measured(made, batch)
+    assert np.isfinite(figures["error"])
+
+
+def test_a_base_model_is_where_training_starts(tmp_path: Path) -> None:
+    """Widened with zeros, the network says at first what the base model says, whoever the onset is."""
+    model = latent_model(tmp_path, base=True)
+    base = save_unet(tmp_path / "base" / "unet")
+    network = task(32, model=model).networks["denoiser"].eval()
+    assert network.body.config["cross_attention_dim"] == 24  # type: ignore[index,union-attr]
+    x, onset = torch.randn(2, 2, 4, 8, 8)
+    aus, level, no = (
+        torch.rand(2, len(facs.AU_CODES), 2),
+        torch.tensor([300.0, 700.0]),
+        torch.zeros(2, dtype=torch.bool),
+    )
+    with torch.no_grad():
+        tokens = torch.cat([network.tokens(aus, aus > -1, no).tokens, network.identity(onset)], 1)  # type: ignore[operator]
+        ours = network(x, level, onset, aus, aus > -1, no, no)
+        torch.testing.assert_close(ours, base(x, level, tokens).sample)
+
+
+def test_other_peoples_folders_are_checked(tmp_path: Path) -> None:
+    model = latent_model(tmp_path, base=True)
+    given = {"vae": model.vae, "vae_licence": "MIT"}
+
+    def refused(says: str, size: int = 32, **options: object) -> None:
+        with pytest.raises(ConfigError, match=says) as error:
+            task(size, model=replace(MODEL, **options))  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+
+    refused("model.vae is given without model.vae_licence", vae=model.vae)
+    refused("holds no config.json", vae=tmp_path / "x", vae_licence="MIT")
+    refused("holds a AutoencoderKL; give a folder of a diffusers UNet2D", base=tmp_path / "vae", base_licence="MIT")
+    refused("the recipe means abcd", **given, vae_sha256="abcd")
+    refused("data.size=34 must be a multiple of 4", 34, **given)
+    refused("codes of 2 x 2 cannot be halved", 8, **given)
+    refused("maps 4 channels to 4, codes here have 12", base=model.base, base_licence="MIT")
+    save_unet(tmp_path / "sdxl", addition_embed_type="text", addition_embed_type_num_heads=2)
+    refused("has addition_embed_type=text", **given, base=tmp_path / "sdxl", base_licence="MIT")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ModelConfig(target="flow"), "model.target 'flow'"),
+        (lambda: ModelConfig(gain=0), "model.gain=0"),
+        (lambda: ModelConfig(patch=3), "model.patch=3"),
+        (lambda: ModelConfig(width=20), "model.width=20"),
+        (lambda: ModelConfig(multipliers=()), "model.multipliers"),
+        (lambda: ModelConfig(identity_tokens=0), "model.identity_tokens=0"),
+        (lambda: LossConfig(drop_aus=1), "loss.drop_aus=1"),
+        (lambda: LossConfig(skew=0), "loss.skew=0"),
+        (lambda: OptimConfig(lr=0), "optim.lr=0"),
+        (lambda: OptimConfig(beta2=1), "optim.beta2=1"),
+        (lambda: task(31), "data.size=31 must be a multiple of 2"),
+        (lambda: task(18), "codes of 9 x 9 cannot be halved 1 times"),
+    ],
+)
+def test_wrong_settings_are_one_line(make: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        make()  # type: ignore[operator]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "size"), [("tiny", 32), ("64", 64), ("128", 128)])
+def test_recipes_build(name: str, size: int) -> None:
+    recipe = load_recipe(Path(f"configs/diffusion/image_{name}.yaml"), [])
+    with torch.device("meta"):
+        made = build_task(recipe)
+    assert (made.name, recipe.data.size) == ("image_diffusion", size)
+
+
+def test_the_latent_recipe_wants_an_autoencoder(tmp_path: Path) -> None:
+    file = Path("configs/diffusion/image_latent.yaml")
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        load_recipe(file, [])
+    save_vae(tmp_path / "vae")
+    recipe = load_recipe(file, [f"model.vae={tmp_path / 'vae'}", "model.multipliers=[1,2]"])
+    made = build_task(recipe)
+    assert made.frozen["vae"].config["latent_channels"] == 4  # type: ignore[index,union-attr]
+    (tmp_path / "again.yaml").write_text(recipe.yaml())
+    assert load_recipe(tmp_path / "again.yaml", []).plain() == recipe.plain()
+
+
+@pytest.mark.parametrize("override", ["model.vae_licence=MIT", "model.base_sha256=ab"])
+def test_a_key_without_effect_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no effect: model.* is not given"):
+        load_recipe(Path("configs/diffusion/image_tiny.yaml"), [override])
