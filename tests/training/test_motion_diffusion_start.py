@@ -1,0 +1,47 @@
+"""Diffusion around a motion GAN that was trained before."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mesynth.errors import ConfigError
+from mesynth.generators.motion_gan import MotionGenerator
+from mesynth.generators.pipeline import read_facts, save_pipeline
+from mesynth.training.start import Start
+from mesynth.training.tasks.motion_diffusion import LossConfig
+from tests.generators.gan_facts import facts
+from tests.training.rendered import PlainUpdater, rendered_batch
+from tests.training.test_motion_diffusion import SIZE, SMALL, task_of
+
+
+def saved(folder: Path, family: str = "motion_gan", width: int = 8) -> Start:
+    torch.manual_seed(1)
+    network = MotionGenerator(size=SIZE, width=width, blocks=2, residual=False)
+    save_pipeline(folder, {"generator": network}, facts(family), "", size=SIZE)
+    return Start(str(folder), folder, read_facts(folder))
+
+
+def test_what_is_expected_begins_as_the_motion_gan_and_stays_so(tmp_path: Path) -> None:
+    start = saved(tmp_path / "gan")
+    task = task_of(replace(SMALL, expect_blocks=2), LossConfig(expect=0))
+    start.load_into(task)
+    regression = task.networks["generator"].regression
+    torch.manual_seed(1)
+    want = MotionGenerator(size=SIZE, width=8, blocks=2, residual=False).state_dict()
+    assert all(torch.equal(regression.state_dict()[key], value) for key, value in want.items())
+    updater = PlainUpdater(task.optimisers())
+    before = task.networks["generator"].unet.conv_in.weight.clone()
+    task.step(rendered_batch([1], 2, SIZE, codes=(4, 12)), 0, updater)
+    assert all(torch.equal(regression.state_dict()[key], value) for key, value in want.items())
+    task.step(rendered_batch([1], 2, SIZE, codes=(4, 12)), 2, updater)
+    assert not torch.equal(task.networks["generator"].unet.conv_in.weight, before)
+
+
+def test_another_architecture_or_family_is_refused_in_one_line(tmp_path: Path) -> None:
+    task = task_of(replace(SMALL, expect_blocks=2))
+    with pytest.raises(ConfigError, match="width is 8 here and 12 there"):
+        saved(tmp_path / "wide", width=12).load_into(task)
+    with pytest.raises(ConfigError, match="holds weights of au_icgan; this recipe trains motion_diffusion"):
+        saved(tmp_path / "painter", family="au_icgan").load_into(task)
