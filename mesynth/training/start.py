@@ -18,8 +18,19 @@ from mesynth.training.config import Recipe
 from mesynth.training.record import GENERATOR, RECIPE
 from mesynth.training.task import Task
 
-_NOT_ARCHITECTURE = ("size",)
-"""Configuration that may differ: a network without a layer of a fixed size can go on with larger pictures."""
+_NOT_ARCHITECTURE = ("size", "steps", "solver", "guidance")
+"""Configuration that may differ: a network without a layer of a fixed size can go on with larger pictures, and how one
+samples is no part of it."""
+
+
+def refuse_leak(what: str, facts: GeneratorFacts, subjects: Collection[str]) -> None:
+    """Raises LeakError if a generator that a run learns from, ``what``, has learned from one of ``subjects``."""
+    leaked = sorted(set(subjects) & set(facts.subjects_seen))
+    if leaked:
+        raise LeakError(
+            f"{what} has learned from {leaked[0]}, who must not be seen; "
+            f"begin with a generator that never saw them, or without {what.partition('=')[0]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -38,12 +49,7 @@ class Start:
 
     def refuse_leak(self, subjects: Collection[str]) -> None:
         """Raises LeakError if the generator learned from one of ``subjects``."""
-        leaked = sorted(set(subjects) & set(self.facts.subjects_seen))
-        if leaked:
-            raise LeakError(
-                f"run.start={self.name} has learned from {leaked[0]}, who must not be seen; "
-                "begin with a generator that never saw them, or without run.start"
-            )
+        refuse_leak(f"run.start={self.name}", self.facts, subjects)
 
     def load_into(self, task: Task) -> None:
         """Put the saved weights into the networks of ``task`` that they may begin; all must be there and fit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mesynth.errors import ConfigError
+from mesynth.generators.pipeline import GeneratorFacts
 from mesynth.training.batch import Batch
 
 
@@ -88,6 +89,10 @@ class Task(ABC):
         By default those that are averaged, begun by the task's own family. None: the family does not fit.
         """
         return {name: self.networks[name] for name in self.averaged} if family == self.name else {}
+
+    def teachers(self) -> Sequence[GeneratorFacts]:
+        """Saved generators that the task learns from beside its data: whom they have seen, it has."""
+        return ()
 
     def check_faces(self, *, alone: bool) -> None:
         """Accept faces without clips (``data.faces``) as part of a batch; ``alone``: nothing else is in it.

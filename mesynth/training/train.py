@@ -20,7 +20,7 @@ from mesynth.training.processes import Processes
 from mesynth.training.record import RunFolder, read_metrics
 from mesynth.training.registry import find_data
 from mesynth.training.sampler import PairSet, check_split
-from mesynth.training.start import Start, open_start
+from mesynth.training.start import Start, open_start, refuse_leak
 from mesynth.training.trackers import check_trackers
 
 CROSS_FIT = "cross_fit.json"
@@ -68,7 +68,7 @@ def train(
 
     Raises:
         RunFolderError: ``out`` holds another run, or only damaged checkpoints.
-        LeakError: the generator that ``run.start`` names has seen an excluded subject.
+        LeakError: a generator that it begins with or learns from has seen an excluded subject.
         ConfigError: a value that does not fit the data, the machine or the number of processes.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
         TrainingFailed: a loss is not finite, or a known failure persists.
@@ -81,6 +81,8 @@ def train(
     processes = Processes(machine.device, recipe.run.precision, machine.trackers)
     check_split(recipe.run.batch, processes.count, recipe.run.accumulate)
     task = build_task(recipe, start)  # what does not fit is said before anything is written
+    for facts in task.teachers():
+        refuse_leak("distil.teacher", facts, excluded)
     folder = RunFolder(Path(out))
     processes.on_main(lambda: folder.claim(recipe, excluded, start.sha256 if start else ""))
     finished = processes.gather(folder.generator.is_dir())[0]

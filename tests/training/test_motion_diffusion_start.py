@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
+from mesynth.errors import ConfigError, LeakError
 from mesynth.generators.motion_gan import MotionGenerator
 from mesynth.generators.pipeline import read_facts, save_pipeline
+from mesynth.training.config import load_recipe
 from mesynth.training.start import Start
+from mesynth.training.task import Facts
 from mesynth.training.tasks.motion_diffusion import LossConfig
+from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import facts
 from tests.training.rendered import PlainUpdater, rendered_batch
 from tests.training.test_motion_diffusion import SIZE, SMALL, task_of
@@ -45,3 +48,19 @@ def test_another_architecture_or_family_is_refused_in_one_line(tmp_path: Path) -
         saved(tmp_path / "wide", width=12).load_into(task)
     with pytest.raises(ConfigError, match="holds weights of au_icgan; this recipe trains motion_diffusion"):
         saved(tmp_path / "painter", family="au_icgan").load_into(task)
+
+
+def test_a_teacher_that_saw_a_held_out_subject_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    teacher = task_of()
+    seen = Facts("motion_diffusion", ("a/1", "a/2"), ("CC0-1.0",), "d", "c", 8, 0, "0", {})
+    teacher.save(teacher.networks, tmp_path / "teacher", seen)
+    recipe = tmp_path / "student.yaml"
+    recipe.write_text(
+        "task: motion_diffusion\n"
+        "model: {widths: [8, 16], dim: 16, expect: 8, steps: 2, solver: few}\n"
+        f"distil: {{teacher: {tmp_path / 'teacher'}}}\n"
+        f"data: {{kind: manifest, size: {SIZE}, manifests: [{tmp_path / 'clips'}]}}\n"
+    )
+    with pytest.raises(LeakError, match=r"distil\.teacher has learned from a/2, who must not be seen"):
+        train(load_recipe(recipe), tmp_path / "run", exclude_subjects=["a/2"], machine=Machine(device="cpu"))
+    assert not (tmp_path / "run").exists()

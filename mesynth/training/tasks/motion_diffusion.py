@@ -52,6 +52,10 @@ class MotionDiffusionTask(Task):
         generator: Any = self.networks["generator"]
         return {"generator": generator.regression} if family == "motion_gan" else super().begun_by(family)
 
+    def teachers(self) -> tuple[GeneratorFacts, ...]:
+        """Whose samples a student learns."""
+        return () if self._teacher is None else (self._teacher,)
+
     def config(self) -> dict[str, Any]:
         """The resolved configuration, plain values."""
         return asdict(self._config)
