@@ -110,7 +110,7 @@ def _chromium() -> str:
 
 def test_one_generator_of_each_family_is_shown() -> None:
     assert generators()[0] == "motion-prior"
-    assert {"motion_gan", "au_icgan"} <= set(generators())
+    assert {"motion_gan", "motion_diffusion", "au_icgan"} <= set(generators())
     assert "motion_gan_128" not in generators()
 
 
