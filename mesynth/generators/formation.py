@@ -13,6 +13,7 @@ import torch
 from numba import njit
 
 from mesynth.generators.warping import backward_of, soft_limit, warp
+from mesynth.motion.prior import WARP_LIMIT
 from mesynth.preprocess.align import SimilarityCrop
 
 MAX_RESIDUAL = 0.1
@@ -176,3 +177,32 @@ def limited_length(flow: np.ndarray, limit: float) -> np.ndarray:
     """[H,W,2] kept below ``limit`` pixels, as :func:`mesynth.generators.warping.soft_limit`."""
     fourth = ((flow**2).sum(-1, keepdims=True) / limit**2) ** 2
     return np.asarray(flow * (1 + fourth) ** -0.25, np.float32)
+
+
+def face_motion(
+    crop: SimilarityCrop,
+    shape: tuple[int, ...],
+    cells: list[tuple[int, int]],
+    fields: np.ndarray,
+    bend: np.ndarray,
+    lids: np.ndarray | None,
+    change: np.ndarray,
+) -> FaceMotion:
+    """What a network says on its grid, on the picture [H,W] = ``shape`` that ``crop`` was taken from.
+
+    ``fields`` [A,h,h,2] of ``cells`` and ``bend`` [h,h,2] in pixels of the grid; ``lids`` [h,h,2]: the field of a
+    closing lid, where a blink is wanted, freed of folds up to what a warp shows; ``change`` as it shall be.
+    """
+    maps = [*fields, bend]
+    if lids is not None:
+        maps.append(unfolded(WARP_LIMIT[45] * lids) / WARP_LIMIT[45])
+    height, width = shape
+    placed = [turned(onto_face(m.transpose(2, 0, 1), crop, height, width), crop, bend.shape[0]) for m in maps]
+    still = np.zeros((height, width, 2), np.float32)
+    return FaceMotion(
+        cells=cells,
+        fields=np.stack(placed[: len(cells)]) if cells else still[None][:0],
+        blink=still if lids is None else placed[-1],
+        bend=placed[len(cells)],
+        change=change,
+    )

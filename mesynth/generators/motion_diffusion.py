@@ -19,11 +19,10 @@ from mesynth.errors import ConfigError
 from mesynth.facs import AU_INDEX
 from mesynth.generators.diffusion.motion_network import MotionDiffuser
 from mesynth.generators.diffusion.sampling import Sampling
-from mesynth.generators.formation import FaceMotion, limited_length, onto_face, turned, unfolded
+from mesynth.generators.formation import FaceMotion, face_motion, limited_length, unfolded
 from mesynth.generators.gains import calibrated
 from mesynth.generators.sequence import motion_clip
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import WARP_LIMIT
 from mesynth.preprocess.align import SimilarityCrop
 
 if TYPE_CHECKING:
@@ -162,23 +161,16 @@ class MotionDiffusion:
         """The apex as the face's fields, each of which follows its own AU in time, and what is left."""
         height, width = request.face.image.shape[:2]
         cells = [(int(k), int(s)) for k, s in np.argwhere(request.aus.intensity > 0)]
-        maps = [drawn.fields[k, s] for k, s in cells]
+        h = self.size // 2
+        fields = np.stack([drawn.fields[k, s] for k, s in cells]) if cells else drawn.apex[None][:0]
+        left = np.zeros((h, h, 2), np.float32)
         if cells:
             weights = np.array([request.aus.intensity[cell] for cell in cells], np.float32)
-            maps.append(unfolded(drawn.apex) - np.einsum("a,ahwc->hwc", weights, np.stack(maps)))
-        if request.blinks:
-            lids = drawn.fields[AU_INDEX[45]].sum(0)
-            maps.append(unfolded(WARP_LIMIT[45] * lids) / WARP_LIMIT[45])
-        h = self.size // 2
-        on_face = [turned(onto_face(m.transpose(2, 0, 1), crop, height, width), crop, h) for m in maps]
-        still = np.zeros((height, width, 2), np.float32)
-        return FaceMotion(
-            cells=cells,
-            fields=np.stack(on_face[: len(cells)]) if cells else still[None][:0],
-            blink=on_face[-1] if request.blinks else still,
-            bend=on_face[len(cells)] if cells else still,
-            change=np.zeros((height, width, 3), np.float32),
-        )
+            left = unfolded(drawn.apex) - np.einsum("a,ahwc->hwc", weights, fields)
+        lids = drawn.fields[AU_INDEX[45]].sum(0) if request.blinks else None
+        return face_motion(
+            crop, (height, width), cells, fields, left, lids, np.zeros((height, width, 3), np.float32)
+        )  # fmt: skip
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionDiffusion:

@@ -28,10 +28,10 @@ from mesynth.generators.formation import (
     Motion,
     amount,
     combine,
+    face_motion,
     limited,
     limited_length,
     onto_face,
-    turned,
     unfolded,
 )
 from mesynth.generators.gains import calibrated
@@ -39,7 +39,6 @@ from mesynth.generators.sequence import motion_clip
 from mesynth.generators.warping import resize_flow
 from mesynth.head.model import SIDE_SOFTNESS
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import WARP_LIMIT
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop
 
 if TYPE_CHECKING:
@@ -269,18 +268,9 @@ class MotionGAN:
         apex = np.einsum("a,ahwc->hwc", weights, fields) + bent
         limit = self.network.config["max_flow"] * bent.shape[0]
         straight = unfolded(limited_length(apex, limit)) - apex + bent
-        closed = WARP_LIMIT[45] * _map(seen.fields[0, facs.AU_INDEX[45]].sum(0))
-        maps = [*fields, straight, *([unfolded(closed) / WARP_LIMIT[45]] if blinks else [])]
-        on_face = [turned(onto_face(m.transpose(2, 0, 1), crop, height, width), crop, bend.shape[-1]) for m in maps]
-        still = np.zeros((height, width, 2), np.float32)
+        lids = _map(seen.fields[0, facs.AU_INDEX[45]].sum(0)) if blinks else None
         change = onto_face(((1 - mask) * residual)[0].cpu().numpy(), crop, height, width)
-        return FaceMotion(
-            cells=cells,
-            fields=np.stack(on_face[: len(cells)]) if cells else still[None][:0],
-            blink=on_face[-1] if blinks else still,
-            bend=on_face[len(cells)],
-            change=change,
-        )
+        return face_motion(crop, (height, width), cells, fields, straight, lids, change)
 
 
 def _map(flow: torch.Tensor) -> np.ndarray:
