@@ -20,8 +20,7 @@ from torch import nn
 
 from mesynth.generators.blocks import CELLS, PatchTower, halvings
 from mesynth.generators.conditioning import FiLM
-from mesynth.generators.prior_flow import PriorFlow
-from mesynth.generators.warping import warp
+from mesynth.generators.prior_flow import PriorFlow, logit, moved_change
 from mesynth.motion.nuisance import Nuisance
 
 if TYPE_CHECKING:
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
 FAMILY = "au_icgan"
 MOTION_GAIN = 4.0
 """The intensity discriminator sees the change of the picture times this: micro-expressions change little."""
-CHANGE_GAIN = 10.0
-"""So is the change under the motion prior's flow that the generator sees."""
-_EDGE = 1 / 510
-"""Half a grey level: black and white have no logit."""
 
 
 class Painted(NamedTuple):
@@ -126,8 +121,7 @@ class AUICGenerator(ModelMixin, ConfigMixin):
         cells = change.flatten(1).to(picture.dtype)
         seen = 2 * picture - 1
         if self.moved is not None:
-            flow = self.moved(change)
-            seen = torch.cat([seen, flow, CHANGE_GAIN * (warp(picture, -flow) - picture)], 1)
+            seen = torch.cat([seen, *moved_change(self.moved, picture, change)], 1)
         fine = torch.relu(self.stem(seen) + self.tiled(cells)[:, :, None, None])
         x = self.down(fine)
         for block in self.residual:
@@ -135,7 +129,7 @@ class AUICGenerator(ModelMixin, ConfigMixin):
         x = self.merge(torch.cat([self.up(x), fine], 1))
         drawn = self.paint(x)
         if self.config["relative"]:
-            drawn = drawn + picture.clamp(_EDGE, 1 - _EDGE).logit()
+            drawn = drawn + logit(picture)
         attention, colour = torch.sigmoid(self.mask(x)), torch.sigmoid(drawn)
         gate = cells.abs().amax(1).view(-1, 1, 1, 1)
         return Painted(picture + gate * (1 - attention) * (colour - picture), attention, colour)

@@ -38,7 +38,10 @@ def halvings(size: int, smallest: int, most: int) -> int:
 
 
 class SelfAttention(nn.Module):
-    """Every position looks at every other (Zhang et al., SAGAN, 2019); ``x + gamma * attended``, gamma from 0."""
+    """Every position looks at all others (Zhang et al., SAGAN, 2019); ``x + gamma * attended``, gamma from 0.
+
+    Keys and values are pooled over 2x2 positions, as in the authors' code.
+    """
 
     def __init__(self, channels: int, spectral: bool = True) -> None:
         super().__init__()
@@ -52,7 +55,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B,C,H,W] -> [B,C,H,W]. Unscaled dot products, as published."""
-        q, k, v = (layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        near = (self.query(x), F.max_pool2d(self.key(x), 2), F.max_pool2d(self.value(x), 2))
+        q, k, v = (maps.flatten(2).transpose(1, 2) for maps in near)
         attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         maps = attended.transpose(1, 2).reshape(len(x), -1, *x.shape[-2:])
         out: torch.Tensor = x + self.gamma * self.out(maps)

@@ -2,7 +2,8 @@
 
 An auxiliary-classifier GAN with self-attention (Zhang et al., SAGAN, 2019), written from the papers' abstracts; the
 layout of the layers is ours. u and v are drawn; strain is computed from them and never drawn on its own, so that the
-three channels cannot contradict each other. Ours: AU intensities in place of the class.
+three channels cannot contradict each other. Ours: AU intensities in place of the class, drawn as a change of the
+motion prior's flow for them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mesynth.classes import CLASSES_3
 from mesynth.errors import ConfigError, MesynthError
 from mesynth.generators.blocks import CELLS, PatchTower, SelfAttention, halvings, sn
 from mesynth.generators.conditioning import FiLM, group_norm
+from mesynth.generators.prior_flow import PriorFlow
 from mesynth.generators.warping import strain
 from mesynth.motion.nuisance import Nuisance
 from mesynth.types import AUVector, Flow
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 FAMILY = "flow_gan"
 N_CLASSES = len(CLASSES_3)
 CONDITIONS = ("class", "aus", "both")
+_ATTENDED = 16
+"""Largest side of a map that attention looks at: beyond, it costs more than all convolutions together."""
+_OPEN = 0.99
+"""Of the drawn scale: the prior alone never saturates it."""
 _BLOCK = 16
 """Rows computed at once. Always this many, padded: a row's bytes then depend on nothing but the row."""
 
@@ -63,6 +69,8 @@ class FlowGenerator(ModelMixin, ConfigMixin):
 
     The network draws ``y = asinh(uv / unit) / asinh(limit / unit)`` in (-1,1), with ``unit`` and ``limit`` as shares of
     the side: tenths of a pixel stay visible beside the largest motion. ``condition``: class, aus or both.
+    ``prior``: the drawing is a change of the motion prior's flow for the AUs on the mean face (ours: where an AU moves
+    skin need not be learned from noise); 0 for a class alone. Without it all is drawn, as published.
     """
 
     @register_to_config
@@ -74,6 +82,7 @@ class FlowGenerator(ModelMixin, ConfigMixin):
         condition: str = "both",
         unit: float = 0.0025,
         limit: float = 0.06,
+        prior: bool = True,
     ) -> None:
         super().__init__()
         rises = halvings(size, 4, 5)
@@ -83,11 +92,11 @@ class FlowGenerator(ModelMixin, ConfigMixin):
         self.mix = nn.Sequential(nn.Linear(z + N_CLASSES + CELLS, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU())
         self.seed = sn(nn.Linear(z + N_CLASSES + CELLS, widths[0] * self.start**2))
         self.rise = nn.ModuleList([_Rise(a, b, inner) for a, b in pairwise(widths)])
-        # Attention where the map has at most 32x32 positions: beyond, its memory grows out of proportion.
-        self.attend_after = max(i for i in range(rises) if self.start << (i + 1) <= 32 or i == 0)
+        self.attend_after = max(i for i in range(rises) if self.start << (i + 1) <= _ATTENDED or i == 0)
         self.attention = SelfAttention(widths[self.attend_after + 1])
         self.norm, self.film = group_norm(widths[-1]), FiLM(inner, widths[-1])
-        self.last = nn.Conv2d(widths[-1], 2, 3, padding=1)
+        self.last = nn.Conv2d(widths[-1] + 2 * prior, 2, 3, padding=1)
+        self.moved = PriorFlow(size) if prior else None
 
     def forward(self, z: torch.Tensor, classes: torch.Tensor, aus: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -98,8 +107,12 @@ class FlowGenerator(ModelMixin, ConfigMixin):
             x = rise(x, condition)
             if i == self.attend_after:
                 x = self.attention(x)
-        drawn = torch.tanh(self.last(F.silu(self.film(self.norm(x), condition))).float())
-        return self.expand(drawn)
+        x = F.silu(self.film(self.norm(x), condition))
+        if self.moved is None:
+            return self.expand(torch.tanh(self.last(x).float()))
+        expected = self.compress(self.moved(aus)).clamp(-_OPEN, _OPEN)
+        change = self.last(torch.cat([x, expected.to(x.dtype)], 1)).float()
+        return self.expand(torch.tanh(expected.atanh() + change))
 
     def expand(self, y: torch.Tensor) -> torch.Tensor:
         """(-1,1) -> pixels."""
@@ -141,7 +154,7 @@ class FlowDiscriminator(nn.Module):
     def forward(self, seen: torch.Tensor) -> FlowJudgement:
         """``seen`` [B,3,S,S] of :func:`observe`."""
         near = self.near(seen)
-        if near.shape[-1] <= 32:
+        if near.shape[-1] <= _ATTENDED:
             near = self.attention(near)
         maps = self.tower(near)
         flat = maps.flatten(1)

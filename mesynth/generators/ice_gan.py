@@ -4,8 +4,9 @@ A spectral-norm U-Net down to 1x1 (the identity embedding), graph reasoning on t
 whose patches vote through capsules. Written from the paper; colour instead of grey pictures.
 
 Ours: AU intensities beside the one-hot class; the condition also scales every decoder level, because instance norm
-would take most of a vector that enters at 1x1 out again; the discriminator sees the change from the onset; as many
-levels as the picture has (7 at 128 pixels, 6 at 64).
+would take most of a vector that enters at 1x1 out again; the generator sees where the motion prior would move skin
+and draws a change of the onset (docs/decisions/014); the discriminator sees the change from the onset; as many levels
+as the picture has (7 at 128 pixels, 6 at 64).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mesynth.errors import ConfigError, MesynthError
 from mesynth.generators.blocks import CELLS, PatchTower, halvings, sn
 from mesynth.generators.capsules import ClassCapsules, GraphReasoning, lengths
 from mesynth.generators.conditioning import FiLM
+from mesynth.generators.prior_flow import PriorFlow, logit, moved_change
 from mesynth.motion.nuisance import Nuisance
 
 if TYPE_CHECKING:
@@ -77,11 +79,21 @@ class ICEGenerator(ModelMixin, ConfigMixin):
     """Onset [B,3,S,S] in [0,1], noise, class and AUs -> picture [B,3,S,S] in [0,1]. S is a power of two.
 
     ``graph``: graph reasoning on every skip but the outermost.
+    ``prior``: the encoder also sees the motion prior's flow for the AUs and the picture's change under it (ours).
+    ``relative``: a change of the onset is drawn, next to all that the encoder saw (ours); without it the picture is
+    drawn from nothing, as published.
     """
 
     @register_to_config
     def __init__(
-        self, size: int = 128, width: int = 64, embedding: int = 320, noise: int = 100, graph: bool = True
+        self,
+        size: int = 128,
+        width: int = 64,
+        embedding: int = 320,
+        noise: int = 100,
+        graph: bool = True,
+        prior: bool = True,
+        relative: bool = True,
     ) -> None:
         super().__init__()
         levels = size.bit_length() - 1
@@ -89,36 +101,54 @@ class ICEGenerator(ModelMixin, ConfigMixin):
             raise ConfigError(f"size {size} does not fit {FAMILY}; its U-Net needs a power of two, at least 8 pixels")
         widths = [width * _PUBLISHED[min(i, len(_PUBLISHED) - 1)] for i in range(levels - 1)] + [embedding]
         condition = noise + N_CLASSES + CELLS
-        self.first = sn(nn.Conv2d(3, widths[0], 4, 2, 1))
+        seen = 8 if prior else 3
+        self.moved = PriorFlow(size) if prior else None
+        self.first = sn(nn.Conv2d(seen, widths[0], 4, 2, 1))
         self.down = nn.ModuleList([_Down(a, b, i + 1 < levels - 1) for i, (a, b) in enumerate(pairwise(widths))])
         self.graphs = nn.ModuleList([GraphReasoning(w) for w in widths[1:-1]] if graph else [])
         inputs = [embedding + condition, *[2 * w for w in widths[-2:0:-1]]]
         self.up = nn.ModuleList([_Up(a, b, condition) for a, b in zip(inputs, widths[-2::-1], strict=True)])
+        outputs = widths[0] if relative else 3
         self.last = nn.Sequential(
-            nn.ReLU(), nn.Upsample(scale_factor=2), sn(nn.Conv2d(2 * widths[0], 3, 3, padding=1)), nn.Tanh()
+            nn.ReLU(), nn.Upsample(scale_factor=2), sn(nn.Conv2d(2 * widths[0], outputs, 3, padding=1))
         )
+        if relative:
+            self.merge = nn.Sequential(nn.Conv2d(widths[0] + seen, widths[0], 3, padding=1), nn.ReLU())
+            self.paint = nn.Conv2d(widths[0], 3, 3, padding=1)
+            for parameter in self.paint.parameters():
+                nn.init.zeros_(parameter)
 
-    def encode(self, picture: torch.Tensor) -> list[torch.Tensor]:
+    def see(self, picture: torch.Tensor, aus: torch.Tensor) -> torch.Tensor:
+        """What the encoder is shown of pictures [B,3,S,S] in [0,1] and AUs [B,K,2]: [B,3 or 8,S,S]."""
+        shown = 2 * picture - 1
+        return shown if self.moved is None else torch.cat([shown, *moved_change(self.moved, picture, aus)], 1)
+
+    def encode(self, seen: torch.Tensor) -> list[torch.Tensor]:
         """Feature maps of every level, the largest first; the last is [B,embedding,1,1]."""
-        out = [self.first(2 * picture - 1)]
+        out = [self.first(seen)]
         for layer in self.down:
             out.append(layer(out[-1]))
         return out
 
     def embed(self, picture: torch.Tensor) -> torch.Tensor:
         """The identity embedding [B,embedding] of pictures [B,3,S,S] in [0,1]."""
-        return self.encode(picture)[-1].flatten(1)
+        nothing = picture.new_zeros(len(picture), CELLS // 2, 2)
+        return self.encode(self.see(picture, nothing))[-1].flatten(1)
 
     def forward(self, onset: torch.Tensor, z: torch.Tensor, classes: torch.Tensor, aus: torch.Tensor) -> torch.Tensor:
         """``z`` [B,noise]; ``classes`` [B,3] one-hot, all 0 for none; ``aus`` [B,K,2] in [0,1]."""
-        maps = self.encode(onset)
+        seen = self.see(onset, aus)
+        maps = self.encode(seen)
         condition = torch.cat([z, classes, aus.flatten(1)], 1).to(maps[-1].dtype)
         skips = [maps[0], *[g(m) for g, m in zip(self.graphs, maps[1:-1], strict=True)]] if self.graphs else maps[:-1]
         x = torch.cat([maps[-1], condition[:, :, None, None]], 1)
         for up, skip in zip(self.up, reversed(skips), strict=True):
             x = torch.cat([up(x, condition), skip], 1)
-        out: torch.Tensor = 0.5 + 0.5 * self.last(x)
-        return out
+        last = self.last(x)
+        if not self.config["relative"]:
+            return 0.5 + 0.5 * torch.tanh(last)
+        change = self.paint(self.merge(torch.cat([last, seen.to(last.dtype)], 1)))
+        return torch.sigmoid(change + logit(onset))
 
 
 class Judgement(NamedTuple):
@@ -167,7 +197,7 @@ class CapsuleDiscriminator(nn.Module):
 class ICEGAN:
     """A saved ICE-GAN as a generator; see :class:`mesynth.generators.pipeline.Generator`.
 
-    The network redraws the whole picture, with errors that have nothing to do with the expression. A clip therefore
+    The network draws the whole picture, with errors that have nothing to do with the expression. A clip therefore
     shows the onset plus the difference of two drawings of it, with and without the expression (ours): no request
     gives the onset bit for bit, although the network itself promises no identity.
     """

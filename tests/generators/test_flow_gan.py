@@ -120,11 +120,24 @@ def test_parameters_are_those_of_the_description() -> None:
 
     start = (asked + 1) * 4 * w * 49
     mix = (asked + 1) * 4 * w + (4 * w + 1) * 4 * w
-    attention = 2 * 4 * w + 2 * 4 * w + 1
+    attention = 2 * 2 * w * 4 + 2 * 2 * w * w + 1  # after the first doubling, at 14x14
     last = 2 * w + (4 * w + 1) * 2 * w + 9 * w * 2 + 2
-    assert count(FlowGenerator(size=SIZE, width=w, z=6)) == (
-        start + mix + rise(4 * w, 2 * w) + rise(2 * w, w) + attention + last
-    )
+    published = start + mix + rise(4 * w, 2 * w) + rise(2 * w, w) + attention + last
+    assert count(FlowGenerator(size=SIZE, width=w, z=6, prior=False)) == published
+    assert count(FlowGenerator(size=SIZE, width=w, z=6)) == published + 9 * 2 * 2  # the last layer sees the prior
+
+
+def test_without_anything_to_add_the_prior_is_drawn() -> None:
+    net = FlowGenerator(size=64, width=4, z=6).eval()
+    nn.init.zeros_(net.last.weight)
+    nn.init.zeros_(net.last.bias)
+    aus = torch.zeros(2, K, 2)
+    aus[0, facs.AU_INDEX[12]] = 0.4
+    with torch.no_grad():
+        drawn = net(torch.randn(2, 6), torch.zeros(2, 3), aus)
+        torch.testing.assert_close(drawn, net.moved(aus), atol=1e-4, rtol=1e-4)
+    assert drawn[0].abs().max() > 0.3
+    assert not drawn[1].any()
 
 
 def test_a_row_depends_on_nothing_but_itself() -> None:

@@ -26,11 +26,13 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 
 def network(seed: int = 0, **options: object) -> ICEGenerator:
-    """Untrained, with film drawn so that the condition has something to say."""
+    """Untrained, with film and paint drawn so that the condition has something to say."""
     torch.manual_seed(seed)
     made = ICEGenerator(**{"size": SIZE, "width": 8, "embedding": 16, "noise": 4, **options})  # type: ignore[arg-type]
     for level in made.up:
         nn.init.normal_(level.film.affine.weight, std=0.3)
+    if made.config["relative"]:
+        nn.init.normal_(made.paint.weight, std=0.1)
     return made.eval()
 
 
@@ -92,11 +94,12 @@ def test_graph_reasoning_does_not_depend_on_the_number_of_positions() -> None:
 
 
 @pytest.mark.parametrize(("size", "levels"), [(8, 3), (16, 4), (64, 6), (128, 7)])
-def test_the_net_goes_down_to_one_position(size: int, levels: int) -> None:
-    net = ICEGenerator(size=size, width=4, embedding=12, noise=4).eval()
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_net_goes_down_to_one_position(size: int, levels: int, ours: bool) -> None:
+    net = ICEGenerator(size=size, width=4, embedding=12, noise=4, prior=ours, relative=ours).eval()
     onset, z, classes, aus = inputs(1, size)
     with torch.no_grad():
-        maps = net.encode(onset)
+        maps = net.encode(net.see(onset, aus))
         out = net(onset, z, classes, aus)
     assert len(maps) == levels
     assert maps[-1].shape == (1, 12, 1, 1)
@@ -104,6 +107,14 @@ def test_the_net_goes_down_to_one_position(size: int, levels: int) -> None:
     assert len(net.graphs) == levels - 2
     assert out.shape == onset.shape
     assert 0 <= out.min() <= out.max() <= 1
+
+
+def test_a_relative_generator_starts_from_the_onset() -> None:
+    onset, z, classes, aus = inputs(2)
+    aus[:, 3] = 0.7
+    with torch.no_grad():
+        out = ICEGenerator(size=SIZE, width=8, embedding=16, noise=4).eval()(onset, z, classes, aus)
+    torch.testing.assert_close(out, onset.clamp(1 / 510, 1 - 1 / 510), atol=1e-6, rtol=0)
 
 
 def test_published_widths_and_capsules() -> None:

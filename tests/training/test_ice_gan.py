@@ -39,10 +39,10 @@ def trained() -> ICEGANTask:
 
 @pytest.mark.slow
 def test_one_batch_is_learned_by_heart() -> None:
-    """The picture is drawn five times closer; what a clip shows is nearer to the frame than the onset is."""
+    """It begins as a copy of the onset; the picture is then drawn more than twice as close, and so is what a clip shows."""
     batch = labelled(rendered_batch(range(2), 2, SIZE, codes=CODES))
     log = repeat(task(loss=LossConfig(adversarial=0.1, clip=100)), batch, 200)
-    assert float(log[-1]["pixel"]) < 0.2 * float(log[0]["pixel"])
+    assert float(log[-1]["pixel"]) < 0.5 * float(log[0]["pixel"])
     assert float(log[-1]["clip"]) < 0.8 * float((batch.frame - batch.onset).abs().mean())
     assert float(log[-1]["d_classes"]) < 0.3 * float(log[0]["d_classes"])
     assert float(log[-1]["d_reconstruction"]) < 0.3 * float(log[0]["d_reconstruction"])

@@ -50,6 +50,8 @@ class ModelConfig:
     """Motion, as a share of the side, up to which the drawn scale is about linear."""
     limit: float = 0.06
     """Largest motion, as a share of the side."""
+    prior: bool = True
+    """Draw a change of the motion prior's flow for the AUs (ours; false: all is drawn, as published)."""
     critic_width: int = 32
     critic_layers: int = 4
     """Stride-2 layers of the discriminator, as far as the picture allows."""
@@ -126,7 +128,7 @@ class FlowGANTask(Task):
         m = config.model
         self.networks: dict[str, nn.Module] = {
             "generator": FlowGenerator(
-                size=size, width=m.width, z=m.z, condition=m.condition, unit=m.unit, limit=m.limit
+                size=size, width=m.width, z=m.z, condition=m.condition, unit=m.unit, limit=m.limit, prior=m.prior
             )
         }
         if config.loss.judged:
@@ -156,13 +158,9 @@ class FlowGANTask(Task):
         loss, (classes, aus) = self._config.loss, self._asked(batch, drop=True)
         z = batch.randn("flow-z", self._config.model.z)
         used = batch.has_flow.to(z.dtype)
-        log: dict[str, torch.Tensor] = {}
-        if loss.judged:
-            with torch.no_grad():
-                fake = self.networks["generator"](z, classes, aus)
-            log |= self._discriminate(batch, fake, used, updater)
         generator: Any = self.networks["generator"]
         made = generator(z, classes, aus)
+        log = self._discriminate(batch, made.detach(), used, updater) if loss.judged else {}
         real, seen = self._observed(batch, batch.flow), self._observed(batch, made)
         terms = {"pixel": mean_of((seen - real)[:, :2].abs()) * used}
         if loss.diversity:
@@ -202,16 +200,21 @@ class FlowGANTask(Task):
         return {f"d_{name}": value for name, value in means.items()}
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
-        """Motion drawn and real in pixels, and how far it follows AUs, class and noise; NaN where it cannot be told."""
+        """Motion drawn and real in pixels, end-point error to the pair's flow (another face's motion: it cannot be 0),
+        and how far it follows AUs, class and noise; NaN where it cannot be told."""
         generator, (classes, aus) = averaged["generator"], self._asked(batch, drop=False)
         z, other_z = (batch.randn(f"flow-z{i}", self._config.model.z) for i in range(2))
         made, other = generator(z, classes, aus), generator(other_z, classes, aus)
         motion, hidden = _magnitude(made), torch.full((len(z),), float("nan"), device=z.device)
         inside = batch.valid.to(made.dtype)
-        real = (batch.flow.square().sum(1).sqrt() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
+        seen = inside.flatten(1).sum(1).clamp(min=1)
+        real, error = (
+            (uv.square().sum(1).sqrt() * inside).flatten(1).sum(1) / seen for uv in (batch.flow, made - batch.flow)
+        )
         measures = {
             "motion": motion,
             "real_motion": torch.where(batch.has_flow, real, hidden),
+            "error": torch.where(batch.has_flow, error, hidden),
             "diversity": _magnitude(made - other) / motion.clamp(min=1e-6),
         }
         if self._config.model.condition != "class":

@@ -39,6 +39,10 @@ class ModelConfig:
     noise: int = 100
     graph: bool = True
     """Graph reasoning on the skips."""
+    prior: bool = True
+    """The generator sees where the motion prior would move skin (ours; docs/decisions/014)."""
+    relative: bool = True
+    """A change of the onset is drawn (ours; false: the picture from nothing, as published)."""
     critic_width: int = 32
     """Channels of the discriminator's first layer; 32 gives 1024 primary capsules at 128 pixels."""
     iterations: int = 3
@@ -146,8 +150,14 @@ class ICEGANTask(Task):
         self._config, self.size = config, size
         self.networks: dict[str, nn.Module] = {
             "generator": ICEGenerator(
-                size=size, width=model.width, embedding=model.embedding, noise=model.noise, graph=model.graph
-            )
+                size=size,
+                width=model.width,
+                embedding=model.embedding,
+                noise=model.noise,
+                graph=model.graph,
+                prior=model.prior,
+                relative=model.relative,
+            )  # fmt: skip
         }
         if config.loss.judged:
             self.networks["discriminator"] = CapsuleDiscriminator(
@@ -175,11 +185,6 @@ class ICEGANTask(Task):
         """See the base class. A face alone has no frame to be held against; it is only ever a drawing's onset."""
         loss, asked = self._config.loss, self._asked(batch)
         z, classes, aus, n, paired = asked.z, asked.classes, asked.aus, len(batch), asked.paired.to(asked.z.dtype)
-        log: dict[str, torch.Tensor] = {}
-        if loss.judged:
-            with torch.no_grad():
-                fake = self.networks["generator"](batch.onset, z, classes, aus)
-            log |= self._discriminate(batch, fake, asked, updater)
         # One pass draws the expression and, for the same noise, its absence.
         drawn = self.networks["generator"](
             batch.onset.repeat(2, 1, 1, 1),
@@ -188,6 +193,7 @@ class ICEGANTask(Task):
             torch.cat([aus, torch.zeros_like(aus)]),
         )
         made, plain = drawn[:n], drawn[n:]
+        log = self._discriminate(batch, made.detach(), asked, updater) if loss.judged else {}
         terms = {
             "pixel": mean_of((made - batch.frame).abs()) * paired,
             "clip": mean_of((batch.onset + made - plain - batch.frame).abs()) * paired,
