@@ -39,7 +39,7 @@ def trained() -> ICEGANTask:
 
 @pytest.mark.slow
 def test_one_batch_is_learned_by_heart() -> None:
-    """It begins as a copy of the onset; the picture is then drawn more than twice as close, and so is what a clip shows."""
+    """A copy of the onset at first; then drawn more than twice as close, and what a clip shows is closer too."""
     batch = labelled(rendered_batch(range(2), 2, SIZE, codes=CODES))
     log = repeat(task(loss=LossConfig(adversarial=0.1, clip=100)), batch, 200)
     assert float(log[-1]["pixel"]) < 0.5 * float(log[0]["pixel"])

@@ -157,7 +157,7 @@ class ICEGANTask(Task):
                 graph=model.graph,
                 prior=model.prior,
                 relative=model.relative,
-            )  # fmt: skip
+            )
         }
         if config.loss.judged:
             self.networks["discriminator"] = CapsuleDiscriminator(
