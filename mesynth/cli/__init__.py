@@ -13,6 +13,7 @@ from mesynth.cli.calibrate import calibrate
 from mesynth.cli.compare import compare
 from mesynth.cli.make import generate, render
 from mesynth.cli.prepare import prepare
+from mesynth.cli.publish import card, export, verify
 from mesynth.cli.report import doctor, measure, quickstart
 from mesynth.cli.train import train
 from mesynth.clickutils import MistakeGroup
@@ -28,4 +29,6 @@ def main() -> None:
 
 
 for verb in (quickstart, render, prepare, augment, train, calibrate, generate, measure, compare, doctor):
+    main.add_command(verb)
+for verb in (export, card, verify):
     main.add_command(verb)

@@ -110,11 +110,14 @@ def prepare(
     if database == CORPUS:
         manifest = Manifest.read(root)
     else:
+        from mesynth.corpus.exports.back import is_export, restored
         from mesynth.datasets.load import usable
         from mesynth.stage import Skipped
 
         loaded = load_release_of(database, root, part=part, frames=frames)
         manifest = usable(loaded, skip_bad=skip_bad)
+        if is_export(root):  # made by `mesynth export`: its people, and whom its makers saw, are in the folder
+            manifest = restored(manifest, root)
         skipped = [Skipped(problem.clip, problem.reason) for problem in loaded.problems]
     if dry_run:
         click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")

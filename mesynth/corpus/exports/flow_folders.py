@@ -1,0 +1,124 @@
+"""Flow folders as published with STSTNet (Liong et al., FG 2019) and read by HTNet and others.
+
+``three_norm_u_v_os/<subject>/{u_train,u_test}/{0,1,2}/<subject>_<clip> .png``; beside it what HTNet reads as well:
+all images in one folder, the apex faces, and the table that names them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesynth.classes import CLASSES_3
+from mesynth.corpus.exports.form import CLASS, FLOW, Clip, Form, Options, Placed, PlacedClips
+from mesynth.corpus.exports.names import clip_names, people
+from mesynth.corpus.exports.pictures import flow_image, jpeg_bytes
+from mesynth.corpus.exports.tables import write_csv
+from mesynth.errors import ConfigError
+from mesynth.manifest import Manifest
+from mesynth.stage import write_bytes
+
+TREE = "three_norm_u_v_os"
+WHOLE = "STSNet_whole_norm_u_v_os"
+FACES = "combined_datasets_whole"
+TABLE = "combined_3_class2_for_optical_flow.csv"
+WITHHELD = "u_train_withheld.csv"
+SIZE = 28
+_OWN = {"casme2": r"sub\d{2}", "samm": r"\d{3}", "smic": r"s\d{2}"}
+_SPLITS = ("u_train", "u_test")
+_MOST = 4_000_000
+"""Entries of all ``u_train`` folders together above which a file system is not asked to hold them."""
+
+
+class FlowFoldersForm(Form):
+    """``u_test`` of a subject holds that subject's clips; ``u_train`` every other clip that has not seen the subject.
+
+    A clip whose provenance names a subject is withheld from that subject's ``u_train``, even where it shows somebody
+    else: its generator learned from the person who is tested. ``u_train_withheld.csv`` lists those.
+    """
+
+    name = "flow-folders"
+    needs = (FLOW, CLASS)
+    accepts = ("size", "train")
+
+    def __init__(self, source: Manifest, options: Options) -> None:
+        """Raises ConfigError: ``u_train`` would hold too many files."""
+        super().__init__(source, options)
+        self.size = options.size or SIZE
+        self.people = people(source, "syn{}", _OWN)
+        self.clips = clip_names(source)
+        entries = len(source) * (len(self.people) - 1)
+        if options.train and entries > _MOST:
+            raise ConfigError(
+                f"u_train of {len(self.people)} subjects would hold {entries:,} files (each clip once a subject); "
+                "export with --no-train, u_test holds every clip once"
+            )
+
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+        for clip in clips:
+            row = clip.row
+            person, name = self.people[row.subject_key], self.clips[clip.index]
+            label = CLASSES_3.index(row.label)
+            file = f"{person}_{name} .png"  # with that space
+            write_bytes(out / TREE / person / "u_test" / str(label) / file, flow_image(clip.flow(), self.size))
+            face = ""
+            if row.frames is not None or row.frame_files:
+                face = f"{person}_{name}.jpg"
+                write_bytes(out / FACES / face, jpeg_bytes(clip.frames()[row.apex_index]))
+            place: dict[str, str | int] = {"subject": person, "clip": name, "label": label, "file": file, "face": face}
+            yield Placed(row, place)
+
+    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+        """The other folders hold the same files once more: hard links where the file system has them."""
+        keys: dict[str, str] = {}
+        for one in placed():
+            keys[str(one.place["subject"])] = one.row.subject_key
+            _link(_test_file(out, one), out / WHOLE / str(one.place["file"]))
+        for person in keys:
+            for split in _SPLITS:  # HTNet lists both, also where one is empty
+                (out / TREE / person / split).mkdir(parents=True, exist_ok=True)
+        withheld = self._train(out, placed, keys) if self.options.train else 0
+        header = ("dataset", "sub", "filename_o", "label", "apex", "imagename", "sub_filename")
+        write_csv(
+            out / TABLE,
+            header,
+            (
+                (o.row.database, o.place["subject"], o.place["clip"], o.place["label"], "", o.place["face"], "")
+                for o in placed()
+            ),
+        )
+        return {"subjects": len(keys), "withheld from u_train": withheld}
+
+    def _train(self, out: Path, placed: PlacedClips, keys: dict[str, str]) -> int:
+        withheld: list[tuple[str, str]] = []
+        for one in placed():
+            seen = set(one.row.provenance.subjects_seen)
+            for person, key in keys.items():
+                if person == one.place["subject"]:
+                    continue
+                if key in seen:
+                    withheld.append((person, one.row.clip_id))
+                    continue
+                target = out / TREE / person / "u_train" / str(one.place["label"]) / str(one.place["file"])
+                _link(_test_file(out, one), target)
+        write_csv(out / WITHHELD, ("subject", "clip_id"), withheld)
+        return len(withheld)
+
+
+def _test_file(out: Path, one: Placed) -> Path:
+    return out / TREE / str(one.place["subject"]) / "u_test" / str(one.place["label"]) / str(one.place["file"])
+
+
+def _link(source: Path, target: Path) -> None:
+    """``target`` with the bytes of ``source``: a hard link, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # renaming onto a link of the same file leaves the old name

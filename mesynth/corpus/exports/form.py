@@ -1,0 +1,152 @@
+"""What a form of export is: what it needs of a clip, how it writes a shard of clips, how it ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from mesynth.classes import CLASSES_3
+from mesynth.corpus.exports.annotation import has_aus
+from mesynth.errors import ConfigError
+from mesynth.manifest import Manifest, Row
+from mesynth.shards import png_bytes, read_flow, read_frames, read_span
+
+FRAMES, FLOW, CLASS, AUS, EMOTION = "frames", "flow", "class", "au", "emotion"
+_MISSING = {
+    FRAMES: "no frames in this corpus",
+    FLOW: "no flow; run `mesynth prepare corpus` on the corpus first",
+    CLASS: "no class of the composite (negative, positive, surprise)",
+    AUS: "no action unit is known to be present",
+    EMOTION: "no emotion word",
+}
+VIDEOS = ("gif", "mp4")
+_SIZES = (8, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen; a form refuses an option that it does not have (:attr:`Form.accepts`)."""
+
+    size: int = 0
+    """Side of flow pictures, pixels; 0 for the form's own."""
+    video: str = ""
+    """"gif" or "mp4"; empty for gif."""
+    train: bool = True
+    """Write the ``u_train`` folders of flow folders."""
+
+    def __post_init__(self) -> None:
+        if self.size and not _SIZES[0] <= self.size <= _SIZES[1]:
+            raise ConfigError(f"size={self.size} px is outside {list(_SIZES)}")
+        if self.video and self.video not in VIDEOS:
+            raise ConfigError(f"video '{self.video}' is unknown; choose from {', '.join(VIDEOS)}")
+
+    def chosen(self) -> list[str]:
+        """Names of the options that differ from their defaults."""
+        return [name for name, value in vars(self).items() if value != getattr(Options(), name)]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip on its way out: its row, its number in the corpus, and its arrays when they are asked for."""
+
+    root: Path
+    index: int
+    row: Row
+
+    def pngs(self) -> list[bytes]:
+        """The frames as PNG, byte for byte as the shard holds them."""
+        if self.row.frames is None:
+            return [png_bytes(frame) for frame in self.frames()]
+        members = read_span(self.root, self.row.frames, verify=True)
+        return [members[name] for name in sorted(members) if name.endswith(".png")]
+
+    def frames(self) -> np.ndarray:
+        """[T,H,W,3] uint8 RGB."""
+        return read_frames(self.root, self.row)
+
+    def flow(self) -> np.ndarray:
+        """[2,H,W] float32, pixels, onset to apex."""
+        return read_flow(self.root, self.row)
+
+    def flow_members(self) -> dict[str, bytes]:
+        """``flow.npy``, ``landmarks.npy`` and what else the shard holds beside the flow; empty without flow."""
+        return read_span(self.root, self.row.flow, verify=True) if self.row.flow else {}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A clip as exported: its row as the export can be read back, and under which names it lies there."""
+
+    row: Row
+    place: dict[str, str | int]
+
+
+PlacedClips = Callable[[], Iterator[Placed]]
+"""All clips of an export in order, read anew at every call, a shard at a time."""
+
+
+class Form(ABC):
+    """One form of export, for one corpus and one choice of options.
+
+    ``write`` is called once a shard, in any order, in a process that may begin anew: what it writes depends on the
+    corpus, the options and the shard alone.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = (FRAMES,)
+    accepts: ClassVar[tuple[str, ...]] = ()
+    readable: ClassVar[bool] = False
+    """Whether the export is a mesynth manifest as well (``manifest.parquet`` is written)."""
+
+    def __init__(self, source: Manifest, options: Options) -> None:
+        """Raises ConfigError on an option that this form does not have."""
+        for option in options.chosen():
+            if option not in self.accepts:
+                raise ConfigError(f"export to {self.name} has no option '{option}'; leave it out")
+        self.source, self.options = source, options
+
+    def lacks(self, row: Row) -> str:
+        """Why this form cannot take the clip, "" where it can."""
+        present = {
+            FRAMES: row.frames is not None or bool(row.frame_files),
+            FLOW: row.flow is not None,
+            CLASS: row.label in CLASSES_3,
+            AUS: has_aus(row),
+            EMOTION: bool(row.emotion),
+        }
+        return "; ".join(_MISSING[need] for need in self.needs if not present[need])
+
+    @abstractmethod
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+        """Write the clips of one shard; every file under a temporary name first."""
+
+    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+        """What is written once all shards are there (workbooks, tables); facts for the account."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an export did: counts, and what its form has to say."""
+
+    form: str
+    out: str
+    clips: int
+    left_out: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        """Flat, for JSON and people."""
+        counts = {"form": self.form, "out": self.out, "clips": self.clips, "left out": self.left_out}
+        return {**counts, **({"reasons": self.reasons} if self.reasons else {}), **self.facts}
+
+
+def with_files(row: Row, files: list[str]) -> Row:
+    """The row of a clip whose frames now are loose ``files``: no shard, no flow."""
+    return replace(row, frames=None, flow=None, frame_files=tuple(files))

@@ -1,0 +1,217 @@
+"""The engine of all exports: shard by shard, resumable, nothing missing without a line that says why.
+
+A shard's journal (``parts/000012/``: rows, places, what was left out) is written after its files; a shard that has
+one is never made twice. ``export.json`` is written last: a folder without it is not finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mesynth import __version__
+from mesynth.corpus.exports.form import Account, Clip, Form, Options, Placed
+from mesynth.corpus.exports.records import record_of
+from mesynth.corpus.exports.registry import require_form
+from mesynth.errors import ManifestError, MesynthError
+from mesynth.manifest import FILE_NAME, SCHEMA, Manifest
+from mesynth.stage import Interrupted, Progress, Skipped, claim_folder, shard_size, write_text
+
+ACCOUNT_FILE = "export.json"
+PROVENANCE_FILE = "provenance.jsonl"
+LEFT_OUT_FILE = "left_out.csv"
+_PARTS = "parts"
+_PLACES, _LEFT = "places.jsonl", "left_out.jsonl"
+
+
+def export(
+    source: Manifest, form: str, out: Path | str, options: Options = Options(), *, progress: Progress | None = None
+) -> Account:
+    """Write ``source`` into the new folder ``out`` in a form of :mod:`mesynth.corpus.exports.registry`.
+
+    Beside the form's own files lie ``provenance.jsonl`` (a line a clip: its names here, its own name, annotation with
+    exact action units, provenance) and ``left_out.csv`` (clips the form cannot take, and why). The same call again
+    resumes, or returns the account of a finished export. Memory does not grow with the clips' frames.
+
+    Raises:
+        ConfigError: an unknown form, or an option that the form does not have.
+        ManifestError: an empty corpus, a damaged shard, or no clip that the form can take.
+        RunFolderError: ``out`` holds something else.
+        Interrupted: on Ctrl-C.
+    """
+    out = Path(out)
+    chosen = planned(source, form, options)
+    claim_folder(out, _config(source, form, options))
+    if (out / ACCOUNT_FILE).is_file():
+        if progress:
+            progress(len(source), len(source))
+        return Account(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
+    for temporary in out.rglob("*.tmp"):  # left by a kill
+        temporary.unlink(missing_ok=True)
+    try:
+        size = shard_size(len(source))
+        shards = -(-len(source) // size)
+        done = 0
+        for shard in range(shards):
+            part = source[shard * size : (shard + 1) * size]
+            if not _journal(out, shard).is_file():
+                for finished in _make(chosen, out, shard, shards, shard * size, part):
+                    if progress:
+                        progress(done + finished, len(source))
+            done += len(part)
+            if progress:
+                progress(done, len(source))
+        return _end(chosen, out, shards)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
+        raise
+
+
+def planned(source: Manifest, form: str, options: Options) -> Form:
+    """The form for this corpus. Raises ConfigError and ManifestError as :func:`export`."""
+    kind = require_form(form)
+    if not len(source):
+        raise ManifestError(f"the corpus {source.root} holds no clips; there is nothing to export")
+    chosen = kind(source, options)
+    if all(chosen.lacks(row) for row in source):
+        why = chosen.lacks(source.row(0))
+        raise ManifestError(f"no clip of {source.root} can be exported to {form}; the first has {why}")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an export would take and leave out, without opening a shard."""
+
+    clips: int
+    left_out: tuple[Skipped, ...]
+
+
+def forecast(source: Manifest, form: str, options: Options = Options()) -> Forecast:
+    """See :class:`Forecast`; raises as :func:`export` does before it writes."""
+    chosen = planned(source, form, options)
+    left = tuple(Skipped(row.clip_id, why) for row in source if (why := chosen.lacks(row)))
+    return Forecast(len(source) - len(left), left)
+
+
+def _config(source: Manifest, form: str, options: Options) -> dict[str, Any]:
+    return {
+        "stage": "export", "form": form, "options": asdict(options), "input": source.hash(), "version": __version__,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- one shard
+
+
+def _journal(out: Path, shard: int) -> Path:
+    return out / _PARTS / f"{shard:06d}" / FILE_NAME
+
+
+def _make(form: Form, out: Path, shard: int, shards: int, first: int, part: Manifest) -> Iterator[int]:
+    """Write one shard and its journal; yields how many of its clips are done."""
+    left: list[Skipped] = []
+    seen = 0
+
+    def usable() -> Iterator[Clip]:
+        nonlocal seen
+        for number, row in enumerate(part):
+            seen = number
+            if why := form.lacks(row):
+                left.append(Skipped(row.clip_id, why))
+            else:
+                yield Clip(part.root, first + number, row)
+
+    rows, places = [], []
+    for placed in form.write(out, shard, shards, usable()):
+        rows.append(placed.row)
+        places.append(placed.place)
+        yield seen
+    folder = _journal(out, shard).parent
+    write_text(folder / _PLACES, "".join(json.dumps(place) + "\n" for place in places))
+    write_text(folder / _LEFT, "".join(json.dumps(asdict(entry)) + "\n" for entry in left))
+    Manifest.from_rows(rows, out).write(folder)  # last: it says that the shard is done
+
+
+def _placed(out: Path, shards: int) -> Iterator[Placed]:
+    for shard in range(shards):
+        folder = _journal(out, shard).parent
+        with open(folder / _PLACES, encoding="utf-8") as places:
+            for row, line in zip(Manifest.read(folder), places, strict=True):
+                yield Placed(row, json.loads(line))
+
+
+# ---------------------------------------------------------------- the end
+
+
+def _end(form: Form, out: Path, shards: int) -> Account:
+    reasons = _write_left_out(out, shards)
+    clips = _write_provenance(out, shards)
+    facts = form.finish(out, lambda: _placed(out, shards))
+    if form.readable:
+        _write_manifest(out, shards)
+    account = Account(form.name, str(out), clips, sum(reasons.values()), dict(reasons), facts)
+    shutil.rmtree(out / _PARTS)
+    write_text(out / ACCOUNT_FILE, json.dumps(asdict(account) | {"out": ""}, indent=1) + "\n")
+    return account
+
+
+def _write_left_out(out: Path, shards: int) -> Counter[str]:
+    """``left_out.csv`` (a header alone where nothing was left out); reason -> clips."""
+    reasons: Counter[str] = Counter()
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["clip_id", "reason"])
+    for shard in range(shards):
+        for line in (_journal(out, shard).parent / _LEFT).read_text().splitlines():
+            entry = Skipped(**json.loads(line))
+            reasons[entry.reason] += 1
+            writer.writerow([entry.clip_id, entry.reason])
+    write_text(out / LEFT_OUT_FILE, buffer.getvalue())
+    return reasons
+
+
+def _write_provenance(out: Path, shards: int) -> int:
+    """Stream ``provenance.jsonl``; returns the number of clips."""
+    target = out / PROVENANCE_FILE
+    temporary = target.with_name(target.name + ".tmp")
+    clips = 0
+    with open(temporary, "w", encoding="utf-8") as file:
+        for placed in _placed(out, shards):
+            file.write(json.dumps(record_of(placed)) + "\n")
+            clips += 1
+    temporary.replace(target)
+    return clips
+
+
+def _write_manifest(out: Path, shards: int) -> None:
+    """``manifest.parquet`` from the journals, one in memory at a time."""
+
+    def tables() -> Iterator[pa.Table]:
+        return (Manifest.read(_journal(out, shard)).table for shard in range(shards))
+
+    digest = hashlib.sha256()  # as Manifest.hash, which has all rows at once
+    for table in tables():
+        for batch in table.to_batches(max_chunksize=1024):
+            for record in batch.to_pylist():
+                digest.update(json.dumps(record, sort_keys=True).encode())
+    temporary = out / (FILE_NAME + ".tmp")
+    schema = SCHEMA.with_metadata({"mesynth.hash": digest.hexdigest()})
+    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for table in tables():
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+    temporary.replace(out / FILE_NAME)
