@@ -140,7 +140,7 @@ def test_hidden_pixels_do_not_count() -> None:
 def test_one_condition_alone_hears_nothing_of_the_other(condition: str) -> None:
     made = task(model=replace(MODEL, condition=condition))
     batch = labelled(rendered_batch(range(1), 3, SIZE, codes=CODES))
-    classes, aus = made._asked(batch, drop=True)
+    classes, aus, told = made._asked(batch, drop=True)
     assert bool(classes.any()) == (condition == "class")
     assert bool(aus.any()) == (condition == "aus")
     names = set(measured(made, batch))
@@ -149,13 +149,13 @@ def test_one_condition_alone_hears_nothing_of_the_other(condition: str) -> None:
 
 def test_both_conditions_are_trained_together_and_each_alone() -> None:
     batch = labelled(rendered_batch(range(3), 20, SIZE, codes=CODES))
-    classes, aus = task()._asked(batch, drop=True)
+    classes, aus, _ = task()._asked(batch, drop=True)
     has_class, has_aus = classes.any(1), aus.flatten(1).any(1)
     assert (has_class | has_aus).all()
     for share in (has_class & has_aus, has_class & ~has_aus, has_aus & ~has_class):
         assert 0.15 < share.float().mean() < 0.55
     batch.label[:] = -1
-    _, kept = task()._asked(batch, drop=True)
+    _, kept, _ = task()._asked(batch, drop=True)
     assert torch.equal(kept, batch.aus)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,7 +76,8 @@ class LossConfig:
     au: float = 0.3
     """AU intensities read by the discriminator (ours)."""
     pixel: float = 3.0
-    """L1 to the pair's flow, both compressed (ours; 0: as published)."""
+    """L1 to the pair's flow, both compressed, where AUs are asked for (ours; 0: as published). A class alone names many
+    motions: its drawings are left to the discriminator, unless condition=class and there is nothing else."""
     diversity: float = 0.1
     """Two draws for one request should differ (mode seeking; Mao et al., CVPR 2019; ours)."""
 
@@ -115,6 +116,17 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
+class _Request(NamedTuple):
+    """What is asked of the generator, a row a pair."""
+
+    classes: torch.Tensor
+    """[B,3], all 0 without a class"""
+    aus: torch.Tensor
+    """[B,K,2]"""
+    told: torch.Tensor
+    """[B] bool: the request says all that the pair's motion is known by"""
+
+
 class FlowGANTask(Task):
     """See the module's first lines."""
 
@@ -143,26 +155,26 @@ class FlowGANTask(Task):
         """See the base class."""
         return L.adam(self.networks, self._config.optim)
 
-    def _asked(self, batch: Batch, drop: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classes [B,3] and AUs [B,K,2] to ask for; with ``drop`` a third of the rows each lack one of the two."""
+    def _asked(self, batch: Batch, drop: bool) -> _Request:
+        """What to draw; with ``drop`` a third of the rows each lack class or AUs."""
         kind = self._config.model.condition
         classes, aus = L.one_hot(batch.label, N_CLASSES), batch.aus * batch.known
         if kind == "both" and drop:
             part = batch.rand("flow-drop")
             alone = (part < 2 / 3) | (batch.label < 0)  # a row without a class keeps its AUs
-            return classes * (part >= 1 / 3)[:, None], aus * alone[:, None, None]
-        return classes * (kind != "aus"), aus * (kind != "class")
+            return _Request(classes * (part >= 1 / 3)[:, None], aus * alone[:, None, None], alone)
+        return _Request(classes * (kind != "aus"), aus * (kind != "class"), torch.ones_like(batch.has_flow))
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """See the base class."""
-        loss, (classes, aus) = self._config.loss, self._asked(batch, drop=True)
+        loss, (classes, aus, told) = self._config.loss, self._asked(batch, drop=True)
         z = batch.randn("flow-z", self._config.model.z)
         used = batch.has_flow.to(z.dtype)
         generator: Any = self.networks["generator"]
         made = generator(z, classes, aus)
         log = self._discriminate(batch, made.detach(), used, updater) if loss.judged else {}
         real, seen = self._observed(batch, batch.flow), self._observed(batch, made)
-        terms = {"pixel": mean_of((seen - real)[:, :2].abs()) * used}
+        terms = {"pixel": mean_of((seen - real)[:, :2].abs()) * used * told}
         if loss.diversity:
             other_z = batch.randn("flow-z2", self._config.model.z)
             other = generator(other_z, classes, aus)
@@ -202,7 +214,7 @@ class FlowGANTask(Task):
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Motion drawn and real in pixels, end-point error to the pair's flow (another face's motion: it cannot be 0),
         and how far it follows AUs, class and noise; NaN where it cannot be told."""
-        generator, (classes, aus) = averaged["generator"], self._asked(batch, drop=False)
+        generator, (classes, aus, _) = averaged["generator"], self._asked(batch, drop=False)
         z, other_z = (batch.randn(f"flow-z{i}", self._config.model.z) for i in range(2))
         made, other = generator(z, classes, aus), generator(other_z, classes, aus)
         motion, hidden = _magnitude(made), torch.full((len(z),), float("nan"), device=z.device)
@@ -240,7 +252,7 @@ class FlowGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Real flow; drawn for its AUs and class, another draw, with half the AUs; each class. Colours of one scale."""
-        generator, (classes, aus) = averaged["generator"], self._asked(batch, drop=False)
+        generator, (classes, aus, _) = averaged["generator"], self._asked(batch, drop=False)
         z, other_z = (batch.randn(f"flow-z{i}", self._config.model.z) for i in range(2))
         every = torch.eye(N_CLASSES, device=z.device, dtype=z.dtype)
         drawn = [generator(z, classes, aus), generator(other_z, classes, aus), generator(z, classes, aus / 2)]
