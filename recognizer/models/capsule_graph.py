@@ -15,7 +15,7 @@ from torch import nn
 
 from mesynth.errors import ConfigError
 from mesynth.types import N_AUS
-from recognizer.models.common import FlowNetwork, Outputs, RegionStem, au_loss
+from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape, au_loss
 from recognizer.models.regions import MOMENTS, N_REGIONS, facs_adjacency
 
 
@@ -95,7 +95,8 @@ class CapsuleGraph(FlowNetwork):
         primary = squash(self.primary(nodes).reshape(len(x), -1, c.primary_dim))
         votes = torch.einsum("bpi,pio->bpo", primary, self.votes).reshape(*primary.shape[:2], -1, c.class_dim)
         lengths = (route(votes, c.routings) ** 2).sum(-1).add(1e-8).sqrt()
-        return Outputs(lengths, self.au(nodes.flatten(1)) if self.au is not None else None)
+        features = nodes.flatten(1)
+        return Outputs(lengths, self.au(features) if self.au is not None else None, features)
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Margin loss .9/.1, lambda .5 (Sabour et al., eq. 4), plus the masked AU loss."""
@@ -107,6 +108,6 @@ class CapsuleGraph(FlowNetwork):
         return margin + self.config.au_weight * au_loss(outputs.au, au)
 
 
-def build(config: CapsuleGraphConfig, n_classes: int, size: int) -> FlowNetwork:
-    """A fresh network for ``n_classes`` classes and S = ``size``; weights from torch's current seed."""
-    return CapsuleGraph(config, n_classes, size)
+def build(config: CapsuleGraphConfig, n_classes: int, shape: Shape) -> FlowNetwork:
+    """A fresh network for ``n_classes`` classes and these sizes; weights from torch's current seed."""
+    return CapsuleGraph(config, n_classes, shape.size)

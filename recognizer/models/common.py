@@ -1,31 +1,81 @@
-"""What the three networks share: the contract with the trainer, input scaling, the patch stem, losses."""
+"""What the networks share: the contract with the trainer, dropout without a generator, the patch stem, losses."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mesynth.errors import ConfigError
 from recognizer.models.regions import masks
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of the views a network may need."""
+
+    size: int = 28
+    """S of "flow" [B,3,S,S]."""
+    frame_size: int = 64
+    """F of "apex" [B,2,F,F] and "frames" [B,T,F,F]."""
+    frames: int = 10
+    """T of "frames"."""
+
+
 class Outputs(NamedTuple):
-    """``scores`` [B,C]: larger is more likely. ``au`` [B,K*2] logits, or None without an AU head."""
+    """What a network says of a batch."""
 
     scores: torch.Tensor
+    """[B,C]: larger is more likely"""
     au: torch.Tensor | None
+    """[B,K*2] logits, or None without an AU head"""
+    features: torch.Tensor | None = None
+    """[B,D] what the classifier sees, for losses on distances; None: nothing of the kind"""
 
 
-class FlowNetwork(nn.Module, ABC):
-    """Base of the networks. No running statistics and no randomness: a vmap over copies is exact.
+_MASK = 0xFFFFFFFF
 
-    ``scale`` [3] is the rms of each channel over the member's own training clips; the trainer sets it.
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a hash of ``key`` and the place of the number: no generator, so copies under vmap and one
+    copy alone draw the same. ``key`` 0 (as saved, and at test) is the identity; the trainer hands in another each step.
+    """
+
+    key: torch.Tensor
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ConfigError(f"dropout={p:g} is outside [0, 1)")
+        self.p = p
+        self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B,...] of any shape."""
+        if self.p == 0:
+            return x
+        place = torch.arange(x.numel(), device=x.device).reshape(x.shape)
+        h = (place * 0x9E3779B1 + self.key * 0x85EBCA6B) & _MASK  # Murmur3's finalizer on 32 bits
+        h = ((h ^ (h >> 16)) * 0x85EBCA6B) & _MASK
+        h = ((h ^ (h >> 13)) * 0xC2B2AE35) & _MASK
+        kept = ((h ^ (h >> 16)) >= int(self.p * 2**32)) | (self.key == 0)
+        grown = torch.where(self.key == 0, 1.0, 1 / (1 - self.p))
+        return x * (kept * grown).to(x.dtype)
+
+
+class FlowNetwork(nn.Module):
+    """Base of the networks. No running statistics and no generator: a vmap over copies is exact.
+
+    ``scale`` [3] is the rms of each channel of the flow over the member's own training clips; the trainer sets it.
     """
 
     scale: torch.Tensor
+    needs: tuple[str, ...] = ("flow",)
+    """The views that ``forward`` takes, in this order; see :class:`recognizer.data.FlowSet`."""
     probability_gain = 1.0
     """softmax(probability_gain * scores) are the class probabilities."""
     stack = 16
@@ -39,9 +89,8 @@ class FlowNetwork(nn.Module, ABC):
         """[B,3,S,S] with unit rms per channel."""
         return x / self.scale[:, None, None]
 
-    @abstractmethod
-    def forward(self, x: torch.Tensor) -> Outputs:
-        """[B,3,S,S] -> scores."""
+    forward: Callable[..., Outputs]
+    """(views in the order of ``needs``, each [B,...]) -> :class:`Outputs`."""
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Mean loss of a batch: y [B] int64, au [B,K*2] with -1 unknown. Default: cross-entropy."""

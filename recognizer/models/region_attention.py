@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.errors import ConfigError
-from recognizer.models.common import FlowNetwork, Outputs, RegionStem
+from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape
 from recognizer.models.regions import MOMENTS, N_REGIONS
 
 
@@ -44,9 +44,10 @@ class RegionAttention(FlowNetwork):
     def forward(self, x: torch.Tensor) -> Outputs:
         nodes = self.norm(self.embed(self.stem(self.scaled(x)))) + self.place
         attention = self.attend(nodes).softmax(1) * N_REGIONS
-        return Outputs(self.classify((attention * F.gelu(self.value(nodes))).flatten(1)), None)
+        features = (attention * F.gelu(self.value(nodes))).flatten(1)
+        return Outputs(self.classify(features), None, features)
 
 
-def build(config: RegionAttentionConfig, n_classes: int, size: int) -> FlowNetwork:
-    """A fresh network for ``n_classes`` classes and S = ``size``; weights from torch's current seed."""
-    return RegionAttention(config, n_classes, size)
+def build(config: RegionAttentionConfig, n_classes: int, shape: Shape) -> FlowNetwork:
+    """A fresh network for ``n_classes`` classes and these sizes; weights from torch's current seed."""
+    return RegionAttention(config, n_classes, shape.size)

@@ -1,0 +1,130 @@
+"""AU-GACN: graph attention over action units (Xie, Lo, Shuai and Cheng, ACM Multimedia 2020)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mesynth.errors import ConfigError
+from mesynth.types import N_AUS
+from recognizer.models.au_graph import AuNodes, cooccurrence
+from recognizer.models.blocks import check
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, au_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuGacnConfig:
+    """Sizes are ours: the paper's are not public."""
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    """Of the 3D convolutions."""
+    node: int = 32
+    """Features of an AU."""
+    heads: int = 4
+    """Of the graph attention; they share ``node`` out among them."""
+    rounds: int = 2
+    """Graph attention and pooling, this often."""
+    ratio: float = 0.5
+    """Nodes that a pooling keeps."""
+    threshold: float = 0.1
+    """AUs are connected where one makes the other at least this likely."""
+    au_weight: float = 0.3
+    """Weight of the AU loss; 0 leaves the AU head untrained."""
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        sizes = {"widths": 1, "node": 1, "heads": 1, "rounds": 1, "threshold": 0, "au_weight": 0}
+        check("au_gacn", self, least=sizes, shares=("dropout",))
+        if self.node % self.heads:
+            raise ConfigError(f"au_gacn.heads={self.heads} must divide au_gacn.node={self.node}")
+        if not 0 < self.ratio <= 1:
+            raise ConfigError(f"au_gacn.ratio={self.ratio:g} is outside (0, 1]")
+
+
+class GraphAttention(nn.Module):
+    """Graph attention (Velickovic et al., 2018): nodes [B,N,D] and who hears whom [B,N,N] bool -> [B,N,D]."""
+
+    def __init__(self, node: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.value = nn.Linear(node, node, bias=False)
+        self.say = nn.Linear(node, heads, bias=False)
+        self.hear = nn.Linear(node, heads, bias=False)
+
+    def forward(self, nodes: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        value = self.value(nodes)
+        logits = F.leaky_relu(self.hear(value)[:, :, None] + self.say(value)[:, None], 0.2)  # [B,hearer,speaker,heads]
+        attention = torch.where(edges[..., None], logits, -1e9).softmax(2)
+        heard = torch.einsum("bijh,bjhd->bihd", attention, value.unflatten(2, (self.heads, -1)))
+        return F.elu(heard.flatten(2))
+
+
+class AttentionPool(nn.Module):
+    """Self-attention graph pooling (Lee et al., 2019): the ``keep`` nodes of the highest score, times its tanh."""
+
+    def __init__(self, node: int, keep: int) -> None:
+        super().__init__()
+        self.keep = keep
+        self.score = nn.Linear(node, 1)
+
+    def forward(self, nodes: torch.Tensor, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B,N,D], [B,N,N] -> [B,keep,D], [B,keep,keep]."""
+        weight = edges.to(nodes.dtype)
+        around = weight @ nodes / weight.sum(2, keepdim=True)  # a node is scored with its neighbours
+        score = torch.tanh(self.score(around)[..., 0])
+        top, index = score.topk(self.keep, 1)
+        chosen = nodes.gather(1, index[..., None].expand(-1, -1, nodes.shape[2])) * top[..., None]
+        rows = edges.gather(1, index[..., None].expand(-1, -1, edges.shape[2]))
+        return chosen, rows.gather(2, index[:, None].expand(-1, self.keep, -1))
+
+
+class AuGacn(FlowNetwork):
+    """3D convolutions -> a node per AU -> rounds of graph attention and pooling, each read out -> classifier.
+
+    Published (abstract, descriptions by later work): 3D convolution, AU nodes, graph attention with self-attention
+    pooling, AU and class labels trained together. Free: all sizes, the read-out (mean and maximum of the nodes left,
+    added up over the rounds). Deviations: as in mer_gcn, where the edges come from too.
+    """
+
+    needs = ("frames",)
+    stack = 1
+    edges: torch.Tensor
+
+    def __init__(self, config: AuGacnConfig, n_classes: int, shape: Shape) -> None:
+        super().__init__()
+        self.config = config
+        self.nodes = AuNodes(config.widths, config.node)
+        likely = torch.from_numpy(cooccurrence())
+        self.register_buffer("edges", torch.maximum(likely, likely.T) >= config.threshold, persistent=False)
+        keep = [math.ceil(N_AUS * config.ratio ** (i + 1)) for i in range(config.rounds)]
+        self.attend = nn.ModuleList(GraphAttention(config.node, config.heads) for _ in keep)
+        self.pools = nn.ModuleList(AttentionPool(config.node, n) for n in keep)
+        self.drop = Dropout(config.dropout)
+        self.classify = nn.Linear(2 * config.node, n_classes)
+
+    def forward(self, *views: torch.Tensor) -> Outputs:
+        """[B,T,F,F] frames -> scores and AU logits."""
+        nodes, au = self.nodes(views[0])
+        edges = self.edges.expand(len(nodes), -1, -1)
+        read = torch.zeros_like(nodes[:, 0]).repeat(1, 2)
+        for attend, pool in zip(self.attend, self.pools, strict=True):
+            nodes, edges = pool(nodes + attend(nodes, edges), edges)
+            read = read + torch.cat([nodes.mean(1), nodes.amax(1)], 1)
+        features = self.drop(read)
+        return Outputs(self.classify(features), au, features)
+
+    def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy plus the AU loss over known AUs."""
+        assert outputs.au is not None
+        return F.cross_entropy(outputs.scores, y) + self.config.au_weight * au_loss(outputs.au, au)
+
+
+def build(config: AuGacnConfig, n_classes: int, shape: Shape) -> FlowNetwork:
+    """A fresh network for ``n_classes`` classes and these sizes; weights from torch's current seed."""
+    return AuGacn(config, n_classes, shape)

@@ -1,0 +1,88 @@
+"""MER-GCN: graph convolution over action units (Lo, Xie, Shuai and Cheng, MIPR 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mesynth.types import N_AUS
+from recognizer.models.au_graph import AuNodes, cooccurrence
+from recognizer.models.blocks import check
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, au_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class MerGcnConfig:
+    """Sizes are ours: the paper's are not public."""
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    """Of the 3D convolutions."""
+    node: int = 32
+    """Features of an AU."""
+    layers: int = 2
+    """Graph convolutions (2 published)."""
+    threshold: float = 0.1
+    """AUs are connected where one makes the other at least this likely."""
+    au_weight: float = 0.3
+    """Weight of the AU loss; 0 leaves the AU head untrained."""
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        check(
+            "mer_gcn", self, least={"widths": 1, "node": 1, "layers": 1, "threshold": 0, "au_weight": 0},
+            shares=("dropout",),
+        )  # fmt: skip
+
+
+def propagation(threshold: float) -> torch.Tensor:
+    """[K,K]: D^-1/2 A D^-1/2 of the thresholded, symmetric co-occurrence with loops (Kipf and Welling, 2017)."""
+    likely = torch.from_numpy(cooccurrence())
+    adjacency = torch.where(likely >= threshold, likely, 0)
+    adjacency = (adjacency + adjacency.T) / 2
+    scale = adjacency.sum(1).rsqrt()
+    return scale[:, None] * adjacency * scale
+
+
+class MerGcn(FlowNetwork):
+    """3D convolutions -> a node per AU -> two graph convolutions on co-occurring AUs -> classifier.
+
+    Published (abstract): 3D ConvNets for AU features, GCN layers over AU nodes, trained end to end with AU and class
+    labels. Free: all sizes, how features become nodes (one linear map), the read-out (all nodes, side by side).
+    Deviations: co-occurrence from published tables, not from training labels; all 25 AUs of this package, both
+    sides; GroupNorm for BatchNorm.
+    """
+
+    needs = ("frames",)
+    stack = 1
+    propagate: torch.Tensor
+
+    def __init__(self, config: MerGcnConfig, n_classes: int, shape: Shape) -> None:
+        super().__init__()
+        self.config = config
+        self.nodes = AuNodes(config.widths, config.node)
+        self.register_buffer("propagate", propagation(config.threshold), persistent=False)
+        self.layers = nn.ModuleList(nn.Linear(config.node, config.node) for _ in range(config.layers))
+        self.drop = Dropout(config.dropout)
+        self.classify = nn.Linear(N_AUS * config.node, n_classes)
+
+    def forward(self, *views: torch.Tensor) -> Outputs:
+        """[B,T,F,F] frames -> scores and AU logits."""
+        nodes, au = self.nodes(views[0])
+        for layer in self.layers:
+            nodes = F.relu(layer(self.propagate @ nodes))
+        features = self.drop(nodes.flatten(1))
+        return Outputs(self.classify(features), au, features)
+
+    def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy plus the AU loss over known AUs."""
+        assert outputs.au is not None
+        return F.cross_entropy(outputs.scores, y) + self.config.au_weight * au_loss(outputs.au, au)
+
+
+def build(config: MerGcnConfig, n_classes: int, shape: Shape) -> FlowNetwork:
+    """A fresh network for ``n_classes`` classes and these sizes; weights from torch's current seed."""
+    return MerGcn(config, n_classes, shape)
