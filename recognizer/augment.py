@@ -8,12 +8,18 @@ from mesynth.types import N_AUS
 
 
 def gather_moved(
-    x: torch.Tensor, index: torch.Tensor, flip: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor
+    x: torch.Tensor,
+    index: torch.Tensor,
+    flip: torch.Tensor,
+    dy: torch.Tensor,
+    dx: torch.Tensor,
+    *,
+    signed: bool,
 ) -> torch.Tensor:
-    """Clips ``index`` [...] of x [N,3,S,S], shifted by (dy, dx) [...] pixels, then mirrored where ``flip``.
+    """Clips ``index`` [...] of x [N,C,S,S], shifted by (dy, dx) [...] pixels, then mirrored where ``flip``.
 
-    -> [...,3,S,S]. Edges repeat; a mirrored u changes its sign. One gather for both moves: this runs for
-    every step of every member and would otherwise take as long as the network.
+    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which changes its sign in a mirror. One gather
+    for both moves: this runs for every step of every member and would otherwise take as long as the network.
     """
     size = x.shape[-1]
     grid = torch.arange(size)
@@ -23,6 +29,8 @@ def gather_moved(
     pixels = (rows[..., :, None] * size + columns[..., None, :]).flatten(-2)
     clips = x.flatten(-2)[index]
     moved = clips.gather(-1, pixels[..., None, :].expand(clips.shape))
+    if not signed:
+        return moved.reshape(*clips.shape[:-1], size, size)
     sign = torch.ones(*index.shape, x.shape[1])
     sign[..., 0] = torch.where(flip, -1.0, 1.0)
     return (moved * sign[..., None]).reshape(*clips.shape[:-1], size, size)

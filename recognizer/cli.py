@@ -54,6 +54,10 @@ def _settings(command: Command) -> Command:
 @_settings
 @_manifests
 @_out
+@click.option(
+    "--also-oracle", is_flag=True,
+    help="Add the figure whose point of training is picked on the test clips: leaked, only to compare with papers.",
+)  # fmt: skip
 @json_option
 @dry_run_option
 def loso(
@@ -61,10 +65,11 @@ def loso(
     manifest: tuple[Path, ...],
     synthetic: tuple[Path, ...],
     out: Path,
+    also_oracle: bool,
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Test one model by leave-one-subject-out (or protocol.kind=kfold, lovo, lodo).
+    """Test one model by leave-one-subject-out (or protocol.kind=kfold, lovo, lodo, cde, hde).
 
     Example: recognizer loso --manifest corpora/casme2 --synthetic corpora/made
     configs/recognizer/lda.yaml mix.ratio=2 --out runs/lda
@@ -80,7 +85,7 @@ def loso(
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        result = run(real, made or None, config, out=out, progress=bar)
+        result = run(real, made or None, config, out=out, also_oracle=also_oracle, progress=bar)
     _write(out / "report.md", loso_markdown(result))
     if as_json:
         echo_json(result.to_dict())
@@ -106,34 +111,42 @@ def ablate(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Does synthetic data help? Ratios x seeds x models, with controls, paired by subject.
+    """Does synthetic data help? Models x mixing modes x sources x real subjects x ratios x seeds, with controls.
+
+    Every finished cell is kept, so the same command goes on where it was stopped; under `accelerate launch` or torchrun
+    the cells are shared over the processes. Look at ablation.html first.
 
     Example: recognizer ablate --manifest corpora/casme2 --synthetic corpora/made
-    configs/ablation/ratios.yaml "ratios=[0,1,2]" --out runs/ablation
+    configs/ablation/ratio.yaml "ratios=[0,1,2]" --out runs/ablation
     """
     from mesynth.errors import ConfigError
-    from recognizer.ablation import run_ablation
+    from recognizer.ablation import plan, run_ablation
+    from recognizer.cells import share
     from recognizer.config import AblationConfig, load_config
-    from recognizer.report import ablation_markdown, ablation_table, ablation_verdicts, terminal
+    from recognizer.report import ablation_table, ablation_verdicts, tally, terminal
 
     if not synthetic:
         raise ConfigError("an ablation compares with synthetic clips; pass --synthetic")
     config = load_config(AblationConfig, *_split(settings))
     real, made = _read(manifest), _read(synthetic)
     if dry_run:
-        _plan(config, real, made, config.ratios, as_json)
+        with progress_bars(lines=False) as bars:
+            facts = plan(real, made, config, progress=by_step(bars))
+        _say(facts, as_json)
+        return
+    if share()[0]:  # the first process speaks for all
+        run_ablation(real, made, config, out=out)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
         result = run_ablation(real, made, config, out=out, progress=bar)
-    _write(out / "report.md", ablation_markdown(result))
     if as_json:
         echo_json(result.to_dict())
         return
     terminal(*ablation_table(result))
-    for line in ablation_verdicts(result):
+    for line in [*ablation_verdicts(result), tally(result)]:
         click.echo(line)
-    click.echo(f"written: {out} (curve.png, ablation.parquet, ablation.jsonl, report.md)")
+    click.echo(f"written: {out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
 
 
 @main.command()
@@ -172,28 +185,59 @@ def train(
 
 @main.command()
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Folder written by `recognizer train`.")
-@click.option("--manifest", multiple=True, required=True, type=click.Path(path_type=Path), help="Clips with flow.")
+@click.option("--manifest", multiple=True, type=click.Path(path_type=Path), help="Prepared clips with flow.")
+@click.option("--video", type=click.Path(path_type=Path), help="A video, or a folder of its frames.")
+@click.option("--fps", type=float, help="With --video: its frame rate [default: what the file states].")
+@click.option(
+    "--interval", multiple=True, metavar="ONSET,APEX,OFFSET",
+    help="With --video: judge these frames (from 0; APEX may be left out) instead of what is spotted.",
+)  # fmt: skip
+@click.option(
+    "--landmarker", default="auto", show_default=True,
+    help="With --video: face-alignment, mediapipe, or auto (the one that the training clips had).",
+)  # fmt: skip
 @_out
 @json_option
 @dry_run_option
-def predict(model: Path, manifest: tuple[Path, ...], out: Path, as_json: bool, dry_run: bool) -> None:
-    """Class probabilities for every clip of a manifest, as predictions.parquet.
+def predict(
+    model: Path,
+    manifest: tuple[Path, ...],
+    video: Path | None,
+    fps: float | None,
+    interval: tuple[str, ...],
+    landmarker: str,
+    out: Path,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Class probabilities for every clip of a manifest, or for the micro-expressions spotted in a video.
+
+    Writes predictions.parquet; for a video also intervals.json, timeline.png and the prepared clips.
 
     Example: recognizer predict --model models/lda --manifest corpora/new --out runs/new
+
+    Example: recognizer predict --model models/lda --video interview.mp4 --out runs/interview
     """
+    from mesynth.errors import ConfigError
+
+    if bool(manifest) == (video is not None):
+        what = "both --manifest and --video" if manifest else "neither --manifest nor --video"
+        raise ConfigError(f"{what} given; predict takes one of the two: prepared clips, or a recording to spot them in")
+    if video is not None:
+        _predict_video(model, video, fps, interval, landmarker, out, as_json, dry_run)
+        return
+    if fps is not None or interval or landmarker != "auto":
+        raise ConfigError("--fps, --interval and --landmarker have no effect on prepared clips; they go with --video")
     from mesynth.stage import claim_folder
     from recognizer.predictions import write_table
-    from recognizer.saved import WEIGHTS, Recognizer
     from recognizer.saved import predict as run
+    from recognizer.trained import Recognizer
 
     recognizer, clips = Recognizer.load(model), _read(manifest)
     if dry_run:
         _say({"model": recognizer.config.model, "rows": sum(map(len, clips)), "out": str(out)}, as_json)
         return
-    import hashlib
-
-    digest = hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
-    claim_folder(out, {"verb": "predict", "weights": digest, "manifest": [m.hash() for m in clips]})
+    claim_folder(out, {"verb": "predict", "weights": _digest(model), "manifest": [m.hash() for m in clips]})
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
         result = run(recognizer, clips, progress=bar)
@@ -209,7 +253,54 @@ def predict(model: Path, manifest: tuple[Path, ...], out: Path, as_json: bool, d
         click.echo(f"labelled clips of other subjects: n {result.metrics['n']}, UF1 {result.metrics['uf1']:.3f}")
 
 
+def _predict_video(
+    model: Path,
+    video: Path,
+    fps: float | None,
+    intervals: tuple[str, ...],
+    landmarker: str,
+    out: Path,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    from recognizer.recording import Interval, Recording
+    from recognizer.trained import Recognizer
+    from recognizer.video import predict_video
+
+    recognizer = Recognizer.load(model)
+    if dry_run:
+        recognizer.preparation.require_one()
+        recording = Recording.open(video, fps)
+        asked = [Interval.parse(text, recording) for text in intervals]
+        facts = {"model": recognizer.config.model, "frames": len(recording.names), "fps": recording.fps}
+        _say(facts | {"intervals": len(asked) or "to be spotted", "out": str(out)}, as_json)
+        return
+    with progress_bars(lines=False) as bars:
+        result = predict_video(
+            recognizer, video, out=out, fps=fps, landmarker=landmarker, intervals=intervals,
+            identity=_digest(model), progress=by_step(bars),
+        )  # fmt: skip
+    if as_json:
+        echo_json({key: value for key, value in result.facts.items() if key != "signal"} | {"out": str(out)})
+        return
+    for note in result.facts["notes"]:
+        click.echo(f"note: {note}", err=True)
+    for left in result.facts["left_out"]:
+        click.echo(f"left out at frame {left['frame']}: {left['reason']}", err=True)
+    for line in result.lines():
+        click.echo(line)
+    click.echo(f"written: {out} (timeline.png, intervals.json, predictions.parquet, clips)")
+
+
 # ---------------------------------------------------------------- shared
+
+
+def _digest(model: Path) -> str:
+    import hashlib
+
+    from recognizer.trained import WEIGHTS
+
+    return hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
 
 
 def _split(settings: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -243,7 +334,16 @@ def _plan(
     folds = make_folds(real_set, config.protocol)
     for ratio in ratios:
         for seed in config.seeds:
-            mixture = mix(real_set, synthetic, folds, ratio=ratio, seed=seed, policy=config.mix.leak)
+            mixture = mix(
+                real_set,
+                synthetic,
+                folds,
+                ratio=ratio,
+                seed=seed,
+                policy=config.mix.leak,
+                balance=config.mix.balance,
+                only_added=config.mix.only_added,
+            )
     counts = dict(zip(config.data.classes, real_set.class_counts.tolist(), strict=True))
     facts: dict[str, Any] = {
         "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,

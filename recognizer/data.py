@@ -1,4 +1,4 @@
-"""Manifests -> one in-memory set of small flow images with everything a leak-safe protocol needs.
+"""Manifests -> one in-memory set of small flow images (and frames) with all that a leak-safe protocol needs.
 
 Flow is expressed on the S x S grid it is resized to (pixels of that grid, x right and y down), so
 crops of any size mix; strain is computed after the resize and is therefore dimensionless.
@@ -19,6 +19,7 @@ from mesynth.errors import ConfigError, ManifestError
 from mesynth.manifest import Manifest, Row
 from mesynth.shards import read_flow
 from mesynth.types import N_AUS, optical_strain
+from recognizer.views import FLOW, frame_views
 
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
@@ -33,6 +34,10 @@ class DataConfig:
     """Side of the flow image, pixels (28 in the MEGC 2019 composite's public flow images)."""
     normalise: str = "none"
     """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
+    frame_size: int = 64
+    """Side of the grey frames that some networks see, pixels."""
+    frames: int = 10
+    """Frames a clip is brought to in time, for networks that see the whole clip."""
     power: float = 1.0
     """Signed power of every value; below 1 it lifts weak motion."""
     label: str = "label"
@@ -44,6 +49,10 @@ class DataConfig:
         object.__setattr__(self, "classes", tuple(self.classes))
         if self.size < 14 or self.size % 4:
             raise ConfigError(f"data.size={self.size} must be a multiple of 4 and at least 14; 28 is usual")
+        if not 16 <= self.frame_size <= 512:
+            raise ConfigError(f"data.frame_size={self.frame_size} is outside 16..512; 64 is usual")
+        if not 3 <= self.frames <= 256:
+            raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
         if not 0 < self.power <= 1:
@@ -77,6 +86,8 @@ class FlowSet:
     subjects_seen: tuple[tuple[str, ...], ...]
     """Per clip, every subject that took part in making it."""
     classes: tuple[str, ...]
+    views: dict[str, np.ndarray] = field(default_factory=dict)
+    """What else was loaded, uint8: ``apex`` [N,2,F,F] (onset, apex) and ``frames`` [N,T,F,F]."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
 
@@ -89,6 +100,9 @@ class FlowSet:
         for name in ("y", "clip_ids", "subjects", "databases", "kinds", "generators", "subjects_seen"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} clips")
+        for name, view in self.views.items():
+            if len(view) != n:
+                raise ValueError(f"view {name} has {len(view)} entries for {n} clips")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -103,18 +117,24 @@ class FlowSet:
         """[C] int64."""
         return np.bincount(self.y[self.y >= 0], minlength=len(self.classes))
 
+    def inputs(self, index: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+        """All views of some clips by name, ``flow`` among them: what a model is asked with."""
+        return {FLOW: self.x[index]} | {name: view[index] for name, view in self.views.items()}
+
     def take(self, index: np.ndarray) -> FlowSet:
         """The clips at ``index`` (integers or a boolean mask), in that order."""
         index = np.arange(len(self))[index]
         arrays: dict[str, Any] = {name: getattr(self, name)[index] for name in _ARRAYS}
-        return replace(self, **arrays, subjects_seen=tuple(self.subjects_seen[i] for i in index))
+        views = {name: view[index] for name, view in self.views.items()}
+        return replace(self, **arrays, views=views, subjects_seen=tuple(self.subjects_seen[i] for i in index))
 
     @staticmethod
     def concat(sets: Sequence[FlowSet]) -> FlowSet:
         """One set after another. Raises ManifestError when sizes or classes differ, or a clip occurs twice."""
         first = sets[0]
         for other in sets[1:]:
-            if other.x.shape[1:] != first.x.shape[1:] or other.classes != first.classes:
+            same = {n: v.shape[1:] for n, v in other.views.items()} == {n: v.shape[1:] for n, v in first.views.items()}
+            if not same or other.x.shape[1:] != first.x.shape[1:] or other.classes != first.classes:
                 raise ManifestError(
                     f"flow sets differ: {first.x.shape[1:]} {first.classes} and {other.x.shape[1:]} {other.classes}; "
                     "load both with one DataConfig"
@@ -124,7 +144,9 @@ class FlowSet:
         if (counts > 1).any():
             raise ManifestError(f"clip '{values[counts > 1][0]}' is in both manifests; a clip may enter once")
         arrays: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in sets]) for name in _ARRAYS}
-        return replace(first, **arrays, subjects_seen=tuple(seen for s in sets for seen in s.subjects_seen))
+        views = {name: np.concatenate([s.views[name] for s in sets]) for name in first.views}
+        seen = tuple(subjects for s in sets for subjects in s.subjects_seen)
+        return replace(first, **arrays, views=views, subjects_seen=seen)
 
 
 _ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators")
@@ -134,20 +156,26 @@ def load(
     manifests: Manifest | Sequence[Manifest],
     config: DataConfig = DataConfig(),
     *,
+    views: Sequence[str] = (FLOW,),
     unlabelled: bool = False,
     progress: Progress | None = None,
 ) -> FlowSet:
     """Read the flow of every clip with a class (with ``unlabelled``: of every clip, y = -1 without one).
 
+    ``views``: names of :mod:`recognizer.views`; those beyond the flow need clips with frames.
+
     Raises:
-        ManifestError: a clip has no flow, a clip occurs twice, or no clip has a class.
+        ManifestError: a clip has no flow, or no frames where some are asked for; a clip occurs twice; no clip has a
+            class.
     """
+    more = tuple(name for name in views if name != FLOW)
     sources = [manifests] if isinstance(manifests, Manifest) else list(manifests)
     index = {name: i for i, name in enumerate(config.classes)}
     total = sum(map(len, sources))
     left_out: Counter[str] = Counter()
     rows: list[tuple[Row, int]] = []
     images: list[np.ndarray] = []
+    seen_as: dict[str, list[np.ndarray]] = {name: [] for name in more}
     for done, (manifest, row) in enumerate(_walk(sources)):
         name = getattr(row, config.label)
         y = index.get(name, -1)
@@ -155,14 +183,18 @@ def load(
             left_out[name or "(none)"] += 1
         if y >= 0 or unlabelled:
             images.append(flow_image(read_flow(manifest.root, row), config))
+            if more:
+                for view, array in frame_views(manifest, row, more, config.frame_size, config.frames).items():
+                    seen_as[view].append(array)
             rows.append((row, y))
         if progress:
             progress(done + 1, total)
     if not rows:
-        seen = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
+        found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)
-        raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {seen}")
-    return _assemble(rows, images, config.classes, dict(left_out))
+        raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
+    loaded = _assemble(rows, images, config.classes, dict(left_out))
+    return replace(loaded, views={view: np.stack(arrays) for view, arrays in seen_as.items()})
 
 
 def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,55 +11,16 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from mesynth.errors import ConfigError
-from recognizer import training
+from recognizer import modes, training
 from recognizer.data import FlowSet
-from recognizer.models import LDA, lda
-from recognizer.models.common import FlowNetwork
-from recognizer.training import Progress, Stage, Task, Tensors
+from recognizer.models import CLOSED, LDA, lda, svm
+from recognizer.models.common import FlowNetwork, Shape
+from recognizer.tasks import Task
+from recognizer.training import Progress, Tensors, Watch
+from recognizer.views import FLOW
 
 if TYPE_CHECKING:
     from recognizer.config import RunConfig
-
-MODES = ("pool", "prior", "pretrain")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixConfig:
-    """How synthetic clips take part in training. Without synthetic clips none of it has an effect."""
-
-    ratio: float = 1.0
-    """Synthetic clips per real training clip of a fold."""
-    mode: str = "prior"
-    """pool: as if they were real. prior: their class statistics count as ``prior_weight`` clips in the
-    discriminant; a network is pretrained on them and pulled back to that while it learns the real ones.
-    pretrain: networks only, without the pull."""
-    prior_weight: float = 40.0
-    """Pseudo-clips the synthetic set is worth to the discriminant, over all classes."""
-    pretrain_steps: int = 150
-    """Steps before the real clips. Arms without synthetic clips take them on real ones: equal budgets."""
-    finetune_lr: float = 0.5
-    """Learning rate after pretraining, as a share of train.lr."""
-    pull: float = 2.0
-    """Strength of the pull towards the pretrained weights (prior)."""
-    align: bool = True
-    """Give the synthetic clips the mean and spread, per channel, of the fold's real training clips."""
-    leak: str = "raise"
-    """raise, or zero-weight: a clip that saw a held-out subject counts nothing in that fold."""
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"mix.mode='{self.mode}' is unknown; choose from {', '.join(MODES)}")
-        if not 0 <= self.ratio < float("inf"):
-            raise ConfigError(f"mix.ratio={self.ratio:g} must be 0 or a positive number")
-        if not self.prior_weight > 0:
-            raise ConfigError(f"mix.prior_weight={self.prior_weight:g} must be positive; 40 is usual")
-        if self.pretrain_steps < 1 or not 0 < self.finetune_lr <= 1 or self.pull < 0:
-            raise ConfigError(
-                f"mix.pretrain_steps={self.pretrain_steps} must be >= 1, finetune_lr={self.finetune_lr:g} in (0, 1], "
-                f"pull={self.pull:g} >= 0"
-            )
-        if self.leak not in ("raise", "zero-weight"):
-            raise ConfigError(f"mix.leak='{self.leak}' is unknown; choose raise or zero-weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +39,15 @@ class Member:
         return Member(name=name, seed=seed, weights=weights, labels=np.where(weights > 0, y, -1))
 
 
+Inputs = np.ndarray | Mapping[str, np.ndarray]
+"""Flow images [N,3,S,S] float32, or views by name (:meth:`recognizer.data.FlowSet.inputs`)."""
+
+
 class Trained(Protocol):
     """Trained members."""
 
-    def probabilities(self, member: int, x: np.ndarray) -> np.ndarray:
-        """[N,3,S,S] float32 -> class probabilities [N,C] float64."""
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        """N clips -> class probabilities [N,C] float64."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All there is to save, members along dimension 0."""
@@ -99,10 +64,8 @@ class LdaMembers:
     weight: np.ndarray
     bias: np.ndarray
 
-    def probabilities(self, member: int, x: np.ndarray) -> np.ndarray:
-        scores = lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(x)
-        scores = np.exp(scores - scores.max(1, keepdims=True))
-        return np.asarray(scores / scores.sum(1, keepdims=True))
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        return _softmax(lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(_flow(clips)))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
@@ -113,14 +76,57 @@ class LdaMembers:
 
 
 @dataclass(frozen=True)
+class SvmMembers:
+    """Machines over one pool of clips: ``coefficients`` [M,C,N], ``bias`` [M,C], ``rate`` [M], ``affine`` [M,2,3] of
+    the clips that are ``added`` [N], all float64; ``pool`` [N,3,S,S] float32."""
+
+    coefficients: np.ndarray
+    bias: np.ndarray
+    rate: np.ndarray
+    affine: np.ndarray
+    added: np.ndarray
+    pool: np.ndarray
+
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        used = np.flatnonzero(self.coefficients[member].any(0))
+        a, b = (self.affine[member, k][None, :, None, None] for k in (0, 1))
+        support = self.pool[used].astype(np.float64)
+        support = np.where(self.added[used][:, None, None, None], a * support + b, support).reshape(len(used), -1)
+        x = _flow(clips).reshape(len(_flow(clips)), -1).astype(np.float64)
+        distances = svm.squared_distances(x @ support.T, (x**2).sum(1), (support**2).sum(1))
+        kernel = np.exp(-self.rate[member] * distances)
+        return _softmax(svm.GAIN * (kernel @ self.coefficients[member][:, used].T + self.bias[member]))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        used = np.flatnonzero(self.coefficients.any((0, 1)))  # what no member leans on is not worth keeping
+        arrays = {
+            "coefficients": self.coefficients[..., used], "added": self.added[used].astype(np.uint8),
+            "pool": self.pool[used], "bias": self.bias, "rate": self.rate, "affine": self.affine,
+        }  # fmt: skip
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> SvmMembers:
+        """From :meth:`tensors`."""
+        arrays = {name: value.numpy() for name, value in tensors.items()}
+        return cls(**(arrays | {"added": arrays["added"].astype(np.bool_)}))
+
+    @property
+    def n_parameters(self) -> int:
+        """Of the first member: its support vectors' coefficients, and one bias a class."""
+        return int(np.count_nonzero(self.coefficients[0]) + self.bias[0].size)
+
+
+@dataclass(frozen=True)
 class NetworkMembers:
     """Networks: one skeleton and the members' parameters."""
 
     model: FlowNetwork
     stacked: Tensors
 
-    def probabilities(self, member: int, x: np.ndarray) -> np.ndarray:
-        return training.scores(self.model, self.stacked, member, x)
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        given = {FLOW: clips} if isinstance(clips, np.ndarray) else clips
+        return training.scores(self.model, self.stacked, member, given)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.stacked
@@ -128,6 +134,45 @@ class NetworkMembers:
     @property
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+
+def _flow(clips: Inputs) -> np.ndarray:
+    return clips if isinstance(clips, np.ndarray) else clips[FLOW]
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What was learned before: parameters to begin with, and a teacher."""
+
+    start: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    teacher: Callable[[Inputs], np.ndarray] | None = None
+    """Views of N clips -> probabilities [N,C]."""
+
+
+def shape_of(config: RunConfig) -> Shape:
+    """The sizes a run's networks are built for."""
+    data = config.data
+    return Shape(size=data.size, frame_size=data.frame_size, frames=data.frames)
+
+
+def skeleton(config: RunConfig, model: str | None = None) -> FlowNetwork:
+    """A run's network with weights that mean nothing, to be given others."""
+    name = model or config.model
+    return training.build(name, getattr(config, name), len(config.data.classes), shape_of(config))
+
+
+def needs_of(config: RunConfig) -> tuple[str, ...]:
+    """The views (:mod:`recognizer.views`) that a run's models see, the flow always among them."""
+    needed = {FLOW}
+    for model in config.used_models:
+        with torch.device("meta"):  # nothing is allocated to be asked what it sees
+            needed |= set() if model in CLOSED else set(skeleton(config, model).needs)
+    return tuple(sorted(needed))
 
 
 def alignment(x: np.ndarray, added: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,39 +199,65 @@ def alignment(x: np.ndarray, added: np.ndarray, weights: np.ndarray) -> tuple[np
 
 
 def fit(
-    pool: FlowSet, added: np.ndarray, members: Sequence[Member], config: RunConfig, progress: Progress | None = None
+    pool: FlowSet,
+    added: np.ndarray,
+    members: Sequence[Member],
+    config: RunConfig,
+    progress: Progress | None = None,
+    *,
+    given: Given = Given(),
+    watch: Watch | None = None,
+    watched: int = 0,
 ) -> Trained:
-    """Train ``config.model`` for every member. ``added`` [N] marks the pool's synthetic clips."""
+    """Train ``config.model`` for every member. ``added`` [N] marks the pool's synthetic clips.
+
+    Whoever passes ``given`` has made sure that it saw nobody whom a member holds out.
+    """
+    if config.mix.mode == modes.SYNTHETIC_ONLY:
+        members = modes.without_real(members, added)
     weights = np.stack([member.weights for member in members])
     affine, scale = alignment(pool.x, added, weights)
     if not config.mix.align:
         identity = np.broadcast_to(np.array([1.0, 0.0])[:, None], affine.shape)
         affine, scale = identity.copy(), alignment(pool.x, np.zeros_like(added), weights)[1]
+    if config.mix.mode != modes.FUSE or not added.any():
+        return _fit(pool, added, members, config, affine, scale, progress, given, watch, watched)
+    if watch is not None:
+        raise ConfigError("the oracle watches one model a fold, and mix.mode=fuse has two; choose another mix.mode")
+    # Both sides see the clips as the member does: the added ones aligned to its real ones.
+    affine, scale = np.repeat(affine, 2, 0), np.repeat(scale, 2, 0)
+    pairs = modes.sides(members, added)
+    fitted = _fit(pool, added, pairs, config, affine, scale, progress, given, None, 0)
+    return modes.FusedMembers(fitted, config.mix.fuse_weight)
+
+
+def _fit(
+    pool: FlowSet,
+    added: np.ndarray,
+    members: Sequence[Member],
+    config: RunConfig,
+    affine: np.ndarray,
+    scale: np.ndarray,
+    progress: Progress | None,
+    given: Given,
+    watch: Watch | None,
+    watched: int,
+) -> Trained:
+    weights = np.stack([member.weights for member in members])
     if config.model == LDA:
         return _fit_lda(pool, added, members, config, affine, progress)
-    section = getattr(config, config.model)
+    if config.model in CLOSED:
+        return _fit_svm(pool, added, members, config, affine, progress)
     task = Task(
-        network=config.model, config=section, n_classes=len(pool.classes), x=pool.x, au=pool.au,
+        network=config.model, config=getattr(config, config.model), n_classes=len(pool.classes),
+        shape=shape_of(config), inputs=pool.inputs(), au=pool.au, start=given.start,
+        teacher=None if given.teacher is None else given.teacher(pool.inputs()).astype(np.float32),
         labels=np.stack([m.labels for m in members]), affine=affine, added=added, scale=scale,
-        names=[m.name for m in members], seeds=[m.seed for m in members], stages=_stages(weights, added, config),
+        names=[m.name for m in members], seeds=[m.seed for m in members],
+        stages=modes.stages(weights, added, config.mix, config.train.steps),
     )  # fmt: skip
-    stacked = training.train(task, config.train, progress)
-    return NetworkMembers(training.build(config.model, section, len(pool.classes), pool.x.shape[-1]), stacked)
-
-
-def _stages(weights: np.ndarray, added: np.ndarray, config: RunConfig) -> list[Stage]:
-    mix = config.mix
-    if mix.mode == "pool" or not added.any():
-        return [Stage(name="train", weights=weights, steps=config.train.steps)]
-    # A member with only one kind of clip spends both stages on it, so that all arms get equal budgets.
-    first, second = weights * added, weights * ~added
-    first = np.where(first.any(1, keepdims=True), first, weights)
-    second = np.where(second.any(1, keepdims=True), second, weights)
-    pull = mix.pull if mix.mode == "prior" else 0.0
-    return [
-        Stage(name="pretrain", weights=first, steps=mix.pretrain_steps),
-        Stage(name="finetune", weights=second, steps=config.train.steps, lr_factor=mix.finetune_lr, pull=pull),
-    ]
+    stacked = training.train(task, config.train, progress, watch=watch, watched=watched)
+    return NetworkMembers(skeleton(config), stacked)
 
 
 def _fit_lda(
@@ -215,3 +286,29 @@ def _fit_lda(
             if progress:
                 progress(i + 1, len(members))
     return LdaMembers(np.stack([m.weight for m in models]), np.stack([m.bias for m in models]))
+
+
+def _fit_svm(
+    pool: FlowSet,
+    added: np.ndarray,
+    members: Sequence[Member],
+    config: RunConfig,
+    affine: np.ndarray,
+    progress: Progress | None,
+) -> SvmMembers:
+    gram, models = lda.Gram(pool.x), []
+    with threadpool_limits(limits=1):
+        for i, member in enumerate(members):
+            own = np.zeros((len(pool), 2, 3))
+            own[:, 0] = 1.0
+            own[added] = affine[i]
+            weights = member.weights.astype(np.float64)
+            if config.mix.mode == "prior" and (weights * added).any() and (weights * ~added).any():
+                weights[added] *= config.mix.prior_weight / weights[added].sum()
+            models.append(svm.fit(gram, member.labels, weights, len(pool.classes), config.svm, affine=own))
+            if progress:
+                progress(i + 1, len(members))
+    return SvmMembers(
+        coefficients=np.stack([m.coefficients for m in models]), bias=np.stack([m.bias for m in models]),
+        rate=np.array([m.rate for m in models]), affine=affine, added=added, pool=pool.x,
+    )  # fmt: skip

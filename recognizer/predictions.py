@@ -1,4 +1,4 @@
-"""The table every run leaves behind: one row per (arm, ratio, seed, fold, test clip)."""
+"""The table every run leaves behind: one row per (condition, seed, fold, test clip)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ from recognizer.protocol import Fold
 
 SCHEMA = pa.schema(
     [
-        ("model", pa.string()), ("arm", pa.string()), ("ratio", pa.float64()), ("train_subjects", pa.int32()),
-        ("seed", pa.int64()), ("fold", pa.string()), ("clip_id", pa.string()), ("database", pa.string()),
-        ("subject", pa.string()), ("y", pa.int32()), ("predicted", pa.int32()), ("scores", pa.list_(pa.float64())),
+        ("model", pa.string()), ("mode", pa.string()), ("source", pa.string()), ("arm", pa.string()),
+        ("ratio", pa.float64()), ("train_subjects", pa.int32()), ("seed", pa.int64()), ("fold", pa.string()),
+        ("clip_id", pa.string()), ("database", pa.string()), ("subject", pa.string()), ("y", pa.int32()),
+        ("predicted", pa.int32()), ("scores", pa.list_(pa.float64())),
     ]
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Condition:
-    """What is compared with what: a model, an arm, a ratio, and how many real subjects it learned from."""
+    """What is compared with what."""
 
     model: str
+    mode: str = ""
+    """How added clips are mixed in."""
     train_subjects: int
+    """Real subjects it learned from; 0 = all."""
+    source: str = ""
+    """Which synthetic corpus; empty where none takes part."""
     arm: str
+    """synthetic, a control, or none."""
     ratio: float
 
 
@@ -39,7 +46,8 @@ def fold_table(condition: Condition, seed: int, fold: Fold, real: FlowSet, score
     """The test clips of one fold with their class probabilities ``scores`` [n,C]."""
     index, n = fold.test_index, len(fold.test_index)
     columns = {
-        "model": [condition.model] * n, "arm": [condition.arm] * n, "ratio": [condition.ratio] * n,
+        "model": [condition.model] * n, "mode": [condition.mode] * n, "source": [condition.source] * n,
+        "arm": [condition.arm] * n, "ratio": [condition.ratio] * n,
         "train_subjects": [condition.train_subjects] * n, "seed": [seed] * n, "fold": [fold.name] * n,
         "clip_id": real.clip_ids[index].tolist(), "database": real.databases[index].tolist(),
         "subject": real.subjects[index].tolist(), "y": real.y[index].tolist(),

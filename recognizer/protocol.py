@@ -1,4 +1,4 @@
-"""Folds, and one pool of clips with a weight per fold: nothing that saw a held-out subject gets in.
+"""One pool of clips with a weight per fold: nothing that saw a held-out subject gets in.
 
 Every protocol ends in the same two things: the folds over the real clips, and a :class:`Mixture`, whose
 ``weights`` [folds, clips] say what each fold may learn from. Models see nothing else.
@@ -10,19 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from mesynth.errors import ConfigError, LeakError, ManifestError, MesynthError
+from mesynth.errors import ConfigError, LeakError, MesynthError
 from mesynth.seeds import stream
+from recognizer import controls
 from recognizer.data import FlowSet
+from recognizer.folds import PROTOCOLS, BoolArray, FloatArray, Fold, IntArray, ProtocolConfig, make_folds
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+__all__ = [
+    "ARMS", "BALANCES", "LEAK_POLICIES", "OWN_CLIPS", "PROTOCOLS", "Fold", "Mixture", "PoolTooSmallError",
+    "ProtocolConfig", "check_leaks", "leaks", "make_folds", "mix",
+]  # fmt: skip
 
-PROTOCOLS = ("loso", "lovo", "kfold", "lodo")
 LEAK_POLICIES = ("raise", "zero-weight")
-ARMS = ("synthetic", "shuffled", "duplicates", "synthetic-only")
+BALANCES = ("same", "class")
+ARMS = ("synthetic", "shuffled", "synthetic-only", "duplicates", *controls.COPIES)
+OWN_CLIPS = ("duplicates", *controls.COPIES)
+"""Arms that add the fold's own clips and no synthetic one."""
 
 
 class PoolTooSmallError(MesynthError):
@@ -30,48 +34,12 @@ class PoolTooSmallError(MesynthError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtocolConfig:
-    """How the real clips are split."""
-
-    kind: str = "loso"
-    """loso: a subject per fold; lovo: a clip per fold (not subject-independent); kfold: groups of
-    subjects; lodo: a database per fold."""
-    groups: int = 5
-    """Number of folds of kfold."""
-    seed: int = 0
-    """Which kfold split."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in PROTOCOLS:
-            raise ConfigError(f"protocol.kind='{self.kind}' is unknown; choose from {', '.join(PROTOCOLS)}")
-        if self.groups < 2:
-            raise ConfigError(f"protocol.groups={self.groups} must be at least 2")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    """One split of the real clips: positions to train and test on, and who must stay unseen."""
-
-    name: str
-    train_index: IntArray
-    test_index: IntArray
-    held_out: frozenset[str]
-    """Subjects (``database/subject``) of the test clips."""
-    subject_independent: bool = True
-    """False for leave-one-video-out: real clips of the held-out subject are trained on by design."""
-
-    def __post_init__(self) -> None:
-        if set(self.train_index.tolist()) & set(self.test_index.tolist()):
-            raise LeakError(f"fold {self.name} trains on its own test clips; make the folds with make_folds")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Mixture:
     """One pool for all folds, and what each clip counts in each of them.
 
-    ``pool``: the real clips first, then the synthetic ones. ``weights`` [F,N] float64 >= 0. ``added``
-    [N] bool marks the synthetic ones. ``blocked`` [F] counts the synthetic clips of weight 0 because they
-    saw a held-out subject; ``n_real`` and ``n_added`` [F] count what is trained on.
+    ``pool``: the real clips first, then the added ones (synthetic clips, or copies of real ones). ``weights`` [F,N]
+    float64 >= 0. ``added`` [N] bool marks the added ones. ``blocked`` [F] counts the added clips of weight 0 because
+    they saw a held-out subject; ``n_real`` and ``n_added`` [F] count what is trained on.
     """
 
     pool: FlowSet
@@ -81,71 +49,6 @@ class Mixture:
     blocked: IntArray
     n_real: IntArray
     n_added: IntArray
-
-
-# ---------------------------------------------------------------- folds
-
-
-def make_folds(real: FlowSet, config: ProtocolConfig = ProtocolConfig()) -> tuple[Fold, ...]:
-    """Split the real clips.
-
-    Raises:
-        ManifestError: the set holds synthetic clips (nothing is tested on those), or too few subjects
-            or databases to split.
-    """
-    if real.synthetic.any():
-        first = real.clip_ids[real.synthetic][0]
-        raise ManifestError(
-            f"{int(real.synthetic.sum())} clips to test on are synthetic, for example '{first}'; "
-            "pass real clips as the manifest and synthetic ones with --synthetic"
-        )
-    if config.kind == "lovo":
-        keys = [str(c) for c in real.clip_ids]
-    elif config.kind == "lodo":
-        keys = [str(d) for d in real.databases]
-    elif config.kind == "kfold":
-        keys = _grouped(real.subjects, config)
-    else:
-        keys = [str(s) for s in real.subjects]
-    names = sorted(set(keys))
-    if len(names) < 2:
-        what = {"lovo": "clip", "lodo": "database"}.get(config.kind, "subject")
-        raise ManifestError(
-            f"{config.kind} needs at least two {what}s with a class; the manifest has one: {real.subjects[0]}"
-        )
-    array, out = np.array(keys), []
-    for name in names:
-        test = array == name
-        held_out = frozenset(str(s) for s in real.subjects[test])
-        independent = config.kind != "lovo"
-        train = ~test
-        if independent and (np.isin(real.subjects[train], list(held_out))).any():
-            raise AssertionError("a subject is on both sides of a fold")
-        out.append(
-            Fold(
-                name=name,
-                train_index=np.flatnonzero(train),
-                test_index=np.flatnonzero(test),
-                held_out=held_out,
-                subject_independent=independent,
-            )
-        )
-    return tuple(out)
-
-
-def _grouped(subjects: npt.NDArray[np.str_], config: ProtocolConfig) -> list[str]:
-    """Group names per clip: subjects, largest first in seeded order, go to the smallest group so far."""
-    names, counts = np.unique(subjects, return_counts=True)
-    if len(names) < config.groups:
-        raise ManifestError(f"protocol.groups={config.groups} exceeds the {len(names)} subjects; choose fewer groups")
-    order = stream(config.seed, "kfold").permutation(len(names))
-    order = order[np.argsort(-counts[order], kind="stable")]
-    load, group_of = np.zeros(config.groups), {}
-    for i in order:
-        group = int(load.argmin())
-        group_of[str(names[i])] = f"group{group:02d}"
-        load[group] += counts[i]
-    return [group_of[str(s)] for s in subjects]
 
 
 # ---------------------------------------------------------------- leaks
@@ -184,104 +87,127 @@ def mix(
     policy: str = "raise",
     arm: str = "synthetic",
     train_subjects: int = 0,
+    balance: str = "same",
+    only_added: bool = False,
+    power: float = 1.0,
 ) -> Mixture:
-    """The clips every fold learns from: its real ones, and ratio x as many synthetic ones.
+    """The clips every fold learns from: its real ones, and ratio x as many added ones.
 
-    Which synthetic clips is a function of (seed, fold) alone; a larger ratio contains a smaller one's
-    clips, and the classes keep the shares they have among the fold's real training clips.
+    Which clips are added is a function of (seed, fold) alone; a larger ratio contains a smaller one's clips.
 
     Args:
         policy: ``raise`` on a clip that saw a held-out subject, or ``zero-weight``: it counts nothing
             in that fold (one pool then serves all folds).
-        arm: ``synthetic``; controls: ``shuffled`` permutes the synthetic clips' labels, ``duplicates``
-            counts the fold's own real clips again, as many as the ratio asks, ``synthetic-only`` gives
-            the real training clips weight 0.
+        arm: ``synthetic``; controls: ``shuffled`` permutes the synthetic clips' labels, ``synthetic-only`` is
+            ``synthetic`` with ``only_added``. The others add the fold's own real clips, as many as the ratio asks:
+            ``duplicates`` counts them again, ``mirror``, ``magnified`` and ``augmented`` add
+            :func:`recognizer.controls.copies` of them where synthetic clips would be.
         train_subjects: learn from only so many of the fold's real subjects, a nested seeded draw; 0 = all.
+        balance: ``same``: the added clips' classes keep the shares of the fold's real training clips; ``class``: all
+            classes in equal shares (all that the fold has clips of, where its own clips are added).
+        only_added: the real training clips get weight 0 (where anything is added).
+        power: data.power of the real clips, for augmented copies.
 
     Raises:
         LeakError: see ``policy``; a real training clip is held to the same rule.
         PoolTooSmallError: fewer clips of a class than the ratio asks for.
         ManifestError: a clip is in both sets.
+        ConfigError: a value out of range, or copies that cannot be made of these clips.
     """
-    _check_request(synthetic, ratio, policy, arm, train_subjects)
-    uses_pool = ratio > 0 and arm != "duplicates"
+    _check_request(synthetic, ratio, policy, arm, train_subjects, balance)
+    own = arm in OWN_CLIPS
+    trains = [_training_clips(real, fold, policy, train_subjects, seed) for fold in folds]
+    equal = [_sharing(real, train, own, balance) for train in trains]
+    totals = [round(ratio * len(train)) for train in trains]
+    wanted = [_class_sequence(shares, total) for shares, total in zip(equal, totals, strict=True)]
+    added_set = _own_copies(real, arm, trains, wanted, seed, power) if arm in controls.COPIES else synthetic
+    rounds = len(added_set) // len(real) if added_set is not None and arm in controls.COPIES else 0
     pool = real
-    if synthetic is not None:  # also at ratio 0: runs that differ in the ratio alone then share one pool
-        pool = FlowSet.concat([real, _shuffled(synthetic, seed) if arm == "shuffled" else synthetic])
+    if added_set is not None:  # also at ratio 0: runs that differ in the ratio alone then share one pool
+        pool = FlowSet.concat([real, _shuffled(added_set, seed) if arm == "shuffled" else added_set])
     n, n_real = len(pool), len(real)
     added = np.arange(n) >= n_real
     weights = np.zeros((len(folds), n))
     counts = np.zeros((3, len(folds)), np.int64)
-    for f, fold in enumerate(folds):
-        forbidden = _forbidden(pool, n_real, fold, policy, everything=uses_pool)
-        train = fold.train_index[~forbidden[fold.train_index]]
-        train = _some_subjects(real, train, train_subjects, seed, fold)
+    for f, (fold, train, count) in enumerate(zip(folds, trains, wanted, strict=True)):
         weights[f, train] = 1.0
-        wanted = _class_sequence(real.y[train], len(pool.classes), round(ratio * len(train)))
-        if uses_pool:
-            chosen = _draw(pool, np.flatnonzero(added & ~forbidden), added, wanted, seed, fold)
-            weights[f, chosen] = 1.0
+        forbidden = leaks(pool, fold.held_out)
+        if ratio > 0 and own:
+            chosen = _own_clips(real, rounds, train, count, seed, fold)
+            _require_unseen(pool, fold, chosen, n_real)
+            np.add.at(weights[f], chosen, 1.0)
         elif ratio > 0:
-            np.add.at(weights[f], _repeat(real.y, train, wanted, seed, fold), 1.0)
-        if arm == "synthetic-only" and ratio > 0:
+            if policy == "raise":
+                check_leaks(pool.take(added & forbidden), fold)
+            chosen = _draw(pool, np.flatnonzero(added & ~forbidden), added, count, seed, fold)
+            weights[f, chosen] = 1.0
+        if ratio > 0 and (only_added or arm == "synthetic-only"):
             weights[f, :n_real] = 0.0
         assert not weights[f, fold.test_index].any()
-        counts[:, f] = forbidden[n_real:].sum(), (weights[f, :n_real] > 0).sum(), wanted.sum() if ratio > 0 else 0
+        blocked = 0 if own else forbidden[n_real:].sum()
+        counts[:, f] = blocked, (weights[f, :n_real] > 0).sum(), count.sum() if ratio > 0 else 0
     return Mixture(
         pool=pool, folds=tuple(folds), weights=weights, added=added, blocked=counts[0], n_real=counts[1],
         n_added=counts[2],
     )  # fmt: skip
 
 
-def _check_request(synthetic: FlowSet | None, ratio: float, policy: str, arm: str, train_subjects: int) -> None:
-    if policy not in LEAK_POLICIES:
-        raise ConfigError(f"mix.leak='{policy}' is unknown; choose from {', '.join(LEAK_POLICIES)}")
-    if arm not in ARMS:
-        raise ConfigError(f"arm '{arm}' is unknown; choose from {', '.join(ARMS)}")
+def _check_request(
+    synthetic: FlowSet | None, ratio: float, policy: str, arm: str, train_subjects: int, balance: str
+) -> None:
+    for key, value, known in (
+        ("mix.leak", policy, LEAK_POLICIES),
+        ("arm", arm, ARMS),
+        ("mix.balance", balance, BALANCES),
+    ):
+        if value not in known:
+            raise ConfigError(f"{key}='{value}' is unknown; choose from {', '.join(known)}")
     if not 0 <= ratio < float("inf"):
         raise ConfigError(f"mix.ratio={ratio:g} must be 0 or a positive number")
     if train_subjects < 0:
         raise ConfigError(f"train_subjects={train_subjects} must be 0 (all) or a positive number")
-    if ratio > 0 and arm != "duplicates" and synthetic is None:
+    if ratio > 0 and arm not in OWN_CLIPS and synthetic is None:
         raise ConfigError(f"a ratio of {ratio:g} needs synthetic clips; pass --synthetic, or choose a ratio of 0")
 
 
-def _forbidden(pool: FlowSet, n_real: int, fold: Fold, policy: str, *, everything: bool) -> BoolArray:
-    """[N] bool: clips that must not be learned from in this fold (its own test clips included)."""
-    out = leaks(pool, fold.held_out)
-    if not fold.subject_independent:  # the real clips of the subject are trained on by design
-        out[:n_real] = False
-    suspicious = out.copy()
-    suspicious[fold.test_index] = False
-    if not everything:  # synthetic clips that are not used cannot leak
-        suspicious[n_real:] = False
-    if policy == "raise" and suspicious.any():
-        check_leaks(pool.take(suspicious), fold)
-    out[fold.test_index] = True
-    return out
-
-
-def _some_subjects(real: FlowSet, train: IntArray, count: int, seed: int, fold: Fold) -> IntArray:
-    if count == 0:
+def _training_clips(real: FlowSet, fold: Fold, policy: str, train_subjects: int, seed: int) -> IntArray:
+    """Positions of the real clips a fold learns from."""
+    train = fold.train_index
+    if fold.subject_independent:  # otherwise the real clips of the subject are trained on by design
+        forbidden = leaks(real, fold.held_out)[train]
+        if policy == "raise":
+            check_leaks(real.take(train[forbidden]), fold)
+        train = train[~forbidden]
+    if train_subjects == 0:
         return train
     names = np.unique(real.subjects[train])
-    if count > len(names):
-        raise ConfigError(f"train_subjects={count} exceeds the {len(names)} subjects fold {fold.name} trains on")
-    kept = names[stream(seed, f"subjects/{fold.name}").permutation(len(names))[:count]]
+    if train_subjects > len(names):
+        raise ConfigError(
+            f"train_subjects={train_subjects} exceeds the {len(names)} subjects fold {fold.name} trains on"
+        )
+    kept = names[stream(seed, f"subjects/{fold.name}").permutation(len(names))[:train_subjects]]
     return train[np.isin(real.subjects[train], kept)]
 
 
-def _class_sequence(y: IntArray, n_classes: int, total: int) -> IntArray:
+def _sharing(real: FlowSet, train: IntArray, own: bool, balance: str) -> FloatArray:
+    """[C] the share of each class among a fold's added clips."""
+    counts = np.bincount(real.y[train], minlength=len(real.classes)).astype(np.float64)
+    if balance == "class":
+        # Synthetic clips of a class that the few real subjects never showed are news; copies of them do not exist.
+        counts = (counts > 0).astype(np.float64) if own else np.ones(len(counts))
+    return np.asarray(counts / max(counts.sum(), 1))
+
+
+def _class_sequence(shares: FloatArray, total: int) -> IntArray:
     """[C] how many of ``total`` clips each class gets: the first ``total`` of one endless sequence.
 
     The j-th clip of a class with share s stands at time (j + .5) / s, so any prefix keeps the shares
     and a longer prefix contains a shorter one (which rounding each class by itself would not give).
     """
-    shares = np.bincount(y, minlength=n_classes) / max(len(y), 1)
     times = [(np.arange(np.ceil(total * s) + 1) + 0.5) / s if s > 0 else np.zeros(0) for s in shares]
-    owner = np.repeat(np.arange(n_classes), [len(t) for t in times])
+    owner = np.repeat(np.arange(len(shares)), [len(t) for t in times])
     order = np.argsort(np.concatenate(times), kind="stable")[:total]
-    return np.asarray(np.bincount(owner[order], minlength=n_classes))
+    return np.asarray(np.bincount(owner[order], minlength=len(shares)))
 
 
 def _draw(pool: FlowSet, allowed: IntArray, added: BoolArray, wanted: IntArray, seed: int, fold: Fold) -> IntArray:
@@ -300,17 +226,46 @@ def _draw(pool: FlowSet, allowed: IntArray, added: BoolArray, wanted: IntArray, 
     return np.concatenate(out)
 
 
-def _repeat(y: IntArray, train: IntArray, wanted: IntArray, seed: int, fold: Fold) -> IntArray:
-    """Positions of the fold's own clips to count again, ``wanted`` per class, round after round."""
-    out: list[IntArray] = []
-    for c, count in enumerate(wanted):
-        members = train[y[train] == c]
-        order = members[stream(seed, f"duplicates/{fold.name}", c).permutation(len(members))]
-        out.append(np.resize(order, count) if count else order[:0])
-    return np.concatenate(out)
-
-
 def _shuffled(synthetic: FlowSet, seed: int) -> FlowSet:
     """The same clips under each other's labels (class and AUs together)."""
     order = stream(seed, "shuffled labels").permutation(len(synthetic))
     return replace(synthetic, y=synthetic.y[order], au=synthetic.au[order])
+
+
+# ---------------------------------------------------------------- the fold's own clips
+
+
+def _own_copies(
+    real: FlowSet, arm: str, trains: Sequence[IntArray], wanted: Sequence[IntArray], seed: int, power: float
+) -> FlowSet:
+    """Copies enough for every fold."""
+    most = 1
+    for train, count in zip(trains, wanted, strict=True):
+        there = np.bincount(real.y[train], minlength=len(real.classes))
+        most = max(most, int(np.ceil(count / np.maximum(there, 1)).max()))
+    return controls.copies(real, arm, rounds=controls.rounds_for(arm, most), seed=seed, power=power)
+
+
+def _own_clips(real: FlowSet, rounds: int, train: IntArray, wanted: IntArray, seed: int, fold: Fold) -> IntArray:
+    """Pool positions of clips to add, ``wanted`` per class: the fold's clips in a seeded order, again and again.
+
+    With ``rounds`` > 0 copies of the whole real set follow it in the pool, and time r takes the r-th copy, beginning
+    anew after the last; else it takes the clips themselves.
+    """
+    out: list[IntArray] = []
+    for c, count in enumerate(wanted):
+        members = train[real.y[train] == c]
+        order = members[stream(seed, f"duplicates/{fold.name}", c).permutation(len(members))]
+        place = np.arange(count)
+        chosen = order[place % len(order)] if count else order[:0]
+        if rounds:
+            chosen = chosen + (1 + place // max(len(order), 1) % rounds) * len(real)
+        out.append(chosen)
+    return np.concatenate(out)
+
+
+def _require_unseen(pool: FlowSet, fold: Fold, chosen: IntArray, n_real: int) -> None:
+    """Copies pass the rule for synthetic clips. Only leave-one-video-out trains on the subject, by design."""
+    if fold.subject_independent:
+        check_leaks(pool.take(np.unique(chosen)), fold)
+    assert not np.isin(chosen % n_real, fold.test_index).any(), "a copy of a test clip was about to be trained on"

@@ -5,123 +5,56 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from safetensors.torch import save as safetensors_bytes
 
-from mesynth.errors import ManifestError, RunFolderError
+from mesynth.errors import ConfigError, RunFolderError
 from mesynth.manifest import Manifest
 from mesynth.stage import claim_folder, write_bytes, write_text
-from recognizer import predictions
+from recognizer import ledger, predictions
+from recognizer.beginnings import Beginning, begin
+from recognizer.blocks import Outcome, joined, places_of, remove, run_blocks
 from recognizer.config import RunConfig, config_hash, config_yaml, effective
-from recognizer.data import FlowSet, load
-from recognizer.fitting import Member, Trained, fit
-from recognizer.metrics import Metrics, confusion, evaluate, from_confusion, uar, uf1
+from recognizer.data import FlowSet
+from recognizer.fitting import Member, Trained
+from recognizer.megc import log_text
+from recognizer.models import CLOSED
 from recognizer.predictions import Condition
-from recognizer.protocol import Fold, Mixture, make_folds, mix
-from recognizer.statistics import Interval, bootstrap, subject_counts
+from recognizer.protocol import Mixture, make_folds, mix
+from recognizer.result import LosoResult, figures, oracle_figures
+from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
 
-Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total)."""
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
+MEGC_LOG = "megc.txt"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LosoResult:
-    """A finished run. UF1 and UAR are computed per seed from counts summed over folds, then averaged."""
+@dataclass(frozen=True)
+class _Run:
+    """A run as it was asked for."""
 
-    protocol: str
-    model: str
-    metrics: Metrics
-    """uf1, uar, accuracy, f1 and recall averaged over seeds; n and confusion summed over them."""
-    uf1: Interval
-    uar: Interval
-    """95 % interval of a bootstrap over subjects."""
-    seed_sd: float
-    """Standard deviation of UF1 over seeds (0 with one seed)."""
-    per_seed: tuple[Metrics, ...]
-    per_database: dict[str, Metrics]
-    """Over the classes that the database has clips of."""
-    folds: tuple[dict[str, Any], ...]
-    """Per fold: name, test clips, real and synthetic training clips, clips kept out because of a leak."""
-    left_out: dict[str, int]
-    """Clips without a class, by their label."""
-    n_parameters: int
-    seconds: dict[str, float]
-    config: dict[str, Any]
-    config_hash: str
-    predictions: pa.Table
+    real: FlowSet | list[Manifest]
+    synthetic: FlowSet | list[Manifest] | None
+    config: RunConfig
+    oracle: bool
+    folder: Path | None
+    identity: dict[str, Any]
+    beginning: Beginning
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON (everything but the predictions)."""
-        plain = ("protocol", "model", "seed_sd", "folds", "left_out", "n_parameters", "seconds", "config")
-        return {name: getattr(self, name) for name in plain} | {
-            "config_hash": self.config_hash,
-            "metrics": self.metrics.to_dict(),
-            "uf1": self.uf1.to_dict(),
-            "uar": self.uar.to_dict(),
-            "per_seed": [m.to_dict() for m in self.per_seed],
-            "per_database": {name: m.to_dict() for name, m in self.per_database.items()},
-        }
+    @property
+    def manifests(self) -> list[Manifest]:
+        return [] if isinstance(self.real, FlowSet) else self.real
 
-
-def sources(given: Source) -> FlowSet | list[Manifest]:
-    """Manifests from paths; a FlowSet stays what it is."""
-    if isinstance(given, FlowSet):
-        return given
-    many = [given] if isinstance(given, (Manifest, Path, str)) else list(given)
-    return [m if isinstance(m, Manifest) else Manifest.read(m) for m in many]
-
-
-def as_flow_set(
-    given: FlowSet | list[Manifest],
-    config: RunConfig,
-    progress: Progress | None,
-    what: str,
-    *,
-    unlabelled: bool = False,
-) -> FlowSet:
-    """Load manifests under the run's DataConfig; a FlowSet must have been loaded under the same."""
-    if isinstance(given, FlowSet):
-        if given.classes != config.data.classes or given.x.shape[-1] != config.data.size:
-            raise ManifestError(
-                f"the clips were loaded with classes {list(given.classes)} and size {given.x.shape[-1]}; this run has "
-                f"{list(config.data.classes)} and {config.data.size}: load them with the run's DataConfig"
-            )
-        return given
-    report = None if progress is None else partial(progress, what)
-    return load(given, config.data, unlabelled=unlabelled, progress=report)
-
-
-def fingerprint(given: FlowSet | list[Manifest] | None) -> list[str]:
-    """What the data are, for the run's identity: manifest hashes, or the clip ids of a loaded set."""
-    if given is None:
-        return []
-    if isinstance(given, FlowSet):
-        return ["clips", str(len(given)), *map(str, given.clip_ids)]
-    return [m.hash() for m in given]
-
-
-def run_identity(
-    verb: str,
-    real: FlowSet | list[Manifest],
-    synthetic: FlowSet | list[Manifest] | None,
-    config: RunConfig,
-) -> dict[str, Any]:
-    """What a run's results depend on; two runs with equal identity give equal results."""
-    return {
-        "verb": verb,
-        "config": effective(config, synthetic=synthetic is not None),
-        "manifest": fingerprint(real),
-        "synthetic": fingerprint(synthetic),
-    }
+    @property
+    def key(self) -> str:
+        """Of the ledger: what was tried, whatever was found."""
+        return config_hash(self.config, synthetic=self.synthetic is not None)
 
 
 def loso(
@@ -130,11 +63,14 @@ def loso(
     config: RunConfig = RunConfig(),
     *,
     out: Path | str | None = None,
+    also_oracle: bool = False,
     progress: Progress | None = None,
 ) -> LosoResult:
     """Run ``config.protocol`` with ``config.model``; write all results into ``out`` if it is given.
 
-    The same call again returns the finished result.
+    The same call again goes on where it was stopped, or returns the finished result. Under ``accelerate launch`` (or
+    torchrun) the processes share the members; that needs ``out``. ``also_oracle`` adds the figure that picks the best
+    point of training on the test clips themselves: leaked, and labelled so.
 
     Raises:
         LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError.
@@ -142,46 +78,106 @@ def loso(
     real_source = sources(real)
     synthetic_source = None if synthetic is None else sources(synthetic)
     folder = None if out is None else Path(out)
+    if also_oracle and config.model in CLOSED:
+        raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
+    beginning = begin(config)
+    identity = run_identity("loso", real_source, synthetic_source, config) | beginning.digests
+    identity |= {"oracle": True} if also_oracle else {}
+    run = _Run(real_source, synthetic_source, config, also_oracle, folder, identity, beginning)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _alone(run, progress)
+    from mesynth.training.processes import Processes
+
+    if folder is None:
+        raise ConfigError("processes share a run through its folder; pass --out")
+    processes = Processes(device="cpu")
+    # The first claims the folder; the others find it claimed by the same run.
+    processes.on_main(lambda: claim_folder(folder, identity))
+    if not (folder / RESULT).is_file():
+        _members(run, progress if processes.main else None, share=(processes.rank, processes.count))
+    processes.barrier()
+    processes.on_main(lambda: _alone(run, None))
+    return _finished(folder, config)
+
+
+def _alone(run: _Run, progress: Progress | None) -> LosoResult:
+    folder, config = run.folder, run.config
     if folder is not None:
-        claim_folder(folder, run_identity("loso", real_source, synthetic_source, config))
+        claim_folder(folder, run.identity)
         if (folder / RESULT).is_file():
             return _finished(folder, config)
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    real_set = as_flow_set(real_source, config, progress, "reading clips")
-    made = None if synthetic_source is None else as_flow_set(synthetic_source, config, progress, "reading synthetic")
-    seconds["load"] = time.perf_counter() - start
+    outcome, mixtures, real, seconds = _members(run, progress)
+    assert outcome is not None
+    result = LosoResult(
+        protocol=config.protocol.kind,
+        model=config.model,
+        folds=tuple(_fold_facts(mixtures[0], f) for f in range(len(mixtures[0].folds))),
+        left_out=dict(real.left_out),
+        n_parameters=outcome.n_parameters,
+        tried=ledger.tried_before(run.manifests, run.key) if run.manifests else None,
+        oracle=oracle_figures(outcome.oracle, config.data.classes) if run.oracle else None,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        config=effective(config, synthetic=run.synthetic is not None),
+        config_hash=config_hash(config, synthetic=run.synthetic is not None),
+        predictions=outcome.table,
+        **figures(outcome.table, config.data.classes),
+    )
+    if folder is not None:
+        predictions.write_table(outcome.table, folder / PREDICTIONS)
+        write_text(folder / CONFIG, config_yaml(config, synthetic=run.synthetic is not None))
+        if outcome.tensors:  # very large networks leave none
+            write_bytes(folder / WEIGHTS, fold_weights(outcome.tensors, mixtures, config, run.beginning.subjects))
+        log = log_text(outcome.table, config.data.classes, result.metrics, result.per_database)
+        write_text(folder / MEGC_LOG, log)
+        write_text(folder / RESULT, json.dumps(result.to_dict(), indent=1))
+        ledger.record(run.manifests, run.key, {"model": config.model, "uf1": round(result.uf1.value, 4)})
+        remove(folder)
+    return result
 
+
+def _members(
+    run: _Run, progress: Progress | None, share: tuple[int, int] = (0, 1)
+) -> tuple[Outcome | None, list[Mixture], FlowSet, dict[str, float]]:
+    """Read, mix, train and test; None in place of the outcome where another process has a part of it."""
+    config, seconds = run.config, {}
     start = time.perf_counter()
-    folds = make_folds(real_set, config.protocol)
+    real = as_flow_set(run.real, config, progress, "reading clips")
+    made = None if run.synthetic is None else as_flow_set(run.synthetic, config, progress, "reading synthetic")
+    seconds["load"] = time.perf_counter() - start
+    start = time.perf_counter()
+    folds = make_folds(real, config.protocol)
+    run.beginning.check(folds)
     ratio = config.mix.ratio if made is not None else 0.0
-    mixtures = [mix(real_set, made, folds, ratio=ratio, seed=s, policy=config.mix.leak) for s in config.seeds]
-    trained = fit(
-        mixtures[0].pool, mixtures[0].added, members_of(mixtures, config.seeds), config,
-        progress and (lambda done, total: progress(f"training {config.model}", done, total)),
+    mixtures = [
+        mix(
+            real,
+            made,
+            folds,
+            ratio=ratio,
+            seed=s,
+            policy=config.mix.leak,
+            balance=config.mix.balance,
+            only_added=config.mix.only_added,
+        )
+        for s in config.seeds
+    ]
+    arm = "synthetic" if ratio else "none"
+    condition = Condition(
+        model=config.model, train_subjects=0, arm=arm, ratio=ratio, mode=config.mix.mode if ratio else ""
+    )
+    found = run_blocks(
+        places_of(mixtures, config.seeds), real, config, condition, folder=run.folder, given=run.beginning.given,
+        oracle=run.oracle, share=share,
+        progress=progress and (lambda done, total: progress(f"training {config.model}", done, total)),
     )  # fmt: skip
     seconds["train"] = time.perf_counter() - start
-
-    start = time.perf_counter()
-    condition = Condition(model=config.model, train_subjects=0, arm="synthetic" if ratio else "none", ratio=ratio)
-    table = predict_folds(trained, mixtures, config.seeds, condition, real_set)
-    seconds["test"] = time.perf_counter() - start
-    result = _result(table, config, mixtures[0], trained.n_parameters, seconds, real_set, synthetic is not None)
-    if folder is not None:
-        predictions.write_table(table, folder / PREDICTIONS)
-        write_text(folder / CONFIG, config_yaml(config, synthetic=synthetic is not None))
-        write_bytes(folder / WEIGHTS, fold_weights(trained, mixtures, config))
-        write_text(folder / RESULT, json.dumps(result.to_dict(), indent=1))
-    return result
+    done = [outcome for outcome in found if outcome is not None]
+    return (joined(done) if len(done) == len(found) else None), mixtures, real, seconds
 
 
 def members_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[Member]:
     """Seeds x folds, in that order."""
-    return [
-        Member.of(fold.name, seed, weights, mixture.pool.y)
-        for mixture, seed in zip(mixtures, seeds, strict=True)
-        for fold, weights in zip(mixture.folds, mixture.weights, strict=True)
-    ]
+    return [place.member for place in places_of(mixtures, seeds)]
 
 
 def predict_folds(
@@ -193,96 +189,45 @@ def predict_folds(
     first: int = 0,
 ) -> pa.Table:
     """Predict every fold's test clips with its own member (members from ``first`` on, seeds x folds)."""
-    tables, member = [], first
-    for mixture, seed in zip(mixtures, seeds, strict=True):
-        for fold in mixture.folds:
-            scores = trained.probabilities(member, real.x[fold.test_index])
-            tables.append(predictions.fold_table(condition, seed, fold, real, scores))
-            member += 1
+    tables = []
+    for member, place in enumerate(places_of(mixtures, seeds), first):
+        fold = place.mixture.folds[place.f]
+        scores = trained.probabilities(member, real.inputs(place.test))
+        tables.append(predictions.fold_table(condition, place.seed, fold, real, scores))
     return predictions.join(tables)
 
 
-def _result(
-    table: pa.Table,
-    config: RunConfig,
-    mixture: Mixture,
-    n_parameters: int,
-    seconds: dict[str, float],
-    real: FlowSet,
-    synthetic: bool,
-) -> LosoResult:
-    return LosoResult(
-        protocol=config.protocol.kind,
-        model=config.model,
-        folds=tuple(_fold_facts(fold, mixture, f) for f, fold in enumerate(mixture.folds)),
-        left_out=dict(real.left_out),
-        n_parameters=n_parameters,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
-        config=effective(config, synthetic=synthetic),
-        config_hash=config_hash(config, synthetic=synthetic),
-        predictions=table,
-        **figures(table, config.data.classes),
-    )
-
-
-def _fold_facts(fold: Fold, mixture: Mixture, f: int) -> dict[str, Any]:
+def _fold_facts(mixture: Mixture, f: int) -> dict[str, Any]:
     return {
-        "name": fold.name,
-        "test": len(fold.test_index),
+        "name": mixture.folds[f].name,
+        "test": len(mixture.folds[f].test_index),
         "real": int(mixture.n_real[f]),
         "synthetic": int(mixture.n_added[f]),
         "blocked": int(mixture.blocked[f]),
     }
 
 
-def figures(table: pa.Table, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The figures of a predictions table of one condition, as the fields of :class:`LosoResult`."""
-    y, predicted, seeds, subjects, databases = (
-        predictions.column(table, name) for name in ("y", "predicted", "seed", "subject", "database")
-    )
-    per_seed = tuple(evaluate(y[seeds == s], predicted[seeds == s], classes) for s in np.unique(seeds))
-    counts = subject_counts(y, predicted, subjects, seeds, len(classes))
-    averaged: dict[str, Any] = {
-        n: float(np.mean([getattr(m, n) for m in per_seed])) for n in ("uf1", "uar", "accuracy")
-    }
-    averaged |= {n: tuple(np.mean([getattr(m, n) for m in per_seed], 0).tolist()) for n in ("f1", "recall")}
-    mean = replace(from_confusion(confusion(y, predicted, len(classes)), classes), **averaged)
-    per_database = {}
-    for name in np.unique(databases):
-        here = databases == name
-        present = np.unique(y[here])
-        inside = confusion(y[here], predicted[here], len(classes))
-        whole = from_confusion(inside, classes)
-        # Classes the database has no clips of would count as 0 in UF1; they are left out and the list says so.
-        f1 = [whole.f1[c] for c in present]
-        per_database[str(name)] = replace(
-            whole, classes=tuple(classes[c] for c in present), f1=tuple(f1), uf1=float(np.mean(f1)),
-            recall=tuple(whole.recall[c] for c in present),
-        )  # fmt: skip
-    return {
-        "metrics": mean,
-        "uf1": bootstrap(counts, statistic=uf1),
-        "uar": bootstrap(counts, statistic=uar),
-        "seed_sd": float(np.std([m.uf1 for m in per_seed], ddof=1)) if len(per_seed) > 1 else 0.0,
-        "per_seed": per_seed,
-        "per_database": per_database,
-    }
-
-
-def fold_weights(trained: Trained, mixtures: Sequence[Mixture], config: RunConfig) -> bytes:
+def fold_weights(
+    tensors: dict[str, torch.Tensor], mixtures: Sequence[Mixture], config: RunConfig, before: frozenset[str]
+) -> bytes:
     """All members as safetensors; the metadata say per member which subjects it learned from."""
     members = [
-        {"fold": fold.name, "seed": seed, "held_out": sorted(fold.held_out), "subjects_seen": seen_by(mixture, f)}
+        {
+            "fold": fold.name,
+            "seed": seed,
+            "held_out": sorted(fold.held_out),
+            "subjects_seen": seen_by(mixture, f, before),
+        }
         for mixture, seed in zip(mixtures, config.seeds, strict=True)
         for f, fold in enumerate(mixture.folds)
     ]
     meta = {"model": config.model, "classes": json.dumps(config.data.classes), "members": json.dumps(members)}
-    return bytes(safetensors_bytes({k: v.contiguous() for k, v in trained.tensors().items()}, metadata=meta))
+    return bytes(safetensors_bytes({k: v.contiguous() for k, v in tensors.items()}, metadata=meta))
 
 
-def seen_by(mixture: Mixture, f: int) -> list[str]:
-    """Every subject whose clips, or whose clips' makers, fold ``f`` learned from."""
-    pool, out = mixture.pool, set()
+def seen_by(mixture: Mixture, f: int, before: frozenset[str] = frozenset()) -> list[str]:
+    """Every subject whose clips, or whose clips' makers, fold ``f`` learned from, and those seen ``before``."""
+    pool, out = mixture.pool, set(before)
     for i in np.flatnonzero(mixture.weights[f] > 0):
         out |= {str(pool.subjects[i]), *pool.subjects_seen[i]}
     return sorted(out)
@@ -292,9 +237,10 @@ def _finished(folder: Path, config: RunConfig) -> LosoResult:
     try:
         found = json.loads((folder / RESULT).read_text())
         table = predictions.read_table(folder / PREDICTIONS)
+        plain = ("protocol", "model", "left_out", "n_parameters", "tried", "oracle", "seconds", "config")
         return LosoResult(
             predictions=table,
-            **{k: found[k] for k in ("protocol", "model", "left_out", "n_parameters", "seconds", "config")},
+            **{k: found[k] for k in plain},
             config_hash=found["config_hash"],
             folds=tuple(found["folds"]),
             **figures(table, config.data.classes),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from recognizer.ablation import AblationResult
-    from recognizer.protocol_run import LosoResult
+    from recognizer.ablation_result import AblationResult, Summary
+    from recognizer.result import LosoResult
 
 Rows = Sequence[Sequence[str]]
 
@@ -75,31 +75,77 @@ def loso_notes(result: LosoResult) -> list[str]:
     synthetic = [fold["synthetic"] for fold in result.folds]
     if max(synthetic) > 0:
         notes.append(f"synthetic training clips per fold: {min(synthetic)} to {max(synthetic)}")
+    if result.tried:
+        notes.append(f"{result.tried} other configurations were tried on these clips before: the best of many flatters")
+    if result.oracle:
+        leaked = f"UF1 {result.oracle['uf1']:.3f}, UAR {result.oracle['uar']:.3f}"
+        notes.append(f"LEAKED, point of training picked on the test clips: {leaked}; not a result")
     return notes
 
 
+def ablation_columns(summary: Sequence[Summary]) -> list[str]:
+    """What tells conditions apart, beside model, arm and ratio: of mode, source and subjects, those that vary."""
+    names = ("mode", "source", "train_subjects")
+    return [name for name in names if len({getattr(s, name) for s in summary} - {""}) > 1]
+
+
+def added(s: Summary) -> str:
+    """Arm and ratio in words."""
+    return "none" if s.ratio == 0 else f"{s.arm} x{s.ratio:g}"
+
+
 def ablation_table(result: AblationResult) -> tuple[str, list[str], list[list[str]]]:
-    """(title, header, rows): one row per condition, narrow enough for a terminal of 80 columns."""
-    several = len({s.train_subjects for s in result.summary}) > 1
+    """(title, header, rows): one row per condition, narrow enough for a terminal of 80 columns where little varies."""
+    more = ablation_columns(result.summary)
     rows = []
     for s in result.summary:
-        row = [s.model, "none" if s.ratio == 0 else f"{s.arm} x{s.ratio:g}"]
-        row += [str(s.train_subjects or "all")] if several else []
+        row = [s.model, added(s), *(_cell(s, name) for name in more)]
         rows.append(
             [*row, f"{s.uf1.value:.3f}", f"[{s.uf1.low:.3f}, {s.uf1.high:.3f}]", f"{s.seed_sd:.3f}", f"{s.uar:.3f}"]
         )
-    header = ["model", "added", *(["subjects"] if several else []), "UF1", "95 % interval", "seed sd", "UAR"]
+    shown = ["subjects" if name == "train_subjects" else name for name in more]
+    header = ["model", "added", *shown, "UF1", "95 % interval", "seed sd", "UAR"]
     return f"{result.n_subjects} subjects; intervals: bootstrap over subjects", header, rows
+
+
+def _cell(s: Summary, name: str) -> str:
+    return str(s.train_subjects or "all") if name == "train_subjects" else str(getattr(s, name)) or "-"
+
+
+def condition_words(s: Summary, more: Sequence[str]) -> str:
+    """A condition without its ratio, for a sentence."""
+    words = [s.model]
+    words += [s.mode] if "mode" in more else []
+    words += [s.source] if "source" in more and s.source else []
+    words += [f"{s.train_subjects or 'all'} subjects"] if "train_subjects" in more else []
+    return ", ".join(words)
 
 
 def ablation_verdicts(result: AblationResult) -> list[str]:
     """One sentence per comparison, and how many there were."""
+    more = ablation_columns(result.summary)
     lines = []
     for s in result.summary:
         if s.difference is not None:
-            subjects = f", {s.train_subjects} subjects" if s.train_subjects else ""
-            lines.append(f"{s.model}, {s.arm} x{s.ratio:g}{subjects}: {s.verdict} (Holm {s.p_holm:.3f})")
+            p = f"p {s.difference.p:.3f}, Holm {s.p_holm:.3f}"
+            lines.append(f"{condition_words(s, more)}, {added(s)}: {s.verdict} ({p})")
     return [*lines, f"UF1 against ratio 0, paired by subject; {result.comparisons} comparisons were made"]
+
+
+def tally(result: AblationResult) -> str:
+    """All comparisons of synthetic clips with none in one sentence."""
+    compared = [s for s in result.summary if s.arm == "synthetic"]
+    gains, losses = (sum(s.verdict.startswith(word) for s in compared) for word in ("gain", "loss"))
+    if not compared:
+        return "Nothing was compared: all ratios are 0."
+    if not gains and not losses:
+        many = f"None of the {len(compared)} comparisons shows" if len(compared) > 1 else "The comparison does not show"
+        return f"{many} that synthetic clips change UF1."
+    parts = [f"{gains} of {len(compared)} comparisons show a gain from synthetic clips"]
+    parts += [f"{losses} a loss"] if losses else []
+    rest = len(compared) - gains - losses
+    parts += [f"{rest} neither"] if rest else []
+    return f"{', '.join(parts)}."
 
 
 def loso_markdown(result: LosoResult) -> str:
@@ -108,8 +154,40 @@ def loso_markdown(result: LosoResult) -> str:
     return "\n\n".join([*parts, *loso_notes(result)]) + "\n"
 
 
+def resolution_note(result: AblationResult) -> str:
+    """A warning where no difference, however large, could have passed the corrected test; else empty."""
+    least = 2.0 ** (1 - result.n_subjects) * result.comparisons
+    if least < 0.05:
+        return ""
+    return (
+        f"With {result.n_subjects} subjects and {result.comparisons} comparisons the corrected p cannot fall below "
+        f"{min(least, 1):.2f}: nothing could have been shown here. Name fewer conditions, or take more subjects."
+    )
+
+
 def ablation_markdown(result: AblationResult) -> str:
     """The whole report of an ablation."""
     title, header, rows = ablation_table(result)
     verdicts = "\n".join(f"- {line}" for line in ablation_verdicts(result))
-    return f"## {title}\n\n{markdown(header, rows)}\n\n{verdicts}\n\n![UF1 against ratio](curve.png)\n"
+    parts = [
+        " ".join([tally(result), resolution_note(result)]).strip(),
+        f"## {title}",
+        markdown(header, rows),
+        verdicts,
+    ]
+    if result.by_fold:
+        parts += ["## Fold by fold", markdown(*fold_table(result))]
+    return "\n\n".join([*parts, "![UF1 against ratio](curve.png)"]) + "\n"
+
+
+def fold_table(result: AblationResult) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of a cross-database protocol's folds, each without and with synthetic clips."""
+    more = ablation_columns(result.summary)
+    rows = []
+    for f in result.by_fold:
+        d = f.difference
+        words = [f.model, *(str(getattr(f, n) or "all") for n in more)]
+        change = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        rows.append([f.fold, *words, f"x{f.ratio:g}", f"{f.without:.3f}", f"{f.uf1:.3f}", change])
+    shown = ["subjects" if name == "train_subjects" else name for name in more]
+    return ["fold", "model", *shown, "ratio", "without", "with", "difference"], rows

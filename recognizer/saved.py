@@ -4,67 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from safetensors import SafetensorError, safe_open
+import yaml
 from safetensors.torch import save as safetensors_bytes
 
-from mesynth.errors import ManifestError, WeightsUnavailable
+from mesynth.errors import ManifestError
+from mesynth.manifest import Manifest
 from mesynth.stage import claim_folder, write_bytes, write_text
-from recognizer import training
-from recognizer.config import RunConfig, config_yaml, load_config
+from recognizer.beginnings import begin
+from recognizer.config import RunConfig, config_yaml
 from recognizer.data import FlowSet
-from recognizer.fitting import LdaMembers, NetworkMembers, Trained, fit
+from recognizer.fitting import fit
 from recognizer.metrics import confusion as confusion_of
 from recognizer.metrics import from_confusion
-from recognizer.models import LDA
 from recognizer.protocol import Fold, Mixture, mix
-from recognizer.protocol_run import Progress, Source, as_flow_set, members_of, run_identity, seen_by, sources
-
-FORMAT = "mesynth-recognizer-1"
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recognizer:
-    """A trained model: one member per seed, whose probabilities are averaged."""
-
-    config: RunConfig
-    members: Trained
-    subjects_seen: frozenset[str]
-    """Every ``database/subject`` that its training clips, or their makers, had seen."""
-
-    def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """[N,3,S,S] float32 -> [N,C] float64."""
-        return np.asarray(np.mean([self.members.probabilities(m, x) for m in range(len(self.config.seeds))], axis=0))
-
-    @classmethod
-    def load(cls, folder: Path | str) -> Recognizer:
-        """Raises WeightsUnavailable when the folder holds no recognizer."""
-        folder = Path(folder)
-        if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
-            raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
-        config = load_config(RunConfig, folder / CONFIG)
-        try:
-            with safe_open(folder / WEIGHTS, framework="pt") as file:
-                meta = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise WeightsUnavailable(f"{folder / WEIGHTS} cannot be read ({error}); train it again") from None
-        if meta.get("format") != FORMAT:
-            raise WeightsUnavailable(f"{folder / WEIGHTS} is no recognizer of this program; train it again")
-        members: Trained
-        if config.model == LDA:
-            members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy())
-        else:
-            section = getattr(config, config.model)
-            skeleton = training.build(config.model, section, len(config.data.classes), config.data.size)
-            members = NetworkMembers(skeleton, tensors)
-        return cls(config=config, members=members, subjects_seen=frozenset(json.loads(meta["subjects_seen"])))
+from recognizer.protocol_run import members_of, seen_by
+from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
+from recognizer.trained import CARD, CONFIG, FORMAT, PREPARATION, WEIGHTS, Preparation, Recognizer
 
 
 def train(
@@ -84,7 +45,8 @@ def train(
     folder = Path(out)
     real_source = sources(real)
     synthetic_source = None if synthetic is None else sources(synthetic)
-    claim_folder(folder, run_identity("train", real_source, synthetic_source, config))
+    beginning = begin(config)
+    claim_folder(folder, run_identity("train", real_source, synthetic_source, config) | beginning.digests)
     if (folder / WEIGHTS).is_file():
         return Recognizer.load(folder)
     real_set = as_flow_set(real_source, config, progress, "reading clips")
@@ -92,15 +54,27 @@ def train(
     mixtures = [_everything(real_set, made, config, seed) for seed in config.seeds]
     trained = fit(
         mixtures[0].pool, mixtures[0].added, members_of(mixtures, config.seeds), config,
-        progress and (lambda done, total: progress(f"training {config.model}", done, total)),
+        progress and (lambda done, total: progress(f"training {config.model}", done, total)), given=beginning.given,
     )  # fmt: skip
-    seen = sorted({subject for mixture in mixtures for subject in seen_by(mixture, 0)})
-    meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen)}
+    seen = sorted({subject for mixture in mixtures for subject in seen_by(mixture, 0, beginning.subjects)})
+    aus = tuple(_shown_aus(mixtures[0]).tolist())
+    preparation = Preparation.of([*_manifests(real_source), *_manifests(synthetic_source)])
+    meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen), "aus": json.dumps(aus)}
+    write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(preparation), sort_keys=False)))
     write_text(folder / CONFIG, config_yaml(config, synthetic=made is not None))
     write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen))
     tensors = {name: value.contiguous() for name, value in trained.tensors().items()}
     write_bytes(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
-    return Recognizer(config=config, members=trained, subjects_seen=frozenset(seen))
+    return Recognizer(config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, aus=aus)
+
+
+def _manifests(source: FlowSet | list[Manifest] | None) -> list[Manifest]:
+    return source if isinstance(source, list) else []
+
+
+def _shown_aus(mixture: Mixture) -> np.ndarray:
+    au = mixture.pool.au[mixture.weights[0] > 0]
+    return np.flatnonzero((au == 1).any(0) & (au == 0).any(0))
 
 
 def _everything(real: FlowSet, made: FlowSet | None, config: RunConfig, seed: int) -> Mixture:
@@ -108,7 +82,16 @@ def _everything(real: FlowSet, made: FlowSet | None, config: RunConfig, seed: in
     nothing = np.zeros(0, np.int64)
     fold = Fold(name="all", train_index=np.arange(len(real)), test_index=nothing, held_out=frozenset())
     ratio = config.mix.ratio if made is not None else 0.0
-    return mix(real, made, [fold], ratio=ratio, seed=seed, policy=config.mix.leak)
+    return mix(
+        real,
+        made,
+        [fold],
+        ratio=ratio,
+        seed=seed,
+        policy=config.mix.leak,
+        balance=config.mix.balance,
+        only_added=config.mix.only_added,
+    )
 
 
 def _card(config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence[str]) -> str:
@@ -127,7 +110,8 @@ def _card(config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence
 No clip was held out: results on the subjects above say nothing. For figures run `recognizer loso` with
 the same `config.yaml`.
 
-Use: `recognizer predict --model THIS_FOLDER --manifest M --out DIR`
+Use: `recognizer predict --model THIS_FOLDER --manifest M --out DIR`, or `--video FILE`, which is prepared as
+`preparation.yaml` says.
 """
 
 
@@ -152,7 +136,7 @@ def predict(model: Recognizer, manifest: Source, *, progress: Progress | None = 
     The table: clip_id, subject, label (empty if unknown), predicted, subject_seen, and p_<class> each.
     """
     clips = as_flow_set(sources(manifest), model.config, progress, "reading clips", unlabelled=True)
-    p = model.probabilities(clips.x)
+    p = model.probabilities(clips.inputs())
     names = np.array([*clips.classes, ""])
     seen = np.array(
         [

@@ -1,19 +1,16 @@
 """Stacked folds: the parameters of many small networks side by side, trained in the same steps.
 
-A member is one (fold, seed, arm, ratio). Each has its own weights, labels, batches and augmentation,
-all pure functions of (seed, fold, step); nothing passes between members, so a stack gives what its
-members give one by one, up to the order of float32 sums. The trainer gets labels only where a member
-may learn: picking anything on a held-out subject is impossible here.
+A member is one (fold, seed, arm, ratio). Each has its own weights, labels, batches, augmentation and dropout, all pure
+functions of (seed, fold, step); nothing passes between members, so a stack gives what its members give one by one, up
+to the order of float32 sums.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,116 +18,22 @@ import torch
 from torch.func import functional_call, vmap
 
 from mesynth.errors import ConfigError
-from mesynth.seeds import derived, stream
+from mesynth.seeds import derived
+from recognizer import losses
 from recognizer.augment import gather_moved, swap_sides
-from recognizer.models import capsule_graph, region_attention, ststnet
-from recognizer.models.common import FlowNetwork
+from recognizer.models import network_module
+from recognizer.models.common import Dropout, FlowNetwork, Shape
+from recognizer.tasks import Stage, Task, TrainConfig, draw_batches
+from recognizer.views import FLOW
 
-BUILDERS: dict[str, ModuleType] = {
-    "capsule_graph": capsule_graph,
-    "region_attention": region_attention,
-    "ststnet": ststnet,
-}
 Tensors = dict[str, torch.Tensor]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The budget is fixed: no step is chosen by looking at results."""
-
-    steps: int = 300
-    """Optimizer steps on the fold's clips."""
-    batch: int = 32
-    lr: float = 3e-3
-    """Peak learning rate of AdamW; it falls to 0 along a cosine."""
-    weight_decay: float = 0.05
-    flip: bool = True
-    """Mirror half of the clips (u changes sign, AU sides swap)."""
-    shift: int = 1
-    """Largest shift along x and y, pixels of the flow image."""
-    balance: bool = True
-    """Draw all classes equally often."""
-    stack: int = 0
-    """Members trained at once; 1 trains one after the other, 0 leaves it to the network (what
-    tests/bench/bench_folds.py found to be faster). The result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("stack", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least {least}")
-        if not self.lr > 0 or self.weight_decay < 0 or self.shift < 0:
-            raise ConfigError(
-                f"train.lr={self.lr:g} must be positive; weight_decay={self.weight_decay:g} and shift={self.shift} >= 0"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A stretch of training: what each member draws from ([M,N] weights), for how long, how fast."""
-
-    name: str
-    weights: np.ndarray
-    steps: int
-    lr_factor: float = 1.0
-    pull: float = 0.0
-    """Strength of the pull towards the weights this stage began with (decoupled, like weight decay)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """All the trainer is told: N clips, M members."""
-
-    network: str
-    config: Any
-    """The network's own config dataclass."""
-    n_classes: int
-    x: np.ndarray
-    """[N,3,S,S] float32"""
-    au: np.ndarray
-    """[N,K*2] int8, -1 unknown"""
-    labels: np.ndarray
-    """[M,N] int64; -1 wherever the member may not learn."""
-    affine: np.ndarray
-    """[M,2,3] a and b: added clips enter as a*x + b."""
-    added: np.ndarray
-    """[N] bool"""
-    scale: np.ndarray
-    """[M,3] rms of each channel over the member's clips."""
-    names: Sequence[str]
-    seeds: Sequence[int]
-    stages: Sequence[Stage]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batches:
-    """Every step of one stage for one member: positions and augmentation, each [steps, batch]."""
-
-    index: np.ndarray
-    flip: np.ndarray
-    dy: np.ndarray
-    dx: np.ndarray
-
-
-def draw_batches(
-    weights: np.ndarray, labels: np.ndarray, steps: int, *, name: str, seed: int, config: TrainConfig
-) -> Batches:
-    """Draw with replacement in proportion to ``weights`` [N] (per class, if balanced): a function of (seed, name)."""
-    rng = stream(seed, f"batches/{name}")
-    index = np.flatnonzero(weights > 0)
-    p = weights[index].astype(np.float64)
-    assert len(index), f"member {name} has nothing to learn from"
-    assert (labels[index] >= 0).all()
-    if config.balance:
-        mass = np.bincount(labels[index], weights=p)
-        p = p / mass[labels[index]]
-    edges = np.cumsum(p / p.sum())
-    shape = (steps, config.batch)
-    drawn = np.minimum(np.searchsorted(edges, rng.random(shape), side="right"), len(index) - 1)
-    flips = rng.random(shape) < 0.5
-    moves = rng.integers(-config.shift, config.shift + 1, (2, *shape))
-    return Batches(index=index[drawn], flip=flips & config.flip, dy=moves[0], dx=moves[1])
-
+Watch = Callable[[range, Tensors], None]
+"""Called with members and their tensors as they stand; the trainer itself never sees what is done with them."""
+_JUDGE = "domain judge"
+"""Of the parameters beside a network's own: [D+1], used in training alone."""
+_SCORED = 256
+"""Clips scored at once."""
 
 _seeding = threading.Lock()  # initial weights come from torch's one global generator
 
@@ -139,22 +42,33 @@ def fresh(task: Task, member: int) -> FlowNetwork:
     """The untrained network of one member: a function of (seed, fold)."""
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(task.seeds[member], f"init/{task.names[member]}"))
-        return build(task.network, task.config, task.n_classes, task.x.shape[-1])
+        return build(task.network, task.config, task.n_classes, task.shape)
 
 
-def build(network: str, config: Any, n_classes: int, size: int) -> FlowNetwork:
+def build(network: str, config: Any, n_classes: int, shape: Shape) -> FlowNetwork:
     """A network by name; see :mod:`recognizer.models`."""
-    made = BUILDERS[network].build(config, n_classes, size)
+    made = network_module(network).build(config, n_classes, shape)
     assert isinstance(made, FlowNetwork)
     return made
 
 
-def train(task: Task, config: TrainConfig, progress: Progress | None = None) -> Tensors:
+def train(
+    task: Task,
+    config: TrainConfig,
+    progress: Progress | None = None,
+    *,
+    watch: Watch | None = None,
+    watched: int = 0,
+) -> Tensors:
     """Train all members; return their parameters and ``scale`` stacked along dimension 0 ([M,...]).
 
     Stacks run side by side, one thread each and as many as torch would use: the operations are too small
     to share out, and threads that wait for each other inside them lose all on a busy machine.
-    ``progress(done, total)`` counts member-steps.
+    ``progress(done, total)`` counts member-steps. ``watch`` is called ``watched`` times along the way, in the thread
+    that trains those members.
+
+    Raises:
+        ConfigError: a loss on features, and the network shows none; weights to begin with of another shape.
     """
     members, workers = len(task.names), max(torch.get_num_threads(), 1)
     size = min(config.stack or type(fresh(task, 0)).stack, math.ceil(members / workers))
@@ -168,7 +82,7 @@ def train(task: Task, config: TrainConfig, progress: Progress | None = None) -> 
             if stop.is_set():
                 raise CancelledError
 
-        return _train_chunk(task, chunks[c], config, report)
+        return _Chunk(task, chunks[c], config).run(report, watch, max(total // members // watched, 1) if watched else 0)
 
     # torch's thread count belongs to the calling thread; the initializer leaves the caller's as it is.
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -189,93 +103,187 @@ def train(task: Task, config: TrainConfig, progress: Progress | None = None) -> 
     return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
-def _train_chunk(task: Task, chunk: range, config: TrainConfig, report: Callable[[int], None]) -> Tensors:
-    networks = [fresh(task, m) for m in chunk]
-    model = networks[0]
-    names = [name for name, _ in model.named_parameters()]
-    every = [dict(network.named_parameters()) for network in networks]
-    stacked = {n: torch.stack([p[n].detach() for p in every]).requires_grad_() for n in names}
-    scale = torch.from_numpy(task.scale[chunk.start : chunk.stop]).float()
-    loss = _loss_of(model, single=len(chunk) == 1)
-    done = 0
-    for stage in task.stages:
-        done = _run_stage(task, stage, chunk, config, stacked, scale, loss, done, report)
-    return {n: p.detach() for n, p in stacked.items()} | {"scale": scale}
+class _Chunk:
+    """The members that one thread trains together."""
 
-
-LossOf = Callable[[Tensors, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def _loss_of(model: FlowNetwork, *, single: bool) -> LossOf:
-    """(parameters [M,...], scale [M,3], x [M,B,...], y, au) -> losses [M]."""
-
-    def one(parameters: Tensors, scale: torch.Tensor, *batch: torch.Tensor) -> torch.Tensor:
-        x, y, au = batch
-        outputs = functional_call(model, parameters | {"scale": scale}, (x,))
-        return model.loss(outputs, y, au)
-
-    if single:  # the plain path: what stacking is measured against
-        return lambda p, s, x, y, au: one({k: v[0] for k, v in p.items()}, s[0], x[0], y[0], au[0])[None]
-    return vmap(one)
-
-
-def _run_stage(
-    task: Task,
-    stage: Stage,
-    chunk: range,
-    config: TrainConfig,
-    stacked: Tensors,
-    scale: torch.Tensor,
-    loss: LossOf,
-    done: int,
-    report: Callable[[int], None],
-) -> int:
-    if stage.steps == 0:
-        return done
-    plans = [
-        draw_batches(
-            stage.weights[m], task.labels[m], stage.steps,
-            name=f"{task.names[m]}/{stage.name}", seed=task.seeds[m], config=config,
+    def __init__(self, task: Task, chunk: range, config: TrainConfig) -> None:
+        networks = [fresh(task, m) for m in chunk]
+        self.task, self.chunk, self.config, self.model = task, chunk, config, networks[0]
+        every = [dict(network.named_parameters()) for network in networks]
+        self.stacked = {n: torch.stack([p[n].detach() for p in every]) for n in every[0]}
+        if task.start:
+            _begin(self.stacked, task)
+        if config.loss.on_features:
+            width = self._features()
+            if config.loss.domain:
+                self.stacked[_JUDGE] = torch.zeros(len(chunk), width + 1)
+        for value in self.stacked.values():
+            value.requires_grad_()
+        members = slice(chunk.start, chunk.stop)
+        self.scale = torch.from_numpy(task.scale[members]).float()
+        self.drops = [name for name, module in self.model.named_modules() if isinstance(module, Dropout)]
+        weights = np.sum([stage.weights[members] for stage in task.stages], axis=0)
+        self.class_weights = torch.from_numpy(
+            losses.class_weights(task.labels[members], weights, task.n_classes, config.loss.class_weights)
         )
-        for m in chunk
-    ]  # fmt: skip
-    index, flip, dy, dx = (
-        torch.from_numpy(np.stack([getattr(plan, key) for plan in plans], 1)) for key in ("index", "flip", "dy", "dx")
-    )  # [steps, M, batch]
-    y = torch.from_numpy(task.labels[chunk.start : chunk.stop])
-    x, au, added = torch.from_numpy(task.x), torch.from_numpy(task.au).long(), torch.from_numpy(task.added)
-    affine = torch.from_numpy(task.affine[chunk.start : chunk.stop]).float()[..., None, None]  # [M,2,3,1,1]
-    a, b = affine[:, None, 0], affine[:, None, 1]
-    mapped, mirrored = bool(task.added.any()), torch.tensor([-1.0, 1.0, 1.0])
-    rows = torch.arange(len(chunk))[:, None]
-    start = {n: p.detach().clone() for n, p in stacked.items()} if stage.pull else {}
-    lr = config.lr * stage.lr_factor
-    optimizer = torch.optim.AdamW(list(stacked.values()), lr=lr, weight_decay=config.weight_decay, fused=True)
-    for step in range(stage.steps):
-        rate = lr * 0.5 * (1 + math.cos(math.pi * step / stage.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        i = index[step]
-        images = gather_moved(x, i, flip[step], dy[step], dx[step])
-        if mapped:
-            from_added = added[i]
+        self.y = torch.from_numpy(task.labels[members])
+        self.inputs = {name: torch.from_numpy(task.inputs[name]) for name in self.model.needs}
+        self.au, self.added = torch.from_numpy(task.au).long(), torch.from_numpy(task.added)
+        self.affine = torch.from_numpy(task.affine[members]).float()[..., None, None]  # [M,2,3,1,1]
+        self.teacher = torch.from_numpy(task.teacher) if task.teacher is not None else torch.zeros(len(task.au), 0)
+        self.loss = self._single if len(chunk) == 1 else vmap(self._one)
+
+    def _features(self) -> int:
+        """How many features the network shows; asked with zeros."""
+        with torch.no_grad():
+            views = [torch.from_numpy(self.task.inputs[name][:2]).float() for name in self.model.needs]
+            shown = self.model(*views).features
+        if shown is None:
+            raise ConfigError(
+                f"model {self.task.network} shows no features: train.loss.center, triplet, contrastive and domain "
+                "have nothing to work on; set them to 0 or choose another model"
+            )
+        return int(shown.shape[-1])
+
+    def run(self, report: Callable[[int], None], watch: Watch | None, every: int) -> Tensors:
+        """Train through all stages; ``watch`` every so many steps."""
+        done = 0
+
+        def told(steps: int) -> None:
+            if watch is not None and steps % every == 0:
+                watch(self.chunk, self._tensors())
+            report(steps)
+
+        for stage in self.task.stages:
+            done = self._stage(stage, done, told)
+        return self._tensors()
+
+    def _tensors(self) -> Tensors:
+        return {n: p.detach() for n, p in self.stacked.items() if n != _JUDGE} | {"scale": self.scale}
+
+    def _one(
+        self, parameters: Tensors, scale: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, given: Tensors
+    ) -> torch.Tensor:
+        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``given`` y [B], au, added, teacher and views."""
+        config, names = self.config.loss, {n: p for n, p in parameters.items() if n != _JUDGE}
+        masks = {f"{name}.key": keys[i] for i, name in enumerate(self.drops)}
+        out = functional_call(
+            self.model, names | {"scale": scale} | masks, tuple(given[view] for view in self.model.needs)
+        )
+        total = losses.classification(self.model, out, given["y"], given["au"], weights, config)
+        if config.on_features:
+            total = total + losses.on_features(out.features, given["y"], config)
+        if config.domain:
+            total = total + losses.domain(out.features, given["added"], parameters[_JUDGE], config.domain)
+        if config.distil:
+            total = total + config.distil * losses.distillation(out, given["teacher"], self.model.probability_gain)
+        return total
+
+    def _single(self, parameters: Tensors, *stacked: Any) -> torch.Tensor:
+        """The plain path: what stacking is measured against."""
+        *tensors, given = stacked
+        scale, keys, weights = (t[0] for t in tensors)
+        mine, own = ({k: v[0] for k, v in x.items()} for x in (parameters, given))
+        return self._one(mine, scale, keys, weights, own)[None]
+
+    def _stage(self, stage: Stage, done: int, report: Callable[[int], None]) -> int:
+        if stage.steps == 0:
+            return done
+        task, config, chunk = self.task, self.config, self.chunk
+        plans = [
+            draw_batches(
+                stage.weights[m], task.labels[m], stage.steps,
+                name=f"{task.names[m]}/{stage.name}", seed=task.seeds[m], config=config,
+            )
+            for m in chunk
+        ]  # fmt: skip
+        index, flip, dy, dx = (
+            torch.from_numpy(np.stack([getattr(plan, key) for plan in plans], 1))
+            for key in ("index", "flip", "dy", "dx")
+        )  # [steps, M, batch]
+        roots = [derived(task.seeds[m], f"dropout/{task.names[m]}/{stage.name}") % 2**31 for m in chunk]
+        rows = torch.arange(len(chunk))[:, None]
+        start = {n: p.detach().clone() for n, p in self.stacked.items()} if stage.pull else {}
+        lr = config.lr * stage.lr_factor
+        optimizer = _optimizer(config, list(self.stacked.values()), lr)
+        for step in range(stage.steps):
+            rate = lr * _decay(config.schedule, step / stage.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            i, mirrored = index[step], flip[step]
+            given = {"y": self.y[rows, i], "au": swap_sides(self.au[i], mirrored)}
+            given |= {"added": self.added[i], "teacher": self.teacher[i]}
+            given |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
+            optimizer.zero_grad(set_to_none=True)
+            keys = _keys(roots, step, len(self.drops))
+            self.loss(self.stacked, self.scale, keys, self.class_weights, given).sum().backward()
+            optimizer.step()
+            if stage.pull:
+                with torch.no_grad():
+                    for n, p in self.stacked.items():
+                        p.lerp_(start[n], min(rate * stage.pull, 1.0))
+            report(done + step + 1)
+        return done + stage.steps
+
+    def _view(self, name: str, i: torch.Tensor, flip: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> torch.Tensor:
+        """The batch [M,B,...] of one view, moved as its flow is."""
+        x = self.inputs[name]
+        if name != FLOW:
+            factor = x.shape[-1] / self.task.shape.size
+            dy, dx = ((d * factor).round().long() for d in (dy, dx))
+            return gather_moved(x, i, flip, dy, dx, signed=False).float() / 255
+        images = gather_moved(x, i, flip, dy, dx, signed=True)
+        if self.task.added.any():
             # The offset belongs to the clip before it was mirrored, so that of u changes sign with it.
-            sign = torch.where(flip[step][..., None], mirrored, 1.0)[..., None, None]
-            images = torch.where(from_added[..., None, None, None], a * images + b * sign, images)
-        optimizer.zero_grad(set_to_none=True)
-        loss(stacked, scale, images, y[rows, i], swap_sides(au[i], flip[step])).sum().backward()
-        optimizer.step()
-        if stage.pull:
-            with torch.no_grad():
-                for n, p in stacked.items():
-                    p.lerp_(start[n], min(rate * stage.pull, 1.0))
-        report(done + step + 1)
-    return done + stage.steps
+            sign = torch.where(flip[..., None], torch.tensor([-1.0, 1.0, 1.0]), 1.0)[..., None, None]
+            mapped = self.affine[:, None, 0] * images + self.affine[:, None, 1] * sign
+            images = torch.where(self.added[i][..., None, None, None], mapped, images)
+        return images
+
+
+def _begin(stacked: Tensors, task: Task) -> None:
+    """Replace fresh parameters by those to begin with."""
+    for name, value in stacked.items():
+        given = task.start.get(name)
+        if given is None or given.shape != value.shape[1:]:
+            found = "none" if given is None else list(given.shape)
+            raise ConfigError(
+                f"train.start: its parameter {name} is {found}, this model's {list(value.shape[1:])}; "
+                "start with a recognizer of the same model, classes and sizes"
+            )
+        value.copy_(given.expand_as(value))
+
+
+def _optimizer(config: TrainConfig, parameters: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=lr, weight_decay=config.weight_decay, fused=True)
+
+
+def _decay(schedule: str, share: float) -> float:
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * share))
+    return 1.0 if schedule == "constant" else 0.01**share
+
+
+def _keys(roots: list[int], step: int, count: int) -> torch.Tensor:
+    """[M,count] int64 > 0: a key for every dropout of every member at this step."""
+    place = np.arange(count, dtype=np.uint64) + np.uint64(step * max(count, 1))
+    mixed = np.array(roots, np.uint64)[:, None] + place[None] * np.uint64(0x9E3779B1)
+    return torch.from_numpy(((mixed & np.uint64(0x7FFFFFFF)) | np.uint64(1)).astype(np.int64))
 
 
 @torch.no_grad()
-def scores(model: FlowNetwork, tensors: Tensors, member: int, x: np.ndarray) -> np.ndarray:
-    """Class probabilities [N,C] float64 of one member's network for clips x [N,3,S,S]."""
+def scores(model: FlowNetwork, tensors: Tensors, member: int, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Class probabilities [N,C] float64 of one member's network for clips given by their views."""
     parameters = {name: value[member] for name, value in tensors.items()}
-    out = functional_call(model, parameters, (torch.from_numpy(x),))
-    return np.asarray((out.scores.double() * model.probability_gain).softmax(-1).numpy())
+    parts = []
+    for start in range(0, len(inputs[FLOW]), _SCORED):
+        given = []
+        for name in model.needs:
+            view = torch.from_numpy(inputs[name][start : start + _SCORED])
+            given.append(view if name == FLOW else view.float() / 255)
+        out = functional_call(model, parameters, tuple(given))
+        parts.append((out.scores.double() * model.probability_gain).softmax(-1).numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, 0))

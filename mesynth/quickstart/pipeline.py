@@ -37,7 +37,8 @@ from mesynth.quickstart.study import Show, Study
 from mesynth.stage import Progress, claim_folder, write_text
 from recognizer.ablation import run_ablation
 from recognizer.config import AblationConfig, RunConfig, load_config
-from recognizer.protocol_run import LosoResult, loso
+from recognizer.protocol_run import loso
+from recognizer.result import LosoResult
 
 Bars = Callable[[str], Progress]
 

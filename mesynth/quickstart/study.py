@@ -9,7 +9,7 @@ from mesynth.manifest import Manifest
 from mesynth.quality.contest.result import Result
 from mesynth.quality.report import MeasureReport
 from recognizer.ablation import AblationResult
-from recognizer.protocol_run import LosoResult
+from recognizer.result import LosoResult
 
 
 @dataclass(frozen=True)

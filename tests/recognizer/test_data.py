@@ -111,7 +111,7 @@ def test_the_stacked_augmentation_equals_the_plain_one() -> None:
     expected_x, expected_au = mirror(x, au)
     index, flip = torch.tensor([[2, 0], [1, 3]]), torch.tensor([[True, False], [False, True]])
     dy, dx = torch.tensor([[0, 1], [0, 0]]), torch.tensor([[0, -2], [0, 3]])
-    moved = gather_moved(torch.from_numpy(x), index, flip, dy, dx).numpy()
+    moved = gather_moved(torch.from_numpy(x), index, flip, dy, dx, signed=True).numpy()
     assert moved.shape == (2, 2, 3, 28, 28)
     np.testing.assert_array_equal(moved[0, 0], expected_x[2])
     np.testing.assert_array_equal(moved[0, 1, :, 1:, :-2], x[0, :, :-1, 2:])

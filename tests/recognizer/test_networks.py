@@ -7,14 +7,15 @@ import torch
 from mesynth.errors import ConfigError
 from mesynth.manifest import Manifest
 from recognizer.data import FlowSet
-from recognizer.fitting import Member, MixConfig
-from recognizer.models import NETWORKS
+from recognizer.fitting import Member
 from recognizer.models.capsule_graph import CapsuleGraphConfig, route, squash
-from recognizer.models.common import au_loss
+from recognizer.models.common import Shape, au_loss
 from recognizer.models.region_attention import RegionAttentionConfig
 from recognizer.models.regions import MOMENTS, N_REGIONS, REGION_NAMES, facs_adjacency, masks
 from recognizer.models.ststnet import StstnetConfig
-from recognizer.training import Stage, Task, TrainConfig, build, draw_batches, train
+from recognizer.modes import MixConfig
+from recognizer.tasks import Stage, Task, TrainConfig, draw_batches
+from recognizer.training import build, train
 
 CONFIGS = {
     "capsule_graph": CapsuleGraphConfig(), "region_attention": RegionAttentionConfig(), "ststnet": StstnetConfig(),
@@ -28,7 +29,8 @@ def task_of(network: str, pool: FlowSet, members: int = 5, steps: int = 12) -> T
     labels = np.where(weights > 0, pool.y, -1)
     affine = np.tile(np.array([1.1, 0.02])[:, None], (members, 1, 3))
     return Task(
-        network=network, config=CONFIGS[network], n_classes=3, x=pool.x, au=pool.au, labels=labels, affine=affine,
+        network=network, config=CONFIGS[network], n_classes=3, shape=Shape(), inputs=pool.inputs(), au=pool.au,
+        labels=labels, affine=affine,
         added=np.arange(len(pool)) % 2 == 1, scale=rng.uniform(0.2, 0.4, (members, 3)),
         names=[f"f{m % 3}" for m in range(members)], seeds=[m // 3 for m in range(members)],
         stages=[
@@ -38,7 +40,7 @@ def task_of(network: str, pool: FlowSet, members: int = 5, steps: int = 12) -> T
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", CONFIGS)
 def test_stacked_equals_sequential(network: str, sets: dict[str, FlowSet]) -> None:
     task = task_of(network, sets["real"])
     config = TrainConfig(batch=8)
@@ -87,13 +89,13 @@ def test_members_never_see_labels_of_clips_they_may_not_learn_from() -> None:
 )
 @pytest.mark.parametrize("size", [28, 32])
 def test_sizes_and_shapes(network: str, most: int, size: int) -> None:
-    model = build(network, CONFIGS[network], 5, size)
+    model = build(network, CONFIGS[network], 5, Shape(size=size))
     out = model(torch.randn(2, 3, size, size))
     assert out.scores.shape == (2, 5)
     assert (out.au is not None) == (network == "capsule_graph")
     if size == 28:
         assert sum(p.numel() for p in model.parameters()) < most * 1.3
-    assert not [n for n, _ in model.named_modules() if "BatchNorm" in n or "Dropout" in n]
+    assert not [m for m in model.modules() if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.Dropout))]
 
 
 def test_capsules_keep_direction_and_stay_below_one() -> None:

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesynth.errors import ConfigError, LeakError, ManifestError
+from recognizer.controls import COPIES
 from recognizer.data import FlowSet, load
-from recognizer.protocol import Fold, PoolTooSmallError, ProtocolConfig, make_folds, mix
+from recognizer.protocol import ARMS, OWN_CLIPS, Fold, PoolTooSmallError, ProtocolConfig, make_folds, mix
 from tests.recognizer.corpora import write_corpus
 
 
@@ -35,8 +36,29 @@ def test_every_clip_is_tested_once(sets: dict[str, FlowSet], kind: str, count: i
 def test_one_subject_number_in_two_databases_is_two_people(tmp_path: Path) -> None:
     both = load([write_corpus(tmp_path / d, subjects=2, clips=3, database=d) for d in ("A", "B")])
     assert [f.name for f in make_folds(both)] == ["A/00", "A/01", "B/00", "B/01"]
+    assert [f.name for f in make_folds(both, ProtocolConfig(kind="cde"))] == [f.name for f in make_folds(both)]
     by_database = make_folds(both, ProtocolConfig(kind="lodo"))
     assert [(f.name, sorted(f.held_out)) for f in by_database] == [("A", ["A/00", "A/01"]), ("B", ["B/00", "B/01"])]
+
+
+def test_from_one_database_to_another(tmp_path: Path) -> None:
+    three = load([write_corpus(tmp_path / d, subjects=2, clips=3, database=d) for d in ("A", "B", "C")])
+    folds = make_folds(three, ProtocolConfig(kind="hde"))
+    assert [f.name for f in folds] == ["A->B", "A->C", "B->A", "B->C", "C->A", "C->B"]
+    for fold in folds:
+        source, target = fold.name.split("->")
+        assert set(three.databases[fold.train_index]) == {source}
+        assert set(three.databases[fold.test_index]) == {target}
+        assert (len(fold.train_index), len(fold.test_index)) == (6, 6)
+        assert fold.held_out == {f"{target}/00", f"{target}/01"}
+
+
+@pytest.mark.parametrize("kind", ["cde", "hde", "lodo"])
+def test_protocols_over_databases_need_two(sets: dict[str, FlowSet], kind: str) -> None:
+    with pytest.raises(
+        ManifestError, match=f"{kind} needs at least two databases with a class; the manifest has one: DB"
+    ):
+        make_folds(sets["real"], ProtocolConfig(kind=kind))
 
 
 def test_kfold_is_even_and_seeded(sets: dict[str, FlowSet]) -> None:
@@ -208,6 +230,109 @@ def test_synthetic_only(sets: dict[str, FlowSet]) -> None:
     mixture = mix(sets["real"], sets["synthetic"], make_folds(sets["real"]), ratio=1, arm="synthetic-only")
     assert not mixture.weights[:, :48].any()
     assert (mixture.weights[:, 48:].sum(1) == 42).all()
+
+
+def test_copies_enter_where_synthetic_clips_would(sets: dict[str, FlowSet]) -> None:
+    real, folds = sets["real"], make_folds(sets["real"])
+    for arm in COPIES:
+        mixture = mix(real, sets["synthetic"], folds, ratio=1.5, arm=arm)
+        assert mixture.n_added.tolist() == [63] * 8
+        assert mixture.weights[:, :48].sum(1).tolist() == [42] * 8
+        assert (mixture.weights[:, 48:].sum(1) == 63).all()
+        assert set(mixture.pool.generators[mixture.added]) == {f"control/{arm}"}
+        for fold, weights in zip(folds, mixture.weights, strict=True):
+            used = np.flatnonzero(weights > 0)
+            assert not set(mixture.pool.subjects[used]) & fold.held_out
+            # Every copy is of a clip that is learned from as well.
+            assert set(used[used >= 48] % 48) <= set(used[used < 48])
+    once = mix(real, None, folds, ratio=1, arm="mirror").weights
+    thrice = mix(real, None, folds, ratio=3, arm="mirror").weights
+    np.testing.assert_array_equal(thrice[:, 48:], 3 * once[:, 48:])  # there is one mirror image, counted again
+
+
+def test_a_copy_of_a_leaky_clip_is_the_same_leak(sets: dict[str, FlowSet]) -> None:
+    real = saw(sets["real"], 0, "DB/00", "DB/05")
+    with pytest.raises(LeakError, match="saw subject DB/05"):
+        mix(real, None, make_folds(real), ratio=1, arm="mirror")
+    mixture = mix(real, None, make_folds(real), ratio=1, arm="mirror", policy="zero-weight")
+    assert mixture.weights[5, 0] == mixture.weights[5, 48] == 0
+    assert mixture.weights[4, 48] == 1
+
+
+def test_copies_in_leave_one_video_out(sets: dict[str, FlowSet]) -> None:
+    folds = make_folds(sets["real"], ProtocolConfig(kind="lovo"))
+    mixture = mix(sets["real"], None, folds, ratio=1, arm="mirror")
+    assert mixture.n_added.tolist() == [47] * 48
+    for f, fold in enumerate(folds):
+        assert not mixture.weights[f, 48 + fold.test_index].any()
+
+
+def test_balanced_classes(sets: dict[str, FlowSet]) -> None:
+    keep = np.flatnonzero((sets["real"].y != 2) | (np.arange(48) < 9))  # few of the last class
+    real = sets["real"].take(keep)
+    folds = make_folds(real)
+    for arm in ("synthetic", "duplicates", "augmented"):
+        mixture = mix(real, sets["synthetic"], folds, ratio=1, arm=arm, balance="class")
+        for weights in mixture.weights:
+            extra = weights.copy()
+            extra[: len(real)] = np.maximum(extra[: len(real)] - 1, 0)
+            counts = np.bincount(mixture.pool.y, weights=extra, minlength=3)
+            assert counts.max() - counts.min() <= 1
+    two = real.take(np.flatnonzero(real.y != 2))
+    mixed = mix(two, sets["synthetic"], make_folds(two), ratio=1, balance="class")
+    assert all((mixed.weights[f] * (mixed.pool.y == 2)).sum() > 0 for f in range(8)), "a class the real clips lack"
+    own = mix(two, None, make_folds(two), ratio=1, arm="augmented", balance="class")
+    assert own.n_added.tolist() == own.n_real.tolist()
+    with pytest.raises(ConfigError, match=r"mix\.balance='even' is unknown; choose from same, class"):
+        mix(real, None, folds, ratio=0, balance="even")
+
+
+# ---------------------------------------------------------------- no fold ever sees its subject
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arm=st.sampled_from(ARMS), kind=st.sampled_from(["loso", "kfold", "cde", "hde", "lodo"]),
+    ratio=st.floats(0.1, 3), seed=st.integers(0, 99), subjects=st.sampled_from([0, 1, 2]),
+    balance=st.sampled_from(["same", "class"]), only_added=st.booleans(), power=st.sampled_from([1.0, 0.7]),
+    leaky=st.lists(st.tuples(st.integers(0, 239), st.integers(0, 7)), max_size=20),
+)  # fmt: skip
+def test_no_fold_ever_sees_its_subject(
+    sets: dict[str, FlowSet],
+    arm: str,
+    kind: str,
+    ratio: float,
+    seed: int,
+    subjects: int,
+    balance: str,
+    only_added: bool,
+    power: float,
+    leaky: list[tuple[int, int]],
+) -> None:
+    """By any arm, protocol, ratio or balance: what a fold learns from neither shows nor saw whom it is tested on."""
+    real, pool = sets["real"], sets["synthetic"]
+    databases = np.where(np.arange(48) < 24, "A", "B")
+    named = np.char.add(np.char.add(databases, "/"), np.char.partition(real.subjects.astype(str), "/")[:, 2])
+    real = replace(real, databases=databases, subjects=named, subjects_seen=tuple((str(s),) for s in named))
+    for clip, subject in leaky:
+        pool = saw(pool, clip, str(np.unique(named)[subject]))
+    folds = make_folds(real, ProtocolConfig(kind=kind, groups=3))
+    asked = {
+        "ratio": ratio, "seed": seed, "arm": arm, "train_subjects": subjects, "balance": balance,
+        "only_added": only_added, "power": power,
+    }  # fmt: skip
+    mixture = mix(real, pool, folds, policy="zero-weight", **asked)  # type: ignore[arg-type]
+    for f, fold in enumerate(folds):
+        for i in np.flatnonzero(mixture.weights[f] > 0):
+            assert fold.held_out.isdisjoint({str(mixture.pool.subjects[i]), *mixture.pool.subjects_seen[i]})
+        if subjects and not only_added and arm != "synthetic-only":
+            assert len(np.unique(real.subjects[mixture.weights[f, :48] > 0])) == subjects
+    if leaky and arm not in OWN_CLIPS:
+        with pytest.raises(LeakError):
+            mix(real, pool, folds, policy="raise", **asked)  # type: ignore[arg-type]
+    else:
+        same = mix(real, pool, folds, policy="raise", **asked)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(same.weights, mixture.weights)
 
 
 def test_few_subjects_are_nested(sets: dict[str, FlowSet]) -> None:

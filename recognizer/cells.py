@@ -1,0 +1,196 @@
+"""The grid of an ablation: one cell is one condition under one seed, all its folds trained together, and one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mesynth.errors import ManifestError
+from recognizer import predictions
+from recognizer.config import AblationConfig, RunConfig
+from recognizer.controls import FLOW_ONLY
+from recognizer.data import FlowSet
+from recognizer.fitting import Member, Progress, fit, needs_of
+from recognizer.folds import Fold
+from recognizer.models import CLOSED
+from recognizer.modes import PRETRAIN, SYNTHETIC_ONLY
+from recognizer.predictions import Condition
+from recognizer.protocol import OWN_CLIPS, Mixture, PoolTooSmallError, mix
+
+NONE = "none"
+"""The arm that nothing is added to, with which all others are compared."""
+POOLED = "all"
+"""The source that pools all synthetic corpora."""
+PARTS = "parts"
+_FACTS = b"recognizer.cell"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``index``: its place in the grid, which names its file and shares it out to a process."""
+
+    index: int
+    condition: Condition
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        c = self.condition
+        what = NONE if c.arm == NONE else f"{c.arm} x{c.ratio:g}"
+        few = f", {c.train_subjects} subjects" if c.train_subjects else ""
+        source = f" of {c.source}" if c.source not in ("", POOLED) else ""
+        return f"{c.model}, {c.mode}, {what}{source}{few}, seed {self.seed}"
+
+    def path(self, parts: Path) -> Path:
+        """Its file."""
+        c = self.condition
+        return (
+            parts / f"{self.index:05d}-{c.model}-{c.mode}-{c.arm}-x{c.ratio:g}-{c.train_subjects}-{self.seed}.parquet"
+        )
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """``table``: the cell's predictions. ``n_real``, ``n_added``: clips trained on, means over folds."""
+
+    table: pa.Table
+    n_real: float
+    n_added: float
+    seconds: float
+
+
+def conditions(config: AblationConfig, sources: Sequence[str]) -> list[Condition]:
+    """All that is run, each baseline before what is compared with it.
+
+    The baseline and the controls that add the fold's own clips do not depend on the source and are run once.
+    """
+    out = []
+    for model in config.models:
+        for mode in config.modes:
+            if mode == PRETRAIN and model in CLOSED:
+                continue
+            for subjects in config.train_subjects:
+                base = Condition(model=model, mode=mode, train_subjects=subjects, arm=NONE, ratio=0.0)
+                out.append(base)
+                for arm in ("synthetic", *config.controls):
+                    if mode == SYNTHETIC_ONLY and arm in (SYNTHETIC_ONLY, "duplicates"):
+                        continue  # the same as the arm synthetic, and as the baseline
+                    for source in [""] if arm in OWN_CLIPS else sources:
+                        out += [replace(base, arm=arm, ratio=r, source=source) for r in config.ratios if r]
+    return out
+
+
+def baseline_of(condition: Condition) -> Condition:
+    """What a condition is compared with."""
+    return replace(condition, arm=NONE, ratio=0.0, source="")
+
+
+def grid(config: AblationConfig, sources: Sequence[str]) -> list[Cell]:
+    """All cells, in an order that depends on the configuration alone."""
+    pairs = [(condition, seed) for condition in conditions(config, sources) for seed in config.seeds]
+    return [Cell(index, condition, seed) for index, (condition, seed) in enumerate(pairs)]
+
+
+def share() -> tuple[int, int]:
+    """(rank, count) of this process, as `accelerate launch` or torchrun say; (0, 1) without a launcher."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What cells are run on."""
+
+    config: AblationConfig
+    real: FlowSet
+    made: Mapping[str, FlowSet]
+    """Synthetic clips by source."""
+    folds: Sequence[Fold]
+
+    @cached_property
+    def _views(self) -> dict[str, tuple[str, ...]]:
+        return {model: needs_of(self.config.for_model(model)) for model in self.config.models}
+
+    def _seen_by(self, model: str, clips: FlowSet) -> FlowSet:
+        """The clips with the views the model sees: flow-only copies serve flow models beside others."""
+        return replace(clips, views={name: view for name, view in clips.views.items() if name in self._views[model]})
+
+    def mixture(self, cell: Cell) -> Mixture:
+        """What the cell's folds learn from. Raises what :func:`recognizer.protocol.mix` does."""
+        condition, config = cell.condition, self.config
+        made = next(iter(self.made.values())) if not condition.source else self.made[condition.source]
+        try:
+            return mix(
+                self._seen_by(condition.model, self.real), self._seen_by(condition.model, made), self.folds,
+                ratio=condition.ratio, seed=cell.seed, policy=config.mix.leak,
+                arm="synthetic" if condition.arm == NONE else condition.arm, train_subjects=condition.train_subjects,
+                balance=config.mix.balance, only_added=condition.mode == SYNTHETIC_ONLY, power=config.data.power,
+            )  # fmt: skip
+        except PoolTooSmallError as error:
+            raise PoolTooSmallError(f"source {condition.source}, ratio {condition.ratio:g}: {error}") from None
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Find mistakes before the first hour of training: mix what asks most, with one model of each kind.
+
+        Raises what :func:`recognizer.protocol.mix` does.
+        """
+        above = [ratio for ratio in self.config.ratios if ratio]
+        done = set()
+        for cell in cells:
+            c = cell.condition
+            # Copies cost time to make, and whether they can be made shows at the lowest ratio.
+            wanted = above[:1] if c.arm in FLOW_ONLY else above[-1:]
+            key = (self._views[c.model] if c.arm in FLOW_ONLY else (), c.train_subjects, c.source, c.arm, cell.seed)
+            if key not in done and c.ratio in (0.0, *wanted):
+                done.add(key)
+                self.mixture(cell)
+
+    def run(self, cell: Cell, progress: Progress | None = None) -> CellResult:
+        """Train and test all folds."""
+        start = time.perf_counter()
+        mixture, run = self.mixture(cell), self._config(cell)
+        members = [
+            Member.of(fold.name, cell.seed, weights, mixture.pool.y)
+            for fold, weights in zip(mixture.folds, mixture.weights, strict=True)
+        ]
+        trained = fit(mixture.pool, mixture.added, members, run, progress)
+        tables = [
+            predictions.fold_table(
+                cell.condition, cell.seed, fold, self.real, trained.probabilities(f, self.real.inputs(fold.test_index))
+            )
+            for f, fold in enumerate(self.folds)
+        ]
+        seconds = time.perf_counter() - start
+        return CellResult(
+            predictions.join(tables), float(mixture.n_real.mean()), float(mixture.n_added.mean()), seconds
+        )
+
+    def _config(self, cell: Cell) -> RunConfig:
+        return self.config.for_model(cell.condition.model, cell.condition.mode)
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_cell(result: CellResult, path: Path) -> None:
+    """Complete or absent."""
+    facts = json.dumps({"n_real": result.n_real, "n_added": result.n_added, "seconds": result.seconds})
+    predictions.write_table(result.table.replace_schema_metadata({_FACTS: facts.encode()}), path)
+
+
+def read_cell(path: Path) -> CellResult:
+    """Raises ManifestError when the file is damaged."""
+    table = predictions.read_table(path)
+    try:
+        facts = json.loads((pq.read_schema(path).metadata or {})[_FACTS])
+        return CellResult(table, facts["n_real"], facts["n_added"], facts["seconds"])
+    except (KeyError, json.JSONDecodeError):
+        raise ManifestError(f"{path} is no cell of an ablation; remove it and run the same command again") from None

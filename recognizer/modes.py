@@ -1,0 +1,142 @@
+"""How synthetic clips take part in training: the mixing modes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mesynth.errors import ConfigError
+from recognizer.protocol import BALANCES, LEAK_POLICIES
+from recognizer.tasks import Stage
+
+if TYPE_CHECKING:
+    from recognizer.fitting import Inputs, Member, Trained
+
+POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY = "pool", "prior", "pretrain", "fuse", "synthetic-only"
+MODES = (POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """How synthetic clips take part in training. Without synthetic clips none of it has an effect."""
+
+    ratio: float = 1.0
+    """Synthetic clips per real training clip of a fold."""
+    mode: str = PRIOR
+    """pool: as if they were real. prior: their class statistics count as ``prior_weight`` clips in the
+    discriminant; a network is pretrained on them and pulled back to that while it learns the real ones.
+    pretrain: networks only, without the pull. fuse: one model learns the real clips and one the synthetic ones, their
+    probabilities are averaged. synthetic-only: no real clip is learned from."""
+    balance: str = "same"
+    """Classes of the synthetic clips. same: in the shares of the fold's real training clips. class: equal shares."""
+    prior_weight: float = 40.0
+    """Pseudo-clips the synthetic set is worth to the discriminant, over all classes."""
+    pretrain_steps: int = 150
+    """Steps before the real clips. Arms without synthetic clips take them on real ones: equal budgets."""
+    finetune_lr: float = 0.5
+    """Learning rate after pretraining, as a share of train.lr."""
+    pull: float = 2.0
+    """Strength of the pull towards the pretrained weights (prior)."""
+    fuse_weight: float = 0.5
+    """Share of the model that learned the synthetic clips in the averaged probabilities (fuse)."""
+    align: bool = True
+    """Give the synthetic clips the mean and spread, per channel, of the fold's real training clips. There are none in
+    synthetic-only, and nothing is aligned."""
+    leak: str = "raise"
+    """raise, or zero-weight: a clip that saw a held-out subject counts nothing in that fold."""
+
+    def __post_init__(self) -> None:
+        for key, known in (("mode", MODES), ("balance", BALANCES), ("leak", LEAK_POLICIES)):
+            if getattr(self, key) not in known:
+                raise ConfigError(f"mix.{key}='{getattr(self, key)}' is unknown; choose from {', '.join(known)}")
+        if not 0 <= self.ratio < float("inf"):
+            raise ConfigError(f"mix.ratio={self.ratio:g} must be 0 or a positive number")
+        if not self.prior_weight > 0:
+            raise ConfigError(f"mix.prior_weight={self.prior_weight:g} must be positive; 40 is usual")
+        if not 0 < self.fuse_weight < 1:
+            raise ConfigError(f"mix.fuse_weight={self.fuse_weight:g} is outside (0, 1); .5 weighs both models alike")
+        if self.pretrain_steps < 1 or not 0 < self.finetune_lr <= 1 or self.pull < 0:
+            raise ConfigError(
+                f"mix.pretrain_steps={self.pretrain_steps} must be >= 1, finetune_lr={self.finetune_lr:g} in (0, 1], "
+                f"pull={self.pull:g} >= 0"
+            )
+
+    @property
+    def only_added(self) -> bool:
+        """Whether real training clips are left out, as :func:`recognizer.protocol.mix` is told."""
+        return self.mode == SYNTHETIC_ONLY
+
+
+def stages(weights: np.ndarray, added: np.ndarray, mix: MixConfig, steps: int) -> list[Stage]:
+    """What networks of M members (``weights`` [M,N]) draw from, and when; ``steps`` on the fold's own clips."""
+    if mix.mode not in (PRIOR, PRETRAIN) or not added.any():
+        return [Stage(name="train", weights=weights, steps=steps)]
+    # A member with only one kind of clip spends both stages on it, so that all arms get equal budgets.
+    first, second = one_kind(weights, added), one_kind(weights, ~added)
+    pull = mix.pull if mix.mode == PRIOR else 0.0
+    return [
+        Stage(name="pretrain", weights=first, steps=mix.pretrain_steps),
+        Stage(name="finetune", weights=second, steps=steps, lr_factor=mix.finetune_lr, pull=pull),
+    ]
+
+
+def one_kind(weights: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """``weights`` [M,N] of clips of one ``kind`` [N]; members without any keep all they have."""
+    only = weights * kind
+    return np.where(only.any(1, keepdims=True), only, weights)
+
+
+def sides(members: Sequence[Member], added: np.ndarray) -> list[Member]:
+    """Two members for each: one of its real clips, one of its added ones, in turn.
+
+    A member with one kind of clip gets two that learn it with different random numbers: a fusion is an ensemble of
+    two, and an arm without synthetic clips must not be denied that.
+    """
+    out = []
+    for member in members:
+        for kind, suffix in ((~added, ""), (added, "/added")):
+            weights = one_kind(member.weights[None], kind)[0]
+            labels = np.where(weights > 0, member.labels, -1)
+            out.append(replace(member, name=member.name + suffix, weights=weights, labels=labels))
+    return out
+
+
+def without_real(members: Sequence[Member], added: np.ndarray) -> list[Member]:
+    """Members that have added clips forget their real ones (as a mixture with ``only_added`` has done before)."""
+    out = []
+    for member in members:
+        weights = one_kind(member.weights[None], added)[0]
+        out.append(replace(member, weights=weights, labels=np.where(weights > 0, member.labels, -1)))
+    return out
+
+
+@dataclass(frozen=True)
+class FusedMembers:
+    """Late fusion: ``pairs`` holds two members for each, of the real and of the added clips; see :func:`sides`."""
+
+    pairs: Trained
+    weight: float
+    """Of the side that learned the added clips."""
+
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        """N clips -> class probabilities [N,C] float64."""
+        real, added = (self.pairs.probabilities(2 * member + side, clips) for side in (0, 1))
+        return (1 - self.weight) * real + self.weight * added
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Both sides' tensors, 2M of them along dimension 0, a member's two after one another."""
+        return dict(self.pairs.tensors())
+
+    @property
+    def n_parameters(self) -> int:
+        """Of both sides."""
+        return 2 * self.pairs.n_parameters
+
+
+def restored(members: Trained, mix: MixConfig) -> Trained:
+    """Members made of saved tensors, fused if they were when they were saved."""
+    return FusedMembers(members, mix.fuse_weight) if mix.mode == FUSE else members

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mesynth.errors import ConfigError, LeakError, WeightsUnavailable
+from mesynth.manifest import Manifest
+from recognizer.config import RunConfig, load_config
+from recognizer.data import load
+from recognizer.protocol_run import loso
+from recognizer.saved import train
+from recognizer.trained import Recognizer
+from tests.recognizer.corpora import write_corpus
+
+QUICK = ["model=region_attention", "train.steps=12", "train.batch=8"]
+
+
+def config(*settings: str) -> RunConfig:
+    return load_config(RunConfig, None, [*QUICK, *settings], synthetic=False)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recognizer that learned from people of another database."""
+    root = tmp_path_factory.mktemp("others")
+    clips = write_corpus(root / "clips", database="ELSEWHERE", seed=5)
+    train(clips, None, config("train.steps=80"), out=root / "model")
+    return root / "model"
+
+
+def test_fine_tuning_begins_where_the_other_ended(others: Path, corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    barely = "train.lr=1e-9"
+    begun = loso(corpora["real"], None, config(barely, f"train.start={others}"), out=tmp_path / "begun")
+    fresh = loso(corpora["real"], None, config(barely))
+    assert begun.uf1.value > fresh.uf1.value + 0.2  # without a step of its own it knows what the other knew
+    meta = (tmp_path / "begun" / "weights.safetensors").read_bytes()[:40000]
+    assert b"ELSEWHERE/00" in meta  # whom it began with is among those it has seen
+    saved = train(corpora["real"], None, config(f"train.start={others}"), out=tmp_path / "model")
+    assert {"ELSEWHERE/00", "DB/00"} <= saved.subjects_seen
+    assert {"ELSEWHERE/00", "DB/00"} <= Recognizer.load(tmp_path / "model").subjects_seen
+
+
+def test_a_student_follows_its_teacher(others: Path, corpora: dict[str, Manifest]) -> None:
+    settings = ["train.loss.kind=cross_entropy", "train.steps=60"]
+    follow = [*settings, f"train.teacher={others}", "train.loss.distil=5"]
+    teacher = Recognizer.load(others)
+    shuffled = corpora["shuffled"]  # its labels say nothing: what is learned here is the teacher's
+    plain, taught = (loso(shuffled, None, config(*s)) for s in (settings, follow))
+    clips = load(shuffled)
+    told = teacher.probabilities(clips.inputs()).argmax(1)
+
+    def agreement(result: object) -> float:
+        table = result.predictions.to_pandas().set_index("clip_id").loc[clips.clip_ids]  # type: ignore[attr-defined]
+        return float(np.mean(table["predicted"].to_numpy() == told))
+
+    assert agreement(taught) > agreement(plain) + 0.15
+
+
+@pytest.mark.parametrize("setting", ["train.start", "train.teacher"])
+def test_one_that_saw_a_held_out_subject_is_refused(setting: str, corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    train(corpora["real"], None, config(), out=tmp_path / "model")
+    more = ["train.loss.distil=1"] if setting == "train.teacher" else []
+    with pytest.raises(LeakError, match=rf"{setting}: the recognizer there saw subject DB/00, whom fold DB/00"):
+        loso(corpora["real"], None, config(f"{setting}={tmp_path / 'model'}", *more))
+    with pytest.raises(LeakError):
+        loso(corpora["real"], None, config(f"{setting}={tmp_path / 'model'}", *more, "protocol.kind=lovo"))
+
+
+def test_mistakes_are_named(others: Path, corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailable, match="no recognizer in"):
+        loso(corpora["real"], None, config(f"train.start={tmp_path}"))
+    with pytest.raises(ConfigError, match="holds model region_attention; this run has ststnet"):
+        loso(corpora["real"], None, config("model=ststnet", f"train.start={others}"))
+    with pytest.raises(ConfigError, match=r"its parameter place is \[10, 32\], this model's \[10, 16\]"):
+        loso(corpora["real"], None, config("region_attention.node=16", f"train.start={others}"))
+    with pytest.raises(ConfigError, match="knows other data settings"):
+        loso(corpora["real"], None, config("data.size=32", f"train.teacher={others}", "train.loss.distil=1"))
+    with pytest.raises(ConfigError, match="go together"):
+        config(f"train.teacher={others}")
