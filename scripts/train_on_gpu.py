@@ -174,7 +174,7 @@ def make_plan(
             raise ConfigError(f"{name} cannot be trained with --variant {options.variant}: {why}")
         others = len(recipes) - 1
         share = 1.0 if not others else FIRST_SHARE if place == 0 else (1 - FIRST_SHARE) / others
-        pairs, _ = find_data().open(recipe.data, cache=cache, seed=recipe.run.seed, workers=options.workers)
+        pairs, _ = find_data(recipe.task).open(recipe.data, cache=cache, seed=recipe.run.seed, workers=options.workers)
         prepared = preparation(pairs, recipe.run.batch, recipe.run.prefetch)
         rate = min(speed[name]["images_per_s"], prepared)
         minutes = share * options.minutes

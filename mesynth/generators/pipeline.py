@@ -34,7 +34,7 @@ FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FAMILIES: dict[str, str] = {
     name: f"mesynth.generators.{name}"
-    for name in ("motion_gan", "au_icgan", "ice_gan", "flow_gan", "motion_diffusion", "image_diffusion")
+    for name in ("motion_gan", "au_icgan", "ice_gan", "flow_gan", "motion_diffusion", "image_diffusion", "flow_volume")
 }
 """Family -> module with ``load(folder: Path, facts: GeneratorFacts) -> Generator``."""
 _BLOCK = 1 << 20

@@ -202,8 +202,8 @@ def _drop(plain: dict[str, Any], path: Sequence[str]) -> None:
 
 
 def _sections(entry: Entry) -> dict[str, type[Any]]:
-    hints = get_type_hints(entry.config)
-    return {**{f.name: hints[f.name] for f in fields(entry.config)}, "data": find_data().config, "run": RunConfig}
+    hints, data = get_type_hints(entry.config), find_data(entry.name).config
+    return {**{f.name: hints[f.name] for f in fields(entry.config)}, "data": data, "run": RunConfig}
 
 
 def _given(file: Path, overrides: Sequence[str]) -> DictConfig:

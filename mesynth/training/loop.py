@@ -339,5 +339,5 @@ class Run:
 
 def first(validation: Sequence[Batch], n: int) -> Batch:
     """The first ``n`` pairs of some batches (fewer if there are fewer) as one batch."""
-    together = Batch.joined(validation)
+    together = type(validation[0]).joined(validation)
     return together.rows(np.arange(min(n, len(together))))

@@ -18,8 +18,11 @@ TASKS: dict[str, str] = {
     "flow_gan": "mesynth.training.tasks.flow_gan",
     "motion_diffusion": "mesynth.training.tasks.motion_diffusion",
     "image_diffusion": "mesynth.training.tasks.image_diffusion",
+    "flow_volume": "mesynth.training.tasks.flow_volume",
 }
 PAIRS = "mesynth.training.pairs"
+DATA: dict[str, str] = {"flow_volume": "mesynth.training.sequences"}
+"""Tasks that learn from something else than pairs, and the module it comes from."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def find_task(name: str) -> Entry:
     return Entry(name, module.Config, module.TASK)
 
 
-def find_data() -> Data:
-    """The source of pairs, imported now."""
-    module = importlib.import_module(PAIRS)
+def find_data(task: str = "") -> Data:
+    """Where the data of a task come from, imported now: pairs, unless the task has a source of its own."""
+    module = importlib.import_module(DATA.get(task, PAIRS))
     return Data(module.PairConfig, module.open_pairs, module.list_subjects)

@@ -120,7 +120,7 @@ def cross_fit(
     check_trackers(machine.trackers)
     out = Path(out)
     excluded = set(exclude_subjects)
-    data = find_data()
+    data = find_data(recipe.task)
     subjects = [subject for subject in data.subjects(recipe.data) if subject not in excluded]
     parts = subject_groups(subjects, groups, recipe.run.seed)
     start = open_start(recipe)
@@ -170,7 +170,7 @@ def _open(
     """The pairs, made by the first process and then found by the others."""
 
     def work() -> tuple[PairSet, PairSet]:
-        return find_data().open(
+        return find_data(recipe.task).open(
             recipe.data,
             exclude_subjects=excluded,
             cache=cache,

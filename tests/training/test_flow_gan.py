@@ -141,6 +141,7 @@ def test_one_condition_alone_hears_nothing_of_the_other(condition: str) -> None:
     made = task(model=replace(MODEL, condition=condition))
     batch = labelled(rendered_batch(range(1), 3, SIZE, codes=CODES))
     classes, aus, told = made._asked(batch, drop=True)
+    assert told.all()  # there is nothing else to be told by
     assert bool(classes.any()) == (condition == "class")
     assert bool(aus.any()) == (condition == "aus")
     names = set(measured(made, batch))
