@@ -22,7 +22,7 @@ def gather_moved(
     for both moves: this runs for every step of every member and would otherwise take as long as the network.
     """
     size = x.shape[-1]
-    grid = torch.arange(size)
+    grid = torch.arange(size, device=x.device)
     rows = (grid - dy[..., None]).clamp(0, size - 1)
     columns = (grid - dx[..., None]).clamp(0, size - 1)
     columns = torch.where(flip[..., None], columns.flip(-1), columns)
@@ -31,7 +31,7 @@ def gather_moved(
     moved = clips.gather(-1, pixels[..., None, :].expand(clips.shape))
     if not signed:
         return moved.reshape(*clips.shape[:-1], size, size)
-    sign = torch.ones(*index.shape, x.shape[1])
+    sign = torch.ones(*index.shape, x.shape[1], device=x.device)
     sign[..., 0] = torch.where(flip, -1.0, 1.0)
     return (moved * sign[..., None]).reshape(*clips.shape[:-1], size, size)
 

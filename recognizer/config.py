@@ -179,8 +179,9 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
         for part in path:
             node = node.get(part, {})
         node.pop(last, None)
-    # How many members are trained at once does not change the result.
+    # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
+    plain.get("train", {}).pop("device", None)
     return {key: value for key, value in plain.items() if value != {}}
 
 

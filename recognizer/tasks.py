@@ -19,6 +19,7 @@ from recognizer.models.common import Shape
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant", "exponential")
+DEVICES = ("cpu", "cuda", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class TrainConfig:
     """Folder of a trained recognizer to begin with. Every subject it saw must be outside every fold's test."""
     teacher: str = ""
     """Folder of a trained recognizer whose probabilities train.loss.distil follows; the same rule."""
+    device: str = "cpu"
+    """cpu, cuda, or auto (cuda where there is one). Figures of the two differ in the order of float32 sums."""
     stack: int = 0
     """Members trained at once; 1 trains one after the other, 0 leaves it to the network (what
     tests/bench/bench_folds.py found to be faster). The result does not depend on it."""
@@ -58,7 +61,7 @@ class TrainConfig:
             raise ConfigError(
                 f"train.lr={self.lr:g} must be positive; weight_decay={self.weight_decay:g} and shift={self.shift} >= 0"
             )
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"train.{name}='{getattr(self, name)}' is unknown; choose from {', '.join(known)}")
         if bool(self.teacher) != (self.loss.distil > 0):

@@ -32,6 +32,8 @@ Watch = Callable[[range, Tensors], None]
 """Called with members and their tensors as they stand; the trainer itself never sees what is done with them."""
 _JUDGE = "domain judge"
 """Of the parameters beside a network's own: [D+1], used in training alone."""
+_WIDE = 256
+"""Members trained at once on a GPU, where nothing else is asked."""
 _SCORED = 256
 """Clips scored at once."""
 
@@ -70,10 +72,15 @@ def train(
     Raises:
         ConfigError: a loss on features, and the network shows none; weights to begin with of another shape.
     """
+    device = _device(config.device)
     members, workers = len(task.names), max(torch.get_num_threads(), 1)
-    size = min(config.stack or type(fresh(task, 0)).stack, math.ceil(members / workers))
+    if device.type == "cuda":  # one queue of work, as wide as it gets
+        workers, size = 1, min(config.stack or _WIDE, members)
+    else:
+        size = min(config.stack or type(fresh(task, 0)).stack, math.ceil(members / workers))
     chunks = [range(i, min(i + size, members)) for i in range(0, members, size)]
     total = members * sum(stage.steps for stage in task.stages)
+    every = max(total // members // watched, 1) if watched else 0
     done, stop = [0] * len(chunks), threading.Event()
 
     def work(c: int) -> Tensors:
@@ -82,7 +89,9 @@ def train(
             if stop.is_set():
                 raise CancelledError
 
-        return _Chunk(task, chunks[c], config).run(report, watch, max(total // members // watched, 1) if watched else 0)
+        return _Chunk(task, chunks[c], config, device).run(
+            report, watch, max(total // members // watched, 1) if watched else 0
+        )
 
     # torch's thread count belongs to the calling thread; the initializer leaves the caller's as it is.
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -103,40 +112,52 @@ def train(
     return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
+def _device(name: str) -> torch.device:
+    here = torch.cuda.is_available()
+    if name == "cuda" and not here:
+        raise ConfigError("train.device=cuda is not here (no CUDA); use train.device=cpu or auto")
+    return torch.device("cuda" if here and name != "cpu" else "cpu")
+
+
 class _Chunk:
     """The members that one thread trains together."""
 
-    def __init__(self, task: Task, chunk: range, config: TrainConfig) -> None:
+    def __init__(self, task: Task, chunk: range, config: TrainConfig, device: torch.device) -> None:
         networks = [fresh(task, m) for m in chunk]
-        self.task, self.chunk, self.config, self.model = task, chunk, config, networks[0]
+        self.task, self.chunk, self.config, self.model = task, chunk, config, networks[0].to(device)
+        self.device = device
         every = [dict(network.named_parameters()) for network in networks]
-        self.stacked = {n: torch.stack([p[n].detach() for p in every]) for n in every[0]}
+        self.stacked = {n: torch.stack([p[n].detach().cpu() for p in every]).to(device) for n in every[0]}
         if task.start:
             _begin(self.stacked, task)
         if config.loss.on_features:
             width = self._features()
             if config.loss.domain:
-                self.stacked[_JUDGE] = torch.zeros(len(chunk), width + 1)
+                self.stacked[_JUDGE] = torch.zeros(len(chunk), width + 1, device=device)
         for value in self.stacked.values():
             value.requires_grad_()
         members = slice(chunk.start, chunk.stop)
-        self.scale = torch.from_numpy(task.scale[members]).float()
+        self.scale = self._here(task.scale[members]).float()
         self.drops = [name for name, module in self.model.named_modules() if isinstance(module, Dropout)]
         weights = np.sum([stage.weights[members] for stage in task.stages], axis=0)
-        self.class_weights = torch.from_numpy(
+        self.class_weights = self._here(
             losses.class_weights(task.labels[members], weights, task.n_classes, config.loss.class_weights)
         )
-        self.y = torch.from_numpy(task.labels[members])
-        self.inputs = {name: torch.from_numpy(task.inputs[name]) for name in self.model.needs}
-        self.au, self.added = torch.from_numpy(task.au).long(), torch.from_numpy(task.added)
-        self.affine = torch.from_numpy(task.affine[members]).float()[..., None, None]  # [M,2,3,1,1]
-        self.teacher = torch.from_numpy(task.teacher) if task.teacher is not None else torch.zeros(len(task.au), 0)
+        self.y = self._here(task.labels[members])
+        self.inputs = {name: self._here(task.inputs[name]) for name in self.model.needs}
+        self.au, self.added = self._here(task.au).long(), self._here(task.added)
+        self.mapped = bool(task.added.any())
+        self.affine = self._here(task.affine[members]).float()[..., None, None]  # [M,2,3,1,1]
+        self.teacher = self._here(task.teacher if task.teacher is not None else np.zeros((len(task.au), 0), np.float32))
         self.loss = self._single if len(chunk) == 1 else vmap(self._one)
 
+    def _here(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
     def _features(self) -> int:
-        """How many features the network shows; asked with zeros."""
+        """How many features the network shows."""
         with torch.no_grad():
-            views = [torch.from_numpy(self.task.inputs[name][:2]).float() for name in self.model.needs]
+            views = [self._here(self.task.inputs[name][:2]).float() for name in self.model.needs]
             shown = self.model(*views).features
         if shown is None:
             raise ConfigError(
@@ -159,7 +180,8 @@ class _Chunk:
         return self._tensors()
 
     def _tensors(self) -> Tensors:
-        return {n: p.detach() for n, p in self.stacked.items() if n != _JUDGE} | {"scale": self.scale}
+        made = {n: p.detach() for n, p in self.stacked.items() if n != _JUDGE} | {"scale": self.scale}
+        return {n: p.cpu() for n, p in made.items()}
 
     def _one(
         self, parameters: Tensors, scale: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, given: Tensors
@@ -198,11 +220,10 @@ class _Chunk:
             for m in chunk
         ]  # fmt: skip
         index, flip, dy, dx = (
-            torch.from_numpy(np.stack([getattr(plan, key) for plan in plans], 1))
-            for key in ("index", "flip", "dy", "dx")
+            self._here(np.stack([getattr(plan, key) for plan in plans], 1)) for key in ("index", "flip", "dy", "dx")
         )  # [steps, M, batch]
         roots = [derived(task.seeds[m], f"dropout/{task.names[m]}/{stage.name}") % 2**31 for m in chunk]
-        rows = torch.arange(len(chunk))[:, None]
+        rows = torch.arange(len(chunk), device=self.device)[:, None]
         start = {n: p.detach().clone() for n, p in self.stacked.items()} if stage.pull else {}
         lr = config.lr * stage.lr_factor
         optimizer = _optimizer(config, list(self.stacked.values()), lr)
@@ -215,7 +236,7 @@ class _Chunk:
             given |= {"added": self.added[i], "teacher": self.teacher[i]}
             given |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
             optimizer.zero_grad(set_to_none=True)
-            keys = _keys(roots, step, len(self.drops))
+            keys = _keys(roots, step, len(self.drops)).to(self.device)
             self.loss(self.stacked, self.scale, keys, self.class_weights, given).sum().backward()
             optimizer.step()
             if stage.pull:
@@ -233,9 +254,10 @@ class _Chunk:
             dy, dx = ((d * factor).round().long() for d in (dy, dx))
             return gather_moved(x, i, flip, dy, dx, signed=False).float() / 255
         images = gather_moved(x, i, flip, dy, dx, signed=True)
-        if self.task.added.any():
+        if self.mapped:
             # The offset belongs to the clip before it was mirrored, so that of u changes sign with it.
-            sign = torch.where(flip[..., None], torch.tensor([-1.0, 1.0, 1.0]), 1.0)[..., None, None]
+            mirrored = torch.tensor([-1.0, 1.0, 1.0], device=self.device)
+            sign = torch.where(flip[..., None], mirrored, 1.0)[..., None, None]
             mapped = self.affine[:, None, 0] * images + self.affine[:, None, 1] * sign
             images = torch.where(self.added[i][..., None, None, None], mapped, images)
         return images

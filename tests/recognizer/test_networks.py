@@ -154,3 +154,18 @@ def test_progress_reaches_its_total(sets: dict[str, FlowSet], corpora: dict[str,
     seen: list[tuple[int, int]] = []
     train(task_of("ststnet", sets["real"], members=3, steps=4), TrainConfig(batch=4), lambda *n: seen.append(n))
     assert seen[-1] == (12, 12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("network", CONFIGS)
+def test_a_gpu_gives_what_the_cpu_gives(network: str, sets: dict[str, FlowSet]) -> None:
+    task = task_of(network, sets["real"])
+    cpu, gpu = (train(task, TrainConfig(batch=8, device=device)) for device in ("cpu", "cuda"))
+    for name in cpu:
+        torch.testing.assert_close(gpu[name], cpu[name], atol=2e-3, rtol=1e-2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_a_gpu_that_is_not_here_is_named(sets: dict[str, FlowSet]) -> None:
+    with pytest.raises(ConfigError, match="train.device=cuda is not here"):
+        train(task_of("ststnet", sets["real"]), TrainConfig(batch=8, device="cuda"))
