@@ -89,9 +89,7 @@ def train(
             if stop.is_set():
                 raise CancelledError
 
-        return _Chunk(task, chunks[c], config, device).run(
-            report, watch, max(total // members // watched, 1) if watched else 0
-        )
+        return _Chunk(task, chunks[c], config, device).run(report, watch, every)
 
     # torch's thread count belongs to the calling thread; the initializer leaves the caller's as it is.
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
