@@ -14,7 +14,7 @@ import numpy as np
 from mesynth.errors import ConfigError
 from mesynth.manifest import Manifest
 from mesynth.stage import RUN_FILE, claim_folder
-from recognizer import ablation_page, predictions, report
+from recognizer import ablation_page, ledger, predictions, report
 from recognizer.ablation_result import CONFIG, RESULT, AblationResult, Summary, figures, read_result, write_result
 from recognizer.cells import PARTS, POOLED, Bench, Cell, CellResult, grid, read_cell, share, write_cell
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
@@ -74,6 +74,8 @@ def run_ablation(
         texts = {"ablation.html": ablation_page.page(result), "report.md": report.ablation_markdown(result)}
         table = predictions.join([r.table for r in results])
         write_result(folder, result, table, config_yaml(config, synthetic=True), texts)
+        if not isinstance(real_source, FlowSet):
+            ledger.record(real_source, result.config_hash, {"model": "+".join(config.models), "cells": len(cells)})
         shutil.rmtree(folder / PARTS)
     return result
 
