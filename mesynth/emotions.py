@@ -81,12 +81,17 @@ def require_emotion(emotion: str, source: str = "published") -> str:
     raise MesynthError(f"emotion '{emotion}' is not in the {source} table; choose from {choices}")
 
 
-def draw_emotion(name: str, rng: np.random.Generator) -> str:
-    """Resolve a composite class to one of its emotions; an emotion returns itself."""
+def draw_emotion(name: str, rng: np.random.Generator, source: str = "published") -> str:
+    """Resolve a composite class to one of its emotions; those that ``source`` has no table of share among the others.
+    An emotion returns itself."""
     if name == "positive":
         return "happiness"
     if name == "negative":
-        return str(rng.choice(list(NEGATIVE_SHARES), p=list(NEGATIVE_SHARES.values())))
+        shares = {emotion: share for emotion, share in NEGATIVE_SHARES.items() if emotion in SOURCES[source]}
+        p = np.array(list(shares.values()))
+        if len(shares) < len(NEGATIVE_SHARES):
+            p = p / p.sum()
+        return str(rng.choice(list(shares), p=p))
     return name
 
 

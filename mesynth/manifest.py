@@ -43,7 +43,8 @@ class Provenance:
     """Where a clip came from. ``subjects_seen`` is what leak safety rests on.
 
     It lists, as ``database/subject``, every subject whose frames or labels took part in making the
-    clip: the face it shows, the subjects its generator learned from, the pool its AUs were drawn from.
+    clip: the face it shows, the subjects its generator learned from, those whose labels its AUs were taken from or
+    fitted to.
     """
 
     kind: str

@@ -60,3 +60,11 @@ def test_class_negative_is_drawn_by_its_shares() -> None:
     drawn = [emotions.draw_emotion("negative", rng) for _ in range(4000)]
     assert drawn.count("disgust") / 4000 == pytest.approx(0.48, abs=0.03)
     assert {CLASS_OF[e] for e in drawn} == {"negative"}
+
+
+def test_a_class_is_drawn_among_the_emotions_its_table_has() -> None:
+    rng = np.random.default_rng(5)
+    drawn = {emotions.draw_emotion("negative", rng, "expert") for _ in range(300)}
+    assert drawn <= set(emotions.EXPERT)
+    for emotion in drawn:
+        emotions.sample_aus(emotion, rng, AUSampling(source="expert"))

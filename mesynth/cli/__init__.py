@@ -11,7 +11,9 @@ from mesynth import __version__
 from mesynth.cli.augment import augment
 from mesynth.cli.calibrate import calibrate
 from mesynth.cli.compare import compare
+from mesynth.cli.filter import filter_
 from mesynth.cli.make import generate, render
+from mesynth.cli.plan import plan
 from mesynth.cli.prepare import prepare
 from mesynth.cli.publish import card, export, verify
 from mesynth.cli.report import doctor, measure, quickstart
@@ -28,7 +30,7 @@ def main() -> None:
     """
 
 
-for verb in (quickstart, render, prepare, augment, train, calibrate, generate, measure, compare, doctor):
+for verb in (quickstart, render, prepare, augment, train, calibrate, plan, generate, filter_, measure, compare, doctor):
     main.add_command(verb)
 for verb in (export, card, verify):
     main.add_command(verb)

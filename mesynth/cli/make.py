@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesynth.cli.generation import Request, check_options
 from mesynth.cli.options import OUT, SEED, WORKERS, fetch, landmarker_options, summary
 from mesynth.clickutils import dry_run_option, json_option, progress_bars, show_result
 
 if TYPE_CHECKING:
-    from mesynth.corpus.plan import PlanConfig
+    from mesynth.corpus.throughput import Throughput
 
 
 @click.command(epilog="Example: mesynth render --subjects 12 --out rendered --layout casme2")
@@ -63,13 +65,20 @@ def render(
     epilog="""\b
 Examples:
   mesynth generate --faces photo.jpg --au "12=B,L4=0.2" --out smile
-  mesynth generate --faces faces/ --emotion surprise --count 100 --fps 200 --out surprise"""
+  mesynth generate --faces faces/ --emotion surprise --count 100 --fps 200 --out surprise
+  mesynth generate --plan plan --model motion_gan --out corpus
+  mesynth generate --kind flow --emotion negative,positive,surprise --count 10000 --out flow"""
 )
 @click.option(
     "--faces",
     type=click.Path(path_type=Path),
-    required=True,
     help="A picture, a folder of pictures, or a prepared manifest (each subject's onset).",
+)
+@click.option(
+    "--plan",
+    "plan_folder",
+    type=click.Path(path_type=Path),
+    help="A folder written by `mesynth plan`; says everything else about the clips, and where the faces are.",
 )
 @click.option(
     "--au",
@@ -81,10 +90,16 @@ Examples:
     "--au-source", default="published", show_default=True, help="Table of AUs per emotion: published, expert."
 )
 @click.option(
-    "--model",
-    default="motion-prior",
+    "--kind",
+    type=click.Choice(["clips", "flow"]),
+    default="clips",
     show_default=True,
-    help="motion-prior, a shipped model, or a trained folder; options after @: runs/d@steps=8,guidance=2.",
+    help="clips: frames and flow on faces; flow: flow images alone, of people without pictures.",
+)
+@click.option(
+    "--model",
+    help="motion-prior [default], a shipped model, or a trained folder; options after @: runs/d@steps=8,guidance=2. "
+    "With --kind flow: flow-prior [default] or a trained flow_gan folder.",
 )
 @click.option("--count", type=int, help="Number of clips [default: one per --au or --emotion].")
 @click.option(
@@ -95,11 +110,18 @@ Examples:
 )
 @click.option("--fps", default=200.0, show_default=True, help="Frames per second.")
 @click.option("--duration", default="0.32", show_default=True, help="Seconds (1/25 to 1/2), or a range: 0.2:0.5.")
-@click.option("--size", default=128, show_default=True, help="Crop width and height in pixels.")
+@click.option("--size", type=int, help="Width and height in pixels [default: 128; flow 28].")
 @click.option("--noise", default=0.0, show_default=True, help="Sensor noise of frames after the onset, grey levels.")
-@click.option("--head-motion", default=0.0, show_default=True, help="Head motion, 1 = a seated recording's.")
-@click.option("--blink", default=0.0, show_default=True, help="Probability of a partial blink in a clip.")
-@click.option("--style", default=0.0, show_default=True, help="Individual differences in how muscles pull, 1 = usual.")
+@click.option("--head-motion", type=float, help="Head motion, 1 = a seated recording's [default: 0; flow 1].")
+@click.option("--blink", type=float, help="Probability of a partial blink in a clip [default: 0; flow 0.3].")
+@click.option("--style", type=float, help="Individual differences in how muscles pull, 1 = usual [default: 0; flow 1].")
+@click.option("--people", default=0, help="Face shapes of --kind flow [default: one an image, at most 1000].")
+@click.option(
+    "--nuisance",
+    default="",
+    help='Strengths of --kind flow: "noise=0,blur=0.5", or "none,head=1" for that alone. Of asymmetry, shape, heads, '
+    "style, head, blink, texture, blur, noise, outliers, median.",
+)
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
 @landmarker_options
@@ -108,80 +130,26 @@ Examples:
 @WORKERS
 @dry_run_option
 @json_option
+@click.pass_context
 def generate(
-    faces: Path,
-    au: tuple[str, ...],
-    emotion: str,
-    au_source: str,
-    model: str,
-    count: int | None,
-    profile: str,
-    fps: float,
-    duration: str,
-    size: int,
-    noise: float,
-    head_motion: float,
-    blink: float,
-    style: float,
-    preview: int,
-    video: str,
-    landmarker: str,
-    download: bool,
-    seed: int,
-    out: Path,
-    workers: int,
-    dry_run: bool,
-    as_json: bool,
+    context: click.Context, out: Path, workers: int, dry_run: bool, as_json: bool, download: bool, **given: Any
 ) -> None:
     """Generate micro-expressions on faces, with the AU motion prior or a trained generator: frames, flow, provenance.
 
-    Intensity 0 returns the input exactly. With --emotion, AUs come from published frequency tables.
+    What is made comes from a plan (--plan), or from --au or --emotion. Intensity 0 returns the input exactly. With
+    --emotion, AUs come from published frequency tables.
     """
-    from mesynth.corpus.generate import Preview
-    from mesynth.corpus.generate import generate as run
-    from mesynth.corpus.plan import PlanConfig
-    from mesynth.emotions import AUSampling
-    from mesynth.motion.nuisance import Nuisance
-
-    emotions = tuple(e.strip() for e in emotion.split(",") if e.strip())
-    config = PlanConfig(
-        au=au,
-        emotions=emotions,
-        count=max(len(au), len(emotions), 1) if count is None else count,
-        profile=profile,
-        fps=fps,
-        duration=_range(duration),
-        size=size,
-        seed=seed,
-        sampling=AUSampling(source=au_source),
-        nuisance=Nuisance(noise=noise, head=head_motion, blink=blink, style=style),
-    )
-    previews = Preview(count=preview, video=video)
+    request = Request(**given)
+    check_options(context, request)
     if dry_run:
-        click.echo(_generation_forecast(faces, config, out, model))
+        click.echo(request.forecast(out))
         return
-    landmarker = fetch(landmarker, download)
+    if request.kind == "clips":
+        request = replace(request, landmarker=fetch(request.landmarker, download))
+    speeds: list[Throughput] = []
     with progress_bars() as bar:
-        manifest = run(
-            faces, config, out, model=model, preview=previews, landmarker=landmarker, workers=workers, progress=bar
-        )
+        manifest = request.run(out, workers, bar, speeds.append)
+    for speed in speeds:
+        speed.write(out)
+        click.echo(speed.text(), err=True)
     show_result(summary(manifest, out), as_json)
-
-
-def _range(text: str) -> tuple[float, float]:
-    low, _, high = text.partition(":")
-    try:
-        return float(low), float(high or low)
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is no number of seconds and no range such as 0.2:0.5") from None
-
-
-def _generation_forecast(faces: Path, config: PlanConfig, out: Path, model: str) -> str:
-    from mesynth.corpus.faces import find_faces
-    from mesynth.corpus.generate import choose
-    from mesynth.temporal import frame_count
-
-    choose(model, config)
-    frames = config.count * frame_count(sum(config.duration) / 2, config.fps)
-    n_faces = len(find_faces(faces))
-    return f"would generate {config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces into {out}"

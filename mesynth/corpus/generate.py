@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mesynth import __version__, classes, facs
+from mesynth.corpus.complete import prove_complete, writable
 from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin, prepare_faces
+from mesynth.corpus.loose import PREVIEW_FPS as PREVIEW_FPS
+from mesynth.corpus.loose import loose_files
+from mesynth.corpus.loose import video_bytes as video_bytes
 from mesynth.corpus.models import Model, find_model
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
+from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.throughput import Report, timed
 from mesynth.errors import MesynthError
 from mesynth.generators.pipeline import Generator
 from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
-from mesynth.preprocess.flow import flow_picture
-from mesynth.shards import npy_bytes, png_bytes, read_frames, read_landmarks
+from mesynth.shards import read_frames, read_landmarks
 from mesynth.stage import Produced, Progress, claim_folder, run_stage
 from mesynth.types import Flow, Sample
 
-PREVIEW_FPS = 25.0
 _CACHED_FACES = 8
 
 
@@ -120,9 +124,11 @@ class GenerateWorker:
                 database=face.database,
                 subject=face.subject,
                 licence="; ".join(dict.fromkeys((face.provenance.licence, *learned.licences))),
-                # AU tables are aggregates: what this clip has seen is whose face it shows, and everyone its
-                # generator learned from (nobody, for the motion prior).
-                subjects_seen=tuple(dict.fromkeys((*face.provenance.subjects_seen, *learned.subjects_seen))),
+                # What this clip has seen: whose face it shows, whose labels gave its AUs (nobody's, for tables, which
+                # are aggregates), and everyone its generator learned from (nobody, for the motion prior).
+                subjects_seen=tuple(
+                    dict.fromkeys((*face.provenance.subjects_seen, *plan.au_seen, *learned.subjects_seen))
+                ),
                 parents=face.provenance.parents,
                 generator=self.model.described,
                 weights_sha256=learned.weights_sha256,
@@ -146,48 +152,6 @@ def inner(sample: Sample, inset: int) -> Sample:
 
 def _active_codes(plan: PlanRow) -> list[int]:
     return [facs.AU_CODES[k] for k in np.flatnonzero(plan.aus.intensity.max(1) > 0)]
-
-
-def loose_files(name: str, sample: Sample, video: str) -> dict[str, bytes]:
-    """The clip as files for people: frames, moving picture (slowed to 25 fps), flow as array and picture."""
-    files = {f"clips/{name}/frames/{i:03d}.png": png_bytes(f) for i, f in enumerate(sample.clip.frames)}
-    files[f"clips/{name}/clip.{video}"] = video_bytes(sample.clip.frames, video)
-    files[f"clips/{name}/flow.npy"] = npy_bytes(sample.flow.uv)
-    files[f"clips/{name}/flow.png"] = png_bytes(flow_picture(sample.flow.uv))
-    return files
-
-
-def video_bytes(frames: np.ndarray, video: str = "gif", fps: float = PREVIEW_FPS) -> bytes:
-    """[T,H,W,3] uint8 as a looping GIF or an MP4."""
-    if video == "gif":
-        from PIL import Image
-
-        # One palette for all frames: a palette per frame flickers more than the expression moves.
-        first = Image.fromarray(np.concatenate([frames[0], frames[len(frames) // 2]], 1)).quantize(256)
-        images = [Image.fromarray(f).quantize(palette=first, dither=Image.Dither.NONE) for f in frames]
-        buffer = io.BytesIO()
-        images[0].save(
-            buffer, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, optimize=False
-        )
-        return buffer.getvalue()
-    return _mp4_bytes(frames, fps)
-
-
-def _mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
-    import tempfile
-
-    import cv2
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        size = (frames.shape[2], frames.shape[1])
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
-        if not writer.isOpened():
-            raise MesynthError("this OpenCV build cannot write MP4; use --video gif")
-        for frame in frames:
-            writer.write(np.ascontiguousarray(frame[..., ::-1]))
-        writer.release()
-        return path.read_bytes()
 
 
 def choose(model: str, config: PlanConfig) -> Model:
@@ -214,12 +178,13 @@ def generate(
     landmarker: str = "auto",
     workers: int = 1,
     progress: Callable[[str], Progress] | None = None,
+    report: Report | None = None,
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
     ``model``: see :func:`mesynth.corpus.models.find_model`. The same call resumes an interrupted one; the same
     seed gives the same bytes for any ``workers`` (0: one process per core; a script that asks for several keeps
-    its calls under ``if __name__ == "__main__":``).
+    its calls under ``if __name__ == "__main__":``). ``report`` is told how fast each process was.
 
     Raises:
         NoFaceError, UnreadableImageError, DatasetLayoutError: a face cannot be used (it is named).
@@ -229,17 +194,81 @@ def generate(
     """
     chosen = choose(model, config)
     sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else faces
+    planned = {"plan": dataclasses.asdict(config)}
     rows = Plan(config, len(sources))
+    return _run(chosen, rows, sources, config.size, planned, out, preview, landmarker, workers, progress, report)
+
+
+def generate_plan(
+    plan: StoredPlan,
+    out: Path,
+    *,
+    faces: Path | None = None,
+    model: str = NAME,
+    preview: Preview = Preview(),
+    landmarker: str = "auto",
+    workers: int = 1,
+    progress: Callable[[str], Progress] | None = None,
+    report: Report | None = None,
+) -> Manifest:
+    """Generate every row of a plan that ``mesynth plan`` wrote: exactly one clip a row. See :func:`generate`.
+
+    ``faces``: where the planned faces are now, if not where the plan found them.
+
+    Raises:
+        ManifestError: a planned face is missing or another one now.
+        MesynthError: what :func:`generate` refuses; a row that the model is known to refuse (it is named).
+    """
+    chosen = choose_for_rows(model, plan)
+    sources = plan.find(faces)
+    planned = {"stored_plan": plan.hash}
+    return _run(chosen, plan, sources, plan.size, planned, out, preview, landmarker, workers, progress, report)
+
+
+def choose_for_rows(model: str, plan: StoredPlan) -> Model:
+    """The model of that name, if no row of the plan is known to be refused by it.
+
+    Raises:
+        MesynthError: names the first row that is.
+    """
+    chosen = find_model(model)
+    for row in plan:
+        try:
+            chosen.check_request(row.aus)
+        except MesynthError as error:
+            raise type(error)(f"row {row.index} of {plan.folder}: {error}") from None
+    if chosen.options:
+        chosen.load()
+    return chosen
+
+
+def _run(
+    chosen: Model,
+    rows: Plan | StoredPlan,
+    sources: list[FaceSource],
+    size: int,
+    planned: dict[str, Any],
+    out: Path,
+    preview: Preview,
+    landmarker: str,
+    workers: int,
+    progress: Callable[[str], Progress] | None,
+    report: Report | None,
+) -> Manifest:
     run = {
         **chosen.identity,
-        "plan": dataclasses.asdict(config),
+        **planned,
         "faces": [s.identity for s in sources],
         "preview": dataclasses.asdict(preview),
         "landmarker": face_landmarker(sources, landmarker),
     }
     claim_folder(out, run)
     bars = [progress(name) if progress else None for name in ("faces", "clips")]
-    prepare_faces(sources, out / "faces", config.size, landmarker=landmarker, workers=workers, progress=bars[0])
-    write_plan(rows, out)
-    worker = GenerateWorker(chosen, out / "faces", config.size, preview)
-    return run_stage(out, rows, worker, config=run, workers=workers, progress=bars[1])
+    with writable(out):
+        prepare_faces(sources, out / "faces", size, landmarker=landmarker, workers=workers, progress=bars[0])
+        write_plan(rows, out)
+        worker = GenerateWorker(chosen, out / "faces", size, preview)
+        with timed(worker, report) as work:
+            made = run_stage(out, rows, work, config=run, workers=workers, progress=bars[1])
+    prove_complete(made, len(rows))
+    return made

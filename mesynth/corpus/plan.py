@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import overload
 
@@ -74,6 +74,8 @@ class PlanRow:
     fps: float
     nuisance: Nuisance
     seed: int
+    au_seen: tuple[str, ...] = ()
+    """``database/subject`` of everyone whose labels took part in drawing the AUs; nobody for tables and requests."""
 
     @property
     def aus(self) -> AUVector:
@@ -114,7 +116,7 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
         emotion, vector, source = "", facs.parse_request(config.au[index % len(config.au)]), "user"
     else:
         asked = config.emotions[index % len(config.emotions)].strip().lower()
-        emotion = emotions.draw_emotion(asked, rng)
+        emotion = emotions.draw_emotion(asked, rng, config.sampling.source)
         vector, source = emotions.sample_aus(emotion, rng, config.sampling), config.sampling.source
     seconds = float(rng.uniform(*config.duration))
     return PlanRow(
@@ -143,6 +145,12 @@ def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:
     path, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
     with open(temporary, "w") as file:
         for row in rows:
-            file.write(json.dumps({**asdict(row), "au": facs.format_vector(row.aus)}) + "\n")
+            # Field by field: asdict() copies every intensity, which took longer than drawing a flow image.
+            line = {f.name: getattr(row, f.name) for f in fields(row)}
+            line |= {"profile": asdict(row.profile), "nuisance": asdict(row.nuisance)}
+            line["au"] = facs.format_vector(row.aus)
+            if not row.au_seen:
+                del line["au_seen"]
+            file.write(json.dumps(line) + "\n")
     os.replace(temporary, path)
     return path

@@ -22,7 +22,7 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.manifest import Manifest
 from mesynth.motion.nuisance import Nuisance
-from tests.builders import tree_bytes
+from tests.corpus.coded import made_bytes
 
 CONFIG = PlanConfig(
     emotions=("surprise", "positive"), count=4, fps=50, duration=(0.2, 0.3), size=96,
@@ -95,9 +95,9 @@ def test_same_seed_same_bytes_with_one_process_or_two(photo: Path, tmp_path: Pat
     config = replace(CONFIG, count=18)  # two shards
     for name, workers in {"a": 1, "b": 1, "c": 2}.items():
         generate(photo, config, tmp_path / name, preview=Preview(count=1), workers=workers)
-    first = tree_bytes(tmp_path / "a")
-    assert first == tree_bytes(tmp_path / "b")
-    assert first == tree_bytes(tmp_path / "c")
+    first = made_bytes(tmp_path / "a")
+    assert first == made_bytes(tmp_path / "b")
+    assert first == made_bytes(tmp_path / "c")
     other = generate(photo, replace(config, seed=1), tmp_path / "d", workers=1)
     assert other.hash() != Manifest.read(tmp_path / "a").hash()
 
@@ -225,4 +225,4 @@ def test_stopped_in_the_middle_then_resumed(photo: Path, tmp_path: Path, how: si
         assert not list(out.rglob("*.tmp"))
     subprocess.run([*command, str(out)], check=True, capture_output=True)
     subprocess.run([*command, str(tmp_path / "b")], check=True, capture_output=True)
-    assert tree_bytes(out) == tree_bytes(tmp_path / "b")
+    assert made_bytes(out) == made_bytes(tmp_path / "b")

@@ -1,0 +1,241 @@
+"""Corpora of flow images without faces, by the flow prior or a flow GAN: plan rows in, one image a row out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mesynth import __version__, classes, facs
+from mesynth.corpus.complete import prove_complete, writable
+from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
+from mesynth.corpus.plan_file import VIRTUAL, PlanFace, StoredPlan, virtual_faces
+from mesynth.corpus.throughput import Report, timed
+from mesynth.errors import MesynthError
+from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.motion.flow_prior import NAME, FlowAsk, FlowNuisance, FlowPrior, shown, tables
+from mesynth.stage import Produced, Progress, claim_folder, config_hash, run_stage
+from mesynth.types import AUVector
+
+if TYPE_CHECKING:  # networks take seconds to import, and the flow prior has none
+    from mesynth.corpus.models import Model
+    from mesynth.generators.flow_gan import FlowGAN
+
+LICENCE = "Apache-2.0; head meshes CC0-1.0"
+_AT_ONCE = 256
+"""Rows drawn at once. An image does not depend on it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row, and the rows that are drawn along with it."""
+
+    together: tuple[PlanRow, ...]
+    place: int
+
+
+class Batches:
+    """Rows as :class:`Job` items: they come one at a time, as a stage wants them, and are drawn many at a time."""
+
+    def __init__(self, rows: Sequence[PlanRow]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice, /) -> Batches:
+        return Batches(self._rows[part])
+
+    def __iter__(self) -> Iterator[Job]:
+        rows = iter(self._rows)
+        while together := tuple(islice(rows, _AT_ONCE)):
+            yield from (Job(together, place) for place in range(len(together)))
+
+
+class FlowWorker:
+    """Makes the flow image of one row. Picklable: fields and networks are read in each process."""
+
+    def __init__(
+        self, model: Model | None, people: Sequence[str], size: int, nuisance: FlowNuisance, plan: str
+    ) -> None:
+        self.model, self.people, self.size, self.nuisance, self.plan = model, tuple(people), size, nuisance, plan
+        self._prior: FlowPrior | None = None
+        self._gan: FlowGAN | None = None
+        self._made: tuple[tuple[PlanRow, ...], np.ndarray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prior": None, "_gan": None, "_made": None}
+
+    def __call__(self, job: Job) -> Produced:
+        if self._made is None or self._made[0] is not job.together:
+            self._made = (job.together, self._draw(job.together))
+        return Produced(self._row(job.together[job.place]), flow=self._made[1][job.place])
+
+    def _draw(self, rows: tuple[PlanRow, ...]) -> np.ndarray:
+        """[B,2,S,S] float32"""
+        if self.model is not None:
+            return self._sampled(rows)
+        if self._prior is None:
+            self._prior = FlowPrior(self.size, self.nuisance)
+        return self._prior.draw([self._asked(row) for row in rows])
+
+    def _asked(self, row: PlanRow) -> FlowAsk:
+        return FlowAsk(
+            intensity=row.aus.intensity,
+            person=self.people[row.face],
+            seed=row.seed,
+            profile=row.profile,
+            n_frames=row.n_frames,
+            fps=row.fps,
+            head=row.nuisance.head,
+            blink=row.nuisance.blink,
+            style=row.nuisance.style,
+        )
+
+    def _sampled(self, rows: tuple[PlanRow, ...]) -> np.ndarray:
+        from mesynth.generators.flow_gan import FlowGAN
+
+        assert self.model is not None
+        if self._gan is None:
+            loaded = self.model.load()
+            assert isinstance(loaded, FlowGAN)
+            self._gan = loaded
+        trained = self._gan.network.config["condition"]
+        return self._gan.sample(
+            seeds=[row.seed for row in rows],
+            labels=None if trained == "aus" else [classes.label(row.emotion) for row in rows],
+            aus=None if trained == "class" else np.stack([row.aus.intensity for row in rows]),
+            size=self.size,
+        )
+
+    def _row(self, plan: PlanRow) -> Row:
+        learned = self.model.facts if self.model else None
+        person = self.people[plan.face].partition("/")[2]
+        aus = plan.aus if learned else AUVector(shown(self.nuisance, plan.aus.intensity))
+        active = [facs.AU_CODES[k] for k in np.flatnonzero(aus.intensity.max(1) > 0)]
+        own = f"{VIRTUAL}/{person}"
+        apex = plan.profile.apex_index(plan.n_frames)
+        return Row(
+            clip_id=f"{own}/syn{plan.index:07d}/0",
+            database=VIRTUAL,
+            subject=person,
+            clip=f"syn{plan.index:07d}",
+            onset=0,
+            apex=apex,
+            offset=plan.n_frames - 1,
+            fps=plan.fps,
+            n_frames=plan.n_frames,
+            apex_index=apex,
+            height=self.size,
+            width=self.size,
+            emotion=plan.emotion,
+            label=classes.label(plan.emotion),
+            objective_class=facs.objective_class(active),
+            au_text=facs.format_vector(aus),
+            **Row.au_columns(aus),
+            provenance=Provenance(
+                kind="synthetic",
+                database=VIRTUAL,
+                subject=person,
+                licence="; ".join(learned.licences) if learned else LICENCE,
+                # No recorded face is shown: seen are the labels that gave the AUs, and whom a network learned from.
+                subjects_seen=tuple(dict.fromkeys((own, *plan.au_seen, *(learned.subjects_seen if learned else ())))),
+                parents=(self.plan,),
+                generator=self.model.described if self.model else NAME,
+                weights_sha256=learned.weights_sha256 if learned else fields_hash(),
+                plan_row=plan.index,
+                seed=plan.seed,
+                aus_asked=facs.format_vector(plan.aus),
+                aus_source=plan.au_source,
+                profile=plan.profile.text(),
+                code_version=__version__,
+            ),
+        )
+
+
+@lru_cache(maxsize=1)
+def fields_hash() -> str:
+    """sha256 of the fields that the flow prior moves skin by: what weights are to a network."""
+    return hashlib.sha256(tables().fields.tobytes()).hexdigest()
+
+
+def find_flow_model(name: str) -> Model | None:
+    """None for the flow prior, else a saved flow GAN.
+
+    Raises:
+        MesynthError: no such model, or one that makes frames.
+    """
+    if name == NAME:
+        return None
+    from mesynth.corpus.models import find_model
+    from mesynth.generators.flow_gan import FAMILY
+
+    model = find_model(name)
+    if model.name != FAMILY:
+        raise MesynthError(
+            f"model '{name}' is a {model.name} and makes frames; --kind flow takes {NAME} or a trained {FAMILY} folder"
+        )
+    return model
+
+
+def generate_flow(
+    rows: PlanConfig | StoredPlan,
+    out: Path,
+    *,
+    model: str = NAME,
+    people: int = 0,
+    size: int = 28,
+    nuisance: FlowNuisance = FlowNuisance(),
+    workers: int = 1,
+    progress: Callable[[str], Progress] | None = None,
+    report: Report | None = None,
+) -> Manifest:
+    """A corpus of flow images of ``size`` pixels in ``out``: manifest and shards, no frames; read as any corpus.
+
+    ``rows``: a stored plan (each of its faces becomes a face shape), or what a plan is drawn from, of ``people`` face
+    shapes (0: as many as rows, at most 1,000). Head motion, blinks and style are the rows' own; everything else, and
+    how strong those are, is ``nuisance``. Resumes, and gives the same bytes for any ``workers``, as
+    :func:`mesynth.corpus.generate.generate`.
+
+    Raises:
+        RunFolderError: ``out`` holds another run or cannot be written.
+        ConfigError: a size or strength out of range.
+        MesynthError: a model that is no flow GAN, or rows that it cannot draw.
+    """
+    chosen = find_flow_model(model)
+    FlowPrior.check_size(size)
+    if chosen is not None and nuisance != FlowNuisance():
+        raise MesynthError(f"flow nuisances are the {NAME}'s; {chosen.name} draws what it learned")
+    planned: Plan | StoredPlan
+    identity: dict[str, Any]
+    if isinstance(rows, StoredPlan):
+        faces, planned, identity = rows.faces, rows, {"stored_plan": rows.hash}
+    else:
+        faces = virtual_faces(people or min(rows.count, 1000))
+        planned = Plan(rows, len(faces))
+        identity = {"plan": dataclasses.asdict(rows), "people": len(faces)}
+    run: dict[str, Any] = {"generator": NAME} if chosen is None else chosen.identity
+    run = {"kind": "flow"} | run | identity | {"size": size, "nuisance": dataclasses.asdict(nuisance)}
+    claim_folder(out, run)
+    with writable(out):
+        write_plan(planned, out)
+        worker = FlowWorker(chosen, [_person(face) for face in faces], size, nuisance, config_hash(identity))
+        bar = progress("flow images") if progress else None
+        with timed(worker, report) as work:
+            made = run_stage(out, Batches(planned), work, config=run, workers=workers, progress=bar)
+    prove_complete(made, len(planned))
+    return made
+
+
+def _person(face: PlanFace) -> str:
+    """The face shape of a planned face: its own name if it is virtual, else one that says nothing of the person."""
+    if face.database == VIRTUAL:
+        return face.key
+    return f"{VIRTUAL}/{hashlib.sha256(repr(face.identity).encode()).hexdigest()[:12]}"

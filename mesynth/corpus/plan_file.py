@@ -1,0 +1,261 @@
+"""A plan on disk: ``plan.parquet`` (a row a clip), ``design.yaml``, ``plan.json`` (faces, hash); read in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from mesynth import __version__, classes, facs
+from mesynth.corpus.faces import FaceSource, find_faces
+from mesynth.corpus.plan import PlanRow
+from mesynth.errors import ManifestError, MesynthError, RunFolderError
+from mesynth.motion.nuisance import Nuisance
+from mesynth.temporal import Profile
+from mesynth.types import N_AUS
+
+ROWS_FILE, DESIGN_FILE, INFO_FILE = "plan.parquet", "design.yaml", "plan.json"
+_GROUP = 1024
+"""Rows read at once."""
+_STRINGS = pa.list_(pa.string())
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()), ("face", pa.int32()), ("face_key", pa.string()), ("emotion", pa.string()),
+        ("label", pa.string()), ("au", pa.string()), ("au_intensity", pa.list_(pa.float32())),
+        ("au_source", pa.string()), ("au_seen", _STRINGS), ("subjects_seen", _STRINGS), ("profile", pa.string()),
+        ("n_frames", pa.int32()), ("fps", pa.float64()), ("noise", pa.float64()), ("head", pa.float64()),
+        ("blink", pa.float64()), ("style", pa.float64()), ("seed", pa.int64()),
+    ]
+)  # fmt: skip
+VIRTUAL = "flow-prior"
+"""Database of people who exist as a face shape alone (flow images)."""
+
+
+@dataclass(frozen=True)
+class PlanFace:
+    """One face of a plan: which one, and whom a clip of it has seen for that alone."""
+
+    database: str
+    subject: str
+    sha256: str
+    row: int
+    seen: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """``database/subject``."""
+        return f"{self.database}/{self.subject}"
+
+    @property
+    def identity(self) -> tuple[str, str, str, int]:
+        """What says whether a found face is this one (:attr:`mesynth.corpus.faces.FaceSource.identity`)."""
+        return (self.database, self.subject, self.sha256, self.row)
+
+
+def plan_faces(sources: Iterable[FaceSource]) -> list[PlanFace]:
+    """The faces that :func:`mesynth.corpus.faces.find_faces` found."""
+    return [
+        PlanFace(s.database, s.subject, s.sha256, s.row, tuple(sorted({f"{s.database}/{s.subject}", *s.seen})))
+        for s in sources
+    ]
+
+
+def virtual_faces(n: int) -> list[PlanFace]:
+    """``n`` people without a picture: a face shape each, for flow images."""
+    return [PlanFace(VIRTUAL, f"p{i:05d}", "", -1, (f"{VIRTUAL}/p{i:05d}",)) for i in range(n)]
+
+
+def record(row: PlanRow, face: PlanFace) -> dict[str, Any]:
+    """A line of ``plan.parquet``. ``subjects_seen``: the face's and the AUs', not the generator's."""
+    nuisance = asdict(row.nuisance)
+    return {
+        "index": row.index,
+        "face": row.face,
+        "face_key": face.key,
+        "emotion": row.emotion,
+        "label": classes.label(row.emotion),
+        "au": facs.format_vector(row.aus),
+        "au_intensity": np.array(row.intensity, np.float32).ravel().tolist(),
+        "au_source": row.au_source,
+        "au_seen": list(row.au_seen),
+        "subjects_seen": sorted({*face.seen, *row.au_seen}),
+        "profile": row.profile.text(),
+        "n_frames": row.n_frames,
+        "fps": row.fps,
+        **{name: nuisance[name] for name in ("noise", "head", "blink", "style")},
+        "seed": row.seed,
+    }
+
+
+def plan_row(line: dict[str, Any]) -> PlanRow:
+    """The row of a line of ``plan.parquet``."""
+    cells = np.array(line["au_intensity"], np.float32).reshape(N_AUS, 2)
+    return PlanRow(
+        index=line["index"],
+        face=line["face"],
+        emotion=line["emotion"],
+        intensity=tuple((float(left), float(right)) for left, right in cells),
+        au_source=line["au_source"],
+        profile=Profile.parse(line["profile"]),
+        n_frames=line["n_frames"],
+        fps=line["fps"],
+        nuisance=Nuisance(**{name: line[name] for name in ("noise", "head", "blink", "style")}),
+        seed=line["seed"],
+        au_seen=tuple(line["au_seen"]),
+    )
+
+
+def write_plan_folder(
+    out: Path, rows: Iterable[PlanRow], faces: Sequence[PlanFace], design: dict[str, Any], info: dict[str, Any]
+) -> StoredPlan:
+    """Write a plan under a temporary name and rename the folder; an equal plan that is there already is left alone.
+
+    ``info``: further entries of ``plan.json``; those named ``..._path`` are not part of the plan's hash.
+
+    Raises:
+        RunFolderError: ``out`` holds something else, or cannot be written.
+    """
+    out = Path(out)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        digest, n = hashlib.sha256(), 0
+        with pq.ParquetWriter(temporary / ROWS_FILE, SCHEMA, compression="zstd") as writer:
+            lines = (record(row, faces[row.face]) for row in rows)
+            while part := list(islice(lines, _GROUP)):
+                for line in part:
+                    digest.update(json.dumps(line, sort_keys=True).encode())
+                n += len(part)
+                writer.write_table(pa.Table.from_pylist(part, schema=SCHEMA))
+        people = [[*face.identity, list(face.seen)] for face in faces]
+        plain = {name: value for name, value in info.items() if not name.endswith("_path")}
+        digest.update(json.dumps({"faces": people, "design": design} | plain, sort_keys=True).encode())
+        whole: dict[str, Any] = (
+            {"rows": n, "hash": digest.hexdigest(), "code_version": __version__} | info | {"faces": people}
+        )
+        (temporary / DESIGN_FILE).write_text(yaml.safe_dump(design, sort_keys=False))
+        (temporary / INFO_FILE).write_text(json.dumps(whole, indent=1) + "\n")
+        if out.exists():
+            _same_or_refuse(out, str(whole["hash"]))
+        else:
+            os.replace(temporary, out)
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return StoredPlan.read(out)
+
+
+def _same_or_refuse(out: Path, digest: str) -> None:
+    try:
+        same = StoredPlan.read(out).hash == digest
+    except MesynthError:
+        same = False
+    if not same:
+        raise RunFolderError(f"{out} exists and holds another plan or something else; choose another --out")
+
+
+class StoredPlan(Sequence["PlanRow"]):
+    """The rows of a plan folder, or some of them; what is sent to another process is the path and the range."""
+
+    def __init__(self, folder: Path, info: dict[str, Any], part: range) -> None:
+        self.folder, self.info, self._part = folder, info, part
+        self._file: Any = None
+        self._group: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    @classmethod
+    def read(cls, folder: Path | str) -> StoredPlan:
+        """Raises ManifestError when the folder holds no plan, or a damaged one."""
+        folder = Path(folder)
+        try:
+            info = json.loads((folder / INFO_FILE).read_text())
+            stored = pq.ParquetFile(folder / ROWS_FILE)
+            if stored.schema_arrow.remove_metadata() != SCHEMA or stored.metadata.num_rows != info["rows"]:
+                raise ManifestError(f"{folder / ROWS_FILE} is not the plan that {INFO_FILE} describes; plan anew")
+            people = [(*map(type, face), len(face)) for face in info["faces"]]
+            if not isinstance(info["hash"], str) or any(p != (str, str, str, int, list, 5) for p in people):
+                raise KeyError("faces")
+        except FileNotFoundError:
+            raise ManifestError(f"{folder} holds no plan; make one with `mesynth plan`") from None
+        except (pa.ArrowException, OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{folder} holds a damaged plan ({' '.join(str(error).split())}); plan anew") from None
+        return cls(folder, info, range(info["rows"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_group": (-1, []), "info": {"hash": self.hash}}
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the rows, the design and the faces."""
+        return str(self.info["hash"])
+
+    @property
+    def size(self) -> int:
+        """Crop width and height, pixels."""
+        return int(self.info["size"])
+
+    @property
+    def faces(self) -> list[PlanFace]:
+        """All faces, in the order that ``PlanRow.face`` counts."""
+        return [PlanFace(d, s, sha, row, tuple(seen)) for d, s, sha, row, seen in self.info["faces"]]
+
+    def find(self, faces: Path | None = None) -> list[FaceSource]:
+        """The planned faces in ``faces``, or where they were when the plan was made.
+
+        Raises:
+            ManifestError: a planned face is not there, or is another picture now; or they have no pictures.
+        """
+        wanted = self.faces
+        if any(face.database == VIRTUAL for face in wanted):
+            raise ManifestError(f"the plan {self.folder} is of people without pictures; use --kind flow")
+        folder = faces or self.folder / str(self.info.get("faces_path", ""))
+        here = {tuple(source.identity): source for source in find_faces(folder)}
+        for face in wanted:
+            if face.identity not in here:
+                raise ManifestError(
+                    f"{folder} does not hold the planned face {face.key} (or another picture of it); "
+                    "give the folder it was planned from as --faces, or plan anew"
+                )
+        return [here[face.identity] for face in wanted]
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @overload
+    def __getitem__(self, index: int) -> PlanRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredPlan: ...
+    def __getitem__(self, index: int | slice) -> PlanRow | StoredPlan:
+        if isinstance(index, slice):
+            return StoredPlan(self.folder, self.info, self._part[index])
+        return plan_row(self._line(self._part[index]))
+
+    def __iter__(self) -> Iterator[PlanRow]:
+        for index in self._part:
+            yield plan_row(self._line(index))
+
+    def _line(self, index: int) -> dict[str, Any]:
+        group, place = divmod(index, _GROUP)
+        if self._group[0] != group:
+            if self._file is None:
+                self._file = pq.ParquetFile(self.folder / ROWS_FILE)
+            self._group = (group, self._file.read_row_group(group).to_pylist())
+        line: dict[str, Any] = self._group[1][place]
+        return line
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All rows of the file as tables, one part at a time."""
+        file = pq.ParquetFile(self.folder / ROWS_FILE)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)

@@ -1,0 +1,180 @@
+"""Rows of a design over faces, drawn one after another; the same design, seed and inputs give the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from mesynth import facs, seeds
+from mesynth.corpus.au_sources import AUSource, Drawn
+from mesynth.corpus.design import MAX_ROWS, AUDesign, Design, Intensity, parse_intensity
+from mesynth.corpus.plan import PlanRow
+from mesynth.emotions import AUSampling
+from mesynth.errors import ConfigError
+from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.prior import WARP_LIMIT
+from mesynth.temporal import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count
+from mesynth.types import AUVector
+
+_WEAKEST, _STRONGEST = 0.02, facs.LETTER_INTENSITY["D"]  # FACS E is no micro-expression
+_WEAK_SIDE = 0.35
+_GIVEN = Intensity("given")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a source's factors."""
+
+    entry: int
+    intensity: Intensity
+    sides: str
+    profile: str
+    nuisance: Nuisance
+
+
+class Planner:
+    """All rows of a design over ``n_faces`` faces. Each row's random numbers depend on the seed and its index alone."""
+
+    def __init__(self, design: Design, n_faces: int, sources: Mapping[str, AUSource]) -> None:
+        """Raises MesynthError without faces, for an emotion that a source cannot draw, or for too many rows."""
+        if n_faces < 1:
+            raise ConfigError("there is no face to plan for; give --faces a folder with pictures")
+        self.design, self.n_faces, self.sources = design, n_faces, sources
+        distributions = [parse_intensity(text) for text in design.aus.intensity]
+        levels = list(product(design.clip.profiles, design.nuisance.levels()))
+        self.cells: dict[tuple[str, str], list[Cell]] = {}
+        for emotion, (name, source) in product(design.emotions, sources.items()):
+            n = source.choices(emotion)
+            shown = [(_GIVEN, "given")] if name == "fixed" else list(product(distributions, design.aus.sides))
+            self.cells[emotion, name] = [
+                Cell(entry, how, side, profile, nuisance)
+                for entry, (how, side), (profile, nuisance) in product(range(n), shown, levels)
+            ]
+        if len(self) > MAX_ROWS:
+            raise ConfigError(f"the design has {len(self)} rows, more than {MAX_ROWS}; take levels out or count rows")
+
+    def __len__(self) -> int:
+        rows = self.design.rows
+        if rows.mode == "count":
+            return rows.count
+        return rows.seeds * self.n_faces * sum(map(len, self.cells.values()))
+
+    def __iter__(self) -> Iterator[PlanRow]:
+        drawn = self._balanced() if self.design.rows.mode == "count" else self._all()
+        for index, (emotion, name, cell, face) in enumerate(drawn):
+            yield self._row(index, emotion, name, cell, face)
+
+    def _all(self) -> Iterator[tuple[str, str, Cell, int]]:
+        """A repetition after the other, so that a plan's beginning is complete in itself."""
+        for _ in range(self.design.rows.seeds):
+            for (emotion, name), cells in self.cells.items():
+                for cell, face in product(cells, range(self.n_faces)):
+                    yield emotion, name, cell, face
+
+    def _balanced(self) -> Iterator[tuple[str, str, Cell, int]]:
+        """Emotions by their shares; in each, sources, cells and faces once a round, in an order of the round's own."""
+        emotions, names = self.design.emotions, list(self.sources)
+        weights = np.array(self.design.weights)
+        made = np.zeros(len(emotions), np.int64)
+        rounds = Rounds(self.design.seed)
+        for index in range(self.design.rows.count):
+            # The emotion that lags most behind its share; ties go to the first.
+            c = int(np.argmax(np.round(weights * (index + 1) - made, 9)))
+            turn = int(made[c])
+            made[c] += 1
+            name = names[rounds.take(f"source/{c}", turn, len(names))]
+            cells = self.cells[emotions[c], name]
+            cell = cells[rounds.take(f"cell/{c}/{name}", turn // len(names), len(cells))]
+            yield emotions[c], name, cell, rounds.take(f"face/{c}", turn, self.n_faces)
+
+    def _row(self, index: int, emotion: str, name: str, cell: Cell, face: int) -> PlanRow:
+        design = self.design
+        rng = seeds.stream(design.seed, "design", index)
+        source = self.sources[name]
+        drawn = source.draw(emotion, cell.entry, rng)
+        vector = show(drawn, cell.intensity, cell.sides, design.aus, rng, one_sided=source.one_sided)
+        # The text is what the plan's file keeps; the row holds what is read back from it.
+        profile = Profile.parse(draw_profile(cell.profile, rng).text())
+        seconds = float(np.clip(rng.uniform(*design.clip.duration), MIN_DURATION_S, MAX_DURATION_S))
+        return PlanRow(
+            index=index,
+            face=face,
+            emotion=drawn.emotion,
+            intensity=tuple((float(left), float(right)) for left, right in vector.intensity),
+            au_source=name,
+            profile=profile,
+            n_frames=frame_count(seconds, design.clip.fps),
+            fps=design.clip.fps,
+            nuisance=cell.nuisance,
+            seed=int(rng.integers(2**31)),
+            au_seen=drawn.seen,
+        )
+
+
+class Rounds:
+    """Takes each of n things once a round, in a random order of the round's own; equal turns take equal things."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+
+    def take(self, name: str, turn: int, n: int) -> int:
+        """Which of ``n`` things ``name`` is at on this turn."""
+        number = turn // n
+        if self._orders.get(name, (-1, None))[0] != number:
+            order = seeds.stream(self._seed, f"round/{name}", number).permutation(n)
+            self._orders[name] = (number, order)
+        return int(self._orders[name][1][turn % n])
+
+
+def show(
+    drawn: Drawn, how: Intensity, sides: str, config: AUDesign, rng: np.random.Generator, *, one_sided: bool
+) -> AUVector:
+    """The AU vector of one clip: sides, then intensities, then what excludes each other damped.
+
+    A midline AU has no sides. Drawn values stay in [.02, .75] and within what a warp can show
+    (:data:`mesynth.motion.prior.WARP_LIMIT`); fixed requests are left as they are.
+    """
+    if how.kind == "given":
+        return AUVector(drawn.strength.astype(np.float32))
+    present = drawn.strength != 0
+    known = np.where(present & ~np.isnan(drawn.strength), drawn.strength, 0)
+    gain = np.ones((len(facs.AU_CODES), 2))
+    weak_side, weak = int(rng.integers(2)), float(rng.uniform(0, _WEAK_SIDE))
+    if rng.random() < config.unilateral and sides == "drawn" and not one_sided:
+        gain[:, weak_side] = weak
+    base = _draw(how, rng)
+    smooth = how.kind in ("uniform", "beta", "coded")
+    level = base * np.exp(config.spread * rng.standard_normal(len(base))) if smooth else base
+    apart = np.exp(config.side_spread * rng.standard_normal(gain.shape)) if smooth else np.ones(gain.shape)
+    both = known.max(1, keepdims=True) * np.ones(2)
+    midline = np.array([code in facs.MIDLINE for code in facs.AU_CODES])
+    whole = present.any(1)
+    if sides != "drawn":
+        present, known = np.repeat(whole[:, None], 2, 1), both
+    if sides in ("left", "right"):
+        gain[:, 1 if sides == "left" else 0] = 0
+    present[midline], known[midline] = whole[midline, None], both[midline]
+    gain[midline], apart[midline] = 1, 1
+    value = np.clip(level[:, None] * apart, _WEAKEST, _STRONGEST)
+    if how.kind == "coded":
+        value = np.where(known > 0, np.clip(known, _WEAKEST, 1), value)
+    value = np.where(gain > 0, np.maximum(value * gain, _WEAKEST), 0)
+    for code, limit in WARP_LIMIT.items():
+        value[facs.AU_INDEX[code]] = np.minimum(value[facs.AU_INDEX[code]], limit)
+    return facs.damp(AUVector(np.where(present, value, 0).astype(np.float32)))
+
+
+def _draw(how: Intensity, rng: np.random.Generator) -> np.ndarray:
+    """[K] independent draws of a distribution."""
+    k = len(facs.AU_CODES)
+    if how.kind == "beta":
+        return np.asarray(rng.beta(how.values[0], how.values[1], k))
+    if how.kind in ("letters", "level"):
+        return np.asarray(rng.choice(how.values, k))
+    usual = AUSampling()
+    low, high = how.values if how.kind == "uniform" else (usual.intensity_min, usual.intensity_max)
+    return np.asarray(rng.uniform(low, high, k))

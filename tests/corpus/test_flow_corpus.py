@@ -1,0 +1,196 @@
+"""Corpora of flow alone: what rows say, the same bytes from any number of processes, read by the recognizer."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from mesynth import facs, shards
+from mesynth.cli import main
+from mesynth.corpus.design import load_design
+from mesynth.corpus.flow_corpus import Batches, generate_flow
+from mesynth.corpus.make_plan import draft_plan
+from mesynth.corpus.plan import Plan, PlanConfig
+from mesynth.corpus.verify import verify
+from mesynth.errors import MesynthError
+from mesynth.generators.pipeline import save_pipeline
+from mesynth.manifest import Manifest
+from mesynth.motion.flow_prior import OFF, FlowNuisance
+from mesynth.motion.nuisance import Nuisance
+from recognizer.data import load
+from tests.corpus.coded import coded_manifest, made_bytes
+from tests.generators.gan_facts import facts
+from tests.generators.test_flow_gan import network
+
+CONFIG = PlanConfig(
+    emotions=("negative", "positive", "surprise"), count=30, nuisance=Nuisance(head=1, blink=0.3, style=1)
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return generate_flow(CONFIG, tmp_path_factory.mktemp("flow") / "corpus", people=7)
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gan") / "g"
+    save_pipeline(folder, {"generator": network()}, facts("flow_gan"), "# card\n", size=28)
+    return folder
+
+
+def _cli(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_rows_without_frames(corpus: Manifest) -> None:
+    assert len(corpus) == 30
+    plan = Plan(CONFIG, 7)
+    for row, planned in zip(corpus, plan, strict=True):
+        assert row.frames is None
+        assert shards.read_flow(corpus.root, row).shape == (2, 28, 28)
+        assert (row.emotion, row.provenance.plan_row) == (planned.emotion, planned.index)
+        assert row.au_text == facs.format_vector(planned.aus) == row.provenance.aus_asked
+        assert row.provenance.subjects_seen == (row.subject_key,)
+        assert row.subject_key.startswith("flow-prior/p0000")
+        assert row.provenance.generator == "flow-prior"
+    assert corpus.column("label").tolist() == ["negative", "positive", "surprise"] * 10
+    assert not list(corpus.root.glob("frames*"))
+    assert verify(corpus.root).clean
+
+
+def test_the_recognizer_reads_it(corpus: Manifest) -> None:
+    loaded = load(corpus)
+    assert loaded.x.shape == (30, 3, 28, 28)
+    assert loaded.synthetic.all()
+    assert loaded.class_counts.tolist() == [10, 10, 10]
+    for image, row in zip(loaded.x, corpus, strict=True):  # of the recognizer's own size: not resampled
+        np.testing.assert_array_equal(image[:2], shards.read_flow(corpus.root, row))
+
+
+def test_batches_give_each_row_once_and_slices_too() -> None:
+    rows = Plan(replace(CONFIG, count=600), 3)
+    jobs = list(Batches(rows))
+    assert [job.together[job.place].index for job in jobs] == list(range(600))
+    part = list(Batches(rows)[100:400][200:250])
+    assert [job.together[job.place].index for job in part] == list(range(300, 350))
+    assert len(Batches(rows)[100:400]) == 300
+
+
+def test_a_longer_corpus_begins_with_the_shorter(corpus: Manifest, tmp_path: Path) -> None:
+    longer = generate_flow(replace(CONFIG, count=50), tmp_path / "longer", people=7)
+    for index in range(30):
+        a, b = corpus.row(index), longer.row(index)
+        assert (a.clip_id, a.provenance.seed) == (b.clip_id, b.provenance.seed)
+        np.testing.assert_array_equal(shards.read_flow(corpus.root, a), shards.read_flow(longer.root, b))
+
+
+@pytest.mark.slow
+def test_the_same_bytes_from_one_process_and_two(corpus: Manifest, tmp_path: Path) -> None:
+    generate_flow(CONFIG, tmp_path / "two", people=7, workers=2)
+    assert made_bytes(tmp_path / "two") == made_bytes(corpus.root)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(tmp_path: Path) -> None:
+    """kill -9 after the first shards; the same command makes only the others, and ends with the same bytes."""
+    args = ["--kind", "flow", "--emotion", "fear,surprise", "--count", "1600", "--workers", "2", "--out"]
+    command = [sys.executable, "-m", "mesynth", "generate", *args]
+    out = tmp_path / "a"
+    running = subprocess.Popen(
+        [*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("parts/*/manifest.parquet"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert running.returncode == -signal.SIGKILL
+    assert not (out / "manifest.parquet").exists()
+    finished = {
+        p.parent.name: (out / f"flow-{p.parent.name}.tar").stat().st_mtime_ns
+        for p in out.glob("parts/*/manifest.parquet")
+    }
+    assert len(finished) >= 2
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    for name, written in finished.items():
+        assert (out / f"flow-{name}.tar").stat().st_mtime_ns == written  # never made twice
+    subprocess.run([*command, str(tmp_path / "b")], check=True, capture_output=True)
+    assert made_bytes(out) == made_bytes(tmp_path / "b")
+
+
+def test_a_plan_names_whose_labels_were_seen(tmp_path: Path) -> None:
+    manifest = coded_manifest(tmp_path / "coded")
+    design = load_design(None, ["rows.count=12", "aus.sources=[coded]", "nuisance.head=[0,1]"])
+    plan = draft_plan(design, people=4, aus_from=manifest.root, exclude=("db/01",)).write(tmp_path / "plan")
+    made = generate_flow(plan, tmp_path / "corpus", size=32)
+    assert verify(made.root).clean
+    for row, planned in zip(made, plan, strict=True):
+        assert set(row.provenance.subjects_seen) == {row.subject_key, *planned.au_seen}
+        assert row.height == 32
+    assert "db/01" not in {s for seen in made.subjects_seen() for s in seen}
+
+
+def test_strengths_and_labels_follow_the_options(tmp_path: Path) -> None:
+    config = PlanConfig(au=("L12=0.4",), count=2)
+    even = generate_flow(config, tmp_path / "even", nuisance=OFF)
+    assert even.row(0).au_text == "12=0.2"
+    assert even.row(0).provenance.aus_asked == "L12=0.4"
+    again = generate_flow(config, tmp_path / "sided", nuisance=replace(OFF, asymmetry=1.0))
+    assert again.row(0).au_text == "L12=0.4"
+    flow = shards.read_flow(again.root, again.row(0))
+    assert np.abs(flow[..., 14:]).sum() > 5 * np.abs(flow[..., :14]).sum()  # the subject's left is image right
+
+
+def test_a_flow_gan_is_asked_for_the_same_rows(gan: Path, tmp_path: Path) -> None:
+    from mesynth.generators.pipeline import load_pipeline
+
+    made = generate_flow(replace(CONFIG, count=20), tmp_path / "a", model=str(gan), people=3)
+    loaded = load_pipeline(gan)
+    for row, planned in zip(made, Plan(replace(CONFIG, count=20), 3), strict=True):
+        alone = loaded.sample(seeds=[planned.seed], labels=[row.label], aus=planned.aus.intensity[None], size=28)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(shards.read_flow(made.root, row), alone[0])
+        assert set(facts("flow_gan")["subjects_seen"]) <= set(row.provenance.subjects_seen)  # type: ignore[call-overload]
+        assert row.provenance.generator == "flow_gan"
+    assert verify(made.root).clean
+
+
+def test_command_line(tmp_path: Path, corpus: Manifest) -> None:
+    args = ["generate", "--kind", "flow", "--emotion", "negative,positive,surprise", "--count", 30, "--people", 7]
+    assert "30 flow images of 28 px" in _cli(*args, "--out", tmp_path / "a", "--dry-run").output
+    made = _cli(*args, "--workers", 1, "--out", tmp_path / "a")
+    assert made.exit_code == 0, made.output
+    assert made_bytes(tmp_path / "a") == made_bytes(corpus.root)  # head, blink and style are on unless switched off
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--au", "12=B", "--faces", "x"], "--faces has no effect with --kind flow"),
+        (["--au", "12=B", "--noise", "2"], "--noise has no effect with --kind flow"),
+        (["--au", "12=B", "--nuisance", "smoke=1"], "'smoke=1' is unknown"),
+        (["--au", "12=B", "--size", "8"], "of 8 pixels"),
+        (["--au", "12=B", "--model", "motion_gan"], "makes frames"),
+        (["--au", "12=B", "--model", "motion-prior"], "makes frames"),
+        (["--au", "12=B", "--model", "nobody"], "'nobody' is unknown"),
+        ([], "give either --au"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, args: list[str], says: str) -> None:
+    result = _cli("generate", "--kind", "flow", *args, "--out", tmp_path / "x", "--workers", 1)
+    assert result.exit_code == 2, result.output
+    assert says in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_gan_has_no_nuisances_to_switch(gan: Path, tmp_path: Path) -> None:
+    with pytest.raises(MesynthError, match="draws what it learned"):
+        generate_flow(CONFIG, tmp_path / "x", model=str(gan), nuisance=replace(FlowNuisance(), noise=0.0))
