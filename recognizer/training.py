@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.func import functional_call, vmap
 
 from mesynth.errors import ConfigError
@@ -92,7 +93,8 @@ def train(
         return _Chunk(task, chunks[c], config, device).run(report, watch, every)
 
     # torch's thread count belongs to the calling thread; the initializer leaves the caller's as it is.
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    one = threadpool_limits(limits=1, user_api="blas")
+    with one, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         pending = parts = [pool.submit(work, c) for c in range(len(chunks))]
         try:
             while pending:

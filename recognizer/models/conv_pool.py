@@ -35,165 +35,169 @@ def reference(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _maps(x, weight, bias, padded, maps):  # type: ignore[no-untyped-def]
-    """One clip: ``maps`` [K,s,s,16] after ReLU, the filters of a block beside each other: one vector register."""
-    blocks, side, lanes = maps.shape[0], maps.shape[1], maps.shape[3]
-    padded[:] = 0
-    padded[:, 2:-2, 2:-2] = x
-    for k in range(blocks):
-        for row in range(side):
-            for i in range(side):
-                for f in range(lanes):
-                    maps[k, row, i, f] = bias[k, f]
-            for c in range(3):
-                for dy in range(3):
-                    t = 3 * c + dy
-                    for i in range(side):
-                        a0, a1, a2 = padded[c, row + dy, i], padded[c, row + dy, i + 1], padded[c, row + dy, i + 2]
-                        for f in range(lanes):
-                            maps[k, row, i, f] += (
-                                a0 * weight[k, t, 0, f] + a1 * weight[k, t, 1, f] + a2 * weight[k, t, 2, f]
-                            )
-            for i in range(side):
-                for f in range(lanes):
-                    maps[k, row, i, f] = max(maps[k, row, i, f], np.float32(0))
+def _maps(x, weight, spare, patches, maps):  # type: ignore[no-untyped-def]
+    """One clip: ``maps`` [s*w,16] after ReLU, the filters beside each other as one vector register holds them.
+
+    Rows are w = s+2 wide, so that a patch's number is one run of the padded clip; the two columns too many are 0.
+    ``patches`` [28,s*w]: the last row is 1, which makes the bias a weight.
+    """
+    width = x.shape[2] + 4
+    side, places = width - 2, len(maps)
+    spare[:] = 0
+    for c in range(3):
+        for row in range(x.shape[1]):
+            for i in range(x.shape[2]):
+                spare[c, (row + 2) * width + 2 + i] = x[c, row, i]
+    for t in range(27):
+        at = t // 3 % 3 * width + t % 3
+        for p in range(places):
+            patches[t, p] = spare[t // 9, at + p]
+    np.dot(patches.T, weight, maps)
+    flat = maps.reshape(-1)
+    for p in range(len(flat)):
+        flat[p] = max(flat[p], np.float32(0))
+    for row in range(side):
+        for p in range((row * width + side) * LANES, (row + 1) * width * LANES):
+            flat[p] = 0
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _moments(maps, group, sizes, mean, rate, total, square):  # type: ignore[no-untyped-def]
-    """Mean and 1/sd of each stream's maps."""
-    blocks, side, lanes = maps.shape[0], maps.shape[1], maps.shape[3]
-    mean[:] = 0
-    rate[:] = 0
-    for k in range(blocks):
-        total[:] = 0
-        square[:] = 0
-        for row in range(side):
-            for i in range(side):
-                for f in range(lanes):
-                    value = maps[k, row, i, f]
-                    total[f] += value
-                    square[f] += value * value
+def _moments(maps, group, sizes, count, mean, rate, sums):  # type: ignore[no-untyped-def]
+    """Mean and 1/sd of each lane's stream: [16] each; ``sums`` [2,16] is room to work in."""
+    lanes = maps.shape[1]
+    sums[:] = 0
+    for p in range(len(maps)):
         for f in range(lanes):
-            if k * LANES + f < len(group):
-                mean[group[k * LANES + f]] += total[f]
-                rate[group[k * LANES + f]] += square[f]
-    for g in range(len(mean)):
-        count = np.float32(sizes[g] * side * side)
-        mean[g] /= count
-        rate[g] = np.float32(1) / np.sqrt(max(rate[g] / count - mean[g] * mean[g], np.float32(0)) + np.float32(EPS))
+            sums[0, f] += maps[p, f]
+            sums[1, f] += maps[p, f] * maps[p, f]
+    mean[:] = 0
+    rate[:] = 1
+    for f in range(len(group)):
+        total, square = np.float32(0), np.float32(0)
+        for other in range(len(group)):
+            if group[other] == group[f]:
+                total += sums[0, other]
+                square += sums[1, other]
+        n = np.float32(sizes[group[f]] * count)
+        mean[f] = total / n
+        rate[f] = np.float32(1) / np.sqrt(max(square / n - mean[f] * mean[f], np.float32(0)) + np.float32(EPS))
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _pool(maps, sign, best, places):  # type: ignore[no-untyped-def]
-    """Largest of ``sign`` [K,16] times the maps in every 3x3 window, and where: [K,P,P,16] float32 and int32."""
-    blocks, side, pools, lanes = maps.shape[0], maps.shape[1], best.shape[1], maps.shape[3]
-    for k in range(blocks):
-        for i in range(pools):
-            for j in range(pools):
-                for f in range(lanes):
-                    best[k, i, j, f] = np.float32(-np.inf)
-                for row in range(max(3 * i - 1, 0), min(3 * i + 2, side)):
-                    for column in range(max(3 * j - 1, 0), min(3 * j + 2, side)):
-                        here = np.int32(row * side + column)
-                        for f in range(lanes):
-                            value = sign[k, f] * maps[k, row, column, f]
-                            larger = value > best[k, i, j, f]
-                            best[k, i, j, f] = value if larger else best[k, i, j, f]
-                            places[k, i, j, f] = here if larger else places[k, i, j, f]
+def _pool(maps, side, sign, best, places):  # type: ignore[no-untyped-def]
+    """Largest of ``sign`` [16] times the maps in every 3x3 window, and where: [P,P,16] float32 and int32."""
+    width, pools, lanes = side + 2, len(best), maps.shape[1]
+    for i in range(pools):
+        for j in range(pools):
+            for f in range(lanes):
+                best[i, j, f] = np.float32(-np.inf)
+            for row in range(max(3 * i - 1, 0), min(3 * i + 2, side)):
+                for column in range(max(3 * j - 1, 0), min(3 * j + 2, side)):
+                    here = np.int32(row * width + column)
+                    for f in range(lanes):
+                        value = sign[f] * maps[here, f]
+                        larger = value > best[i, j, f]
+                        best[i, j, f] = value if larger else best[i, j, f]
+                        places[i, j, f] = here if larger else places[i, j, f]
 
 
-@njit(cache=True, nogil=True, fastmath={"nsz", "arcp", "contract", "reassoc"})
-def _forward(x, weight, bias, gamma, beta, sign, group, sizes, out):  # type: ignore[no-untyped-def]
-    n, blocks, side = len(x), len(weight), x.shape[2] + 2
-    cells = ((side - 1) // 3 + 1) // 2
-    padded = np.empty((3, side + 2, side + 2), np.float32)
-    maps = np.empty((blocks, side, side, LANES), np.float32)
-    best = np.empty((blocks, 2 * cells, 2 * cells, LANES), np.float32)
-    places = np.empty((blocks, 2 * cells, 2 * cells, LANES), np.int32)
-    mean, rate = np.empty(len(sizes), np.float32), np.empty(len(sizes), np.float32)
-    total, square = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+_OPEN = {"nsz", "arcp", "contract", "reassoc"}  # all of fastmath but the promise that nothing is infinite
+
+
+@njit(cache=True, nogil=True, fastmath=_OPEN)
+def _forward(x, weight, gamma, beta, group, sizes, out):  # type: ignore[no-untyped-def]
+    n, side = len(x), x.shape[2] + 2
+    cells, filters = ((side - 1) // 3 + 1) // 2, len(group)
+    spare = np.empty((3, (side + 5) * (side + 2)), np.float32)
+    patches = np.ones((28, side * (side + 2)), np.float32)
+    maps = np.empty((side * (side + 2), LANES), np.float32)
+    best = np.empty((2 * cells, 2 * cells, LANES), np.float32)
+    places = np.empty((2 * cells, 2 * cells, LANES), np.int32)
+    mean, rate, sums = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty((2, LANES), np.float32)
+    gain, shift, sign = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.ones(LANES, np.float32)
+    for f in range(filters):
+        sign[f] = np.float32(-1) if gamma[f] < 0 else np.float32(1)
     for b in range(n):
-        _maps(x[b], weight, bias, padded, maps)
-        _moments(maps, group, sizes, mean, rate, total, square)
-        _pool(maps, sign, best, places)
-        for m in range(len(group)):
-            k, f = m // LANES, m % LANES
-            gain = gamma[m] * rate[group[m]]
-            shift = beta[m] - mean[group[m]] * gain
-            for i in range(2 * cells):
-                for j in range(2 * cells):
-                    value = sign[k, f] * best[k, i, j, f]
-                    out[b, (m * cells + i // 2) * cells + j // 2] += np.float32(0.25) * (gain * value + shift)
+        _maps(x[b], weight, spare, patches, maps)
+        _moments(maps, group, sizes, side * side, mean, rate, sums)
+        _pool(maps, side, sign, best, places)
+        for f in range(filters):
+            gain[f] = gamma[f] * rate[f] * sign[f] * np.float32(0.25)
+            shift[f] = beta[f] - mean[f] * gamma[f] * rate[f]
+        for i in range(cells):
+            for j in range(cells):
+                for f in range(filters):
+                    four = best[2 * i, 2 * j, f] + best[2 * i, 2 * j + 1, f]
+                    four += best[2 * i + 1, 2 * j, f] + best[2 * i + 1, 2 * j + 1, f]
+                    out[b, (f * cells + i) * cells + j] = gain[f] * four + shift[f]
 
 
-@njit(cache=True, nogil=True, fastmath={"nsz", "arcp", "contract", "reassoc"})
-def _backward(x, weight, bias, gamma, sign, group, sizes, gradient, d_weight, d_bias, d_gamma, d_beta):  # type: ignore[no-untyped-def]
-    n, blocks, side = len(x), len(weight), x.shape[2] + 2
-    cells = ((side - 1) // 3 + 1) // 2
-    padded = np.empty((3, side + 2, side + 2), np.float32)
-    maps = np.empty((blocks, side, side, LANES), np.float32)
-    best = np.empty((blocks, 2 * cells, 2 * cells, LANES), np.float32)
-    places = np.empty((blocks, 2 * cells, 2 * cells, LANES), np.int32)
-    mean, rate = np.empty(len(sizes), np.float32), np.empty(len(sizes), np.float32)
-    total, square = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    first, second = np.empty(len(sizes), np.float32), np.empty(len(sizes), np.float32)
-    per, flat = np.zeros((blocks, LANES), np.float32), np.zeros((blocks, LANES), np.float32)
-    slope = np.empty((side * side, LANES), np.float32)
-    patches = np.empty((27, side * side), np.float32)
-    lanes = slope.shape[1]
+@njit(cache=True, nogil=True, fastmath=_OPEN)
+def _backward(x, weight, gamma, group, sizes, gradient, d_weight, d_gamma, d_beta):  # type: ignore[no-untyped-def]
+    n, side = len(x), x.shape[2] + 2
+    cells, filters, width = ((side - 1) // 3 + 1) // 2, len(group), side + 2
+    spare = np.empty((3, (side + 5) * width), np.float32)
+    patches = np.ones((28, side * width), np.float32)
+    maps = np.empty((side * width, LANES), np.float32)
+    best = np.empty((2 * cells, 2 * cells, LANES), np.float32)
+    places = np.empty((2 * cells, 2 * cells, LANES), np.int32)
+    mean, rate, sums = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty((2, LANES), np.float32)
+    above = np.zeros((cells, cells, LANES), np.float32)
+    first, second, sign = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.ones(LANES, np.float32)
+    per, level = np.zeros(width * LANES, np.float32), np.zeros(width * LANES, np.float32)
+    slope, product = np.empty((side * width, LANES), np.float32), np.empty((28, LANES), np.float32)
+    seen, flat = maps.reshape(-1), slope.reshape(-1)
+    lanes = maps.shape[1]
+    for f in range(filters):
+        sign[f] = np.float32(-1) if gamma[f] < 0 else np.float32(1)
     for b in range(n):
-        _maps(x[b], weight, bias, padded, maps)
-        _moments(maps, group, sizes, mean, rate, total, square)
-        _pool(maps, sign, best, places)
-        for t in range(27):
-            c, dy, dx = t // 9, t // 3 % 3, t % 3
-            for row in range(side):
-                for i in range(side):
-                    patches[t, row * side + i] = padded[c, row + dy, i + dx]
+        _maps(x[b], weight, spare, patches, maps)
+        _moments(maps, group, sizes, side * side, mean, rate, sums)
+        _pool(maps, side, sign, best, places)
+        for f in range(filters):
+            for i in range(cells):
+                for j in range(cells):
+                    above[i, j, f] = np.float32(0.25) * gradient[b, (f * cells + i) * cells + j]
         first[:] = 0
         second[:] = 0
-        for m in range(len(group)):
-            k, f, g = m // LANES, m % LANES, group[m]
-            for i in range(2 * cells):
-                for j in range(2 * cells):
-                    d = np.float32(0.25) * gradient[b, (m * cells + i // 2) * cells + j // 2]
-                    normed = (sign[k, f] * best[k, i, j, f] - mean[g]) * rate[g]
-                    d_gamma[m] += d * normed
-                    d_beta[m] += d
-                    first[g] += d * gamma[m]
-                    second[g] += d * gamma[m] * normed
-        for m in range(len(group)):  # what every place of a stream gets, by its value
-            g = group[m]
-            count = np.float32(sizes[g] * side * side)
-            per[m // LANES, m % LANES] = -rate[g] * rate[g] * second[g] / count
-            flat[m // LANES, m % LANES] = -rate[g] * first[g] / count + rate[g] * rate[g] * second[g] / count * mean[g]
-        for k in range(blocks):
-            seen = maps[k].reshape(side * side, LANES)
-            for place in range(side * side):
+        for i in range(2 * cells):
+            for j in range(2 * cells):
                 for f in range(lanes):
-                    slope[place, f] = flat[k, f] + per[k, f] * seen[place, f]
-            for m in range(k * LANES, min((k + 1) * LANES, len(group))):
-                f, g = m % LANES, group[m]
-                for i in range(2 * cells):
-                    for j in range(2 * cells):
-                        d = np.float32(0.25) * gradient[b, (m * cells + i // 2) * cells + j // 2]
-                        slope[places[k, i, j, f], f] += rate[g] * d * gamma[m]
-            for place in range(side * side):
-                for f in range(lanes):
-                    slope[place, f] = slope[place, f] if seen[place, f] > 0 else np.float32(0)
-                    d_bias[k, f] += slope[place, f]
-            # Patches [27,s*s] times slopes [s*s,16]: a product this small is fastest in BLAS.
-            d_weight[k] += np.dot(patches, slope)
+                    d = above[i // 2, j // 2, f]
+                    first[f] += d
+                    second[f] += d * (sign[f] * best[i, j, f] - mean[f]) * rate[f]
+        for f in range(filters):
+            d_beta[f] += first[f]
+            d_gamma[f] += second[f]
+            one, two = np.float32(0), np.float32(0)
+            for other in range(filters):
+                if group[other] == group[f]:
+                    one += first[other] * gamma[other]
+                    two += second[other] * gamma[other]
+            count = np.float32(sizes[group[f]] * side * side)
+            slant = -rate[f] * rate[f] * two / count  # what every place of the stream gets, by its value
+            for i in range(width):
+                per[i * LANES + f] = slant
+                level[i * LANES + f] = -rate[f] * one / count - slant * mean[f]
+        for row in range(side):
+            start = row * width * LANES
+            for i in range(width * LANES):
+                value = level[i] + per[i] * seen[start + i]
+                flat[start + i] = value if seen[start + i] > 0 else np.float32(0)
+        for i in range(2 * cells):
+            for j in range(2 * cells):
+                for f in range(filters):
+                    if best[i, j, f] * sign[f] > 0:
+                        slope[places[i, j, f], f] += rate[f] * gamma[f] * above[i // 2, j // 2, f]
+        np.dot(patches, slope, product)
+        d_weight += product
 
 
-def _blocked(weight: np.ndarray, bias: np.ndarray, gamma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights [K,9,3,16], biases and signs of gamma [K,16]: filters in blocks of 16, the last filled up with zeros."""
-    blocks = -(-len(weight) // LANES)
-    filled = np.zeros((blocks * LANES, 29), np.float32)
-    filled[: len(weight)] = np.concatenate([weight, bias[:, None], np.where(gamma < 0, -1, 1)[:, None]], 1)
-    cut = filled.reshape(blocks, LANES, 29).transpose(0, 2, 1)
-    return np.ascontiguousarray(cut[:, :27].reshape(blocks, 9, 3, LANES)), cut[:, 27].copy(), cut[:, 28].copy()
+def _laid(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Weights and biases as [28,16], filled up with zeros."""
+    out = np.zeros((28, LANES), np.float32)
+    out[:27, : len(weight)], out[27, : len(weight)] = weight.T, bias
+    return out
 
 
 class _ConvPool(torch.autograd.Function):
@@ -204,8 +208,7 @@ class _ConvPool(torch.autograd.Function):
         cells = ((x.shape[-1] + 1) // 3 + 1) // 2
         out = np.zeros((len(x), len(weight) * cells * cells), np.float32)
         clips, w, b, g, shift = (t.detach().contiguous().numpy() for t in (x, weight, bias, gamma, beta))
-        blocked, biases, signs = _blocked(w, b, g)
-        _forward(clips, blocked, biases, g, shift, signs, group, np.bincount(group), out)
+        _forward(clips, _laid(w, b), g, shift, group, np.bincount(group), out)
         return torch.from_numpy(out)
 
     @staticmethod
@@ -216,16 +219,10 @@ class _ConvPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         clips, w, b, g, _ = (t.detach().contiguous().numpy() for t in ctx.saved_tensors)
-        blocked, biases, signs = _blocked(w, b, g)
-        d_blocked = np.zeros((len(blocked), 27, LANES), np.float32)
-        d_biases, d_gamma, d_beta = (np.zeros_like(a) for a in (biases, g, g))
-        above = gradient.contiguous().numpy()
-        sizes = np.bincount(ctx.group)
-        _backward(
-            clips, blocked, biases, g, signs, ctx.group, sizes, above, d_blocked, d_biases, d_gamma, d_beta
-        )  # fmt: skip
-        filters = d_blocked.transpose(0, 2, 1).reshape(-1, 27)[: len(w)]
-        found = (filters, d_biases.reshape(-1)[: len(w)], d_gamma, d_beta)
+        laid, above = _laid(w, b), gradient.contiguous().numpy()
+        d_laid, d_gamma, d_beta = (np.zeros_like(a) for a in (laid, g, g))
+        _backward(clips, laid, g, ctx.group, np.bincount(ctx.group), above, d_laid, d_gamma, d_beta)
+        found = (d_laid[:27, : len(w)].T, d_laid[27, : len(w)], d_gamma, d_beta)
         return (None, *(torch.from_numpy(np.ascontiguousarray(a)) for a in found), None)
 
     @staticmethod
@@ -254,7 +251,7 @@ def conv_pool(
     ``group`` [F] int64: the stream of each filter, from 0. Padding 2; ReLU; the mean and variance of a stream's maps
     taken out; largest of 3x3, then means of 2x2 (c = 5 for S = 28). Gradients reach the four parameters, not ``x``.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or len(weight) > LANES:
         return reference(x, weight, bias, gamma, beta, group)
     out: torch.Tensor = _ConvPool.apply(x, weight, bias, gamma, beta, group)
     return out

@@ -167,5 +167,5 @@ def test_a_gpu_gives_what_the_cpu_gives(network: str, sets: dict[str, FlowSet]) 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_a_gpu_that_is_not_here_is_named(sets: dict[str, FlowSet]) -> None:
-    with pytest.raises(ConfigError, match="train.device=cuda is not here"):
+    with pytest.raises(ConfigError, match=r"train\.device=cuda is not here"):
         train(task_of("ststnet", sets["real"]), TrainConfig(batch=8, device="cuda"))
