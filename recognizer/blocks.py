@@ -7,9 +7,11 @@ block it stands in, so neither does any figure.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,10 +66,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Members trained: predictions of their test clips, their tensors, and the oracle's rows if it was asked."""
+    """Members trained: predictions of their test clips, and the oracle's rows if it was asked. Their tensors are in
+    the block's file alone, so that memory does not grow with folds and seeds."""
 
     table: pa.Table
-    tensors: dict[str, torch.Tensor]
     n_parameters: int
     oracle: pa.Table = field(default_factory=lambda: pa.table({n: [] for n in ORACLE_SCHEMA.names}, ORACLE_SCHEMA))
 
@@ -111,10 +113,9 @@ def run_blocks(
                 if progress:
                     progress(round(100 * (first + n * done / max(of, 1))), 100 * total)
 
-            found = _train(block, real, config, condition, given, oracle, report)
-            found = found if keep else replace(found, tensors={})
+            found, tensors = _train(block, real, config, condition, given, oracle, report)
             if parts is not None:
-                _write(parts, number, found)
+                _write(parts, number, found, tensors if keep else {})
         out.append(found)
         if progress:
             progress(100 * (first + len(block)), 100 * total)
@@ -129,7 +130,7 @@ def _train(
     given: Given,
     oracle: bool,
     progress: Progress,
-) -> Outcome:
+) -> tuple[Outcome, dict[str, torch.Tensor]]:
     mixture = block[0].mixture
     seen: list[list[np.ndarray]] = [[] for _ in block]  # a member belongs to one thread
 
@@ -149,8 +150,8 @@ def _train(
         tables.append(predictions.fold_table(condition, place.seed, fold, real, scores))
         if oracle:
             best.append(_oracle_rows(place, real, [*seen[i], scores.argmax(1)]))
-    outcome = {"table": predictions.join(tables), "tensors": trained.tensors(), "n_parameters": trained.n_parameters}
-    return Outcome(**outcome, **({"oracle": pa.concat_tables(best)} if oracle else {}))
+    outcome = Outcome(table=predictions.join(tables), n_parameters=trained.n_parameters)
+    return (replace(outcome, oracle=pa.concat_tables(best)) if oracle else outcome), trained.tensors()
 
 
 def _oracle_rows(place: Place, real: FlowSet, predicted: Sequence[np.ndarray]) -> pa.Table:
@@ -167,14 +168,14 @@ def _oracle_rows(place: Place, real: FlowSet, predicted: Sequence[np.ndarray]) -
 # ---------------------------------------------------------------- files
 
 
-def _write(parts: Path, number: int, outcome: Outcome) -> None:
+def _write(parts: Path, number: int, outcome: Outcome, tensors: dict[str, torch.Tensor]) -> None:
     """The tensors come last: a block without them is not done."""
     parts.mkdir(exist_ok=True)
     predictions.write_table(outcome.table, parts / f"{number:05d}.parquet")
     predictions.write_table(outcome.oracle, parts / f"{number:05d}.oracle.parquet")
     meta = {"n_parameters": str(outcome.n_parameters)}
-    tensors = {name: value.contiguous() for name, value in outcome.tensors.items()}
-    write_bytes(parts / f"{number:05d}.safetensors", safetensors_bytes(tensors, metadata=meta))
+    kept = {name: value.contiguous() for name, value in tensors.items()}
+    write_bytes(parts / f"{number:05d}.safetensors", safetensors_bytes(kept, metadata=meta))
 
 
 def read_block(parts: Path, number: int) -> Outcome | None:
@@ -187,26 +188,55 @@ def read_block(parts: Path, number: int) -> Outcome | None:
     if not file.is_file():
         return None
     try:
-        with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        with safe_open(file, framework="np") as opened:
             n_parameters = int(json.loads((opened.metadata() or {})["n_parameters"]))
         oracle = pa.parquet.read_table(parts / f"{number:05d}.oracle.parquet", schema=ORACLE_SCHEMA)
         table = predictions.read_table(parts / f"{number:05d}.parquet")
     except (SafetensorError, OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
         raise RunFolderError(f"{file} is damaged ({error}); remove it and run the same command again") from None
-    return Outcome(table=table, tensors=tensors, n_parameters=n_parameters, oracle=oracle)
+    return Outcome(table=table, n_parameters=n_parameters, oracle=oracle)
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
     """All members of a run, in order."""
-    first = outcomes[0]
-    tensors = first.tensors
-    if len(outcomes) > 1:
-        tensors = {name: torch.cat([o.tensors[name] for o in outcomes]) for name in first.tensors}
-    return Outcome(
-        table=predictions.join([o.table for o in outcomes]), tensors=tensors, n_parameters=first.n_parameters,
-        oracle=pa.concat_tables([o.oracle for o in outcomes]).combine_chunks(),
-    )  # fmt: skip
+    table = predictions.join([o.table for o in outcomes])
+    oracle = pa.concat_tables([o.oracle for o in outcomes]).combine_chunks()
+    return Outcome(table=table, n_parameters=outcomes[0].n_parameters, oracle=oracle)
+
+
+def write_weights(folder: Path, file: Path, metadata: dict[str, str]) -> None:
+    """The tensors of all blocks, one block after the other along dimension 0, as one safetensors file.
+
+    Written piece by piece, a tensor of one block in memory at a time. Nothing is written where blocks kept no tensors.
+    """
+    parts = sorted(p for p in (folder / PARTS).glob("*.safetensors"))
+    shapes: dict[str, list[int]] = {}
+    kinds: dict[str, str] = {}
+    for part in parts:
+        with safe_open(part, framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                piece = opened.get_slice(name)
+                shape = piece.get_shape()
+                kinds[name] = piece.get_dtype()
+                shapes[name] = [shapes[name][0] + shape[0], *shape[1:]] if name in shapes else list(shape)
+    if not shapes:
+        return
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, shape in sorted(shapes.items()):
+        size = int(np.prod(shape)) * int(kinds[name].lstrip("BFIU")) // 8
+        header[name] = {"dtype": kinds[name], "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = file.with_name(file.name + ".tmp")
+    with open(temporary, "wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(shapes):
+            for part in parts:
+                with safe_open(part, framework="np") as opened:
+                    out.write(np.ascontiguousarray(opened.get_tensor(name)).tobytes())
+    os.replace(temporary, file)
 
 
 def remove(folder: Path) -> None:

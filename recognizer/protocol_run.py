@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from safetensors.torch import save as safetensors_bytes
 
 from mesynth.errors import ConfigError, RunFolderError
 from mesynth.manifest import Manifest
-from mesynth.stage import claim_folder, write_bytes, write_text
+from mesynth.stage import claim_folder, write_text
 from recognizer import ledger, predictions
 from recognizer.beginnings import Beginning, begin
-from recognizer.blocks import Outcome, joined, places_of, remove, run_blocks
+from recognizer.blocks import Outcome, joined, places_of, remove, run_blocks, write_weights
 from recognizer.config import RunConfig, config_hash, config_yaml, effective
 from recognizer.data import FlowSet
 from recognizer.fitting import Member, Trained
@@ -125,8 +123,7 @@ def _alone(run: _Run, progress: Progress | None) -> LosoResult:
     if folder is not None:
         predictions.write_table(outcome.table, folder / PREDICTIONS)
         write_text(folder / CONFIG, config_yaml(config, synthetic=run.synthetic is not None))
-        if outcome.tensors:  # very large networks leave none
-            write_bytes(folder / WEIGHTS, fold_weights(outcome.tensors, mixtures, config, run.beginning.subjects))
+        write_weights(folder, folder / WEIGHTS, _weights_facts(mixtures, config, run.beginning.subjects))
         log = log_text(outcome.table, config.data.classes, result.metrics, result.per_database)
         write_text(folder / MEGC_LOG, log)
         write_text(folder / RESULT, json.dumps(result.to_dict(), indent=1))
@@ -207,10 +204,8 @@ def _fold_facts(mixture: Mixture, f: int) -> dict[str, Any]:
     }
 
 
-def fold_weights(
-    tensors: dict[str, torch.Tensor], mixtures: Sequence[Mixture], config: RunConfig, before: frozenset[str]
-) -> bytes:
-    """All members as safetensors; the metadata say per member which subjects it learned from."""
+def _weights_facts(mixtures: Sequence[Mixture], config: RunConfig, before: frozenset[str]) -> dict[str, str]:
+    """Metadata of the folds' weights: per member, which subjects it learned from."""
     members = [
         {
             "fold": fold.name,
@@ -221,8 +216,7 @@ def fold_weights(
         for mixture, seed in zip(mixtures, config.seeds, strict=True)
         for f, fold in enumerate(mixture.folds)
     ]
-    meta = {"model": config.model, "classes": json.dumps(config.data.classes), "members": json.dumps(members)}
-    return bytes(safetensors_bytes({k: v.contiguous() for k, v in tensors.items()}, metadata=meta))
+    return {"model": config.model, "classes": json.dumps(config.data.classes), "members": json.dumps(members)}
 
 
 def seen_by(mixture: Mixture, f: int, before: frozenset[str] = frozenset()) -> list[str]:

@@ -28,9 +28,8 @@ mesynth render --layout faces --subjects 60 --size 160 --seed 12 --out "$out/fac
 mesynth generate --model motion_gan --faces "$out/faces" --emotion negative,positive,surprise --count 1500 \
     --noise 3 --head-motion 1 --blink 0.2 --style 1 --seed 13 --out "$out/made"
 mesynth prepare corpus --root "$out/made" --landmarker stored --method farneback --no-frames --out "$out/made-flow"
-recognizer ablate configs/ablation/few_subjects.yaml --manifest "$out/real" --synthetic "$out/made-flow" --out "$out/few"
-recognizer ablate configs/ablation/few_subjects.yaml models=[svm] --manifest "$out/real" --synthetic "$out/made-flow" \
-    --out "$out/few-svm"
+recognizer ablate configs/ablation/few_subjects.yaml "ratios=[0,1,2]" "modes=[pool,prior,fuse]" "seeds=[0,1,2,3,4]" \
+    --manifest "$out/real" --synthetic "$out/made-flow" --out "$out/few"
 
 # STSTNet with its published 800 epochs: half an hour on two cores.
 recognizer loso configs/recognizer/ststnet.yaml --manifest "$out/images" --out "$out/loso/ststnet"

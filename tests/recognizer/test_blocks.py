@@ -61,6 +61,7 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
     assert saved[0].keys() == saved[1].keys()
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
     assert not (tmp_path / "stopped" / "parts").exists()
+    assert saved[0]["scale"].shape == (8, 3)  # of all blocks
 
 
 def test_a_damaged_block_is_named(sets: dict[str, FlowSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
