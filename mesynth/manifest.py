@@ -115,11 +115,14 @@ class Row:
 
     @property
     def aus(self) -> AUVector:
-        """The AU intensities as [K,2]."""
-        return AUVector(
-            np.array(self.au_intensity, np.float32).reshape(N_AUS, 2),
-            np.array(self.au_known, np.bool_).reshape(N_AUS, 2),
-        )
+        """The AU intensities as [K,2]. Raises ManifestError when the row's are out of shape or range."""
+        try:
+            return AUVector(
+                np.array(self.au_intensity, np.float32).reshape(N_AUS, 2),
+                np.array(self.au_known, np.bool_).reshape(N_AUS, 2),
+            )
+        except ValueError as error:
+            raise ManifestError(f"the AUs of clip {self.clip_id} are damaged ({error}); make it anew") from None
 
     @staticmethod
     def au_columns(vector: AUVector, present: np.ndarray | None = None) -> dict[str, Any]:
@@ -192,12 +195,21 @@ class Manifest:
         if not file.is_file():
             raise ManifestError(f"no {FILE_NAME} in {path}; give a folder written by prepare, render or generate")
         try:
-            table = pq.read_table(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ManifestError(f"{file} cannot be read ({error}); make it anew") from None
+            table = pq.read_table(file, page_checksum_verification=True)
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ManifestError(f"{file} cannot be read ({reason}); make it anew") from None
         raw = table.schema.metadata or {}
-        meta = {k.decode(): v.decode() for k, v in raw.items() if k.startswith(b"mesynth.")}
-        return cls(table.replace_schema_metadata(None), file.parent, meta)
+        meta = {
+            k.decode("utf-8", "replace"): v.decode("utf-8", "replace")
+            for k, v in raw.items()
+            if k.startswith(b"mesynth.")
+        }
+        manifest = cls(table.replace_schema_metadata(None), file.parent, meta)
+        if wrong := _damaged_column(manifest.table):
+            raise ManifestError(f"{file} is damaged: {wrong}; make it anew")
+        return manifest
 
     def write(self, folder: Path | str) -> Path:
         """Write manifest.parquet into ``folder`` (temporary name, then rename); return the file."""
@@ -205,7 +217,8 @@ class Manifest:
         folder.mkdir(parents=True, exist_ok=True)
         target, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
         meta = self.meta | {"mesynth.hash": self.hash()}
-        pq.write_table(self.table.replace_schema_metadata(meta), temporary, compression="zstd")
+        table = self.table.replace_schema_metadata(meta)
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         os.replace(temporary, target)
         return target
 
@@ -286,6 +299,25 @@ class Manifest:
             prefix = os.path.relpath(manifest.root, root)
             rows += [_rebased(row, prefix) for row in manifest]
         return Manifest.from_rows(rows, root)
+
+
+def _damaged_column(table: pa.Table) -> str:
+    """What no writer of ours leaves in a table: a blank cell or entry; empty if there is none."""
+    for name in SCHEMA.names:
+        column = table[name]
+        parts = {name: column}
+        if pa.types.is_struct(column.type):
+            given = column.filter(column.is_valid())
+            parts = {name: column} | {f"{name}.{f.name}": pc.struct_field(given, f.name) for f in column.type}
+        for part, values in parts.items():
+            if part not in _MAY_BE_BLANK and values.null_count:
+                return f"a blank cell in '{part}'"
+            if pa.types.is_list(values.type) and pc.list_flatten(values).null_count:
+                return f"a blank entry in '{part}'"
+    return ""
+
+
+_MAY_BE_BLANK = frozenset({"apex", "frames", "flow"})
 
 
 def _rebased(row: Row, prefix: str) -> Row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import tarfile
 from pathlib import Path
@@ -66,24 +67,43 @@ def read_span(root: Path, span: Span, *, verify: bool = False) -> dict[str, byte
     Raises:
         ManifestError: the shard is missing, too short, or not what the manifest says.
     """
-    path = root / span.shard
+    path, data = root / span.shard, b""
     try:
         with open(path, "rb") as file:
-            file.seek(span.offset)
-            data = file.read(span.size)
+            # A range beyond the file is not read: its size may be anything.
+            if span.offset >= 0 and 0 < span.size <= os.fstat(file.fileno()).st_size - span.offset:
+                file.seek(span.offset)
+                data = file.read(span.size)
     except FileNotFoundError:
         raise ManifestError(f"shard {path} is missing; copy it beside its manifest or make the corpus anew") from None
-    if len(data) != span.size or (verify and hashlib.sha256(data).hexdigest() != span.sha256):
+    except (OSError, ValueError) as error:  # a folder, no permission, a name that no file can have
+        raise ManifestError(f"shard {path} cannot be read ({error}); copy it beside its manifest") from None
+    if not data or len(data) != span.size or (verify and hashlib.sha256(data).hexdigest() != span.sha256):
         raise ManifestError(f"shard {path} is damaged at byte {span.offset}; copy it again or make the corpus anew")
-    members: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for info in tar:
-                handle = tar.extractfile(info)
-                if handle is not None:
-                    members[info.name.partition(".")[2]] = handle.read()
-    except tarfile.TarError as error:
+        return _members(data)
+    except (tarfile.TarError, ValueError, LookupError, OSError) as error:
         raise ManifestError(f"shard {path} is no tar at byte {span.offset} ({error}); make the corpus anew") from None
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """The plain files of a tar without its end blocks, all of them. Raises TarError and what tarfile raises besides."""
+    members: dict[str, bytes] = {}
+    end = 0
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for info in tar:
+            name = info.name.partition(".")[2]
+            # Sparse files and links say what they hold instead of holding it; paths are for unpacking.
+            if not info.isreg() or info.issparse() or info.size < 0:
+                raise tarfile.ReadError(f"{info.name!r} is no plain file")
+            if not name or name in members or {"/", "\\", "\0"} & set(info.name):
+                raise tarfile.ReadError(f"{info.name!r} is no name of a clip's file")
+            handle = tar.extractfile(info)
+            assert handle is not None
+            members[name] = handle.read()
+            end = info.offset_data + -(-info.size // 512) * 512
+    if end != len(data):  # tarfile takes a damaged header for the end
+        raise tarfile.ReadError(f"{len(data) - end} bytes after its last file")
     return members
 
 
@@ -98,8 +118,26 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def npy_array(data: bytes) -> np.ndarray:
-    """The array of npy bytes; never unpickles."""
-    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    """The array of npy bytes; never unpickles, and allocates nothing that the bytes do not hold.
+
+    Raises:
+        ManifestError: they are no npy, or of another size than their header says.
+    """
+    buffer = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(buffer)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = header(buffer)
+    except Exception as error:  # numpy evaluates the header as a literal, which fails in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ManifestError(f"an array cannot be read ({reason}); make the corpus anew") from None
+    held = len(data) - buffer.tell()
+    if dtype.hasobject:
+        raise ManifestError("an array holds pickled objects; they are never loaded (allow_pickle=False)")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
+        raise ManifestError(f"an array says it is {dtype} {shape} and holds {held} bytes; make the corpus anew")
+    flat = np.frombuffer(data, dtype, offset=buffer.tell()) if held else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if fortran else "C").copy(order="A")
 
 
 def png_bytes(rgb: np.ndarray) -> bytes:
@@ -117,12 +155,17 @@ def frames_members(frames: np.ndarray) -> dict[str, bytes]:
 def read_frames(root: Path, row: Row) -> np.ndarray:
     """The clip's frames [T,H,W,3] uint8 RGB, from its shard or, before `prepare`, its image or video files."""
     if row.frames is not None:
-        members = read_span(root, row.frames)
+        members = read_span(root, row.frames, verify=True)
         names = sorted(n for n in members if n.endswith(".png"))
-        return np.stack([image_array(members[n], f"{row.clip_id}/{n}") for n in names])
+        if not names:
+            raise ManifestError(f"clip {row.clip_id} has no pictures in {row.frames.shard}; make the corpus anew")
+        return _stacked(row, [image_array(members[n], f"{row.clip_id}/{n}") for n in names])
     if not row.frame_files:
         raise ManifestError(f"clip {row.clip_id} has no frames in this manifest; use the corpus it came from")
-    images = list(read_pictures(root, row.frame_files))
+    return _stacked(row, list(read_pictures(root, row.frame_files)))
+
+
+def _stacked(row: Row, images: list[np.ndarray]) -> np.ndarray:
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
         raise UnreadableImageError(f"frames of clip {row.clip_id} differ in size: {sorted(shapes)}; re-extract them")
@@ -143,7 +186,7 @@ def read_valid(root: Path, row: Row) -> np.ndarray | None:
     """[H,W] bool: False where an onset pixel is hidden at the apex; None where the flow is valid everywhere."""
     if row.flow is None:
         return None
-    members = read_span(root, row.flow)
+    members = read_span(root, row.flow, verify=True)
     return npy_array(members["valid.npy"]) if "valid.npy" in members else None
 
 
@@ -155,7 +198,7 @@ def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
 def _flow_member(root: Path, row: Row, name: str) -> np.ndarray:
     if row.flow is None:
         raise ManifestError(f"clip {row.clip_id} has no flow; run `mesynth prepare` on its manifest first")
-    members = read_span(root, row.flow)
+    members = read_span(root, row.flow, verify=True)
     if name not in members:
         raise ManifestError(f"clip {row.clip_id} has no {name} in {row.flow.shard}; run `mesynth prepare` again")
     return npy_array(members[name])

@@ -28,6 +28,7 @@ import numpy as np
 import yaml
 
 from mesynth.errors import MesynthError, RunFolderError
+from mesynth.locks import only_writer
 from mesynth.manifest import FILE_NAME, Manifest, Row
 from mesynth.shards import ShardWriter, frames_members, npy_bytes
 
@@ -111,7 +112,7 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
     if run_file.is_file():
         try:
             found = (yaml.safe_load(run_file.read_text()) or {}).get("hash")
-        except (yaml.YAMLError, AttributeError):
+        except (yaml.YAMLError, AttributeError, UnicodeDecodeError, RecursionError):
             found = None
         if found != digest:
             raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
@@ -144,7 +145,7 @@ def run_stage(
     ``skipped.csv``.
 
     Raises:
-        RunFolderError: see :func:`claim_folder`.
+        RunFolderError: see :func:`claim_folder`; or another process is writing ``out``.
         Interrupted: on Ctrl-C.
         MesynthError: whatever a worker raised, or a full disk.
     """
@@ -153,6 +154,20 @@ def run_stage(
         if progress:
             progress(len(jobs), len(jobs))
         return Manifest.read(out)
+    with only_writer(out):
+        claim_folder(out, config)  # another run may have claimed it in the same moment
+        return _run(out, jobs, worker, workers, shard_clips, skipped, progress)
+
+
+def _run(
+    out: Path,
+    jobs: Jobs,
+    worker: Worker,
+    workers: int,
+    shard_clips: int,
+    skipped: Sequence[Skipped],
+    progress: Progress | None,
+) -> Manifest:
     (out / _PARTS).mkdir(exist_ok=True)
     _remove_temporaries(out)  # left by a kill
     shard_clips = shard_clips or shard_size(len(jobs))
@@ -266,7 +281,15 @@ def read_skipped(out: Path | str) -> list[Skipped]:
 def read_notes(out: Path | str) -> list[dict[str, Any]]:
     """What a finished stage noted, a mapping per clip that has notes."""
     file = Path(out) / NOTES_FILE
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    if not file.is_file():
+        return []
+    try:
+        notes = [json.loads(line) for line in file.read_text().splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{file} is damaged ({error}); make the corpus anew") from None
+    if any(not isinstance(note, dict) for note in notes):
+        raise RunFolderError(f"{file} is damaged; make the corpus anew")
+    return notes
 
 
 def _csv(skipped: Sequence[Skipped]) -> str:
@@ -280,8 +303,14 @@ def _csv(skipped: Sequence[Skipped]) -> str:
 def _read_csv(file: Path) -> list[Skipped]:
     if not file.is_file():
         return []
-    with file.open(newline="", encoding="utf-8") as handle:
-        return [Skipped(**row) for row in csv.DictReader(handle)]
+    try:
+        with file.open(newline="", encoding="utf-8") as handle:
+            lines = list(csv.reader(handle, strict=True))
+    except (ValueError, csv.Error) as error:
+        raise RunFolderError(f"{file} is damaged ({error}); make the corpus anew") from None
+    if lines[:1] != [["clip_id", "reason"]] or any(len(line) != 2 for line in lines):
+        raise RunFolderError(f"{file} is damaged: a line has not its two columns; make the corpus anew")
+    return [Skipped(clip, reason) for clip, reason in lines[1:]]
 
 
 # ---------------------------------------------------------------- many processes

@@ -236,7 +236,10 @@ def listing(path: Path | str) -> dict[int, str]:
 
 def image_array(data: bytes, name: str) -> np.ndarray:
     """[H,W,3] uint8 RGB of an encoded picture. Raises UnreadableImageError."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # a header that asks for more pixels than OpenCV or this machine has room for
+        image = None
     if image is None:
         raise UnreadableImageError(f"{name} cannot be read as an image; it may be truncated, replace it")
     return np.ascontiguousarray(image[..., ::-1])
@@ -245,8 +248,9 @@ def image_array(data: bytes, name: str) -> np.ndarray:
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableImageError(f"{path} cannot be read ({reason}); check the path") from None
 
 
 def read_image(path: Path | str) -> np.ndarray:

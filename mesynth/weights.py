@@ -61,7 +61,7 @@ def read_weights(path: Path, key: str, what: str, remedy: str) -> tuple[dict[str
         with safe_open(path, "pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
             record = json.loads((handle.metadata() or {})[key])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise foreign_weights(path, what, error) from None
     if not isinstance(record, dict):
         raise foreign_weights(path, what, TypeError(f"its record is a {type(record).__name__}"))

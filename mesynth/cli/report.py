@@ -11,9 +11,16 @@ from mesynth.cli.options import OUT, SEED, WORKERS
 from mesynth.clickutils import echo_json, json_option, progress_bars
 
 
-@click.command(epilog="Example: mesynth measure --real prepared/casme2 --synthetic corpus --out report")
+@click.command(epilog="Example: mesynth measure --real prepared/casme2 --synthetic a --synthetic b --out report")
 @click.option("--real", type=click.Path(path_type=Path), required=True, help="Prepared manifest folder.")
-@click.option("--synthetic", type=click.Path(path_type=Path), required=True, help="Generated manifest folder.")
+@click.option(
+    "--synthetic",
+    type=click.Path(path_type=Path),
+    required=True,
+    multiple=True,
+    help="Generated manifest folder; repeat to compare several.",
+)
+@click.option("--training", type=click.Path(path_type=Path), help="What the generator learned from: is it repeated?")
 @click.option("--clips", default=200, show_default=True, help="Clips of each side to measure (a seeded subset).")
 @click.option(
     "--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights, for FID itself."
@@ -24,7 +31,8 @@ from mesynth.clickutils import echo_json, json_option, progress_bars
 @json_option
 def measure(
     real: Path,
-    synthetic: Path,
+    synthetic: tuple[Path, ...],
+    training: Path | None,
     clips: int,
     inception_weights: Path | None,
     lpips_weights: Path | None,
@@ -32,30 +40,51 @@ def measure(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Measure a synthetic corpus against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
+    """Measure synthetic corpora against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
 
-    Measures whose weights are not on this machine are replaced by a named stand-in or reported as not measured.
+    Writes report.html to look at, and report.json, measures.csv and clips.csv to compute with. Measures whose
+    weights are not on this machine are replaced by a named stand-in or reported as not measured.
     """
+    from mesynth.errors import RunFolderError
+    from mesynth.locks import only_writer
     from mesynth.manifest import Manifest
-    from mesynth.quality.measure import MeasureConfig
-    from mesynth.quality.measure import measure as run
+    from mesynth.quality.comparison import corpus_names
+    from mesynth.quality.measure import MeasureConfig, measure_all
+    from mesynth.quality.page import write_page
 
-    with progress_bars() as bar:
-        report = run(
-            Manifest.read(real),
-            Manifest.read(synthetic),
+    names = corpus_names(synthetic)
+    against, learned = Manifest.read(real), None if training is None else Manifest.read(training)
+    corpora = {name: Manifest.read(folder) for name, folder in zip(names, synthetic, strict=True)}
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"{out} is a file; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out), progress_bars() as bar:
+        found = measure_all(
+            against,
+            corpora,
             MeasureConfig(clips=clips, seed=seed),
+            training=learned,
             inception_weights=inception_weights,
             lpips_weights=lpips_weights,
             progress=bar("measure"),
         )
-    report.write(out)
+        found.write(out)
+        page = write_page(found, out, command=_command())
     if as_json:
-        echo_json(report.to_dict())
-    else:
-        from rich.console import Console
+        echo_json(found.to_dict())
+        return
+    from rich.console import Console
 
-        Console().print(report.table())
+    Console().print(found.table())
+    click.echo(f"Open {page}")
+
+
+def _command() -> str:
+    """The command line that is running, as a shell takes it."""
+    import shlex
+    import sys
+
+    return shlex.join(["mesynth", *sys.argv[1:]])
 
 
 @click.command(epilog="Example: mesynth doctor")

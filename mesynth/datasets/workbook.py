@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from mesynth.datasets.disk import contents
 from mesynth.errors import DatasetLayoutError
 
 _HEADER_ROWS = 30  # some releases put a preamble before the header
+_MOST_CELLS, _MOST_BYTES = 40_000_000, 1 << 28
+"""A sheet's rows times its columns, and a workbook unpacked: far above any release, far below a machine's memory."""
+_REFERENCE = re.compile(rb"""\sr=["']([A-Z]{1,4})([0-9]{1,9})["']""")
 
 
 def workbooks(folder: Path) -> list[Path]:
@@ -56,16 +60,39 @@ def _read_sheets(path: Path) -> dict[str, pd.DataFrame]:
     try:
         if path.suffix.lower() == ".xls":
             return _read_xls(path)
+        _check_extent(path)
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="openpyxl")
     except Exception as error:  # openpyxl, xlrd and zipfile raise many kinds for a damaged file
-        raise DatasetLayoutError(f"workbook {path} cannot be read ({error}); copy it again") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetLayoutError(f"workbook {path} cannot be read ({reason}); copy it again") from None
     return {str(name): sheet for name, sheet in sheets.items()}
+
+
+def _check_extent(path: Path) -> None:
+    """Raise DatasetLayoutError for an .xlsx that unpacks into more than it should: a single cell in the last row and
+    column makes a table of all cells before it."""
+    with zipfile.ZipFile(path) as book:
+        if sum(entry.file_size for entry in book.infolist()) > _MOST_BYTES:
+            raise DatasetLayoutError(f"it unpacks into more than {_MOST_BYTES >> 20} MiB")
+        for name in book.namelist():
+            if not (name.startswith("xl/worksheets/") and name.endswith(".xml")):
+                continue
+            rows = columns = 0
+            for letters, digits in _REFERENCE.findall(book.read(name)):
+                column = 0
+                for letter in letters:
+                    column = 26 * column + letter - 64
+                rows, columns = max(rows, int(digits)), max(columns, column)
+            if rows * columns > _MOST_CELLS:
+                raise DatasetLayoutError(f"{name} has a cell in row {rows} and one in column {columns}")
 
 
 def _read_xls(path: Path) -> dict[str, pd.DataFrame]:
     """The old binary format, whose numbers are all floats."""
     tables = {}
     for sheet in xlrd.open_workbook(path).sheets():
+        if sheet.nrows * sheet.ncols > _MOST_CELLS:
+            raise DatasetLayoutError(f"sheet {sheet.name} has {sheet.nrows} rows and {sheet.ncols} columns")
         rows = [[None if cell == "" else cell for cell in sheet.row_values(i)] for i in range(sheet.nrows)]
         tables[str(sheet.name)] = pd.DataFrame(rows, dtype=object)
     return tables

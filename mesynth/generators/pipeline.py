@@ -250,7 +250,7 @@ def read_facts(folder: Path | str) -> GeneratorFacts:
     try:
         index = json.loads(path.read_text())
         version, family, values, files = index["format"], index["family"], dict(index["facts"]), dict(index["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise PipelineError(f"{path} is damaged or not from mesynth; copy the generator again") from None
     if version != FORMAT:
         raise PipelineError(f"{path} has format {version!r}, this version reads {FORMAT}; update mesynth or retrain")
@@ -277,7 +277,7 @@ def _check_file(folder: Path, name: str, record: Any, networks: tuple[str, ...])
         raise PipelineError(f"{path} is missing; copy the generator again")
     try:
         size, digest = int(record["bytes"]), str(record["sha256"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise PipelineError(f"{folder / INDEX} is damaged at {name!r}; copy the generator again") from None
     if path.stat().st_size != size:
         raise PipelineError(f"{path} has {path.stat().st_size} bytes instead of {size}; copy the generator again")
@@ -298,15 +298,34 @@ def load_network(kind: type[_Network], folder: Path) -> _Network:
         config = json.loads((folder / "config.json").read_text())
         if config.get("_class_name") != kind.__name__:
             raise PipelineError(f"{folder} holds a {config.get('_class_name')}, not a {kind.__name__}; retrain it")
+        stored = load_file(folder / WEIGHTS)
+        _require_shapes(kind, config, stored)
         network: Any = kind.from_config(config)  # type: ignore[attr-defined]
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        network.load_state_dict(stored)
     except PipelineError:
         raise
-    except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, TypeError, RuntimeError, AttributeError, LookupError, ArithmeticError, MemoryError,
+            SafetensorError) as error:  # fmt: skip
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PipelineError(f"{folder} does not fit {kind.__name__} ({reason}); retrain or copy it again") from None
     loaded: _Network = network.eval().requires_grad_(False)
     return loaded
+
+
+def _require_shapes(kind: Any, config: dict[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raise ValueError when ``config`` is of another network than the ``stored`` tensors, before memory is taken."""
+    import torch
+
+    most = max(4096, sum(tensor.numel() for tensor in stored.values()))
+    large = [name for name, value in config.items() if isinstance(value, int) and value > most]
+    if large:
+        raise ValueError(f"{large[0]}={config[large[0]]} is more than its weights can be for")
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in kind.from_config(config).state_dict().items()}
+    if wrong := sorted(
+        n for n in {*wanted, *stored} if n not in wanted or n not in stored or wanted[n] != stored[n].shape
+    ):
+        raise ValueError(f"tensor {wrong[0]} is not the one that config.json describes")
 
 
 def file_sha256(path: Path) -> str:

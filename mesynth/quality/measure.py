@@ -1,12 +1,10 @@
-"""Measure a synthetic corpus against a real one: every measure that can be made here, and why not for the rest."""
+"""Measure synthetic corpora against a real one: every measure that can be made here, and why not for the rest."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,17 +13,18 @@ import torch
 
 from mesynth.errors import ConfigError, ManifestError, MesynthError, WeightsUnavailable
 from mesynth.manifest import Manifest
-from mesynth.quality.clips import subset, walk
+from mesynth.quality.clips import subset
 from mesynth.quality.collect_motion import FlowFidelity, Sequence
-from mesynth.quality.collectors import AUControl, Collector, Identity, Pictures
+from mesynth.quality.collectors import Collector
+from mesynth.quality.comparison import Comparison
 from mesynth.quality.extractors import FeatureExtractor, best_extractor
+from mesynth.quality.feeding import Counter, LeftOut, Progress, clock, feed, merge
 from mesynth.quality.identity import FaceEmbedder
 from mesynth.quality.judge import AUJudge
-from mesynth.quality.memorisation import memorisation
+from mesynth.quality.known import Known
+from mesynth.quality.per_clip import AUControlByClip, ClipFigures, IdentityByClip, PicturesByClip
 from mesynth.quality.perceptual import best_distance
-from mesynth.quality.report import MeasureReport, MeasureRow
-
-Progress = Callable[[int, int], None]
+from mesynth.quality.report import MeasureReport, MeasureRow, not_measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,43 +62,81 @@ def measure(
     allow_download: bool = False,
     progress: Progress | None = None,
 ) -> MeasureReport:
-    """Compare ``synthetic`` with ``real``; both prepared (frames, landmarks). Depends on the seed alone.
+    """Compare ``synthetic`` with ``real``: :func:`measure_all` of one corpus, without its figures by clip."""
+    found = measure_all(
+        real,
+        {"synthetic": synthetic},
+        config,
+        training=training,
+        inception_weights=inception_weights,
+        lpips_weights=lpips_weights,
+        judge_weights=judge_weights,
+        allow_download=allow_download,
+        progress=progress,
+    )
+    return found.reports["synthetic"]
 
-    ``training`` is what the generator learned from; with it, memorisation is measured. A measure whose
-    weights or inputs are missing is reported as not measured, with the reason; the others go on. Memory
-    does not grow with the corpora: ``config.clips`` clips of each are read, one at a time.
+
+def measure_all(
+    real: Manifest,
+    synthetic: Mapping[str, Manifest],
+    config: MeasureConfig = MeasureConfig(),
+    *,
+    training: Manifest | None = None,
+    inception_weights: Path | str | None = None,
+    lpips_weights: Path | str | None = None,
+    judge_weights: Path | str | None = None,
+    allow_download: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare each corpus of ``synthetic`` (by name) with ``real``; all prepared (frames, landmarks).
+
+    A corpus' figures depend on the seed, on itself and on ``real``, not on what else is measured beside it. The
+    real clips are read once. ``training`` is what the generators learned from; with it, memorisation is measured.
+    A measure whose weights or inputs are missing is reported as not measured, with the reason; the others go on.
+    Memory does not grow with the corpora: ``config.clips`` clips of each are read, one at a time.
 
     Raises:
         ManifestError: a manifest is empty, unreadable, or on the wrong side (real clips as synthetic).
         WeightsUnavailable: a weight file given by name cannot be used.
     """
-    _check_sides(real, synthetic)
+    if not synthetic:
+        raise ConfigError("no synthetic corpus to measure; give at least one")
+    for manifest in synthetic.values():
+        _check_sides(real, manifest)
     rows: list[MeasureRow] = []
     notes: list[str] = []
     seconds: dict[str, float] = {}
-    with _clock(seconds, "load weights"):
-        collectors, features = _collectors(
-            config, rows, notes, inception_weights, lpips_weights, judge_weights, allow_download
+    with clock(seconds, "load weights"):
+        kit = _load(config, rows, notes, inception_weights, lpips_weights, judge_weights, allow_download)
+    collectors, fed = _feed_all(real, synthetic, config, kit, seconds, progress)
+    known = Known(real, training, kit.features, config.clips, config.seed)
+    reports, clips = {}, {}
+    for name, manifest in synthetic.items():
+        left_out, own_seconds = fed[name]
+        spent = dict(seconds)
+        for group, value in own_seconds.items():
+            spent[group] = spent.get(group, 0.0) + value
+        found, plots = _conclude(collectors[name], left_out, spent)
+        pictures = next((c for c in collectors[name] if isinstance(c, PicturesByClip)), None)
+        if training is not None:
+            with clock(spent, "memorisation"):
+                found += known.rows(pictures.apex["synthetic"] if pictures else [])
+        more = [
+            f"{g}: {count} clips left out: {why}" for g, counts in left_out.items() for why, count in counts.items()
+        ]
+        settings = asdict(config) | {"features": kit.features.name if kit.features else "none"}
+        reports[name] = MeasureReport(
+            rows=(*rows, *found),
+            corpora={"real": _describe(real, config.clips), "synthetic": _describe(manifest, config.clips)},
+            settings=settings,
+            notes=(*notes, *more),
+            seconds=spent,
+            plots=plots,
         )
-    left_out = _feed(real, synthetic, config, collectors, seconds, progress)
-    plots: dict[str, bytes] = {}
-    for collector in collectors:
-        with _clock(seconds, collector.group):
-            try:
-                rows += collector.rows()
-                plots |= collector.plots()
-            except MesynthError as error:
-                reasons = "; ".join(left_out.get(collector.group, {}))
-                rows.append(_not_measured(collector.group, f"{error}" + (f" ({reasons})" if reasons else "")))
-    if training is not None:
-        with _clock(seconds, "memorisation"):
-            rows += _memorisation(training, real, synthetic, features, collectors, config)
-    for group, counts in left_out.items():
-        notes += [f"{group}: {count} clips left out: {why}" for why, count in counts.items()]
-    settings = asdict(config) | {"features": features.name if features else "none"}
-    corpora = {"real": _describe(real, config.clips), "synthetic": _describe(synthetic, config.clips)}
-    return MeasureReport(
-        rows=tuple(rows), corpora=corpora, settings=settings, notes=tuple(notes), seconds=seconds, plots=plots
+        clips[name] = _by_clip(collectors[name], pictures, known)
+    return Comparison(
+        real=real, synthetic=dict(synthetic), reports=reports, clips=clips, training=training, known=known.name
     )
 
 
@@ -114,7 +151,23 @@ def _check_sides(real: Manifest, synthetic: Manifest) -> None:
         raise ManifestError(f"the synthetic manifest in {synthetic.root} holds real clips; were the two swapped?")
 
 
-def _collectors(
+# ---------------------------------------------------------------- collectors
+
+
+@dataclass(frozen=True)
+class _Kit:
+    """The collectors, still empty, and the networks that all their copies share."""
+
+    collectors: list[Collector]
+    features: FeatureExtractor | None
+    networks: list[object]
+
+    def copy(self, collectors: list[Collector]) -> list[Collector]:
+        """Collectors that go on from what ``collectors`` have seen; the networks are not copied."""
+        return copy.deepcopy(collectors, {id(network): network for network in self.networks})
+
+
+def _load(
     config: MeasureConfig,
     rows: list[MeasureRow],
     notes: list[str],
@@ -122,129 +175,116 @@ def _collectors(
     lpips_weights: Path | str | None,
     judge_weights: Path | str | None,
     allow_download: bool,
-) -> tuple[list[Collector], FeatureExtractor | None]:
+) -> _Kit:
     """Every collector whose weights are here; the others become rows that say what is missing."""
     out: list[Collector] = []
+    networks: list[object] = []
     features: FeatureExtractor | None = None
     try:
         features, feature_note = best_extractor(inception_weights, allow_download=allow_download)
         perceptual, perceptual_note = best_distance(lpips_weights, allow_download=allow_download)
         notes += [feature_note, perceptual_note]
-        out.append(Pictures(features, perceptual, by=config.bootstrap, seed=config.seed))
+        networks += [features, perceptual]
+        out.append(PicturesByClip(features, perceptual, by=config.bootstrap, seed=config.seed))
     except WeightsUnavailable as error:
         if inception_weights is not None or lpips_weights is not None:
             raise
-        rows.append(_not_measured(Pictures.group, str(error)))
+        rows.append(not_measured(PicturesByClip.group, str(error)))
     try:
-        out.append(Identity(FaceEmbedder(), clips=config.identity_clips, step=config.identity_step))
+        networks.append(embedder := FaceEmbedder())
+        clips, step = config.identity_clips, config.identity_step
+        out.append(IdentityByClip(embedder, clips=clips, step=step, by=config.bootstrap, seed=config.seed))
     except WeightsUnavailable as error:
-        rows.append(_not_measured(Identity.group, str(error)))
+        rows.append(not_measured(IdentityByClip.group, str(error)))
     try:
-        out.append(AUControl(AUJudge.load(judge_weights)))
+        networks.append(judge := AUJudge.load(judge_weights))
+        out.append(AUControlByClip(judge, by=config.bootstrap, seed=config.seed))
     except WeightsUnavailable as error:
         if judge_weights is not None:
             raise
-        rows.append(_not_measured(AUControl.group, str(error)))
-    return [*out, FlowFidelity(), Sequence()], features
+        rows.append(not_measured(AUControlByClip.group, str(error)))
+    return _Kit([*out, FlowFidelity(), Sequence()], features, networks)
 
 
-def _feed(
+def _feed_all(
     real: Manifest,
-    synthetic: Manifest,
+    synthetic: Mapping[str, Manifest],
     config: MeasureConfig,
-    collectors: list[Collector],
+    kit: _Kit,
     seconds: dict[str, float],
     progress: Progress | None,
-) -> dict[str, dict[str, int]]:
-    """Show every chosen clip to every collector; returns, per group, how many were left out and why.
+) -> tuple[dict[str, list[Collector]], dict[str, tuple[LeftOut, dict[str, float]]]]:
+    """Show every chosen clip to the collectors of its corpus: those, and what was left out and spent, by corpus.
 
-    One thread a side: collectors keep the sides apart, so the order of clips within each, and with it every
-    figure, is the same as with a single thread.
+    Two threads: collectors keep the sides apart, so the order of clips within each, and with it every figure, is
+    the same as with a single thread. One corpus is read beside the real clips; of several, each goes on from a copy
+    of the collectors that saw them.
     """
-    chosen = {"real": subset(real, config.clips, config.seed, "real"),
-              "synthetic": subset(synthetic, config.clips, config.seed, "synthetic")}  # fmt: skip
-    total = sum(map(len, chosen.values()))
-    lock, done = threading.Lock(), 0
-
-    def feed(side: str, manifest: Manifest) -> tuple[dict[str, dict[str, int]], dict[str, float]]:
-        nonlocal done
-        torch.set_num_threads(1)  # the sides are the parallelism; kernels this small only wait for each other
-        left_out: dict[str, dict[str, int]] = {}
-        spent: dict[str, float] = {}
-        unreadable: dict[str, int] = {}
-        for clip in walk(manifest, chosen[side], side, unreadable):
-            for collector in collectors:
-                with _clock(spent, collector.group):
-                    try:
-                        collector.add(clip)
-                    except MesynthError as error:
-                        reasons = left_out.setdefault(collector.group, {})
-                        why = str(error).replace(clip.row.clip_id, "...")
-                        reasons[why] = reasons.get(why, 0) + 1
-            with lock:
-                done += 1
-                if progress:
-                    progress(done, total)
-        if sum(unreadable.values()) == len(chosen[side]):
-            why = next(iter(unreadable))
-            raise ManifestError(f"no clip of the {side} manifest in {manifest.root} can be read: {why}")
-        return left_out | ({f"{side} clips": unreadable} if unreadable else {}), spent
-
+    chosen = {name: subset(m, config.clips, config.seed, "synthetic") for name, m in synthetic.items()}
+    real_rows = subset(real, config.clips, config.seed, "real")
+    counter = Counter(len(real_rows) + sum(map(len, chosen.values())), progress)
     threads = torch.get_num_threads()
-    merged: dict[str, dict[str, int]] = {}
     try:
         with ThreadPoolExecutor(2) as pool:
-            futures = [pool.submit(feed, side, m) for side, m in (("real", real), ("synthetic", synthetic))]
-            for left_out, spent in (future.result() for future in futures):
-                for group, reasons in left_out.items():
-                    mine = merged.setdefault(group, {})
-                    mine |= {why: mine.get(why, 0) + count for why, count in reasons.items()}
-                for group, value in spent.items():
-                    seconds[group] = seconds.get(group, 0.0) + value
+            base = kit.collectors
+            first = pool.submit(feed, "real", real, real_rows, base, counter)
+            if len(synthetic) > 1:
+                first.result()
+            collectors = {name: base if len(synthetic) == 1 else kit.copy(base) for name in synthetic}
+            futures = {
+                name: pool.submit(feed, "synthetic", m, chosen[name], collectors[name], counter)
+                for name, m in synthetic.items()
+            }
+            left_real, spent_real = first.result()
+            fed = {name: future.result() for name, future in futures.items()}
     finally:
         torch.set_num_threads(threads)
-    if progress:
-        progress(total, total)
-    return merged
+    counter.finish()
+    for group, value in spent_real.items():
+        seconds[group] = seconds.get(group, 0.0) + value
+    return collectors, {name: (merge(left_real, left), spent) for name, (left, spent) in fed.items()}
 
 
-def _memorisation(
-    training: Manifest,
-    real: Manifest,
-    synthetic: Manifest,
-    features: FeatureExtractor | None,
-    collectors: list[Collector],
-    config: MeasureConfig,
-) -> list[MeasureRow]:
-    """Nearest training frame, for synthetic apexes and for real people the generator has not seen."""
-    group = "memorisation"
-    if features is None:
-        return [_not_measured(group, "no feature extractor is available")]
-    known = set(training.subject_keys())
-    held_out = real.filter(np.array([key not in known for key in real.subject_keys()], np.bool_))
-    if not len(held_out):
-        return [_not_measured(group, "every real subject is in the training set; give held-out real clips")]
-    apexes = []
-    for manifest, purpose in ((training, "training"), (held_out, "held-out")):
-        rows = subset(manifest, config.clips, config.seed, purpose)
-        clips = walk(manifest, rows, "real", {})
-        apexes.append([features(clip.frames[[clip.row.apex_index]])[0] for clip in clips])
-    own = next((c.apex["synthetic"] for c in collectors if isinstance(c, Pictures)), [])
-    if not (own and all(apexes)):
-        return [_not_measured(group, "no readable clip in the training set, among held-out clips, or synthetic")]
-    found = memorisation(np.stack(own), np.stack(apexes[0]), np.stack(apexes[1]))
-    note = f"distance to the nearest of {len(apexes[0])} training apexes, {features.name} features"
-    return [
-        MeasureRow(group=group, name="distance to training", value=found.synthetic, n=found.n,
-                   reference={"held-out real": found.held_out}, note=f"median; {note}"),
-        MeasureRow(group=group, name="copied share", value=found.copied, n=found.n, better="low",
-                   reference={"expected without copying": 0.01}, headline=True,
-                   note=f"synthetic apexes nearer than 99% of held-out ones; {note}"),
-    ]  # fmt: skip
+def _conclude(
+    collectors: list[Collector], left_out: LeftOut, seconds: dict[str, float]
+) -> tuple[list[MeasureRow], dict[str, bytes]]:
+    """Rows and plots of one corpus."""
+    rows: list[MeasureRow] = []
+    plots: dict[str, bytes] = {}
+    for collector in collectors:
+        with clock(seconds, collector.group):
+            try:
+                rows += collector.rows()
+                plots |= collector.plots()
+            except MesynthError as error:
+                reasons = "; ".join(left_out.get(collector.group, {}))
+                rows.append(not_measured(collector.group, f"{error}" + (f" ({reasons})" if reasons else "")))
+    return rows, plots
 
 
-def _not_measured(group: str, why: str) -> MeasureRow:
-    return MeasureRow(group=group, name=group, value=None, note=f"not measured: {why}")
+def _by_clip(collectors: list[Collector], pictures: PicturesByClip | None, known: Known) -> tuple[ClipFigures, ...]:
+    """The figures of each measured synthetic clip, in the order in which they were read."""
+    identity: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    for collector in collectors:
+        if isinstance(collector, IdentityByClip):
+            identity = collector.largest
+        elif isinstance(collector, AUControlByClip):
+            errors = collector.errors()
+    near: dict[str, tuple[str, float]] = {}
+    if pictures is not None:
+        real = dict(zip(pictures.ids["real"], pictures.apex["real"], strict=True))
+        near = known.nearest(dict(zip(pictures.ids["synthetic"], pictures.apex["synthetic"], strict=True)), real)
+    return tuple(
+        ClipFigures(
+            clip_id=clip,
+            identity=identity.get(clip),
+            au_error=errors.get(clip),
+            nearest=near.get(clip, ("", 0.0))[0],
+            distance=near[clip][1] if clip in near else None,
+        )
+        for clip in dict.fromkeys([*near, *identity, *errors])
+    )
 
 
 def _describe(manifest: Manifest, clips: int) -> dict[str, str | int]:
@@ -255,12 +295,3 @@ def _describe(manifest: Manifest, clips: int) -> dict[str, str | int]:
         "databases": ", ".join(sorted(set(manifest.column("database")))),
         "hash": manifest.hash(),
     }
-
-
-@contextmanager
-def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

@@ -49,6 +49,11 @@ class MeasureRow:
         return self.name, value, references, str(self.n) if self.n else ""
 
 
+def not_measured(group: str, why: str) -> MeasureRow:
+    """The row of a group that could not be measured."""
+    return MeasureRow(group=group, name=group, value=None, note=f"not measured: {why}")
+
+
 def format_number(value: float) -> str:
     """Three significant digits, without exponents where a person would not use them.
 

@@ -111,11 +111,16 @@ def read(folder: Path) -> tuple[int, Saved]:
         record = json.loads((folder / STATE).read_text())
         tensors = {}
         for name, digest in record["sha256"].items():
+            if name != Path(name).name or not name.endswith(".safetensors"):
+                raise ValueError(f"{name!r} is no file of a checkpoint")
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise ValueError(f"{name} has changed")
             tensors[Path(name).stem] = load_file(folder / name)
+        if not isinstance(record["state"], dict):
+            raise TypeError("its state is no mapping")
         return int(record["images"]), Saved(tensors, record["state"])
-    except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError,
+            SafetensorError) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunFolderError(f"checkpoint {folder} is damaged ({reason})") from None
 
