@@ -131,7 +131,7 @@ def write_plan_folder(
     try:
         temporary.mkdir(parents=True)
         digest, n = hashlib.sha256(), 0
-        with pq.ParquetWriter(temporary / ROWS_FILE, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(temporary / ROWS_FILE, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
             lines = (record(row, faces[row.face]) for row in rows)
             while part := list(islice(lines, _GROUP)):
                 for line in part:
@@ -188,7 +188,9 @@ class StoredPlan(Sequence["PlanRow"]):
                 raise KeyError("faces")
         except FileNotFoundError:
             raise ManifestError(f"{folder} holds no plan; make one with `mesynth plan`") from None
-        except (pa.ArrowException, OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except ManifestError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise ManifestError(f"{folder} holds a damaged plan ({' '.join(str(error).split())}); plan anew") from None
         return cls(folder, info, range(info["rows"]))
 
@@ -239,17 +241,26 @@ class StoredPlan(Sequence["PlanRow"]):
     def __getitem__(self, index: int | slice) -> PlanRow | StoredPlan:
         if isinstance(index, slice):
             return StoredPlan(self.folder, self.info, self._part[index])
-        return plan_row(self._line(self._part[index]))
+        return self._row(self._part[index])
 
     def __iter__(self) -> Iterator[PlanRow]:
         for index in self._part:
-            yield plan_row(self._line(index))
+            yield self._row(index)
+
+    def _row(self, index: int) -> PlanRow:
+        try:
+            return plan_row(self._line(index))
+        except MesynthError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ManifestError(f"row {index} of {self.folder / ROWS_FILE} is damaged ({reason}); plan anew") from None
 
     def _line(self, index: int) -> dict[str, Any]:
         group, place = divmod(index, _GROUP)
         if self._group[0] != group:
             if self._file is None:
-                self._file = pq.ParquetFile(self.folder / ROWS_FILE)
+                self._file = pq.ParquetFile(self.folder / ROWS_FILE, page_checksum_verification=True)
             self._group = (group, self._file.read_row_group(group).to_pylist())
         line: dict[str, Any] = self._group[1][place]
         return line
