@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from mesynth.errors import ConfigError
-from recognizer.models.common import FlowNetwork, Outputs
+from recognizer.models.common import FlowNetwork, Outputs, margin_loss
 
 NATIVE = "native"
 KINDS = (NATIVE, "cross_entropy", "focal", "margin")
@@ -79,9 +79,7 @@ def classification(
     if config.kind == NATIVE:
         return model.loss(out, y, au)
     if config.kind == "margin":
-        target = F.one_hot(y, out.scores.shape[-1]).to(out.scores.dtype)
-        hit, miss = F.relu(0.9 - out.scores) ** 2, F.relu(out.scores - 0.1) ** 2
-        return (target * hit + 0.5 * (1 - target) * miss).sum(-1).mean()
+        return margin_loss(out.scores, y)
     logs = (out.scores * model.probability_gain).log_softmax(-1)
     own = (logs * F.one_hot(y, logs.shape[-1])).sum(-1)
     share = weights[y]

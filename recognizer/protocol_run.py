@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from mesynth.errors import ConfigError, RunFolderError
 from mesynth.manifest import Manifest
@@ -21,7 +20,7 @@ from recognizer.beginnings import Beginning, begin
 from recognizer.blocks import Outcome, joined, places_of, remove, run_blocks, write_weights
 from recognizer.config import RunConfig, config_hash, config_yaml, effective
 from recognizer.data import FlowSet
-from recognizer.fitting import Member, Trained
+from recognizer.fitting import Member
 from recognizer.megc import log_text
 from recognizer.models import CLOSED
 from recognizer.predictions import Condition
@@ -175,23 +174,6 @@ def _members(
 def members_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[Member]:
     """Seeds x folds, in that order."""
     return [place.member for place in places_of(mixtures, seeds)]
-
-
-def predict_folds(
-    trained: Trained,
-    mixtures: Sequence[Mixture],
-    seeds: Sequence[int],
-    condition: Condition,
-    real: FlowSet,
-    first: int = 0,
-) -> pa.Table:
-    """Predict every fold's test clips with its own member (members from ``first`` on, seeds x folds)."""
-    tables = []
-    for member, place in enumerate(places_of(mixtures, seeds), first):
-        fold = place.mixture.folds[place.f]
-        scores = trained.probabilities(member, real.inputs(place.test))
-        tables.append(predictions.fold_table(condition, place.seed, fold, real, scores))
-    return predictions.join(tables)
 
 
 def _fold_facts(mixture: Mixture, f: int) -> dict[str, Any]:

@@ -116,12 +116,3 @@ class ClassCapsules(nn.Module):
 def lengths(capsules: torch.Tensor) -> torch.Tensor:
     """[...,D] -> [...], safe to differentiate at 0."""
     return (capsules.square().sum(-1) + 1e-8).sqrt()
-
-
-def margin_loss(
-    length: torch.Tensor, y: torch.Tensor, *, high: float = 0.9, low: float = 0.1, absent: float = 0.5, power: int = 2
-) -> torch.Tensor:
-    """Mean over clips of Sabour et al., eq. 4: lengths [B,C], classes y [B]."""
-    target = F.one_hot(y, length.shape[-1]).to(length.dtype)
-    hit, miss = F.relu(high - length) ** power, F.relu(length - low) ** power
-    return (target * hit + absent * (1 - target) * miss).sum(-1).mean()

@@ -15,7 +15,7 @@ from torch import nn
 
 from mesynth.errors import ConfigError
 from mesynth.types import N_AUS
-from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape, au_loss
+from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape, au_loss, margin_loss
 from recognizer.models.regions import MOMENTS, N_REGIONS, facs_adjacency
 
 
@@ -100,9 +100,7 @@ class CapsuleGraph(FlowNetwork):
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Margin loss .9/.1, lambda .5 (Sabour et al., eq. 4), plus the masked AU loss."""
-        target = F.one_hot(y, outputs.scores.shape[-1]).to(outputs.scores.dtype)
-        hit, miss = F.relu(0.9 - outputs.scores) ** 2, F.relu(outputs.scores - 0.1) ** 2
-        margin = (target * hit + 0.5 * (1 - target) * miss).sum(-1).mean()
+        margin = margin_loss(outputs.scores, y)
         if outputs.au is None:
             return margin
         return margin + self.config.au_weight * au_loss(outputs.au, au)

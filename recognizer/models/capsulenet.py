@@ -18,11 +18,10 @@ from recognizer.models.blocks import (
     check,
     he,
     lengths,
-    margin_loss,
     norm,
     resized,
 )
-from recognizer.models.common import FlowNetwork, Outputs, Shape
+from recognizer.models.common import FlowNetwork, Outputs, Shape, margin_loss
 
 
 @dataclass(frozen=True, kw_only=True)

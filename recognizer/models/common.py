@@ -125,3 +125,12 @@ def au_loss(logits: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
     known = (au >= 0).to(logits.dtype)
     each = F.binary_cross_entropy_with_logits(logits, au.clamp(min=0).to(logits.dtype), reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def margin_loss(
+    length: torch.Tensor, y: torch.Tensor, *, high: float = 0.9, low: float = 0.1, absent: float = 0.5, power: int = 2
+) -> torch.Tensor:
+    """Mean over clips of Sabour et al., eq. 4: lengths [B,C], classes y [B]."""
+    target = F.one_hot(y, length.shape[-1]).to(length.dtype)
+    hit, miss = F.relu(high - length) ** power, F.relu(length - low) ** power
+    return (target * hit + absent * (1 - target) * miss).sum(-1).mean()

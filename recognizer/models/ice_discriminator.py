@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.errors import ConfigError
-from recognizer.models.blocks import APEX_INPUTS, ClassCapsules, after, apex_maps, check, lengths, margin_loss, norm
-from recognizer.models.common import FlowNetwork, Outputs, Shape
+from recognizer.models.blocks import APEX_INPUTS, ClassCapsules, after, apex_maps, check, lengths, norm
+from recognizer.models.common import FlowNetwork, Outputs, Shape, margin_loss
 
 _PRIMARY, _PRIMARY_DIM = 16, 8
 _ROUNDS = 5

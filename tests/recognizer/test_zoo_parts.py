@@ -10,7 +10,8 @@ from recognizer.models import landmarks
 from recognizer.models.atnet import cell_motion
 from recognizer.models.au_gacn import AttentionPool, GraphAttention
 from recognizer.models.au_graph import cooccurrence
-from recognizer.models.blocks import Lstm, apex_maps, margin_loss
+from recognizer.models.blocks import Lstm, apex_maps
+from recognizer.models.common import margin_loss
 from recognizer.models.elrcn import enriched
 from recognizer.models.graph_tcn import POINTS, graph_edges
 from recognizer.models.htnet import mosaic
