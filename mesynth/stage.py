@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import io
 import json
 import multiprocessing
@@ -25,14 +24,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 
 from mesynth.errors import MesynthError, RunFolderError
-from mesynth.locks import only_writer
 from mesynth.manifest import FILE_NAME, Manifest, Row
+from mesynth.run_folder import claim_folder, only_writer, write_bytes, write_text
 from mesynth.shards import ShardWriter, frames_members, npy_bytes
 
-RUN_FILE = "run.yaml"
 SKIPPED_FILE = "skipped.csv"
 NOTES_FILE = "notes.jsonl"
 _PARTS = "parts"
@@ -85,11 +82,6 @@ class Interrupted(MesynthError):
     """Ctrl-C: what is finished stays, the same command goes on."""
 
 
-def config_hash(config: dict[str, Any]) -> str:
-    """sha256 of a plain configuration."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def shard_size(n_jobs: int) -> int:
     """Clips per shard: enough shards to share among processes, few enough files in a large corpus.
 
@@ -99,31 +91,6 @@ def shard_size(n_jobs: int) -> int:
     [4, 6, 62, 256]
     """
     return int(np.clip(n_jobs // 16, 4, 256))
-
-
-def claim_folder(out: Path, config: dict[str, Any]) -> None:
-    """Make ``out`` this run's folder, or accept it as an earlier start of the same run.
-
-    Raises:
-        RunFolderError: it holds another run, or files of something else, or cannot be written.
-    """
-    digest = config_hash(config)
-    run_file = out / RUN_FILE
-    if run_file.is_file():
-        try:
-            found = (yaml.safe_load(run_file.read_text()) or {}).get("hash")
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError, RecursionError):
-            found = None
-        if found != digest:
-            raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
-        return
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise RunFolderError(f"{out} is not empty and holds no run of this command; choose another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(run_file, yaml.safe_dump({"config": _plain(config), "hash": digest}, sort_keys=False))
-    except OSError as error:
-        raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
 
 
 def run_stage(
@@ -145,7 +112,7 @@ def run_stage(
     ``skipped.csv``.
 
     Raises:
-        RunFolderError: see :func:`claim_folder`; or another process is writing ``out``.
+        RunFolderError: see :func:`mesynth.run_folder.claim_folder`; or another process is writing ``out``.
         Interrupted: on Ctrl-C.
         MesynthError: whatever a worker raised, or a full disk.
     """
@@ -155,7 +122,6 @@ def run_stage(
             progress(len(jobs), len(jobs))
         return Manifest.read(out)
     with only_writer(out):
-        claim_folder(out, config)  # another run may have claimed it in the same moment
         return _run(out, jobs, worker, workers, shard_clips, skipped, progress)
 
 
@@ -373,26 +339,3 @@ def _run_pool(
         pool.shutdown(wait=True)
         for name, value in saved.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-# ---------------------------------------------------------------- small files
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename; folders are made as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """:func:`write_bytes` for text."""
-    write_bytes(path, text.encode())
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))

@@ -13,7 +13,7 @@ import numpy as np
 
 from mesynth.errors import ConfigError
 from mesynth.manifest import Manifest
-from mesynth.stage import RUN_FILE, claim_folder
+from mesynth.run_folder import RUN_FILE, claim_folder
 from recognizer import ablation_page, ledger, predictions, report
 from recognizer.ablation_result import CONFIG, RESULT, AblationResult, Summary, figures, read_result, write_result
 from recognizer.cells import PARTS, POOLED, Bench, Cell, CellResult, grid, read_cell, share, write_cell

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesynth.errors import RunFolderError
-from mesynth.stage import write_bytes, write_text
+from mesynth.run_folder import write_bytes, write_text
 from recognizer import predictions
 from recognizer.cells import NONE, Cell, CellResult, baseline_of
 from recognizer.config import AblationConfig

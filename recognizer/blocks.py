@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from mesynth.errors import RunFolderError
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 from recognizer import predictions
 from recognizer.config import RunConfig
 from recognizer.data import FlowSet

@@ -228,7 +228,7 @@ def predict(
         return
     if fps is not None or interval or landmarker != "auto":
         raise ConfigError("--fps, --interval and --landmarker have no effect on prepared clips; they go with --video")
-    from mesynth.stage import claim_folder
+    from mesynth.run_folder import claim_folder
     from recognizer.predictions import write_table
     from recognizer.saved import predict as run
     from recognizer.trained import Recognizer
@@ -362,7 +362,7 @@ def _say(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from mesynth.stage import write_text
+    from mesynth.run_folder import write_text
 
     write_text(path, text)
 

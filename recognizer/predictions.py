@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesynth.errors import ManifestError
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 from recognizer.data import FlowSet
 from recognizer.protocol import Fold
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mesynth.errors import ConfigError, RunFolderError
 from mesynth.manifest import Manifest
-from mesynth.stage import claim_folder, write_text
+from mesynth.run_folder import claim_folder, write_text
 from recognizer import ledger, predictions
 from recognizer.beginnings import Beginning, begin
 from recognizer.blocks import Outcome, joined, places_of, remove, run_blocks, write_weights

@@ -15,7 +15,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from mesynth.errors import ManifestError
 from mesynth.manifest import Manifest
-from mesynth.stage import claim_folder, write_bytes, write_text
+from mesynth.run_folder import claim_folder, write_bytes, write_text
 from recognizer.beginnings import begin
 from recognizer.config import RunConfig, config_yaml
 from recognizer.data import FlowSet

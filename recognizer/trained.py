@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from mesynth.errors import ManifestError, WeightsUnavailable
 from mesynth.manifest import Manifest
-from mesynth.stage import RUN_FILE
+from mesynth.run_folder import RUN_FILE
 from mesynth.types import N_AUS
 from recognizer.config import RunConfig, load_config
 from recognizer.fitting import Inputs, LdaMembers, NetworkMembers, SvmMembers, Trained, skeleton

@@ -28,8 +28,9 @@ from mesynth.preprocess.landmarks import Landmarker, resolve_landmarker
 from mesynth.preprocess.prepare import prepare
 from mesynth.preprocess.source import thin
 from mesynth.preprocess.spot_intervals import IntervalConfig
+from mesynth.run_folder import claim_folder, write_bytes, write_text
 from mesynth.shards import read_flow, read_frames
-from mesynth.stage import claim_folder, read_notes, read_skipped, write_bytes, write_text
+from mesynth.stage import read_notes, read_skipped
 from mesynth.videos import read_pictures
 from recognizer.judged import NOTHING, VideoPrediction, table_of
 from recognizer.predictions import write_table

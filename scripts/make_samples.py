@@ -9,8 +9,8 @@ from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.sheet import corpus_sheet
 from mesynth.datasets.rendered_faces import render_faces
 from mesynth.head.sheet import au_sheet, identities_sheet
+from mesynth.run_folder import write_bytes
 from mesynth.shards import png_bytes
-from mesynth.stage import write_bytes
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 

@@ -80,7 +80,7 @@ def check_device(device: str) -> None:
 
 def work(options: argparse.Namespace) -> int:
     """Every stage whose result is not there yet."""
-    from mesynth.stage import claim_folder
+    from mesynth.run_folder import claim_folder
 
     out: Path = options.out.resolve()
     files = {find(name).stem: find(name) for name in options.recipes.split(",")}

@@ -46,11 +46,11 @@ def measure(
     weights are not on this machine are replaced by a named stand-in or reported as not measured.
     """
     from mesynth.errors import RunFolderError
-    from mesynth.locks import only_writer
     from mesynth.manifest import Manifest
     from mesynth.quality.comparison import corpus_names
     from mesynth.quality.measure import MeasureConfig, measure_all
     from mesynth.quality.page import write_page
+    from mesynth.run_folder import only_writer
 
     names = corpus_names(synthetic)
     against, learned = Manifest.read(real), None if training is None else Manifest.read(training)

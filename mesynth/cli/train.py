@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -88,8 +87,9 @@ def _train(
     recipe = load_recipe(config, settings)
     if dry_run:
         from mesynth.training.memory import forecast
+        from mesynth.training.processes import launched_count
 
-        shown = forecast(recipe, int(os.environ.get("WORLD_SIZE", "1"))).to_dict()
+        shown = forecast(recipe, launched_count()).to_dict()
         return {"task": recipe.task, "out": str(out), **({"runs": groups} if groups else {}), **shown}
     machine = Machine(device=device, cache=cache, workers=workers, trackers=trackers)
     with progress_bars(lines=bars) as bar:

@@ -18,7 +18,8 @@ import yaml
 from mesynth import __version__, facs
 from mesynth.errors import ManifestError, MesynthError, RunFolderError
 from mesynth.manifest import Manifest, Row
-from mesynth.stage import read_skipped, write_text
+from mesynth.run_folder import write_text
+from mesynth.stage import read_skipped
 
 CARD_FILE = "README.md"
 MARK = "<!-- written by mesynth card -->"

@@ -14,7 +14,8 @@ import pyarrow as pa
 from mesynth import __version__
 from mesynth.corpus.card import CardConfig, Facts, licence_id
 from mesynth.manifest import FILE_NAME, SCHEMA, Manifest
-from mesynth.stage import Progress, write_text
+from mesynth.run_folder import write_text
+from mesynth.stage import Progress
 
 CROISSANT_FILE = "croissant.json"
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"

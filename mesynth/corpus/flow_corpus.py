@@ -21,7 +21,8 @@ from mesynth.corpus.throughput import Report, timed
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.motion.flow_prior import NAME, FlowAsk, FlowNuisance, FlowPrior, shown, tables
-from mesynth.stage import Produced, Progress, claim_folder, config_hash, run_stage
+from mesynth.run_folder import claim_folder, config_hash
+from mesynth.stage import Produced, Progress, run_stage
 from mesynth.types import AUVector
 
 if TYPE_CHECKING:  # networks take seconds to import, and the flow prior has none

@@ -26,8 +26,9 @@ from mesynth.generators.pipeline import Generator
 from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
+from mesynth.run_folder import claim_folder
 from mesynth.shards import read_frames, read_landmarks
-from mesynth.stage import Produced, Progress, claim_folder, run_stage
+from mesynth.stage import Produced, Progress, run_stage
 from mesynth.types import Flow, Sample
 
 _CACHED_FACES = 8

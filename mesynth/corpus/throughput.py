@@ -12,7 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mesynth.stage import Produced, Skipped, Worker, write_text
+from mesynth.run_folder import write_text
+from mesynth.stage import Produced, Skipped, Worker
 
 FILE_NAME = "throughput.json"
 """The only file of a corpus that differs from run to run; it is no part of what a seed decides."""

@@ -25,8 +25,9 @@ from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.emotions import CASME2_SHARES, AUSampling, sample_aus
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.run_folder import write_bytes, write_text
 from mesynth.seeds import derived, stream
-from mesynth.stage import Produced, Progress, run_stage, write_bytes, write_text
+from mesynth.stage import Produced, Progress, run_stage
 from mesynth.temporal import MAX_DURATION_S, draw_profile, frame_count
 from mesynth.types import AUVector
 

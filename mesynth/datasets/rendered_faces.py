@@ -9,9 +9,10 @@ import numpy as np
 
 from mesynth import __version__, facs
 from mesynth.errors import MesynthError
+from mesynth.run_folder import claim_folder, write_bytes, write_text
 from mesynth.seeds import derived
 from mesynth.shards import png_bytes
-from mesynth.stage import Progress, claim_folder, write_bytes, write_text
+from mesynth.stage import Progress
 
 CARD = "mesynth-faces.json"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mesynth.errors import NoFaceError
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 
 ENVIRONMENT = "MESYNTH_CACHE"
 

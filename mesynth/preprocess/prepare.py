@@ -14,7 +14,8 @@ from mesynth.preprocess.config import STORED, PrepareConfig
 from mesynth.preprocess.landmarks import resolve_landmarker
 from mesynth.preprocess.raft import raft_file
 from mesynth.preprocess.source import fingerprint
-from mesynth.stage import Progress, Skipped, claim_folder, read_skipped, run_stage
+from mesynth.run_folder import claim_folder
+from mesynth.stage import Progress, Skipped, read_skipped, run_stage
 
 
 def prepare(

@@ -28,8 +28,8 @@ from mesynth.quality.contest.figures import points
 from mesynth.quality.contest.people import Person, RenderedTruth
 from mesynth.quality.contest.requests import Request, asked_of
 from mesynth.quality.judge import AUJudge
+from mesynth.run_folder import write_text
 from mesynth.seeds import derived
-from mesynth.stage import write_text
 from mesynth.training.rendered_pairs import VALIDATION_SEEDS, person_key
 
 RECORD = "calibration.json"

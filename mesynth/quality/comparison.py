@@ -14,7 +14,7 @@ from mesynth.errors import ConfigError
 from mesynth.manifest import Manifest
 from mesynth.quality.per_clip import ClipFigures
 from mesynth.quality.report import MeasureReport, MeasureRow
-from mesynth.stage import write_text
+from mesynth.run_folder import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table

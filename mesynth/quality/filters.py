@@ -25,8 +25,9 @@ from mesynth.quality.clips import ClipData
 from mesynth.quality.identity import FaceEmbedder, distances
 from mesynth.quality.judge import AUJudge
 from mesynth.quality.visible import visible_aus
+from mesynth.run_folder import claim_folder, write_text
 from mesynth.shards import read_flow
-from mesynth.stage import Progress, claim_folder, write_text
+from mesynth.stage import Progress
 
 REJECTED_FILE = "rejected.csv"
 GHOST = 24

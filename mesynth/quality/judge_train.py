@@ -164,7 +164,7 @@ def train(config: JudgeConfig, out: Path, progress: bool = True) -> AUJudge:
     from tqdm import tqdm
 
     from mesynth.quality.judge_card import judge_card
-    from mesynth.stage import claim_folder, write_text
+    from mesynth.run_folder import claim_folder, write_text
 
     claim_folder(out, asdict(config))
     data = {}

@@ -17,7 +17,7 @@ from mesynth.quality.control import SOURCE_NOTE
 from mesynth.quality.page_pictures import DIFFERENCE_GAIN, FLOW_SCALE, MIN_LEVELS, Gallery, neighbours, spread
 from mesynth.quality.report import MeasureRow
 from mesynth.quality.verdicts import verdicts
-from mesynth.stage import write_text
+from mesynth.run_folder import write_text
 
 LIMIT = 5_000_000
 """Bytes of a page; pictures are left out until it is smaller."""

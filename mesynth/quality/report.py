@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesynth.stage import write_bytes, write_text
+from mesynth.run_folder import write_bytes, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -19,8 +19,8 @@ from mesynth.preprocess.flow import flow_picture
 from mesynth.quality.contest.result import DASH
 from mesynth.quality.report import MeasureRow, format_number
 from mesynth.quickstart.study import Study
+from mesynth.run_folder import write_text
 from mesynth.shards import png_bytes, read_flow, read_frames
-from mesynth.stage import write_text
 
 
 def write_page(study: Study) -> Path:

@@ -34,7 +34,8 @@ from mesynth.quality.measure import MeasureConfig, measure
 from mesynth.quality.report import MeasureReport
 from mesynth.quickstart.page import write_page
 from mesynth.quickstart.study import Show, Study
-from mesynth.stage import Progress, claim_folder, write_text
+from mesynth.run_folder import claim_folder, write_text
+from mesynth.stage import Progress
 from recognizer.ablation import run_ablation
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.protocol_run import loso

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mesynth.errors import ConfigError
-from mesynth.stage import config_hash
+from mesynth.run_folder import config_hash
 from mesynth.training.registry import Entry, find_data, find_task
 
 PRECISIONS = ("fp32", "bf16", "fp16")

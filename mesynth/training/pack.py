@@ -23,7 +23,7 @@ import numpy as np
 
 from mesynth.errors import ManifestError, MesynthError
 from mesynth.manifest import Manifest
-from mesynth.stage import write_text
+from mesynth.run_folder import write_text
 from mesynth.training.packed_clip import PackConfig, PackedClip, Unusable, pack_clip
 
 META = "pack.json"

@@ -20,8 +20,9 @@ from mesynth import __version__
 from mesynth.errors import ConfigError
 from mesynth.facs import AU_CODES
 from mesynth.manifest import Manifest
+from mesynth.run_folder import config_hash
 from mesynth.seeds import stream
-from mesynth.stage import Progress, config_hash
+from mesynth.stage import Progress
 from mesynth.training import split
 from mesynth.training.batch import Batch
 from mesynth.training.degrade import OFF, CameraConfig, degrade

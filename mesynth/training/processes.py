@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -38,6 +41,9 @@ class Processes:
 
         if device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device {device} is unknown; choose auto, cpu or cuda (CUDA_VISIBLE_DEVICES picks one)")
+        if launched_count() > 1:
+            # Its functions keep the process group of the moment of import as a default: see _leave_group_at_exit.
+            importlib.import_module("torch.distributed.nn.functional")
         cuda = torch.cuda.is_available()
         if device == "cuda" and not cuda:
             raise ConfigError("device cuda is not here (no CUDA); use --device cpu")
@@ -67,6 +73,8 @@ class Processes:
             group = dist.new_group(backend="gloo")
             assert isinstance(group, dist.ProcessGroup)
             self._words = group
+        if self.count > 1:
+            _leave_group_at_exit()
 
     @property
     def main(self) -> bool:
@@ -160,6 +168,27 @@ class Processes:
         """Flush and close the trackers, if there are any."""
         for tracker in self.accelerator.trackers if self.accelerator.log_with else ():
             tracker.finish()
+
+
+@functools.cache
+def _leave_group_at_exit() -> None:
+    """Let Gloo's threads end before Python does.
+
+    One of them may let go of a tensor last and then needs Python: once the interpreter is being torn down, that
+    aborts a process whose work is done ("terminate called without an active exception"). NCCL is left alone: after
+    an error its group would wait for processes that are gone.
+    """
+
+    def leave() -> None:
+        if dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
+            dist.destroy_process_group()
+
+    atexit.register(leave)
+
+
+def launched_count() -> int:
+    """The number of processes that the launcher says it started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launched_rank() -> int:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mesynth.errors import RunFolderError
+from mesynth.run_folder import claim_folder, write_bytes, write_text
 from mesynth.shards import png_bytes
-from mesynth.stage import claim_folder, write_bytes, write_text
 from mesynth.training.config import Recipe
 
 METRICS = "metrics.jsonl"

@@ -21,9 +21,10 @@ from mesynth.classes import CLASSES_3
 from mesynth.errors import ConfigError
 from mesynth.generators.diffusion.volume_timing import KEYS, RISING
 from mesynth.manifest import Manifest
+from mesynth.run_folder import config_hash
 from mesynth.seeds import stream
 from mesynth.shards import image_array, npy_array, read_span
-from mesynth.stage import Progress, config_hash
+from mesynth.stage import Progress
 from mesynth.training.batch import Batch
 from mesynth.training.degrade import CameraConfig, degrade
 from mesynth.training.draws import draw_seeds, uniforms

@@ -12,7 +12,8 @@ from typing import Any
 from mesynth import __version__
 from mesynth.errors import ConfigError, LeakError, MesynthError
 from mesynth.preprocess.cache import default_folder
-from mesynth.stage import Progress, claim_folder, write_text
+from mesynth.run_folder import claim_folder, write_text
+from mesynth.stage import Progress
 from mesynth.training.config import Recipe
 from mesynth.training.groups import subject_groups
 from mesynth.training.loop import Run, build_task, warn

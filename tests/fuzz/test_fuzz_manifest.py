@@ -13,15 +13,8 @@ import pytest
 from mesynth import facs
 from mesynth.errors import ManifestError
 from mesynth.manifest import FILE_NAME, SCHEMA, Manifest, Row, Span
-from mesynth.stage import (
-    NOTES_FILE,
-    RUN_FILE,
-    SKIPPED_FILE,
-    Skipped,
-    claim_folder,
-    read_notes,
-    read_skipped,
-)
+from mesynth.run_folder import RUN_FILE, claim_folder
+from mesynth.stage import NOTES_FILE, SKIPPED_FILE, Skipped, read_notes, read_skipped
 from tests.builders import row
 from tests.fuzz.damage import damaged, result
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from mesynth.errors import RunFolderError
-from mesynth.locks import LOCK_FILE, only_writer
 from mesynth.manifest import Manifest
+from mesynth.run_folder import LOCK_FILE, only_writer
 from mesynth.stage import Produced, run_stage
 from tests.builders import row
 
-HOLD = "import sys, time; from pathlib import Path; from mesynth.locks import only_writer\n"
+HOLD = "import sys, time; from pathlib import Path; from mesynth.run_folder import only_writer\n"
 
 
 def _make(job: int) -> Produced:
@@ -49,7 +49,18 @@ def test_a_second_run_beside_the_first_is_refused(tmp_path: Path, other: dict[st
     assert len(run_stage(tmp_path / "out", [0, 1], _make, config={"a": 1})) == 2  # afterwards: nothing to do
 
 
-def test_many_at_once_leave_one_whole_corpus(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempt", range(20))
+def test_many_at_once_leave_one_whole_corpus(tmp_path: Path, attempt: int) -> None:
+    """Threads change places every ten microseconds, so that they meet within the claim and within the lock."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        _many_at_once(tmp_path)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def _many_at_once(tmp_path: Path) -> None:
     start, outcomes = threading.Barrier(6), []
 
     def run(config: int) -> None:

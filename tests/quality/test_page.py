@@ -177,7 +177,7 @@ def test_the_command_writes_the_page_and_tells_mistakes(corpora: Corpora, tmp_pa
     from click.testing import CliRunner
 
     from mesynth.cli import main
-    from mesynth.locks import only_writer
+    from mesynth.run_folder import only_writer
 
     ask = ["measure", "--real", str(corpora[0].root), "--synthetic", str(corpora[1].root), "--clips", "4"]
     runner, out = CliRunner(), tmp_path / "quality"

@@ -117,8 +117,11 @@ def test_killed_at_any_moment_while_checkpoints_are_written_all_the_time(tmp_pat
 def test_two_processes_have_the_losses_of_one(tmp_path: Path, recipe: Path) -> None:
     """Tolerance: relative 1e-4 after 40 updates, from sums in another order. No dropout: its draws follow the parts."""
     for command, name in ((SINGLE, "one"), (TWO, "two")):
-        code, errors = _run(command, recipe, tmp_path / name, "model.dropout=0", "run.clip=0.5")
+        words = ("model.dropout=0", "run.clip=0.5")
+        code, errors = _run(command, recipe, tmp_path / name, *words, TOY_TELL_THREADS="1")
         assert code == 0, errors
+        assert errors.count("left: ") == (1 if command is SINGLE else 2)
+        assert "gloo" not in errors, "a thread that meets an ending interpreter aborts the process now and then"
     for one, two in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
         key = "losses" if one["kind"] == "train" else "measures"
         assert (one["kind"], one["images"]) == (two["kind"], two["images"])

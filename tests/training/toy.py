@@ -1,11 +1,13 @@
 """A task and pairs so small that the loop itself is what is tested: the mean flow of a pair follows from its AUs.
 
 ``python -m tests.training.toy ARGUMENTS`` is ``mesynth train ARGUMENTS`` with the toy in the registry; run it by
-torchrun, kill it, start it again. ``TOY_DIE_AT=N`` ends it by SIGKILL in the middle of the update after N images.
+torchrun, kill it, start it again. ``TOY_DIE_AT=N`` ends it by SIGKILL in the middle of the update after N images;
+``TOY_TELL_THREADS=1`` prints the native threads that are left when Python begins to end.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -209,7 +211,15 @@ def recipe_text(**run: object) -> str:
     return "task: toy\nrun:\n" + "".join(f"  {key}: {value}\n" for key, value in values.items())
 
 
+def _tell_threads() -> None:
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    print("left:", *sorted(names), file=sys.stderr)
+
+
 if __name__ == "__main__":
+    if os.environ.get("TOY_TELL_THREADS"):
+        atexit.register(_tell_threads)  # registered first: called last
+
     from mesynth.cli.train import train
     from mesynth.clickutils import MistakeGroup
 

@@ -18,7 +18,7 @@ from mesynth.corpus.exports.pictures import flow_image, jpeg_bytes
 from mesynth.corpus.exports.tables import write_csv
 from mesynth.errors import ConfigError
 from mesynth.manifest import Manifest
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 
 TREE = "three_norm_u_v_os"
 WHOLE = "STSNet_whole_norm_u_v_os"

@@ -11,7 +11,7 @@ from mesynth.corpus.exports.names import clip_names, plain_people, safe
 from mesynth.corpus.exports.tables import Cell, write_csv
 from mesynth.datasets.generic import CSV_NAME
 from mesynth.manifest import Manifest
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 
 FOLDER = "frames"
 _HEADER = (

@@ -20,7 +20,7 @@ from mesynth.corpus.card import CardConfig, card_text, gather
 from mesynth.corpus.exports.annotation import present_codes
 from mesynth.corpus.exports.form import FRAMES, Clip, Form, Options, Placed, PlacedClips
 from mesynth.manifest import SCHEMA, Manifest
-from mesynth.stage import write_text
+from mesynth.run_folder import write_text
 
 FOLDER, SPLIT = "data", "train"
 _FILES = (

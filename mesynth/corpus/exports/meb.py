@@ -18,8 +18,8 @@ from mesynth.corpus.exports.names import clip_names, plain_people
 from mesynth.corpus.exports.pictures import flow_planes
 from mesynth.corpus.exports.tables import Cell, write_csv
 from mesynth.manifest import Manifest
+from mesynth.run_folder import write_bytes
 from mesynth.shards import npy_bytes
-from mesynth.stage import write_bytes
 
 FRAME, FOLDER, FLOWS = "data_frame.csv", "frames", "optical_flow.npy"
 SIZE = 64

@@ -10,7 +10,7 @@ from mesynth.corpus.exports.names import clip_names, plain_people
 from mesynth.corpus.exports.tables import write_csv
 from mesynth.corpus.generate import PREVIEW_FPS, video_bytes
 from mesynth.manifest import Manifest
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 
 FOLDER, INDEX = "previews", "index.csv"
 

@@ -10,7 +10,7 @@ import numpy as np
 from mesynth.corpus.exports.annotation import numbers_of
 from mesynth.corpus.exports.form import Clip, Placed, with_files
 from mesynth.corpus.exports.pictures import jpeg_bytes
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 
 RENUMBERED = "frames renumbered from the onset on: the clip had been thinned or resampled"
 

@@ -27,7 +27,8 @@ from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.registry import require_form
 from mesynth.errors import ManifestError, MesynthError
 from mesynth.manifest import FILE_NAME, SCHEMA, Manifest
-from mesynth.stage import Interrupted, Progress, Skipped, claim_folder, shard_size, write_text
+from mesynth.run_folder import claim_folder, write_text
+from mesynth.stage import Interrupted, Progress, Skipped, shard_size
 
 ACCOUNT_FILE = "export.json"
 PROVENANCE_FILE = "provenance.jsonl"

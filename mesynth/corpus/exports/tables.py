@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 
 Cell = str | int | float | None
 _WRITTEN = b"2020-01-01T00:00:00Z"

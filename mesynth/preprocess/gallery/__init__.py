@@ -9,7 +9,7 @@ from mesynth.errors import ConfigError
 from mesynth.preprocess.gallery import motion, space, timing
 from mesynth.preprocess.gallery.page import Page
 from mesynth.preprocess.gallery.scene import Scene, SceneConfig
-from mesynth.stage import write_bytes
+from mesynth.run_folder import write_bytes
 
 STEPS: dict[str, Callable[[Scene], Page]] = {
     "crop": space.landmarks,

@@ -118,7 +118,7 @@ class LearnedMagnifier:
         """Write weights and metadata as safetensors; the file appears under its name only when complete."""
         from safetensors.torch import save
 
-        from mesynth.stage import write_bytes
+        from mesynth.run_folder import write_bytes
 
         write_bytes(path, save(net_tensors(self._net), {"magnifier": json.dumps(asdict(self.meta))}))
 

@@ -108,7 +108,7 @@ class Training:
         """Write the whole state; appears under its name only when complete."""
         from safetensors.torch import save
 
-        from mesynth.stage import write_bytes
+        from mesynth.run_folder import write_bytes
 
         tensors = {f"net.{name}": value for name, value in net_tensors(self.net).items()}
         for i, moments in self._optimizer.state_dict()["state"].items():
@@ -186,7 +186,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
         Interrupted: stopped by Ctrl-C; the same call goes on.
     """
     from mesynth.preprocess.magnify.learned_card import held_out_figures, magnifier_card
-    from mesynth.stage import claim_folder, write_text
+    from mesynth.run_folder import claim_folder, write_text
 
     claim_folder(out, asdict(config))
     triples = config.triples

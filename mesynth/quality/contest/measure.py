@@ -19,8 +19,8 @@ from mesynth.quality.extractors import FeatureExtractor, best_extractor
 from mesynth.quality.identity import FaceEmbedder
 from mesynth.quality.judge import AUJudge
 from mesynth.quality.perceptual import PerceptualDistance, best_distance, distance
+from mesynth.run_folder import write_bytes
 from mesynth.seeds import derived
-from mesynth.stage import write_bytes
 
 EQUAL_DB = 100.0
 """PSNR given to equal pictures, and the most that is given."""

@@ -34,8 +34,8 @@ from mesynth.quality.contest.sheet import sheet
 from mesynth.quality.contest.speed import seconds_of, seconds_per_clip
 from mesynth.quality.contest.warned import grouped
 from mesynth.quality.control import SOURCE_NOTE
+from mesynth.run_folder import claim_folder, write_bytes, write_text
 from mesynth.shards import png_bytes
-from mesynth.stage import claim_folder, write_bytes, write_text
 
 Progress = Callable[[int, int], None]
 _PARTS = "parts"
