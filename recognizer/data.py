@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -116,6 +117,13 @@ class FlowSet:
     def class_counts(self) -> np.ndarray:
         """[C] int64."""
         return np.bincount(self.y[self.y >= 0], minlength=len(self.classes))
+
+    @cached_property
+    def seen(self) -> tuple[list[frozenset[str]], np.ndarray]:
+        """The different sets in ``subjects_seen`` and each clip's place among them [N]: a corpus repeats a few."""
+        places: dict[tuple[str, ...], int] = {}
+        which = [places.setdefault(subjects, len(places)) for subjects in self.subjects_seen]
+        return [frozenset(subjects) for subjects in places], np.array(which, np.int64)
 
     def inputs(self, index: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """All views of some clips by name, ``flow`` among them: what a model is asked with."""

@@ -57,8 +57,9 @@ class Mixture:
 def leaks(pool: FlowSet, held_out: frozenset[str]) -> BoolArray:
     """[N] bool: the clip shows, or learned from, a held-out subject."""
     own = np.isin(pool.subjects, list(held_out))
-    seen = np.array([not held_out.isdisjoint(s) for s in pool.subjects_seen], np.bool_)
-    return np.asarray(own | seen.reshape(own.shape))
+    sets, which = pool.seen
+    seen = np.array([not held_out.isdisjoint(subjects) for subjects in sets], np.bool_)
+    return np.asarray(own | seen[which])
 
 
 def check_leaks(pool: FlowSet, fold: Fold) -> None:

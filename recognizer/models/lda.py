@@ -63,19 +63,20 @@ class Gram:
 
         ``affine`` [N,2,3]: a and b per clip and channel.
         """
-        pixels = self.x.shape[2]
         out = np.zeros((len(rows), len(columns)))
         for ch in range(self.x.shape[1]):
             if self.products:
                 products = self.products[ch][np.ix_(rows, columns)]
             else:
                 products = self.x[rows, ch] @ self.x[columns, ch].T
-            a, b = affine[:, 0, ch], affine[:, 1, ch]
-            s = self.sums[:, ch]
-            out += a[rows, None] * products * a[None, columns]
-            # (a x + b)(a' x' + b') = a a' x x' + a b' sum(x) + b a' sum(x') + b b' P
-            out += np.outer(a[rows] * s[rows], b[columns]) + np.outer(b[rows], a[columns] * s[columns])
-            out += pixels * np.outer(b[rows], b[columns])
+            products *= affine[rows, 0, ch][:, None]
+            products *= affine[columns, 0, ch]
+            out += products
+        # (a x + b)(a' x' + b') = a a' x x' + a b' sum(x) + b a' sum(x') + b b' P
+        a, b = affine[:, 0], affine[:, 1]
+        if b.any():
+            scaled = a * self.sums + self.x.shape[2] * b
+            out += np.hstack([scaled[rows], b[rows]]) @ np.hstack([b[columns], (a * self.sums)[columns]]).T
         return out
 
     def combine(self, index: np.ndarray, coefficients: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -125,20 +126,31 @@ def fit(
     mass = (onehot * w).sum(1)
     present = mass > 0
     means = onehot * w / np.where(present, mass, 1)[:, None]  # [C,n]: class means as combinations of clips
-    # Centre every clip on the mean of its own class (and set): rows of the operator I - M.
-    group = labels * 2 + synthetic
-    same = (group[:, None] == group[None]) * w[None]
-    centre = np.eye(len(index)) - same / same.sum(1, keepdims=True)
-    centre *= np.sqrt(w / w.sum())[:, None]
+    # Centre every clip on the mean of its own class (and set), weigh it, and take inner products: C g C^T with
+    # C = diag(root)(I - E A), E [n,G] the groups, A [G,n] their means. As E and A are thin, nothing is cubic in n.
+    _, group = np.unique(labels * 2 + synthetic, return_inverse=True)
+    members_of = (group[:, None] == np.arange(group.max() + 1)).astype(np.float64)
+    mean_of = (members_of * w[:, None]).T
+    mean_of /= mean_of.sum(1, keepdims=True)
+    root = np.sqrt(w / w.sum())
     g = gram.block(index, index, affine)
-    scatter = centre @ g @ centre.T
+    gm = g @ means.T
+    centred_gm = root[:, None] * (gm - (mean_of @ gm)[group])
+    scatter = g  # in place: n^2 numbers are what this costs
+    scatter -= (mean_of @ scatter)[group]
+    scatter -= (scatter @ mean_of.T)[:, group]
+    scatter *= root[:, None]
+    scatter *= root
     dimensions = gram.x.shape[1] * gram.x.shape[2]
     # A fold with one clip per class has no scatter; any ridge then gives the nearest mean.
     ridge = config.shrinkage * max(np.trace(scatter), 1e-12) / dimensions
     keep = 1 - config.shrinkage
-    gm = g @ means.T
-    solved = cho_solve(cho_factor(keep * scatter + ridge * np.eye(len(index))), centre @ gm)
-    coefficients = (means.T - keep * centre.T @ solved).T / ridge  # Woodbury: S^-1 mean, as clips
+    scatter *= keep
+    scatter[np.diag_indices_from(scatter)] += ridge
+    # The transpose is the same matrix in the order of memory that LAPACK solves in place.
+    solved = root[:, None] * cho_solve(cho_factor(scatter.T, overwrite_a=True, check_finite=False), centred_gm)
+    uncentred = solved - mean_of.T @ (members_of.T @ solved)  # C^T
+    coefficients = (means.T - keep * uncentred).T / ridge  # Woodbury: S^-1 mean, as clips
     share = mass / mass.sum() if config.priors == "data" else np.full(n_classes, 1 / n_classes)
     bias = -0.5 * np.einsum("cn,nc->c", coefficients, gm)
     bias = np.where(present, bias + np.log(np.where(present, share, 1)), -np.inf)
