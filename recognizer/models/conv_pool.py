@@ -1,7 +1,7 @@
 """STSTNet's streams as one compiled pass: 3x3 convolution, ReLU, norm of each stream, 3x3 pooling, averaging.
 
-Plain operations write maps of 16 x 900 numbers a clip to memory some twenty times a step, and wait for memory. Here a
-clip's maps stay in the cache, forward and backward; backward makes them again, which costs less than reading them.
+Plain operations write maps of 16 x 900 numbers a clip to memory some twenty times a step, and wait for memory. Here one
+map at a time lies in the nearest cache; backward makes it again, which costs less than reading it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from numba import njit
 
 EPS = 1e-5
-LANES = 16
 
 
 def reference(
@@ -35,207 +34,211 @@ def reference(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _maps(x, weight, spare, patches, maps):  # type: ignore[no-untyped-def]
-    """One clip: ``maps`` [s*w,16] after ReLU, the filters beside each other as one vector register holds them.
-
-    Rows are w = s+2 wide, so that a patch's number is one run of the padded clip; the two columns too many are 0.
-    ``patches`` [28,s*w]: the last row is 1, which makes the bias a weight.
-    """
+def _pad(x, spare):  # type: ignore[no-untyped-def]
+    """One clip [3,S,S] amid two zeros on every side, a channel as one run: rows are w = S+4 wide."""
     width = x.shape[2] + 4
-    side, places = width - 2, len(maps)
     spare[:] = 0
     for c in range(3):
         for row in range(x.shape[1]):
             for i in range(x.shape[2]):
                 spare[c, (row + 2) * width + 2 + i] = x[c, row, i]
-    for t in range(27):
-        at = t // 3 % 3 * width + t % 3
-        for p in range(places):
-            patches[t, p] = spare[t // 9, at + p]
-    np.dot(patches.T, weight, maps)
-    flat = maps.reshape(-1)
-    for p in range(len(flat)):
-        flat[p] = max(flat[p], np.float32(0))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _map(spare, weight, values, side):  # type: ignore[no-untyped-def]
+    """One filter's map ``values`` [s*w] after ReLU, s = S+2; returns its sum and its sum of squares.
+
+    A tap is the padded clip, shifted; the two columns too many are 0. The compiler unrolls the three inner loops and
+    fills vector registers with places; it does so only if no index can be negative (Python's indices from the end),
+    hence the unsigned numbers.
+    """
+    width = np.uint64(side + 2)
+    for p in range(np.uint64(len(values))):
+        value = weight[27]
+        for c in range(3):
+            for dy in range(3):
+                for dx in range(3):
+                    value += weight[(c * 3 + dy) * 3 + dx] * spare[c, p + np.uint64(dy) * width + np.uint64(dx)]
+        values[p] = max(value, np.float32(0))
     for row in range(side):
-        for p in range((row * width + side) * LANES, (row + 1) * width * LANES):
-            flat[p] = 0
+        values[row * (side + 2) + side] = values[row * (side + 2) + side + 1] = 0
+    total, square = np.float32(0), np.float32(0)
+    for p in range(len(values)):
+        total += values[p]
+        square += values[p] * values[p]
+    return total, square
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _moments(maps, group, sizes, count, mean, rate, sums):  # type: ignore[no-untyped-def]
-    """Mean and 1/sd of each lane's stream: [16] each; ``sums`` [2,16] is room to work in."""
-    lanes = maps.shape[1]
-    sums[:] = 0
-    for p in range(len(maps)):
-        for f in range(lanes):
-            sums[0, f] += maps[p, f]
-            sums[1, f] += maps[p, f] * maps[p, f]
-    mean[:] = 0
-    rate[:] = 1
-    for f in range(len(group)):
-        total, square = np.float32(0), np.float32(0)
-        for other in range(len(group)):
-            if group[other] == group[f]:
-                total += sums[0, other]
-                square += sums[1, other]
-        n = np.float32(sizes[group[f]] * count)
-        mean[f] = total / n
-        rate[f] = np.float32(1) / np.sqrt(max(square / n - mean[f] * mean[f], np.float32(0)) + np.float32(EPS))
+def _correlate(spare, slope, width, product):  # type: ignore[no-untyped-def]
+    """Add to ``product`` [28] the products of ``slope`` [s*w] with the clip under every tap, and its sum."""
+    one, two = np.uint64(1), np.uint64(2)
+    for c in range(3):
+        a = b = d = e = f = g = h = i = j = np.float32(0)
+        above, here, below = spare[c], spare[c, width:], spare[c, 2 * width :]
+        for p in range(np.uint64(len(slope))):
+            a, b, d = a + slope[p] * above[p], b + slope[p] * above[p + one], d + slope[p] * above[p + two]
+            e, f, g = e + slope[p] * here[p], f + slope[p] * here[p + one], g + slope[p] * here[p + two]
+            h, i, j = h + slope[p] * below[p], i + slope[p] * below[p + one], j + slope[p] * below[p + two]
+        for tap, value in enumerate((a, b, d, e, f, g, h, i, j)):
+            product[9 * c + tap] += value
+    total = np.float32(0)
+    for p in range(len(slope)):
+        total += slope[p]
+    product[27] += total
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _pool(maps, side, sign, best, places):  # type: ignore[no-untyped-def]
-    """Largest of ``sign`` [16] times the maps in every 3x3 window, and where: [P,P,16] float32 and int32."""
-    width, pools, lanes = side + 2, len(best), maps.shape[1]
+def _pool(values, side, sign, best, places, column, rows):  # type: ignore[no-untyped-def]
+    """Largest of ``sign`` times a map in every 3x3 window, and where: [P,P] float32 and int32.
+
+    Down the columns first (``column`` [w] and ``rows`` [w] are room to work in), then along the row.
+    """
+    width, pools = side + 2, len(best)
     for i in range(pools):
+        top = max(3 * i - 1, 0)
+        here = values[top * width : (top + 1) * width]
+        for x in range(width):
+            column[x] = sign * here[x]
+            rows[x] = top
+        for row in range(top + 1, min(3 * i + 2, side)):
+            here = values[row * width : (row + 1) * width]
+            for x in range(width):
+                value = sign * here[x]
+                larger = value > column[x]
+                column[x] = value if larger else column[x]
+                rows[x] = row if larger else rows[x]
         for j in range(pools):
-            for f in range(lanes):
-                best[i, j, f] = np.float32(-np.inf)
-            for row in range(max(3 * i - 1, 0), min(3 * i + 2, side)):
-                for column in range(max(3 * j - 1, 0), min(3 * j + 2, side)):
-                    here = np.int32(row * width + column)
-                    for f in range(lanes):
-                        value = sign[f] * maps[here, f]
-                        larger = value > best[i, j, f]
-                        best[i, j, f] = value if larger else best[i, j, f]
-                        places[i, j, f] = here if larger else places[i, j, f]
+            first = max(3 * j - 1, 0)
+            most, where = column[first], first
+            for x in range(first + 1, min(3 * j + 2, side)):
+                if column[x] > most:
+                    most, where = column[x], x
+            best[i, j] = most
+            places[i, j] = rows[where] * width + where
 
 
-_OPEN = {"nsz", "arcp", "contract", "reassoc"}  # all of fastmath but the promise that nothing is infinite
-
-
-@njit(cache=True, nogil=True, fastmath=_OPEN)
-def _forward(x, weight, gamma, beta, group, sizes, out):  # type: ignore[no-untyped-def]
-    n, side = len(x), x.shape[2] + 2
-    cells, filters = ((side - 1) // 3 + 1) // 2, len(group)
+@njit(cache=True, nogil=True, fastmath=True)
+def _forward(x, weight, gamma, beta, group, sizes, out, best, places, moments):  # type: ignore[no-untyped-def]
+    """``best`` and ``places`` [B,F,P,P] as of :func:`_pool`; ``moments`` [B,2,F]: mean and 1/sd of filters' streams."""
+    n, side, filters = len(x), x.shape[2] + 2, len(weight)
+    cells = best.shape[2] // 2
     spare = np.empty((3, (side + 5) * (side + 2)), np.float32)
-    patches = np.ones((28, side * (side + 2)), np.float32)
-    maps = np.empty((side * (side + 2), LANES), np.float32)
-    best = np.empty((2 * cells, 2 * cells, LANES), np.float32)
-    places = np.empty((2 * cells, 2 * cells, LANES), np.int32)
-    mean, rate, sums = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty((2, LANES), np.float32)
-    gain, shift, sign = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.ones(LANES, np.float32)
-    for f in range(filters):
-        sign[f] = np.float32(-1) if gamma[f] < 0 else np.float32(1)
+    values = np.empty(side * (side + 2), np.float32)
+    column, rows = np.empty(side + 2, np.float32), np.empty(side + 2, np.int32)
+    sums = np.empty((2, filters), np.float32)
+    sign = np.where(gamma < 0, np.float32(-1), np.float32(1))
     for b in range(n):
-        _maps(x[b], weight, spare, patches, maps)
-        _moments(maps, group, sizes, side * side, mean, rate, sums)
-        _pool(maps, side, sign, best, places)
+        _pad(x[b], spare)
+        sums[:] = 0
         for f in range(filters):
-            gain[f] = gamma[f] * rate[f] * sign[f] * np.float32(0.25)
-            shift[f] = beta[f] - mean[f] * gamma[f] * rate[f]
-        for i in range(cells):
-            for j in range(cells):
-                for f in range(filters):
-                    four = best[2 * i, 2 * j, f] + best[2 * i, 2 * j + 1, f]
-                    four += best[2 * i + 1, 2 * j, f] + best[2 * i + 1, 2 * j + 1, f]
-                    out[b, (f * cells + i) * cells + j] = gain[f] * four + shift[f]
-
-
-@njit(cache=True, nogil=True, fastmath=_OPEN)
-def _backward(x, weight, gamma, group, sizes, gradient, d_weight, d_gamma, d_beta):  # type: ignore[no-untyped-def]
-    n, side = len(x), x.shape[2] + 2
-    cells, filters, width = ((side - 1) // 3 + 1) // 2, len(group), side + 2
-    spare = np.empty((3, (side + 5) * width), np.float32)
-    patches = np.ones((28, side * width), np.float32)
-    maps = np.empty((side * width, LANES), np.float32)
-    best = np.empty((2 * cells, 2 * cells, LANES), np.float32)
-    places = np.empty((2 * cells, 2 * cells, LANES), np.int32)
-    mean, rate, sums = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty((2, LANES), np.float32)
-    above = np.zeros((cells, cells, LANES), np.float32)
-    first, second, sign = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.ones(LANES, np.float32)
-    per, level = np.zeros(width * LANES, np.float32), np.zeros(width * LANES, np.float32)
-    slope, product = np.empty((side * width, LANES), np.float32), np.empty((28, LANES), np.float32)
-    seen, flat = maps.reshape(-1), slope.reshape(-1)
-    lanes = maps.shape[1]
-    for f in range(filters):
-        sign[f] = np.float32(-1) if gamma[f] < 0 else np.float32(1)
-    for b in range(n):
-        _maps(x[b], weight, spare, patches, maps)
-        _moments(maps, group, sizes, side * side, mean, rate, sums)
-        _pool(maps, side, sign, best, places)
+            total, square = _map(spare, weight[f], values, side)
+            sums[0, group[f]] += total
+            sums[1, group[f]] += square
+            _pool(values, side, sign[f], best[b, f], places[b, f], column, rows)
         for f in range(filters):
+            count = np.float32(sizes[group[f]] * side * side)
+            mean = sums[0, group[f]] / count
+            variance = max(sums[1, group[f]] / count - mean * mean, np.float32(0))
+            rate = np.float32(1) / np.sqrt(variance + np.float32(EPS))
+            moments[b, 0, f], moments[b, 1, f] = mean, rate
+            gain, shift = gamma[f] * rate * sign[f] * np.float32(0.25), beta[f] - mean * gamma[f] * rate
             for i in range(cells):
                 for j in range(cells):
-                    above[i, j, f] = np.float32(0.25) * gradient[b, (f * cells + i) * cells + j]
-        first[:] = 0
-        second[:] = 0
-        for i in range(2 * cells):
-            for j in range(2 * cells):
-                for f in range(lanes):
-                    d = above[i // 2, j // 2, f]
-                    first[f] += d
-                    second[f] += d * (sign[f] * best[i, j, f] - mean[f]) * rate[f]
+                    four = best[b, f, 2 * i, 2 * j] + best[b, f, 2 * i, 2 * j + 1]
+                    four += best[b, f, 2 * i + 1, 2 * j] + best[b, f, 2 * i + 1, 2 * j + 1]
+                    out[b, (f * cells + i) * cells + j] = gain * four + shift
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _backward(  # type: ignore[no-untyped-def]
+    x, weight, gamma, group, sizes, gradient, best, places, moments, d_weight, d_gamma, d_beta
+):
+    n, side, filters = len(x), x.shape[2] + 2, len(weight)
+    cells, width = best.shape[2] // 2, side + 2
+    spare = np.empty((3, (side + 5) * width), np.float32)
+    values, slope = np.empty(side * width, np.float32), np.empty(side * width, np.float32)
+    first, second = np.empty(filters, np.float32), np.empty(filters, np.float32)
+    sign = np.where(gamma < 0, np.float32(-1), np.float32(1))
+    for b in range(n):
+        _pad(x[b], spare)
+        mean, rate = moments[b, 0], moments[b, 1]
         for f in range(filters):
+            first[f] = second[f] = 0
+            for i in range(2 * cells):
+                for j in range(2 * cells):
+                    d = np.float32(0.25) * gradient[b, (f * cells + i // 2) * cells + j // 2]
+                    first[f] += d
+                    second[f] += d * (sign[f] * best[b, f, i, j] - mean[f]) * rate[f]
             d_beta[f] += first[f]
             d_gamma[f] += second[f]
+        for f in range(filters):
             one, two = np.float32(0), np.float32(0)
             for other in range(filters):
                 if group[other] == group[f]:
                     one += first[other] * gamma[other]
                     two += second[other] * gamma[other]
             count = np.float32(sizes[group[f]] * side * side)
-            slant = -rate[f] * rate[f] * two / count  # what every place of the stream gets, by its value
-            for i in range(width):
-                per[i * LANES + f] = slant
-                level[i * LANES + f] = -rate[f] * one / count - slant * mean[f]
-        for row in range(side):
-            start = row * width * LANES
-            for i in range(width * LANES):
-                value = level[i] + per[i] * seen[start + i]
-                flat[start + i] = value if seen[start + i] > 0 else np.float32(0)
-        for i in range(2 * cells):
-            for j in range(2 * cells):
-                for f in range(filters):
-                    if best[i, j, f] * sign[f] > 0:
-                        slope[places[i, j, f], f] += rate[f] * gamma[f] * above[i // 2, j // 2, f]
-        np.dot(patches, slope, product)
-        d_weight += product
+            per = -rate[f] * rate[f] * two / count  # what every place of the stream gets, by its value
+            level = -rate[f] * one / count - per * mean[f]
+            _map(spare, weight[f], values, side)
+            for p in range(side * width):
+                slope[p] = level + per * values[p] if values[p] > 0 else np.float32(0)
+            for i in range(2 * cells):
+                for j in range(2 * cells):
+                    if best[b, f, i, j] * sign[f] > 0:
+                        d = np.float32(0.25) * gradient[b, (f * cells + i // 2) * cells + j // 2]
+                        slope[places[b, f, i, j]] += rate[f] * gamma[f] * d
+            _correlate(spare, slope, width, d_weight[f])
 
 
 def _laid(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Weights and biases as [28,16], filled up with zeros."""
-    out = np.zeros((28, LANES), np.float32)
-    out[:27, : len(weight)], out[27, : len(weight)] = weight.T, bias
-    return out
+    """Weights and biases as [F,28]."""
+    return np.ascontiguousarray(np.hstack([weight, bias[:, None]]))
 
 
 class _ConvPool(torch.autograd.Function):
-    """Of CPU tensors; nothing flows back to ``x``, which is data."""
+    """Of CPU tensors; nothing flows back to ``x``, which is data. The outputs after the first are kept for backward."""
 
     @staticmethod
-    def forward(x: Any, weight: Any, bias: Any, gamma: Any, beta: Any, group: np.ndarray) -> torch.Tensor:
-        cells = ((x.shape[-1] + 1) // 3 + 1) // 2
-        out = np.zeros((len(x), len(weight) * cells * cells), np.float32)
+    def forward(x: Any, weight: Any, bias: Any, gamma: Any, beta: Any, group: np.ndarray) -> tuple[torch.Tensor, ...]:
+        n, filters, pools = len(x), len(weight), (x.shape[-1] + 1) // 3 + 1
+        out = np.empty((n, filters * (pools // 2) ** 2), np.float32)
+        best, moments = np.empty((n, filters, pools, pools), np.float32), np.empty((n, 2, filters), np.float32)
+        places = np.empty(best.shape, np.int32)
         clips, w, b, g, shift = (t.detach().contiguous().numpy() for t in (x, weight, bias, gamma, beta))
-        _forward(clips, _laid(w, b), g, shift, group, np.bincount(group), out)
-        return torch.from_numpy(out)
+        _forward(clips, _laid(w, b), g, shift, group, np.bincount(group), out, best, places, moments)
+        return tuple(map(torch.from_numpy, (out, best, places, moments)))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
         *tensors, ctx.group = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*tensors, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        clips, w, b, g, _ = (t.detach().contiguous().numpy() for t in ctx.saved_tensors)
-        laid, above = _laid(w, b), gradient.contiguous().numpy()
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        clips, w, b, g, _, best, places, moments = (t.detach().contiguous().numpy() for t in ctx.saved_tensors)
+        laid, above, sizes = _laid(w, b), gradients[0].contiguous().numpy(), np.bincount(ctx.group)
         d_laid, d_gamma, d_beta = (np.zeros_like(a) for a in (laid, g, g))
-        _backward(clips, laid, g, ctx.group, np.bincount(ctx.group), above, d_laid, d_gamma, d_beta)
-        found = (d_laid[:27, : len(w)].T, d_laid[27, : len(w)], d_gamma, d_beta)
+        _backward(clips, laid, g, ctx.group, sizes, above, best, places, moments, d_laid, d_gamma, d_beta)
+        found = (d_laid[:, :27], d_laid[:, 27], d_gamma, d_beta)
         return (None, *(torch.from_numpy(np.ascontiguousarray(a)) for a in found), None)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[torch.Tensor, int]:
-        """Members one after the other: each is a pass over its own clips."""
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+        """Members one after the other: each is a pass over its own clips, and keeps its own."""
         moved = [
             t if d is None or k == 5 else t.movedim(d, 0) for k, (t, d) in enumerate(zip(inputs, in_dims, strict=True))
         ]
         each = [
-            _ConvPool.apply(*(t if in_dims[k] is None else t[m] for k, t in enumerate(moved)))
+            _ConvPool.apply(*(t if in_dims[k] is None else t[m] for k, t in enumerate(moved)))[0]
             for m in range(info.batch_size)
         ]
-        return torch.stack(each), 0
+        nothing = (torch.empty(info.batch_size, 0) for _ in range(3))
+        return (torch.stack(each), *nothing), (0, 0, 0, 0)
 
 
 def conv_pool(
@@ -251,7 +254,7 @@ def conv_pool(
     ``group`` [F] int64: the stream of each filter, from 0. Padding 2; ReLU; the mean and variance of a stream's maps
     taken out; largest of 3x3, then means of 2x2 (c = 5 for S = 28). Gradients reach the four parameters, not ``x``.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or len(weight) > LANES:
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return reference(x, weight, bias, gamma, beta, group)
-    out: torch.Tensor = _ConvPool.apply(x, weight, bias, gamma, beta, group)
+    out: torch.Tensor = _ConvPool.apply(x, weight, bias, gamma, beta, group)[0]
     return out
