@@ -16,7 +16,7 @@ from mesynth.cli.make import generate, render
 from mesynth.cli.plan import plan
 from mesynth.cli.prepare import prepare
 from mesynth.cli.publish import card, export, verify
-from mesynth.cli.report import doctor, measure, quickstart
+from mesynth.cli.report import doctor, fid, measure, quickstart
 from mesynth.cli.train import train
 from mesynth.clickutils import MistakeGroup
 
@@ -32,5 +32,5 @@ def main() -> None:
 
 for verb in (quickstart, render, prepare, augment, train, calibrate, plan, generate, filter_, measure, compare, doctor):
     main.add_command(verb)
-for verb in (export, card, verify):
+for verb in (fid, export, card, verify):
     main.add_command(verb)

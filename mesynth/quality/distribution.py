@@ -1,4 +1,4 @@
-"""Distances between two sets of features: KID with a bootstrap over clips, and the exact Frechet distance.
+"""Distances between two sets of features: KID with a bootstrap over clips, and what real clips are from each other.
 
 ME corpora hold hundreds of clips. At that size the Frechet distance of two samples of ONE distribution is
 far from zero, so KID is the headline and every Frechet distance stands beside a real-against-real baseline
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mesynth import seeds
+from mesynth.quality.frechet import check_features as _check
+from mesynth.quality.frechet import frechet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,27 +90,6 @@ def kid_interval(
     return Interval(value=value(np.ones(n), np.ones(m)), low=float(low), high=float(high))
 
 
-def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Frechet distance of Gaussians fitted to [N,D] and [M,D] (Heusel et al., 2017, eq. 6).
-
-    ``|mx - my|^2 + tr(Cx) + tr(Cy) - 2 |A B^T|_*`` with A, B the centred features over sqrt(n-1): the trace of
-    ``(Cx Cy)^(1/2)`` is the nuclear norm of ``A B^T``, exactly, without a matrix square root or an epsilon.
-    """
-    _check(x, y)
-    a, b = _centred(x), _centred(y)
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    mean = ((x.mean(0, dtype=np.float64) - y.mean(0, dtype=np.float64)) ** 2).sum()
-    return float(mean + (a**2).sum() + (b**2).sum() - 2 * cross)
-
-
-def _centred(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
-    if len(centred) > centred.shape[1]:  # A^T A = R^T R: the same singular values from a smaller matrix
-        centred = np.linalg.qr(centred, mode="r")
-    return np.asarray(centred)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """The same distance between two halves of the real clips, ``n`` groups each, over several seeded splits.
@@ -156,12 +137,3 @@ def _group_sums(kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np
     a = np.eye(int(rows.max()) + 1)[rows]
     b = np.eye(int(columns.max()) + 1)[columns]
     return np.asarray(a.T @ kernel @ b)
-
-
-def _check(x: np.ndarray, y: np.ndarray) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"features have shapes {x.shape} and {y.shape}; give [N,D] and [M,D]")
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"a distance needs at least 2 rows on each side, got {len(x)} and {len(y)}")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("features hold NaN or infinity")

@@ -14,7 +14,7 @@ import time
 import numpy as np
 from pytorch_fid.fid_score import calculate_frechet_distance
 
-from mesynth.quality.distribution import frechet
+from mesynth.quality.frechet import frechet
 
 
 def main() -> None:

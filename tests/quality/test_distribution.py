@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from mesynth.quality import distribution as dist
+from mesynth.quality.frechet import Moments, frechet, frechet_of_moments
 
 
 def gaussian(seed: int, n: int, d: int, mean: float = 0.0, sd: float = 1.0) -> np.ndarray:
@@ -25,13 +26,13 @@ def frechet_by_sqrtm(x: np.ndarray, y: np.ndarray) -> float:
 def test_frechet_is_the_matrix_square_root_formula(seed: int, n: int, m: int, d: int) -> None:
     mix = np.random.default_rng(seed).standard_normal((d, d))
     x, y = gaussian(seed, n, d) @ mix, gaussian(seed + 1, m, d, 0.5)
-    assert dist.frechet(x, y) == pytest.approx(frechet_by_sqrtm(x, y), rel=1e-6, abs=1e-8)
+    assert frechet(x, y) == pytest.approx(frechet_by_sqrtm(x, y), rel=1e-6, abs=1e-8)
 
 
 def test_frechet_of_isotropic_gaussians_has_its_closed_form() -> None:
     # N(0, I) and N(mu, s^2 I) in D dimensions: |mu|^2 + D (s - 1)^2
     x, y = gaussian(0, 60_000, 4), gaussian(1, 60_000, 4, mean=2.0, sd=3.0)
-    assert dist.frechet(x, y) == pytest.approx(4 * 2.0**2 + 4 * (3.0 - 1) ** 2, rel=0.02)
+    assert frechet(x, y) == pytest.approx(4 * 2.0**2 + 4 * (3.0 - 1) ** 2, rel=0.02)
 
 
 def test_frechet_with_more_features_than_rows_agrees_with_the_wide_route() -> None:
@@ -40,13 +41,38 @@ def test_frechet_with_more_features_than_rows_agrees_with_the_wide_route() -> No
     ca, cb = a.T @ a, b.T @ b
     eigen = np.linalg.eigvals(ca @ cb).real
     want = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(ca + cb) - 2 * np.sqrt(np.clip(eigen, 0, None)).sum()
-    assert dist.frechet(x, y) == pytest.approx(want, rel=1e-5)
-    assert dist.frechet(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet(x, y) == pytest.approx(want, rel=1e-5)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_moments_in_parts_are_those_of_the_whole() -> None:
+    x = gaussian(0, 57, 6, mean=1e4)
+    parts = Moments.of([x[:1], x[1:30], x[30:]])
+    assert parts.mean == pytest.approx(x.mean(0), rel=1e-12)
+    assert parts.covariance == pytest.approx(np.cov(x.T), abs=1e-9)
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+        Moments.of([x[:1]])
+
+
+@pytest.mark.parametrize("rank", [3, 6])
+def test_frechet_of_moments_needs_no_full_rank(rank: int) -> None:
+    mix, other = (np.random.default_rng(i).standard_normal((rank, 6)) for i in (1, 2))
+    x, y = gaussian(0, 50, rank) @ mix, gaussian(1, 40, rank, 0.5) @ other
+    eigen = np.linalg.eigvals(np.cov(x.T) @ np.cov(y.T)).real
+    want = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T))
+    want -= 2 * np.sqrt(np.clip(eigen, 0, None)).sum()
+    assert frechet(x, y) == pytest.approx(want, rel=1e-6)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_moments_of_two_extractors_do_not_compare() -> None:
+    with pytest.raises(ValueError, match="4 and 5 features"):
+        frechet_of_moments(Moments.of([gaussian(0, 9, 4)]), Moments.of([gaussian(0, 9, 5)]))
 
 
 def test_frechet_is_biased_at_small_n_and_kid_is_not() -> None:
     kids = [dist.kid(gaussian(2 * i, 30, 64), gaussian(2 * i + 1, 30, 64)) for i in range(40)]
-    frechets = [dist.frechet(gaussian(2 * i, 30, 64), gaussian(2 * i + 1, 30, 64)) for i in range(5)]
+    frechets = [frechet(gaussian(2 * i, 30, 64), gaussian(2 * i + 1, 30, 64)) for i in range(5)]
     assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
     assert min(frechets) > 20
 
@@ -109,7 +135,7 @@ def test_baseline_compares_disjoint_clips_and_needs_four() -> None:
     ],
 )
 def test_unfit_features_are_named(x: np.ndarray, y: np.ndarray, words: str) -> None:
-    for distance in (dist.kid, dist.frechet):
+    for distance in (dist.kid, frechet):
         with pytest.raises(ValueError, match=words):
             distance(x, y)
     with pytest.raises(ValueError, match="two clips"):

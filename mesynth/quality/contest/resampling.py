@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mesynth.quality.distribution import Interval, frechet, polynomial_kernel
+from mesynth.quality.distribution import Interval, polynomial_kernel
+from mesynth.quality.frechet import frechet
 from mesynth.seeds import stream
 
 FRECHET_DRAWS = 100

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mesynth.quality.contest import resampling
 from mesynth.quality.control import agreement
-from mesynth.quality.distribution import frechet
+from mesynth.quality.frechet import frechet
 
 
 @settings(max_examples=25, deadline=None)
