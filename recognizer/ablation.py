@@ -16,7 +16,7 @@ from mesynth.manifest import Manifest
 from mesynth.run_folder import RUN_FILE, claim_folder
 from recognizer import ablation_page, ledger, predictions, report
 from recognizer.ablation_result import CONFIG, RESULT, AblationResult, Summary, figures, read_result, write_result
-from recognizer.cells import PARTS, POOLED, Bench, Cell, CellResult, grid, read_cell, share, write_cell
+from recognizer.cells import PARTS, POOLED, Bench, Cell, CellResult, grid, groups, read_cell, share, write_cell
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
 from recognizer.curve import curve_png
 from recognizer.data import FlowSet
@@ -118,27 +118,30 @@ def _run(
     bench: Bench, cells: Sequence[Cell], folder: Path | None, rank: int, count: int, progress: Progress | None
 ) -> list[CellResult] | None:
     """This process's cells; in the first process then all cells' results, in order."""
-    results: list[CellResult] = []
-    for number, cell in enumerate(cells):
-        path = None if folder is None else cell.path(folder / PARTS)
-        if path is None or (cell.index % count == rank and not path.is_file()):
+    results: dict[int, CellResult] = {}
+    done = 0
+    for number, group in enumerate(groups(cells)):
+        # Whole or not at all: a network's last bits depend on the members beside it.
+        missing = folder is None or not all(cell.path(folder / PARTS).is_file() for cell in group)
+        if missing and (folder is None or number % count == rank):
             # The files of the cells go when the result is there: without its file a cell may be finished all the same.
             if folder is not None and (folder / RESULT).is_file():
                 return None
 
-            def report_share(done: int, total: int, number: int = number) -> None:
+            def report_share(made: int, total: int, done: int = done, size: int = len(group)) -> None:
                 if progress:
-                    progress("cells", round(100 * (number + done / max(total, 1))), 100 * len(cells))
+                    progress("cells", round(100 * (done + size * made / max(total, 1))), 100 * len(cells))
 
-            result = bench.run(cell, report_share)
-            if path is None:
-                results.append(result)
-            else:
-                write_cell(result, path)
+            for cell, result in zip(group, bench.run(group, report_share), strict=True):
+                if folder is None:
+                    results[cell.index] = result
+                else:
+                    write_cell(result, cell.path(folder / PARTS))
+        done += len(group)
         if progress:
-            progress("cells", 100 * (number + 1), 100 * len(cells))
+            progress("cells", 100 * done, 100 * len(cells))
     if folder is None:
-        return results
+        return [results[cell.index] for cell in cells]
     if rank:
         return None
     paths = [cell.path(folder / PARTS) for cell in cells]

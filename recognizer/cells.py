@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,6 +32,8 @@ POOLED = "all"
 """The source that pools all synthetic corpora."""
 PARTS = "parts"
 _FACTS = b"recognizer.cell"
+_TOGETHER = 8
+"""Cells of a group at most: some hundred members, as many as a GPU takes at once, and minutes on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,27 @@ def grid(config: AblationConfig, sources: Sequence[str]) -> list[Cell]:
     return [Cell(index, condition, seed) for index, (condition, seed) in enumerate(pairs)]
 
 
+def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that train as one stack: ratios and seeds of one model, mode, source and number of real subjects.
+
+    They draw from one pool of clips, whatever they draw. Controls have pools of their own (other labels, copies) and
+    run one by one. What a cell gives does not depend on its group; a kill loses one group at most.
+    """
+    out: list[list[Cell]] = []
+    open_group: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        c = cell.condition
+        key = (c.model, c.mode, c.train_subjects, c.source if c.source != POOLED else "")
+        if c.arm not in (NONE, "synthetic"):
+            out.append([cell])
+        elif len(open_group.get(key, ())) in (0, _TOGETHER):
+            open_group[key] = [cell]
+            out.append(open_group[key])
+        else:
+            open_group[key].append(cell)
+    return out
+
+
 def share() -> tuple[int, int]:
     """(rank, count) of this process, as `accelerate launch` or torchrun say; (0, 1) without a launcher."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -153,25 +177,36 @@ class Bench:
                 done.add(key)
                 self.mixture(cell)
 
-    def run(self, cell: Cell, progress: Progress | None = None) -> CellResult:
-        """Train and test all folds."""
+    def run(self, cells: Sequence[Cell], progress: Progress | None = None) -> list[CellResult]:
+        """Train and test all folds of cells that :func:`groups` put together: one stack of cells x folds members."""
         start = time.perf_counter()
-        mixture, run = self.mixture(cell), self._config(cell)
-        members = [
-            Member.of(fold.name, cell.seed, weights, mixture.pool.y)
-            for fold, weights in zip(mixture.folds, mixture.weights, strict=True)
-        ]
-        trained = fit(mixture.pool, mixture.added, members, run, progress)
+        run, members, counts = self._config(cells[0]), [], []
+        pool, added = None, None
+        for cell in cells:
+            mixture = self.mixture(cell)
+            if pool is None:
+                pool, added = mixture.pool, mixture.added
+            assert np.array_equal(pool.clip_ids, mixture.pool.clip_ids)
+            members += [
+                Member.of(fold.name, cell.seed, weights, mixture.pool.y)
+                for fold, weights in zip(mixture.folds, mixture.weights, strict=True)
+            ]
+            counts.append((float(mixture.n_real.mean()), float(mixture.n_added.mean())))
+        assert pool is not None
+        assert added is not None
+        trained = fit(pool, added, members, run, progress)
         tables = [
             predictions.fold_table(
-                cell.condition, cell.seed, fold, self.real, trained.probabilities(f, self.real.inputs(fold.test_index))
+                cell.condition, cell.seed, fold, self.real,
+                trained.probabilities(c * len(self.folds) + f, self.real.inputs(fold.test_index)),
             )
+            for c, cell in enumerate(cells)
             for f, fold in enumerate(self.folds)
+        ]  # fmt: skip
+        seconds, n = (time.perf_counter() - start) / len(cells), len(self.folds)
+        return [
+            CellResult(predictions.join(tables[c * n : (c + 1) * n]), *count, seconds) for c, count in enumerate(counts)
         ]
-        seconds = time.perf_counter() - start
-        return CellResult(
-            predictions.join(tables), float(mixture.n_real.mean()), float(mixture.n_added.mean()), seconds
-        )
 
     def _config(self, cell: Cell) -> RunConfig:
         return self.config.for_model(cell.condition.model, cell.condition.mode)

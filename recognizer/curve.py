@@ -57,7 +57,7 @@ def ratio_panels(summary: Sequence[Summary]) -> list[Panel]:
     ratios = sorted({s.ratio for s in summary})
     place = {ratio: i for i, ratio in enumerate(ratios)}  # evenly spaced: ratios are chosen by doubling
     sources = list(dict.fromkeys(s.source for s in summary if s.arm == "synthetic"))
-    out = []
+    out, few = [], any(s.train_subjects for s in summary)
     for key in dict.fromkeys((s.model, s.mode, s.train_subjects) for s in summary):
         here = [s for s in summary if (s.model, s.mode, s.train_subjects) == key]
         base = next(s for s in here if s.arm == NONE)
@@ -81,7 +81,7 @@ def ratio_panels(summary: Sequence[Summary]) -> list[Panel]:
         model, mode, subjects = key
         out.append(
             Panel(
-                title=f"{model}, {mode}" + (f", {subjects} real subjects" if subjects else ""),
+                title=f"{model}, {mode}" + (f", {subjects} real subjects" if subjects else ", all" if few else ""),
                 x_label="added clips per real training clip", ticks=tuple(f"{r:g}" for r in ratios),
                 lines=tuple(lines), level=base.uf1.value,
             )
@@ -135,11 +135,14 @@ def span(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def curve_png(summary: Sequence[Summary]) -> bytes:
-    """:func:`ratio_panels` as PNG, up to three in a row."""
+    """:func:`ratio_panels` as PNG: the numbers of real subjects beside each other, or up to three in a row."""
     panels = ratio_panels(summary)
-    columns = min(len(panels), 3)
+    numbers = len({s.train_subjects for s in summary})
+    columns = numbers if numbers > 1 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.5 + 4.5 * columns, 4.2 * rows), dpi=120 if rows < 5 else 80, layout="constrained")
+    figure = Figure(
+        figsize=(1.5 + 4.5 * columns, 4.2 * rows), dpi=120 if rows * columns < 10 else 80, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axis in axes[len(panels) :]:

@@ -17,10 +17,10 @@ from recognizer import cells, predictions
 from recognizer.ablation import plan, run_ablation
 from recognizer.ablation_page import page
 from recognizer.ablation_result import verdict
-from recognizer.cells import Cell, conditions, grid, read_cell, write_cell
+from recognizer.cells import Bench, Cell, conditions, grid, groups, read_cell, write_cell
 from recognizer.config import AblationConfig, load_config
 from recognizer.data import FlowSet
-from recognizer.protocol import PoolTooSmallError
+from recognizer.protocol import PoolTooSmallError, make_folds
 from recognizer.report import ablation_markdown, tally
 from recognizer.statistics import Interval
 from tests.recognizer.corpora import write_corpus
@@ -233,9 +233,10 @@ def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypa
     monkeypatch.setattr(cells, "fit", stop_at_fourth)
     with pytest.raises(KeyboardInterrupt):
         run_ablation(corpora["real"], corpora["synthetic"], config, out=out)
-    assert len(list((out / "parts").iterdir())) == 3
+    assert len(list((out / "parts").iterdir())) == 6 + 2  # one group of ratios and seeds, two controls
+    (out / "parts" / "00002-lda-prior-synthetic-x1-0-0.parquet").unlink()
     resumed = run_ablation(corpora["real"], corpora["synthetic"], config, out=out)
-    assert len(fitted) == 4 + 7, "a finished cell must not be trained again"
+    assert len(fitted) == 4 + 1 + 2, "a finished control must not be trained again, a group with a gap must"
     assert {p.name for p in out.iterdir()} == FILES
     fresh = run_ablation(corpora["real"], corpora["synthetic"], config)
     assert resumed.rows == fresh.rows
@@ -251,6 +252,27 @@ def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypa
     (out / "result.json").write_text("{")
     with pytest.raises(RunFolderError, match="damaged result"):
         run_ablation(corpora["real"], corpora["synthetic"], config, out=out)
+
+
+@pytest.mark.parametrize("mode", ["pool", "prior", "fuse"])
+@pytest.mark.parametrize("model", ["lda", "ststnet"])
+def test_a_cell_gives_the_same_alone_and_in_its_group(sets: dict[str, FlowSet], model: str, mode: str) -> None:
+    quick = ["train.steps=6", "train.batch=8"] if model == "ststnet" else []
+    quick += ["mix.pretrain_steps=4"] if quick and mode == "prior" else []
+    config = load(f"models=[{model}]", f"modes=[{mode}]", "train_subjects=[2,0]", "controls=[shuffled]", *quick)
+    bench = Bench(config, sets["real"], {"all": sets["synthetic"]}, make_folds(sets["real"], config.protocol))
+    found = groups(grid(config, ["all"]))
+    assert [len(group) for group in found] == [6, 1, 1, 1, 1] * 2
+    together = bench.run(found[5])
+    for cell, result in zip(found[5], together, strict=True):
+        alone = bench.run([cell])[0]
+        assert (alone.n_real, alone.n_added) == (result.n_real, result.n_added)
+        for name in alone.table.column_names:
+            a, b = alone.table[name].to_pylist(), result.table[name].to_pylist()
+            if name == "scores":
+                np.testing.assert_allclose(np.array(a, float), np.array(b, float), atol=1e-4)
+            elif name != "predicted":
+                assert a == b, name
 
 
 def test_the_page_gives_the_command_that_makes_it_again(corpora: dict[str, Manifest], tmp_path: Path) -> None:
