@@ -78,6 +78,7 @@ def loso(
     from recognizer.protocol_run import loso as run
     from recognizer.report import loso_markdown, loso_notes, loso_tables, terminal
 
+    synthetic, settings = _corpora(synthetic, settings)
     config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
     real, made = _read(manifest), _read(synthetic)
     if dry_run:
@@ -125,8 +126,9 @@ def ablate(
     from recognizer.config import AblationConfig, load_config
     from recognizer.report import ablation_table, ablation_verdicts, tally, terminal
 
+    synthetic, settings = _corpora(synthetic, settings)
     if not synthetic:
-        raise ConfigError("an ablation compares with synthetic clips; pass --synthetic")
+        raise ConfigError("an ablation compares with synthetic clips; pass --synthetic or data.synthetic=[...]")
     config = load_config(AblationConfig, *_split(settings))
     real, made = _read(manifest), _read(synthetic)
     if dry_run:
@@ -170,6 +172,7 @@ def train(
     from recognizer.config import RunConfig, load_config
     from recognizer.saved import train as run
 
+    synthetic, settings = _corpora(synthetic, settings)
     config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
     real, made = _read(manifest), _read(synthetic)
     if dry_run:
@@ -308,6 +311,14 @@ def _split(settings: Sequence[str]) -> tuple[Path | None, list[str]]:
     if settings and "=" not in settings[0]:
         return Path(settings[0]), list(settings[1:])
     return None, list(settings)
+
+
+def _corpora(given: tuple[Path, ...], settings: tuple[str, ...]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Corpora of --synthetic and of data.synthetic=[A,B], which is the same in other words; the other settings."""
+    key = "data.synthetic="
+    named = [s.removeprefix(key).strip().removeprefix("[").removesuffix("]") for s in settings if s.startswith(key)]
+    folders = tuple(Path(name.strip()) for names in named for name in names.split(",") if name.strip())
+    return given + folders, tuple(s for s in settings if not s.startswith(key))
 
 
 def _read(paths: Sequence[Path]) -> list[Manifest]:

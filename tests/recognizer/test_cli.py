@@ -50,6 +50,18 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     assert min(times) < 0.5
 
 
+def test_corpora_may_be_named_among_the_settings(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    real, made = corpora["real"].root, corpora["synthetic"].root
+    words = ["loso", "model=lda", "--manifest", real, "--json"]
+    one = run(*words, "--synthetic", made, "--out", tmp_path / "one")
+    two = run(*words, f"data.synthetic=[{made}]", "mix.ratio=1.0", "--out", tmp_path / "two")
+    assert one.exit_code == two.exit_code == 0, two.output
+    assert json.loads(one.stdout)["config_hash"] == json.loads(two.stdout)["config_hash"]
+    same = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("one", "two")]
+    assert same[0] == same[1]
+    assert "nowhere" in mistake(*words[:-1], "data.synthetic=[nowhere]", "--out", tmp_path / "three")
+
+
 def test_loso_prints_writes_and_resumes(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     command = [
         "loso",
