@@ -2,7 +2,7 @@
 
 The onset's code is concatenated to the noisy one; AU tokens and identity tokens are attended to; the AUs as one vector
 are added to the noise level's embedding. What is left out for guidance is replaced by learned values, for the AUs and
-for the onset separately.
+for the onset separately. With ``hint`` it also sees the code that the motion prior would give (docs/decisions/014).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mesynth.errors import ConfigError
 from mesynth.generators.conditioning import group_norm
 from mesynth.generators.diffusion.tokens import AUTokens
 from mesynth.generators.latent import Foreign, read_state, unfit
+from mesynth.generators.prior_flow import PriorFlow
 
 _POOLED = 2  # side of the grid that the onset is pooled to: left and right, upper and lower face stay apart
 
@@ -58,6 +59,7 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         channels: int = 12,
         identity_tokens: int = 4,
         identity_width: int = 32,
+        hint: bool = False,
         size: int = 64,
         patch: int = 2,
         target: str = "change",
@@ -74,6 +76,7 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         self.identity = IdentityTokens(channels, identity_width, identity_tokens, dim)
         self.null_identity = nn.Parameter(0.5 * torch.randn(identity_tokens, dim))
         self.null_onset = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.prior = PriorFlow(size) if hint else None
         # At first the network says 0: the best linear denoiser.
         for parameter in self.body.conv_out.parameters():
             nn.init.zeros_(parameter)
@@ -87,13 +90,20 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         known: torch.Tensor,
         null_aus: torch.Tensor,
         null_onset: torch.Tensor,
+        hint: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``x``, ``onset`` [B,C,h,w]; ``level`` [B] in 0..1000; ``aus``, ``known`` [B,K,2]; nulls [B] bool."""
+        """``x``, ``onset``, ``hint`` [B,C,h,w]; ``level`` [B] in 0..1000; ``aus``, ``known`` [B,K,2]; nulls [B] bool.
+
+        ``hint``: of :meth:`hinted`, where the network was made to see one; it tells of both and is 0 under either null.
+        """
         told = self.tokens(aus, known, null_aus)
         identity = torch.where(null_onset[:, None, None], self.null_identity, self.identity(onset))
         shown = torch.where(null_onset[:, None, None, None], self.null_onset, onset)
+        seen = [x, shown]
+        if hint is not None:
+            seen.append(torch.where((null_aus | null_onset)[:, None, None, None], torch.zeros_like(hint), hint))
         out: torch.Tensor = self.body(
-            torch.cat([x, shown], 1),
+            torch.cat(seen, 1),
             level,
             encoder_hidden_states=torch.cat([told.tokens, identity], 1),
             timestep_cond=told.pooled,
@@ -103,9 +113,10 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
 
 
 def unet_config(
-    *, channels: int, side: int, width: int, multipliers: tuple[int, ...], layers: int, heads: int, dim: int
-) -> dict[str, Any]:
-    """A U-Net from scratch: attention everywhere but at the finest level.
+    *, channels: int, side: int, width: int, multipliers: tuple[int, ...], layers: int, heads: int, dim: int,
+    inputs: int = 2,
+) -> dict[str, Any]:  # fmt: skip
+    """A U-Net from scratch that sees ``inputs`` codes: attention everywhere but at the finest level.
 
     Raises:
         ConfigError: the code's side cannot be halved that often.
@@ -114,7 +125,7 @@ def unet_config(
     _check_side(side, levels)
     attends = ["CrossAttnDownBlock2D"] * (levels - 1)
     return {
-        "sample_size": side, "in_channels": 2 * channels, "out_channels": channels,
+        "sample_size": side, "in_channels": inputs * channels, "out_channels": channels,
         "block_out_channels": [width * m for m in multipliers], "layers_per_block": layers,
         "down_block_types": ["DownBlock2D", *attends],
         "up_block_types": [*(name.replace("Down", "Up") for name in attends), "UpBlock2D"],
@@ -127,8 +138,8 @@ _UNUSED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encod
 """Of a base model: each would want an input that we do not have."""
 
 
-def adopted_config(base: Foreign, *, channels: int, side: int) -> dict[str, Any]:
-    """The configuration of a base model's U-Net, widened for the onset's channels and our vector of AUs.
+def adopted_config(base: Foreign, *, channels: int, side: int, inputs: int = 2) -> dict[str, Any]:
+    """The configuration of a base model's U-Net, widened to ``inputs`` codes and our vector of AUs.
 
     Raises:
         ConfigError: it works on other channels, or wants inputs that we do not have (SDXL's sizes, class labels).
@@ -140,7 +151,7 @@ def adopted_config(base: Foreign, *, channels: int, side: int) -> dict[str, Any]
                 f"model.base={base.folder} has {name}={config[name]}, which is not supported; use SD 1 or 2"
             )
     taken, given, dim = config.get("in_channels"), config.get("out_channels"), config.get("cross_attention_dim")
-    if taken not in (channels, 2 * channels) or given != channels:
+    if taken not in (channels, inputs * channels) or given != channels:
         raise ConfigError(
             f"model.base={base.folder} maps {taken} channels to {given}, codes here have {channels}; "
             "use the base model that belongs to model.vae"
@@ -148,11 +159,11 @@ def adopted_config(base: Foreign, *, channels: int, side: int) -> dict[str, Any]
     if not isinstance(dim, int):
         raise ConfigError(f"model.base={base.folder} has cross_attention_dim={dim}; one number is supported")
     _check_side(side, len(config.get("block_out_channels", ())))
-    return config | {"in_channels": 2 * channels, "sample_size": side, "time_cond_proj_dim": dim}
+    return config | {"in_channels": inputs * channels, "sample_size": side, "time_cond_proj_dim": dim}
 
 
 def adopt_weights(network: ImageDenoiser, base: Foreign) -> None:
-    """Start from a base model: its weights, with zeros for the onset's channels, so that at first it sees x alone.
+    """Start from a base model: its weights, with zeros for the further channels, so that at first it sees x alone.
 
     After Brooks et al. ("InstructPix2Pix", 2023), who widened Stable Diffusion in this way.
 

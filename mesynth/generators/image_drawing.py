@@ -15,6 +15,7 @@ from mesynth.errors import ConfigError
 from mesynth.generators.diffusion.process import Process
 from mesynth.generators.diffusion.sampling import Denoise, Sampling, sample
 from mesynth.generators.latent import Space
+from mesynth.generators.warping import warp
 
 TARGETS = ("change", "picture")
 FLOOR = 0.1
@@ -65,6 +66,16 @@ class Codec:
         return self.gain * onset if self.target == "picture" else torch.zeros_like(onset)
 
 
+def hinted(network: Any, codec: Codec, picture: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> Any:
+    """What the motion prior says the data are, [B,C,h,w]: the onset [B,3,S,S] moved by its flow; None if not asked."""
+    prior = getattr(network, "prior", None)
+    if prior is None:
+        return None
+    moved = warp(picture, -prior(aus * known)).clamp(0, 1)
+    onset, frame = codec.space.encode(torch.cat([picture, moved])).chunk(2)
+    return codec.clean(onset, frame, strength(aus, known))
+
+
 def strength(aus: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """What a change is divided by, [B]: the largest AU [B,K,2], :data:`FLOOR` at least; 1 if any AU is unknown."""
     largest = (aus * known).flatten(1).amax(1).clamp(min=FLOOR)
@@ -82,8 +93,9 @@ def two_guided(
 
 
 def guided_denoiser(
-    network: Any, process: Process, onset: torch.Tensor, aus: torch.Tensor, known: torch.Tensor, sampling: ImageSampling
-) -> Denoise:
+    network: Any, process: Process, onset: torch.Tensor, aus: torch.Tensor, known: torch.Tensor,
+    sampling: ImageSampling, hint: torch.Tensor | None = None,
+) -> Denoise:  # fmt: skip
     """(x [B,C,h,w], sigma [B]) -> guided estimate of the clean data.
 
     Which of the three estimates are taken depends on the scales alone (a scale of 1 needs fewer), so that the cost and
@@ -98,10 +110,11 @@ def guided_denoiser(
         torch.tensor([key[i] for key in used], device=onset.device).repeat_interleave(n) for i in range(2)
     )
     wide = [t.repeat(k, *[1] * (t.ndim - 1)) for t in (onset, aus, known)]
+    hints = () if hint is None else (hint.repeat(k, 1, 1, 1),)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         def told(x_in: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = network(x_in, level, *wide, null_aus, null_onset)
+            out: torch.Tensor = network(x_in, level, *wide, null_aus, null_onset, *hints)
             return out
 
         each = process.denoised(told, x.repeat(k, 1, 1, 1), sigma.repeat(k)).chunk(k)
@@ -124,7 +137,8 @@ def painted(
     """
     code = codec.space.encode(onset)
     keep = None if mask is None else (mask, codec.still(code))
-    denoise = guided_denoiser(network, process, code, aus, known, sampling)
+    hint = hinted(network, codec, onset, aus, known)
+    denoise = guided_denoiser(network, process, code, aus, known, sampling, hint)
     x = sample(denoise, noise, sampling, process, keep=keep)
     fade = (aus.flatten(1).amax(1) / FLOOR).clamp(max=1)
     return codec.change(x, code, strength(aus, known), fade)

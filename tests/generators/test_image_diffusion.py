@@ -16,10 +16,19 @@ from mesynth.errors import MesynthError
 from mesynth.generators.diffusion.process import Process
 from mesynth.generators.image_denoiser import ImageDenoiser, unet_config
 from mesynth.generators.image_diffusion import ImageDiffusion
-from mesynth.generators.image_drawing import Codec, ImageSampling, guided_denoiser, painted, strength, two_guided
+from mesynth.generators.image_drawing import (
+    Codec,
+    ImageSampling,
+    guided_denoiser,
+    hinted,
+    painted,
+    strength,
+    two_guided,
+)  # fmt: skip
 from mesynth.generators.keep_regions import region_mask
 from mesynth.generators.latent import PixelSpace
 from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
+from mesynth.generators.warping import warp
 from mesynth.motion.nuisance import Nuisance
 from mesynth.temporal import Profile
 from mesynth.types import AUVector
@@ -37,7 +46,10 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 def network(channels: int = 12, side: int = 8, size: int = SIZE, **options: object) -> ImageDenoiser:
     """Untrained but not silent: what starts at zero is drawn, so that it reacts to everything it is told."""
     torch.manual_seed(0)
-    unet = unet_config(channels=channels, side=side, width=8, multipliers=(1, 2), layers=1, heads=2, dim=16)
+    unet = unet_config(
+        channels=channels, side=side, width=8, multipliers=(1, 2), layers=1, heads=2, dim=16,
+        inputs=3 if options.get("hint") else 2,
+    )  # fmt: skip
     values: dict[str, object] = {
         "unet": unet, "channels": channels, "identity_tokens": 2, "identity_width": 4, "size": size,
         "sampling": {"steps": 3},
@@ -113,6 +125,29 @@ def test_the_network_hears_everything_and_nulls_replace_it() -> None:
     assert torch.equal(net(x, level, onset, aus, known, no, yes), net(x, level, -onset, aus, known, no, yes))
 
 
+def test_the_hint_is_what_the_prior_makes_of_the_onset() -> None:
+    net, codec = network(hint=True), Codec(PixelSpace(SIZE, 2), "change", 18.0)
+    picture, aus, known = rows(2)
+    assert hinted(network(), codec, picture, aus, known) is None
+    hint = hinted(net, codec, picture, aus, known)
+    assert torch.equal(hinted(net, codec, picture, 0 * aus, known), torch.zeros_like(hint))
+    unknown = known.clone()
+    unknown[1] = False
+    assert torch.equal(hinted(net, codec, picture, aus, unknown)[1], torch.zeros_like(hint[1]))
+    amount = strength(aus, known)
+    moved = codec.change(hint, codec.space.encode(picture), amount, torch.ones_like(amount))
+    expected = warp(picture, -net.prior(aus)).clamp(0, 1) - picture
+    torch.testing.assert_close(moved, expected, atol=2e-5, rtol=0)
+    x, onset = torch.randn(2, 2, 12, 8, 8)
+    level, no, yes = torch.tensor([500.0, 500.0]), torch.tensor([False, False]), torch.tensor([True, False])
+    told = net(x, level, onset, aus, known, no, no, hint)
+    assert (net(x, level, onset, aus, known, no, no, -hint) - told).abs().max() > 1e-4
+    for nulls in ((yes, no), (no, yes)):  # a row that leaves out either hears nothing of both
+        a, b = (net(x, level, onset, aus, known, *nulls, h) for h in (hint, -hint))
+        assert torch.equal(a[0], b[0])
+        assert not torch.equal(a[1], b[1])
+
+
 @pytest.mark.parametrize("target", ["change", "picture"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_clean_codes_give_the_frame_back(target: str, device: str) -> None:
@@ -146,9 +181,9 @@ def test_nothing_asked_gives_the_photo_in_every_frame_bit_for_bit(target: str) -
     assert change[0].abs().max() > 0
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_rows_do_not_depend_on_their_batch(scale: float) -> None:
-    made = generator().configured(guidance=scale, identity_guidance=1.5)
+@pytest.mark.parametrize(("scale", "hint"), [(1.0, False), (2.5, False), (2.5, True)])
+def test_rows_do_not_depend_on_their_batch(scale: float, hint: bool) -> None:
+    made = generator(hint=hint).configured(guidance=scale, identity_guidance=1.5)
     onset, aus, known = rows(3)
     together = made.changes(onset, aus, known, [5, 6, 5])
     for i, seed in enumerate([5, 6, 5]):
@@ -272,7 +307,7 @@ def test_what_cannot_be_drawn_is_refused(aus: str, nuisance: Nuisance, says: str
 @pytest.mark.parametrize("latent", [False, True])
 def test_saved_and_loaded_it_draws_the_same_bytes(latent: bool, tmp_path: Path) -> None:
     vae = save_vae(tmp_path / "vae") if latent else None
-    net = network(channels=4, side=4, gain=2.0) if latent else network()
+    net = network(channels=4, side=4, gain=2.0, hint=True) if latent else network(hint=True)
     networks = {"denoiser": net} | ({"vae": vae} if vae is not None else {})
     save_pipeline(tmp_path / "g", networks, facts("image_diffusion"), "# card\n", size=SIZE)
     if vae is not None:

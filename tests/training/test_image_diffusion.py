@@ -220,7 +220,7 @@ def test_a_base_model_is_where_training_starts(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         tokens = torch.cat([network.tokens(aus, aus > -1, no).tokens, network.identity(onset)], 1)  # type: ignore[operator]
-        ours = network(x, level, onset, aus, aus > -1, no, no)
+        ours = network(x, level, onset, aus, aus > -1, no, no, torch.randn_like(x))
         torch.testing.assert_close(ours, base(x, level, tokens).sample)
 
 

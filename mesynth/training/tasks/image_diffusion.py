@@ -17,7 +17,7 @@ from mesynth.generators.card import model_card
 from mesynth.generators.diffusion.tokens import dropped
 from mesynth.generators.image_denoiser import ImageDenoiser, adopt_weights, adopted_config, unet_config
 from mesynth.generators.image_diffusion import FAMILY
-from mesynth.generators.image_drawing import Codec, painted, strength
+from mesynth.generators.image_drawing import Codec, hinted, painted, strength
 from mesynth.generators.latent import LatentSpace, PixelSpace, Space, build_foreign, find_foreign
 from mesynth.generators.pipeline import save_pipeline
 from mesynth.training import image_losses as L
@@ -55,7 +55,7 @@ class ImageDiffusionTask(Task):
 
     def _denoiser(self, space: Space) -> Any:
         config, model = self._config, self._config.model
-        shape: dict[str, int] = {"channels": space.channels, "side": space.side}
+        shape: dict[str, int] = {"channels": space.channels, "inputs": 3 if model.hint else 2, "side": space.side}
         base = None
         if model.base is not None:
             base = find_foreign(model.base, "UNet2DConditionModel", "unet", "model.base")
@@ -68,8 +68,8 @@ class ImageDiffusionTask(Task):
         names = ("vae_sha256", "vae_licence", "base_sha256", "base_licence")
         network = ImageDenoiser(
             unet=unet, channels=space.channels, size=self.size, patch=model.patch, target=model.target,
-            gain=model.gain, identity_tokens=model.identity_tokens, identity_width=model.identity_width,
-            process=asdict(config.process), sampling=asdict(config.sampling),
+            gain=model.gain, hint=model.hint, identity_tokens=model.identity_tokens,
+            identity_width=model.identity_width, process=asdict(config.process), sampling=asdict(config.sampling),
             origin={name: value for name in names if (value := getattr(model, name))},
         )  # fmt: skip
         if base is not None:
@@ -105,10 +105,11 @@ class ImageDiffusionTask(Task):
         onset, frame = self.codec.space.encode(torch.cat([batch.onset, batch.frame])).chunk(2)
         clean = self.codec.clean(onset, frame, strength(batch.aus, seen))
         sigma = process.train_sigma(batch.rand("sigma", 1)[:, 0] ** (1 / self._config.loss.skew))
+        hint = hinted(network, self.codec, batch.onset, batch.aus, seen)
         noisy = clean + sigma.view(-1, 1, 1, 1) * batch.randn("noise", *clean.shape[1:])
 
         def told(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = network(x, level, onset, batch.aus, known, null_aus, null)
+            out: torch.Tensor = network(x, level, onset, batch.aus, known, null_aus, null, hint)
             return out
 
         error = (process.denoised(told, noisy, sigma) - clean).square()

@@ -38,6 +38,8 @@ class ModelConfig:
     """Tokens that tell who it is."""
     identity_width: int = 32
     """Channels of the small encoder that makes them."""
+    hint: bool = True
+    """The network also sees what the motion prior makes of the onset for the AUs (docs/decisions/014)."""
     checkpointing: bool = False
     """Compute activations twice to save memory."""
     vae: Path | None = None
