@@ -190,7 +190,7 @@ class FlowGAN:
         self._no_frames()
 
     def _no_frames(self) -> NoReturn:
-        raise MesynthError(f"{FAMILY} makes flow images only, no frames; use its flows(), or motion_gan for clips")
+        raise MesynthError(f"{FAMILY} makes flow images only, no frames; use --kind flow, or motion_gan for clips")
 
     def sample(
         self,

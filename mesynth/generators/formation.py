@@ -15,6 +15,7 @@ from numba import njit
 from mesynth.generators.warping import backward_of, soft_limit, warp
 from mesynth.motion.prior import WARP_LIMIT
 from mesynth.preprocess.align import SimilarityCrop
+from mesynth.stopwatch import part
 
 MAX_RESIDUAL = 0.1
 """Largest |R|, of the range of grey levels: a shadow or a wrinkle, not a face."""
@@ -179,6 +180,7 @@ def limited_length(flow: np.ndarray, limit: float) -> np.ndarray:
     return np.asarray(flow * (1 + fourth) ** -0.25, np.float32)
 
 
+@part("warp")
 def face_motion(
     crop: SimilarityCrop,
     shape: tuple[int, ...],

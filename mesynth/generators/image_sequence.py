@@ -18,6 +18,7 @@ from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import estimate_flow
+from mesynth.stopwatch import part
 from mesynth.temporal import Profile
 from mesynth.types import AUVector, Clip, Sample
 
@@ -43,6 +44,7 @@ def intensities(
     return np.clip(out, 0, 1).astype(np.float32), profile.alpha(n_frames)
 
 
+@part("warp")
 def painted_clip(
     family: str,
     size: int,
@@ -76,7 +78,7 @@ def painted_clip(
     frames[0] = face.image
     for start in range(1, n_frames, _BLOCK):
         rows = slice(start, min(start + _BLOCK, n_frames))
-        with torch.inference_mode():
+        with torch.inference_mode(), part("model"):
             now = (torch.from_numpy(x[rows]).to(device) for x in (asked, alpha))
             change = paint(onset, *now).float().permute(0, 2, 3, 1).cpu().numpy()
         for t, moved in enumerate(carried_back(change, crop, face.image.shape[:2]), start):

@@ -12,6 +12,7 @@ from mesynth.generators.formation import FaceMotion
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
 from mesynth.motion.prior import WARP_LIMIT
 from mesynth.motion.warp import backward_flow, folding, stays_inside, warp_backward
+from mesynth.stopwatch import part
 from mesynth.types import AUVector, Clip, Flow, Sample
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mesynth.temporal import Profile
 
 
+@part("warp")
 def motion_clip(
     face: Face,
     motion: FaceMotion,

@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from mesynth import facs
 from mesynth.corpus.models import SHIPPED, find_model, shipped_models
 from mesynth.generators.pipeline import CARD, Generator, read_facts
 from mesynth.motion.prior import NAME
+from mesynth.quality.contest.entrants import FRAMELESS
 from mesynth.quality.contest.people import Person
 from mesynth.quality.contest.requests import CONTEST_SEEDS
 from mesynth.temporal import Profile
@@ -21,7 +23,8 @@ from mesynth.training.start import open_start
 ROOT = Path(__file__).parents[2]
 MODELS = shipped_models()
 MOTION = [name for name in MODELS if read_facts(SHIPPED / name).name.startswith("motion_")]
-PAINTERS = [name for name in MODELS if name not in MOTION]
+FLOWS = [name for name in MODELS if read_facts(SHIPPED / name).name in FRAMELESS]
+PAINTERS = [name for name in MODELS if name not in (*MOTION, *FLOWS)]
 REQUESTS = ("12=0.5", "4=0.5", "L1=0.4,L2=0.4", "9=0.5", "15=0.5")
 
 
@@ -42,9 +45,10 @@ def apex(name: str, who: Person, request: str) -> tuple[np.ndarray, np.ndarray]:
     return sample.clip.frames[sample.clip.apex], sample.flow.uv
 
 
-def test_a_motion_generator_and_a_painter_ship() -> None:
+def test_a_generator_of_each_kind_ships() -> None:
     assert "motion_gan" in MOTION
     assert PAINTERS
+    assert FLOWS
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,7 +71,7 @@ def test_the_card_names_the_recipe_that_made_it(name: str, monkeypatch: pytest.M
     assert "rendered people that nothing learned from" in card
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MOTION, *PAINTERS])
 def test_asking_for_nothing_returns_the_face(name: str) -> None:
     frames, flow = apex(name, person(0), "12=0")
     assert np.array_equal(frames, person(0).face.image)
@@ -94,6 +98,20 @@ def test_its_motion_does_not_fold_at_the_intensities_of_micro_expressions(name: 
         asked = facs.parse_request(f"{code}=0.4")
         _, warnings = generator(name).generate(person(0).face, asked, Profile(), n_frames=3, fps=100)
         assert not [text for text in warnings if "fold" in text], code
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_its_flow_images_are_nearer_to_the_truth_than_the_priors(name: str) -> None:
+    made: Any = generator(name)
+    asked = [facs.parse_request(request) for request in REQUESTS]
+    drawn = [flow.uv for flow in made.flows(seeds=range(len(asked)), aus=asked, size=person(0).size)]
+    errors: dict[str, list[float]] = {"own": [], "prior": []}
+    for who in (person(0), person(1)):
+        for request, aus, uv in zip(REQUESTS, asked, drawn, strict=True):
+            exact = who.inner_flow(who.exact(aus).uv)
+            for key, flow in (("own", uv), ("prior", who.inner_flow(apex(NAME, who, request)[1]))):
+                errors[key].append(float(np.linalg.norm(flow - exact, axis=0).mean()))
+    assert np.mean(errors["own"]) < 0.8 * np.mean(errors["prior"])
 
 
 @pytest.mark.parametrize("name", PAINTERS)
