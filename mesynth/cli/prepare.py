@@ -22,6 +22,9 @@ from mesynth.preprocess.config import (
 )
 
 FLOW_FOLDERS = "flow_folders"
+EXPORT = "export"
+_OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
+"""What `prepare export` takes: nothing is aligned or estimated."""
 INCOMPLETE = 1
 """Exit code of --check where the copy is not complete."""
 
@@ -89,7 +92,8 @@ def prepare(
 
     DATABASE is a release (casme, casme2, samm, smic, casme_sq, casme3, mmew, 4dme, dfme, meview), a composite
     (megc2019, cmed), generic (a CSV beside videos), flow_folders (published flow images; --frames is the order of
-    their channels, --part the database of subjects of unknown names), or corpus: any mesynth manifest.
+    their channels, --part the database of subjects of unknown names), corpus: any mesynth manifest, or export: what
+    `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
     from mesynth.datasets.registry import CORPUS, load_release_of
@@ -98,6 +102,9 @@ def prepare(
     config = PrepareConfig(
         inputs=tuple(name.strip() for name in inputs.split(",") if name.strip()), keep_frames=not no_frames, **steps
     )
+    if database == EXPORT:
+        _import_export(root, out, workers, dry_run, as_json)
+        return
     if check_only:
         _check(database, root, part, frames, as_json)
         return
@@ -156,11 +163,38 @@ def _drift(out: Path) -> dict[str, dict[str, float]]:
     return {"drift, px": {name: round(sum(values) / len(values), 3) for name, values in means.items()}}
 
 
+def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as_json: bool) -> None:
+    """What `mesynth export` wrote, a corpus again."""
+    from mesynth.corpus.exports.imports import import_export, read_export
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
+        if given and option.name not in _OF_EXPORTS:
+            raise click.UsageError(
+                f"{option.opts[0]} has no effect on an export; `mesynth prepare corpus` prepares what comes back."
+            )
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
+    if dry_run:
+        found = read_export(root)
+        click.echo(f"would import {len(found.lines)} clips of a {found.form.name} export into {out}")
+        return
+    with progress_bars() as bar:
+        done = import_export(root, out, workers=workers, progress=bar("clips"))
+    show_result(summary(done, out), as_json)
+
+
 def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dry_run: bool, as_json: bool) -> None:
     """Published flow images: nothing to align or estimate. --frames is the order of channels, --part a database."""
+    from mesynth.corpus.exports.back import is_export
     from mesynth.datasets.flow_folders import import_flow_folders, read_flow_folders
 
     found = read_flow_folders(root, database=part)
+    if is_export(root.resolve().parent):
+        click.echo(
+            "written by mesynth: `mesynth prepare export` on the folder above keeps whom each clip shows", err=True
+        )
     for text in found.violations[:10]:
         click.echo(text, err=True)
     if dry_run:

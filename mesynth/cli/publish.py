@@ -19,22 +19,35 @@ FORMS = ("flow-folders", "casme2", "samm", "webdataset", "huggingface", "frames"
 Examples:
   mesynth export corpus --to casme2 --out casme2-like
   mesynth export corpus --to flow-folders --out flow28 --dry-run
-  mesynth export corpus --to huggingface --out hub"""
+  mesynth export corpus --to huggingface --workers 0 --out hub"""
 )
 @_CORPUS
 @click.option("--to", "form", type=click.Choice(FORMS), required=True, help="Form of the export: see docs/exports.md.")
 @click.option("--size", default=0, help="Side of flow pictures, pixels [default: flow-folders 28, meb 64].")
 @click.option("--video", default="", help="Moving pictures of previews: gif or mp4 [default: gif].")
 @click.option("--no-train", is_flag=True, help="flow-folders: u_test alone, which holds every clip once.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=1, show_default=True,
+    help="Processes, 0: one per core; the bytes do not depend on it.",
+)  # fmt: skip
 @OUT
 @dry_run_option
 @json_option
 def export(
-    corpus: Path, form: str, size: int, video: str, no_train: bool, out: Path, dry_run: bool, as_json: bool
+    corpus: Path,
+    form: str,
+    size: int,
+    video: str,
+    no_train: bool,
+    workers: int,
+    out: Path,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Write CORPUS in a form that other code bases read, with the provenance of every clip beside it.
 
     Clips that the form cannot take are counted and listed with their reason in left_out.csv. The same command resumes.
+    `mesynth prepare export` makes a corpus of an export again.
     """
     from mesynth.corpus.exports.form import Options
     from mesynth.corpus.exports.run import export as run
@@ -54,7 +67,7 @@ def export(
                 click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
         return
     with progress_bars() as bar:
-        account = run(source, form, out, options, progress=bar("clips"))
+        account = run(source, form, out, options, workers=workers, progress=bar("clips"))
     show_result(account.to_dict(), as_json)
 
 

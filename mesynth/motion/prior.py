@@ -19,6 +19,7 @@ from mesynth.motion.face_map import face_map
 from mesynth.motion.fields import basis
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
 from mesynth.motion.warp import backward_flow, folding, stays_inside, warp_backward
+from mesynth.stopwatch import part
 from mesynth.temporal import Profile
 from mesynth.types import AUVector, Clip, Flow, Sample
 
@@ -70,6 +71,7 @@ class MotionPrior:
         """Canonical displacements [...,2] -> pixels along the picture's axes."""
         return np.asarray((fields @ self._map.rotation.T) * np.float32(self._map.iod), np.float32)
 
+    @part("model")
     def fields(self, cells: list[tuple[int, int]]) -> np.ndarray:
         """[A,H,W,2] float32 pixels at weight 1 of each (AU row, side)."""
         missing = [cell for cell in cells if cell not in self._fields]
@@ -78,6 +80,7 @@ class MotionPrior:
         height, width = self.face.image.shape[:2]
         return np.stack([self._fields[c] for c in cells]) if cells else np.zeros((0, height, width, 2), np.float32)
 
+    @part("model")
     def _styled_fields(self, cells: list[tuple[int, int]], strength: float, seed: int) -> np.ndarray:
         """:meth:`fields` with one clip's own places and directions of pull."""
         style = draw_style(self._map.uv, strength, seeds.stream(seed, "style"))
@@ -113,6 +116,7 @@ class MotionPrior:
                 flow = flow + np.einsum("a,ahwc->hwc", path[t], self._head)
             yield np.ascontiguousarray(flow, np.float32)
 
+    @part("warp")
     def generate(
         self,
         aus: AUVector,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mesynth.corpus.exports.run import PROVENANCE_FILE
+from mesynth.corpus.exports.form import PROVENANCE_FILE
+from mesynth.corpus.exports.records import provenance_of
 from mesynth.errors import ManifestError
-from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.manifest import Manifest, Row
 
 _OWN = (
     "clip_id", "database", "subject", "clip", "emotion", "label", "objective_class", "au_text", "expression", "fps",
@@ -68,8 +69,5 @@ def _place(place: dict[str, Any]) -> tuple[str, str]:
 
 def _restore(row: Row, record: dict[str, Any]) -> Row:
     values = {name: record[name] for name in _OWN} | {name: tuple(record[name]) for name in _ARRAYS}
-    source: dict[str, Any] = {f.name: record["provenance"][f.name] for f in fields(Provenance)}
-    source |= {name: tuple(value) for name, value in source.items() if isinstance(value, list)}
-    provenance = Provenance(**source)
     warnings = tuple(dict.fromkeys((*record["warnings"], *row.warnings)))
-    return replace(row, **values, provenance=provenance, warnings=warnings)
+    return replace(row, **values, provenance=provenance_of(record), warnings=warnings)

@@ -8,23 +8,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mesynth.corpus.exports.annotation import au_cell
 from mesynth.corpus.exports.form import AUS, EMOTION, FRAMES, Clip, Form, Options, Placed, PlacedClips
 from mesynth.corpus.exports.names import clip_names, one_database, people
-from mesynth.corpus.exports.release import write_clip
+from mesynth.corpus.exports.release import clip_back, write_clip
 from mesynth.corpus.exports.tables import Cell, write_workbook
 from mesynth.datasets.casme2 import RENDERED_FILE
 from mesynth.datasets.rendered import FRAMES as FOLDER
 from mesynth.datasets.rendered import WORKBOOK
-from mesynth.manifest import Manifest
+from mesynth.manifest import Manifest, Row
+from mesynth.stage import Produced
 
 _HEADER = (
     "Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None, "Action Units", "Estimated Emotion",
 )  # fmt: skip
 _OWN = {"casme2": r"sub\d{2}"}
+
+
+_FRAME = "img{}.jpg"
+LOST = "frames were JPEG in the layout of CASME II"
 
 
 class Casme2Form(Form):
@@ -43,7 +49,11 @@ class Casme2Form(Form):
         for clip in clips:
             person, name = self.people[clip.row.subject_key], self.clips[clip.index]
             place: dict[str, str | int] = {"subject": person, "clip": name, "aus": au_cell(clip.row)}
-            yield write_clip(out, f"{FOLDER}/{person}/{name}", "img{}.jpg", clip, place, np.asarray)
+            yield write_clip(out, _folder(place), _FRAME, clip, place, np.asarray)
+
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        return clip_back(root, _folder(place), _FRAME, row, place, LOST)
 
     def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
         """Sidecar and workbook; the workbook last: a folder without it is no release yet."""
@@ -67,6 +77,10 @@ class Casme2Form(Form):
             "licence": "; ".join(licences),
             "seed": -1,
         }
+
+
+def _folder(place: dict[str, Any]) -> str:
+    return f"{FOLDER}/{place['subject']}/{place['clip']}"
 
 
 def _headed(rows: Iterator[tuple[Cell, ...]]) -> Iterator[tuple[Cell, ...]]:

@@ -9,16 +9,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mesynth.classes import CLASSES_3
-from mesynth.corpus.exports.form import CLASS, FLOW, Clip, Form, Options, Placed, PlacedClips
+from mesynth.corpus.exports.form import CLASS, FLOW, Clip, Form, Options, Placed, PlacedClips, with_warning
 from mesynth.corpus.exports.names import clip_names, people
 from mesynth.corpus.exports.pictures import flow_image, jpeg_bytes
+from mesynth.corpus.exports.reading import inside, shaped
 from mesynth.corpus.exports.tables import write_csv
+from mesynth.datasets.flow_folders import STRETCHED, UNITS, read_flow_image
+from mesynth.datasets.flow_stretch import unstretch
 from mesynth.errors import ConfigError
-from mesynth.manifest import Manifest
+from mesynth.manifest import Manifest, Row
 from mesynth.run_folder import write_bytes
+from mesynth.stage import Produced
 
 TREE = "three_norm_u_v_os"
 WHOLE = "STSNet_whole_norm_u_v_os"
@@ -67,15 +75,27 @@ class FlowFoldersForm(Form):
             if row.frames is not None or row.frame_files:
                 face = f"{person}_{name}.jpg"
                 write_bytes(out / FACES / face, jpeg_bytes(clip.frames()[row.apex_index]))
-            place: dict[str, str | int] = {"subject": person, "clip": name, "label": label, "file": file, "face": face}
+            place: dict[str, str | int] = {
+                "subject": person, "clip": name, "label": label, "file": file, "face": face, "size": self.size,
+            }  # fmt: skip
             yield Placed(row, place)
+
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        """The image itself, and flow in units of its rms, as the loader of published images reads them."""
+        path = _test_file(root, place)
+        inside(root, str(path.relative_to(root)))
+        planes, side = read_flow_image(path), place["size"]
+        shaped(planes, str(path), (3, side, side), np.uint8)
+        made = replace(with_warning(row, UNITS), height=side, width=side)
+        return Produced(made, flow=unstretch(planes), extra={f"input_{STRETCHED}": planes})
 
     def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
         """The other folders hold the same files once more: hard links where the file system has them."""
         keys: dict[str, str] = {}
         for one in placed():
             keys[str(one.place["subject"])] = one.row.subject_key
-            _link(_test_file(out, one), out / WHOLE / str(one.place["file"]))
+            _link(_test_file(out, one.place), out / WHOLE / str(one.place["file"]))
         for person in keys:
             for split in _SPLITS:  # HTNet lists both, also where one is empty
                 (out / TREE / person / split).mkdir(parents=True, exist_ok=True)
@@ -102,13 +122,13 @@ class FlowFoldersForm(Form):
                     withheld.append((person, one.row.clip_id))
                     continue
                 target = out / TREE / person / "u_train" / str(one.place["label"]) / str(one.place["file"])
-                _link(_test_file(out, one), target)
+                _link(_test_file(out, one.place), target)
         write_csv(out / WITHHELD, ("subject", "clip_id"), withheld)
         return len(withheld)
 
 
-def _test_file(out: Path, one: Placed) -> Path:
-    return out / TREE / str(one.place["subject"]) / "u_test" / str(one.place["label"]) / str(one.place["file"])
+def _test_file(out: Path, place: dict[str, Any]) -> Path:
+    return out / TREE / str(place["subject"]) / "u_test" / str(place["label"]) / str(place["file"])
 
 
 def _link(source: Path, target: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mesynth.corpus.exports.annotation import au_cell
 from mesynth.corpus.exports.form import FLOW, Clip, Form, Options, Placed, PlacedClips
 from mesynth.corpus.exports.names import clip_names, plain_people
+from mesynth.corpus.exports.reading import array, file_bytes, stored
 from mesynth.corpus.exports.tables import write_csv
-from mesynth.manifest import Manifest
+from mesynth.manifest import Manifest, Row
 from mesynth.run_folder import write_bytes
+from mesynth.stage import Produced
 
 FOLDER, INDEX = "flow", "index.csv"
 _BESIDE = ("landmarks.npy", "valid.npy")
@@ -38,6 +41,14 @@ class FlowNpyForm(Form):
                     place[kind] = f"{kind}/{person}/{name}.npy"
                     write_bytes(out / str(place[kind]), members[member])
             yield Placed(clip.row, place)
+
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        files = {"flow": place["file"]} | {kind: place[kind] for kind in ("landmarks", "valid") if kind in place}
+        arrays = {
+            kind: (str(root / file), array(file_bytes(root, file), str(root / file))) for kind, file in files.items()
+        }
+        return Produced(row, **stored(row, arrays))
 
     def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
         header = (

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from mesynth.corpus.exports.annotation import has_aus
 from mesynth.errors import ConfigError
 from mesynth.manifest import Manifest, Row
 from mesynth.shards import png_bytes, read_flow, read_frames, read_span
+from mesynth.stage import Produced
 
+PROVENANCE_FILE = "provenance.jsonl"
 FRAMES, FLOW, CLASS, AUS, EMOTION = "frames", "flow", "class", "au", "emotion"
 _MISSING = {
     FRAMES: "no frames in this corpus",
@@ -93,8 +95,8 @@ PlacedClips = Callable[[], Iterator[Placed]]
 class Form(ABC):
     """One form of export, for one corpus and one choice of options.
 
-    ``write`` is called once a shard, in any order, in a process that may begin anew: what it writes depends on the
-    corpus, the options and the shard alone.
+    ``write`` is called once a shard, in any order, in processes of their own: what it writes depends on what
+    ``__init__`` has gathered, the options and the shard alone, and it keeps nothing from one shard to the next.
     """
 
     name: ClassVar[str]
@@ -102,6 +104,8 @@ class Form(ABC):
     accepts: ClassVar[tuple[str, ...]] = ()
     readable: ClassVar[bool] = False
     """Whether the export is a mesynth manifest as well (``manifest.parquet`` is written)."""
+    comes_back: ClassVar[bool] = True
+    """Whether :meth:`back` can make a corpus of the export again."""
 
     def __init__(self, source: Manifest, options: Options) -> None:
         """Raises ConfigError on an option that this form does not have."""
@@ -109,6 +113,10 @@ class Form(ABC):
             if option not in self.accepts:
                 raise ConfigError(f"export to {self.name} has no option '{option}'; leave it out")
         self.source, self.options = source, options
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What ``write`` needs in another process: everything but the corpus' table."""
+        return self.__dict__ | {"source": self.source[:0]}
 
     def lacks(self, row: Row) -> str:
         """Why this form cannot take the clip, "" where it can."""
@@ -129,6 +137,19 @@ class Form(ABC):
         """What is written once all shards are there (workbooks, tables); facts for the account."""
         return {}
 
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        """One clip of the export ``root`` with the arrays that lie there, if the form :attr:`comes_back`.
+
+        ``row``: its line of ``provenance.jsonl``; ``place``: its names in the export. What the form has lost is a
+        warning of the row.
+
+        Raises:
+            MesynthError: a file is missing, damaged, or not what the row says.
+            KeyError, TypeError, ValueError: ``place`` is not what this form writes.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Account:
@@ -145,6 +166,11 @@ class Account:
         """Flat, for JSON and people."""
         counts = {"form": self.form, "out": self.out, "clips": self.clips, "left out": self.left_out}
         return {**counts, **({"reasons": self.reasons} if self.reasons else {}), **self.facts}
+
+
+def with_warning(row: Row, text: str) -> Row:
+    """The row with one warning more, unless it has it."""
+    return replace(row, warnings=tuple(dict.fromkeys((*row.warnings, text))))
 
 
 def with_files(row: Row, files: list[str]) -> Row:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mesynth.corpus.exports.annotation import au_cell, numbers_of
 from mesynth.corpus.exports.form import FRAMES, Clip, Form, Options, Placed, PlacedClips, with_files
 from mesynth.corpus.exports.names import clip_names, plain_people, safe
+from mesynth.corpus.exports.reading import picture_files
 from mesynth.corpus.exports.tables import Cell, write_csv
 from mesynth.datasets.generic import CSV_NAME
-from mesynth.manifest import Manifest
+from mesynth.manifest import Manifest, Row
 from mesynth.run_folder import write_bytes
+from mesynth.stage import Produced
 
 FOLDER = "frames"
 _HEADER = (
@@ -35,7 +38,7 @@ class FramesForm(Form):
         for clip in clips:
             folder = f"{FOLDER}/{self.people[clip.row.subject_key]}/{self.clips[clip.index]}"
             numbers = numbers_of(clip.row)
-            files = [f"{folder}/{number:06d}.png" for number in numbers.each()]
+            files = _files(folder, numbers.each())
             for file, data in zip(files, clip.pngs(), strict=True):
                 write_bytes(out / file, data)
             place: dict[str, str | int] = {
@@ -45,9 +48,18 @@ class FramesForm(Form):
             }  # fmt: skip
             yield Placed(with_files(clip.row, files), place)
 
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        files = _files(place["video"], range(place["onset"], place["offset"] + 1))
+        return Produced(row, frames=picture_files(root, row, files))
+
     def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
         write_csv(out / CSV_NAME, _HEADER, (_line(one) for one in placed()))
         return {}
+
+
+def _files(folder: str, numbers: range) -> list[str]:
+    return [f"{folder}/{number:06d}.png" for number in numbers]
 
 
 def _line(one: Placed) -> tuple[Cell, ...]:

@@ -9,26 +9,34 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesynth.classes import CLASSES_3
 from mesynth.corpus.card import CardConfig, card_text, gather
 from mesynth.corpus.exports.annotation import present_codes
-from mesynth.corpus.exports.form import FRAMES, Clip, Form, Options, Placed, PlacedClips
-from mesynth.manifest import SCHEMA, Manifest
+from mesynth.corpus.exports.form import FRAMES, PROVENANCE_FILE, Clip, Form, Options, Placed, PlacedClips
+from mesynth.corpus.exports.reading import AGAIN, inside, pictures, stored
+from mesynth.errors import ManifestError
+from mesynth.manifest import SCHEMA, Manifest, Row
 from mesynth.run_folder import write_text
+from mesynth.shards import npy_array
+from mesynth.stage import Produced
 
 FOLDER, SPLIT = "data", "train"
 _FILES = (
     f"Files: `{FOLDER}/{SPLIT}-*.parquet` (a row a clip), `provenance.jsonl` (names, exact action units, provenance), "
     "`left_out.csv` (clips of the corpus that are not here, and why)."
 )
+_ARRAYS: dict[str, type[np.generic]] = {"flow": np.float32, "landmarks": np.float32, "valid": np.bool_}
 _ROWS = 8  # clips a row group: what a reader holds at once
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_NEEDED = ("clip_id", "frames", *_ARRAYS)  # what the way back reads; the rest is in provenance.jsonl
 _SCALARS = (
     "clip_id", "database", "subject", "clip", "onset", "apex", "offset", "apex_index", "n_frames", "fps", "height",
     "width", "expression", "emotion", "objective_class", "au_text",
@@ -41,7 +49,8 @@ def schema(height: int, width: int, labels: Sequence[str] = CLASSES_3) -> pa.Sch
     fields += [
         ("label", pa.int64()), ("aus", pa.list_(pa.int32())), ("au_intensity", pa.list_(pa.float32())),
         ("au_present", pa.list_(pa.int8())), ("frames", pa.list_(_IMAGE)),
-        ("flow", pa.list_(pa.list_(pa.list_(pa.float32())))), ("provenance", SCHEMA.field("provenance").type),
+        ("flow", pa.list_(pa.list_(pa.list_(pa.float32())))), ("landmarks", pa.list_(pa.list_(pa.float32()))),
+        ("valid", pa.list_(pa.list_(pa.bool_()))), ("provenance", SCHEMA.field("provenance").type),
     ]  # fmt: skip
     columns = pa.schema(fields)
     features = {field.name: _feature(field.type) for field in columns}
@@ -82,7 +91,7 @@ class HuggingFaceForm(Form):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(name + ".tmp")
         held: list[dict[str, Any]] = []
-        with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
+        with pq.ParquetWriter(temporary, self.schema, compression="zstd", write_page_checksum=True) as writer:
             for number, clip in enumerate(clips):
                 held.append(self._record(clip))
                 if len(held) == _ROWS:
@@ -98,14 +107,69 @@ class HuggingFaceForm(Form):
         write_text(out / "README.md", card_text(gather(one.row for one in placed()), config))
         return {}
 
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        """Frames, flow, landmarks and the mask of valid pixels; further arrays are not in the export."""
+        path = inside(root, place["file"])
+        record = _parquet_row(path, place["row"])
+        where = f"{path}: row {place['row']}"
+        if record["clip_id"] != row.clip_id:
+            raise ManifestError(f"{where} is clip {record['clip_id']}; {PROVENANCE_FILE} says {row.clip_id}; {AGAIN}")
+        frames = ((f"{where}, frame {i}", image["bytes"]) for i, image in enumerate(record["frames"]))
+        arrays = {
+            kind: (f"{where}, {kind}", _array(record[kind], dtype)) for kind, dtype in _ARRAYS.items() if record[kind]
+        }
+        return Produced(row, frames=pictures(row, frames), **stored(row, arrays))
+
     def _record(self, clip: Clip) -> dict[str, Any]:
-        row = clip.row
+        row, members = clip.row, clip.flow_members()
+        held = {kind: npy_array(members[f"{kind}.npy"]).tolist() for kind in _ARRAYS if f"{kind}.npy" in members}
         return {name: getattr(row, name) for name in _SCALARS} | {
             "label": self.labels.index(row.label) if row.label else -1,
             "aus": list(present_codes(row)),
             "au_intensity": list(row.au_intensity),
             "au_present": list(row.au_present),
             "frames": [{"bytes": data, "path": f"{i:03d}.png"} for i, data in enumerate(clip.pngs())],
-            "flow": clip.flow().tolist() if row.flow else None,
+            **{kind: held.get(kind) for kind in _ARRAYS},
             "provenance": asdict(row.provenance),
         }
+
+
+def _parquet_row(path: Path, number: int) -> dict[str, Any]:
+    """The columns of one clip that the way back needs. Raises ManifestError where the file does not hold them."""
+    try:
+        changed = path.stat().st_mtime_ns
+        file = _open(path, changed)
+        first = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if 0 <= number - first < size:
+                return _group(path, changed, group)[number - first]
+            first += size
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path} cannot be read ({' '.join(str(error).split())}); {AGAIN}") from None
+    raise ManifestError(f"{path} has {first} rows, {PROVENANCE_FILE} names row {number} (counted from 0); {AGAIN}")
+
+
+# Clips are asked for in order: the file and the row group of the last one are kept, never more.
+@lru_cache(maxsize=1)
+def _open(path: Path, changed: int) -> pq.ParquetFile:
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    held = file.schema_arrow.names
+    if missing := [name for name in _NEEDED if name not in held]:
+        raise ManifestError(f"{path} has no column '{missing[0]}'; {AGAIN}")
+    return file
+
+
+@lru_cache(maxsize=1)
+def _group(path: Path, changed: int, group: int) -> list[dict[str, Any]]:
+    table = _open(path, changed).read_row_group(group, columns=list(_NEEDED), use_threads=False)
+    return list(table.to_pylist())
+
+
+def _array(nested: Any, kind: type[np.generic]) -> np.ndarray:
+    """Lists of lists as an array; without a shape where their lengths differ, which :func:`stored` then refuses."""
+    try:
+        return np.array(nested, kind)
+    except (TypeError, ValueError):
+        return np.empty((), kind)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from mesynth.corpus.exports.annotation import au_cell, numbers_of, present_codes
 from mesynth.corpus.exports.form import AUS, EMOTION, FLOW, FRAMES, Clip, Form, Options, Placed, PlacedClips, with_files
 from mesynth.corpus.exports.names import clip_names, plain_people
 from mesynth.corpus.exports.pictures import flow_planes
+from mesynth.corpus.exports.reading import picture_files
 from mesynth.corpus.exports.tables import Cell, write_csv
-from mesynth.manifest import Manifest
+from mesynth.manifest import Manifest, Row
 from mesynth.run_folder import write_bytes
 from mesynth.shards import npy_bytes
+from mesynth.stage import Produced
 
 FRAME, FOLDER, FLOWS = "data_frame.csv", "frames", "optical_flow.npy"
 SIZE = 64
@@ -43,8 +46,8 @@ class MebForm(Form):
         flows = []
         for clip in clips:
             person, name = self.people[clip.row.subject_key], self.clips[clip.index]
-            folder, numbers = f"{FOLDER}/{person}/{name}", numbers_of(clip.row)
-            files = [f"{folder}/{number:05d}.png" for number in numbers.each()]
+            numbers = numbers_of(clip.row)
+            files = _files(person, name, numbers.each())
             for file, data in zip(files, clip.pngs(), strict=True):
                 write_bytes(out / file, data)
             flows.append(np.stack([_unit(plane) for plane in flow_planes(clip.flow(), self.size)]))
@@ -56,6 +59,12 @@ class MebForm(Form):
         held = np.array(flows, np.float32).reshape(-1, 3, self.size, self.size)
         write_bytes(_part(out, shard), npy_bytes(held))
 
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        """Frames alone: the array of flow is stretched and shrunk, and says nothing of pixels any more."""
+        files = _files(place["subject"], place["material"], range(place["onset"], place["offset"] + 1))
+        return Produced(row, frames=picture_files(root, row, files))
+
     def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
         codes = sorted({code for one in placed() for code in present_codes(one.row)})
         header = (
@@ -63,21 +72,24 @@ class MebForm(Form):
             *(f"AU{code}" for code in codes),
         )  # fmt: skip
         write_csv(out / FRAME, header, (_line(i, one, codes) for i, one in enumerate(placed())))
-        parts = sorted((out / _PARTS).glob("*/flow.npy"))
-        shapes = [np.load(part, mmap_mode="r").shape for part in parts]
-        temporary = out / (FLOWS + ".tmp")
-        whole = np.lib.format.open_memmap(
-            temporary, "w+", np.float32, (sum(shape[0] for shape in shapes), 3, self.size, self.size)
-        )
-        first = 0
-        for part in parts:
-            flows = np.load(part)
-            whole[first : first + len(flows)] = flows
-            first += len(flows)
-        whole.flush()
-        del whole
-        temporary.replace(out / FLOWS)
+        self._join(sorted((out / _PARTS).glob("*/flow.npy")), out / FLOWS)
         return {"AUs": len(codes)}
+
+    def _join(self, parts: list[Path], target: Path) -> None:
+        """The arrays of all shards as one; a shard's is held at a time (a memory map would count as memory)."""
+        clips = sum(len(np.load(part, mmap_mode="r")) for part in parts)
+        temporary = target.with_name(target.name + ".tmp")
+        with open(temporary, "wb") as file:
+            shape = (clips, 3, self.size, self.size)
+            header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                file.write(np.load(part).tobytes())
+        temporary.replace(target)
+
+
+def _files(person: str, material: str, numbers: range) -> list[str]:
+    return [f"{FOLDER}/{person}/{material}/{number:05d}.png" for number in numbers]
 
 
 def _part(out: Path, shard: int) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 from mesynth.corpus.exports.form import FRAMES, Clip, Form, Options, Placed, PlacedClips
 from mesynth.corpus.exports.names import clip_names, plain_people
 from mesynth.corpus.exports.tables import write_csv
-from mesynth.corpus.generate import PREVIEW_FPS, video_bytes
 from mesynth.manifest import Manifest
 from mesynth.run_folder import write_bytes
 
@@ -21,6 +20,7 @@ class PreviewsForm(Form):
     name = "previews"
     needs = (FRAMES,)
     accepts = ("video",)
+    comes_back = False  # a GIF has 256 colours, an MP4 is coded with loss, and both merge what hardly moves
 
     def __init__(self, source: Manifest, options: Options) -> None:
         super().__init__(source, options)
@@ -28,6 +28,8 @@ class PreviewsForm(Form):
         self.video = options.video or "gif"
 
     def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+        from mesynth.corpus.generate import video_bytes  # the generators behind it would slow every other form's start
+
         for clip in clips:
             person, name = self.people[clip.row.subject_key], self.clips[clip.index]
             file = f"{FOLDER}/{person}/{name}.{self.video}"
@@ -35,6 +37,8 @@ class PreviewsForm(Form):
             yield Placed(clip.row, {"subject": person, "clip": name, "file": file})
 
     def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+        from mesynth.corpus.generate import PREVIEW_FPS
+
         header = ("file", "clip_id", "emotion", "label", "au_text", "n_frames", "fps", "shown_at_fps")
         rows = (
             (

@@ -1,16 +1,23 @@
-"""What CASME II- and SAMM-like exports share: a folder of JPEG frames a clip, numbered as annotated."""
+"""What CASME II- and SAMM-like exports share: a folder of JPEG frames a clip, numbered as annotated.
+
+Frames come back as the JPEGs decode; flow does not, which `mesynth prepare corpus` estimates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mesynth.corpus.exports.annotation import numbers_of
-from mesynth.corpus.exports.form import Clip, Placed, with_files
+from mesynth.corpus.exports.form import Clip, Placed, with_files, with_warning
 from mesynth.corpus.exports.pictures import jpeg_bytes
+from mesynth.corpus.exports.reading import picture_files
+from mesynth.manifest import Row
 from mesynth.run_folder import write_bytes
+from mesynth.stage import Produced
 
 RENUMBERED = "frames renumbered from the onset on: the clip had been thinned or resampled"
 
@@ -31,3 +38,9 @@ def write_clip(
     if numbers.renumbered:
         place["note"] = RENUMBERED
     return Placed(with_files(clip.row, files), place)
+
+
+def clip_back(root: Path, folder: str, pattern: str, row: Row, place: dict[str, Any], lost: str) -> Produced:
+    """The clip that :func:`write_clip` wrote; ``lost`` is the warning of what it cost."""
+    files = (f"{folder}/{pattern.format(number)}" for number in range(place["onset"], place["offset"] + 1))
+    return Produced(with_warning(row, lost), frames=picture_files(root, row, files))

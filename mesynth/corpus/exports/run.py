@@ -11,10 +11,12 @@ import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +24,91 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesynth import __version__
-from mesynth.corpus.exports.form import Account, Clip, Form, Options, Placed
+from mesynth.corpus.exports.form import PROVENANCE_FILE, Account, Clip, Form, Options, Placed
+from mesynth.corpus.exports.pool import run_pool
 from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.registry import require_form
-from mesynth.errors import ManifestError, MesynthError
+from mesynth.errors import ConfigError, ManifestError, MesynthError
 from mesynth.manifest import FILE_NAME, SCHEMA, Manifest
-from mesynth.run_folder import claim_folder, write_text
+from mesynth.run_folder import claim_folder, only_writer, write_text
 from mesynth.stage import Interrupted, Progress, Skipped, shard_size
 
 ACCOUNT_FILE = "export.json"
-PROVENANCE_FILE = "provenance.jsonl"
 LEFT_OUT_FILE = "left_out.csv"
 _PARTS = "parts"
 _PLACES, _LEFT = "places.jsonl", "left_out.jsonl"
 
 
 def export(
-    source: Manifest, form: str, out: Path | str, options: Options = Options(), *, progress: Progress | None = None
+    source: Manifest,
+    form: str,
+    out: Path | str,
+    options: Options = Options(),
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> Account:
     """Write ``source`` into the new folder ``out`` in a form of :mod:`mesynth.corpus.exports.registry`.
 
     Beside the form's own files lie ``provenance.jsonl`` (a line a clip: its names here, its own name, annotation with
     exact action units, provenance) and ``left_out.csv`` (clips the form cannot take, and why). The same call again
-    resumes, or returns the account of a finished export. Memory does not grow with the clips' frames.
+    resumes, or returns the account of a finished export. Memory does not grow with the clips' frames. ``workers``:
+    processes (0: one per core); the bytes of the export do not depend on it.
 
     Raises:
-        ConfigError: an unknown form, or an option that the form does not have.
+        ConfigError: an unknown form, an option that the form does not have, or fewer than 0 workers.
         ManifestError: an empty corpus, a damaged shard, or no clip that the form can take.
-        RunFolderError: ``out`` holds something else.
+        RunFolderError: ``out`` holds something else, or another process is writing it.
         Interrupted: on Ctrl-C.
+        MesynthError: a worker process died, or the disk is full.
     """
     out = Path(out)
+    if workers < 0:
+        raise ConfigError(f"workers={workers}; give 0 (one per core) or more")
     chosen = planned(source, form, options)
     claim_folder(out, _config(source, form, options))
-    if (out / ACCOUNT_FILE).is_file():
-        if progress:
-            progress(len(source), len(source))
-        return Account(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
-    for temporary in out.rglob("*.tmp"):  # left by a kill
-        temporary.unlink(missing_ok=True)
+    report = progress or (lambda done, total: None)
+    if not (out / ACCOUNT_FILE).is_file():
+        with only_writer(out):
+            if not (out / ACCOUNT_FILE).is_file():  # the writer before may have ended in this moment
+                return _export(chosen, out, workers, report)
+    report(len(source), len(source))
+    return Account(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
+
+
+def _export(form: Form, out: Path, workers: int, report: Progress) -> Account:
+    _remove_temporaries(out)  # left by a kill
+    source, total = form.source, len(form.source)
+    size = shard_size(total)
+    shards = -(-total // size)
+    todo = [shard for shard in range(shards) if not _journal(out, shard).is_file()]
+    done = total - sum(min(size, total - shard * size) for shard in todo)
+    jobs = ((shard, source[shard * size : (shard + 1) * size]) for shard in todo)
+    workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
+    task = partial(_make, form, out, size, shards)
+    report(done, total)
     try:
-        size = shard_size(len(source))
-        shards = -(-len(source) // size)
-        done = 0
-        for shard in range(shards):
-            part = source[shard * size : (shard + 1) * size]
-            if not _journal(out, shard).is_file():
-                for finished in _make(chosen, out, shard, shards, shard * size, part):
-                    if progress:
-                        progress(done + finished, len(source))
-            done += len(part)
-            if progress:
-                progress(done, len(source))
-        return _end(chosen, out, shards)
+        if workers == 1:
+            for job in jobs:
+                for finished in task(*job):
+                    report(done + finished, total)
+                done += finished
+        else:
+            run_pool(task, jobs, workers=workers, report=lambda clips: report(done + clips, total), where=out)
+        return _end(form, out, shards)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
         raise
+    finally:
+        _remove_temporaries(out)  # of workers that were stopped
+
+
+def _remove_temporaries(out: Path) -> None:
+    for temporary in out.rglob("*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def planned(source: Manifest, form: str, options: Options) -> Form:
@@ -123,8 +151,8 @@ def _journal(out: Path, shard: int) -> Path:
     return out / _PARTS / f"{shard:06d}" / FILE_NAME
 
 
-def _make(form: Form, out: Path, shard: int, shards: int, first: int, part: Manifest) -> Iterator[int]:
-    """Write one shard and its journal; yields how many of its clips are done."""
+def _make(form: Form, out: Path, size: int, shards: int, shard: int, part: Manifest) -> Iterator[int]:
+    """Write one shard and its journal; yields how many of its clips are done, all of them once the journal lies."""
     left: list[Skipped] = []
     seen = 0
 
@@ -135,7 +163,7 @@ def _make(form: Form, out: Path, shard: int, shards: int, first: int, part: Mani
             if why := form.lacks(row):
                 left.append(Skipped(row.clip_id, why))
             else:
-                yield Clip(part.root, first + number, row)
+                yield Clip(part.root, shard * size + number, row)
 
     rows, places = [], []
     for placed in form.write(out, shard, shards, usable()):
@@ -146,6 +174,7 @@ def _make(form: Form, out: Path, shard: int, shards: int, first: int, part: Mani
     write_text(folder / _PLACES, "".join(json.dumps(place) + "\n" for place in places))
     write_text(folder / _LEFT, "".join(json.dumps(asdict(entry)) + "\n" for entry in left))
     Manifest.from_rows(rows, out).write(folder)  # last: it says that the shard is done
+    yield len(part)
 
 
 def _placed(out: Path, shards: int) -> Iterator[Placed]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mesynth.corpus.exports.annotation import au_cell
 from mesynth.corpus.exports.form import AUS, EMOTION, FRAMES, Clip, Form, Options, Placed, PlacedClips
 from mesynth.corpus.exports.names import clip_names, people
 from mesynth.corpus.exports.pictures import grey
-from mesynth.corpus.exports.release import write_clip
+from mesynth.corpus.exports.release import clip_back, write_clip
 from mesynth.corpus.exports.tables import Cell, write_workbook
-from mesynth.manifest import Manifest
+from mesynth.manifest import Manifest, Row
+from mesynth.stage import Produced
 
 FOLDER = "SAMM"
 WORKBOOK = "SAMM_Micro_FACS_Codes_v2.xlsx"
@@ -30,6 +32,8 @@ _PREAMBLE = (
 """As many rows as the release has above its header: some loaders count them."""
 assert len(_PREAMBLE) == 13
 _OWN = {"samm": r"\d{3}"}
+
+LOST = "frames were grey JPEG in the layout of SAMM"
 
 
 class SammForm(Form):
@@ -54,7 +58,11 @@ class SammForm(Form):
             place: dict[str, str | int] = {
                 "subject": person, "clip": name, "aus": au_cell(clip.row, letters=True),
             }  # fmt: skip
-            yield write_clip(out, f"{FOLDER}/{person}/{name}", f"{person}_{{:05d}}.jpg", clip, place, grey)
+            yield write_clip(out, *_files(place), clip, place, grey)
+
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        return clip_back(root, *_files(place), row, place, LOST)
 
     def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
         def rows() -> Iterator[tuple[Cell, ...]]:
@@ -64,6 +72,11 @@ class SammForm(Form):
 
         write_workbook(out / WORKBOOK, {SHEET: rows()})
         return {}
+
+
+def _files(place: dict[str, Any]) -> tuple[str, str]:
+    """Folder of a clip, and the names of its frames."""
+    return f"{FOLDER}/{place['subject']}/{place['clip']}", f"{place['subject']}_{{:05d}}.jpg"
 
 
 def _row(one: Placed) -> tuple[Cell, ...]:

@@ -10,11 +10,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mesynth.classes import CLASSES_3
 from mesynth.corpus.exports.form import FRAMES, Clip, Form, Placed, PlacedClips
+from mesynth.corpus.exports.reading import array, inside, pictures, stored
 from mesynth.corpus.exports.records import record_of
-from mesynth.shards import ShardWriter
+from mesynth.manifest import Row, Span
+from mesynth.shards import ShardWriter, read_span
+from mesynth.stage import Produced
 
 
 class WebDatasetForm(Form):
@@ -37,6 +41,21 @@ class WebDatasetForm(Form):
                 path.unlink()
         return {"shards": len(held)}
 
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        """Everything, as the shard holds it."""
+        span = Span(place["shard"], place["offset"], place["size"], place["sha256"])
+        inside(root, span.shard)
+        members = read_span(root, span, verify=True)
+        where = f"{root / span.shard}: {place['key']}"
+        frames = ((f"{where}.{name}", data) for name, data in sorted(members.items()) if name.endswith(".png"))
+        arrays = {
+            name.removesuffix(".npy"): (f"{where}.{name}", array(data, f"{where}.{name}"))
+            for name, data in members.items()
+            if name.endswith(".npy")
+        }
+        return Produced(row, frames=pictures(row, frames), **stored(row, arrays))
+
 
 def _sample(writer: ShardWriter, clip: Clip) -> Placed:
     row, key = clip.row, f"{clip.index:08d}"
@@ -47,4 +66,5 @@ def _sample(writer: ShardWriter, clip: Clip) -> Placed:
         members["cls"] = str(CLASSES_3.index(row.label)).encode()
     members["json"] = json.dumps(record_of(Placed(row, place))).encode()
     span = writer.add(key, members)
+    place |= {"offset": span.offset, "size": span.size, "sha256": span.sha256}  # the way back is one seek
     return Placed(replace(row, frames=span, flow=span if row.flow else None, frame_files=()), place)

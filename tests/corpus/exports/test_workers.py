@@ -1,0 +1,192 @@
+"""Exports by several processes: the same bytes, progress by the clip, and whatever ends a process in the middle."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mesynth.cli import main
+from mesynth.corpus.exports.form import Options
+from mesynth.corpus.exports.registry import FORMS
+from mesynth.corpus.exports.run import export
+from mesynth.errors import ConfigError, RunFolderError
+from mesynth.manifest import Manifest
+from mesynth.run_folder import LOCK_FILE
+from mesynth.stage import run_stage
+from tests.builders import tree_bytes
+from tests.corpus.exports.corpora import clip_row, make
+
+Exported = Callable[[Manifest, str], Path]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Twenty clips: five shards."""
+    jobs = [(clip_row(f"c{i}", subject=f"p{i % 3}"), ()) for i in range(20)]
+    return run_stage(tmp_path_factory.mktemp("many") / "corpus", jobs, make, config={"test": "many"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", list(FORMS))
+def test_one_worker_or_two_same_bytes(form: str, mixed: Manifest, exported: Exported, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    export(mixed, form, tmp_path / "two", workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert tree_bytes(tmp_path / "two") == tree_bytes(exported(mixed, form))
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(mixed), len(mixed))
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_form_travels_without_the_corpus(form: str, mixed: Manifest) -> None:
+    """What a worker is sent does not grow with the rows' annotation, and still knows every name."""
+    chosen = FORMS[form](mixed, Options())
+    there = pickle.loads(pickle.dumps(chosen))
+    assert len(there.source) == 0
+    assert len(chosen.source) == len(mixed)
+    names = [name for name in ("people", "clips") if hasattr(chosen, name)]
+    assert all(getattr(there, name) == getattr(chosen, name) for name in names)
+
+
+def test_numbers_of_workers(samples: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="workers=-1; give 0"):
+        export(samples, "flow-npy", tmp_path / "x", workers=-1)
+    args = ["export", str(samples.root), "--to", "flow-npy", "--out", str(tmp_path / "x"), "--workers"]
+    assert CliRunner().invoke(main, [*args, "-1"]).exit_code == 2
+    assert not (tmp_path / "x").exists()
+
+
+# ---------------------------------------------------------------- processes that end in the middle
+
+
+@contextmanager
+def _running(source: Manifest, form: str, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """The verb with two workers in a process group of its own."""
+    command = [sys.executable, "-m", "tests.corpus.exports.slow_export", str(source.root), form, str(out), "2", *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=out.parent, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _begun(out: Path) -> Callable[[], object]:
+    """Whether a shard is done; four are not."""
+    return lambda: list(out.glob("parts/*/manifest.parquet"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["webdataset", "huggingface", "meb"])
+def test_a_killed_group_is_taken_up_by_the_same_command(
+    form: str, many: Manifest, exported: Exported, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with _running(many, form, out) as process:
+        _wait_for(_begun(out))
+        os.killpg(process.pid, signal.SIGKILL)
+    done = {path: path.stat().st_mtime_ns for path in out.glob("parts/*/manifest.parquet")}
+    assert 0 < len(done) < 5
+    assert not (out / "export.json").exists()
+    export(many, form, out, workers=2)
+    assert tree_bytes(out) == tree_bytes(exported(many, form))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks /proc for child processes")
+def test_workers_end_with_a_parent_that_was_killed(many: Manifest, exported: Exported, tmp_path: Path) -> None:
+    """Else they would write on into the folder of the next run."""
+    out = tmp_path / "out"
+    with _running(many, "frames", out) as process:
+        _wait_for(_begun(out))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) >= 2
+        process.kill()
+        _wait_for(lambda: not any(_alive(pid) for pid in children), 10)
+    export(many, "frames", out)
+    assert tree_bytes(out) == tree_bytes(exported(many, "frames"))
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [False, True])
+def test_an_interrupt_is_one_line(early: bool, many: Manifest, exported: Exported, tmp_path: Path) -> None:
+    """As a terminal sends it: to the whole group, also while workers still start."""
+    out = tmp_path / "out"
+    with _running(many, "webdataset", out) as process:
+        _wait_for((out / LOCK_FILE).exists if early else _begun(out))
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130
+    assert told[0] == "clips ..."
+    assert len(told) == 2, told
+    assert "interrupted; finished clips stay in" in told[1]
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / LOCK_FILE).exists()
+    export(many, "webdataset", out)
+    assert tree_bytes(out) == tree_bytes(exported(many, "webdataset"))
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_line(many: Manifest, exported: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with _running(many, "huggingface", out, "die") as process:
+        told = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 2
+    assert len(told) == 2, told
+    assert "a worker process died" in told[1]
+    assert not list(out.rglob("*.tmp"))
+    export(many, "huggingface", out)
+    assert tree_bytes(out) == tree_bytes(exported(many, "huggingface"))
+
+
+@pytest.mark.slow
+def test_a_second_export_to_the_same_folder_is_refused(many: Manifest, exported: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with _running(many, "flow-npy", out) as process:
+        _wait_for(_begun(out))
+        with pytest.raises(RunFolderError, match="is being written by another process"):
+            export(many, "flow-npy", out)
+        assert process.wait(timeout=60) == 0
+    assert tree_bytes(out) == tree_bytes(exported(many, "flow-npy"))
+    assert export(many, "flow-npy", out).clips == 20  # finished: nothing to write, nobody to wait for
+
+
+def test_a_second_export_within_the_first_is_refused(samples: Manifest, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if not refused:
+            with pytest.raises(RunFolderError) as error:
+                export(samples, "webdataset", tmp_path / "out")
+            refused.append(str(error.value))
+
+    assert export(samples, "webdataset", tmp_path / "out", progress=meanwhile).clips == 8
+    assert "is being written" in refused[0]
