@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from mesynth.corpus.plan import PlanConfig
     from mesynth.manifest import Manifest
+    from mesynth.quality.until_accepted import TopUp, Until
 
 _CLIPS_ONLY = ("faces", "noise", "preview", "video", "landmarker", "download")
 _FLOW_ONLY = ("people", "nuisance")
@@ -19,6 +20,36 @@ _PLANNED = (
     "au", "emotion", "au_source", "count", "profile", "fps", "duration", "noise", "head_motion", "blink", "style",
     "seed", "people",
 )  # fmt: skip
+_UNTIL_ONLY = ("keep", "attempts")
+SHORT = 1
+"""Exit code of a corpus that is sound and has fewer clips than were asked for."""
+
+
+def until_options(command: Any) -> Any:
+    """``--until-accepted``, ``--keep`` and ``--attempts``."""
+    command = click.option(
+        "--attempts", type=int, help="Tries at a row with --until-accepted, the first included [default: 5]."
+    )(command)
+    command = click.option(
+        "--keep",
+        default="",
+        help="Checks of --until-accepted with their limits, as in `mesynth filter` [default: all; flow: duplicate].",
+    )(command)
+    return click.option(
+        "--until-accepted",
+        is_flag=True,
+        help="Draw a rejected clip again, with another seed, until one is accepted; rejected tries are listed in "
+        f"rejected.csv, rows without an accepted one in skipped.csv (exit code {SHORT}).",
+    )(command)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made: the corpus, what else is to be shown, and what is missing ("" for nothing)."""
+
+    manifest: Manifest
+    shown: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +78,9 @@ class Request:
     video: str
     landmarker: str
     seed: int
+    until_accepted: bool
+    keep: str
+    attempts: int | None
 
     @property
     def config(self) -> PlanConfig:
@@ -79,40 +113,58 @@ class Request:
             ),
         )
 
-    def run(self, out: Path, workers: int, bar: Callable[[str], Any], report: Callable[[Any], object]) -> Manifest:
+    def run(self, out: Path, workers: int, bar: Callable[[str], Any], report: Callable[[Any], object]) -> Outcome:
         """Make what was asked for; ``report`` is told how fast it was."""
+        common: dict[str, Any] = {"workers": workers, "progress": bar, "report": report}
         if self.kind == "flow":
             from mesynth.corpus.flow_corpus import generate_flow
             from mesynth.motion.flow_prior import parse_flow_nuisance
 
-            return generate_flow(
-                self._stored() if self.plan_folder else self.config,
-                out,
-                model=self.model or "flow-prior",
-                people=self.people,
-                size=28 if self.size is None else self.size,
-                nuisance=parse_flow_nuisance(self.nuisance),
-                workers=workers,
-                progress=bar,
-                report=report,
-            )
+            common |= {
+                "model": self.model or "flow-prior",
+                "people": self.people,
+                "size": 28 if self.size is None else self.size,
+                "nuisance": parse_flow_nuisance(self.nuisance),
+            }
+            if self.until_accepted:
+                from mesynth.quality.makers import generate_flow_until_accepted
+
+                return _topped_up(generate_flow_until_accepted(self._rows(), out, self.until, **common), out)
+            return Outcome(generate_flow(self._rows(), out, **common))
         from mesynth.corpus.generate import Preview, generate, generate_plan
 
-        common: dict[str, Any] = {
+        common |= {
             "model": self.model or "motion-prior",
             "preview": Preview(count=self.preview, video=self.video),
             "landmarker": self.landmarker,
-            "workers": workers,
-            "progress": bar,
-            "report": report,
         }
+        if self.until_accepted:
+            from mesynth.quality.makers import generate_until_accepted
+
+            return _topped_up(generate_until_accepted(self._rows(), out, self.until, faces=self.faces, **common), out)
         if self.plan_folder:
-            return generate_plan(self._stored(), out, faces=self.faces, **common)
+            return Outcome(generate_plan(self._stored(), out, faces=self.faces, **common))
         assert self.faces is not None
-        return generate(self.faces, self.config, out, **common)
+        return Outcome(generate(self.faces, self.config, out, **common))
+
+    @property
+    def until(self) -> Until:
+        """When a clip is accepted. Raises ConfigError for checks or attempts that cannot be."""
+        from mesynth.quality.checks import parse_keep
+        from mesynth.quality.until_accepted import ATTEMPTS, Until
+
+        limits = parse_keep(self.keep or ("duplicate" if self.kind == "flow" else ""))
+        return Until(limits=limits, attempts=ATTEMPTS if self.attempts is None else self.attempts)
 
     def forecast(self, out: Path) -> str:
         """What would be made, after every check that needs no work. Raises MesynthError."""
+        if not self.until_accepted:
+            return f"would generate {self._forecast()} into {out}"
+        until = self.until
+        tries = f"{until.limits.text()}, in up to {until.attempts} tries each"
+        return f"would generate {self._forecast()} into {out}, until accepted by {tries}"
+
+    def _forecast(self) -> str:
         from mesynth.corpus.faces import find_faces
         from mesynth.corpus.flow_corpus import find_flow_model
         from mesynth.corpus.generate import choose, choose_for_rows
@@ -121,30 +173,39 @@ class Request:
         if self.kind == "flow":
             find_flow_model(self.model or "flow-prior")
             n = len(self._stored()) if self.plan_folder else self.config.count
-            return f"would generate {n} flow images of {28 if self.size is None else self.size} px into {out}"
+            return f"{n} flow images of {28 if self.size is None else self.size} px"
         model = self.model or "motion-prior"
         if self.plan_folder:
             plan = self._stored()
             choose_for_rows(model, plan)
             faces = plan.find(self.faces)
             frames = sum(row.n_frames for row in plan)
-            return (
-                f"would generate {len(plan)} clips ({frames} frames of {plan.size} px) on {len(faces)} faces into {out}"
-            )
+            return f"{len(plan)} clips ({frames} frames of {plan.size} px) on {len(faces)} faces"
         assert self.faces is not None
         config = self.config
         choose(model, config)
         frames = config.count * frame_count(sum(config.duration) / 2, config.fps)
         n_faces = len(find_faces(self.faces))
-        return (
-            f"would generate {config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces into {out}"
-        )
+        return f"{config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces"
+
+    def _rows(self) -> Any:
+        return self._stored() if self.plan_folder else self.config
 
     def _stored(self) -> Any:
         from mesynth.corpus.plan_file import StoredPlan
 
         assert self.plan_folder is not None
         return StoredPlan.read(self.plan_folder)
+
+
+def _topped_up(made: TopUp, out: Path) -> Outcome:
+    never = len(made.never)
+    shown = {"rejected tries": made.rejected, "reasons": made.reasons, "never accepted": never}
+    if not never:
+        return Outcome(made.manifest, shown)
+    asked = len(made.manifest) + never
+    missing = f"{never} of {asked} rows were never accepted; {out / 'skipped.csv'} says why, {out} holds the others"
+    return Outcome(made.manifest, shown, missing)
 
 
 def check_options(context: click.Context, request: Request) -> None:
@@ -159,6 +220,12 @@ def check_options(context: click.Context, request: Request) -> None:
         if idle := [name for name in names if name in given]:
             raise ConfigError(f"--{idle[0].replace('_', '-')} has no effect {why}; leave it out")
 
+    if request.until_accepted:
+        limits = request.until.limits
+        if request.kind == "flow" and limits.of_frames:
+            raise ConfigError(f"--keep {limits.of_frames[0]} needs frames; with --kind flow use --keep duplicate")
+    else:
+        refuse(_UNTIL_ONLY, "without --until-accepted")
     if request.kind == "flow":
         refuse(_CLIPS_ONLY, "with --kind flow")
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesynth.cli.generation import Request, check_options
+from mesynth.cli.generation import SHORT, Request, check_options, until_options
 from mesynth.cli.options import OUT, SEED, WORKERS, fetch, landmarker_options, summary
 from mesynth.clickutils import dry_run_option, json_option, progress_bars, show_result
 
@@ -67,6 +67,7 @@ Examples:
   mesynth generate --faces photo.jpg --au "12=B,L4=0.2" --out smile
   mesynth generate --faces faces/ --emotion surprise --count 100 --fps 200 --out surprise
   mesynth generate --plan plan --model motion_gan --out corpus
+  mesynth generate --plan plan --until-accepted --keep identity,control,artefact --out corpus
   mesynth generate --kind flow --emotion negative,positive,surprise --count 10000 --out flow"""
 )
 @click.option(
@@ -124,6 +125,7 @@ Examples:
 )
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
+@until_options
 @landmarker_options
 @SEED
 @OUT
@@ -148,8 +150,11 @@ def generate(
         request = replace(request, landmarker=fetch(request.landmarker, download))
     speeds: list[Throughput] = []
     with progress_bars() as bar:
-        manifest = request.run(out, workers, bar, speeds.append)
+        made = request.run(out, workers, bar, speeds.append)
     for speed in speeds:
         speed.write(out)
         click.echo(speed.text(), err=True)
-    show_result(summary(manifest, out), as_json)
+    show_result(summary(made.manifest, out) | made.shown, as_json)
+    if made.missing:
+        click.echo(f"Warning: {made.missing}", err=True)
+        context.exit(SHORT)

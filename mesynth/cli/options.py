@@ -53,12 +53,32 @@ def au_codes(text: str) -> tuple[int, ...]:
 
 
 def summary(manifest: Any, out: Path) -> dict[str, Any]:
+    """What a verb made, for people and programs.
+
+    A clip of flow alone has a length, which timed its flow, and no frames to count: there are flow images instead.
+    """
+    import pyarrow.compute as pc
+
+    table = manifest.table
+    framed = pc.or_(pc.is_valid(table["frames"]), pc.greater(pc.list_value_length(table["frame_files"]), 0))
+    frames = pc.sum(table["n_frames"].filter(framed)).as_py() or 0
     labels = [label for label in manifest.column("label") if label]
     return {
         "out": str(out),
         "clips": len(manifest),
         "subjects": len(set(manifest.subject_keys())),
-        "frames": int(manifest.column("n_frames").sum()),
+        "frames": frames,
+        **({} if frames else _flow_images(table)),
         "classes": {name: labels.count(name) for name in sorted(set(labels))},
         "hash": manifest.hash(),
     }
+
+
+def _flow_images(table: Any) -> dict[str, Any]:
+    import pyarrow.compute as pc
+
+    flows = table.filter(pc.is_valid(table["flow"]))
+    sizes = sorted(set(zip(flows["width"].to_pylist(), flows["height"].to_pylist(), strict=True)))
+    if not sizes:
+        return {}
+    return {"flow images": len(flows), "pixels": ", ".join(f"{width}x{height}" for width, height in sizes)}

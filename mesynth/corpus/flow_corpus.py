@@ -23,6 +23,7 @@ from mesynth.manifest import Manifest, Provenance, Row
 from mesynth.motion.flow_prior import NAME, FlowAsk, FlowNuisance, FlowPrior, shown, tables
 from mesynth.run_folder import claim_folder, config_hash
 from mesynth.stage import Produced, Progress, run_stage
+from mesynth.stopwatch import part
 from mesynth.types import AUVector
 
 if TYPE_CHECKING:  # networks take seconds to import, and the flow prior has none
@@ -79,12 +80,14 @@ class FlowWorker:
             self._made = (job.together, self._draw(job.together))
         return Produced(self._row(job.together[job.place]), flow=self._made[1][job.place])
 
+    @part("model")
     def _draw(self, rows: tuple[PlanRow, ...]) -> np.ndarray:
         """[B,2,S,S] float32"""
         if self.model is not None:
             return self._sampled(rows)
         if self._prior is None:
-            self._prior = FlowPrior(self.size, self.nuisance)
+            with part("load"):
+                self._prior = FlowPrior(self.size, self.nuisance)
         return self._prior.draw([self._asked(row) for row in rows])
 
     def _asked(self, row: PlanRow) -> FlowAsk:
@@ -105,7 +108,8 @@ class FlowWorker:
 
         assert self.model is not None
         if self._gan is None:
-            loaded = self.model.load()
+            with part("load"):
+                loaded = self.model.load()
             assert isinstance(loaded, FlowGAN)
             self._gan = loaded
         trained = self._gan.network.config["condition"]
@@ -227,7 +231,7 @@ def generate_flow(
     claim_folder(out, run)
     with writable(out):
         write_plan(planned, out)
-        worker = FlowWorker(chosen, [_person(face) for face in faces], size, nuisance, config_hash(identity))
+        worker = FlowWorker(chosen, [person_of(face) for face in faces], size, nuisance, config_hash(identity))
         bar = progress("flow images") if progress else None
         with timed(worker, report) as work:
             made = run_stage(out, Batches(planned), work, config=run, workers=workers, progress=bar)
@@ -235,7 +239,7 @@ def generate_flow(
     return made
 
 
-def _person(face: PlanFace) -> str:
+def person_of(face: PlanFace) -> str:
     """The face shape of a planned face: its own name if it is virtual, else one that says nothing of the person."""
     if face.database == VIRTUAL:
         return face.key

@@ -1,83 +1,32 @@
-"""Which clips of a corpus to leave out, and why: identity, AU control, artefacts, duplicates. Nothing is lost silently.
+"""Which clips of a corpus to leave out, and why. Nothing is lost silently.
 
-A verb on a finished corpus rather than an option of generation: it takes corpora of any origin, and whether a clip is a
-duplicate depends on all the others.
+A verb on a finished corpus: it takes corpora of any origin, and whether a clip is a duplicate depends on all others.
+:mod:`mesynth.quality.until_accepted` makes others in their place.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
-from mesynth.errors import ConfigError, ManifestError
-from mesynth.facs import AU_INDEX
-from mesynth.manifest import FILE_NAME, Manifest
-from mesynth.motion.warp import backward_flow, warp_backward
+from mesynth.errors import ManifestError
+from mesynth.manifest import FILE_NAME, Manifest, Row
+from mesynth.quality.checks import CHECKS, Checks, Failure, Limits
 from mesynth.quality.clips import ClipData
-from mesynth.quality.identity import FaceEmbedder, distances
-from mesynth.quality.judge import AUJudge
-from mesynth.quality.visible import visible_aus
+from mesynth.quality.identity import different_people
 from mesynth.run_folder import claim_folder, write_text
 from mesynth.shards import read_flow
 from mesynth.stage import Progress
 
 REJECTED_FILE = "rejected.csv"
-GHOST = 24
-"""Grey levels: an apex that differs by more from its onset, moved by the clip's own flow, shows what did not move."""
-_GRID = 8  # a flow is compared with others at 8 x 8: 512 bytes a clip
-_STILL = 1e-3  # mean pixels of a grid cell: below, two flows are equal because neither is anything
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a clip may reach. None: not checked.
-
-    ``identity``: distance of the apex's face embedding to the onset's (.6 is two people to dlib's author).
-    ``control``: largest error of a judged AU that was asked for, on the 0-5 scale.
-    ``artefact``: share of the face where the apex is not the onset moved by the clip's flow (:data:`GHOST`).
-    ``duplicate``: relative difference of the flow to that of any clip before; must be reached.
-    """
-
-    identity: float | None = 0.6
-    control: float | None = 2.0
-    artefact: float | None = 0.02
-    duplicate: float | None = 0.01
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None and not (math.isfinite(value) and 0 <= value <= 5):
-                raise ConfigError(f"limit {name}={value:g} is outside [0, 5]")
-        if all(value is None for value in asdict(self).values()):
-            raise ConfigError(f"no check is left; choose from {', '.join(f.name for f in fields(self))}")
-
-
-def parse_keep(text: str) -> Limits:
-    """``identity=0.5,duplicate``: these checks alone, at this limit or the usual one; "" for all of them.
-
-    Raises:
-        ConfigError: an unknown check, or a limit that is no number or out of range.
-    """
-    usual: dict[str, Any] = asdict(Limits())
-    if not text.strip():
-        return Limits()
-    asked: dict[str, float | None] = dict.fromkeys(usual)
-    for part in (p.strip() for p in text.split(",") if p.strip()):
-        name, equals, number = (p.strip() for p in part.partition("="))
-        if name not in usual:
-            raise ConfigError(f"check '{name}' is unknown; choose from {', '.join(usual)}")
-        try:
-            asked[name] = float(number) if equals else usual[name]
-        except ValueError:
-            raise ConfigError(f"limit '{part}' is no number; write for example {name}={usual[name]:g}") from None
-    return Limits(**asked)
+QUANTILES = (1, 5, 50, 95, 99)
+"""Per cent that :class:`Spread` states."""
+_FLOOR_PEOPLE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,78 +40,26 @@ class Rejection:
     limit: float
     of: str = ""
     """The clip that it repeats."""
+    attempt: int = 1
+    """Which try at the plan's row it was; later ones are made by :mod:`mesynth.quality.until_accepted` alone."""
 
 
-class Checks:
-    """Measures clips one at a time; networks are loaded when a check first needs them."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._embedder: FaceEmbedder | None = None
-        self._judge: AUJudge | None = None
-        self._kept: list[str] = []
-        self._flows = np.zeros((0, 2 * _GRID**2), np.float32)
-
-    def __call__(self, clip: ClipData) -> list[tuple[str, float, float]]:
-        """(check, value, limit) of every check of frames that the clip fails."""
-        measures: dict[str, Callable[[ClipData], float]] = {
-            "identity": self.identity, "control": self.control, "artefact": artefact,
-        }  # fmt: skip
-        out = []
-        for name, measure in measures.items():
-            limit = getattr(self.limits, name)
-            if limit is not None and not (value := measure(clip)) <= limit:
-                out.append((name, value, limit))
-        return out
-
-    def identity(self, clip: ClipData) -> float:
-        """Distance of the apex's embedding to the onset's."""
-        self._embedder = self._embedder or FaceEmbedder()
-        return float(distances(self._embedder(clip.frames[[0, clip.row.apex_index]], clip.landmarks))[0])
-
-    def control(self, clip: ClipData) -> float:
-        """Largest |judged - asked| over trusted AUs that were asked for, 0-5; 0 if there is none."""
-        self._judge = self._judge or AUJudge.load()
-        judged = self._judge.intensity(clip.frames[[0, clip.row.apex_index]], clip.landmarks)
-        wanted = visible_aus(clip.row.aus.intensity[None])
-        errors = [0.0]
-        for code in self._judge.trusted:
-            asked = wanted[0, AU_INDEX[code]]
-            errors += (5 * np.abs(judged[0, AU_INDEX[code]] - asked))[asked > 0].tolist()
-        return max(errors)
-
-    def duplicate(self, clip_id: str, flow: np.ndarray) -> tuple[float, str]:
-        """Smallest relative difference of ``flow`` [2,H,W] to the clips kept so far, and which one that is."""
-        small = _small(flow)
-        nearest, of = math.inf, ""
-        size = float(np.sqrt((small**2).mean()))
-        if size > _STILL and len(self._kept):
-            known = self._flows[: len(self._kept)]
-            apart = np.sqrt(((known - small) ** 2).mean(1)) / size
-            nearest, of = float(apart.min()), self._kept[int(apart.argmin())]
-        return nearest, of
-
-    def keep(self, clip_id: str, flow: np.ndarray) -> None:
-        """Later clips are compared with this one."""
-        if len(self._kept) == len(self._flows):
-            more = np.zeros((max(256, len(self._flows)), self._flows.shape[1]), np.float32)
-            self._flows = np.concatenate([self._flows, more])
-        self._flows[len(self._kept)] = _small(flow)
-        self._kept.append(clip_id)
+def rejections(row: Row, failed: Iterable[Failure], attempt: int = 1) -> list[Rejection]:
+    """A line for each failed check of a clip."""
+    plan_row = row.provenance.plan_row
+    return [
+        Rejection(clip_id=row.clip_id, plan_row=plan_row, check=check, value=value, limit=limit, of=of, attempt=attempt)
+        for check, value, limit, of in failed
+    ]
 
 
-def _small(flow: np.ndarray) -> np.ndarray:
-    _, height, width = flow.shape
-    cells = cv2.resize(np.ascontiguousarray(flow.transpose(1, 2, 0)), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
-    return np.asarray(cells * np.array([128 / width, 128 / height], np.float32), np.float32).ravel()
-
-
-def artefact(clip: ClipData) -> float:
-    """Share of the face whose apex is further than GHOST grey levels from the onset moved by the clip's flow."""
-    forward = np.ascontiguousarray(clip.emitted_flow.transpose(1, 2, 0))
-    moved = warp_backward(clip.frames[0], backward_flow(forward))
-    wrong = np.abs(moved - clip.frames[clip.row.apex_index]).mean(-1) > GHOST
-    return float(wrong[clip.face].mean()) if clip.face.any() else 0.0
+def rejected_csv(rejected: Iterable[Rejection]) -> str:
+    """``rejected.csv``."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [f.name for f in fields(Rejection)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(r) | {"value": f"{r.value:.6g}", "limit": f"{r.limit:g}"} for r in rejected)
+    return buffer.getvalue()
 
 
 def filter_corpus(
@@ -178,40 +75,107 @@ def filter_corpus(
         WeightsUnavailable: a check's network is not on this machine.
         RunFolderError: ``out`` holds something else.
     """
-    source = Manifest.read(folder)
-    checks, rejected = Checks(limits), list[Rejection]()
-    framed = any(value is not None for name, value in asdict(limits).items() if name != "duplicate")
-    if framed and len(source) and source.row(0).frames is None and not source.row(0).frame_files:
-        raise ManifestError(f"the clips of {folder} have no frames to check; use --keep duplicate")
+    source = _readable(folder, limits)
+    checks = Checks(limits)
+    checks.load()
     claim_folder(out, {"filter": source.hash(), "limits": asdict(limits)})
+    rejected: list[Rejection] = []
     keep = np.ones(len(source), np.bool_)
-    for index, row in enumerate(source):
-        failed = checks(ClipData("synthetic", row, source.root)) if framed else []
-        reasons = [(*reason, "") for reason in failed]
-        if limits.duplicate is not None:
-            flow = read_flow(source.root, row)
-            apart, of = checks.duplicate(row.clip_id, flow)
-            if apart < limits.duplicate:
-                reasons.append(("duplicate", apart, limits.duplicate, of))
-            if not reasons:
-                checks.keep(row.clip_id, flow)
-        keep[index] = not reasons
-        rejected += [
-            Rejection(clip_id=row.clip_id, plan_row=row.provenance.plan_row, check=c, value=v, limit=x, of=o)
-            for c, v, x, o in reasons
-        ]
+    for index, (row, _, failed) in enumerate(_walk(source, checks)):
+        keep[index] = not failed
+        rejected += rejections(row, failed)
         if progress:
             progress(index + 1, len(source))
     assert set(source.column("clip_id")[~keep]) == {r.clip_id for r in rejected}
-    write_text(out / REJECTED_FILE, _csv(rejected))
+    write_text(out / REJECTED_FILE, rejected_csv(rejected))
     kept = Manifest.join([source.filter(keep)], out)
     kept.write(out)
     return Manifest.read(out / FILE_NAME), rejected
 
 
-def _csv(rejected: list[Rejection]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [f.name for f in fields(Rejection)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(r) | {"value": f"{r.value:.6g}", "limit": f"{r.limit:g}"} for r in rejected)
-    return buffer.getvalue()
+def _readable(folder: Path, limits: Limits) -> Manifest:
+    source = Manifest.read(folder)
+    if limits.of_frames and len(source) and source.row(0).frames is None and not source.row(0).frame_files:
+        raise ManifestError(f"the clips of {folder} have no frames to check; use --keep duplicate")
+    return source
+
+
+def _walk(source: Manifest, checks: Checks) -> Iterator[tuple[Row, dict[str, float], list[Failure]]]:
+    """Each clip with its values and the checks that it fails, in order; those that fail none are kept in mind."""
+    for row in source:
+        values = checks.measure(ClipData("synthetic", row, source.root)) if checks.limits.of_frames else {}
+        of = ""
+        if checks.limits.duplicate is not None:
+            flow = read_flow(source.root, row)
+            values["duplicate"], of = checks.nearest(flow)
+        failed = checks.failed(values, of)
+        if checks.limits.duplicate is not None and not failed:
+            checks.keep(row.clip_id, flow)
+        yield row, values, failed
+
+
+# ---------------------------------------------------------------- how a corpus lies to the limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How the values of a check lie in a corpus."""
+
+    check: str
+    limit: float | None
+    n: int
+    quantiles: tuple[float, ...]
+    """At QUANTILES; empty for all checks together."""
+    rejected: float | None
+    """Share of the clips beyond the limit, by this check alone; None where there is no limit."""
+
+    def cells(self) -> list[str]:
+        """For a table, with the columns of :data:`COLUMNS`."""
+        limit = "" if self.limit is None else f"{self.limit:g}"
+        share = "" if self.rejected is None else f"{100 * self.rejected:.1f} %"
+        values = [f"{q:.3f}" for q in self.quantiles] or [""] * len(QUANTILES)
+        return [self.check, limit, str(self.n), *values, share]
+
+
+COLUMNS = ("check", "limit", "n", *(f"{q} %" for q in QUANTILES), "rejected")
+
+
+def spread(check: str, limit: float | None, values: np.ndarray) -> Spread:
+    """Of [N] values; of the duplicate check those below the limit are rejected, of the others those above."""
+    quantiles = tuple(float(q) for q in np.percentile(values, QUANTILES, method="inverted_cdf"))
+    share = None
+    if limit is not None:
+        share = float((values < limit if check == "duplicate" else ~(values <= limit)).mean())
+    return Spread(check=check, limit=limit, n=len(values), quantiles=quantiles, rejected=share)
+
+
+def measure_corpus(folder: Path, limits: Limits = Limits(), *, progress: Progress | None = None) -> list[Spread]:
+    """How the clips of ``folder`` lie to ``limits``, check by check and in all; nothing is written.
+
+    With the identity check, the distance between onsets of different people is there too: what another person would be.
+
+    Raises:
+        ManifestError: as :func:`filter_corpus`, or a corpus without clips. WeightsUnavailable: likewise.
+    """
+    source = _readable(folder, limits)
+    if not len(source):
+        raise ManifestError(f"{folder} holds no clips to measure")
+    checks = Checks(limits)
+    checks.load()
+    found: dict[str, list[float]] = {name: [] for name in CHECKS if getattr(limits, name) is not None}
+    onsets: dict[str, np.ndarray] = {}
+    left_out = 0
+    for index, (row, values, failed) in enumerate(_walk(source, checks)):
+        for name, value in values.items():
+            found[name].append(value)
+        left_out += bool(failed)
+        if limits.identity is not None and row.subject_key not in onsets and len(onsets) < _FLOOR_PEOPLE:
+            clip = ClipData("synthetic", row, source.root)
+            onsets[row.subject_key] = checks.embedding(clip.frames[:1], clip.landmarks)[0]
+        if progress:
+            progress(index + 1, len(source))
+    out = [spread(name, getattr(limits, name), np.array(values)) for name, values in found.items()]
+    if len(onsets) > 1:
+        apart = different_people(np.stack(list(onsets.values())), list(onsets))
+        out.insert(1, spread("different people", None, apart))
+    return [*out, Spread(check="any", limit=None, n=len(source), quantiles=(), rejected=left_out / len(source))]

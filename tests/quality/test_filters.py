@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from skimage import data
 
 from mesynth import facs
@@ -17,10 +19,12 @@ from mesynth.corpus.flow_corpus import generate_flow
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.verify import verify
+from mesynth.datasets.rendered_faces import render_faces
 from mesynth.errors import MesynthError
 from mesynth.manifest import Manifest, Row
+from mesynth.quality.checks import Checks, Limits, artefact, parse_keep
 from mesynth.quality.clips import ClipData
-from mesynth.quality.filters import Checks, Limits, artefact, filter_corpus, parse_keep
+from mesynth.quality.filters import filter_corpus, measure_corpus, spread
 from mesynth.shards import read_flow, read_frames, read_landmarks
 from mesynth.stage import Produced, run_stage
 from tests.builders import tree_bytes
@@ -140,6 +144,7 @@ def test_command_line_repeats(spoilt: Manifest, tmp_path: Path) -> None:
     [
         ("beauty", "check 'beauty' is unknown; choose from identity, control, artefact, duplicate"),
         ("identity=low", "limit 'identity=low' is no number"),
+        ("control, control=3", "check 'control' is given twice"),
         ("identity=-1", "identity=-1 is outside"),
         ("control=nan", "control=nan is outside"),
     ],
@@ -149,8 +154,60 @@ def test_mistakes(text: str, says: str) -> None:
         parse_keep(text)
 
 
+def test_quantiles_and_shares() -> None:
+    values = np.arange(1, 101) / 100
+    found = spread("artefact", 0.9, values)
+    assert found.quantiles == (0.01, 0.05, 0.5, 0.95, 0.99)
+    assert found.rejected == pytest.approx(0.1)
+    assert spread("duplicate", 0.1, values).rejected == pytest.approx(0.09)
+    assert spread("control", 0.5, np.array([0.1, np.nan])).rejected == 0.5
+    assert spread("different people", None, values).rejected is None
+
+
+@given(st.integers(0, 2**31), st.floats(0.01, 3))
+def test_which_of_two_clips_came_first_does_not_matter(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(2, 16, 16)).astype(np.float32)
+    b = (scale * (a + 0.1 * rng.normal(size=a.shape))).astype(np.float32)
+    one, other = Checks(Limits()), Checks(Limits())
+    one.keep("a", a)
+    other.keep("b", b)
+    assert one.nearest(b)[0] == pytest.approx(other.nearest(a)[0], rel=1e-5)
+    assert one.nearest(a) == (0.0, "a")
+    assert one.nearest(0 * a) == (np.inf, "")
+
+
+def test_a_dry_run_shows_how_a_corpus_lies(spoilt: Manifest, tmp_path: Path) -> None:
+    keep = "control=2,artefact=0.05,duplicate"
+    done = _cli("filter", spoilt.root, "--keep", keep, "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    told = {line["check"]: line for line in json.loads(done.stdout)["checks"]}
+    assert list(told) == ["control", "artefact", "duplicate", "any"]
+    kept, rejected = filter_corpus(spoilt.root, tmp_path / "kept", parse_keep(keep))
+    assert told["any"]["rejected"] == pytest.approx(1 - len(kept) / 5)
+    for name in ("control", "artefact", "duplicate"):
+        assert told[name]["rejected"] == pytest.approx(sum(r.check == name for r in rejected) / 5)
+    shown = _cli("filter", spoilt.root, "--keep", keep, "--dry-run").output
+    assert "artefact" in shown
+    assert "nothing was written" in shown
+    neither = _cli("filter", spoilt.root)
+    assert neither.exit_code == 2
+    assert "give --out for the kept clips, or --dry-run" in neither.output
+
+
+def test_another_person_stands_beside_identity(tmp_path: Path) -> None:
+    pytest.importorskip("dlib")
+    faces = render_faces(tmp_path / "faces", subjects=3, size=128, seed=4)
+    config = replace(CONFIG, au=("12=C",))
+    made = generate(faces, config, tmp_path / "corpus", preview=Preview(count=0), workers=1)
+    told = {found.check: found for found in measure_corpus(made.root, parse_keep("identity"))}
+    assert told["different people"].n == 3
+    assert max(told["identity"].quantiles) < min(told["different people"].quantiles)
+
+
 def test_keep_names_the_checks_that_run() -> None:
     assert parse_keep("") == Limits()
+    assert parse_keep(Limits().text()) == Limits()
     assert parse_keep("control=1, duplicate") == Limits(identity=None, control=1.0, artefact=None)
     with pytest.raises(MesynthError, match="no check is left"):
         Limits(identity=None, control=None, artefact=None, duplicate=None)
