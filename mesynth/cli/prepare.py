@@ -22,7 +22,6 @@ from mesynth.preprocess.config import (
 )
 
 FLOW_FOLDERS = "flow_folders"
-EXPORT = "export"
 _OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
 """What `prepare export` takes: nothing is aligned or estimated."""
 INCOMPLETE = 1
@@ -96,7 +95,7 @@ def prepare(
     `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
-    from mesynth.datasets.registry import CORPUS, load_release_of
+    from mesynth.datasets.registry import CORPUS, EXPORT, load_release_of
     from mesynth.manifest import Manifest
 
     config = PrepareConfig(

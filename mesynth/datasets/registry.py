@@ -28,6 +28,8 @@ DATABASES: dict[str, Database] = {database.name: database for database in _ALL}
 _DEPTH = 9  # a SMIC frame lies seven levels below its root
 CORPUS = "corpus"
 """Any folder that prepare, render or generate wrote: a manifest already."""
+EXPORT = "export"
+"""What `mesynth export` wrote; it comes back as it was, and is no release to be loaded."""
 
 
 def database_of(path: Path) -> tuple[str, Path] | None:
@@ -45,7 +47,7 @@ def database_of(path: Path) -> tuple[str, Path] | None:
 def require_database(name: str) -> Database:
     """The database of that name. Raises DatasetLayoutError on an unknown one."""
     if name not in DATABASES:
-        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {', '.join([*DATABASES, CORPUS])}")
+        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {', '.join([*DATABASES, CORPUS, EXPORT])}")
     return DATABASES[name]
 
 
