@@ -24,6 +24,12 @@ from mesynth.videos import read_image as read_image
 from mesynth.videos import read_pictures
 
 _END = b"\0" * 1024  # two empty blocks end a tar
+_PICTURE = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+# One filter for all lines, and run lengths in place of a search for repeats, which a face has not: written more than
+# twice as fast, read half as fast again, and no larger (rendered faces at 128 px: 0 to 9 % smaller).
+_FRAME = [*_PICTURE, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.12; those before know one filter alone
+    _FRAME += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
 
 
 class ShardWriter:
@@ -142,14 +148,18 @@ def npy_array(data: bytes) -> np.ndarray:
 
 def png_bytes(rgb: np.ndarray) -> bytes:
     """[H,W,3] uint8 RGB as PNG (fast compression level)."""
-    done, buffer = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return _png(rgb, _PICTURE)
+
+
+def _png(rgb: np.ndarray, how: list[int]) -> bytes:
+    done, buffer = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
     assert done
     return bytes(buffer)
 
 
 def frames_members(frames: np.ndarray) -> dict[str, bytes]:
-    """[T,H,W,3] uint8 -> ``000.png`` ... in order."""
-    return {f"{i:03d}.png": png_bytes(frame) for i, frame in enumerate(frames)}
+    """[T,H,W,3] uint8 -> ``000.png`` ... in order, written for speed."""
+    return {f"{i:03d}.png": _png(frame, _FRAME) for i, frame in enumerate(frames)}
 
 
 def read_frames(root: Path, row: Row) -> np.ndarray:

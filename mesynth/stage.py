@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from mesynth.errors import MesynthError, RunFolderError
 from mesynth.manifest import FILE_NAME, Manifest, Row
 from mesynth.run_folder import claim_folder, only_writer, write_bytes, write_text
 from mesynth.shards import ShardWriter, frames_members, npy_bytes
+from mesynth.stopwatch import part
 
 SKIPPED_FILE = "skipped.csv"
 NOTES_FILE = "notes.jsonl"
@@ -137,21 +139,28 @@ def _run(
     (out / _PARTS).mkdir(exist_ok=True)
     _remove_temporaries(out)  # left by a kill
     shard_clips = shard_clips or shard_size(len(jobs))
-    chunks = [jobs[i : i + shard_clips] for i in range(0, len(jobs), shard_clips)]
-    todo = [i for i in range(len(chunks)) if not _part(out, i).is_file()]
-    done = sum(len(chunks[i]) for i in range(len(chunks)) if i not in set(todo))
+    n_shards = -(-len(jobs) // shard_clips)
+    todo = [i for i in range(n_shards) if not _part(out, i).is_file()]
+    done = len(jobs) - sum(min(shard_clips, len(jobs) - i * shard_clips) for i in todo)
+
+    def chunk(index: int) -> tuple[int, Jobs]:
+        """Its first job's number, and its jobs: cut anew each time, as some keep what they have read."""
+        first = index * shard_clips
+        return first, jobs[first : first + shard_clips]
+
     workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
     try:
         if workers == 1:
             for i in todo:
-                for finished in _make_shard(out, i, i * shard_clips, chunks[i], worker):
+                first, part_jobs = chunk(i)
+                for finished in _make_shard(out, i, first, part_jobs, worker):
                     if progress:
                         progress(done + finished, len(jobs))
-                done += len(chunks[i])
+                done += len(part_jobs)
         else:
             report = progress or (lambda done, total: None)
-            _run_pool(out, chunks, todo, shard_clips, worker, workers, lambda n: report(done + n, len(jobs)))
-        return _merge(out, len(chunks), skipped)
+            _run_pool(out, chunk, todo, worker, workers, lambda n: report(done + n, len(jobs)))
+        return _merge(out, n_shards, skipped)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
     except OSError as error:
@@ -196,23 +205,27 @@ def _make_shard(out: Path, index: int, first: int, jobs: Jobs, worker: Worker) -
                 if made.notes:
                     notes.append({"clip_id": made.row.clip_id} | made.notes)
             yield n + 1
-    folder = _part(out, index).parent
-    write_text(folder / SKIPPED_FILE, _csv(skipped))
-    write_text(folder / NOTES_FILE, "".join(json.dumps(note) + "\n" for note in notes))
-    Manifest.from_rows(rows, out).write(folder)
+    with part("write"):
+        folder = _part(out, index).parent
+        write_text(folder / SKIPPED_FILE, _csv(skipped))
+        write_text(folder / NOTES_FILE, "".join(json.dumps(note) + "\n" for note in notes))
+        Manifest.from_rows(rows, out).write(folder)
 
 
 def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: ShardWriter) -> Row:
     row = made.row
-    if made.frames is not None:
-        row = replace(row, frames=frames.add(key, frames_members(made.frames)))
-    members = {"flow.npy": made.flow, "landmarks.npy": made.landmarks, "valid.npy": made.valid}
-    members |= {f"{name}.npy": array for name, array in made.extra.items()}
-    present = {name: npy_bytes(array) for name, array in members.items() if array is not None}
-    if present:
-        row = replace(row, flow=flow.add(key, present))
-    for name, data in made.files.items():
-        write_bytes(out / name, data)
+    arrays = {"flow.npy": made.flow, "landmarks.npy": made.landmarks, "valid.npy": made.valid}
+    arrays |= {f"{name}.npy": array for name, array in made.extra.items()}
+    with part("encode"):
+        pictures = None if made.frames is None else frames_members(made.frames)
+        present = {name: npy_bytes(array) for name, array in arrays.items() if array is not None}
+    with part("write"):
+        if pictures is not None:
+            row = replace(row, frames=frames.add(key, pictures))
+        if present:
+            row = replace(row, flow=flow.add(key, present))
+        for name, data in made.files.items():
+            write_bytes(out / name, data)
     return row
 
 
@@ -304,9 +317,8 @@ def _shard_task(out: Path, index: int, first: int, jobs: Jobs) -> None:
 
 def _run_pool(
     out: Path,
-    chunks: list[Jobs],
+    chunk: Callable[[int], tuple[int, Jobs]],
     todo: list[int],
-    shard_clips: int,
     worker: Worker,
     workers: int,
     report: Callable[[int], object],
@@ -318,8 +330,15 @@ def _run_pool(
     os.environ.update(dict.fromkeys(saved, "1"))
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(worker, counter))
     try:
-        pending: set[Future[None]] = {pool.submit(_shard_task, out, i, i * shard_clips, chunks[i]) for i in todo}
-        while pending:
+        waiting = iter(todo)
+        pending: set[Future[None]] = set()
+        while True:
+            # A few shards ahead of the workers: the jobs of all of them at once may be a table copied.
+            pending |= {
+                pool.submit(_shard_task, out, i, *chunk(i)) for i in islice(waiting, 2 * workers - len(pending))
+            }
+            if not pending:
+                break
             finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             report(counter.value)
             for future in finished:

@@ -29,6 +29,7 @@ from mesynth.motion.warp import stays_inside
 from mesynth.run_folder import claim_folder
 from mesynth.shards import read_frames, read_landmarks
 from mesynth.stage import Produced, Progress, run_stage
+from mesynth.stopwatch import part
 from mesynth.types import Flow, Sample
 
 _CACHED_FACES = 8
@@ -62,17 +63,19 @@ class GenerateWorker:
 
     def __call__(self, plan: PlanRow) -> Produced:
         if self._generator is None:
-            self._generator = self.model.load()
+            with part("load"):
+                self._generator = self.model.load()
         face, source = self._face(plan.face)
-        sample, warnings = self._generator.generate(
-            face,
-            plan.aus,
-            plan.profile,
-            n_frames=plan.n_frames,
-            fps=plan.fps,
-            nuisance=plan.nuisance,
-            seed=plan.seed,
-        )
+        with part("model"):  # makers of frames inside it take "warp" off
+            sample, warnings = self._generator.generate(
+                face,
+                plan.aus,
+                plan.profile,
+                n_frames=plan.n_frames,
+                fps=plan.fps,
+                nuisance=plan.nuisance,
+                seed=plan.seed,
+            )
         inset = margin(self.size)
         sample = inner(sample, inset)
         row = self._row(plan, source, sample, warnings)

@@ -1,4 +1,4 @@
-"""How fast a run was, per process: time in the model, and in encoding and writing what it made."""
+"""How fast a run was, per process: seconds in the model, in making frames of its motion, in encoding, in writing."""
 
 from __future__ import annotations
 
@@ -14,19 +14,42 @@ from typing import Any
 
 from mesynth.run_folder import write_text
 from mesynth.stage import Produced, Skipped, Worker
+from mesynth.stopwatch import Stopwatch, part
 
 FILE_NAME = "throughput.json"
 """The only file of a corpus that differs from run to run; it is no part of what a seed decides."""
+PARTS = ("model", "warp", "encode", "write", "other")
+"""What a process' seconds on clips are divided into; see :class:`ProcessTimes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessTimes:
-    """One process: what it made, and seconds in the model and in encoding and writing."""
+    """One process: what it made, and in which seconds. Waiting for other processes is in none of them."""
 
     clips: int
     frames: int
+    load: float
+    """The generator read from disk, libraries included, once."""
     model: float
-    store: float
+    """The network with what it reads and draws from, or the prior's fields."""
+    warp: float
+    """Frames and flow of what the model said: motion times profile, inverted, the picture warped, noise. Of painters:
+    the change put onto the picture, and the flow estimated."""
+    encode: float
+    """Arrays to PNG and npy bytes."""
+    write: float
+    """Tars, their checksums, and the shards' manifests."""
+    other: float
+    """Faces read, rows, clips to look at."""
+
+    @property
+    def busy(self) -> float:
+        """Seconds on clips: all but loading."""
+        return sum(getattr(self, name) for name in PARTS)
+
+    def shares(self) -> dict[str, float]:
+        """Of the seconds on clips, by part; all 0 if there are none."""
+        return {name: getattr(self, name) / self.busy if self.busy else 0.0 for name in PARTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,42 +59,53 @@ class Throughput:
     wall: float
     processes: tuple[ProcessTimes, ...]
 
+    @property
+    def all(self) -> ProcessTimes:
+        """The processes added up."""
+        sums = {name: sum(getattr(p, name) for p in self.processes) for name in ("clips", "frames", "load", *PARTS)}
+        return ProcessTimes(**sums)
+
+    @property
+    def rate(self) -> float:
+        """Clips a second end to end, start of processes and merging included."""
+        return self.all.clips / self.wall if self.wall > 0 else 0.0
+
     def text(self) -> str:
         """For people, a line a process and one for all."""
-        clips, frames = sum(p.clips for p in self.processes), sum(p.frames for p in self.processes)
-        lines = [
-            f"process {i}: {p.clips} clips, model {p.model:.1f} s ({1000 * p.model / max(p.clips, 1):.2f} ms a clip), "
-            f"encode and write {p.store:.1f} s"
-            for i, p in enumerate(self.processes)
-        ]
-        rate = clips / self.wall if self.wall > 0 else 0.0
-        framed = f", {frames} frames" if frames else ""
-        return "\n".join([*lines, f"all: {clips} clips{framed} in {self.wall:.1f} s, {rate:.1f} clips a second"])
+        each = [f"process {i}: {p.clips} clips, {_described(p)}" for i, p in enumerate(self.processes)]
+        whole = self.all
+        framed = f", {whole.frames} frames" if whole.frames else ""
+        last = f"all: {whole.clips} clips{framed} in {self.wall:.1f} s, {self.rate:.1f} clips a second, "
+        return "\n".join([*each, last + _described(whole)])
 
     def write(self, out: Path) -> None:
         """``throughput.json`` in ``out``."""
-        write_text(out / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
+        whole = {"clips_per_second": self.rate, "all": asdict(self.all), "shares": self.all.shares()}
+        write_text(out / FILE_NAME, json.dumps(asdict(self) | whole, indent=1) + "\n")
+
+
+def _described(times: ProcessTimes) -> str:
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in times.shares().items())
+    return f"{1000 * times.busy / max(times.clips, 1):.2f} ms a clip ({shares}), loading {times.load:.1f} s"
 
 
 Report = Callable[[Throughput], object]
 
 
 class Timed:
-    """A worker that notes how long it takes, and how long the stage takes with what it returns."""
+    """A worker whose process is listened to: from its first job until it is closed."""
 
     def __init__(self, worker: Worker, folder: Path) -> None:
         self.worker, self.folder = worker, folder
-        self._left = 0.0
+        self._watch: Stopwatch | None = None
         self._clips = self._frames = 0
-        self._model = self._store = 0.0
 
     def __call__(self, job: Any) -> Produced | Skipped:
-        came = time.perf_counter()
-        if self._left:  # since the last call: its clip was encoded and written
-            self._store += came - self._left
-        made = self.worker(job)
-        self._left = time.perf_counter()
-        self._model += self._left - came
+        if self._watch is None:
+            self._watch = Stopwatch()
+            self._watch.start()
+        with part("other"):
+            made = self.worker(job)
         self._clips += 1
         if isinstance(made, Produced) and made.frames is not None:
             self._frames += len(made.frames)
@@ -79,11 +113,14 @@ class Timed:
 
     def close(self) -> None:
         """Leave the times for the process that asked for the run."""
+        if self._watch is not None:
+            self._watch.stop()
         close = getattr(self.worker, "close", None)
         if close is not None:
             close()
-        if self._clips:
-            times = ProcessTimes(clips=self._clips, frames=self._frames, model=self._model, store=self._store)
+        if self._watch is not None:
+            seconds = {name: self._watch.seconds.get(name, 0.0) for name in ("load", *PARTS)}
+            times = ProcessTimes(clips=self._clips, frames=self._frames, **seconds)
             write_text(self.folder / f"{os.getpid()}.json", json.dumps(asdict(times)))
 
 

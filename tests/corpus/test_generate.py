@@ -92,7 +92,7 @@ def test_previews_lie_loose(corpus: Manifest) -> None:
 
 @pytest.mark.slow
 def test_same_seed_same_bytes_with_one_process_or_two(photo: Path, tmp_path: Path) -> None:
-    config = replace(CONFIG, count=18)  # two shards
+    config = replace(CONFIG, count=10, size=48)  # three shards
     for name, workers in {"a": 1, "b": 1, "c": 2}.items():
         generate(photo, config, tmp_path / name, preview=Preview(count=1), workers=workers)
     first = made_bytes(tmp_path / "a")
@@ -202,16 +202,29 @@ def test_anothers_folder_is_refused(photo: Path, tmp_path: Path) -> None:
     _refused(_cli("generate", "--faces", photo, "--au", "12=B", "--out", tmp_path), "is not empty")
 
 
+MANY = ["--emotion", "fear", "--count", 64, "--fps", 50, "--size", 64, "--preview", 12]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "corpus"
+    done = _cli("generate", "--faces", photo, *MANY, "--workers", 1, "--out", out)
+    assert done.exit_code == 0, done.output
+    return made_bytes(out)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_stopped_in_the_middle_then_resumed(photo: Path, tmp_path: Path, how: signal.Signals, code: int) -> None:
+def test_stopped_in_the_middle_then_resumed(
+    photo: Path, undisturbed: dict[str, bytes], tmp_path: Path, how: signal.Signals, code: int
+) -> None:
     """Ctrl-C or a kill while two processes work; the same command then gives the bytes of an undisturbed run."""
     out = tmp_path / "a"
-    args = ["--faces", photo, "--emotion", "fear", "--count", 64, "--fps", 50, "--size", 96, "--preview", 40]
-    command = [sys.executable, "-m", "mesynth", "generate", *map(str, args), "--workers", "2", "--out"]
+    command = ["generate", "--faces", photo, *MANY, "--out", out]
     running = subprocess.Popen(
-        [*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        [sys.executable, "-m", "mesynth", *map(str, command), "--workers", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(out.glob("parts/*/manifest.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -223,6 +236,6 @@ def test_stopped_in_the_middle_then_resumed(photo: Path, tmp_path: Path, how: si
     if how is signal.SIGINT:
         assert "the same command goes on" in errors
         assert not list(out.rglob("*.tmp"))
-    subprocess.run([*command, str(out)], check=True, capture_output=True)
-    subprocess.run([*command, str(tmp_path / "b")], check=True, capture_output=True)
-    assert made_bytes(out) == made_bytes(tmp_path / "b")
+    done = _cli(*command, "--workers", 1)
+    assert done.exit_code == 0, done.output
+    assert made_bytes(out) == undisturbed

@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from mesynth.corpus.throughput import FILE_NAME, Throughput, timed
+from mesynth.corpus.throughput import FILE_NAME, PARTS, ProcessTimes, Throughput, timed
+from mesynth.shards import ShardWriter
 from mesynth.stage import Produced, Skipped, run_stage
+from mesynth.stopwatch import part
 from tests.builders import NumberWorker, tree_bytes
+
+STEP = 0.01
 
 
 class Slow(NumberWorker):
-    """Two hundredths of a second a job."""
+    """A job waits 1 step by itself, 3 in its model and 2 in its warp."""
 
     def __call__(self, job: int) -> Produced | Skipped:
-        time.sleep(0.02)
+        time.sleep(STEP)
+        with part("model"):
+            time.sleep(3 * STEP)
+            with part("warp"):
+                time.sleep(2 * STEP)
         return super().__call__(job)
 
 
@@ -26,17 +34,52 @@ def _run(out: Path, workers: int) -> list[Throughput]:
     return told
 
 
-def test_the_model_is_told_from_the_rest(tmp_path: Path) -> None:
+def test_parts_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = ShardWriter.add
+
+    def slow_disk(self: ShardWriter, key: str, members: dict[str, bytes]) -> object:
+        time.sleep(2 * STEP)  # two a clip: frames and flow
+        return add(self, key, members)
+
+    monkeypatch.setattr(ShardWriter, "add", slow_disk)
     (told,) = _run(tmp_path / "a", 1)
     (process,) = told.processes
     assert process.clips == 20  # job 13 is left out, but took its time
     assert process.frames == 19 * 3
-    assert 20 * 0.02 <= process.model <= told.wall
-    assert 0 < process.store < told.wall - process.model + 0.01
+    for name, least in (("other", 1), ("model", 3), ("warp", 2), ("write", 4 * 19 / 20)):
+        assert getattr(process, name) >= 20 * least * STEP, name
+    assert process.encode > 0
+    assert process.load == 0
+    assert process.busy <= told.wall  # no second counts twice
+    assert told.wall < 1.5 * process.busy + 0.5
+    assert sum(process.shares().values()) == pytest.approx(1)
     assert "all: 20 clips, 57 frames" in told.text()
     assert _run(tmp_path / "a", 1) == []  # finished: nothing was made
     told.write(tmp_path / "a")
-    assert json.loads((tmp_path / "a" / FILE_NAME).read_text())["processes"][0]["clips"] == 20
+    read = json.loads((tmp_path / "a" / FILE_NAME).read_text())
+    assert read["processes"][0]["clips"] == 20
+    assert list(read["shares"]) == list(PARTS)
+
+
+def test_processes_are_added_up() -> None:
+    one = ProcessTimes(clips=3, frames=30, load=2, model=6, warp=1, encode=2, write=1, other=0)
+    two = ProcessTimes(clips=1, frames=10, load=3, model=0, warp=4, encode=3, write=2, other=1)
+    told = Throughput(wall=8, processes=(one, two))
+    assert told.all == ProcessTimes(clips=4, frames=40, load=5, model=6, warp=5, encode=5, write=3, other=1)
+    assert told.rate == 0.5
+    assert one.shares() == {"model": 0.6, "warp": 0.1, "encode": 0.2, "write": 0.1, "other": 0}
+    first, second, both = told.text().splitlines()
+    assert first == (
+        "process 0: 3 clips, 3333.33 ms a clip (model 60 %, warp 10 %, encode 20 %, write 10 %, other 0 %), "
+        "loading 2.0 s"
+    )
+    assert second.startswith("process 1: 1 clips, 10000.00 ms a clip (model 0 %, warp 40 %")
+    assert both == (
+        "all: 4 clips, 40 frames in 8.0 s, 0.5 clips a second, "
+        "5000.00 ms a clip (model 30 %, warp 25 %, encode 25 %, write 15 %, other 5 %), loading 5.0 s"
+    )
+    nothing = ProcessTimes(clips=1, frames=0, load=0, model=0, warp=0, encode=0, write=0, other=0)
+    assert set(nothing.shares().values()) == {0}
 
 
 @pytest.mark.slow
