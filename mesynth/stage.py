@@ -11,16 +11,11 @@ import csv
 import errno
 import io
 import json
-import multiprocessing
-import multiprocessing.util
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +23,7 @@ import numpy as np
 
 from mesynth.errors import MesynthError, RunFolderError
 from mesynth.manifest import FILE_NAME, Manifest, Row
+from mesynth.pool import run_pool
 from mesynth.run_folder import claim_folder, only_writer, write_bytes, write_text
 from mesynth.shards import ShardWriter, frames_members, npy_bytes
 from mesynth.stopwatch import part
@@ -159,7 +155,10 @@ def _run(
                 done += len(part_jobs)
         else:
             report = progress or (lambda done, total: None)
-            _run_pool(out, chunk, todo, worker, workers, lambda n: report(done + n, len(jobs)))
+            run_pool(
+                partial(_shard_task, worker, out), ((i, *chunk(i)) for i in todo), workers=workers,
+                report=lambda clips: report(done + clips, len(jobs)), where=out, close=partial(_close, worker),
+            )  # fmt: skip
         return _merge(out, n_shards, skipped)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
@@ -168,6 +167,7 @@ def _run(
             raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
         raise
     finally:
+        _remove_temporaries(out)  # of workers that were stopped
         _close(worker)
 
 
@@ -210,6 +210,11 @@ def _make_shard(out: Path, index: int, first: int, jobs: Jobs, worker: Worker) -
         write_text(folder / SKIPPED_FILE, _csv(skipped))
         write_text(folder / NOTES_FILE, "".join(json.dumps(note) + "\n" for note in notes))
         Manifest.from_rows(rows, out).write(folder)
+
+
+def _shard_task(worker: Worker, out: Path, index: int, first: int, jobs: Jobs) -> Iterator[int]:
+    """:func:`_make_shard` as :func:`mesynth.pool.run_pool` takes it."""
+    yield from _make_shard(out, index, first, jobs, worker)
 
 
 def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: ShardWriter) -> Row:
@@ -290,71 +295,3 @@ def _read_csv(file: Path) -> list[Skipped]:
     if lines[:1] != [["clip_id", "reason"]] or any(len(line) != 2 for line in lines):
         raise RunFolderError(f"{file} is damaged: a line has not its two columns; make the corpus anew")
     return [Skipped(clip, reason) for clip, reason in lines[1:]]
-
-
-# ---------------------------------------------------------------- many processes
-
-_worker: Worker | None = None
-_counter: Any = None
-
-
-def _start(worker: Worker, counter: Any) -> None:
-    global _worker, _counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    import cv2
-
-    cv2.setNumThreads(1)
-    _worker, _counter = worker, counter
-    multiprocessing.util.Finalize(None, _close, args=(worker,), exitpriority=10)  # atexit does not run in children
-
-
-def _shard_task(out: Path, index: int, first: int, jobs: Jobs) -> None:
-    assert _worker is not None
-    for _ in _make_shard(out, index, first, jobs, _worker):
-        with _counter.get_lock():
-            _counter.value += 1
-
-
-def _run_pool(
-    out: Path,
-    chunk: Callable[[int], tuple[int, Jobs]],
-    todo: list[int],
-    worker: Worker,
-    workers: int,
-    report: Callable[[int], object],
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    # One thread per worker: the processes are the parallelism. Children read this at import time.
-    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(saved, "1"))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(worker, counter))
-    try:
-        waiting = iter(todo)
-        pending: set[Future[None]] = set()
-        while True:
-            # A few shards ahead of the workers: the jobs of all of them at once may be a table copied.
-            pending |= {
-                pool.submit(_shard_task, out, i, *chunk(i)) for i in islice(waiting, 2 * workers - len(pending))
-            }
-            if not pending:
-                break
-            finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            report(counter.value)
-            for future in finished:
-                future.result()
-    except BrokenProcessPool:
-        _remove_temporaries(out)
-        raise MesynthError(
-            f"a worker process died (out of memory, or killed); finished clips stay in {out}, go on with --workers 1"
-        ) from None
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        _remove_temporaries(out)
-        raise
-    finally:
-        pool.shutdown(wait=True)
-        for name, value in saved.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

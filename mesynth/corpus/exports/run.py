@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 
 from mesynth import __version__
 from mesynth.corpus.exports.form import PROVENANCE_FILE, Account, Clip, Form, Options, Placed
-from mesynth.corpus.exports.pool import run_pool
 from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.registry import require_form
 from mesynth.errors import ConfigError, ManifestError, MesynthError
 from mesynth.manifest import FILE_NAME, SCHEMA, Manifest
+from mesynth.pool import run_pool
 from mesynth.run_folder import claim_folder, only_writer, write_text
 from mesynth.stage import Interrupted, Progress, Skipped, shard_size
 

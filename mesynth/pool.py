@@ -1,8 +1,9 @@
-"""Shards of an export by several processes: a few shards on their way at a time, progress by the clip."""
+"""Shards by several processes: a few shards on their way at a time, progress by the clip."""
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -22,18 +23,28 @@ _counter: Any = None
 
 
 def run_pool(
-    task: Task, jobs: Iterable[tuple[Any, ...]], *, workers: int, report: Callable[[int], object], where: object
+    task: Task,
+    jobs: Iterable[tuple[Any, ...]],
+    *,
+    workers: int,
+    report: Callable[[int], object],
+    where: object,
+    close: Callable[[], object] | None = None,
 ) -> None:
     """Run ``task(*job)`` over ``jobs``. A job is taken (and held) no earlier than a worker is nearly free for it.
 
-    ``report`` is told the number of clips done; ``where`` names the folder in errors.
+    ``report`` is told the number of clips done; ``where`` names the folder in errors; ``close`` is called in each
+    worker in the end (pickled together with ``task``, so both may hold one object).
 
     Raises:
         MesynthError: whatever a task raised, or a worker process died.
     """
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(task, counter))
+    # One thread per worker: the processes are the parallelism. Children read this at import time.
+    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(saved, "1"))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=((task, close), counter))
     pending: set[Future[None]] = set()
     try:
         for job in jobs:
@@ -55,6 +66,8 @@ def run_pool(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in saved.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _collect(pending: set[Future[None]]) -> set[Future[None]]:
@@ -80,14 +93,17 @@ def _no_interrupt() -> Iterator[None]:
 # ---------------------------------------------------------------- in a worker
 
 
-def _start(task: Task, counter: Any) -> None:
+def _start(work: tuple[Task, Callable[[], object] | None], counter: Any) -> None:
     global _task, _counter
+    task, close = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import cv2
 
     cv2.setNumThreads(1)
     _task, _counter = task, counter
+    if close is not None:
+        multiprocessing.util.Finalize(None, close, exitpriority=10)  # atexit does not run in children
 
 
 def _end_with_parent() -> None:
