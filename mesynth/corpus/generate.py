@@ -165,6 +165,7 @@ def choose(model: str, config: PlanConfig) -> Model:
         MesynthError: see :func:`generate`.
     """
     chosen = find_model(model)
+    chosen.check_frames()
     for request in config.au:
         chosen.check_request(facs.parse_request(request))
     if chosen.options:
@@ -236,6 +237,7 @@ def choose_for_rows(model: str, plan: StoredPlan) -> Model:
         MesynthError: names the first row that is.
     """
     chosen = find_model(model)
+    chosen.check_frames()
     for row in plan:
         try:
             chosen.check_request(row.aus)

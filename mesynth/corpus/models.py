@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mesynth.types import AUVector, Sample
 
 Option = bool | int | float | str
+FLOW_ONLY = ("flow_gan",)
+"""Families that make flow images without a face, and no frames."""
 SHIPPED = Path(__file__).parent.parent / "generators" / "data"
 """One folder a model that comes with the package."""
 _FACES_KEPT = 8
@@ -97,6 +99,11 @@ class Model:
         """What a run's result depends on; never where the folder lies."""
         weights = {"weights": self.facts.weights_sha256} if self.folder else {}
         return {"generator": self.name} | weights | ({"options": dict(self.options)} if self.options else {})
+
+    def check_frames(self) -> None:
+        """Raise MesynthError for a family of FLOW_ONLY."""
+        if self.name in FLOW_ONLY:
+            raise MesynthError(f"{self.name} makes flow images only, no frames; use --kind flow, or another --model")
 
     def check_request(self, aus: AUVector) -> None:
         """Refuse before anything is made what the model is known to refuse: the others refuse by themselves.

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from mesynth import facs
+from mesynth.corpus.generate import generate
 from mesynth.corpus.models import SHIPPED, find_model, shipped_models
+from mesynth.corpus.plan import PlanConfig
+from mesynth.errors import MesynthError
 from mesynth.generators.pipeline import CARD, Generator, read_facts
 from mesynth.motion.prior import NAME
 from mesynth.quality.contest.entrants import FRAMELESS
@@ -98,6 +101,14 @@ def test_its_motion_does_not_fold_at_the_intensities_of_micro_expressions(name: 
         asked = facs.parse_request(f"{code}=0.4")
         _, warnings = generator(name).generate(person(0).face, asked, Profile(), n_frames=3, fps=100)
         assert not [text for text in warnings if "fold" in text], code
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_asking_it_for_frames_is_refused_before_a_folder_is_claimed(name: str, tmp_path: Path) -> None:
+    config = PlanConfig(au=("12=C",), count=1, size=64)
+    with pytest.raises(MesynthError, match="flow images only, no frames; use --kind flow"):
+        generate(tmp_path / "photo.png", config, tmp_path / "out", model=name)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", FLOWS)

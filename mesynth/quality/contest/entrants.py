@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.corpus.models import configured, find_model, shipped_models, split_name
+from mesynth.corpus.models import FLOW_ONLY, configured, find_model, shipped_models, split_name
 from mesynth.errors import LeakError, MesynthError
 from mesynth.generators.pipeline import WEIGHTS, Generator
 from mesynth.motion.prior import NAME
@@ -20,7 +20,7 @@ from mesynth.training.rendered_pairs import person_key
 from mesynth.types import AUVector
 
 TRUTH = "rendered truth"
-FRAMELESS: Mapping[str, str] = {"flow_gan": "makes flow images only, no frames"}
+FRAMELESS: Mapping[str, str] = dict.fromkeys(FLOW_ONLY, "makes flow images only, no frames")
 """Families whose ``generate`` always raises; their ``flows(seeds=, aus=, size=)`` is asked instead."""
 _PROFILE = Profile(apex=0.5)
 _FRAMES = 3
