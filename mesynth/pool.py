@@ -79,15 +79,25 @@ def _collect(pending: set[Future[None]]) -> set[Future[None]]:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits: a process that starts here inherits that, and stays silent before it can ask for it itself."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ctrl-C waits until a process is started and known.
+
+    A process that starts here inherits the mask, and stays silent before it can ask for it itself. The mask alone does
+    not keep this thread: a signal goes to any thread without it, and Python then interrupts this one.
+    """
+    pressed = []
+    here = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True)) if here else None
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if here:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 # ---------------------------------------------------------------- in a worker

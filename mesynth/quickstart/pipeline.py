@@ -16,7 +16,7 @@ from mesynth import __version__
 from mesynth.classes import CLASSES_3
 from mesynth.corpus.faces import find_faces
 from mesynth.corpus.generate import Preview, generate
-from mesynth.corpus.models import find_model
+from mesynth.corpus.models import FLOW_ONLY, find_model
 from mesynth.corpus.plan import PlanConfig
 from mesynth.datasets.casme2 import load_casme2
 from mesynth.datasets.rendered import render_casme2
@@ -167,10 +167,12 @@ def _astronaut() -> Path:
 
 
 def generators() -> list[str]:
-    """The motion prior and one shipped model of each family, the one with the shortest name."""
+    """The motion prior and one shipped model of each family that makes frames, the one with the shortest name."""
     chosen: dict[str, str] = {}
     for name in sorted(default_models(), key=len):
-        chosen.setdefault(find_model(name).facts.name, name)
+        family = find_model(name).facts.name
+        if family not in FLOW_ONLY:
+            chosen.setdefault(family, name)
     return [name for name in default_models() if name in chosen.values()]
 
 
