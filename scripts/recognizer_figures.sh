@@ -31,5 +31,5 @@ mesynth prepare corpus --root "$out/made" --landmarker stored --method farneback
 recognizer ablate configs/ablation/few_subjects.yaml "ratios=[0,1,2]" "modes=[pool,prior,fuse]" "seeds=[0,1,2,3,4]" \
     --manifest "$out/real" --synthetic "$out/made-flow" --out "$out/few"
 
-# STSTNet with its published 800 epochs: half an hour on two cores.
+# STSTNet with its published 800 epochs: some twenty minutes on two cores.
 recognizer loso configs/recognizer/ststnet.yaml --manifest "$out/images" --out "$out/loso/ststnet"
