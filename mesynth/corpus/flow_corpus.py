@@ -214,6 +214,36 @@ def generate_flow(
         ConfigError: a size or strength out of range.
         MesynthError: a model that is no flow GAN, or rows that it cannot draw.
     """
+    flow = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
+    claim_folder(out, flow.config)
+    with writable(out):
+        write_plan(flow.rows, out)
+        bar = progress("flow images") if progress else None
+        with timed(flow.worker(), report) as work:
+            made = run_stage(out, Batches(flow.rows), work, config=flow.config, workers=workers, progress=bar)
+    prove_complete(made, len(flow.rows))
+    return made
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """What a corpus of flow images is made of; ``config`` is what its bytes depend on."""
+
+    rows: Plan | StoredPlan
+    model: Model | None
+    people: list[str]
+    size: int
+    nuisance: FlowNuisance
+    plan_hash: str
+    config: dict[str, Any]
+
+    def worker(self) -> FlowWorker:
+        """Makes its rows."""
+        return FlowWorker(self.model, self.people, self.size, self.nuisance, self.plan_hash)
+
+
+def flow_run(rows: PlanConfig | StoredPlan, *, model: str, people: int, size: int, nuisance: FlowNuisance) -> FlowRun:
+    """See :func:`generate_flow`. Raises ConfigError and MesynthError as it does; nothing is written."""
     chosen = find_flow_model(model)
     FlowPrior.check_size(size)
     if chosen is not None and nuisance != FlowNuisance():
@@ -228,18 +258,10 @@ def generate_flow(
         identity = {"plan": dataclasses.asdict(rows), "people": len(faces)}
     run: dict[str, Any] = {"generator": NAME} if chosen is None else chosen.identity
     run = {"kind": "flow"} | run | identity | {"size": size, "nuisance": dataclasses.asdict(nuisance)}
-    claim_folder(out, run)
-    with writable(out):
-        write_plan(planned, out)
-        worker = FlowWorker(chosen, [person_of(face) for face in faces], size, nuisance, config_hash(identity))
-        bar = progress("flow images") if progress else None
-        with timed(worker, report) as work:
-            made = run_stage(out, Batches(planned), work, config=run, workers=workers, progress=bar)
-    prove_complete(made, len(planned))
-    return made
+    return FlowRun(planned, chosen, [_person(face) for face in faces], size, nuisance, config_hash(identity), run)
 
 
-def person_of(face: PlanFace) -> str:
+def _person(face: PlanFace) -> str:
     """The face shape of a planned face: its own name if it is virtual, else one that says nothing of the person."""
     if face.database == VIRTUAL:
         return face.key

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, prepare_faces
-from mesynth.corpus.flow_corpus import Batches, FlowWorker, find_flow_model, person_of
+from mesynth.corpus.flow_corpus import Batches, FlowRun, FlowWorker, flow_run
 from mesynth.corpus.generate import GenerateWorker, Preview, choose, choose_for_rows
 from mesynth.corpus.models import Model
 from mesynth.corpus.plan import Plan, PlanConfig, write_plan
-from mesynth.corpus.plan_file import PlanFace, StoredPlan, virtual_faces
+from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.throughput import Report
-from mesynth.errors import ConfigError, MesynthError
+from mesynth.errors import ConfigError
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
-from mesynth.motion.flow_prior import FlowNuisance, FlowPrior
+from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME
 from mesynth.quality.checks import Checks
 from mesynth.quality.tries import Redrawn, Tries, Turns
 from mesynth.quality.until_accepted import TopUp, Until, run_until_accepted
-from mesynth.run_folder import claim_folder, config_hash
+from mesynth.run_folder import claim_folder
 from mesynth.stage import Jobs, Progress
 
 
@@ -109,24 +109,18 @@ def generate_until_accepted(
 class _Flows:
     """Flow images: nothing but duplicates to look for."""
 
-    rows: Plan | StoredPlan
-    model: Model | None
-    faces: list[PlanFace]
-    size: int
-    nuisance: FlowNuisance
-    identity: dict[str, Any]
+    run: FlowRun
     out: Path
     checks: Checks
 
     def prepare(self) -> None:
-        write_plan(self.rows, self.out)
+        write_plan(self.run.rows, self.out)
 
     def jobs(self, turns: Turns) -> Jobs:
         return Batches(Redrawn(turns))
 
     def worker(self) -> FlowWorker:
-        people = [person_of(face) for face in self.faces]
-        return FlowWorker(self.model, people, self.size, self.nuisance, config_hash(self.identity))
+        return self.run.worker()
 
 
 def generate_flow_until_accepted(
@@ -151,20 +145,8 @@ def generate_flow_until_accepted(
     """
     if until.limits.of_frames:
         raise ConfigError(f"--keep {until.limits.of_frames[0]} needs frames; with --kind flow use --keep duplicate")
-    chosen = find_flow_model(model)
-    FlowPrior.check_size(size)
-    if chosen is not None and nuisance != FlowNuisance():
-        raise MesynthError(f"flow nuisances are the {FLOW_PRIOR}'s; {chosen.name} draws what it learned")
-    plan: Plan | StoredPlan
-    identity: dict[str, Any]
-    if isinstance(rows, StoredPlan):
-        faces, plan, identity = rows.faces, rows, {"stored_plan": rows.hash}
-    else:
-        faces = virtual_faces(people or min(rows.count, 1000))
-        plan = Plan(rows, len(faces))
-        identity = {"plan": dataclasses.asdict(rows), "people": len(faces)}
-    run: dict[str, Any] = {"generator": FLOW_PRIOR} if chosen is None else chosen.identity
-    run = {"kind": "flow"} | run | identity | {"size": size, "nuisance": dataclasses.asdict(nuisance)} | until.plain()
+    flow = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
+    run = flow.config | until.plain()
     claim_folder(out, run)
-    maker = _Flows(plan, chosen, faces, size, nuisance, identity, out, Checks(until.limits))
-    return run_until_accepted(out, plan, maker, until, run, workers=workers, progress=progress, report=report)
+    maker = _Flows(flow, out, Checks(until.limits))
+    return run_until_accepted(out, flow.rows, maker, until, run, workers=workers, progress=progress, report=report)
