@@ -261,13 +261,7 @@ def _run(
     progress: Callable[[str], Progress] | None,
     report: Report | None,
 ) -> Manifest:
-    run = {
-        **chosen.identity,
-        **planned,
-        "faces": [s.identity for s in sources],
-        "preview": dataclasses.asdict(preview),
-        "landmarker": face_landmarker(sources, landmarker),
-    }
+    run = run_config(chosen, planned, sources, preview, landmarker)
     claim_folder(out, run)
     bars = [progress(name) if progress else None for name in ("faces", "clips")]
     with writable(out):
@@ -278,3 +272,16 @@ def _run(
             made = run_stage(out, rows, work, config=run, workers=workers, progress=bars[1])
     prove_complete(made, len(rows))
     return made
+
+
+def run_config(
+    chosen: Model, planned: dict[str, Any], sources: list[FaceSource], preview: Preview, landmarker: str
+) -> dict[str, Any]:
+    """What the bytes of a corpus on faces depend on; ``planned`` tells the plan."""
+    return {
+        **chosen.identity,
+        **planned,
+        "faces": [s.identity for s in sources],
+        "preview": dataclasses.asdict(preview),
+        "landmarker": face_landmarker(sources, landmarker),
+    }

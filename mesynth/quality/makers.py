@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, prepare_faces
+from mesynth.corpus.faces import FaceSource, find_faces, prepare_faces
 from mesynth.corpus.flow_corpus import Batches, FlowRun, FlowWorker, flow_run
-from mesynth.corpus.generate import GenerateWorker, Preview, choose, choose_for_rows
+from mesynth.corpus.generate import GenerateWorker, Preview, choose, choose_for_rows, run_config
 from mesynth.corpus.models import Model
 from mesynth.corpus.plan import Plan, PlanConfig, write_plan
 from mesynth.corpus.plan_file import StoredPlan
@@ -92,14 +92,7 @@ def generate_until_accepted(
         chosen, sources, size = choose(model, rows), find_faces(faces), rows.size
         plan = Plan(rows, len(sources))
         planned = {"plan": dataclasses.asdict(rows)}
-    run = {
-        **chosen.identity,
-        **planned,
-        "faces": [s.identity for s in sources],
-        "preview": dataclasses.asdict(preview),
-        "landmarker": face_landmarker(sources, landmarker),
-        **until.plain(),
-    }
+    run = run_config(chosen, planned, sources, preview, landmarker) | until.plain()
     claim_folder(out, run)
     maker = _Clips(plan, chosen, sources, size, preview, landmarker, workers, progress, out, until, checks)
     return run_until_accepted(out, plan, maker, until, run, workers=workers, progress=progress, report=report)
