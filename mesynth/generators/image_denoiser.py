@@ -2,7 +2,7 @@
 
 The onset's code is concatenated to the noisy one; AU tokens and identity tokens are attended to; the AUs as one vector
 are added to the noise level's embedding. What is left out for guidance is replaced by learned values, for the AUs and
-for the onset separately. With ``hint`` it also sees the code that the motion prior would give (docs/decisions/014).
+for the onset separately. Where another generator says what is expected, it also sees that change (docs/decisions/015).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from mesynth.errors import ConfigError
 from mesynth.generators.conditioning import group_norm
 from mesynth.generators.diffusion.tokens import AUTokens
 from mesynth.generators.latent import Foreign, read_state, unfit
-from mesynth.generators.prior_flow import PriorFlow
 
 _POOLED = 2  # side of the grid that the onset is pooled to: left and right, upper and lower face stay apart
 
@@ -46,8 +45,9 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
 
     ``unet`` is the configuration of a UNet2DConditionModel with ``time_cond_proj_dim`` = ``cross_attention_dim``, see
     :func:`unet_config`. The other values are what a loaded generator needs to know: ``space`` (size, patch or the
-    autoencoder), ``target``, ``gain``, ``process`` and ``sampling`` as their owners' configurations, and
-    ``origin`` (hashes and licences of other people's networks).
+    autoencoder), ``target``, ``gain``, ``expect`` (the family that says what is expected, or ""), ``spread``,
+    ``process`` and ``sampling`` as their owners' configurations, and ``origin`` (hashes and licences of other people's
+    networks).
     """
 
     _supports_gradient_checkpointing = True
@@ -59,11 +59,12 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         channels: int = 12,
         identity_tokens: int = 4,
         identity_width: int = 32,
-        hint: bool = False,
         size: int = 64,
         patch: int = 2,
         target: str = "change",
         gain: float = 18.0,
+        expect: str = "",
+        spread: dict[str, Any] | None = None,
         process: dict[str, Any] | None = None,
         sampling: dict[str, Any] | None = None,
         origin: dict[str, str] | None = None,
@@ -76,7 +77,6 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         self.identity = IdentityTokens(channels, identity_width, identity_tokens, dim)
         self.null_identity = nn.Parameter(0.5 * torch.randn(identity_tokens, dim))
         self.null_onset = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.prior = PriorFlow(size) if hint else None
         # At first the network says 0: the best linear denoiser.
         for parameter in self.body.conv_out.parameters():
             nn.init.zeros_(parameter)
@@ -90,18 +90,20 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         known: torch.Tensor,
         null_aus: torch.Tensor,
         null_onset: torch.Tensor,
-        hint: torch.Tensor | None = None,
+        expected: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``x``, ``onset``, ``hint`` [B,C,h,w]; ``level`` [B] in 0..1000; ``aus``, ``known`` [B,K,2]; nulls [B] bool.
+        """``x``, ``onset``, ``expected`` [B,C,h,w]; ``level`` [B] in 0..1000; ``aus``, ``known`` [B,K,2]; nulls bool.
 
-        ``hint``: of :meth:`hinted`, where the network was made to see one; it tells of both and is 0 under either null.
+        ``expected``: the change that is expected, where the network was made to see one; it tells of onset and AUs and
+        is 0 under either null.
         """
         told = self.tokens(aus, known, null_aus)
         identity = torch.where(null_onset[:, None, None], self.null_identity, self.identity(onset))
         shown = torch.where(null_onset[:, None, None, None], self.null_onset, onset)
         seen = [x, shown]
-        if hint is not None:
-            seen.append(torch.where((null_aus | null_onset)[:, None, None, None], torch.zeros_like(hint), hint))
+        if expected is not None:
+            untold = (null_aus | null_onset)[:, None, None, None]
+            seen.append(torch.where(untold, torch.zeros_like(expected), expected))
         out: torch.Tensor = self.body(
             torch.cat(seen, 1),
             level,

@@ -1,8 +1,9 @@
 """Diffusion of pictures: any frame of a clip given the onset and the AUs, in pixels or in latents.
 
-By default the change of the picture is diffused and put onto the photo, which keeps the person's own detail; the slow
-baseline beside the generators that move pixels. The noise of a clip is the same in all its frames, so that a frame is
-a function of intensity and nothing flickers.
+By default the change of the picture is diffused and put onto the photo, which keeps the person's own detail, around the
+picture that another generator expects if there is one (docs/decisions/015); the slow sibling of the generators that
+move pixels. The noise of a clip is the same in all its frames, so that a frame is a function of intensity and nothing
+flickers.
 What is drawn, and guidance with its two scales (AUs and onset): :mod:`mesynth.generators.image_drawing`.
 """
 
@@ -19,9 +20,10 @@ import torch
 from mesynth import facs, seeds
 from mesynth.errors import ConfigError, MesynthError
 from mesynth.generators.diffusion.process import Process
+from mesynth.generators.expectation import load_expectation
 from mesynth.generators.gains import calibrated
 from mesynth.generators.image_denoiser import ImageDenoiser
-from mesynth.generators.image_drawing import Codec, ImageSampling, painted
+from mesynth.generators.image_drawing import Codec, ImageSampling, Spread, painted
 from mesynth.generators.keep_regions import cell_mask, confined, named_regions, region_mask
 from mesynth.generators.latent import LatentSpace, PixelSpace, Space
 from mesynth.motion.nuisance import Nuisance
@@ -47,9 +49,10 @@ class ImageDiffusion:
 
     family = FAMILY
 
-    def __init__(self, network: ImageDenoiser, facts: GeneratorFacts, vae: Any = None) -> None:
+    def __init__(self, network: ImageDenoiser, facts: GeneratorFacts, vae: Any = None, expectation: Any = None) -> None:
         config: Any = network.config
         self.network, self.facts, self.vae = network.eval().requires_grad_(False), facts, vae
+        self.expectation = expectation
         self.size: int = config["size"]
         self.process = Process(**(config["process"] or {}))
         self.sampling = ImageSampling(**(config["sampling"] or {}))
@@ -59,13 +62,15 @@ class ImageDiffusion:
     def _place(self) -> None:
         config: Any = self.network.config
         space: Space = LatentSpace(self.vae, self.size) if self.vae else PixelSpace(self.size, config["patch"])
-        self.codec = Codec(space, config["target"], config["gain"])
+        spread = Spread(**(config["spread"] or {}))
+        self.codec = Codec(space, config["target"], config["gain"], self.expectation, spread)
 
     def to(self, device: torch.device | str) -> ImageDiffusion:
         """Run the networks there; frames are made on the CPU."""
         self.network.to(device)
-        if self.vae is not None:
-            self.vae.to(device)
+        for other in (self.vae, self.expectation):
+            if other is not None:
+                other.to(device)
         return self
 
     def configured(self, **options: object) -> ImageDiffusion:
@@ -205,10 +210,10 @@ class ImageDiffusion:
 
 
 def load(folder: Path, facts: GeneratorFacts) -> ImageDiffusion:
-    """From a checked pipeline folder, with the autoencoder that was copied into it.
+    """From a checked pipeline folder, with the networks of others that were copied into it.
 
     Raises:
-        PipelineError: weights of another class.
+        PipelineError: weights of another class, or networks that do not belong together.
     """
     from mesynth.generators.pipeline import PipelineError, load_network
 
@@ -220,7 +225,11 @@ def load(folder: Path, facts: GeneratorFacts) -> ImageDiffusion:
         from diffusers import AutoencoderKL
 
         vae = load_network(AutoencoderKL, folder / "vae")
+    family: str = network.config["expect"]
+    if bool(family) != ("expected" in facts.networks):
+        raise PipelineError(f"{folder} is to hold {family or 'no'} network 'expected'; copy it again")
+    expectation = load_expectation(family, folder / "expected") if family else None
     try:
-        return ImageDiffusion(network, facts, vae)
+        return ImageDiffusion(network, facts, vae, expectation)
     except (KeyError, TypeError, ConfigError) as error:
         raise PipelineError(f"{folder} has settings that do not fit ({error}); retrain it") from None

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from mesynth.errors import ConfigError
 from mesynth.generators.diffusion.process import Process
 from mesynth.generators.diffusion.sampling import Denoise, Sampling, sample
+from mesynth.generators.expectation import expected_picture
 from mesynth.generators.latent import Space
-from mesynth.generators.warping import warp
 
 TARGETS = ("change", "picture")
 FLOOR = 0.1
 """Intensity below which what is drawn fades out, down to nothing at 0: no jump where a clip starts."""
+_LARGEST = 8.0
+"""Of data: no change is larger than 1,500 spreads, whatever a network says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,45 +38,93 @@ class ImageSampling(Sampling):
             raise ConfigError(f"identity_guidance={self.identity_guidance:g} is outside 0..20")
 
 
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What pictures are drawn around: all of a request that does not change while they are sampled."""
+
+    onset: torch.Tensor
+    """[B,C,h,w]: its code"""
+    mean: torch.Tensor
+    """[B,C,h,w]: the code of the picture that is expected; the onset's where no other generator says one"""
+    spread: torch.Tensor
+    """[B,1,h,w] or [B,1,1,1]: how far a code is likely to lie from the mean"""
+    shown: torch.Tensor | None
+    """[B,C,h,w]: the change that is expected, as the network is told it; None where nothing is expected"""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far frames lie from what is expected of them, in the unit of codes.
+
+    ``floor^2 + share^2 near + whole^2 unknown``: of rendered people the variance grows in proportion to the expected
+    change around a place (``near``); ``unknown`` is the share of AUs that nobody has told.
+    """
+
+    floor: float = 0.001
+    share: float = 0.16
+    whole: float = 0.04
+
+    def __post_init__(self) -> None:
+        for name in ("floor", "share", "whole"):
+            if not 0 < getattr(self, name) < 100:
+                raise ConfigError(f"spread {name}={getattr(self, name):g} must be positive")
+
+    def of(self, expected: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Expected change [B,C,h,w] and which AUs are known [B,K,2] -> [B,1,h,w]."""
+        change = F.pad(expected.abs().mean(1, keepdim=True), (2, 2, 2, 2), mode="replicate")
+        unknown = 1 - known.flatten(1).to(expected.dtype).mean(1).view(-1, 1, 1, 1)
+        near = F.avg_pool2d(change, 5, 1)
+        return (self.floor**2 + self.share**2 * near + self.whole**2 * unknown).sqrt()
+
+
 @dataclass(frozen=True)
 class Codec:
     """What is diffused for a pair (onset, frame), and the picture that a diffused code stands for.
 
-    ``target`` "change": asinh(gain (E(frame) - E(onset)) / amount): a change is drawn per unit of intensity, and asinh
-    tames its few large values. "picture": gain E(frame).
+    ``target`` "change": asinh((E(frame) - mean) / spread), where asinh tames the few large values. The mean is the
+    onset and the spread amount / gain, so that a change is drawn per unit of intensity; or, with an ``expectation``,
+    the picture that another generator says, and the spread as :class:`Spread` has it. "picture": gain E(frame).
     """
 
     space: Space
     target: str
     gain: float
+    expectation: Any = None
+    """Network of another generator (mesynth.generators.expectation)."""
+    spread: Spread = Spread()
 
-    def clean(self, onset: torch.Tensor, frame: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
-        """Codes of onset and frame [B,C,h,w], ``amount`` [B] (:func:`strength`) -> data of the process [B,C,h,w]."""
+    def around(self, picture: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> Around:
+        """Of onsets [B,3,S,S] in [0,1] and AUs [B,K,2]."""
+        if self.expectation is None:
+            code = self.space.encode(picture)
+            return Around(code, code, (strength(aus, known) / self.gain).view(-1, 1, 1, 1), None)
+        expected = expected_picture(self.expectation, picture, aus, known)
+        onset, mean = self.space.encode(torch.cat([picture, expected])).chunk(2)
+        change = mean - onset
+        return Around(onset, mean, self.spread.of(change, known), change / self.spread.whole)
+
+    def clean(self, frame: torch.Tensor, around: Around) -> torch.Tensor:
+        """Code of frames [B,C,h,w] -> data of the process [B,C,h,w]."""
         if self.target == "picture":
             return self.gain * frame
-        return torch.asinh(self.gain * (frame - onset) / amount.view(-1, 1, 1, 1))
+        return torch.asinh((frame - around.mean) / around.spread)
 
-    def change(self, x: torch.Tensor, onset: torch.Tensor, amount: torch.Tensor, fade: torch.Tensor) -> torch.Tensor:
-        """Data [B,C,h,w] and the onset's code -> change of the picture [B,3,S,S]; 0 to the bit where ``fade`` is 0."""
+    def change(self, x: torch.Tensor, around: Around, fade: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+        """Data [B,C,h,w] -> change of the picture [B,3,S,S].
+
+        ``fade`` [B]: share of what is drawn; ``keep`` [B,1,h,w]: 0 where the code stays the onset's. Where nothing is
+        expected the change is 0 to the bit at ``fade`` 0, and where ``keep`` is.
+        """
         if self.target == "picture":
-            moved = x / self.gain - onset
+            moved = (x / self.gain - around.onset) * fade.view(-1, 1, 1, 1)
         else:
-            moved = torch.sinh(x) * (amount.view(-1, 1, 1, 1) / self.gain)
-        return self.space.moved(onset, moved * fade.view(-1, 1, 1, 1))
+            drawn = torch.sinh(x.clamp(-_LARGEST, _LARGEST)) * around.spread
+            moved = (around.mean - around.onset) + drawn * fade.view(-1, 1, 1, 1)
+        return self.space.moved(around.onset, moved if keep is None else moved * keep)
 
-    def still(self, onset: torch.Tensor) -> torch.Tensor:
+    def still(self, around: Around) -> torch.Tensor:
         """The data of a frame that is the onset, [B,C,h,w]: what kept regions are."""
-        return self.gain * onset if self.target == "picture" else torch.zeros_like(onset)
-
-
-def hinted(network: Any, codec: Codec, picture: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> Any:
-    """What the motion prior says the data are, [B,C,h,w]: the onset [B,3,S,S] moved by its flow; None if not asked."""
-    prior = getattr(network, "prior", None)
-    if prior is None:
-        return None
-    moved = warp(picture, -prior(aus * known)).clamp(0, 1)
-    onset, frame = codec.space.encode(torch.cat([picture, moved])).chunk(2)
-    return codec.clean(onset, frame, strength(aus, known))
+        return self.clean(around.onset, around)
 
 
 def strength(aus: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -93,8 +144,7 @@ def two_guided(
 
 
 def guided_denoiser(
-    network: Any, process: Process, onset: torch.Tensor, aus: torch.Tensor, known: torch.Tensor,
-    sampling: ImageSampling, hint: torch.Tensor | None = None,
+    network: Any, process: Process, around: Around, aus: torch.Tensor, known: torch.Tensor, sampling: ImageSampling
 ) -> Denoise:  # fmt: skip
     """(x [B,C,h,w], sigma [B]) -> guided estimate of the clean data.
 
@@ -105,16 +155,16 @@ def guided_denoiser(
     # (onset left out, AUs left out) -> factor; the factors add up to 1
     factors = {(True, True): 1 - identity, (False, True): identity - scale, (False, False): scale}
     used = [key for key, factor in factors.items() if factor]
-    n, k = len(onset), len(used)
+    n, k = len(aus), len(used)
     null_onset, null_aus = (
-        torch.tensor([key[i] for key in used], device=onset.device).repeat_interleave(n) for i in range(2)
+        torch.tensor([key[i] for key in used], device=aus.device).repeat_interleave(n) for i in range(2)
     )
-    wide = [t.repeat(k, *[1] * (t.ndim - 1)) for t in (onset, aus, known)]
-    hints = () if hint is None else (hint.repeat(k, 1, 1, 1),)
+    wide = [t.repeat(k, *[1] * (t.ndim - 1)) for t in (around.onset, aus, known)]
+    shown = None if around.shown is None else around.shown.repeat(k, 1, 1, 1)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         def told(x_in: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = network(x_in, level, *wide, null_aus, null_onset, *hints)
+            out: torch.Tensor = network(x_in, level, *wide, null_aus, null_onset, shown)
             return out
 
         each = process.denoised(told, x.repeat(k, 1, 1, 1), sigma.repeat(k)).chunk(k)
@@ -135,10 +185,9 @@ def painted(
 
     ``mask`` [B,1,h,w]: 0 where the code stays the onset's.
     """
-    code = codec.space.encode(onset)
-    keep = None if mask is None else (mask, codec.still(code))
-    hint = hinted(network, codec, onset, aus, known)
-    denoise = guided_denoiser(network, process, code, aus, known, sampling, hint)
+    around = codec.around(onset, aus, known)
+    keep = None if mask is None else (mask, codec.still(around))
+    denoise = guided_denoiser(network, process, around, aus, known, sampling)
     x = sample(denoise, noise, sampling, process, keep=keep)
     fade = (aus.flatten(1).amax(1) / FLOOR).clamp(max=1)
-    return codec.change(x, code, strength(aus, known), fade)
+    return codec.change(x, around, fade, mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -90,9 +90,9 @@ class Task(ABC):
         """
         return {name: self.networks[name] for name in self.averaged} if family == self.name else {}
 
-    def teachers(self) -> Sequence[GeneratorFacts]:
-        """Saved generators that the task learns from beside its data: whom they have seen, it has."""
-        return ()
+    def teachers(self) -> Mapping[str, GeneratorFacts]:
+        """Saved generators that the task learns from beside its data, by the recipe's key: whom they saw, it has."""
+        return {}
 
     def check_faces(self, *, alone: bool) -> None:
         """Accept faces without clips (``data.faces``) as part of a batch; ``alone``: nothing else is in it.

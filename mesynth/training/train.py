@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mesynth import __version__
 from mesynth.errors import ConfigError, LeakError, MesynthError
+from mesynth.generators.pipeline import GeneratorFacts
 from mesynth.preprocess.cache import default_folder
 from mesynth.run_folder import claim_folder, write_text
 from mesynth.stage import Progress
@@ -82,15 +83,15 @@ def train(
     processes = Processes(machine.device, recipe.run.precision, machine.trackers)
     check_split(recipe.run.batch, processes.count, recipe.run.accumulate)
     task = build_task(recipe, start)  # what does not fit is said before anything is written
-    for facts in task.teachers():
-        refuse_leak("distil.teacher", facts, excluded)
+    for key, facts in task.teachers().items():
+        refuse_leak(key, facts, excluded)
     folder = RunFolder(Path(out))
     processes.on_main(lambda: folder.claim(recipe, excluded, start.sha256 if start else ""))
     finished = processes.gather(folder.generator.is_dir())[0]
     if finished:
         return _finished(folder)
     pairs = _open(recipe, excluded, machine.cache or default_folder() / "pairs", machine.workers, processes, progress)
-    record = _record(recipe, excluded, pairs, processes, start)
+    record = _record(recipe, excluded, pairs, processes, start, task.teachers())
     processes.on_main(lambda: folder.keep_record(record))
     run = Run(recipe, folder, processes, pairs, record, task)
     processes.start_trackers(folder.path / "trackers", recipe.plain())
@@ -190,6 +191,7 @@ def _record(
     pairs: tuple[PairSet, PairSet],
     processes: Processes,
     start: Start | None,
+    teachers: Mapping[str, GeneratorFacts],
 ) -> dict[str, Any]:
     training, validation = pairs
     if training.size != recipe.data.size:
@@ -203,12 +205,14 @@ def _record(
     if len(hashes) > 1:
         raise MesynthError("processes opened different data; give all of them the same --cache on a shared disk")
     seen, licences, begun = set(training.subjects_seen), list(training.licences), {}
-    if start is not None:
-        known = sorted(set(validation.subjects_seen) & set(start.facts.subjects_seen))
+    others = dict(teachers) | ({"run.start": start.facts} if start is not None else {})
+    for key, facts in others.items():
+        known = sorted(set(validation.subjects_seen) & set(facts.subjects_seen))
         if known and processes.main:
-            warn(f"run.start has learned from {len(known)} of the subjects that validate ({known[0]}): figures flatter")
-        seen |= set(start.facts.subjects_seen)
-        licences = sorted({*licences, *start.facts.licences})
+            warn(f"{key} has learned from {len(known)} of the subjects that validate ({known[0]}): figures flatter")
+        seen |= set(facts.subjects_seen)
+        licences = sorted({*licences, *facts.licences})
+    if start is not None:
         begun = {"start": {"weights_sha256": start.sha256, "images": start.facts.images}}
     return begun | {
         "subjects_seen": sorted(seen),

@@ -14,21 +14,23 @@ from hypothesis import strategies as st
 from mesynth import facs
 from mesynth.errors import MesynthError
 from mesynth.generators.diffusion.process import Process
+from mesynth.generators.expectation import expected_picture
 from mesynth.generators.image_denoiser import ImageDenoiser, unet_config
 from mesynth.generators.image_diffusion import ImageDiffusion
 from mesynth.generators.image_drawing import (
+    Around,
     Codec,
     ImageSampling,
+    Spread,
     guided_denoiser,
-    hinted,
     painted,
     strength,
     two_guided,
-)  # fmt: skip
+)
 from mesynth.generators.keep_regions import region_mask
 from mesynth.generators.latent import PixelSpace
+from mesynth.generators.motion_gan import MotionGenerator
 from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
-from mesynth.generators.warping import warp
 from mesynth.motion.nuisance import Nuisance
 from mesynth.temporal import Profile
 from mesynth.types import AUVector
@@ -48,7 +50,7 @@ def network(channels: int = 12, side: int = 8, size: int = SIZE, **options: obje
     torch.manual_seed(0)
     unet = unet_config(
         channels=channels, side=side, width=8, multipliers=(1, 2), layers=1, heads=2, dim=16,
-        inputs=3 if options.get("hint") else 2,
+        inputs=3 if options.get("expect") else 2,
     )  # fmt: skip
     values: dict[str, object] = {
         "unet": unet, "channels": channels, "identity_tokens": 2, "identity_width": 4, "size": size,
@@ -60,8 +62,21 @@ def network(channels: int = 12, side: int = 8, size: int = SIZE, **options: obje
     return made.eval().requires_grad_(False)
 
 
+def mover() -> MotionGenerator:
+    """Untrained: it moves skin as the motion prior does."""
+    torch.manual_seed(1)
+    return MotionGenerator(size=SIZE, width=8).eval().requires_grad_(False)
+
+
 def generator(**options: object) -> ImageDiffusion:
-    return ImageDiffusion(network(**options), GeneratorFacts(**facts("image_diffusion"), size=SIZE))  # type: ignore[arg-type]
+    known = GeneratorFacts(**facts("image_diffusion"), size=SIZE)
+    return ImageDiffusion(network(**options), known, expectation=mover() if options.get("expect") else None)  # type: ignore[arg-type]
+
+
+def around(codec: Codec, n: int, device: str = "cpu") -> Around:
+    """Of random onsets and AUs."""
+    picture, aus, known = (t.to(device) for t in rows(n))
+    return codec.around(picture, aus, known)
 
 
 def rows(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -74,7 +89,7 @@ def rows(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_two_scales_do_what_the_formula_says(identity: float, aus: float) -> None:
     """A toy network that says how much it was told: 1 for the onset, 10 for the AUs, 100 for the noisy code."""
 
-    def toy(x, level, onset, asked, known, null_aus, null_onset):  # type: ignore[no-untyped-def]
+    def toy(x, level, onset, asked, known, null_aus, null_onset, expected):  # type: ignore[no-untyped-def]
         told = 1.0 * ~null_onset + 10.0 * ~null_aus
         return (told * onset.flatten(1).amax(1)).view(-1, 1, 1, 1) + 100 * x
 
@@ -82,7 +97,8 @@ def test_two_scales_do_what_the_formula_says(identity: float, aus: float) -> Non
     x, sigma = torch.full((2, 1, 2, 2), 0.3), torch.tensor([0.5, 2.0])
     sampling = ImageSampling(guidance=aus, identity_guidance=identity)
     known = torch.ones(2, K, 2, dtype=torch.bool)
-    made = guided_denoiser(toy, process, onset, known.float(), known, sampling)(x, sigma)
+    told = Around(onset, onset, onset, None)
+    made = guided_denoiser(toy, process, told, known.float(), known, sampling)(x, sigma)
 
     def alone(told: float) -> torch.Tensor:
         return process.denoised(lambda x, _: told * onset + 100 * x, x, sigma)
@@ -104,7 +120,8 @@ def test_no_estimate_is_taken_for_nothing(identity: float, aus: float, passes: i
 
     onset, known = torch.rand(3, 1, 2, 2), torch.ones(3, K, 2, dtype=torch.bool)
     sampling = ImageSampling(guidance=aus, identity_guidance=identity)
-    guided_denoiser(toy, Process(), onset, known.float(), known, sampling)(onset, torch.ones(3))
+    told = Around(onset, onset, onset, None)
+    guided_denoiser(toy, Process(), told, known.float(), known, sampling)(onset, torch.ones(3))
     assert seen == [3 * passes]
 
 
@@ -125,40 +142,67 @@ def test_the_network_hears_everything_and_nulls_replace_it() -> None:
     assert torch.equal(net(x, level, onset, aus, known, no, yes), net(x, level, -onset, aus, known, no, yes))
 
 
-def test_the_hint_is_what_the_prior_makes_of_the_onset() -> None:
-    net, codec = network(hint=True), Codec(PixelSpace(SIZE, 2), "change", 18.0)
-    picture, aus, known = rows(2)
-    assert hinted(network(), codec, picture, aus, known) is None
-    hint = hinted(net, codec, picture, aus, known)
-    assert torch.equal(hinted(net, codec, picture, 0 * aus, known), torch.zeros_like(hint))
-    unknown = known.clone()
-    unknown[1] = False
-    assert torch.equal(hinted(net, codec, picture, aus, unknown)[1], torch.zeros_like(hint[1]))
-    amount = strength(aus, known)
-    moved = codec.change(hint, codec.space.encode(picture), amount, torch.ones_like(amount))
-    expected = warp(picture, -net.prior(aus)).clamp(0, 1) - picture
-    torch.testing.assert_close(moved, expected, atol=2e-5, rtol=0)
-    x, onset = torch.randn(2, 2, 12, 8, 8)
+def test_the_network_is_told_what_is_expected_unless_it_is_told_nothing() -> None:
+    net = network(expect="motion_gan")
+    _, aus, known = rows(2)
+    x, onset, expected = torch.randn(3, 2, 12, 8, 8)
     level, no, yes = torch.tensor([500.0, 500.0]), torch.tensor([False, False]), torch.tensor([True, False])
-    told = net(x, level, onset, aus, known, no, no, hint)
-    assert (net(x, level, onset, aus, known, no, no, -hint) - told).abs().max() > 1e-4
+    told = net(x, level, onset, aus, known, no, no, expected)
+    assert (net(x, level, onset, aus, known, no, no, -expected) - told).abs().max() > 1e-4
     for nulls in ((yes, no), (no, yes)):  # a row that leaves out either hears nothing of both
-        a, b = (net(x, level, onset, aus, known, *nulls, h) for h in (hint, -hint))
+        a, b = (net(x, level, onset, aus, known, *nulls, e) for e in (expected, -expected))
         assert torch.equal(a[0], b[0])
         assert not torch.equal(a[1], b[1])
 
 
-@pytest.mark.parametrize("target", ["change", "picture"])
+def test_what_is_drawn_lies_around_what_is_expected() -> None:
+    """Data of 0 are the expected picture; what nobody asks for is the onset, and so is what nobody knows."""
+    codec, (picture, aus, known) = Codec(PixelSpace(SIZE, 2), "change", 1.0, mover()), rows(3)
+    aus[0] = 0
+    known[1] = False
+    made, full = codec.around(picture, aus, known), torch.ones(3)
+    expected = expected_picture(codec.expectation, picture, aus, known)
+    assert torch.equal(expected[:2], picture[:2])
+    assert (expected[2] - picture[2]).abs().max() > 0.02
+    moved = codec.change(torch.zeros_like(made.mean), made, full, None)
+    torch.testing.assert_close(picture + moved, expected, atol=2e-6, rtol=0)
+    assert not moved[:2].any()
+    assert made.shown is not None
+    torch.testing.assert_close(made.shown * codec.spread.whole, made.mean - made.onset)
+    # Without fading nothing but what is expected is left.
+    assert torch.equal(codec.change(torch.randn_like(made.mean), made, 0 * full, None), moved)
+
+
+def test_the_spread_grows_with_what_is_expected_around_and_with_what_is_unknown() -> None:
+    spread = Spread(floor=0.01, share=0.5, whole=0.2)
+    change, known = torch.zeros(3, 12, 9, 9), torch.ones(3, K, 2, dtype=torch.bool)
+    change[1, :, 4, 4] = 0.25
+    known[2, : K // 2] = False
+    made = spread.of(change, known)
+    assert made.shape == (3, 1, 9, 9)
+    torch.testing.assert_close(made[0], torch.full((1, 9, 9), 0.01))
+    near = (0.01**2 + 0.5**2 * 0.25 / 25) ** 0.5
+    torch.testing.assert_close(made[1, 0, 2:7, 2:7], torch.full((5, 5), near))
+    torch.testing.assert_close(made[1, 0, 0], torch.full((9,), 0.01))
+    torch.testing.assert_close(made[2], torch.full((1, 9, 9), (0.01**2 + 0.2**2 * (K // 2 / K)) ** 0.5))
+    for wrong in ({"floor": 0.0}, {"share": -1.0}, {"whole": float("nan")}):
+        with pytest.raises(MesynthError, match=f"spread {next(iter(wrong))}=.* must be positive"):
+            Spread(**wrong)
+
+
+@pytest.mark.parametrize("target", ["change", "picture", "expected"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_clean_codes_give_the_frame_back(target: str, device: str) -> None:
-    codec = Codec(PixelSpace(SIZE, 2), target, 18.0 if target == "change" else 1.0)
-    onset, frame = torch.rand(2, 2, 3, SIZE, SIZE).to(device)
-    a, b = codec.space.encode(onset), codec.space.encode(frame)
-    amount = torch.tensor([0.1, 0.7], device=device)
-    back = codec.change(codec.clean(a, b, amount), a, amount, torch.ones_like(amount))
-    torch.testing.assert_close(onset + back, frame, atol=2e-5, rtol=0)
-    still = codec.clean(a, a, amount)
-    torch.testing.assert_close(codec.still(a), still)
+    expectation = mover().to(device) if target == "expected" else None
+    gain = 1.0 if target == "picture" else 18.0
+    codec = Codec(PixelSpace(SIZE, 2), "picture" if target == "picture" else "change", gain, expectation)
+    (picture, *asked), frame = (t.to(device) for t in rows(2)), torch.rand(2, 3, SIZE, SIZE, device=device)
+    made = codec.around(picture, *asked)
+    full = torch.ones(2, device=device)
+    back = codec.change(codec.clean(codec.space.encode(frame), made), made, full, None)
+    torch.testing.assert_close(picture + back, frame, atol=1e-4 if expectation else 2e-5, rtol=0)
+    still = codec.change(codec.still(made), made, full, None)
+    torch.testing.assert_close(still, torch.zeros_like(still), atol=2e-6, rtol=0)
 
 
 def test_strength_is_the_largest_au_and_one_where_any_is_unknown() -> None:
@@ -169,9 +213,9 @@ def test_strength_is_the_largest_au_and_one_where_any_is_unknown() -> None:
     torch.testing.assert_close(strength(aus, known), torch.tensor([0.1, 0.6, 0.1, 1.0]))
 
 
-@pytest.mark.parametrize("target", ["change", "picture"])
-def test_nothing_asked_gives_the_photo_in_every_frame_bit_for_bit(target: str) -> None:
-    face, made = wide_face(), generator(target=target)
+@pytest.mark.parametrize("options", [{"target": "change"}, {"target": "picture"}, {"expect": "motion_gan"}], ids=str)
+def test_nothing_asked_gives_the_photo_in_every_frame_bit_for_bit(options: dict[str, object]) -> None:
+    face, made = wide_face(), generator(**options)
     sample, _ = made.generate(face, REST, PROFILE, n_frames=4, fps=50)
     assert (sample.clip.frames == face.image).all()
     onset, aus, known = rows(3)
@@ -181,9 +225,9 @@ def test_nothing_asked_gives_the_photo_in_every_frame_bit_for_bit(target: str) -
     assert change[0].abs().max() > 0
 
 
-@pytest.mark.parametrize(("scale", "hint"), [(1.0, False), (2.5, False), (2.5, True)])
-def test_rows_do_not_depend_on_their_batch(scale: float, hint: bool) -> None:
-    made = generator(hint=hint).configured(guidance=scale, identity_guidance=1.5)
+@pytest.mark.parametrize(("scale", "expect"), [(1.0, ""), (2.5, ""), (2.5, "motion_gan")])
+def test_rows_do_not_depend_on_their_batch(scale: float, expect: str) -> None:
+    made = generator(expect=expect).configured(guidance=scale, identity_guidance=1.5)
     onset, aus, known = rows(3)
     together = made.changes(onset, aus, known, [5, 6, 5])
     for i, seed in enumerate([5, 6, 5]):
@@ -215,31 +259,34 @@ def test_a_clip_fades_in_and_out_and_is_the_same_after_any_other() -> None:
     assert np.array_equal(first.aus.intensity, SMILE.intensity)
 
 
-def test_what_is_faint_fades_out() -> None:
+@pytest.mark.parametrize("expect", ["", "motion_gan"])
+def test_what_is_faint_fades_out(expect: str) -> None:
     """An untrained network paints at full strength at any intensity; the fade alone makes it vanish towards 0."""
-    made, (onset, aus, known) = generator(), rows(1)
+    made, (onset, aus, known) = generator(expect=expect), rows(1)
     size = [float(made.changes(onset, 0 * aus + a, known, [1]).abs().mean()) for a in (1e-4, 1e-3, 1e-2)]
     assert size[0] > 0
     np.testing.assert_allclose([size[1] / size[0], size[2] / size[1]], 10, rtol=0.3)
 
 
-@pytest.mark.parametrize("names", ["mouth", "brows+left_lip_corner"])
-def test_outside_the_regions_nothing_changes_bit_for_bit(names: str) -> None:
+@pytest.mark.parametrize(("names", "expect"), [("mouth", ""), ("brows+left_lip_corner", ""), ("mouth", "motion_gan")])
+def test_outside_the_regions_nothing_changes_bit_for_bit(names: str, expect: str) -> None:
     face = wide_face(64)
-    made = generator().configured(regions=names)
+    made = generator(expect=expect).configured(regions=names)
     mask = region_mask(face.landmarks, face.image.shape[:2], made.regions)
     sample, _ = made.generate(face, SMILE, PROFILE, n_frames=5, fps=50)
     assert (sample.clip.frames[:, ~mask] == face.image[~mask]).all()
     assert (sample.clip.frames[2][mask] != face.image[mask]).mean() > 0.3
     picture = made.pictures([face], [SMILE], [0])[0]
     np.testing.assert_array_equal(picture, sample.clip.frames[2])
-    assert (made.configured(regions="").generate(face, SMILE, PROFILE, n_frames=3, fps=50)[0].clip.frames[1][~mask]
+    everywhere = made.configured(regions="")
+    assert (everywhere.generate(face, SMILE, PROFILE, n_frames=3, fps=50)[0].clip.frames[1][~mask]
             != face.image[~mask]).any()  # fmt: skip
 
 
-def test_codes_outside_the_mask_stay_the_onsets() -> None:
-    net, (onset, aus, known) = network(), rows(1)
-    codec = Codec(PixelSpace(SIZE, 2), "change", 18.0)
+@pytest.mark.parametrize("expect", ["", "motion_gan"])
+def test_codes_outside_the_mask_stay_the_onsets(expect: str) -> None:
+    net, (onset, aus, known) = network(expect=expect), rows(1)
+    codec = Codec(PixelSpace(SIZE, 2), "change", 18.0, mover() if expect else None)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:4, 3:7] = 1
     made = painted(net, codec, Process(), ImageSampling(steps=3), onset, aus, known, torch.randn(1, 12, 8, 8),
@@ -307,15 +354,15 @@ def test_what_cannot_be_drawn_is_refused(aus: str, nuisance: Nuisance, says: str
 @pytest.mark.parametrize("latent", [False, True])
 def test_saved_and_loaded_it_draws_the_same_bytes(latent: bool, tmp_path: Path) -> None:
     vae = save_vae(tmp_path / "vae") if latent else None
-    net = network(channels=4, side=4, gain=2.0, hint=True) if latent else network(hint=True)
-    networks = {"denoiser": net} | ({"vae": vae} if vae is not None else {})
+    net = network(channels=4, side=4, expect="motion_gan") if latent else network(expect="motion_gan")
+    networks = {"denoiser": net, "expected": mover()} | ({"vae": vae} if vae is not None else {})
     save_pipeline(tmp_path / "g", networks, facts("image_diffusion"), "# card\n", size=SIZE)
     if vae is not None:
         (tmp_path / "vae").rename(tmp_path / "elsewhere")
     loaded = load_pipeline(tmp_path / "g")
     assert isinstance(loaded, ImageDiffusion)
     asked = {"aus": SMILE, "profile": PROFILE, "n_frames": 3, "fps": 50.0}
-    ours, _ = ImageDiffusion(net, loaded.facts, vae).generate(wide_face(), **asked)  # type: ignore[arg-type]
+    ours, _ = ImageDiffusion(net, loaded.facts, vae, mover()).generate(wide_face(), **asked)  # type: ignore[arg-type]
     theirs, _ = loaded.generate(wide_face(), **asked)  # type: ignore[arg-type]
     np.testing.assert_array_equal(ours.clip.frames, theirs.clip.frames)
     assert (ours.clip.frames[1] != ours.clip.frames[0]).any()
@@ -331,8 +378,22 @@ def test_latents_keep_regions_too(tmp_path: Path) -> None:
     assert (sample.clip.frames[1][mask] != face.image[mask]).any()
 
 
-def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    net = network(sampling={"steps": 0})
-    save_pipeline(tmp_path / "g", {"denoiser": net}, facts("image_diffusion"), "# card\n", size=SIZE)
-    with pytest.raises(PipelineError, match=r"settings that do not fit .steps=0"):
+@pytest.mark.parametrize(
+    ("options", "more", "says"),
+    [
+        ({"sampling": {"steps": 0}}, False, r"settings that do not fit .steps=0"),
+        ({"expect": "motion_gan", "spread": {"floor": 0}}, True, r"settings that do not fit .spread floor=0"),
+        ({"expect": "motion_gan"}, False, r"is to hold motion_gan network 'expected'; copy it again"),
+        ({}, True, r"is to hold no network 'expected'"),
+        ({"expect": "flow_gan"}, True, r"is said to be a flow_gan; a picture is expected of motion_gan or au_icgan"),
+        ({"expect": "au_icgan"}, True, r"expected"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    options: dict[str, object], more: bool, says: str, tmp_path: Path
+) -> None:
+    networks = {"denoiser": network(**options)} | ({"expected": mover()} if more else {})
+    save_pipeline(tmp_path / "g", networks, facts("image_diffusion"), "# card\n", size=SIZE)
+    with pytest.raises(PipelineError, match=says) as error:
         load_pipeline(tmp_path / "g")
+    assert "\n" not in str(error.value)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mesynth import facs
-from mesynth.errors import ConfigError
+from mesynth.errors import ConfigError, LeakError
+from mesynth.generators.au_icgan import AUICGenerator
 from mesynth.generators.diffusion.process import Process
 from mesynth.generators.image_diffusion import ImageDiffusion
 from mesynth.generators.image_drawing import ImageSampling
-from mesynth.generators.pipeline import load_pipeline, read_facts
+from mesynth.generators.motion_gan import MotionGenerator
+from mesynth.generators.pipeline import load_pipeline, read_facts, save_pipeline
 from mesynth.temporal import Profile
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
@@ -26,7 +29,9 @@ from mesynth.training.tasks.image_diffusion import (
     ModelConfig,
     OptimConfig,
 )
-from tests.generators.gan_facts import wide_face
+from mesynth.training.train import Machine, train
+from tests.generators.gan_facts import damage, wide_face
+from tests.generators.gan_facts import facts as plain_facts
 from tests.generators.tiny_foreign import save_unet, save_vae
 from tests.training.gan_checks import CODES, by_intensity, facts, losses, measured, rows
 from tests.training.rendered import PlainUpdater, joined, rendered_batch, take
@@ -173,6 +178,71 @@ def test_processes_and_targets(kind: str, target: str) -> None:
     assert set(figures) >= {"error", "error_onset", "change", "real_change", "au_dependence", "gain"}
 
 
+def saved_expectation(folder: Path, family: str = "motion_gan", seen: tuple[str, ...] = ("a/1",)) -> Path:
+    """A generator that moves skin as the motion prior does, or paints nothing."""
+    torch.manual_seed(1)
+    network: Any = MotionGenerator(size=SIZE, width=8)
+    if family == "au_icgan":
+        network = AUICGenerator(size=SIZE, width=8, blocks=1)
+    save_pipeline(folder, {"generator": network}, plain_facts(family) | {"subjects_seen": seen}, "", size=SIZE)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["motion_gan", "au_icgan"])
+def test_around_an_expectation_that_stays_as_it_is(family: str, columns: dict[str, np.ndarray], tmp_path: Path) -> None:
+    made = task(model=replace(MODEL, expect=saved_expectation(tmp_path / "gan", family)))
+    before = {n: v.clone() for n, v in made.frozen["expected"].state_dict().items()}
+    batch, updater = take(columns, np.arange(4)), PlainUpdater(made.optimisers())
+    log = [float(made.step(batch, 4 * i, updater)["denoiser"]) for i in range(12)]
+    assert log[-1] < log[0]
+    assert all(torch.equal(v, before[n]) for n, v in made.frozen["expected"].state_dict().items())
+    figures = measured(made, batch)
+    assert (figures["error_expected"] < figures["error_onset"]) is (family == "motion_gan")
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion"))
+    (tmp_path / "gan").rename(tmp_path / "gone")
+    loaded = load_pipeline(tmp_path / "g")
+    assert isinstance(loaded, ImageDiffusion)
+    assert loaded.facts.networks == ("denoiser", "expected")
+    for name, network in made.frozen.items():
+        kept = getattr(loaded, {"expected": "expectation"}[name]).state_dict()
+        assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items())
+    clip, _ = loaded.generate(wide_face(), facs.parse_request("12=0.5"), Profile(), n_frames=3, fps=50)
+    assert (clip.clip.frames[1] != clip.clip.frames[0]).any()
+
+
+def test_an_expectation_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -> None:
+    saved_expectation(tmp_path / "gan", seen=("a/1", "a/2"))
+    (tmp_path / "r.yaml").write_text(
+        f"task: image_diffusion\nmodel: {{expect: {tmp_path / 'gan'}}}\n"
+        f"data: {{kind: manifest, size: {SIZE}, manifests: [{tmp_path / 'clips'}]}}\n"
+    )
+    recipe = load_recipe(tmp_path / "r.yaml")
+    with pytest.raises(LeakError, match=r"model\.expect has learned from a/2, who must not be seen"):
+        train(recipe, tmp_path / "run", exclude_subjects=["a/2"], machine=Machine(device="cpu"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_expectations(tmp_path: Path) -> None:
+    def refused(says: str, size: int = SIZE, **options: Any) -> None:
+        with pytest.raises(ConfigError, match=says) as error:
+            task(size, model=replace(MODEL, **options))
+        assert "\n" not in str(error.value)
+
+    good = saved_expectation(tmp_path / "gan")
+    refused("model.expect: .* is no saved generator", expect=tmp_path / "nothing")
+    refused(f"works on {SIZE} pixels, data.size is 32; make them equal", 32, expect=good)
+    refused("the recipe means abcd", expect=good, expect_sha256="abcd")
+    refused("model.target is picture", expect=good, target="picture")
+    refused("subjects_seen is empty", expect=saved_expectation(tmp_path / "nobody", seen=()))
+    torch.manual_seed(0)
+    save_pipeline(
+        tmp_path / "f", {"generator": MotionGenerator(size=SIZE, width=8)}, plain_facts("flow_gan"), "", size=SIZE
+    )
+    refused("holds a flow_gan; give a motion_gan or au_icgan", expect=tmp_path / "f")
+    damage(tmp_path / "gan")
+    refused("model.expect: ", expect=good)
+
+
 def latent_model(folder: Path, *, base: bool) -> ModelConfig:
     save_vae(folder / "vae")
     if base:
@@ -220,7 +290,7 @@ def test_a_base_model_is_where_training_starts(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         tokens = torch.cat([network.tokens(aus, aus > -1, no).tokens, network.identity(onset)], 1)  # type: ignore[operator]
-        ours = network(x, level, onset, aus, aus > -1, no, no, torch.randn_like(x))
+        ours = network(x, level, onset, aus, aus > -1, no, no)
         torch.testing.assert_close(ours, base(x, level, tokens).sample)
 
 
@@ -287,7 +357,9 @@ def test_the_latent_recipe_wants_an_autoencoder(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "again.yaml", []).plain() == recipe.plain()
 
 
-@pytest.mark.parametrize("override", ["model.vae_licence=MIT", "model.base_sha256=ab"])
+@pytest.mark.parametrize(
+    "override", ["model.vae_licence=MIT", "model.base_sha256=ab", "model.expect_sha256=ab", "spread.floor=.1"]
+)
 def test_a_key_without_effect_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"has no effect: model.* is not given"):
         load_recipe(Path("configs/diffusion/image_tiny.yaml"), [override])

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from mesynth.training.config import Recipe, load_recipe
 from mesynth.training.loop import build_task
 from mesynth.training.memory import forecast
 from mesynth.training.start import open_start
+from mesynth.training.tasks.motion_gan import MotionGANTask
 from mesynth.training.train import Machine, cross_fit, train
 from tests.training import small_manifest
 from tests.training.small_manifest import SIZE, Job
@@ -91,6 +93,20 @@ def test_whom_the_start_has_seen_the_run_has_seen(place: Path, second: Make, tmp
     assert record["start"] == {"weights_sha256": first.weights_sha256, "images": 32}
     assert facts.config_hash == record["config_hash"] == second().hash(first.weights_sha256) != second().hash()
     assert first.subjects_seen[0] in (tmp_path / "run" / "generator" / "README.md").read_text()
+
+
+def test_whom_a_teacher_has_seen_the_run_has_seen(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(place / "tiny.yaml", [f"data.manifests=[{place / 'b'}]"])
+    held = _validated(recipe, place)
+    teacher = replace(read_facts(place / "first" / "generator"), subjects_seen=("a/1", *held), licences=("of a",))
+    monkeypatch.setattr(MotionGANTask, "teachers", lambda task: {"distil.teacher": teacher})
+    train(recipe, tmp_path / "run", machine=on(place))
+    facts = read_facts(tmp_path / "run" / "generator")
+    assert {"a/1", *held} < set(facts.subjects_seen) == set(_record(tmp_path / "run")["subjects_seen"])  # type: ignore[call-overload]
+    assert "of a" in facts.licences
+    assert f"distil.teacher has learned from {len(held)} of the subjects that validate" in capsys.readouterr().err
 
 
 def test_licences_are_united(place: Path, second: Make, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from torch import nn
 from mesynth.errors import ConfigError
 from mesynth.generators.card import model_card
 from mesynth.generators.diffusion.tokens import dropped
+from mesynth.generators.expectation import expected_picture, find_expectation, load_expectation
 from mesynth.generators.image_denoiser import ImageDenoiser, adopt_weights, adopted_config, unet_config
 from mesynth.generators.image_diffusion import FAMILY
-from mesynth.generators.image_drawing import Codec, hinted, painted, strength
+from mesynth.generators.image_drawing import Codec, painted
 from mesynth.generators.latent import LatentSpace, PixelSpace, Space, build_foreign, find_foreign
-from mesynth.generators.pipeline import save_pipeline
+from mesynth.generators.pipeline import GeneratorFacts, save_pipeline
 from mesynth.training import image_losses as L
 from mesynth.training import sheets
 from mesynth.training.batch import Batch
@@ -48,14 +49,26 @@ class ImageDiffusionTask(Task):
             self.frozen["vae"], space = vae, LatentSpace(vae, size)
         else:
             cell, space = model.patch, PixelSpace(size, model.patch)
+        self._expected: GeneratorFacts | None = None
+        expectation = None
+        if model.expect is not None:
+            self._expected = find_expectation(model.expect)
+            if self._expected.size != size:
+                raise ConfigError(
+                    f"model.expect={model.expect} works on {self._expected.size} pixels, data.size is {size}; "
+                    "make them equal"
+                )
+            expectation = load_expectation(self._expected.name, model.expect / "generator")
+            self.frozen["expected"] = expectation
         if size < 8 or size % cell:
             raise ConfigError(f"data.size={size} must be a multiple of {cell}, at least 8, for these codes")
-        self.codec = Codec(space, model.target, model.gain)
+        self.codec = Codec(space, model.target, model.gain, expectation, config.spread)
         self.networks: dict[str, nn.Module] = {"denoiser": self._denoiser(space)}
 
     def _denoiser(self, space: Space) -> Any:
         config, model = self._config, self._config.model
-        shape: dict[str, int] = {"channels": space.channels, "inputs": 3 if model.hint else 2, "side": space.side}
+        inputs = 2 if model.expect is None else 3
+        shape: dict[str, int] = {"channels": space.channels, "inputs": inputs, "side": space.side}
         base = None
         if model.base is not None:
             base = find_foreign(model.base, "UNet2DConditionModel", "unet", "model.base")
@@ -68,8 +81,9 @@ class ImageDiffusionTask(Task):
         names = ("vae_sha256", "vae_licence", "base_sha256", "base_licence")
         network = ImageDenoiser(
             unet=unet, channels=space.channels, size=self.size, patch=model.patch, target=model.target,
-            gain=model.gain, hint=model.hint, identity_tokens=model.identity_tokens,
-            identity_width=model.identity_width, process=asdict(config.process), sampling=asdict(config.sampling),
+            gain=model.gain, expect=self._expected.name if self._expected else "", spread=asdict(config.spread),
+            identity_tokens=model.identity_tokens, identity_width=model.identity_width,
+            process=asdict(config.process), sampling=asdict(config.sampling),
             origin={name: value for name in names if (value := getattr(model, name))},
         )  # fmt: skip
         if base is not None:
@@ -77,6 +91,10 @@ class ImageDiffusionTask(Task):
         if model.checkpointing:
             network.body.enable_gradient_checkpointing()
         return network
+
+    def teachers(self) -> Mapping[str, GeneratorFacts]:
+        """Who says what is expected."""
+        return {"model.expect": self._expected} if self._expected else {}
 
     def config(self) -> dict[str, Any]:
         """See the base class."""
@@ -102,14 +120,13 @@ class ImageDiffusionTask(Task):
         null_aus = null | (batch.rand("null-aus", 1)[:, 0] < self._config.loss.drop_aus)
         # A row without condition is scaled by what it shows, as its guided counterpart is.
         seen = torch.where(null_aus[:, None, None], batch.known, known)
-        onset, frame = self.codec.space.encode(torch.cat([batch.onset, batch.frame])).chunk(2)
-        clean = self.codec.clean(onset, frame, strength(batch.aus, seen))
+        around = self.codec.around(batch.onset, batch.aus, seen)
+        clean = self.codec.clean(self.codec.space.encode(batch.frame), around)
         sigma = process.train_sigma(batch.rand("sigma", 1)[:, 0] ** (1 / self._config.loss.skew))
-        hint = hinted(network, self.codec, batch.onset, batch.aus, seen)
         noisy = clean + sigma.view(-1, 1, 1, 1) * batch.randn("noise", *clean.shape[1:])
 
         def told(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = network(x, level, onset, batch.aus, known, null_aus, null, hint)
+            out: torch.Tensor = network(x, level, around.onset, batch.aus, known, null_aus, null, around.shown)
             return out
 
         error = (process.denoised(told, noisy, sigma) - clean).square()
@@ -133,6 +150,9 @@ class ImageDiffusionTask(Task):
         measures = L.response(lambda aus: self._paint(network, batch, aus, every), batch.onset, batch.frame, asked)
         power = real.square().flatten(1).sum(1)
         gain = (made * real).flatten(1).sum(1) / power.clamp(min=1e-9)
+        if self.codec.expectation is not None:
+            expected = expected_picture(self.codec.expectation, batch.onset, batch.aus, batch.known)
+            measures["error_expected"] = L.GREY_LEVELS * mean_of((expected - batch.frame).abs())
         return measures | {
             "loss": self._loss(network, batch),
             "error": L.GREY_LEVELS * mean_of((picture - batch.frame).abs()),

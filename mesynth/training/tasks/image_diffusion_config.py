@@ -8,8 +8,10 @@ from pathlib import Path
 
 from mesynth.errors import ConfigError, WeightsUnavailable
 from mesynth.generators.diffusion.process import Process
-from mesynth.generators.image_drawing import TARGETS, ImageSampling
+from mesynth.generators.expectation import find_expectation
+from mesynth.generators.image_drawing import TARGETS, ImageSampling, Spread
 from mesynth.generators.latent import find_foreign
+from mesynth.generators.pipeline import PipelineError
 
 _SCRATCH_ONLY = ("width", "multipliers", "layers", "heads", "dim")
 
@@ -21,7 +23,8 @@ class ModelConfig:
     target: str = "change"
     """What is diffused: "change" (frame - onset, put onto the photo) or "picture" (the frame itself)."""
     gain: float = 18.0
-    """What is diffused times this has about the process's sigma_data: measure it when the space is another."""
+    """What is diffused times this has about the process's sigma_data: measure it when the space is another. With
+    ``expect`` the section ``spread`` says it instead."""
     patch: int = 2
     """Pixels of a side that become channels: 2 spares three quarters of the work."""
     width: int = 64
@@ -38,8 +41,11 @@ class ModelConfig:
     """Tokens that tell who it is."""
     identity_width: int = 32
     """Channels of the small encoder that makes them."""
-    hint: bool = True
-    """The network also sees what the motion prior makes of the onset for the AUs (docs/decisions/014)."""
+    expect: Path | None = None
+    """Folder of a saved motion_gan or au_icgan of the same size: what it makes of the onset is expected, what differs from
+    that is diffused (docs/decisions/015). It stays as it is, and is copied into the saved generator."""
+    expect_sha256: str = ""
+    """Of its weights; filled in, or checked when given."""
     checkpointing: bool = False
     """Compute activations twice to save memory."""
     vae: Path | None = None
@@ -71,8 +77,25 @@ class ModelConfig:
             raise ConfigError(f"model.multipliers={list(self.multipliers)}: give one to six numbers of 1 to 16")
         if self.width % 8 or self.width % self.heads:
             raise ConfigError(f"model.width={self.width} must be a multiple of 8 and of model.heads={self.heads}")
+        self._expected()
         self._foreign("vae", "AutoencoderKL", "vae")
         self._foreign("base", "UNet2DConditionModel", "unet")
+
+    def _expected(self) -> None:
+        """The generator is there, whole, and the one that the recipe means."""
+        if self.expect is None:
+            return
+        object.__setattr__(self, "expect", Path(self.expect))
+        if self.target != "change":
+            raise ConfigError(f"model.expect is what a change is drawn around; model.target is {self.target}")
+        try:
+            found = find_expectation(Path(self.expect)).weights_sha256
+        except PipelineError as error:
+            raise ConfigError(f"model.expect: {error}") from None
+        if self.expect_sha256 not in ("", found):
+            meant = self.expect_sha256[:12]
+            raise ConfigError(f"model.expect={self.expect} has sha256 {found[:12]}.., the recipe means {meant}..")
+        object.__setattr__(self, "expect_sha256", found)
 
     def _foreign(self, name: str, kind: str, part: str) -> None:
         """The folder is there, its licence is told, its weights are those that the recipe means."""
@@ -95,6 +118,10 @@ class ModelConfig:
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
         out: dict[str, str] = {}
+        if self.expect is not None:
+            out["gain"] = "model.expect has the section spread instead"
+        else:
+            out["expect_sha256"] = "model.expect is not given"
         if self.base is not None:
             out |= dict.fromkeys(_SCRATCH_ONLY, "model.base says what the network looks like")
         if self.vae is not None:
@@ -155,3 +182,9 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     sampling: ImageSampling = field(default_factory=ImageSampling)
     """For validation, sheets, and whoever loads the generator and asks for nothing else."""
+    spread: Spread = field(default_factory=Spread)
+    """How far frames are likely to lie from what ``model.expect`` says."""
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        return {} if self.model.expect is not None else {"spread": "model.expect is not given"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class MotionDiffusionTask(Task):
         generator: Any = self.networks["generator"]
         return {"generator": generator.regression} if family == "motion_gan" else super().begun_by(family)
 
-    def teachers(self) -> tuple[GeneratorFacts, ...]:
+    def teachers(self) -> Mapping[str, GeneratorFacts]:
         """Whose samples a student learns."""
-        return () if self._teacher is None else (self._teacher,)
+        return {} if self._teacher is None else {"distil.teacher": self._teacher}
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration, plain values."""
@@ -217,13 +217,6 @@ class MotionDiffusionTask(Task):
 
     def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
         """Write the pipeline directory."""
-        if self._teacher is not None:
-            # What the teacher has seen, its student has.
-            facts = replace(
-                facts,
-                subjects_seen=tuple(sorted({*facts.subjects_seen, *self._teacher.subjects_seen})),
-                licences=tuple(sorted({*facts.licences, *self._teacher.licences})),
-            )
         network, plain = averaged["generator"], asdict(facts)
         counted = {"generator": sum(p.numel() for p in network.parameters())}
         card = model_card(plain, title="Motion diffusion", what=_WHAT, limits=_LIMITS, parameters=counted)
