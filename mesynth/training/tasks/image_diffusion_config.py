@@ -42,8 +42,8 @@ class ModelConfig:
     identity_width: int = 32
     """Channels of the small encoder that makes them."""
     expect: Path | None = None
-    """Folder of a saved motion_gan or au_icgan of the same size: what it makes of the onset is expected, what differs from
-    that is diffused (docs/decisions/015). It stays as it is, and is copied into the saved generator."""
+    """Folder of a saved motion_gan or au_icgan of the same size: what it makes of the onset is expected, what differs
+    from that is diffused (docs/decisions/015). It stays as it is, and is copied into the saved generator."""
     expect_sha256: str = ""
     """Of its weights; filled in, or checked when given."""
     checkpointing: bool = False
