@@ -17,12 +17,14 @@ import torch
 from mesynth import facs, seeds
 from mesynth.errors import ConfigError
 from mesynth.facs import AU_CODES, AU_INDEX
+from mesynth.generators.diffusion.motion_network import REACH
 from mesynth.generators.diffusion.sampling import Sampling
 from mesynth.generators.diffusion.volume_network import VolumeDiffuser
 from mesynth.generators.diffusion.volume_timing import KEYS, Timing, key_weights, on_frames
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, unfolded
 from mesynth.generators.gains import calibrated
 from mesynth.generators.sequence import motion_clip
+from mesynth.generators.warping import from_means
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.temporal import Profile
@@ -172,7 +174,7 @@ class FlowVolume:
         timing = Timing.of(placed, (n_frames - 1) / fps, self.network.config["wander"])
         at = timing.at[0].double().numpy()
         keys, expected, lids = self._drawn(face, aus, timing, seed)
-        limit = self.network.config["max_flow"] * expected.shape[0]
+        limit = REACH * expected.shape[0]
         expected = unfolded(limited_length(expected, limit))
         keys = np.stack([unfolded(limited_length(key, limit)) for key in keys])
         parts = keys - timing.level[0].numpy()[:, None, None, None] * expected
@@ -203,6 +205,7 @@ class FlowVolume:
             expected = self.network.base.expected(seen, asked, known)
             drawn = torch.from_numpy(noise).to(device)
             keys = self.network(picture, asked, known, timing.to(device), drawn, self.sampling, seen)
+            keys = from_means(keys.flatten(0, 1)).view_as(keys)
         lids = seen.fields[0, AU_INDEX[45]].sum(0)
         out = (x.movedim(-3, -1).float().cpu().numpy() for x in (keys[0], expected[0], lids))
         drawn_, expected_, lids_ = (np.ascontiguousarray(x) for x in out)

@@ -22,7 +22,7 @@ TARGETS = ("change", "picture")
 FLOOR = 0.1
 """Intensity below which what is drawn fades out, down to nothing at 0: no jump where a clip starts."""
 _LARGEST = 8.0
-"""Of data: no change is larger than 1,500 spreads, whatever a network says."""
+"""No change is larger than this many spreads (without expectation: than its hyperbolic sine)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class Spread:
     change around a place (``near``); ``unknown`` is the share of AUs that nobody has told.
     """
 
-    floor: float = 0.001
-    share: float = 0.16
+    floor: float = 0.002
+    share: float = 0.4
     whole: float = 0.04
 
     def __post_init__(self) -> None:
@@ -81,9 +81,10 @@ class Spread:
 class Codec:
     """What is diffused for a pair (onset, frame), and the picture that a diffused code stands for.
 
-    ``target`` "change": asinh((E(frame) - mean) / spread), where asinh tames the few large values. The mean is the
-    onset and the spread amount / gain, so that a change is drawn per unit of intensity; or, with an ``expectation``,
-    the picture that another generator says, and the spread as :class:`Spread` has it. "picture": gain E(frame).
+    ``target`` "change" with an ``expectation``: (E(frame) - mean) / spread, around the picture that another generator
+    says, spread as :class:`Spread` has it; what lies further off than :data:`_LARGEST` is cut. Without: asinh(gain
+    (E(frame) - E(onset)) / amount): a change is drawn per unit of intensity, and asinh tames its few large values.
+    "picture": gain E(frame).
     """
 
     space: Space
@@ -107,7 +108,8 @@ class Codec:
         """Code of frames [B,C,h,w] -> data of the process [B,C,h,w]."""
         if self.target == "picture":
             return self.gain * frame
-        return torch.asinh((frame - around.mean) / around.spread)
+        scaled = (frame - around.mean) / around.spread
+        return torch.asinh(scaled) if self.expectation is None else scaled.clamp(-_LARGEST, _LARGEST)
 
     def change(self, x: torch.Tensor, around: Around, fade: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """Data [B,C,h,w] -> change of the picture [B,3,S,S].
@@ -118,12 +120,14 @@ class Codec:
         if self.target == "picture":
             moved = (x / self.gain - around.onset) * fade.view(-1, 1, 1, 1)
         else:
-            drawn = torch.sinh(x.clamp(-_LARGEST, _LARGEST)) * around.spread
-            moved = (around.mean - around.onset) + drawn * fade.view(-1, 1, 1, 1)
+            bounded = x.clamp(-_LARGEST, _LARGEST)
+            # No sinh around an expectation: it made single cells of lips and lids glow (docs/decisions/015).
+            drawn = torch.sinh(bounded) if self.expectation is None else bounded
+            moved = (around.mean - around.onset) + drawn * around.spread * fade.view(-1, 1, 1, 1)
         return self.space.moved(around.onset, moved if keep is None else moved * keep)
 
     def still(self, around: Around) -> torch.Tensor:
-        """The data of a frame that is the onset, [B,C,h,w]: what kept regions are."""
+        """The data of a frame that is the onset, [B,C,h,w], as far as data can say it: what kept regions are."""
         return self.clean(around.onset, around)
 
 

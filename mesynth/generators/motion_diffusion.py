@@ -17,11 +17,12 @@ import torch
 from mesynth import facs, seeds
 from mesynth.errors import ConfigError
 from mesynth.facs import AU_INDEX
-from mesynth.generators.diffusion.motion_network import MotionDiffuser
+from mesynth.generators.diffusion.motion_network import REACH, MotionDiffuser
 from mesynth.generators.diffusion.sampling import Sampling
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, unfolded
 from mesynth.generators.gains import calibrated
 from mesynth.generators.sequence import motion_clip
+from mesynth.generators.warping import from_means
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 
@@ -152,7 +153,7 @@ class MotionDiffusion:
         # Where nothing is asked nothing moves: no sampler would say so to the bit.
         if any(r.aus.intensity.any() for r in requests):
             flow = self.network(onset, aus, known, torch.from_numpy(np.stack(noise)).to(device), self.sampling, seen)
-        limit = self.network.config["max_flow"] * h
+        limit, flow = REACH * h, from_means(flow)
         fields = seen.fields.permute(0, 1, 2, 4, 5, 3).float().cpu().numpy()
         apexes = np.ascontiguousarray(flow.permute(0, 2, 3, 1).float().cpu().numpy())
         return [_Drawn(limited_length(apex, limit), of_face) for apex, of_face in zip(apexes, fields, strict=True)]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from mesynth.preprocess.magnify.warping import bilinear, invert, warp
 
-__all__ = ["backward_of", "bilinear", "invert", "resize_flow", "soft_limit", "strain", "warp"]
+__all__ = ["backward_of", "bilinear", "from_means", "invert", "resize_flow", "soft_limit", "strain", "warp"]
 
 
 def backward_of(forward: torch.Tensor, iterations: int = 10) -> torch.Tensor:
@@ -30,6 +30,18 @@ def resize_flow(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     height, width = flow.shape[-2:]
     scale = torch.tensor([size[1] / width, size[0] / height], device=flow.device, dtype=flow.dtype)
     return F.interpolate(flow, size, mode="bilinear", align_corners=False) * scale.view(1, 2, 1, 1)
+
+
+def from_means(field: torch.Tensor) -> torch.Tensor:
+    """Means over the cells of a grid [B,C,h,w] -> values at their centres: m - (the second differences of m) / 24.
+
+    Reading means as if they were values flattens what varies over a few cells, by 5 % at six cells to a wave; this is
+    exact for parabolas (the reconstruction of finite-volume schemes; Shu, "Essentially non-oscillatory and weighted
+    essentially non-oscillatory schemes", 1998, eq. 2.10 ff.).
+    """
+    wide = F.pad(field, (1, 1, 1, 1), mode="replicate")
+    around = wide[..., 2:, 1:-1] + wide[..., :-2, 1:-1] + wide[..., 1:-1, 2:] + wide[..., 1:-1, :-2]
+    return field - (around - 4 * field) / 24
 
 
 def soft_limit(flow: torch.Tensor, limit: float) -> torch.Tensor:

@@ -20,8 +20,10 @@ import torch
 from mesynth import facs, seeds
 from mesynth.corpus.models import find_model
 from mesynth.facs import AUConflictError
+from mesynth.generators.diffusion.motion_network import REACH
 from mesynth.generators.diffusion.sampling import Sampling
 from mesynth.generators.formation import face_motion, limited_length
+from mesynth.generators.warping import from_means
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.quality.contest.speed import one_thread
@@ -90,8 +92,8 @@ def _drawn_apex(base: Any, steps: int, face: Face, aus: AUVector, seed: int) -> 
     picture = torch.from_numpy(crop.frames(face.image[None])).permute(0, 3, 1, 2).float() / 255
     noise = torch.from_numpy(seeds.stream(seed, "motion-diffusion").standard_normal((1, 2, size // 2, size // 2), "f4"))
     asked, known = torch.from_numpy(aus.intensity)[None], torch.from_numpy(aus.mask)[None]
-    drawn = base(picture, asked, known, noise, Sampling(steps=steps))[0].permute(1, 2, 0).numpy()
-    drawn = limited_length(np.ascontiguousarray(drawn), base.config["max_flow"] * len(drawn))
+    drawn = from_means(base(picture, asked, known, noise, Sampling(steps=steps)))[0].permute(1, 2, 0).numpy()
+    drawn = limited_length(np.ascontiguousarray(drawn), REACH * len(drawn))
     nothing = np.zeros((*face.image.shape[:2], 3), np.float32)
     return face_motion(crop, face.image.shape[:2], [(0, 0)], drawn[None], 0 * drawn, None, nothing).fields[0]
 

@@ -305,7 +305,7 @@ def test_nuisances_come_on_top(generator: FlowVolume, face: Face) -> None:
 
 
 def test_no_apex_folds(face: Face) -> None:
-    wild = lively(max_flow=0.2)
+    wild = lively()
     torch.nn.init.normal_(wild.base.unet.conv_out.weight, std=1.0)
     made = FlowVolume(wild, GeneratorFacts.parse(OWN | {"size": SIZE}))
     _, warnings = made.generate(face, facs.parse_request("12=1,1=1,17=1"), Profile(), n_frames=5, fps=100)

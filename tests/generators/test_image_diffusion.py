@@ -195,7 +195,8 @@ def test_the_spread_grows_with_what_is_expected_around_and_with_what_is_unknown(
 def test_clean_codes_give_the_frame_back(target: str, device: str) -> None:
     expectation = mover().to(device) if target == "expected" else None
     gain = 1.0 if target == "picture" else 18.0
-    codec = Codec(PixelSpace(SIZE, 2), "picture" if target == "picture" else "change", gain, expectation)
+    wide = Spread(floor=1.0)  # any frame lies within reach
+    codec = Codec(PixelSpace(SIZE, 2), "picture" if target == "picture" else "change", gain, expectation, wide)
     (picture, *asked), frame = (t.to(device) for t in rows(2)), torch.rand(2, 3, SIZE, SIZE, device=device)
     made = codec.around(picture, *asked)
     full = torch.ones(2, device=device)

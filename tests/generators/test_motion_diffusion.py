@@ -8,7 +8,7 @@ import torch
 from mesynth import facs
 from mesynth.errors import ConfigError
 from mesynth.facs import AUConflictError
-from mesynth.generators.diffusion.motion_network import MotionDiffuser
+from mesynth.generators.diffusion.motion_network import REACH, MotionDiffuser
 from mesynth.generators.diffusion.sampling import Sampling
 from mesynth.generators.formation import FaceMotion
 from mesynth.generators.motion_diffusion import MotionDiffusion, Request
@@ -154,13 +154,14 @@ def test_without_condition_the_unet_is_not_told_the_aus() -> None:
 
 
 def test_flow_is_within_its_limit() -> None:
+    """Not within the regression's: what is drawn may be longer."""
     made = network(max_flow=0.02)
     torch.nn.init.normal_(made.unet.conv_out.weight, std=5.0)
     aus = torch.ones(2, K, 2)
     with torch.no_grad():
         flow = made.flow(onsets(2), aus, torch.ones_like(aus, dtype=torch.bool), noises(2))
     assert flow.shape == (2, 2, SIZE, SIZE)
-    assert 0.01 * SIZE < float(flow.norm(dim=1).max()) <= 0.02 * SIZE + 1e-5
+    assert 0.06 * SIZE < float(flow.norm(dim=1).max()) <= REACH * SIZE + 1e-5
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_blinks_have_a_field_of_their_own(generator: MotionDiffusion, faces: lis
 
 
 def test_no_fold_survives(faces: list[Face]) -> None:
-    wild = network(max_flow=0.2)
+    wild = network()
     torch.nn.init.normal_(wild.unet.conv_out.weight, std=1.0)
     aus = facs.parse_request("12=1,1=1,17=1")
     made = MotionDiffusion(wild, load_facts())

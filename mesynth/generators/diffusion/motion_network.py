@@ -17,12 +17,15 @@ from mesynth.generators.diffusion.sampling import Sampling, guided, sample
 from mesynth.generators.diffusion.tokens import AUTokens
 from mesynth.generators.formation import combine, limited
 from mesynth.generators.motion_gan import Encoded, MotionGenerator
-from mesynth.generators.warping import resize_flow
+from mesynth.generators.warping import from_means, resize_flow
 
 _NOISE_MIN, _NOISE_MAX = 0.005, 80.0
 """Of data of unit variance."""
 _LONGEST = 0.5
 """No displacement is longer than this share of the width, whatever a network says."""
+REACH = 0.12
+"""What is drawn is kept below this share of the width before pixels are moved. It is true flow that is diffused, which
+no limit has bent in training; the regression's own ``max_flow`` would cut jaws, lids and cheeks short."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +192,8 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
         sampling: Sampling | None = None,
         seen: Encoded | None = None,
     ) -> torch.Tensor:
-        """Drawn flow [B,2,h,h], pixels of the h grid, unlimited, from ``noise`` [B,2,h,h]. Rows are independent."""
+        """Drawn flow [B,2,h,h] from ``noise`` [B,2,h,h]: means over cells, pixels of the h grid, unlimited. Rows are
+        independent."""
         sampling = self.sampling if sampling is None else sampling
         seen = self.regression.encode(onset) if seen is None else seen
         asked = self.condition(onset, aus, known, seen=seen)
@@ -212,6 +216,6 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
         return sample(denoise, noise, sampling, self.process)
 
     def flow(self, *args: Any, **options: Any) -> torch.Tensor:
-        """:meth:`forward`, in pixels of the picture [B,2,S,S] and within ``max_flow``."""
+        """:meth:`forward`, in pixels of the picture [B,2,S,S] and within :data:`REACH`."""
         size = self.config["size"]
-        return limited(resize_flow(self.forward(*args, **options), (size, size)), self.config["max_flow"])
+        return limited(resize_flow(from_means(self.forward(*args, **options)), (size, size)), REACH)

@@ -14,13 +14,14 @@ from torch import nn
 
 from mesynth.errors import ConfigError
 from mesynth.generators.card import model_card
+from mesynth.generators.diffusion.motion_network import REACH
 from mesynth.generators.diffusion.sampling import Sampling
 from mesynth.generators.diffusion.tokens import dropped
 from mesynth.generators.diffusion.volume_network import VolumeDiffuser
 from mesynth.generators.diffusion.volume_timing import RISING, Timing
 from mesynth.generators.formation import limited
 from mesynth.generators.pipeline import save_pipeline
-from mesynth.generators.warping import resize_flow
+from mesynth.generators.warping import from_means, resize_flow
 from mesynth.temporal import Profile
 from mesynth.training import losses, sheets
 from mesynth.training.batch import Batch
@@ -152,7 +153,7 @@ class FlowVolumeTask(Task):
         noise = batch.randn(purpose, timing.at.shape[1], 2, h, h)
         sampling = Sampling(steps=model.steps, solver=model.solver)
         drawn = network(batch.onset, batch.aus.roll(roll, 1), batch.known.roll(roll, 1), timing, noise, sampling)
-        whole = limited(resize_flow(drawn.flatten(0, 1), (self.size, self.size)), model.max_flow)
+        whole = limited(resize_flow(from_means(drawn.flatten(0, 1)), (self.size, self.size)), REACH)
         asks = (batch.aus.flatten(1).amax(1) > 0).view(-1, 1, 1, 1, 1)
         return whole.view(*drawn.shape[:3], self.size, self.size) * asks
 
