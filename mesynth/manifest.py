@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -213,14 +213,7 @@ class Manifest:
 
     def write(self, folder: Path | str) -> Path:
         """Write manifest.parquet into ``folder`` (temporary name, then rename); return the file."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        target, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
-        meta = self.meta | {"mesynth.hash": self.hash()}
-        table = self.table.replace_schema_metadata(meta)
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        os.replace(temporary, target)
-        return target
+        return write_tables(folder, lambda: [self.table], self.meta)
 
     # ---------------------------------------------------------------- look
 
@@ -275,11 +268,7 @@ class Manifest:
 
     def hash(self) -> str:
         """sha256 over all rows: equal content, equal hash, wherever the folder lies."""
-        digest = hashlib.sha256()
-        for batch in self.table.to_batches(max_chunksize=1024):
-            for record in batch.to_pylist():
-                digest.update(json.dumps(record, sort_keys=True).encode())
-        return digest.hexdigest()
+        return _hash([self.table])
 
     # ---------------------------------------------------------------- combine
 
@@ -299,6 +288,47 @@ class Manifest:
             prefix = os.path.relpath(manifest.root, root)
             rows += [_rebased(row, prefix) for row in manifest]
         return Manifest.from_rows(rows, root)
+
+
+GROUP_ROWS = 16384
+"""Rows a row group of the file: what :func:`write_tables` holds in memory."""
+
+
+def write_tables(folder: Path | str, tables: Callable[[], Iterable[pa.Table]], meta: dict[str, str]) -> Path:
+    """Write the rows of several tables as one manifest.parquet (temporary name, then rename); return the file.
+
+    ``tables`` is called twice (the file begins with the hash of all rows) and may read each table when its turn comes:
+    memory is that of a row group. The bytes depend on the rows alone, not on how they are cut into tables.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    target, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
+    schema = SCHEMA.with_metadata(meta | {"mesynth.hash": _hash(tables())})
+    with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+        for group in _groups(tables()):
+            writer.write_table(group)
+    os.replace(temporary, target)
+    return target
+
+
+def _hash(tables: Iterable[pa.Table]) -> str:
+    digest = hashlib.sha256()
+    for table in tables:
+        for batch in table.to_batches(max_chunksize=1024):
+            for record in batch.to_pylist():
+                digest.update(json.dumps(record, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows cut anew into tables of GROUP_ROWS in one piece, the last one shorter (or, of no rows, empty)."""
+    waiting = SCHEMA.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table.cast(SCHEMA)])
+        while len(waiting) > GROUP_ROWS:
+            yield waiting.slice(0, GROUP_ROWS).combine_chunks()
+            waiting = waiting.slice(GROUP_ROWS)
+    yield waiting.combine_chunks()
 
 
 def _damaged_column(table: pa.Table) -> str:

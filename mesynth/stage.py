@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mesynth.errors import MesynthError, RunFolderError
-from mesynth.manifest import FILE_NAME, Manifest, Row
+from mesynth.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.pool import run_pool
 from mesynth.run_folder import claim_folder, only_writer, write_bytes, write_text
 from mesynth.shards import ShardWriter, frames_members, npy_bytes
@@ -235,26 +235,42 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
 
 
 def _merge(out: Path, n_chunks: int, skipped: Sequence[Skipped]) -> Manifest:
-    import pyarrow as pa
-
-    parts = [Manifest.read(_part(out, i)).table for i in range(n_chunks)]
-    table = pa.concat_tables(parts) if parts else Manifest.from_rows([], out).table
-    manifest = Manifest(table.combine_chunks(), out)
-    ids = manifest.column("clip_id")
-    assert len(np.unique(ids.astype(str))) == len(ids), "two jobs of a stage made the same clip_id"
+    """The parts become one, a part in memory at a time; the manifest is written last."""
     folders = [_part(out, i).parent for i in range(n_chunks)]
     left = [*skipped, *(entry for folder in folders for entry in _read_csv(folder / SKIPPED_FILE))]
     if left:
         write_text(out / SKIPPED_FILE, _csv(left))
-    notes = "".join((folder / NOTES_FILE).read_text() for folder in folders)
-    if notes:
-        write_text(out / NOTES_FILE, notes)
-    manifest.write(out)
+    _merge_notes(out / NOTES_FILE, folders)
+    write_tables(out, partial(_part_tables, folders), {})
     shutil.rmtree(out / _PARTS)
     for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
         if tar.stat().st_size <= 1024:
             tar.unlink()
     return Manifest.read(out)
+
+
+def _part_tables(folders: Sequence[Path]) -> Iterator[Any]:
+    """The tables of the parts; in the end every clip_id has occurred once."""
+    import pyarrow as pa
+
+    ids = []
+    for folder in folders:
+        table = Manifest.read(folder).table
+        ids += table["clip_id"].chunks
+        yield table
+    made = pa.chunked_array(ids, pa.string())
+    assert len(made.unique()) == len(made), "two jobs of a stage made the same clip_id"
+
+
+def _merge_notes(file: Path, folders: Sequence[Path]) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("wb") as notes:
+        for folder in folders:
+            notes.write((folder / NOTES_FILE).read_bytes())
+    if temporary.stat().st_size:
+        os.replace(temporary, file)
+    else:
+        temporary.unlink()
 
 
 def read_skipped(out: Path | str) -> list[Skipped]:

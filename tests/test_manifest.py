@@ -1,15 +1,19 @@
 """Manifests come back as written, refuse what they are not, and join without losing their shards."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mesynth import facs
+from mesynth import manifest as module
 from mesynth.errors import ManifestError, MesynthError
-from mesynth.manifest import Manifest, Row, Span
+from mesynth.manifest import Manifest, Row, Span, write_tables
 from tests.builders import provenance, row
 
 
@@ -31,6 +35,31 @@ def test_hash_follows_content_and_not_the_place(tmp_path: Path) -> None:
     one = Manifest.from_rows([row("a")], tmp_path)
     assert one.hash() == Manifest.from_rows([row("a")], tmp_path / "elsewhere").hash()
     assert one.hash() != Manifest.from_rows([row("a", emotion="fear")], tmp_path).hash()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.integers(0, 30), cuts=st.lists(st.integers(0, 30), max_size=6), group=st.sampled_from([1, 7, 10, 100]))
+def test_a_file_does_not_depend_on_how_its_rows_come(
+    rows: int, cuts: list[int], group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROUP_ROWS", group)
+    spans = (None, Span("s.tar", 0, 512, "ab"))
+    whole = Manifest.from_rows(
+        [
+            row(f"{i}", frames=spans[i % 2], apex=None if i % 3 else 5, frame_files=("x",) * (i % 4))
+            for i in range(rows)
+        ],
+        tmp_path,
+    )
+    edges = sorted({0, rows, *(min(c, rows) for c in cuts)})
+    parts = [whole.table.slice(a, b - a) for a, b in pairwise(edges)]
+    one = whole.write(tmp_path / "one").read_bytes()
+    assert write_tables(tmp_path / "two", lambda: iter(parts), {}).read_bytes() == one
+    assert not list(tmp_path.rglob("*.tmp"))
+    back = Manifest.read(tmp_path / "two")
+    assert list(back) == list(whole)
+    assert back.meta == {"mesynth.hash": whole.hash()}
+    assert pq.ParquetFile(tmp_path / "two" / "manifest.parquet").num_row_groups == max(-(-rows // group), 1)
 
 
 def test_columns_and_subjects(tmp_path: Path) -> None:

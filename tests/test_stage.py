@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mesynth import manifest as manifest_file
 from mesynth import shards
 from mesynth.errors import MesynthError, RunFolderError
 from mesynth.manifest import Manifest
@@ -41,6 +42,21 @@ def test_what_was_left_out_and_noted_is_listed_in_order(tmp_path: Path) -> None:
         shards.read_extra(manifest.root, manifest.row(2), "other")
     run_stage(tmp_path / "b", JOBS[:2], NumberWorker(), config={})
     assert not (tmp_path / "b" / "skipped.csv").exists()
+
+
+def test_parts_become_the_manifest_of_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_file, "GROUP_ROWS", 6)  # parts have four clips
+    found = _run(tmp_path / "a")
+    copy = Manifest.from_rows(list(found), found.root).write(tmp_path / "copy")
+    assert (tmp_path / "a" / "manifest.parquet").read_bytes() == copy.read_bytes()
+    assert found.meta == {"mesynth.hash": found.hash()}
+
+
+def test_a_clip_made_twice_leaves_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="same clip_id"):
+        run_stage(tmp_path / "a", [1, 2, 3, 4, 5, 1], NumberWorker(), config={}, shard_clips=4)
+    assert not (tmp_path / "a" / "manifest.parquet").exists()
+    assert not list((tmp_path / "a").rglob("*.tmp"))
 
 
 @pytest.mark.slow

@@ -26,6 +26,18 @@ from mesynth.clickutils import echo_json, json_option, progress_bars, show_resul
     "--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights, for FID itself."
 )
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="torchvision's AlexNet, for LPIPS itself.")
+@click.option(
+    "--download",
+    is_flag=True,
+    help="Fetch what is missing: FID's Inception from github.com/mseitzer/pytorch-fid (96 MB), LPIPS's AlexNet from "
+    "download.pytorch.org (244 MB).",
+)
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    help="Processes that look at the clips (0: one per core; 1: two threads); the figures do not depend on it.",
+)
 @SEED
 @OUT
 @json_option
@@ -36,6 +48,8 @@ def measure(
     clips: int,
     inception_weights: Path | None,
     lpips_weights: Path | None,
+    download: bool,
+    workers: int,
     seed: int,
     out: Path,
     as_json: bool,
@@ -43,7 +57,8 @@ def measure(
     """Measure synthetic corpora against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
 
     Writes report.html to look at, and report.json, measures.csv and clips.csv to compute with. Measures whose
-    weights are not on this machine are replaced by a named stand-in or reported as not measured.
+    weights are not on this machine are replaced by a named stand-in or reported as not measured; nothing is fetched
+    without --download.
     """
     from mesynth.errors import RunFolderError
     from mesynth.manifest import Manifest
@@ -51,6 +66,7 @@ def measure(
     from mesynth.quality.measure import MeasureConfig, measure_all
     from mesynth.quality.page import write_page
     from mesynth.run_folder import only_writer
+    from mesynth.stage import Interrupted
 
     names = corpus_names(synthetic)
     against, learned = Manifest.read(real), None if training is None else Manifest.read(training)
@@ -59,16 +75,25 @@ def measure(
         raise RunFolderError(f"{out} is a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out), progress_bars() as bar:
-        found = measure_all(
-            against,
-            corpora,
-            MeasureConfig(clips=clips, seed=seed),
-            training=learned,
-            inception_weights=inception_weights,
-            lpips_weights=lpips_weights,
-            progress=bar("measure"),
-        )
+        try:
+            found = measure_all(
+                against,
+                corpora,
+                MeasureConfig(clips=clips, seed=seed),
+                training=learned,
+                inception_weights=inception_weights,
+                lpips_weights=lpips_weights,
+                allow_download=download,
+                workers=workers,
+                progress=bar("measure"),
+            )
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command measures anew") from None
         found.write(out)
+        if download:  # what was asked for and did not come is said now, not only on the page
+            told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
+            for note in sorted(told):
+                click.echo(note, err=True)
         page = write_page(found, out, command=_command())
     if as_json:
         echo_json(found.to_dict())
@@ -96,17 +121,21 @@ Examples:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.option("--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights.")
+@click.option(
+    "--download", is_flag=True, help="Fetch the weights if missing, from github.com/mseitzer/pytorch-fid (96 MB)."
+)
 @click.option("--published-resize", is_flag=True, help="Resize as pytorch-fid did for statistics it cached.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write SOURCE's statistics here (.npz).")
 @json_option
 def fid(
-    source: Path, reference: Path, inception_weights: Path | None, published_resize: bool, save: Path | None,
-    as_json: bool,
+    source: Path, reference: Path, inception_weights: Path | None, download: bool, published_resize: bool,
+    save: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Frechet distance of SOURCE from REFERENCE: folders of pictures, corpora (their apex frames) or statistics.
 
-    Without the Inception weights a named stand-in is used, whose numbers compare with nothing else. Below a few
-    thousand pictures FID is far above zero even for equal sets; `mesynth measure` tells KID with its interval.
+    Without the Inception weights a named stand-in is used, whose numbers compare with nothing else; with --download
+    there is none. Below a few thousand pictures FID is far above zero even for equal sets; `mesynth measure` tells KID
+    with its interval.
     """
     from mesynth.errors import ConfigError
     from mesynth.quality.extractors import PUBLISHED_RESIZE, RESIZE, Inception, best_extractor
@@ -114,8 +143,9 @@ def fid(
 
     if save is not None and save.suffix.lower() != ".npz":
         raise ConfigError(f"--save {save} must end in .npz")
-    if published_resize:
-        extractor, resize, note = Inception(inception_weights, published_resize=True), PUBLISHED_RESIZE, ""
+    if published_resize or download:  # asked for the Inception itself: no stand-in
+        extractor = Inception(inception_weights, allow_download=download, published_resize=published_resize)
+        resize, note = PUBLISHED_RESIZE if published_resize else RESIZE, ""
     else:
         (extractor, note), resize = best_extractor(inception_weights), RESIZE  # type: ignore[assignment]
     with progress_bars() as bar:

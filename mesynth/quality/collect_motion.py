@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from mesynth.errors import ManifestError, MesynthError
+from mesynth.manifest import Row
 from mesynth.quality.clips import ClipData
-from mesynth.quality.collectors import SIDES, median_row
+from mesynth.quality.collectors import LEFT_OUT, SIDES, Seen, median_row
 from mesynth.quality.motion import (
     FlowError,
     flow_error,
@@ -28,16 +29,17 @@ class FlowFidelity:
     """
 
     group = "flow"
+    limit: int | None = None
 
     def __init__(self) -> None:
         self._errors: dict[str, list[FlowError]] = {side: [] for side in SIDES}
         self._zero: list[FlowError] = []
         self._pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def add(self, clip: ClipData) -> None:
+    def see(self, clip: ClipData) -> Seen:
         """See :class:`mesynth.quality.collectors.Collector`."""
         if clip.side == "real":
-            return
+            return {}
         from mesynth.preprocess.flow import estimate_flow
 
         emitted, mask = clip.emitted_flow, clip.face
@@ -45,11 +47,20 @@ class FlowFidelity:
             raise ManifestError(f"flow {emitted.shape[1:]} and frames {clip.frames.shape[1:3]} differ in size")
         if not mask.any():
             raise ManifestError("no valid pixel on the face")
-        seen = estimate_flow(clip.frames[0], clip.frames[clip.row.apex_index]).uv
-        self._errors[clip.side].append(flow_error(emitted, seen, mask))
-        if clip.side == "synthetic":
-            self._zero.append(flow_error(np.zeros_like(seen), seen, mask))
-            self._pairs.append((emitted.astype(np.float16), seen.astype(np.float16), mask))
+        shown = estimate_flow(clip.frames[0], clip.frames[clip.row.apex_index]).uv
+        return {
+            "error": _numbers(flow_error(emitted, shown, mask)),
+            "zero": _numbers(flow_error(np.zeros_like(shown), shown, mask)),
+            "emitted": emitted.astype(np.float16),
+            "shown": shown.astype(np.float16),
+            "face": mask,
+        }
+
+    def take(self, side: str, row: Row, seen: Seen) -> None:
+        """See :class:`mesynth.quality.collectors.Collector`."""
+        self._errors[side].append(_error(seen["error"]))
+        self._zero.append(_error(seen["zero"]))
+        self._pairs.append((seen["emitted"], seen["shown"], seen["face"]))
 
     def _mean_flow(self) -> list[FlowError]:
         """The corpus' mean emitted flow offered for every clip; needs frames of one size."""
@@ -89,48 +100,71 @@ class FlowFidelity:
         return {}
 
 
+def _numbers(error: FlowError) -> np.ndarray:
+    return np.array([error.epe, error.relative, error.angle, error.strain])
+
+
+def _error(numbers: np.ndarray) -> FlowError:
+    epe, relative, angle, strain = numbers.tolist()
+    return FlowError(epe=epe, relative=relative, angle=angle, strain=strain)
+
+
+_COUNTS = ("magnitude", "direction")
+
+
 class Sequence:
     """Apex position, rise, decay, warping error and jerk, from flow re-estimated over the whole clip."""
 
     group = "sequence"
+    limit: int | None = None
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, list[float]]] = {}
         self._histograms = {side: FlowHistogram() for side in SIDES}
         self._n = 0
 
-    def _put(self, name: str, side: str, value: float) -> None:
-        self._values.setdefault(name, {s: [] for s in SIDES})[side].append(float(value))
-
-    def add(self, clip: ClipData) -> None:
+    def see(self, clip: ClipData) -> Seen:
         """See :class:`mesynth.quality.collectors.Collector`."""
         from mesynth.preprocess.align import SimilarityCrop
         from mesynth.quality.motion import face_mask
 
-        row, side = clip.row, clip.side
+        row = clip.row
         crop = SimilarityCrop.from_landmarks(clip.landmarks)
         face = face_mask(crop.points(clip.landmarks), crop.size, crop.size)
-        self._histograms[side].add(clip.apex_flow, face)
+        histogram = FlowHistogram()
+        histogram.add(clip.apex_flow, face)
         expression = without_rigid(clip.apex_flow[None], face)[0]
-        self._put("motion at the apex", side, np.hypot(*expression)[face].mean())
-        self._n += side == "synthetic"
+        seen: Seen = dict(zip(_COUNTS, histogram.counts, strict=True))
+        seen["motion at the apex"] = float(np.hypot(*expression)[face].mean())
         if len(clip.frames) < 4:
-            raise ManifestError(f"{len(clip.frames)} frames are too few for a motion curve (4)")
+            return seen | {LEFT_OUT: f"{len(clip.frames)} frames are too few for a motion curve (4)"}
         frames, flows, mask = clip.small
         curve = np.concatenate([[0.0], magnitude_curve(flows, mask)])
         found = timing(curve, row.fps)
-        self._put("apex index error", side, abs(found.apex - row.apex_index))
-        self._put("apex error, share of the clip", side, abs(found.apex - row.apex_index) / (len(frames) - 1))
-        self._put("rise time", side, 1000 * found.rise)
-        self._put("decay time", side, 1000 * found.decay)
-        self._put("jerk", side, found.jerk)
         pulled, plain = warping_error(frames, flows, mask)
-        self._put("warping error", side, pulled)
-        self._put("_plain", side, plain)
-        if side == "synthetic" and row.provenance.profile:
+        seen |= {
+            "apex index error": abs(found.apex - row.apex_index),
+            "apex error, share of the clip": abs(found.apex - row.apex_index) / (len(frames) - 1),
+            "rise time": 1000 * found.rise,
+            "decay time": 1000 * found.decay,
+            "jerk": found.jerk,
+            "warping error": pulled,
+            "_plain": plain,
+        }
+        if clip.side == "synthetic" and row.provenance.profile:
             asked = requested_timing(len(frames), row.apex_index, row.fps, Profile.parse(row.provenance.profile))
-            self._put("rise time error", side, 1000 * abs(found.rise - asked.rise))
-            self._put("decay time error", side, 1000 * abs(found.decay - asked.decay))
+            seen["rise time error"] = 1000 * abs(found.rise - asked.rise)
+            seen["decay time error"] = 1000 * abs(found.decay - asked.decay)
+        return seen
+
+    def take(self, side: str, row: Row, seen: Seen) -> None:
+        """See :class:`mesynth.quality.collectors.Collector`."""
+        for total, name in zip(self._histograms[side].counts, _COUNTS, strict=True):
+            np.add(total, seen[name], out=total)
+        for name, value in seen.items():
+            if name not in _COUNTS:
+                self._values.setdefault(name, {s: [] for s in SIDES})[side].append(float(value))
+        self._n += side == "synthetic"
 
     def rows(self) -> list[MeasureRow]:
         """See :class:`mesynth.quality.collectors.Collector`."""

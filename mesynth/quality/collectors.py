@@ -1,19 +1,21 @@
 """The measures as they meet the clips: each takes one clip at a time and ends with rows and plots.
 
-A collector raises MesynthError from ``add`` for a clip it cannot use, and from ``rows`` when it has nothing
-to say; :mod:`mesynth.quality.measure` turns both into "not measured: why". None of them keeps frames.
+What a collector sees in a clip depends on the clip alone, so any process may look; what was seen is taken in, in the
+order of the clips, by one. A collector raises MesynthError from ``see`` for a clip it cannot use, and from ``rows``
+when it has nothing to say; :mod:`mesynth.quality.measure` turns both into "not measured: why". None keeps frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from mesynth import seeds
 from mesynth.errors import ManifestError, MesynthError
+from mesynth.manifest import Row
 from mesynth.quality import distribution as dist
 from mesynth.quality.clips import ClipData
 from mesynth.quality.control import SOURCE_NOTE, Agreement, control
@@ -28,14 +30,28 @@ SIDES = ("real", "synthetic")
 DIVERSITY_CLIPS = 12
 """Clips per side whose apexes are compared with each other: all pairs of them."""
 
+Seen = dict[str, Any]
+"""What one clip told a collector: arrays, numbers and texts by name, as numpy stores them without loss."""
+LEFT_OUT = "left out"
+"""Name of the reason why a clip, or the rest of it, could not be used."""
+
 
 class Collector(Protocol):
     """One group of measures."""
 
     group: str
+    limit: int | None
+    """Clips a side that are taken in, the first that can be used; None: all."""
 
-    def add(self, clip: ClipData) -> None:
-        """Take in one clip. Raises MesynthError when it lacks what is needed."""
+    def see(self, clip: ClipData) -> Seen:
+        """What is needed of one clip; empty if it is of no use here. Depends on the clip alone.
+
+        Raises MesynthError when the clip lacks what is needed; with LEFT_OUT the rest of what was seen counts.
+        """
+        ...
+
+    def take(self, side: str, row: Row, seen: Seen) -> None:
+        """Take in what :meth:`see` saw of a clip."""
         ...
 
     def rows(self) -> list[MeasureRow]:
@@ -48,9 +64,10 @@ class Collector(Protocol):
 
 
 class Pictures:
-    """Distribution of apex frames, perceptual distance onset-apex, diversity. One pass of a network serves all."""
+    """Distribution of apex frames, and perceptual distance onset-apex. One pass of a network serves both."""
 
     group = "pictures"
+    limit: int | None = None
 
     def __init__(self, features: FeatureExtractor, perceptual: PerceptualDistance, *, by: str, seed: int) -> None:
         self._features, self._perceptual, self._by, self._seed = features, perceptual, by, seed
@@ -58,25 +75,27 @@ class Pictures:
         self.apex: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
         self._groups: dict[str, list[str]] = {side: [] for side in SIDES}
         self._moved: dict[str, list[float]] = {side: [] for side in SIDES}
-        self._kept: dict[str, list[list[torch.Tensor]]] = {side: [] for side in SIDES}
 
-    def add(self, clip: ClipData) -> None:
+    def see(self, clip: ClipData) -> Seen:
         """See :class:`Collector`."""
         pair = clip.frames[[0, clip.row.apex_index]]
         maps = self._perceptual.maps(pair)
-        self._moved[clip.side].append(float(self._perceptual.between([m[:1] for m in maps], [m[1:] for m in maps])[0]))
+        moved = float(self._perceptual.between([m[:1] for m in maps], [m[1:] for m in maps])[0])
         feature = pooled([m[1:] for m in maps]).numpy() if self._shared else self._features(pair[1:])
-        self.apex[clip.side].append(feature[0])
-        self._groups[clip.side].append(clip.row.subject_key if self._by == "subject" else clip.row.clip_id)
-        if len(self._kept[clip.side]) < DIVERSITY_CLIPS:
-            self._kept[clip.side].append([m[1:] for m in maps])
+        return {"moved": moved, "apex": feature[0]}
+
+    def take(self, side: str, row: Row, seen: Seen) -> None:
+        """See :class:`Collector`."""
+        self._moved[side].append(float(seen["moved"]))
+        self.apex[side].append(seen["apex"])
+        self._groups[side].append(row.subject_key if self._by == "subject" else row.clip_id)
 
     def rows(self) -> list[MeasureRow]:
         """See :class:`Collector`."""
         x, y = (np.stack(self.apex[s]) if self.apex[s] else np.zeros((0, self._features.dim)) for s in SIDES)
         if min(len(x), len(y)) < 2:
             raise MesynthError(f"a distance needs 2 readable clips on each side, got {len(x)} and {len(y)}")
-        return [*self._distribution(x, y), *self._perception()]
+        return [*self._distribution(x, y), self._perception()]
 
     def _distribution(self, x: np.ndarray, y: np.ndarray) -> list[MeasureRow]:
         gx, gy = (self._groups[s] for s in SIDES)
@@ -112,18 +131,53 @@ class Pictures:
             )  # fmt: skip
         return rows
 
-    def _perception(self) -> list[MeasureRow]:
-        name = self._perceptual.name
+    def _perception(self) -> MeasureRow:
         moved = {s: np.array(self._moved[s]) for s in SIDES}
-        spread = {s: self._diversity(self._kept[s]) for s in SIDES}
         low, high = _interval(moved["synthetic"], self._seed)
+        return MeasureRow(
+            group=self.group, name=f"{self._perceptual.name} onset-apex", value=float(moved["synthetic"].mean()),
+            low=low, high=high, reference={"real": float(moved["real"].mean())}, n=len(moved["synthetic"]),
+            headline=True, note="how visible the expression is; to be of the same size as in real clips",
+        )  # fmt: skip
+
+    def plots(self) -> dict[str, bytes]:
+        """See :class:`Collector`."""
+        return {}
+
+
+class Diversity:
+    """Perceptual distance between the apexes of different clips; stands below :class:`Pictures` in their group."""
+
+    group = "pictures"
+    limit: int | None = DIVERSITY_CLIPS
+
+    def __init__(self, perceptual: PerceptualDistance) -> None:
+        self._perceptual = perceptual
+        self._kept: dict[str, list[list[torch.Tensor]]] = {side: [] for side in SIDES}
+
+    def see(self, clip: ClipData) -> Seen:
+        """See :class:`Collector`."""
+        # Both frames, though the apex alone is kept: a batch of one may differ from that of Pictures in the last bit.
+        maps = [m[1:] for m in self._perceptual.maps(clip.frames[[0, clip.row.apex_index]])]
+        # A file keeps no strides, and the order in memory is that of later sums: channels last stay last.
+        last = maps[0].is_contiguous(memory_format=torch.channels_last)
+        arrays = [(m.permute(0, 2, 3, 1) if last else m).contiguous().clone().numpy() for m in maps]
+        return {"channels last": last} | {f"map {i}": array for i, array in enumerate(arrays)}
+
+    def take(self, side: str, row: Row, seen: Seen) -> None:
+        """See :class:`Collector`."""
+        maps = [torch.from_numpy(array) for name, array in sorted(seen.items()) if name.startswith("map")]
+        self._kept[side].append([m.permute(0, 3, 1, 2) for m in maps] if seen["channels last"] else maps)
+
+    def rows(self) -> list[MeasureRow]:
+        """See :class:`Collector`."""
+        if min(len(kept) for kept in self._kept.values()) < 2:
+            return []  # Pictures says why
+        spread = {s: self._diversity(self._kept[s]) for s in SIDES}
         return [
-            MeasureRow(group=self.group, name=f"{name} onset-apex", value=float(moved["synthetic"].mean()), low=low,
-                       high=high, reference={"real": float(moved["real"].mean())}, n=len(moved["synthetic"]),
-                       headline=True, note="how visible the expression is; to be of the same size as in real clips"),
-            MeasureRow(group=self.group, name=f"{name} between clips", value=spread["synthetic"],
+            MeasureRow(group=self.group, name=f"{self._perceptual.name} between clips", value=spread["synthetic"],
                        reference={"real": spread["real"]}, n=min(len(k) for k in self._kept.values()), better="high",
-                       note=f"diversity: mean over all pairs of the apexes of up to {DIVERSITY_CLIPS} clips a side"),
+                       note=f"diversity: mean over all pairs of the apexes of up to {DIVERSITY_CLIPS} clips a side")
         ]  # fmt: skip
 
     def _diversity(self, kept: list[list[torch.Tensor]]) -> float:
@@ -143,21 +197,25 @@ class Identity:
     group = "identity"
 
     def __init__(self, embedder: FaceEmbedder, *, clips: int, step: int) -> None:
-        self._embed, self._clips, self._step = embedder, clips, step
+        self.limit: int | None = clips
+        self._embed, self._step = embedder, step
         self._near: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
         self._onsets: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
         self._people: dict[str, list[str]] = {side: [] for side in SIDES}
 
-    def add(self, clip: ClipData) -> None:
+    def see(self, clip: ClipData) -> Seen:
         """See :class:`Collector`."""
-        if len(self._near[clip.side]) >= self._clips:
-            return
         step = self._step if clip.side == "synthetic" else len(clip.frames)
         chosen = sampled_frames(len(clip.frames), clip.row.apex_index, step)
         embeddings = self._embed(clip.frames[chosen], clip.landmarks)
-        self._near[clip.side].append(distances(embeddings))
-        self._onsets[clip.side].append(embeddings[0])
-        self._people[clip.side].append(clip.row.subject_key)
+        near = distances(embeddings)
+        return {"near": near, "apex": near[chosen.index(clip.row.apex_index) - 1], "onset": embeddings[0]}
+
+    def take(self, side: str, row: Row, seen: Seen) -> None:
+        """See :class:`Collector`."""
+        self._near[side].append(seen["near"])
+        self._onsets[side].append(seen["onset"])
+        self._people[side].append(row.subject_key)
 
     def _values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         near, ceiling = (np.concatenate(self._near[s]) if self._near[s] else np.zeros(0) for s in ("synthetic", "real"))
@@ -197,24 +255,27 @@ class AUControl:
     """Requested against judged AUs at the apex; real clips whose AUs are fully known stand beside."""
 
     group = "AU control"
+    limit: int | None = None
 
     def __init__(self, judge: AUJudge) -> None:
         self._judge = judge
         self._asked: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
         self._judged: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
 
-    def add(self, clip: ClipData) -> None:
+    def see(self, clip: ClipData) -> Seen:
         """See :class:`Collector`."""
-        aus = clip.row.aus
-        if not aus.mask.all():
+        if not clip.row.aus.mask.all():
             if clip.side == "real":
-                return  # annotated AUs carry no intensities; nothing is amiss
+                return {}  # annotated AUs carry no intensities; nothing is amiss
             raise ManifestError("the row does not say which AUs were asked for (au_known is not all true)")
-        judged = self._judge.read(self._seen(clip))[0]
-        self._asked[clip.side].append(aus.intensity)
-        self._judged[clip.side].append(judged)
+        return {"judged": self._judge.read(self._motion(clip))[0]}
 
-    def _seen(self, clip: ClipData) -> np.ndarray:
+    def take(self, side: str, row: Row, seen: Seen) -> None:
+        """See :class:`Collector`."""
+        self._asked[side].append(row.aus.intensity)
+        self._judged[side].append(seen["judged"])
+
+    def _motion(self, clip: ClipData) -> np.ndarray:
         from mesynth.quality.judge import luma_change
 
         change = luma_change(clip.aligned_pair)

@@ -1,21 +1,27 @@
-"""Showing clips to collectors: one side at a time, counting what was left out and why."""
+"""Showing clips to collectors: one side at a time, counting what was left out and why.
+
+Several processes may look ahead (:mod:`mesynth.quality.ahead`): what their collectors saw of a clip lies in a file, and
+:func:`feed` takes it from there instead of looking itself. It takes clip by clip in the order of the rows either way,
+so no figure depends on who looked.
+"""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mesynth.errors import ManifestError, MesynthError
+from mesynth.errors import ManifestError
 from mesynth.manifest import Manifest
+from mesynth.quality.ahead import Look, Progress, clock, looked_ahead, name_of, see
 from mesynth.quality.clips import walk
-from mesynth.quality.collectors import Collector
+from mesynth.quality.collectors import LEFT_OUT, Collector
 
-Progress = Callable[[int, int], None]
 LeftOut = dict[str, dict[str, int]]
 """Group -> reason -> how many clips."""
 
@@ -25,6 +31,8 @@ class Counter:
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._total, self._progress, self._done, self._lock = total, progress, 0, threading.Lock()
+        self.stopped = False
+        """Whether what is still under way is of no use: Ctrl-C, or a side that cannot be read."""
 
     def one(self) -> None:
         """One more clip is done."""
@@ -40,9 +48,16 @@ class Counter:
 
 
 def feed(
-    side: str, manifest: Manifest, rows: np.ndarray, collectors: Sequence[Collector], counter: Counter
+    side: str,
+    manifest: Manifest,
+    rows: np.ndarray,
+    collectors: Sequence[Collector],
+    counter: Counter | None = None,
+    looks: Iterator[Look] | None = None,
 ) -> tuple[LeftOut, dict[str, float]]:
     """Show the clips ``rows`` to every collector; returns, per group, what was left out and the seconds it took.
+
+    ``looks``: one for each clip, by processes that looked ahead. What is wanted and not in it is looked at here.
 
     Raises:
         ManifestError: not one clip can be read.
@@ -51,23 +66,42 @@ def feed(
     left_out: LeftOut = {}
     spent: dict[str, float] = {}
     unreadable: dict[str, int] = {}
-    for clip in walk(manifest, rows, side, unreadable):
-        for collector in collectors:
+    taken = dict.fromkeys(map(name_of, collectors), 0)
+    for place in range(len(rows)):
+        if counter and counter.stopped:
+            break
+        look = Look() if looks is None else next(looks)
+        wanted = [c for c in collectors if c.limit is None or taken[name_of(c)] < c.limit]
+        clip = None
+        if look.unreadable:
+            unreadable[look.unreadable] = unreadable.get(look.unreadable, 0) + 1
+            continue
+        if any(name_of(c) not in look.seen for c in wanted):
+            clip = next(walk(manifest, rows[place : place + 1], side, unreadable), None)
+            if clip is None:
+                continue
+        row = clip.row if clip else manifest.row(int(rows[place]))
+        for collector in wanted:
             with clock(spent, collector.group):
-                try:
-                    collector.add(clip)
-                except MesynthError as error:
+                seen = look.seen.get(name_of(collector))
+                if seen is None:
+                    assert clip is not None
+                    seen = see(collector, clip)
+                if why := seen.pop(LEFT_OUT, None):
                     reasons = left_out.setdefault(collector.group, {})
-                    why = str(error).replace(clip.row.clip_id, "...")
-                    reasons[why] = reasons.get(why, 0) + 1
-        counter.one()
+                    reasons[str(why)] = reasons.get(str(why), 0) + 1
+                if seen:
+                    collector.take(side, row, seen)
+                    taken[name_of(collector)] += 1
+        if counter:
+            counter.one()
     if sum(unreadable.values()) == len(rows):
         why = next(iter(unreadable))
         raise ManifestError(f"no clip of the {side} manifest in {manifest.root} can be read: {why}")
     return left_out | ({f"{side} clips": unreadable} if unreadable else {}), spent
 
 
-def merge(a: LeftOut, b: LeftOut) -> LeftOut:
+def _merge(a: LeftOut, b: LeftOut) -> LeftOut:
     """Both counts together."""
     out = {group: dict(reasons) for group, reasons in a.items()}
     for group, reasons in b.items():
@@ -77,11 +111,97 @@ def merge(a: LeftOut, b: LeftOut) -> LeftOut:
     return out
 
 
+def add(seconds: dict[str, float], more: Mapping[str, float]) -> None:
+    """Add the times of ``more`` to ``seconds``, by group."""
+    for group, value in more.items():
+        seconds[group] = seconds.get(group, 0.0) + value
+
+
+# ---------------------------------------------------------------- all sides
+
+Side = tuple[str, Manifest, np.ndarray]
+"""real or synthetic, a corpus and the rows chosen from it."""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """By corpus its collectors, what was left out and the seconds it took; and the seconds of the real clips."""
+
+    collectors: dict[str, list[Collector]]
+    left_out: dict[str, LeftOut]
+    seconds: dict[str, dict[str, float]]
+    real_seconds: dict[str, float]
+
+
+def feed_all(
+    real: Side,
+    corpora: Mapping[str, Side],
+    collectors: list[Collector],
+    copied: Callable[[list[Collector]], list[Collector]],
+    progress: Progress | None,
+) -> Fed:
+    """Show every chosen clip to the collectors of its corpus: ``collectors``, or of several each a copy.
+
+    Two threads: collectors keep the sides apart, so the order of clips within each, and with it every figure, is
+    the same as with a single thread. One corpus is read beside the real clips; of several, each goes on from a copy
+    of the collectors that saw them.
+    """
+    counter = Counter(sum(len(rows) for _, _, rows in (real, *corpora.values())), progress)
+    with _torch_threads(), ThreadPoolExecutor(2) as pool:
+        try:
+            first = pool.submit(feed, *real, collectors, counter)
+            if len(corpora) > 1:
+                first.result()
+            own = {name: collectors if len(corpora) == 1 else copied(collectors) for name in corpora}
+            futures = {name: pool.submit(feed, *side, own[name], counter) for name, side in corpora.items()}
+            found = first.result(), {name: future.result() for name, future in futures.items()}
+        except BaseException:
+            counter.stopped = True
+            raise
+    counter.finish()
+    return _fed(own, *found)
+
+
+def feed_ahead(
+    real: Side,
+    corpora: Mapping[str, Side],
+    collectors: list[Collector],
+    copied: Callable[[list[Collector]], list[Collector]],
+    progress: Progress | None,
+    *,
+    load: Callable[[], Sequence[Collector]],
+    workers: int,
+) -> Fed:
+    """:func:`feed_all` with processes that look ahead, each with the collectors of ``load``."""
+    found: dict[str, tuple[LeftOut, dict[str, float]]] = {}
+    with _torch_threads(), looked_ahead([real, *corpora.values()], load, workers, progress) as ahead:
+        first = feed(*real, collectors, looks=ahead.looks(0))
+        add(first[1], ahead.seconds(0))
+        own = {name: collectors if len(corpora) == 1 else copied(collectors) for name in corpora}
+        for number, (name, side) in enumerate(corpora.items(), 1):
+            found[name] = feed(*side, own[name], looks=ahead.looks(number))
+            add(found[name][1], ahead.seconds(number))
+    return _fed(own, first, found)
+
+
+def _fed(
+    own: dict[str, list[Collector]],
+    real: tuple[LeftOut, dict[str, float]],
+    corpora: Mapping[str, tuple[LeftOut, dict[str, float]]],
+) -> Fed:
+    return Fed(
+        collectors=own,
+        left_out={name: _merge(real[0], left) for name, (left, _) in corpora.items()},
+        seconds={name: spent for name, (_, spent) in corpora.items()},
+        real_seconds=real[1],
+    )
+
+
 @contextmanager
-def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the time of the block to ``seconds[name]``."""
-    start = time.perf_counter()
+def _torch_threads() -> Iterator[None]:
+    """Feeding takes one thread a kernel; afterwards there are as many as before."""
+    threads = torch.get_num_threads()
     try:
         yield
     finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        torch.set_num_threads(threads)

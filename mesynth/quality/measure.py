@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mesynth.errors import ConfigError, ManifestError, MesynthError, WeightsUnavailable
 from mesynth.manifest import Manifest
 from mesynth.quality.clips import subset
 from mesynth.quality.collect_motion import FlowFidelity, Sequence
-from mesynth.quality.collectors import Collector
+from mesynth.quality.collectors import Collector, Diversity
 from mesynth.quality.comparison import Comparison
 from mesynth.quality.extractors import FeatureExtractor, best_extractor
-from mesynth.quality.feeding import Counter, LeftOut, Progress, clock, feed, merge
+from mesynth.quality.feeding import LeftOut, Progress, add, clock, feed_ahead, feed_all
 from mesynth.quality.identity import FaceEmbedder
 from mesynth.quality.judge import AUJudge
 from mesynth.quality.known import Known
@@ -60,6 +60,7 @@ def measure(
     lpips_weights: Path | str | None = None,
     judge_weights: Path | str | None = None,
     allow_download: bool = False,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> MeasureReport:
     """Compare ``synthetic`` with ``real``: :func:`measure_all` of one corpus, without its figures by clip."""
@@ -72,6 +73,7 @@ def measure(
         lpips_weights=lpips_weights,
         judge_weights=judge_weights,
         allow_download=allow_download,
+        workers=workers,
         progress=progress,
     )
     return found.reports["synthetic"]
@@ -87,6 +89,7 @@ def measure_all(
     lpips_weights: Path | str | None = None,
     judge_weights: Path | str | None = None,
     allow_download: bool = False,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare each corpus of ``synthetic`` (by name) with ``real``; all prepared (frames, landmarks).
@@ -94,12 +97,17 @@ def measure_all(
     A corpus' figures depend on the seed, on itself and on ``real``, not on what else is measured beside it. The
     real clips are read once. ``training`` is what the generators learned from; with it, memorisation is measured.
     A measure whose weights or inputs are missing is reported as not measured, with the reason; the others go on.
-    Memory does not grow with the corpora: ``config.clips`` clips of each are read, one at a time.
+    Memory does not grow with the corpora: ``config.clips`` clips of each are read, one at a time. ``workers``:
+    processes that look at clips (0: one per core; 1: two threads of this one); no figure depends on it.
+    ``allow_download``: weights that are missing are fetched; where that fails, the report says so.
 
     Raises:
         ManifestError: a manifest is empty, unreadable, or on the wrong side (real clips as synthetic).
         WeightsUnavailable: a weight file given by name cannot be used.
+        MesynthError: a worker process died.
     """
+    if workers < 0:
+        raise ConfigError(f"workers={workers}; give 0 (one per core) or more")
     if not synthetic:
         raise ConfigError("no synthetic corpus to measure; give at least one")
     for manifest in synthetic.values():
@@ -107,18 +115,26 @@ def measure_all(
     rows: list[MeasureRow] = []
     notes: list[str] = []
     seconds: dict[str, float] = {}
+    weights = _Weights(inception_weights, lpips_weights, judge_weights, allow_download)
     with clock(seconds, "load weights"):
-        kit = _load(config, rows, notes, inception_weights, lpips_weights, judge_weights, allow_download)
-    collectors, fed = _feed_all(real, synthetic, config, kit, seconds, progress)
+        kit = _load(config, weights, rows, notes)
+    sides = {name: ("synthetic", m, subset(m, config.clips, config.seed, "synthetic")) for name, m in synthetic.items()}
+    truth = ("real", real, subset(real, config.clips, config.seed, "real"))
+    every = (truth, sides, kit.collectors, kit.copy, progress)
+    if (workers := workers or os.cpu_count() or 1) > 1:
+        again = partial(_collectors, config, replace(weights, allow_download=False))  # what was missing is here now
+        fed = feed_ahead(*every, load=again, workers=workers)
+    else:
+        fed = feed_all(*every)
+    add(seconds, fed.real_seconds)
     known = Known(real, training, kit.features, config.clips, config.seed)
     reports, clips = {}, {}
     for name, manifest in synthetic.items():
-        left_out, own_seconds = fed[name]
+        left_out, collectors = fed.left_out[name], fed.collectors[name]
         spent = dict(seconds)
-        for group, value in own_seconds.items():
-            spent[group] = spent.get(group, 0.0) + value
-        found, plots = _conclude(collectors[name], left_out, spent)
-        pictures = next((c for c in collectors[name] if isinstance(c, PicturesByClip)), None)
+        add(spent, fed.seconds[name])
+        found, plots = _conclude(collectors, left_out, spent)
+        pictures = next((c for c in collectors if isinstance(c, PicturesByClip)), None)
         if training is not None:
             with clock(spent, "memorisation"):
                 found += known.rows(pictures.apex["synthetic"] if pictures else [])
@@ -134,7 +150,7 @@ def measure_all(
             seconds=spent,
             plots=plots,
         )
-        clips[name] = _by_clip(collectors[name], pictures, known)
+        clips[name] = _by_clip(collectors, pictures, known)
     return Comparison(
         real=real, synthetic=dict(synthetic), reports=reports, clips=clips, training=training, known=known.name
     )
@@ -167,27 +183,29 @@ class _Kit:
         return copy.deepcopy(collectors, {id(network): network for network in self.networks})
 
 
-def _load(
-    config: MeasureConfig,
-    rows: list[MeasureRow],
-    notes: list[str],
-    inception_weights: Path | str | None,
-    lpips_weights: Path | str | None,
-    judge_weights: Path | str | None,
-    allow_download: bool,
-) -> _Kit:
+@dataclass(frozen=True)
+class _Weights:
+    """Where weights are looked for; see :func:`measure_all`."""
+
+    inception: Path | str | None
+    lpips: Path | str | None
+    judge: Path | str | None
+    allow_download: bool
+
+
+def _load(config: MeasureConfig, weights: _Weights, rows: list[MeasureRow], notes: list[str]) -> _Kit:
     """Every collector whose weights are here; the others become rows that say what is missing."""
     out: list[Collector] = []
     networks: list[object] = []
     features: FeatureExtractor | None = None
     try:
-        features, feature_note = best_extractor(inception_weights, allow_download=allow_download)
-        perceptual, perceptual_note = best_distance(lpips_weights, allow_download=allow_download)
+        features, feature_note = best_extractor(weights.inception, allow_download=weights.allow_download)
+        perceptual, perceptual_note = best_distance(weights.lpips, allow_download=weights.allow_download)
         notes += [feature_note, perceptual_note]
         networks += [features, perceptual]
-        out.append(PicturesByClip(features, perceptual, by=config.bootstrap, seed=config.seed))
+        out += [PicturesByClip(features, perceptual, by=config.bootstrap, seed=config.seed), Diversity(perceptual)]
     except WeightsUnavailable as error:
-        if inception_weights is not None or lpips_weights is not None:
+        if weights.inception is not None or weights.lpips is not None:
             raise
         rows.append(not_measured(PicturesByClip.group, str(error)))
     try:
@@ -197,52 +215,18 @@ def _load(
     except WeightsUnavailable as error:
         rows.append(not_measured(IdentityByClip.group, str(error)))
     try:
-        networks.append(judge := AUJudge.load(judge_weights))
+        networks.append(judge := AUJudge.load(weights.judge))
         out.append(AUControlByClip(judge, by=config.bootstrap, seed=config.seed))
     except WeightsUnavailable as error:
-        if judge_weights is not None:
+        if weights.judge is not None:
             raise
         rows.append(not_measured(AUControlByClip.group, str(error)))
     return _Kit([*out, FlowFidelity(), Sequence()], features, networks)
 
 
-def _feed_all(
-    real: Manifest,
-    synthetic: Mapping[str, Manifest],
-    config: MeasureConfig,
-    kit: _Kit,
-    seconds: dict[str, float],
-    progress: Progress | None,
-) -> tuple[dict[str, list[Collector]], dict[str, tuple[LeftOut, dict[str, float]]]]:
-    """Show every chosen clip to the collectors of its corpus: those, and what was left out and spent, by corpus.
-
-    Two threads: collectors keep the sides apart, so the order of clips within each, and with it every figure, is
-    the same as with a single thread. One corpus is read beside the real clips; of several, each goes on from a copy
-    of the collectors that saw them.
-    """
-    chosen = {name: subset(m, config.clips, config.seed, "synthetic") for name, m in synthetic.items()}
-    real_rows = subset(real, config.clips, config.seed, "real")
-    counter = Counter(len(real_rows) + sum(map(len, chosen.values())), progress)
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            base = kit.collectors
-            first = pool.submit(feed, "real", real, real_rows, base, counter)
-            if len(synthetic) > 1:
-                first.result()
-            collectors = {name: base if len(synthetic) == 1 else kit.copy(base) for name in synthetic}
-            futures = {
-                name: pool.submit(feed, "synthetic", m, chosen[name], collectors[name], counter)
-                for name, m in synthetic.items()
-            }
-            left_real, spent_real = first.result()
-            fed = {name: future.result() for name, future in futures.items()}
-    finally:
-        torch.set_num_threads(threads)
-    counter.finish()
-    for group, value in spent_real.items():
-        seconds[group] = seconds.get(group, 0.0) + value
-    return collectors, {name: (merge(left_real, left), spent) for name, (left, spent) in fed.items()}
+def _collectors(config: MeasureConfig, weights: _Weights) -> list[Collector]:
+    """Empty collectors, for a process of its own."""
+    return _load(config, weights, [], []).collectors
 
 
 def _conclude(

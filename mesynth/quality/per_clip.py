@@ -14,10 +14,10 @@ import numpy as np
 from mesynth import seeds
 from mesynth.errors import MesynthError
 from mesynth.facs import AU_CODES, AU_INDEX, MIDLINE
-from mesynth.quality.clips import ClipData
-from mesynth.quality.collectors import SIDES, AUControl, Identity, Pictures
+from mesynth.manifest import Row
+from mesynth.quality.collectors import SIDES, AUControl, Identity, Pictures, Seen
 from mesynth.quality.extractors import FeatureExtractor
-from mesynth.quality.identity import FaceEmbedder, sampled_frames
+from mesynth.quality.identity import FaceEmbedder
 from mesynth.quality.judge import AUJudge
 from mesynth.quality.perceptual import PerceptualDistance
 from mesynth.quality.report import MeasureRow
@@ -89,10 +89,10 @@ class PicturesByClip(Pictures):
         super().__init__(features, perceptual, by=by, seed=seed)
         self.ids: dict[str, list[str]] = {side: [] for side in SIDES}
 
-    def add(self, clip: ClipData) -> None:
+    def take(self, side: str, row: Row, seen: Seen) -> None:
         """See :class:`mesynth.quality.collectors.Collector`."""
-        super().add(clip)
-        self.ids[clip.side].append(clip.row.clip_id)
+        super().take(side, row, seen)
+        self.ids[side].append(row.clip_id)
 
 
 class IdentityByClip(Identity):
@@ -105,18 +105,13 @@ class IdentityByClip(Identity):
         self._apex: dict[str, list[float]] = {side: [] for side in SIDES}
         self._groups: dict[str, list[str]] = {side: [] for side in SIDES}
 
-    def add(self, clip: ClipData) -> None:
+    def take(self, side: str, row: Row, seen: Seen) -> None:
         """See :class:`mesynth.quality.collectors.Collector`."""
-        before, side = len(self._near[clip.side]), clip.side
-        super().add(clip)
-        if len(self._near[side]) == before:
-            return
-        step = self._step if side == "synthetic" else len(clip.frames)
-        place = sampled_frames(len(clip.frames), clip.row.apex_index, step).index(clip.row.apex_index) - 1
-        self._apex[side].append(float(self._near[side][-1][place]))
-        self._groups[side].append(clip.row.subject_key if self._by == "subject" else clip.row.clip_id)
+        super().take(side, row, seen)
+        self._apex[side].append(float(seen["apex"]))
+        self._groups[side].append(row.subject_key if self._by == "subject" else row.clip_id)
         if side == "synthetic":
-            self.largest[clip.row.clip_id] = float(self._near[side][-1].max())
+            self.largest[row.clip_id] = float(seen["near"].max())
 
     def rows(self) -> list[MeasureRow]:
         """See :class:`mesynth.quality.collectors.Collector`."""
@@ -149,12 +144,12 @@ class AUControlByClip(AUControl):
         self._ids: list[str] = []
         self._groups: list[str] = []
 
-    def add(self, clip: ClipData) -> None:
+    def take(self, side: str, row: Row, seen: Seen) -> None:
         """See :class:`mesynth.quality.collectors.Collector`."""
-        super().add(clip)
-        if clip.side == "synthetic":
-            self._ids.append(clip.row.clip_id)
-            self._groups.append(clip.row.subject_key if self._by == "subject" else clip.row.clip_id)
+        super().take(side, row, seen)
+        if side == "synthetic":
+            self._ids.append(row.clip_id)
+            self._groups.append(row.subject_key if self._by == "subject" else row.clip_id)
 
     def rows(self) -> list[MeasureRow]:
         """See :class:`mesynth.quality.collectors.Collector`."""

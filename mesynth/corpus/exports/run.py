@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import io
 import json
 import os
@@ -20,15 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mesynth import __version__
 from mesynth.corpus.exports.form import PROVENANCE_FILE, Account, Clip, Form, Options, Placed
 from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.registry import require_form
 from mesynth.errors import ConfigError, ManifestError, MesynthError
-from mesynth.manifest import FILE_NAME, SCHEMA, Manifest
+from mesynth.manifest import FILE_NAME, Manifest, write_tables
 from mesynth.pool import run_pool
 from mesynth.run_folder import claim_folder, only_writer, write_text
 from mesynth.stage import Interrupted, Progress, Skipped, shard_size
@@ -193,7 +189,8 @@ def _end(form: Form, out: Path, shards: int) -> Account:
     clips = _write_provenance(out, shards)
     facts = form.finish(out, lambda: _placed(out, shards))
     if form.readable:
-        _write_manifest(out, shards)
+        # manifest.parquet from the journals, one in memory at a time
+        write_tables(out, lambda: (Manifest.read(_journal(out, shard)).table for shard in range(shards)), {})
     account = Account(form.name, str(out), clips, sum(reasons.values()), dict(reasons), facts)
     shutil.rmtree(out / _PARTS)
     write_text(out / ACCOUNT_FILE, json.dumps(asdict(account) | {"out": ""}, indent=1) + "\n")
@@ -226,22 +223,3 @@ def _write_provenance(out: Path, shards: int) -> int:
             clips += 1
     temporary.replace(target)
     return clips
-
-
-def _write_manifest(out: Path, shards: int) -> None:
-    """``manifest.parquet`` from the journals, one in memory at a time."""
-
-    def tables() -> Iterator[pa.Table]:
-        return (Manifest.read(_journal(out, shard)).table for shard in range(shards))
-
-    digest = hashlib.sha256()  # as Manifest.hash, which has all rows at once
-    for table in tables():
-        for batch in table.to_batches(max_chunksize=1024):
-            for record in batch.to_pylist():
-                digest.update(json.dumps(record, sort_keys=True).encode())
-    temporary = out / (FILE_NAME + ".tmp")
-    schema = SCHEMA.with_metadata({"mesynth.hash": digest.hexdigest()})
-    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table in tables():
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
-    temporary.replace(out / FILE_NAME)
