@@ -19,9 +19,9 @@ from mesynth.stopwatch import part
 
 MAX_RESIDUAL = 0.1
 """Largest |R|, of the range of grey levels: a shadow or a wrinkle, not a face."""
-FADE = 0.2
-"""Flow fades to 0 within this share of the crop's width outside it: at its steepest by 7.5 times what the border moves,
-so that a chin that drops by an eighth of the width does not fold."""
+FADE = 0.15
+"""Flow fades to 0 within this share of the crop's width outside it: at its steepest by ten times what the border moves,
+so that a chin that drops by a twelfth of the width does not fold."""
 
 
 @dataclass(frozen=True, eq=False)

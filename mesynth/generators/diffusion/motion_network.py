@@ -23,9 +23,10 @@ _NOISE_MIN, _NOISE_MAX = 0.005, 80.0
 """Of data of unit variance."""
 _LONGEST = 0.5
 """No displacement is longer than this share of the width, whatever a network says."""
-REACH = 0.12
+REACH = 0.08
 """What is drawn is kept below this share of the width before pixels are moved. It is true flow that is diffused, which
-no limit has bent in training; the regression's own ``max_flow`` would cut jaws, lids and cheeks short."""
+no limit has bent in training; the regression's own ``max_flow`` would cut jaws, lids and cheeks short. Flow of a jaw
+that drops is longer still, but there is no open mouth in the picture to show it with: lips would be torn wide."""
 
 
 @dataclass(frozen=True, eq=False)
