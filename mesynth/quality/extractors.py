@@ -98,7 +98,8 @@ class Inception:
             raise WeightsUnavailable("the package pytorch-fid is not installed; pip install pytorch-fid") from None
         try:
             if found is None:
-                state = torch.hub.load_state_dict_from_url(weights.INCEPTION_URL, progress=True, weights_only=True)
+                # The name ends in the file's hash.
+                state = torch.hub.load_state_dict_from_url(weights.INCEPTION_URL, weights_only=True, check_hash=True)
             else:
                 state = torch.load(found, map_location="cpu", weights_only=True)
         except Exception as error:  # no network, truncated file, another model's file

@@ -85,7 +85,7 @@ class LPIPS:
             raise WeightsUnavailable("LPIPS: the package lpips is not installed; pip install lpips") from None
         try:
             if found is None:
-                state = torch.hub.load_state_dict_from_url(weights.ALEXNET_URL, weights_only=True)
+                state = torch.hub.load_state_dict_from_url(weights.ALEXNET_URL, weights_only=True, check_hash=True)
             else:
                 state = torch.load(found, map_location="cpu", weights_only=True)
             # pnet_rand: the package's own constructor would fetch the trunk; it is filled in here instead.

@@ -25,13 +25,11 @@ from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.throughput import PARTS, Throughput
 from mesynth.datasets.rendered_faces import render_faces
 from mesynth.generators.flow_gan import FAMILY
-from mesynth.generators.image_denoiser import ImageDenoiser, unet_config
-from mesynth.generators.latent import PixelSpace
-from mesynth.generators.pipeline import save_pipeline
 from mesynth.motion.flow_prior import NAME as PRIOR
 from mesynth.motion.prior import NAME
-from mesynth.training.tasks.image_diffusion_config import ModelConfig
-from tests.generators.gan_facts import facts
+from mesynth.training.config import load_recipe
+from mesynth.training.loop import build_task
+from tests.training.gan_checks import facts
 
 DESIGN = (
     "clip.size=128", "clip.fps=200", "clip.duration=[0.32,0.32]", "nuisance.noise=[1.5]", "nuisance.head=[0]",
@@ -49,15 +47,9 @@ def models() -> list[str]:
 
 
 def untrained(folder: Path) -> str:
-    """Save the network and return the model's name."""
-    size, model = 64, ModelConfig(width=48)
-    space = PixelSpace(size, model.patch)
-    unet = unet_config(
-        channels=space.channels, side=space.side, width=model.width, multipliers=model.multipliers,
-        layers=model.layers, heads=model.heads, dim=model.dim,
-    )  # fmt: skip
-    network = ImageDenoiser(unet=unet, channels=space.channels, size=size, sampling={"steps": 8})
-    save_pipeline(folder, {"denoiser": network}, facts("image_diffusion"), "# untrained\n", size=size)
+    """Save the recipe's networks as they are before training and return the model's name."""
+    task = build_task(load_recipe(Path("configs/diffusion/image_64.yaml")))
+    task.save(task.networks, folder, facts("image_diffusion"))
     return str(folder)
 
 
