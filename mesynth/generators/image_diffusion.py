@@ -2,8 +2,8 @@
 
 By default the change of the picture is diffused and put onto the photo, which keeps the person's own detail, around the
 picture that another generator expects if there is one (docs/decisions/015); the slow sibling of the generators that
-move pixels. The noise of a clip is the same in all its frames, so that a frame is a function of intensity and nothing
-flickers.
+move pixels. Where motion is expected, the photo is moved at its own resolution, and what is drawn is put on top. The
+noise of a clip is the same in all its frames, so that a frame is a function of intensity and nothing flickers.
 What is drawn, and guidance with its two scales (AUs and onset): :mod:`mesynth.generators.image_drawing`.
 """
 
@@ -26,13 +26,14 @@ from mesynth.generators.image_denoiser import ImageDenoiser
 from mesynth.generators.image_drawing import Codec, ImageSampling, Spread, painted
 from mesynth.generators.keep_regions import cell_mask, confined, named_regions, region_mask
 from mesynth.generators.latent import LatentSpace, PixelSpace, Space
+from mesynth.generators.motion_gan import MotionGAN, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
+from mesynth.temporal import Profile
 
 if TYPE_CHECKING:
     from mesynth.generators.pipeline import GeneratorFacts
     from mesynth.motion.prior import Face
-    from mesynth.temporal import Profile
     from mesynth.types import AUVector, Sample
 
 FAMILY = "image_diffusion"
@@ -125,17 +126,31 @@ class ImageDiffusion:
         def paint(onset: torch.Tensor, now: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
             n = len(now)
             # A blink that was drawn is known, whatever the request says of AU 45.
-            return self.changes(onset.expand(n, -1, -1, -1), now, known | (now > 0), [seed] * n, [cells] * n)
+            return self.changes(
+                onset.expand(n, -1, -1, -1), now, known | (now > 0), [seed] * n, [cells] * n, whole=mover is None
+            )
 
         quiet = nuisance if photo is None else replace(nuisance, noise=0.0)
-        asked = calibrated(aus, self.facts)
+        asked, mover = calibrated(aus, self.facts), self._mover()
+        base, folds = None, tuple[str, ...]()
+        if mover is not None and not (nuisance.head or nuisance.style):  # those are refused below
+            moved, folds = mover.generate(
+                face, asked, profile, n_frames=n_frames, fps=fps, nuisance=replace(nuisance, noise=0.0), seed=seed
+            )
+            base = moved.clip.frames
         clip, warnings = painted_clip(
             FAMILY, self.size, paint, face, asked, profile, n_frames=n_frames, fps=fps, nuisance=quiet, seed=seed,
-            device=self.network.device,
+            device=self.network.device, base=base,
         )  # fmt: skip
         if photo is not None:
             clip = confined(clip, face.image, photo, nuisance=nuisance, seed=seed, flow_method=FLOW_METHOD)
-        return replace(clip, aus=aus), warnings
+        return replace(clip, aus=aus), (*folds, *warnings)
+
+    def _mover(self) -> MotionGAN | None:
+        """Who moves the photo, where it is motion that is expected; it is asked with gains applied."""
+        if not isinstance(self.expectation, MotionGenerator):
+            return None
+        return MotionGAN(self.expectation, replace(self.facts, gains={}))
 
     @torch.inference_mode()
     def pictures(self, faces: Sequence[Face], aus: Sequence[AUVector], row_seeds: Sequence[int]) -> list[np.ndarray]:
@@ -150,7 +165,7 @@ class ImageDiffusion:
             raise MesynthError(f"{len(faces)} faces, {len(aus)} AUs and {len(row_seeds)} seeds; give equally many")
         for asked in aus:
             facs.reject_conflicts(asked)
-        wanted = [calibrated(asked, self.facts) for asked in aus]
+        wanted, mover = [calibrated(asked, self.facts) for asked in aus], self._mover()
         out: list[np.ndarray] = []
         for start in range(0, len(faces), _BLOCK):
             part = slice(start, start + _BLOCK)
@@ -159,13 +174,20 @@ class ImageDiffusion:
             told = [np.stack(x) for x in zip(*((a.intensity, a.mask) for a in wanted[part]), strict=True)]
             onset, asked_for, known = (torch.from_numpy(x).to(self.network.device) for x in (cut, *told))
             onset = onset.permute(0, 3, 1, 2).float() / 255
-            change = self.changes(onset, asked_for, known, row_seeds[part], [self._cells(f) for f in faces[part]])
-            for face, crop, moved in zip(faces[part], crops, change.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
-                shape = face.image.shape[:2]
-                back = carried_back(moved[None], crop, shape)[0]
+            places = [self._cells(face) for face in faces[part]]
+            change = self.changes(onset, asked_for, known, row_seeds[part], places, whole=mover is None)
+            rows = zip(
+                faces[part], crops, wanted[part], row_seeds[part], change.permute(0, 2, 3, 1).cpu().numpy(), strict=True
+            )
+            for face, crop, asked, seed, moved in rows:
+                shape, under = face.image.shape[:2], face.image
+                if mover is not None:
+                    clip, _ = mover.generate(face, asked, Profile(apex=0.5), n_frames=3, fps=100, seed=seed)
+                    under = clip.clip.frames[1]
+                made = np.clip(under + 255 * carried_back(moved[None], crop, shape)[0] + 0.5, 0, 255).astype(np.uint8)
                 if self.regions:
-                    back *= region_mask(face.landmarks, shape, self.regions)[..., None]
-                out.append(np.clip(face.image + 255 * back + 0.5, 0, 255).astype(np.uint8))
+                    made = np.where(region_mask(face.landmarks, shape, self.regions)[..., None], made, face.image)
+                out.append(made)
         return out
 
     def _cells(self, face: Face) -> np.ndarray | None:
@@ -184,11 +206,13 @@ class ImageDiffusion:
         known: torch.Tensor,
         row_seeds: Sequence[int],
         cells: Sequence[np.ndarray | None] | None = None,
+        *,
+        whole: bool = True,
     ) -> torch.Tensor:
         """Change of crops [B,3,S,S] in [0,1], each row with the noise of its own seed.
 
-        ``aus``, ``known`` [B,K,2]; ``cells``: of each row what of the code may change, [side,side] bool, None for all.
-        A row without AUs is 0 and costs nothing.
+        ``aus``, ``known`` [B,K,2]; ``cells``: of each row what of the code may change, [side,side] bool, None for all;
+        ``whole``: from the onset, else from what is expected. A row without AUs is 0 and costs nothing.
         """
         moving = aus.flatten(1).amax(1) > 0
         out = torch.zeros_like(onset)
@@ -204,7 +228,7 @@ class ImageDiffusion:
                 kept = torch.from_numpy(np.stack([cells[i] for i in part.tolist()])[:, None]).to(noise)
             out[part] = painted(
                 self.network, self.codec, self.process, self.sampling, onset[part], aus[part], known[part], noise,
-                mask=kept,
+                mask=kept, whole=whole,
             )  # fmt: skip
         return out
 

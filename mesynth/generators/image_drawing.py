@@ -111,11 +111,14 @@ class Codec:
         scaled = (frame - around.mean) / around.spread
         return torch.asinh(scaled) if self.expectation is None else scaled.clamp(-_LARGEST, _LARGEST)
 
-    def change(self, x: torch.Tensor, around: Around, fade: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+    def change(
+        self, x: torch.Tensor, around: Around, fade: torch.Tensor, keep: torch.Tensor | None, *, whole: bool = True
+    ) -> torch.Tensor:
         """Data [B,C,h,w] -> change of the picture [B,3,S,S].
 
         ``fade`` [B]: share of what is drawn; ``keep`` [B,1,h,w]: 0 where the code stays the onset's. Where nothing is
-        expected the change is 0 to the bit at ``fade`` 0, and where ``keep`` is.
+        expected the change is 0 to the bit at ``fade`` 0, and where ``keep`` is. ``whole`` False: how the picture
+        differs from the expected one, instead of from the onset.
         """
         if self.target == "picture":
             moved = (x / self.gain - around.onset) * fade.view(-1, 1, 1, 1)
@@ -123,7 +126,10 @@ class Codec:
             bounded = x.clamp(-_LARGEST, _LARGEST)
             # No sinh around an expectation: it made single cells of lips and lids glow (docs/decisions/015).
             drawn = torch.sinh(bounded) if self.expectation is None else bounded
-            moved = (around.mean - around.onset) + drawn * around.spread * fade.view(-1, 1, 1, 1)
+            moved = drawn * around.spread * fade.view(-1, 1, 1, 1)
+            if not whole:
+                return self.space.moved(around.mean, moved if keep is None else moved * keep)
+            moved = (around.mean - around.onset) + moved
         return self.space.moved(around.onset, moved if keep is None else moved * keep)
 
     def still(self, around: Around) -> torch.Tensor:
@@ -183,15 +189,15 @@ def guided_denoiser(
 
 def painted(
     network: Any, codec: Codec, process: Process, sampling: ImageSampling, onset: torch.Tensor, aus: torch.Tensor,
-    known: torch.Tensor, noise: torch.Tensor, *, mask: torch.Tensor | None = None,
+    known: torch.Tensor, noise: torch.Tensor, *, mask: torch.Tensor | None = None, whole: bool = True,
 ) -> torch.Tensor:  # fmt: skip
     """Draw: onset [B,3,S,S], AUs [B,K,2], noise [B,C,h,w] -> change of the picture [B,3,S,S].
 
-    ``mask`` [B,1,h,w]: 0 where the code stays the onset's.
+    ``mask`` [B,1,h,w]: 0 where the code stays the onset's; ``whole``: see :meth:`Codec.change`.
     """
     around = codec.around(onset, aus, known)
     keep = None if mask is None else (mask, codec.still(around))
     denoise = guided_denoiser(network, process, around, aus, known, sampling)
     x = sample(denoise, noise, sampling, process, keep=keep)
     fade = (aus.flatten(1).amax(1) / FLOOR).clamp(max=1)
-    return codec.change(x, around, fade, mask)
+    return codec.change(x, around, fade, mask, whole=whole)

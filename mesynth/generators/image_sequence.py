@@ -58,10 +58,12 @@ def painted_clip(
     nuisance: Nuisance,
     seed: int,
     device: torch.device,
+    base: np.ndarray | None = None,
 ) -> tuple[Sample, tuple[str, ...]]:
     """The clip at ``face.image``'s size. Flow is estimated from its frames (TV-L1), and a warning says so.
 
-    The face is cut out by its landmarks as preprocessing does (mesynth.preprocess.align), at ``size`` pixels.
+    The face is cut out by its landmarks as preprocessing does (mesynth.preprocess.align), at ``size`` pixels. Changes
+    are put onto ``face.image``, or onto the frames ``base`` [T,H,W,3] uint8 of a clip of the same request.
 
     Raises:
         MesynthError: AUs that exclude each other, or head motion and style, which a picture generator cannot draw.
@@ -82,7 +84,8 @@ def painted_clip(
             now = (torch.from_numpy(x[rows]).to(device) for x in (asked, alpha))
             change = paint(onset, *now).float().permute(0, 2, 3, 1).cpu().numpy()
         for t, moved in enumerate(carried_back(change, crop, face.image.shape[:2]), start):
-            frame = add_noise(face.image + 255 * moved, nuisance.noise, noise)
+            under = face.image if base is None else base[t]
+            frame = add_noise(under + 255 * moved, nuisance.noise, noise)
             frames[t] = np.clip(frame + 0.5, 0, 255)
     apex = profile.apex_index(n_frames)
     flow = estimate_flow(frames[0], frames[apex], FLOW_METHOD)

@@ -29,7 +29,7 @@ from mesynth.generators.image_drawing import (
 )
 from mesynth.generators.keep_regions import region_mask
 from mesynth.generators.latent import PixelSpace
-from mesynth.generators.motion_gan import MotionGenerator
+from mesynth.generators.motion_gan import MotionGAN, MotionGenerator
 from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
 from mesynth.motion.nuisance import Nuisance
 from mesynth.temporal import Profile
@@ -297,8 +297,24 @@ def test_codes_outside_the_mask_stay_the_onsets(expect: str) -> None:
     assert made[inside].abs().min() > 0
 
 
-def test_pictures_are_the_apex_frames_of_their_clips() -> None:
-    made, face = generator(), wide_face()
+def test_where_motion_is_expected_the_photo_is_moved_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn is put onto the mover's clip; when nothing is drawn, that clip is all there is."""
+    made, face = generator(expect="motion_gan"), wide_face(64)
+    made.facts = replace(made.facts, gains={"12": 0.5})
+    options = {"n_frames": 5, "fps": 50.0, "seed": 3, "nuisance": Nuisance(blink=1)}
+    drawn, _ = made.generate(face, SMILE, PROFILE, **options)  # type: ignore[arg-type]
+    gained = facs.parse_request("12=0.4,L4=0.5")
+    moved, _ = MotionGAN(mover(), replace(made.facts, gains={})).generate(face, gained, PROFILE, **options)  # type: ignore[arg-type]
+    assert (drawn.clip.frames[2] != moved.clip.frames[2]).any()
+    monkeypatch.setattr(ImageDiffusion, "changes", lambda self, onset, *told, whole: (0 if not whole else 1) * onset)
+    still, _ = made.generate(face, SMILE, PROFILE, **options)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(still.clip.frames, moved.clip.frames)
+    assert (moved.clip.frames[2] != face.image).any()
+
+
+@pytest.mark.parametrize("expect", ["", "motion_gan"])
+def test_pictures_are_the_apex_frames_of_their_clips(expect: str) -> None:
+    made, face = generator(expect=expect), wide_face()
     faces, aus = [face, wide_face(48)], [SMILE, facs.parse_request("1=0.6")]
     pictures = made.pictures(faces, aus, [3, 4])
     for one, asked, seed, picture in zip(faces, aus, (3, 4), pictures, strict=True):

@@ -228,8 +228,8 @@ made from. The apex' displacement field is drawn by diffusion, so that seeds dif
 moved. Intensity 0 gives the picture back bit for bit. `configured(steps=, solver=, guidance=)` gives the same
 generator with another sampler."""
 _LIMITS = """It moves what the picture shows and knows the AUs of its training data only. It draws one field a clip,
-which the temporal profile scales: the way from onset to apex is not learned. Flow is limited to a share of the width
-(its configuration says which). No FACS coder has looked at it; the figures below are all that was measured."""
+which the temporal profile scales: the way from onset to apex is not learned. Flow is limited to 8 % of the width: a
+jaw cannot drop far. No FACS coder has looked at it; the figures below are all that was measured."""
 
 
 def _teacher(folder: Path, student: nn.Module) -> tuple[GeneratorFacts, nn.Module]:
