@@ -41,7 +41,8 @@ class ModelConfig:
     whole: float = 0.15
     """Standard deviation of the normalised flow itself: how far it lies from what is expected of unknown AUs."""
     max_flow: float = 0.06
-    """Longest flow, share of the width."""
+    """Longest flow of the regression alone, share of the width, as its motion GAN has it. What is drawn is true flow,
+    kept below mesynth.generators.diffusion.motion_network.REACH."""
     steps: int = 8
     """Of the saved generator, unless it is told otherwise; validation takes as many."""
     solver: str = "dpm++"
