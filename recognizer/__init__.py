@@ -1,5 +1,5 @@
 """Recognition of micro-expressions from optical flow: leak-safe protocols, small models, honest numbers.
 
-Consumes manifests only. The two calls most studies need are :func:`recognizer.protocol_run.loso` and
+Consumes manifests only. The two calls most studies need are :func:`recognizer.run.loso` and
 :func:`recognizer.ablation.run_ablation`.
 """

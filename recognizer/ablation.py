@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.errors import ConfigError
-from mesynth.manifest import Manifest
-from mesynth.run_folder import RUN_FILE, claim_folder
-from recognizer import ablation_page, ledger, predictions, report
+from mesynth.core.errors import ConfigError
+from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import RUN_FILE, claim_folder
+from recognizer import ablation_page, report
+from recognizer import results as predictions
+from recognizer import sources as ledger
+from recognizer.ablation_page import curve_png
 from recognizer.ablation_result import CONFIG, RESULT, AblationResult, Summary, figures, read_result, write_result
 from recognizer.cells import PARTS, POOLED, Bench, Cell, CellResult, grid, groups, read_cell, share, write_cell
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
-from recognizer.curve import curve_png
 from recognizer.data import FlowSet
 from recognizer.protocol import make_folds
 from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources

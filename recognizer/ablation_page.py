@@ -1,19 +1,237 @@
-"""``ablation.html``: verdicts first, then curves and tables; one file, no network, no script."""
+"""Curves of an ablation: UF1 against the ratio and against the number of real subjects, as PNG and as inline SVG.
+
+``ablation.html``: verdicts first, then curves and tables; one file, no network, no script."""
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from typing import Any
 
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from recognizer import curve
 from recognizer.ablation_result import AblationResult, Summary
-from recognizer.cells import POOLED
+from recognizer.cells import NONE, POOLED
 from recognizer.protocol import OWN_CLIPS
 from recognizer.report import ablation_columns, added, condition_words, fold_table, resolution_note, tally
+
+COLOURS = ("#2456a6", "#b5482f", "#1f7a4d", "#7a4fa3", "#9a6b00", "#0f7f8c")
+"""Of the sources, the pool of all first."""
+GREY = "#7d8490"
+_DASHES = {
+    "shuffled": "2 3", "synthetic-only": "9 3 2 3", "duplicates": "7 4", "mirror": "5 2", "magnified": "1 4",
+    "augmented": "10 3",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Points (place on the x axis, value, low, high), how they are named and drawn."""
+
+    label: str
+    points: tuple[tuple[int, float, float, float], ...]
+    colour: str
+    dash: str = ""
+    band: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    x_label: str
+    ticks: tuple[str, ...]
+    lines: tuple[Line, ...]
+    level: float | None = None
+    """Ratio 0, where x is the ratio."""
+
+
+def ratio_panels(summary: Sequence[Summary]) -> list[Panel]:
+    """UF1 against the ratio: a panel per model, mode and number of real subjects; a line per source and control.
+
+    The band is the 95 % interval of the bootstrap over subjects; the thin level is ratio 0. Controls are grey.
+    """
+    ratios = sorted({s.ratio for s in summary})
+    place = {ratio: i for i, ratio in enumerate(ratios)}  # evenly spaced: ratios are chosen by doubling
+    sources = list(dict.fromkeys(s.source for s in summary if s.arm == "synthetic"))
+    out, few = [], any(s.train_subjects for s in summary)
+    for key in dict.fromkeys((s.model, s.mode, s.train_subjects) for s in summary):
+        here = [s for s in summary if (s.model, s.mode, s.train_subjects) == key]
+        base = next(s for s in here if s.arm == NONE)
+        lines = []
+        for arm, source in dict.fromkeys((s.arm, s.source) for s in here if s.arm != NONE):
+            own = arm == "synthetic"
+            if not own and source not in ("", POOLED):
+                continue  # controls of single sources are in the tables
+            points = [base, *sorted((s for s in here if (s.arm, s.source) == (arm, source)), key=lambda s: s.ratio)]
+            if arm == "synthetic-only":
+                points = points[1:]  # without real clips it does not begin at ratio 0
+            lines.append(
+                Line(
+                    label=("synthetic" if source == POOLED else f"synthetic: {source}") if own else arm,
+                    points=tuple((place[s.ratio], s.uf1.value, s.uf1.low, s.uf1.high) for s in points),
+                    colour=COLOURS[sources.index(source) % len(COLOURS)] if own else GREY,
+                    dash="" if own else _DASHES[arm],
+                    band=own and source == POOLED,
+                )
+            )
+        model, mode, subjects = key
+        out.append(
+            Panel(
+                title=f"{model}, {mode}" + (f", {subjects} real subjects" if subjects else ", all" if few else ""),
+                x_label="added clips per real training clip", ticks=tuple(f"{r:g}" for r in ratios),
+                lines=tuple(lines), level=base.uf1.value,
+            )
+        )  # fmt: skip
+    return out
+
+
+def shown_ratio(summary: Sequence[Summary]) -> float:
+    """The ratio that the curves over subjects show: 1, or else the lowest above 0. It is not picked by its results."""
+    above = sorted({s.ratio for s in summary if s.ratio})
+    return 1.0 if 1.0 in above else above[0] if above else 0.0
+
+
+def subject_panels(summary: Sequence[Summary]) -> list[Panel]:
+    """UF1 against the number of real subjects learned from, at :func:`shown_ratio`; empty if there is one number."""
+    numbers = sorted({s.train_subjects for s in summary}, key=lambda n: n or math.inf)
+    ratio = shown_ratio(summary)
+    if len(numbers) < 2 or not ratio:
+        return []
+    out = []
+    for model, mode in dict.fromkeys((s.model, s.mode) for s in summary):
+        here = [s for s in summary if (s.model, s.mode) == (model, mode)]
+        lines = []
+        wanted = [
+            ("real only", NONE, ""),
+            (f"synthetic x{ratio:g}", "synthetic", POOLED),
+            ("shuffled", "shuffled", POOLED),
+        ]
+        for label, arm, source in wanted:
+            found = [s for s in here if (s.arm, s.source) == (arm, source) and s.ratio in (0, ratio)]
+            points = tuple((numbers.index(s.train_subjects), s.uf1.value, s.uf1.low, s.uf1.high) for s in found)
+            colour = {"synthetic": COLOURS[0], NONE: COLOURS[1]}.get(arm, GREY)
+            if points:
+                dash, band = _DASHES.get(arm, ""), arm != "shuffled"
+                lines.append(Line(label=label, points=tuple(sorted(points)), colour=colour, dash=dash, band=band))
+        ticks = tuple(str(n) if n else "all" for n in numbers)
+        out.append(
+            Panel(title=f"{model}, {mode}", x_label="real subjects learned from", ticks=ticks, lines=tuple(lines))
+        )  # fmt: skip
+    return out
+
+
+def span(panels: Sequence[Panel]) -> tuple[float, float]:
+    """A range of UF1 in twentieths that holds all points and bands, so that panels can be compared by eye."""
+    values = [panel.level for panel in panels if panel.level is not None]
+    for line in (line for panel in panels for line in panel.lines):
+        values += [v for _, value, low, high in line.points for v in ((value, low, high) if line.band else (value,))]
+    if not values:
+        return 0.0, 1.0
+    return max(math.floor(min(values) * 20) / 20, 0.0), min(math.ceil(max(values) * 20 + 1e-9) / 20, 1.0)
+
+
+def curve_png(summary: Sequence[Summary]) -> bytes:
+    """:func:`ratio_panels` as PNG: the numbers of real subjects beside each other, or up to three in a row."""
+    panels = ratio_panels(summary)
+    numbers = len({s.train_subjects for s in summary})
+    columns = numbers if numbers > 1 else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(
+        figsize=(1.5 + 4.5 * columns, 4.2 * rows), dpi=120 if rows * columns < 10 else 80, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes[: len(panels)], panels, strict=True):
+        if panel.level is not None:
+            axis.axhline(panel.level, color="0.3", linewidth=0.6)
+        for line in panel.lines:
+            x, value, low, high = zip(*line.points, strict=True)
+            style = (0, tuple(map(float, line.dash.split()))) if line.dash else "-"
+            axis.plot(x, value, linestyle=style, color=line.colour, marker="o", ms=3, lw=1.3, label=line.label)
+            if line.band:
+                axis.fill_between(x, low, high, color=line.colour, alpha=0.15, linewidth=0)
+        axis.set_xticks(range(len(panel.ticks)), panel.ticks)
+        axis.set_xlabel(panel.x_label)
+        axis.set_title(panel.title)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("UF1 (band: 95 % bootstrap over subjects)")
+    if panels[0].lines:
+        axes[0].legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- SVG
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 230, 40, 10, 10, 40
+
+
+def panel_svg(panel: Panel, low: float, high: float) -> str:
+    """One panel as an SVG element that scales with its place; text takes the page's colour and font."""
+    inner_w, inner_h = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    steps = max(len(panel.ticks) - 1, 1)
+    high = max(high, low + 0.05)
+
+    def at(place: float, value: float) -> str:
+        y = _TOP + inner_h * (1 - (value - low) / (high - low))
+        return f"{_LEFT + inner_w * (place + 0.15) / (steps + 0.3):.1f},{y:.1f}"
+
+    out = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="UF1, {escape(panel.title)}">',
+        "<g class='axis'>",
+    ]
+    by = next(step for step in (0.05, 0.1, 0.2) if (high - low) / step <= 7 or step == 0.2)
+    for i in range(math.ceil(low / by - 1e-9), math.floor(high / by + 1e-9) + 1):
+        x, y = at(-0.15, i * by).split(",")
+        out.append(f'<path d="M{x},{y}H{_WIDTH - _RIGHT}"/>')
+        out.append(f'<text x="{_LEFT - 6}" y="{float(y) + 4:.1f}" class="y">{i * by:.2f}</text>')
+    for place, tick in enumerate(panel.ticks):
+        x = at(place, low).split(",")[0]
+        out.append(f'<text x="{x}" y="{_TOP + inner_h + 16}" class="x">{escape(tick)}</text>')
+    out.append(f'<text x="{_LEFT + inner_w / 2:.0f}" y="{_HEIGHT - 6}" class="x">{escape(panel.x_label)}</text></g>')
+    if panel.level is not None:
+        out.append(f'<path class="level" d="M{at(-0.15, panel.level)}H{_WIDTH - _RIGHT}"/>')
+    for line in (line for line in panel.lines if line.band):
+        above = [at(place, top) for place, _, _, top in line.points]
+        below = [at(place, bottom) for place, _, bottom, _ in reversed(line.points)]
+        out.append(f'<polygon points="{" ".join(above + below)}" fill="{line.colour}" opacity=".15"/>')
+    for line in sorted(panel.lines, key=lambda line: line.colour != GREY):  # controls lie underneath
+        dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
+        points = [at(place, value) for place, value, _, _ in line.points]
+        width = 1.3 if line.colour == GREY else 2
+        out.append(
+            f'<polyline points="{" ".join(points)}" fill="none" stroke="{line.colour}" stroke-width="{width}"{dash}/>'
+        )
+        for point in points if line.colour != GREY else ():
+            x, y = point.split(",")
+            out.append(f'<circle cx="{x}" cy="{y}" r="2.6" fill="{line.colour}"/>')
+    return "".join([*out, "</svg>"])
+
+
+def legend_svg(line: Line) -> str:
+    """A short piece of a line."""
+    dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
+    width = 1.3 if line.colour == GREY else 2
+    return (
+        '<svg class="key" viewBox="0 0 28 8" aria-hidden="true">'
+        f'<path d="M0,4H28" stroke="{line.colour}" stroke-width="{width}"{dash}/></svg>'
+    )
+
+
+# ------------------------------------------------------------------- ablation page
+
 
 _KINDS = {"gain": "gain", "loss": "loss"}
 
@@ -30,7 +248,7 @@ def page(result: AblationResult) -> str:
 def _values(result: AblationResult) -> dict[str, Any]:
     summary = result.summary
     more = ablation_columns(summary)
-    ratios, subjects = curve.ratio_panels(summary), curve.subject_panels(summary)
+    ratios, subjects = ratio_panels(summary), subject_panels(summary)
     header, folds = fold_table(result)
     protocol = result.config.get("protocol", {}).get("kind", "loso")
     return {
@@ -38,11 +256,11 @@ def _values(result: AblationResult) -> dict[str, Any]:
         "warning": resolution_note(result),
         "facts": _facts(result),
         "protocol": protocol,
-        "shown_ratio": f"{curve.shown_ratio(summary):g}",
+        "shown_ratio": f"{shown_ratio(summary):g}",
         "cards": [_card(s, summary, more) for s in _headlines(summary)],
         "comparisons": result.comparisons,
-        "ratio_panels": _panels(ratios, curve.span([*ratios, *subjects])),
-        "subject_panels": _panels(subjects, curve.span([*ratios, *subjects])),
+        "ratio_panels": _panels(ratios, span([*ratios, *subjects])),
+        "subject_panels": _panels(subjects, span([*ratios, *subjects])),
         "columns": ["subjects" if name == "train_subjects" else name for name in more],
         "rows": [_row(s, more) for s in summary],
         "fold_header": header,
@@ -66,7 +284,7 @@ def _facts(result: AblationResult) -> list[tuple[str, str]]:
 
 def _headlines(summary: Sequence[Summary]) -> list[Summary]:
     """Synthetic clips at the ratio that is fixed beforehand, once per curve."""
-    ratio = curve.shown_ratio(summary)
+    ratio = shown_ratio(summary)
     return [s for s in summary if s.arm == "synthetic" and s.ratio == ratio]
 
 
@@ -94,14 +312,14 @@ def _card(s: Summary, summary: Sequence[Summary], more: Sequence[str]) -> dict[s
     }
 
 
-def _panels(panels: Sequence[curve.Panel], limits: tuple[float, float]) -> list[dict[str, Any]]:
+def _panels(panels: Sequence[Panel], limits: tuple[float, float]) -> list[dict[str, Any]]:
     from markupsafe import Markup  # what is marked is made of numbers and escaped names, in curve.py
 
     return [
         {
             "title": panel.title,
-            "svg": Markup(curve.panel_svg(panel, *limits)),
-            "legend": [(Markup(curve.legend_svg(line)), line.label) for line in panel.lines],
+            "svg": Markup(panel_svg(panel, *limits)),
+            "legend": [(Markup(legend_svg(line)), line.label) for line in panel.lines],
         }
         for panel in panels
     ]

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mesynth.errors import RunFolderError
-from mesynth.run_folder import write_bytes, write_text
-from recognizer import predictions
+from mesynth.core.errors import RunFolderError
+from mesynth.store.run_folder import write_bytes, write_text
+from recognizer import results as predictions
 from recognizer.cells import NONE, Cell, CellResult, baseline_of
 from recognizer.config import AblationConfig
 from recognizer.metrics import Metrics, evaluate, f1_scores, uf1
-from recognizer.predictions import Condition
+from recognizer.results import Condition
 from recognizer.statistics import Comparison, Interval, bootstrap, compare, holm, subject_counts
 
 RESULT, LONG, CURVE, CONFIG, PREDICTIONS = (

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mesynth.errors import ConfigError, LeakError
+from mesynth.core.errors import ConfigError, LeakError
 from recognizer.config import RunConfig
 from recognizer.fitting import Given, NetworkMembers
-from recognizer.folds import Fold
+from recognizer.protocol import Fold
 from recognizer.trained import WEIGHTS, Recognizer
 
 

@@ -19,15 +19,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from mesynth.errors import RunFolderError
-from mesynth.run_folder import write_bytes
-from recognizer import predictions
+from mesynth.core.errors import RunFolderError
+from mesynth.store.run_folder import write_bytes
+from recognizer import results
 from recognizer.config import RunConfig
 from recognizer.data import FlowSet
 from recognizer.fitting import Given, Member, NetworkMembers, fit, skeleton
 from recognizer.models import CLOSED
-from recognizer.predictions import Condition
 from recognizer.protocol import Mixture
+from recognizer.results import Condition
 
 PARTS = "parts"
 BLOCK = 32
@@ -147,10 +147,10 @@ def _train(
     for i, place in enumerate(block):
         fold = place.mixture.folds[place.f]
         scores = trained.probabilities(i, real.inputs(place.test))
-        tables.append(predictions.fold_table(condition, place.seed, fold, real, scores))
+        tables.append(results.fold_table(condition, place.seed, fold, real, scores))
         if oracle:
             best.append(_oracle_rows(place, real, [*seen[i], scores.argmax(1)]))
-    outcome = Outcome(table=predictions.join(tables), n_parameters=trained.n_parameters)
+    outcome = Outcome(table=results.join(tables), n_parameters=trained.n_parameters)
     return (replace(outcome, oracle=pa.concat_tables(best)) if oracle else outcome), trained.tensors()
 
 
@@ -171,8 +171,8 @@ def _oracle_rows(place: Place, real: FlowSet, predicted: Sequence[np.ndarray]) -
 def _write(parts: Path, number: int, outcome: Outcome, tensors: dict[str, torch.Tensor]) -> None:
     """The tensors come last: a block without them is not done."""
     parts.mkdir(exist_ok=True)
-    predictions.write_table(outcome.table, parts / f"{number:05d}.parquet")
-    predictions.write_table(outcome.oracle, parts / f"{number:05d}.oracle.parquet")
+    results.write_table(outcome.table, parts / f"{number:05d}.parquet")
+    results.write_table(outcome.oracle, parts / f"{number:05d}.oracle.parquet")
     meta = {"n_parameters": str(outcome.n_parameters)}
     kept = {name: value.contiguous() for name, value in tensors.items()}
     write_bytes(parts / f"{number:05d}.safetensors", safetensors_bytes(kept, metadata=meta))
@@ -191,7 +191,7 @@ def read_block(parts: Path, number: int) -> Outcome | None:
         with safe_open(file, framework="np") as opened:
             n_parameters = int(json.loads((opened.metadata() or {})["n_parameters"]))
         oracle = pa.parquet.read_table(parts / f"{number:05d}.oracle.parquet", schema=ORACLE_SCHEMA)
-        table = predictions.read_table(parts / f"{number:05d}.parquet")
+        table = results.read_table(parts / f"{number:05d}.parquet")
     except (SafetensorError, OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
         raise RunFolderError(f"{file} is damaged ({error}); remove it and run the same command again") from None
     return Outcome(table=table, n_parameters=n_parameters, oracle=oracle)
@@ -199,7 +199,7 @@ def read_block(parts: Path, number: int) -> Outcome | None:
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
     """All members of a run, in order."""
-    table = predictions.join([o.table for o in outcomes])
+    table = results.join([o.table for o in outcomes])
     oracle = pa.concat_tables([o.oracle for o in outcomes]).combine_chunks()
     return Outcome(table=table, n_parameters=outcomes[0].n_parameters, oracle=oracle)
 

@@ -14,17 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mesynth.errors import ManifestError
-from recognizer import predictions
+from mesynth.core.errors import ManifestError
+from recognizer import results
 from recognizer.config import AblationConfig, RunConfig
 from recognizer.controls import FLOW_ONLY
 from recognizer.data import FlowSet
-from recognizer.fitting import Member, Progress, fit, needs_of
-from recognizer.folds import Fold
+from recognizer.fitting import Member, fit, needs_of
 from recognizer.models import CLOSED
 from recognizer.modes import PRETRAIN, SYNTHETIC_ONLY
-from recognizer.predictions import Condition
-from recognizer.protocol import OWN_CLIPS, Mixture, PoolTooSmallError, mix
+from recognizer.protocol import OWN_CLIPS, Fold, Mixture, PoolTooSmallError, mix
+from recognizer.results import Condition
+from recognizer.training import Progress
 
 NONE = "none"
 """The arm that nothing is added to, with which all others are compared."""
@@ -196,7 +196,7 @@ class Bench:
         assert added is not None
         trained = fit(pool, added, members, run, progress)
         tables = [
-            predictions.fold_table(
+            results.fold_table(
                 cell.condition, cell.seed, fold, self.real,
                 trained.probabilities(c * len(self.folds) + f, self.real.inputs(fold.test_index)),
             )
@@ -205,7 +205,7 @@ class Bench:
         ]  # fmt: skip
         seconds, n = (time.perf_counter() - start) / len(cells), len(self.folds)
         return [
-            CellResult(predictions.join(tables[c * n : (c + 1) * n]), *count, seconds) for c, count in enumerate(counts)
+            CellResult(results.join(tables[c * n : (c + 1) * n]), *count, seconds) for c, count in enumerate(counts)
         ]
 
     def _config(self, cell: Cell) -> RunConfig:
@@ -218,12 +218,12 @@ class Bench:
 def write_cell(result: CellResult, path: Path) -> None:
     """Complete or absent."""
     facts = json.dumps({"n_real": result.n_real, "n_added": result.n_added, "seconds": result.seconds})
-    predictions.write_table(result.table.replace_schema_metadata({_FACTS: facts.encode()}), path)
+    results.write_table(result.table.replace_schema_metadata({_FACTS: facts.encode()}), path)
 
 
 def read_cell(path: Path) -> CellResult:
     """Raises ManifestError when the file is damaged."""
-    table = predictions.read_table(path)
+    table = results.read_table(path)
     try:
         facts = json.loads((pq.read_schema(path).metadata or {})[_FACTS])
         return CellResult(table, facts["n_real"], facts["n_added"], facts["seconds"])

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mesynth.clickutils import MistakeGroup, by_step, dry_run_option, echo_json, json_option, progress_bars
+from mesynth.commandline import MistakeGroup, by_step, dry_run_option, echo_json, json_option, progress_bars
 
 if TYPE_CHECKING:
-    from mesynth.manifest import Manifest
+    from mesynth.store.manifest import Manifest
     from recognizer.config import RunConfig
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,8 +76,8 @@ def loso(
     configs/recognizer/lda.yaml mix.ratio=2 --out runs/lda
     """
     from recognizer.config import RunConfig, load_config
-    from recognizer.protocol_run import loso as run
     from recognizer.report import loso_markdown, loso_notes, loso_tables, terminal
+    from recognizer.run import loso as run
 
     synthetic, settings = _corpora(synthetic, settings)
     config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
@@ -120,7 +121,7 @@ def ablate(
     Example: recognizer ablate --manifest corpora/casme2 --synthetic corpora/made
     configs/ablation/ratio.yaml "ratios=[0,1,2]" --out runs/ablation
     """
-    from mesynth.errors import ConfigError
+    from mesynth.core.errors import ConfigError
     from recognizer.ablation import plan, run_ablation
     from recognizer.cells import share
     from recognizer.config import AblationConfig, load_config
@@ -221,7 +222,7 @@ def predict(
 
     Example: recognizer predict --model models/lda --video interview.mp4 --out runs/interview
     """
-    from mesynth.errors import ConfigError
+    from mesynth.core.errors import ConfigError
 
     if bool(manifest) == (video is not None):
         what = "both --manifest and --video" if manifest else "neither --manifest nor --video"
@@ -231,8 +232,8 @@ def predict(
         return
     if fps is not None or interval or landmarker != "auto":
         raise ConfigError("--fps, --interval and --landmarker have no effect on prepared clips; they go with --video")
-    from mesynth.run_folder import claim_folder
-    from recognizer.predictions import write_table
+    from mesynth.store.run_folder import claim_folder
+    from recognizer.results import write_table
     from recognizer.saved import predict as run
     from recognizer.trained import Recognizer
 
@@ -322,7 +323,7 @@ def _corpora(given: tuple[Path, ...], settings: tuple[str, ...]) -> tuple[tuple[
 
 
 def _read(paths: Sequence[Path]) -> list[Manifest]:
-    from mesynth.manifest import Manifest
+    from mesynth.store.manifest import Manifest
 
     return [Manifest.read(path) for path in paths]
 
@@ -373,7 +374,7 @@ def _say(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from mesynth.run_folder import write_text
+    from mesynth.store.run_folder import write_text
 
     write_text(path, text)
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from mesynth.errors import ConfigError
-from mesynth.recipe import load_recipe
+from mesynth.config import load_recipe
+from mesynth.core.errors import ConfigError
 from recognizer.data import DataConfig
 from recognizer.fitting import needs_of
 from recognizer.models import CLOSED, LDA, MODELS, NETWORKS

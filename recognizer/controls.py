@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.seeds import stream
-from mesynth.types import optical_strain
+from mesynth.core.errors import ConfigError
+from mesynth.core.seeds import stream
+from mesynth.core.types import optical_strain
 from recognizer.data import FlowSet, mirror
 
 COPIES = ("mirror", "magnified", "augmented")

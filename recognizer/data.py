@@ -1,8 +1,11 @@
-"""Manifests -> one in-memory set of small flow images (and frames) with all that a leak-safe protocol needs.
+"""Frames as networks see them: grey, of one size, and of one length in time.
+
+Flips and shifts of a whole stack of batches at once, from numbers drawn outside.
+
+Manifests -> one in-memory set of small flow images (and frames) with all that a leak-safe protocol needs.
 
 Flow is expressed on the S x S grid it is resized to (pixels of that grid, x right and y down), so
-crops of any size mix; strain is computed after the resize and is therefore dimensionless.
-"""
+crops of any size mix; strain is computed after the resize and is therefore dimensionless."""
 
 from __future__ import annotations
 
@@ -14,13 +17,90 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
-from mesynth.classes import CLASSES_3
-from mesynth.errors import ConfigError, ManifestError
-from mesynth.manifest import Manifest, Row
-from mesynth.shards import read_flow
-from mesynth.types import N_AUS, optical_strain
-from recognizer.views import FLOW, frame_views
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.types import N_AUS, optical_strain
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_flow, read_frames
+
+FLOW, APEX, FRAMES = "flow", "apex", "frames"
+VIEWS = (FLOW, APEX, FRAMES)
+
+
+def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int, length: int) -> dict[str, np.ndarray]:
+    """``apex`` [2,F,F] (onset and apex) and ``frames`` [T,F,F] of one clip, uint8 grey, as far as they are wanted.
+
+    A clip of any length becomes ``length`` frames by linear interpolation in time between its first and last frame,
+    the usual stand-in for the temporal interpolation model of Zhou et al. (2011).
+
+    Raises:
+        ManifestError: the clip has no frames.
+    """
+    frames = read_frames(manifest.root, row)
+    if len(frames) <= row.apex_index:
+        raise ManifestError(f"clip {row.clip_id} has {len(frames)} frames and its apex at {row.apex_index}; prepare it")
+    out = {}
+    if APEX in wanted:
+        out[APEX] = np.stack([_grey(frames[0], size), _grey(frames[row.apex_index], size)])
+    if FRAMES in wanted:
+        at = np.linspace(0, len(frames) - 1, length)
+        below = np.floor(at).astype(int)
+        above, share = np.minimum(below + 1, len(frames) - 1), at - below
+        needed = {i: _grey(frames[i], size).astype(np.float32) for i in {*below.tolist(), *above.tolist()}}
+        mixed = [(1 - s) * needed[a] + s * needed[b] for a, b, s in zip(below, above, share, strict=True)]
+        out[FRAMES] = np.rint(np.stack(mixed)).astype(np.uint8)
+    return out
+
+
+def _grey(frame: np.ndarray, size: int) -> np.ndarray:
+    """[H,W,3] uint8 RGB -> [size,size] uint8."""
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    how = cv2.INTER_AREA if min(grey.shape) >= size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(grey, (size, size), interpolation=how))
+
+
+# ------------------------------------------------------------------- augment
+
+
+def gather_moved(
+    x: torch.Tensor,
+    index: torch.Tensor,
+    flip: torch.Tensor,
+    dy: torch.Tensor,
+    dx: torch.Tensor,
+    *,
+    signed: bool,
+) -> torch.Tensor:
+    """Clips ``index`` [...] of x [N,C,S,S], shifted by (dy, dx) [...] pixels, then mirrored where ``flip``.
+
+    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which changes its sign in a mirror. One gather
+    for both moves: this runs for every step of every member and would otherwise take as long as the network.
+    """
+    size = x.shape[-1]
+    grid = torch.arange(size, device=x.device)
+    rows = (grid - dy[..., None]).clamp(0, size - 1)
+    columns = (grid - dx[..., None]).clamp(0, size - 1)
+    columns = torch.where(flip[..., None], columns.flip(-1), columns)
+    pixels = (rows[..., :, None] * size + columns[..., None, :]).flatten(-2)
+    clips = x.flatten(-2)[index]
+    moved = clips.gather(-1, pixels[..., None, :].expand(clips.shape))
+    if not signed:
+        return moved.reshape(*clips.shape[:-1], size, size)
+    sign = torch.ones(*index.shape, x.shape[1], device=x.device)
+    sign[..., 0] = torch.where(flip, -1.0, 1.0)
+    return (moved * sign[..., None]).reshape(*clips.shape[:-1], size, size)
+
+
+def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+    """AUs [...,K*2] with left and right swapped where ``flip`` [...]."""
+    swapped = au.reshape(*au.shape[:-1], N_AUS, 2).flip(-1).flatten(-2)
+    return torch.where(flip[..., None], swapped, au)
+
+
+# ------------------------------------------------------------------- data
+
 
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
@@ -170,7 +250,7 @@ def load(
 ) -> FlowSet:
     """Read the flow of every clip with a class (with ``unlabelled``: of every clip, y = -1 without one).
 
-    ``views``: names of :mod:`recognizer.views`; those beyond the flow need clips with frames.
+    ``views``: names of :mod:`recognizer.data`; those beyond the flow need clips with frames.
 
     Raises:
         ManifestError: a clip has no flow, or no frames where some are asked for; a clip occurs twice; no clip has a

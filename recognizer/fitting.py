@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer import modes, training
-from recognizer.data import FlowSet
+from recognizer.data import FLOW, FlowSet
 from recognizer.models import CLOSED, LDA, lda, svm
 from recognizer.models.common import FlowNetwork, Shape
 from recognizer.tasks import Task
 from recognizer.training import Progress, Tensors, Watch
-from recognizer.views import FLOW
 
 if TYPE_CHECKING:
     from recognizer.config import RunConfig
@@ -167,7 +166,7 @@ def skeleton(config: RunConfig, model: str | None = None) -> FlowNetwork:
 
 
 def needs_of(config: RunConfig) -> tuple[str, ...]:
-    """The views (:mod:`recognizer.views`) that a run's models see, the flow always among them."""
+    """The views (:mod:`recognizer.data`) that a run's models see, the flow always among them."""
     needed = {FLOW}
     for model in config.used_models:
         with torch.device("meta"):  # nothing is allocated to be asked what it sees

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer.models.common import FlowNetwork, Outputs, margin_loss
 
 NATIVE = "native"

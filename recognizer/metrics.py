@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 
 
 class MissingClassError(MesynthError):

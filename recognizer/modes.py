@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer.protocol import BALANCES, LEAK_POLICIES
 from recognizer.tasks import Stage
 
 if TYPE_CHECKING:
     from recognizer.fitting import Inputs, Member, Trained
+
 
 POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY = "pool", "prior", "pretrain", "fuse", "synthetic-only"
 MODES = (POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY)

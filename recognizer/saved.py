@@ -13,9 +13,9 @@ import pyarrow as pa
 import yaml
 from safetensors.torch import save as safetensors_bytes
 
-from mesynth.errors import ManifestError
-from mesynth.manifest import Manifest
-from mesynth.run_folder import claim_folder, write_bytes, write_text
+from mesynth.core.errors import ManifestError
+from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import claim_folder, write_bytes, write_text
 from recognizer.beginnings import begin
 from recognizer.config import RunConfig, config_yaml
 from recognizer.data import FlowSet
@@ -23,7 +23,7 @@ from recognizer.fitting import fit
 from recognizer.metrics import confusion as confusion_of
 from recognizer.metrics import from_confusion
 from recognizer.protocol import Fold, Mixture, mix
-from recognizer.protocol_run import members_of, seen_by
+from recognizer.run import members_of, seen_by
 from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
 from recognizer.trained import CARD, CONFIG, FORMAT, PREPARATION, WEIGHTS, Preparation, Recognizer
 
@@ -38,7 +38,7 @@ def train(
 ) -> Recognizer:
     """Train on everything (no clip is held out, so no figure comes of it) and save into ``out``.
 
-    The same call again returns the saved model. Raises as :func:`recognizer.protocol_run.loso` does.
+    The same call again returns the saved model. Raises as :func:`recognizer.run.loso` does.
     """
     if real is None:
         raise ManifestError("there is nothing to train on; pass --manifest")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.seeds import stream
+from mesynth.core.seeds import stream
 from recognizer.metrics import confusion, uf1
 
 Statistic = Callable[[np.ndarray], np.ndarray]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.seeds import stream
+from mesynth.core.errors import ConfigError
+from mesynth.core.seeds import stream
 from recognizer.losses import LossConfig
 from recognizer.models.common import Shape
 

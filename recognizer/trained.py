@@ -14,15 +14,15 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch.func import functional_call
 
-from mesynth.errors import ManifestError, WeightsUnavailable
-from mesynth.manifest import Manifest
-from mesynth.run_folder import RUN_FILE
-from mesynth.types import N_AUS
+from mesynth.core.errors import ManifestError, WeightsUnavailable
+from mesynth.core.types import N_AUS
+from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import RUN_FILE
 from recognizer.config import RunConfig, load_config
+from recognizer.data import FLOW
 from recognizer.fitting import Inputs, LdaMembers, NetworkMembers, SvmMembers, Trained, skeleton
 from recognizer.models import LDA, SVM
 from recognizer.modes import restored
-from recognizer.views import FLOW
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"

@@ -18,14 +18,13 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.func import functional_call, vmap
 
-from mesynth.errors import ConfigError
-from mesynth.seeds import derived
+from mesynth.core.errors import ConfigError
+from mesynth.core.seeds import derived
 from recognizer import losses
-from recognizer.augment import gather_moved, swap_sides
+from recognizer.data import FLOW, gather_moved, swap_sides
 from recognizer.models import network_module
 from recognizer.models.common import Dropout, FlowNetwork, Shape
 from recognizer.tasks import Stage, Task, TrainConfig, draw_batches
-from recognizer.views import FLOW
 
 Tensors = dict[str, torch.Tensor]
 Progress = Callable[[int, int], None]

@@ -16,25 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.errors import NoFaceError, WeightsUnavailable
-from mesynth.facs import AU_CODES
-from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.core.errors import NoFaceError, WeightsUnavailable
+from mesynth.core.facs import AU_CODES
 from mesynth.preprocess import spot_intervals as spotting
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.preprocess.clip import landmarker_identity, landmarker_of
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.flow import flow_picture
+from mesynth.preprocess.frames import thin
 from mesynth.preprocess.landmarks import Landmarker, resolve_landmarker
-from mesynth.preprocess.prepare import prepare
-from mesynth.preprocess.source import thin
+from mesynth.preprocess.prepare import landmarker_identity, landmarker_of, prepare
 from mesynth.preprocess.spot_intervals import IntervalConfig
-from mesynth.run_folder import claim_folder, write_bytes, write_text
-from mesynth.shards import read_flow, read_frames
-from mesynth.stage import read_notes, read_skipped
-from mesynth.videos import read_pictures
-from recognizer.judged import NOTHING, VideoPrediction, table_of
-from recognizer.predictions import write_table
-from recognizer.recording import Interval, Recording, RecordingError
+from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.run_folder import claim_folder, write_bytes, write_text
+from mesynth.store.shards import read_flow, read_frames
+from mesynth.store.stage import read_notes, read_skipped
+from mesynth.store.videos import read_pictures
+from recognizer.recording import NOTHING, Interval, Recording, RecordingError, VideoPrediction, table_of
+from recognizer.results import write_table
 from recognizer.sources import Progress, as_flow_set
 from recognizer.timeline import Shown, timeline_png
 from recognizer.trained import Preparation, Recognizer

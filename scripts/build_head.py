@@ -12,7 +12,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.head.build import build_head
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "mesynth" / "head" / "data" / "head.npz"

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mesynth.preprocess.piecewise import MEAN_FACE_FILE, rendered_mean_face
+from mesynth.preprocess.align import MEAN_FACE_FILE, rendered_mean_face
 
 
 def main(argv: list[str] | None = None) -> int:

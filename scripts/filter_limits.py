@@ -27,8 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", default=",".join(MODELS), help="models and trained folders, separated by commas")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # sums in the same order on every machine
-    from mesynth.errors import MesynthError
-    from mesynth.quality.filters import COLUMNS, measure_corpus
+    from mesynth.core.errors import MesynthError
+    from mesynth.corpus.filters import COLUMNS, measure_corpus
 
     try:
         print(f"| source | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}")
@@ -44,12 +44,11 @@ def sources(out: Path, people: int, models: list[str]) -> list[tuple[str, Path]]
     """Name and folder of every corpus, made if it is not there."""
     from mesynth.corpus.generate import Preview, generate
     from mesynth.corpus.plan import PlanConfig
-    from mesynth.datasets.rendered import render_casme2
-    from mesynth.datasets.rendered_faces import render_faces
+    from mesynth.datasets.rendered import render_casme2, render_faces
     from mesynth.motion.nuisance import Nuisance
     from mesynth.preprocess.config import PrepareConfig
     from mesynth.preprocess.prepare import prepare
-    from mesynth.training.rendered_pairs import RenderConfig, render_pairs
+    from mesynth.training.data.rendered import RenderConfig, render_pairs
 
     pairs = RenderConfig(first=FIRST, identities=people, per_identity=15, size=128)
     render_pairs(out / "pairs", pairs)

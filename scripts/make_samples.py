@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
-from mesynth.corpus.sheet import corpus_sheet
-from mesynth.datasets.rendered_faces import render_faces
+from mesynth.corpus.previews import corpus_sheet
+from mesynth.datasets.rendered import render_faces
 from mesynth.head.sheet import au_sheet, identities_sheet
-from mesynth.run_folder import write_bytes
-from mesynth.shards import png_bytes
+from mesynth.store.run_folder import write_bytes
+from mesynth.store.shards import png_bytes
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from mesynth.errors import MesynthError
-from mesynth.preprocess.gallery import STEPS, write_pictures
+from mesynth.core.errors import MesynthError
+from scripts.step_pictures import STEPS, write_pictures
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "preprocessing"
 

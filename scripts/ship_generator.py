@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mesynth.corpus.models import SHIPPED
-from mesynth.errors import MesynthError
-from mesynth.generators.pipeline import CARD, read_facts
+from mesynth.core.errors import MesynthError
+from mesynth.generators.registry import SHIPPED
+from mesynth.store.generator_folder import CARD, read_facts
 from mesynth.training.config import load_recipe
 from mesynth.training.start import open_start
 

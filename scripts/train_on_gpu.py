@@ -29,7 +29,7 @@ SCALED = ("warmup", "half_life", "log_images", "validate_images", "checkpoint_im
 def main(arguments: list[str] | None = None) -> int:
     """0: all done; 1: a training or the comparison failed; 2: a mistake; 130: interrupted."""
     options = parse(arguments)
-    from mesynth.errors import MesynthError
+    from mesynth.core.errors import MesynthError
 
     try:
         check_device(options.device)
@@ -72,7 +72,7 @@ def check_device(device: str) -> None:
     """Raises ConfigError where there is no CUDA device to train on."""
     import torch
 
-    from mesynth.errors import ConfigError
+    from mesynth.core.errors import ConfigError
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("no CUDA device is here; run this on a machine with one, or try it out with --device cpu")
@@ -80,7 +80,7 @@ def check_device(device: str) -> None:
 
 def work(options: argparse.Namespace) -> int:
     """Every stage whose result is not there yet."""
-    from mesynth.run_folder import claim_folder
+    from mesynth.store.run_folder import claim_folder
 
     out: Path = options.out.resolve()
     files = {find(name).stem: find(name) for name in options.recipes.split(",")}
@@ -146,7 +146,7 @@ def kept(file: Path, make: Any) -> Any:
 
 def throughput(files: dict[str, Path], options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for every recipe and variant."""
-    from mesynth.training.throughput import measure
+    from mesynth.training.forecast import measure
 
     rows = []
     for name, file in files.items():
@@ -162,9 +162,9 @@ def make_plan(
     recipes: dict[str, Any], speeds: list[dict[str, Any]], options: argparse.Namespace, cache: Path
 ) -> dict[str, dict[str, Any]]:
     """Images and settings of each run; pairs are rendered here, so that no run spends its minutes on it."""
-    from mesynth.errors import ConfigError
+    from mesynth.core.errors import ConfigError
+    from mesynth.training.forecast import preparation
     from mesynth.training.registry import find_data
-    from mesynth.training.throughput import preparation
 
     speed = {row["recipe"]: row for row in speeds if row["variant"] == options.variant}
     plan = {}

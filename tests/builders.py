@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mesynth import seeds
-from mesynth.errors import MesynthError
-from mesynth.manifest import Provenance, Row
-from mesynth.stage import Produced, Skipped
+from mesynth.core import seeds
+from mesynth.core.errors import MesynthError
+from mesynth.store.manifest import Provenance, Row
+from mesynth.store.stage import Produced, Skipped
 
 
 def provenance(**changes: Any) -> Provenance:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from mesynth.preprocess.cache import ENVIRONMENT
+from mesynth.preprocess.landmarks import ENVIRONMENT
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and theirs after them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,3 +20,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT, str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

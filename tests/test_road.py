@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mesynth.manifest import Manifest
+from mesynth.store.manifest import Manifest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

@@ -8,17 +8,12 @@ from __future__ import annotations
 import click
 
 from mesynth import __version__
-from mesynth.cli.augment import augment
-from mesynth.cli.calibrate import calibrate
-from mesynth.cli.compare import compare
-from mesynth.cli.filter import filter_
-from mesynth.cli.make import generate, render
-from mesynth.cli.plan import plan
-from mesynth.cli.prepare import prepare
-from mesynth.cli.publish import card, export, verify
+from mesynth.cli.corpus import card, export, filter_, plan, verify
+from mesynth.cli.generate import generate, render
+from mesynth.cli.prepare import augment, prepare
 from mesynth.cli.report import doctor, fid, measure, quickstart
-from mesynth.cli.train import train
-from mesynth.clickutils import MistakeGroup
+from mesynth.cli.train import calibrate, compare, train
+from mesynth.commandline import MistakeGroup
 
 
 @click.group(cls=MistakeGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

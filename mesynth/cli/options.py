@@ -42,7 +42,7 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        from mesynth.errors import ConfigError
+        from mesynth.core.errors import ConfigError
 
         raise ConfigError(f"{option} '{text}' is no list of numbers; write for example 0.25,0.5") from None
 

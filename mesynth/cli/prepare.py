@@ -1,4 +1,6 @@
-"""The verb prepare: check a release, or take it to aligned crops and flow."""
+"""The verb augment: classic copies of prepared clips.
+
+The verb prepare: check a release, or take it to aligned crops and flow."""
 
 from __future__ import annotations
 
@@ -8,18 +10,73 @@ from typing import Any
 
 import click
 
-from mesynth.cli.options import WORKERS, fetch, landmarker_options, summary
-from mesynth.clickutils import dry_run_option, echo_json, json_option, progress_bars, show_result
-from mesynth.preprocess.config import (
-    APEXES,
-    CROP_SIZE,
-    CROPS,
-    FLOWS,
-    GLOBAL_MODELS,
-    INPUTS,
-    STABILISERS,
-    PrepareConfig,
+from mesynth.cli.options import OUT, SEED, WORKERS, fetch, landmarker_options, summary
+from mesynth.commandline import dry_run_option, echo_json, json_option, progress_bars, show_result
+from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
+
+
+@click.command(
+    epilog="""\b
+Example: mesynth augment --manifest prepared/casme2 --copies 3 --ratios 0.7,1,1.5 --keep 0.8 --out augmented"""
 )
+@click.option("--manifest", type=click.Path(path_type=Path), required=True, help="A prepared or generated folder.")
+@click.option("--copies", default=1, show_default=True, help="Copies of each clip.")
+@click.option("--flip", default=0.5, show_default=True, help="Probability of mirroring (u changes sign, sides swap).")
+@click.option("--rotation", default=8.0, show_default=True, help="Largest rotation, degrees (flow turns along).")
+@click.option("--scale", default=1.08, show_default=True, help="Largest enlargement; its inverse is the smallest.")
+@click.option("--shift", default=4.0, show_default=True, help="Largest shift, pixels.")
+@click.option("--brightness", default=0.08, show_default=True, help="Largest change, of a range of 1.")
+@click.option("--contrast", default=1.2, show_default=True, help="Largest factor.")
+@click.option("--gamma", default=1.2, show_default=True, help="Largest exponent.")
+@click.option("--noise", default=0.01, show_default=True, help="Largest standard deviation, of a range of 1.")
+@click.option("--ratios", default="1", show_default=True, help="Motion magnified by these in turn: 0.7,1,1.5.")
+@click.option("--keep", default=1.0, show_default=True, help="Share of the frames that stay (key frames always do).")
+@SEED
+@OUT
+@WORKERS
+@dry_run_option
+@json_option
+def augment(
+    manifest: Path,
+    copies: int,
+    ratios: str,
+    keep: float,
+    seed: int,
+    out: Path,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+    **ranges: Any,
+) -> None:
+    """Copy prepared clips with classic augmentation that knows about flow.
+
+    A copy carries its subject: use it with mix.leak=zero-weight, so that no fold learns from its held-out person.
+    """
+    from mesynth.preprocess.augment import AugmentConfig, CopiesConfig
+    from mesynth.preprocess.augment import augment as run
+    from mesynth.store.manifest import Manifest
+
+    config = CopiesConfig(
+        copies=copies, change=AugmentConfig(**ranges), ratios=_numbers(ratios), keep=keep, seed=seed
+    )  # fmt: skip
+    source = Manifest.read(manifest)
+    if dry_run:
+        click.echo(f"would write {len(source) * copies} copies of {len(source)} clips into {out}")
+        return
+    with progress_bars() as bar:
+        made = run(source, out, config, workers=workers, progress=bar("copies"))
+    show_result(summary(made, out), as_json)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is no list of numbers such as 0.7,1,1.5") from None
+
+
+# ------------------------------------------------------------------- prepare
+
 
 FLOW_FOLDERS = "flow_folders"
 _OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
@@ -96,7 +153,7 @@ def prepare(
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
     from mesynth.datasets.registry import CORPUS, EXPORT, load_release_of
-    from mesynth.manifest import Manifest
+    from mesynth.store.manifest import Manifest
 
     config = PrepareConfig(
         inputs=tuple(name.strip() for name in inputs.split(",") if name.strip()), keep_frames=not no_frames, **steps
@@ -116,9 +173,9 @@ def prepare(
     if database == CORPUS:
         manifest = Manifest.read(root)
     else:
-        from mesynth.corpus.exports.back import is_export, restored
+        from mesynth.corpus.exports.imports import is_export, restored
         from mesynth.datasets.load import usable
-        from mesynth.stage import Skipped
+        from mesynth.store.stage import Skipped
 
         loaded = load_release_of(database, root, part=part, frames=frames)
         manifest = usable(loaded, skip_bad=skip_bad)
@@ -128,9 +185,9 @@ def prepare(
     if dry_run:
         click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
         return
-    from mesynth.preprocess.cache import default_folder
+    from mesynth.preprocess.landmarks import default_folder
     from mesynth.preprocess.prepare import prepare as run
-    from mesynth.stage import read_skipped
+    from mesynth.store.stage import read_skipped
 
     with progress_bars() as bar:
         done = run(
@@ -153,7 +210,7 @@ def prepare(
 
 def _drift(out: Path) -> dict[str, dict[str, float]]:
     """Head motion before and after stabilisation, pixels: mean over the clips that were stabilised."""
-    from mesynth.stage import read_notes
+    from mesynth.store.stage import read_notes
 
     found = [note["drift"] for note in read_notes(out) if "drift" in note]
     means = {name: [d[name]["mean"] for d in found if d[name]["mean"] is not None] for name in ("before", "after")}
@@ -186,7 +243,7 @@ def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as
 
 def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dry_run: bool, as_json: bool) -> None:
     """Published flow images: nothing to align or estimate. --frames is the order of channels, --part a database."""
-    from mesynth.corpus.exports.back import is_export
+    from mesynth.corpus.exports.imports import is_export
     from mesynth.datasets.flow_folders import import_flow_folders, read_flow_folders
 
     found = read_flow_folders(root, database=part)

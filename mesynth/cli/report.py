@@ -1,14 +1,32 @@
-"""Verbs that tell: measure, doctor and quickstart."""
+"""All optional pieces of every room, for ``mesynth doctor``.
+
+Verbs that tell: measure, doctor and quickstart."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mesynth.cli.options import OUT, SEED, WORKERS
-from mesynth.clickutils import echo_json, json_option, progress_bars, show_result
+from mesynth.commandline import echo_json, json_option, progress_bars, show_result
+
+if TYPE_CHECKING:
+    from mesynth.store.weights import Need
+
+
+def all_needs() -> list[Need]:
+    """One row per piece, whether it is here or not."""
+    from mesynth.metrics.networks.weights import needs as quality_needs
+    from mesynth.preprocess.flow import need as raft_need
+    from mesynth.preprocess.landmarks import needs as landmark_needs
+
+    return [*landmark_needs(), raft_need(), *quality_needs()]
+
+
+# ------------------------------------------------------------------- report
 
 
 @click.command(epilog="Example: mesynth measure --real prepared/casme2 --synthetic a --synthetic b --out report")
@@ -60,13 +78,13 @@ def measure(
     weights are not on this machine are replaced by a named stand-in or reported as not measured; nothing is fetched
     without --download.
     """
-    from mesynth.errors import RunFolderError
-    from mesynth.manifest import Manifest
-    from mesynth.quality.comparison import corpus_names
-    from mesynth.quality.measure import MeasureConfig, measure_all
-    from mesynth.quality.page import write_page
-    from mesynth.run_folder import only_writer
-    from mesynth.stage import Interrupted
+    from mesynth.core.errors import RunFolderError
+    from mesynth.metrics.comparison import corpus_names
+    from mesynth.metrics.measure import MeasureConfig, measure_all
+    from mesynth.metrics.page import write_page
+    from mesynth.store.manifest import Manifest
+    from mesynth.store.run_folder import only_writer
+    from mesynth.store.stage import Interrupted
 
     names = corpus_names(synthetic)
     against, learned = Manifest.read(real), None if training is None else Manifest.read(training)
@@ -137,9 +155,9 @@ def fid(
     there is none. Below a few thousand pictures FID is far above zero even for equal sets; `mesynth measure` tells KID
     with its interval.
     """
-    from mesynth.errors import ConfigError
-    from mesynth.quality.extractors import PUBLISHED_RESIZE, RESIZE, Inception, best_extractor
-    from mesynth.quality.fid import fid as run
+    from mesynth.core.errors import ConfigError
+    from mesynth.metrics.fid import fid as run
+    from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, RESIZE, Inception, best_extractor
 
     if save is not None and save.suffix.lower() != ".npz":
         raise ConfigError(f"--save {save} must end in .npz")
@@ -157,9 +175,8 @@ def fid(
 @json_option
 def doctor(as_json: bool) -> None:
     """Say which weights and packages are here, where they are looked for, and what to do about the rest."""
-    from mesynth.doctor import doctor as run
 
-    needs = run()
+    needs = all_needs()
     if as_json:
         echo_json([asdict(need) for need in needs])
         return

@@ -12,10 +12,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
-from mesynth import classes, emotions, facs
+from mesynth.core import emotions, facs
+from mesynth.core import emotions as classes
+from mesynth.core.errors import ConfigError
 from mesynth.corpus.design import CODED, AUDesign, parse_fixed
-from mesynth.errors import ConfigError
-from mesynth.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row
 
 K = len(facs.AU_CODES)
 _SMOOTHING = 0.5  # Krichevsky-Trofimov: what never happened in a few clips is unlikely, not impossible
@@ -49,7 +50,7 @@ class AUSource(Protocol):
 
 
 class TableSource:
-    """P(AU | emotion) of :mod:`mesynth.emotions`, AUs independent; at least one is active."""
+    """P(AU | emotion) of :mod:`mesynth.core.emotions`, AUs independent; at least one is active."""
 
     one_sided = False
 

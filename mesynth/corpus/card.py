@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mesynth import __version__, facs
-from mesynth.errors import ManifestError, MesynthError, RunFolderError
-from mesynth.manifest import Manifest, Row
-from mesynth.run_folder import write_text
-from mesynth.stage import read_skipped
+from mesynth import __version__
+from mesynth.core import facs
+from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.run_folder import write_text
+from mesynth.store.stage import read_skipped
 
 CARD_FILE = "README.md"
 MARK = "<!-- written by mesynth card -->"

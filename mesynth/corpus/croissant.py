@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from mesynth import __version__
 from mesynth.corpus.card import CardConfig, Facts, licence_id
-from mesynth.manifest import FILE_NAME, SCHEMA, Manifest
-from mesynth.run_folder import write_text
-from mesynth.stage import Progress
+from mesynth.store.manifest import FILE_NAME, SCHEMA, Manifest
+from mesynth.store.run_folder import write_text
+from mesynth.store.stage import Progress
 
 CROISSANT_FILE = "croissant.json"
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"

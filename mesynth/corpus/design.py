@@ -13,13 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mesynth import facs
-from mesynth.classes import CLASS_OF, plain_emotion
-from mesynth.emotions import AUSampling
-from mesynth.errors import ConfigError
+from mesynth.config import load_recipe
+from mesynth.core import facs
+from mesynth.core.emotions import CLASS_OF, AUSampling, plain_emotion
+from mesynth.core.errors import ConfigError
+from mesynth.core.profiles import frame_count, require_profile
 from mesynth.motion.nuisance import Nuisance
-from mesynth.recipe import load_recipe
-from mesynth.temporal import frame_count, require_profile
 
 MODES = ("count", "factorial")
 TABLES = ("published", "expert")

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from mesynth import __version__
+from mesynth.core.errors import DatasetLayoutError, LeakError, MesynthError
 from mesynth.datasets.registry import database_of
-from mesynth.datasets.rendered_faces import read_card
-from mesynth.errors import DatasetLayoutError, LeakError, MesynthError
-from mesynth.manifest import FILE_NAME, Manifest, Provenance, Row
+from mesynth.datasets.rendered import read_card
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import STORED
 from mesynth.preprocess.landmarks import Landmarker, choose_landmarker, resolve_landmarker
-from mesynth.shards import read_frames, read_image, read_landmarks
-from mesynth.stage import Produced, Progress, run_stage
+from mesynth.store.manifest import FILE_NAME, Manifest, Provenance, Row
+from mesynth.store.shards import read_frames, read_landmarks
+from mesynth.store.stage import Produced, Progress, run_stage
+from mesynth.store.videos import read_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 

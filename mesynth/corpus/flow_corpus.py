@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mesynth import __version__, classes, facs
-from mesynth.corpus.complete import prove_complete, writable
+from mesynth import __version__
+from mesynth.core import emotions, facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.process import part
+from mesynth.core.types import AUVector
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import VIRTUAL, PlanFace, StoredPlan, virtual_faces
-from mesynth.corpus.throughput import Report, timed
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.corpus.throughput import Report, prove_complete, timed, writable
 from mesynth.motion.flow_prior import NAME, FlowAsk, FlowNuisance, FlowPrior, shown, tables
-from mesynth.run_folder import claim_folder, config_hash
-from mesynth.stage import Produced, Progress, run_stage
-from mesynth.stopwatch import part
-from mesynth.types import AUVector
+from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.run_folder import claim_folder, config_hash
+from mesynth.store.stage import Produced, Progress, run_stage
 
-if TYPE_CHECKING:  # networks take seconds to import, and the flow prior has none
-    from mesynth.corpus.models import Model
-    from mesynth.generators.flow_gan import FlowGAN
+if TYPE_CHECKING:
+    from mesynth.generators.flow_gan.pipeline import FlowGAN
+    from mesynth.generators.registry import Model
+
 
 LICENCE = "Apache-2.0; head meshes CC0-1.0"
 _AT_ONCE = 256
@@ -104,7 +105,7 @@ class FlowWorker:
         )
 
     def _sampled(self, rows: tuple[PlanRow, ...]) -> np.ndarray:
-        from mesynth.generators.flow_gan import FlowGAN
+        from mesynth.generators.flow_gan.pipeline import FlowGAN
 
         assert self.model is not None
         if self._gan is None:
@@ -115,7 +116,7 @@ class FlowWorker:
         trained = self._gan.network.config["condition"]
         return self._gan.sample(
             seeds=[row.seed for row in rows],
-            labels=None if trained == "aus" else [classes.label(row.emotion) for row in rows],
+            labels=None if trained == "aus" else [emotions.label(row.emotion) for row in rows],
             aus=None if trained == "class" else np.stack([row.aus.intensity for row in rows]),
             size=self.size,
         )
@@ -141,7 +142,7 @@ class FlowWorker:
             height=self.size,
             width=self.size,
             emotion=plan.emotion,
-            label=classes.label(plan.emotion),
+            label=emotions.label(plan.emotion),
             objective_class=facs.objective_class(active),
             au_text=facs.format_vector(aus),
             **Row.au_columns(aus),
@@ -179,8 +180,8 @@ def find_flow_model(name: str) -> Model | None:
     """
     if name == NAME:
         return None
-    from mesynth.corpus.models import find_model
-    from mesynth.generators.flow_gan import FAMILY
+    from mesynth.generators.flow_gan.pipeline import FAMILY
+    from mesynth.generators.registry import find_model
 
     model = find_model(name)
     if model.name != FAMILY:

@@ -11,26 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from mesynth import __version__, classes, facs
-from mesynth.corpus.complete import prove_complete, writable
+from mesynth import __version__
+from mesynth.core import emotions, facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.process import part
+from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin, prepare_faces
-from mesynth.corpus.loose import PREVIEW_FPS as PREVIEW_FPS
-from mesynth.corpus.loose import loose_files
-from mesynth.corpus.loose import video_bytes as video_bytes
-from mesynth.corpus.models import Model, find_model
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import StoredPlan
-from mesynth.corpus.throughput import Report, timed
-from mesynth.errors import MesynthError
-from mesynth.generators.pipeline import Generator
-from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.corpus.previews import loose_files
+from mesynth.corpus.throughput import Report, prove_complete, timed, writable
+from mesynth.generators.base import Generator
+from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
-from mesynth.run_folder import claim_folder
-from mesynth.shards import read_frames, read_landmarks
-from mesynth.stage import Produced, Progress, run_stage
-from mesynth.stopwatch import part
-from mesynth.types import Flow, Sample
+from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.run_folder import claim_folder
+from mesynth.store.shards import read_frames, read_landmarks
+from mesynth.store.stage import Produced, Progress, run_stage
 
 _CACHED_FACES = 8
 
@@ -118,7 +116,7 @@ class GenerateWorker:
             height=self.size,
             width=self.size,
             emotion=plan.emotion,
-            label=classes.label(plan.emotion),
+            label=emotions.label(plan.emotion),
             objective_class=facs.objective_class(_active_codes(plan)),
             au_text=facs.format_vector(plan.aus),
             **Row.au_columns(plan.aus),
@@ -187,7 +185,7 @@ def generate(
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
-    ``model``: see :func:`mesynth.corpus.models.find_model`. The same call resumes an interrupted one; the same
+    ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted one; the same
     seed gives the same bytes for any ``workers`` (0: one process per core; a script that asks for several keeps
     its calls under ``if __name__ == "__main__":``). ``report`` is told how fast each process was.
 

@@ -15,12 +15,12 @@ from typing import overload
 
 import numpy as np
 
-from mesynth import emotions, facs, seeds
-from mesynth.emotions import AUSampling
-from mesynth.errors import MesynthError
+from mesynth.core import emotions, facs, seeds
+from mesynth.core.emotions import AUSampling
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
+from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
-from mesynth.temporal import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
-from mesynth.types import AUVector
 
 FILE_NAME = "plan.jsonl"
 

@@ -1,23 +1,38 @@
-"""Rows of a design over faces, drawn one after another; the same design, seed and inputs give the same rows."""
+"""Rows of a design over faces, drawn one after another; the same design, seed and inputs give the same rows.
+
+From a design, faces and a manifest of coded AUs to a plan: checked as a whole before anything is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 
-from mesynth import facs, seeds
-from mesynth.corpus.au_sources import AUSource, Drawn
+from mesynth.core import facs, seeds
+from mesynth.core.emotions import AUSampling
+from mesynth.core.errors import ConfigError, LeakError
+from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count
+from mesynth.core.types import AUVector
+from mesynth.corpus.au_sources import AUSource, Drawn, make_sources
 from mesynth.corpus.design import MAX_ROWS, AUDesign, Design, Intensity, parse_intensity
+from mesynth.corpus.faces import find_faces
 from mesynth.corpus.plan import PlanRow
-from mesynth.emotions import AUSampling
-from mesynth.errors import ConfigError
+from mesynth.corpus.plan_file import (
+    PlanFace,
+    StoredPlan,
+    Summary,
+    plan_faces,
+    summarise,
+    virtual_faces,
+    write_plan_folder,
+)
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import WARP_LIMIT
-from mesynth.temporal import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count
-from mesynth.types import AUVector
+from mesynth.store.manifest import Manifest
 
 _WEAKEST, _STRONGEST = 0.02, facs.LETTER_INTENSITY["D"]  # FACS E is no micro-expression
 _WEAK_SIDE = 0.35
@@ -178,3 +193,74 @@ def _draw(how: Intensity, rng: np.random.Generator) -> np.ndarray:
     usual = AUSampling()
     low, high = how.values if how.kind == "uniform" else (usual.intensity_min, usual.intensity_max)
     return np.asarray(rng.uniform(low, high, k))
+
+
+# ------------------------------------------------------------------- make plan
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan that is not written yet."""
+
+    design: Design
+    planner: Planner
+    faces: list[PlanFace]
+    faces_path: Path | None
+    aus_hash: str
+    excluded: tuple[str, ...]
+
+    def summary(self) -> Summary:
+        """Draws every row once and counts."""
+        return summarise(self.planner, self.faces, self.design.clip.size)
+
+    def write(self, out: Path) -> StoredPlan:
+        """See :func:`mesynth.corpus.plan_file.write_plan_folder`."""
+        info = {"size": self.design.clip.size, "aus_from": self.aus_hash, "excluded": list(self.excluded)}
+        if self.faces_path is not None:
+            info["faces_path"] = os.path.relpath(self.faces_path, out)
+        return write_plan_folder(out, self.planner, self.faces, self.design.plain(), info)
+
+
+def draft_plan(
+    design: Design,
+    *,
+    faces: Path | None = None,
+    people: int = 0,
+    aus_from: Path | None = None,
+    exclude: Iterable[str] = (),
+) -> Draft:
+    """The plan of ``design`` on ``faces`` (see :func:`mesynth.corpus.faces.find_faces`), or on ``people`` face shapes.
+
+    ``aus_from``: the manifest that coded sources read. ``exclude``: subjects as ``database/subject``; neither their
+    faces nor their labels take part, nor what was made from them.
+
+    Raises:
+        ConfigError: faces and people both or neither, a subject that occurs nowhere, a source without its manifest.
+        LeakError: nothing is left without the excluded subjects.
+        MesynthError: what :func:`find_faces` and :class:`Manifest` refuse.
+    """
+    if (faces is None) == (people < 1):
+        raise ConfigError("give either --faces, or --people for flow images of people without pictures, one of the two")
+    excluded = tuple(sorted(set(exclude)))
+    manifest = None if aus_from is None else Manifest.read(aus_from)
+    known = set() if manifest is None else set(manifest.subject_keys())
+    found = virtual_faces(people) if faces is None else plan_faces(find_faces(faces))
+    known |= {key for face in found for key in face.seen}
+    for key in excluded:
+        if key not in known:
+            raise ConfigError(
+                f"--exclude-subjects {key} is no subject of the faces or of --aus-from; write database/subject, for "
+                f"example {min(known)}"
+            )
+    kept = [face for face in found if not set(face.seen) & set(excluded)]
+    if not kept:
+        raise LeakError(f"every face has seen one of {', '.join(excluded)}; give faces of other people")
+    sources = make_sources(design.aus, manifest, excluded)
+    return Draft(
+        design=design,
+        planner=Planner(design, len(kept), sources),
+        faces=kept,
+        faces_path=faces,
+        aus_hash="" if manifest is None else manifest.hash(),
+        excluded=excluded,
+    )

@@ -1,4 +1,6 @@
-"""How fast a run was, per process: seconds in the model, in making frames of its motion, in encoding, in writing."""
+"""How fast a run was, per process: seconds in the model, in making frames of its motion, in encoding, in writing.
+
+A finished corpus holds every row of its plan exactly once; one that the disk cut short stays valid and goes on."""
 
 from __future__ import annotations
 
@@ -12,9 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mesynth.run_folder import write_text
-from mesynth.stage import Produced, Skipped, Worker
-from mesynth.stopwatch import Stopwatch, part
+import numpy as np
+
+from mesynth.core.errors import ManifestError, RunFolderError
+from mesynth.core.process import Stopwatch, part
+from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import write_text
+from mesynth.store.stage import Produced, Skipped, Worker
 
 FILE_NAME = "throughput.json"
 """The only file of a corpus that differs from run to run; it is no part of what a seed decides."""
@@ -137,3 +143,37 @@ def timed(worker: Worker, report: Report | None) -> Iterator[Worker]:
     if found:
         wall = time.perf_counter() - started
         report(Throughput(wall=wall, processes=tuple(ProcessTimes(**times) for times in found)))
+
+
+# ------------------------------------------------------------------- complete
+
+
+@contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """What the disk refuses becomes one line; what is finished stays, and nothing half-written has its final name.
+
+    Raises:
+        RunFolderError: a full disk, a quota, a file or folder that cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"{error.filename or out} cannot be written ({error.strerror}); finished clips stay in {out}, "
+            "make it writable or make room and run the same command again"
+        ) from None
+
+
+def prove_complete(manifest: Manifest, n_rows: int) -> None:
+    """Every row of the plan is exactly one clip.
+
+    Raises:
+        ManifestError: names the first row that is missing or there twice.
+    """
+    counts = np.bincount(manifest.column("provenance.plan_row"), minlength=n_rows)
+    wrong = np.flatnonzero(counts != np.r_[np.ones(n_rows, np.int64), np.zeros(len(counts) - n_rows, np.int64)])
+    if len(wrong):
+        raise ManifestError(
+            f"row {wrong[0]} of the plan is {counts[wrong[0]]} clips of {manifest.root} instead of one "
+            f"({len(wrong)} such rows); remove the folder and generate anew"
+        )

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mesynth.core.errors import ManifestError, MesynthError
+from mesynth.core.types import N_AUS
 from mesynth.corpus.croissant import CROISSANT_FILE
-from mesynth.errors import ManifestError, MesynthError
-from mesynth.manifest import FILE_NAME, Manifest, Row, Span
 from mesynth.motion.prior import NAME as PRIOR
-from mesynth.shards import image_array, npy_array, read_span
-from mesynth.stage import Progress
-from mesynth.types import N_AUS
-from mesynth.videos import file_of, read_pictures
+from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span
+from mesynth.store.shards import npy_array, read_span
+from mesynth.store.stage import Progress
+from mesynth.store.videos import file_of, image_array, read_pictures
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TAIL = 1024  # two empty blocks end a tar

@@ -10,10 +10,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents, list_frames, numbered_folders, release_folder
-from mesynth.datasets.workbook import frame_number, read_workbook, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import (
+    contents,
+    frame_number,
+    list_frames,
+    numbered_folders,
+    read_workbook,
+    release_folder,
+    text_of,
+    workbooks,
+)
 
 _RAW = ("CASME_raw_selected", "CASME-raw-selected", "CASME_raw", "CASME_RAW_selected", "raw_selected")
 _CROPPED = ("Cropped", "CASME_Cropped", "CASME-Cropped")

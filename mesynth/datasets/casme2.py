@@ -14,15 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.datasets.corrections import Correction
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.facs import AU_CODES
+from mesynth.core.types import AUVector
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents, find_folder
-from mesynth.datasets.load import load_release, usable
-from mesynth.datasets.workbook import read_workbook, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
-from mesynth.facs import AU_CODES
-from mesynth.manifest import Manifest
-from mesynth.types import AUVector
+from mesynth.datasets.files import contents, find_folder, read_workbook, text_of, workbooks
+from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.store.manifest import Manifest
 
 RENDERED_FILE = "mesynth-rendered.json"
 """Beside a rendered folder of this layout: what made it, and the exact action units of every clip."""

@@ -11,10 +11,9 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents, nested, subfolders
-from mesynth.datasets.workbook import Sheet, frame_number, read_workbook, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import Sheet, contents, frame_number, nested, read_workbook, subfolders, text_of, workbooks
 
 _FPS = 30.0
 _LONG_S = 10.0

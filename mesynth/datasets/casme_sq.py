@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents, find_folder, subfolders
-from mesynth.datasets.workbook import frame_number, read_cells, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import contents, find_folder, frame_number, read_cells, subfolders, text_of, workbooks
 
 _FRAMES = {"raw": "rawpic", "selected": "selectedpic", "cropped": "cropped"}  # auto takes the first that is there
 _TYPES = {"micro-expression": "micro", "macro-expression": "macro"}

@@ -6,12 +6,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesynth.classes import SCHEMES, class_names, plain_emotion
+from mesynth.core.emotions import SCHEMES, class_names, plain_emotion
 from mesynth.datasets.database import Published
 from mesynth.datasets.load import Loaded, Problem
 
 if TYPE_CHECKING:
     from rich.console import Group
+
 
 _LISTED = 12
 _OBJECTIVE = ("I", "II", "III", "IV", "V", "VI", "VII")

@@ -12,19 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mesynth.classes import CLASS_OF, label, plain_emotion
+from mesynth.core.emotions import CLASS_OF, PUBLISHED, label, plain_emotion
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.facs import parse_annotation
 from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme_sq import CASME_SQ
 from mesynth.datasets.composite import Member, beside, read_members
 from mesynth.datasets.database import Database, Published, Release
-from mesynth.datasets.disk import contents
+from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
-from mesynth.emotions import PUBLISHED
-from mesynth.errors import DatasetLayoutError
-from mesynth.facs import parse_annotation
-from mesynth.manifest import Manifest
+from mesynth.store.manifest import Manifest
 
 MEMBERS = (
     Member(database=CASME, folders=("CASME", "CASME1", "CASME_I")),
@@ -64,7 +63,7 @@ def compound(emotion: str, codes: Iterable[int]) -> str:
 
     1. The emotion gives the first class (negative, positive, surprise), if it has one.
     2. Action units that go with that emotion anyway are set aside: its own marks, and those in at least a fifth of
-       its published clips (:data:`mesynth.emotions.PUBLISHED`). A word without class (others) sets nothing aside.
+       its published clips (:data:`mesynth.core.emotions.PUBLISHED`). A word without class (others) sets nothing aside.
     3. Each further emotion whose mark (:data:`MARKS`) is left names a class. Two classes make a compound; so do two
        different negative emotions. All three classes at once name none.
 

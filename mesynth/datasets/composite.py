@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mesynth.datasets.database import Database, Line, Release
-from mesynth.datasets.disk import find_folder
+from mesynth.datasets.files import find_folder
 
 
 @dataclass(frozen=True, kw_only=True)

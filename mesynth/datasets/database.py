@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mesynth.types import AUVector
+from mesynth.core.types import AUVector
 
 
 @dataclass(frozen=True, kw_only=True)

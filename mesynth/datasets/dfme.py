@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents, nested, subfolders
-from mesynth.datasets.workbook import read_workbook, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _PARTS = ("train", "testA", "testB")
 # of a name in lower case, letters and digits alone: trainingfullwithau, dfmetestafullwithau, testdataa

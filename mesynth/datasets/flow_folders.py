@@ -1,9 +1,14 @@
-"""Folders of flow images as published with STSTNet (Liong et al., FG 2019), HTNet and others: a source of clips.
+"""Flow images whose channels were stretched to 0..255: what the strain channel still tells about the flow.
+
+The public images of the MEGC 2019 composite hold u, v and optical strain, each stretched between its own minimum
+and maximum. Zero flow, magnitude and the ratio of u to v are lost; the strain was computed before the stretch, so
+it gives the ratio back, and it agrees with one order of the channels only.
+
+Folders of flow images as published with STSTNet (Liong et al., FG 2019), HTNet and others: a source of clips.
 
 ``<subject>/{u_train|u_test}/{0|1|2}/<subject>_<clip> .png`` (with that space), R, G, B = u, v, optical strain,
 each stretched to 0..255. The ``u_test`` trees together hold every clip once; ``u_train`` holds the clips of the
-other subjects, and is only checked: the recognizer makes its own folds.
-"""
+other subjects, and is only checked: the recognizer makes its own folds."""
 
 from __future__ import annotations
 
@@ -13,18 +18,93 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import mesynth
-from mesynth.classes import CLASSES_3
-from mesynth.datasets.disk import contents
-from mesynth.datasets.flow_stretch import ORDERS, order_agreement, strain_agreement, unstretch
-from mesynth.errors import DatasetLayoutError, MesynthError, UnreadableImageError
-from mesynth.manifest import Manifest, Provenance, Row
-from mesynth.stage import Produced, Progress, run_stage
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.errors import DatasetLayoutError, MesynthError, UnreadableImageError
+from mesynth.datasets.files import contents
+from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.stage import Produced, Progress, run_stage
+
+ORDERS: tuple[str, ...] = tuple("".join(p) for p in permutations("uvs"))
+"""What R, G and B hold: u, v and strain (s). The first is the published one."""
+_LOG_RATIOS = np.linspace(-3.0, 3.0, 61)
+_STEP = float(_LOG_RATIOS[1] - _LOG_RATIOS[0])
+
+
+def unstretch(images: np.ndarray) -> np.ndarray:
+    """Flow [...,2,H,W] float32 from stretched images [...,3,H,W] uint8 (u, v, strain), in units of its own rms.
+
+    u and v are centred on their medians (most skin is still), their ratio is the one whose strain correlates best
+    with the strain channel, and the pair is divided by its root mean square. Directions and relative sizes are
+    those of the flow; pixels cannot be had. A channel without contrast stays 0.
+
+    The ratio is found by correlation, not by least squares on the squared strain: published strain was computed at
+    a finer resolution, and least squares then gives one of the channels the weight 0 in about one clip in five.
+    """
+    planes = images.astype(np.float64)
+    uv = planes[..., :2, :, :]
+    uv = uv - np.median(uv, axis=(-2, -1), keepdims=True)
+    log_ratio, _ = strain_agreement(uv[..., 0, :, :], uv[..., 1, :, :], planes[..., 2, :, :])
+    half = np.exp(log_ratio / 2)[..., None, None]
+    flow = np.stack([uv[..., 0, :, :] / half, uv[..., 1, :, :] * half], axis=-3)
+    rms = np.sqrt((flow**2).mean(axis=(-3, -2, -1), keepdims=True))
+    return np.asarray(flow / np.where(rms > 0, rms, 1.0), np.float32)
+
+
+def strain_agreement(u: np.ndarray, v: np.ndarray, strain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(log ratio, correlation) [...] of the flow (u, ratio * v) whose strain fits best; planes are [...,H,W].
+
+    The correlation does not know the stretch of the strain channel. Ratios from exp(-3) to exp(3) are tried; where
+    nothing correlates (a flat plane) both values are 0.
+    """
+    uy, ux = np.gradient(np.asarray(u, np.float64), axis=(-2, -1))
+    vy, vx = np.gradient(np.asarray(v, np.float64), axis=(-2, -1))
+    # squared strain, see mesynth.core.types.optical_strain, as a polynomial of the ratio
+    constant, linear, square = ux**2 + uy**2 / 2, uy * vx, vy**2 + vx**2 / 2
+    target = _standard(strain)
+    scores = np.stack(
+        [
+            (_standard(np.sqrt(np.maximum(constant + r * (linear + r * square), 0))) * target).mean(axis=(-2, -1))
+            for r in np.exp(_LOG_RATIOS)
+        ],
+        axis=-1,
+    )
+    best = scores.argmax(axis=-1)
+    inner = np.clip(best, 1, len(_LOG_RATIOS) - 2)
+    left, middle, right = (np.take_along_axis(scores, (inner + i)[..., None], -1)[..., 0] for i in (-1, 0, 1))
+    bend = left - 2 * middle + right
+    shift = np.where(bend < 0, 0.5 * (left - right) / np.where(bend < 0, bend, -1.0), 0.0)  # vertex of a parabola
+    log_ratio = _LOG_RATIOS[best] + np.where(best == inner, np.clip(shift, -0.5, 0.5) * _STEP, 0.0)
+    correlation = np.take_along_axis(scores, best[..., None], -1)[..., 0]
+    flat = np.abs(scores).max(axis=-1) < 1e-9
+    return np.where(flat, 0.0, log_ratio), np.where(flat, 0.0, correlation)
+
+
+def _standard(planes: np.ndarray) -> np.ndarray:
+    """Mean 0, variance 1 over the last two axes; a flat plane is 0."""
+    centred = np.asarray(planes, np.float64)
+    centred = centred - centred.mean(axis=(-2, -1), keepdims=True)
+    scale = np.sqrt((centred**2).mean(axis=(-2, -1), keepdims=True))
+    return np.asarray(centred / np.where(scale > 1e-9, scale, 1.0))
+
+
+def order_agreement(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Order of the channels -> per image [N] of [N,3,H,W], how well strain of its u and v fits its s (correlation)."""
+    found = {}
+    for order in ORDERS:
+        u, v, s = (images[:, order.index(letter)] for letter in "uvs")
+        found[order] = strain_agreement(u, v, s)[1]
+    return found
+
+
+# ------------------------------------------------------------------- flow folders
+
 
 UNITS = (
     "flow is in units of its own rms, not in pixels: it was read from a stretched flow image, centred on its median, "
@@ -32,7 +112,7 @@ UNITS = (
 )
 """Warning that every row carries."""
 STRETCHED = "stretched"
-"""Name by which :func:`mesynth.shards.read_extra` gives [3,H,W] uint8: u, v and strain as in the file."""
+"""Name by which :func:`mesynth.store.shards.read_extra` gives [3,H,W] uint8: u, v and strain as in the file."""
 
 _SMALLEST = 8
 _CHECKED = 512  # images that the order of channels is decided on
@@ -135,7 +215,7 @@ def import_flow_folders(
     Raises:
         DatasetLayoutError: see :func:`read_flow_folders`, or the channels are in another order.
         UnreadableImageError: an image is damaged or no 8-bit colour image.
-        RunFolderError: see :func:`mesynth.stage.claim_folder`.
+        RunFolderError: see :func:`mesynth.store.stage.claim_folder`.
     """
     if channels and channels not in ORDERS:
         raise MesynthError(f"channels '{channels}' is no order of u, v and s (strain); choose from {', '.join(ORDERS)}")

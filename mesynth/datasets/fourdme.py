@@ -11,11 +11,10 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from mesynth.classes import plain_emotion
+from mesynth.core.emotions import plain_emotion
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents, nested, subfolders
-from mesynth.datasets.workbook import read_workbook, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _FRAMES = {"raw": "gray_micro", "cropped": "gray_micro_crop"}
 _AROUND = ("4DME", "4DMicro")

@@ -15,13 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from mesynth.classes import CLASSES_3, plain_emotion
+from mesynth.core.emotions import CLASSES_3, plain_emotion
+from mesynth.core.errors import DatasetLayoutError, MesynthError
 from mesynth.datasets.database import Database, Line, Release
-from mesynth.datasets.disk import contents
-from mesynth.datasets.workbook import frame_number
-from mesynth.errors import DatasetLayoutError, MesynthError
-from mesynth.manifest import EXPRESSIONS
-from mesynth.videos import is_video, video_fps
+from mesynth.datasets.files import contents, frame_number
+from mesynth.store.manifest import EXPRESSIONS
+from mesynth.store.videos import is_video, video_fps
 
 CSV_NAME = "annotations.csv"
 HEADER = "video,subject,onset,apex,offset,aus,emotion"

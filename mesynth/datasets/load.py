@@ -1,25 +1,70 @@
-"""From annotated lines to a manifest: frames found, corrections applied, everything odd written down.
+"""Corrections of faulty annotation rows: a declared table that ships with the package.
 
-A tree is scanned one folder listing at a time; no frame is opened but the onset's header.
-"""
+A correction names the row by database and clip and applies only where the cell still holds the old value, so
+a repaired edition of a workbook, or one sorted differently, is left alone. The shipped table holds only faults
+whose old value was read in the original file.
+
+From annotated lines to a manifest: frames found, corrections applied, everything odd written down.
+
+A tree is scanned one folder listing at a time; no frame is opened but the onset's header."""
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
-from mesynth import classes
-from mesynth.datasets.corrections import Correction, correct, read_corrections
+from mesynth.core import emotions
+from mesynth.core.errors import DatasetLayoutError, MesynthError
+from mesynth.core.facs import objective_class, parse_annotation
 from mesynth.datasets.database import Database, Line, Release
-from mesynth.datasets.disk import Frames, list_frames, nearest, picture_size
-from mesynth.datasets.workbook import frame_number, text_of
-from mesynth.errors import DatasetLayoutError, MesynthError
-from mesynth.facs import objective_class, parse_annotation
-from mesynth.manifest import Manifest, Provenance, Row
+from mesynth.datasets.files import Frames, frame_number, list_frames, nearest, picture_size, text_of
+from mesynth.store.manifest import Manifest, Provenance, Row
+
+_COLUMNS = ("database", "clip", "column", "old", "new", "reason")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One cell: ``clip`` is ``subject/clip`` as the loader writes it, ``column`` our name of the column."""
+
+    database: str
+    clip: str
+    column: str
+    old: str
+    new: str
+    reason: str
+
+
+def read_corrections(path: Path | None = None) -> tuple[Correction, ...]:
+    """The shipped table, or another of the same columns. Raises DatasetLayoutError on other columns."""
+    source = path or files("mesynth.datasets") / "corrections.csv"
+    with source.open(encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != _COLUMNS:
+            raise DatasetLayoutError(f"{source} has the columns {reader.fieldnames}; expected {', '.join(_COLUMNS)}")
+        return tuple(Correction(**row) for row in reader)
+
+
+def correct(
+    row: dict[str, object], database: str, clip: str, corrections: Iterable[Correction]
+) -> tuple[dict[str, object], list[str]]:
+    """The row with every correction applied whose old value it holds, and a warning for each."""
+    row, warnings = dict(row), []
+    for fix in corrections:
+        if (fix.database, fix.clip) == (database, clip) and text_of(row.get(fix.column)) == fix.old:
+            row[fix.column] = fix.new
+            warnings.append(f"{fix.column} corrected from {fix.old} to {fix.new}: {fix.reason}")
+    return row, warnings
+
+
+# ------------------------------------------------------------------- load
+
 
 _FOLDERS_KEPT = 64  # a video's expressions are neighbours in every workbook; long listings are not all kept
 _CORRECTABLE = ("onset", "apex", "offset", "aus", "emotion")
@@ -202,7 +247,7 @@ class _Engine:
             width=width,
             expression=line.expression,
             emotion=emotion,
-            label=classes.label(emotion) if line.label is None else line.label,
+            label=emotions.label(emotion) if line.label is None else line.label,
             objective_class=line.objective or own,
             au_text=annotation.text,
             frame_files=tuple(files.path(line.folder, n) for n in inside),

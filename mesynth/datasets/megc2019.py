@@ -14,15 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mesynth.classes import CLASSES_3, label, plain_emotion
+from mesynth.core.emotions import CLASSES_3, label, plain_emotion
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.composite import Member, beside, plain_id, read_members
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents
+from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
-from mesynth.errors import DatasetLayoutError
-from mesynth.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row
 
 Key = tuple[str, str, str]
 """Database, subject, clip, in the plain spelling of :func:`mesynth.datasets.composite.plain_id`."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Published, Release
-from mesynth.datasets.disk import contents
+from mesynth.datasets.files import contents
 from mesynth.datasets.generic import HEADER, lines, read_table
-from mesynth.errors import DatasetLayoutError
 
 CSV_NAME = "meview.csv"
 

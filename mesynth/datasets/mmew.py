@@ -11,10 +11,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import IMAGE_SUFFIXES, contents, nested, subfolders
-from mesynth.datasets.workbook import read_workbook, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import IMAGE_SUFFIXES, contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _AROUND = ("MMEW", "MMEW_Final", "MMEW_Final_cropped")
 _MICRO = ("Micro_Expression", "MicroExpression", "Micro_Expressions")

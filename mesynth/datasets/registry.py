@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme3 import CASME3
@@ -20,8 +21,7 @@ from mesynth.datasets.meview import MEVIEW
 from mesynth.datasets.mmew import MMEW
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
-from mesynth.errors import DatasetLayoutError
-from mesynth.manifest import Manifest
+from mesynth.store.manifest import Manifest
 
 _ALL = (CASME, CASME2, SAMM, SMIC, CASME_SQ, CASME3, MMEW, FOURDME, DFME, MEVIEW, MEGC2019, CMED, GENERIC)
 DATABASES: dict[str, Database] = {database.name: database for database in _ALL}

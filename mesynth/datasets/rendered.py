@@ -1,8 +1,9 @@
-"""Rendered subjects in the layout of the CASME II release: every later step runs on them as on the real thing.
+"""Neutral pictures of rendered people: faces to generate on that belong to no subject of any database.
+
+Rendered subjects in the layout of the CASME II release: every later step runs on them as on the real thing.
 
 The folder is read back by :func:`mesynth.datasets.casme2.load_casme2`; beside the workbook it holds
-``mesynth-rendered.json`` with what made it and the exact action units of every clip.
-"""
+``mesynth-rendered.json`` with what made it and the exact action units of every clip."""
 
 from __future__ import annotations
 
@@ -19,20 +20,77 @@ import cv2
 import numpy as np
 
 import mesynth
-from mesynth import facs
-from mesynth.classes import CLASS_OF
+from mesynth import __version__
+from mesynth.core import facs
+from mesynth.core.emotions import CASME2_SHARES, CLASS_OF, AUSampling, sample_aus
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import MAX_DURATION_S, draw_profile, frame_count
+from mesynth.core.seeds import derived, stream
+from mesynth.core.types import AUVector
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
-from mesynth.emotions import CASME2_SHARES, AUSampling, sample_aus
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest, Provenance, Row
-from mesynth.run_folder import write_bytes, write_text
-from mesynth.seeds import derived, stream
-from mesynth.stage import Produced, Progress, run_stage
-from mesynth.temporal import MAX_DURATION_S, draw_profile, frame_count
-from mesynth.types import AUVector
+from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.run_folder import claim_folder, write_bytes, write_text
+from mesynth.store.shards import png_bytes
+from mesynth.store.stage import Produced, Progress, run_stage
 
 if TYPE_CHECKING:
     from mesynth.head import Subject
+
+
+CARD = "mesynth-faces.json"
+
+
+def render_faces(
+    out: Path | str, *, subjects: int = 24, size: int = 192, seed: int = 0, progress: Progress | None = None
+) -> Path:
+    """Write one neutral frontal face a person, ``personNNNNNNNNNN.png`` by identity seed, and a card.
+
+    Returns ``out``.
+
+    Identities come from a stream of their own (``derived(seed, "rendered-face", i)``), so they are not the
+    people of :func:`mesynth.datasets.rendered.render_casme2` with the same seed.
+
+    Raises:
+        MesynthError: an argument out of range. RunFolderError: ``out`` holds something else.
+    """
+    from mesynth.head import Subject
+
+    out = Path(out)
+    if not 1 <= subjects <= 9999:
+        raise MesynthError(f"subjects={subjects} is outside 1..9999")
+    if size < MIN_SIZE:
+        raise MesynthError(f"size={size} is too small to show an expression; choose at least {MIN_SIZE}")
+    claim_folder(out, {"stage": "render", "layout": "faces", "subjects": subjects, "size": size, "seed": seed})
+    neutral = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
+    people = []
+    for i in range(1, subjects + 1):
+        identity = derived(seed, "rendered-face", i)
+        file = out / f"person{identity:010d}.png"  # a name that no other person has, in any folder
+        people.append({"file": file.name, "identity_seed": identity})
+        if not file.is_file():
+            subject = Subject(identity, size=size, frontal=True)
+            write_bytes(file, png_bytes(subject.render(neutral, noise_seed=identity)[0]))
+        if progress:
+            progress(i, subjects)
+    card = {"kind": "rendered", "licence": LICENCE, "version": __version__, "seed": seed, "people": people}
+    write_text(out / CARD, json.dumps(card, indent=1) + "\n")
+    return out
+
+
+def read_card(folder: Path) -> dict[str, str]:
+    """``kind`` and ``licence`` of a folder of faces; empty if it has no card."""
+    file = folder / CARD
+    if not file.is_file():
+        return {}
+    try:
+        card = json.loads(file.read_text())
+        return {key: str(card[key]) for key in ("kind", "licence")}
+    except (ValueError, KeyError, TypeError):
+        raise MesynthError(f"{file} is damaged; render the faces again") from None
+
+
+# ------------------------------------------------------------------- rendered
+
 
 LICENCE = "CC0-1.0 (rendered from the MakeHuman-derived head)"
 WORKBOOK = "CASME2-coding-20140508.xlsx"

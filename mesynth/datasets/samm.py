@@ -9,10 +9,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import Database, Line, Published, Release
-from mesynth.datasets.disk import contents, find_folder, numbered_folders
-from mesynth.datasets.workbook import frame_number, read_workbook, text_of, workbooks
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import (
+    contents,
+    find_folder,
+    frame_number,
+    numbered_folders,
+    read_workbook,
+    text_of,
+    workbooks,
+)
 
 _RAW = ("SAMM", "SAMM_raw", "SAMM_RAW_selected", "SAMM_micro", "raw")
 _CROPPED = ("SAMM_cropped", "SAMM_CROP", "Cropped", "SAMM_crop_align")

@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mesynth.head.model import HeadModel
-    from mesynth.head.pose import blink, head_motion
+    from mesynth.head.model import HeadModel, blink, head_motion
     from mesynth.head.render import HeadFlow, Subject
     from mesynth.head.sheet import au_sheet, contact_sheet, identities_sheet
 
+
 _HOME = {
     "HeadModel": "model",
-    "blink": "pose",
-    "head_motion": "pose",
+    "blink": "model",
+    "head_motion": "model",
     "HeadFlow": "render",
     "Subject": "render",
     "au_sheet": "sheet",

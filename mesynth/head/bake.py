@@ -6,25 +6,24 @@ import cv2
 import numpy as np
 from numba import njit
 
-from mesynth.head import canvas
+from mesynth.head import texture
 from mesynth.head.model import EYE, MOUTH, SKIN, HeadModel
-from mesynth.head.raster import rasterize
-from mesynth.head.scene import Scalar
+from mesynth.head.raster import Scalar, rasterize
 
 # The relief is baked at half the texture's resolution: cavities are smooth.
-_SCALE = canvas.TEXELS_PER_IOD // 2
+_SCALE = texture.TEXELS_PER_IOD // 2
 # Blur radius (IOD), strength and floor of the three cavity scales: creases, sockets, the whole face.
 _CAVITIES = ((0.030, 2.0, 0.55), (0.10, 1.0, 0.40), (0.24, 0.5, 0.30))
 
 
 def height_field(model: HeadModel, vertices: np.ndarray) -> np.ndarray:
     """Depth z of a resting face over the canonical plane, [HEIGHT/2,WIDTH/2] float32 IOD; holes far behind."""
-    origin = np.array([canvas.U_MIN, canvas.V_MIN], np.float32)
+    origin = np.array([texture.U_MIN, texture.V_MIN], np.float32)
     screen = np.empty((len(vertices), 3), np.float32)
     screen[:, :2] = (model.uv - origin) * _SCALE
     screen[:, 2] = vertices[:, 2]
     faces = model.faces[(model.part == SKIN) | (model.part == EYE)]
-    triangle, depth = rasterize(screen, faces, canvas.WIDTH // 2, canvas.HEIGHT // 2)
+    triangle, depth = rasterize(screen, faces, texture.WIDTH // 2, texture.HEIGHT // 2)
     hit = triangle >= 0
     return np.where(hit, depth, np.float32(depth[hit].min())).astype(np.float32)
 
@@ -79,7 +78,7 @@ def mend_outline(values: np.ndarray, height: np.ndarray) -> np.ndarray:
     unmended, a turned head shows a dark line along the jaw.
     """
     slope = np.hypot(cv2.Sobel(height, cv2.CV_32F, 1, 0), cv2.Sobel(height, cv2.CV_32F, 0, 1)) * (_SCALE / 8.0)
-    u = (np.arange(height.shape[1]) + 0.5) / _SCALE + canvas.U_MIN
+    u = (np.arange(height.shape[1]) + 0.5) / _SCALE + texture.U_MIN
     broken = ((slope > 3.0) & (np.abs(u) > 0.7)).astype(np.uint8)
     weight = 1.0 - cv2.dilate(broken, np.ones((5, 5), np.uint8)).astype(np.float32)
     sigma = 0.06 * _SCALE

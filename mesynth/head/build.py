@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.head.model import PARTS
 
 # 68 iBUG landmarks as vertex numbers of MakeHuman's base.obj (hm08), picked by hand on the neutral mesh.

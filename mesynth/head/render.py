@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mesynth.errors import MesynthError
-from mesynth.facs import AU_CODES, MIDLINE
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.head.identity import NOISE_STREAM, Camera, Identity, identity_vertices, sample_identity, stream
-from mesynth.head.model import EYE, SKIN, TEETH, HeadModel
-from mesynth.head.pose import rotation
+from mesynth.head.model import EYE, SKIN, TEETH, HeadModel, rotation
 
 if TYPE_CHECKING:
-    from mesynth.head.scene import Scene
+    from mesynth.head.raster import Scene
+
 
 _ROW = {code: i for i, code in enumerate(AU_CODES)}
 _MIDLINE_ROWS = [i for i, code in enumerate(AU_CODES) if code in MIDLINE]
@@ -50,7 +50,7 @@ def check_au(au: np.ndarray, ndim: int) -> np.ndarray:
     array = np.asarray(au, np.float32)
     want = "[T,K,2]" if ndim == 3 else "[K,2]"
     if array.ndim != ndim or array.shape[-2:] != (len(AU_CODES), 2) or array.size == 0:
-        raise MesynthError(f"au has shape {array.shape}; give {want} with K = {len(AU_CODES)} (see mesynth.facs)")
+        raise MesynthError(f"au has shape {array.shape}; give {want} with K = {len(AU_CODES)} (see mesynth.core.facs)")
     if not np.isfinite(array).all():
         raise MesynthError("au holds NaN or infinity; give intensities in [0, 1]")
     if array.min() < 0.0 or array.max() > 1.0:
@@ -158,7 +158,7 @@ class Subject:
 
         Raises: MesynthError for wrong shapes or values.
         """
-        from mesynth.head.flow import exact_flow
+        from mesynth.head.raster import exact_flow
 
         screens = [self._screen(check_au(a, 2), check_pose(p, None)) for a, p in ((au0, pose0), (au1, pose1))]
         uv, visible, face = exact_flow(self._scene, screens[0], screens[1], self.size, self.supersample)
@@ -230,10 +230,10 @@ def build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene,
 
     side: image side in samples. Everything that frames of a clip share is computed here, once.
     """
-    from mesynth.head import bake, canvas, hair
-    from mesynth.head import scene as fields
-    from mesynth.head.texture import paint_skin
-    from mesynth.head.wrinkles import FOLDS, fold_matrix, paint_wrinkles
+    from mesynth.head import bake, hair
+    from mesynth.head import raster as fields
+    from mesynth.head import texture as canvas
+    from mesynth.head.texture import FOLDS, fold_matrix, paint_skin, paint_wrinkles
 
     skin, light, camera = identity.skin, identity.light, identity.camera
     face = bake.seal_lips(model, rest_lids(model, identity_vertices(model, identity.shape)))
@@ -321,7 +321,7 @@ def pack_texture(
 
 def vertex_attributes(model: HeadModel, face: np.ndarray, eyes: np.ndarray, hair: np.ndarray) -> np.ndarray:
     """Scene.attributes [V,8] float32 (columns named in scene)."""
-    from mesynth.head import scene as fields
+    from mesynth.head import raster as fields
 
     out = np.zeros((len(face), 8), np.float32)
     out[:, fields.U], out[:, fields.V] = model.uv.T

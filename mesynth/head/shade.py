@@ -1,17 +1,25 @@
-"""Compiled shading: skin, eyes, mouth and hair under one key light, and whole frames on several threads.
+"""Frames of a clip on several threads.
 
-Frames are independent of each other, so the number of threads cannot change a byte of the result. The sample loop
-is one long function on purpose: handing the scene's arrays to a function for every sample costs more than shading it.
-"""
+Plain threads round compiled code that releases the interpreter lock, instead of the compiler's own parallel loops:
+those abort in a process forked after their first use (data-loader workers) and when two threads call them at once.
+
+Compiled shading: skin, eyes, mouth and hair under one key light, and whole frames on several threads.
+
+Frames are independent of each other, so the number of threads cannot change a byte of the result. The sample loop is
+one long function on purpose: handing the scene's arrays to a function for every sample costs more than shading it."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import njit
 
+from mesynth.core.errors import MesynthError
 from mesynth.head.model import EYE, MOUTH, SKIN, TEETH, TONGUE
-from mesynth.head.raster import barycentric, camera_normals, deform, project, rasterize
-from mesynth.head.scene import (
+from mesynth.head.raster import (  # fmt: skip
     AMBIENT,
     BLUE,
     CLOTH,
@@ -43,8 +51,50 @@ from mesynth.head.scene import (
     Scene,
     U,
     V,
-)  # fmt: skip
-from mesynth.head.threads import spread
+    barycentric,
+    camera_normals,
+    deform,
+    project,
+    rasterize,
+)
+
+_limit: int | None = None
+
+
+def available() -> int:
+    """Processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this platform
+        return os.cpu_count() or 1
+
+
+def set_threads(count: int | None) -> int | None:
+    """Use at most ``count`` threads from now on, None = one a processor; returns the limit used before.
+
+    The pictures do not depend on it. Raises: MesynthError for a count below 1.
+    """
+    global _limit
+    if count is not None and count < 1:
+        raise MesynthError(f"{count} threads cannot render; give at least 1, or None for one a processor")
+    before, _limit = _limit, count
+    return before
+
+
+def spread(task: Callable[[int], object], n: int) -> None:
+    """Call task(0) .. task(n - 1), each once, in any order; the first exception is raised."""
+    workers = min(n, _limit or available())
+    if workers <= 1:
+        for i in range(n):
+            task(i)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(task, range(n)):
+            pass
+
+
+# ------------------------------------------------------------------- shade
+
 
 # How deep (in normal slope) painted relief and expression folds are.
 _RELIEF_SLOPE, _FOLD_SLOPE = 1.1, 2.2

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from mesynth.errors import MesynthError
-from mesynth.facs import AU_CODES
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_CODES
 from mesynth.head.render import Subject
 
 _GAP = 3

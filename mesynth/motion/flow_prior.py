@@ -16,15 +16,14 @@ import numpy as np
 from scipy.interpolate import LinearNDInterpolator, RectBivariateSpline
 from scipy.ndimage import gaussian_filter
 
-from mesynth import facs, seeds
-from mesynth.errors import ConfigError
+from mesynth.core import facs, seeds
+from mesynth.core.errors import ConfigError
+from mesynth.core.profiles import Profile
 from mesynth.head.model import HeadModel
-from mesynth.motion.fields import basis, face_gate
-from mesynth.motion.fit import frontal_skin
+from mesynth.motion.fields import basis, face_gate, frontal_skin
 from mesynth.motion.nuisance import blink_curve, head_basis, head_path
 from mesynth.motion.prior import WARP_LIMIT
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE
-from mesynth.temporal import Profile
 
 NAME = "flow-prior"
 K = len(facs.AU_CODES)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,24 @@
 
 A transform per frame would follow the expression itself (raised cheeks move eye landmarks) and so remove part
 of the motion that is to be measured.
-"""
+
+Piecewise affine face registration: a clip's onset landmarks carried onto a mean face, one warp for all its frames.
+
+As in active appearance models (Cootes, Edwards and Taylor, TPAMI 2001): it takes face shape out of the pictures, which
+a similarity transform keeps. As there, the warp is made from the onset alone, so that the expression stays."""
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.spatial import Delaunay
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.preprocess.config import CROP_SIZE
 
 IOD_SHARE = 0.40
@@ -86,3 +94,172 @@ class SimilarityCrop:
     def points(self, points: np.ndarray) -> np.ndarray:
         """[N,2] source pixels -> [N,2] float32 crop pixels."""
         return np.asarray(points @ self.matrix[:, :2].T + self.matrix[:, 2], np.float32)
+
+
+# ------------------------------------------------------------------- piecewise
+
+
+MEAN_FACE_FILE = Path(__file__).parent / "data" / "mean_face.json"
+MESH = np.arange(60)
+"""Landmarks that are vertices: the inner lips (60-67) meet when the mouth is closed and span no triangles."""
+MIRROR = np.array(
+    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+     41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+)  # fmt: skip
+"""Landmark -> its mirror image."""
+AREA_LIMITS = (0.1, 10.0)
+"""Area of a triangle in the face over its area under the similarity transform; outside, it is folded or a sliver."""
+_RING = 0.35  # the anchors' distance from the crop, in crop sides: jaws of long faces reach below the crop
+_ANCHORS = 6  # per side
+_BLENDS = np.linspace(0, 1, 11)
+
+
+def average_face(landmarks: np.ndarray) -> np.ndarray:
+    """Mean of faces [N,68,2] in shares of the canonical crop, edge to edge, made symmetric: [68,2] float64.
+
+    Raises:
+        MesynthError: unfit landmarks.
+    """
+    if landmarks.ndim != 3 or len(landmarks) < 1:
+        raise MesynthError(f"landmarks have shape {landmarks.shape}; the mean of faces needs [N,68,2]")
+    shares = [
+        (SimilarityCrop.from_landmarks(face, 1000).points(face).astype(np.float64) + 0.5) / 1000 for face in landmarks
+    ]
+    mean = np.mean(shares, axis=0)
+    mirrored = mean[MIRROR] * [-1, 1] + [1, 0]
+    return np.asarray((mean + mirrored) / 2)
+
+
+def rendered_mean_face(people: int, size: int = 256) -> np.ndarray:
+    """average_face of the first ``people`` of the 3D head, frontal and at rest: [68,2] float64."""
+    from mesynth.head import Subject
+
+    return average_face(np.stack([Subject(seed, size=size, frontal=True).landmarks() for seed in range(people)]))
+
+
+@functools.cache
+def mean_face() -> np.ndarray:
+    """[68,2] float64: the canonical face in shares of the crop, edge to edge. Read-only."""
+    points = np.array(json.loads(MEAN_FACE_FILE.read_text())["points"], np.float64)
+    assert points.shape == (68, 2)
+    points.flags.writeable = False
+    return points
+
+
+@functools.cache
+def _mesh() -> tuple[np.ndarray, Delaunay]:
+    """Vertices [V,2] in shares of the crop (landmarks, then anchors) and their Delaunay triangles."""
+    along = np.linspace(-_RING, 1 + _RING, _ANCHORS + 1)[:-1]
+    low, high = np.full(_ANCHORS, -_RING), np.full(_ANCHORS, 1 + _RING)
+    ring = [(along, low), (high, along), (1 - along, high), (low, 1 - along)]
+    vertices = np.concatenate([mean_face()[MESH], *(np.stack(side, 1) for side in ring)])
+    return vertices, Delaunay(vertices)
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseAffineCrop:
+    """A piecewise affine map into a square crop, the interface of :class:`SimilarityCrop`.
+
+    ``source`` and ``target`` [V,2] float64: mesh vertices in source and in crop pixels; ``triangles`` [F,3].
+    ``blend``: how far the vertices were drawn back towards the similarity transform so that nothing folds, 0 to 1.
+    """
+
+    similarity: SimilarityCrop
+    source: np.ndarray
+    target: np.ndarray
+    triangles: np.ndarray
+    blend: float
+
+    @property
+    def size(self) -> int:
+        return self.similarity.size
+
+    @property
+    def scale(self) -> float:
+        """Crop pixels per source pixel, of the similarity transform."""
+        return self.similarity.scale
+
+    @staticmethod
+    def from_landmarks(landmarks: np.ndarray, size: int = CROP_SIZE) -> PiecewiseAffineCrop:
+        """Landmarks onto the mean face; a ring of anchors outside the crop follows the similarity transform.
+
+        Where a triangle would fold or shrink to a sliver (a head turned far, shut eyes), all vertices are drawn back
+        by the smallest ``blend`` in steps of a tenth that keeps every triangle within AREA_LIMITS; at 1 the map is the
+        similarity transform.
+
+        Raises:
+            MesynthError: the landmarks are not [68,2], not finite, or both eyes lie on one point.
+        """
+        similarity = SimilarityCrop.from_landmarks(landmarks, size)
+        vertices, mesh = _mesh()
+        target = vertices * size - 0.5
+        rigid = _inverse(similarity, target)
+        shaped = rigid.copy()
+        shaped[: len(MESH)] = landmarks[MESH]
+        area = _areas(rigid[mesh.simplices])
+        for blend in _BLENDS:
+            source = (1 - blend) * shaped + blend * rigid
+            ratio = _areas(source[mesh.simplices]) / area
+            if ratio.min() > AREA_LIMITS[0] and ratio.max() < AREA_LIMITS[1]:
+                break
+        return PiecewiseAffineCrop(similarity, source, target, mesh.simplices, float(blend))
+
+    def frames(self, frames: np.ndarray) -> np.ndarray:
+        """[T,H,W,3] uint8 -> [T,size,size,3] uint8; border and low-pass as SimilarityCrop.frames."""
+        sigma = 0.5 * np.sqrt(max(1 / self.scale**2 - 1, 0))
+        where = self._source_grid()
+        out = np.empty((len(frames), self.size, self.size, 3), np.uint8)
+        for source, target in zip(frames, out, strict=True):
+            if sigma > 0.3:
+                source = cv2.GaussianBlur(source, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+            cv2.remap(
+                np.ascontiguousarray(source), where[..., 0], where[..., 1], cv2.INTER_CUBIC, dst=target,
+                borderMode=cv2.BORDER_REPLICATE,
+            )  # fmt: skip
+        return out
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """[N,2] source pixels -> [N,2] float32 crop pixels; beyond the anchors, by the similarity transform."""
+        points = np.asarray(points, np.float64)
+        weights = _barycentric(points, self.source[self.triangles])  # [N,F,3]
+        best = weights.min(-1).argmax(-1)
+        rows = np.arange(len(points))
+        inside = weights[rows, best].min(-1) > -1e-9
+        moved = np.einsum("nk,nkc->nc", weights[rows, best], self.target[self.triangles[best]])
+        return np.where(inside[:, None], moved, self.similarity.points(points)).astype(np.float32)
+
+    def _source_grid(self) -> np.ndarray:
+        """[size,size,2] float32: where in the source each crop pixel lies."""
+        x, y = np.meshgrid(np.arange(self.size), np.arange(self.size))
+        pixels = np.stack([x, y], -1).reshape(-1, 2).astype(np.float64)
+        triangle = _mesh()[1].find_simplex((pixels + 0.5) / self.size)
+        corners = self.target[self.triangles[triangle]]  # [P,3,2]
+        weights = _barycentric_pairs(pixels, corners)
+        where = np.einsum("pk,pkc->pc", weights, self.source[self.triangles[triangle]])
+        return np.ascontiguousarray(where.reshape(self.size, self.size, 2), np.float32)
+
+
+def _inverse(crop: SimilarityCrop, points: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.solve(crop.matrix[:, :2], (points - crop.matrix[:, 2]).T).T)
+
+
+def _areas(triangles: np.ndarray) -> np.ndarray:
+    """[F,3,2] -> [F] signed areas, twice."""
+    a, b = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    return np.asarray(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+
+
+def _barycentric(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Points [N,2] in every triangle [F,3,2] -> [N,F,3]."""
+    n, f = len(points), len(triangles)
+    pairs = np.broadcast_to(triangles, (n, f, 3, 2)).reshape(-1, 3, 2)
+    return _barycentric_pairs(np.repeat(points, f, 0), pairs).reshape(n, f, 3)
+
+
+def _barycentric_pairs(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Points [N,2], each in its triangle [N,3,2] -> [N,3]."""
+    a, b, p = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0], points - triangles[:, 0]
+    area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    second = (p[:, 0] * b[:, 1] - p[:, 1] * b[:, 0]) / area
+    third = (a[:, 0] * p[:, 1] - a[:, 1] * p[:, 0]) / area
+    return np.stack([1 - second - third, second, third], -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 
 CROP_SIZE = 128
 MIN_SIZE = 32

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 
 Model = Literal["translation", "similarity", "affine"]
 _PARAMETERS: dict[str, int] = {"translation": 2, "similarity": 4, "affine": 6}
@@ -54,7 +54,7 @@ def curl(uv: torch.Tensor) -> torch.Tensor:
 
 
 def strain(uv: torch.Tensor) -> torch.Tensor:
-    """Optical strain magnitude [...,2,H,W] -> [...,H,W] (Shreve et al., 2011), as mesynth.types.optical_strain."""
+    """Optical strain magnitude [...,2,H,W] -> [...,H,W] (Shreve et al., 2011), as mesynth.core.types.optical_strain."""
     j = jacobian(uv)
     ux, uy, vx, vy = (j[..., i, k, :, :] for i in (0, 1) for k in (0, 1))
     return (ux.square() + vy.square() + 0.5 * (uy + vx).square()).sqrt()

@@ -1,4 +1,9 @@
-"""Further inputs of recognizers, stored beside a clip's flow: pictures of motion, tracks, parts of the face.
+"""A clip in one picture: dynamic image, active image, frame difference, mean.
+
+Videos are float [B,T,C,H,W]; every function returns [B,C,H,W] in the units of the input, on its device. Use
+:func:`to_picture` to look at one.
+
+Further inputs of recognizers, stored beside a clip's flow: pictures of motion, tracks, parts of the face.
 
 | name | array | what |
 |---|---|---|
@@ -12,11 +17,11 @@
 | patches | uint8 [51,T,16,16,3] | squares about the landmarks 17..67 at the onset |
 
 Strain, magnitude and orientation are functions of the flow (:mod:`mesynth.preprocess.flow_parts`), regions and masks
-functions of the landmarks (:mod:`mesynth.preprocess.regions`): they are computed where they are used.
-"""
+functions of the landmarks (:mod:`mesynth.preprocess.regions`): they are computed where they are used."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,12 +29,128 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from mesynth.preprocess.arrays import to_video
+from mesynth.core.errors import MesynthError
 from mesynth.preprocess.config import INPUTS, PrepareConfig
 from mesynth.preprocess.flow import sequence_flows
-from mesynth.preprocess.landmark_sequence import follow
 from mesynth.preprocess.regions import eye_crop, landmark_patches, mouth_crop
-from mesynth.preprocess.summary_images import active_image, dynamic_image
+from mesynth.preprocess.tracks import follow
+from mesynth.preprocess.warping import require_video, to_video
+
+COEFFICIENTS = ("frames", "averages")
+
+
+def rank_pooling_coefficients(n_frames: int, kind: str = "frames") -> np.ndarray:
+    """Coefficients alpha [T] float64 of approximate rank pooling (Bilen et al., CVPR 2016), t = 1..T.
+
+    "frames": ``alpha_t = 2 t - T - 1``, which is approximate rank pooling (one gradient step from zero) of the frames
+    themselves; "averages": ``alpha_t = 2 (T - t + 1) - (T + 1) (H_T - H_{t-1})`` with the harmonic numbers H, the same
+    step taken for the running averages of the frames, as in the paper's definition of a dynamic image. Both sum to 0,
+    so that a still clip has an empty dynamic image.
+
+    Raises:
+        MesynthError: fewer than two frames, or an unknown kind.
+    """
+    if n_frames < 2:
+        raise MesynthError(f"a dynamic image needs at least 2 frames, got {n_frames}")
+    if kind not in COEFFICIENTS:
+        raise MesynthError(f"rank pooling coefficients '{kind}' are unknown; choose from {', '.join(COEFFICIENTS)}")
+    t = np.arange(1, n_frames + 1, dtype=np.float64)
+    if kind == "frames":
+        return np.asarray(2 * t - n_frames - 1)
+    tail = np.cumsum((1 / t)[::-1])[::-1]  # H_T - H_{t-1}
+    return np.asarray(2 * (n_frames - t + 1) - (n_frames + 1) * tail)
+
+
+def dynamic_image(video: torch.Tensor, kind: str = "frames") -> torch.Tensor:
+    """Dynamic image by approximate rank pooling, signed; see :func:`rank_pooling_coefficients` for ``kind``.
+
+    The coefficients are divided by the sum of their absolute values over 2: the result is a weighted mean of later
+    minus a weighted mean of earlier frames and does not grow with the number of frames. A clip from onset to offset
+    returns to where it began and cancels out; use frames from onset to apex.
+
+    Raises:
+        MesynthError: unfit video, fewer than two frames, or an unknown kind.
+    """
+    require_video(video)
+    alpha = rank_pooling_coefficients(video.shape[1], kind)
+    return _weighted(video, alpha / (np.abs(alpha).sum() / 2))
+
+
+def active_image(video: torch.Tensor, gain: float = math.pi) -> torch.Tensor:
+    """What changed at any time, on top of the face: mean frame plus ``gain`` times the mean absolute deviation from it.
+
+    After the idea of active imaging (Verma, Vipparthi and Singh, "Non-linearities improve OrigiNet based on active
+    imaging", IJCNN 2020: active changes gathered in one frame while the appearance is kept). The formula is ours, not
+    theirs: ``m + gain mean_t |x_t - m|``, ``m = mean_t x_t``. A pixel that rises and falls once as a raised cosine
+    has a deviation of 1/pi of its change at the apex, which the default gain makes 1. A sum of differences between
+    neighbouring frames would gather sensor noise with every frame. Values may exceed the range of the input.
+
+    Raises:
+        MesynthError: unfit video, fewer than two frames, or a negative gain.
+    """
+    require_video(video)
+    if video.shape[1] < 2:
+        raise MesynthError(f"an active image needs at least 2 frames, got {video.shape[1]}")
+    if not gain >= 0:
+        raise MesynthError(f"gain={gain:g} of an active image must not be negative")
+    mean = mean_image(video)
+    total = mean.clone()
+    for t in range(video.shape[1]):
+        total.add_((video[:, t] - mean).abs_(), alpha=gain / video.shape[1])
+    return total
+
+
+def difference_image(video: torch.Tensor, apex: int, onset: int = 0) -> torch.Tensor:
+    """Apex minus onset, signed. Raises MesynthError on an unfit video or an index outside it."""
+    require_video(video)
+    for name, index in (("apex", apex), ("onset", onset)):
+        if not 0 <= index < video.shape[1]:
+            raise MesynthError(f"{name} {index} is outside the clip's frames 0..{video.shape[1] - 1}")
+    return video[:, apex] - video[:, onset]
+
+
+def mean_image(video: torch.Tensor) -> torch.Tensor:
+    """Mean over the frames. Raises MesynthError on an unfit video."""
+    require_video(video)
+    if video.shape[1] < 1:
+        raise MesynthError("a mean image needs at least 1 frame, got 0")
+    return _weighted(video, np.full(video.shape[1], 1 / video.shape[1]))
+
+
+def to_picture(image: torch.Tensor, half_range: float | None = 0.25, centre: float = 0.0) -> torch.Tensor:
+    """An image [B,C,H,W] float -> uint8 [B,C,H,W] to look at or to store.
+
+    With a number, ``centre`` becomes grey 127.5 and ``centre +- half_range`` become 0 and 255: one scale for all
+    pictures, so that they compare; values beyond are cut off. With ``half_range=None`` each picture is stretched from
+    its own minimum (0) to its own maximum (255), all channels alike, and a constant one becomes 128: the usual choice
+    of published pipelines, which loses how strong the motion was. For means and active images of values in [0,1] use
+    ``centre=0.5, half_range=0.5``.
+
+    Raises:
+        MesynthError: not a float [B,C,H,W], or a half range that is not positive.
+    """
+    if image.ndim != 4 or not image.is_floating_point():
+        raise MesynthError(f"image is {image.dtype} {tuple(image.shape)}; expected float of shape [B,C,H,W]")
+    if half_range is None:
+        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+        share = torch.where(high > low, (image - low) / (high - low).clamp_min(torch.finfo(image.dtype).tiny), 0.5)
+    else:
+        if not half_range > 0:
+            raise MesynthError(f"half_range={half_range:g} must be positive; None stretches each picture by itself")
+        share = (image - centre) / (2 * half_range) + 0.5
+    return share.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def _weighted(video: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
+    """Sum over frames, one at a time: the same bits in any batch, and no second video in memory."""
+    total = torch.zeros_like(video[:, 0])
+    for t, weight in enumerate(weights):
+        total.add_(video[:, t], alpha=float(weight))
+    return total
+
+
+# ------------------------------------------------------------------- inputs
+
 
 PATCH = 16
 

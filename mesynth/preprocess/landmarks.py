@@ -1,9 +1,19 @@
-"""Facial landmarks behind one protocol: 68 points in iBUG order, whatever network finds them."""
+"""Landmarks once found are not looked for again: a cache keyed by the picture's pixels and the detector.
+
+Finding landmarks takes longer than everything else that `prepare` does to a clip; the key does not depend on file
+names or settings, so another crop size, flow method or output folder finds them again.
+
+Landmarks that someone already has: a table instead of a network.
+
+Facial landmarks behind one protocol: 68 points in iBUG order, whatever network finds them."""
 
 from __future__ import annotations
 
 import atexit
+import csv
+import hashlib
 import importlib.util
+import io
 import os
 import threading
 import warnings
@@ -16,9 +26,125 @@ from typing import Any, Protocol, runtime_checkable
 import cv2
 import numpy as np
 
-from mesynth.errors import MesynthError, NoFaceError, WeightsUnavailable
-from mesynth.preprocess.given import GivenLandmarks
-from mesynth.weights import Need, hub_folder
+from mesynth.core.errors import MesynthError, NoFaceError, WeightsUnavailable
+from mesynth.store.run_folder import write_bytes
+from mesynth.store.weights import Need, hub_folder
+
+ENVIRONMENT = "MESYNTH_CACHE"
+
+
+def default_folder() -> Path:
+    """``$MESYNTH_CACHE``, else ``mesynth`` in the user's cache folder."""
+    if named := os.environ.get(ENVIRONMENT):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mesynth"
+
+
+class LandmarkCache:
+    """Landmarks [68,2] float32 by picture; a picture without a face is remembered too."""
+
+    def __init__(self, folder: Path, detector: str) -> None:
+        """``detector``: name and version of what finds them; another one never reads its entries."""
+        self.folder, self.detector = folder, detector
+
+    def _file(self, picture: np.ndarray) -> Path:
+        digest = hashlib.sha256(f"{self.detector} {picture.shape}".encode())
+        digest.update(np.ascontiguousarray(picture).data)
+        key = digest.hexdigest()
+        return self.folder / "landmarks" / key[:2] / f"{key[2:]}.npy"
+
+    def get(self, picture: np.ndarray) -> np.ndarray | None:
+        """The landmarks of ``picture``, None if they were never looked for.
+
+        Raises:
+            NoFaceError: they were, and there was no face.
+        """
+        try:
+            points = np.load(io.BytesIO(self._file(picture).read_bytes()), allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # not there, or damaged: found anew and overwritten
+            return None
+        if points.shape == (0, 2):
+            h, w = picture.shape[:2]
+            raise NoFaceError(f"no face found in a {w}x{h} picture; give a frontal face, or landmarks by file")
+        return points if points.shape == (68, 2) else None
+
+    def put(self, picture: np.ndarray, points: np.ndarray | None) -> None:
+        """Remember the landmarks, or with None that there is no face."""
+        buffer = io.BytesIO()
+        np.save(buffer, np.zeros((0, 2), np.float32) if points is None else points, allow_pickle=False)
+        write_bytes(self._file(picture), buffer.getvalue())
+
+
+# ------------------------------------------------------------------- given
+
+
+_NAME_COLUMNS = ("clip_id", "file", "filename", "name")
+
+
+class GivenLandmarks:
+    """Landmarks by name (clip id, or the onset's file path or file name), from a .csv or .npz file.
+
+    A CSV has a column ``clip_id`` or ``file`` and the columns ``x0``..``x67``, ``y0``..``y67`` (``x_0`` as
+    OpenFace writes it is fine too). An npz holds one [68,2] array per name. Pixels of the source frames.
+    """
+
+    def __init__(self, points: dict[str, np.ndarray], source: str) -> None:
+        for key, value in points.items():
+            if value.shape != (68, 2) or not np.isfinite(value).all():
+                raise MesynthError(f"landmarks of '{key}' in {source} are not 68 finite points (x, y)")
+        self._points = {key: np.asarray(value, np.float32) for key, value in points.items()}
+        self.name = source
+
+    @classmethod
+    def read(cls, path: Path) -> GivenLandmarks:
+        """Raises MesynthError when the file is missing or is no landmark table."""
+        if not path.is_file():
+            raise MesynthError(f"landmark file {path} does not exist; give a .csv or .npz file")
+        if path.suffix == ".npz":
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    return cls({key: archive[key] for key in archive.files}, str(path))
+            except (OSError, ValueError) as error:
+                if isinstance(error, MesynthError):
+                    raise
+                raise MesynthError(f"{path} is no readable npz of [68,2] arrays ({error})") from None
+        return cls(_read_csv(path), str(path))
+
+    def detect(self, image: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+        """The entry under the first of ``names`` that the table holds. Raises NoFaceError if it holds none."""
+        for name in names:
+            if name in self._points:
+                return self._points[name].copy()
+        wanted = names[0] if names else "an unnamed picture"
+        raise NoFaceError(f"{self.name} has no landmarks for {wanted}; add a row under its clip id or file name")
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _read_csv(path: Path) -> dict[str, np.ndarray]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        columns = {name.strip().lower().replace("_", ""): name for name in reader.fieldnames or []}
+        key = next((columns[c.replace("_", "")] for c in _NAME_COLUMNS if c.replace("_", "") in columns), None)
+        wanted = [(f"x{i}", f"y{i}") for i in range(68)]
+        missing = [name for pair in wanted for name in pair if name not in columns]
+        if key is None or missing:
+            lack = "a column clip_id or file" if key is None else f"the column {missing[0]}"
+            raise MesynthError(f"{path} lacks {lack}; it needs clip_id or file, x0..x67 and y0..y67")
+        points = {}
+        for number, row in enumerate(reader, 2):
+            try:
+                points[row[key].strip()] = np.array(
+                    [[float(row[columns[x]]), float(row[columns[y]])] for x, y in wanted], np.float32
+                )
+            except (TypeError, ValueError):
+                raise MesynthError(f"{path} line {number} holds a coordinate that is no number") from None
+    return points
+
+
+# ------------------------------------------------------------------- landmarks
+
 
 NAMES = ("face-alignment", "mediapipe")
 

@@ -1,21 +1,233 @@
-"""The stage between a database on disk and everything that learns: aligned crops, onset -> apex flow, landmarks."""
+"""One clip through the steps of :class:`PrepareConfig`, from frames on disk to what is stored.
+
+The stage between a database on disk and everything that learns: aligned crops, onset -> apex flow, landmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import mesynth
-from mesynth.errors import MesynthError, NoFaceError
-from mesynth.manifest import FILE_NAME, Manifest
-from mesynth.preprocess.clip import ClipWorker, landmarker_identity, landmarker_of
+from mesynth.core.errors import MesynthError, NoFaceError
+from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import STORED, PrepareConfig
-from mesynth.preprocess.landmarks import resolve_landmarker
-from mesynth.preprocess.raft import raft_file
-from mesynth.preprocess.source import fingerprint
-from mesynth.run_folder import claim_folder
-from mesynth.stage import Progress, Skipped, read_skipped, run_stage
+from mesynth.preprocess.flow import estimate_flow, raft_file
+from mesynth.preprocess.frames import Source, fingerprint, thin
+from mesynth.preprocess.landmarks import LandmarkCache, Landmarker, choose_landmarker, resolve_landmarker
+from mesynth.store.manifest import FILE_NAME, Manifest, Row
+from mesynth.store.run_folder import claim_folder
+from mesynth.store.shards import read_landmarks
+from mesynth.store.stage import Produced, Progress, Skipped, read_skipped, run_stage
+
+
+def landmarker_identity(name: str) -> str:
+    """What the result depends on: a network's name, or the content of a landmark table, not where it lies."""
+    path = Path(name)
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else name
+
+
+@lru_cache(maxsize=1)
+def landmarker_of(name: str, identity: str, device: str) -> Landmarker:
+    """One per process: building one takes longer than a clip. ``identity`` tells edited tables apart."""
+    return choose_landmarker(name, device=device)
+
+
+@dataclass(frozen=True)
+class ClipWorker:
+    """Picklable; the landmarker is built in the process that needs it."""
+
+    root: Path
+    config: PrepareConfig
+    landmarker: str
+    identity: str
+    device: str = "cpu"
+    cache: Path | None = None
+    """Folder of found landmarks, see :class:`LandmarkCache`."""
+    skip_bad: bool = False
+
+    def __call__(self, row: Row) -> Produced | Skipped:
+        try:
+            return self._produce(row)
+        except NoFaceError as error:
+            return Skipped(row.clip_id, str(error))
+        except MesynthError as error:
+            if not self.skip_bad:
+                raise
+            return Skipped(row.clip_id, str(error))
+
+    def _produce(self, row: Row) -> Produced:
+        source = Source.of(self.root, row)
+        keep = thin(len(source.names), source.apex, self.config.max_frames)
+        digest = hashlib.sha256()
+        frames = source.frames(keep, digest)
+        onset = next(frames)
+        landmarks = self._landmarks(row, onset, source.names[0])
+        state = _State(row, self.config, self.device, source.warnings)
+        if len(keep) < len(source.names):
+            state.warnings.append(f"thinned from {len(source.names)} to {len(keep)} frames")
+        state.fps = row.fps * (len(keep) - 1) / (len(source.names) - 1)  # the clip still lasts as long
+        state.apex = keep.index(source.apex)
+        state.crop(landmarks, onset, frames)
+        parent = row.frames.sha256 if row.frames else digest.hexdigest()  # complete now that every frame was read
+        state.stabilise()
+        state.spot()
+        state.magnify()
+        state.resample()
+        return state.produced(parent)
+
+    def _landmarks(self, row: Row, onset: np.ndarray, file: str) -> np.ndarray:
+        if self.landmarker == STORED:
+            return read_landmarks(self.root, row)
+        names = (row.clip_id, file, Path(file).name)
+        detector = landmarker_of(self.landmarker, self.identity, self.device)
+        if self.cache is None or Path(self.landmarker).is_file():  # a table is read faster than a cache
+            return detector.detect(onset, names)
+        cache = LandmarkCache(self.cache, f"{self.identity} {_version(self.landmarker)}")
+        found = cache.get(onset)
+        if found is None:
+            try:
+                found = detector.detect(onset, names)
+            except NoFaceError:
+                cache.put(onset, None)
+                raise
+            cache.put(onset, found)
+        return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+class _State:
+    """A clip between two steps: crops, where the apex is among them, and what was said about it."""
+
+    def __init__(self, row: Row, config: PrepareConfig, device: str, warnings: tuple[str, ...]) -> None:
+        self.row, self.config, self.device = row, config, device
+        self.warnings = list(warnings)
+        self.notes: dict[str, Any] = {}
+        self.apex, self.fps = 0, row.fps
+        self.frames = np.zeros((0, 0, 0, 3), np.uint8)
+        self.landmarks = np.zeros((68, 2), np.float32)
+
+    def crop(self, landmarks: np.ndarray, onset: np.ndarray, rest: Iterator[np.ndarray]) -> None:
+        """One transform for all frames, each cropped as it is read."""
+        if self.config.crop == "piecewise":
+            from mesynth.preprocess.align import PiecewiseAffineCrop
+
+            crop: SimilarityCrop | PiecewiseAffineCrop = PiecewiseAffineCrop.from_landmarks(landmarks, self.config.size)
+        else:
+            crop = SimilarityCrop.from_landmarks(landmarks, self.config.size)
+        self.frames = np.concatenate([crop.frames(frame[None]) for frame in (onset, *rest)])
+        self.landmarks = crop.points(landmarks)
+
+    def stabilise(self) -> None:
+        if self.config.stabilise == "none":
+            return
+        from mesynth.preprocess.stabilise import StabiliseConfig, stabilise
+
+        done = stabilise(self.frames, self.landmarks, StabiliseConfig(method=self.config.stabilise))  # type: ignore[arg-type]
+        self.frames = done.frames
+        self.notes["drift"] = done.drift.to_dict()
+
+    def spot(self) -> None:
+        """An apex for clips whose coders gave none."""
+        if self.config.apex == "annotated" or self.row.apex is not None:
+            return
+        from mesynth.preprocess.spot import MIN_FRAMES, spot_apex
+
+        if len(self.frames) < MIN_FRAMES:
+            self.warnings.append(f"{len(self.frames)} frames are too few to spot an apex")
+            return
+        spotted = spot_apex(self.frames, self.landmarks, self.fps, method=self.config.apex)
+        self.apex = spotted.apex
+        self.warnings = [w for w in self.warnings if "middle frame stands in" not in w]
+        self.warnings.append(f"apex spotted by {self.config.apex} at stored frame {spotted.apex}")
+        if spotted.confidence == 0:
+            self.warnings.append("nothing stands out in the clip: the spotted apex means little")
+        self.notes["spotted"] = {"apex": spotted.apex, "confidence": spotted.confidence}
+
+    def magnify(self) -> None:
+        asked = self.config.magnifier()
+        if asked is None:
+            return
+        from mesynth.preprocess.magnify import magnify
+        from mesynth.preprocess.warping import to_frames, to_video
+
+        method, factor = asked
+        video = to_video(self.frames, self.device)[None]
+        self.frames = to_frames(magnify(video, factor, method=method, fps=self.fps)[0])
+
+    def resample(self) -> None:
+        asked = self.config.resampler()
+        if asked is None:
+            return
+        from mesynth.preprocess.interpolate import resample, resampled_fps
+        from mesynth.preprocess.warping import to_frames, to_video
+
+        method, n = asked
+        self.fps = resampled_fps(self.fps, len(self.frames), n)
+        video, apex = resample(to_video(self.frames, self.device)[None], n, method, self.apex)
+        assert apex is not None
+        self.frames, self.apex = to_frames(video[0]), apex
+
+    def produced(self, parent: str) -> Produced:
+        config, row = self.config, self.row
+        uv = estimate_flow(self.frames[0], self.frames[self.apex], config.method, self.device).uv
+        if config.global_motion != "none":
+            uv = self._without_global_motion(uv)
+        extra = {}
+        if config.inputs:
+            from mesynth.preprocess.inputs import make_inputs
+
+            extra = make_inputs(config, self.frames, self.landmarks, self.apex, self.device)
+        made = replace(
+            row,
+            fps=self.fps,
+            n_frames=len(self.frames),
+            apex_index=self.apex,
+            height=config.size,
+            width=config.size,
+            frame_files=(),
+            frames=None,
+            flow=None,
+            warnings=tuple(self.warnings),
+            provenance=replace(
+                row.provenance,
+                parents=(*row.provenance.parents, parent),
+                code_version=mesynth.__version__,
+            ),
+        )
+        return Produced(
+            made,
+            frames=self.frames if config.keep_frames else None,
+            flow=uv,
+            landmarks=self.landmarks,
+            extra=extra,
+            notes=self.notes,
+        )
+
+    def _without_global_motion(self, uv: np.ndarray) -> np.ndarray:
+        import torch
+
+        from mesynth.preprocess.flow_parts import remove_global_motion
+        from mesynth.preprocess.regions import rigid_mask
+
+        weights = torch.from_numpy(rigid_mask(self.landmarks, self.config.size).astype(np.float32))
+        local, _ = remove_global_motion(torch.from_numpy(uv)[None], weights, self.config.global_motion)  # type: ignore[arg-type]
+        return np.ascontiguousarray(local[0].numpy(), np.float32)
+
+
+# ------------------------------------------------------------------- prepare
 
 
 def prepare(
@@ -40,8 +252,8 @@ def prepare(
     ``cache``: folder of landmarks found before, None for none. ``skip_bad``: a clip whose frames cannot be read
     is left out too. ``skipped``: what the loader left out, listed first.
 
-    A clip whose onset shows no face is left out and listed by :func:`mesynth.stage.read_skipped`; the same command
-    resumes, and does nothing where all is done.
+    A clip whose onset shows no face is left out and listed by :func:`mesynth.store.stage.read_skipped`; the same
+    command resumes, and does nothing where all is done.
 
     Raises:
         MesynthError: unreadable frames, an empty manifest, a device that is not there.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.preprocess.align import SimilarityCrop, eye_centres
 
 _UPPER_FACE = {"glabella": (1, 4, 9), "forehead": (1, 4, 9), "nose": (9,), "upper_lip": (9, 10, 12, 18, 22, 23, 24, 28)}

@@ -14,10 +14,18 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.signal import find_peaks
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.preprocess.flow import estimate_flows
-from mesynth.preprocess.spot import MIN_FRAMES, SpotConfig, Spotted, spot_apex
-from mesynth.preprocess.spot_measures import Regions, face_regions, steady_light, without_affine
+from mesynth.preprocess.spot import (
+    MIN_FRAMES,
+    Regions,
+    SpotConfig,
+    Spotted,
+    face_regions,
+    spot_apex,
+    steady_light,
+    without_affine,
+)
 
 _PAIRS = 16  # frames whose flow is estimated at once
 _MEDIAN_FPS = 50.0  # below it a median of three frames would cut off a short movement's peak

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 
 _SMALL = 2**18  # pixels of a batch, up to which one thread does the work
 MIN_SIDE = 16

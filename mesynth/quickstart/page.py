@@ -1,10 +1,12 @@
-"""``report.html``: one file, no network, no script; every figure on it comes from the study's results."""
+"""What the road has produced, as the report shows it.
+
+``report.html``: one file, no network, no script; every figure on it comes from the study's results."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,47 @@ from typing import Any
 import numpy as np
 
 from mesynth import __version__
-from mesynth.corpus.generate import video_bytes
-from mesynth.corpus.sheet import DIFFERENCE_GAIN, FLOW_SCALE, clip_column
-from mesynth.manifest import Manifest, Row
+from mesynth.benchmark.result import DASH, Result
+from mesynth.corpus.previews import DIFFERENCE_GAIN, FLOW_SCALE, clip_column, video_bytes
+from mesynth.metrics.report import MeasureReport, MeasureRow, format_number
 from mesynth.preprocess.flow import flow_picture
-from mesynth.quality.contest.result import DASH
-from mesynth.quality.report import MeasureRow, format_number
-from mesynth.quickstart.study import Study
-from mesynth.run_folder import write_text
-from mesynth.shards import png_bytes, read_flow, read_frames
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.run_folder import write_text
+from mesynth.store.shards import png_bytes, read_flow, read_frames
+from recognizer.ablation_result import AblationResult
+from recognizer.results import LosoResult
+
+
+@dataclass(frozen=True)
+class Show:
+    """One generator on one photo."""
+
+    model: str
+    clips: Manifest
+    sweep: Manifest
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the report shows."""
+
+    out: Path
+    real: Manifest
+    synthetic: Manifest
+    matched: Manifest
+    """The synthetic corpus with flow re-estimated from its frames, as the real clips' flow was."""
+    shows: list[Show]
+    """What each generator makes of the photo, the motion prior first."""
+    contest: Result
+    measures: MeasureReport
+    recognition: dict[str, LosoResult]
+    ablation: AblationResult
+    refusal: str
+    photo_name: str
+    seconds: dict[str, float]
+
+
+# ------------------------------------------------------------------- page
 
 
 def write_page(study: Study) -> Path:

@@ -13,33 +13,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mesynth import __version__
-from mesynth.classes import CLASSES_3
+from mesynth.benchmark.entrants import default_models, enter
+from mesynth.benchmark.requests import ContestConfig
+from mesynth.benchmark.result import Result
+from mesynth.benchmark.run import compare
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.errors import LeakError, MesynthError
 from mesynth.corpus.faces import find_faces
 from mesynth.corpus.generate import Preview, generate
-from mesynth.corpus.models import FLOW_ONLY, find_model
 from mesynth.corpus.plan import PlanConfig
 from mesynth.datasets.casme2 import load_casme2
-from mesynth.datasets.rendered import render_casme2
-from mesynth.datasets.rendered_faces import render_faces
-from mesynth.errors import LeakError, MesynthError
-from mesynth.manifest import Manifest
+from mesynth.datasets.rendered import render_casme2, render_faces
+from mesynth.generators.registry import FLOW_ONLY, find_model
+from mesynth.metrics.measure import MeasureConfig, measure
+from mesynth.metrics.report import MeasureReport
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.config import STORED, PrepareConfig
 from mesynth.preprocess.prepare import prepare
-from mesynth.quality.contest.entrants import default_models, enter
-from mesynth.quality.contest.requests import ContestConfig
-from mesynth.quality.contest.result import Result
-from mesynth.quality.contest.run import compare
-from mesynth.quality.measure import MeasureConfig, measure
-from mesynth.quality.report import MeasureReport
-from mesynth.quickstart.page import write_page
-from mesynth.quickstart.study import Show, Study
-from mesynth.run_folder import claim_folder, write_text
-from mesynth.stage import Progress
+from mesynth.quickstart.page import Show, Study, write_page
+from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.stage import Progress
 from recognizer.ablation import run_ablation
 from recognizer.config import AblationConfig, RunConfig, load_config
-from recognizer.protocol_run import loso
-from recognizer.result import LosoResult
+from recognizer.results import LosoResult
+from recognizer.run import loso
 
 Bars = Callable[[str], Progress]
 

@@ -3,25 +3,31 @@
 A checkpoint is a folder ``checkpoints/000012000`` named after the clock. It is written beside its place and renamed,
 its ``state.json`` holds the sha256 of every file, and the newest ones are kept, so a kill at any moment, a full disk
 or a damaged file costs at most the images since the one before. Nothing is pickled.
-"""
+
+All there is to know about a run between two updates, as a checkpoint holds it.
+
+Exponential moving averages of networks, with a half-life in images."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
-from mesynth.errors import MesynthError, RunFolderError
+from mesynth.core.errors import MesynthError, RunFolderError
+from mesynth.training.task import StepUpdater
 
 STATE = "state.json"
 _WRITING = ".writing-"
@@ -177,3 +183,120 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# ------------------------------------------------------------------- state
+
+
+Networks = Mapping[str, torch.nn.Module]
+Sums = dict[str, tuple[float, int]]
+
+
+@dataclass
+class Clock:
+    """Where a run stands, as plain values."""
+
+    images: int = 0
+    seconds: float = 0.0
+    """Spent training, over all resumptions."""
+    problems: int = 0
+    """Validations in a row with a known failure."""
+    problem: str = ""
+    """What the last of them said."""
+    losses: Sums = field(default_factory=dict)
+    """Sum and count of each value since the last line of metrics, of this process."""
+    logged: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+def capture(clock: Clock, losses: list[Sums], networks: Networks, averaged: Networks, updater: StepUpdater) -> Saved:
+    """The state to save; ``losses`` are the sums of every process."""
+    tensors = {"networks": _states(networks), "averaged": _states(averaged)}
+    optimisers: dict[str, Any] = {}
+    tensors["optimisers"] = {}
+    for name, optimiser in updater.optimisers.items():
+        parts, optimisers[name] = optimiser_parts(optimiser)
+        tensors["optimisers"] |= {f"{name}:{key}": value for key, value in parts.items()}
+    scaler = None if updater.scaler is None else updater.scaler.state_dict()
+    plain = clock.__dict__ | {"losses": losses}
+    return Saved(tensors, {"clock": plain, "optimisers": optimisers, "scaler": scaler})
+
+
+def restore(
+    saved: Saved, networks: Networks, averaged: Networks, updater: StepUpdater, *, rank: int, processes: int
+) -> Clock:
+    """Put a saved state back; returns the clock of this process."""
+    _restore(networks, saved.tensors["networks"])
+    _restore(averaged, saved.tensors["averaged"])
+    for name, optimiser in updater.optimisers.items():
+        own = _under(name, saved.tensors["optimisers"])
+        restore_optimiser(optimiser, own, saved.state["optimisers"][name])
+    if updater.scaler is not None:
+        updater.scaler.load_state_dict(saved.state["scaler"])
+    plain = dict(saved.state["clock"])
+    return Clock(**plain | {"losses": _own(plain["losses"], rank, processes)})
+
+
+def _own(by_rank: list[dict[str, list[Any]]], rank: int, processes: int) -> Sums:
+    """This process's sums; when the number of processes has changed, the first takes all."""
+    if len(by_rank) == processes:
+        mine = [by_rank[rank]]
+    else:
+        mine = by_rank if rank == 0 else []
+    out: Sums = {}
+    for sums in mine:
+        for name, (total, count) in sums.items():
+            before = out.get(name, (0.0, 0))
+            out[name] = (before[0] + total, before[1] + count)
+    return out
+
+
+def _states(networks: Networks) -> Tensors:
+    return {f"{name}:{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+
+
+def _restore(networks: Networks, tensors: Tensors) -> None:
+    for name, network in networks.items():
+        network.load_state_dict(_under(name, tensors))
+
+
+def _under(name: str, tensors: Tensors) -> Tensors:
+    return {key.removeprefix(f"{name}:"): value for key, value in tensors.items() if key.startswith(f"{name}:")}
+
+
+# ------------------------------------------------------------------- averaging
+
+
+def keep_share(images: int, batch: int, half_life: float, ramp: float) -> float:
+    """Share of the old average that an update by ``batch`` pairs keeps when the clock reads ``images`` after it.
+
+    ``0.5 ** (batch / h)`` with h = min(half_life, ramp * images); so the average does not depend on the batch size,
+    and the start of a run is forgotten (Karras et al. 2020, "Training Generative Adversarial Networks with Limited
+    Data", whose ramp-up this is). ``half_life=0`` keeps nothing.
+
+    >>> keep_share(1000, 10, 10, 0), keep_share(1000, 10, 0, 0)
+    (0.5, 0.0)
+    """
+    half = min(half_life, ramp * images) if ramp else half_life
+    return 0.5 ** (batch / half) if half > 0 else 0.0
+
+
+class Averages:
+    """Averaged copies of some networks: float parameters are averaged, buffers and counters copied."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], names: Sequence[str], half_life: float, ramp: float) -> None:
+        """Copies the networks as they are, so it comes before anything is compiled."""
+        self.networks: dict[str, nn.Module] = {
+            name: copy.deepcopy(networks[name]).eval().requires_grad_(False) for name in names
+        }
+        self._half_life, self._ramp = half_life, ramp
+
+    @torch.no_grad()
+    def update(self, networks: Mapping[str, nn.Module], images: int, batch: int) -> None:
+        """Move towards ``networks`` after an update by ``batch`` pairs; the clock reads ``images`` now."""
+        keep = keep_share(images, batch, self._half_life, self._ramp)
+        for name, average in self.networks.items():
+            current = networks[name]
+            torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - keep)
+            for old, new in zip(average.buffers(), current.buffers(), strict=True):
+                old.copy_(new)

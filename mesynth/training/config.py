@@ -13,8 +13,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mesynth.errors import ConfigError
-from mesynth.run_folder import config_hash
+from mesynth.core.errors import ConfigError
+from mesynth.store.run_folder import config_hash
 from mesynth.training.registry import Entry, find_data, find_task
 
 PRECISIONS = ("fp32", "bf16", "fp16")

@@ -14,22 +14,19 @@ import numpy as np
 import torch
 
 from mesynth import __version__
-from mesynth.errors import ConfigError, MesynthError
-from mesynth.seeds import derived
-from mesynth.stage import Interrupted, Progress
-from mesynth.stopping import stop_requested
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.process import stop_requested
+from mesynth.core.seeds import derived
+from mesynth.store.stage import Interrupted, Progress
 from mesynth.training import checkpoint
-from mesynth.training.averaging import Averages
-from mesynth.training.batch import Batch
+from mesynth.training.checkpoint import Averages, Clock, Sums, capture, restore
 from mesynth.training.config import Recipe
+from mesynth.training.data.batches import Batch, PairSet, batches, check_split
 from mesynth.training.processes import Processes
 from mesynth.training.record import RunFolder
 from mesynth.training.registry import find_task
-from mesynth.training.sampler import PairSet, batches, check_split
 from mesynth.training.start import Start
-from mesynth.training.state import Clock, Sums, capture, restore
-from mesynth.training.task import Facts, Problem, Task
-from mesynth.training.updater import StepUpdater
+from mesynth.training.task import Facts, Problem, StepUpdater, Task
 
 
 class TrainingFailed(MesynthError):

@@ -1,17 +1,22 @@
-"""A run's folder: what it is, what was measured, what it looked like."""
+"""A run's folder: what it is, what was measured, what it looked like.
+
+Sample sheets: pictures for people, one row a pair."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from mesynth.errors import RunFolderError
-from mesynth.run_folder import claim_folder, write_bytes, write_text
-from mesynth.shards import png_bytes
+from mesynth.core.errors import RunFolderError
+from mesynth.preprocess.flow import flow_picture
+from mesynth.store.run_folder import claim_folder, write_bytes, write_text
+from mesynth.store.shards import png_bytes
 from mesynth.training.config import Recipe
 
 METRICS = "metrics.jsonl"
@@ -100,3 +105,41 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return value
+
+
+# ------------------------------------------------------------------- sheets
+
+
+GAP = 2
+"""White pixels between pictures."""
+
+
+def pictures(batch: torch.Tensor) -> list[np.ndarray]:
+    """[B,3,H,W] or [B,1,H,W] in [0,1] -> B pictures [H,W,3] uint8."""
+    values = batch.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().expand(-1, 3, -1, -1)
+    return list(values.permute(0, 2, 3, 1).numpy())
+
+
+def flows(batch: torch.Tensor, share: float = 0.03) -> list[np.ndarray]:
+    """[B,2,H,W] pixels -> B pictures; full colour at ``share`` of the width, so that sizes and runs compare."""
+    return [flow_picture(uv, share * batch.shape[-1]) for uv in batch.detach().float().cpu().numpy()]
+
+
+def changes(after: torch.Tensor, before: torch.Tensor, gain: float = 4.0) -> list[np.ndarray]:
+    """The difference of [B,3,H,W] pictures times ``gain`` about mid-grey -> B pictures."""
+    return pictures(0.5 + gain * (after - before))
+
+
+def sheet(columns: Sequence[Sequence[np.ndarray]], scale: int = 1) -> np.ndarray:
+    """Columns of equally many pictures [H,W,3] uint8 -> one picture [*,*,3] uint8, one row a pair, enlarged."""
+    rows = [
+        _joined([np.repeat(np.repeat(p, scale, 0), scale, 1) for p in row], 1) for row in zip(*columns, strict=True)
+    ]
+    return _joined(rows, 0)
+
+
+def _joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    gap_shape = list(parts[0].shape)
+    gap_shape[axis] = GAP
+    gap = np.full(gap_shape, 255, np.uint8)
+    return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], axis)

@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from mesynth.training.task import Task
 
 TASKS: dict[str, str] = {
-    "motion_gan": "mesynth.training.tasks.motion_gan",
-    "au_icgan": "mesynth.training.tasks.au_icgan",
-    "ice_gan": "mesynth.training.tasks.ice_gan",
-    "flow_gan": "mesynth.training.tasks.flow_gan",
-    "motion_diffusion": "mesynth.training.tasks.motion_diffusion",
-    "image_diffusion": "mesynth.training.tasks.image_diffusion",
-    "flow_volume": "mesynth.training.tasks.flow_volume",
+    "motion_gan": "mesynth.generators.motion_gan.task",
+    "au_icgan": "mesynth.generators.au_icgan.task",
+    "ice_gan": "mesynth.generators.ice_gan.task",
+    "flow_gan": "mesynth.generators.flow_gan.task",
+    "motion_diffusion": "mesynth.generators.motion_diffusion.task",
+    "image_diffusion": "mesynth.generators.image_diffusion.task",
+    "flow_volume": "mesynth.generators.flow_volume.task",
 }
-PAIRS = "mesynth.training.pairs"
-DATA: dict[str, str] = {"flow_volume": "mesynth.training.sequences"}
+PAIRS = "mesynth.training.data.pairs"
+DATA: dict[str, str] = {"flow_volume": "mesynth.training.data.sequences"}
 """Tasks that learn from something else than pairs, and the module it comes from."""
 
 

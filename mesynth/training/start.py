@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mesynth.errors import ConfigError, LeakError
-from mesynth.generators.pipeline import INDEX, WEIGHTS, GeneratorFacts, read_facts
+from mesynth.core.errors import ConfigError, LeakError
+from mesynth.store.generator_folder import INDEX, WEIGHTS, GeneratorFacts, read_facts
 from mesynth.training.config import Recipe
 from mesynth.training.record import GENERATOR, RECIPE
 from mesynth.training.task import Task

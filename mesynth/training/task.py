@@ -1,9 +1,11 @@
-"""The contract between the loop and what is trained: a task owns networks and losses, the loop owns everything else."""
+"""The contract between the loop and what is trained: a task owns networks and losses, the loop owns everything else.
+
+One update: a task's losses to gradients to optimiser steps, over parts of a batch and over processes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,9 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mesynth.errors import ConfigError
-from mesynth.generators.pipeline import GeneratorFacts
-from mesynth.training.batch import Batch
+from mesynth.core.errors import ConfigError
+from mesynth.core.seeds import derived
+from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.training.data.batches import Batch
+from mesynth.training.processes import Processes
 
 
 class Updater(Protocol):
@@ -119,3 +123,114 @@ class Task(ABC):
     def config(self) -> dict[str, Any]:
         """The resolved configuration, plain values."""
         raise NotImplementedError
+
+
+# ------------------------------------------------------------------- updater
+
+
+class _Cut(BaseException):
+    """The rest of a task's step belongs to a later pass."""
+
+
+class StepUpdater:
+    """The :class:`~mesynth.training.task.Updater` of the loop.
+
+    A batch may be cut into parts. So that the update is that of the whole batch even when a step updates several
+    optimisers in turn (a discriminator, then a generator against the new discriminator), the parts go through once
+    for every ``update`` of the step: the first pass sums the gradients of the first loss and steps; the second starts
+    again from the old weights, takes the new ones where the first loss is, and goes on to the second; and so on. All
+    random numbers follow from the pairs, so passes agree.
+    """
+
+    def __init__(
+        self,
+        optimisers: Mapping[str, torch.optim.Optimizer],
+        processes: Processes,
+        *,
+        clip: float,
+        seed: int,
+        fp16: bool,
+    ) -> None:
+        self.optimisers = dict(optimisers)
+        self._parameters = {
+            name: [p for group in optimiser.param_groups for p in group["params"]]
+            for name, optimiser in self.optimisers.items()
+        }
+        self._processes, self._clip, self._seed = processes, clip, seed
+        self.scaler = torch.amp.GradScaler(processes.device.type) if fp16 else None
+        self.norms: dict[str, torch.Tensor] = {}
+        """Gradient norm of each optimiser before clipping, where there is clipping."""
+        self._parts, self._part, self._pass, self._calls = 1, 0, 0, 0
+        self._before: list[tuple[str, list[torch.Tensor]]] = []
+        self._after: list[list[torch.Tensor]] = []
+        """Weights of the optimiser of each pass before and after its step, only for a batch in parts."""
+
+    def run(self, task: Task, parts: Sequence[tuple[int, Batch]], images: int) -> dict[str, torch.Tensor]:
+        """One update on ``parts`` (each with its first draw number); returns the logged losses' means."""
+        self._parts, self._pass, self._before, self._after = len(parts), 0, [], []
+        while True:
+            logs: list[dict[str, torch.Tensor]] = []
+            cut = 0
+            for self._part, (draw, batch) in enumerate(parts):
+                self._calls = 0
+                for name, weights in reversed(self._before[: self._pass]):
+                    self._put(name, weights)
+                # Dropout and the like draw from the global stream: tie it to the pairs, not to the process' past.
+                self._seed_torch(derived(self._seed, "torch", draw))
+                try:
+                    with self._processes.autocast():
+                        logs.append(task.step(batch, images, self))
+                except _Cut:
+                    cut += 1
+            if cut == 0:
+                return {name: torch.stack([log[name].detach().float() for log in logs]).mean() for name in logs[0]}
+            if cut < len(parts):
+                raise RuntimeError(f"task {task.name}: the number of updates of a step depends on the batch's content")
+            name = self._before[-1][0]
+            self._after.append([p.detach().clone() for p in self._parameters[name]])
+            self._pass += 1
+
+    def _seed_torch(self, seed: int) -> None:
+        # Not torch.manual_seed: where CUDA is not in use it formats a stack trace every time.
+        torch.default_generator.manual_seed(seed)
+        if self._processes.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def update(self, name: str, loss: torch.Tensor) -> None:
+        """Back-propagate ``loss`` into the parameters of optimiser ``name`` alone; step with the last part."""
+        call, self._calls = self._calls, self._calls + 1
+        if self._parts > 1 and call != self._pass:
+            if call > self._pass:
+                raise _Cut
+            self._put(self._before[call][0], self._after[call])
+            return
+        optimiser, parameters = self.optimisers[name], self._parameters[name]
+        if self._part == 0:
+            optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(loss.device.type, enabled=False):
+            scaled = loss.float() / self._parts if self._parts > 1 else loss.float()
+            if self.scaler is not None:
+                scaled = self.scaler.scale(scaled)
+            # Other networks on the way (a discriminator inside the generator's loss) keep their gradients.
+            scaled.backward(inputs=[p for p in parameters if p.requires_grad])
+            if self._part == self._parts - 1:
+                self._step(name, optimiser, parameters)
+
+    def _step(self, name: str, optimiser: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]) -> None:
+        self._processes.average_gradients(parameters)
+        if self.scaler is not None:
+            self.scaler.unscale_(optimiser)
+        if self._parts > 1:
+            self._before.append((name, [p.detach().clone() for p in parameters]))
+        if self._clip:
+            self.norms[name] = torch.nn.utils.clip_grad_norm_(parameters, self._clip)
+        if self.scaler is None:
+            optimiser.step()
+        else:
+            self.scaler.step(optimiser)
+            self.scaler.update()
+
+    @torch.no_grad()
+    def _put(self, name: str, weights: list[torch.Tensor]) -> None:
+        for parameter, value in zip(self._parameters[name], weights, strict=True):
+            parameter.copy_(value)

@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mesynth import __version__
-from mesynth.errors import ConfigError, LeakError, MesynthError
-from mesynth.generators.pipeline import GeneratorFacts
-from mesynth.preprocess.cache import default_folder
-from mesynth.run_folder import claim_folder, write_text
-from mesynth.stage import Progress
+from mesynth.core.errors import ConfigError, LeakError, MesynthError
+from mesynth.preprocess.landmarks import default_folder
+from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.stage import Progress
 from mesynth.training.config import Recipe
-from mesynth.training.groups import subject_groups
+from mesynth.training.data.batches import PairSet, check_split
+from mesynth.training.data.subjects import subject_groups
 from mesynth.training.loop import Run, build_task, warn
-from mesynth.training.processes import Processes
+from mesynth.training.processes import Processes, check_trackers
 from mesynth.training.record import RunFolder, read_metrics
 from mesynth.training.registry import find_data
-from mesynth.training.sampler import PairSet, check_split
 from mesynth.training.start import Start, open_start, refuse_leak
-from mesynth.training.trackers import check_trackers
 
 CROSS_FIT = "cross_fit.json"
 Bars = Callable[[str], Progress]

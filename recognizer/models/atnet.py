@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.blocks import APEX_INPUTS, Lstm, apex_maps, check
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
+from recognizer.models.common import APEX_INPUTS, Dropout, FlowNetwork, Lstm, Outputs, Shape, apex_maps, check
 from recognizer.models.resnet10 import ResNet10
 
 

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
-from mesynth.types import N_AUS
+from mesynth.core.errors import ConfigError
+from mesynth.core.types import N_AUS
 from recognizer.models.au_graph import AuNodes, cooccurrence
-from recognizer.models.blocks import check
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, au_loss
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, au_loss, check
 
 
 @dataclass(frozen=True, kw_only=True)

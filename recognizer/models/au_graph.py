@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from mesynth.emotions import PUBLISHED
-from mesynth.facs import AU_INDEX
-from mesynth.types import N_AUS
-from recognizer.models.blocks import he, norm
+from mesynth.core.emotions import PUBLISHED
+from mesynth.core.facs import AU_INDEX
+from mesynth.core.types import N_AUS
+from recognizer.models.common import he, norm
 
 _GRID = 4
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
-from mesynth.types import N_AUS
-from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape, au_loss, margin_loss
-from recognizer.models.regions import MOMENTS, N_REGIONS, facs_adjacency
+from mesynth.core.errors import ConfigError
+from mesynth.core.types import N_AUS
+from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape, au_loss, margin_loss, route, squash
+from recognizer.models.faces import MOMENTS, N_REGIONS, facs_adjacency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +44,6 @@ class CapsuleGraphConfig:
                 raise ConfigError(f"capsule_graph.{name}={getattr(self, name)} must be at least 1")
         if self.au_weight < 0:
             raise ConfigError(f"capsule_graph.au_weight={self.au_weight:g} must not be negative")
-
-
-def squash(s: torch.Tensor) -> torch.Tensor:
-    """Shrink capsules [...,D] to a length in [0,1) and keep their direction (Sabour et al., eq. 1)."""
-    square = (s**2).sum(-1, keepdim=True)
-    return s * (square / (1 + square) / (square + 1e-8).sqrt())
-
-
-def route(votes: torch.Tensor, routings: int) -> torch.Tensor:
-    """Dynamic routing of votes [B,P,C,D] -> class capsules [B,C,D] (Sabour et al., procedure 1).
-
-    As there, only the last round passes gradients: the coupling coefficients are no parameters.
-    """
-    fixed = votes.detach()
-    logits = torch.zeros_like(fixed[..., 0])
-    for _ in range(routings - 1):
-        capsules = squash((logits.softmax(-1)[..., None] * fixed).sum(1))
-        logits = logits + (fixed * capsules[:, None]).sum(-1)
-    return squash((logits.softmax(-1)[..., None] * votes).sum(1))
 
 
 class CapsuleGraph(FlowNetwork):

@@ -9,19 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
-from recognizer.models.blocks import (
+from mesynth.core.errors import ConfigError
+from recognizer.models.common import (
     APEX_INPUTS,
     ClassCapsules,
+    FlowNetwork,
+    Outputs,
+    Shape,
     after,
     apex_maps,
     check,
     he,
     lengths,
+    margin_loss,
     norm,
     resized,
 )
-from recognizer.models.common import FlowNetwork, Outputs, Shape, margin_loss
 
 
 @dataclass(frozen=True, kw_only=True)

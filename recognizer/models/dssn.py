@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mesynth.errors import ConfigError
-from recognizer.models.blocks import after, check, he, resized
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
+from mesynth.core.errors import ConfigError
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, after, check, he, resized
 
 FUSIONS = ("mul", "add", "cat")
 STREAMS: dict[str, tuple[str, str]] = {"magnitude_strain": ("magnitude", "strain"), "u_v": ("u", "v")}

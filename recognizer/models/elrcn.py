@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
-from recognizer.models.blocks import Lstm, check, he
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
+from mesynth.core.errors import ConfigError
+from recognizer.models.common import Dropout, FlowNetwork, Lstm, Outputs, Shape, check, he
 
 ENRICHMENTS = ("spatial", "temporal")
 CHANNELS = 3

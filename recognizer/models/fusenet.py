@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from recognizer.models.blocks import check, resized
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
-from recognizer.models.landmarks import EYE_BOX, MOUTH_BOX, box_slices
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check, resized
+from recognizer.models.faces import EYE_BOX, MOUTH_BOX, box_slices
 from recognizer.models.microexpstcnn import SpaceTime
 
 FUSIONS = ("intermediate", "late")

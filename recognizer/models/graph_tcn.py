@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
-from recognizer.models.blocks import check, he, norm
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
-from recognizer.models.landmarks import BROWS, MOUTH, patch_index
+from mesynth.core.errors import ConfigError
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check, he, norm
+from recognizer.models.faces import BROWS, MOUTH, patch_index
 
 POINTS = BROWS + MOUTH
 

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
-from recognizer.models.blocks import check
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
-from recognizer.models.landmarks import EYES, MOUTH_CORNERS
+from mesynth.core.errors import ConfigError
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check
+from recognizer.models.faces import EYES, MOUTH_CORNERS
 
 _GRID = 4  # patches along a side of the four crops together
 

@@ -8,9 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
-from recognizer.models.blocks import APEX_INPUTS, ClassCapsules, after, apex_maps, check, lengths, norm
-from recognizer.models.common import FlowNetwork, Outputs, Shape, margin_loss
+from mesynth.core.errors import ConfigError
+from recognizer.models.common import (
+    APEX_INPUTS,
+    ClassCapsules,
+    FlowNetwork,
+    Outputs,
+    Shape,
+    after,
+    apex_maps,
+    check,
+    lengths,
+    margin_loss,
+    norm,
+)
 
 _PRIMARY, _PRIMARY_DIM = 16, 8
 _ROUNDS = 5

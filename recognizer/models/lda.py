@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 
 PRIORS = ("equal", "data")
 

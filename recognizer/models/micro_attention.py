@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from recognizer.models.blocks import APEX_INPUTS, apex_maps, check
-from recognizer.models.common import FlowNetwork, Outputs, Shape
+from recognizer.models.common import APEX_INPUTS, FlowNetwork, Outputs, Shape, apex_maps, check
 from recognizer.models.resnet10 import ResNet10
 
 

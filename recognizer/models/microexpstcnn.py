@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.blocks import check
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check
 
 
 @dataclass(frozen=True, kw_only=True)

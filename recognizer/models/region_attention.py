@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape
-from recognizer.models.regions import MOMENTS, N_REGIONS
+from recognizer.models.faces import MOMENTS, N_REGIONS
 
 
 @dataclass(frozen=True, kw_only=True)

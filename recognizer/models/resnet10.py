@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.blocks import he, norm
+from recognizer.models.common import he, norm
 
 
 class MicroAttention(nn.Module):

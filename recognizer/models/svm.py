@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.svm import SVC
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer.models.lda import Gram
 
 GAIN = 2.0

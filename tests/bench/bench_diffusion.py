@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from mesynth.corpus.models import find_model, shipped_models
-from mesynth.quality.contest.people import Person
-from mesynth.quality.contest.requests import CONTEST_SEEDS
-from mesynth.quality.contest.speed import one_thread
+from mesynth.benchmark.diffusion_goals import one_thread
+from mesynth.benchmark.people import Person
+from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.generators.registry import find_model, shipped_models
 from tests.bench.bench_generators import FRAMES, REPEATS, SIZE, seconds
 
 STEPS = 25

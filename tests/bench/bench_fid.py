@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from pytorch_fid import fid_score, inception
 
-from mesynth.quality.extractors import PUBLISHED_RESIZE, Inception
-from mesynth.quality.fid import fid, write_statistics
-from mesynth.quality.frechet import Moments
-from tests.quality.inception import random_weights
+from mesynth.metrics.distribution import Moments
+from mesynth.metrics.fid import fid, write_statistics
+from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, Inception
+from tests.metrics.inception import random_weights
 
 
 def main() -> None:

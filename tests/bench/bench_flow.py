@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from skimage.registration import optical_flow_tvl1
 
-from mesynth.errors import WeightsUnavailable
-from mesynth.facs import parse_request
+from mesynth.core.errors import WeightsUnavailable
+from mesynth.core.facs import parse_request
+from mesynth.core.seeds import stream
 from mesynth.head import Subject, head_motion
 from mesynth.preprocess.flow import METHODS, estimate_flows, grayscale
 from mesynth.preprocess.tvl1 import tvl1
-from mesynth.seeds import stream
 from tests.bench.timing import milliseconds
 
 ACTIONS = ("1={0},2={0}", "4={0}", "4={0},7={0}", "6={0},12={0}", "L12={0}", "9={0}", "10={0}", "14={0}",

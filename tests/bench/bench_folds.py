@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.types import N_AUS
+from mesynth.core.types import N_AUS
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.common import Shape
 from recognizer.models.region_attention import RegionAttentionConfig

@@ -22,7 +22,8 @@ from mesynth.motion.prior import Face, MotionPrior
 from mesynth.motion.warp import backward_flow, warp_backward
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.landmarks import choose_landmarker
-from mesynth.shards import png_bytes, read_image
+from mesynth.store.shards import png_bytes
+from mesynth.store.videos import read_image
 
 PHOTO = Path(skimage.__file__).parent / "data" / "astronaut.png"
 CLIPS, FRAMES = 100, 64

@@ -11,15 +11,16 @@ import json
 import statistics
 import time
 
-from mesynth.corpus.models import find_model, shipped_models
-from mesynth.facs import parse_request
-from mesynth.generators.au_icgan import AUICGAN, AUICGenerator
-from mesynth.generators.pipeline import Generator, GeneratorFacts
+from mesynth.benchmark.diffusion_goals import one_thread
+from mesynth.benchmark.people import Person
+from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.core.facs import parse_request
+from mesynth.core.profiles import Profile
+from mesynth.generators.au_icgan.pipeline import AUICGAN, AUICGenerator
+from mesynth.generators.base import Generator
+from mesynth.generators.registry import find_model, shipped_models
 from mesynth.motion.prior import NAME
-from mesynth.quality.contest.people import Person
-from mesynth.quality.contest.requests import CONTEST_SEEDS
-from mesynth.quality.contest.speed import one_thread
-from mesynth.temporal import Profile
+from mesynth.store.generator_folder import GeneratorFacts
 
 FRAMES, SIZE, REPEATS = 64, 128, 5
 REQUESTS = ("12=0.4", "4=0.5", "L1=0.4,L2=0.4", "9=0.3", "6=0.3,12=0.5", "15=0.4")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mesynth.training.degrade import OFF, CameraConfig
-from mesynth.training.pack import open_pack
-from mesynth.training.packed_clip import PackConfig
-from mesynth.training.pairs import PairSet
-from mesynth.training.rendered_pairs import RenderConfig, render_pairs
+from mesynth.training.data.camera import OFF, CameraConfig
+from mesynth.training.data.pack import open_pack
+from mesynth.training.data.packed_clip import PackConfig
+from mesynth.training.data.pairs import PairSet
+from mesynth.training.data.rendered import RenderConfig, render_pairs
 
 BATCH, REPEATS = 64, 10
 

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from mesynth.facs import AU_CODES
+from mesynth.core.facs import AU_CODES
 from mesynth.head import HeadModel, Subject, head_motion
 
 

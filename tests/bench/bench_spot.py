@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mesynth import facs
-from mesynth.emotions import PUBLISHED, AUSampling, sample_aus
+from mesynth.core import facs
+from mesynth.core.emotions import PUBLISHED, AUSampling, sample_aus
+from mesynth.core.profiles import PROFILES, draw_profile, frame_count
+from mesynth.core.seeds import derived, stream
 from mesynth.head import Subject, blink, head_motion
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.spot import METHODS, SpotConfig, Spotted, spot_apex
-from mesynth.seeds import derived, stream
-from mesynth.temporal import PROFILES, draw_profile, frame_count
 
 SIZE, FPS = 192, 100.0
 CLIPS_PER_SUBJECT = 4

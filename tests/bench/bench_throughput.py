@@ -19,12 +19,12 @@ from pathlib import Path
 from mesynth.corpus.design import load_design
 from mesynth.corpus.flow_corpus import generate_flow
 from mesynth.corpus.generate import Preview, generate_plan
-from mesynth.corpus.make_plan import draft_plan
-from mesynth.corpus.models import shipped_models
 from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.throughput import PARTS, Throughput
-from mesynth.datasets.rendered_faces import render_faces
-from mesynth.generators.flow_gan import FAMILY
+from mesynth.datasets.rendered import render_faces
+from mesynth.generators.flow_gan.pipeline import FAMILY
+from mesynth.generators.registry import shipped_models
 from mesynth.motion.flow_prior import NAME as PRIOR
 from mesynth.motion.prior import NAME
 from mesynth.training.config import load_recipe

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mesynth.training.batch import Batch
 from mesynth.training.config import load_recipe
+from mesynth.training.data.batches import Batch
 from mesynth.training.loop import build_task
 from mesynth.training.record import read_metrics
 from mesynth.training.train import Machine, train

@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from mesynth import facs, seeds
-from mesynth.corpus.models import find_model
-from mesynth.facs import AUConflictError
-from mesynth.generators.diffusion.motion_network import REACH
-from mesynth.generators.diffusion.sampling import Sampling
+from mesynth.benchmark.diffusion_goals import one_thread
+from mesynth.core import facs, seeds
+from mesynth.core.facs import AUConflictError
+from mesynth.core.types import AUVector
+from mesynth.generators.diffusion import Sampling
 from mesynth.generators.formation import face_motion, limited_length
-from mesynth.generators.warping import from_means
+from mesynth.generators.motion_diffusion.network import REACH
+from mesynth.generators.registry import find_model
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.quality.contest.speed import one_thread
-from mesynth.training.rendered_pairs import VALIDATION_SEEDS
-from mesynth.training.sequence_clips import Moves, Stand, draw_moves
-from mesynth.training.sequences import SequenceConfig
-from mesynth.types import AUVector
+from mesynth.preprocess.warping import from_means
+from mesynth.training.data.rendered import VALIDATION_SEEDS
+from mesynth.training.data.sequence_clips import Moves, Stand, draw_moves
+from mesynth.training.data.sequences import SequenceConfig
 
 FRAMES, FPS, DRAWS = 32, 100, 4
 KINDS = {

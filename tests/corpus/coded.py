@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mesynth import classes, facs
+from mesynth.core import emotions, facs
 from mesynth.corpus.throughput import FILE_NAME
-from mesynth.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row
 from tests.builders import provenance, row, tree_bytes
 
 CODED = [
@@ -34,7 +34,7 @@ def coded_row(index: int, subject: str, emotion: str, text: str, expression: str
         clip_id=f"db/{subject}/c{index}/0",
         subject=subject,
         emotion=emotion,
-        label=classes.label(emotion),
+        label=emotions.label(emotion),
         expression=expression,
         **Row.au_columns(annotation.vector(), annotation.presence()),
         provenance=provenance(subject=subject, subjects_seen=(f"db/{subject}",)),

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth import facs, seeds
+from mesynth.core import facs, seeds
+from mesynth.core.emotions import EXPERT, PUBLISHED
+from mesynth.core.errors import MesynthError
 from mesynth.corpus.au_sources import Drawn, Pool, TableSource, Tree, make_sources
 from mesynth.corpus.design import AUDesign
-from mesynth.emotions import EXPERT, PUBLISHED
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest
+from mesynth.store.manifest import Manifest
 from tests.corpus.coded import coded_manifest
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.core.errors import MesynthError
 from mesynth.corpus.design import Design, load_design, parse_intensity
-from mesynth.errors import MesynthError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "corpus"
 

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mesynth import facs, shards
 from mesynth.cli import main
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
 from mesynth.corpus.design import load_design
 from mesynth.corpus.flow_corpus import Batches, generate_flow
-from mesynth.corpus.make_plan import draft_plan
 from mesynth.corpus.plan import Plan, PlanConfig
+from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.verify import verify
-from mesynth.errors import MesynthError
-from mesynth.generators.pipeline import save_pipeline
-from mesynth.manifest import Manifest
 from mesynth.motion.flow_prior import OFF, FlowNuisance
 from mesynth.motion.nuisance import Nuisance
+from mesynth.store import shards
+from mesynth.store.generator_folder import save_pipeline
+from mesynth.store.manifest import Manifest
 from recognizer.data import load
 from tests.corpus.coded import coded_manifest, made_bytes
 from tests.generators.gan_facts import facts
@@ -150,7 +151,7 @@ def test_strengths_and_labels_follow_the_options(tmp_path: Path) -> None:
 
 
 def test_a_flow_gan_is_asked_for_the_same_rows(gan: Path, tmp_path: Path) -> None:
-    from mesynth.generators.pipeline import load_pipeline
+    from mesynth.generators.base import load_pipeline
 
     made = generate_flow(replace(CONFIG, count=20), tmp_path / "a", model=str(gan), people=3)
     loaded = load_pipeline(gan)

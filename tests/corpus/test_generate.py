@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 from skimage import data
 
-from mesynth import shards
 from mesynth.cli import main
 from mesynth.corpus.faces import margin
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
-from mesynth.manifest import Manifest
 from mesynth.motion.nuisance import Nuisance
+from mesynth.store import shards
+from mesynth.store.manifest import Manifest
 from tests.corpus.coded import made_bytes
 
 CONFIG = PlanConfig(

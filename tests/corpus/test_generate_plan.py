@@ -17,15 +17,15 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from mesynth.cli import main
-from mesynth.corpus.complete import prove_complete
+from mesynth.core.errors import MesynthError
 from mesynth.corpus.design import load_design
 from mesynth.corpus.generate import Preview, generate_plan
-from mesynth.corpus.make_plan import draft_plan
 from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.planning import draft_plan
+from mesynth.corpus.throughput import prove_complete
 from mesynth.corpus.verify import verify
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest
-from mesynth.stage import ShardWriter
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import ShardWriter
 from tests.corpus.coded import coded_manifest, made_bytes
 
 SMALL = ["clip.size=48", "clip.fps=25", "clip.duration=[0.2,0.2]", "rows.count=6"]
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_what_is_finished(
         return whole(self, key, members)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mesynth.stage.ShardWriter.add", add)
+        patch.setattr("mesynth.store.stage.ShardWriter.add", add)
         with pytest.raises(MesynthError, match=r"disk of .* is full; make room"):
             generate_plan(plan, out, preview=Preview(count=0), workers=1)
     assert len(Manifest.read(out / "parts" / "000000")) == 4

@@ -10,15 +10,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth import facs
 from mesynth.cli import main
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.corpus.faces import find_faces
 from mesynth.corpus.generate import Preview, generate
-from mesynth.corpus.models import find_model, option_text, parse_options, split_models, split_name
 from mesynth.corpus.plan import PlanConfig
-from mesynth.datasets.rendered_faces import render_faces
-from mesynth.errors import ConfigError, MesynthError
-from mesynth.shards import read_flow
+from mesynth.datasets.rendered import render_faces
+from mesynth.generators.registry import find_model, option_text, parse_options, split_models, split_name
+from mesynth.store.shards import read_flow
 from tests.corpus.toy import Toy, save_toy
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mesynth.classes import CLASS_OF
+from mesynth.core.emotions import CLASS_OF
+from mesynth.core.errors import MesynthError
 from mesynth.corpus.plan import Plan, PlanConfig, write_plan
-from mesynth.errors import MesynthError
 
 MIXED = PlanConfig(emotions=("negative", "positive", "surprise"), count=60, duration=(0.2, 0.5))
 

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mesynth.cli import main
+from mesynth.core.errors import MesynthError
 from mesynth.corpus.design import load_design
-from mesynth.corpus.make_plan import draft_plan
 from mesynth.corpus.plan_file import StoredPlan
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest
+from mesynth.corpus.planning import draft_plan
+from mesynth.store.manifest import Manifest
 from tests.builders import tree_bytes
 from tests.corpus.coded import coded_manifest
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth import facs
-from mesynth.classes import CLASS_OF
+from mesynth.core import facs
+from mesynth.core.emotions import CLASS_OF
+from mesynth.core.errors import MesynthError
 from mesynth.corpus.au_sources import make_sources
 from mesynth.corpus.design import load_design
 from mesynth.corpus.plan import PlanRow
 from mesynth.corpus.planning import Planner, Rounds
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest
 from mesynth.motion.prior import check_reach
+from mesynth.store.manifest import Manifest
 from tests.corpus.coded import coded_manifest
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mesynth.corpus.design import load_design
-from mesynth.corpus.make_plan import draft_plan
-from mesynth.manifest import Manifest
+from mesynth.corpus.planning import draft_plan
+from mesynth.store.manifest import Manifest
 
 FACES = Path(__file__).parents[2] / "samples" / "corpus"
 TINY = ["clip.size=32", "clip.fps=25", "clip.duration=[0.2,0.2]", "nuisance.noise=[1.5]"]
@@ -31,7 +31,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from mesynth.corpus.design import load_design
-from mesynth.corpus.make_plan import draft_plan
+from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.plan_file import write_plan_folder
 drawn, stored, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 draft = draft_plan(load_design(None, {TINY!r} + [f"rows.count={{drawn}}"]), people=1000)
@@ -51,7 +51,7 @@ SHARDS = """
 import sys
 from pathlib import Path
 from mesynth.corpus.plan_file import StoredPlan
-from mesynth.stage import Skipped, run_stage
+from mesynth.store.stage import Skipped, run_stage
 plan = StoredPlan.read(sys.argv[1])[:int(sys.argv[2])]
 run_stage(Path(sys.argv[3]), plan, lambda row: Skipped(str(row.index), "x"), config={}, shard_clips=100)
 """

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mesynth import facs
+from mesynth.benchmark.entrants import FRAMELESS
+from mesynth.benchmark.people import Person
+from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import Profile
 from mesynth.corpus.generate import generate
-from mesynth.corpus.models import SHIPPED, find_model, shipped_models
 from mesynth.corpus.plan import PlanConfig
-from mesynth.errors import MesynthError
-from mesynth.generators.pipeline import CARD, Generator, read_facts
+from mesynth.generators.base import Generator
+from mesynth.generators.registry import SHIPPED, find_model, shipped_models
 from mesynth.motion.prior import NAME
-from mesynth.quality.contest.entrants import FRAMELESS
-from mesynth.quality.contest.people import Person
-from mesynth.quality.contest.requests import CONTEST_SEEDS
-from mesynth.temporal import Profile
+from mesynth.store.generator_folder import CARD, read_facts
 from mesynth.training.config import load_recipe
-from mesynth.training.rendered_pairs import TRAIN_SEEDS, person_key
+from mesynth.training.data.rendered import TRAIN_SEEDS, person_key
 from mesynth.training.start import open_start
 
 ROOT = Path(__file__).parents[2]

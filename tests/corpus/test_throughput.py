@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.core.process import part
 from mesynth.corpus.throughput import FILE_NAME, PARTS, ProcessTimes, Throughput, timed
-from mesynth.shards import ShardWriter
-from mesynth.stage import Produced, Skipped, run_stage
-from mesynth.stopwatch import part
+from mesynth.store.shards import ShardWriter
+from mesynth.store.stage import Produced, Skipped, run_stage
 from tests.builders import NumberWorker, tree_bytes
 
 STEP = 0.01

@@ -12,8 +12,8 @@ import pytest
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.throughput import ProcessTimes, Throughput
-from mesynth.generators import sequence
-from mesynth.generators.motion_gan import MotionGenerator
+from mesynth.generators import formation
+from mesynth.generators.motion_gan.pipeline import MotionGenerator
 from mesynth.motion import prior
 from tests.builders import tree_bytes
 from tests.generators.saved import saved
@@ -50,7 +50,7 @@ def test_a_generators_network_is_told_from_its_warp(
     assert times.model >= 0.8
     assert times.warp < 0.4
     monkeypatch.undo()
-    slow(prior if model == prior.NAME else sequence, "warp_backward", 0.8 / 33)
+    slow(prior if model == prior.NAME else formation, "warp_backward", 0.8 / 33)
     times = made("slow-warp")
     assert times.warp >= 0.8
     assert times.model < 0.4

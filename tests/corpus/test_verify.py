@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from mesynth.cli import main
+from mesynth.core.errors import ManifestError
 from mesynth.corpus.card import gather, write_card
 from mesynth.corpus.croissant import write_croissant
 from mesynth.corpus.exports.run import export
 from mesynth.corpus.verify import provenance_problems, verify
-from mesynth.errors import ManifestError
-from mesynth.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row
 from tests.builders import row as plain_row
 from tests.corpus.exports.corpora import SAMPLES, clip_row
 

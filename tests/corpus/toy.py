@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth.corpus.models import PriorGenerator
-from mesynth.generators.gains import calibrated
-from mesynth.generators.pipeline import FAMILIES, GeneratorFacts, save_pipeline
+from mesynth.core.profiles import Profile
+from mesynth.core.seeds import stream
+from mesynth.core.types import AUVector, Sample
+from mesynth.generators.base import calibrated
+from mesynth.generators.registry import PriorGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
-from mesynth.seeds import stream
-from mesynth.temporal import Profile
-from mesynth.types import AUVector, Sample
+from mesynth.store.generator_folder import FAMILIES, GeneratorFacts, save_pipeline
 from tests.generators.saved import lively
 
 FACTS = GeneratorFacts(
@@ -59,7 +59,7 @@ class Toy(PriorGenerator):
 
 
 def load(folder: Path, facts: GeneratorFacts) -> Toy:
-    """See mesynth.generators.pipeline."""
+    """See mesynth.store.generator_folder."""
     return Toy(facts)
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme import CASME, is_release
 from mesynth.datasets.check import check
-from mesynth.datasets.corrections import Correction
-from mesynth.datasets.load import load_release, usable
-from mesynth.errors import DatasetLayoutError
-from mesynth.shards import read_frames
+from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.store.shards import read_frames
 from tests.datasets.releases.casme import HEADER, WORKBOOK, CasmeClip, write_casme
 from tests.datasets.releases.casme2 import write_release
 from tests.datasets.releases.common import write_book, write_frames

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from openpyxl import Workbook
 
+from mesynth.core.errors import DatasetLayoutError, ManifestError
+from mesynth.core.facs import AU_INDEX
 from mesynth.datasets import registry
 from mesynth.datasets.casme2 import CASME2, RENDERED_FILE, load_casme2
 from mesynth.datasets.check import check
-from mesynth.datasets.corrections import Correction, correct, read_corrections
-from mesynth.datasets.load import load_release
-from mesynth.errors import DatasetLayoutError, ManifestError
-from mesynth.facs import AU_INDEX
-from mesynth.manifest import Manifest
-from mesynth.shards import read_frames
+from mesynth.datasets.load import Correction, correct, load_release, read_corrections
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_frames
 from tests.datasets.releases.casme2 import (
     CLIPS,
     HEADER,

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.facs import AU_INDEX
 from mesynth.datasets.casme_sq import CASME_SQ, is_release
 from mesynth.datasets.check import check
-from mesynth.datasets.corrections import Correction
-from mesynth.datasets.load import load_release, usable
-from mesynth.errors import DatasetLayoutError
-from mesynth.facs import AU_INDEX
-from mesynth.manifest import Manifest, Row
-from mesynth.shards import read_frames
+from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_frames
 from tests.datasets.releases.casme_sq import CLIPS, WORKBOOK, SqClip, write_casme_sq, write_workbook
 
 

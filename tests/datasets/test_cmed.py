@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.classes import CLASSES_3
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.facs import AU_CODES
 from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.cmed import CLASSES, CMED, MARKS, compose, compound
 from mesynth.datasets.load import load_release, usable
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
-from mesynth.errors import DatasetLayoutError
-from mesynth.facs import AU_CODES
 from tests.datasets.releases.casme import CasmeClip, write_casme
 from tests.datasets.releases.casme2 import ReleaseClip, write_release
 from tests.datasets.releases.casme_sq import write_casme_sq

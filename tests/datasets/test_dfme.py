@@ -10,14 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.facs import AU_INDEX
 from mesynth.datasets.check import check
-from mesynth.datasets.corrections import Correction
 from mesynth.datasets.dfme import DFME, is_release
-from mesynth.datasets.load import load_release, usable
-from mesynth.errors import DatasetLayoutError
-from mesynth.facs import AU_INDEX
-from mesynth.manifest import Manifest, Row
-from mesynth.shards import read_frames
+from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_frames
 from tests.datasets.releases.common import write_book
 from tests.datasets.releases.dfme import CLIPS, HEADER, WORKBOOKS, DfmeClip, write_dfme
 

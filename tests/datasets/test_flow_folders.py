@@ -11,22 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesynth.core.errors import DatasetLayoutError, MesynthError, RunFolderError, UnreadableImageError
+from mesynth.core.types import optical_strain
 from mesynth.datasets.flow_folders import (
+    ORDERS,
     STRETCHED,
     UNITS,
     import_flow_folders,
+    order_agreement,
     read_flow_folders,
     read_flow_image,
     require_order,
+    strain_agreement,
+    unstretch,
 )
-from mesynth.datasets.flow_stretch import ORDERS, order_agreement, strain_agreement, unstretch
-from mesynth.errors import DatasetLayoutError, MesynthError, RunFolderError, UnreadableImageError
-from mesynth.manifest import Manifest
-from mesynth.shards import read_extra, read_flow
-from mesynth.types import optical_strain
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_extra, read_flow
 from recognizer.config import RunConfig
 from recognizer.data import load
-from recognizer.protocol_run import loso
+from recognizer.run import loso
 from tests.datasets.releases.flow_folders import (
     FlowImage,
     flow_images,

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.facs import AU_INDEX
 from mesynth.datasets.check import check
 from mesynth.datasets.generic import COLUMNS as ACCEPTED
 from mesynth.datasets.generic import GENERIC, is_release, read_table
 from mesynth.datasets.load import Loaded, load_release, usable
-from mesynth.errors import DatasetLayoutError
-from mesynth.facs import AU_INDEX
-from mesynth.manifest import Row
-from mesynth.shards import read_frames
+from mesynth.store.manifest import Row
+from mesynth.store.shards import read_frames
 from tests.datasets.releases.generic import COLUMNS, ROWS, csv_text, frame_number_shown, write_recordings, write_video
 
 

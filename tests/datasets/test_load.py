@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets import load as engine
 from mesynth.datasets.check import check
-from mesynth.datasets.corrections import Correction
 from mesynth.datasets.database import Database, Line, Release
-from mesynth.datasets.disk import Frames
-from mesynth.datasets.load import Loaded, load_release, usable
-from mesynth.errors import DatasetLayoutError
+from mesynth.datasets.files import Frames
+from mesynth.datasets.load import Correction, Loaded, load_release, usable
 from tests.datasets.releases.common import write_frames
 
 LINE = Line(subject="p1", clip="c1", folder="p1/c1", onset=10, apex=14, offset=20, aus="4+7", emotion="Disgust")

@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.check import check
 from mesynth.datasets.composite import plain_id
-from mesynth.datasets.corrections import Correction
-from mesynth.datasets.load import load_release, usable
+from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, compose, differences, is_release, read_list
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
-from mesynth.errors import DatasetLayoutError
-from mesynth.manifest import Manifest
+from mesynth.store.manifest import Manifest
 from tests.datasets.releases.megc2019 import (
     SMALL_LIST,
     SMALL_SAMM,

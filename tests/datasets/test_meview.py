@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.check import check
 from mesynth.datasets.generic import HEADER
 from mesynth.datasets.load import load_release, usable
 from mesynth.datasets.meview import MEVIEW, is_release
-from mesynth.errors import DatasetLayoutError
 from tests.datasets.releases.generic import ROWS, csv_text, write_recordings
 
 

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.check import check
-from mesynth.datasets.corrections import Correction
-from mesynth.datasets.load import load_release, usable
+from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.datasets.mmew import MMEW, is_release
-from mesynth.errors import DatasetLayoutError
-from mesynth.manifest import Manifest, Row
-from mesynth.shards import read_frames
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_frames
 from tests.datasets.releases.common import write_book, write_frames
 from tests.datasets.releases.mmew import CLIPS, HEADER, WORKBOOK, MmewClip, write_mmew
 

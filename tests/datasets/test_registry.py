@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.registry import DATABASES, database_of, require_database
-from mesynth.errors import DatasetLayoutError
 from tests.datasets.releases.casme import write_casme
 from tests.datasets.releases.casme2 import write_release
 from tests.datasets.releases.casme3 import write_casme3

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mesynth.classes import CLASS_OF
+from mesynth.core.emotions import CLASS_OF
+from mesynth.core.errors import MesynthError, RunFolderError
+from mesynth.core.facs import parse_annotation, parse_request
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.datasets.rendered import FRAMES, WORKBOOK, au_text, draw_emotions, render_casme2
-from mesynth.errors import MesynthError, RunFolderError
-from mesynth.facs import parse_annotation, parse_request
-from mesynth.manifest import Manifest
 from mesynth.preprocess.flow import estimate_flows
-from mesynth.shards import read_frames
-from mesynth.stage import Interrupted
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_frames
+from mesynth.store.stage import Interrupted
 
 SMALL = {"subjects": 2, "clips_per_subject": 3, "size": 64, "fps": 60.0, "seed": 5}
 
@@ -72,7 +72,7 @@ def test_truth_and_annotation_agree(rendered: Path) -> None:
 
 
 def parse_codes() -> tuple[int, ...]:
-    from mesynth.facs import AU_CODES
+    from mesynth.core.facs import AU_CODES
 
     return AU_CODES
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.facs import AU_INDEX
 from mesynth.datasets.check import check
 from mesynth.datasets.load import load_release, usable
 from mesynth.datasets.samm import SAMM, is_release
-from mesynth.errors import DatasetLayoutError
-from mesynth.facs import AU_INDEX
 from tests.datasets.releases.common import write_book, write_frames
 from tests.datasets.releases.samm import CLIPS, HEADER, WORKBOOK, SammClip, row_of, write_samm
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.check import check
 from mesynth.datasets.load import load_release, usable
 from mesynth.datasets.smic import SMIC, is_release
-from mesynth.errors import DatasetLayoutError
 from tests.datasets.releases.common import write_book, write_frames
 from tests.datasets.releases.smic import SLOW_CLIPS, LongVideo, SmicClip, write_smic, write_smic_long
 

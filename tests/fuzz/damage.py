@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 
 T = TypeVar("T")
 

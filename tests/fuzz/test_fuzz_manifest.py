@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mesynth import facs
-from mesynth.errors import ManifestError
-from mesynth.manifest import FILE_NAME, SCHEMA, Manifest, Row, Span
-from mesynth.run_folder import RUN_FILE, claim_folder
-from mesynth.stage import NOTES_FILE, SKIPPED_FILE, Skipped, read_notes, read_skipped
+from mesynth.core import facs
+from mesynth.core.errors import ManifestError
+from mesynth.store.manifest import FILE_NAME, SCHEMA, Manifest, Row, Span
+from mesynth.store.run_folder import RUN_FILE, claim_folder
+from mesynth.store.stage import NOTES_FILE, SKIPPED_FILE, Skipped, read_notes, read_skipped
 from tests.builders import row
 from tests.fuzz.damage import damaged, result
 

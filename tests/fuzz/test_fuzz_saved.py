@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from mesynth.errors import MesynthError, RunFolderError
-from mesynth.generators.pipeline import INDEX, WEIGHTS, PipelineError, load_pipeline, read_facts
+from mesynth.core.errors import MesynthError, RunFolderError
+from mesynth.generators.base import load_pipeline
+from mesynth.store.generator_folder import INDEX, WEIGHTS, PipelineError, read_facts
+from mesynth.store.weights import read_weights
 from mesynth.training import checkpoint
-from mesynth.weights import read_weights
 from tests.fuzz.damage import damaged, peak, result
 from tests.generators.saved import saved
 
@@ -182,7 +183,7 @@ def test_files_that_are_no_index(copy: Path, text: str) -> None:
 
 def _rehashed(folder: Path, name: str, data: bytes) -> None:
     """Put ``data`` in place of a network's file, with an index that agrees."""
-    from mesynth.generators.pipeline import _joint_sha256
+    from mesynth.store.generator_folder import _joint_sha256
 
     (folder / name).write_bytes(data)
 

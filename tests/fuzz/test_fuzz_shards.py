@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.errors import ManifestError, UnreadableImageError
-from mesynth.manifest import Span
-from mesynth.shards import ShardWriter, npy_array, npy_bytes, png_bytes, read_flow, read_frames, read_span
-from mesynth.videos import image_array, read_image
+from mesynth.core.errors import ManifestError, UnreadableImageError
+from mesynth.store.manifest import Span
+from mesynth.store.shards import ShardWriter, npy_array, npy_bytes, png_bytes, read_flow, read_frames, read_span
+from mesynth.store.videos import image_array, read_image
 from tests.builders import row
 from tests.fuzz.damage import damaged, peak, result
 

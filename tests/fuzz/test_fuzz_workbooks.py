@@ -10,9 +10,9 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from mesynth.datasets import workbook
-from mesynth.datasets.workbook import read_cells, read_workbook
-from mesynth.errors import DatasetLayoutError
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.datasets import files
+from mesynth.datasets.files import read_cells, read_workbook
 from tests.fuzz.damage import damaged, result
 
 WANTED = {"subject": ("Subject",), "onset": ("OnsetFrame",)}
@@ -97,7 +97,7 @@ def test_one_cell_far_out_does_not_make_a_table_of_all_before_it(tmp_path: Path)
 
 
 def test_a_workbook_that_unpacks_into_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workbook, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "_MOST_BYTES", 1 << 20)
     file = tmp_path / "coding.xlsx"
     file.write_bytes(_with_sheet(_sheet("<row/>" * 200_000)))
     assert file.stat().st_size < 20_000

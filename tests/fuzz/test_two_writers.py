@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from mesynth.errors import RunFolderError
-from mesynth.manifest import Manifest
-from mesynth.run_folder import LOCK_FILE, only_writer
-from mesynth.stage import Produced, run_stage
+from mesynth.core.errors import RunFolderError
+from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import LOCK_FILE, only_writer
+from mesynth.store.stage import Produced, run_stage
 from tests.builders import row
 
-HOLD = "import sys, time; from pathlib import Path; from mesynth.run_folder import only_writer\n"
+HOLD = "import sys, time; from pathlib import Path; from mesynth.store.run_folder import only_writer\n"
 
 
 def _make(job: int) -> Produced:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from mesynth.generators.pipeline import WEIGHTS
 from mesynth.motion.prior import Face
+from mesynth.store.generator_folder import WEIGHTS
 from tests.training.rendered import person_face
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mesynth.generators.motion_gan import MotionGenerator
-from mesynth.generators.pipeline import save_pipeline
+from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.store.generator_folder import save_pipeline
 
 FACTS: dict[str, Any] = {
     "name": "motion_gan", "subjects_seen": ("rendered/a", "rendered/b"), "licences": ("CC0-1.0",), "data_hash": "d",

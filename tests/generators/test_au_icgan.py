@@ -10,17 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth import facs
-from mesynth.errors import ConfigError, MesynthError
-from mesynth.generators.au_icgan import AUICGAN, AUICGenerator, IntensityDiscriminator, RealismCritic
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.profiles import PROFILES, Profile
+from mesynth.core.types import AUVector
+from mesynth.generators.au_icgan.pipeline import AUICGAN, AUICGenerator, IntensityDiscriminator, RealismCritic
+from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import halvings
-from mesynth.generators.image_sequence import carried_back, intensities
-from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
+from mesynth.generators.painting import carried_back, intensities
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import estimate_flow
-from mesynth.temporal import PROFILES, Profile
-from mesynth.types import AUVector
+from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.gan_facts import count, damage, facts, wide_face
 
 SIZE = 24

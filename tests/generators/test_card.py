@@ -1,4 +1,4 @@
-from mesynth.generators.card import model_card
+from mesynth.generators.base import model_card
 from tests.generators.saved import FACTS
 
 

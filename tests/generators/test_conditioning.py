@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.generators.conditioning import AUCondition, FiLM, FiLMBlock, fourier_intensity, group_norm
+from mesynth.generators.blocks import AUCondition, FiLM, FiLMBlock, fourier_intensity, group_norm
 
 
 def test_no_intensity_has_no_features() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mesynth.generators.discriminators import ActionReader, MotionDiscriminator
+from mesynth.generators.motion_gan.network import ActionReader, MotionDiscriminator
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from mesynth import facs
-from mesynth.errors import ConfigError, MesynthError
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector, optical_strain
+from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import SelfAttention
-from mesynth.generators.flow_gan import FlowDiscriminator, FlowGAN, FlowGenerator, observe
-from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
-from mesynth.temporal import Profile
-from mesynth.types import AUVector, optical_strain
+from mesynth.generators.flow_gan.pipeline import FlowDiscriminator, FlowGAN, FlowGenerator, observe
+from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.gan_facts import count, damage, facts, wide_face
 
 SIZE = 28

@@ -8,29 +8,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth import facs
-from mesynth.errors import ConfigError
-from mesynth.facs import AUConflictError
-from mesynth.generators.diffusion.motion_network import Asked, MotionDiffuser
-from mesynth.generators.diffusion.sampling import Sampling
-from mesynth.generators.diffusion.volume_network import TimeMixer, VolumeDiffuser
-from mesynth.generators.diffusion.volume_timing import (
-    KEYS,
-    RISING,
-    TOLD,
-    Timing,
-    key_times,
-    key_weights,
-    level,
-    on_frames,
-    slack,
-)
-from mesynth.generators.flow_volume import FlowVolume
-from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError
+from mesynth.core.facs import AUConflictError
+from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.diffusion import Sampling
+from mesynth.generators.flow_volume.network import TimeMixer, VolumeDiffuser
+from mesynth.generators.flow_volume.pipeline import FlowVolume
+from mesynth.generators.motion_diffusion.network import Asked, MotionDiffuser
+from mesynth.motion.key_times import KEYS, RISING, TOLD, Timing, key_times, key_weights, level, on_frames, slack
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
-from mesynth.temporal import Profile
-from mesynth.types import AUVector
+from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.saved import FACTS
 from tests.training.rendered import K, person_face
 

@@ -15,8 +15,8 @@ from mesynth.generators.formation import (
     turned,
     unfolded,
 )
-from mesynth.generators.warping import bilinear, soft_limit
 from mesynth.preprocess.align import SimilarityCrop
+from mesynth.preprocess.warping import bilinear, soft_limit
 from tests.generators.test_warping import swirl
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth import facs
-from mesynth.errors import RunFolderError
-from mesynth.facs import AU_INDEX
-from mesynth.generators.gains import calibrated
-from mesynth.generators.pipeline import INDEX, PipelineError, load_pipeline, read_facts, save_with_gains
-from mesynth.types import AUVector
+from mesynth.core import facs
+from mesynth.core.errors import RunFolderError
+from mesynth.core.facs import AU_INDEX
+from mesynth.core.types import AUVector
+from mesynth.generators.base import calibrated, load_pipeline
+from mesynth.store.generator_folder import INDEX, PipelineError, read_facts, save_with_gains
 from tests.generators.saved import FACTS, saved
 
 

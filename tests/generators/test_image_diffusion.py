@@ -11,29 +11,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth import facs
-from mesynth.errors import MesynthError
-from mesynth.generators.diffusion.process import Process
-from mesynth.generators.expectation import expected_picture
-from mesynth.generators.image_denoiser import ImageDenoiser, unet_config
-from mesynth.generators.image_diffusion import ImageDiffusion
-from mesynth.generators.image_drawing import (
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.diffusion import Process
+from mesynth.generators.image_diffusion.drawing import (
     Around,
     Codec,
     ImageSampling,
     Spread,
+    expected_picture,
     guided_denoiser,
     painted,
     strength,
     two_guided,
 )
-from mesynth.generators.keep_regions import region_mask
-from mesynth.generators.latent import PixelSpace
-from mesynth.generators.motion_gan import MotionGAN, MotionGenerator
-from mesynth.generators.pipeline import GeneratorFacts, PipelineError, load_pipeline, save_pipeline
+from mesynth.generators.image_diffusion.network import ImageDenoiser, PixelSpace, unet_config
+from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
+from mesynth.generators.motion_gan.pipeline import MotionGAN, MotionGenerator
+from mesynth.generators.painting import region_mask
 from mesynth.motion.nuisance import Nuisance
-from mesynth.temporal import Profile
-from mesynth.types import AUVector
+from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.gan_facts import facts, wide_face
 from tests.generators.tiny_foreign import save_vae
 

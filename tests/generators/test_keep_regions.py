@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mesynth import facs
-from mesynth.errors import MesynthError
-from mesynth.generators.keep_regions import GROUPS, cell_mask, confined, named_regions, region_mask
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.types import AUVector, Clip, Flow, Sample
+from mesynth.generators.painting import GROUPS, cell_mask, confined, named_regions, region_mask
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.regions import REGION_AUS, region_masks
-from mesynth.types import AUVector, Clip, Flow, Sample
 from tests.generators.gan_facts import wide_face
 
 K = len(facs.AU_CODES)

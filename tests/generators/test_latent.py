@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from mesynth.errors import WeightsUnavailable
-from mesynth.generators.latent import LatentSpace, PixelSpace, build_foreign, find_foreign
-from mesynth.generators.pipeline import WEIGHTS, file_sha256
+from mesynth.core.errors import WeightsUnavailable
+from mesynth.generators.image_diffusion.network import LatentSpace, PixelSpace, build_foreign, find_foreign
+from mesynth.store.generator_folder import WEIGHTS, file_sha256
 from tests.generators.tiny_foreign import save_unet, save_vae
 
 

@@ -5,20 +5,21 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import ConfigError
-from mesynth.facs import AUConflictError
-from mesynth.generators.diffusion.motion_network import REACH, MotionDiffuser
-from mesynth.generators.diffusion.sampling import Sampling
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError
+from mesynth.core.facs import AUConflictError
+from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.diffusion import Sampling
 from mesynth.generators.formation import FaceMotion
-from mesynth.generators.motion_diffusion import MotionDiffusion, Request
-from mesynth.generators.motion_gan import K, MotionGenerator
-from mesynth.generators.pipeline import PipelineError, load_pipeline, save_pipeline
-from mesynth.generators.warping import resize_flow
+from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
+from mesynth.generators.motion_diffusion.pipeline import MotionDiffusion, Request
+from mesynth.generators.motion_gan.pipeline import K, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
-from mesynth.temporal import Profile
-from mesynth.types import AUVector
+from mesynth.preprocess.warping import resize_flow
+from mesynth.store.generator_folder import PipelineError, save_pipeline
 from tests.generators.saved import FACTS
 from tests.training.rendered import person_face
 
@@ -265,7 +266,7 @@ def test_no_fold_survives(faces: list[Face]) -> None:
 
 
 def load_facts() -> Any:
-    from mesynth.generators.pipeline import GeneratorFacts
+    from mesynth.store.generator_folder import GeneratorFacts
 
     return GeneratorFacts.parse(OWN | {"size": SIZE})
 

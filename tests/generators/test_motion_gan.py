@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
+from mesynth.core import facs
 from mesynth.generators.formation import MAX_RESIDUAL, form
-from mesynth.generators.motion_gan import K, MotionGenerator
+from mesynth.generators.motion_gan.pipeline import K, MotionGenerator
 from mesynth.head.model import HeadModel
-from mesynth.motion.face_map import face_map
 from mesynth.motion.fields import basis
+from mesynth.motion.prior import face_map
 from mesynth.preprocess.align import SimilarityCrop
 from tests.generators.saved import SIZE, lively
 

@@ -8,19 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth import facs
-from mesynth.errors import MesynthError, RunFolderError
-from mesynth.generators.pipeline import (
-    INDEX,
-    WEIGHTS,
-    Generator,
-    GeneratorFacts,
-    PipelineError,
-    load_pipeline,
-    read_facts,
-    save_pipeline,
-)
-from mesynth.temporal import Profile
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError, RunFolderError
+from mesynth.core.profiles import Profile
+from mesynth.generators.base import Generator, load_pipeline
+from mesynth.store.generator_folder import INDEX, WEIGHTS, GeneratorFacts, PipelineError, read_facts, save_pipeline
 from tests.generators.saved import FACTS, SIZE, lively, saved
 from tests.training.rendered import person_face
 
@@ -167,8 +159,8 @@ def test_a_missing_folder_and_a_file(tmp_path: Path) -> None:
 
 def test_a_network_of_another_class_or_shape(copy: Path) -> None:
     """Hashes hold (the folder was made by hand), but the parts do not fit."""
-    from mesynth.generators.motion_gan import MotionGenerator
-    from mesynth.generators.pipeline import load_network
+    from mesynth.generators.motion_gan.pipeline import MotionGenerator
+    from mesynth.store.generator_folder import load_network
 
     config = copy / "generator" / "config.json"
     values = json.loads(config.read_text())
@@ -182,7 +174,7 @@ def test_a_network_of_another_class_or_shape(copy: Path) -> None:
 
 def test_facts_are_read_without_torch(whole: Path) -> None:
     code = (
-        "import sys; from mesynth.generators.pipeline import read_facts; "
+        "import sys; from mesynth.store.generator_folder import read_facts; "
         f"read_facts({str(whole)!r}); print('torch' in sys.modules, 'diffusers' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

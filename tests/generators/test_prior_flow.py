@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from mesynth.facs import AU_CODES, AU_INDEX
-from mesynth.generators.motion_gan import MotionGenerator
-from mesynth.generators.prior_flow import PriorFlow
+from mesynth.core.facs import AU_CODES, AU_INDEX
+from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.painting import PriorFlow
 
 K, SIZE = len(AU_CODES), 32
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import MesynthError
-from mesynth.generators.motion_gan import MotionGAN, MotionGenerator
-from mesynth.generators.pipeline import GeneratorFacts, load_pipeline, save_pipeline
-from mesynth.generators.sequence import motion_clip
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.formation import motion_clip
+from mesynth.generators.motion_gan.pipeline import MotionGAN, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.temporal import Profile
-from mesynth.types import AUVector
+from mesynth.store.generator_folder import GeneratorFacts, save_pipeline
 from tests.generators.saved import FACTS, SIZE, lively
 from tests.training.rendered import person_face
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.generators.warping import backward_of, bilinear, from_means, resize_flow, soft_limit, strain
-from mesynth.types import optical_strain
+from mesynth.core.types import optical_strain
+from mesynth.preprocess.warping import backward_of, bilinear, from_means, resize_flow, soft_limit, strain
 
 
 def swirl(size: int, amount: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:

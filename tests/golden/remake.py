@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mesynth import facs
+from mesynth.core import facs
+from mesynth.core.profiles import PROFILES
 from mesynth.head import Subject
 from mesynth.motion.prior import Face, MotionPrior
-from mesynth.temporal import PROFILES
 
 FILE = Path(__file__).parent / "golden.npz"
 REQUESTS = ("12=C", "L4=C,7=B", "1=B,2=B,5=A", "15=C,17=B")

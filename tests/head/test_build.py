@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.head.build import deterministic_npz, head_arrays, read_obj, read_target, split_sides, unit_name
 
 ROOT = Path(__file__).resolve().parents[2]

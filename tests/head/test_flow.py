@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mesynth.facs import AU_CODES
+from mesynth.core.facs import AU_CODES
 from mesynth.head import Subject
 
 K = len(AU_CODES)

@@ -7,12 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mesynth.head import canvas
+from mesynth.head import texture
 from mesynth.head.hair import STYLES, hair_field, long_hair
 from mesynth.head.identity import identity_vertices, sample_identity, stream, target_groups
 from mesynth.head.model import HeadModel, eye_frame
-from mesynth.head.texture import paint_skin, skin_tone
-from mesynth.head.wrinkles import FOLDS, fold_matrix, paint_wrinkles
+from mesynth.head.texture import FOLDS, fold_matrix, paint_skin, paint_wrinkles, skin_tone
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +87,16 @@ def test_paint_has_brows_and_is_reproducible(model: HeadModel):
         return paint_skin(landmarks, skin, paint_wrinkles(landmarks, rng), rng).colour
 
     colour = paint()
-    assert colour.shape == (canvas.HEIGHT, canvas.WIDTH, 3)
+    assert colour.shape == (texture.HEIGHT, texture.WIDTH, 3)
     assert np.array_equal(colour, paint())
-    x, y = (canvas.to_texels(landmarks[[19, 24]] + [0, 0.02]) / 16).astype(int).T
+    x, y = (texture.to_texels(landmarks[[19, 24]] + [0, 0.02]) / 16).astype(int).T
     brow = np.mean([colour[b - 8 : b + 8, a - 8 : a + 8].mean() for a, b in zip(x, y, strict=True)])
     assert brow < 0.8 * colour[y - 60, x].mean()
 
 
 def test_folds_follow_the_table():
     matrix = fold_matrix(np.full(len(FOLDS), 0.5))
-    from mesynth.facs import AU_CODES
+    from mesynth.core.facs import AU_CODES
 
     assert matrix[AU_CODES.index(4), FOLDS.index("glabella")] == pytest.approx(0.45)
     assert matrix[AU_CODES.index(27)].sum() == 0

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from mesynth.errors import MesynthError
-from mesynth.facs import AU_CODES
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_CODES
 from mesynth.head.model import AU_UNITS, EYE, SKIN, HeadModel, eye_frame, head_model
 
 

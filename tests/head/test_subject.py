@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mesynth.facs import AU_CODES
+from mesynth.core.facs import AU_CODES
 from mesynth.head import Subject, au_sheet, blink, contact_sheet, head_motion, identities_sheet
-from mesynth.head.pose import rotation
+from mesynth.head.model import rotation
 
 K = len(AU_CODES)
 
@@ -43,7 +43,7 @@ def test_one_seed_gives_the_same_bytes(subject: Subject):
 
 
 def test_threads_do_not_change_a_byte(subject: Subject):
-    from mesynth.head.threads import set_threads
+    from mesynth.head.shade import set_threads
 
     au = np.concatenate([aus(4, au4=0.4), aus(3, au45=0.6)])
     before = set_threads(1)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth import facs
-from mesynth.errors import MesynthError
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import PROFILES
+from mesynth.core.seeds import stream
 from mesynth.motion.fields import basis
 from mesynth.motion.flow_prior import CELLS, OFF, FlowAsk, FlowNuisance, FlowPrior, parse_flow_nuisance, shown, tables
 from mesynth.motion.nuisance import head_basis, head_path
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE
-from mesynth.seeds import stream
-from mesynth.temporal import PROFILES
 
 NAMES = [f.name for f in fields(FlowNuisance)]
 GRID = int(np.sqrt(len(tables().texture)))

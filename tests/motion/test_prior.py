@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from mesynth import facs
-from mesynth.errors import MesynthError
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import PROFILES, Profile
 from mesynth.head import Subject
-from mesynth.motion.face_map import face_map
 from mesynth.motion.fields import au_field, bumps
 from mesynth.motion.nuisance import Nuisance, blink_curve, head_path
-from mesynth.motion.prior import WARP_LIMIT, Face, MotionPrior
+from mesynth.motion.prior import WARP_LIMIT, Face, MotionPrior, face_map
 from mesynth.motion.warp import folding
-from mesynth.temporal import PROFILES, Profile
 
 STILL = np.zeros((1, 25, 2), np.float32)
 PROFILE = Profile(apex=0.5)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop, eye_centres
 
 

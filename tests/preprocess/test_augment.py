@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError
-from mesynth.facs import parse_request
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import parse_request
+from mesynth.core.types import Clip, Flow, Sample
 from mesynth.head import Subject
 from mesynth.preprocess.augment import IBUG_MIRROR, AugmentConfig, Transform, draw
 from mesynth.preprocess.flow import estimate_flow
-from mesynth.types import Clip, Flow, Sample
 from tests.preprocess.textures import SIDE, end_point_error, smooth_field, texture, warped_pair
 
 GEOMETRIC = [

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth.errors import ConfigError, ManifestError
-from mesynth.facs import AU_CODES
-from mesynth.manifest import Manifest, Row
-from mesynth.preprocess.augment import IBUG_MIRROR, AugmentConfig
-from mesynth.preprocess.augmented import CopiesConfig, augment
-from mesynth.seeds import stream
-from mesynth.shards import read_flow, read_frames, read_landmarks, read_valid
-from mesynth.stage import Produced, read_notes, run_stage
-from mesynth.types import AUVector
+from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.facs import AU_CODES
+from mesynth.core.seeds import stream
+from mesynth.core.types import AUVector
+from mesynth.preprocess.augment import IBUG_MIRROR, AugmentConfig, CopiesConfig, augment
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
+from mesynth.store.stage import Produced, read_notes, run_stage
 from tests.builders import provenance, row, tree_bytes
 from tests.preprocess.textures import end_point_error, smooth_field, texture, warped_pair
 

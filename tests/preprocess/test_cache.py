@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth.errors import NoFaceError
-from mesynth.preprocess.cache import ENVIRONMENT, LandmarkCache, default_folder
+from mesynth.core.errors import NoFaceError
+from mesynth.preprocess.landmarks import ENVIRONMENT, LandmarkCache, default_folder
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
 POINTS = np.random.default_rng(1).normal(size=(68, 2)).astype(np.float32)

@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from mesynth.cli import main
+from mesynth.core.errors import MesynthError
 from mesynth.datasets.casme2 import load_casme2
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest, Row
-from mesynth.preprocess import clip as clip_module
+from mesynth.preprocess import prepare as clip_module
 from mesynth.preprocess.config import INPUTS, PrepareConfig
 from mesynth.preprocess.prepare import prepare
-from mesynth.shards import read_extra, read_flow, read_frames, read_landmarks
-from mesynth.stage import read_notes, read_skipped
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_extra, read_flow, read_frames, read_landmarks
+from mesynth.store.stage import read_notes, read_skipped
 from tests.datasets.releases.casme2 import ReleaseClip
 from tests.preprocess.faces import write_faces
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from mesynth.preprocess.config import INPUTS, PrepareConfig
 
 

@@ -10,10 +10,19 @@ import pytest
 import torch
 from torchvision.models import optical_flow
 
-from mesynth.errors import MesynthError, WeightsUnavailable
-from mesynth.preprocess import raft as raft_module
-from mesynth.preprocess.flow import METHODS, estimate_flow, estimate_flows, sequence_flows
-from mesynth.preprocess.raft import FILES, VARIABLE, need, raft, raft_file
+from mesynth.core.errors import MesynthError, WeightsUnavailable
+from mesynth.preprocess import flow as raft_module
+from mesynth.preprocess.flow import (
+    FILES,
+    METHODS,
+    VARIABLE,
+    estimate_flow,
+    estimate_flows,
+    need,
+    raft,
+    raft_file,
+    sequence_flows,
+)
 from tests.bench.bench_flow import errors, rendered_pairs
 from tests.preprocess.textures import end_point_error, smooth_field, texture, warped_pair
 
@@ -201,5 +210,5 @@ def test_importing_flow_does_not_import_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, mesynth.preprocess.flow, mesynth.preprocess.raft; sys.exit('torch' in sys.modules)"
+    code = "import sys, mesynth.preprocess.flow, mesynth.preprocess.flow; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

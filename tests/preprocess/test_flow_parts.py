@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError
-from mesynth.facs import parse_request
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import parse_request
+from mesynth.core.types import optical_strain
 from mesynth.head import Subject
-from mesynth.preprocess.flow_parts import (
+from mesynth.preprocess.flow_parts import (  # fmt: skip
     curl,
     divergence,
     global_motion,
@@ -23,9 +24,8 @@ from mesynth.preprocess.flow_parts import (
     parts,
     remove_global_motion,
     strain,
-)  # fmt: skip
+)
 from mesynth.preprocess.regions import rigid_mask
-from mesynth.types import optical_strain
 from tests.preprocess.textures import smooth_field
 
 DEVICES = [

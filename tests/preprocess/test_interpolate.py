@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.preprocess.interpolate import (
     METHODS,
     frames_at,

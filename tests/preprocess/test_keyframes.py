@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError
-from mesynth.preprocess.keyframes import (
+from mesynth.core.errors import MesynthError
+from mesynth.preprocess.interpolate import (
     Marks,
     SubsampleConfig,
     draw_subsample,

@@ -10,18 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError, NoFaceError
-from mesynth.facs import parse_request
+from mesynth.core.errors import MesynthError, NoFaceError
+from mesynth.core.facs import parse_request
 from mesynth.head import Subject
-from mesynth.preprocess.landmark_sequence import (
-    RIGID,
-    detect,
-    displacements,
-    follow,
-    in_face_frame,
-    smooth,
-    without_head_motion,
-)
+from mesynth.preprocess.tracks import RIGID, detect, displacements, follow, in_face_frame, smooth, without_head_motion
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SHARES = (0.0, 0.4, 1.0, 0.5)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from skimage import data
 
-from mesynth.errors import MesynthError, NoFaceError, WeightsUnavailable
+from mesynth.core.errors import MesynthError, NoFaceError, WeightsUnavailable
 from mesynth.preprocess import landmarks as module
 from mesynth.preprocess.align import SimilarityCrop, eye_centres
-from mesynth.preprocess.given import GivenLandmarks
 from mesynth.preprocess.landmarks import (
     FaceAlignmentLandmarker,
+    GivenLandmarks,
     Landmarker,
     MediapipeLandmarker,
     choose_landmarker,
@@ -77,7 +77,7 @@ def test_a_small_face_in_a_large_picture(mediapipe: MediapipeLandmarker, face: n
 
 
 def test_rendered_heads_are_faces(mediapipe: MediapipeLandmarker) -> None:
-    from mesynth.facs import AU_CODES
+    from mesynth.core.facs import AU_CODES
     from mesynth.head import Subject
 
     neutral = np.zeros((1, len(AU_CODES), 2), np.float32)

@@ -11,19 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.head import Subject
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop, eye_centres
-from mesynth.preprocess.piecewise import (
+from mesynth.preprocess.align import (  # fmt: skip
     AREA_LIMITS,
+    EYE_LINE,
+    IOD_SHARE,
     MESH,
     MIRROR,
     PiecewiseAffineCrop,
+    SimilarityCrop,
     _areas,
     average_face,
+    eye_centres,
     mean_face,
     rendered_mean_face,
-)  # fmt: skip
+)
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build_mean_face.py"
 

@@ -10,17 +10,18 @@ import cv2
 import numpy as np
 import pytest
 
+from mesynth.core.errors import MesynthError, NoFaceError, RunFolderError, UnreadableImageError, WeightsUnavailable
 from mesynth.datasets.casme2 import load_casme2
-from mesynth.errors import MesynthError, NoFaceError, RunFolderError, UnreadableImageError, WeightsUnavailable
-from mesynth.manifest import Manifest
 from mesynth.preprocess import landmarks as landmarks_module
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.flow import estimate_flow
+from mesynth.preprocess.frames import thin
 from mesynth.preprocess.prepare import prepare
-from mesynth.preprocess.source import thin
-from mesynth.shards import read_flow, read_frames, read_image, read_landmarks
-from mesynth.stage import Interrupted, read_skipped
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow, read_frames, read_landmarks
+from mesynth.store.stage import Interrupted, read_skipped
+from mesynth.store.videos import read_image
 from tests.preprocess.faces import PEAK, write_faces
 
 

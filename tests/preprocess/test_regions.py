@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import MesynthError
-from mesynth.facs import AU_CODES, AU_INDEX
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_CODES, AU_INDEX
 from mesynth.head import Subject
-from mesynth.preprocess.piecewise import mean_face
-from mesynth.preprocess.regions import (
+from mesynth.preprocess.align import mean_face
+from mesynth.preprocess.regions import (  # fmt: skip
     REGION_AUS,
     RIGID,
     eye_crop,
@@ -25,7 +25,7 @@ from mesynth.preprocess.regions import (
     region_polygons,
     rigid_mask,
     rigid_polygons,
-)  # fmt: skip
+)
 
 SIZE = 128
 

@@ -7,8 +7,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from mesynth.errors import MesynthError
-from mesynth.facs import AU_INDEX, parse_request
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_INDEX, parse_request
+from mesynth.core.profiles import Profile
 from mesynth.head import Subject, head_motion
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.spot import (
@@ -16,19 +17,16 @@ from mesynth.preprocess.spot import (
     SpotConfig,
     boundaries,
     confidence,
-    divide_and_conquer,
-    smooth,
-    spot_apex,
-)
-from mesynth.preprocess.spot_measures import (
     difference_curve,
+    divide_and_conquer,
     face_regions,
     flow_curve,
     frequency_curve,
+    smooth,
+    spot_apex,
     without_affine,
     without_chord,
 )
-from mesynth.temporal import Profile
 
 FPS = 60.0
 BEFORE, LENGTH, AFTER = 4, 20, 6

@@ -7,8 +7,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from mesynth.errors import MesynthError
-from mesynth.facs import AU_INDEX, parse_request
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_INDEX, parse_request
+from mesynth.core.profiles import Profile
 from mesynth.head import Subject
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.spot_intervals import (
@@ -21,7 +22,6 @@ from mesynth.preprocess.spot_intervals import (
     smooth,
     threshold,
 )
-from mesynth.temporal import Profile
 
 FPS = 40.0
 T = 48

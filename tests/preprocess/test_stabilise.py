@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from mesynth.errors import MesynthError
-from mesynth.facs import parse_request
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import parse_request
 from mesynth.head import Subject, head_motion
-from mesynth.preprocess.piecewise import mean_face
+from mesynth.preprocess.align import mean_face
 from mesynth.preprocess.regions import rigid_mask
 from mesynth.preprocess.stabilise import StabiliseConfig, _peak, resample, stabilise
 from tests.preprocess.textures import texture

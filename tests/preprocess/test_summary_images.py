@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import MesynthError
-from mesynth.preprocess.summary_images import (
+from mesynth.core.errors import MesynthError
+from mesynth.preprocess.inputs import (
     active_image,
     difference_image,
     dynamic_image,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.registration import optical_flow_tvl1
 
-from mesynth.errors import MesynthError
+from mesynth.core.errors import MesynthError
 from mesynth.preprocess.flow import estimate_flow, estimate_flows, flow_picture, grayscale
 from mesynth.preprocess.tvl1 import TVL1Config, _gradient, _median3, _threads_for, tvl1
 from tests.preprocess.textures import end_point_error, smooth_field, texture, warped_pair

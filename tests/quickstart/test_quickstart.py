@@ -9,9 +9,9 @@ from typing import Literal
 
 import pytest
 
-from mesynth.errors import MesynthError
-from mesynth.manifest import Manifest
+from mesynth.core.errors import MesynthError
 from mesynth.quickstart.pipeline import Scale, generators, run
+from mesynth.store.manifest import Manifest
 
 TINY = Scale(
     subjects=4, clips=4, faces=4, synthetic=36, measured=12, steps=30, ratios=(0.0, 1.0), few_subjects=2,

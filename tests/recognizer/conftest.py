@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from mesynth.manifest import Manifest
+from mesynth.store.manifest import Manifest
 from recognizer.data import DataConfig, FlowSet, load
 from tests.recognizer.corpora import write_corpus
 

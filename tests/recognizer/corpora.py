@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mesynth import facs
-from mesynth.classes import CLASSES_3
-from mesynth.manifest import Manifest, Provenance, Row
-from mesynth.seeds import stream
-from mesynth.shards import ShardWriter, npy_bytes
-from mesynth.types import N_AUS
+from mesynth.core import facs
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.seeds import stream
+from mesynth.core.types import N_AUS
+from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.shards import ShardWriter, npy_bytes
 
 # Where and how each class moves: (height, sign of v), with the AUs it is coded as.
 PATTERNS = {"negative": (0.22, 1.0, 4), "positive": (0.76, -1.0, 12), "surprise": (0.22, -1.0, 2)}

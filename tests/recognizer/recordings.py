@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mesynth.facs import parse_request
+from mesynth.core.facs import parse_request
+from mesynth.core.profiles import Profile
 from mesynth.head import Subject
-from mesynth.temporal import Profile
 
 FPS = 60.0
 Event = tuple[int, int, str]

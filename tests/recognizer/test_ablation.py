@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mesynth.errors import ConfigError, LeakError, ManifestError, RunFolderError
-from mesynth.manifest import Manifest
-from recognizer import cells, predictions
+from mesynth.core.errors import ConfigError, LeakError, ManifestError, RunFolderError
+from mesynth.store.manifest import Manifest
+from recognizer import cells, results
 from recognizer.ablation import plan, run_ablation
 from recognizer.ablation_page import page
 from recognizer.ablation_result import verdict
@@ -290,11 +290,11 @@ def test_a_damaged_cell_is_named(corpora: dict[str, Manifest], tmp_path: Path) -
     config = load("ratios=[1]", "seeds=[0]")
     table = run_ablation(corpora["real"], corpora["synthetic"], config, out=tmp_path / "a")
     assert table.comparisons == 1
-    stored = predictions.read_table(tmp_path / "a" / "predictions.parquet")
+    stored = results.read_table(tmp_path / "a" / "predictions.parquet")
     path = Cell(0, conditions(config, ["all"])[0], 0).path(tmp_path)
     write_cell(cells.CellResult(stored, 1.0, 2.0, 3.0), path)
     assert read_cell(path).n_added == 2.0
-    predictions.write_table(stored.replace_schema_metadata(None), path)
+    results.write_table(stored.replace_schema_metadata(None), path)
     with pytest.raises(ManifestError, match=r"is no cell of an ablation; remove it"):
         read_cell(path)
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth.errors import ConfigError, LeakError, WeightsUnavailable
-from mesynth.manifest import Manifest
+from mesynth.core.errors import ConfigError, LeakError, WeightsUnavailable
+from mesynth.store.manifest import Manifest
 from recognizer.config import RunConfig, load_config
 from recognizer.data import load
-from recognizer.protocol_run import loso
+from recognizer.run import loso
 from recognizer.saved import train
 from recognizer.trained import Recognizer
 from tests.recognizer.corpora import write_corpus

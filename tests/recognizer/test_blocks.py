@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mesynth.errors import ConfigError, RunFolderError
-from mesynth.manifest import Manifest
-from recognizer import blocks, ledger
+from mesynth.core.errors import ConfigError, RunFolderError
+from mesynth.store.manifest import Manifest
+from recognizer import blocks, sources
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
-from recognizer.predictions import column
-from recognizer.protocol_run import loso
+from recognizer.results import column
+from recognizer.run import loso
 
 QUICK = ["model=region_attention", "train.steps=20", "train.batch=8"]
 
@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
 def test_a_damaged_block_is_named(sets: dict[str, FlowSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 4)
     monkeypatch.setattr(blocks, "remove", lambda folder: None)
-    monkeypatch.setattr("recognizer.protocol_run.remove", lambda folder: None)
+    monkeypatch.setattr("recognizer.run.remove", lambda folder: None)
     loso(sets["real"], None, config(), out=tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     part = tmp_path / "run" / "parts" / "00001.safetensors"
@@ -89,19 +89,19 @@ def test_an_oracle_is_never_worse_and_never_the_result(sets: dict[str, FlowSet],
 
 
 def test_the_ledger_counts_other_configurations(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    shutil.copytree(corpora["real"].root, tmp_path / "data", ignore=shutil.ignore_patterns(ledger.FILE_NAME))
+    shutil.copytree(corpora["real"].root, tmp_path / "data", ignore=shutil.ignore_patterns(sources.FILE_NAME))
     manifest = Manifest.read(tmp_path / "data")
     tried = []
     for i, shrinkage in enumerate((0.5, 0.5, 0.6, 0.7)):
         settings = load_config(RunConfig, None, [f"lda.shrinkage={shrinkage}"], synthetic=False)
         tried.append(loso(manifest, None, settings, out=tmp_path / f"run{i}").tried)
     assert tried == [0, 0, 1, 2]  # the same configuration again is no further try
-    lines = (tmp_path / "data" / ledger.FILE_NAME).read_text().splitlines()
+    lines = (tmp_path / "data" / sources.FILE_NAME).read_text().splitlines()
     assert len(lines) == 3
     assert json.loads(lines[0])["model"] == "lda"
-    with open(tmp_path / "data" / ledger.FILE_NAME, "a") as file:
+    with open(tmp_path / "data" / sources.FILE_NAME, "a") as file:
         file.write("not json\n")
-    assert ledger.tried_before([manifest], "other") == 4
+    assert sources.tried_before([manifest], "other") == 4
 
 
 def test_the_log_holds_every_answer_and_the_figures(corpora: dict[str, Manifest], tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from mesynth.errors import LeakError
-from mesynth.manifest import Manifest
-from mesynth.stage import Interrupted
-from recognizer import protocol_run
+from mesynth.core.errors import LeakError
+from mesynth.store.manifest import Manifest
+from mesynth.store.stage import Interrupted
+from recognizer import run as protocol_run
 from recognizer.cli import main
 from tests.recognizer.corpora import write_corpus
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer.config import AblationConfig, RunConfig, config_hash, config_yaml, effective, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

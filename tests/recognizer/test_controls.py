@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mesynth.errors import ConfigError
-from mesynth.types import optical_strain
+from mesynth.core.errors import ConfigError
+from mesynth.core.types import optical_strain
 from recognizer.controls import COPIES, copies, rounds_for, similarity
 from recognizer.data import FlowSet
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from recognizer.models.conv_pool import conv_pool, reference
+from recognizer.models.ststnet import conv_pool, reference
 
 GROUP = np.repeat(np.arange(3), (3, 5, 8))
 

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import ConfigError, ManifestError
-from mesynth.manifest import Manifest
-from recognizer.augment import gather_moved, swap_sides
-from recognizer.data import DataConfig, FlowSet, flow_image, load, mirror
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.store.manifest import Manifest
+from recognizer.data import DataConfig, FlowSet, flow_image, gather_moved, load, mirror, swap_sides
 from tests.recognizer.corpora import write_corpus
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer.fitting import alignment
 from recognizer.models.lda import Gram, LdaConfig, fit
 

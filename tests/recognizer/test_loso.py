@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from mesynth.errors import LeakError, RunFolderError
-from mesynth.manifest import Manifest
-from recognizer import predictions
+from mesynth.core.errors import LeakError, RunFolderError
+from mesynth.store.manifest import Manifest
+from recognizer import results
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.metrics import MissingClassError, evaluate
 from recognizer.models import CLOSED
-from recognizer.protocol_run import loso
+from recognizer.run import loso
 
 QUICK = ["train.steps=60", "train.batch=24"]
 
@@ -63,14 +63,14 @@ def test_a_run_leaves_everything_behind_and_resumes(corpora: dict[str, Manifest]
         "config.yaml", "megc.txt", "predictions.parquet", "result.json", "run.yaml", "weights.safetensors",
     ]  # fmt: skip
     assert set(told) == {"reading clips", "reading synthetic", "training lda"}
-    table = predictions.read_table(out / "predictions.parquet")
+    table = results.read_table(out / "predictions.parquet")
     assert table.num_rows == 96
-    one = predictions.column(table, "seed") == 0
+    one = results.column(table, "seed") == 0
     again = evaluate(
-        predictions.column(table, "y")[one], predictions.column(table, "predicted")[one], c.data.classes
+        results.column(table, "y")[one], results.column(table, "predicted")[one], c.data.classes
     )  # the figures can be made anew from the file
     assert again == first.per_seed[0]
-    scores = np.stack(predictions.column(table, "scores"))
+    scores = np.stack(results.column(table, "scores"))
     np.testing.assert_allclose(scores.sum(1), 1)
 
     told.clear()
@@ -122,5 +122,5 @@ def test_the_held_out_labels_cannot_matter(sets: dict[str, FlowSet]) -> None:
     real = sets["real"]
     changed = replace(real, y=np.where(real.subjects == "DB/00", (real.y + 1) % 3, real.y))
     tables = [loso(s, None, config("capsule_graph")).predictions for s in (real, changed)]
-    scores = [np.stack(predictions.column(t, "scores"))[predictions.column(t, "fold") == "DB/00"] for t in tables]
+    scores = [np.stack(results.column(t, "scores"))[results.column(t, "fold") == "DB/00"] for t in tables]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer import losses
 from recognizer.data import FlowSet
 from recognizer.losses import LossConfig

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mesynth.errors import ConfigError, LeakError
+from mesynth.core.errors import ConfigError, LeakError
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.fitting import LdaMembers, Member, NetworkMembers, SvmMembers, fit, skeleton
 from recognizer.models import CLOSED
 from recognizer.modes import MODES, FusedMembers, MixConfig, restored, sides, stages, without_real
 from recognizer.protocol import make_folds, mix
-from recognizer.protocol_run import loso
+from recognizer.run import loso
 from tests.recognizer.test_protocol import saw
 
 

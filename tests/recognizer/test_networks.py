@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.manifest import Manifest
+from mesynth.core.errors import ConfigError
+from mesynth.store.manifest import Manifest
 from recognizer.data import FlowSet
 from recognizer.fitting import Member
-from recognizer.models.capsule_graph import CapsuleGraphConfig, route, squash
-from recognizer.models.common import Shape, au_loss
+from recognizer.models.capsule_graph import CapsuleGraphConfig
+from recognizer.models.common import Shape, au_loss, route, squash
+from recognizer.models.faces import MOMENTS, N_REGIONS, REGION_NAMES, facs_adjacency, masks
 from recognizer.models.region_attention import RegionAttentionConfig
-from recognizer.models.regions import MOMENTS, N_REGIONS, REGION_NAMES, facs_adjacency, masks
 from recognizer.models.ststnet import StstnetConfig
 from recognizer.modes import MixConfig
 from recognizer.tasks import Stage, Task, TrainConfig, draw_batches

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import ConfigError, LeakError, ManifestError
+from mesynth.core.errors import ConfigError, LeakError, ManifestError
 from recognizer.controls import COPIES
 from recognizer.data import FlowSet, load
 from recognizer.protocol import ARMS, OWN_CLIPS, Fold, PoolTooSmallError, ProtocolConfig, make_folds, mix

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from recognizer.config import RunConfig
 from recognizer.data import FlowSet
 from recognizer.fitting import Member, SvmMembers, fit

@@ -14,14 +14,14 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from mesynth.core.errors import ManifestError, NoFaceError, UnreadableImageError, WeightsUnavailable
 from mesynth.datasets.generic import GENERIC
 from mesynth.datasets.load import load_release, usable
-from mesynth.errors import ManifestError, NoFaceError, UnreadableImageError, WeightsUnavailable
-from mesynth.manifest import Manifest
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.prepare import prepare
 from mesynth.preprocess.spot import MIN_FRAMES as SPOTTED_FRAMES
-from mesynth.shards import read_flow
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow
 from recognizer import saved
 from recognizer.cli import main
 from recognizer.config import RunConfig, load_config

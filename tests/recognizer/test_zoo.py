@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from mesynth.errors import ConfigError
-from mesynth.types import N_AUS
+from mesynth.core.errors import ConfigError
+from mesynth.core.types import N_AUS
 from recognizer.data import DataConfig
 from recognizer.losses import LossConfig
 from recognizer.models import dssn, elrcn

@@ -3,15 +3,14 @@ import pytest
 import torch
 from torch import nn
 
-from mesynth.facs import AU_INDEX
-from mesynth.preprocess.piecewise import mean_face
-from mesynth.types import N_AUS
-from recognizer.models import landmarks
+from mesynth.core.facs import AU_INDEX
+from mesynth.core.types import N_AUS
+from mesynth.preprocess.align import mean_face
+from recognizer.models import faces
 from recognizer.models.atnet import cell_motion
 from recognizer.models.au_gacn import AttentionPool, GraphAttention
 from recognizer.models.au_graph import cooccurrence
-from recognizer.models.blocks import Lstm, apex_maps
-from recognizer.models.common import margin_loss
+from recognizer.models.common import Lstm, apex_maps, margin_loss
 from recognizer.models.elrcn import enriched
 from recognizer.models.graph_tcn import POINTS, graph_edges
 from recognizer.models.htnet import mosaic
@@ -113,18 +112,18 @@ def test_pooling_keeps_the_nodes_of_the_highest_score() -> None:
 
 def test_landmarks_are_those_of_the_mean_face() -> None:
     face = mean_face()
-    np.testing.assert_allclose(landmarks.BROWS, face[17:27], atol=6e-4)
+    np.testing.assert_allclose(faces.BROWS, face[17:27], atol=6e-4)
     mouth = np.concatenate([face[48:60], face[61:64], face[65:68]])
-    np.testing.assert_allclose(landmarks.MOUTH, mouth, atol=6e-4)
-    np.testing.assert_allclose(landmarks.EYES, [face[36:42].mean(0), face[42:48].mean(0)], atol=0.002)
-    np.testing.assert_allclose(landmarks.MOUTH_CORNERS, face[[48, 54]], atol=6e-4)
+    np.testing.assert_allclose(faces.MOUTH, mouth, atol=6e-4)
+    np.testing.assert_allclose(faces.EYES, [face[36:42].mean(0), face[42:48].mean(0)], atol=0.002)
+    np.testing.assert_allclose(faces.MOUTH_CORNERS, face[[48, 54]], atol=6e-4)
     box = (face[1, 0], face[19, 1], face[15, 0], face[1, 1])
-    np.testing.assert_allclose(landmarks.EYE_BOX, box, atol=4e-3)
-    np.testing.assert_allclose(landmarks.MOUTH_BOX, (*face[2], face[14, 0], face[6, 1]), atol=6e-4)
+    np.testing.assert_allclose(faces.EYE_BOX, box, atol=4e-3)
+    np.testing.assert_allclose(faces.MOUTH_BOX, (*face[2], face[14, 0], face[6, 1]), atol=6e-4)
 
 
 def test_patches_lie_about_their_points() -> None:
-    places = landmarks.patch_index(((0.5, 0.25), (0.0, 1.0)), 40, 5)
+    places = faces.patch_index(((0.5, 0.25), (0.0, 1.0)), 40, 5)
     rows, columns = places // 40, places % 40
     assert rows[0].min() == 8
     assert rows[0].max() == 12

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from mesynth import facs, seeds
-from mesynth.training.batch import Batch
+from mesynth.core import facs, seeds
+from mesynth.training.data.batches import Batch
 from mesynth.training.task import Facts, Task
 from tests.training.rendered import PlainUpdater, take
 

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import torch
 
-from mesynth import facs, seeds
+from mesynth.core import facs, seeds
+from mesynth.core.types import AUVector
 from mesynth.head import Subject
 from mesynth.motion.prior import WARP_LIMIT, Face
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.training.batch import Batch
-from mesynth.types import AUVector
+from mesynth.training.data.batches import Batch
 
 K = len(facs.AU_CODES)
 

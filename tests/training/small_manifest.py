@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mesynth import seeds
-from mesynth.facs import AU_CODES
-from mesynth.manifest import Manifest, Row
-from mesynth.stage import Produced, run_stage
-from mesynth.types import AUVector
+from mesynth.core import seeds
+from mesynth.core.facs import AU_CODES
+from mesynth.core.types import AUVector
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.stage import Produced, run_stage
 from tests.builders import provenance, row
 
 SIZE, FRAMES, APEX = 32, 5, 2

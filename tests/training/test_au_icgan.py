@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.generators.pipeline import load_pipeline
-from mesynth.training import image_losses as L
+from mesynth.core.errors import ConfigError
+from mesynth.generators.au_icgan.task import AUICGANTask, Config, LossConfig, ModelConfig, OptimConfig, au_reach
+from mesynth.generators.base import load_pipeline
+from mesynth.training import losses as L
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
 from mesynth.training.task import Problem
-from mesynth.training.tasks.au_icgan import AUICGANTask, Config, LossConfig, ModelConfig, OptimConfig, au_reach
 from tests.training.gan_checks import CODES, by_intensity, facts, fit, losses, measured, repeat, rows
 from tests.training.rendered import joined, rendered_batch
 

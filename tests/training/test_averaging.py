@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mesynth.training.averaging import Averages, keep_share
+from mesynth.training.checkpoint import Averages, keep_share
 
 
 def test_an_average_follows_the_formula() -> None:

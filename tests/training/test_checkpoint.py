@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mesynth.errors import MesynthError, RunFolderError
+from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.training import checkpoint
 from mesynth.training.checkpoint import Saved
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from mesynth.training.config import Recipe, RunConfig, load_recipe
 
 Make = Callable[..., Recipe]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import ConfigError
-from mesynth.training.degrade import OFF, CameraConfig, degrade
+from mesynth.core.errors import ConfigError
+from mesynth.training.data.camera import OFF, CameraConfig, degrade
 from tests.preprocess import textures
 
 NOTHING = {"exposure": 0, "balance": 0, "gamma": 0, "blur": 0, "shrink": 0, "noise": 0, "jpeg": 0}
@@ -78,7 +78,7 @@ def test_noise_is_each_frames_own_and_as_strong_as_asked() -> None:
 
 
 def test_tone_follows_its_formula() -> None:
-    from mesynth.training.degrade import tone_curve
+    from mesynth.training.data.camera import tone_curve
 
     u = np.array([1.0, 0.5, 0.75, 0.0, 0.25])
     curve = tone_curve(u, only(exposure=0.2, balance=0.1, gamma=0.4))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.training.draws import draw_seeds, uniforms
+from mesynth.training.data.camera import draw_seeds, uniforms
 
 
 @given(st.lists(st.integers(0, 2**62), min_size=1, max_size=20), st.integers(0, 1000))

@@ -13,17 +13,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mesynth import seeds
-from mesynth.errors import ConfigError, ManifestError
-from mesynth.manifest import Manifest
+from mesynth.core import seeds
+from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop
-from mesynth.shards import read_frames
-from mesynth.training.batch import Batch
-from mesynth.training.degrade import OFF
-from mesynth.training.mixed_pairs import MixedPairs
-from mesynth.training.pack import open_pack
-from mesynth.training.packed_clip import PackConfig, PackedClip, pack_clip
-from mesynth.training.pairs import PairConfig, PairSet, list_subjects, open_pairs
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_frames
+from mesynth.training.data.batches import Batch
+from mesynth.training.data.camera import OFF
+from mesynth.training.data.pack import open_pack
+from mesynth.training.data.packed_clip import PackConfig, PackedClip, pack_clip
+from mesynth.training.data.pairs import MixedPairs, PairConfig, PairSet, list_subjects, open_pairs
 from tests.training import small_manifest
 from tests.training.small_manifest import SIZE, Job
 from tests.training.test_pairs import as_bytes, picture

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.training.batch import Batch
+from mesynth.core.errors import ConfigError
+from mesynth.generators.au_icgan import task as au_icgan
+from mesynth.generators.flow_gan import task as flow_gan
+from mesynth.generators.ice_gan import task as ice_gan
+from mesynth.generators.motion_gan import task as motion_gan
 from mesynth.training.config import load_recipe
+from mesynth.training.data.batches import Batch
+from mesynth.training.forecast import forecast
 from mesynth.training.loop import build_task
-from mesynth.training.memory import forecast
 from mesynth.training.record import read_metrics
 from mesynth.training.task import Task
-from mesynth.training.tasks import au_icgan, flow_gan, ice_gan, motion_gan
 from mesynth.training.train import Machine, train
 from tests.training import small_manifest
 from tests.training.gan_checks import labelled, losses, measured

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.generators.flow_gan import FlowGAN
-from mesynth.generators.pipeline import load_pipeline
+from mesynth.core.errors import ConfigError
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.flow_gan.pipeline import FlowGAN
+from mesynth.generators.flow_gan.task import Config, FlowGANTask, LossConfig, ModelConfig, OptimConfig, request_reach
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
 from mesynth.training.task import Problem
-from mesynth.training.tasks.flow_gan import Config, FlowGANTask, LossConfig, ModelConfig, OptimConfig, request_reach
 from tests.training.gan_checks import CODES, by_intensity, facts, fit, labelled, losses, measured, repeat, rows
 from tests.training.rendered import joined, rendered_batch
 

@@ -14,20 +14,22 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import ConfigError
-from mesynth.generators.diffusion.motion_network import MotionDiffuser
-from mesynth.generators.diffusion.volume_timing import RISING
-from mesynth.generators.pipeline import load_pipeline, read_facts, save_pipeline
-from mesynth.stage import Interrupted
-from mesynth.temporal import Profile
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError
+from mesynth.core.profiles import Profile
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.flow_volume.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.flow_volume.task import TASK, FlowVolumeTask
+from mesynth.generators.motion_diffusion.network import MotionDiffuser
+from mesynth.motion.key_times import RISING
+from mesynth.store.generator_folder import read_facts, save_pipeline
+from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint, registry
 from mesynth.training.config import load_recipe
-from mesynth.training.memory import forecast
-from mesynth.training.sequences import SequenceBatch, SequenceConfig, SequenceSet, open_pairs
+from mesynth.training.data.sequences import SequenceBatch, SequenceConfig, SequenceSet, open_pairs
+from mesynth.training.forecast import forecast
 from mesynth.training.start import Start
 from mesynth.training.task import Facts
-from mesynth.training.tasks.flow_volume import TASK, Config, FlowVolumeTask, LossConfig, ModelConfig, OptimConfig
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import facts
 from tests.training.gan_checks import Losses, measured
@@ -224,7 +226,7 @@ def test_it_begins_with_the_weights_of_a_2d_network(tmp_path: Path) -> None:
 @pytest.fixture
 def sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipes learn from sequences."""
-    monkeypatch.setattr(registry, "PAIRS", "mesynth.training.sequences")
+    monkeypatch.setattr(registry, "PAIRS", "mesynth.training.data.sequences")
 
 
 def stop_at(images: int) -> Callable[[str], Callable[[int, int], None]]:

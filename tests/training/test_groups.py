@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.errors import ConfigError
-from mesynth.training.groups import subject_groups
+from mesynth.core.errors import ConfigError
+from mesynth.training.data.subjects import subject_groups
 
 SUBJECTS = st.lists(
     st.tuples(st.sampled_from(["casme2", "samm", "smic"]), st.integers(0, 99)).map(lambda s: f"{s[0]}/{s[1]:02d}"),

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.generators.pipeline import load_pipeline
+from mesynth.core.errors import ConfigError
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.ice_gan.task import Config, ICEGANTask, LossConfig, ModelConfig, OptimConfig
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
 from mesynth.training.task import Problem
-from mesynth.training.tasks.ice_gan import Config, ICEGANTask, LossConfig, ModelConfig, OptimConfig
 from tests.training.gan_checks import CODES, by_intensity, facts, fit, labelled, losses, measured, repeat, rows
 from tests.training.rendered import joined, rendered_batch
 

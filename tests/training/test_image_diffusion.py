@@ -10,25 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import ConfigError, LeakError
-from mesynth.generators.au_icgan import AUICGenerator
-from mesynth.generators.diffusion.process import Process
-from mesynth.generators.image_diffusion import ImageDiffusion
-from mesynth.generators.image_drawing import ImageSampling
-from mesynth.generators.motion_gan import MotionGenerator
-from mesynth.generators.pipeline import load_pipeline, read_facts, save_pipeline
-from mesynth.temporal import Profile
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, LeakError
+from mesynth.core.profiles import Profile
+from mesynth.generators.au_icgan.pipeline import AUICGenerator
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.diffusion import Process
+from mesynth.generators.image_diffusion.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.image_diffusion.drawing import ImageSampling
+from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
+from mesynth.generators.image_diffusion.task import TASK, ImageDiffusionTask
+from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
-from mesynth.training.tasks.image_diffusion import (
-    TASK,
-    Config,
-    ImageDiffusionTask,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-)
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import damage, wide_face
 from tests.generators.gan_facts import facts as plain_facts

@@ -14,9 +14,9 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 
-from mesynth.errors import ConfigError, MesynthError, RunFolderError
-from mesynth.shards import read_image
-from mesynth.stage import Interrupted
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
+from mesynth.store.stage import Interrupted
+from mesynth.store.videos import read_image
 from mesynth.training import checkpoint
 from mesynth.training.config import Recipe
 from mesynth.training.loop import TrainingFailed

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.errors import WeightsUnavailable
+from mesynth.core.errors import WeightsUnavailable
 from mesynth.training import losses
 from tests.generators.test_warping import swirl
 

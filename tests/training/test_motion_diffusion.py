@@ -8,22 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import ConfigError, MesynthError
-from mesynth.generators.pipeline import load_pipeline, read_facts
-from mesynth.temporal import Profile
-from mesynth.training.batch import Batch
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.profiles import Profile
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.motion_diffusion.config import Config, DistilConfig, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.motion_diffusion.task import TASK, MotionDiffusionTask
+from mesynth.store.generator_folder import read_facts
+from mesynth.training.data.batches import Batch
 from mesynth.training.losses import end_point_error
 from mesynth.training.task import Facts
-from mesynth.training.tasks.motion_diffusion import (
-    TASK,
-    Config,
-    DistilConfig,
-    LossConfig,
-    ModelConfig,
-    MotionDiffusionTask,
-    OptimConfig,
-)
 from tests.training.gan_checks import Losses, measured, rows
 from tests.training.rendered import K, PlainUpdater, joined, person_face, rendered_batch, take
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mesynth.generators.pipeline import read_facts
-from mesynth.stage import Interrupted
+from mesynth.store.generator_folder import read_facts
+from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint
 from mesynth.training.config import Recipe, load_recipe
 from mesynth.training.record import read_metrics

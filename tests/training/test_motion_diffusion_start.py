@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mesynth.errors import ConfigError, LeakError
-from mesynth.generators.motion_gan import MotionGenerator
-from mesynth.generators.pipeline import read_facts, save_pipeline
+from mesynth.core.errors import ConfigError, LeakError
+from mesynth.generators.motion_diffusion.config import LossConfig
+from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.training.config import load_recipe
 from mesynth.training.start import Start
 from mesynth.training.task import Facts
-from mesynth.training.tasks.motion_diffusion import LossConfig
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import facts
 from tests.training.rendered import PlainUpdater, rendered_batch

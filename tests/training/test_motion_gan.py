@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import ConfigError
-from mesynth.generators.motion_gan import K
-from mesynth.generators.pipeline import load_pipeline, read_facts
-from mesynth.temporal import Profile
-from mesynth.training.batch import Batch
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError
+from mesynth.core.profiles import Profile
+from mesynth.generators.base import load_pipeline
+from mesynth.generators.motion_gan.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.motion_gan.pipeline import K
+from mesynth.generators.motion_gan.task import TASK, MotionGANTask
+from mesynth.store.generator_folder import read_facts
+from mesynth.training.data.batches import Batch
 from mesynth.training.losses import end_point_error
 from mesynth.training.task import Facts
-from mesynth.training.tasks.motion_gan import TASK, Config, LossConfig, ModelConfig, MotionGANTask, OptimConfig
 from tests.training.rendered import PlainUpdater, joined, person_face, rendered_batch, take
 
 SIZE = 32

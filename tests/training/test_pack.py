@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth import facs
-from mesynth.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.profiles import Profile
 from mesynth.head import Subject
-from mesynth.manifest import Manifest
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.shards import read_flow, read_frames, read_valid
-from mesynth.temporal import Profile
-from mesynth.training import pack as pack_module
-from mesynth.training.pack import META, Pack, open_pack
-from mesynth.training.packed_clip import (
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow, read_frames, read_valid
+from mesynth.training.data import pack as pack_module
+from mesynth.training.data.pack import META, Pack, open_pack
+from mesynth.training.data.packed_clip import (
     PackConfig,
     PackedClip,
     Unusable,

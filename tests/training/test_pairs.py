@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mesynth import facs
-from mesynth.errors import ConfigError, ManifestError
-from mesynth.manifest import Manifest
-from mesynth.shards import read_flow, read_frames, read_valid
-from mesynth.training.batch import Batch
-from mesynth.training.degrade import OFF, CameraConfig
-from mesynth.training.groups import subject_groups
-from mesynth.training.pack import open_pack
-from mesynth.training.packed_clip import PackConfig
-from mesynth.training.pairs import PairConfig, PairSet, list_subjects, open_pairs
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow, read_frames, read_valid
+from mesynth.training.data.batches import Batch
+from mesynth.training.data.camera import OFF, CameraConfig
+from mesynth.training.data.pack import open_pack
+from mesynth.training.data.packed_clip import PackConfig
+from mesynth.training.data.pairs import PairConfig, PairSet, list_subjects, open_pairs
+from mesynth.training.data.subjects import subject_groups
 from tests.training import small_manifest
 from tests.training.small_manifest import APEX, FRAMES, SIZE, Job
 
@@ -114,7 +114,7 @@ def test_types_are_the_contracts(folder: Path, cache: Path) -> None:
 
 def test_frames_off_the_apex_have_their_share_and_no_flow(tmp_path: Path, cache: Path) -> None:
     """A clip whose profile is known: AUs follow it, unknown ones stay unknown, flow belongs to the apex."""
-    from mesynth.temporal import Profile
+    from mesynth.core.profiles import Profile
     from tests.builders import provenance
 
     profile = Profile(apex=0.5)

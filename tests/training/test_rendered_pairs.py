@@ -6,19 +6,19 @@ import cv2
 import numpy as np
 import pytest
 
-from mesynth import facs
-from mesynth.classes import CLASSES_3, label
-from mesynth.emotions import PUBLISHED
-from mesynth.errors import ConfigError, RunFolderError
+from mesynth.core import facs
+from mesynth.core.emotions import CLASSES_3, PUBLISHED, label
+from mesynth.core.errors import ConfigError, RunFolderError
+from mesynth.core.types import AUVector
 from mesynth.head import Subject
-from mesynth.manifest import Manifest, Row
+from mesynth.metrics.judge_train import JUDGE_SEEDS
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop, eye_centres
-from mesynth.preprocess.magnify.learned_data import TripleConfig
-from mesynth.quality.judge_data import JUDGE_SEEDS
-from mesynth.shards import read_flow, read_frames, read_landmarks, read_valid
-from mesynth.stage import Interrupted, Produced
-from mesynth.training import rendered_pairs
-from mesynth.training.rendered_pairs import (
+from mesynth.preprocess.magnify.learned_train import TripleConfig
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
+from mesynth.store.stage import Interrupted, Produced
+from mesynth.training.data import rendered
+from mesynth.training.data.rendered import (
     LEAST,
     RENDER_SCALE,
     TRAIN_SEEDS,
@@ -30,7 +30,6 @@ from mesynth.training.rendered_pairs import (
     render_pairs,
     single_cells,
 )
-from mesynth.types import AUVector
 from tests.builders import tree_bytes
 
 SIZE = 64
@@ -189,15 +188,15 @@ def test_emotional_pairs_have_their_class() -> None:
 
 def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the second person, finished by the same call: the first is not rendered again, the bytes agree."""
-    render, made = rendered_pairs._Renderer.__call__, []
+    render, made = rendered._Renderer.__call__, []
 
-    def stopping(self: rendered_pairs._Renderer, job: tuple[int, int]) -> Produced:
+    def stopping(self: rendered._Renderer, job: tuple[int, int]) -> Produced:
         made.append(job)
         if len(made) == 13:
             raise KeyboardInterrupt
         return render(self, job)
 
-    monkeypatch.setattr(rendered_pairs._Renderer, "__call__", stopping)
+    monkeypatch.setattr(rendered._Renderer, "__call__", stopping)
     with pytest.raises(Interrupted, match="the same command goes on"):
         render_pairs(tmp_path / "out", SMALL)
     render_pairs(tmp_path / "out", SMALL)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth.errors import ConfigError
-from mesynth.training.sampler import batches, check_split, shares
+from mesynth.core.errors import ConfigError
+from mesynth.training.data.batches import batches, check_split, shares
 from tests.training.toy import PairConfig, ToyPairs
 
 

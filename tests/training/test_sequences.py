@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth import facs
-from mesynth.errors import ConfigError, ManifestError
-from mesynth.generators.diffusion.volume_timing import KEYS, RISING, key_times, level
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.profiles import Profile
+from mesynth.core.seeds import stream
+from mesynth.motion.key_times import KEYS, RISING, key_times, level
 from mesynth.preprocess.flow import sequence_flows
-from mesynth.seeds import stream
-from mesynth.shards import read_frames
-from mesynth.stage import read_skipped
-from mesynth.temporal import Profile
-from mesynth.training.degrade import OFF
-from mesynth.training.rendered_pairs import person_key
-from mesynth.training.sequence_clips import Moves, Stand, draw_moves, record_clips
-from mesynth.training.sequences import SequenceBatch, SequenceConfig, SequenceSet, list_subjects, open_pairs
+from mesynth.store.shards import read_frames
+from mesynth.store.stage import read_skipped
+from mesynth.training.data.camera import OFF
+from mesynth.training.data.rendered import person_key
+from mesynth.training.data.sequence_clips import Moves, Stand, draw_moves, record_clips
+from mesynth.training.data.sequences import SequenceBatch, SequenceConfig, SequenceSet, list_subjects, open_pairs
 from tests.training import small_manifest
 from tests.training.rendered import rendered_batch
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mesynth.errors import ConfigError, LeakError, RunFolderError
-from mesynth.generators.motion_gan import MotionGenerator
-from mesynth.generators.pipeline import INDEX, WEIGHTS, PipelineError, read_facts, save_pipeline
-from mesynth.stage import Interrupted
+from mesynth.core.errors import ConfigError, LeakError, RunFolderError
+from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.task import MotionGANTask
+from mesynth.store.generator_folder import INDEX, WEIGHTS, PipelineError, read_facts, save_pipeline
+from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint
 from mesynth.training.config import Recipe, load_recipe
+from mesynth.training.forecast import forecast
 from mesynth.training.loop import build_task
-from mesynth.training.memory import forecast
 from mesynth.training.start import open_start
-from mesynth.training.tasks.motion_gan import MotionGANTask
 from mesynth.training.train import Machine, cross_fit, train
 from tests.training import small_manifest
 from tests.training.small_manifest import SIZE, Job
@@ -199,7 +199,7 @@ def test_a_start_that_has_seen_who_validates_is_told(
 
 
 def _validated(recipe: Recipe, place: Path) -> tuple[str, ...]:
-    from mesynth.training.pairs import open_pairs
+    from mesynth.training.data.pairs import open_pairs
 
     return open_pairs(recipe.data, cache=place / "cache", seed=recipe.run.seed)[1].subjects_seen
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from mesynth.training import throughput
+from mesynth.training import forecast
 from mesynth.training.config import Recipe, RunConfig, load_recipe
-from mesynth.training.throughput import measure, preparation
+from mesynth.training.forecast import measure, preparation
 from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_images_a_second_are_updates_times_batch_over_seconds(recipe: Any, monke
 
     monkeypatch.setattr(toy.ToyTask, "step", counted)
     clock = iter([10.0, 12.0])
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: next(clock))
     measured = measure(made, "cpu", updates=5, warmup=3)
     assert measured.images_per_s == 5 * 16 / 2
     assert (measured.precision, measured.compile, measured.batch, measured.memory) == ("fp32", False, 16, None)
@@ -77,7 +77,7 @@ def test_memory_on_a_gpu(recipe: Any) -> None:
 def test_preparation_is_counted_in_pairs(prefetch: int) -> None:
     class Slow(toy.ToyPairs):
         def batch(self, draws: Any) -> Any:
-            throughput.time.sleep(0.01)
+            forecast.time.sleep(0.01)
             return super().batch(draws)
 
     pairs = Slow(toy.PairConfig(), ("a/b",), 0)

@@ -17,12 +17,12 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from mesynth.cli.train import train as command
-from mesynth.clickutils import MistakeGroup
-from mesynth.errors import LeakError, MesynthError
-from mesynth.stage import Interrupted
-from mesynth.training import memory
+from mesynth.commandline import MistakeGroup
+from mesynth.core.errors import LeakError, MesynthError
+from mesynth.store.stage import Interrupted
+from mesynth.training import forecast as memory
 from mesynth.training.config import Recipe, load_recipe
-from mesynth.training.memory import forecast, random_batch
+from mesynth.training.forecast import forecast, random_batch
 from mesynth.training.train import Machine, cross_fit, read_cross_fit, train
 from tests.training import toy
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.training.batch import Batch
 from mesynth.training.config import Recipe
+from mesynth.training.data.batches import Batch
 from mesynth.training.loop import build_task
 from mesynth.training.processes import Processes
-from mesynth.training.task import Task, Updater
-from mesynth.training.updater import StepUpdater
+from mesynth.training.task import StepUpdater, Task, Updater
 from tests.training.toy import PairConfig, ToyPairs, ToyTask
 
 Make = Callable[..., Recipe]

@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mesynth.errors import ConfigError
-from mesynth.facs import AU_CODES
-from mesynth.seeds import stream
+from mesynth.core.errors import ConfigError
+from mesynth.core.facs import AU_CODES
+from mesynth.core.seeds import stream
 from mesynth.training import registry
-from mesynth.training.batch import Batch
+from mesynth.training.data.batches import Batch
 from mesynth.training.task import Facts, Task, Updater
 
 K = len(AU_CODES)
@@ -222,7 +222,7 @@ if __name__ == "__main__":
         atexit.register(_tell_threads)  # registered first: called last
 
     from mesynth.cli.train import train
-    from mesynth.clickutils import MistakeGroup
+    from mesynth.commandline import MistakeGroup
 
     register(dict.__setitem__, setattr)
     torch.set_num_threads(1)

@@ -1,4 +1,6 @@
-"""Plain frames and a CSV, in the layout that ``mesynth prepare generic`` reads and any script can."""
+"""Plain frames and a CSV, in the layout that ``mesynth prepare generic`` reads and any script can.
+
+Moving pictures for people: every clip as a GIF or an MP4, slowed to 25 frames a second."""
 
 from __future__ import annotations
 
@@ -6,15 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mesynth.corpus.exports.annotation import au_cell, numbers_of
-from mesynth.corpus.exports.form import FRAMES, Clip, Form, Options, Placed, PlacedClips, with_files
-from mesynth.corpus.exports.names import clip_names, plain_people, safe
-from mesynth.corpus.exports.reading import picture_files
-from mesynth.corpus.exports.tables import Cell, write_csv
+from mesynth.corpus.exports.form import (
+    FRAMES,
+    Clip,
+    Form,
+    Options,
+    Placed,
+    PlacedClips,
+    au_cell,
+    numbers_of,
+    with_files,
+)
+from mesynth.corpus.exports.records import Cell, clip_names, picture_files, plain_people, safe, write_csv
 from mesynth.datasets.generic import CSV_NAME
-from mesynth.manifest import Manifest, Row
-from mesynth.run_folder import write_bytes
-from mesynth.stage import Produced
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.run_folder import write_bytes
+from mesynth.store.stage import Produced
 
 FOLDER = "frames"
 _HEADER = (
@@ -68,3 +77,46 @@ def _line(one: Placed) -> tuple[Cell, ...]:
         place["video"], place["subject"], place["onset"], place["apex"], place["offset"], place["aus"], row.emotion,
         f"{row.fps:g}", place["clip"], row.expression, row.label, safe(row.database), row.provenance.licence,
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------- previews
+
+
+PREVIEW_FOLDER, INDEX = "previews", "index.csv"
+
+
+class PreviewsForm(Form):
+    """``previews/<subject>/<clip>.gif`` and a table of them. Nothing to learn from: grey levels are lost."""
+
+    name = "previews"
+    needs = (FRAMES,)
+    accepts = ("video",)
+    comes_back = False  # a GIF has 256 colours, an MP4 is coded with loss, and both merge what hardly moves
+
+    def __init__(self, source: Manifest, options: Options) -> None:
+        super().__init__(source, options)
+        self.people, self.clips = plain_people(source), clip_names(source)
+        self.video = options.video or "gif"
+
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+        from mesynth.corpus.previews import video_bytes
+
+        for clip in clips:
+            person, name = self.people[clip.row.subject_key], self.clips[clip.index]
+            file = f"{PREVIEW_FOLDER}/{person}/{name}.{self.video}"
+            write_bytes(out / file, video_bytes(clip.frames(), self.video))
+            yield Placed(clip.row, {"subject": person, "clip": name, "file": file})
+
+    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+        from mesynth.corpus.previews import PREVIEW_FPS
+
+        header = ("file", "clip_id", "emotion", "label", "au_text", "n_frames", "fps", "shown_at_fps")
+        rows = (
+            (
+                str(o.place["file"]), o.row.clip_id, o.row.emotion, o.row.label, o.row.au_text, o.row.n_frames,
+                o.row.fps, PREVIEW_FPS,
+            )
+            for o in placed()
+        )  # fmt: skip
+        write_csv(out / INDEX, header, rows)
+        return {"shown at fps": PREVIEW_FPS}

@@ -17,16 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mesynth.classes import CLASSES_3
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.errors import ManifestError
 from mesynth.corpus.card import CardConfig, card_text, gather
-from mesynth.corpus.exports.annotation import present_codes
-from mesynth.corpus.exports.form import FRAMES, PROVENANCE_FILE, Clip, Form, Options, Placed, PlacedClips
-from mesynth.corpus.exports.reading import AGAIN, inside, pictures, stored
-from mesynth.errors import ManifestError
-from mesynth.manifest import SCHEMA, Manifest, Row
-from mesynth.run_folder import write_text
-from mesynth.shards import npy_array
-from mesynth.stage import Produced
+from mesynth.corpus.exports.form import FRAMES, PROVENANCE_FILE, Clip, Form, Options, Placed, PlacedClips, present_codes
+from mesynth.corpus.exports.records import AGAIN, inside, pictures, stored
+from mesynth.store.manifest import SCHEMA, Manifest, Row
+from mesynth.store.run_folder import write_text
+from mesynth.store.shards import npy_array
+from mesynth.store.stage import Produced
 
 FOLDER, SPLIT = "data", "train"
 _FILES = (

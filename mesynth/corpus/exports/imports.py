@@ -1,7 +1,12 @@
-"""An export becomes a corpus again: its files decoded, the rows as ``provenance.jsonl`` has them, one clip at a time.
+"""Imports back: clips that a loader read from an export get their own names, truth and provenance again.
 
-Nothing is aligned or estimated: what comes back is what lies in the export, and a row warns of what its form has lost.
-"""
+A loader of the field sees a further database with people of its own (sub501, 501, syn501). For leak safety that is
+not enough: it does not know whom a generator has seen. The line of ``provenance.jsonl`` beside the files does.
+
+An export becomes a corpus again: its files decoded, the rows as ``provenance.jsonl`` has them, one clip at a time.
+
+Nothing is aligned or estimated: what comes back is what lies in the export, and a row warns of what its form has
+lost."""
 
 from __future__ import annotations
 
@@ -9,21 +14,77 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import mesynth
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError
 from mesynth.corpus.exports.form import PROVENANCE_FILE, Form
-from mesynth.corpus.exports.reading import AGAIN
-from mesynth.corpus.exports.records import row_of
-from mesynth.corpus.exports.registry import FORMS
-from mesynth.corpus.exports.run import ACCOUNT_FILE
-from mesynth.errors import ConfigError, ManifestError, MesynthError
-from mesynth.manifest import Manifest
-from mesynth.stage import Produced, Progress, run_stage
+from mesynth.corpus.exports.records import AGAIN, provenance_of, row_of
+from mesynth.corpus.exports.run import ACCOUNT_FILE, FORMS
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.stage import Produced, Progress, run_stage
+
+_OWN = (
+    "clip_id", "database", "subject", "clip", "emotion", "label", "objective_class", "au_text", "expression", "fps",
+)  # fmt: skip
+_ARRAYS = ("au_intensity", "au_known", "au_present")
+
+
+def is_export(folder: Path | str) -> bool:
+    """Whether ``folder`` was written by `mesynth export`."""
+    return (Path(folder) / PROVENANCE_FILE).is_file()
+
+
+def restored(loaded: Manifest, folder: Path | str) -> Manifest:
+    """``loaded``, as a loader read it from the export ``folder``, with every clip's identity and provenance.
+
+    Clips are told apart by the names they have in the export. Frames, flow and warnings stay the loader's.
+
+    Raises:
+        ManifestError: ``folder`` is no export, or holds a clip that its ``provenance.jsonl`` does not name.
+    """
+    folder = Path(folder)
+    if not is_export(folder):
+        raise ManifestError(f"{folder} has no {PROVENANCE_FILE}; give a folder that `mesynth export` wrote")
+    known = {_place(record["as"]): record for record in _records(folder)}
+    rows = []
+    for row in loaded:
+        record = known.get((row.subject, row.clip))
+        if record is None:
+            raise ManifestError(
+                f"clip {row.clip_id} is not in {folder / PROVENANCE_FILE}; export the corpus again, and keep clips of "
+                "other sources elsewhere"
+            )
+        rows.append(_restore(row, record))
+    return Manifest.from_rows(rows, loaded.root)
+
+
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    with open(folder / PROVENANCE_FILE, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise ManifestError(
+                    f"line {number} of {folder / PROVENANCE_FILE} is damaged; export the corpus again"
+                ) from None
+
+
+def _place(place: dict[str, Any]) -> tuple[str, str]:
+    return str(place["subject"]), str(place.get("clip", place.get("material", "")))
+
+
+def _restore(row: Row, record: dict[str, Any]) -> Row:
+    values = {name: record[name] for name in _OWN} | {name: tuple(record[name]) for name in _ARRAYS}
+    warnings = tuple(dict.fromkeys((*record["warnings"], *row.warnings)))
+    return replace(row, **values, provenance=provenance_of(record), warnings=warnings)
+
+
+# ------------------------------------------------------------------- imports
 
 
 def import_export(root: Path | str, out: Path | str, *, workers: int = 1, progress: Progress | None = None) -> Manifest:
@@ -33,7 +94,7 @@ def import_export(root: Path | str, out: Path | str, *, workers: int = 1, progre
     Raises:
         ManifestError: see :func:`read_export`; or a file of the export is missing, damaged or not what its line says.
         ConfigError: the form is for looking at.
-        RunFolderError, Interrupted, MesynthError: see :func:`mesynth.stage.run_stage`.
+        RunFolderError, Interrupted, MesynthError: see :func:`mesynth.store.stage.run_stage`.
     """
     found = read_export(root)
     config = {"stage": "import", "form": found.form.name, "input": found.sha256, "version": mesynth.__version__}

@@ -13,16 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.corpus.exports.annotation import au_cell, numbers_of, present_codes
-from mesynth.corpus.exports.form import AUS, EMOTION, FLOW, FRAMES, Clip, Form, Options, Placed, PlacedClips, with_files
-from mesynth.corpus.exports.names import clip_names, plain_people
-from mesynth.corpus.exports.pictures import flow_planes
-from mesynth.corpus.exports.reading import picture_files
-from mesynth.corpus.exports.tables import Cell, write_csv
-from mesynth.manifest import Manifest, Row
-from mesynth.run_folder import write_bytes
-from mesynth.shards import npy_bytes
-from mesynth.stage import Produced
+from mesynth.corpus.exports.form import (
+    AUS,
+    EMOTION,
+    FLOW,
+    FRAMES,
+    Clip,
+    Form,
+    Options,
+    Placed,
+    PlacedClips,
+    au_cell,
+    numbers_of,
+    present_codes,
+    with_files,
+)
+from mesynth.corpus.exports.records import Cell, clip_names, flow_planes, picture_files, plain_people, write_csv
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.run_folder import write_bytes
+from mesynth.store.shards import npy_bytes
+from mesynth.store.stage import Produced
 
 FRAME, FOLDER, FLOWS = "data_frame.csv", "frames", "optical_flow.npy"
 SIZE = 64

@@ -1,17 +1,111 @@
-"""One clip as plain JSON: what travels beside every export so that leak safety survives it, and the way back."""
+"""Names of people and clips in an export: distinct, safe as file names, and never those of somebody else.
+
+One clip as plain JSON: what travels beside every export so that leak safety survives it, and the way back.
+
+Tables beside exported files: CSV streamed row by row, workbooks whose bytes follow from their cells alone.
+
+Pictures as other code bases expect their bytes.
+
+Files of an export on their way back, each checked against what ``provenance.jsonl`` says of its clip."""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
+from itertools import count
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
+import numpy as np
 import pyarrow as pa
 
-from mesynth import facs
+from mesynth.core import facs
+from mesynth.core.errors import ManifestError
+from mesynth.core.types import optical_strain
 from mesynth.corpus.exports.form import Placed
-from mesynth.errors import ManifestError
-from mesynth.manifest import SCHEMA, Manifest, Provenance, Row
+from mesynth.store.manifest import SCHEMA, Manifest, Provenance, Row
+from mesynth.store.run_folder import write_bytes
+from mesynth.store.shards import npy_array
+from mesynth.store.videos import image_array
+
+FIRST_NEW = 501
+"""Number of the first person who is in no release: CASME II counts to 26, SAMM to 37, SMIC to 20."""
+
+
+def safe(text: str) -> str:
+    """``text`` as a file name: letters, digits, ``-`` and ``_``.
+
+    >>> safe("EP02 01f"), safe("../x"), safe("")
+    ('EP02_01f', '___x', '_')
+    """
+    return re.sub(r"[^\w-]|[^\x00-\x7f]", "_", text) or "_"
+
+
+def people(source: Manifest, fresh: str, own: Mapping[str, str]) -> dict[str, str]:
+    """``database/subject`` -> the name in the export.
+
+    ``own``: database -> pattern of names that its people keep; everyone else becomes ``fresh.format(501)``, 502, ...
+    in the order of their keys, so that nobody passes for a person of a real release.
+    """
+    keys = sorted(set(source.subject_keys().astype(str)))
+    names = {}
+    for key in keys:
+        database, _, subject = key.partition("/")
+        if database in own and re.fullmatch(own[database], subject):
+            names[key] = subject
+    taken = set(names.values())
+    numbers = (name for number in count(FIRST_NEW) if (name := fresh.format(number)) not in taken)
+    return names | {key: next(numbers) for key in keys if key not in names}
+
+
+def plain_people(source: Manifest) -> dict[str, str]:
+    """``database/subject`` -> the subject's own name as a file name, with its database where two people share it."""
+    keys = sorted(set(source.subject_keys().astype(str)))
+    shared = Counter(safe(key.partition("/")[2]) for key in keys)
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for key in keys:
+        database, _, subject = key.partition("/")
+        name = safe(subject) if shared[safe(subject)] == 1 else safe(f"{database}_{subject}")
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names[key] = name
+    return names
+
+
+def clip_names(source: Manifest) -> list[str]:
+    """Per row, the clip's name as a file name: distinct within its subject, with the onset where a clip has several
+    expressions, and with the row's number where even that is not enough."""
+    subjects = source.subject_keys().astype(str)
+    clips = [safe(str(clip)) for clip in source.column("clip")]
+    onsets = source.column("onset")
+    shared = Counter(zip(subjects, clips, strict=True))
+    names = [
+        clip if shared[subject, clip] == 1 else f"{clip}_{onset}"
+        for subject, clip, onset in zip(subjects, clips, onsets, strict=True)
+    ]
+    again = Counter(zip(subjects, names, strict=True))
+    return [
+        name if again[subject, name] == 1 else f"{name}_row{index}"
+        for index, (subject, name) in enumerate(zip(subjects, names, strict=True))
+    ]
+
+
+def one_database(source: Manifest) -> str:
+    """The database of all clips, "" where there are several."""
+    names = np.unique(source.column("database").astype(str))
+    return str(names[0]) if len(names) == 1 else ""
+
+
+# ------------------------------------------------------------------- records
+
 
 _PLAIN = (
     "clip_id", "database", "subject", "clip", "onset", "apex", "offset", "apex_index", "n_frames", "fps", "height",
@@ -74,3 +168,174 @@ def _blank(values: dict[str, Any]) -> str:
         if (value is None and name != "apex") or (isinstance(value, (list, tuple)) and None in value)
     )
     return next(gaps, "")
+
+
+# ------------------------------------------------------------------- tables
+
+
+Cell = str | int | float | None
+_WRITTEN = b"2020-01-01T00:00:00Z"
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Write under a temporary name, then rename; one row is held at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def write_workbook(path: Path, sheets: Mapping[str, Iterable[Sequence[Cell]]]) -> None:
+    """An .xlsx of sheets, each an iterable of rows; None leaves a cell blank. Cells go to disk as they come."""
+    from openpyxl import Workbook
+
+    book = Workbook(write_only=True)
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(list(row))
+    buffer = io.BytesIO()
+    book.save(buffer)
+    write_bytes(path, _undated(buffer.getvalue()))
+
+
+def _undated(xlsx: bytes) -> bytes:
+    """The same workbook without the time of writing, so that equal cells are equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(xlsx)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "docProps/core.xml":
+                data = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", _WRITTEN, data)
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            new.writestr(info, data)
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------- pictures
+
+
+def jpeg_bytes(image: np.ndarray) -> bytes:
+    """[H,W,3] uint8 RGB or [H,W] grey as JPEG of quality 100 without chroma subsampling: motion this small must not
+    drown in compression."""
+    bgr = image[..., ::-1] if image.ndim == 3 else image
+    choice = [cv2.IMWRITE_JPEG_QUALITY, 100]
+    choice += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, buffer = cv2.imencode(".jpg", bgr, choice)
+    assert done
+    return bytes(buffer)
+
+
+def grey(rgb: np.ndarray) -> np.ndarray:
+    """[H,W] uint8 (ITU-R BT.601 luma) of [H,W,3]."""
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY))
+
+
+def flow_planes(uv: np.ndarray, size: int) -> np.ndarray:
+    """[3,S,S] float32: u, v and optical strain of flow [2,H,W], shrunk by area.
+
+    u and v keep the pixels of the fine grid; strain is computed there, before shrinking, as in the published images.
+    """
+    way = cv2.INTER_AREA if size < min(uv.shape[1:]) else cv2.INTER_LINEAR
+    planes = (uv[0], uv[1], optical_strain(uv))
+    return np.stack([cv2.resize(np.ascontiguousarray(p), (size, size), interpolation=way) for p in planes])
+
+
+def stretched(plane: np.ndarray) -> np.ndarray:
+    """uint8: minimum to 0, maximum to 255, rounded; a flat plane is 0."""
+    low, high = float(plane.min()), float(plane.max())
+    if not high > low:
+        return np.zeros(plane.shape, np.uint8)
+    return np.round((plane.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8)
+
+
+def flow_image(uv: np.ndarray, size: int) -> bytes:
+    """A PNG whose R, G, B hold u, v and optical strain of flow [2,H,W], each stretched to 0..255 (``cv2.imread``
+    gives strain, v, u), as published with STSTNet (Liong et al., FG 2019)."""
+    u, v, strain = (stretched(plane) for plane in flow_planes(uv, size))
+    done, buffer = cv2.imencode(".png", np.stack([strain, v, u], -1))
+    assert done
+    return bytes(buffer)
+
+
+# ------------------------------------------------------------------- reading
+
+
+AGAIN = "export the corpus again, or copy the export again"
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file ``name`` below ``root``. Raises ManifestError on a name that leads elsewhere."""
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ManifestError(f"{root} names the file '{name}', which does not lie in it; {AGAIN}")
+    return root / path
+
+
+def file_bytes(root: Path, name: str) -> bytes:
+    """The bytes of a file of the export. Raises ManifestError where it is missing."""
+    path = inside(root, name)
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise ManifestError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); {AGAIN}") from None
+
+
+def picture_files(root: Path, row: Row, names: Iterable[str]) -> np.ndarray:
+    """[T,H,W,3] uint8 RGB of loose picture files; see :func:`pictures`."""
+    return pictures(row, ((str(inside(root, name)), file_bytes(root, name)) for name in names))
+
+
+def pictures(row: Row, named: Iterable[tuple[str, bytes]]) -> np.ndarray:
+    """[T,H,W,3] uint8 RGB of encoded pictures and their names.
+
+    Raises:
+        UnreadableImageError: one is damaged.
+        ManifestError: one has another size than its clip, or there are too few or too many.
+    """
+    images = []
+    for name, data in named:
+        image = image_array(data, name)
+        if image.shape[:2] != (row.height, row.width):
+            height, width = image.shape[:2]
+            raise ManifestError(
+                f"{name} is {width}x{height} pixels; clip {row.clip_id} has {row.width}x{row.height}; {AGAIN}"
+            )
+        images.append(image)
+    if len(images) != row.n_frames or not images:
+        raise ManifestError(f"clip {row.clip_id} has {row.n_frames} frames, {len(images)} of them here; {AGAIN}")
+    return np.stack(images)
+
+
+def array(data: bytes, name: str) -> np.ndarray:
+    """An array of npy bytes, never unpickled. Raises ManifestError, which names it, where they are no npy."""
+    try:
+        return npy_array(data)
+    except ManifestError as error:
+        raise ManifestError(f"{name}: {error}") from None
+
+
+def stored(row: Row, arrays: Mapping[str, tuple[str, np.ndarray]]) -> dict[str, Any]:
+    """What :class:`mesynth.store.stage.Produced` takes: ``flow``, ``landmarks``, ``valid``, and the rest as ``extra``.
+
+    ``arrays``: kind -> (name for errors, array). Raises ManifestError on another shape or type than the row's.
+    """
+    size = (row.height, row.width)
+    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+        "flow": ((2, *size), np.float32), "landmarks": ((68, 2), np.float32), "valid": (size, np.bool_),
+    }  # fmt: skip
+    known = {kind: shaped(found, name, *wanted[kind]) for kind, (name, found) in arrays.items() if kind in wanted}
+    return {**known, "extra": {kind: found for kind, (_, found) in arrays.items() if kind not in wanted}}
+
+
+def shaped(found: np.ndarray, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> np.ndarray:
+    """``found``. Raises ManifestError where it has another shape or type, or holds NaN or infinity."""
+    if found.shape != shape or found.dtype != kind:
+        raise ManifestError(f"{name} is {found.dtype} {found.shape}; expected {np.dtype(kind)} {shape}; {AGAIN}")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ManifestError(f"{name} holds NaN or infinity; {AGAIN}")
+    return found

@@ -1,8 +1,9 @@
-"""The engine of all exports: shard by shard, resumable, nothing missing without a line that says why.
+"""Forms of export by name.
+
+The engine of all exports: shard by shard, resumable, nothing missing without a line that says why.
 
 A shard's journal (``parts/000012/``: rows, places, what was left out) is written after its files; a shard that has
-one is never made twice. ``export.json`` is written last: a folder without it is not finished.
-"""
+one is never made twice. ``export.json`` is written last: a folder without it is not finished."""
 
 from __future__ import annotations
 
@@ -20,14 +21,37 @@ from pathlib import Path
 from typing import Any
 
 from mesynth import __version__
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.corpus.exports.flow import FlowFoldersForm, FlowNpyForm
 from mesynth.corpus.exports.form import PROVENANCE_FILE, Account, Clip, Form, Options, Placed
+from mesynth.corpus.exports.frames import FramesForm, PreviewsForm
+from mesynth.corpus.exports.huggingface import HuggingFaceForm
+from mesynth.corpus.exports.meb import MebForm
 from mesynth.corpus.exports.records import record_of
-from mesynth.corpus.exports.registry import require_form
-from mesynth.errors import ConfigError, ManifestError, MesynthError
-from mesynth.manifest import FILE_NAME, Manifest, write_tables
-from mesynth.pool import run_pool
-from mesynth.run_folder import claim_folder, only_writer, write_text
-from mesynth.stage import Interrupted, Progress, Skipped, shard_size
+from mesynth.corpus.exports.releases import Casme2Form, SammForm
+from mesynth.corpus.exports.webdataset import WebDatasetForm
+from mesynth.store.manifest import FILE_NAME, Manifest, write_tables
+from mesynth.store.run_folder import claim_folder, only_writer, write_text
+from mesynth.store.stage import Interrupted, Progress, Skipped, run_pool, shard_size
+
+FORMS: dict[str, type[Form]] = {
+    form.name: form
+    for form in (
+        FlowFoldersForm, Casme2Form, SammForm, WebDatasetForm, HuggingFaceForm, FramesForm, PreviewsForm, FlowNpyForm,
+        MebForm,
+    )
+}  # fmt: skip
+
+
+def require_form(name: str) -> type[Form]:
+    """The form of that name. Raises ConfigError on an unknown one."""
+    if name not in FORMS:
+        raise ConfigError(f"form '{name}' is unknown; choose from {', '.join(FORMS)}")
+    return FORMS[name]
+
+
+# ------------------------------------------------------------------- run
+
 
 ACCOUNT_FILE = "export.json"
 LEFT_OUT_FILE = "left_out.csv"
@@ -44,7 +68,7 @@ def export(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Account:
-    """Write ``source`` into the new folder ``out`` in a form of :mod:`mesynth.corpus.exports.registry`.
+    """Write ``source`` into the new folder ``out`` in a form of :mod:`mesynth.corpus.exports.run`.
 
     Beside the form's own files lie ``provenance.jsonl`` (a line a clip: its names here, its own name, annotation with
     exact action units, provenance) and ``left_out.csv`` (clips the form cannot take, and why). The same call again

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mesynth.classes import CLASSES_3
+from mesynth.core.emotions import CLASSES_3
 from mesynth.corpus.exports.form import FRAMES, Clip, Form, Placed, PlacedClips
-from mesynth.corpus.exports.reading import array, inside, pictures, stored
-from mesynth.corpus.exports.records import record_of
-from mesynth.manifest import Row, Span
-from mesynth.shards import ShardWriter, read_span
-from mesynth.stage import Produced
+from mesynth.corpus.exports.records import array, inside, pictures, record_of, stored
+from mesynth.store.manifest import Row, Span
+from mesynth.store.shards import ShardWriter, read_span
+from mesynth.store.stage import Produced
 
 
 class WebDatasetForm(Form):

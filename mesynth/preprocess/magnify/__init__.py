@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesynth.errors import ConfigError
-from mesynth.preprocess.magnify.common import require_clip, require_factor
+from mesynth.core.errors import ConfigError
+from mesynth.preprocess.magnify.common import TemporalFilter, require_clip, require_factor, require_fps
 from mesynth.preprocess.magnify.eulerian import EulerianConfig, eulerian
 from mesynth.preprocess.magnify.lagrangian import FlowMethod, FoldError, LagrangianConfig, lagrangian, multi_ratio
 from mesynth.preprocess.magnify.learned import LearnedMagnifier
 from mesynth.preprocess.magnify.phase import PhaseConfig, phase
-from mesynth.preprocess.magnify.temporal import TemporalFilter, require_fps
 
 if TYPE_CHECKING:
     import torch
+
 
 METHODS = ("eulerian", "phase", "lagrangian", "learned")
 Config = EulerianConfig | PhaseConfig | LagrangianConfig | LearnedMagnifier

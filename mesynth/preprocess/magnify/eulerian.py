@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from mesynth.errors import ConfigError
-from mesynth.preprocess.magnify.common import luma, require_clip, require_factor
-from mesynth.preprocess.magnify.temporal import TemporalFilter
+from mesynth.core.errors import ConfigError
+from mesynth.preprocess.magnify.common import TemporalFilter, luma, require_clip, require_factor
 
 _COARSEST = 8  # pixels: side below which no further level is split off
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mesynth.errors import ConfigError, MesynthError
+from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.preprocess.magnify.common import MAX_FACTOR, luma, require_clip, require_factor
-from mesynth.preprocess.magnify.warping import fold_limit, invert, warp
 from mesynth.preprocess.tvl1 import tvl1
+from mesynth.preprocess.warping import fold_limit, invert, warp
 
 FlowMethod = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Grey onsets and frames, two [N,H,W] in [0,1] -> flow on the onset's grid [N,2,H,W], pixels."""

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from mesynth.preprocess.magnify.common import require_clip, require_factor
-from mesynth.weights import foreign_weights, read_weights
+from mesynth.store.weights import foreign_weights, read_weights
 
 WEIGHTS = Path(__file__).parent / "data" / "magnifier.safetensors"
 _RETRAIN = "python -m mesynth.preprocess.magnify.learned_train configs/preprocess/magnifier.yaml --out DIR"
@@ -118,7 +118,7 @@ class LearnedMagnifier:
         """Write weights and metadata as safetensors; the file appears under its name only when complete."""
         from safetensors.torch import save
 
-        from mesynth.run_folder import write_bytes
+        from mesynth.store.run_folder import write_bytes
 
         write_bytes(path, save(net_tensors(self._net), {"magnifier": json.dumps(asdict(self.meta))}))
 

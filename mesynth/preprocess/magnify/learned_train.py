@@ -1,9 +1,15 @@
-"""Train the learned magnifier: ``python -m mesynth.preprocess.magnify.learned_train RECIPE --out DIR [key=value ...]``.
+"""Training triples of the learned magnifier: onset, frame, and the frame truly magnified.
+
+Pictures are rendered people and scikit-image's public-domain photographs. A smooth random flow F moves a picture;
+the frame shows it moved by F and the truth by m F, both read from the same picture, so that the truth is exact.
+
+Train the learned magnifier: ``python -m mesynth.preprocess.magnify.learned_train RECIPE --out DIR [key=value ...]``.
 
 The recipe that ships is configs/preprocess/magnifier.yaml. Writes ``magnifier.safetensors`` and ``magnifier.md`` with
 figures on people and photographs never learned from. The same command resumes from the last checkpoint and gives the
 same weights as an undisturbed run; Ctrl-C stops after a checkpoint.
-"""
+
+The learned magnifier's held-out figures and its model card."""
 
 from __future__ import annotations
 
@@ -13,29 +19,190 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 from omegaconf import OmegaConf
 
-from mesynth import seeds
-from mesynth.errors import ConfigError, MesynthError, RunFolderError
-from mesynth.preprocess.magnify.learned import (
-    LearnedMagnifier,
-    MagnifierMeta,
-    MagnifierNet,
-    net_tensors,
-)
-from mesynth.preprocess.magnify.learned_data import (
-    TRAIN_PHOTOGRAPHS,
-    TripleConfig,
-    draw_triples,
-    face_pictures,
-    photographs,
-)
-from mesynth.recipe import load_recipe
-from mesynth.stopping import stop_requested
-from mesynth.weights import tensors_sha256
+from mesynth.config import load_recipe
+from mesynth.core import seeds
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
+from mesynth.core.process import stop_requested
+from mesynth.preprocess.magnify.common import displacement_slope, noise_gain, psnr
+from mesynth.preprocess.magnify.learned import LearnedMagnifier, MagnifierMeta, MagnifierNet, net_tensors
+from mesynth.preprocess.warping import fold_limit, invert, warp
+from mesynth.store.weights import tensors_sha256
+
+MAGNIFIER_SEEDS = range(910_000, 920_000)
+"""Head seeds that belong to the magnifier alone."""
+TRAIN_PHOTOGRAPHS = ("brick", "coffee", "grass", "gravel", "rocket")
+HELD_OUT_PHOTOGRAPHS = ("astronaut", "camera", "chelsea")
+"""All are public domain or CC0, as scikit-image documents for each. No picture is in both lists."""
+_FOLD_FLOOR = 0.2
+_MARGIN = 8  # pixels around a patch that motion may bring in
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripleConfig:
+    """What is in the triples."""
+
+    people: int = 48
+    """Rendered people to learn from."""
+    held_out: int = 8
+    """Rendered people for the card's figures."""
+    looks: int = 3
+    """Pictures of each person: neutral, and with random AUs."""
+    size: int = 160
+    """Side of the pictures, pixels."""
+    patch: int = 64
+    """Side of the patches learned from, pixels; even."""
+    min_motion: float = 0.1
+    max_motion: float = 2.0
+    """Peak displacement of the frame, pixels (drawn log-uniformly)."""
+    min_factor: float = 1.5
+    max_factor: float = 20.0
+    """Magnification (drawn log-uniformly), cut where the flow would fold or exceed max_magnified."""
+    max_magnified: float = 6.0
+    """Largest magnified displacement, pixels."""
+    noise: float = 0.01
+    """Largest standard deviation of the noise added to onset and frame, independently."""
+    faces: float = 0.7
+    """Share of triples that show a rendered person."""
+
+    def __post_init__(self) -> None:
+        if min(self.people, self.held_out, self.looks) < 1:
+            raise ConfigError("people, held_out and looks must each be at least 1")
+        if self.people + self.held_out > len(MAGNIFIER_SEEDS):
+            raise ConfigError(f"{self.people + self.held_out} people exceed the {len(MAGNIFIER_SEEDS)} seeds kept here")
+        if self.patch % 2 or self.patch < 32 or self.patch + 2 * _MARGIN > self.size:
+            raise ConfigError(f"patch={self.patch} must be even, >= 32 and <= size - {2 * _MARGIN}")
+        if not 0 < self.min_motion <= self.max_motion <= self.max_magnified <= _MARGIN:
+            raise ConfigError(f"0 < min_motion <= max_motion <= max_magnified <= {_MARGIN} pixels must hold")
+        if not 1 < self.min_factor <= self.max_factor <= 100:
+            raise ConfigError(f"1 < min_factor={self.min_factor:g} <= max_factor={self.max_factor:g} <= 100 must hold")
+        if not 0 <= self.noise <= 0.2 or not 0 <= self.faces <= 1:
+            raise ConfigError("noise must lie in [0, 0.2] and faces in [0, 1]")
+
+    def seen(self) -> list[int]:
+        """Head seeds learned from."""
+        return list(MAGNIFIER_SEEDS[: self.people])
+
+    def unseen(self) -> list[int]:
+        """Head seeds of the held-out people."""
+        return list(MAGNIFIER_SEEDS[self.people : self.people + self.held_out])
+
+
+class Triple(NamedTuple):
+    """A batch: onset, frame, truth [N,3,P,P] in about [0,1]; factor [N]; flow [N,2,P,P] onset -> frame, pixels."""
+
+    onset: torch.Tensor
+    frame: torch.Tensor
+    truth: torch.Tensor
+    factor: torch.Tensor
+    flow: torch.Tensor
+
+
+def face_pictures(people: list[int], looks: int, size: int) -> np.ndarray:
+    """[N,size,size,3] uint8: each person neutral and with random AUs; depends on the arguments alone."""
+    from mesynth.core.facs import AU_CODES
+    from mesynth.head import Subject
+
+    pictures = []
+    for person in people:
+        rng = seeds.stream(0, "magnifier-looks", person)
+        aus = np.zeros((looks, len(AU_CODES), 2), np.float32)
+        for look in range(1, looks):
+            rows = rng.choice(len(AU_CODES), 3, replace=False)
+            aus[look, rows] = rng.uniform(0.1, 0.6, (3, 1))
+        pictures.append(Subject(person, size=size).render(aus))
+    return np.concatenate(pictures)
+
+
+def photographs(names: tuple[str, ...], size: int) -> np.ndarray:
+    """[N,size,size,3] uint8: four overlapping squares of each photograph, reduced to ``size``."""
+    import cv2
+    from skimage import data
+
+    pictures = []
+    for name in names:
+        photo = np.asarray(getattr(data, name)())
+        photo = np.repeat(photo[..., None], 3, -1) if photo.ndim == 2 else photo[..., :3]
+        side = max(int(0.6 * min(photo.shape[:2])), min(size, *photo.shape[:2]))
+        for top in (0, photo.shape[0] - side):
+            for left in (0, photo.shape[1] - side):
+                square = np.ascontiguousarray(photo[top : top + side, left : left + side])
+                pictures.append(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA))
+    return np.stack([np.asarray(p, np.uint8) for p in pictures])
+
+
+def smooth_flow(rng: np.random.Generator, n: int, side: int, device: torch.device) -> torch.Tensor:
+    """[n,2,side,side] smooth random flows of peak length 1: some fill the patch, some are local."""
+    flows = []
+    for _ in range(n):
+        nodes = int(rng.integers(2, 7))
+        coarse = torch.from_numpy(rng.standard_normal((1, 2, nodes, nodes)).astype(np.float32)).to(device)
+        field = nnf.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True)
+        if rng.random() < 0.5:
+            axis = torch.arange(side, device=device, dtype=torch.float32)
+            (cx, cy), radius = rng.uniform(0.2 * side, 0.8 * side, 2), rng.uniform(0.08, 0.3) * side
+            bump = (
+                torch.exp(-0.5 * ((axis - cx) / radius) ** 2) * torch.exp(-0.5 * ((axis - cy) / radius) ** 2)[:, None]
+            )
+            field = field * bump
+        flows.append(field / field.square().sum(1).sqrt().amax().clamp(min=1e-6))
+    return torch.cat(flows)
+
+
+def draw_triples(pictures: torch.Tensor, index: np.ndarray, rng: np.random.Generator, config: TripleConfig) -> Triple:
+    """Triples of ``pictures[index]`` ([P,3,S,S] float in [0,1]) with fresh motion; N = len(index)."""
+    n, patch = len(index), config.patch
+    device = pictures.device
+    side = patch + 2 * _MARGIN
+    wide = smooth_flow(rng, n, side, device)
+
+    def column(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, np.float32)).to(device)
+
+    peak = column(np.exp(rng.uniform(np.log(config.min_motion), np.log(config.max_motion), n)))
+    factor = column(np.exp(rng.uniform(np.log(config.min_factor), np.log(config.max_factor), n)))
+    # The frame itself must not fold at the smallest factor; the factor gives way to what is left.
+    limit = fold_limit(wide, _FOLD_FLOOR)
+    peak = torch.minimum(peak, torch.minimum(limit, torch.full_like(limit, config.max_magnified)) / config.min_factor)
+    factor = torch.minimum(factor, torch.minimum(limit, torch.full_like(limit, config.max_magnified)) / peak)
+    flow = wide * peak.view(-1, 1, 1, 1)
+    # All three pictures are read at fractional places: were the onset not, its sharpness would give it away.
+    fraction = column(rng.uniform(-0.5, 0.5, (n, 2))).view(n, 2, 1, 1)
+    source = _crops(pictures, index, side, rng)
+    inside = slice(_MARGIN, _MARGIN + patch)
+
+    def read(shift: torch.Tensor) -> torch.Tensor:
+        return warp(source, shift + fraction)[..., inside, inside]
+
+    onset, frame = read(torch.zeros_like(flow)), read(invert(flow))
+    truth = read(invert(flow * factor.view(-1, 1, 1, 1)))
+    sd = column(config.noise * rng.random(n)).view(-1, 1, 1, 1)
+    grain = torch.from_numpy(rng.standard_normal((2, n, 3, patch, patch), np.float32)).to(device) * sd
+    # The frame's own noise is part of the truth: it should be neither amplified nor smoothed away.
+    return Triple(onset + grain[0], frame + grain[1], truth + grain[1], factor, flow[..., inside, inside])
+
+
+def _crops(pictures: torch.Tensor, index: np.ndarray, side: int, rng: np.random.Generator) -> torch.Tensor:
+    """[n,3,side,side]: a random square of each picture, mirrored at random, brightness and colour varied."""
+    corners = rng.integers(0, pictures.shape[-1] - side + 1, (len(index), 2))
+    flips = rng.random((len(index), 2)) < (0.2, 0.5)  # faces rarely stand on their head
+    gains = rng.uniform(0.7, 1.1, (len(index), 1)) * rng.uniform(0.9, 1.1, (len(index), 3))
+    crops = []
+    for picture, (top, left), flip in zip(index, corners, flips, strict=True):
+        crop = pictures[int(picture), :, top : top + side, left : left + side]
+        crops.append(crop.flip([axis + 1 for axis in range(2) if flip[axis]]))
+    gain = torch.from_numpy(gains.astype(np.float32)).to(pictures.device).view(-1, 3, 1, 1)
+    return torch.stack(crops) * gain
+
+
+# ------------------------------------------------------------------- learned train
+
 
 CHECKPOINT_SECONDS = 60.0
 _LEAST_CHANGE = 0.01  # of the range [0, 1]: below it, noise decides
@@ -108,7 +275,7 @@ class Training:
         """Write the whole state; appears under its name only when complete."""
         from safetensors.torch import save
 
-        from mesynth.run_folder import write_bytes
+        from mesynth.store.run_folder import write_bytes
 
         tensors = {f"net.{name}": value for name, value in net_tensors(self.net).items()}
         for i, moments in self._optimizer.state_dict()["state"].items():
@@ -154,7 +321,7 @@ def fit(training: Training, state: Path, progress: bool = True) -> MagnifierNet:
     """Train to the last step, with a checkpoint a minute. Raises Interrupted after one when asked to stop."""
     from tqdm import tqdm
 
-    from mesynth.stage import Interrupted
+    from mesynth.store.stage import Interrupted
 
     config = training.config
     if state.is_file():
@@ -185,8 +352,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
         RunFolderError: ``out`` holds another run or a damaged checkpoint.
         Interrupted: stopped by Ctrl-C; the same call goes on.
     """
-    from mesynth.preprocess.magnify.learned_card import held_out_figures, magnifier_card
-    from mesynth.run_folder import claim_folder, write_text
+    from mesynth.store.run_folder import claim_folder, write_text
 
     claim_folder(out, asdict(config))
     triples = config.triples
@@ -239,3 +405,94 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+# ------------------------------------------------------------------- learned card
+
+
+CASES = ((0.2, 10.0), (0.5, 4.0), (1.0, 3.0), (0.3, 2.0))
+"""(peak displacement in pixels, factor) of the card's rows."""
+_SD = 2 / 255
+
+
+def held_out_figures(magnifier: LearnedMagnifier, config: TripleConfig) -> dict[str, float]:
+    """Figures on pictures of people and photographs that were not learned from; the card explains them."""
+    pictures = np.concatenate(
+        [face_pictures(config.unseen(), 1, config.size), photographs(HELD_OUT_PHOTOGRAPHS, config.size)[::4]]
+    )
+    source = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
+    rng = seeds.stream(0, "magnifier-held-out")
+    unit = smooth_flow(rng, len(source), config.size, source.device)
+    unit = unit * (fold_limit(unit, 0.3) / 3.2).clamp(max=1).view(-1, 1, 1, 1)
+    # Half a pixel off the grid, so that onset and frame are interpolated alike.
+    half = torch.full_like(unit, 0.5)
+    onset = warp(source, half)
+    figures = {}
+    for peak, factor in CASES:
+        frame, truth = (warp(source, invert(unit * peak * m) + half) for m in (1.0, factor))
+        pair = torch.stack([onset, frame], 1).clamp(0, 1)
+        made = magnifier.magnify(pair, factor)[:, 1]
+        name = f"{peak:g} px x{factor:g}"
+        figures[f"{name}: psnr"] = psnr(made, truth)
+        figures[f"{name}: psnr unmagnified"] = psnr(frame, truth)
+        figures[f"{name}: gain"] = displacement_slope(onset, made, unit * peak)
+        figures[f"{name}: true gain"] = displacement_slope(onset, truth, unit * peak)
+        generator = torch.Generator().manual_seed(0)
+        figures[f"{name}: noise gain"] = noise_gain(
+            lambda video, m=factor: magnifier.magnify(video, m),  # type: ignore[misc]
+            pair,
+            _SD,
+            generator,
+        )
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def magnifier_card(magnifier: LearnedMagnifier, config: MagnifierConfig) -> str:
+    """Markdown card, made from the figures that travel with the weights."""
+    meta, t = magnifier.meta, config.triples
+    rows = []
+    for peak, factor in CASES:
+        f = {
+            key.split(": ")[1]: value
+            for key, value in meta.figures.items()
+            if key.startswith(f"{peak:g} px x{factor:g}:")
+        }
+        rows.append(
+            f"| {peak:g} | {factor:g} | {f['psnr unmagnified']:.1f} | {f['psnr']:.1f} | {f['gain']:.2f} "
+            f"| {f['true gain']:.2f} | {f['noise gain']:.2f} |"
+        )
+    parameters = sum(value.numel() for value in magnifier._net.parameters())
+    table = "\n".join(rows)
+    return f"""# Learned motion magnifier
+
+Onset and frame -> the frame with its motion since the onset magnified. Encoder, manipulator and decoder in the manner
+of Oh et al., "Learning-based video motion magnification", ECCV 2018, at half resolution, {parameters} parameters. The
+decoder's answer is used as a change to the frame, so a still frame and factor 1 come back exactly.
+
+**What it knows.** It learned from synthetic pairs only: smooth random warps of pictures. It has seen factors up to
+{meta.max_factor:g} and magnified displacements up to {meta.max_motion:g} pixels, on pictures where a face is 128 to
+160 pixels wide; beyond that it falls short of the factor. Thin lines that have to move by several pixels come out
+soft: the mouth line under AU 12 of intensity .15 (2 pixels) at factor 4, and brows leave a trace where they were. It
+knows no occlusion, no change of light and no wrinkle that appears. Real faces: not measured.
+
+## Data and command
+
+`python -m mesynth.preprocess.magnify.learned_train configs/preprocess/magnifier.yaml --out DIR`, then copy
+`magnifier.safetensors` and `magnifier.md` into `mesynth/preprocess/magnify/data/`. {t.people} rendered people
+(head seeds {t.seen()[0]} to {t.seen()[-1]}) in {t.looks} pictures each, and scikit-image's
+{", ".join(TRAIN_PHOTOGRAPHS)} (public domain or CC0).
+Peak motion {t.min_motion:g} to {t.max_motion:g} px, factor {t.min_factor:g} to {t.max_factor:g}, noise up to sd
+{t.noise:g} on onset and frame. {config.steps} steps of {config.batch} triples of {t.patch} px, seed {config.seed}.
+Weights sha256 (tensors): `{meta.weights_sha256}`.
+
+## Figures on pictures never learned from
+
+{t.held_out} people (head seeds {t.unseen()[0]} to {t.unseen()[-1]}) and {", ".join(HELD_OUT_PHOTOGRAPHS)}.
+PSNR in dB against the truly magnified picture, of the frame as it was and as magnified. Gain: slope of the
+displacement that TV-L1 finds in the magnified frame on the frame's known displacement, beside the same slope of the
+truly magnified frame. Noise gain: what noise of sd 2 grey levels on onset and frame adds, over the noise itself.
+
+| peak px (at most) | factor | PSNR before | PSNR after | gain | gain of the truth | noise gain |
+|---|---|---|---|---|---|---|
+{table}
+"""

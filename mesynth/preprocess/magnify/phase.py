@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from mesynth.errors import ConfigError
-from mesynth.preprocess.magnify.common import luma, require_clip, require_factor
-from mesynth.preprocess.magnify.temporal import TemporalFilter
+from mesynth.core.errors import ConfigError
+from mesynth.preprocess.magnify.common import TemporalFilter, luma, require_clip, require_factor
 
 _EPSILON = 0.01  # regularises the orientation tensor, whose trace is 1
 _EMPTY = 1e-12  # squared amplitude below which a band shows nothing

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesynth.corpus.exports.run import export
-from mesynth.manifest import Manifest
+from mesynth.store.manifest import Manifest
 from tests.corpus.exports import corpora
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mesynth import facs, seeds
-from mesynth.manifest import Manifest, Provenance, Row
-from mesynth.stage import Produced, run_stage
+from mesynth.core import facs, seeds
+from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.stage import Produced, run_stage
 
 SAMPLES = Path(__file__).parents[3] / "samples" / "corpus"
 SIZE = 32

@@ -12,7 +12,7 @@ from typing import Any
 
 from mesynth.cli import main
 from mesynth.corpus.exports.form import Placed
-from mesynth.corpus.exports.registry import FORMS
+from mesynth.corpus.exports.run import FORMS
 
 DELAY = 0.1  # seconds a clip
 DIES_AT = 2  # shard whose worker ends without a word

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mesynth.classes import CLASSES_3
-from mesynth.corpus.exports.back import restored
-from mesynth.corpus.exports.flow_folders import FACES, TABLE, TREE, WHOLE, FlowFoldersForm
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.errors import ConfigError
+from mesynth.core.types import optical_strain
+from mesynth.corpus.exports.flow import FACES, TABLE, TREE, WHOLE, FlowFoldersForm
 from mesynth.corpus.exports.form import Options
-from mesynth.corpus.exports.pictures import flow_image, stretched
+from mesynth.corpus.exports.imports import restored
+from mesynth.corpus.exports.records import flow_image, stretched
 from mesynth.corpus.exports.run import export
 from mesynth.datasets.flow_folders import STRETCHED, import_flow_folders, read_flow_folders, read_flow_image
-from mesynth.errors import ConfigError
-from mesynth.manifest import Manifest
-from mesynth.shards import read_extra, read_flow
-from mesynth.types import optical_strain
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_extra, read_flow
 from tests.datasets.releases.flow_folders import planes_of, smooth_flow
 
 Exported = Callable[[Manifest, str], Path]
@@ -127,6 +127,6 @@ def test_options(samples: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tree = tmp_path / "out" / TREE
     assert not list(tree.glob("*/u_train/*"))
     assert read_flow_image(next(tree.rglob("*.png"))).shape == (3, 40, 40)
-    monkeypatch.setattr("mesynth.corpus.exports.flow_folders._MOST", 10)
+    monkeypatch.setattr("mesynth.corpus.exports.flow._MOST", 10)
     with pytest.raises(ConfigError, match=r"would hold 16 files .* --no-train"):
         FlowFoldersForm(samples, Options())

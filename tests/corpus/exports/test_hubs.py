@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from mesynth.classes import CLASSES_3
-from mesynth.manifest import Manifest
-from mesynth.shards import read_flow, read_frames, read_landmarks
+from mesynth.core.emotions import CLASSES_3
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow, read_frames, read_landmarks
 
 Exported = Callable[[Manifest, str], Path]
 
@@ -79,7 +79,7 @@ def test_parquet_says_what_its_columns_are(samples: Manifest, exported: Exported
 
 
 def _codes() -> list[int]:
-    from mesynth.facs import AU_CODES
+    from mesynth.core.facs import AU_CODES
 
     return [code for code in AU_CODES for _ in "LR"]
 

@@ -15,18 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from mesynth import seeds
 from mesynth.cli import main
+from mesynth.core import seeds
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError
 from mesynth.corpus.exports.imports import Lines, import_export, read_export
-from mesynth.corpus.exports.registry import FORMS
-from mesynth.corpus.exports.run import export
+from mesynth.corpus.exports.run import FORMS, export
 from mesynth.corpus.verify import verify
-from mesynth.datasets.flow_folders import STRETCHED, UNITS
-from mesynth.datasets.flow_stretch import unstretch
-from mesynth.errors import ConfigError, ManifestError, MesynthError
-from mesynth.manifest import Manifest, Row
-from mesynth.shards import npy_bytes, png_bytes, read_extra, read_flow, read_frames, read_landmarks, read_valid
-from mesynth.stage import Interrupted, Produced, run_stage
+from mesynth.datasets.flow_folders import STRETCHED, UNITS, unstretch
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import npy_bytes, png_bytes, read_extra, read_flow, read_frames, read_landmarks, read_valid
+from mesynth.store.stage import Interrupted, Produced, run_stage
 from tests.builders import tree_bytes
 from tests.corpus.exports.corpora import SIZE, clip_row, make
 

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mesynth.corpus.exports.back import restored
+from mesynth.core.types import optical_strain
 from mesynth.corpus.exports.form import Options
-from mesynth.corpus.exports.names import clip_names, plain_people, safe
+from mesynth.corpus.exports.imports import restored
+from mesynth.corpus.exports.records import clip_names, plain_people, safe
 from mesynth.corpus.exports.run import export
 from mesynth.datasets.registry import load
-from mesynth.manifest import Manifest
-from mesynth.shards import read_flow, read_frames, read_landmarks
-from mesynth.types import optical_strain
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow, read_frames, read_landmarks
 from tests.corpus.exports.corpora import clip_row
 
 Exported = Callable[[Manifest, str], Path]

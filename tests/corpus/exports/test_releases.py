@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesynth import facs
-from mesynth.corpus.exports.annotation import au_cell, numbers_of
-from mesynth.corpus.exports.back import restored
+from mesynth.core import facs
+from mesynth.core.errors import ManifestError
+from mesynth.corpus.exports.form import au_cell, numbers_of
+from mesynth.corpus.exports.imports import restored
 from mesynth.datasets.registry import load, load_release_of
-from mesynth.errors import ManifestError
-from mesynth.manifest import Manifest, Row
-from mesynth.shards import read_frames
+from mesynth.store.manifest import Manifest, Row
+from mesynth.store.shards import read_frames
 from tests.corpus.exports.corpora import clip_row
 
 Exported = Callable[[Manifest, str], Path]
@@ -77,7 +77,7 @@ def test_people_are_told_apart_and_are_nobody_elses(form: str, mixed: Manifest, 
 
 def test_clips_on_casme2_faces_stay_casme2_subjects(tmp_path: Path, exported: Exported) -> None:
     from mesynth.corpus.exports.run import export
-    from mesynth.stage import run_stage
+    from mesynth.store.stage import run_stage
     from tests.corpus.exports.corpora import make
 
     rows = [clip_row(f"c{i}", "casme2", f"sub{i:02d}") for i in (3, 7)]

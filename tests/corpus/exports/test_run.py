@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mesynth import facs
-from mesynth.cli import main, publish
+from mesynth.cli import corpus, main
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, ManifestError, RunFolderError
 from mesynth.corpus.exports.form import Options
-from mesynth.corpus.exports.registry import FORMS
-from mesynth.corpus.exports.run import export, forecast
-from mesynth.errors import ConfigError, ManifestError, RunFolderError
-from mesynth.manifest import Manifest
-from mesynth.stage import Interrupted
+from mesynth.corpus.exports.run import FORMS, export, forecast
+from mesynth.store.manifest import Manifest
+from mesynth.store.stage import Interrupted
 from tests.builders import tree_bytes
 
 Exported = Callable[[Manifest, str], Path]
@@ -44,7 +43,7 @@ def _lines(folder: Path) -> list[dict]:  # type: ignore[type-arg]
 
 
 def test_the_verb_and_the_registry_know_the_same_forms() -> None:
-    assert tuple(FORMS) == publish.FORMS
+    assert tuple(FORMS) == corpus.FORMS
 
 
 @pytest.mark.parametrize("form", list(FORMS))

@@ -16,13 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from mesynth.cli import main
+from mesynth.core.errors import ConfigError, RunFolderError
 from mesynth.corpus.exports.form import Options
-from mesynth.corpus.exports.registry import FORMS
-from mesynth.corpus.exports.run import export
-from mesynth.errors import ConfigError, RunFolderError
-from mesynth.manifest import Manifest
-from mesynth.run_folder import LOCK_FILE
-from mesynth.stage import run_stage
+from mesynth.corpus.exports.run import FORMS, export
+from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import LOCK_FILE
+from mesynth.store.stage import run_stage
 from tests.builders import tree_bytes
 from tests.corpus.exports.corpora import clip_row, make
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mesynth.classes import CLASSES_3
-from mesynth.types import optical_strain
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.types import optical_strain
 
 SIZE, FINE = 28, 112
 PLACES = {"negative": (0.25, 1.0), "positive": (0.75, -1.0), "surprise": (0.25, -1.0)}

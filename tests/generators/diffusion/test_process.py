@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.errors import ConfigError
-from mesynth.generators.diffusion.process import KINDS, Process
+from mesynth.core.errors import ConfigError
+from mesynth.generators.diffusion import KINDS, Process
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
-from mesynth.generators.diffusion.process import KINDS, Process
-from mesynth.generators.diffusion.sampling import SOLVERS, Sampling, few_levels, guided, sample
+from mesynth.core.errors import ConfigError
+from mesynth.generators.diffusion import KINDS, SOLVERS, Process, Sampling, few_levels, guided, sample
 
 MEAN, SD = 0.3, 0.2
 

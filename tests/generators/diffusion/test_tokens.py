@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mesynth.generators.diffusion.tokens import DROP_ALL, DROP_AUS, DROP_ONE, HIDDEN, AUTokens, dropped
-from mesynth.types import N_AUS
+from mesynth.core.types import N_AUS
+from mesynth.generators.diffusion import DROP_ALL, DROP_AUS, DROP_ONE, HIDDEN, AUTokens, dropped
 
 CELLS = 2 * N_AUS
 

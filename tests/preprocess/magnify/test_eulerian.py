@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from mesynth.preprocess.magnify import EulerianConfig, TemporalFilter, eulerian
 from mesynth.preprocess.magnify.eulerian import _amplified, level_alpha
 from tests.preprocess.magnify.clips import clip, grating, grating_shift

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import ConfigError, MesynthError, WeightsUnavailable
+from mesynth.core.errors import ConfigError, MesynthError, WeightsUnavailable
+from mesynth.metrics.judge_train import JUDGE_SEEDS
 from mesynth.preprocess.magnify import LearnedMagnifier
+from mesynth.preprocess.magnify.common import psnr
 from mesynth.preprocess.magnify.learned import WEIGHTS, MagnifierMeta, MagnifierNet, net_tensors
-from mesynth.preprocess.magnify.learned_card import CASES, held_out_figures
-from mesynth.preprocess.magnify.learned_data import MAGNIFIER_SEEDS, TripleConfig
-from mesynth.preprocess.magnify.measure import psnr
-from mesynth.quality.judge_data import JUDGE_SEEDS
-from mesynth.weights import tensors_sha256
+from mesynth.preprocess.magnify.learned_train import CASES, MAGNIFIER_SEEDS, TripleConfig, held_out_figures
+from mesynth.store.weights import tensors_sha256
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +44,9 @@ def test_long_clips_are_computed_in_parts_that_do_not_show(magnifier: LearnedMag
 
 
 def test_a_larger_factor_moves_more(magnifier: LearnedMagnifier) -> None:
-    from mesynth.facs import parse_request
+    from mesynth.core.facs import parse_request
     from mesynth.head import Subject
-    from mesynth.preprocess.arrays import to_video
+    from mesynth.preprocess.warping import to_video
 
     seed = 23
     assert seed not in magnifier.meta.people_seen
@@ -92,7 +91,7 @@ def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
     junk.write_bytes(b"junk" * 10)
     with pytest.raises(WeightsUnavailable, match=r"learned magnifier.*no file of it"):
         LearnedMagnifier.load(junk)
-    judge = Path(__file__).parents[3] / "mesynth" / "quality" / "data" / "judge.safetensors"
+    judge = Path(__file__).parents[3] / "mesynth" / "metrics" / "networks" / "data" / "judge.safetensors"
     with pytest.raises(WeightsUnavailable, match=r"learned magnifier.*no file of it"):
         LearnedMagnifier.load(judge)
 

@@ -10,21 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from mesynth.errors import ConfigError, RunFolderError
+from mesynth.config import load_recipe
+from mesynth.core.errors import ConfigError, RunFolderError
+from mesynth.core.seeds import stream
+from mesynth.preprocess.magnify.common import displacement_slope
 from mesynth.preprocess.magnify.learned import LearnedMagnifier, net_tensors
-from mesynth.preprocess.magnify.learned_data import TripleConfig, draw_triples, face_pictures, photographs
 from mesynth.preprocess.magnify.learned_train import (
     MagnifierConfig,
     Training,
+    TripleConfig,
+    draw_triples,
+    face_pictures,
     fit,
     main,
+    photographs,
     schedule,
     train,
 )
-from mesynth.preprocess.magnify.measure import displacement_slope
-from mesynth.recipe import load_recipe
-from mesynth.seeds import stream
-from mesynth.stage import Interrupted
+from mesynth.store.stage import Interrupted
 from tests.preprocess.magnify.clips import DEVICES
 
 RECIPE = Path(__file__).parents[3] / "configs" / "preprocess" / "magnifier.yaml"

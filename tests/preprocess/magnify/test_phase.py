@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesynth.errors import ConfigError
+from mesynth.core.errors import ConfigError
 from mesynth.preprocess.magnify import PhaseConfig, TemporalFilter, phase
 from mesynth.preprocess.magnify.phase import _bands, _frequencies
 from tests.preprocess.magnify.clips import grating, grating_shift

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.signal import butter, sosfilt
 
-from mesynth.errors import ConfigError
-from mesynth.preprocess.magnify.temporal import TemporalFilter
+from mesynth.core.errors import ConfigError
+from mesynth.preprocess.magnify.common import TemporalFilter
 
 FPS = 200.0
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesynth.preprocess.magnify.warping import bilinear, fold_limit, invert, warp
+from mesynth.preprocess.warping import bilinear, fold_limit, invert, warp
 from tests.preprocess.magnify.clips import DEVICES, NAMES
 from tests.preprocess.textures import smooth_field, texture
 

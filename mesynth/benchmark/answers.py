@@ -1,0 +1,307 @@
+"""Warnings of many answers, in groups: the same sentence with other numbers is the same warning.
+
+How far the flow images of a generator are from those of rendered people, as distributions: the flow KID.
+
+A flow image is what recognizers of micro-expressions look at: u, v and strain at 28 px (Liong et al., 2019). It is its
+own feature vector: KID's polynomial kernel compares the pictures as they are, so that no network, trained or random,
+decides what counts. The kernel's cube sees means, variances and skewness of every pair and triple of values.
+
+One generator meets one person: everything measured about its answers, as arrays over the requests."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mesynth.benchmark.entrants import Entrant, Shown
+from mesynth.benchmark.people import MeanFlows, Person
+from mesynth.benchmark.requests import Request
+from mesynth.core.errors import MesynthError, WeightsUnavailable
+from mesynth.core.facs import AU_CODES
+from mesynth.core.seeds import derived
+from mesynth.core.types import optical_strain
+from mesynth.metrics.identity import FaceEmbedder
+from mesynth.metrics.networks.extractors import FeatureExtractor, best_extractor
+from mesynth.metrics.networks.judge import AUJudge
+from mesynth.metrics.perceptual import PerceptualDistance, best_distance, distance
+from mesynth.store.run_folder import write_bytes
+
+SEPARATOR = "\n"
+"""Between the warnings of one answer."""
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned:
+    """``count`` answers carried the warning; ``worst`` is the one whose first number lies farthest from 0."""
+
+    count: int
+    worst: str
+
+
+def grouped(texts: Iterable[str]) -> dict[str, Warned]:
+    """Texts of answers, each any number of warnings joined by SEPARATOR -> what they have in common, with ``#`` for
+    numbers, the most frequent first.
+
+    >>> grouped(["folds (det -0.10)", "folds (det -2.5)", "by tvl1"])
+    {'folds (det #)': Warned(count=2, worst='folds (det -2.5)'), 'by tvl1': Warned(count=1, worst='by tvl1')}
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        for warning in dict.fromkeys(w for w in text.split(SEPARATOR) if w):
+            found.setdefault(_NUMBER.sub("#", warning), []).append(warning)
+    order = sorted(found, key=lambda kind: (-len(found[kind]), kind))
+    return {kind: Warned(count=len(found[kind]), worst=max(sorted(found[kind]), key=_size)) for kind in order}
+
+
+def _size(warning: str) -> float:
+    first = _NUMBER.search(warning)
+    return abs(float(first.group())) if first else 0.0
+
+
+# ------------------------------------------------------------------- flow images
+
+
+SIDE = 28
+DIM = 3 * SIDE * SIDE
+UNIT = 1 / 128
+"""Share of the crop's side, a pixel of 128: motion up to about this counts in proportion, beyond by its logarithm
+(asinh), or the few jaws that drop far would be all that is compared."""
+FLOW_KID = "flow KID"
+
+
+def flow_image(uv: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Flow [2,S,S] in pixels and where it counts [S,S] bool -> [DIM] float16: asinh of u, v in UNITs and their strain.
+
+    Outside, where the truth is not known or not seen, nothing moves in any picture.
+    """
+    shown = np.where(inside, uv, 0).astype(np.float32).transpose(1, 2, 0)
+    small = cv2.resize(np.ascontiguousarray(shown), (SIDE, SIDE), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+    small = small / np.float32(UNIT * uv.shape[-1])
+    return np.arcsinh(np.concatenate([small.ravel(), optical_strain(small).ravel()])).astype(np.float16)
+
+
+# ------------------------------------------------------------------- measure
+
+
+EQUAL_DB = 100.0
+"""PSNR given to equal pictures, and the most that is given."""
+SEEDS = 4
+"""Clips of one request whose flows are compared with each other."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Instruments:
+    """The networks that measure; None where weights are missing, and a note that says so."""
+
+    judge: AUJudge
+    features: FeatureExtractor | None
+    perceptual: PerceptualDistance | None
+    embedder: FaceEmbedder | None
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def load() -> Instruments:
+        """What this machine has. Raises WeightsUnavailable without the judge."""
+        judge, notes = AUJudge.load(), []
+        features: FeatureExtractor | None = None
+        perceptual: PerceptualDistance | None = None
+        embedder: FaceEmbedder | None = None
+        try:
+            features, note = best_extractor()
+            perceptual, other = best_distance()
+            notes += [note, other]
+        except WeightsUnavailable as error:
+            notes.append(f"pictures not measured: {error}")
+        try:
+            embedder = FaceEmbedder()
+        except WeightsUnavailable as error:
+            notes.append(f"identity not measured: {error}")
+        return Instruments(
+            judge=judge, features=features, perceptual=perceptual, embedder=embedder, notes=tuple(notes)
+        )  # fmt: skip
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What a figure depends on besides the generators."""
+        return {
+            "judge": self.judge.meta.weights_sha256,
+            "features": self.features.name if self.features else "",
+            "perceptual": self.perceptual.name if self.perceptual else "",
+            "identity": self.embedder.name if self.embedder else "",
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Stored:
+    def save(self, file: Path) -> None:
+        """As an npz without pickles; appears whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{f.name: getattr(self, f.name) for f in fields(self)})
+        write_bytes(file, buffer.getvalue())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answers(_Stored):
+    """What one generator did with one person. [R] arrays go with the requests; NaN where nothing was measured."""
+
+    refused: np.ndarray
+    """[R] why, as text; empty for an answer"""
+    warned: np.ndarray
+    """[R] text"""
+    epe: np.ndarray
+    """[R] pixels, mean over the face pixels still seen at the apex"""
+    judged: np.ndarray
+    """[R,K,2] AUs in [0,1]"""
+    change: np.ndarray
+    """[R] mean |apex - onset|, grey levels"""
+    psnr: np.ndarray
+    perceptual: np.ndarray
+    identity: np.ndarray
+    features: np.ndarray
+    """[R,D]; NaN rows for requests that are not pictured"""
+    spread: np.ndarray
+    """[R] mean distance of the flows of two seeds, pixels"""
+    flow_images: np.ndarray
+    """[I,DIM] of the imaged requests; NaN rows where they were refused"""
+
+    @staticmethod
+    def read(file: Path) -> Answers:
+        """What :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as stored:
+            return Answers(**{key: stored[key] for key in stored.files})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Beside(_Stored):
+    """What one person's figures are read against: [R] end-point errors of no motion, of the mean flow of others and
+    of their mean at the same request; the onset against the true apex; the onset's embedding [E]."""
+
+    zero: np.ndarray
+    mean: np.ndarray
+    same: np.ndarray
+    psnr: np.ndarray
+    perceptual: np.ndarray
+    features: np.ndarray
+    """[R,D] of the onset, on the rows of pictured requests"""
+    embedding: np.ndarray
+
+    @staticmethod
+    def read(file: Path) -> Beside:
+        """What :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as stored:
+            return Beside(**{key: stored[key] for key in stored.files})
+
+
+def end_point_error(uv: np.ndarray, exact: np.ndarray, inside: np.ndarray) -> float:
+    """Mean |uv - exact| of two [2,S,S] over [S,S] bool, pixels; NaN where nothing is inside."""
+    if not inside.any():
+        return float("nan")
+    return float(np.hypot(*(uv.astype(np.float64) - exact)[:, inside]).mean())
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two uint8 pictures, dB; EQUAL_DB at most."""
+    error = float(((a.astype(np.float64) - b) ** 2).mean())
+    return EQUAL_DB if error == 0 else min(EQUAL_DB, float(10 * np.log10(255**2 / error)))
+
+
+def look_beside(person: Person, asked: tuple[Request, ...], means: MeanFlows, instruments: Instruments) -> Beside:
+    """The references of one person."""
+    exact = [person.flow(request) for request in asked]
+    mean, same = means.others(np.stack([uv for uv, _ in exact]))
+    none = np.zeros_like(mean)
+    n = len(asked)
+    pictured = [i for i, request in enumerate(asked) if request.pictured]
+    power, distant = np.full(n, np.nan), np.full(n, np.nan)
+    for i in pictured:
+        apex = person.inner(person.exact(asked[i].aus).apex)
+        power[i] = psnr(person.onset, apex)
+        if instruments.perceptual:
+            distant[i] = distance(instruments.perceptual, person.onset[None], apex[None])[0]
+    features = np.full((n, instruments.features.dim if instruments.features else 1), np.nan, np.float32)
+    if instruments.features and pictured:
+        features[pictured] = instruments.features(person.onset[None])
+    embedding = np.full(1, np.nan)
+    if instruments.embedder:
+        embedding = instruments.embedder(person.onset[None], person.landmarks)[0]
+    return Beside(
+        zero=np.array([end_point_error(none, uv, inside) for uv, inside in exact]),
+        mean=np.array([end_point_error(mean, uv, inside) for uv, inside in exact]),
+        same=np.array([end_point_error(s, uv, inside) for s, (uv, inside) in zip(same, exact, strict=True)]),
+        psnr=power,
+        perceptual=distant,
+        features=features,
+        embedding=embedding,
+    )
+
+
+def question(
+    entrant: Entrant, person: Person, asked: tuple[Request, ...], instruments: Instruments, seed: int
+) -> Answers:
+    """Ask one generator everything about one person."""
+    n = len(asked)
+    width = instruments.features.dim if instruments.features else 1
+    refused, warned = [""] * n, [""] * n
+    blank = {f: np.full(n, np.nan) for f in ("epe", "change", "psnr", "perceptual", "identity", "spread")}
+    judged = np.full((n, len(AU_CODES), 2), np.nan, np.float32)
+    features = np.full((n, width), np.nan, np.float32)
+    images = {i: np.full(DIM, np.nan, np.float16) for i, request in enumerate(asked) if request.imaged}
+    for i, request in enumerate(asked):
+        own = derived(seed, f"contest-{person.seed}", i)
+        more: list[Shown] = []
+        try:
+            shown = entrant.show(person, request.aus, own)
+            if request.diverse:
+                again = [derived(own, "contest-again", k) for k in range(1, SEEDS)]
+                more = [entrant.show(person, request.aus, other) for other in again]
+        except MesynthError as error:
+            refused[i] = str(error)
+            continue
+        warned[i] = SEPARATOR.join(shown.warnings)
+        exact, inside = person.flow(request)
+        blank["epe"][i] = end_point_error(shown.uv, exact, inside)
+        if request.imaged:
+            images[i] = flow_image(shown.uv, inside)
+        if more:
+            flows = [shown.uv, *(other.uv for other in more)]
+            pairs = [(a, b) for k, a in enumerate(flows) for b in flows[:k]]
+            blank["spread"][i] = np.mean([end_point_error(a, b, person.on_face) for a, b in pairs])
+        if shown.apex is None or shown.onset is None:
+            continue
+        blank["change"][i] = np.abs(shown.apex.astype(np.float64) - shown.onset).mean()
+        judged[i] = instruments.judge.intensity(np.stack([shown.onset, shown.apex]), person.landmarks)[0]
+        if request.pictured:
+            _pictures(shown, person, request, instruments, i, blank, features)
+    return Answers(
+        refused=np.array(refused), warned=np.array(warned), judged=judged, features=features,
+        flow_images=np.stack(list(images.values())), **blank,
+    )  # fmt: skip
+
+
+def _pictures(
+    shown: Shown,
+    person: Person,
+    request: Request,
+    instruments: Instruments,
+    i: int,
+    blank: dict[str, np.ndarray],
+    features: np.ndarray,
+) -> None:
+    assert shown.apex is not None
+    assert shown.onset is not None
+    true = person.inner(person.exact(request.aus).apex)
+    blank["psnr"][i] = psnr(shown.apex, true)
+    if instruments.perceptual:
+        blank["perceptual"][i] = distance(instruments.perceptual, shown.apex[None], true[None])[0]
+    if instruments.features:
+        features[i] = instruments.features(shown.apex[None])[0]
+    if instruments.embedder:
+        a, b = instruments.embedder(np.stack([shown.onset, shown.apex]), person.landmarks)
+        blank["identity"][i] = np.linalg.norm(a - b)

@@ -1,0 +1,324 @@
+"""Figures of one generator from its answers to everyone: flow, control, pictures, identity, diversity.
+
+Figures of one generator's apex frames and flow images: distance to the truth, to its distribution, to the person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mesynth.benchmark import resampling
+from mesynth.benchmark.answers import FLOW_KID, Answers, Beside, Instruments
+from mesynth.benchmark.requests import Request
+from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE
+from mesynth.metrics.networks.judge import visible_aus
+
+SLOPES = (0.8, 1.2)
+"""A slope of judged on asked intensity within these counts as controlled."""
+COUNTED = f"AUs with slope {SLOPES[0]:g}-{SLOPES[1]:g}"
+_SIDES = ("side slope", "right side")
+REPEATED = (26, 43)
+"""What they show is what 27 and 45 show: counted once, as mesynth.metrics.control does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A measured number with its 95 % bootstrap interval over people; None with the reason in ``note``."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    note: str = ""
+
+
+def figure(name: str, statistic: np.ndarray, unit: str = "", absent: str = "nothing to measure") -> Figure:
+    """From a statistic [B+1] of :mod:`mesynth.benchmark.resampling`."""
+    found = resampling.interval(statistic)
+    if found is None:
+        return Figure(name=name, value=None, unit=unit, note=absent)
+    return Figure(name=name, value=found.value, low=found.low, high=found.high, unit=unit)
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """Answers of one generator, references and the truth's answers, stacked over people [P,R,...].
+
+    ``absent`` says why figures of frames are missing; ``trusted`` AUs are those the judge can read.
+    """
+
+    asked: tuple[Request, ...]
+    own: Sequence[Answers]
+    beside: Sequence[Beside]
+    truth: Sequence[Answers]
+    weights: np.ndarray
+    trusted: tuple[int, ...]
+    absent: str = ""
+
+    def stack(self, name: str) -> np.ndarray:
+        """[P,R,...] of the generator's own arrays."""
+        return np.stack([getattr(a, name) for a in self.own])
+
+    def referred(self, name: str) -> np.ndarray:
+        """[P,R] of a reference, NaN where the generator has no answer: compared on the same requests."""
+        accepted = self.stack("refused") == ""
+        return np.where(accepted, np.stack([getattr(b, name) for b in self.beside]), np.nan)
+
+    def rows(self, code: int | None = None, side: str = "") -> np.ndarray:
+        """[R] bool: requests of one AU (all, without the one that asks for nothing), on "B" or one ("1") side."""
+        return _rows(self.asked, code, side)
+
+
+def _rows(asked: Sequence[Request], code: int | None, side: str) -> np.ndarray:
+    return np.array(
+        [
+            i > 0
+            and (code is None or r.code == code)
+            and (not side or (r.side == "B") == (side == "B"))
+            for i, r in enumerate(asked)
+        ]
+    )  # fmt: skip
+
+
+def flow_figures(a: Answered) -> list[Figure]:
+    """End-point errors, pixels, beside no motion and mean flows."""
+    rows, w = a.rows(), a.weights
+    epe = a.stack("epe")[:, rows]
+    zero, mean, same = (a.referred(name)[:, rows] for name in ("zero", "mean", "same"))
+    why = "every request was refused"
+    return [
+        figure("flow EPE", resampling.mean(w, epe), "px", why),
+        figure("  of zero flow", resampling.mean(w, zero), "px", why),
+        figure("  of mean flow", resampling.mean(w, mean), "px", why),
+        figure("  of others' mean, same AUs", resampling.mean(w, same), "px", why),
+        figure("relative EPE", resampling.ratio(w, epe, zero), "", why),
+        figure("EPE / mean flow's", resampling.ratio(w, epe, mean), "", why),
+    ]
+
+
+def cells(a: Answered, code: int, side: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """:func:`points` of a generator's answers."""
+    return points(a.asked, a.stack("judged"), code, side)
+
+
+def points(
+    requests: Sequence[Request], answers: np.ndarray, code: int, side: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Asked and judged intensities [P,N] of one AU over its requests and the one for nothing; sides are points of
+    their own unless the AU crosses the midline. ``answers`` [P,R,K,2] are what the judge read."""
+    rows = _rows(requests, code, side)
+    rows[0] = True
+    row = AU_INDEX[code]
+    asked = visible_aus(np.stack([r.aus.intensity for r in requests]))[rows][:, row]
+    judged = answers[:, rows][:, :, row]
+    if code in MIDLINE:
+        asked, judged = asked[:, :1], judged.mean(-1, keepdims=True)
+    people = len(judged)
+    return np.broadcast_to(asked.ravel(), (people, asked.size)), judged.reshape(people, -1)
+
+
+def slopes(a: Answered, codes: Sequence[int]) -> np.ndarray:
+    """[A,B+1]: slope of judged on asked intensity of each AU."""
+    return np.stack([resampling.slope(a.weights, resampling.moments(*cells(a, code))) for code in codes])
+
+
+def in_range(found: np.ndarray) -> np.ndarray:
+    """How many slopes [A,...] are within SLOPES."""
+    return np.asarray(((found >= SLOPES[0]) & (found <= SLOPES[1])).sum(0))
+
+
+def rank(a: Answered, code: int) -> np.ndarray:
+    """[P]: Spearman of judged on asked over the intensities of one AU on both sides."""
+    rows = a.rows(code, "B")
+    rows[0] = True
+    levels = np.array([r.level for r, kept in zip(a.asked, rows, strict=True) if kept])
+    judged = a.stack("judged")[:, rows, AU_INDEX[code]].mean(-1)
+    return np.array([resampling.rank_correlation(levels, j) for j in judged])
+
+
+def control_figures(a: Answered) -> list[Figure]:
+    """What the judge reads against what was asked for; headline figures over the AUs it can be trusted with."""
+    w, codes = a.weights, [r.code for r in a.asked[1:]]
+    every = [c for c in AU_CODES if c in codes and c not in REPEATED]
+    known = [c for c in every if c in a.trusted]
+    why = a.absent or "the judge is trusted with none of these AUs, or every request was refused"
+    names = (
+        "AU MAE, asked", "AU ICC(3,1), pooled", "AU slope, pooled",
+        f"{COUNTED}, of {len(known)} trusted", f"{COUNTED}, of all {len(every)}",
+        "Spearman over intensities", "leakage", *_SIDES,
+    )  # fmt: skip
+    if not known or a.absent:
+        return [Figure(name=name, value=None, note=why) for name in names]
+    asked = visible_aus(np.stack([r.aus.intensity for r in a.asked]))
+    asked = np.broadcast_to(asked, (len(a.own), *asked.shape))
+    judged = a.stack("judged").astype(np.float64)
+    x, y = (np.concatenate([_column(v, c) for c in known], 1) for v in (asked, judged))
+    wanted = np.where(x > 0, 1.0, np.nan)
+    silent = np.where(x == 0, 1.0, np.nan)
+    sums = resampling.moments(x, y)
+    by_au = slopes(a, every)
+    trusted = np.isin(every, known)
+    ranks = np.stack([rank(a, c) for c in known], 1)
+    out = [
+        figure(names[0], resampling.mean(w, 5 * np.abs(x - y) * wanted), "of 5", why),
+        figure(names[1], resampling.icc(w, sums), "", why),
+        figure(names[2], resampling.slope(w, sums), "", why),
+        _count(names[3], by_au[trusted], why),
+        _count(names[4], by_au, why),
+        figure(names[5], resampling.mean(w, ranks), "", why),
+        figure(names[6], resampling.mean(w, 5 * y * silent), "of 5", why),
+    ]
+    return [*out, *_side_figures(a, known)]
+
+
+def _column(values: np.ndarray, code: int) -> np.ndarray:
+    """[P,R,K,2] -> [P,N]: one AU, its sides one after the other, or once for a midline AU."""
+    own = values[:, :, AU_INDEX[code]]
+    return np.asarray(own.mean(-1) if code in MIDLINE else own.reshape(len(own), -1))
+
+
+def _count(name: str, found: np.ndarray, why: str) -> Figure:
+    if not np.isfinite(found[:, 0]).any():
+        return Figure(name=name, value=None, note=why)
+    return figure(name, in_range(found).astype(np.float64))
+
+
+def _side_figures(a: Answered, known: Sequence[int]) -> list[Figure]:
+    """Left minus right: the slope of judged on asked (1 is right, -1 is swapped), and how often the side is right."""
+    tops, bottoms, right = [], [], []
+    for code in (c for c in known if c not in MIDLINE):
+        rows = a.rows(code, "1")
+        x = np.stack([r.aus.intensity for r in a.asked])[rows][:, AU_INDEX[code]]
+        y = a.stack("judged")[:, rows][:, :, AU_INDEX[code]].astype(np.float64)
+        dx, dy = x[:, 0] - x[:, 1], y[..., 0] - y[..., 1]
+        tops.append(dx * dy)
+        bottoms.append(np.broadcast_to(dx**2, dy.shape))
+        right.append(np.where(np.isnan(dy), np.nan, (dx * dy > 0).astype(float)))
+    if not tops:
+        why = "no AU that has sides was asked for"
+        return [Figure(name=name, value=None, note=why) for name in _SIDES]
+    top, bottom, ok = (np.concatenate(v, 1) for v in (tops, bottoms, right))
+    return [
+        figure("side slope", resampling.ratio(a.weights, top, bottom)),
+        figure("right side", resampling.mean(a.weights, ok), "share"),
+    ]
+
+
+def rest_figures(a: Answered) -> list[Figure]:
+    """What happens when nothing is asked for, and how far seeds differ."""
+    absent = a.absent or "it was refused"
+    apart = a.stack("spread")
+    diversity = figure("diversity", resampling.mean(a.weights, apart), "px", "every request was refused")
+    if np.nanmax(apart, initial=-1) == 0:
+        diversity = replace(diversity, note="deterministic, every seed gives the same flow")
+    return [
+        figure("change at rest", resampling.mean(a.weights, a.stack("change")[:, :1]), "grey", absent),
+        diversity,
+    ]
+
+
+def by_au(a: Answered) -> dict[int, list[Figure]]:
+    """The figures of each AU on its own."""
+    out: dict[int, list[Figure]] = {}
+    for code in dict.fromkeys(r.code for r in a.asked[1:]):
+        rows, w = a.rows(code), a.weights
+        epe = a.stack("epe")[:, rows]
+        zero, mean, same = (a.referred(name)[:, rows] for name in ("zero", "mean", "same"))
+        x, y = cells(a, code)
+        both = cells(a, code, "B")
+        sums, why = resampling.moments(x, y), a.absent or "every request was refused"
+        out[code] = [
+            figure("flow EPE", resampling.mean(w, epe), "px", why),
+            figure("  of zero flow", resampling.mean(w, zero), "px", why),
+            figure("  of mean flow", resampling.mean(w, mean), "px", why),
+            figure("  of others' mean, same AUs", resampling.mean(w, same), "px", why),
+            figure("relative EPE", resampling.ratio(w, epe, zero), "", why),
+            figure("AU MAE, asked", resampling.mean(w, 5 * np.abs(x - y) * np.where(x > 0, 1, np.nan)), "of 5", why),
+            figure("AU ICC(3,1)", resampling.icc(w, sums), "", why),
+            figure("AU slope", resampling.slope(w, sums), "", why),
+            figure("AU slope, both sides", resampling.slope(w, resampling.moments(*both)), "", why),
+            figure("Spearman over intensities", resampling.mean(w, rank(a, code)[:, None]), "", why),
+        ]
+    return out
+
+
+# ------------------------------------------------------------------- pictures
+
+
+def picture_figures(a: Answered, instruments: Instruments) -> list[Figure]:
+    """PSNR, perceptual distance, KID and Frechet distance of apex frames against the true apex of each request."""
+    why, w = a.absent or "every request was refused", a.weights
+    out = [
+        figure("PSNR to the true apex", resampling.mean(w, a.stack("psnr")), "dB", why),
+        figure("  PSNR of the onset", resampling.mean(w, _like(a, a.referred("psnr"))), "dB", why),
+    ]
+    if instruments.perceptual is None or instruments.features is None:
+        return [*out, Figure(name="LPIPS, KID, FID", value=None, note="no weights; see the notes")]
+    name = instruments.perceptual.name
+    out += [
+        figure(f"{name} to the true apex", resampling.mean(w, a.stack("perceptual")), "", why),
+        figure(f"  {name} of the onset", resampling.mean(w, _like(a, a.referred("perceptual"))), "", why),
+    ]
+    suffix = instruments.features.suffix
+    distances = [f"KID{suffix}", "FID" if not suffix else f"FD{suffix}"]
+    own, truth, still = _features(a)
+    if sum(map(len, own)) < 2:
+        return [*out, *(Figure(name=n, value=None, note=why) for n in distances)]
+    for found, distance in zip((resampling.paired_kid, resampling.paired_frechet), distances, strict=True):
+        out += [
+            figure(distance, found(w, own, truth), "", why),
+            figure(f"  {distance} of the onset", found(w, still, truth)),
+        ]
+    return out
+
+
+def _like(a: Answered, reference: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(a.stack("psnr")), np.nan, reference)
+
+
+def _features(a: Answered) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """The generator's apexes, the true ones and the onsets, per person, on the requests it answered."""
+    sets: tuple[list[np.ndarray], ...] = ([], [], [])
+    for own, truth, beside in zip(a.own, a.truth, a.beside, strict=True):
+        kept = ~np.isnan(own.features).any(1) & ~np.isnan(truth.features).any(1)
+        for target, features in zip(sets, (own.features, truth.features, beside.features), strict=True):
+            target.append(features[kept])
+    return sets[0], sets[1], sets[2]
+
+
+def identity_figures(a: Answered, instruments: Instruments) -> list[Figure]:
+    """Embedding distance onset -> apex, minus the truth's on the same requests, and between different people."""
+    if instruments.embedder is None:
+        return [Figure(name="identity distance", value=None, note="no weights; see the notes")]
+    why, w = a.absent or "every request was refused", a.weights
+    own, true = a.stack("identity"), np.stack([t.identity for t in a.truth])
+    onsets = np.stack([b.embedding for b in a.beside])
+    apart = np.linalg.norm(onsets[:, None] - onsets[None], axis=-1)
+    return [
+        figure("identity distance", resampling.mean(w, own), "", why),
+        figure("  more than the truth", resampling.mean(w, own - true), "", why),
+        figure("  between people", resampling.between(w, apart)),
+    ]
+
+
+def flow_image_figures(a: Answered) -> list[Figure]:
+    """KID of the flow images of all answers to imaged requests against the exact ones; beside it, that of no motion.
+
+    Pairs of different people alone count (:func:`mesynth.benchmark.resampling.paired_kid`): the truth has 0.
+    """
+    own, truth, still = [], [], []
+    for answers, exact in zip(a.own, a.truth, strict=True):
+        kept = ~np.isnan(answers.flow_images).any(1)
+        own.append(answers.flow_images[kept])
+        truth.append(exact.flow_images[kept])
+        still.append(np.zeros_like(truth[-1]))
+    names = (FLOW_KID, f"  {FLOW_KID} of no motion")
+    if sum(map(len, own)) < 2:
+        return [Figure(name=name, value=None, note="every request was refused") for name in names]
+    return [
+        figure(name, resampling.paired_kid(a.weights, images, truth))
+        for name, images in zip(names, (own, still), strict=True)
+    ]

@@ -1,0 +1,154 @@
+"""The people of a contest: rendered heads nobody learned from, and what they really do when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mesynth import __version__
+from mesynth.benchmark.requests import ContestConfig, Request
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector, Clip, Flow, Sample
+from mesynth.corpus.faces import margin
+from mesynth.head import Subject
+from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.prior import Face
+from mesynth.preprocess.align import SimilarityCrop
+from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.training.data.rendered import RENDER_SCALE, cropped_flow, person_key
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """What the person really shows at an apex, on the whole crop with its margin: ``apex`` [H,W,3] uint8, ``uv``
+    [2,H,W] float32 pixels, ``valid`` [H,W] bool where the motion is known."""
+
+    apex: np.ndarray
+    uv: np.ndarray
+    valid: np.ndarray
+
+
+class Person:
+    """One head seed. ``face`` is the crop with its margin, as ``mesynth generate`` prepares faces; landmarks are
+    exact, frames hold no sensor noise. ``onset`` [S,S,3], ``landmarks`` [68,2] and ``on_face`` [S,S] bool lie on
+    the crop without its margin."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.seed, self.size, self.key = seed, size, person_key(seed)
+        self._subject = Subject(seed, size=round(RENDER_SCALE * size))
+        landmarks = self._subject.landmarks()
+        self._inset = margin(size)
+        self._crop = SimilarityCrop.from_landmarks(landmarks, size).padded(self._inset)
+        self._rest = np.zeros((len(facs.AU_CODES), 2), np.float32)
+        self._exact: dict[bytes, Exact] = {}
+        self._flows: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        onset = self._crop.frames(self._subject.render(self._rest[None]))[0]
+        self.face = Face(onset, self._crop.points(landmarks))
+        self.onset = self.inner(onset)
+        self.landmarks = self.face.landmarks - np.float32(self._inset)
+        seen = self._subject.flow(self._rest, self._rest).face.astype(np.float32)
+        side = self._crop.size
+        self.on_face = self.inner(cv2.warpAffine(seen, self._crop.matrix, (side, side), flags=cv2.INTER_LINEAR) > 0.999)
+
+    def inner(self, array: np.ndarray) -> np.ndarray:
+        """[H,W,...] on the crop with its margin -> [S,S,...], as generated clips are cut."""
+        middle = slice(self._inset, -self._inset)
+        return np.ascontiguousarray(array[middle, middle])
+
+    def inner_flow(self, uv: np.ndarray) -> np.ndarray:
+        """[2,H,W] -> [2,S,S]."""
+        return np.ascontiguousarray(uv[:, self._inset : -self._inset, self._inset : -self._inset])
+
+    def flow(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Exact motion [2,S,S] of a request, and [S,S] bool: face pixels still seen at the apex."""
+        uv, valid = self._flow(request.aus)
+        return self.inner_flow(uv), self.on_face & self.inner(valid)
+
+    def _flow(self, aus: AUVector) -> tuple[np.ndarray, np.ndarray]:
+        key = aus.intensity.tobytes()
+        if key not in self._flows:
+            self._flows[key] = cropped_flow(self._crop, self._subject.flow(self._rest, aus.intensity))
+        return self._flows[key]
+
+    def exact(self, aus: AUVector) -> Exact:
+        """Rendered once for each AUs, and kept as long as the person."""
+        key = aus.intensity.tobytes()
+        if key not in self._exact:
+            uv, valid = self._flow(aus)
+            apex = self._crop.frames(self._subject.render(aus.intensity[None]))[0]
+            self._exact[key] = Exact(apex, uv, valid)
+        return self._exact[key]
+
+
+class RenderedTruth:
+    """The people themselves behind the call that all generators share: the ceiling of every figure."""
+
+    family = "rendered"
+    size = 0  # any
+
+    def __init__(self) -> None:
+        self.facts = GeneratorFacts(
+            name=self.family, size=0, subjects_seen=(), licences=(), data_hash="", config_hash="", images=0, seed=0,
+            code_version=__version__,
+        )  # fmt: skip
+        self._person: Person | None = None
+
+    def meet(self, person: Person) -> None:
+        """Whose clips come next."""
+        self._person = person
+
+    def generate(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        nuisance: Nuisance = Nuisance(),
+        seed: int = 0,
+    ) -> tuple[Sample, tuple[str, ...]]:
+        """See :class:`mesynth.generators.base.Generator`. Frames between onset and apex are rendered too.
+
+        Raises:
+            MesynthError: a face other than the person's, or nuisances, which are not part of the truth.
+        """
+        if self._person is None or face is not self._person.face:
+            raise MesynthError("the rendered truth knows only its own people")
+        if nuisance != Nuisance():
+            raise MesynthError("the rendered truth shows no nuisances; set them to 0")
+        alpha = profile.alpha(n_frames)
+        parts = [self._person.exact(AUVector(np.float32(a) * aus.intensity)) for a in alpha]
+        apex = profile.apex_index(n_frames)
+        frames = np.stack([face.image, *(part.apex for part in parts[1:])])
+        return Sample(Clip(frames, fps, apex), Flow(parts[apex].uv, parts[apex].valid), aus), ()
+
+
+@dataclass(frozen=True, eq=False)
+class MeanFlows:
+    """Exact flows of everyone, added up: ``total`` [R,2,S,S] float64 over ``people``."""
+
+    total: np.ndarray
+    people: int
+
+    @staticmethod
+    def of(config: ContestConfig, asked: tuple[Request, ...], tick: Callable[[], None] = lambda: None) -> MeanFlows:
+        """Over all people of a contest, ``tick`` called after each; memory does not grow with them."""
+        total = np.zeros((len(asked), 2, config.size, config.size))
+        for seed in config.seeds:
+            person = Person(seed, config.size)
+            for i, request in enumerate(asked):
+                total[i] += person.flow(request)[0]
+            tick()
+        return MeanFlows(total, config.people)
+
+    def others(self, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means over the others, given one person's flows [R,2,S,S]: the one over all requests [2,S,S], the first
+        (which asks for nothing) left out, and the one of each request [R,2,S,S]."""
+        same = (self.total - own) / (self.people - 1)
+        return same[1:].mean(0), same

@@ -1,0 +1,120 @@
+"""What every generator of a contest is asked for: each AU alone, at each intensity, on both sides and on one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mesynth.core.errors import ConfigError
+from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY, MIDLINE, SIDES
+from mesynth.core.types import AUVector
+from mesynth.head.render import MAX_SIZE
+from mesynth.training.data.rendered import RENDER_SCALE
+
+CONTEST_SEEDS = range(990_000, 1_000_000)
+"""Head seeds of the people that generators are compared on; nobody trains or is chosen on them."""
+MIDDLE = 0.5
+MAX_DIVERSE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestConfig:
+    """Whom the generators meet and what they are asked for; every figure but the seconds depends on this alone."""
+
+    people: int = 8
+    """Rendered people; intervals come from resampling them."""
+    first: int = CONTEST_SEEDS.start
+    """Head seed of the first person; the others follow."""
+    size: int = 128
+    """Side of the crops, pixels."""
+    codes: tuple[int, ...] = AU_CODES
+    levels: tuple[float, ...] = tuple(LETTER_INTENSITY.values())
+    """Intensities each AU is asked for at; 0 is always asked for once."""
+    resamples: int = 500
+    """Bootstrap draws of people."""
+    clip_frames: int = 64
+    """Frames of the clip that is timed."""
+    repeats: int = 3
+    """Timed clips, after one that is not counted."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.people < 2:
+            raise ConfigError(f"people={self.people} leaves no other people to compare with; choose at least 2")
+        if self.first not in CONTEST_SEEDS or self.first + self.people > CONTEST_SEEDS.stop:
+            raise ConfigError(
+                f"people {self.first}..{self.first + self.people - 1} leave the head seeds kept for comparing, "
+                f"{CONTEST_SEEDS.start}..{CONTEST_SEEDS.stop - 1}; choose fewer"
+            )
+        if not 64 <= self.size <= 256:
+            raise ConfigError(f"size={self.size} is outside 64..256 pixels")
+        assert RENDER_SCALE * self.size <= MAX_SIZE
+        unknown = [code for code in self.codes if code not in AU_INDEX]
+        if unknown or not self.codes or len(set(self.codes)) != len(self.codes):
+            what = f"AU {unknown[0]} is not in the vocabulary" if unknown else f"AUs {self.codes} must be different"
+            raise ConfigError(f"{what}; choose from {', '.join(map(str, AU_CODES))}")
+        if not self.levels or list(self.levels) != sorted(set(self.levels)):
+            raise ConfigError(f"levels {self.levels} must be ascending intensities")
+        if not 0 < self.levels[0] <= self.levels[-1] <= 1:
+            raise ConfigError(f"levels {self.levels} are outside (0, 1]; 1 is FACS E")
+        for name, least in (("resamples", 20), ("clip_frames", 3), ("repeats", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} is too small; choose at least {least}")
+
+    @property
+    def seeds(self) -> range:
+        """Head seeds, one a person."""
+        return range(self.first, self.first + self.people)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One AU at one intensity; ``side`` is "B" (both), "L" or "R". Intensity 0 asks for nothing."""
+
+    code: int
+    side: str
+    level: float
+    pictured: bool = False
+    """Its apex also takes part in the figures of pictures and identity."""
+    diverse: bool = False
+    """It is asked for with several seeds."""
+    imaged: bool = False
+    """Its flow also takes part in the distance between distributions of flow images."""
+
+    @property
+    def aus(self) -> AUVector:
+        """As a generator takes it."""
+        out = np.zeros((len(AU_CODES), 2), np.float32)
+        out[AU_INDEX[self.code], [0, 1] if self.side == "B" else [SIDES.index(self.side)]] = self.level
+        return AUVector(out)
+
+    @property
+    def name(self) -> str:
+        """As a user writes it."""
+        return f"{'' if self.side == 'B' else self.side}{self.code}={self.level:g}"
+
+
+def requests(config: ContestConfig) -> tuple[Request, ...]:
+    """All requests; the first asks for nothing.
+
+    Sided AUs are also asked for on one side, left and right in turns from level to level. Pictures are compared on
+    both-sided requests at the levels nearest to the middle and at the highest, flow images at these levels on all.
+    """
+    return asked_of(config.codes, config.levels)
+
+
+def asked_of(codes: Sequence[int], levels: Sequence[float]) -> tuple[Request, ...]:
+    """:func:`requests` of ``codes`` at ``levels``, ascending."""
+    middle = min(levels, key=lambda level: abs(level - MIDDLE))
+    spread = {codes[i] for i in np.linspace(0, len(codes) - 1, MAX_DIVERSE).round().astype(int)}
+    out = [Request(codes[0], "B", 0.0)]
+    for i, code in enumerate(codes):
+        for level in levels:
+            chosen = level in (middle, levels[-1])
+            out.append(Request(code, "B", level, chosen, level == middle and code in spread, chosen))
+        if code not in MIDLINE:
+            for j, level in enumerate(levels):
+                out.append(Request(code, SIDES[(i + j) % 2], level, imaged=level in (middle, levels[-1])))
+    return tuple(out)

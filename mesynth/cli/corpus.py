@@ -1,0 +1,253 @@
+"""The verb that plans a corpus: every clip as a row, before anything is made.
+
+The verb that leaves out clips which fail a check, and says which and why.
+
+Verbs that hand a corpus on: export, card and verify."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mesynth.cli.options import OUT, summary
+from mesynth.commandline import dry_run_option, echo_json, json_option, progress_bars, show_result
+
+if TYPE_CHECKING:
+    from mesynth.corpus.filters import Spread
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth plan configs/corpus/three_classes.yaml --faces faces/ --out plan
+  mesynth plan configs/corpus/coded.yaml --faces faces/ --aus-from prepared/casme2 \\
+      --exclude-subjects casme2/01 --set rows.count=5000 --out plan
+  mesynth generate --plan plan --model motion_gan --out corpus"""
+)
+@click.argument("design", type=click.Path(path_type=Path))
+@click.option("--faces", type=click.Path(path_type=Path), help="A picture, a folder of pictures, or a manifest.")
+@click.option("--people", default=0, help="Instead of --faces, for flow images: this many people without pictures.")
+@click.option("--aus-from", type=click.Path(path_type=Path), help="Prepared manifest whose coded AUs sources read.")
+@click.option(
+    "--exclude-subjects",
+    default="",
+    help="database/subject, comma-separated: neither their faces nor their labels take part.",
+)
+@click.option("--set", "settings", multiple=True, help="A setting of the design: rows.count=500; repeat for more.")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for the plan.")
+@dry_run_option
+@json_option
+def plan(
+    design: Path,
+    faces: Path | None,
+    people: int,
+    aus_from: Path | None,
+    exclude_subjects: str,
+    settings: tuple[str, ...],
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Plan a corpus from a YAML design: one row a clip, and what it will come to."""
+    from mesynth.core.errors import ConfigError
+    from mesynth.corpus.design import load_design
+    from mesynth.corpus.planning import draft_plan
+
+    if out is None and not dry_run:
+        raise ConfigError("give --out for the plan's folder, or --dry-run to only look at it")
+    excluded = [key.strip() for key in exclude_subjects.split(",") if key.strip()]
+    draft = draft_plan(
+        load_design(design, settings), faces=faces, people=people, aus_from=aus_from, exclude=excluded
+    )  # fmt: skip
+    summary = draft.summary()
+    if not as_json:
+        click.echo(summary.text())
+    written = {} if dry_run or out is None else {"out": str(out), "hash": draft.write(out).hash}
+    if as_json:
+        echo_json(summary.plain() | written)
+    else:
+        click.echo("dry run: nothing written" if dry_run else f"plan written to {out}")
+
+
+# ------------------------------------------------------------------- filter
+
+
+@click.command(
+    "filter",
+    epilog="""\b
+Examples:
+  mesynth filter corpus --dry-run
+  mesynth filter corpus --keep identity=0.3,control,duplicate --out kept""",
+)
+@click.argument("corpus", type=click.Path(path_type=Path))
+@click.option(
+    "--keep",
+    default="",
+    show_default="all checks, at the limits that --dry-run shows",
+    help="Checks with their limits: identity (embedding distance onset-apex), control (largest AU error, 0-5), "
+    "artefact (share of the face that is not the onset moved), duplicate (relative difference of flows).",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for the result.")
+@click.option("--dry-run", is_flag=True, help="Say how the corpus lies to the limits, check by check; write nothing.")
+@json_option
+def filter_(corpus: Path, keep: str, out: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Keep the clips of a corpus that pass; list the others with check, value and limit in rejected.csv.
+
+    The new manifest points into the corpus's shards; nothing is copied. To have others made in place of those that
+    fail, see `mesynth generate --until-accepted`.
+    """
+    from mesynth.core.errors import ConfigError
+    from mesynth.corpus.filters import filter_corpus, measure_corpus, parse_keep
+
+    limits = parse_keep(keep)
+    if out is None and not dry_run:
+        raise ConfigError("give --out for the kept clips, or --dry-run to see how the corpus lies to the limits")
+    with progress_bars() as bar:
+        if out is None or dry_run:
+            spreads = measure_corpus(corpus, limits, progress=bar("clips"))
+        else:
+            kept, rejected = filter_corpus(corpus, out, limits, progress=bar("clips"))
+    if out is not None and not dry_run:
+        reasons = dict(Counter(r.check for r in rejected).most_common())
+        show_result(summary(kept, out) | {"rejected": len({r.clip_id for r in rejected}), "reasons": reasons}, as_json)
+    elif as_json:
+        echo_json({"corpus": str(corpus), "checks": [asdict(s) for s in spreads]})
+    else:
+        _show(corpus, spreads)
+
+
+def _show(corpus: Path, spreads: list[Spread]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from mesynth.corpus.filters import COLUMNS
+
+    table = Table(title=f"{corpus}: quantiles of each check", caption="nothing was written", box=SIMPLE, padding=0)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "check" else "right")
+    for found in spreads:
+        table.add_row(*found.cells())
+    Console().print(table)
+
+
+# ------------------------------------------------------------------- publish
+
+
+_CORPUS = click.argument("corpus", type=click.Path(path_type=Path))
+# The names of mesynth.corpus.exports.run, which a test compares: importing it would slow every --help.
+FORMS = ("flow-folders", "casme2", "samm", "webdataset", "huggingface", "frames", "previews", "flow-npy", "meb")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth export corpus --to casme2 --out casme2-like
+  mesynth export corpus --to flow-folders --out flow28 --dry-run
+  mesynth export corpus --to huggingface --workers 0 --out hub"""
+)
+@_CORPUS
+@click.option("--to", "form", type=click.Choice(FORMS), required=True, help="Form of the export: see docs/exports.md.")
+@click.option("--size", default=0, help="Side of flow pictures, pixels [default: flow-folders 28, meb 64].")
+@click.option("--video", default="", help="Moving pictures of previews: gif or mp4 [default: gif].")
+@click.option("--no-train", is_flag=True, help="flow-folders: u_test alone, which holds every clip once.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=1, show_default=True,
+    help="Processes, 0: one per core; the bytes do not depend on it.",
+)  # fmt: skip
+@OUT
+@dry_run_option
+@json_option
+def export(
+    corpus: Path,
+    form: str,
+    size: int,
+    video: str,
+    no_train: bool,
+    workers: int,
+    out: Path,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Write CORPUS in a form that other code bases read, with the provenance of every clip beside it.
+
+    Clips that the form cannot take are counted and listed with their reason in left_out.csv. The same command resumes.
+    `mesynth prepare export` makes a corpus of an export again.
+    """
+    from mesynth.corpus.exports.form import Options
+    from mesynth.corpus.exports.run import export as run
+    from mesynth.corpus.exports.run import forecast
+    from mesynth.store.manifest import Manifest
+
+    options = Options(size=size, video=video, train=not no_train)
+    source = Manifest.read(corpus)
+    if dry_run:
+        expected = forecast(source, form, options)
+        would = {"form": form, "out": str(out), "clips": expected.clips, "left out": len(expected.left_out)}
+        if as_json:
+            echo_json(would | {"dry run": True})
+        else:
+            click.echo(f"would export {expected.clips} clips to {form} in {out}, {len(expected.left_out)} left out")
+            for entry in expected.left_out[:10]:
+                click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
+        return
+    with progress_bars() as bar:
+        account = run(source, form, out, options, workers=workers, progress=bar("clips"))
+    show_result(account.to_dict(), as_json)
+
+
+@click.command(epilog="Example: mesynth card corpus --quality quality")
+@_CORPUS
+@click.option("--out", type=click.Path(path_type=Path), help="The card's file [default: README.md of the corpus].")
+@click.option("--quality", type=click.Path(path_type=Path), help="Folder of `mesynth measure` on this corpus.")
+@click.option("--title", default="Synthetic micro-expressions", show_default=True, help="Name of the data set.")
+@click.option("--creator", default="", help="Who publishes it.")
+@click.option("--url", default="", help="Where it is published.")
+@json_option
+def card(
+    corpus: Path, out: Path | None, quality: Path | None, title: str, creator: str, url: str, as_json: bool
+) -> None:
+    """Write the dataset card (README.md) of CORPUS and its Croissant metadata (croissant.json) beside the card.
+
+    The manifest is not touched. A README.md that this verb did not write is left alone.
+    """
+    from mesynth.corpus.card import corpus_config, gather, write_card
+    from mesynth.corpus.croissant import write_croissant
+    from mesynth.store.manifest import Manifest
+
+    manifest = Manifest.read(corpus)
+    config = corpus_config(manifest, quality, title=title, creator=creator, url=url)
+    facts = gather(manifest)
+    with progress_bars() as bar:
+        written = write_card(manifest, out, config, facts)
+        metadata = write_croissant(manifest, facts, written.parent, config, progress=bar("files"))
+    show_result({"card": str(written), "croissant": str(metadata), "clips": facts.clips}, as_json)
+
+
+@click.command(epilog="Example: mesynth verify corpus --json")
+@_CORPUS
+@json_option
+def verify(corpus: Path, as_json: bool) -> None:
+    """Check every hash, count, picture, array and provenance of CORPUS.
+
+    Exit code 2 and one line that names the first problem where something is wrong; all problems are on stdout.
+    """
+    from mesynth.corpus.verify import require_clean
+    from mesynth.corpus.verify import verify as run
+
+    with progress_bars() as bar:
+        verdict = run(corpus, progress=bar("clips"))
+    if as_json:
+        echo_json(verdict.to_dict())
+    else:
+        for problem in verdict.problems:
+            click.echo(str(problem))
+        if verdict.clean:
+            show_result(
+                {"clips": verdict.clips, "frames": verdict.frames, "files": verdict.files, "problems": 0}, False
+            )
+    require_clean(verdict)

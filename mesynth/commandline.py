@@ -1,0 +1,132 @@
+"""What every command line of this project shares: one line and exit code 2 on a user's mistake."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from mesynth.core.errors import MesynthError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+INTERRUPTED = 130
+Bars = Callable[[str], Callable[[int, int], None]]
+
+
+class MistakeException(click.ClickException):
+    """A MesynthError at the edge."""
+
+    exit_code = 2
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(" ".join(str(error).split()))
+
+
+class InterruptedException(click.ClickException):
+    """Ctrl-C."""
+
+    exit_code = INTERRUPTED
+
+
+def translate(error: BaseException) -> NoReturn:
+    """Raise what click shows as one line: MesynthError -> exit code 2, an interrupt -> 130; else unchanged."""
+    if isinstance(error, MesynthError):
+        # By name: importing the stage engine only to know its class would slow every start.
+        if type(error).__name__ == "Interrupted":
+            raise InterruptedException(str(error)) from None
+        raise MistakeException(error) from None
+    if isinstance(error, KeyboardInterrupt):
+        raise InterruptedException("interrupted; the same command goes on from what is finished") from None
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise MistakeException(OSError("the disk is full; make room and run the same command again")) from None
+    if isinstance(error, PermissionError):
+        raise MistakeException(OSError(f"no permission for {error.filename}; choose another folder")) from None
+    raise error
+
+
+class MistakeGroup(click.Group):
+    """A click group whose commands may raise MesynthError.
+
+    Commands answer ``--help`` without running, so heavy imports belong inside them.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (MesynthError, KeyboardInterrupt, OSError) as error:
+            translate(error)
+
+
+def json_option(command: Command) -> Command:
+    """``--json``: the verb prints one JSON object on stdout (parameter ``as_json``)."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+
+
+def dry_run_option(command: Command) -> Command:
+    """``--dry-run``: check everything, say what would be done, write nothing (parameter ``dry_run``)."""
+    return click.option("--dry-run", is_flag=True, help="Check and say what would be done; write nothing.")(command)
+
+
+def echo_json(value: Any) -> None:
+    """One JSON object on stdout; NaN and infinity become null, so that any JSON reader takes it."""
+    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def show_result(result: dict[str, Any], as_json: bool) -> None:
+    """A flat result for people, or as JSON for programs."""
+    if as_json:
+        echo_json(result)
+        return
+    for key, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        click.echo(f"{key:>10}  {value}")
+
+
+@contextmanager
+def progress_bars(*, lines: bool = True) -> Iterator[Bars]:
+    """Yields ``bar(name) -> report(done, total)``: bars on a terminal, elsewhere a line per step if ``lines``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def bar(name: str) -> Callable[[int, int], None]:
+            task = progress.add_task(name, total=None)
+            if lines and not console.is_terminal:
+                console.print(f"{name} ...")
+
+            def report(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            return report
+
+        yield bar
+
+
+def by_step(bars: Bars) -> Callable[[str, int, int], None]:
+    """``report(step, done, total)`` over ``bars``: a bar per step, made when the step first reports."""
+    reports: dict[str, Callable[[int, int], None]] = {}
+
+    def report(step: str, done: int, total: int) -> None:
+        if step not in reports:
+            reports[step] = bars(step)
+        reports[step](done, total)
+
+    return report

@@ -1,0 +1,39 @@
+"""Every error a user can cause. The command line turns each into one line and exit code 2."""
+
+from __future__ import annotations
+
+
+class MesynthError(ValueError):
+    """Base of all user-facing errors: the message names the value at fault and the way out."""
+
+
+class ManifestError(MesynthError):
+    """A manifest or shard is missing, damaged, or does not hold what was asked of it."""
+
+
+class LeakError(MesynthError):
+    """A clip that learned from a held-out subject was about to enter that subject's training fold."""
+
+
+class NoFaceError(MesynthError):
+    """No face was found where one is needed."""
+
+
+class DatasetLayoutError(MesynthError):
+    """A database folder or workbook does not look like the release its loader was written for."""
+
+
+class UnreadableImageError(MesynthError):
+    """An image file is truncated, empty, or not an image."""
+
+
+class WeightsUnavailable(MesynthError):
+    """Pretrained weights are neither on this machine nor downloadable from it."""
+
+
+class RunFolderError(MesynthError):
+    """An output folder is unusable, or holds the results of a different run."""
+
+
+class ConfigError(MesynthError):
+    """A configuration key or value is unknown, out of range, or without effect."""

@@ -1,0 +1,278 @@
+"""Training of AU-ICGAN: realism (WGAN-GP), AU intensity, cycle, a sparse and smooth mask, and real frames where there
+are pairs. See :mod:`mesynth.generators.au_icgan.pipeline` for what is a reconstruction and what is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mesynth.core.errors import ConfigError
+from mesynth.core.types import N_AUS
+from mesynth.generators.au_icgan.pipeline import FAMILY, AUICGenerator, IntensityDiscriminator, RealismCritic
+from mesynth.generators.base import model_card
+from mesynth.generators.blocks import halvings
+from mesynth.store.generator_folder import save_pipeline
+from mesynth.training import losses as L
+from mesynth.training import record
+from mesynth.training.data.batches import Batch
+from mesynth.training.losses import mean_of
+from mesynth.training.task import Facts, Problem, Task, Updater
+
+SATURATED = 0.998
+"""The mask is saturated when on average it keeps more than this of the input, or less than one minus this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes. Published: 64, 6, 64, 6."""
+
+    width: int = 64
+    """Channels of the generator's first layer."""
+    blocks: int = 6
+    """Residual blocks."""
+    film: bool = True
+    """AUs also scale the residual blocks (ours); false: tiled channels alone, as published."""
+    relative: bool = True
+    """Colour is a change of the input's (ours); false: drawn from nothing, as published."""
+    prior: bool = True
+    """The generator sees what the motion prior would do (ours); false: picture and AUs alone, as published."""
+    critic_width: int = 64
+    """Channels of the first layer of both discriminators."""
+    critic_layers: int = 6
+    """Stride-2 layers of both, as far as the picture allows."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "blocks", "critic_width", "critic_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights; 0 switches a loss off. Those of GANimation's family unless marked ours."""
+
+    adversarial: float = 1.0
+    """Realism, Wasserstein."""
+    penalty: float = 10.0
+    """Gradient penalty of the realism critic."""
+    au: float = 1.0
+    """AU intensities read by the intensity discriminator (GANimation: 4000 for a mean over AUs on another scale)."""
+    cycle: float = 10.0
+    """L1 of the picture that is asked to go back."""
+    mask: float = 0.1
+    """Mean of what the mask changes."""
+    smooth: float = 1e-5
+    """Total variation of the mask, summed over pixels."""
+    pixel: float = 30.0
+    """L1 to the real frame of the pair (ours; 0: unpaired, as published)."""
+
+    def __post_init__(self) -> None:
+        L.check_weights("loss", self)
+        if not (self.adversarial or self.au or self.pixel):
+            raise ConfigError("loss.adversarial, loss.au and loss.pixel are all 0: nothing would be learned; set one")
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        return {} if self.adversarial else {"penalty": "loss.adversarial=0 trains no realism critic"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam. Published: 1e-4 for all, betas .5 and .999, five critic steps to one of the generator."""
+
+    lr: float = 1e-4
+    """Of the generator."""
+    lr_critic: float = 2e-4
+    """Of both discriminators: two time-scales instead of five steps."""
+    beta1: float = 0.5
+    beta2: float = 0.999
+    critic_steps: int = 1
+    """Updates of the realism critic to one of the generator."""
+
+    def __post_init__(self) -> None:
+        L.check_optim(self)
+        if not 1 <= self.critic_steps <= 20:
+            raise ConfigError(f"optim.critic_steps={self.critic_steps} is outside 1..20")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The task's sections of a recipe."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+class AUICGANTask(Task):
+    """See the module's first lines."""
+
+    name = FAMILY
+    averaged = ("generator",)
+
+    def __init__(self, config: Config, size: int) -> None:
+        if size % 4 or size < 16:
+            raise ConfigError(f"size {size} does not fit {FAMILY}; choose a multiple of 4, at least 16 pixels")
+        halvings(size, 2, 1)
+        self._config, self.size = config, size
+        model = config.model
+        self.networks: dict[str, nn.Module] = {
+            "generator": AUICGenerator(
+                size=size,
+                width=model.width,
+                blocks=model.blocks,
+                film=model.film,
+                relative=model.relative,
+                prior=model.prior,
+            )
+        }
+        if config.loss.adversarial:
+            self.networks["realism"] = RealismCritic(size, model.critic_width, model.critic_layers)
+        if config.loss.au:
+            self.networks["intensity"] = IntensityDiscriminator(size, model.critic_width, model.critic_layers)
+        self.frozen: dict[str, nn.Module] = {}
+
+    def config(self) -> dict[str, Any]:
+        """See the base class."""
+        return asdict(self._config)
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """See the base class."""
+        return L.adam(self.networks, self._config.optim)
+
+    def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
+        """See the base class. A face alone has no frame to be held against and no AUs to be read off it."""
+        loss, (aus, known) = self._config.loss, batch.asked()
+        asked, paired = aus * known, batch.paired.to(aus.dtype)
+        log: dict[str, torch.Tensor] = {}
+        if len(self.networks) > 1:
+            with torch.no_grad():
+                fake = self.networks["generator"](batch.onset, asked).picture
+        if loss.adversarial:
+            for i in range(self._config.optim.critic_steps):
+                log |= self._realism_step(batch, fake, i, updater)
+        if loss.au:
+            log |= self._intensity_step(batch, updater)
+        painted = self.networks["generator"](batch.onset, asked)
+        terms = {"pixel": mean_of((painted.picture - batch.frame).abs()) * paired}
+        masks = [1 - painted.attention]
+        if loss.cycle:
+            back = self.networks["generator"](painted.picture, -asked)
+            terms["cycle"] = mean_of((back.picture - batch.onset).abs())
+            masks.append(1 - back.attention)
+        terms["mask"] = torch.stack([mean_of(m) for m in masks]).mean(0)
+        terms["smooth"] = torch.stack([L.total_variation(m) for m in masks]).mean(0)
+        if loss.adversarial:
+            terms["adversarial"] = -mean_of(self.networks["realism"](painted.picture))
+        if loss.au:
+            terms["au"] = L.au_error(self.networks["intensity"](batch.onset, painted.picture), aus, known)
+        total, means = L.weighted(loss, terms)
+        updater.update("generator", total)
+        return log | means | {"generator": total.detach(), "mask_mean": terms["mask"].mean().detach()}
+
+    def _realism_step(self, batch: Batch, fake: torch.Tensor, i: int, updater: Updater) -> dict[str, torch.Tensor]:
+        """Wasserstein critic with gradient penalty, in float32: half precision would lose its second derivative."""
+        with torch.autocast(fake.device.type, enabled=False):
+            share = batch.rand(f"realism-mix-{i}", 1, 1, 1)
+            fake = fake.float()
+            mixed = (share * batch.frame + (1 - share) * fake).requires_grad_()
+            # Not called as a module: a compiled network cannot be differentiated twice.
+            scores = self.networks["realism"].forward(torch.cat([batch.frame, fake, mixed]))
+            real, generated, between = scores.chunk(3)
+            distance = (mean_of(real) - mean_of(generated)).mean()
+            penalty = L.gradient_penalty(between, mixed).mean() if self._config.loss.penalty else distance.new_zeros(())
+            updater.update("realism", self._config.loss.penalty * penalty - distance)
+        return {"critic_distance": distance.detach(), "critic_penalty": penalty.detach()}
+
+    def _intensity_step(self, batch: Batch, updater: Updater) -> dict[str, torch.Tensor]:
+        """Real pairs show their AUs (where none is known, nothing is learned); a face and itself show none."""
+        n = len(batch)
+        seen = self.networks["intensity"](batch.onset.repeat(2, 1, 1, 1), torch.cat([batch.frame, batch.onset]))
+        moved = L.au_error(seen[:n], batch.aus, batch.known).mean()
+        still = seen[n:].square().flatten(1).sum(1).mean()
+        updater.update("intensity", moved + still)
+        return {"intensity_real": moved.detach(), "intensity_still": still.detach()}
+
+    def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
+        """Grey-level errors, mask, and how far the picture follows the AUs."""
+        generator, (aus, known) = averaged["generator"], batch.asked()
+        painted = generator(batch.onset, aus * known)
+        measures = L.response(lambda aus: generator(batch.onset, aus).picture, batch.onset, batch.frame, aus * known)
+        error = L.GREY_LEVELS * mean_of((painted.picture - batch.frame).abs())
+        held = L.of_pairs({"real_change": measures["real_change"], "error": error}, batch.paired)
+        return measures | held | {"mask": mean_of(painted.attention)}
+
+    def check_faces(self, *, alone: bool) -> None:
+        """See the base class: which AUs a picture shows is learned from pairs."""
+        if alone:
+            raise ConfigError(
+                f"{FAMILY} has nothing real to learn AUs from: data.faces shows no expression; add data.manifests "
+                "(or rendered pairs)"
+            )
+        if not (self._config.loss.adversarial or self._config.loss.au or self._config.loss.cycle):
+            raise ConfigError("data.faces has no effect: no loss looks at a face alone; set for example loss.au=1")
+
+    def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
+        """NaN, a saturated mask, an output that ignores the AUs or equals the input."""
+        mask = measured.get("mask", 0.5)
+        if not 1 - SATURATED <= mask <= SATURATED:
+            return f"the attention mask is saturated (mean {mask:.3g}; 1 keeps the input, 0 repaints everything)"
+        return L.known_failure(logged, measured)
+
+    def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
+        """Onset, real frame, generated; mask (white changes), change times 8; the AUs at a half and in full."""
+        generator, (aus, known) = averaged["generator"], batch.asked()
+        asked = aus * known
+        painted = generator(batch.onset, asked)
+        top = asked.flatten(1).amax(1).clamp(min=1e-6).view(-1, 1, 1)
+        steps = [record.pictures(generator(batch.onset, share * asked / top).picture) for share in (0.5, 1.0)]
+        given = [record.pictures(x) for x in (batch.onset, batch.frame, painted.picture, 1 - painted.attention)]
+        return record.sheet([*given, record.changes(painted.picture, batch.onset, 8), *steps])
+
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
+        """See the base class.
+
+        Raises:
+            Problem: no AU changes a grey level: the generator has learned nothing or its mask is saturated.
+        """
+        generator = averaged["generator"]
+        reach = au_reach(generator, self.size)
+        if reach < 1:
+            raise Problem(
+                f"{FAMILY} is not saved: its output does not depend on the AUs "
+                f"(at most {reach:.2g} grey levels between two AUs at full intensity); train longer or lower loss.mask"
+            )
+        plain, counted = asdict(facts), {"generator": sum(p.numel() for p in generator.parameters())}
+        card = model_card(plain, title="AU-ICGAN", what=_WHAT, limits=_LIMITS, parameters=counted)
+        save_pipeline(folder, {"generator": generator}, plain, card, size=self.size)
+
+
+_WHAT = """Paints a face at action-unit intensities of choice, per side, relative to the picture given. A reconstruction
+after Xie et al. (ACM Multimedia 2020), whose code is not public; what is ours: mesynth.generators.au_icgan.pipeline.
+Intensity 0 gives the picture back bit for bit."""
+_LIMITS = """It paints and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
+head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
+
+
+@torch.no_grad()
+def au_reach(generator: nn.Module, size: int) -> float:
+    """Largest grey-level difference at any pixel between the pictures of two AUs at full intensity."""
+    device = next(generator.parameters()).device
+    one = torch.eye(N_AUS, device=device)[:, :, None].expand(-1, -1, 2).contiguous()
+    pictures = generator(probe_rows(size, device), one).picture
+    apart = pictures.amax(0) - pictures.amin(0)
+    return float(L.GREY_LEVELS * apart.max())
+
+
+def probe_rows(size: int, device: torch.device) -> torch.Tensor:
+    """The probe picture once for each AU, [K,3,size,size]."""
+    return L.probe_picture(size).to(device).expand(N_AUS, -1, -1, -1)
+
+
+TASK = AUICGANTask

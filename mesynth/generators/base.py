@@ -1,0 +1,158 @@
+"""Saved generators: one folder each, checked file by file before anything in it is used.
+
+A pipeline folder holds ``mesynth.json`` (family, facts, sha256 and size of every file that matters), one subfolder
+per network as diffusers writes them (``config.json`` and a safetensors file), and ``README.md``, the card. Nothing
+in it is executed: the class comes from the fixed table :data:`FAMILIES`, the weights from safetensors alone.
+
+Gains of a calibrated generator: how much more or less of an AU to ask a network for.
+
+A network that shows 80 % of what it is asked for is asked for 1.25 times as much. The gains lie in the generator's
+facts, are fitted by :mod:`mesynth.benchmark.calibrate`, and are applied where a family hands AUs to its network. Clips
+keep the AUs that the user asked for.
+
+Model cards of saved generators, written from their facts alone: nothing in a card is typed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mesynth.core.facs import AU_INDEX
+from mesynth.core.types import AUVector
+from mesynth.motion.nuisance import Nuisance
+from mesynth.store.generator_folder import FAMILIES, GeneratorFacts, read_facts
+
+if TYPE_CHECKING:
+    from mesynth.core.profiles import Profile
+    from mesynth.core.types import Sample
+    from mesynth.motion.prior import Face
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """One call: an onset face and action units in, a clip with its flow out. Safe to call in any order."""
+
+    family: str
+    size: int
+    facts: GeneratorFacts
+
+    def generate(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        nuisance: Nuisance = Nuisance(),
+        seed: int = 0,
+    ) -> tuple[Sample, tuple[str, ...]]:
+        """The clip at ``face.image``'s size with its onset -> apex flow, and warnings.
+
+        Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. The same arguments give the
+        same bytes on one machine, whatever was generated before.
+
+        Raises:
+            MesynthError: AUs that exclude each other, or a face this family cannot take.
+        """
+        ...
+
+
+def load_pipeline(folder: Path | str, gains: Mapping[str, float] | None = None) -> Generator:
+    """The generator saved in ``folder``, on the CPU; ``gains``: in place of its own.
+
+    Raises:
+        PipelineError: missing, foreign or damaged (the file is named).
+    """
+    folder = Path(folder)
+    facts = read_facts(folder)
+    if gains is not None:
+        facts = replace(facts, gains=dict(gains))
+    module = import_module(FAMILIES[facts.name])
+    generator: Generator = module.load(folder, facts)
+    return generator
+
+
+# ------------------------------------------------------------------- gains
+
+
+LEAST, MOST = 0.5, 2.0
+"""Gains are kept within these: beyond, the network does not do what it is asked, and a factor will not mend it."""
+
+
+def calibrated(aus: AUVector, facts: GeneratorFacts) -> AUVector:
+    """The AUs to ask the network for: ``min(1, gain a)`` of every intensity; the same object without gains.
+
+    Intensity 0 stays 0, unknown stays unknown.
+    """
+    if not facts.gains:
+        return aus
+    factor = np.ones((len(AU_INDEX), 1), np.float32)
+    for code, gain in facts.gains.items():
+        factor[AU_INDEX[int(code)]] = gain
+    return AUVector(np.minimum(1, factor * aus.intensity, dtype=np.float32), aus.known)
+
+
+# ------------------------------------------------------------------- card
+
+
+_SHOWN = 12
+
+
+_GENERATE = 'sample, warnings = load_pipeline("this folder").generate(face, aus, profile, n_frames=65, fps=200)'
+
+
+def model_card(
+    facts: Mapping[str, Any],
+    *,
+    title: str,
+    what: str,
+    limits: str,
+    parameters: Mapping[str, int],
+    use: str = _GENERATE,
+) -> str:
+    """Markdown: what it is and is not, whom it learned from, licences, figures, how to use it (``use``: Python).
+
+    ``facts`` has the keys of :class:`mesynth.store.generator_folder.GeneratorFacts` that training knows;
+    ``parameters`` are counted by network. ``what`` and ``limits`` are the family's own paragraphs.
+    """
+    seen = list(facts["subjects_seen"])
+    shown = ", ".join(seen[:_SHOWN]) + (f" and {len(seen) - _SHOWN} more (mesynth.json)" if len(seen) > _SHOWN else "")
+    figures = "\n".join(f"| {name} | {float(value):.4g} |" for name, value in sorted(facts["figures"].items()))
+    sizes = ", ".join(f"{name} {count:,}" for name, count in parameters.items())
+    return f"""# {title}
+
+{what.strip()}
+
+**Limits.** {limits.strip()}
+
+## Data
+
+{len(seen)} subjects: {shown or "none"}.
+Licences of the data: {"; ".join(facts["licences"]) or "none"}. A clip made with this generator carries these subjects
+as seen; a recognizer's fold that holds one of them out refuses the clip.
+
+## Training
+
+Family `{facts["name"]}`, {facts["images"]:,} pairs, seed {facts["seed"]}, mesynth {facts["code_version"]}.
+Parameters: {sizes}. Data `{facts["data_hash"]}`, configuration `{facts["config_hash"]}`.
+
+## Figures on validation pairs
+
+| measure | value |
+|---|---|
+{figures or "| none | |"}
+
+## Use
+
+```python
+from mesynth.store.generator_folder import load_pipeline
+
+{use}
+```
+"""

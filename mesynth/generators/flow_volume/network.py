@@ -1,0 +1,251 @@
+"""The network of ``flow_volume``: the 2D network of ``motion_diffusion`` at every key time, joined across time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from mesynth.generators.blocks import group_norm
+from mesynth.generators.diffusion import Process, Sampling, guided, sample
+from mesynth.generators.motion_diffusion.network import MotionDiffuser
+from mesynth.generators.motion_gan.pipeline import Encoded
+from mesynth.motion.key_times import TOLD, Timing
+
+
+@dataclass(frozen=True, eq=False)
+class AskedVolume:
+    """What rows are conditioned on, T key times each: everything that does not change while they are sampled."""
+
+    picture: torch.Tensor
+    """[B,14,h,h]: see mesynth.generators.motion_diffusion.network.Asked"""
+    apex: torch.Tensor
+    """[B,2,h,h] pixels of the h grid: the apex motion to be expected"""
+    mean: torch.Tensor
+    """[B,T,2,h,h] data: the profile's share of it; noise is taken off around it"""
+    spread: torch.Tensor
+    """[B,T,1,h,h]: how far data is likely to lie from the mean"""
+    shown: torch.Tensor
+    """[B,T,2,h,h]: the mean as the UNet is told it, 0 without condition"""
+    whole: torch.Tensor
+    """[B,2,h,h]: the apex motion, in the same way"""
+    told: torch.Tensor
+    """[B,T,TOLD]: when the key times are"""
+    tokens: torch.Tensor
+    """[B,T,2K,dim] of the AUs at the level of each time"""
+    pooled: torch.Tensor
+    """[B,T,dim]"""
+
+
+class TimeMixer(nn.Module):
+    """[B,T,C,h,w] -> the same plus what neighbouring times, or with attention all times, say about each pixel.
+
+    The last layer starts at zero: an untrained mixer changes nothing (as the added layers of Ho et al., "Video
+    diffusion models", 2022, and Blattmann et al., "Align your latents", 2023, do).
+    """
+
+    def __init__(self, channels: int, attention: bool) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.near = nn.Conv2d(3 * channels, channels, 1)
+        self.wide = nn.MultiheadAttention(channels, 4, batch_first=True) if attention else None
+        self.out = nn.Conv2d(3 * channels, channels, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, c, h, w = x.shape
+        y = self.near(_beside(self.norm(x.flatten(0, 1)).view_as(x)))
+        if self.wide is not None:
+            pixels = y.view(n, t, c, h * w).permute(0, 3, 1, 2).reshape(n * h * w, t, c)
+            pixels = pixels + self.wide(pixels, pixels, pixels, need_weights=False)[0]
+            y = pixels.view(n, h * w, t, c).permute(0, 2, 3, 1).reshape(n * t, c, h, w)
+        out: torch.Tensor = x + self.out(_beside(F.silu(y).view_as(x))).view_as(x)
+        return out
+
+
+def _beside(x: torch.Tensor) -> torch.Tensor:
+    """[B,T,C,h,w] -> [B*T,3C,h,w]: the time before, the time itself, the time after; nothing beyond the ends."""
+    still = torch.zeros_like(x[:, :1])
+    return torch.cat([torch.cat([still, x[:, :-1]], 1), x, torch.cat([x[:, 1:], still], 1)], 2).flatten(0, 1)
+
+
+class VolumeDiffuser(ModelMixin, ConfigMixin):
+    """Onset [B,3,S,S] in [0,1], AUs and timing -> flow at T key times and h = S/2.
+
+    The motion to be expected at a key time is the profile's level there times the apex motion that the 2D network
+    expects; what is diffused, for all times together, is ``(asinh(flow / width / scale) - mean) / spread``. Beside the
+    2D network's spread stands one for AUs that do not keep to the profile: the uncertainty of the level times the apex
+    motion around a pixel. Added layers start at zero, so that a volume begun with 2D weights draws at every time what
+    the 2D network draws for the AUs at that level.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        size: int = 64,
+        widths: Sequence[int] = (24, 48, 96),
+        attention: int = 1,
+        layers: int = 1,
+        dim: int = 64,
+        expect: int = 12,
+        expect_blocks: int = 1,
+        prior: bool = True,
+        kind: str = "edm",
+        scale: float = 0.024,
+        share: float = 0.2,
+        floor: float = 0.002,
+        whole: float = 0.15,
+        max_flow: float = 0.06,
+        steps: int = 8,
+        solver: str = "dpm++",
+        guidance: float = 1.0,
+        wander: float = 0.08,
+    ) -> None:
+        super().__init__()
+        own = dict(self.config)
+        self.base = MotionDiffuser(**{k: v for k, v in own.items() if k != "wander" and not k.startswith("_")})
+        n = len(widths)
+        attends = [i >= n - 1 for i in range(n)]
+        self.down = nn.ModuleList([TimeMixer(c, a) for c, a in zip(widths, attends, strict=True)])
+        self.middle = TimeMixer(widths[-1], True)
+        self.up = nn.ModuleList([TimeMixer(c, a) for c, a in zip(reversed(widths), reversed(attends), strict=True)])
+        self.apex_in = nn.Conv2d(2, widths[0], 3, padding=1)
+        unet: Any = self.base.unet
+        length = unet.time_embedding.linear_2.out_features
+        self.when = nn.Sequential(nn.Linear(TOLD, length), nn.SiLU(), nn.Linear(length, length))
+        for layer in (self.apex_in, self.when[2]):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+    @property
+    def process(self) -> Process:
+        """How noise is added and taken away."""
+        return self.base.process
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the network samples unless it is told otherwise."""
+        return self.base.sampling
+
+    # ------------------------------------------------------------ condition
+
+    def condition(
+        self,
+        onset: torch.Tensor,
+        aus: torch.Tensor,
+        known: torch.Tensor,
+        timing: Timing,
+        null: torch.Tensor | None = None,
+        seen: Encoded | None = None,
+    ) -> AskedVolume:
+        """As :meth:`MotionDiffuser.condition`; rows without condition are still told when they are."""
+        n, t = timing.level.shape
+        flat = self.base.condition(onset, aus, known, null, seen)
+        levels = timing.level[:, :, None, None]
+        frames = (levels * aus[:, None]).flatten(0, 1)
+        rested = None if null is None else null.repeat_interleave(t)
+        told = self.base.tokens(frames, known.repeat_interleave(t, 0), rested)
+        mean = self.base.normalised(levels[..., None] * flat.expected.detach()[:, None])
+        shown = mean / self.config["whole"]
+        if null is not None:
+            shown = shown * ~null.view(-1, 1, 1, 1, 1)
+        return AskedVolume(
+            picture=flat.picture,
+            apex=flat.expected,
+            mean=mean,
+            spread=self._spread(mean, flat.mean, timing.slack, known),
+            shown=shown,
+            whole=flat.shown,
+            told=timing.told(),
+            tokens=told.tokens.view(n, t, *told.tokens.shape[1:]),
+            pooled=told.pooled.view(n, t, -1),
+        )
+
+    def _spread(self, mean: torch.Tensor, apex: torch.Tensor, slack: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        near = self.config["share"] * _around(mean.flatten(0, 1)).view(*mean.shape[:2], 1, *mean.shape[-2:])
+        late = slack[:, :, None, None, None] * _around(apex)[:, None]
+        unknown = 1 - known.flatten(1).to(mean.dtype).mean(1).view(-1, 1, 1, 1, 1)
+        floor, whole = self.config["floor"] ** 2, self.config["whole"] ** 2
+        return (floor + near.square() + late.square() + whole * unknown).sqrt()
+
+    # ------------------------------------------------------------ network
+
+    def denoised(self, z: torch.Tensor, sigma: torch.Tensor, asked: AskedVolume) -> torch.Tensor:
+        """Estimate of the clean ``z`` [B,T,2,h,h] from one with noise ``sigma`` [B], the same at all times."""
+        return self.process.denoised(lambda x, at: self._unet(x, at, asked), z, sigma)
+
+    def _unet(self, x: torch.Tensor, at: torch.Tensor, asked: AskedVolume) -> torch.Tensor:
+        """The 2D UNet on B*T pictures, block by block, with a mixer behind each."""
+        unet: Any = self.base.unet
+        n, t = x.shape[:2]
+
+        def mixed(mixer: nn.Module, value: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = mixer(value.view(n, t, *value.shape[1:])).flatten(0, 1)
+            return out
+
+        picture = asked.picture[:, None].expand(-1, t, -1, -1, -1)
+        frames = torch.cat([x, picture, asked.shown], 2).flatten(0, 1)
+        tokens, pooled = asked.tokens.flatten(0, 1), asked.pooled.flatten(0, 1)
+        emb = unet.time_embedding(unet.get_time_embed(frames, at.repeat_interleave(t)))
+        emb = emb + unet.get_class_embed(frames, pooled) + self.when(asked.told).flatten(0, 1)
+        y = unet.conv_in(frames) + self.apex_in(asked.whole).repeat_interleave(t, 0)
+        kept = (y,)
+        for block, mixer in zip(unet.down_blocks, self.down, strict=True):
+            given = {"encoder_hidden_states": tokens} if getattr(block, "has_cross_attention", False) else {}
+            y, parts = block(hidden_states=y, temb=emb, **given)
+            y = mixed(mixer, y)
+            kept += (*parts[:-1], y)
+        y = mixed(self.middle, unet.mid_block(y, emb, encoder_hidden_states=tokens))
+        for block, mixer in zip(unet.up_blocks, self.up, strict=True):
+            given = {"encoder_hidden_states": tokens} if getattr(block, "has_cross_attention", False) else {}
+            used = len(block.resnets)
+            y = mixed(mixer, block(hidden_states=y, temb=emb, res_hidden_states_tuple=kept[-used:], **given))
+            kept = kept[:-used]
+        out: torch.Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(y)))
+        return out.view(n, t, *out.shape[1:])
+
+    def forward(
+        self,
+        onset: torch.Tensor,
+        aus: torch.Tensor,
+        known: torch.Tensor,
+        timing: Timing,
+        noise: torch.Tensor,
+        sampling: Sampling | None = None,
+        seen: Encoded | None = None,
+    ) -> torch.Tensor:
+        """Drawn flow onset -> key times [B,T,2,h,h], pixels of the h grid, unlimited, from ``noise`` of that shape."""
+        sampling = self.sampling if sampling is None else sampling
+        seen = self.base.regression.encode(onset) if seen is None else seen
+        asked = self.condition(onset, aus, known, timing, seen=seen)
+        nothing = asked
+        if sampling.guidance != 1:
+            null = torch.ones(len(onset), dtype=torch.bool, device=onset.device)
+            nothing = self.condition(onset, aus, known, timing, null, seen)
+        return self.base.pixels(asked.mean + asked.spread * self.drawn(asked, nothing, noise, sampling))
+
+    def drawn(self, asked: AskedVolume, nothing: AskedVolume, noise: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        """``z`` [B,T,2,h,h] under a condition; ``nothing``: the same rows without it."""
+        if sampling.guidance == 1:
+            return sample(lambda x, sigma: self.denoised(x, sigma, asked), noise, sampling, self.process)
+        names = AskedVolume.__dataclass_fields__
+        both = AskedVolume(*(torch.cat([getattr(a, f) for a in (asked, nothing)]) for f in names))
+
+        def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            told, untold = self.denoised(x.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both).chunk(2)
+            return guided(told, untold, sampling.guidance)
+
+        return sample(denoise, noise, sampling, self.process)
+
+
+def _around(flow: torch.Tensor) -> torch.Tensor:
+    """Mean length of [B,2,h,h] in the 5 x 5 pixels around each -> [B,1,h,h]; as MotionDiffuser takes it."""
+    length = F.pad(flow.square().sum(1, keepdim=True).sqrt(), (2, 2, 2, 2), mode="replicate")
+    return F.avg_pool2d(length, 5, 1)

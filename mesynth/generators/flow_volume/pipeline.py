@@ -1,0 +1,226 @@
+"""Whole clips by diffusion: flow at key times from onset to offset is drawn together, frames are made by warping.
+
+Beside ``motion_diffusion``, which draws the apex and lets the profile scale it, action units may start and peak at
+moments of their own. The formation is that of ``motion_gan``: every pixel is the person's own, and the reported flow
+is what the frames are made from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mesynth.core import facs, seeds
+from mesynth.core.errors import ConfigError
+from mesynth.core.facs import AU_CODES, AU_INDEX
+from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector
+from mesynth.generators.base import calibrated
+from mesynth.generators.diffusion import Sampling
+from mesynth.generators.flow_volume.network import VolumeDiffuser
+from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
+from mesynth.generators.motion_diffusion.network import REACH
+from mesynth.motion.key_times import KEYS, Timing, key_weights, on_frames
+from mesynth.motion.nuisance import Nuisance
+from mesynth.preprocess.align import SimilarityCrop
+from mesynth.preprocess.warping import from_means
+
+if TYPE_CHECKING:
+    from mesynth.core.types import Sample
+    from mesynth.motion.prior import Face
+    from mesynth.store.generator_folder import GeneratorFacts
+
+
+_OPTIONS = ("steps", "solver", "guidance")
+_PARTS = KEYS + 1
+"""Fields that a clip's flow is made of: what differs at each key time, and the expected apex."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A clip's flow on the face's picture: ``level(t)`` times the expected apex, and what differs at the key times."""
+
+    profile: Profile
+    """With the apex where the clip's frames have it."""
+    fields: np.ndarray
+    """[KEYS+1,H,W,2] float32 pixels: what differs at each key time, then the expected apex"""
+    weights: np.ndarray
+    """[n_frames,KEYS+1] float32: what each frame takes of them"""
+    blink: np.ndarray
+    """[H,W,2] float32 pixels at full closure (0 if no blink is wanted)"""
+
+    def flows(self) -> np.ndarray:
+        """Flow onset -> every frame without nuisances, [n_frames,H,W,2] float32 pixels."""
+        return np.asarray(np.einsum("tk,khwc->thwc", self.weights, self.fields), np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curves(Profile):
+    """The weights of a volume's parts as the curves of as many action units, for :func:`motion_clip`."""
+
+    weights: np.ndarray
+
+    def draw_lags(self, n_aus: int, rng: np.random.Generator) -> np.ndarray:
+        """None: what differs in time was drawn."""
+        return np.zeros(n_aus)
+
+    def alpha(self, n_frames: int, lags: np.ndarray | None = None) -> np.ndarray:
+        """[T,K], the first KEYS + 1 of them the weights."""
+        out = np.zeros((n_frames, len(AU_CODES)), np.float32)
+        out[:, :_PARTS] = self.weights
+        return out
+
+
+class FlowVolume:
+    """A trained :class:`VolumeDiffuser` as a :class:`mesynth.generators.base.Generator`.
+
+    ``steps``, ``solver`` and ``guidance`` are how it samples; see :meth:`configured`.
+    """
+
+    family = "flow_volume"
+
+    def __init__(self, network: VolumeDiffuser, facts: GeneratorFacts, sampling: Sampling | None = None) -> None:
+        self.network, self.facts, self.size = network.eval().requires_grad_(False), facts, facts.size
+        self.sampling = network.sampling if sampling is None else sampling
+
+    @property
+    def steps(self) -> int:
+        """Noise levels looked at."""
+        return self.sampling.steps
+
+    @property
+    def solver(self) -> str:
+        """See :class:`mesynth.generators.diffusion.Sampling`."""
+        return self.sampling.solver
+
+    @property
+    def guidance(self) -> float:
+        """Strength of the AU condition, 1: as learned."""
+        return self.sampling.guidance
+
+    def configured(self, **options: Any) -> FlowVolume:
+        """The same generator with other ``steps``, ``solver`` or ``guidance``; the network is shared.
+
+        Raises:
+            ConfigError: an unknown option, or a value of the wrong type or out of range.
+        """
+        for name, value in options.items():
+            if name not in _OPTIONS:
+                raise ConfigError(f"option '{name}' is unknown to {self.family}; choose from {', '.join(_OPTIONS)}")
+            kind = {"steps": int, "solver": str, "guidance": (int, float)}[name]
+            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+                raise ConfigError(f"option {name}={value!r} of {self.family} is of the wrong type")
+        return FlowVolume(self.network, self.facts, replace(self.sampling, **options))
+
+    def to(self, device: torch.device | str) -> FlowVolume:
+        """Run the network there; frames are made on the CPU."""
+        self.network.to(device)
+        return self
+
+    def generate(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        nuisance: Nuisance = Nuisance(),
+        seed: int = 0,
+    ) -> tuple[Sample, tuple[str, ...]]:
+        """See :class:`mesynth.generators.base.Generator`. The profile's lag is left out: timing is drawn.
+
+        Raises:
+            AUConflictError: AUs that exclude each other.
+        """
+        volume = self.volume(
+            face, aus, profile, n_frames=n_frames, fps=fps, seed=seed, blinks=nuisance.blink > 0
+        )  # fmt: skip
+        cells = [(k, 0) for k in range(_PARTS)]
+        one = np.zeros((len(AU_CODES), 2), np.float32)
+        one[:_PARTS, 0] = 1
+        height, width = face.image.shape[:2]
+        still = np.zeros((height, width, 2), np.float32)
+        motion = FaceMotion(cells, volume.fields, volume.blink, still, np.zeros((height, width, 3), np.float32))
+        curves = _Curves(apex=volume.profile.apex, weights=volume.weights)
+        sample, warnings = motion_clip(
+            face, motion, AUVector(one), curves, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
+        )  # fmt: skip
+        return replace(sample, aus=aus), warnings
+
+    def volume(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        seed: int = 0,
+        blinks: bool = False,
+    ) -> Volume:
+        """The flow of a clip of ``n_frames``; ``blinks``: with the field of a closing lid.
+
+        Raises:
+            AUConflictError: AUs that exclude each other.
+        """
+        facs.reject_conflicts(aus)
+        level = profile.alpha(n_frames)
+        placed, apex = on_frames(profile, n_frames), profile.apex_index(n_frames)
+        timing = Timing.of(placed, (n_frames - 1) / fps, self.network.config["wander"])
+        at = timing.at[0].double().numpy()
+        keys, expected, lids = self._drawn(face, aus, timing, seed)
+        limit = REACH * expected.shape[0]
+        expected = unfolded(limited_length(expected, limit))
+        keys = np.stack([unfolded(limited_length(key, limit)) for key in keys])
+        parts = keys - timing.level[0].numpy()[:, None, None, None] * expected
+        crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
+        cells = [(k, 0) for k in range(_PARTS)]
+        nothing = np.zeros_like(expected)
+        made = face_motion(
+            crop, face.image.shape[:2], cells, np.concatenate([parts, expected[None]]), nothing,
+            lids if blinks else None, np.zeros((*face.image.shape[:2], 3), np.float32),
+        )  # fmt: skip
+        weights = np.concatenate([key_weights(at, n_frames, apex), level[:, None]], 1)
+        return Volume(placed, made.fields, weights, made.blink)
+
+    @torch.inference_mode()
+    def _drawn(self, face: Face, aus: AUVector, timing: Timing, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """In pixels of the network's grid: flow at the key times [KEYS,h,h,2], expected apex, a closing lid [h,h,2]."""
+        h, device = self.size // 2, self.network.device
+        crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
+        picture = torch.from_numpy(crop.frames(face.image[None])).to(device).permute(0, 3, 1, 2).float() / 255
+        asked = torch.from_numpy(calibrated(aus, self.facts).intensity)[None].to(device)
+        known = torch.from_numpy(aus.mask)[None].to(device)
+        noise = seeds.stream(seed, "flow-volume").standard_normal((1, KEYS, 2, h, h), np.float32)
+        seen = self.network.base.regression.encode(picture)
+        expected = torch.zeros(1, 2, h, h, device=device)
+        keys = torch.zeros(1, KEYS, 2, h, h, device=device)
+        # Where nothing is asked nothing moves: no sampler would say so to the bit.
+        if aus.intensity.any():
+            expected = self.network.base.expected(seen, asked, known)
+            drawn = torch.from_numpy(noise).to(device)
+            keys = self.network(picture, asked, known, timing.to(device), drawn, self.sampling, seen)
+            keys = from_means(keys.flatten(0, 1)).view_as(keys)
+        lids = seen.fields[0, AU_INDEX[45]].sum(0)
+        out = (x.movedim(-3, -1).float().cpu().numpy() for x in (keys[0], expected[0], lids))
+        drawn_, expected_, lids_ = (np.ascontiguousarray(x) for x in out)
+        return drawn_, expected_, lids_
+
+
+def load(folder: Path, facts: GeneratorFacts) -> FlowVolume:
+    """The generator saved in a checked pipeline folder (see mesynth.store.generator_folder).
+
+    Raises:
+        PipelineError: its files belong to another network.
+    """
+    from mesynth.store.generator_folder import PipelineError, load_network
+
+    network = load_network(VolumeDiffuser, folder / "generator")
+    if network.config["size"] != facts.size:
+        raise PipelineError(f"{folder} says size {facts.size}, its network {network.config['size']}; copy it again")
+    return FlowVolume(network, facts)

@@ -1,0 +1,189 @@
+"""Configuration of ``image_diffusion``: the sections model, process, loss, optim and sampling of a recipe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesynth.core.errors import ConfigError, WeightsUnavailable
+from mesynth.generators.diffusion import Process
+from mesynth.generators.image_diffusion.drawing import TARGETS, ImageSampling, Spread, find_expectation
+from mesynth.generators.image_diffusion.network import find_foreign
+from mesynth.store.generator_folder import PipelineError
+
+_SCRATCH_ONLY = ("width", "multipliers", "layers", "heads", "dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture; see mesynth.generators.image_diffusion.network."""
+
+    target: str = "change"
+    """What is diffused: "change" (frame - onset, put onto the photo) or "picture" (the frame itself)."""
+    gain: float = 18.0
+    """What is diffused times this has about the process's sigma_data: measure it when the space is another. With
+    ``expect`` the section ``spread`` says it instead."""
+    patch: int = 2
+    """Pixels of a side that become channels: 2 spares three quarters of the work."""
+    width: int = 64
+    """Channels at the finest level."""
+    multipliers: tuple[int, ...] = (1, 2, 3)
+    """Channels of each level over ``width``, one level each; all but the first attend to the AUs."""
+    layers: int = 1
+    """Residual blocks of a level."""
+    heads: int = 4
+    """Attention heads."""
+    dim: int = 128
+    """Length of a token."""
+    identity_tokens: int = 4
+    """Tokens that tell who it is."""
+    identity_width: int = 32
+    """Channels of the small encoder that makes them."""
+    expect: Path | None = None
+    """Folder of a saved motion_gan or au_icgan of the same size: what it makes of the onset is expected, what differs
+    from that is diffused (docs/decisions/015). It stays as it is, and is copied into the saved generator."""
+    expect_sha256: str = ""
+    """Of its weights; filled in, or checked when given."""
+    checkpointing: bool = False
+    """Compute activations twice to save memory."""
+    vae: Path | None = None
+    """Folder of a diffusers AutoencoderKL: pictures are diffused in its latents. Copied into the saved generator."""
+    vae_licence: str = ""
+    """Under which licence you have it; stands in the generator's facts."""
+    vae_sha256: str = ""
+    """Of its weights; filled in, or checked when given."""
+    base: Path | None = None
+    """Folder of a diffusers UNet2DConditionModel (Stable Diffusion 1 or 2) to start from."""
+    base_licence: str = ""
+    """Under which licence you have it."""
+    base_sha256: str = ""
+    """Of its weights; filled in, or checked when given."""
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise ConfigError(f"model.target '{self.target}' is unknown; choose {' or '.join(TARGETS)}")
+        if not (math.isfinite(self.gain) and self.gain > 0):
+            raise ConfigError(f"model.gain={self.gain:g} must be positive")
+        if self.patch not in (1, 2, 4, 8):
+            raise ConfigError(f"model.patch={self.patch} is unknown; choose 1, 2, 4 or 8")
+        for name, least, most in (("width", 8, 1024), ("layers", 1, 8), ("heads", 1, 64), ("dim", 8, 4096),
+                                  ("identity_tokens", 1, 256), ("identity_width", 4, 1024)):  # fmt: skip
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"model.{name}={getattr(self, name)} is outside {least}..{most}")
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        if not 1 <= len(self.multipliers) <= 6 or any(not 1 <= m <= 16 for m in self.multipliers):
+            raise ConfigError(f"model.multipliers={list(self.multipliers)}: give one to six numbers of 1 to 16")
+        if self.width % 8 or self.width % self.heads:
+            raise ConfigError(f"model.width={self.width} must be a multiple of 8 and of model.heads={self.heads}")
+        self._expected()
+        self._foreign("vae", "AutoencoderKL", "vae")
+        self._foreign("base", "UNet2DConditionModel", "unet")
+
+    def _expected(self) -> None:
+        """The generator is there, whole, and the one that the recipe means."""
+        if self.expect is None:
+            return
+        object.__setattr__(self, "expect", Path(self.expect))
+        if self.target != "change":
+            raise ConfigError(f"model.expect is what a change is drawn around; model.target is {self.target}")
+        try:
+            found = find_expectation(Path(self.expect)).weights_sha256
+        except PipelineError as error:
+            raise ConfigError(f"model.expect: {error}") from None
+        if self.expect_sha256 not in ("", found):
+            meant = self.expect_sha256[:12]
+            raise ConfigError(f"model.expect={self.expect} has sha256 {found[:12]}.., the recipe means {meant}..")
+        object.__setattr__(self, "expect_sha256", found)
+
+    def _foreign(self, name: str, kind: str, part: str) -> None:
+        """The folder is there, its licence is told, its weights are those that the recipe means."""
+        folder, given = getattr(self, name), getattr(self, f"{name}_sha256")
+        if folder is None:
+            return
+        object.__setattr__(self, name, Path(folder))
+        if not getattr(self, f"{name}_licence").strip():
+            raise ConfigError(
+                f"model.{name} is given without model.{name}_licence; say under which licence you have it"
+            )
+        try:
+            found = find_foreign(Path(folder), kind, part, f"model.{name}").sha256
+        except WeightsUnavailable as error:
+            raise ConfigError(str(error)) from None
+        if given not in ("", found):
+            raise ConfigError(f"model.{name}={folder} has sha256 {found[:12]}.., the recipe means {given[:12]}..")
+        object.__setattr__(self, f"{name}_sha256", found)
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        out: dict[str, str] = {}
+        if self.expect is not None:
+            out["gain"] = "model.expect has the section spread instead"
+        else:
+            out["expect_sha256"] = "model.expect is not given"
+        if self.base is not None:
+            out |= dict.fromkeys(_SCRATCH_ONLY, "model.base says what the network looks like")
+        if self.vae is not None:
+            out["patch"] = "model.vae says what codes look like"
+        for name in ("vae", "base"):
+            if getattr(self, name) is None:
+                out |= dict.fromkeys((f"{name}_licence", f"{name}_sha256"), f"model.{name} is not given")
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What training leaves out of the condition; the loss itself is the process's.
+
+    The first kind is shared by all diffusion generators: a row loses everything (a tenth), all AUs (a tenth) or single
+    AUs (a tenth); lost AUs are unknown.
+    """
+
+    drop_aus: float = 0.1
+    """Share of the other rows that have the onset but no AUs at all: what guidance on the AUs is measured against."""
+    skew: float = 3.0
+    """Noise levels are drawn at u^(1/skew) of a uniform u: 1 as the process has them. Above 1 more of them are high:
+    given onset and AUs little is left open, and what the network makes of them is decided while noise is high."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_aus < 1:
+            raise ConfigError(f"loss.drop_aus={self.drop_aus:g} is outside [0, 1)")
+        if not 0.1 <= self.skew <= 10:
+            raise ConfigError(f"loss.skew={self.skew:g} is outside .1..10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW."""
+
+    lr: float = 2e-4
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < 1:
+            raise ConfigError(f"optim.lr={self.lr:g} is outside (0, 1)")
+        if not 0 <= self.weight_decay < 10:
+            raise ConfigError(f"optim.weight_decay={self.weight_decay:g} is outside [0, 10)")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name):g} is outside [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sections of a recipe with ``task: image_diffusion``."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    process: Process = field(default_factory=Process)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    sampling: ImageSampling = field(default_factory=ImageSampling)
+    """For validation, sheets, and whoever loads the generator and asks for nothing else."""
+    spread: Spread = field(default_factory=Spread)
+    """How far frames are likely to lie from what ``model.expect`` says."""
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        return {} if self.model.expect is not None else {"spread": "model.expect is not given"}

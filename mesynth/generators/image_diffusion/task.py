@@ -1,0 +1,229 @@
+"""Training of ``image_diffusion``: denoise the change of the picture given onset and AUs, parts of both left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from mesynth.core.errors import ConfigError
+from mesynth.generators.base import model_card
+from mesynth.generators.diffusion import dropped
+from mesynth.generators.image_diffusion.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.image_diffusion.drawing import (
+    Codec,
+    expected_picture,
+    find_expectation,
+    load_expectation,
+    painted,
+)
+from mesynth.generators.image_diffusion.network import (
+    ImageDenoiser,
+    LatentSpace,
+    PixelSpace,
+    Space,
+    adopt_weights,
+    adopted_config,
+    build_foreign,
+    find_foreign,
+    unet_config,
+)
+from mesynth.generators.image_diffusion.pipeline import FAMILY
+from mesynth.store.generator_folder import GeneratorFacts, save_pipeline
+from mesynth.training import losses as L
+from mesynth.training import record
+from mesynth.training.data.batches import Batch
+from mesynth.training.losses import mean_of
+from mesynth.training.task import Facts, Task, Updater
+
+__all__ = ["TASK", "Config", "ImageDiffusionTask", "LossConfig", "ModelConfig", "OptimConfig"]
+
+
+class ImageDiffusionTask(Task):
+    """See the module. One trained network, the denoiser; an autoencoder, where there is one, stays as it came."""
+
+    name = FAMILY
+    averaged = ("denoiser",)
+
+    def __init__(self, config: Config, size: int) -> None:
+        model = config.model
+        self._config, self.size = config, size
+        self.frozen: dict[str, nn.Module] = {}
+        space: Space
+        if model.vae is not None:
+            found = find_foreign(model.vae, "AutoencoderKL", "vae", "model.vae")
+            vae: Any = build_foreign(AutoencoderKL, found)
+            cell = 1 << (len(found.config["block_out_channels"]) - 1)
+            self.frozen["vae"], space = vae, LatentSpace(vae, size)
+        else:
+            cell, space = model.patch, PixelSpace(size, model.patch)
+        self._expected: GeneratorFacts | None = None
+        expectation = None
+        if model.expect is not None:
+            self._expected = find_expectation(model.expect)
+            if self._expected.size != size:
+                raise ConfigError(
+                    f"model.expect={model.expect} works on {self._expected.size} pixels, data.size is {size}; "
+                    "make them equal"
+                )
+            expectation = load_expectation(self._expected.name, model.expect / "generator")
+            self.frozen["expected"] = expectation
+        if size < 8 or size % cell:
+            raise ConfigError(f"data.size={size} must be a multiple of {cell}, at least 8, for these codes")
+        self.codec = Codec(space, model.target, model.gain, expectation, config.spread)
+        self.networks: dict[str, nn.Module] = {"denoiser": self._denoiser(space)}
+
+    def _denoiser(self, space: Space) -> Any:
+        config, model = self._config, self._config.model
+        inputs = 2 if model.expect is None else 3
+        shape: dict[str, int] = {"channels": space.channels, "inputs": inputs, "side": space.side}
+        base = None
+        if model.base is not None:
+            base = find_foreign(model.base, "UNet2DConditionModel", "unet", "model.base")
+            unet = adopted_config(base, **shape)
+        else:
+            unet = unet_config(
+                **shape, width=model.width, multipliers=model.multipliers, layers=model.layers, heads=model.heads,
+                dim=model.dim,
+            )  # fmt: skip
+        names = ("vae_sha256", "vae_licence", "base_sha256", "base_licence")
+        network = ImageDenoiser(
+            unet=unet, channels=space.channels, size=self.size, patch=model.patch, target=model.target,
+            gain=model.gain, expect=self._expected.name if self._expected else "", spread=asdict(config.spread),
+            identity_tokens=model.identity_tokens, identity_width=model.identity_width,
+            process=asdict(config.process), sampling=asdict(config.sampling),
+            origin={name: value for name in names if (value := getattr(model, name))},
+        )  # fmt: skip
+        if base is not None:
+            adopt_weights(network, base)
+        if model.checkpointing:
+            network.body.enable_gradient_checkpointing()
+        return network
+
+    def teachers(self) -> Mapping[str, GeneratorFacts]:
+        """Who says what is expected."""
+        return {"model.expect": self._expected} if self._expected else {}
+
+    def config(self) -> dict[str, Any]:
+        """See the base class."""
+        return asdict(self._config)
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """One AdamW."""
+        o = self._config.optim
+        weights, betas = self.networks["denoiser"].parameters(), (o.beta1, o.beta2)
+        adam = torch.optim.AdamW(weights, lr=o.lr, betas=betas, weight_decay=o.weight_decay, fused=True)
+        return {"denoiser": adam}
+
+    def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
+        """Weighted squared error of the estimate of the clean data at a noise level that each pair draws."""
+        loss = self._loss(self.networks["denoiser"], batch).mean()
+        updater.update("denoiser", loss)
+        return {"denoiser": loss.detach()}
+
+    def _loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        """[B]"""
+        process, n = self._config.process, len(batch)
+        known, null = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
+        null_aus = null | (batch.rand("null-aus", 1)[:, 0] < self._config.loss.drop_aus)
+        # A row without condition is scaled by what it shows, as its guided counterpart is.
+        seen = torch.where(null_aus[:, None, None], batch.known, known)
+        around = self.codec.around(batch.onset, batch.aus, seen)
+        clean = self.codec.clean(self.codec.space.encode(batch.frame), around)
+        sigma = process.train_sigma(batch.rand("sigma", 1)[:, 0] ** (1 / self._config.loss.skew))
+        noisy = clean + sigma.view(-1, 1, 1, 1) * batch.randn("noise", *clean.shape[1:])
+
+        def told(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = network(x, level, around.onset, batch.aus, known, null_aus, null, around.shown)
+            return out
+
+        error = (process.denoised(told, noisy, sigma) - clean).square()
+        assert len(error) == n
+        return process.weight(sigma) * mean_of(error)
+
+    def _paint(self, network: nn.Module, batch: Batch, aus: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Pictures [B,3,S,S], each with its pair's noise."""
+        space, sampling = self.codec.space, self._config.sampling
+        noise = batch.randn("sample", space.channels, space.side, space.side)
+        return batch.onset + painted(
+            network, self.codec, self._config.process, sampling, batch.onset, aus, known, noise
+        )
+
+    def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
+        """Grey-level errors of a drawn picture and of the onset itself, the loss, and how it follows the AUs."""
+        network, asked = averaged["denoiser"], batch.aus * batch.known
+        picture = self._paint(network, batch, asked, batch.known)
+        made, real = picture - batch.onset, batch.frame - batch.onset
+        every = torch.ones_like(batch.known)
+        measures = L.response(lambda aus: self._paint(network, batch, aus, every), batch.onset, batch.frame, asked)
+        power = real.square().flatten(1).sum(1)
+        gain = (made * real).flatten(1).sum(1) / power.clamp(min=1e-9)
+        if self.codec.expectation is not None:
+            expected = expected_picture(self.codec.expectation, batch.onset, batch.aus, batch.known)
+            measures["error_expected"] = L.GREY_LEVELS * mean_of((expected - batch.frame).abs())
+        return measures | {
+            "loss": self._loss(network, batch),
+            "error": L.GREY_LEVELS * mean_of((picture - batch.frame).abs()),
+            "error_onset": L.GREY_LEVELS * mean_of(real.abs()),
+            "rms": L.GREY_LEVELS * mean_of((picture - batch.frame).square()).sqrt(),
+            "rms_onset": L.GREY_LEVELS * mean_of(real.square()).sqrt(),
+            "gain": torch.where(power > 1e-3, gain, torch.nan),
+        }
+
+    def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
+        """NaN, an output that ignores the AUs or equals the input, or change without measure."""
+        change, real = measured.get("change", 1.0), measured.get("real_change", 1.0)
+        if change > 10 * max(real, 0.5):
+            return (
+                f"the output is noise (change {change:.3g} grey levels, {real:.3g} in the data); "
+                "train longer, or lower sampling.guidance"
+            )
+        return L.known_failure(logged, measured)
+
+    def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
+        """Onset, real frame, drawn; the change of each times 4; the AUs at a half and in full."""
+        network, asked = averaged["denoiser"], batch.aus * batch.known
+        with torch.no_grad():
+            picture = self._paint(network, batch, asked, batch.known)
+            top = asked.flatten(1).amax(1).clamp(min=1e-6).view(-1, 1, 1)
+            steps = [self._paint(network, batch, share * asked / top, batch.known) for share in (0.5, 1.0)]
+        columns = [
+            *(record.pictures(x) for x in (batch.onset, batch.frame, picture)),
+            *(record.changes(x, batch.onset) for x in (batch.frame, picture)),
+            *(record.pictures(x) for x in steps),
+        ]
+        return record.sheet(columns, scale=max(1, 128 // self.size))
+
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
+        """Write the pipeline directory; the autoencoder is copied into it, so that it loads anywhere."""
+        model, plain = self._config.model, asdict(facts)
+        networks = {"denoiser": averaged["denoiser"], **self.frozen}
+        foreign = [
+            f"{what} (sha256 {getattr(model, f'{name}_sha256')}): {getattr(model, f'{name}_licence')}"
+            for name, what in (("vae", "autoencoder"), ("base", "base model"))
+            if getattr(model, name) is not None
+        ]
+        plain["licences"] = (*plain["licences"], *foreign)
+        counted = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+        limits = _LIMITS + (_FOREIGN if foreign else "")
+        card = model_card(plain, title="Image diffusion", what=_WHAT, limits=limits, parameters=counted)
+        save_pipeline(folder, networks, plain, card, size=self.size)
+
+
+_WHAT = """Paints a face at action-unit intensities of choice, per side, by denoising: the change of the picture is
+drawn from noise and put onto the photo. Guidance on the AUs and on the onset have a scale each. Different seeds give
+different pictures; intensity 0 gives the photo back bit for bit."""
+_LIMITS = """It paints and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
+head motion nor style, and needs several passes of its network for every frame. No FACS coder has looked at it; the
+figures below are all that was measured."""
+_FOREIGN = """ Weights of others are part of it (see the licences); who is in the pictures they learned from is not
+known here and not among the subjects seen."""
+
+
+TASK = ImageDiffusionTask

@@ -1,0 +1,220 @@
+"""The network of ``motion_diffusion``: what motion is expected of a face, and a UNet that draws how it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+
+from mesynth.generators.diffusion import AUTokens, Process, Sampling, guided, sample
+from mesynth.generators.formation import combine, limited
+from mesynth.generators.motion_gan.pipeline import Encoded, MotionGenerator
+from mesynth.preprocess.warping import from_means, resize_flow
+
+_NOISE_MIN, _NOISE_MAX = 0.005, 80.0
+"""Of data of unit variance."""
+_LONGEST = 0.5
+"""No displacement is longer than this share of the width, whatever a network says."""
+REACH = 0.08
+"""What is drawn is kept below this share of the width before pixels are moved. It is true flow that is diffused, which
+no limit has bent in training; the regression's own ``max_flow`` would cut jaws, lids and cheeks short. Flow of a jaw
+that drops is longer still, but there is no open mouth in the picture to show it with: lips would be torn wide."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What rows are conditioned on: everything that does not change while they are sampled."""
+
+    picture: torch.Tensor
+    """[B,14,h,h]: the onset, nothing lost, and where each pixel lies (crops are aligned)"""
+    expected: torch.Tensor
+    """[B,2,h,h] pixels of the h grid: the motion to be expected, with gradients"""
+    mean: torch.Tensor
+    """[B,2,h,h]: the same as data, without gradients: noise is taken off around it"""
+    spread: torch.Tensor
+    """[B,1,h,h]: how far data is likely to lie from the mean"""
+    shown: torch.Tensor
+    """[B,2,h,h]: the mean as the UNet is told it, 0 without condition"""
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+
+
+class MotionDiffuser(ModelMixin, ConfigMixin):
+    """Onset [B,3,S,S] in [0,1], framed as mesynth.preprocess.align frames crops, and AUs -> flow at h = S/2.
+
+    A regression says what motion is expected (the network of ``motion_gan``, which starts from the motion prior), a
+    diffusion draws what is different in this clip, as in Mardani et al., "Residual corrective diffusion modeling",
+    2023. What is diffused is ``z = (asinh(flow / width / scale) - mean) / spread`` of unit variance: of rendered
+    people, what is different grows with what is expected around a pixel (``share`` of it, from ``floor`` up), so that
+    skin which is not asked to move does not. Unknown AUs are expected to rest; the spread is then that of flow as a
+    whole.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        size: int = 64,
+        widths: Sequence[int] = (24, 48, 96),
+        attention: int = 1,
+        layers: int = 1,
+        dim: int = 64,
+        expect: int = 12,
+        expect_blocks: int = 1,
+        prior: bool = True,
+        kind: str = "edm",
+        scale: float = 0.024,
+        share: float = 0.2,
+        floor: float = 0.002,
+        whole: float = 0.15,
+        max_flow: float = 0.06,
+        steps: int = 8,
+        solver: str = "dpm++",
+        guidance: float = 1.0,
+    ) -> None:
+        super().__init__()
+        n = len(widths)
+        attends = [i >= n - attention for i in range(n)]
+        self.regression = MotionGenerator(
+            size=size,
+            width=expect,
+            blocks=expect_blocks,
+            template=48 if prior else 0,
+            max_flow=max_flow,
+            residual=False,
+        )
+        self.tokens = AUTokens(dim)
+        self.unet = UNet2DConditionModel(
+            sample_size=size // 2,
+            in_channels=2 + 14 + 2,
+            out_channels=2,
+            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+            block_out_channels=tuple(widths),
+            layers_per_block=layers,
+            cross_attention_dim=dim,
+            attention_head_dim=4,
+            norm_num_groups=8,
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=dim,
+        )
+        # The first estimate is the process' own: as much of the noise as is likely to be data.
+        unet: Any = self.unet
+        for parameter in unet.conv_out.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    @property
+    def process(self) -> Process:
+        """How noise is added and taken away, in the unit of ``z``."""
+        return Process(kind=self.config["kind"], sigma_data=1.0, sigma_min=_NOISE_MIN, sigma_max=_NOISE_MAX)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the network samples unless it is told otherwise."""
+        return Sampling(**{name: self.config[name] for name in ("steps", "solver", "guidance")})
+
+    # ------------------------------------------------------------ data
+
+    def normalised(self, flow: torch.Tensor) -> torch.Tensor:
+        """[B,2,h,w] pixels of an h x w grid -> data."""
+        return torch.asinh(flow / (flow.shape[-1] * self.config["scale"]))
+
+    def pixels(self, data: torch.Tensor) -> torch.Tensor:
+        """Data -> pixels of its own grid."""
+        most = float(np.arcsinh(_LONGEST / self.config["scale"]))
+        scaled: torch.Tensor = torch.sinh(data.clamp(-most, most)) * (data.shape[-1] * self.config["scale"])
+        return scaled
+
+    def expected(self, seen: Encoded, aus: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """[B,2,h,h] pixels of the h grid: the regression's motion of onsets it has looked at (``encode``)."""
+        asked = aus * known
+        return combine(seen.fields, asked) + self.regression.bent(seen, asked, known, None)[0]
+
+    # ------------------------------------------------------------ network
+
+    def condition(
+        self,
+        onset: torch.Tensor,
+        aus: torch.Tensor,
+        known: torch.Tensor,
+        null: torch.Tensor | None = None,
+        seen: Encoded | None = None,
+    ) -> Asked:
+        """``null`` [B] bool: rows without condition; ``seen``: what the regression saw of the onsets, if it is known.
+
+        Noise is taken off around the same mean with and without condition: without, the UNet is not told it.
+        """
+        told = self.tokens(aus, known, null)
+        expected = self.expected(self.regression.encode(onset) if seen is None else seen, aus, known)
+        mean = self.normalised(expected.detach())
+        shown = mean / self.config["whole"]
+        if null is not None:
+            shown = shown * ~null[:, None, None, None]
+        spread = self._spread(mean, known)
+        at = torch.linspace(-1, 1, mean.shape[-1], device=onset.device, dtype=onset.dtype).expand_as(mean[:, 0])
+        picture = torch.cat([F.pixel_unshuffle(2 * onset - 1, 2), at[:, None], at.transpose(1, 2)[:, None]], 1)
+        return Asked(picture, expected, mean, spread, shown, told.tokens, told.pooled)
+
+    def _spread(self, mean: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        length = F.pad(mean.square().sum(1, keepdim=True).sqrt(), (2, 2, 2, 2), mode="replicate")
+        near = self.config["share"] * F.avg_pool2d(length, 5, 1)
+        unknown = 1 - known.flatten(1).to(mean.dtype).mean(1).view(-1, 1, 1, 1)
+        return (self.config["floor"] ** 2 + near.square() + self.config["whole"] ** 2 * unknown).sqrt()
+
+    def denoised(self, z: torch.Tensor, sigma: torch.Tensor, asked: Asked) -> torch.Tensor:
+        """Estimate of the clean ``z`` [B,2,h,h] from one with noise ``sigma`` [B]."""
+
+        unet: Any = self.unet
+
+        def network(inside: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = unet(
+                torch.cat([inside, asked.picture, asked.shown], 1),
+                level,
+                encoder_hidden_states=asked.tokens,
+                class_labels=asked.pooled,
+            ).sample
+            return out
+
+        return self.process.denoised(network, z, sigma)
+
+    def forward(
+        self,
+        onset: torch.Tensor,
+        aus: torch.Tensor,
+        known: torch.Tensor,
+        noise: torch.Tensor,
+        sampling: Sampling | None = None,
+        seen: Encoded | None = None,
+    ) -> torch.Tensor:
+        """Drawn flow [B,2,h,h] from ``noise`` [B,2,h,h]: means over cells, pixels of the h grid, unlimited. Rows are
+        independent."""
+        sampling = self.sampling if sampling is None else sampling
+        seen = self.regression.encode(onset) if seen is None else seen
+        asked = self.condition(onset, aus, known, seen=seen)
+        nothing = asked
+        if sampling.guidance != 1:
+            null = torch.ones(len(onset), dtype=torch.bool, device=onset.device)
+            nothing = self.condition(onset, aus, known, null, seen)
+        return self.pixels(asked.mean + asked.spread * self.drawn(asked, nothing, noise, sampling))
+
+    def drawn(self, asked: Asked, nothing: Asked, noise: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        """``z`` [B,2,h,h] under a condition; ``nothing``: the same rows without it, which guidance leads away from."""
+        if sampling.guidance == 1:
+            return sample(lambda x, sigma: self.denoised(x, sigma, asked), noise, sampling, self.process)
+        both = Asked(*(torch.cat([getattr(a, f) for a in (asked, nothing)]) for f in Asked.__dataclass_fields__))
+
+        def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            told, untold = self.denoised(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
+            return guided(told, untold, sampling.guidance)
+
+        return sample(denoise, noise, sampling, self.process)
+
+    def flow(self, *args: Any, **options: Any) -> torch.Tensor:
+        """:meth:`forward`, in pixels of the picture [B,2,S,S] and within :data:`REACH`."""
+        size = self.config["size"]
+        return limited(resize_flow(from_means(self.forward(*args, **options)), (size, size)), REACH)

@@ -1,0 +1,188 @@
+"""AU-intensity-controllable motion by diffusion: the apex' displacement field is drawn, frames are made by warping.
+
+Different seeds give different motions for the same AUs. The formation is that of ``motion_gan``: every pixel is the
+person's own, and the reported flow is what the frames are made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mesynth.core import facs, seeds
+from mesynth.core.errors import ConfigError
+from mesynth.core.facs import AU_INDEX
+from mesynth.generators.base import calibrated
+from mesynth.generators.diffusion import Sampling
+from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
+from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
+from mesynth.motion.nuisance import Nuisance
+from mesynth.preprocess.align import SimilarityCrop
+from mesynth.preprocess.warping import from_means
+
+if TYPE_CHECKING:
+    from mesynth.core.profiles import Profile
+    from mesynth.core.types import AUVector, Sample
+    from mesynth.motion.prior import Face
+    from mesynth.store.generator_folder import GeneratorFacts
+
+
+_OPTIONS = ("steps", "solver", "guidance")
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One clip's apex motion."""
+
+    face: Face
+    aus: AUVector
+    seed: int = 0
+    blinks: bool = False
+    """Whether the field of a closing lid is wanted too."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """Of one face, in pixels of the network's grid."""
+
+    apex: np.ndarray
+    """[h,h,2], within the network's limit"""
+    fields: np.ndarray
+    """[K,2,h,h,2]: what the regression knows of each AU and side"""
+
+
+class MotionDiffusion:
+    """A trained :class:`MotionDiffuser` as a :class:`mesynth.generators.base.Generator`.
+
+    ``steps``, ``solver`` and ``guidance`` are how it samples; see :meth:`configured`.
+    """
+
+    family = "motion_diffusion"
+
+    def __init__(self, network: MotionDiffuser, facts: GeneratorFacts, sampling: Sampling | None = None) -> None:
+        self.network, self.facts, self.size = network.eval().requires_grad_(False), facts, facts.size
+        self.sampling = network.sampling if sampling is None else sampling
+
+    @property
+    def steps(self) -> int:
+        """Noise levels looked at."""
+        return self.sampling.steps
+
+    @property
+    def solver(self) -> str:
+        """See :class:`mesynth.generators.diffusion.Sampling`."""
+        return self.sampling.solver
+
+    @property
+    def guidance(self) -> float:
+        """Strength of the AU condition, 1: as learned."""
+        return self.sampling.guidance
+
+    def configured(self, **options: Any) -> MotionDiffusion:
+        """The same generator with other ``steps``, ``solver`` or ``guidance``; the network is shared.
+
+        Raises:
+            ConfigError: an unknown option, or a value of the wrong type or out of range.
+        """
+        for name, value in options.items():
+            if name not in _OPTIONS:
+                raise ConfigError(f"option '{name}' is unknown to {self.family}; choose from {', '.join(_OPTIONS)}")
+            kind = {"steps": int, "solver": str, "guidance": (int, float)}[name]
+            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+                raise ConfigError(f"option {name}={value!r} of {self.family} is of the wrong type")
+        return MotionDiffusion(self.network, self.facts, replace(self.sampling, **options))
+
+    def to(self, device: torch.device | str) -> MotionDiffusion:
+        """Run the network there; frames are made on the CPU."""
+        self.network.to(device)
+        return self
+
+    def generate(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        nuisance: Nuisance = Nuisance(),
+        seed: int = 0,
+    ) -> tuple[Sample, tuple[str, ...]]:
+        """See :class:`mesynth.generators.base.Generator`.
+
+        Raises:
+            AUConflictError: AUs that exclude each other.
+        """
+        motion = self.motions([Request(face, aus, seed, nuisance.blink > 0)])[0]
+        return motion_clip(face, motion, aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed)
+
+    @torch.inference_mode()
+    def motions(self, requests: Sequence[Request]) -> list[FaceMotion]:
+        """Apex motions on the faces' own pictures. What a request gives does not depend on the others.
+
+        On the CPU to the bit, as rows go through the network one by one; on CUDA, where they go together, up to the
+        rounding of its kernels (within 1e-3 px).
+
+        Raises:
+            AUConflictError: AUs that exclude each other.
+        """
+        for request in requests:
+            facs.reject_conflicts(request.aus)
+        crops = [SimilarityCrop.from_landmarks(r.face.landmarks, self.size) for r in requests]
+        drawn: dict[int, _Drawn] = {}
+        step = 1 if self.network.device.type == "cpu" else max(len(requests), 1)
+        for start in range(0, len(requests), step):
+            rows = range(start, min(start + step, len(requests)))
+            drawn |= dict(zip(rows, self._drawn([requests[i] for i in rows], [crops[i] for i in rows]), strict=True))
+        return [self._on_face(request, crops[i], drawn[i]) for i, request in enumerate(requests)]
+
+    def _drawn(self, requests: Sequence[Request], crops: Sequence[SimilarityCrop]) -> list[_Drawn]:
+        h, device = self.size // 2, self.network.device
+        pictures = [crop.frames(r.face.image[None])[0] for r, crop in zip(requests, crops, strict=True)]
+        onset = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+        aus = torch.from_numpy(np.stack([calibrated(r.aus, self.facts).intensity for r in requests])).to(device)
+        known = torch.from_numpy(np.stack([r.aus.mask for r in requests])).to(device)
+        noise = [seeds.stream(r.seed, "motion-diffusion").standard_normal((2, h, h), np.float32) for r in requests]
+        seen = self.network.regression.encode(onset)
+        flow = torch.zeros(len(requests), 2, h, h, device=device)
+        # Where nothing is asked nothing moves: no sampler would say so to the bit.
+        if any(r.aus.intensity.any() for r in requests):
+            flow = self.network(onset, aus, known, torch.from_numpy(np.stack(noise)).to(device), self.sampling, seen)
+        limit, flow = REACH * h, from_means(flow)
+        fields = seen.fields.permute(0, 1, 2, 4, 5, 3).float().cpu().numpy()
+        apexes = np.ascontiguousarray(flow.permute(0, 2, 3, 1).float().cpu().numpy())
+        return [_Drawn(limited_length(apex, limit), of_face) for apex, of_face in zip(apexes, fields, strict=True)]
+
+    def _on_face(self, request: Request, crop: SimilarityCrop, drawn: _Drawn) -> FaceMotion:
+        """The apex as the face's fields, each of which follows its own AU in time, and what is left."""
+        height, width = request.face.image.shape[:2]
+        cells = [(int(k), int(s)) for k, s in np.argwhere(request.aus.intensity > 0)]
+        h = self.size // 2
+        fields = np.stack([drawn.fields[k, s] for k, s in cells]) if cells else drawn.apex[None][:0]
+        left = np.zeros((h, h, 2), np.float32)
+        if cells:
+            weights = np.array([request.aus.intensity[cell] for cell in cells], np.float32)
+            left = unfolded(drawn.apex) - np.einsum("a,ahwc->hwc", weights, fields)
+        lids = drawn.fields[AU_INDEX[45]].sum(0) if request.blinks else None
+        return face_motion(
+            crop, (height, width), cells, fields, left, lids, np.zeros((height, width, 3), np.float32)
+        )  # fmt: skip
+
+
+def load(folder: Path, facts: GeneratorFacts) -> MotionDiffusion:
+    """The generator saved in a checked pipeline folder (see mesynth.store.generator_folder).
+
+    Raises:
+        PipelineError: its files belong to another network.
+    """
+    from mesynth.store.generator_folder import PipelineError, load_network
+
+    network = load_network(MotionDiffuser, folder / "generator")
+    if network.config["size"] != facts.size:
+        raise PipelineError(f"{folder} says size {facts.size}, its network {network.config['size']}; copy it again")
+    return MotionDiffusion(network, facts)

@@ -1,0 +1,263 @@
+"""Training of ``motion_diffusion``: expect a pair's exact flow, given onset and AUs, and take noise off the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mesynth.core.errors import ConfigError
+from mesynth.generators.base import model_card
+from mesynth.generators.diffusion import Sampling, dropped, few_levels
+from mesynth.generators.formation import Motion, form, limited
+from mesynth.generators.motion_diffusion.config import Config, DistilConfig, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.motion_diffusion.network import MotionDiffuser
+from mesynth.preprocess.warping import resize_flow
+from mesynth.store.generator_folder import GeneratorFacts, load_network, read_facts, save_pipeline
+from mesynth.training import losses, record
+from mesynth.training.data.batches import Batch
+from mesynth.training.task import Facts, Task, Updater
+
+__all__ = ["TASK", "Config", "DistilConfig", "LossConfig", "ModelConfig", "MotionDiffusionTask", "OptimConfig"]
+
+
+class MotionDiffusionTask(Task):
+    """See the module. One network, the generator; pairs without flow teach nothing."""
+
+    name = "motion_diffusion"
+    averaged = ("generator",)
+
+    def __init__(self, config: Config, size: int) -> None:
+        least = 2 ** len(config.model.widths)
+        if size < 16 or size % least:
+            raise ConfigError(
+                f"data.size={size} must be a multiple of {least}, at least 16, for {len(config.model.widths)} levels"
+            )
+        self._config, self.size = config, size
+        self.networks: dict[str, nn.Module] = {"generator": MotionDiffuser(size=size, **config.shape())}
+        self.frozen: dict[str, nn.Module] = {}
+        self._teacher: GeneratorFacts | None = None
+        if config.distil.teacher:
+            self._teacher, self.frozen["teacher"] = _teacher(Path(config.distil.teacher), self.networks["generator"])
+
+    def begun_by(self, family: str) -> Mapping[str, nn.Module]:
+        """Its own family, or a ``motion_gan``, which says what motion is expected."""
+        generator: Any = self.networks["generator"]
+        return {"generator": generator.regression} if family == "motion_gan" else super().begun_by(family)
+
+    def teachers(self) -> Mapping[str, GeneratorFacts]:
+        """Whose samples a student learns."""
+        return {} if self._teacher is None else {"distil.teacher": self._teacher}
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, plain values."""
+        return asdict(self._config)
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """One AdamW; canonical fields learn at a rate of their own and do not decay."""
+        o = self._config.optim
+        named = list(self.networks["generator"].named_parameters())
+        if self._teacher is not None or not self._config.loss.expect:  # what is expected is the teacher's, or a start's
+            named = [(n, p) for n, p in named if not n.startswith("regression.")]
+        own = [p for n, p in named if n == "regression.canonical"]
+        groups = [
+            {"params": [p for n, p in named if n != "regression.canonical"], "lr": o.lr},
+            {"params": own, "lr": o.lr * o.canonical, "weight_decay": 0.0},
+        ]
+        adam = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay
+        )
+        return {"generator": adam}
+
+    def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
+        """One noise level a pair, drawn by the pair."""
+        if self._teacher is not None:
+            loss = self.distilled(batch)
+            updater.update("generator", loss)
+            return {"distilled": loss.detach(), "generator": loss.detach()}
+        terms, weights = self.terms(batch), self._config.loss
+        total = terms["denoising"] + weights.expect * terms["expect"]
+        if "fold" in terms:
+            total = total + weights.fold * terms["fold"]
+        updater.update("generator", total)
+        return {name: value.detach() for name, value in terms.items()} | {"generator": total.detach()}
+
+    def terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The losses, as scalars over the pairs that have flow."""
+        weights = self._config.loss
+        network: Any = self.networks["generator"]
+        process = network.process
+        flow = F.avg_pool2d(batch.flow, 2) / 2
+        seen = F.avg_pool2d(batch.valid[:, None].to(flow.dtype), 2)
+        seen = weights.occluded + (1 - weights.occluded) * seen
+        known, null = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
+        asked = network.condition(batch.onset, batch.aus, known, null)
+        clean = (network.normalised(flow) - asked.mean) / asked.spread
+        sigma = process.train_sigma(batch.rand("sigma", 1)[:, 0])
+        z = clean + sigma[:, None, None, None] * batch.randn("noise", *clean.shape[1:])
+        estimate = network.denoised(z, sigma, asked)
+        error = losses.mean_of((estimate - clean).square(), seen)
+        # Of AUs that were hidden the regression is to expect nothing, not their mean.
+        told = batch.has_flow & (known == batch.known).flatten(1).all(1)
+        missed = losses.charbonnier_epe(asked.expected, flow, seen[:, 0])
+        out = {
+            "denoising": losses.chosen(process.weight(sigma) * error, batch.has_flow),
+            "expect": (missed * told).mean(),
+        }
+        if weights.fold:
+            # Under noise the estimate is a mean of many motions and says nothing about folds.
+            sure = 1 / (1 + (sigma / process.sigma_data).square())
+            made = network.pixels(asked.mean + asked.spread * estimate)
+            out["fold"] = losses.chosen(sure * losses.folds(made), batch.has_flow)
+        return out
+
+    def distilled(self, batch: Batch) -> torch.Tensor:
+        """Squared error of each look of the student against what its teacher draws from the same noise; a scalar.
+
+        Over all pairs: only their onsets and AUs are looked at.
+        """
+        network: Any = self.networks["generator"]
+        distil = self._config.distil
+        noise = batch.randn("noise", 2, self.size // 2, self.size // 2)
+        known, _ = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
+        with torch.no_grad():
+            teacher: Any = self.frozen["teacher"]
+            target = teacher.drawn(
+                teacher.condition(batch.onset, batch.aus, known),
+                teacher.condition(batch.onset, batch.aus, known, torch.ones_like(batch.has_flow)),
+                noise,
+                Sampling(steps=distil.steps, guidance=distil.guidance),
+            )
+        asked = network.condition(batch.onset, batch.aus, known)
+        out, looks = torch.zeros_like(noise), []
+        for level in few_levels(network.sampling, network.process):
+            sigma = noise.new_full((len(noise),), level)
+            # As the "few" solver does; a look learns to mend what the one before it left.
+            out = network.denoised(out.detach() + level * noise, sigma, asked)
+            looks.append(losses.mean_of((out - target).square()))
+        return torch.stack(looks).mean()
+
+    def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
+        """Measures [B] of one sample a pair; NaN where a pair has nothing to measure. See :meth:`check`."""
+        exact, valid = batch.flow, batch.valid
+        flow = self._sampled(averaged, batch)
+        counted = batch.has_flow.view(-1, 1, 1, 1).to(exact.dtype)
+        mean = (exact * counted).sum(0, keepdim=True) / counted.sum().clamp(min=1)
+        network: Any = averaged["generator"]
+        expected = network.expected(network.regression.encode(batch.onset), batch.aus, batch.known)
+        expected = limited(resize_flow(expected, (self.size, self.size)), self._config.model.max_flow)
+        flows = {"epe": flow, "epe_zero": 0 * exact, "epe_mean_flow": mean.expand_as(exact), "epe_expected": expected}
+        nan = torch.full_like(counted.flatten(), torch.nan)
+        out = {
+            name: torch.where(batch.has_flow, losses.end_point_error(value, exact, valid), nan)
+            for name, value in flows.items()
+        }
+        inside = valid[:, None].to(exact.dtype)
+        power = (exact.square() * inside).flatten(1).sum(1)
+        gain = (flow * exact * inside).flatten(1).sum(1) / power.clamp(min=1e-6)
+        out["gain"] = torch.where(batch.has_flow & (power > 1), gain, nan)
+        length = _length(flow)
+        asks = batch.aus.flatten(1).amax(1) > 0
+        other = self._sampled(averaged, batch, roll=7)
+        changed = _length(flow - other) / (length + _length(other)).clamp(min=1e-9)
+        out["au_effect"] = torch.where(asks, changed, nan)
+        out["motion"] = torch.where(asks, length, nan)
+        out["diversity"] = torch.where(asks, _length(flow - self._sampled(averaged, batch, "sample-other")), nan)
+        out["fold"] = losses.folds(flow)
+        paired = batch.has_flow | batch.known.flatten(1).any(1)
+        for name, frame in (("psnr", _made(batch.onset, flow)), ("psnr_onset", batch.onset)):
+            error = losses.mean_of((frame - batch.frame).square()).clamp(min=1e-10)
+            out[name] = torch.where(paired, -10 * error.log10(), nan)
+        return out
+
+    def _sampled(
+        self, averaged: Mapping[str, nn.Module], batch: Batch, purpose: str = "sample", roll: int = 0
+    ) -> torch.Tensor:
+        """Flow [B,2,S,S] pixels without guidance; the AUs may be dealt to other rows of the vocabulary."""
+        network: Any = averaged["generator"]
+        noise = batch.randn(purpose, 2, self.size // 2, self.size // 2)
+        model = self._config.model
+        sampling = Sampling(steps=model.steps, solver=model.solver)
+        flow: torch.Tensor = network.flow(
+            batch.onset, batch.aus.roll(roll, 1), batch.known.roll(roll, 1), noise, sampling
+        )
+        # Nothing is drawn where nothing is asked: the generator gives the onset back.
+        return flow * (batch.aus.flatten(1).amax(1) > 0).view(-1, 1, 1, 1)
+
+    def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
+        """Known failures: nothing moves, or the AUs do not matter. Seeds that do not matter are in the figures."""
+        if measured.get("motion", 1.0) < 1e-4 * self.size:
+            return f"the output is the input: motion is {measured['motion']:.2g} px; train longer or lower optim.lr"
+        if measured.get("au_effect", 1.0) < 0.05:
+            return (
+                f"the output does not depend on the AUs (effect {measured['au_effect']:.2g} of the motion); "
+                "train longer or raise loss.expect"
+            )
+        return ""
+
+    def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
+        """Columns: onset, asked frame, made frame, change of each, exact flow, two drawn flows."""
+        with torch.no_grad():
+            flow = self._sampled(averaged, batch)
+            other = self._sampled(averaged, batch, "sample-other")
+        made = _made(batch.onset, flow)
+        columns = [
+            record.pictures(batch.onset), record.pictures(batch.frame), record.pictures(made),
+            record.changes(batch.frame, batch.onset), record.changes(made, batch.onset),
+            record.flows(batch.flow), record.flows(flow), record.flows(other),
+        ]  # fmt: skip
+        return record.sheet(columns, scale=max(1, 128 // self.size))
+
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
+        """Write the pipeline directory."""
+        network, plain = averaged["generator"], asdict(facts)
+        counted = {"generator": sum(p.numel() for p in network.parameters())}
+        card = model_card(plain, title="Motion diffusion", what=_WHAT, limits=_LIMITS, parameters=counted)
+        save_pipeline(folder, {"generator": network}, plain, card, size=self.size)
+
+
+_WHAT = """An onset face and action-unit intensities, per side, to a micro-expression clip with the flow its frames are
+made from. The apex' displacement field is drawn by diffusion, so that seeds differ; every pixel is the person's own,
+moved. Intensity 0 gives the picture back bit for bit. `configured(steps=, solver=, guidance=)` gives the same
+generator with another sampler."""
+_LIMITS = """It moves what the picture shows and knows the AUs of its training data only. It draws one field a clip,
+which the temporal profile scales: the way from onset to apex is not learned. Flow is limited to 8 % of the width: a
+jaw cannot drop far. No FACS coder has looked at it; the figures below are all that was measured."""
+
+
+def _teacher(folder: Path, student: nn.Module) -> tuple[GeneratorFacts, nn.Module]:
+    """The teacher's facts and network; the student gets its weights.
+
+    Raises:
+        PipelineError: no saved generator, or a damaged one.
+        ConfigError: another family, or another architecture.
+    """
+    facts = read_facts(folder)
+    if facts.name != MotionDiffusionTask.name:
+        raise ConfigError(f"distil.teacher={folder} holds a {facts.name}; give a {MotionDiffusionTask.name}")
+    network = load_network(MotionDiffuser, folder / "generator")
+    own: Any = student
+    for key in ("size", "widths", "attention", "layers", "dim", "expect", "kind", "scale", "share", "floor", "whole"):
+        here, there = (list(v) if isinstance(v, tuple) else v for v in (own.config[key], network.config[key]))
+        if here != there:
+            raise ConfigError(f"distil.teacher={folder} has model.{key}={there}, the recipe {here}; make them equal")
+    student.load_state_dict(network.state_dict())
+    return facts, network
+
+
+def _length(flow: torch.Tensor) -> torch.Tensor:
+    """Mean length [B] of [B,2,S,S]."""
+    return losses.mean_of(flow.square().sum(1).sqrt())
+
+
+def _made(onset: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    return form(onset, Motion(flow, torch.ones_like(onset[:, :1]), torch.zeros_like(onset)))
+
+
+TASK = MotionDiffusionTask

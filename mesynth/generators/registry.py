@@ -1,0 +1,256 @@
+"""Generators by name: the motion prior, a model that ships with the package, or a folder that training wrote.
+
+A name may carry options of the model's family after its last ``@``: ``runs/d@steps=8,guidance=2``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mesynth import __version__
+from mesynth.core import facs
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.generators.base import Generator, load_pipeline
+from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.prior import NAME, Face, MotionPrior, check_reach
+from mesynth.store.generator_folder import INDEX, GeneratorFacts, PipelineError, read_facts
+
+if TYPE_CHECKING:
+    from mesynth.core.profiles import Profile
+    from mesynth.core.types import AUVector, Sample
+
+
+Option = bool | int | float | str
+FLOW_ONLY = ("flow_gan",)
+"""Families that make flow images without a face, and no frames."""
+SHIPPED = Path(__file__).parent.parent / "generators" / "data"
+"""One folder a model that comes with the package."""
+_FACES_KEPT = 8
+
+
+class PriorGenerator:
+    """The AU motion prior behind the call that all generators share. It learned from nobody."""
+
+    family = NAME
+    size = 0  # any
+
+    def __init__(self) -> None:
+        self.facts = GeneratorFacts(
+            name=NAME, size=0, subjects_seen=(), licences=(), data_hash="", config_hash="", images=0, seed=0,
+            code_version=__version__,
+        )  # fmt: skip
+        self._priors: OrderedDict[int, MotionPrior] = OrderedDict()  # by identity of the face, which they keep alive
+
+    def generate(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        nuisance: Nuisance = Nuisance(),
+        seed: int = 0,
+    ) -> tuple[Sample, tuple[str, ...]]:
+        """See :meth:`mesynth.motion.prior.MotionPrior.generate`; the fields of the last faces are kept."""
+        key = id(face)
+        if key not in self._priors:
+            self._priors[key] = MotionPrior(face)
+            while len(self._priors) > _FACES_KEPT:
+                self._priors.popitem(last=False)
+        self._priors.move_to_end(key)
+        return self._priors[key].generate(
+            aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which generator a run uses: picklable, loaded in each process that needs it."""
+
+    name: str
+    """The family."""
+    folder: Path | None
+    """None for the motion prior."""
+    facts: GeneratorFacts
+    options: tuple[tuple[str, Option], ...] = ()
+    """Of the family, sorted by name; see :func:`configured`."""
+
+    def load(self) -> Generator:
+        """The generator with its options.
+
+        Raises:
+            PipelineError: the folder has changed since it was found.
+            ConfigError: options that the family does not have.
+        """
+        generator: Generator = PriorGenerator() if self.folder is None else load_pipeline(self.folder)
+        return configured(generator, dict(self.options))
+
+    @property
+    def described(self) -> str:
+        """For provenance: the family, with its options as a user writes them."""
+        return self.name + (f"@{option_text(self.options)}" if self.options else "")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run's result depends on; never where the folder lies."""
+        weights = {"weights": self.facts.weights_sha256} if self.folder else {}
+        return {"generator": self.name} | weights | ({"options": dict(self.options)} if self.options else {})
+
+    def check_frames(self) -> None:
+        """Raise MesynthError for a family of FLOW_ONLY."""
+        if self.name in FLOW_ONLY:
+            raise MesynthError(f"{self.name} makes flow images only, no frames; use --kind flow, or another --model")
+
+    def check_request(self, aus: AUVector) -> None:
+        """Refuse before anything is made what the model is known to refuse: the others refuse by themselves.
+
+        Raises:
+            MesynthError: AUs that exclude each other, or an intensity beyond the motion prior's reach.
+        """
+        if self.folder is None:
+            check_reach(aus)
+        else:
+            facs.reject_conflicts(aus)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    if not SHIPPED.is_dir():
+        return []
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / INDEX).is_file())
+
+
+def find_model(name: str) -> Model:
+    """``motion-prior``, the name of a shipped model, or a folder that ``mesynth train`` wrote, with options if any.
+
+    A run's folder stands for the generator in it. A folder whose own name holds ``@`` is that folder; options of it
+    come after one more ``@``.
+
+    Raises:
+        MesynthError: neither a known name nor a folder.
+        ConfigError: options that cannot be read. Whether the family has them is found out by :meth:`Model.load`.
+        PipelineError: a folder that is no saved generator, or a damaged one.
+    """
+    place, text = split_name(name)
+    return replace(_found(place), options=parse_options(text, place) if text is not None else ())
+
+
+def _found(name: str) -> Model:
+    if name == NAME:
+        return Model(NAME, None, PriorGenerator().facts)
+    if name in shipped_models():
+        folder = SHIPPED / name
+    else:
+        folder = Path(name)
+        if not folder.is_dir():
+            known = ", ".join([NAME, *shipped_models()])
+            raise MesynthError(f"model '{name}' is unknown; choose from {known}, or give a folder that training wrote")
+        if not (folder / INDEX).is_file() and (folder / "generator" / INDEX).is_file():
+            folder = folder / "generator"
+    facts = read_facts(folder)
+    if not facts.subjects_seen:
+        raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")
+    return Model(facts.name, folder, facts)
+
+
+# ---------------------------------------------------------------- options
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """A model's name as a user writes it -> what it names, and the text of its options (None: there are none).
+
+    >>> split_name("runs/d@steps=8,guidance=2")
+    ('runs/d', 'steps=8,guidance=2')
+    >>> split_name("runs/d")
+    ('runs/d', None)
+    """
+    place, at, text = name.rpartition("@")
+    # A folder may be called d@2: then the name is whole, unless what follows reads as options of what stands before.
+    if not at or Path(name).is_dir() or ("=" not in text and not _exists(place)):
+        return name, None
+    return place, text
+
+
+def _exists(place: str) -> bool:
+    return place == NAME or place in shipped_models() or (bool(place) and Path(place).is_dir())
+
+
+def split_models(text: str) -> list[str]:
+    """Names separated by commas, which also separate options: a part ``name=value`` without an ``@`` goes on with the
+    options of the name before it, where that has some.
+
+    >>> split_models("motion-prior, runs/d@steps=8,guidance=2,runs/e")
+    ['motion-prior', 'runs/d@steps=8,guidance=2', 'runs/e']
+    """
+    names: list[str] = []
+    for part in (p.strip() for p in text.split(",")):
+        if names and "@" in names[-1] and "@" not in part and part.partition("=")[0].isidentifier() and "=" in part:
+            names[-1] += f",{part}"
+        elif part:
+            names.append(part)
+    return names
+
+
+def parse_options(text: str, place: str) -> tuple[tuple[str, Option], ...]:
+    """``steps=8,guidance=2`` -> pairs sorted by name; numbers and true, false become such, the rest stays text.
+
+    Raises:
+        ConfigError: no ``name=value``, or a name twice; ``place`` is the model, for the message.
+    """
+    out: dict[str, Option] = {}
+    for part in text.split(","):
+        key, equals, value = (x.strip() for x in part.partition("="))
+        if not equals or not key.isidentifier() or not value:
+            raise ConfigError(f"'{part}' in '{place}@{text}' is no option; write for example {place}@steps=8")
+        if key in out:
+            raise ConfigError(f"'{place}@{text}' gives the option {key} twice; give it once")
+        out[key] = _value(value)
+    return tuple(sorted(out.items()))
+
+
+def _value(text: str) -> Option:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else text
+    return text
+
+
+def option_text(options: Mapping[str, Option] | tuple[tuple[str, Option], ...]) -> str:
+    """As :func:`parse_options` reads it."""
+    words = {True: "true", False: "false"}
+    return ",".join(f"{k}={words[v] if isinstance(v, bool) else v}" for k, v in dict(options).items())
+
+
+def configured(generator: Generator, options: Mapping[str, Option]) -> Generator:
+    """The generator with ``options`` of its family, which has ``configured(**options) -> Generator`` if it takes any:
+    another generator, which may share the first one's networks.
+
+    Raises:
+        ConfigError: an option that the family does not have (MesynthError for a value it cannot take).
+    """
+    if not options:
+        return generator
+    method = getattr(generator, "configured", None)
+    known: list[str] = []
+    if method is not None:
+        parameters = inspect.signature(method).parameters.values()
+        known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        if len(known) < len(parameters) or set(options) <= set(known):
+            made: Generator = method(**options)
+            assert made is not generator, "configured() makes another generator"
+            return made
+    unknown = next(name for name in options if name not in known)
+    choice = f"choose from {', '.join(known)}" if known else "it knows none"
+    raise ConfigError(f"{generator.family} has no option '{unknown}'; {choice}")

@@ -1,0 +1,268 @@
+"""Picture features for distribution distances: one protocol, one resize, and honest names.
+
+A distance is named after its extractor: ``FID`` and ``KID`` belong to the 2015 Inception; anything else
+carries a suffix (``KID-STAlexNet``), because the numbers do not compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mesynth.core.errors import WeightsUnavailable
+from mesynth.metrics.networks import weights
+
+RESIZE = "antialiased bicubic, float32, not rounded to 8 bits"
+PUBLISHED_RESIZE = "bilinear without antialiasing, as pytorch-fid"
+BATCH = 32
+
+
+class FeatureExtractor(Protocol):
+    """uint8 pictures in, features out."""
+
+    name: str
+    """Short name of the network."""
+    suffix: str
+    """Appended to a distance's name: empty for the Inception of the published FID, else ``-NAME``."""
+    dim: int
+    side: int
+    """Pictures are resized to this many pixels."""
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """[N,H,W,3] uint8 RGB -> [N,dim] float32."""
+        ...
+
+
+def resize(frames: torch.Tensor, side: int) -> torch.Tensor:
+    """[N,3,H,W] float32 -> [N,3,side,side]: the one resize of this package (RESIZE); no clipping or rounding."""
+    if frames.shape[-2:] == (side, side):
+        return frames
+    return F.interpolate(frames, (side, side), mode="bicubic", antialias=True, align_corners=False)
+
+
+def resize_as_published(frames: torch.Tensor, side: int) -> torch.Tensor:
+    """[N,3,H,W] float32 -> [N,3,side,side] as pytorch-fid does it (PUBLISHED_RESIZE)."""
+    return F.interpolate(frames, (side, side), mode="bilinear", align_corners=False)
+
+
+def to_unit(frames: np.ndarray) -> torch.Tensor:
+    """[N,H,W,3] uint8 RGB -> [N,3,H,W] float32 in [0,1]. Raises ValueError on any other input."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}; extractors take uint8 RGB [N,H,W,3]")
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
+
+
+@torch.inference_mode()
+def _batched(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    frames: np.ndarray,
+    side: int,
+    resized: Callable[[torch.Tensor, int], torch.Tensor] = resize,
+) -> np.ndarray:
+    parts = [network(resized(to_unit(frames[i : i + BATCH]), side)) for i in range(0, len(frames), BATCH)]
+    return np.concatenate([p.float().cpu().numpy() for p in parts])
+
+
+# ---------------------------------------------------------------- Inception
+
+
+class Inception:
+    """pool3 of the Inception v3 of Heusel et al. (NeurIPS 2017), network from pytorch-fid: 2048 features.
+
+    Raises:
+        WeightsUnavailable: pytorch-fid or the weight file is missing (and ``allow_download`` is False).
+    """
+
+    name, suffix, dim, side = "Inception-2015", "", 2048, 299
+
+    def __init__(
+        self, file: Path | str | None = None, *, allow_download: bool = False, published_resize: bool = False
+    ) -> None:
+        """``published_resize``: pytorch-fid's own resize (bilinear, aliased), to compare with statistics it cached."""
+        found = weights.inception_file(file)
+        if found is None and not allow_download:
+            raise WeightsUnavailable(
+                f"Inception weights: {weights.INCEPTION_FILE} is not in {weights.hub_folder()}; put it there "
+                f"(from {weights.INCEPTION_URL}), pass inception_weights=FILE, or allow the download"
+            )
+        try:
+            from pytorch_fid import inception
+        except ImportError:
+            raise WeightsUnavailable("the package pytorch-fid is not installed; pip install pytorch-fid") from None
+        try:
+            if found is None:
+                # The name ends in the file's hash.
+                state = torch.hub.load_state_dict_from_url(weights.INCEPTION_URL, weights_only=True, check_hash=True)
+            else:
+                state = torch.load(found, map_location="cpu", weights_only=True)
+        except Exception as error:  # no network, truncated file, another model's file
+            source = found or weights.INCEPTION_URL
+            raise WeightsUnavailable(f"Inception weights: {source} cannot be read ({error})") from None
+        try:
+            self._net = _inception_from(inception, state)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise WeightsUnavailable(
+                f"Inception weights: {found or weights.INCEPTION_URL} is not {weights.INCEPTION_FILE} ({reason})"
+            ) from None
+        self._resize = resize_as_published if published_resize else resize
+        self.resize_name = PUBLISHED_RESIZE if published_resize else RESIZE
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """[N,H,W,3] uint8 RGB -> [N,2048] float32."""
+        return _batched(self._features, frames, self.side, self._resize)
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self._net((2 * x - 1).contiguous(memory_format=torch.channels_last))[0]
+        return out.flatten(1)
+
+
+def _inception_from(module: object, state: dict[str, torch.Tensor]) -> nn.Module:
+    """pytorch-fid's InceptionV3 with ``state``: its constructor can only download, so the loader is replaced.
+
+    Each batch norm is folded into its convolution and maps lie channels last: the same features to 1e-6, at twice the
+    speed on a CPU.
+    """
+    from unittest import mock
+
+    with mock.patch.object(module, "load_state_dict_from_url", return_value=state):
+        net: nn.Module = module.InceptionV3([3], resize_input=False, normalize_input=False)  # type: ignore[attr-defined]
+    net.eval().requires_grad_(False)
+    for block in net.modules():
+        if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
+            block.conv = fuse_conv_bn_eval(block.conv, block.bn)  # type: ignore[arg-type, type-var]
+            block.bn = nn.Identity()
+    return net.to(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------- shift-tolerant AlexNet
+
+
+class BlurPool(nn.Module):
+    """Stride-2 binomial low-pass on reflection-padded maps (Zhang, *Making CNNs shift-invariant again*, 2019)."""
+
+    filt: torch.Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filt", torch.zeros(channels, 1, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N,C,H,W] -> about half the size."""
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
+
+
+class STAlexTrunk(nn.Module):
+    """The AlexNet trunk of ST-LPIPS (Ghildyal and Liu, ECCV 2022): five ReLU stages of [0,1] RGB input.
+
+    Written anew from the shapes of the weight file; agrees with the published network on random input.
+    """
+
+    SLICES = ("slice1", "slice2", "slice3", "slice4", "slice5")
+    CHANNELS = (64, 192, 384, 256, 256)
+
+    shift: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("shift", state["scaling_layer.shift"].clone())
+        self.register_buffer("scale", state["scaling_layer.scale"].clone())
+        self.slice1 = _named({"0": nn.Conv2d(3, 64, 11, 1, 2), "1": BlurPool(64), "2": nn.ReLU()})
+        self.slice2 = _named(
+            {"3": nn.MaxPool2d(3, 1), "4": BlurPool(64), "5": nn.Conv2d(64, 192, 5, 1, 2), "6": nn.ReLU()}
+        )
+        self.slice3 = _named(
+            {"7": nn.MaxPool2d(3, 1), "8": BlurPool(192), "9": nn.Conv2d(192, 384, 3, 1, 1), "10": nn.ReLU()}
+        )
+        self.slice4 = _named({"11": nn.Conv2d(384, 256, 3, 1, 1), "12": nn.ReLU()})
+        self.slice5 = _named({"13": nn.Conv2d(256, 256, 3, 1, 1), "14": nn.ReLU()})
+        own = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+        self.load_state_dict(own | {"shift": self.shift, "scale": self.scale})
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """[N,3,H,W] in [0,1] -> five feature maps."""
+        x = (2 * x - 1 - self.shift) / self.scale
+        out = []
+        for name in self.SLICES:
+            x = getattr(self, name)(x)
+            out.append(x)
+        return out
+
+
+def _named(layers: dict[str, nn.Module]) -> nn.Sequential:
+    """A Sequential whose children carry the weight file's numbers."""
+    out = nn.Sequential()
+    for name, layer in layers.items():
+        out.add_module(name, layer)
+    return out
+
+
+def stalex_state() -> dict[str, torch.Tensor]:
+    """The weight file of stlpips-pytorch. Raises WeightsUnavailable."""
+    file = weights.stalex_file()
+    if file is None:
+        raise WeightsUnavailable(
+            f"shift-tolerant AlexNet: {weights.STALEX_FILE} was not found in an installed stlpips-pytorch; "
+            "pip install stlpips-pytorch==0.0.2 (only the file is read, none of the package's code)"
+        )
+    try:
+        state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsUnavailable(f"shift-tolerant AlexNet: {file} cannot be read ({error}); reinstall it") from None
+    return state
+
+
+class STAlexNet:
+    """Means over the picture of the five stages of :class:`STAlexTrunk` (:func:`pooled`): 1152 features at 128 px.
+
+    Raises:
+        WeightsUnavailable: the package that ships the weight file is not installed.
+    """
+
+    name, suffix, dim, side = "STAlexNet", "-STAlexNet", sum(STAlexTrunk.CHANNELS), 128
+
+    def __init__(self) -> None:
+        self._net = STAlexTrunk(stalex_state())
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """[N,H,W,3] uint8 RGB -> [N,1152] float32."""
+        return _batched(lambda x: pooled(self._net(x)), frames, self.side)
+
+
+STAGE_RMS = (0.18, 0.15, 0.052, 0.014, 0.0037)
+"""Root mean square of each stage's means on rendered faces (scikit-image's astronaut: .18 .23 .050 .016 .0038)."""
+
+
+def pooled(maps: list[torch.Tensor]) -> torch.Tensor:
+    """Five maps of :class:`STAlexTrunk` -> [N,1152]: their means over the picture, each stage at unit RMS.
+
+    Unscaled, the first stage's edges would decide alone, and features this small would leave KID's cubic
+    kernel in its linear part, where it compares means only.
+    """
+    return torch.cat([m.mean((2, 3)) / rms for m, rms in zip(maps, STAGE_RMS, strict=True)], 1)
+
+
+def best_extractor(
+    inception_weights: Path | str | None = None, *, allow_download: bool = False
+) -> tuple[FeatureExtractor, str]:
+    """The Inception if its weights can be had, else STAlexNet; and a note that says what was used and why.
+
+    Raises:
+        WeightsUnavailable: neither can be had, or the file given cannot be used.
+    """
+    return weights.first_available(
+        lambda: Inception(inception_weights, allow_download=allow_download),
+        STAlexNet,
+        demanded=inception_weights is not None,
+        note="Inception of the published FID",
+        replaced="STAlexNet was used instead of the Inception",
+    )

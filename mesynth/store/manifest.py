@@ -1,0 +1,370 @@
+"""The manifest: one row per clip, with its annotation, where its arrays lie, and where it came from.
+
+Every stage reads a manifest and writes a new one into a new folder. A manifest is a pyarrow table
+(``manifest.parquet``) beside its tar shards; paths in it are relative to the folder it lies in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mesynth.core import emotions
+from mesynth.core.errors import ManifestError
+from mesynth.core.types import N_AUS, AUVector
+
+KINDS = ("real", "rendered", "synthetic")
+EXPRESSIONS = ("micro", "macro")
+FILE_NAME = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one clip's files lie inside a tar shard: byte range and sha256 of that range."""
+
+    shard: str
+    offset: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a clip came from. ``subjects_seen`` is what leak safety rests on.
+
+    It lists, as ``database/subject``, every subject whose frames or labels took part in making the
+    clip: the face it shows, the subjects its generator learned from, those whose labels its AUs were taken from or
+    fitted to.
+    """
+
+    kind: str
+    database: str
+    subject: str
+    licence: str
+    subjects_seen: tuple[str, ...]
+    parents: tuple[str, ...] = ()
+    """sha256 of the inputs (photo, source clip)."""
+    generator: str = ""
+    weights_sha256: str = ""
+    plan_row: int = -1
+    seed: int = -1
+    aus_asked: str = ""
+    aus_source: str = ""
+    profile: str = ""
+    code_version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ManifestError(f"provenance kind '{self.kind}' is unknown; choose from {', '.join(KINDS)}")
+        if not self.licence:
+            raise ManifestError("provenance needs a licence; write 'unknown' if it is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One clip. ``onset``, ``apex``, ``offset`` are frame numbers as annotated; ``apex_index`` counts
+    from 0 in the stored frames. AU arrays are flattened [K*2], rows of facs.AU_CODES, sides (L, R)."""
+
+    clip_id: str
+    database: str
+    subject: str
+    clip: str
+    onset: int
+    apex: int | None
+    offset: int
+    fps: float
+    n_frames: int
+    apex_index: int
+    height: int
+    width: int
+    expression: str = "micro"
+    """"micro" or "macro"."""
+    emotion: str = ""
+    """The database's own word, in lower case."""
+    label: str = ""
+    """Class of the composite (negative, positive, surprise), or empty."""
+    objective_class: str = ""
+    au_text: str = ""
+    au_intensity: tuple[float, ...] = (0.0,) * (N_AUS * 2)
+    au_known: tuple[bool, ...] = (False,) * (N_AUS * 2)
+    au_present: tuple[int, ...] = (-1,) * (N_AUS * 2)
+    frame_files: tuple[str, ...] = ()
+    frames: Span | None = None
+    flow: Span | None = None
+    warnings: tuple[str, ...] = ()
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if self.expression not in EXPRESSIONS:
+            raise ManifestError(f"expression '{self.expression}' is unknown; choose from {', '.join(EXPRESSIONS)}")
+
+    @property
+    def subject_key(self) -> str:
+        """``database/subject``: subject 01 of CASME and of CASME II are different people."""
+        return f"{self.database}/{self.subject}"
+
+    @property
+    def aus(self) -> AUVector:
+        """The AU intensities as [K,2]. Raises ManifestError when the row's are out of shape or range."""
+        try:
+            return AUVector(
+                np.array(self.au_intensity, np.float32).reshape(N_AUS, 2),
+                np.array(self.au_known, np.bool_).reshape(N_AUS, 2),
+            )
+        except ValueError as error:
+            raise ManifestError(f"the AUs of clip {self.clip_id} are damaged ({error}); make it anew") from None
+
+    @staticmethod
+    def au_columns(vector: AUVector, present: np.ndarray | None = None) -> dict[str, Any]:
+        """The three AU columns of a row, from a vector and an optional [K,2] presence."""
+        if present is None:
+            present = np.where(vector.mask, (vector.intensity > 0).astype(np.int8), -1)
+        return {
+            "au_intensity": tuple(map(float, vector.intensity.ravel())),
+            "au_known": tuple(map(bool, vector.mask.ravel())),
+            "au_present": tuple(map(int, present.ravel())),
+        }
+
+
+_SPAN = pa.struct([("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())])
+_STRINGS = pa.list_(pa.string())
+_PROVENANCE = pa.struct(
+    [
+        ("kind", pa.string()), ("database", pa.string()), ("subject", pa.string()), ("licence", pa.string()),
+        ("subjects_seen", _STRINGS), ("parents", _STRINGS), ("generator", pa.string()),
+        ("weights_sha256", pa.string()), ("plan_row", pa.int64()), ("seed", pa.int64()),
+        ("aus_asked", pa.string()), ("aus_source", pa.string()), ("profile", pa.string()),
+        ("code_version", pa.string()),
+    ]
+)  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()), ("database", pa.string()), ("subject", pa.string()), ("clip", pa.string()),
+        ("onset", pa.int32()), ("apex", pa.int32()), ("offset", pa.int32()), ("fps", pa.float64()),
+        ("n_frames", pa.int32()), ("apex_index", pa.int32()), ("height", pa.int32()), ("width", pa.int32()),
+        ("expression", pa.string()), ("emotion", pa.string()), ("label", pa.string()), ("objective_class", pa.string()),
+        ("au_text", pa.string()), ("au_intensity", pa.list_(pa.float32())), ("au_known", pa.list_(pa.bool_())),
+        ("au_present", pa.list_(pa.int8())), ("frame_files", _STRINGS), ("frames", _SPAN), ("flow", _SPAN),
+        ("warnings", _STRINGS), ("provenance", _PROVENANCE),
+    ]
+)  # fmt: skip
+assert SCHEMA.names == [f.name for f in fields(Row)]
+assert [f.name for f in _PROVENANCE] == [f.name for f in fields(Provenance)]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A table of rows and the folder its paths are relative to."""
+
+    table: pa.Table
+    root: Path
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.table.schema.remove_metadata() != SCHEMA:
+            missing = [n for n in SCHEMA.names if n not in self.table.schema.names]
+            what = f"lacks the columns {', '.join(missing)}" if missing else "has columns of other types"
+            raise ManifestError(f"the manifest in {self.root} {what}; make it anew with `mesynth prepare`")
+
+    # ---------------------------------------------------------------- make, read, write
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], root: Path) -> Manifest:
+        """Raises ManifestError when two rows share a clip_id."""
+        ids = [row.clip_id for row in rows]
+        if len(set(ids)) != len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise ManifestError(f"clip '{twice}' occurs twice; a clip's key is database/subject/clip/onset")
+        return cls(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), Path(root))
+
+    @classmethod
+    def read(cls, path: Path | str) -> Manifest:
+        """Read ``path`` (a folder that holds manifest.parquet, or the file itself)."""
+        path = Path(path)
+        file = path / FILE_NAME if path.is_dir() else path
+        if not file.is_file():
+            raise ManifestError(f"no {FILE_NAME} in {path}; give a folder written by prepare, render or generate")
+        try:
+            table = pq.read_table(file, page_checksum_verification=True)
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ManifestError(f"{file} cannot be read ({reason}); make it anew") from None
+        raw = table.schema.metadata or {}
+        meta = {
+            k.decode("utf-8", "replace"): v.decode("utf-8", "replace")
+            for k, v in raw.items()
+            if k.startswith(b"mesynth.")
+        }
+        manifest = cls(table.replace_schema_metadata(None), file.parent, meta)
+        if wrong := _damaged_column(manifest.table):
+            raise ManifestError(f"{file} is damaged: {wrong}; make it anew")
+        return manifest
+
+    def write(self, folder: Path | str) -> Path:
+        """Write manifest.parquet into ``folder`` (temporary name, then rename); return the file."""
+        return write_tables(folder, lambda: [self.table], self.meta)
+
+    # ---------------------------------------------------------------- look
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __iter__(self) -> Iterator[Row]:
+        """Rows one batch at a time, so that a corpus of any size is walked in flat memory."""
+        for batch in self.table.to_batches(max_chunksize=1024):
+            yield from map(_row, batch.to_pylist())
+
+    def row(self, index: int) -> Row:
+        """Row ``index`` (negative counts from the end)."""
+        index = range(len(self))[index]
+        return _row(self.table.slice(index, 1).to_pylist()[0])
+
+    def __getitem__(self, part: slice) -> Manifest:
+        """The rows of a slice, copied: what is sent to another process is the part, not the whole."""
+        table = self.table.take(pa.array(range(len(self))[part], pa.int64()))
+        return Manifest(table, self.root, self.meta)
+
+    def column(self, name: str) -> np.ndarray:
+        """One scalar column as numpy; nested ones with a dot: ``provenance.kind``."""
+        array: Any = self.table
+        head, *rest = name.split(".")
+        if head not in array.schema.names:
+            raise ManifestError(f"the manifest has no column '{head}'; it has {', '.join(array.schema.names)}")
+        array = array[head]
+        for part in rest:
+            array = pc.struct_field(array, part)
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+
+    def subject_keys(self) -> np.ndarray:
+        """[N] of ``database/subject``."""
+        joined = pc.binary_join_element_wise(self.table["database"], self.table["subject"], "/")
+        return np.asarray(joined.to_numpy(zero_copy_only=False))
+
+    def labels(self, scheme: str = "3") -> np.ndarray:
+        """[N] class of each clip in a scheme of :mod:`mesynth.core.emotions`, or "objective"; "" where it has none.
+
+        Scheme "3" is the column ``label``, which a loader may have decided by a rule of its own.
+        """
+        if scheme in {"3", "objective"}:
+            return self.column("label" if scheme == "3" else "objective_class").astype(str)
+        pairs = zip(self.column("emotion"), self.column("database"), strict=True)
+        return np.array([emotions.label(emotion, scheme, database) for emotion, database in pairs], dtype=str)
+
+    def subjects_seen(self) -> list[tuple[str, ...]]:
+        """Per row, the subjects that took part in making the clip."""
+        column = pc.struct_field(self.table["provenance"], "subjects_seen")
+        return [tuple(v or ()) for v in column.to_pylist()]
+
+    def hash(self) -> str:
+        """sha256 over all rows: equal content, equal hash, wherever the folder lies."""
+        return _hash([self.table])
+
+    # ---------------------------------------------------------------- combine
+
+    def filter(self, keep: np.ndarray) -> Manifest:
+        """The rows where the boolean mask ``keep`` [N] is True."""
+        keep = np.asarray(keep)
+        if keep.dtype != np.bool_ or keep.shape != (len(self),):
+            raise ManifestError(f"filter mask is {keep.dtype} {keep.shape}; expected bool ({len(self)},)")
+        return Manifest(self.table.filter(pa.array(keep)), self.root, self.meta)
+
+    @staticmethod
+    def join(manifests: Sequence[Manifest], root: Path | str) -> Manifest:
+        """All rows under one root; shard paths are rewritten relative to it. Clip ids must differ."""
+        root = Path(root)
+        rows = []
+        for manifest in manifests:
+            prefix = os.path.relpath(manifest.root, root)
+            rows += [_rebased(row, prefix) for row in manifest]
+        return Manifest.from_rows(rows, root)
+
+
+GROUP_ROWS = 16384
+"""Rows a row group of the file: what :func:`write_tables` holds in memory."""
+
+
+def write_tables(folder: Path | str, tables: Callable[[], Iterable[pa.Table]], meta: dict[str, str]) -> Path:
+    """Write the rows of several tables as one manifest.parquet (temporary name, then rename); return the file.
+
+    ``tables`` is called twice (the file begins with the hash of all rows) and may read each table when its turn comes:
+    memory is that of a row group. The bytes depend on the rows alone, not on how they are cut into tables.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    target, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
+    schema = SCHEMA.with_metadata(meta | {"mesynth.hash": _hash(tables())})
+    with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+        for group in _groups(tables()):
+            writer.write_table(group)
+    os.replace(temporary, target)
+    return target
+
+
+def _hash(tables: Iterable[pa.Table]) -> str:
+    digest = hashlib.sha256()
+    for table in tables:
+        for batch in table.to_batches(max_chunksize=1024):
+            for record in batch.to_pylist():
+                digest.update(json.dumps(record, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows cut anew into tables of GROUP_ROWS in one piece, the last one shorter (or, of no rows, empty)."""
+    waiting = SCHEMA.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table.cast(SCHEMA)])
+        while len(waiting) > GROUP_ROWS:
+            yield waiting.slice(0, GROUP_ROWS).combine_chunks()
+            waiting = waiting.slice(GROUP_ROWS)
+    yield waiting.combine_chunks()
+
+
+def _damaged_column(table: pa.Table) -> str:
+    """What no writer of ours leaves in a table: a blank cell or entry; empty if there is none."""
+    for name in SCHEMA.names:
+        column = table[name]
+        parts = {name: column}
+        if pa.types.is_struct(column.type):
+            given = column.filter(column.is_valid())
+            parts = {name: column} | {f"{name}.{f.name}": pc.struct_field(given, f.name) for f in column.type}
+        for part, values in parts.items():
+            if part not in _MAY_BE_BLANK and values.null_count:
+                return f"a blank cell in '{part}'"
+            if pa.types.is_list(values.type) and pc.list_flatten(values).null_count:
+                return f"a blank entry in '{part}'"
+    return ""
+
+
+_MAY_BE_BLANK = frozenset({"apex", "frames", "flow"})
+
+
+def _rebased(row: Row, prefix: str) -> Row:
+    def move(span: Span | None) -> Span | None:
+        return span and Span(os.path.join(prefix, span.shard), span.offset, span.size, span.sha256)
+
+    values = {f.name: getattr(row, f.name) for f in fields(Row)}
+    values |= {
+        "frames": move(row.frames),
+        "flow": move(row.flow),
+        "frame_files": tuple(os.path.join(prefix, f) for f in row.frame_files),
+    }
+    return Row(**values)
+
+
+def _row(record: dict[str, Any]) -> Row:
+    provenance: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["provenance"].items()}
+    spans: dict[str, Any] = {name: Span(**record[name]) if record[name] else None for name in ("frames", "flow")}
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    return Row(**(plain | spans | {"provenance": Provenance(**provenance)}))

@@ -1,0 +1,82 @@
+"""Where pretrained weights are looked for, without downloading and without importing what ships them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mesynth.core.errors import WeightsUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """One optional piece: what it is for, whether it is here, where it is looked for, what to do."""
+
+    name: str
+    purpose: str
+    present: bool
+    where: str
+    remedy: str
+    instead: str
+    """What is used while it is missing."""
+
+
+def hub_folder() -> Path:
+    """torch.hub's checkpoint folder: ``$TORCH_HOME/hub/checkpoints`` or its default under the cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    home = Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser()
+    return home / "hub" / "checkpoints"
+
+
+def package_file(package: str, name: str) -> Path | None:
+    """``name`` inside an installed package, found without importing the package; None if it is not there."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / name
+    return path if path.is_file() else None
+
+
+def read_weights(path: Path, key: str, what: str, remedy: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors of a safetensors file of ours, and the JSON record that travels with them under ``key``.
+
+    ``what``: its name in messages; ``remedy``: how to make it anew.
+
+    Raises:
+        WeightsUnavailable: the file is missing, damaged, or something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise WeightsUnavailable(f"{what}: {path} is missing; reinstall mesynth, or train it: {remedy}")
+    try:
+        with safe_open(path, "pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            record = json.loads((handle.metadata() or {})[key])
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise foreign_weights(path, what, error) from None
+    if not isinstance(record, dict):
+        raise foreign_weights(path, what, TypeError(f"its record is a {type(record).__name__}"))
+    return tensors, record
+
+
+def foreign_weights(path: Path, what: str, error: Exception) -> WeightsUnavailable:
+    """For a file whose tensors or record do not fit: one line with the reason."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return WeightsUnavailable(f"{what}: {path} is no file of it ({reason}); reinstall or retrain it")
+
+
+def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 over names and float32 bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].float().numpy().tobytes())
+    return digest.hexdigest()

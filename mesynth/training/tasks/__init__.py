@@ -1,1 +1,0 @@
-"""One module a generator family: its configuration, losses, optimisers, measures and sample sheet."""

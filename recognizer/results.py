@@ -1,0 +1,174 @@
+"""The table every run leaves behind: one row per (condition, seed, fold, test clip).
+
+What a run under a protocol comes to: figures with intervals, per seed and database, from the predictions alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mesynth.core.errors import ManifestError
+from mesynth.store.run_folder import write_bytes
+from recognizer.data import FlowSet
+from recognizer.metrics import Metrics, confusion, evaluate, from_confusion, uar, uf1
+from recognizer.protocol import Fold
+from recognizer.statistics import Interval, bootstrap, subject_counts
+
+SCHEMA = pa.schema(
+    [
+        ("model", pa.string()), ("mode", pa.string()), ("source", pa.string()), ("arm", pa.string()),
+        ("ratio", pa.float64()), ("train_subjects", pa.int32()), ("seed", pa.int64()), ("fold", pa.string()),
+        ("clip_id", pa.string()), ("database", pa.string()), ("subject", pa.string()), ("y", pa.int32()),
+        ("predicted", pa.int32()), ("scores", pa.list_(pa.float64())),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Condition:
+    """What is compared with what."""
+
+    model: str
+    mode: str = ""
+    """How added clips are mixed in."""
+    train_subjects: int
+    """Real subjects it learned from; 0 = all."""
+    source: str = ""
+    """Which synthetic corpus; empty where none takes part."""
+    arm: str
+    """synthetic, a control, or none."""
+    ratio: float
+
+
+def fold_table(condition: Condition, seed: int, fold: Fold, real: FlowSet, scores: np.ndarray) -> pa.Table:
+    """The test clips of one fold with their class probabilities ``scores`` [n,C]."""
+    index, n = fold.test_index, len(fold.test_index)
+    columns = {
+        "model": [condition.model] * n, "mode": [condition.mode] * n, "source": [condition.source] * n,
+        "arm": [condition.arm] * n, "ratio": [condition.ratio] * n,
+        "train_subjects": [condition.train_subjects] * n, "seed": [seed] * n, "fold": [fold.name] * n,
+        "clip_id": real.clip_ids[index].tolist(), "database": real.databases[index].tolist(),
+        "subject": real.subjects[index].tolist(), "y": real.y[index].tolist(),
+        "predicted": scores.argmax(1).tolist(), "scores": scores.tolist(),
+    }  # fmt: skip
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Parquet, complete or absent."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> pa.Table:
+    """Raises ManifestError when the file is no such table."""
+    try:
+        return pq.read_table(path, schema=SCHEMA)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"{path} cannot be read ({error}); remove it and run the same command again") from None
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """One column as numpy."""
+    return np.asarray(table[name].to_numpy(zero_copy_only=False))
+
+
+def join(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows, in order."""
+    return pa.concat_tables(tables).combine_chunks()
+
+
+# ------------------------------------------------------------------- result
+
+
+@dataclass(frozen=True, kw_only=True)
+class LosoResult:
+    """A finished run. UF1 and UAR are computed per seed from counts summed over folds, then averaged."""
+
+    protocol: str
+    model: str
+    metrics: Metrics
+    """uf1, uar, accuracy, f1 and recall averaged over seeds; n and confusion summed over them."""
+    uf1: Interval
+    uar: Interval
+    """95 % interval of a bootstrap over subjects."""
+    seed_sd: float
+    """Standard deviation of UF1 over seeds (0 with one seed)."""
+    per_seed: tuple[Metrics, ...]
+    per_database: dict[str, Metrics]
+    """Over the classes that the database has clips of."""
+    folds: tuple[dict[str, Any], ...]
+    """Per fold: name, test clips, real and synthetic training clips, clips kept out because of a leak."""
+    left_out: dict[str, int]
+    """Clips without a class, by their label."""
+    n_parameters: int
+    tried: int | None
+    """Other configurations that were finished on these manifests before; None where nothing is known of that."""
+    oracle: dict[str, float] | None
+    """UF1 and UAR with the best point of training picked per fold ON ITS TEST CLIPS: leaked, for comparison with papers
+    that do so."""
+    seconds: dict[str, float]
+    config: dict[str, Any]
+    config_hash: str
+    predictions: pa.Table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON (everything but the predictions)."""
+        run = ("protocol", "model", "folds", "left_out", "n_parameters", "seconds", "config")
+        return {name: getattr(self, name) for name in (*run, "seed_sd", "tried", "oracle")} | {
+            "config_hash": self.config_hash,
+            "metrics": self.metrics.to_dict(),
+            "uf1": self.uf1.to_dict(),
+            "uar": self.uar.to_dict(),
+            "per_seed": [m.to_dict() for m in self.per_seed],
+            "per_database": {name: m.to_dict() for name, m in self.per_database.items()},
+        }
+
+
+def figures(table: pa.Table, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The figures of a predictions table of one condition, as the fields of :class:`LosoResult`."""
+    y, predicted, seeds, subjects, databases = (
+        column(table, name) for name in ("y", "predicted", "seed", "subject", "database")
+    )
+    per_seed = tuple(evaluate(y[seeds == s], predicted[seeds == s], classes) for s in np.unique(seeds))
+    counts = subject_counts(y, predicted, subjects, seeds, len(classes))
+    averaged: dict[str, Any] = {
+        n: float(np.mean([getattr(m, n) for m in per_seed])) for n in ("uf1", "uar", "accuracy")
+    }
+    averaged |= {n: tuple(np.mean([getattr(m, n) for m in per_seed], 0).tolist()) for n in ("f1", "recall")}
+    mean = replace(from_confusion(confusion(y, predicted, len(classes)), classes), **averaged)
+    per_database = {}
+    for name in np.unique(databases):
+        here = databases == name
+        present = np.unique(y[here])
+        inside = confusion(y[here], predicted[here], len(classes))
+        whole = from_confusion(inside, classes)
+        # Classes the database has no clips of would count as 0 in UF1; they are left out and the list says so.
+        f1 = [whole.f1[c] for c in present]
+        per_database[str(name)] = replace(
+            whole, classes=tuple(classes[c] for c in present), f1=tuple(f1), uf1=float(np.mean(f1)),
+            recall=tuple(whole.recall[c] for c in present),
+        )  # fmt: skip
+    return {
+        "metrics": mean,
+        "uf1": bootstrap(counts, statistic=uf1),
+        "uar": bootstrap(counts, statistic=uar),
+        "seed_sd": float(np.std([m.uf1 for m in per_seed], ddof=1)) if len(per_seed) > 1 else 0.0,
+        "per_seed": per_seed,
+        "per_database": per_database,
+    }
+
+
+def oracle_figures(table: pa.Table, classes: tuple[str, ...]) -> dict[str, float]:
+    """UF1 and UAR, averaged over seeds, of an oracle's rows (seed, y, predicted)."""
+    y, predicted, seeds = (column(table, name) for name in ("y", "predicted", "seed"))
+    each = [evaluate(y[seeds == s], predicted[seeds == s], classes) for s in np.unique(seeds)]
+    return {name: float(np.mean([getattr(m, name) for m in each])) for name in ("uf1", "uar")}

@@ -1,0 +1,150 @@
+"""FID against pytorch-fid itself (random weights in its file format), and what may be wrong with the input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mesynth.cli import main
+from mesynth.core.errors import ManifestError, UnreadableImageError, WeightsUnavailable
+from mesynth.metrics import fid as module
+from mesynth.metrics.distribution import Moments
+from mesynth.metrics.fid import Pictures, fid, moments_of, read_statistics, write_statistics
+from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, Inception
+from tests.metrics.inception import random_weights
+
+
+class Means:
+    """Features that can be told by hand: mean and spread of each channel."""
+
+    name, suffix, dim, side = "Means", "-Means", 6, 0
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        flat = frames.reshape(len(frames), -1, 3).astype(np.float32)
+        return np.concatenate([flat.mean(1), flat.std(1)], 1)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return draw(tmp_path / "pictures", 0, 40)
+
+
+def draw(folder: Path, seed: int, count: int, low: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        place = folder / f"{i % 3}" / f"{i:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        size = (20, 24, 3) if i % 5 else (30, 30, 3)
+        cv2.imwrite(str(place), rng.integers(low, 256, size, dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(random_weights(), file)
+    return file
+
+
+def test_it_is_what_pytorch_fid_computes(tmp_path: Path, weights: Path) -> None:
+    from pytorch_fid import fid_score, inception
+
+    rng = np.random.default_rng(0)
+    for name, count, low in (("a", 9, 0), ("b", 8, 90)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            cv2.imwrite(str(tmp_path / name / f"{i}.png"), rng.integers(low, 256, (40, 40, 3), dtype=np.uint8))
+    state = torch.load(weights, weights_only=True)
+    with mock.patch.object(inception, "load_state_dict_from_url", return_value=state):
+        net = inception.InceptionV3([3])
+    files = [sorted((tmp_path / name).iterdir()) for name in "ab"]
+    theirs = [fid_score.calculate_activation_statistics(f, net, 4, 2048, "cpu", 0) for f in files]
+    extractor = Inception(weights, published_resize=True)
+    ours = moments_of(Pictures(tmp_path / "a"), extractor)
+    scale = np.abs(theirs[0][0]).max()
+    assert ours.mean == pytest.approx(theirs[0][0], abs=1e-5 * scale)
+    assert ours.covariance == pytest.approx(theirs[0][1], abs=1e-4 * np.abs(theirs[0][1]).max())
+    np.savez(tmp_path / "b.npz", mu=theirs[1][0], sigma=theirs[1][1])
+    found = fid(tmp_path / "a", tmp_path / "b.npz", extractor, resize=PUBLISHED_RESIZE)
+    assert found.name == "FID"
+    # pytorch-fid's matrix square root of singular covariances is itself good to some per cent only.
+    from mesynth.metrics.distribution import frechet_of_moments
+
+    exact = frechet_of_moments(*(Moments(mean=m, covariance=c) for m, c in theirs))
+    assert found.value == pytest.approx(exact, rel=1e-3)
+
+
+def test_statistics_come_back_and_equal_sets_have_no_distance(pictures: Path, tmp_path: Path) -> None:
+    first = fid(pictures, pictures, Means(), resize="", save=tmp_path / "s.npz")
+    assert first.value == pytest.approx(0, abs=1e-6)
+    assert (first.name, first.pictures) == ("FID-Means", 40)
+    again = fid(pictures, tmp_path / "s.npz", Means(), resize="")
+    assert again.value == pytest.approx(0, abs=1e-6)
+    other = fid(draw(tmp_path / "light", 1, 12, low=128), tmp_path / "s.npz", Means(), resize="")
+    assert other.value > 1000  # the means alone are 64 grey levels apart
+
+
+def test_moments_do_not_depend_on_the_parts(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = moments_of(Pictures(pictures), Means())
+    monkeypatch.setattr(module, "BATCH", 3)
+    parts = [len(p) for p in Pictures(pictures).parts()]
+    assert max(parts) == 3
+    assert sum(parts) == 40
+    few = moments_of(Pictures(pictures), Means())
+    assert few.mean == pytest.approx(whole.mean)
+    assert few.covariance == pytest.approx(whole.covariance, abs=1e-6)
+
+
+def test_unfit_input_is_told_in_one_line(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, words in ((tmp_path / "empty", "holds 0 pictures"), (tmp_path / "none", "is no folder")):
+        with pytest.raises(ManifestError, match=words):
+            Pictures(folder)
+    (pictures / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(UnreadableImageError, match=r"bad\.png"):
+        moments_of(Pictures(pictures), Means())
+
+
+def test_unfit_statistics_are_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "s.npz"
+    cases = {
+        "does not exist": lambda: None,
+        "cannot be read": lambda: file.write_bytes(b"nothing"),
+        "has no sigma": lambda: np.savez(file, mu=np.zeros(6)),
+        "this extractor gives 6": lambda: np.savez(file, mu=np.zeros(5), sigma=np.zeros((5, 5))),
+        "NaN": lambda: np.savez(file, mu=np.full(6, np.nan), sigma=np.zeros((6, 6))),
+        "as statistics": lambda: np.savez(file, mu=np.array([{}], object), sigma=np.zeros((6, 6))),
+    }
+    for words, make in cases.items():
+        make()
+        with pytest.raises(ManifestError, match=words) as caught:
+            read_statistics(file, 6)
+        assert "\n" not in str(caught.value)
+    write_statistics(file, Moments(mean=np.arange(6.0), covariance=np.eye(6)))
+    assert read_statistics(file, 6).mean.tolist() == list(range(6))
+
+
+def test_a_file_of_other_weights_is_named(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsUnavailable, match=r"other\.pth is not pt_inception"):
+        Inception(tmp_path / "other.pth")
+
+
+def test_the_verb(pictures: Path, tmp_path: Path) -> None:
+    other = draw(tmp_path / "light", 1, 5, low=128)
+    done = CliRunner().invoke(main, ["fid", str(pictures), str(other), "--save", str(tmp_path / "s.npz"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["name"] == "FID-STAlexNet"
+    assert "Inception" in found["note"]
+    assert (tmp_path / "s.npz").is_file()
+    wrong = CliRunner().invoke(main, ["fid", str(pictures), str(other), "--save", str(tmp_path / "s.txt")])
+    assert wrong.exit_code == 2
+    assert "must end in .npz" in wrong.stderr

@@ -1,0 +1,154 @@
+"""The whole measurement on two small corpora: complete, repeatable, and honest about what is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
+from mesynth.metrics.measure import MeasureConfig, measure
+from mesynth.metrics.report import MeasureReport, MeasureRow
+from mesynth.store.manifest import Manifest
+
+Corpora = tuple[Manifest, Manifest]
+CONFIG = MeasureConfig(clips=12, identity_clips=4)
+
+
+@pytest.fixture(scope="module")
+def report(corpora: Corpora) -> MeasureReport:
+    return measure(*corpora, CONFIG, training=corpora[1])
+
+
+def test_every_group_is_measured(report: MeasureReport) -> None:
+    groups = {row.group for row in report.rows if row.value is not None}
+    assert groups == {"pictures", "identity", "AU control", "flow", "sequence", "memorisation"}
+    assert not [row.name for row in report.rows if row.note.startswith("not measured")]
+    for row in report.rows:
+        assert row.value is None or np.isfinite(row.value), row
+
+
+def test_distances_carry_the_extractors_name(report: MeasureReport) -> None:
+    names = [row.name for row in report.rows]
+    assert "KID" not in names
+    assert "FID" not in names
+    kid = report.row("KID-STAlexNet")
+    assert kid.low is not None
+    assert kid.high is not None
+    assert "resize" in kid.note
+    assert any("STAlexNet was used instead" in note for note in report.notes)
+
+
+def test_exact_renders_score_well(report: MeasureReport) -> None:
+    assert report.row("flow end-point error").value < 0.6 * report.row("flow end-point error").reference["zero flow"]
+    assert report.row("AU MAE (0-5)").value < 0.6 * report.row("AU MAE (0-5)").reference["mean request"]
+    assert report.row("AU ICC(3,1)").value > 0.7
+    assert report.row("apex index error").value <= 1
+    identity = report.row("identity distance")
+    assert identity.value < identity.reference["floor (different people)"]
+    assert "no" in report.row("AU ICC(3,1)").note.lower()
+    assert "human FACS coder" in report.row("AU ICC(3,1)").note
+
+
+def test_frames_copied_from_training_are_noticed(report: MeasureReport) -> None:
+    # The synthetic corpus was given as its own training set: every apex is a copy.
+    assert report.row("copied share").value == 1
+    assert report.row("distance to training").value == pytest.approx(0, abs=1e-2)
+
+
+def test_the_same_seed_gives_the_same_figures(corpora: Corpora, report: MeasureReport) -> None:
+    again = measure(*corpora, CONFIG, training=corpora[1])
+    assert again.rows == report.rows
+    assert again.notes == report.notes
+
+
+def test_wrong_flow_and_wrong_aus_are_noticed(corpora: Corpora, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from mesynth.core.types import AUVector
+    from mesynth.store.manifest import Row
+    from mesynth.store.shards import ShardWriter, npy_bytes, read_landmarks
+
+    rows = []
+    with ShardWriter(tmp_path / "flow.tar") as shard:
+        for i, row in enumerate(corpora[1]):
+            members = {"flow.npy": npy_bytes(np.full((2, 96, 96), 2, np.float32)),
+                       "landmarks.npy": npy_bytes(read_landmarks(corpora[1].root, row))}  # fmt: skip
+            wrong = Row.au_columns(AUVector(np.roll(row.aus.intensity, 7, 0)))
+            frames = row.frames and replace(row.frames, shard=str(corpora[1].root / row.frames.shard))
+            rows.append(replace(row, flow=shard.add(f"{i}", members), frames=frames, **wrong))
+    found = measure(corpora[0], Manifest.from_rows(rows, tmp_path), CONFIG)
+    assert found.row("flow end-point error").value > 1.5 * found.row("flow end-point error").reference["zero flow"]
+    assert found.row("AU MAE (0-5)").value > found.row("AU MAE (0-5)").reference["mean request"]
+    assert (found.row("AU ICC(3,1)").value or 0) < 0.3
+
+
+def test_the_report_is_json_markdown_table_and_pictures(report: MeasureReport, tmp_path: Path) -> None:
+    files = report.write(tmp_path)
+    assert {f.name for f in files} == {"report.json", "report.md", "au_control.png", "identity.png", "flow.png"}
+    for data in report.plots.values():
+        picture = np.asarray(Image.open(io.BytesIO(data)).convert("L"), float)
+        assert picture.std() > 5  # not blank
+    read = MeasureReport.from_json((tmp_path / "report.json").read_text())
+    assert read.rows == report.rows
+    assert json.loads(report.to_json())["corpora"]["real"]["clips"] == 12
+    text = report.to_markdown()
+    assert all(row.name in text for row in report.rows)
+    assert report.table().row_count > 8
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_without_weights_the_rest_is_measured_and_the_gap_is_named(corpora: Corpora) -> None:
+    found = measure(*corpora, MeasureConfig(clips=4))
+    missing = {row.group: row.note for row in found.rows if row.note.startswith("not measured")}
+    assert set(missing) == {"pictures", "identity"}
+    assert "stlpips-pytorch" in missing["pictures"]
+    assert "dlib" in missing["identity"]
+    assert found.row("flow end-point error").value is not None
+    assert "not measured" in found.to_markdown()
+
+
+def test_a_manifest_before_prepare_gets_what_can_be_measured(corpora: Corpora) -> None:
+    from dataclasses import replace
+
+    raw = Manifest.from_rows([replace(row, flow=None) for row in corpora[1]], corpora[1].root)
+    found = measure(corpora[0], raw, MeasureConfig(clips=4))
+    missing = {row.group: row.note for row in found.rows if row.note.startswith("not measured")}
+    assert set(missing) == {"identity", "AU control", "flow", "sequence"}
+    assert all("mesynth prepare" in note for note in missing.values())
+    assert found.row("KID-STAlexNet").value is not None
+
+
+def test_wrong_manifests_are_refused(corpora: Corpora, tmp_path: Path) -> None:
+    real, synthetic = corpora
+    with pytest.raises(ManifestError, match="swapped"):
+        measure(synthetic, real)
+    with pytest.raises(ManifestError, match="no clips"):
+        measure(real.filter(np.zeros(len(real), bool)), synthetic)
+    moved = Manifest(synthetic.table, tmp_path)
+    with pytest.raises(ManifestError, match="can be read"):
+        measure(real, moved, MeasureConfig(clips=4))
+    with pytest.raises(WeightsUnavailable, match="is no file"):
+        measure(real, synthetic, inception_weights=tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("wrong", [{"clips": 2}, {"bootstrap": "frame"}, {"identity_step": 0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        MeasureConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_row_without_a_value_must_say_why() -> None:
+    with pytest.raises(ValueError, match="why"):
+        MeasureRow(group="g", name="n", value=None)
+
+
+def test_progress_counts_every_clip_once(corpora: Corpora) -> None:
+    seen: list[tuple[int, int]] = []
+    measure(*corpora, MeasureConfig(clips=4, identity_clips=1), progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == [*range(1, 9), 8]
+    assert {total for _, total in seen} == {8}

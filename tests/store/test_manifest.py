@@ -1,0 +1,129 @@
+"""Manifests come back as written, refuse what they are not, and join without losing their shards."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mesynth.core import facs
+from mesynth.core.errors import ManifestError, MesynthError
+from mesynth.store import manifest as module
+from mesynth.store.manifest import Manifest, Row, Span, write_tables
+from tests.builders import provenance, row
+
+
+def test_round_trip_keeps_every_field(tmp_path: Path) -> None:
+    vector = facs.parse_annotation("4D+R12").vector()
+    rows = [
+        row("a", frames=Span("s.tar", 0, 512, "ab"), warnings=("w",), **Row.au_columns(vector)),
+        row("b", apex=None, label="negative", frame_files=("x/1.jpg", "x/2.jpg")),
+    ]
+    Manifest.from_rows(rows, tmp_path).write(tmp_path)
+    back = Manifest.read(tmp_path)
+    assert list(back) == rows
+    assert back.row(-1) == rows[1]
+    np.testing.assert_array_equal(back.row(0).aus.intensity, vector.intensity)
+    np.testing.assert_array_equal(back.row(0).aus.mask, vector.mask)
+
+
+def test_hash_follows_content_and_not_the_place(tmp_path: Path) -> None:
+    one = Manifest.from_rows([row("a")], tmp_path)
+    assert one.hash() == Manifest.from_rows([row("a")], tmp_path / "elsewhere").hash()
+    assert one.hash() != Manifest.from_rows([row("a", emotion="fear")], tmp_path).hash()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.integers(0, 30), cuts=st.lists(st.integers(0, 30), max_size=6), group=st.sampled_from([1, 7, 10, 100]))
+def test_a_file_does_not_depend_on_how_its_rows_come(
+    rows: int, cuts: list[int], group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROUP_ROWS", group)
+    spans = (None, Span("s.tar", 0, 512, "ab"))
+    whole = Manifest.from_rows(
+        [
+            row(f"{i}", frames=spans[i % 2], apex=None if i % 3 else 5, frame_files=("x",) * (i % 4))
+            for i in range(rows)
+        ],
+        tmp_path,
+    )
+    edges = sorted({0, rows, *(min(c, rows) for c in cuts)})
+    parts = [whole.table.slice(a, b - a) for a, b in pairwise(edges)]
+    one = whole.write(tmp_path / "one").read_bytes()
+    assert write_tables(tmp_path / "two", lambda: iter(parts), {}).read_bytes() == one
+    assert not list(tmp_path.rglob("*.tmp"))
+    back = Manifest.read(tmp_path / "two")
+    assert list(back) == list(whole)
+    assert back.meta == {"mesynth.hash": whole.hash()}
+    assert pq.ParquetFile(tmp_path / "two" / "manifest.parquet").num_row_groups == max(-(-rows // group), 1)
+
+
+def test_columns_and_subjects(tmp_path: Path) -> None:
+    rows = [
+        row("a"),
+        row("b", subject="02", clip_id="db/02/b/0", provenance=provenance(subjects_seen=("db/02", "x/9"))),
+    ]
+    manifest = Manifest.from_rows(rows, tmp_path)
+    assert manifest.column("provenance.kind").tolist() == ["real", "real"]
+    assert manifest.subject_keys().tolist() == ["db/01", "db/02"]
+    assert manifest.subjects_seen() == [("db/01",), ("db/02", "x/9")]
+    with pytest.raises(ManifestError, match="no column 'colour'"):
+        manifest.column("colour")
+
+
+def test_labels_of_every_scheme(tmp_path: Path) -> None:
+    rows = [
+        row("a", database="casme2", emotion="sadness", label="negative", objective_class="V"),
+        row("b", database="samm", emotion="contempt", label="negative"),
+        row("c", database="casme3", emotion="others"),
+    ]
+    manifest = Manifest.from_rows(rows, tmp_path)
+    assert list(manifest.labels()) == ["negative", "negative", ""]
+    assert list(manifest.labels("4")) == ["negative", "negative", "others"]
+    assert list(manifest.labels("5")) == ["", "contempt", "others"]
+    assert list(manifest.labels("7")) == ["sadness", "contempt", "others"]
+    assert list(manifest.labels("objective")) == ["V", "", ""]
+    with pytest.raises(MesynthError, match="scheme '6'"):
+        manifest.labels("6")
+    with pytest.raises(ManifestError, match="expression 'mini'"):
+        row("d", expression="mini")
+
+
+def test_filter_and_join_keep_shards_reachable(tmp_path: Path) -> None:
+    span = Span("frames-0.tar", 0, 512, "00")
+    a = Manifest.from_rows([row("a", frames=span), row("b", frames=span)], tmp_path / "a")
+    b = Manifest.from_rows([row("c", flow=span)], tmp_path / "deep" / "b")
+    kept = a.filter(np.array([False, True]))
+    assert [r.clip for r in kept] == ["b"]
+    joined = Manifest.join([kept, b], tmp_path)
+    spans = [r.frames or r.flow for r in joined]
+    assert [s.shard for s in spans if s] == ["a/frames-0.tar", "deep/b/frames-0.tar"]
+    with pytest.raises(ManifestError, match="filter mask"):
+        a.filter(np.array([1, 0]))
+
+
+def test_same_clip_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="'db/01/a/0' occurs twice"):
+        Manifest.from_rows([row("a"), row("a")], tmp_path)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no manifest\.parquet in"):
+        Manifest.read(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1 this is not parquet")
+    with pytest.raises(ManifestError, match="cannot be read"):
+        Manifest.read(tmp_path)
+    pq.write_table(pa.table({"clip_id": ["a"]}), tmp_path / "manifest.parquet")
+    with pytest.raises(ManifestError, match="lacks the columns database"):
+        Manifest.read(tmp_path)
+
+
+def test_provenance_needs_a_kind_and_a_licence() -> None:
+    with pytest.raises(ManifestError, match="kind 'fake' is unknown"):
+        provenance(kind="fake")
+    with pytest.raises(ManifestError, match="needs a licence"):
+        provenance(licence="")

@@ -1,0 +1,134 @@
+"""The stage engine: same bytes for any number of processes, resume, interruption, other people's folders."""
+
+from pathlib import Path
+
+import pytest
+
+from mesynth.core.errors import MesynthError, RunFolderError
+from mesynth.store import manifest as manifest_file
+from mesynth.store import shards
+from mesynth.store.manifest import Manifest
+from mesynth.store.stage import Interrupted, Produced, Skipped, read_notes, read_skipped, run_stage
+from tests.builders import NumberWorker, tree_bytes
+
+JOBS = list(range(20))
+
+
+def _run(out: Path, worker: NumberWorker | None = None, config: int = 1, workers: int = 1) -> Manifest:
+    return run_stage(out, JOBS, worker or NumberWorker(), config={"jobs": config}, workers=workers, shard_clips=4)
+
+
+def test_what_was_made_is_what_is_read(tmp_path: Path) -> None:
+    manifest = _run(tmp_path / "a")
+    assert [r.clip for r in manifest] == [f"{i:03d}" for i in JOBS if i != 13]  # job 13 is left out
+    for r in manifest:
+        made = NumberWorker()(int(r.clip))
+        assert isinstance(made, Produced)
+        assert (shards.read_frames(manifest.root, r) == made.frames).all()
+        assert (shards.read_flow(manifest.root, r) == made.flow).all()
+    assert (tmp_path / "a" / "clips" / "1.txt").read_bytes() == b"x"
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+
+
+def test_what_was_left_out_and_noted_is_listed_in_order(tmp_path: Path) -> None:
+    before = [Skipped("db/09/x/1", 'no frames, "really"')]
+    manifest = run_stage(tmp_path / "a", JOBS, NumberWorker(), config={}, shard_clips=4, skipped=before)
+    assert read_skipped(tmp_path / "a") == [*before, Skipped("db/01/013/0", "an unlucky number")]
+    notes = read_notes(tmp_path / "a")
+    assert [n["clip_id"] for n in notes] == [f"db/01/{i:03d}/0" for i in range(0, 20, 2)]
+    assert notes[3]["job"] == 6
+    assert (shards.read_extra(manifest.root, manifest.row(2), "mean") == 2).all()
+    with pytest.raises(MesynthError, match=r"no input_other\.npy"):
+        shards.read_extra(manifest.root, manifest.row(2), "other")
+    run_stage(tmp_path / "b", JOBS[:2], NumberWorker(), config={})
+    assert not (tmp_path / "b" / "skipped.csv").exists()
+
+
+def test_parts_become_the_manifest_of_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_file, "GROUP_ROWS", 6)  # parts have four clips
+    found = _run(tmp_path / "a")
+    copy = Manifest.from_rows(list(found), found.root).write(tmp_path / "copy")
+    assert (tmp_path / "a" / "manifest.parquet").read_bytes() == copy.read_bytes()
+    assert found.meta == {"mesynth.hash": found.hash()}
+
+
+def test_a_clip_made_twice_leaves_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="same clip_id"):
+        run_stage(tmp_path / "a", [1, 2, 3, 4, 5, 1], NumberWorker(), config={}, shard_clips=4)
+    assert not (tmp_path / "a" / "manifest.parquet").exists()
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_one_process_or_two_same_bytes(tmp_path: Path) -> None:
+    _run(tmp_path / "one", workers=1)
+    _run(tmp_path / "two", workers=2)
+    assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
+
+
+def test_interrupted_then_resumed_is_as_if_never_interrupted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(Interrupted, match="same command goes on"):
+        _run(tmp_path / "a", NumberWorker(interrupt_at=9, log=log))
+    assert not (tmp_path / "a" / "manifest.parquet").exists()
+    before = log.read_text().split()
+    _run(tmp_path / "a", NumberWorker(log=log))
+    again = log.read_text().split()[len(before) :]
+    assert again == [str(i) for i in JOBS[8:]]  # the two finished shards are not made twice
+    _run(tmp_path / "b")
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+
+
+def test_a_finished_run_is_not_made_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    _run(tmp_path / "a")
+    _run(tmp_path / "a", NumberWorker(log=log))
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_workers_error_reaches_the_user_and_leaves_no_half_shard(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(MesynthError, match="job 9 cannot be done"):
+        _run(tmp_path / "a", NumberWorker(fail_at=9), workers=workers)
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+    assert not (tmp_path / "a" / "manifest.parquet").exists()
+
+
+def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
+    _run(tmp_path / "a", config=1)
+    with pytest.raises(RunFolderError, match="holds another run"):
+        _run(tmp_path / "a", config=2)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="is not empty"):
+        _run(tmp_path / "b")
+    (tmp_path / "c").write_text("a file")
+    with pytest.raises(RunFolderError):
+        _run(tmp_path / "c")
+    assert (tmp_path / "b" / "thesis.tex").read_text() == "years of work"
+
+
+def test_progress_counts_every_job(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    run_stage(tmp_path / "a", JOBS, NumberWorker(), config={}, shard_clips=4, progress=lambda d, t: seen.append((d, t)))
+    assert seen[-1] == (20, 20)
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards.ShardWriter, "add", full)
+    with pytest.raises(MesynthError, match="is full; make room and run the same command again"):
+        _run(tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(MesynthError, match=r"a worker process died .* go on with --workers 1"):
+        _run(tmp_path / "a", NumberWorker(die_at=18), workers=2)
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+    _run(tmp_path / "a")
+    _run(tmp_path / "b")
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
