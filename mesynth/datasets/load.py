@@ -1,4 +1,6 @@
-"""Corrections of faulty annotation rows: a declared table that ships with the package.
+"""From annotated clips to a manifest: corrections, frames, and an account of everything odd.
+
+Corrections of faulty annotation rows: a declared table that ships with the package.
 
 A correction names the row by database and clip and applies only where the cell still holds the old value, so
 a repaired edition of a workbook, or one sorted differently, is left alone. The shipped table holds only faults
@@ -6,7 +8,8 @@ whose old value was read in the original file.
 
 From annotated lines to a manifest: frames found, corrections applied, everything odd written down.
 
-A tree is scanned one folder listing at a time; no frame is opened but the onset's header."""
+A tree is scanned one folder listing at a time; no frame is opened but the onset's header.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def correct(
     return row, warnings
 
 
-# ------------------------------------------------------------------- load
+# ---------------------------------------------------------------- load
 
 
 _FOLDERS_KEPT = 64  # a video's expressions are neighbours in every workbook; long listings are not all kept

@@ -1,4 +1,6 @@
-"""SMIC-E, the extended release of SMIC: long videos in which a workbook marks one to three micro-expressions.
+"""SMIC and SMIC-E, in one file: both releases lie under one root.
+
+SMIC-E, the extended release of SMIC: long videos in which a workbook marks one to three micro-expressions.
 
 ``HS_long/SMIC-HS-E/s03/s3_ne_01/image00559700.jpg`` (sometimes with a further folder ``HS`` between) beside
 ``SMIC-HS-E_annotation.xlsx``: Subject, Filename, OnsetF, OffsetF, Onset2F, Offset2F, (Onset3F, Offset3F), FirstF,
@@ -10,7 +12,8 @@ Release layout: ``SMIC_all_raw/HS/s1/micro/negative/s1_ne_01/image559740.bmp`` (
 ``reg_image559740.bmp``), ``VIS`` and ``NIR`` beside ``HS``. There is no workbook: the folder decides the class, the
 first and last frame are onset and offset, and no apex is annotated. SMIC-E is the extended release,
 ``HS_long/SMIC-HS-E/s03/s3_ne_01/image00559700.jpg`` with ``SMIC-HS-E_annotation.xlsx``; see
-:mod:`mesynth.datasets.smic`."""
+:mod:`mesynth.datasets.smic`.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +160,7 @@ def _people(places: list[Path], camera: str, root: Path) -> tuple[Path, dict[int
     )
 
 
-# ------------------------------------------------------------------- smic
+# ---------------------------------------------------------------- smic
 
 
 _EMOTIONS = tuple(EMOTION_OF.values())

@@ -1,9 +1,10 @@
-"""RAFT optical flow (Teed and Deng, ECCV 2020) by torchvision, with weights that are already on this machine.
+"""Optical flow of a pair of frames by any of the methods the field uses, RAFT included, and its picture.
+
+RAFT optical flow (Teed and Deng, ECCV 2020) by torchvision, with weights that are already on this machine.
 
 Nothing is downloaded. torchvision's weights were trained on FlyingChairs, FlyingThings3D, Sintel, KITTI and HD1K:
 whole scenes that move by many pixels, not faces that move by one.
-
-Optical flow of a pair of frames by any of the methods the field uses, and its picture."""
+"""
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ def _model(file: str, changed: int, device: str) -> Any:
     return model.eval().to(device)
 
 
-# ------------------------------------------------------------------- flow
+# ---------------------------------------------------------------- flow
 
 
 # ITU-R BT.601 luma, the weights of cv2.COLOR_RGB2GRAY and of the published flow pipelines.
