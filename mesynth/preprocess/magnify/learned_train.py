@@ -404,10 +404,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 # ---------------------------------------------------------------- learned card
 
 
@@ -497,3 +493,7 @@ truly magnified frame. Noise gain: what noise of sd 2 grey levels on onset and f
 |---|---|---|---|---|---|---|
 {table}
 """
+
+
+if __name__ == "__main__":
+    sys.exit(main())
