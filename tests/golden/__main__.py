@@ -47,7 +47,7 @@ Leaves = dict[str, Any]
 DROPPED = re.compile(
     r"(^|\.)(seconds|wall|out|code_version|version|tried|card|croissant|corpus|command|config|notes?|text|unit|title"
     r"|threads|cores|images_per_s|clips_per_second|_class_name|_diffusers_version|dateCreated|datePublished"
-    r"|dateModified)(\.|$)|^files\.|clips/s|speed|description"
+    r"|dateModified)(\.|$)|^files\.|clips/s|clip of \d+ frames|speed|description"
 )
 """Paths of values that differ between two runs, two hosts or two wordings."""
 SOFT = re.compile(
@@ -118,7 +118,7 @@ def kept(file: Path, name: str, work: Path) -> Leaves:
             return printed(file.read_text(), work)
         case ".csv" if not RAW_CSV.search(name):
             with open(file, newline="") as stream:
-                return columns(list(csv.DictReader(stream)))
+                return columns([row for row in csv.DictReader(stream) if not DROPPED.search(row.get("measure", ""))])
         case ".safetensors" | ".npz":
             held = sorted((key, sha(data)) for key, data in arrays(file) if not DROPPED.search(key))
             return {"names": sha(str(held).encode()), "values": sha(str(sorted(v for _, v in held)).encode())}
