@@ -75,7 +75,8 @@ def recipes() -> str:
         for file in sorted(folder.glob("*.yaml")):
             text = file.read_text(encoding="utf-8")
             about = re.match(r"(?:#.*\n)*", text)
-            first = " ".join(line.lstrip("# ") for line in (about[0] if about else "").splitlines() if "mesynth " not in line)
+            lines = (about[0] if about else "").splitlines()
+            first = " ".join(line.lstrip("# ") for line in lines if "mesynth " not in line)
             name = str(file.relative_to(ROOT))
             rows.append(f"| `{name}` | {first.replace('|', chr(92) + '|')} |")
             body = "\n".join(f"    {line}".rstrip() for line in text.splitlines())

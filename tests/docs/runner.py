@@ -31,12 +31,9 @@ from tests.docs.tiny import CODES, Tiny, small
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS: dict[str, click.Group] = {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}
-PAGES = tuple(
-    page
-    for page in (
-        ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "samples" / "README.md", *sorted((ROOT / "docs").rglob("*.md")),
-    )  # fmt: skip
-    if page.is_file()
+PAGES = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "samples/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 )
 SHELL, PYTHON = ("bash", "console"), ("python",)
 INERT = frozenset({"text", "csv", "yaml", "json", "toml", "html"})
@@ -84,7 +81,7 @@ class Command:
 
 @dataclass
 class Account:
-    """What became of a page's commands: those that ran, with processor seconds, and those that were parsed, with why."""
+    """What became of a page's commands: those that ran, with processor seconds; those that were parsed, with why."""
 
     ran: list[tuple[str, float]] = field(default_factory=list)
     parsed: list[tuple[str, str]] = field(default_factory=list)
@@ -186,6 +183,8 @@ def parse(command: Command, *, whole: bool = True) -> None:
     words = list(command.words)
     if words[0] in ("torchrun", "accelerate"):
         if "-m" not in words:
+            if not whole:
+                return
             raise DocumentError(f"'{command}' starts no module of this project")
         words = words[words.index("-m") + 1 :]
     if words[0] == "python" and words[1] == "-m":

@@ -68,7 +68,8 @@ def test_no_command_hides(tmp_path: Path, text: str) -> None:
 
 
 def test_words_of_a_shell() -> None:
-    text = "A=1 mesynth doctor && cd x  # then\nmesynth plan a.yaml \\\n    --set 'x=[1, 2]' y=[a,b]\nprintf 'a\\n' > f.csv"
+    text = "A=1 mesynth doctor && cd x  # then\nmesynth plan a.yaml \\\n    --set 'x=[1, 2]' y=[a,b]\n"
+    text += "printf 'a\\n' > f.csv"
     first, second, third, fourth = commands(text, line=10)
     assert (first.words, first.env, first.line) == (("mesynth", "doctor"), {"A": "1"}, 10)
     assert second.words == ("cd", "x")

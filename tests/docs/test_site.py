@@ -42,7 +42,8 @@ def test_what_is_generated_is_complete(site: Path) -> None:
     for package in (mesynth, recognizer):
         page = (site / "api" / f"{package.__name__}.html").read_text()
         public = [name for name in getattr(package, "__all__", ()) if not name.startswith("__")]
-        assert [name for name in public if callable(getattr(package, name)) and f"{package.__name__}.{name}" not in page] == []
+        shown = [name for name in public if callable(getattr(package, name))]
+        assert [name for name in shown if f"{package.__name__}.{name}" not in page] == []
     contributing = (site / "contributing.html").read_text()
     assert "A generator family" in contributing
     assert "<!-- include" not in contributing

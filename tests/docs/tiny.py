@@ -11,6 +11,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LINKED = ("configs", "scripts")
 """Folders of the checkout that commands name, and read alone."""
 CODES = {"--check": (0, 1)}
-"""Option -> exit codes that are an answer: tiny releases have fewer clips than published, and --check says so with 1."""
+"""Option -> exit codes that are an answer: tiny releases have fewer clips than published, --check says so with 1."""
 PEOPLE, CLIPS = 4, 4
 STUDY = tuple(
     (seed, aus, emotion)
@@ -97,7 +98,6 @@ SUBSTITUTIONS = (
         "a few small people render in a second",
         options={"--subjects": "2", "--size": "96", "--fps": "30"},
     ),
-    Substitution(r"^mesynth render\b(?!.*--layout faces)", "two clips a person", options={"--clips": "2"}),
     Substitution(
         r"^mesynth generate\b.*--count", "eighteen clips go the same way as a thousand", options={"--count": "18"}
     ),
@@ -123,7 +123,10 @@ SUBSTITUTIONS = (
         behind=("data.identities=3", "data.per_identity=4", "data.validation_identities=1"),
     ),
     Substitution(
-        r"^torchrun\b", "this machine has few cores", words=((r"^[48]$", "2"),)
+        r"^torchrun\b",
+        "this machine may have two cores and no GPU",
+        options={"--device": "cpu", "--workers": "1"},
+        words=((r"^4$", "2"),),
     ),
     Substitution(r"^mesynth measure\b", "a few clips a side", options={"--clips": "4"}),
     Substitution(
@@ -131,8 +134,7 @@ SUBSTITUTIONS = (
         "two people, one action unit, two intensities",
         options={"--people": "2", "--aus": "12", "--levels": "0.5,1"},
     ),
-    Substitution(r"^mesynth compare\b", "crops of 64 pixels", options={"--size": "64"}
-    ),
+    Substitution(r"^mesynth compare\b", "crops of 64 pixels", options={"--size": "64"}),
     Substitution(
         r"^recognizer ablate\b.*few_subjects", "the database has four people", behind=("train_subjects=[3,0]",)
     ),
@@ -188,7 +190,8 @@ class Tiny:
 
     def provide(self, words: Sequence[str], folder: Path) -> None:
         """Lay a copy of whatever the command reads, and no command made, under its name into ``folder``."""
-        made = {word.rstrip("/") for word, option in zip(words[1:], words, strict=False) if option in ("--out", "--save")}
+        pairs = pairwise(words)
+        made = {word.rstrip("/") for option, word in pairs if option in ("--out", "--save")}
         self.provide_named(" ".join(words), folder, made)
 
     def provide_named(self, text: str, folder: Path, made: Collection[str] = ()) -> None:
@@ -349,4 +352,4 @@ NAMES: dict[str, Callable[[Tiny, Path], None]] = {
     "runs/motion": _generator,
     "samples/corpus": _sample,
 }
-"""Name in the documents -> what makes its data. Names that begin with / are replaced in commands; others are laid out."""
+"""Name in the documents -> what makes its data. Names that begin with / are replaced in commands, others laid out."""
