@@ -26,18 +26,13 @@ def excerpts() -> list[Block]:
 
 
 def main() -> None:
-    """Write all of them anew."""
-    for block in excerpts():
+    """Write all of them anew, the last of a page first: what lies before a block stays where it is."""
+    for block in reversed(excerpts()):
         assert block.source is not None
-        text = block.page.read_text(encoding="utf-8")
-        lines = text.splitlines(keepends=True)
-        before, after = "".join(lines[: block.line - 1]), "".join(lines[block.line - 1 :])
-        assert after.startswith(block.text)
-        fresh = section(*block.source)
-        if fresh.count("\n") != block.text.count("\n"):  # later blocks of the page have moved: take them one at a time
-            block.page.write_text(before + fresh + after[len(block.text) :], encoding="utf-8")
-            return main()
-        block.page.write_text(before + fresh + after[len(block.text) :], encoding="utf-8")
+        lines = block.page.read_text(encoding="utf-8").splitlines(keepends=True)
+        after = block.line - 1 + block.text.count("\n")
+        lines[block.line - 1 : after] = [section(*block.source)]
+        block.page.write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -295,7 +295,8 @@ class Session:
 
     def _verb(self, command: Command, words: Sequence[str]) -> None:
         result = CliRunner().invoke(GROUPS[words[0]], list(words[1:]), env=command.env, prog_name=words[0])
-        if result.exit_code in CODES.get(_option_of(words, CODES), (0,)):
+        answers = next((codes for option, codes in CODES.items() if option in words), (0,))
+        if result.exit_code in answers:
             return
         raised = result.exc_info
         trace = "".join(traceback.format_exception(*raised)) if raised and raised[0] is not SystemExit else ""
@@ -320,10 +321,6 @@ class Session:
 def seconds() -> float:
     """Of processor time so far, children included."""
     return sum(os.times()[:4])
-
-
-def _option_of(words: Sequence[str], options: dict[str, tuple[int, ...]]) -> str:
-    return next((option for option in options if option in words), "")
 
 
 def _examples(text: str, names: dict[str, object], page: Path, line: int) -> None:

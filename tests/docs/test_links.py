@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+import mesynth
+import tests.docs.excerpts
 from tests.docs.excerpts import excerpts, section
 from tests.docs.runner import PAGES, ROOT, Block
 
@@ -116,6 +120,33 @@ def resolves(name: str) -> bool:
 def test_an_excerpt_is_what_the_file_holds(block: Block) -> None:
     assert block.source is not None
     assert block.text == section(*block.source), "run `python -m tests.docs.excerpts`"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """What CFF 1.2.0 requires, and facts that the package states too."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["message"]
+    assert [author["name"] for author in citation["authors"]] == ["The mesynth authors"]
+    assert citation["title"].startswith("mesynth")
+    assert citation["version"] == mesynth.__version__
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["license"] == package["license"]
+    assert f"\n## {mesynth.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_excerpts_are_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an excerpt before another one has grown."""
+    one, two = "    # [one]\n    first()\n    second()\n    # [end]\n", "# [two]\nlast()\n# [end]\n"
+    (tmp_path / "a.py").write_text(f"if x:\n{one}{two}")
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- from: a.py#{name} -->\n```python\nold\n```\n\n" for name in ("one", "two")))
+    monkeypatch.setattr(tests.docs.excerpts, "ROOT", tmp_path)
+    monkeypatch.setattr(tests.docs.excerpts, "PAGES", (page,))
+    tests.docs.excerpts.main()
+    assert [block.text for block in excerpts()] == ["first()\nsecond()\n", "last()\n"]
+    with pytest.raises(ValueError, match="three"):
+        section("a.py", "three")
 
 
 def test_what_is_not_there_is_found() -> None:

@@ -42,7 +42,7 @@ from tests.recognizer import recordings
 ROOT = Path(__file__).resolve().parents[2]
 LINKED = ("configs", "scripts")
 """Folders of the checkout that commands name, and read alone."""
-CODES = {"--check": (0, 1)}
+CODES: dict[str, tuple[int, ...]] = {"--check": (0, 1)}
 """Option -> exit codes that are an answer: tiny releases have fewer clips than published, --check says so with 1."""
 PEOPLE, CLIPS = 4, 4
 STUDY = tuple(
