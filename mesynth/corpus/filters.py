@@ -1,7 +1,7 @@
 """What a clip is checked for: identity, AU control, artefacts, duplicates. A limit each, and the measure behind it.
 
 The usual limits leave out one or two in a hundred rendered pairs of people nobody learned from: what they leave out of
-a corpus beyond that is the generator's. The figures are in docs/corpora.md, made by ``scripts/filter_limits.py``.
+a corpus beyond that is the generator's. The figures are in docs/figures.md, made by ``scripts/filter_limits.py``.
 
 Which clips of a corpus to leave out, and why. Nothing is lost silently.
 
@@ -40,7 +40,7 @@ _STILL = 1e-3  # mean pixels of a grid cell: below, two flows are equal because 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a clip may reach. None: not checked. Usual limits from 300 rendered pairs (docs/corpora.md)."""
+    """What a clip may reach. None: not checked. Usual limits from 300 rendered pairs (docs/figures.md)."""
 
     identity: float | None = 0.32
     """Distance of the apex's face embedding to the onset's: 99 % of true pairs are below .30, 5 % of different rendered
