@@ -116,11 +116,12 @@ def _raft(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
 
 def _farneback(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
     """Polynomial expansion (Farneback, SCIA 2003), window 15 px, 4 levels."""
-    if not hasattr(cv2, "calcOpticalFlowFarneback"):
+    farneback = getattr(cv2, "calcOpticalFlowFarneback", None)  # builds differ, and so do their stubs
+    if farneback is None:
         raise MesynthError(f"this OpenCV ({cv2.__version__}) has no Farneback flow; use method tvl1 or dis")
 
     def calc(x: np.ndarray, y: np.ndarray, init: None) -> np.ndarray:
-        return np.asarray(cv2.calcOpticalFlowFarneback(x, y, init, 0.5, 4, 15, 5, 5, 1.1, 0))  # type: ignore[call-overload]
+        return np.asarray(farneback(x, y, init, 0.5, 4, 15, 5, 5, 1.1, 0))
 
     return _pairwise(calc, a, b)
 
