@@ -1,0 +1,1 @@
+"""What a laboratory may add to mesynth without an edit in its repository; its entry points name everything here."""

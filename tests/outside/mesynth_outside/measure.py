@@ -1,0 +1,27 @@
+"""A measure of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mesynth.core.errors import MesynthError
+from mesynth.metrics.base import ClipMetric, MeasureRow, Observation
+from mesynth.metrics.clips import ClipData
+
+
+# [measure]
+class MotionShare(ClipMetric):
+    """Share of a crop that moves by more than half a pixel from onset to apex."""
+
+    label = "motion share"
+
+    def observe(self, clip: ClipData) -> Observation:
+        if clip.flow is None:
+            raise MesynthError(f"{clip.row.clip_id} has no flow")
+        return {"share": float((np.hypot(*clip.flow.uv) > 0.5).mean())}
+
+    def compute(self) -> Sequence[MeasureRow]:
+        return [self.median_row("pixels that move", "share", key="motion_share")]
+# [end]
