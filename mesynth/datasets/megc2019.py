@@ -44,7 +44,7 @@ _ALIASES = {"casme2": "casme2", "casmeii": "casme2", "samm": "samm", "smic": "sm
 _CASME2_NEGATIVE = ("disgust", "repression")
 
 
-def rule_label(key: Key, emotion: str) -> str:
+def _rule_label(key: Key, emotion: str) -> str:
     """The composite's class of a clip, "" where it is not in the composite."""
     word = plain_emotion(emotion)
     if key in LEFT_OUT or (key[0] == "smic" and not key[2].startswith("s")):  # other parts: vis_s11_ne_1
@@ -83,7 +83,7 @@ def read_list(path: Path) -> Listed:
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
-        database = database_of_list(cells[0])
+        database = _database_of_list(cells[0])
         if not database and not labels and number == 1:  # a header
             continue
         name = _class_name(cells[3]) if len(cells) > 3 else ""
@@ -104,7 +104,7 @@ def read_list(path: Path) -> Listed:
     return Listed(labels, tuple(notes))
 
 
-def database_of_list(cell: str) -> str:
+def _database_of_list(cell: str) -> str:
     """``CASME II`` -> ``casme2``; "" for an unknown word."""
     return _ALIASES.get("".join(c for c in cell.lower() if c.isalnum()), "")
 
@@ -171,7 +171,7 @@ def _key(database: str, subject: str, clip: str) -> Key:
 
 
 def _ruled(key: Key, clip: AnnotatedClip | Row) -> str:
-    return rule_label(key, clip.emotion) if clip.expression == "micro" else ""
+    return _rule_label(key, clip.emotion) if clip.expression == "micro" else ""
 
 
 def _counts(found: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
@@ -247,7 +247,7 @@ def _list_file(root: Path) -> Path | None:
     for path in sorted(root.glob("*.[cC][sS][vV]")):
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             cells = (line.split(",")[0].strip() for line in (file.readline() for _ in range(8)))
-            if any(database_of_list(cell) for cell in cells):
+            if any(_database_of_list(cell) for cell in cells):
                 return path
     return None
 

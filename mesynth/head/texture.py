@@ -83,7 +83,7 @@ def fill(points: np.ndarray) -> np.ndarray:
     return mask.astype(np.float32) / 255.0
 
 
-def soften(image: np.ndarray, sigma: float) -> np.ndarray:
+def _soften(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur with sigma in IOD."""
     blurred = cv2.GaussianBlur(image, (0, 0), sigma * TEXELS_PER_IOD)
     return np.asarray(blurred, np.float32)
@@ -190,8 +190,8 @@ def _brows(landmarks: np.ndarray, skin: Skin, rng: np.random.Generator) -> np.nd
         width = skin.brow_width * np.interp(np.linspace(0, 1, 200), [0, 0.15, 0.6, 1.0], [0.6, 0.85, 0.65, 0.08])
         outline = np.vstack([line - np.stack([0 * width, width], 1), (line + np.stack([0 * width, width], 1))[::-1]])
         under = np.maximum(under, fill(outline))
-    under = soften(under, 0.022)
-    cover = 0.75 * soften(hairs, 0.004) + 0.50 * skin.brow_density * under
+    under = _soften(under, 0.022)
+    cover = 0.75 * _soften(hairs, 0.004) + 0.50 * skin.brow_density * under
     return np.asarray(np.clip(cover, 0, 1), np.float32)
 
 
@@ -248,9 +248,9 @@ def paint_skin(landmarks: np.ndarray, skin: Skin, wrinkles: np.ndarray, rng: np.
     hair = np.asarray(skin.hair, np.float32)
     grain = np.clip(0.80 + noise(rng, [2.0, 16.0], [0.13, 0.08]), 0.2, 1.3)
     area = _beard_area(landmarks)
-    shadow = 0.34 * skin.stubble * soften(area, 0.03) * (0.7 + 0.3 * grain)
+    shadow = 0.34 * skin.stubble * _soften(area, 0.03) * (0.7 + 0.3 * grain)
     colour = colour + shadow[..., None] * (np.minimum(hair * 1.5 + 0.35 * base, base) - colour)
-    beard = np.clip(skin.beard * soften(area, 0.05) * (0.15 + grain), 0, 0.90)
+    beard = np.clip(skin.beard * _soften(area, 0.05) * (0.15 + grain), 0, 0.90)
     colour = colour + beard[..., None] * (hair * 0.9 - colour)
 
     brows = 0.86 * _brows(landmarks, skin, rng)
@@ -277,7 +277,7 @@ def paint_skin(landmarks: np.ndarray, skin: Skin, wrinkles: np.ndarray, rng: np.
 
 # Which fold each AU deepens, and how much at intensity 1 (judgement, from FACS appearance changes).
 FOLDS: tuple[str, ...] = ("forehead", "glabella", "crow", "underlid", "nasolabial", "nose", "chin", "corner")
-AU_FOLDS: dict[int, dict[str, float]] = {
+_AU_FOLDS: dict[int, dict[str, float]] = {
     1: {"forehead": 0.50},
     2: {"forehead": 0.60},
     4: {"glabella": 0.90},
@@ -298,7 +298,7 @@ AU_FOLDS: dict[int, dict[str, float]] = {
 def fold_matrix(strength: np.ndarray) -> np.ndarray:
     """Linear map [K,M] float32 from AU intensity to fold depth, scaled by a subject's strengths [M]."""
     matrix = np.zeros((len(AU_CODES), len(FOLDS)), np.float32)
-    for code, folds in AU_FOLDS.items():
+    for code, folds in _AU_FOLDS.items():
         for name, amount in folds.items():
             matrix[AU_CODES.index(code), FOLDS.index(name)] = amount
     return matrix * strength[None, :].astype(np.float32)
@@ -313,8 +313,8 @@ def _furrows(curves: list[tuple[list[tuple[float, float]], float]], width: float
         taper = np.sin(np.linspace(0.0, np.pi, len(line) - 1)) ** 0.6
         for i, amount in enumerate(taper):
             draw(mask, [line[i : i + 2]], float(depth * amount), width)
-    groove = soften(mask, 0.8 * width)
-    swelling = np.roll(soften(mask, 1.5 * width), -round(2.0 * width * TEXELS_PER_IOD), axis=0)
+    groove = _soften(mask, 0.8 * width)
+    swelling = np.roll(_soften(mask, 1.5 * width), -round(2.0 * width * TEXELS_PER_IOD), axis=0)
     return np.asarray(groove - 0.40 * swelling, np.float32)
 
 

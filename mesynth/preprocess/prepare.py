@@ -41,7 +41,7 @@ def landmarker_of(name: str, identity: str, device: str) -> Landmarker:
 
 
 @dataclass(frozen=True)
-class ClipWorker:
+class _ClipWorker:
     """Picklable; the landmarker is built in the process that needs it."""
 
     root: Path
@@ -264,7 +264,7 @@ def prepare(
     out = Path(out)
     if len(manifest) == 0:
         raise MesynthError(f"the manifest of {manifest.root} holds no clips; nothing to prepare")
-    require_device(device)
+    _require_device(device)
     name = landmarker if landmarker == STORED else resolve_landmarker(landmarker)
     identity = landmarker_identity(name)
     run = {
@@ -276,7 +276,7 @@ def prepare(
     if config.method == "raft" and not (out / FILE_NAME).is_file():
         raft_file()
     claim_folder(out, run)
-    worker = ClipWorker(manifest.root, config, name, identity, device, cache, skip_bad)
+    worker = _ClipWorker(manifest.root, config, name, identity, device, cache, skip_bad)
     result = run_stage(out, manifest, worker, config=run, workers=workers, skipped=skipped, progress=progress)
     if len(result) == 0:
         first = read_skipped(out)[-len(manifest)]
@@ -284,7 +284,7 @@ def prepare(
     return result
 
 
-def require_device(device: str) -> None:
+def _require_device(device: str) -> None:
     """Raise MesynthError unless torch can use ``device`` here."""
     if device == "cpu":
         return
