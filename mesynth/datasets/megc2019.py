@@ -17,7 +17,7 @@ from pathlib import Path
 from mesynth.core.emotions import CLASSES_3, label, plain_emotion
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme2 import CASME2
-from mesynth.datasets.composite import Member, beside, plain_id, read_members
+from mesynth.datasets.composite import Member, beside, composed, is_release, plain_id, read_members
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
@@ -192,11 +192,6 @@ def _counts(found: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
 # ---------------------------------------------------------------- from the three releases
 
 
-def is_release(folder: Path) -> bool:
-    """Never: frames belong to the releases below, and a folder that holds several may hold other things as well."""
-    return False
-
-
 def read(root: Path, part: str, frames: str) -> Release:
     """The composite's lines. Part "rule" or "list" says what decides; "auto" is the list where there is one.
 
@@ -218,21 +213,13 @@ def read(root: Path, part: str, frames: str) -> Release:
     listed = read_list(file) if file else Listed(by_rule, ())
     kept = [replace(line, label=listed.labels[k]) for k, line in zip(keys, lines, strict=True) if k in listed.labels]
     absent = [_absent(key, file) for key in sorted(listed.labels.keys() - set(keys)) if file]
-    left_out = {line.folder for line in lines if line.folder} - {line.folder for line in kept}
-    notes = [note for release in releases.values() for note in release.notes]
     if file:
         unlike = differences(by_rule, listed.labels)
-        notes += [f"{file.name} decides; the rule disagrees on {len(unlike)} clips", *unlike, *listed.notes]
+        notes = [f"{file.name} decides; the rule disagrees on {len(unlike)} clips", *unlike, *listed.notes]
     else:
-        notes.append("the rule decides; no list of the challenge was read")
+        notes = ["the rule decides; no list of the challenge was read"]
     notes += _counts((line.database, line.subject, line.label or "") for line in kept)
-    sources = [source for release in releases.values() for source in release.sources]
-    return Release(
-        lines=(*kept, *absent),
-        sources=(*sources, *([file.name] if file else [])),
-        notes=tuple(notes),
-        left_out=tuple(sorted(left_out)),
-    )
+    return composed(releases, kept, notes, absent=absent, sources=[file.name] if file else ())
 
 
 def _absent(key: Key, file: Path) -> AnnotatedClip:

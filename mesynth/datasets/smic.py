@@ -31,6 +31,7 @@ from mesynth.datasets.files import (
     numbered_folders,
     read_cells,
     read_workbook,
+    rendering,
     text_of,
     workbooks,
 )
@@ -190,7 +191,7 @@ def read(root: Path, part: str, frames: str) -> Release:
 
 
 def _camera_folder(root: Path, camera: str, frames: str) -> Path:
-    names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}[frames]
+    names = rendering(frames, _RAW, _CROPPED)
     tried = [find_folder(root, name) for name in names]
     # archives that unpack into a folder of the same name; copies that hold HS beside nothing else
     bases = [find_folder(p, p.name) or p for p in tried if p] or ([root] if frames != "cropped" else [])

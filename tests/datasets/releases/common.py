@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -18,11 +19,20 @@ def picture(number: int, h: int = 24, w: int = 32) -> np.ndarray:
     return np.full((h, w, 3), 20 + number % 200, np.uint8)
 
 
+@lru_cache(None)
+def _encoded(grey: int, suffix: str) -> bytes:
+    """The file of a picture; releases hold thousands of them, of 200 grey levels."""
+    done, data = cv2.imencode(suffix, picture(grey))
+    assert done
+    return bytes(data)
+
+
 def write_frames(folder: Path, numbers: Iterable[int], pattern: str = "img{}.jpg", *, junk: bool = False) -> Path:
     """One small picture a number; ``pattern`` is a format string, for example ``"{:05d}.png"``."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
-        assert cv2.imwrite(str(folder / pattern.format(number)), picture(number))
+        file = folder / pattern.format(number)
+        file.write_bytes(_encoded(number % 200, file.suffix))
     for name in JUNK if junk else ():
         (folder / name).write_bytes(b"junk")
     return folder
