@@ -230,17 +230,17 @@ def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene
 
     side: image side in samples. Everything that frames of a clip share is computed here, once.
     """
-    from mesynth.head import bake, hair
+    from mesynth.head import hair
     from mesynth.head import raster as fields
     from mesynth.head import texture as canvas
     from mesynth.head.texture import FOLDS, fold_matrix, paint_skin, paint_wrinkles
 
     skin, light, camera = identity.skin, identity.light, identity.camera
-    face = bake.seal_lips(model, _rest_lids(model, identity_vertices(model, identity.shape)))
+    face = canvas.seal_lips(model, _rest_lids(model, identity_vertices(model, identity.shape)))
     field = hair.hair_field(model, skin.hair_style, skin.hairline)
     rest = hair.grow_hair(model, face, field, skin.hair_style)
     rest[np.unique(model.faces[model.part == TEETH]), 2] -= _TEETH_BACK
-    eyes = bake.fit_eyes(model, face)
+    eyes = canvas.fit_eyes(model, face)
 
     rng = stream(identity.seed, "texture")
     wrinkles = paint_wrinkles(model.uv[model.landmarks], rng)
@@ -249,9 +249,9 @@ def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene
 
     key = np.array(light.key_direction)
     turn = rotation(np.array([camera.yaw, camera.pitch, camera.roll]))
-    height = bake.height_field(model, rest)
-    occlusion = bake.mend_outline(bake.cavity_occlusion(height), height)
-    shadow = bake.mend_outline(bake.cast_shadow(height, turn.T @ key), height)
+    height = canvas.height_field(model, rest)
+    occlusion = canvas.mend_outline(canvas.cavity_occlusion(height), height)
+    shadow = canvas.mend_outline(canvas.cast_shadow(height, turn.T @ key), height)
     texture = _pack_texture(paint.colour, occlusion, paint.strand, paint.gloss, shadow, paint.relief)
 
     look = np.zeros(11, np.float32)
@@ -288,7 +288,7 @@ def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene
         attributes=attributes,
         vertex_eye=vertex_eye,
         eyes=(eyes * np.array([1, 1, 1, 1.012])).astype(np.float32),
-        lids=bake.lid_vertices(model, face, eyes),
+        lids=canvas.lid_vertices(model, face, eyes),
         lips=model.landmarks[[62, 66]].astype(np.int32),
         texture=texture,
         wrinkles=wrinkles,

@@ -16,8 +16,7 @@ from mesynth.preprocess import landmarks as landmarks_module
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.flow import estimate_flow
-from mesynth.preprocess.frames import thin
-from mesynth.preprocess.prepare import prepare
+from mesynth.preprocess.prepare import prepare, thin
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow, read_frames, read_landmarks
 from mesynth.store.stage import Interrupted, read_skipped
