@@ -38,15 +38,24 @@ def write_frames(folder: Path, numbers: Iterable[int], pattern: str = "img{}.jpg
     return folder
 
 
+_BOOKS: dict[str, bytes] = {}
+
+
 def write_book(file: Path, sheets: Mapping[str, Iterable[Cells]]) -> Path:
-    """A workbook of sheets, each a sequence of rows; None leaves a cell blank."""
-    book = Workbook()
-    assert book.active is not None
-    book.remove(book.active)
-    for title, rows in sheets.items():
-        sheet = book.create_sheet(title)
-        for row in rows:
-            sheet.append(list(row))
+    """A workbook of sheets, each a sequence of rows; None leaves a cell blank. Equal ones are made once."""
+    cells = {title: [list(row) for row in rows] for title, rows in sheets.items()}
+    key = repr(cells)  # 1, 1.0 and "1" are different cells
     file.parent.mkdir(parents=True, exist_ok=True)
-    book.save(file)
+    if key not in _BOOKS:
+        book = Workbook()
+        assert book.active is not None
+        book.remove(book.active)
+        for title, rows in cells.items():
+            sheet = book.create_sheet(title)
+            for row in rows:
+                sheet.append(row)
+        book.save(file)
+        _BOOKS[key] = file.read_bytes()
+    else:
+        file.write_bytes(_BOOKS[key])
     return file
