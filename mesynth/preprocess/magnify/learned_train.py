@@ -412,8 +412,13 @@ CASES = ((0.2, 10.0), (0.5, 4.0), (1.0, 3.0), (0.3, 2.0))
 _SD = 2 / 255
 
 
-def held_out_figures(magnifier: LearnedMagnifier, config: TripleConfig) -> dict[str, float]:
-    """Figures on pictures of people and photographs that were not learned from; the card explains them."""
+def held_out_figures(
+    magnifier: LearnedMagnifier, config: TripleConfig, cases: Sequence[tuple[float, float]] = CASES
+) -> dict[str, float]:
+    """Figures on pictures of people and photographs that were not learned from; the card explains them.
+
+    ``cases``: the card's rows; a row's figures do not depend on the others.
+    """
     pictures = np.concatenate(
         [face_pictures(config.unseen(), 1, config.size), photographs(_HELD_OUT_PHOTOGRAPHS, config.size)[::4]]
     )
@@ -425,7 +430,7 @@ def held_out_figures(magnifier: LearnedMagnifier, config: TripleConfig) -> dict[
     half = torch.full_like(unit, 0.5)
     onset = warp(source, half)
     figures = {}
-    for peak, factor in CASES:
+    for peak, factor in cases:
         frame, truth = (warp(source, invert(unit * peak * m) + half) for m in (1.0, factor))
         pair = torch.stack([onset, frame], 1).clamp(0, 1)
         made = magnifier.magnify(pair, factor)[:, 1]
