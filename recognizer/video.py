@@ -22,9 +22,8 @@ from mesynth.preprocess import spot_intervals as spotting
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.flow import flow_picture
-from mesynth.preprocess.frames import thin
 from mesynth.preprocess.landmarks import Landmarker, resolve_landmarker
-from mesynth.preprocess.prepare import landmarker_identity, landmarker_of, prepare
+from mesynth.preprocess.prepare import landmarker_identity, landmarker_of, prepare, thin
 from mesynth.preprocess.spot_intervals import IntervalConfig
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import claim_folder, write_bytes, write_text

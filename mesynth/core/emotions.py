@@ -128,7 +128,7 @@ CASME2_SHARES: dict[str, float] = {
     "sadness": 7 / 156, "fear": 2 / 156,
 }  # fmt: skip
 # Emotion shares inside the composite's class "negative" (generators.md, flow prior).
-NEGATIVE_SHARES: dict[str, float] = {
+_NEGATIVE_SHARES: dict[str, float] = {
     "disgust": 0.48, "anger": 0.26, "repression": 0.12, "contempt": 0.05, "fear": 0.05, "sadness": 0.04,
 }  # fmt: skip
 
@@ -170,9 +170,9 @@ def draw_emotion(name: str, rng: np.random.Generator, source: str = "published")
     if name == "positive":
         return "happiness"
     if name == "negative":
-        shares = {emotion: share for emotion, share in NEGATIVE_SHARES.items() if emotion in SOURCES[source]}
+        shares = {emotion: share for emotion, share in _NEGATIVE_SHARES.items() if emotion in SOURCES[source]}
         p = np.array(list(shares.values()))
-        if len(shares) < len(NEGATIVE_SHARES):
+        if len(shares) < len(_NEGATIVE_SHARES):
             p = p / p.sum()
         return str(rng.choice(list(shares), p=p))
     return name

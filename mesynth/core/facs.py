@@ -47,7 +47,7 @@ AU_NAMES: dict[int, str] = {
 LETTER_INTENSITY: dict[str, float] = {"A": 0.10, "B": 0.25, "C": 0.50, "D": 0.75, "E": 1.00}
 
 # Pairs that pull the same tissue in opposite directions and cannot both be at their full value.
-CONFLICTS: dict[tuple[int, int], str] = {
+_CONFLICTS: dict[tuple[int, int], str] = {
     (12, 15): "the lip corners cannot go up and down",
     (23, 25): "lips cannot be tightened shut and parted",
     (24, 25): "lips cannot be pressed and parted",
@@ -57,7 +57,7 @@ CONFLICTS: dict[tuple[int, int], str] = {
     (5, 43): "the lid cannot be raised and closed",
 }
 # Pairs that do occur together (fear brow) but whose displacements add up to less than their sum.
-BLENDS: dict[tuple[int, int], float] = {(1, 4): 0.8, (2, 4): 0.8}
+_BLENDS: dict[tuple[int, int], float] = {(1, 4): 0.8, (2, 4): 0.8}
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,9 @@ def format_vector(vector: AUVector) -> str:
 def conflicts(vector: AUVector) -> list[tuple[int, int, str]]:
     """The conflicting pairs that are both active on one side, with the reason."""
     active = vector.intensity > 0
-    return [(a, b, why) for (a, b), why in CONFLICTS.items() if bool((active[AU_INDEX[a]] & active[AU_INDEX[b]]).any())]
+    return [
+        (a, b, why) for (a, b), why in _CONFLICTS.items() if bool((active[AU_INDEX[a]] & active[AU_INDEX[b]]).any())
+    ]
 
 
 def reject_conflicts(vector: AUVector) -> None:
@@ -301,15 +303,15 @@ def reject_conflicts(vector: AUVector) -> None:
 
 
 def damp(vector: AUVector) -> AUVector:
-    """Resolve conflicts by silencing the weaker AU of a pair, and shrink blends (:data:`BLENDS`)."""
+    """Resolve conflicts by silencing the weaker AU of a pair, and shrink blends (:data:`_BLENDS`)."""
     out = vector.intensity.copy()
-    for a, b in CONFLICTS:
+    for a, b in _CONFLICTS:
         ia, ib = AU_INDEX[a], AU_INDEX[b]
         both = (out[ia] > 0) & (out[ib] > 0)
         weaker_a = both & (out[ia] <= out[ib])
         out[ia, weaker_a] = 0
         out[ib, both & ~weaker_a] = 0
-    for (a, b), factor in BLENDS.items():
+    for (a, b), factor in _BLENDS.items():
         ia, ib = AU_INDEX[a], AU_INDEX[b]
         both = (out[ia] > 0) & (out[ib] > 0)
         out[ia, both] *= factor

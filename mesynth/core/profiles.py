@@ -98,7 +98,7 @@ PROFILES: dict[str, Profile] = {
     "slow-rise": Profile(apex=0.7, lag=0.05),
     "held": Profile(apex=0.4, hold=0.2, lag=0.05),
 }
-APEX_SD = {"casme2": 0.17}
+_APEX_SD = {"casme2": 0.17}
 
 
 def require_profile(name: str) -> Profile:
@@ -111,8 +111,8 @@ def require_profile(name: str) -> Profile:
 def draw_profile(name: str, rng: np.random.Generator) -> Profile:
     """The named profile; where a database's spread of the apex is known, the apex is drawn from it."""
     profile = require_profile(name)
-    if name in APEX_SD:
-        apex = float(np.clip(rng.normal(profile.apex, APEX_SD[name]), 0.2, 0.8))
+    if name in _APEX_SD:
+        apex = float(np.clip(rng.normal(profile.apex, _APEX_SD[name]), 0.2, 0.8))
         decay = "exponential" if rng.random() < 0.3 else "cosine"
         return replace(profile, apex=apex, decay=decay)
     return profile

@@ -19,6 +19,7 @@ from mesynth.datasets.files import (
     numbered_folders,
     read_workbook,
     release_folder,
+    rendering,
     text_of,
     workbooks,
 )
@@ -46,8 +47,7 @@ def is_release(folder: Path) -> bool:
 
 def read(root: Path, part: str, frames: str) -> Release:
     """The lines of the workbook. Raises DatasetLayoutError."""
-    names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}[frames]
-    folder = release_folder(root, names, "CASME")
+    folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME")
     sheet = read_workbook(_workbook(root), _COLUMNS, optional=("apex2",))
     people = numbered_folders(folder, "sub")
     return Release(

@@ -18,7 +18,7 @@ from mesynth.core.errors import DatasetLayoutError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.types import AUVector
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import contents, find_folder, read_workbook, text_of, workbooks
+from mesynth.datasets.files import contents, read_workbook, release_folder, rendering, roman_class, text_of, workbooks
 from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.store.manifest import Manifest
 
@@ -39,7 +39,6 @@ _COLUMNS = {
     "emotion": ("Estimated Emotion", "Emotion"),
 }
 _OBJECTIVE = {"subject": _COLUMNS["subject"], "clip": _COLUMNS["clip"], "objective": ("Objective Class", "Class")}
-_ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Cor
 
 def read(root: Path, part: str, frames: str) -> Release:
     """The lines of the coding workbook. Raises DatasetLayoutError."""
-    folder = _frame_folder(root, frames).relative_to(root).as_posix()
+    folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
     sheet = read_workbook(_workbook(root), _COLUMNS)
     objective = _objective_classes(root)
     origin = _origin(root)
@@ -93,17 +92,6 @@ def is_release(folder: Path) -> bool:
     return any(p.suffix.lower() in {".xlsx", ".xls"} and p.name.lower().startswith("casme2") for p in folder.iterdir())
 
 
-def _frame_folder(root: Path, frames: str) -> Path:
-    names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}
-    found = find_folder(root, *names[frames])
-    if found is None:
-        raise DatasetLayoutError(
-            f"no folder {names[frames][0]} in {root}: {contents(root)}; give the folder of the CASME II release"
-        )
-    # some archives unpack into a folder of the same name
-    return find_folder(found, *names[frames]) or found
-
-
 def _workbook(root: Path) -> Path:
     books = [p for p in workbooks(root) if "objective" not in p.name.lower()]
     for pattern in _WORKBOOKS:
@@ -120,9 +108,7 @@ def _objective_classes(root: Path) -> dict[tuple[str, str], str]:
         return {}
     found = {}
     for row in read_workbook(book, _OBJECTIVE).rows:
-        name = text_of(row["objective"]).upper()
-        name = _ROMAN[int(name)] if name.isdigit() and 0 < int(name) < len(_ROMAN) else name
-        found[_subject(row["subject"], book), text_of(row["clip"])] = name
+        found[_subject(row["subject"], book), text_of(row["clip"])] = roman_class(row["objective"])
     return found
 
 

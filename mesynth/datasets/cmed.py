@@ -18,7 +18,7 @@ from mesynth.core.facs import parse_annotation
 from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme_sq import CASME_SQ
-from mesynth.datasets.composite import Member, beside, read_members
+from mesynth.datasets.composite import Member, beside, composed, is_release, read_members
 from mesynth.datasets.database import Database, Published, Release
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
@@ -130,11 +130,6 @@ def _counts(labels: Iterable[str]) -> dict[str, int]:
 # ---------------------------------------------------------------- from the releases
 
 
-def is_release(folder: Path) -> bool:
-    """Never: frames belong to the releases below, and a folder that holds several may hold other things as well."""
-    return False
-
-
 def read(root: Path, part: str, frames: str) -> Release:
     """The lines that have a class, of the releases that are there. Raises DatasetLayoutError when none is."""
     releases = read_members(root, MEMBERS, frames)
@@ -145,17 +140,11 @@ def read(root: Path, part: str, frames: str) -> Release:
     named = [compound(line.emotion, _codes(line.aus)) if line.expression == "micro" else "" for line in lines]
     kept = [replace(line, label=name) for line, name in zip(lines, named, strict=True) if name]
     absent = [member.database.title for member in MEMBERS if member.name not in releases]
-    notes = [note for release in releases.values() for note in release.notes]
-    notes.append("a reconstruction by rule: the list of CMED is not public, and its compound clips are synthesised")
+    notes = ["a reconstruction by rule: the list of CMED is not public, and its compound clips are synthesised"]
     if absent:
         notes.append(f"without {', '.join(absent)}, which {root} does not hold")
     notes.append(f"classes, published in brackets: {beside(_counts(line.label or '' for line in kept), CLASSES)}")
-    return Release(
-        lines=tuple(kept),
-        sources=tuple(source for release in releases.values() for source in release.sources),
-        notes=tuple(notes),
-        left_out=tuple(sorted({line.folder for line in lines} - {line.folder for line in kept})),
-    )
+    return composed(releases, kept, notes)
 
 
 _PAPER = "Zhao and Xu, A convolutional neural network for compound micro-expression recognition, Sensors 19(24), 2019"

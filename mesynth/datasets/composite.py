@@ -47,6 +47,32 @@ def read_members(root: Path, members: Sequence[Member], frames: str) -> dict[str
     return found
 
 
+def is_release(folder: Path) -> bool:
+    """Never: frames belong to the members, and a folder that holds several may hold other things as well."""
+    return False
+
+
+def composed(
+    releases: Mapping[str, Release],
+    kept: Sequence[AnnotatedClip],
+    notes: Sequence[str],
+    *,
+    absent: Sequence[AnnotatedClip] = (),
+    sources: Sequence[str] = (),
+) -> Release:
+    """The composite's release: ``kept`` of the members' lines, the others left out on purpose.
+
+    ``notes`` and ``sources`` follow the members' own; ``absent``: lines that no member has.
+    """
+    folders = {line.folder for release in releases.values() for line in release.lines}
+    return Release(
+        lines=(*kept, *absent),
+        sources=(*(source for release in releases.values() for source in release.sources), *sources),
+        notes=(*(note for release in releases.values() for note in release.notes), *notes),
+        left_out=tuple(sorted(folders - {line.folder for line in kept})),
+    )
+
+
 def _carried(line: AnnotatedClip, prefix: str, database: Database, release: Release) -> AnnotatedClip:
     return replace(
         line,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import contents, nested, read_workbook, subfolders, text_of, workbooks
+from mesynth.datasets.files import USUAL_COLUMNS, contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _PARTS = ("train", "testA", "testB")
 # of a name in lower case, letters and digits alone: trainingfullwithau, dfmetestafullwithau, testdataa
@@ -25,11 +25,7 @@ _BOOK_FOLDERS = ("DFME", "annotation", "annotations", "full_release_annotation",
 _EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
 """By EmotionId."""
 _COLUMNS = {
-    "subject": ("Subject", "Sub"),
-    "clip": ("Filename", "File name"),
-    "onset": ("OnsetFrame", "Onset"),
-    "apex": ("ApexFrame", "Apex"),
-    "offset": ("OffsetFrame", "Offset"),
+    **USUAL_COLUMNS,
     "emotion": ("Emotion",),
     "emotion_id": ("EmotionId", "Emotion_Id"),
     "fps": ("Fps", "FPS", "Frame rate"),

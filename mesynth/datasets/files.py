@@ -1,8 +1,7 @@
 """What lies in a release: folders, frames and workbooks.
 
-A release's folders: frames in numeric order, annotated frames found, sizes from headers.
-
-A release's workbooks: tables found by column name, cells read for what they mean.
+Folders are found whatever their case and padding, frames in numeric order, sizes from headers. Tables are found by
+the names of their columns, whatever stands around them, and cells read for what they mean.
 """
 
 from __future__ import annotations
@@ -56,6 +55,11 @@ def release_folder(root: Path, names: Sequence[str], title: str) -> Path:
             f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the {title} release"
         )
     return find_folder(found, *names) or found
+
+
+def rendering(frames: str, raw: Sequence[str], cropped: Sequence[str]) -> tuple[str, ...]:
+    """Names of the folder to look for: ``frames`` is "raw", "cropped" or "auto", which prefers raw."""
+    return {"raw": (*raw,), "cropped": (*cropped,), "auto": (*raw, *cropped)}[frames]
 
 
 def numbered_folders(folder: Path, prefix: str = "") -> dict[int, str]:
@@ -170,6 +174,16 @@ def nearest(numbers: Sequence[int], wanted: int, what: str, warnings: list[str])
 # ---------------------------------------------------------------- workbook
 
 
+USUAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "subject": ("Subject", "Sub"),
+    "clip": ("Filename", "File name"),
+    "onset": ("OnsetFrame", "Onset"),
+    "apex": ("ApexFrame", "Apex"),
+    "offset": ("OffsetFrame", "Offset"),
+}
+"""Names that several databases give the columns of a clip."""
+
+_ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII")
 _HEADER_ROWS = 30  # some releases put a preamble before the header
 _MOST_CELLS, _MOST_BYTES = 40_000_000, 1 << 28
 """A sheet's rows times its columns, and a workbook unpacked: far above any release, far below a machine's memory."""
@@ -320,3 +334,13 @@ def text_of(cell: object) -> str:
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     return str(cell).strip()
+
+
+def roman_class(cell: object) -> str:
+    """A cell as the roman numeral of an objective class; other words in capitals.
+
+    >>> roman_class(3.0), roman_class("iii"), roman_class("12"), roman_class(None)
+    ('III', 'III', '12', '')
+    """
+    name = text_of(cell).upper()
+    return _ROMAN[int(name)] if name.isdigit() and 0 < int(name) < len(_ROMAN) else name

@@ -75,7 +75,7 @@ def read(root: Path, part: str, frames: str) -> Release:
     """The CSV's rows. Raises DatasetLayoutError when it is missing, unreadable, or lacks a column."""
     path = _find(root, CSV_NAME)
     table = read_table(path)
-    own = "" if all(cells.get("database") for _, cells, _ in table.rows) else folder_database(root, path.name)
+    own = "" if all(cells.get("database") for _, cells, _ in table.rows) else _folder_database(root, path.name)
     return Release(lines=tuple(lines(root, table)), sources=(path.name,), database=own)
 
 
@@ -168,7 +168,7 @@ def read_table(path: Path) -> Table:
 # ---------------------------------------------------------------- names
 
 
-def folder_database(root: Path, csv_name: str) -> str:
+def _folder_database(root: Path, csv_name: str) -> str:
     """The folder's name as a database name, for rows without one.
 
     A name that this package knows is refused here, since different people would pass for one. In the column it is

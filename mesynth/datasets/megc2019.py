@@ -17,7 +17,7 @@ from pathlib import Path
 from mesynth.core.emotions import CLASSES_3, label, plain_emotion
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme2 import CASME2
-from mesynth.datasets.composite import Member, beside, plain_id, read_members
+from mesynth.datasets.composite import Member, beside, composed, is_release, plain_id, read_members
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
@@ -44,7 +44,7 @@ _ALIASES = {"casme2": "casme2", "casmeii": "casme2", "samm": "samm", "smic": "sm
 _CASME2_NEGATIVE = ("disgust", "repression")
 
 
-def rule_label(key: Key, emotion: str) -> str:
+def _rule_label(key: Key, emotion: str) -> str:
     """The composite's class of a clip, "" where it is not in the composite."""
     word = plain_emotion(emotion)
     if key in LEFT_OUT or (key[0] == "smic" and not key[2].startswith("s")):  # other parts: vis_s11_ne_1
@@ -83,7 +83,7 @@ def read_list(path: Path) -> Listed:
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
-        database = database_of_list(cells[0])
+        database = _database_of_list(cells[0])
         if not database and not labels and number == 1:  # a header
             continue
         name = _class_name(cells[3]) if len(cells) > 3 else ""
@@ -104,7 +104,7 @@ def read_list(path: Path) -> Listed:
     return Listed(labels, tuple(notes))
 
 
-def database_of_list(cell: str) -> str:
+def _database_of_list(cell: str) -> str:
     """``CASME II`` -> ``casme2``; "" for an unknown word."""
     return _ALIASES.get("".join(c for c in cell.lower() if c.isalnum()), "")
 
@@ -171,7 +171,7 @@ def _key(database: str, subject: str, clip: str) -> Key:
 
 
 def _ruled(key: Key, clip: AnnotatedClip | Row) -> str:
-    return rule_label(key, clip.emotion) if clip.expression == "micro" else ""
+    return _rule_label(key, clip.emotion) if clip.expression == "micro" else ""
 
 
 def _counts(found: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
@@ -190,11 +190,6 @@ def _counts(found: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------- from the three releases
-
-
-def is_release(folder: Path) -> bool:
-    """Never: frames belong to the releases below, and a folder that holds several may hold other things as well."""
-    return False
 
 
 def read(root: Path, part: str, frames: str) -> Release:
@@ -218,21 +213,13 @@ def read(root: Path, part: str, frames: str) -> Release:
     listed = read_list(file) if file else Listed(by_rule, ())
     kept = [replace(line, label=listed.labels[k]) for k, line in zip(keys, lines, strict=True) if k in listed.labels]
     absent = [_absent(key, file) for key in sorted(listed.labels.keys() - set(keys)) if file]
-    left_out = {line.folder for line in lines if line.folder} - {line.folder for line in kept}
-    notes = [note for release in releases.values() for note in release.notes]
     if file:
         unlike = differences(by_rule, listed.labels)
-        notes += [f"{file.name} decides; the rule disagrees on {len(unlike)} clips", *unlike, *listed.notes]
+        notes = [f"{file.name} decides; the rule disagrees on {len(unlike)} clips", *unlike, *listed.notes]
     else:
-        notes.append("the rule decides; no list of the challenge was read")
+        notes = ["the rule decides; no list of the challenge was read"]
     notes += _counts((line.database, line.subject, line.label or "") for line in kept)
-    sources = [source for release in releases.values() for source in release.sources]
-    return Release(
-        lines=(*kept, *absent),
-        sources=(*sources, *([file.name] if file else [])),
-        notes=tuple(notes),
-        left_out=tuple(sorted(left_out)),
-    )
+    return composed(releases, kept, notes, absent=absent, sources=[file.name] if file else ())
 
 
 def _absent(key: Key, file: Path) -> AnnotatedClip:
@@ -247,7 +234,7 @@ def _list_file(root: Path) -> Path | None:
     for path in sorted(root.glob("*.[cC][sS][vV]")):
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             cells = (line.split(",")[0].strip() for line in (file.readline() for _ in range(8)))
-            if any(database_of_list(cell) for cell in cells):
+            if any(_database_of_list(cell) for cell in cells):
                 return path
     return None
 

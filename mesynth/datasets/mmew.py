@@ -13,17 +13,22 @@ from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import IMAGE_SUFFIXES, contents, nested, read_workbook, subfolders, text_of, workbooks
+from mesynth.datasets.files import (
+    IMAGE_SUFFIXES,
+    USUAL_COLUMNS,
+    contents,
+    nested,
+    read_workbook,
+    subfolders,
+    text_of,
+    workbooks,
+)
 
 _AROUND = ("MMEW", "MMEW_Final", "MMEW_Final_cropped")
 _MICRO = ("Micro_Expression", "MicroExpression", "Micro_Expressions")
 _MACRO = ("Macro_Expression", "MacroExpression", "Macro_Expressions")
 _COLUMNS = {
-    "subject": ("Subject", "Sub"),
-    "clip": ("Filename", "File name"),
-    "onset": ("OnsetFrame", "Onset"),
-    "apex": ("ApexFrame", "Apex"),
-    "offset": ("OffsetFrame", "Offset"),
+    **USUAL_COLUMNS,
     "aus": ("Action Units", "AUs", "AU"),
     "emotion": ("Estimated Emotion", "Emotion"),
 }

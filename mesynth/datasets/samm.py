@@ -17,6 +17,8 @@ from mesynth.datasets.files import (
     frame_number,
     numbered_folders,
     read_workbook,
+    rendering,
+    roman_class,
     text_of,
     workbooks,
 )
@@ -37,7 +39,6 @@ _COLUMNS = {
     "objective": ("Objective Classes", "Objective Class"),
 }
 _OPTIONAL = ("duration", "kind", "objective")
-_ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII")
 _SECOND = 200  # frames; coded movements last half of it at most
 _CLIP = re.compile(r"0*(\d+)(_\d+_\d+)")
 
@@ -66,7 +67,7 @@ def read(root: Path, part: str, frames: str) -> Release:
 
 def _frame_folder(root: Path, frames: str) -> Path:
     """The folder of the subjects' folders; the root itself where they lie beside the workbook."""
-    names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}[frames]
+    names = rendering(frames, _RAW, _CROPPED)
     found = find_folder(root, *names)
     if found is not None:
         return find_folder(found, *names) or found
@@ -108,7 +109,7 @@ def _line(place: str, people: dict[int, str], book: Path, cells: dict[str, objec
         offset=offset,
         aus=cells["aus"],
         emotion=text_of(cells["emotion"]),
-        objective=_objective(cells.get("objective")),
+        objective=roman_class(cells.get("objective")),
         expression="macro" if text_of(cells.get("kind")).lower().startswith("macro") else "micro",
         warnings=warnings,
     )
@@ -127,11 +128,6 @@ def _offset(cells: dict[str, object]) -> tuple[object, tuple[str, ...]]:
     if offset is not None and onset < offset <= onset + _SECOND:
         return cells["offset"], (said,)
     return onset + duration - 1, (f"{said}; {onset + duration - 1} taken",)
-
-
-def _objective(cell: object) -> str:
-    name = text_of(cell).upper()
-    return _ROMAN[int(name)] if name.isdigit() and 0 < int(name) < len(_ROMAN) else name
 
 
 SAMM = Database(

@@ -31,11 +31,12 @@ from mesynth.datasets.files import (
     numbered_folders,
     read_cells,
     read_workbook,
+    rendering,
     text_of,
     workbooks,
 )
 
-EMOTION_OF = {"ne": "negative", "po": "positive", "sur": "surprise"}
+_EMOTION_OF = {"ne": "negative", "po": "positive", "sur": "surprise"}
 """Middle of a clip's name -> emotion."""
 
 _CAMERAS = ("hs", "vis", "nir")
@@ -57,7 +58,7 @@ _SPANS = (("onset", "offset"), ("onset2", "offset2"), ("onset3", "offset3"))
 _LONG_CLIP = re.compile(r"s0*(\d+)_(ne|po|sur)_(\d+)", re.IGNORECASE)
 
 
-def read_long(root: Path, camera: str, fps: float) -> Release:
+def _read_long(root: Path, camera: str, fps: float) -> Release:
     """The marked expressions of one camera ("hs", "vis", "nir"). Raises DatasetLayoutError."""
     places = _places(root, camera)
     book = _workbook(places, camera)
@@ -94,14 +95,14 @@ def read_long(root: Path, camera: str, fps: float) -> Release:
 
 
 def _long_lines(match: re.Match[str], cells: dict[str, object], place: str, camera: str) -> list[AnnotatedClip]:
-    subject, emotion = f"s{int(match[1]):02d}", EMOTION_OF[match[2].lower()]
+    subject, emotion = f"s{int(match[1]):02d}", _EMOTION_OF[match[2].lower()]
     prefix = "long_" if camera == "hs" else f"{camera}_long_"
     said, problem = text_of(cells.get("emotion")).lower(), ""
     warnings = []
     number = text_of(cells["subject"]).lower().removeprefix("s")
     if number.isdigit() and int(number) != int(match[1]):
         problem = f"clip {match[0]} is listed under subject {text_of(cells['subject'])}; correct one of the cells"
-    if said and EMOTION_OF.get(said, said) != emotion:
+    if said and _EMOTION_OF.get(said, said) != emotion:
         warnings.append(f"the clip's name says {emotion}, the column {said}; the name counts")
     lines = []
     for index, (onset, offset) in enumerate(_SPANS):
@@ -163,7 +164,7 @@ def _people(places: list[Path], camera: str, root: Path) -> tuple[Path, dict[int
 # ---------------------------------------------------------------- smic
 
 
-_EMOTIONS = tuple(EMOTION_OF.values())
+_EMOTIONS = tuple(_EMOTION_OF.values())
 _RAW = ("SMIC_all_raw", "SMIC_raw", "SMIC-raw")
 _CROPPED = ("SMIC_all_cropped", "SMIC_cropped", "SMIC-cropped")
 _CLIP = re.compile(r"s0*(\d+)_([a-z]+)_0*(\d+)", re.IGNORECASE)
@@ -181,7 +182,7 @@ def read(root: Path, part: str, frames: str) -> Release:
     """The clips of one camera: the folder tree is the annotation. Raises DatasetLayoutError."""
     camera, _, long = part.partition("-") if part != "long" else ("hs", "", "long")
     if long:
-        return read_long(root, camera, _FPS[camera])
+        return _read_long(root, camera, _FPS[camera])
     base = _camera_folder(root, camera, frames)
     lines = tuple(_lines(root, base, "" if camera == "hs" else f"{camera}_"))
     if not lines:
@@ -190,7 +191,7 @@ def read(root: Path, part: str, frames: str) -> Release:
 
 
 def _camera_folder(root: Path, camera: str, frames: str) -> Path:
-    names = {"raw": _RAW, "cropped": _CROPPED, "auto": _RAW + _CROPPED}[frames]
+    names = rendering(frames, _RAW, _CROPPED)
     tried = [find_folder(root, name) for name in names]
     # archives that unpack into a folder of the same name; copies that hold HS beside nothing else
     bases = [find_folder(p, p.name) or p for p in tried if p] or ([root] if frames != "cropped" else [])
@@ -222,7 +223,7 @@ def _line(subject: str, prefix: str, clip: str, emotion: str, place: str) -> Ann
     warnings, problem = [], ""
     if match and f"s{int(match[1]):02d}" != subject:
         problem = f"clip folder {place} lies with subject {subject}; move it to the subject of its name"
-    elif match and (named := EMOTION_OF.get(match[2].lower())) and named != emotion:
+    elif match and (named := _EMOTION_OF.get(match[2].lower())) and named != emotion:
         warnings.append(f"the clip's name says {named}, its folder {emotion}; the folder counts")
     return AnnotatedClip(
         subject=subject,

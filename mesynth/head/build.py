@@ -21,7 +21,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.head.model import PARTS
 
 # 68 iBUG landmarks as vertex numbers of MakeHuman's base.obj (hm08), picked by hand on the neutral mesh.
-LANDMARKS_HM08: tuple[int, ...] = (
+_LANDMARKS_HM08: tuple[int, ...] = (
     5195, 5186, 5204, 910, 735, 5298, 5295, 5293, 5225, 11899, 11901, 11903, 7455, 7612, 11815, 11798, 11806,
     254, 225, 204, 205, 209, 6984, 6980, 6979, 6999, 7023, 132, 131, 164, 294, 325, 331, 317, 7093, 7087,
     6758, 0, 4865, 6769, 47, 41, 13365, 11483, 6784, 13354, 6825, 6831,
@@ -132,7 +132,7 @@ def split_sides(delta: np.ndarray, x: np.ndarray, softness: float) -> tuple[np.n
     return delta * left, delta * (1.0 - left)
 
 
-def vertex_mask(mesh: BaseMesh, image_path: Path) -> np.ndarray:
+def _vertex_mask(mesh: BaseMesh, image_path: Path) -> np.ndarray:
     """One of MPFB's painted UV masks sampled at the vertices, [N] float32 in 0..1.
 
     Raises: MesynthError when the image cannot be read.
@@ -208,7 +208,7 @@ def head_arrays(data_folder: Path) -> dict[str, np.ndarray]:
     assets = data_folder / "mpfb2"
     mesh = read_obj(assets / "3dobjs" / "base.obj")
     n = len(mesh.vertices)
-    if max(LANDMARKS_HM08) >= n:
+    if max(_LANDMARKS_HM08) >= n:
         raise MesynthError(f"{assets}: {n} vertices are too few for the landmark numbers; not MakeHuman's hm08")
     macros = _macro_targets(assets / "targets", n)
     young = np.mean([delta for key, delta in macros.items() if key[2] == "young"], axis=0)
@@ -230,13 +230,13 @@ def head_arrays(data_folder: Path) -> dict[str, np.ndarray]:
     kept_quads = np.isin(mesh.groups, list(_GROUP_PART)) & keep[mesh.quads].all(1)
     quads = mesh.quads[kept_quads]
     part = np.array([_GROUP_PART[g] for g in mesh.groups[kept_quads]], np.uint8)
-    inside = vertex_mask(mesh, assets / "textures" / "mpfb_inside-mouth.jpg") > 0.5
+    inside = _vertex_mask(mesh, assets / "textures" / "mpfb_inside-mouth.jpg") > 0.5
     part[(part == 0) & inside[quads].all(1)] = PARTS.index("mouth")
 
     used = np.unique(quads)
     renumber = np.full(n, -1, np.int64)
     renumber[used] = np.arange(len(used))
-    landmarks = renumber[list(LANDMARKS_HM08)]
+    landmarks = renumber[list(_LANDMARKS_HM08)]
     if (landmarks < 0).any():
         raise MesynthError(f"landmarks {np.flatnonzero(landmarks < 0).tolist()} are outside the cropped head")
 
@@ -269,7 +269,7 @@ def head_arrays(data_folder: Path) -> dict[str, np.ndarray]:
         "faces": renumber[_triangulate(quads)].astype(np.uint16),
         "part": np.repeat(part, 2),
         "landmarks": landmarks.astype(np.uint16),
-        "lip": mask(vertex_mask(mesh, assets / "textures" / "mpfb_lips.jpg")),
+        "lip": mask(_vertex_mask(mesh, assets / "textures" / "mpfb_lips.jpg")),
         "lash": mask(lash),
         "expr": np.array([units[k][used] for k in sorted(units)], np.float16),
         "expr_names": np.array(sorted(units)),

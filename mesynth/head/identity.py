@@ -10,7 +10,7 @@ import numpy as np
 from mesynth.head.hair import STYLES
 from mesynth.head.model import HeadModel, eye_frame
 
-RACES = ("african", "asian", "caucasian")
+_RACES = ("african", "asian", "caucasian")
 # Streams keep one part of a subject from changing another when a draw is added.
 _STREAMS = {"shape": 1, "camera": 2, "light": 3, "skin": 4, "texture": 5}
 NOISE_STREAM = 6
@@ -113,7 +113,7 @@ def target_groups(names: tuple[str, ...]) -> list[list[list[int]]]:
     return [list(members.values()) for _, members in sorted(groups.items())]
 
 
-def sample_shape(model: HeadModel, rng: np.random.Generator) -> Shape:
+def _sample_shape(model: HeadModel, rng: np.random.Generator) -> Shape:
     """Macro fractions (Dirichlet race, Beta sex, age 18-60) and sparse half-normal local weights."""
     names = model.ident_names
     race = rng.dirichlet([0.45] * 3)
@@ -126,7 +126,7 @@ def sample_shape(model: HeadModel, rng: np.random.Generator) -> Shape:
         if name.startswith("macro:"):
             who, sex, years = name[6:].split("-")
             sex_share = femininity if sex == "female" else 1.0 - femininity
-            weights[i] = race[RACES.index(who)] * sex_share * (old if years == "old" else 1.0 - old)
+            weights[i] = race[_RACES.index(who)] * sex_share * (old if years == "old" else 1.0 - old)
     for members in target_groups(names):
         active = rng.random() < 0.5
         chosen = members[rng.integers(len(members))]
@@ -147,7 +147,7 @@ def sample_shape(model: HeadModel, rng: np.random.Generator) -> Shape:
     return Shape(age, femininity, (float(race[0]), float(race[1]), float(race[2])), weights)
 
 
-def sample_camera(chin: float, rng: np.random.Generator, frontal: bool) -> Camera:
+def _sample_camera(chin: float, rng: np.random.Generator, frontal: bool) -> Camera:
     """A near-frontal camera that frames the face from forehead to chin; ``frontal`` removes the resting pose.
 
     chin: how far the chin lies below the eyes, in IOD; long faces are taken from a little further away.
@@ -173,19 +173,19 @@ def _choice(rng: np.random.Generator, options: np.ndarray, weights: np.ndarray) 
 HAIR = np.array(
     [[0.012, 0.010, 0.009], [0.025, 0.016, 0.011], [0.06, 0.033, 0.018], [0.13, 0.075, 0.036],
      [0.30, 0.19, 0.085], [0.16, 0.055, 0.02], [0.22, 0.21, 0.205]], np.float32)  # fmt: skip
-IRIS = np.array(
+_IRIS = np.array(
     [[0.035, 0.014, 0.006], [0.075, 0.032, 0.012], [0.11, 0.075, 0.028], [0.085, 0.115, 0.055],
      [0.10, 0.15, 0.21]], np.float32)  # fmt: skip
 
 
-def sample_skin(shape: Shape, rng: np.random.Generator) -> Skin:
+def _sample_skin(shape: Shape, rng: np.random.Generator) -> Skin:
     """Skin, hair and eye colours that go with the shape's ancestry, sex and age."""
     african, asian, caucasian = shape.race
     tone = float(np.clip(0.86 * african + 0.34 * asian + 0.16 * caucasian + rng.normal(0, 0.09), 0, 1))
     fair = float(np.clip(caucasian - 0.25, 0, 1) * (tone < 0.45))
     grey = float(np.clip((shape.age - 42) / 18, 0, 1)) * 0.8
     hair = _choice(rng, HAIR, np.array([1.0, 1.0, 0.1 + 1.2 * fair, 1.2 * fair, 0.9 * fair, 0.25 * fair, grey]))
-    iris = _choice(rng, IRIS, np.array([1.0, 0.9, 0.9 * fair, 0.7 * fair, 1.3 * fair]))
+    iris = _choice(rng, _IRIS, np.array([1.0, 0.9, 0.9 * fair, 0.7 * fair, 1.3 * fair]))
     hair = hair * rng.uniform(0.8, 1.25)
     male = 1.0 - shape.femininity
     style = str(rng.choice(list(STYLES), p=_normalised(
@@ -219,7 +219,7 @@ def _normalised(weights: list[float]) -> np.ndarray:
     return np.asarray(array / array.sum())
 
 
-def sample_light(skin: Skin, rng: np.random.Generator) -> Light:
+def _sample_light(skin: Skin, rng: np.random.Generator) -> Light:
     """One soft key from above and the side, a weak fill, and a hemisphere; laboratory lighting, not a stage."""
     azimuth, elevation = np.radians(rng.uniform(-48, 48)), np.radians(rng.uniform(12, 48))
     direction = (
@@ -246,11 +246,11 @@ def sample_light(skin: Skin, rng: np.random.Generator) -> Light:
 
 def sample_identity(model: HeadModel, seed: int, frontal: bool = False) -> Identity:
     """The person of a seed (a non-negative int)."""
-    shape = sample_shape(model, stream(seed, "shape"))
-    skin = sample_skin(shape, stream(seed, "skin"))
+    shape = _sample_shape(model, stream(seed, "shape"))
+    skin = _sample_skin(shape, stream(seed, "skin"))
     chin = -float(identity_vertices(model, shape, model.landmarks)[8, 1])
-    camera = sample_camera(chin, stream(seed, "camera"), frontal)
-    return Identity(seed, shape, camera, sample_light(skin, stream(seed, "light")), skin)
+    camera = _sample_camera(chin, stream(seed, "camera"), frontal)
+    return Identity(seed, shape, camera, _sample_light(skin, stream(seed, "light")), skin)
 
 
 def identity_vertices(model: HeadModel, shape: Shape, indices: np.ndarray | None = None) -> np.ndarray:

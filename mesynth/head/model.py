@@ -51,7 +51,7 @@ AU_UNITS: dict[int, dict[str, float]] = {
 }
 # Width of the sigmoid in x (IOD) that shares a two-sided unit between the sides.
 SIDE_SOFTNESS = 0.10
-EAR_PROTRUSION = 0.05
+_EAR_PROTRUSION = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def head_model(arrays: dict[str, np.ndarray]) -> HeadModel:
         lip=arrays["lip"].astype(np.float32) / 255.0,
         lash=arrays["lash"].astype(np.float32) / 255.0,
         vertex_eye=vertex_eye,
-        ear=protrusion > EAR_PROTRUSION,
+        ear=protrusion > _EAR_PROTRUSION,
         ident=arrays["ident"],
         ident_names=tuple(str(name) for name in arrays["ident_names"]),
         au_basis=_au_basis(vertices, unit, arrays),

@@ -4,7 +4,7 @@ Screen space: x right, y down, in supersampled pixels, pixel (0, 0) covering [0,
 z in camera space (larger is nearer).
 
 Numba caches compiled kernels a file at a time and does not see that a kernel in another file changed: after an edit
-here, delete mesynth/head/__pycache__/*.nb* before trusting bake, shade or flow.
+here, delete mesynth/head/__pycache__/*.nb* before trusting texture, shade or flow.
 
 Exact optical flow of the head: the surface point under each onset pixel, followed into the target frame.
 """

@@ -42,7 +42,7 @@ class HeadFlow:
     face: np.ndarray
 
 
-def check_au(au: np.ndarray, ndim: int) -> np.ndarray:
+def _check_au(au: np.ndarray, ndim: int) -> np.ndarray:
     """AU intensities as float32 [...,K,2].
 
     Raises: MesynthError for a wrong shape, NaN, or a value outside [0, 1].
@@ -59,7 +59,7 @@ def check_au(au: np.ndarray, ndim: int) -> np.ndarray:
     return array
 
 
-def check_pose(pose: np.ndarray | None, frames: int | None) -> np.ndarray:
+def _check_pose(pose: np.ndarray | None, frames: int | None) -> np.ndarray:
     """Pose offsets as float64 [T,6] (or [6] when frames is None); None is no offset.
 
     Raises: MesynthError for a wrong shape, NaN, or an offset no head camera would see.
@@ -97,7 +97,7 @@ class Subject:
         self.seed, self.size, self.supersample = int(seed), int(size), int(supersample)
         self._model = HeadModel.load()
         self._identity = sample_identity(self._model, self.seed, frontal)
-        self._scene, self._folds, self._lid_reach = build_scene(
+        self._scene, self._folds, self._lid_reach = _build_scene(
             self._model, self._identity, self.size * self.supersample
         )
 
@@ -133,8 +133,8 @@ class Subject:
 
         Raises: MesynthError for wrong shapes or values.
         """
-        weights = check_au(au, 3)
-        placements = self._placements(check_pose(pose, len(weights)))
+        weights = _check_au(au, 3)
+        placements = self._placements(_check_pose(pose, len(weights)))
         from mesynth.head.shade import render_frames
 
         keys = np.zeros(len(weights), np.uint64)
@@ -160,7 +160,7 @@ class Subject:
         """
         from mesynth.head.raster import exact_flow
 
-        screens = [self._screen(check_au(a, 2), check_pose(p, None)) for a, p in ((au0, pose0), (au1, pose1))]
+        screens = [self._screen(_check_au(a, 2), _check_pose(p, None)) for a, p in ((au0, pose0), (au1, pose1))]
         uv, visible, face = exact_flow(self._scene, screens[0], screens[1], self.size, self.supersample)
         return HeadFlow(uv, visible, face)
 
@@ -169,8 +169,8 @@ class Subject:
 
         au [K,2], None = neutral; pose [6], None = resting. Raises: MesynthError for wrong shapes or values.
         """
-        intensities = np.zeros((len(AU_CODES), 2), np.float32) if au is None else check_au(au, 2)
-        screen = self._screen(intensities, check_pose(pose, None))
+        intensities = np.zeros((len(AU_CODES), 2), np.float32) if au is None else _check_au(au, 2)
+        screen = self._screen(intensities, _check_pose(pose, None))
         return np.asarray(screen[self._model.landmarks, :2] / self.supersample - 0.5, np.float32)
 
     def _screen(self, au: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -180,7 +180,7 @@ class Subject:
         return np.asarray(project(points, self._placements(pose[None])[0], self._scene.camera))
 
     def _weights(self, au: np.ndarray) -> np.ndarray:
-        return combine_aus(au, self._lid_reach)
+        return _combine_aus(au, self._lid_reach)
 
     def _fold_depths(self, au: np.ndarray) -> np.ndarray:
         depths = np.einsum("tks,km->tms", _midline_mean(au), self._folds, optimize=False)
@@ -196,7 +196,7 @@ def _midline_mean(au: np.ndarray) -> np.ndarray:
     return out
 
 
-def combine_aus(au: np.ndarray, lid_reach: np.ndarray) -> np.ndarray:
+def _combine_aus(au: np.ndarray, lid_reach: np.ndarray) -> np.ndarray:
     """Basis weights [T,2K] float32 from intensities [T,K,2]: what cannot simply add is resolved here.
 
     Closing by AU 43 and 45 is one closure, the larger; a closed lid has no tightening (7) or raising (5) left;
@@ -225,22 +225,22 @@ def placements(camera: Camera, pose: np.ndarray) -> np.ndarray:
     return out
 
 
-def build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene, np.ndarray, np.ndarray]:
+def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene, np.ndarray, np.ndarray]:
     """Arrays for the kernels, the fold matrix [K,M] and the lid reach [2] of one identity.
 
     side: image side in samples. Everything that frames of a clip share is computed here, once.
     """
-    from mesynth.head import bake, hair
+    from mesynth.head import hair
     from mesynth.head import raster as fields
     from mesynth.head import texture as canvas
     from mesynth.head.texture import FOLDS, fold_matrix, paint_skin, paint_wrinkles
 
     skin, light, camera = identity.skin, identity.light, identity.camera
-    face = bake.seal_lips(model, rest_lids(model, identity_vertices(model, identity.shape)))
+    face = canvas.seal_lips(model, _rest_lids(model, identity_vertices(model, identity.shape)))
     field = hair.hair_field(model, skin.hair_style, skin.hairline)
     rest = hair.grow_hair(model, face, field, skin.hair_style)
     rest[np.unique(model.faces[model.part == TEETH]), 2] -= _TEETH_BACK
-    eyes = bake.fit_eyes(model, face)
+    eyes = canvas.fit_eyes(model, face)
 
     rng = stream(identity.seed, "texture")
     wrinkles = paint_wrinkles(model.uv[model.landmarks], rng)
@@ -249,10 +249,10 @@ def build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene,
 
     key = np.array(light.key_direction)
     turn = rotation(np.array([camera.yaw, camera.pitch, camera.roll]))
-    height = bake.height_field(model, rest)
-    occlusion = bake.mend_outline(bake.cavity_occlusion(height), height)
-    shadow = bake.mend_outline(bake.cast_shadow(height, turn.T @ key), height)
-    texture = pack_texture(paint.colour, occlusion, paint.strand, paint.gloss, shadow, paint.relief)
+    height = canvas.height_field(model, rest)
+    occlusion = canvas.mend_outline(canvas.cavity_occlusion(height), height)
+    shadow = canvas.mend_outline(canvas.cast_shadow(height, turn.T @ key), height)
+    texture = _pack_texture(paint.colour, occlusion, paint.strand, paint.gloss, shadow, paint.relief)
 
     look = np.zeros(11, np.float32)
     look[fields.EXPOSURE], look[fields.KEY], look[fields.FILL] = light.exposure, light.key, light.fill
@@ -264,7 +264,7 @@ def build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene,
     fill_direction = np.array([-0.75 * np.sign(key[0]), 0.1, 0.65])
     fill_direction /= np.linalg.norm(fill_direction)
 
-    attributes = vertex_attributes(model, face, eyes, field)
+    attributes = _vertex_attributes(model, face, eyes, field)
     faces, part, vertex_eye = model.faces, model.part, model.vertex_eye
     if skin.hair_style == "long":
         # The sheets cover the ears, which would poke through them.
@@ -288,7 +288,7 @@ def build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene,
         attributes=attributes,
         vertex_eye=vertex_eye,
         eyes=(eyes * np.array([1, 1, 1, 1.012])).astype(np.float32),
-        lids=bake.lid_vertices(model, face, eyes),
+        lids=canvas.lid_vertices(model, face, eyes),
         lips=model.landmarks[[62, 66]].astype(np.int32),
         texture=texture,
         wrinkles=wrinkles,
@@ -306,7 +306,7 @@ def build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene,
     return scene, fold_matrix(strength), lid_reach(model, face)
 
 
-def pack_texture(
+def _pack_texture(
     colour: np.ndarray, occlusion: np.ndarray, strand: np.ndarray, gloss: np.ndarray, shadow: np.ndarray,
     relief: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
@@ -319,7 +319,7 @@ def pack_texture(
     return np.ascontiguousarray(np.clip(np.stack(channels, axis=-1) * 255.0 + 0.5, 0, 255).astype(np.uint8))
 
 
-def vertex_attributes(model: HeadModel, face: np.ndarray, eyes: np.ndarray, hair: np.ndarray) -> np.ndarray:
+def _vertex_attributes(model: HeadModel, face: np.ndarray, eyes: np.ndarray, hair: np.ndarray) -> np.ndarray:
     """Scene.attributes [V,8] float32 (columns named in scene)."""
     from mesynth.head import raster as fields
 
@@ -335,7 +335,7 @@ def vertex_attributes(model: HeadModel, face: np.ndarray, eyes: np.ndarray, hair
         out[eye, fields.EYE_U] = local[:, 0] - (-0.10 if side == 0 else 0.10)
         out[eye, fields.EYE_V] = local[:, 1] + 0.20
     skin = np.unique(model.faces[model.part == SKIN])
-    out[skin, fields.FACE] = face_region(model)[skin]
+    out[skin, fields.FACE] = _face_region(model)[skin]
     x, y = np.abs(model.vertices[:, 0]), model.vertices[:, 1]
     out[skin, fields.CLOTH] = (np.maximum(x - 0.78, 0.0) - y - 2.02)[skin]
     lips_front = float(face[model.landmarks[60:68], 2].mean())
@@ -347,7 +347,7 @@ def vertex_attributes(model: HeadModel, face: np.ndarray, eyes: np.ndarray, hair
     return out
 
 
-def face_region(model: HeadModel) -> np.ndarray:
+def _face_region(model: HeadModel) -> np.ndarray:
     """Field [V] float32, above 0 inside the face: jaw line to forehead, without hair, ears and neck."""
     u, v = model.uv.T.astype(np.float64)
     below = v - 0.3
@@ -357,7 +357,7 @@ def face_region(model: HeadModel) -> np.ndarray:
     return np.asarray(np.minimum(np.where(below > 0, jaw, brow), front), np.float32)
 
 
-def rest_lids(model: HeadModel, face: np.ndarray) -> np.ndarray:
+def _rest_lids(model: HeadModel, face: np.ndarray) -> np.ndarray:
     """The face [V,3] with upper lids lowered where its eyes are open far more than the mean: it would stare."""
     lower = np.maximum(lid_reach(model, face) - _WIDEST_REST, 0.0)
     return np.asarray(face + np.tensordot(lower, model.au_basis[_ROW[45]], axes=1), np.float32)

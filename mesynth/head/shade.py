@@ -343,7 +343,7 @@ def _grain(key: np.uint64, index: Scalar) -> Scalar:
 
 
 @njit(cache=True, nogil=True)
-def render_frame(
+def _render_frame(
     scene: Scene, weights: np.ndarray, folds: np.ndarray, placement: np.ndarray, key: np.uint64,
     noise_sd: Scalar, size: int, ss: int, out: np.ndarray,
 ) -> None:  # fmt: skip
@@ -373,7 +373,7 @@ def render_frames(
     out = np.empty((len(weights), size, size, 3), np.uint8)
 
     def task(t: int) -> None:
-        render_frame(scene, weights[t], folds[t], placements[t], keys[t], noise_sd, size, ss, out[t])
+        _render_frame(scene, weights[t], folds[t], placements[t], keys[t], noise_sd, size, ss, out[t])
 
     spread(task, len(weights))
     return out

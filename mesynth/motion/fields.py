@@ -101,7 +101,7 @@ def field(rows: np.ndarray, uv: np.ndarray) -> np.ndarray:
     return out
 
 
-def fit_bumps(code: int, n_bumps: int = 4) -> tuple[np.ndarray, float]:
+def _fit_bumps(code: int, n_bumps: int = 4) -> tuple[np.ndarray, float]:
     """([n,6] bumps, area-weighted cosine with the head's displacement) of an AU, both sides."""
     model = HeadModel.load()
     vertices, weight = frontal_skin(model)
@@ -131,5 +131,5 @@ def fit_bumps(code: int, n_bumps: int = 4) -> tuple[np.ndarray, float]:
 
 if __name__ == "__main__":
     for code in map(int, sys.argv[1:]):
-        rows, cosine = fit_bumps(code)
+        rows, cosine = _fit_bumps(code)
         print(f"AU{code} cosine {cosine:.3f}", json.dumps([[round(float(v), 3) for v in row] for row in rows]))

@@ -60,7 +60,7 @@ def draw_style(uv: np.ndarray, strength: float, rng: np.random.Generator) -> Sty
     return Style(np.stack(read[:2], -1).astype(np.float32), read[2].astype(np.float32))
 
 
-HEAD_MODES = 6  # right, down, roll, scale, yaw, pitch
+_HEAD_MODES = 6  # right, down, roll, scale, yaw, pitch
 
 
 def head_basis(uv: np.ndarray) -> np.ndarray:
@@ -89,8 +89,8 @@ def head_path(n_frames: int, strength: float, rng: np.random.Generator) -> np.nd
     """
     t = np.linspace(0, 1, n_frames)[:, None]
     scale = 0.006 * np.exp(0.8 * min(rng.standard_normal(), 1.0))
-    drift = rng.standard_normal(HEAD_MODES)
-    sway, phase = 0.4 * rng.standard_normal(HEAD_MODES), rng.uniform(0, 2 * np.pi, HEAD_MODES)
+    drift = rng.standard_normal(_HEAD_MODES)
+    sway, phase = 0.4 * rng.standard_normal(_HEAD_MODES), rng.uniform(0, 2 * np.pi, _HEAD_MODES)
     path = drift * t + sway * (np.sin(2 * np.pi * t + phase) - np.sin(phase))
     return (strength * scale * path).astype(np.float32)
 

@@ -276,7 +276,7 @@ def draw(rng: np.random.Generator, config: AugmentConfig = AugmentConfig()) -> T
 
 
 GENERATOR = "mesynth.augment"
-MAX_COPIES = 1000
+_MAX_COPIES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,8 +293,8 @@ class CopiesConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.copies <= MAX_COPIES:
-            raise ConfigError(f"copies={self.copies} is outside 1..{MAX_COPIES}")
+        if not 1 <= self.copies <= _MAX_COPIES:
+            raise ConfigError(f"copies={self.copies} is outside 1..{_MAX_COPIES}")
         if not self.ratios or not all(0 < ratio <= 10 for ratio in self.ratios):
             raise ConfigError(f"ratios {self.ratios} must be numbers in (0, 10]; 1 leaves the motion as it is")
         if not 0 < self.keep <= 1:

@@ -30,7 +30,7 @@ VARIABLE = "MESYNTH_RAFT"
 """Environment variable that names a weights file of raft_large or raft_small."""
 FILES = ("raft_large_C_T_SKHT_V2-ff5fadd5.pth", "raft_small_C_T_V2-01064c6d.pth")
 """Looked for in torch.hub's checkpoint folder, in this order."""
-URL = "https://download.pytorch.org/models/"
+_URL = "https://download.pytorch.org/models/"
 _STRIDE, _SMALLEST = 8, 128  # sides RAFT takes: multiples of 8, 128 at least (its correlation pyramid)
 _FIRST = "feature_encoder.convnormrelu.0."
 _CHANNELS = {64: "raft_large", 32: "raft_small"}  # of the first convolution
@@ -52,7 +52,7 @@ def raft_file() -> Path:
         if (hub_folder() / name).is_file():
             return hub_folder() / name
     raise WeightsUnavailable(
-        f"RAFT weights are not on this machine; put {FILES[0]} (from {URL}{FILES[0]}) into {hub_folder()}, "
+        f"RAFT weights are not on this machine; put {FILES[0]} (from {_URL}{FILES[0]}) into {hub_folder()}, "
         f"name a file in {VARIABLE}, or use method tvl1"
     )
 
@@ -69,7 +69,7 @@ def need() -> Need:
         purpose="optical flow by --method raft",
         present=present,
         where=f"${VARIABLE}, or {hub_folder() / FILES[0]}",
-        remedy=f"put {FILES[0]} there (from {URL}{FILES[0]})",
+        remedy=f"put {FILES[0]} there (from {_URL}{FILES[0]})",
         instead="TV-L1, the default",
     )
 
@@ -123,7 +123,7 @@ def _model(file: str, changed: int, device: str) -> Any:
     except (RuntimeError, KeyError, StopIteration, AttributeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsUnavailable(
-            f"{file} holds no weights of torchvision's RAFT ({reason}); get {URL}{FILES[0]}"
+            f"{file} holds no weights of torchvision's RAFT ({reason}); get {_URL}{FILES[0]}"
         ) from None
     return model.eval().to(device)
 

@@ -35,7 +35,7 @@ from mesynth.preprocess.regions import eye_crop, landmark_patches, mouth_crop
 from mesynth.preprocess.tracks import follow
 from mesynth.preprocess.warping import require_video, to_video
 
-COEFFICIENTS = ("frames", "averages")
+_COEFFICIENTS = ("frames", "averages")
 
 
 def rank_pooling_coefficients(n_frames: int, kind: str = "frames") -> np.ndarray:
@@ -51,8 +51,8 @@ def rank_pooling_coefficients(n_frames: int, kind: str = "frames") -> np.ndarray
     """
     if n_frames < 2:
         raise MesynthError(f"a dynamic image needs at least 2 frames, got {n_frames}")
-    if kind not in COEFFICIENTS:
-        raise MesynthError(f"rank pooling coefficients '{kind}' are unknown; choose from {', '.join(COEFFICIENTS)}")
+    if kind not in _COEFFICIENTS:
+        raise MesynthError(f"rank pooling coefficients '{kind}' are unknown; choose from {', '.join(_COEFFICIENTS)}")
     t = np.arange(1, n_frames + 1, dtype=np.float64)
     if kind == "frames":
         return np.asarray(2 * t - n_frames - 1)
@@ -151,7 +151,7 @@ def _weighted(video: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
 # ---------------------------------------------------------------- inputs
 
 
-PATCH = 16
+_PATCH = 16
 
 
 @dataclass(eq=False)
@@ -203,7 +203,7 @@ _MAKERS: dict[str, Callable[[_Clip], np.ndarray]] = {
     "landmarks": _Clip.tracks,
     "eyes": lambda clip: eye_crop(clip.frames, clip.landmarks, clip.part),
     "mouth": lambda clip: mouth_crop(clip.frames, clip.landmarks, clip.part),
-    "patches": lambda clip: landmark_patches(clip.frames, clip.landmarks, PATCH),
+    "patches": lambda clip: landmark_patches(clip.frames, clip.landmarks, _PATCH),
 }
 assert set(_MAKERS) == set(INPUTS)
 

@@ -153,8 +153,8 @@ _MESH_BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
 _MESH_NOSE = (168, 197, 5, 4, 98, 97, 2, 326, 327)
 _MESH_EYES = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
 _MESH_LIPS = (61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87)
-MESH_TO_IBUG = (*_MESH_JAW, *_MESH_BROWS, *_MESH_NOSE, *_MESH_EYES, *_MESH_LIPS)
-assert len(set(MESH_TO_IBUG)) == 68
+_MESH_TO_IBUG = (*_MESH_JAW, *_MESH_BROWS, *_MESH_NOSE, *_MESH_EYES, *_MESH_LIPS)
+assert len(set(_MESH_TO_IBUG)) == 68
 
 _NO_FACE = "no face found in a {w}x{h} picture; give a frontal face at least about 60 pixels wide, or landmarks by file"
 
@@ -195,7 +195,7 @@ def resolve_landmarker(name: str = "auto") -> str:
         raise MesynthError(
             f"landmarker '{name}' is unknown; choose from auto, {', '.join(NAMES)}, or give a .csv or .npz file"
         )
-    if not missing_weights():
+    if not _missing_weights():
         return "face-alignment"
     if importlib.util.find_spec("mediapipe") and task_file():
         return "mediapipe"
@@ -329,7 +329,7 @@ class MediapipeLandmarker:
             with _native_silence():
                 found = self._task.detect(self._image(image_format=self._format, data=shown)).face_landmarks
             if found:
-                mesh = np.array([(found[0][i].x, found[0][i].y) for i in MESH_TO_IBUG])
+                mesh = np.array([(found[0][i].x, found[0][i].y) for i in _MESH_TO_IBUG])
                 return view.back(mesh * [shown.shape[1], shown.shape[0]])
         raise NoFaceError(_NO_FACE.format(w=w, h=h))
 
@@ -350,7 +350,7 @@ _FA_URLS = (
 )
 
 
-def missing_weights() -> list[str]:
+def _missing_weights() -> list[str]:
     """Addresses of the face-alignment weights that are not on this machine (all, if it is not installed)."""
     if importlib.util.find_spec("face_alignment") is None:
         return list(_FA_URLS)
@@ -363,7 +363,7 @@ def needs() -> list[Need]:
         Need(
             name="face-alignment",
             purpose="landmarks, 2D FAN",
-            present=not missing_weights(),
+            present=not _missing_weights(),
             where=str(hub_folder()),
             remedy=f"--landmarker face-alignment --download, or put {' and '.join(_FA_URLS)} there",
             instead="mediapipe, or landmarks from a file",
@@ -390,7 +390,7 @@ class FaceAlignmentLandmarker:
         Raises:
             WeightsUnavailable: weights are missing and ``download`` is off, or the download failed.
         """
-        missing = missing_weights()
+        missing = _missing_weights()
         if missing and not download:
             raise WeightsUnavailable(
                 f"face-alignment lacks {', '.join(missing)}: put it into {hub_folder()}, allow the download, "

@@ -1,6 +1,7 @@
 """`prepare`: from a database on disk to aligned crops, landmarks and optical flow.
 
-One clip through the steps of :class:`PrepareConfig`, from frames on disk to what is stored.
+A clip's frames are read wherever they lie, one at a time (a raw clip at full resolution may be a gigabyte), and go
+through the steps of :class:`PrepareConfig`, from frames on disk to what is stored.
 """
 
 from __future__ import annotations
@@ -20,12 +21,95 @@ from mesynth.core.errors import MesynthError, NoFaceError
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import STORED, PrepareConfig
 from mesynth.preprocess.flow import estimate_flow, raft_file
-from mesynth.preprocess.frames import Source, fingerprint, thin
 from mesynth.preprocess.landmarks import LandmarkCache, Landmarker, choose_landmarker, resolve_landmarker
 from mesynth.store.manifest import FILE_NAME, Manifest, Row
 from mesynth.store.run_folder import claim_folder
-from mesynth.store.shards import read_landmarks
+from mesynth.store.shards import read_frames, read_landmarks
 from mesynth.store.stage import Produced, Progress, Skipped, read_skipped, run_stage
+from mesynth.store.videos import file_of, read_pictures
+
+
+@dataclass(frozen=True)
+class Source:
+    """Names of the frames that are there, and the apex among them."""
+
+    root: Path
+    row: Row
+    names: tuple[str, ...]
+    apex: int
+    warnings: tuple[str, ...]
+
+    @staticmethod
+    def of(root: Path, row: Row) -> Source:
+        """Missing files are left out; where one was annotated, the nearest frame takes its place with a warning."""
+        warnings = list(row.warnings)
+        # Without an annotated apex a loader points at the middle frame, or at nothing (0).
+        apex = row.apex_index if row.apex is not None or row.apex_index else (row.n_frames - 1) // 2
+        if row.frames is not None:
+            return Source(root, row, tuple(map(str, range(row.n_frames))), apex, tuple(warnings))
+        if not row.frame_files:
+            read_frames(root, row)  # raises the error that names the way out
+        files = [file_of(name) for name in row.frame_files]
+        there = {file for file in set(files) if (root / file).is_file()}
+        present = [i for i, file in enumerate(files) if file in there]
+        if len(present) < 2:
+            raise MesynthError(
+                f"clip {row.clip_id} has {len(present)} of its {len(row.frame_files)} frame files below {root}; "
+                "load the database again from the folder where it lies now"
+            )
+        for what, index in (("onset", 0), ("apex", apex), ("offset", len(row.frame_files) - 1)):
+            if index not in present:
+                taken = min(present, key=lambda i: (abs(i - index), i))
+                warnings.append(f"{what} file {row.frame_files[index]} is gone; {row.frame_files[taken]} taken")
+        if missing := len(row.frame_files) - len(present):
+            warnings.append(f"{missing} of {len(row.frame_files)} frame files are gone")
+        apex = min(range(len(present)), key=lambda k: (abs(present[k] - apex), k))
+        return Source(root, row, tuple(row.frame_files[i] for i in present), apex, tuple(warnings))
+
+    def frames(self, keep: list[int], digest: hashlib._Hash) -> Iterator[np.ndarray]:
+        """The kept frames [H,W,3] in order; feeds what their files hold to ``digest``."""
+        if self.row.frames is not None:
+            yield from read_frames(self.root, self.row)[keep]
+            return
+        yield from read_pictures(self.root, [self.names[index] for index in keep], digest)
+
+
+def thin(n: int, apex: int, limit: int | None) -> list[int]:
+    """Indices of at most ``limit`` of ``n`` frames, evenly spread on both sides of the apex.
+
+    >>> thin(11, 4, 5)
+    [0, 2, 4, 7, 10]
+    >>> thin(4, 1, None)
+    [0, 1, 2, 3]
+    """
+    if limit is None or n <= limit:
+        return list(range(n))
+    before = round((limit - 1) * apex / (n - 1))  # intervals before the apex
+    if apex > 0:
+        before = max(before, 1)
+    if apex < n - 1:
+        before = min(before, limit - 2)
+    rise = np.linspace(0, apex, before + 1)
+    fall = np.linspace(apex, n - 1, limit - before)
+    return sorted({round(float(t)) for t in (*rise, *fall)})
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """sha256 of what a run over ``manifest`` depends on: its rows, and the sizes of the image files they name.
+
+    Sizes, not contents: a replaced frame is noticed without reading a database twice.
+    """
+    digest = hashlib.sha256(manifest.hash().encode())
+    for row in manifest:
+        for file in dict.fromkeys(map(file_of, row.frame_files)):
+            try:
+                digest.update(f"{(manifest.root / file).stat().st_size} ".encode())
+            except OSError:  # gone; the clip says so when it is read
+                digest.update(b"- ")
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- one clip
 
 
 def landmarker_identity(name: str) -> str:
@@ -41,7 +125,7 @@ def landmarker_of(name: str, identity: str, device: str) -> Landmarker:
 
 
 @dataclass(frozen=True)
-class ClipWorker:
+class _ClipWorker:
     """Picklable; the landmarker is built in the process that needs it."""
 
     root: Path
@@ -264,7 +348,7 @@ def prepare(
     out = Path(out)
     if len(manifest) == 0:
         raise MesynthError(f"the manifest of {manifest.root} holds no clips; nothing to prepare")
-    require_device(device)
+    _require_device(device)
     name = landmarker if landmarker == STORED else resolve_landmarker(landmarker)
     identity = landmarker_identity(name)
     run = {
@@ -276,7 +360,7 @@ def prepare(
     if config.method == "raft" and not (out / FILE_NAME).is_file():
         raft_file()
     claim_folder(out, run)
-    worker = ClipWorker(manifest.root, config, name, identity, device, cache, skip_bad)
+    worker = _ClipWorker(manifest.root, config, name, identity, device, cache, skip_bad)
     result = run_stage(out, manifest, worker, config=run, workers=workers, skipped=skipped, progress=progress)
     if len(result) == 0:
         first = read_skipped(out)[-len(manifest)]
@@ -284,7 +368,7 @@ def prepare(
     return result
 
 
-def require_device(device: str) -> None:
+def _require_device(device: str) -> None:
     """Raise MesynthError unless torch can use ``device`` here."""
     if device == "cpu":
         return

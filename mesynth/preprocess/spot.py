@@ -25,7 +25,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
 from mesynth.preprocess.flow import estimate_flows, grayscale
 
-BLOCKS = 6
+_BLOCKS = 6
 """Blocks along each side of the face (36 in all), as in the published measures."""
 _PAIRS = 16  # pairs whose flow is estimated at once
 _ENDS = 3  # frames whose mean is the neutral state at either end
@@ -159,11 +159,11 @@ def frequency_curve(
     length = _odd(window_s * fps)
     half = length // 2
     rows, columns = np.nonzero(regions.face.any(1))[0], np.nonzero(regions.face.any(0))[0]
-    side = min(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]) // BLOCKS
+    side = min(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]) // _BLOCKS
     if side < 2:
-        raise MesynthError(f"a face of {len(columns)}x{len(rows)} pixels is too small for {BLOCKS}x{BLOCKS} blocks")
-    part = grey[:, rows[0] : rows[0] + BLOCKS * side, columns[0] : columns[0] + BLOCKS * side]
-    blocks = part.reshape(len(part), BLOCKS, side, BLOCKS, side).transpose(1, 3, 2, 4, 0)
+        raise MesynthError(f"a face of {len(columns)}x{len(rows)} pixels is too small for {_BLOCKS}x{_BLOCKS} blocks")
+    part = grey[:, rows[0] : rows[0] + _BLOCKS * side, columns[0] : columns[0] + _BLOCKS * side]
+    blocks = part.reshape(len(part), _BLOCKS, side, _BLOCKS, side).transpose(1, 3, 2, 4, 0)
     # The spatial part of the transform is shared by all windows.
     spatial = np.pad(rfft2(blocks, axes=(2, 3)), [(0, 0)] * 4 + [(half, half)], mode="edge")
     fy, fx, ft = np.fft.fftfreq(side) * side, np.fft.rfftfreq(side) * side, np.fft.fftfreq(length) * length
@@ -198,19 +198,19 @@ def difference_curve(frames: np.ndarray, regions: Regions, fps: float, window_s:
 
 def _block_histograms(frames: np.ndarray, regions: Regions) -> np.ndarray:
     rows, columns = np.nonzero(regions.face.any(1))[0], np.nonzero(regions.face.any(0))[0]
-    y = np.linspace(rows[0], rows[-1] + 1, BLOCKS + 1).astype(int)
-    x = np.linspace(columns[0], columns[-1] + 1, BLOCKS + 1).astype(int)
-    block = (np.repeat(np.arange(BLOCKS), np.diff(y))[:, None] * BLOCKS) + np.repeat(np.arange(BLOCKS), np.diff(x))
+    y = np.linspace(rows[0], rows[-1] + 1, _BLOCKS + 1).astype(int)
+    x = np.linspace(columns[0], columns[-1] + 1, _BLOCKS + 1).astype(int)
+    block = (np.repeat(np.arange(_BLOCKS), np.diff(y))[:, None] * _BLOCKS) + np.repeat(np.arange(_BLOCKS), np.diff(x))
     face = regions.face[y[0] : y[-1], x[0] : x[-1]]
     bins = 59  # uniform patterns of 8 points, and one for all others
-    counted = np.bincount(block[face], minlength=BLOCKS**2)
-    kept = counted > _LEAST_FACE * np.bincount(block.ravel(), minlength=BLOCKS**2)
-    out = np.empty((len(frames), BLOCKS**2, bins))
+    counted = np.bincount(block[face], minlength=_BLOCKS**2)
+    kept = counted > _LEAST_FACE * np.bincount(block.ravel(), minlength=_BLOCKS**2)
+    out = np.empty((len(frames), _BLOCKS**2, bins))
     for t, grey in enumerate(grayscale(frames)):
         # Sixteen steps a grey level keep what smoothing gained; LBP compares integers without ties by rounding.
         fine = np.round(cv2.GaussianBlur(grey, (0, 0), 1.0) * (255 * 16)).astype(np.int32)
         pattern = local_binary_pattern(fine, 8, 3, "nri_uniform").astype(int)[y[0] : y[-1], x[0] : x[-1]]
-        out[t] = np.bincount(block[face] * bins + pattern[face], minlength=BLOCKS**2 * bins).reshape(-1, bins)
+        out[t] = np.bincount(block[face] * bins + pattern[face], minlength=_BLOCKS**2 * bins).reshape(-1, bins)
     return np.asarray((out / np.maximum(counted, 1)[:, None])[:, kept])
 
 

@@ -21,7 +21,7 @@ from mesynth.preprocess.spot import MIN_FRAMES
 from mesynth.preprocess.stabilise import Stabilised, stabilise
 from mesynth.preprocess.warping import to_video
 
-PERSON = 108
+_PERSON = 108
 _SOURCE = 1.75  # side of the rendered picture over that of the crop: all of the face and some background
 
 
@@ -71,7 +71,7 @@ class Scene:
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject(PERSON, size=round(_SOURCE * self.size))
+        return Subject(_PERSON, size=round(_SOURCE * self.size))
 
     @cached_property
     def share(self) -> np.ndarray:

@@ -23,11 +23,11 @@ from scripts.step_pictures.page import BLUE, EDGE, GAP, GREEN, GREY, ORANGE, RED
 from scripts.step_pictures.scene import Scene, video
 
 FACTOR = 4.0
-FAINT = 0.5
+_FAINT = 0.5
 """Strength of the expression that is magnified, share of the scene's; its head stays still, so the truth is known."""
-STRIP = 8
-THIN = 8
-"""Every THIN-th frame is given to the interpolators."""
+_STRIP = 8
+_THIN = 8
+"""Every eighth frame is given to the interpolators."""
 _MOUTH = 54  # landmark of the subject's left mouth corner, which moves most
 _ZOOM = 0.22  # side of the zoomed square, share of the crop
 
@@ -62,10 +62,10 @@ def magnification(scene: Scene) -> Page:
     columns = len(METHODS) + 3
     side = column(columns)
     page = Page(round(EDGE + 3 * side + 3 * TITLE + 30))
-    faint = scene.posed(FAINT, noise=True)
+    faint = scene.posed(_FAINT, noise=True)
     clip = video(faint)
     made = {name: to_frames(magnify(clip, FACTOR, name, fps=scene.fps)[0]) for name in METHODS}
-    truth = scene.posed(FACTOR * FAINT)
+    truth = scene.posed(FACTOR * _FAINT)
     shown = {"onset": faint, "apex": faint, **made, f"rendered x {FACTOR:g}": truth}
     box, cut = _around_mouth(scene), round(float(scene.landmarks[_MOUTH, 0]))
     rows, cols = box
@@ -92,23 +92,23 @@ def magnification(scene: Scene) -> Page:
 
 def resampling(scene: Scene) -> Page:
     """The clip in a few frames; below, a thinned clip brought back to its length by each method."""
-    side, wide = column(STRIP), column(5)
+    side, wide = column(_STRIP), column(5)
     page = Page(round(EDGE + 2 * TITLE + side + GAP + 200))
-    few, _ = resample(video(scene.still), STRIP, "tim", scene.apex)
-    where, apex = positions_for(scene.n_frames, STRIP, scene.apex)
+    few, _ = resample(video(scene.still), _STRIP, "tim", scene.apex)
+    where, apex = positions_for(scene.n_frames, _STRIP, scene.apex)
     titles = [f"frame {p:.1f}" + (" (apex)" if i == apex else "") for i, p in enumerate(where)]
     page.row(EDGE + TITLE, list(to_frames(few[0])), titles)
     truth = scene.posed()
-    whole = (len(truth) - 1) // THIN * THIN + 1
+    whole = (len(truth) - 1) // _THIN * _THIN + 1
     truth = truth[:whole]
-    given = video(truth[::THIN])
+    given = video(truth[::_THIN])
     rows, _ = _around_mouth(scene, 0.6)
     cut = round(float(scene.landmarks[_MOUTH, 0]))
     made = {"true frames": truth}
     made |= {name: to_frames(resample(given, whole, name)[0][0]) for name in ("nearest", "linear", "tim", "flow")}
     top = EDGE + TITLE + side + TITLE + GAP
     for i, (name, frames) in enumerate(made.items()):
-        between = np.arange(whole) % THIN != 0
+        between = np.arange(whole) % _THIN != 0
         error = np.sqrt(np.square(frames[between].astype(np.float64) - truth[between])[:, rows].mean())
         title = name if i == 0 else f"{name}: error {error:.2f} grey levels"
         panel = page.picture(EDGE + i * (wide + GAP), top, wide, frames[:, rows, cut].transpose(1, 0, 2), title,
@@ -116,10 +116,10 @@ def resampling(scene: Scene) -> Page:
         if i == 0:
             below = rows.stop - rows.start - 1.5
             panel.plot(
-                np.arange(0, whole, THIN), np.full(whole // THIN + 1, below), "^", color=BLUE, ms=5, clip_on=False
+                np.arange(0, whole, _THIN), np.full(whole // _THIN + 1, below), "^", color=BLUE, ms=5, clip_on=False
             )
             panel.set(xlim=(-0.5, whole - 0.5))
-    words = f"a line through the mouth corner over time; each method was given every {THIN}th frame (triangles)"
+    words = f"a line through the mouth corner over time; each method was given every {_THIN}th frame (triangles)"
     page.text(EDGE, page.height - 26, words)
     return page
 

@@ -13,7 +13,7 @@ from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.check import check
 from mesynth.datasets.composite import plain_id
-from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.datasets.load import Correction, Loaded, load_release, usable
 from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, compose, differences, is_release, read_list
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
@@ -56,6 +56,11 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_megc2019(root, full_casme2(), full_samm(), full_smic())
 
 
+@pytest.fixture(scope="module")
+def loaded_full(full: Path) -> Loaded:
+    return load_release(MEGC2019, full)
+
+
 # ---------------------------------------------------------------- the rule
 
 
@@ -80,9 +85,9 @@ def test_rows_keep_their_own_database(tmp_path: Path) -> None:
     assert casme2.emotion == "disgust"  # the database's own word
 
 
-def test_published_counts_follow_from_published_emotions(full: Path) -> None:
+def test_published_counts_follow_from_published_emotions(loaded_full: Loaded) -> None:
     """As many clips of each emotion as the three releases have give exactly the composite's counts."""
-    manifest = usable(load_release(MEGC2019, full))
+    manifest = usable(loaded_full)
     assert len(manifest) == 442
     assert Counter(row.label for row in manifest) == {"negative": 250, "positive": 109, "surprise": 83}
     assert len({row.subject_key for row in manifest}) == 68
@@ -94,8 +99,8 @@ def test_published_counts_follow_from_published_emotions(full: Path) -> None:
     assert not keys & {"casme2/sub10", "casme2/sub18", "samm/025"}
 
 
-def test_counts_are_told_beside_the_published_ones(full: Path) -> None:
-    loaded = load_release(MEGC2019, full)
+def test_counts_are_told_beside_the_published_ones(loaded_full: Loaded) -> None:
+    loaded = loaded_full
     assert "casme2: negative 88 (88), positive 32 (32), surprise 25 (25), clips 145 (145), subjects 24 (24)" in (
         loaded.release.notes
     )
@@ -158,7 +163,7 @@ def test_a_listed_clip_that_no_release_has_is_a_problem(tmp_path: Path) -> None:
     assert found(usable(loaded, skip_bad=True)) == SMALL
 
 
-def test_full_list_and_rule_agree(full: Path, tmp_path: Path) -> None:
+def test_full_list_and_rule_agree(full: Path, loaded_full: Loaded, tmp_path: Path) -> None:
     number = {"negative": 0, "positive": 1, "surprise": 2}
     parts = manifests(full)
     by_rule = compose(parts, full)
@@ -174,7 +179,7 @@ def test_full_list_and_rule_agree(full: Path, tmp_path: Path) -> None:
     assert by_list.manifest.hash() == by_rule.manifest.hash()
     assert len(by_rule.manifest) == 442
     assert by_rule.counts[-1].startswith("all: negative 250 (250)")
-    assert found(by_rule.manifest) == found(load_release(MEGC2019, full).manifest)
+    assert found(by_rule.manifest) == found(loaded_full.manifest)
 
 
 @pytest.mark.parametrize(

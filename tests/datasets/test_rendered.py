@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,16 @@ from mesynth.core.emotions import CLASS_OF
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.facs import parse_annotation, parse_request
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
-from mesynth.datasets.rendered import FRAMES, WORKBOOK, au_text, draw_emotions, render_casme2
+from mesynth.datasets.rendered import (
+    FRAMES,
+    WORKBOOK,
+    _Job,
+    _Renderer,
+    _subject,
+    au_text,
+    draw_emotions,
+    render_casme2,
+)
 from mesynth.preprocess.flow import estimate_flows
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_frames
@@ -99,10 +109,19 @@ def test_something_moves_and_returns(rendered: Path) -> None:
     assert np.abs(one - two).mean() > 5
 
 
-@pytest.mark.slow
-def test_two_processes_write_the_same_bytes(rendered: Path, tmp_path: Path) -> None:
-    render_casme2(tmp_path / "db", workers=2, **SMALL)  # type: ignore[arg-type]
-    assert digest(tmp_path / "db") == digest(rendered)
+def test_a_clip_does_not_depend_on_processes_or_on_other_clips(rendered: Path) -> None:
+    """A worker that was sent elsewhere renders any clip alone; the stage only hands jobs to workers."""
+    _subject.cache_clear()
+    worker = pickle.loads(pickle.dumps(_Renderer(SMALL["size"], SMALL["fps"], SMALL["seed"])))  # type: ignore[arg-type]
+    rows = list(Manifest.read(rendered))
+    for index in (4, 1):
+        subject, clip = divmod(index, SMALL["clips_per_subject"])
+        made = worker(_Job(subject + 1, int(clip), rows[index].emotion))
+        assert made.row == rows[index]
+        for name, data in made.files.items():
+            assert data == (rendered / name).read_bytes()
+        folder = (rendered / next(iter(made.files))).parent
+        assert {f"{folder.relative_to(rendered)}/{p.name}" for p in folder.iterdir()} == set(made.files)
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(rendered: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mesynth.core.facs import AU_CODES
 from mesynth.head import Subject
+from tests.head.people import frontal
 
 K = len(AU_CODES)
 
@@ -123,7 +124,7 @@ def test_turning_hides_the_far_side_and_shifting_leaves_the_picture(subject: Sub
 
 def test_the_face_mask_holds_the_features_and_not_the_background():
     for seed in range(6):
-        person = Subject(seed, frontal=True)
+        person = frontal(seed)
         face = person.flow(aus(), aus()).face
         points = person.landmarks().round().astype(int)
         inner = points[[*range(18, 26), *range(27, 68)]]

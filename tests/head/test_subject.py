@@ -11,6 +11,7 @@ import pytest
 from mesynth.core.facs import AU_CODES
 from mesynth.head import Subject, au_sheet, blink, contact_sheet, head_motion, identities_sheet
 from mesynth.head.model import rotation
+from tests.head.people import frontal
 
 K = len(AU_CODES)
 
@@ -25,7 +26,7 @@ def aus(frames: int = 1, **values: float | tuple[float, float]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(3, frontal=True)
+    return frontal(3)
 
 
 def gray(image: np.ndarray) -> np.ndarray:
@@ -141,7 +142,7 @@ def test_lips_are_shut_at_rest(seed: int):
     from mesynth.head.model import MOUTH
     from mesynth.head.raster import rasterize
 
-    person = Subject(seed, frontal=True)
+    person = frontal(seed)
     triangle, _ = rasterize(person._screen(aus()[0], np.zeros(6)), person._scene.faces, 256, 256)
     assert (person._scene.part[triangle[triangle >= 0]] >= MOUTH).sum() < 12
 
@@ -155,7 +156,7 @@ def test_the_mouth_opens_onto_something_dark(subject: Subject):
 
 
 def test_identities_differ_in_shape_and_colour():
-    people = [Subject(seed, frontal=True) for seed in range(8)]
+    people = [frontal(seed) for seed in range(8)]
     shapes = np.array([p.landmarks() for p in people])
     colours = np.array([p.render(aus())[0][40:110, 30:98].mean((0, 1)) for p in people])
     for i in range(8):
@@ -167,7 +168,7 @@ def test_identities_differ_in_shape_and_colour():
 
 def test_framing():
     for seed in range(8):
-        points = Subject(seed, frontal=True).landmarks()
+        points = frontal(seed).landmarks()
         iod = np.linalg.norm(points[42:48].mean(0) - points[36:42].mean(0)) / 128
         assert 0.31 < iod < 0.42, seed
         assert 110 < points[8, 1] < 128, "the chin is in the picture"

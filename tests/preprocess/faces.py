@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,13 @@ def face(share: float) -> np.ndarray:
     return np.asarray(cv2.remap(picture, x, y + bump, cv2.INTER_CUBIC))
 
 
+@lru_cache(None)
+def _png(share: float) -> bytes:
+    done, data = cv2.imencode(".png", face(share)[..., ::-1])
+    assert done
+    return bytes(data)
+
+
 CLIPS = (
     ReleaseClip(onset=8, apex=11, offset=13),
     ReleaseClip(subject="02", name="EP01_01", onset=98, apex="/", offset=102, aus=12, emotion="happiness"),
@@ -39,5 +47,5 @@ def write_faces(root: Path, clips: Sequence[ReleaseClip] = CLIPS) -> Path:
         for n in clip.numbers:
             share = float(np.clip(1 - abs(2 * (n - onset) / (offset - onset) - 1), 0, 1))
             file = root / "CASME2_RAW_selected" / f"sub{clip.subject}" / clip.name / f"img{n}.png"
-            assert cv2.imwrite(str(file), face(share)[..., ::-1])
+            file.write_bytes(_png(share))
     return root

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mesynth.preprocess.frames import Source, fingerprint
+from mesynth.preprocess.prepare import Source, fingerprint
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.videos import frame_name
 from tests.datasets.releases.generic import numbered_frame, write_video

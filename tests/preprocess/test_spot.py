@@ -15,6 +15,7 @@ from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.spot import (
     METHODS,
     SpotConfig,
+    Spotted,
     boundaries,
     confidence,
     difference_curve,
@@ -33,10 +34,15 @@ BEFORE, LENGTH, AFTER = 4, 20, 6
 ASYMMETRIC = (0.25, 0.75)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(None)
+def person() -> Subject:
+    return Subject(3, size=160, supersample=1)
+
+
+@lru_cache(None)
 def clip(apex: float, blink: bool, size: int = 128) -> tuple[np.ndarray, np.ndarray, int]:
     """A brow lowerer with a lip corner puller, head motion and noise: frames, landmarks, the apex's frame."""
-    subject = Subject(3, size=160, supersample=1)
+    subject = person()
     profile = Profile(apex=apex)
     total = BEFORE + LENGTH + AFTER
     au = np.zeros((total, 25, 2), np.float32)
@@ -52,25 +58,32 @@ def clip(apex: float, blink: bool, size: int = 128) -> tuple[np.ndarray, np.ndar
     return crop.frames(frames), crop.points(landmarks), BEFORE + profile.apex_index(LENGTH)
 
 
+@lru_cache(None)
+def spotted(apex: float, blink: bool, method: str) -> Spotted:
+    """In :func:`clip`, which stays as it is."""
+    frames, landmarks, _ = clip(apex, blink)
+    before = frames.copy()
+    found = spot_apex(frames, landmarks, FPS, method)  # type: ignore[arg-type]
+    assert np.array_equal(frames, before)
+    return found
+
+
 @pytest.mark.parametrize("blink", [False, True])
 @pytest.mark.parametrize("apex", ASYMMETRIC)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_apex_is_found_and_a_blink_is_none(method, apex, blink):
-    frames, landmarks, truth = clip(apex, blink)
-    before = frames.copy()
-    found = spot_apex(frames, landmarks, FPS, method)
+    frames, _, truth = clip(apex, blink)
+    found = spotted(apex, blink, method)
     assert abs(found.apex - truth) <= 2
     assert abs(len(frames) // 2 - truth) > 2  # the middle frame would not do
     assert found.curve.shape == (len(frames),)
     assert 0 <= found.onset < found.apex < found.offset < len(frames)
     assert 0 < found.confidence <= 1
-    assert np.array_equal(frames, before)
 
 
 @pytest.mark.parametrize("apex", ASYMMETRIC)
 def test_flow_finds_onset_and_offset(apex):
-    frames, landmarks, _ = clip(apex, False)
-    found = spot_apex(frames, landmarks, FPS)
+    found = spotted(apex, False, "flow")
     assert abs(found.onset - BEFORE) <= 2
     assert abs(found.offset - (BEFORE + LENGTH - 1)) <= 2
 
@@ -101,9 +114,7 @@ def test_still_noise_has_less_confidence_than_an_expression():
     rng = np.random.default_rng(0)
     still = np.clip(np.round(frames[:1] + 2 * rng.standard_normal(frames.shape)), 0, 255).astype(np.uint8)
     for method in METHODS:
-        assert (
-            spot_apex(still, landmarks, FPS, method).confidence < spot_apex(frames, landmarks, FPS, method).confidence
-        )
+        assert spot_apex(still, landmarks, FPS, method).confidence < spotted(0.25, False, method).confidence
 
 
 def test_a_constant_clip_is_spotted_without_confidence():

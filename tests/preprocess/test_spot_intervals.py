@@ -14,6 +14,7 @@ from mesynth.head import Subject
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.spot_intervals import (
     IntervalConfig,
+    Movement,
     around,
     boundaries,
     character,
@@ -27,10 +28,15 @@ FPS = 40.0
 T = 48
 
 
-@lru_cache(maxsize=4)
+@lru_cache(None)
+def person() -> Subject:
+    return Subject(3, size=128, supersample=1)
+
+
+@lru_cache(None)
 def clip(what: str) -> np.ndarray:
     """[T,64,64,3] crops of a still person, 40 fps: frames 14..33 hold an expression of half a second, and so on."""
-    subject = Subject(3, size=128, supersample=1)
+    subject = person()
     au = np.zeros((T, 25, 2), np.float32)
     request = parse_request("4=0.4,12=0.4").intensity
     pose = np.zeros((T, 6))
@@ -50,10 +56,16 @@ def clip(what: str) -> np.ndarray:
     return SimilarityCrop.from_landmarks(subject.landmarks(au[0], pose[0]), 64).frames(frames)
 
 
+@lru_cache(None)
+def moved(what: str) -> Movement:
+    return movement(clip(what), None, FPS)
+
+
+@lru_cache(None)
 def found(what: str) -> list[tuple[int, str]]:
     """(frame, problem) of each peak."""
     frames = clip(what)
-    made = movement(frames, None, FPS)
+    made = moved(what)
     tops = peaks(smooth(made.raw, FPS), threshold(made.noise), FPS)
     return [(top, character(frames, None, FPS, top).problem()) for top in tops]
 
@@ -63,7 +75,7 @@ def test_an_expression_is_one_peak_at_its_apex_with_its_boundaries() -> None:
     assert abs(top - 23.5) <= 2
     assert problem == ""
     frames = clip("micro")
-    curve = smooth(movement(frames, None, FPS).raw, FPS)
+    curve = smooth(moved("micro").raw, FPS)
     (inside,) = around(curve, [top], FPS)
     read = boundaries(frames[inside.start : inside.stop], None, FPS)
     assert inside.start + read.onset == pytest.approx(14, abs=2)
@@ -81,7 +93,7 @@ def test_other_movements_are_none() -> None:
 
 def test_a_part_of_the_frames_gives_the_same_values() -> None:
     frames = clip("micro")
-    whole, part = movement(frames, None, FPS), movement(frames, None, FPS, range(20, 30))
+    whole, part = moved("micro"), movement(frames, None, FPS, range(20, 30))
     assert part.raw == pytest.approx(whole.raw[20:30], abs=1e-6)
 
 

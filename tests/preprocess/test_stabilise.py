@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -21,6 +22,18 @@ from tests.preprocess.textures import texture
 FACE = (mean_face() * 128 - 0.5).astype(np.float32)
 STILL = np.zeros((25, 2), np.float32)
 METHODS = ("ecc", "phase")
+
+
+@lru_cache(None)
+def person(seed: int) -> Subject:
+    """Each is built once: that costs more than a picture."""
+    return Subject(seed, size=128)
+
+
+@lru_cache(None)
+def expression(seed: int, action: str) -> np.ndarray:
+    """[2,128,128,3]: a face at rest and in action, its head still."""
+    return person(seed).render(np.stack([STILL, parse_request(action).intensity]), noise_seed=1)
 
 
 def euclidean(angle: float, tx: float, ty: float) -> np.ndarray:
@@ -78,7 +91,7 @@ def test_any_small_rigid_motion(angle: float, tx: float, ty: float) -> None:
 def test_a_head_that_sways(method: str) -> None:
     """A 3D head: most of the true motion of the rigid pixels is gone, by the renderer's own account."""
     for seed in (3, 5):
-        subject = Subject(seed, size=128)
+        subject = person(seed)
         pose = head_motion(40, np.random.default_rng(seed), sd=1.5, fps=80)[::13]
         clip = subject.render(np.repeat(STILL[None], 4, 0), pose, noise_seed=1)
         result = stabilise(clip, subject.landmarks(), StabiliseConfig(method=method))  # type: ignore[arg-type]
@@ -101,9 +114,8 @@ def test_a_head_that_sways(method: str) -> None:
 def test_a_pure_expression_is_hardly_touched(action: str, method: str) -> None:
     touched = []
     for seed in (3, 8):
-        subject = Subject(seed, size=128)
-        clip = subject.render(np.stack([STILL, parse_request(action).intensity]), noise_seed=1)
-        touched.append(stabilise(clip, subject.landmarks(), StabiliseConfig(method=method)).drift.before[1])  # type: ignore[arg-type]
+        config = StabiliseConfig(method=method)  # type: ignore[arg-type]
+        touched.append(stabilise(expression(seed, action), person(seed).landmarks(), config).drift.before[1])
     assert np.mean(touched) < 0.1
     assert max(touched) < 0.12
 
@@ -112,7 +124,7 @@ def test_the_expression_survives_while_the_head_is_held() -> None:
     """Residual motion at the mouth corners is that of the smile alone."""
     from mesynth.preprocess.flow import estimate_flow
 
-    subject = Subject(3, size=128)
+    subject = person(3)
     smile = parse_request("12=0.3").intensity
     pose = np.array([np.zeros(6), [0, 0, 0.008, 0.02, -0.015, 0]])
     clip = subject.render(np.stack([STILL, smile]), pose, noise_seed=1)

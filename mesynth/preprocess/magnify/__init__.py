@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from mesynth.core.errors import ConfigError
 from mesynth.preprocess.magnify.common import TemporalFilter, require_clip, require_factor, require_fps
-from mesynth.preprocess.magnify.eulerian import EulerianConfig, eulerian
+from mesynth.preprocess.magnify.eulerian import EulerianConfig, PhaseConfig, eulerian, phase
 from mesynth.preprocess.magnify.lagrangian import FlowMethod, FoldError, LagrangianConfig, lagrangian, multi_ratio
 from mesynth.preprocess.magnify.learned import LearnedMagnifier
-from mesynth.preprocess.magnify.phase import PhaseConfig, phase
 
 if TYPE_CHECKING:
     import torch

@@ -38,8 +38,8 @@ from mesynth.store.weights import tensors_sha256
 
 MAGNIFIER_SEEDS = range(910_000, 920_000)
 """Head seeds that belong to the magnifier alone."""
-TRAIN_PHOTOGRAPHS = ("brick", "coffee", "grass", "gravel", "rocket")
-HELD_OUT_PHOTOGRAPHS = ("astronaut", "camera", "chelsea")
+_TRAIN_PHOTOGRAPHS = ("brick", "coffee", "grass", "gravel", "rocket")
+_HELD_OUT_PHOTOGRAPHS = ("astronaut", "camera", "chelsea")
 """All are public domain or CC0, as scikit-image documents for each. No picture is in both lists."""
 _FOLD_FLOOR = 0.2
 _MARGIN = 8  # pixels around a patch that motion may bring in
@@ -205,7 +205,7 @@ def _crops(pictures: torch.Tensor, index: np.ndarray, side: int, rng: np.random.
 # ---------------------------------------------------------------- learned train
 
 
-CHECKPOINT_SECONDS = 60.0
+_CHECKPOINT_SECONDS = 60.0
 _LEAST_CHANGE = 0.01  # of the range [0, 1]: below it, noise decides
 _STATE = "state.safetensors"
 
@@ -337,7 +337,7 @@ def fit(training: Training, state: Path, progress: bool = True) -> MagnifierNet:
             bar.update()
             if training.step % 50 == 0:
                 bar.set_postfix(loss=f"{training.loss:.4f}")
-            if asked.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if asked.is_set() or time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 training.save(state)
                 saved = time.monotonic()
             if asked.is_set():
@@ -358,7 +358,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
     claim_folder(out, asdict(config))
     triples = config.triples
     faces = face_pictures(triples.seen(), triples.looks, triples.size)
-    pictures = np.concatenate([faces, photographs(TRAIN_PHOTOGRAPHS, triples.size)])
+    pictures = np.concatenate([faces, photographs(_TRAIN_PHOTOGRAPHS, triples.size)])
     batch = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float().div_(255).contiguous()
     net = fit(Training(config, batch, len(faces)), out / _STATE, progress).to("cpu")
     meta = MagnifierMeta(
@@ -374,7 +374,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
     meta.figures.update(held_out_figures(LearnedMagnifier(net, meta), triples))
     made = LearnedMagnifier(net, meta)
     made.save(out / "magnifier.safetensors")
-    write_text(out / "magnifier.md", magnifier_card(made, config))
+    write_text(out / "magnifier.md", _magnifier_card(made, config))
     return made
 
 
@@ -412,10 +412,15 @@ CASES = ((0.2, 10.0), (0.5, 4.0), (1.0, 3.0), (0.3, 2.0))
 _SD = 2 / 255
 
 
-def held_out_figures(magnifier: LearnedMagnifier, config: TripleConfig) -> dict[str, float]:
-    """Figures on pictures of people and photographs that were not learned from; the card explains them."""
+def held_out_figures(
+    magnifier: LearnedMagnifier, config: TripleConfig, cases: Sequence[tuple[float, float]] = CASES
+) -> dict[str, float]:
+    """Figures on pictures of people and photographs that were not learned from; the card explains them.
+
+    ``cases``: the card's rows; a row's figures do not depend on the others.
+    """
     pictures = np.concatenate(
-        [face_pictures(config.unseen(), 1, config.size), photographs(HELD_OUT_PHOTOGRAPHS, config.size)[::4]]
+        [face_pictures(config.unseen(), 1, config.size), photographs(_HELD_OUT_PHOTOGRAPHS, config.size)[::4]]
     )
     source = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
     rng = seeds.stream(0, "magnifier-held-out")
@@ -425,7 +430,7 @@ def held_out_figures(magnifier: LearnedMagnifier, config: TripleConfig) -> dict[
     half = torch.full_like(unit, 0.5)
     onset = warp(source, half)
     figures = {}
-    for peak, factor in CASES:
+    for peak, factor in cases:
         frame, truth = (warp(source, invert(unit * peak * m) + half) for m in (1.0, factor))
         pair = torch.stack([onset, frame], 1).clamp(0, 1)
         made = magnifier.magnify(pair, factor)[:, 1]
@@ -444,7 +449,7 @@ def held_out_figures(magnifier: LearnedMagnifier, config: TripleConfig) -> dict[
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def magnifier_card(magnifier: LearnedMagnifier, config: MagnifierConfig) -> str:
+def _magnifier_card(magnifier: LearnedMagnifier, config: MagnifierConfig) -> str:
     """Markdown card, made from the figures that travel with the weights."""
     meta, t = magnifier.meta, config.triples
     rows = []
@@ -477,14 +482,14 @@ knows no occlusion, no change of light and no wrinkle that appears. Real faces: 
 `python -m mesynth.preprocess.magnify.learned_train configs/preprocess/magnifier.yaml --out DIR`, then copy
 `magnifier.safetensors` and `magnifier.md` into `mesynth/preprocess/magnify/data/`. {t.people} rendered people
 (head seeds {t.seen()[0]} to {t.seen()[-1]}) in {t.looks} pictures each, and scikit-image's
-{", ".join(TRAIN_PHOTOGRAPHS)} (public domain or CC0).
+{", ".join(_TRAIN_PHOTOGRAPHS)} (public domain or CC0).
 Peak motion {t.min_motion:g} to {t.max_motion:g} px, factor {t.min_factor:g} to {t.max_factor:g}, noise up to sd
 {t.noise:g} on onset and frame. {config.steps} steps of {config.batch} triples of {t.patch} px, seed {config.seed}.
 Weights sha256 (tensors): `{meta.weights_sha256}`.
 
 ## Figures on pictures never learned from
 
-{t.held_out} people (head seeds {t.unseen()[0]} to {t.unseen()[-1]}) and {", ".join(HELD_OUT_PHOTOGRAPHS)}.
+{t.held_out} people (head seeds {t.unseen()[0]} to {t.unseen()[-1]}) and {", ".join(_HELD_OUT_PHOTOGRAPHS)}.
 PSNR in dB against the truly magnified picture, of the frame as it was and as magnified. Gain: slope of the
 displacement that TV-L1 finds in the magnified frame on the frame's known displacement, beside the same slope of the
 truly magnified frame. Noise gain: what noise of sd 2 grey levels on onset and frame adds, over the noise itself.

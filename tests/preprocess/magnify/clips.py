@@ -1,6 +1,11 @@
-"""Clips whose motion is known exactly, made without the code under test: another inverse, another interpolation."""
+"""Clips whose motion is known exactly, made without the code under test: another inverse, another interpolation.
+
+Each is made once; whoever changes one copies it first.
+"""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -30,11 +35,13 @@ def moved(rgb: np.ndarray, field: np.ndarray) -> np.ndarray:
     return np.asarray(out.clip(0, 1))
 
 
+@lru_cache(None)
 def fields(peak: float) -> np.ndarray:
     """[3,2,H,W]: one flow for each texture."""
     return np.stack([smooth_field(30 + i, peak, 16.0) for i in range(len(NAMES))])
 
 
+@lru_cache(None)
 def clip(peak: float, scales: tuple[float, ...] = (0.0, 0.5, 1.0), factor: float = 1.0) -> torch.Tensor:
     """[3,T,3,H,W]: three textures, each moved by ``factor * scale`` times its flow of ``peak`` pixels."""
     made = []
@@ -43,11 +50,13 @@ def clip(peak: float, scales: tuple[float, ...] = (0.0, 0.5, 1.0), factor: float
     return torch.from_numpy(np.stack(made)).permute(0, 1, 4, 2, 3).contiguous()
 
 
+@lru_cache(None)
 def flows(peak: float, scales: tuple[float, ...] = (0.5, 1.0)) -> torch.Tensor:
     """[3,T-1,2,H,W]: the flows of :func:`clip`, onset to the later frames."""
     return torch.from_numpy(np.stack([np.stack([s * field for s in scales]) for field in fields(peak)]))
 
 
+@lru_cache(None)
 def grating(wavelength: float, shifts: tuple[float, ...], angle: float = 0.0, side: int = SIDE) -> torch.Tensor:
     """[1,T,1,side,side]: a wave across ``angle`` (radians), moved by each shift in pixels along it; exact."""
     y, x = np.mgrid[:side, :side].astype(np.float64)
