@@ -102,8 +102,8 @@ def run_pool(
         _terminate(processes)
         raise
     finally:
-        for process in processes:
-            process.join()
+        for started in processes:
+            started.join()
         for name, value in saved.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
