@@ -166,7 +166,7 @@ class Attempts:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Outcome:
     """What became of a row in a round: its line of the round's ``notes.jsonl``."""
 
     number: int
@@ -176,7 +176,7 @@ class _Drawn:
     stuck: bool = False
 
 
-class _Draw:
+class _Sampler:
     """A worker: draws a row, checks what came, keeps it or draws again. A row that it gives up comes without arrays."""
 
     def __init__(self, make: Worker, checks: Checks, most: int) -> None:
@@ -195,11 +195,11 @@ class _Draw:
                 with _one_thread():
                     failed = self._checks.failed(self._checks.measure(_MadeClip(made)))
             if not failed:
-                return replace(made, notes=asdict(_Drawn(number, failures)))
+                return replace(made, notes=asdict(_Outcome(number, failures)))
             failures += [(number, check, value, limit) for check, value, limit, _ in failed]
             stuck = attempt.is_stuck(shown == before)
             if stuck or number == self._most:
-                return Produced(made.row, notes=asdict(_Drawn(number, failures, stuck)))
+                return Produced(made.row, notes=asdict(_Outcome(number, failures, stuck)))
             before = shown
         raise AssertionError("a row has an attempt left")
 
@@ -261,26 +261,26 @@ class _Rounds:
 
     def take(self, made: Manifest, attempts: Attempts) -> Attempts:
         """Accept or reject the clips of a round; returns the attempts of the next."""
-        notes = {note.pop("clip_id"): _Drawn(**note) for note in read_notes(made.root)}
+        notes = {note.pop("clip_id"): _Outcome(**note) for note in read_notes(made.root)}
         again: dict[int, int] = {}
         for row, attempt in zip(made, attempts, strict=True):
             index = row.provenance.plan_row
             assert index == attempt.planned.index
-            drawn = notes.get(row.clip_id, _Drawn(attempt.number))
-            for number, check, value, limit in drawn.failures:
+            outcome = notes.get(row.clip_id, _Outcome(attempt.number))
+            for number, check, value, limit in outcome.failures:
                 self.rejected += rejections(row, [(check, value, limit, "")], number)
             if row.flow is None:
-                self._give_up(row, drawn)
+                self._give_up(row, outcome)
                 continue
             flow = read_flow(made.root, row)
             if repeats := self._repeats(flow):
-                self.rejected += rejections(row, repeats, drawn.number)
+                self.rejected += rejections(row, repeats, outcome.number)
                 before, self._flows[index] = self._flows.get(index), _digest(flow)
                 stuck = attempt.is_stuck(before == self._flows[index])
-                if stuck or drawn.number >= self.acceptance.attempts:
-                    self._give_up(row, replace(drawn, stuck=stuck))
+                if stuck or outcome.number >= self.acceptance.attempts:
+                    self._give_up(row, replace(outcome, stuck=stuck))
                 else:
-                    again[index] = drawn.number + 1
+                    again[index] = outcome.number + 1
             else:
                 self.checks.keep(row.clip_id, flow)
                 self.chosen[index] = len(self.made)
@@ -293,11 +293,11 @@ class _Rounds:
         apart, of = self.checks.nearest(flow)
         return self.checks.failed({"duplicate": apart}, of)
 
-    def _give_up(self, row: Row, drawn: _Drawn) -> None:
+    def _give_up(self, row: Row, outcome: _Outcome) -> None:
         index = row.provenance.plan_row
         last = next(r for r in reversed(self.rejected) if r.plan_row == index)
-        why = "; another try would show the same, nothing that is checked depends on its seed" if drawn.stuck else ""
-        tries = "1 try" if drawn.number == 1 else f"{drawn.number} tries"
+        why = "; another try would show the same, nothing that is checked depends on its seed" if outcome.stuck else ""
+        tries = "1 try" if outcome.number == 1 else f"{outcome.number} tries"
         self.never[index] = Skipped(
             row.clip_id,
             f"row {index} was never accepted in {tries}; the last failed {last.check} ({last.value:.4g}, limit "
@@ -341,7 +341,7 @@ def _run_rounds(
             identity = config | {"round": number, "attempts": config_hash({"attempts": attempts.plain()})}
             # Without checks of frames there is nothing that a worker could draw again.
             alone = acceptance.limits.of_frames
-            worker = _Draw(run.worker(out), checks, acceptance.attempts) if alone else run.worker(out)
+            worker = _Sampler(run.worker(out), checks, acceptance.attempts) if alone else run.worker(out)
             jobs = attempts if alone else run.jobs(attempts.rows())
             with timed(worker, speeds.append if report else None) as work:
                 made = run_stage(

@@ -100,12 +100,11 @@ def test_resumed_from_what_a_kill_leaves(corpus: Manifest, tmp_path: Path) -> No
     and ends with the same bytes. (A real kill -9 of this engine: tests/corpus/test_generate.py.)"""
     left = tmp_path / "left"
 
-    def copied(_: str) -> Callable[[int, int], None]:
-        return lambda done, total: (
-            None if done < 14 or left.exists() else shutil.copytree(tmp_path / "a", left) and None
-        )
+    def copy(done: int, total: int) -> None:
+        if done >= 14 and not left.exists():
+            shutil.copytree(tmp_path / "a", left)
 
-    generate_flow(CONFIG, tmp_path / "a", people=7, progress=copied)
+    generate_flow(CONFIG, tmp_path / "a", people=7, progress=lambda _: copy)
     assert not (left / "manifest.parquet").exists()
     assert len(list(left.rglob("*.tmp"))) == 2  # tars begun
     finished = {

@@ -17,7 +17,7 @@ from typing import Any
 from mesynth import __version__
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.corpus.exports.flow import FlowFoldersForm, FlowNpyForm
-from mesynth.corpus.exports.form import PROVENANCE_FILE, Account, Clip, Form, Options, Placed
+from mesynth.corpus.exports.form import PROVENANCE_FILE, ExportedClip, ExportSummary, Form, Options, SourceClip
 from mesynth.corpus.exports.frames import FramesForm, PreviewsForm
 from mesynth.corpus.exports.huggingface import HuggingFaceForm
 from mesynth.corpus.exports.meb import MebForm
@@ -60,7 +60,7 @@ def export(
     *,
     workers: int = 1,
     progress: Progress | None = None,
-) -> Account:
+) -> ExportSummary:
     """Write ``source`` into the new folder ``out`` in a form of :mod:`mesynth.corpus.exports.run`.
 
     Beside the form's own files lie ``provenance.jsonl`` (a line a clip: its names here, its own name, annotation with
@@ -84,7 +84,7 @@ def export(
         out, source, partial(_make_shard, chosen, out), partial(_finish, chosen, out), last=ACCOUNT_FILE,
         workers=workers, progress=progress,
     )  # fmt: skip
-    return Account(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
+    return ExportSummary(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
 
 
 def planned(source: Manifest, form: str, options: Options) -> Form:
@@ -128,14 +128,14 @@ def _make_shard(form: Form, out: Path, index: int, n_shards: int, first: int, pa
     left: list[Skipped] = []
     at = 0
 
-    def usable() -> Iterator[Clip]:
+    def usable() -> Iterator[SourceClip]:
         nonlocal at
         for number, row in enumerate(part):
             at = number
             if why := form.lacks(row):
                 left.append(Skipped(row.clip_id, why))
             else:
-                yield Clip(part.root, first + number, row)
+                yield SourceClip(part.root, first + number, row)
 
     rows, places = [], []
     for placed in form.write(out, index, n_shards, usable()):
@@ -153,12 +153,12 @@ def _json_lines(records: Iterable[object]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def _placed(out: Path, n_shards: int) -> Iterator[Placed]:
+def _placed(out: Path, n_shards: int) -> Iterator[ExportedClip]:
     for index in range(n_shards):
         folder = journal(out, index).parent
         with open(folder / _PLACES, encoding="utf-8") as places:
             for row, line in zip(Manifest.read(folder), places, strict=True):
-                yield Placed(row, json.loads(line))
+                yield ExportedClip(row, json.loads(line))
 
 
 def _finish(form: Form, out: Path, n_shards: int) -> None:
@@ -168,7 +168,7 @@ def _finish(form: Form, out: Path, n_shards: int) -> None:
     if form.readable:
         # manifest.parquet from the journals, one in memory at a time
         write_tables(out, lambda: (Manifest.read(journal(out, index)).table for index in range(n_shards)), {})
-    account = Account(form.name, "", clips, sum(reasons.values()), dict(reasons), facts)
+    account = ExportSummary(form.name, "", clips, sum(reasons.values()), dict(reasons), facts)
     write_text(out / ACCOUNT_FILE, json.dumps(asdict(account), indent=1) + "\n")
 
 
