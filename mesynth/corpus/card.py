@@ -86,7 +86,7 @@ class CardConfig:
 
 @dataclass
 class CorpusFacts:
-    """Counts over the rows of a corpus; filled by :func:`gather` in one pass."""
+    """Counts over the rows of a corpus; filled by :func:`corpus_facts` in one pass."""
 
     clips: int = 0
     frames: int = 0
