@@ -1,6 +1,6 @@
-"""Rows of a design over faces, drawn one after another; the same design, seed and inputs give the same rows.
+"""From a design, faces and a manifest of coded AUs to the rows of a plan, checked before anything is written.
 
-From a design, faces and a manifest of coded AUs to a plan: checked as a whole before anything is written."""
+Rows are drawn one after another; the same design, seed and inputs give the same rows."""
 
 from __future__ import annotations
 
