@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,3 +27,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many commands of the documents ran, and why the others were only parsed (tests/docs)."""
+    reports = terminalreporter.stats.get("passed", [])
+    pages = [json.loads(str(value)) for one in reports for name, value in one.user_properties if name == "documents"]
+    if not pages:
+        return
+    ran = [seconds for page in pages for _, seconds in page["ran"]]
+    parsed = [reason for page in pages for _, reason in page["parsed"]]
+    terminalreporter.section("documented commands")
+    took = f"{sum(ran):.0f} s of processor time"
+    terminalreporter.line(f"{len(pages)} pages: {len(ran)} commands ran ({took}), {len(parsed)} were parsed alone")
+    for reason, n in Counter(parsed).most_common():
+        terminalreporter.line(f"  {n:3d}  {reason}")

@@ -1,12 +1,13 @@
-"""Class schemes: how the emotion words of the databases fold into the 3, 4, 5 and 7 classes papers report.
+"""Emotions: the class schemes that fold them, and the action units that go with them.
+
+Class schemes: how the emotion words of the databases fold into the 3, 4, 5 and 7 classes papers report.
 
 A scheme says which class an emotion of a database belongs to; an emotion it has no class for gives "". The
 objective classes I to VII come from action units instead, see :func:`mesynth.core.facs.objective_class`.
 
-Emotions: class schemes, and which action units go with which emotion in the published databases.
-
 Sampling AUs for an emotion never looks at a subject: the tables are aggregate counts from the
-databases' papers, so a corpus drawn from them stays leak-free for every fold."""
+databases' papers, so a corpus drawn from them stays leak-free for every fold.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def _single(word: str, scheme: str, names: tuple[str, ...]) -> str:
     return word if word in names else ""
 
 
-# ------------------------------------------------------------------- emotions
+# ---------------------------------------------------------------- emotions
 
 
 # P(AU | emotion): counts over clips with that emotion. CASME II where it has the emotion, else SAMM.

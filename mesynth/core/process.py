@@ -1,9 +1,12 @@
-"""Ctrl-C and termination requests as a question that a training loop asks between two updates.
+"""What a process is asked (to stop) and where its seconds go.
+
+Ctrl-C and termination requests as a question that a training loop asks between two updates.
 
 Where a process' seconds go: code names the part of the work it does, a listener adds them up by name.
 
 Nobody listens: a part costs a look at one variable. Parts nest, and a second counts once, for the innermost: what makes
-frames inside a generator's call is taken off the generator's own time."""
+frames inside a generator's call is taken off the generator's own time.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def stop_requested() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-# ------------------------------------------------------------------- stopwatch
+# ---------------------------------------------------------------- stopwatch
 
 
 _listener = threading.local()

@@ -69,6 +69,11 @@ class Registry(Generic[T]):
 
         return decorator
 
+    def remove(self, name: str) -> None:
+        """Take back what :meth:`register` added under ``name``; nothing happens where there is none."""
+        if self._added.pop(name, None) is not None:
+            self._loaded.pop(name, None)
+
     def shipped(self) -> list[str]:
         """Names of what ships, in its order."""
         return list(self._shipped)

@@ -2,7 +2,7 @@
 
 Each check has a limit, and a measure behind it. The usual limits leave out one or two in a hundred rendered pairs of
 people nobody learned from: what they leave out of a corpus beyond that is the generator's. The figures are in
-docs/corpora.md, made by ``scripts/filter_limits.py``.
+docs/figures.md, made by ``scripts/filter_limits.py``.
 
 :func:`filter_corpus` is a verb on a finished corpus: it takes corpora of any origin, and whether a clip is a duplicate
 depends on all others. Nothing is lost silently. :mod:`mesynth.corpus.rejection` makes others in their place."""
@@ -39,7 +39,7 @@ _STILL = 1e-3  # mean pixels of a grid cell: below, two flows are equal because 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a clip may reach. None: not checked. Usual limits from 300 rendered pairs (docs/corpora.md)."""
+    """What a clip may reach. None: not checked. Usual limits from 300 rendered pairs (docs/figures.md)."""
 
     identity: float | None = 0.32
     """Distance of the apex's face embedding to the onset's: 99 % of true pairs are below .30, 5 % of different rendered

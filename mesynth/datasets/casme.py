@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import (
     contents,
     frame_number,
@@ -64,14 +64,16 @@ def _workbook(root: Path) -> Path:
     return (named or books)[0]
 
 
-def _line(root: Path, folder: Path, people: dict[int, str], book: Path, cells: dict[str, object]) -> Line:
+def _line(root: Path, folder: Path, people: dict[int, str], book: Path, cells: dict[str, object]) -> AnnotatedClip:
     clip, text = text_of(cells["clip"]), text_of(cells["subject"]).lower().removeprefix("sub")
     if not text.isdigit() or not clip:
         problem = f"row with subject '{text_of(cells['subject'])}' and file name '{clip}' in {book.name} names no clip"
-        return Line(subject=text, clip=clip, folder="", problem=f"{problem}; expected for example 1 and EP01_5")
+        return AnnotatedClip(
+            subject=text, clip=clip, folder="", problem=f"{problem}; expected for example 1 and EP01_5"
+        )
     subject = f"sub{int(text):02d}"
     place = folder.relative_to(root) / people.get(int(text), subject) / clip
-    line = Line(
+    line = AnnotatedClip(
         subject=subject,
         clip=clip,
         folder=place.as_posix(),
@@ -87,7 +89,7 @@ def _line(root: Path, folder: Path, people: dict[int, str], book: Path, cells: d
     return _mended(root, line)
 
 
-def _mended(root: Path, line: Line) -> Line:
+def _mended(root: Path, line: AnnotatedClip) -> AnnotatedClip:
     """The line, or the whole folder where its numbers cannot be meant.
 
     A few rows of the workbook name frames that their clip folder does not hold at all. The folder holds the clip,

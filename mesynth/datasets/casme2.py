@@ -17,7 +17,7 @@ import numpy as np
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.types import AUVector
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents, find_folder, read_workbook, text_of, workbooks
 from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.store.manifest import Manifest
@@ -150,14 +150,14 @@ def _subject(cell: object, book: Path) -> str:
 
 def _line(
     folder: str, book: Path, cells: dict[str, object], origin: _Origin, objective: dict[tuple[str, str], str]
-) -> Line:
+) -> AnnotatedClip:
     clip = text_of(cells["clip"])
     try:
         subject = _subject(cells["subject"], book)
     except DatasetLayoutError as error:
-        return Line(subject=text_of(cells["subject"]), clip=clip, folder="", problem=str(error))
+        return AnnotatedClip(subject=text_of(cells["subject"]), clip=clip, folder="", problem=str(error))
     exact = origin.clips.get(f"{subject}/{clip}")
-    line = Line(
+    line = AnnotatedClip(
         subject=subject,
         clip=clip,
         folder=f"{folder}/{subject}/{clip}",

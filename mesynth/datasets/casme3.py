@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import Sheet, contents, frame_number, nested, read_workbook, subfolders, text_of, workbooks
 
 _FPS = 30.0
@@ -141,7 +141,7 @@ def _below(root: Path, folder: Path) -> str:
     return "" if relative == "." else f"{relative}/"
 
 
-def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> Line:
+def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> AnnotatedClip:
     video, onset = text_of(row["video"]).lower(), text_of(row["onset"])
     match = _PERSON.match(text_of(row["subject"]))
     clip = f"{video}_{onset}"
@@ -150,10 +150,12 @@ def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> L
         problem = (
             f"subject '{subject}', video '{video}' in {book.name}: expected for example spNO.1, a; repair the cells"
         )
-        return Line(subject=subject, clip=clip, folder=f"{places.base}{subject}/{video}/{clip}", problem=problem)
+        return AnnotatedClip(
+            subject=subject, clip=clip, folder=f"{places.base}{subject}/{video}/{clip}", problem=problem
+        )
     offset, warnings = _offset(row)
     objective = text_of(row.get("objective")).upper()
-    return Line(
+    return AnnotatedClip(
         subject=f"spNO.{int(match[1])}",
         clip=clip,
         folder=places.find(int(match[1]), video, onset),
@@ -198,7 +200,7 @@ def _read_c(root: Path, frames: str) -> Release:
         if not subject.isdigit():
             problem = f"subject '{subject}' in {sheet.path.name} is no number; expected for example 1; repair the cell"
             lines.append(
-                Line(subject=subject, clip=f"C_{count}", folder=f"{base}{subject}/a/{frames}", problem=problem)
+                AnnotatedClip(subject=subject, clip=f"C_{count}", folder=f"{base}{subject}/a/{frames}", problem=problem)
             )
             continue
         own = people.get(int(subject), f"{int(subject):02d}")
@@ -206,7 +208,7 @@ def _read_c(root: Path, frames: str) -> Release:
         # one video a person, "a"; copies that cut the expressions out have a folder a count
         video = inside.get("a") or inside.get(count) or (next(iter(inside.values())) if len(inside) == 1 else "a")
         lines.append(
-            Line(
+            AnnotatedClip(
                 subject=f"C{int(subject):02d}",
                 clip=f"C_{count}",
                 folder=f"{base}{own}/{video}/{frames}",

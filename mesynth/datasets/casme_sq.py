@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents, find_folder, frame_number, read_cells, subfolders, text_of, workbooks
 
 _FRAMES = {"raw": "rawpic", "selected": "selectedpic", "cropped": "cropped"}  # auto takes the first that is there
@@ -181,7 +181,7 @@ class _Places:
 
 def _line(
     book: Path, table: _Table, cells: _Cells, subjects: dict[int, int], videos: dict[str, str], places: _Places
-) -> Line:
+) -> AnnotatedClip:
     clip, index = text_of(cells[table.clip]), text_of(cells[table.clip - 1])
     match, kind = _CLIP.match(clip), _type(cells[table.type])
     person = subjects.get(int(index)) if index.isdigit() else None
@@ -196,7 +196,7 @@ def _line(
             "expected micro-expression or macro-expression"
         )
     if problem or person is None or match is None:
-        return Line(
+        return AnnotatedClip(
             subject=f"s{person or index}",
             clip=clip,
             folder=f"{places.base}/s{person or index}/{clip}",
@@ -209,7 +209,7 @@ def _line(
     if frame_number(offset) == 0:
         offset = apex
         warnings.append("offset 0 means that none was seen; the clip ends at the apex")
-    return Line(
+    return AnnotatedClip(
         subject=f"s{person}",
         clip=clip,
         folder=folder,

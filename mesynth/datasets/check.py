@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesynth.core.emotions import SCHEMES, class_names, plain_emotion
 from mesynth.datasets.database import Published
-from mesynth.datasets.load import Loaded, Problem
+from mesynth.datasets.load import ClipNote, Loaded
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -31,8 +31,8 @@ class Check:
     usable: int
     subjects: int
     fps: tuple[float, ...]
-    problems: tuple[Problem, ...]
-    corrected: tuple[Problem, ...]
+    problems: tuple[ClipNote, ...]
+    corrected: tuple[ClipNote, ...]
     missing_frames: dict[str, int]
     warnings: dict[str, int]
     """Clips by kind of warning (numbers taken out)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mesynth.datasets.database import Database, Line, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.files import find_folder
 
 
@@ -47,7 +47,7 @@ def read_members(root: Path, members: Sequence[Member], frames: str) -> dict[str
     return found
 
 
-def _carried(line: Line, prefix: str, database: Database, release: Release) -> Line:
+def _carried(line: AnnotatedClip, prefix: str, database: Database, release: Release) -> AnnotatedClip:
     return replace(
         line,
         folder=f"{prefix}/{line.folder}" if line.folder else prefix,

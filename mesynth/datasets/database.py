@@ -15,7 +15,7 @@ from mesynth.core.types import AUVector
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class AnnotatedClip:
     """One annotated expression: cells as the workbook has them, and where its frames should lie."""
 
     subject: str
@@ -64,7 +64,7 @@ class Line:
 class Release:
     """Everything annotated in one release on disk."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[AnnotatedClip, ...]
     sources: tuple[str, ...] = ()
     """Annotation files read, relative to the root."""
     notes: tuple[str, ...] = ()

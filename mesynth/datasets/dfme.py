@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _PARTS = ("train", "testA", "testB")
@@ -139,7 +139,7 @@ def _number(clip: str) -> tuple[int, int] | None:
 # ---------------------------------------------------------------- one clip
 
 
-def _line(book: Path, row: dict[str, object], part: str, places: _Places) -> Line:
+def _line(book: Path, row: dict[str, object], part: str, places: _Places) -> AnnotatedClip:
     name = text_of(row["clip"])
     clip = name if part == "train" else f"{part}-{name}"
     cell = text_of(row.get("subject"))
@@ -147,13 +147,15 @@ def _line(book: Path, row: dict[str, object], part: str, places: _Places) -> Lin
     fps = text_of(row["fps"]).lower().removesuffix("fps").strip()
     if match is None:
         problem = f"subject '{cell}' of clip '{name}' in {book.name} is no number; expected for example sub0003"
-        return Line(subject=cell, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell")
+        return AnnotatedClip(subject=cell, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell")
     subject = f"sub{int(match[1]):04d}"
     if not re.fullmatch(r"\d+(\.\d+)?", fps) or float(fps) <= 0:
         problem = f"clip {subject}/{name} in {book.name} has frame rate '{fps}'; expected 200, 300 or 500"
-        return Line(subject=subject, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell")
+        return AnnotatedClip(
+            subject=subject, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell"
+        )
     emotion, warnings = _emotion(row)
-    return Line(
+    return AnnotatedClip(
         subject=subject,
         clip=clip,
         folder=places.find(name),

@@ -1,6 +1,9 @@
-"""A release's folders: frames in numeric order, annotated frames found, sizes from headers.
+"""What lies in a release: folders, frames and workbooks.
 
-A release's workbooks: tables found by column name, cells read for what they mean."""
+A release's folders: frames in numeric order, annotated frames found, sizes from headers.
+
+A release's workbooks: tables found by column name, cells read for what they mean.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +167,7 @@ def nearest(numbers: Sequence[int], wanted: int, what: str, warnings: list[str])
     return best
 
 
-# ------------------------------------------------------------------- workbook
+# ---------------------------------------------------------------- workbook
 
 
 _HEADER_ROWS = 30  # some releases put a preamble before the header

@@ -1,4 +1,6 @@
-"""Flow images whose channels were stretched to 0..255: what the strain channel still tells about the flow.
+"""Flow folders: the published flow images of the MEGC 2019 composite as a source of clips.
+
+Flow images whose channels were stretched to 0..255: what the strain channel still tells about the flow.
 
 The public images of the MEGC 2019 composite hold u, v and optical strain, each stretched between its own minimum
 and maximum. Zero flow, magnitude and the ratio of u to v are lost; the strain was computed before the stretch, so
@@ -8,7 +10,8 @@ Folders of flow images as published with STSTNet (Liong et al., FG 2019), HTNet 
 
 ``<subject>/{u_train|u_test}/{0|1|2}/<subject>_<clip> .png`` (with that space), R, G, B = u, v, optical strain,
 each stretched to 0..255. The ``u_test`` trees together hold every clip once; ``u_train`` holds the clips of the
-other subjects, and is only checked: the recognizer makes its own folds."""
+other subjects, and is only checked: the recognizer makes its own folds.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,7 @@ def order_agreement(images: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-# ------------------------------------------------------------------- flow folders
+# ---------------------------------------------------------------- flow folders
 
 
 UNITS = (

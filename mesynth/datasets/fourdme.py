@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesynth.core.emotions import plain_emotion
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _FRAMES = {"raw": "gray_micro", "cropped": "gray_micro_crop"}
@@ -92,18 +92,18 @@ def _plain_names(folder: Path) -> dict[str, str]:
 # ---------------------------------------------------------------- one clip
 
 
-def _line(row: dict[str, object], places: _Places) -> Line:
+def _line(row: dict[str, object], places: _Places) -> AnnotatedClip:
     identity, clip = text_of(row["subject"]).rstrip("'"), text_of(row["clip"]).rstrip("'")
     match = re.match(r"s?(?:ub)?0*(\d+)(.*)$", identity, re.IGNORECASE)
     if match is None:
         problem = f"sub_ID '{identity}' of clip '{clip}' holds no number; expected for example S01; repair the cell"
-        return Line(subject=identity, clip=clip, folder=places.find(identity, clip), problem=problem)
+        return AnnotatedClip(subject=identity, clip=clip, folder=places.find(identity, clip), problem=problem)
     emotion, warnings = _emotion(row)
     if text_of(row.get("blink")).lower() not in {"", "0", "no", "n", "none"}:
         warnings.append("the subject blinks during the clip")
     # S13_1st and S13_2nd are recordings of one person: one subject, and names that tell the clips apart
     session = match[2].strip(" _-")
-    return Line(
+    return AnnotatedClip(
         subject=f"S{int(match[1]):02d}",
         clip=f"{session}_{clip}" if session else clip,
         folder=places.find(identity, clip),

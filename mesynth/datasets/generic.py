@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mesynth.core.emotions import CLASSES_3, plain_emotion
 from mesynth.core.errors import DatasetLayoutError, MesynthError
-from mesynth.datasets.database import Database, Line, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.files import contents, frame_number
 from mesynth.store.manifest import EXPRESSIONS
 from mesynth.store.videos import is_video, video_fps
@@ -79,8 +79,8 @@ def read(root: Path, part: str, frames: str) -> Release:
     return Release(lines=tuple(lines(root, table)), sources=(path.name,), database=own)
 
 
-def lines(root: Path, table: Table) -> list[Line]:
-    """One Line a row; what is wrong with a row is its ``problem``."""
+def lines(root: Path, table: Table) -> list[AnnotatedClip]:
+    """One annotated clip a row; what is wrong with a row is its ``problem``."""
     videos = {_place(cells.get("video", ""))[0] for _, cells, _ in table.rows}
     stems = Counter(_stem(video) for video in videos)
     rates: dict[str, float] = {}
@@ -221,7 +221,7 @@ def _line(
     row: tuple[int, dict[str, str], str],
     stems: Mapping[str, int],
     rates: dict[str, float],
-) -> Line:
+) -> AnnotatedClip:
     number, cells, problem = row
     where = f"line {number} of {file}"
     folder, refused = _place(cells["video"])
@@ -232,7 +232,7 @@ def _line(
             values = _values(root, cells, folder, refused, rates)
         except MesynthError as error:
             problem = f"{where}: {error}"
-    return Line(
+    return AnnotatedClip(
         subject=subject,
         clip=clip,
         folder="" if refused else folder,
@@ -248,7 +248,7 @@ def _line(
 def _values(
     root: Path, cells: Mapping[str, str], folder: str, refused: str, rates: dict[str, float]
 ) -> dict[str, object]:
-    """The fields of a Line that have to be worked out. Raises DatasetLayoutError: why the row is unusable."""
+    """The fields of an AnnotatedClip that have to be worked out. Raises DatasetLayoutError: why the row is unusable."""
     if refused:
         raise DatasetLayoutError(f"it {refused}")
     for name in ("subject", "clip", "database"):

@@ -1,4 +1,6 @@
-"""Corrections of faulty annotation rows: a declared table that ships with the package.
+"""From annotated clips to a manifest: corrections, frames, and an account of everything odd.
+
+Corrections of faulty annotation rows: a declared table that ships with the package.
 
 A correction names the row by database and clip and applies only where the cell still holds the old value, so
 a repaired edition of a workbook, or one sorted differently, is left alone. The shipped table holds only faults
@@ -6,7 +8,8 @@ whose old value was read in the original file.
 
 From annotated lines to a manifest: frames found, corrections applied, everything odd written down.
 
-A tree is scanned one folder listing at a time; no frame is opened but the onset's header."""
+A tree is scanned one folder listing at a time; no frame is opened but the onset's header.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from pathlib import Path
 from mesynth.core import emotions
 from mesynth.core.errors import DatasetLayoutError, MesynthError
 from mesynth.core.facs import objective_class, parse_annotation
-from mesynth.datasets.database import Database, Line, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.files import Frames, frame_number, list_frames, nearest, picture_size, text_of
 from mesynth.store.manifest import Manifest, Provenance, Row
 
@@ -63,7 +66,7 @@ def correct(
     return row, warnings
 
 
-# ------------------------------------------------------------------- load
+# ---------------------------------------------------------------- load
 
 
 _FOLDERS_KEPT = 64  # a video's expressions are neighbours in every workbook; long listings are not all kept
@@ -71,7 +74,7 @@ _CORRECTABLE = ("onset", "apex", "offset", "aus", "emotion")
 
 
 @dataclass(frozen=True)
-class Problem:
+class ClipNote:
     """An annotated clip that cannot be used, and why."""
 
     clip: str
@@ -87,8 +90,8 @@ class Loaded:
     frames: str
     release: Release
     manifest: Manifest
-    problems: tuple[Problem, ...]
-    corrected: tuple[Problem, ...]
+    problems: tuple[ClipNote, ...]
+    corrected: tuple[ClipNote, ...]
     """Clips with a cell that the corrections table replaced, and how."""
     missing_frames: dict[str, int]
     """Clip -> frames between onset and offset that are not on disk."""
@@ -122,12 +125,12 @@ def load_release(
     fixes = tuple(read_corrections() if corrections is None else corrections)
     engine = _Engine(root, database, release, fixes)
     rows: list[Row] = []
-    problems: list[Problem] = []
+    problems: list[ClipNote] = []
     for line in release.lines:
         try:
             rows.append(engine.row(line))
         except (_Bad, MesynthError) as error:
-            problems.append(Problem(line.shown, str(error)))
+            problems.append(ClipNote(line.shown, str(error)))
     rows, twice = _unique(rows)
     return Loaded(
         database=database,
@@ -165,14 +168,14 @@ def _choice(value: str, choices: tuple[str, ...], what: str, database: Database)
     return value or choices[0]
 
 
-def _unique(rows: list[Row]) -> tuple[list[Row], list[Problem]]:
+def _unique(rows: list[Row]) -> tuple[list[Row], list[ClipNote]]:
     """Rows with distinct clip ids; a line that repeats an earlier one is a problem of its own."""
     seen: dict[str, Row] = {}
     twice = []
     for row in rows:
         if row.clip_id in seen:
             name = f"{row.subject}/{row.clip}"
-            twice.append(Problem(name, f"clip {name}, onset {row.onset}, is annotated twice; remove one of the rows"))
+            twice.append(ClipNote(name, f"clip {name}, onset {row.onset}, is annotated twice; remove one of the rows"))
         else:
             seen[row.clip_id] = row
     return list(seen.values()), twice
@@ -204,17 +207,17 @@ class _Engine:
             licence=release.licence or database.licence,
             fps=release.fps or database.fps,
         )
-        self.corrected: list[Problem] = []
+        self.corrected: list[ClipNote] = []
         self.missing: dict[str, int] = {}
         self._listed = lru_cache(_FOLDERS_KEPT)(lambda folder: list_frames(root / folder))
 
-    def row(self, line: Line) -> Row:
+    def row(self, line: AnnotatedClip) -> Row:
         """Raises _Bad or MesynthError when the line cannot be used."""
         release = self.release
         cells: dict[str, object] = {name: getattr(line, name) for name in _CORRECTABLE}
         database = line.database or release.database
         cells, said = correct(cells, database, line.name, self.fixes)
-        self.corrected += [Problem(line.shown, text) for text in said]
+        self.corrected += [ClipNote(line.shown, text) for text in said]
         if line.problem:
             raise _Bad(line.problem)
         warnings = [*line.warnings, *said]
@@ -262,7 +265,7 @@ class _Engine:
         )
 
     def _annotated(
-        self, line: Line, cells: dict[str, object], files: Frames, warnings: list[str]
+        self, line: AnnotatedClip, cells: dict[str, object], files: Frames, warnings: list[str]
     ) -> tuple[int, int | None, int]:
         """Onset, apex (None where there is none to trust) and offset as frame numbers."""
         apex = frame_number(cells["apex"])
@@ -279,7 +282,7 @@ class _Engine:
             apex = None
         return onset, apex, offset
 
-    def _inside(self, line: Line, onset: int, offset: int, files: Frames, warnings: list[str]) -> list[int]:
+    def _inside(self, line: AnnotatedClip, onset: int, offset: int, files: Frames, warnings: list[str]) -> list[int]:
         numbers = list(files)
         first = nearest(numbers, onset, "onset", warnings)
         last = nearest(numbers, offset, "offset", warnings)
@@ -299,7 +302,9 @@ class _Engine:
         return inside
 
     @staticmethod
-    def _apex(line: Line, cell: object, apex: int | None, onset: int, inside: list[int], warnings: list[str]) -> int:
+    def _apex(
+        line: AnnotatedClip, cell: object, apex: int | None, onset: int, inside: list[int], warnings: list[str]
+    ) -> int:
         if apex is not None:
             if apex == onset:
                 warnings.append("onset and apex are the same frame")

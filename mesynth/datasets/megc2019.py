@@ -18,7 +18,7 @@ from mesynth.core.emotions import CLASSES_3, label, plain_emotion
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.composite import Member, beside, plain_id, read_members
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
@@ -170,7 +170,7 @@ def _key(database: str, subject: str, clip: str) -> Key:
     return database, plain_id(subject), plain_id(clip)
 
 
-def _ruled(key: Key, clip: Line | Row) -> str:
+def _ruled(key: Key, clip: AnnotatedClip | Row) -> str:
     return rule_label(key, clip.emotion) if clip.expression == "micro" else ""
 
 
@@ -235,11 +235,11 @@ def read(root: Path, part: str, frames: str) -> Release:
     )
 
 
-def _absent(key: Key, file: Path) -> Line:
+def _absent(key: Key, file: Path) -> AnnotatedClip:
     """A clip of the list that the release does not name."""
     database, subject, clip = key
     problem = f"clip {'/'.join(key)} of {file.name} is in no release beside it; complete the release of {database}"
-    return Line(subject=subject, clip=clip, folder="", database=database, problem=problem)
+    return AnnotatedClip(subject=subject, clip=clip, folder="", database=database, problem=problem)
 
 
 def _list_file(root: Path) -> Path | None:

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import IMAGE_SUFFIXES, contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _AROUND = ("MMEW", "MMEW_Final", "MMEW_Final_cropped")
@@ -90,12 +90,14 @@ def _clips(root: Path, base: Path) -> dict[str, list[str]]:
     return found
 
 
-def _line(base: str, book: Path, row: dict[str, object], found: dict[str, list[str]]) -> Line:
+def _line(base: str, book: Path, row: dict[str, object], found: dict[str, list[str]]) -> AnnotatedClip:
     clip, emotion = text_of(row["clip"]), text_of(row["emotion"])
     match = _CLIP.match(clip)
     if match is None:
         problem = f"clip '{clip}' in {book.name} is not named as S01-01-001 (person, emotion, sample); repair the cell"
-        return Line(subject=text_of(row["subject"]), clip=clip, folder=f"{base}/{emotion}/{clip}", problem=problem)
+        return AnnotatedClip(
+            subject=text_of(row["subject"]), clip=clip, folder=f"{base}/{emotion}/{clip}", problem=problem
+        )
     subject = f"S{int(match[1]):02d}"
     warnings = []
     cell = re.sub(r"^[sS]?0*", "", text_of(row["subject"]))
@@ -106,7 +108,7 @@ def _line(base: str, book: Path, row: dict[str, object], found: dict[str, list[s
     own = [f for f in folders if emotion.lower() in f.lower().split("/")]
     if len(folders) > 1:
         warnings.append(f"the clip lies in {' and '.join(folders)}; {[*own, *folders][0]} was taken")
-    return Line(
+    return AnnotatedClip(
         subject=subject,
         clip=clip,
         folder=[*own, *folders, f"{base}/{emotion}/{clip}"][0],
@@ -125,13 +127,13 @@ def _line(base: str, book: Path, row: dict[str, object], found: dict[str, list[s
 def _read_macro(root: Path) -> Release:
     """Pictures are lines that cannot be used; folders of frames, which some copies have, are whole clips."""
     base = _folder(root, _MACRO)
-    lines: list[Line] = []
+    lines: list[AnnotatedClip] = []
     stills: Counter[str] = Counter()
     for person, emotion, folder in _emotion_folders(base):
         for name in sorted(subfolders(folder).values()):
             place = (folder / name).relative_to(root).as_posix()
             who = _person(name) or person
-            line = Line(
+            line = AnnotatedClip(
                 subject=who, clip=f"macro-{name}", folder=place, emotion=emotion, expression="macro", whole=True
             )
             lines.append(line)
@@ -144,7 +146,7 @@ def _read_macro(root: Path) -> Release:
             who = _person(file.stem) or person
             place = file.relative_to(root).as_posix()
             lines.append(
-                Line(subject=who, clip=f"macro-{file.stem}", folder=place, expression="macro", problem=problem)
+                AnnotatedClip(subject=who, clip=f"macro-{file.stem}", folder=place, expression="macro", problem=problem)
             )
     if not lines:
         raise DatasetLayoutError(f"{base} holds no pictures as S01/anger/S01-07-001.jpg: {contents(base)}")

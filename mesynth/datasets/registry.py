@@ -6,30 +6,61 @@ import os
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.casme import CASME
-from mesynth.datasets.casme2 import CASME2
-from mesynth.datasets.casme3 import CASME3
-from mesynth.datasets.casme_sq import CASME_SQ
-from mesynth.datasets.cmed import CMED
+from mesynth.core.registry import Registry
 from mesynth.datasets.database import Database
-from mesynth.datasets.dfme import DFME
-from mesynth.datasets.fourdme import FOURDME
-from mesynth.datasets.generic import GENERIC
 from mesynth.datasets.load import Loaded, load_release, usable
-from mesynth.datasets.megc2019 import MEGC2019
-from mesynth.datasets.meview import MEVIEW
-from mesynth.datasets.mmew import MMEW
-from mesynth.datasets.samm import SAMM
-from mesynth.datasets.smic import SMIC
 from mesynth.store.manifest import Manifest
 
-_ALL = (CASME, CASME2, SAMM, SMIC, CASME_SQ, CASME3, MMEW, FOURDME, DFME, MEVIEW, MEGC2019, CMED, GENERIC)
-DATABASES: dict[str, Database] = {database.name: database for database in _ALL}
+DATABASES: Registry[Database] = Registry(
+    "database",
+    "mesynth.databases",
+    {
+        "casme": "mesynth.datasets.casme:CASME",
+        "casme2": "mesynth.datasets.casme2:CASME2",
+        "samm": "mesynth.datasets.samm:SAMM",
+        "smic": "mesynth.datasets.smic:SMIC",
+        "casme_sq": "mesynth.datasets.casme_sq:CASME_SQ",
+        "casme3": "mesynth.datasets.casme3:CASME3",
+        "mmew": "mesynth.datasets.mmew:MMEW",
+        "4dme": "mesynth.datasets.fourdme:FOURDME",
+        "dfme": "mesynth.datasets.dfme:DFME",
+        "meview": "mesynth.datasets.meview:MEVIEW",
+        "megc2019": "mesynth.datasets.megc2019:MEGC2019",
+        "cmed": "mesynth.datasets.cmed:CMED",
+        "generic": "mesynth.datasets.generic:GENERIC",
+    },
+)
+"""Every database by name. Others add theirs with :func:`register`, or by an entry point of ``mesynth.databases``."""
 _DEPTH = 9  # a SMIC frame lies seven levels below its root
 CORPUS = "corpus"
 """Any folder that prepare, render or generate wrote: a manifest already."""
 EXPORT = "export"
 """What `mesynth export` wrote; it comes back as it was, and is no release to be loaded."""
+
+
+def register(database: Database) -> Database:
+    """Make ``database`` known under its name: to ``prepare``, ``--check`` and :func:`load`.
+
+    A package that is installed beside mesynth declares the same in its ``pyproject.toml``::
+
+        [project.entry-points."mesynth.databases"]
+        mine = "my_package.loader:MINE"
+
+    Raises:
+        ConfigError: a database of that name ships with mesynth.
+
+    >>> from mesynth.datasets.database import Database, Release
+    >>> mine = Database(
+    ...     name="mine", title="Mine", fps=100.0, licence="of my laboratory", paper="",
+    ...     is_release=lambda folder: (folder / "mine.csv").is_file(),
+    ...     read=lambda root, part, frames: Release(lines=()),
+    ... )
+    >>> register(mine).name in DATABASES
+    True
+    >>> DATABASES.remove("mine")
+    """
+    DATABASES.register(database.name, database)
+    return database
 
 
 def database_of(path: Path) -> tuple[str, Path] | None:
@@ -38,8 +69,8 @@ def database_of(path: Path) -> tuple[str, Path] | None:
     for folder in (path, *path.parents)[:_DEPTH]:
         if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):  # a parent that is not ours to list
             continue
-        for name, database in DATABASES.items():
-            if database.is_release(folder):
+        for name in DATABASES:
+            if DATABASES[name].is_release(folder):
                 return name, folder
     return None
 

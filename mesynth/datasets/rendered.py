@@ -1,9 +1,12 @@
-"""Neutral pictures of rendered people: faces to generate on that belong to no subject of any database.
+"""Rendered people written to disk: neutral faces, and micro-expressions in the layout of the CASME II release.
+
+Neutral pictures of rendered people: faces to generate on that belong to no subject of any database.
 
 Rendered subjects in the layout of the CASME II release: every later step runs on them as on the real thing.
 
 The folder is read back by :func:`mesynth.datasets.casme2.load_casme2`; beside the workbook it holds
-``mesynth-rendered.json`` with what made it and the exact action units of every clip."""
+``mesynth-rendered.json`` with what made it and the exact action units of every clip.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def read_card(folder: Path) -> dict[str, str]:
         raise MesynthError(f"{file} is damaged; render the faces again") from None
 
 
-# ------------------------------------------------------------------- rendered
+# ---------------------------------------------------------------- rendered
 
 
 LICENCE = "CC0-1.0 (rendered from the MakeHuman-derived head)"

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -85,19 +85,21 @@ def _workbook(root: Path) -> Path:
     return book
 
 
-def _line(place: str, people: dict[int, str], book: Path, cells: dict[str, object]) -> Line:
+def _line(place: str, people: dict[int, str], book: Path, cells: dict[str, object]) -> AnnotatedClip:
     subject, clip = text_of(cells["subject"]), text_of(cells["clip"])
     match = _CLIP.fullmatch(clip)
     if not subject.isdigit() or not match:
         problem = f"row with subject '{subject}' and file name '{clip}' in {book.name} names no clip"
-        return Line(subject=subject, clip=clip, folder="", problem=f"{problem}; expected for example 006 and 006_1_2")
+        return AnnotatedClip(
+            subject=subject, clip=clip, folder="", problem=f"{problem}; expected for example 006 and 006_1_2"
+        )
     subject, clip = f"{int(subject):03d}", f"{int(match[1]):03d}{match[2]}"
     if not clip.startswith(subject):
         problem = f"clip {clip} in {book.name} is listed under subject {subject}; correct one of the cells"
-        return Line(subject=subject, clip=clip, folder="", problem=problem)
+        return AnnotatedClip(subject=subject, clip=clip, folder="", problem=problem)
     folder = "/".join(filter(None, (place, people.get(int(subject), subject), clip)))
     offset, warnings = _offset(cells)
-    return Line(
+    return AnnotatedClip(
         subject=subject,
         clip=clip,
         folder=folder,

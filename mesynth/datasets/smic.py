@@ -1,4 +1,6 @@
-"""SMIC-E, the extended release of SMIC: long videos in which a workbook marks one to three micro-expressions.
+"""SMIC and SMIC-E, in one file: both releases lie under one root.
+
+SMIC-E, the extended release of SMIC: long videos in which a workbook marks one to three micro-expressions.
 
 ``HS_long/SMIC-HS-E/s03/s3_ne_01/image00559700.jpg`` (sometimes with a further folder ``HS`` between) beside
 ``SMIC-HS-E_annotation.xlsx``: Subject, Filename, OnsetF, OffsetF, Onset2F, Offset2F, (Onset3F, Offset3F), FirstF,
@@ -10,7 +12,8 @@ Release layout: ``SMIC_all_raw/HS/s1/micro/negative/s1_ne_01/image559740.bmp`` (
 ``reg_image559740.bmp``), ``VIS`` and ``NIR`` beside ``HS``. There is no workbook: the folder decides the class, the
 first and last frame are onset and offset, and no apex is annotated. SMIC-E is the extended release,
 ``HS_long/SMIC-HS-E/s03/s3_ne_01/image00559700.jpg`` with ``SMIC-HS-E_annotation.xlsx``; see
-:mod:`mesynth.datasets.smic`."""
+:mod:`mesynth.datasets.smic`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Line, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -60,7 +63,7 @@ def read_long(root: Path, camera: str, fps: float) -> Release:
     book = _workbook(places, camera)
     base, people = _people(places, camera, root)
     sheet = read_workbook(book, _COLUMNS, _OPTIONAL, sheets=(camera, f"SMIC-{camera}-E"))
-    lines: list[Line] = []
+    lines: list[AnnotatedClip] = []
     left_out: list[str] = []
     text_rows = absent = 0
     for cells in sheet.rows:
@@ -90,7 +93,7 @@ def read_long(root: Path, camera: str, fps: float) -> Release:
     )
 
 
-def _long_lines(match: re.Match[str], cells: dict[str, object], place: str, camera: str) -> list[Line]:
+def _long_lines(match: re.Match[str], cells: dict[str, object], place: str, camera: str) -> list[AnnotatedClip]:
     subject, emotion = f"s{int(match[1]):02d}", EMOTION_OF[match[2].lower()]
     prefix = "long_" if camera == "hs" else f"{camera}_long_"
     said, problem = text_of(cells.get("emotion")).lower(), ""
@@ -105,7 +108,7 @@ def _long_lines(match: re.Match[str], cells: dict[str, object], place: str, came
         if index and cells.get(onset) is None and cells.get(offset) is None:
             continue
         lines.append(
-            Line(
+            AnnotatedClip(
                 subject=subject,
                 clip=prefix + match[0],
                 folder=place,
@@ -157,7 +160,7 @@ def _people(places: list[Path], camera: str, root: Path) -> tuple[Path, dict[int
     )
 
 
-# ------------------------------------------------------------------- smic
+# ---------------------------------------------------------------- smic
 
 
 _EMOTIONS = tuple(EMOTION_OF.values())
@@ -200,7 +203,7 @@ def _camera_folder(root: Path, camera: str, frames: str) -> Path:
     )
 
 
-def _lines(root: Path, base: Path, prefix: str) -> Iterator[Line]:
+def _lines(root: Path, base: Path, prefix: str) -> Iterator[AnnotatedClip]:
     for person, name in sorted(numbered_folders(base, "s").items()):
         # some copies leave out the level of micro and non_micro
         micro = find_folder(base / name, "micro") or base / name
@@ -214,14 +217,14 @@ def _lines(root: Path, base: Path, prefix: str) -> Iterator[Line]:
                 yield _line(f"s{person:02d}", prefix, clip, emotion, (folder / clip).relative_to(root).as_posix())
 
 
-def _line(subject: str, prefix: str, clip: str, emotion: str, place: str) -> Line:
+def _line(subject: str, prefix: str, clip: str, emotion: str, place: str) -> AnnotatedClip:
     match = _CLIP.fullmatch(clip)
     warnings, problem = [], ""
     if match and f"s{int(match[1]):02d}" != subject:
         problem = f"clip folder {place} lies with subject {subject}; move it to the subject of its name"
     elif match and (named := EMOTION_OF.get(match[2].lower())) and named != emotion:
         warnings.append(f"the clip's name says {named}, its folder {emotion}; the folder counts")
-    return Line(
+    return AnnotatedClip(
         subject=subject,
         clip=prefix + clip,
         folder=place,

@@ -1,10 +1,9 @@
-"""The head: mesh, landmarks and the displacement each action unit causes.
+"""The head: its mesh, landmarks, action units, and how it turns.
 
 Canonical frame: origin midway between the eyes' landmark centres (means of landmarks 36-41 and 42-47), x to
 the subject's left (image right), y up, z towards the viewer; the unit is the inter-ocular distance (IOD).
 Texture coordinates are u = x and v = -y of the mean head, so (0, 0) is between the eyes and v grows downwards.
-
-Head rotations, and the small involuntary movements that surround a micro-expression."""
+"""
 
 from __future__ import annotations
 
@@ -167,7 +166,7 @@ def _au_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) 
     return basis
 
 
-# ------------------------------------------------------------------- pose
+# ---------------------------------------------------------------- pose
 
 
 # Spread of the slow drift half a second after the first frame: radians (yaw, pitch, roll), IOD (x, y), log scale.

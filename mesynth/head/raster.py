@@ -1,6 +1,4 @@
-"""What the renderer's kernels read: one subject as plain arrays.
-
-Compiled geometry: posing the mesh, projecting it, and the z-buffer.
+"""Geometry on screen: the scene as arrays, posing, projection, z-buffer, and exact flow.
 
 Screen space: x right, y down, in supersampled pixels, pixel (0, 0) covering [0, 1) x [0, 1). Depth is canonical
 z in camera space (larger is nearer).
@@ -8,7 +6,8 @@ z in camera space (larger is nearer).
 Numba caches compiled kernels a file at a time and does not see that a kernel in another file changed: after an edit
 here, delete mesynth/head/__pycache__/*.nb* before trusting bake, shade or flow.
 
-Exact optical flow of the head: the surface point under each onset pixel, followed into the target frame."""
+Exact optical flow of the head: the surface point under each onset pixel, followed into the target frame.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +64,7 @@ class Scene(NamedTuple):
     camera: np.ndarray
 
 
-# ------------------------------------------------------------------- raster
+# ---------------------------------------------------------------- raster
 
 
 @njit(cache=True, nogil=True)
@@ -200,7 +199,7 @@ def camera_normals(points: np.ndarray, placement: np.ndarray, scene: Scene) -> n
     return normals
 
 
-# ------------------------------------------------------------------- flow
+# ---------------------------------------------------------------- flow
 
 
 # How far (IOD) a point may lie behind the target's surface and still count as that surface.

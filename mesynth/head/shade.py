@@ -1,4 +1,4 @@
-"""Frames of a clip on several threads.
+"""Compiled shading, one frame a thread.
 
 Plain threads round compiled code that releases the interpreter lock, instead of the compiler's own parallel loops:
 those abort in a process forked after their first use (data-loader workers) and when two threads call them at once.
@@ -6,7 +6,8 @@ those abort in a process forked after their first use (data-loader workers) and 
 Compiled shading: skin, eyes, mouth and hair under one key light, and whole frames on several threads.
 
 Frames are independent of each other, so the number of threads cannot change a byte of the result. The sample loop is
-one long function on purpose: handing the scene's arrays to a function for every sample costs more than shading it."""
+one long function on purpose: handing the scene's arrays to a function for every sample costs more than shading it.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +94,7 @@ def spread(task: Callable[[int], object], n: int) -> None:
             pass
 
 
-# ------------------------------------------------------------------- shade
+# ---------------------------------------------------------------- shade
 
 
 # How deep (in normal slope) painted relief and expression folds are.

@@ -1,8 +1,7 @@
-"""The canonical texture plane: its grid and a few brushes. Coordinates are (u, v) in IOD, v downwards.
+"""Skin in the canonical texture plane: brushes, the painter, and expression wrinkles.
 
-The skin painter: colour, gloss, relief and hair strands in the canonical plane, from landmarks and a seed.
-
-Expression wrinkles: where skin folds when an action unit contracts, as signed maps in the canonical plane."""
+The canonical texture plane: its grid and a few brushes. Coordinates are (u, v) in IOD, v downwards.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ def curve(points: np.ndarray | list[tuple[float, float]], n: int = 40) -> np.nda
     return np.asarray(CubicSpline(length, control, bc_type="natural")(np.linspace(0.0, length[-1], n)))
 
 
-# ------------------------------------------------------------------- texture
+# ---------------------------------------------------------------- texture
 
 
 # Skin tones from light to dark, sRGB 0..255; mixed in linear light.
@@ -273,7 +272,7 @@ def paint_skin(landmarks: np.ndarray, skin: Skin, wrinkles: np.ndarray, rng: np.
     )
 
 
-# ------------------------------------------------------------------- wrinkles
+# ---------------------------------------------------------------- wrinkles
 
 
 # Which fold each AU deepens, and how much at intensity 1 (judgement, from FACS appearance changes).

@@ -368,10 +368,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 # ------------------------------------------------------------------- judge card
 
 
@@ -429,3 +425,7 @@ report use the AUs with ICC >= {TRUSTED_ICC:g}. Pairs without any AU are judged 
 AU 43 and 45 are one lid closure and AU 26 and 27 one jaw opening; the judge gives both names the value of what
 is visible. AU 16, 23 and 25 move the lips in ways other AUs do too, which is why they are weak.
 """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

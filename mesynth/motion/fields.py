@@ -1,4 +1,4 @@
-"""Displacement fields of the action units in the canonical face frame.
+"""Displacement fields of the action units, and how new ones are fitted to the 3D head.
 
 Each AU is a handful of Gaussian bumps (``au_table.json``): centre (cu, cv), widths (su, sv) and a
 displacement (outward, down) in IOD units at FACS E. Bumps are stated for u > 0 and mirrored; a bump on
@@ -8,7 +8,8 @@ FACS, not a measurement of people.
 
 Fit a few Gaussian bumps to an AU of the 3D head, for AUs the hand-calibrated table lacks.
 
-``python -m mesynth.motion.fields 22 28`` prints rows for ``au_table.json`` with the cosine they reach."""
+``python -m mesynth.motion.fields 22 28`` prints rows for ``au_table.json`` with the cosine they reach.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ def basis(uv: np.ndarray, cells: list[tuple[int, int]]) -> np.ndarray:
     return np.stack(fields) if fields else np.zeros((0, *uv.shape), np.float32)
 
 
-# ------------------------------------------------------------------- fit
+# ---------------------------------------------------------------- fit
 
 
 _CENTRE, _WIDTH = ((0.0, 1.3), (-0.9, 1.8)), (0.08, 0.5)

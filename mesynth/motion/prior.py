@@ -1,4 +1,6 @@
-"""The canonical face frame, and the map from a picture's pixels to it.
+"""The AU motion prior, in the canonical face frame.
+
+The canonical face frame, and the map from a picture's pixels to it.
 
 Origin between the eye centres, u to image right, v down, unit one inter-ocular distance (IOD, between
 the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
@@ -7,7 +9,8 @@ The AU motion prior as a generator: one onset face in, a micro-expression out. N
 
 Formation model: ``F_t = sum_k alpha_k(t) a_k B_k(T(x)) + head motion``, ``I_t(x) = I_0(x + b_t(x))`` with
 ``b_t = -F_t(x + b_t)``. Flow is what the frames are made from, not an estimate; at intensity 0 the
-input comes back bit for bit; identity is kept because every pixel is the person's own."""
+input comes back bit for bit; identity is kept because every pixel is the person's own.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,7 @@ def _interpolate(coarse: np.ndarray, n: int, axis: int) -> np.ndarray:
     return np.take(coarse, low, axis) * (1 - share) + np.take(coarse, low + 1, axis) * share
 
 
-# ------------------------------------------------------------------- prior
+# ---------------------------------------------------------------- prior
 
 
 # A warp moves what is in the picture. It cannot show the eyeball's lid or the inside of the mouth, and

@@ -1,4 +1,6 @@
-"""Face alignment: one similarity transform per clip, from the onset's landmarks, for all of its frames.
+"""Face registration of a clip: a similarity transform, or a piecewise affine warp to a mean face.
+
+Face alignment: one similarity transform per clip, from the onset's landmarks, for all of its frames.
 
 A transform per frame would follow the expression itself (raised cheeks move eye landmarks) and so remove part
 of the motion that is to be measured.
@@ -6,7 +8,8 @@ of the motion that is to be measured.
 Piecewise affine face registration: a clip's onset landmarks carried onto a mean face, one warp for all its frames.
 
 As in active appearance models (Cootes, Edwards and Taylor, TPAMI 2001): it takes face shape out of the pictures, which
-a similarity transform keeps. As there, the warp is made from the onset alone, so that the expression stays."""
+a similarity transform keeps. As there, the warp is made from the onset alone, so that the expression stays.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,7 @@ class SimilarityCrop:
         return np.asarray(points @ self.matrix[:, :2].T + self.matrix[:, 2], np.float32)
 
 
-# ------------------------------------------------------------------- piecewise
+# ---------------------------------------------------------------- piecewise
 
 
 MEAN_FACE_FILE = Path(__file__).parent / "data" / "mean_face.json"

@@ -1,4 +1,6 @@
-"""Classic augmentation that knows about flow: one transform moves frames, flow, landmarks and AUs together.
+"""Classic augmentation that knows about flow: the transforms, and the stage that writes changed copies.
+
+Classic augmentation that knows about flow: one transform moves frames, flow, landmarks and AUs together.
 
 Order: mirror, then rotation and scale about the picture's centre, then shift, then crop; photometric changes and noise
 on the frames last. Flow vectors turn and grow with the picture; photometric changes leave them alone.
@@ -6,7 +8,8 @@ on the frames last. Flow vectors turn and grow with the picture; photometric cha
 Classic augmentation as a stage: changed copies of prepared clips, with flow, landmarks and AUs changed alike.
 
 The control that synthetic data has to beat, and leak-safe in the same way: a copy carries its subject in
-``subjects_seen``, so a fold that holds the subject out never learns from it."""
+``subjects_seen``, so a fold that holds the subject out never learns from it.
+"""
 
 from __future__ import annotations
 
@@ -269,7 +272,7 @@ def draw(rng: np.random.Generator, config: AugmentConfig = AugmentConfig()) -> T
     )
 
 
-# ------------------------------------------------------------------- augmented
+# ---------------------------------------------------------------- augmented
 
 
 GENERATOR = "mesynth.augment"

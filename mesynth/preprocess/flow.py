@@ -1,9 +1,10 @@
-"""RAFT optical flow (Teed and Deng, ECCV 2020) by torchvision, with weights that are already on this machine.
+"""Optical flow of a pair of frames by any of the methods the field uses, RAFT included, and its picture.
+
+RAFT optical flow (Teed and Deng, ECCV 2020) by torchvision, with weights that are already on this machine.
 
 Nothing is downloaded. torchvision's weights were trained on FlyingChairs, FlyingThings3D, Sintel, KITTI and HD1K:
 whole scenes that move by many pixels, not faces that move by one.
-
-Optical flow of a pair of frames by any of the methods the field uses, and its picture."""
+"""
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ def _model(file: str, changed: int, device: str) -> Any:
     return model.eval().to(device)
 
 
-# ------------------------------------------------------------------- flow
+# ---------------------------------------------------------------- flow
 
 
 # ITU-R BT.601 luma, the weights of cv2.COLOR_RGB2GRAY and of the published flow pipelines.
@@ -136,7 +137,8 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 def grayscale(rgb: np.ndarray) -> np.ndarray:
     """[...,3] uint8 RGB -> [...] float32 in [0,1]: BT.601 luma, never rounded to 8 bits (sub-pixel motion)."""
-    return np.asarray(rgb.astype(np.float32) @ _LUMA / np.float32(255))
+    # In memory order: of a broadcast picture (one onset beside many frames) BLAS adds in another order.
+    return np.asarray(rgb.astype(np.float32, order="C") @ _LUMA / np.float32(255))
 
 
 def estimate_flow(a_rgb: np.ndarray, b_rgb: np.ndarray, method: str = "tvl1", device: str = "cpu") -> Flow:
@@ -234,11 +236,12 @@ def _raft(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
 
 def _farneback(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
     """Polynomial expansion (Farneback, SCIA 2003), window 15 px, 4 levels."""
-    if not hasattr(cv2, "calcOpticalFlowFarneback"):
+    farneback = getattr(cv2, "calcOpticalFlowFarneback", None)  # builds differ, and so do their stubs
+    if farneback is None:
         raise MesynthError(f"this OpenCV ({cv2.__version__}) has no Farneback flow; use method tvl1 or dis")
 
     def calc(x: np.ndarray, y: np.ndarray, init: None) -> np.ndarray:
-        return np.asarray(cv2.calcOpticalFlowFarneback(x, y, init, 0.5, 4, 15, 5, 5, 1.1, 0))  # type: ignore[call-overload]
+        return np.asarray(farneback(x, y, init, 0.5, 4, 15, 5, 5, 1.1, 0))
 
     return _pairwise(calc, a, b)
 

@@ -1,9 +1,7 @@
-"""A clip in one picture: dynamic image, active image, frame difference, mean.
+"""Inputs of recognizers beside flow: a clip in one picture, tracks, parts of the face.
 
 Videos are float [B,T,C,H,W]; every function returns [B,C,H,W] in the units of the input, on its device. Use
 :func:`to_picture` to look at one.
-
-Further inputs of recognizers, stored beside a clip's flow: pictures of motion, tracks, parts of the face.
 
 | name | array | what |
 |---|---|---|
@@ -17,7 +15,8 @@ Further inputs of recognizers, stored beside a clip's flow: pictures of motion, 
 | patches | uint8 [51,T,16,16,3] | squares about the landmarks 17..67 at the onset |
 
 Strain, magnitude and orientation are functions of the flow (:mod:`mesynth.preprocess.flow_parts`), regions and masks
-functions of the landmarks (:mod:`mesynth.preprocess.regions`): they are computed where they are used."""
+functions of the landmarks (:mod:`mesynth.preprocess.regions`): they are computed where they are used.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +148,7 @@ def _weighted(video: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
     return total
 
 
-# ------------------------------------------------------------------- inputs
+# ---------------------------------------------------------------- inputs
 
 
 PATCH = 16

@@ -1,4 +1,6 @@
-"""Temporal normalisation: clips of any length to N frames, by TIM, linear, flow-based or nearest interpolation.
+"""Which moments of a clip are seen: interpolation to N frames, and key frames.
+
+Temporal normalisation: clips of any length to N frames, by TIM, linear, flow-based or nearest interpolation.
 
 Positions are in frames from 0 (first) to T-1 (last). Videos are float [B,T,C,H,W]; a clip's result does not depend
 on the batch it is in, and memory grows with one clip at a time.
@@ -6,7 +8,8 @@ on the batch it is in, and memory grows with one clip at a time.
 Which frames of a clip a recognizer sees: key frames, snippets, windows, random sub-samplings.
 
 Everything but :func:`mean_around` returns frame indices (or positions), which fit ``frames[index]`` of a [T,H,W,3]
-array and ``video[:, index]`` of a [B,T,C,H,W] tensor alike."""
+array and ``video[:, index]`` of a [B,T,C,H,W] tensor alike.
+"""
 
 from __future__ import annotations
 
@@ -218,7 +221,7 @@ def _warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(picture, where, mode="bicubic", padding_mode="border", align_corners=True)
 
 
-# ------------------------------------------------------------------- keyframes
+# ---------------------------------------------------------------- keyframes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,10 @@
-"""Landmarks once found are not looked for again: a cache keyed by the picture's pixels and the detector.
+"""Facial landmarks: detectors behind one protocol, tables of one's own, and a cache.
+
+Landmarks once found are not looked for again: a cache keyed by the picture's pixels and the detector.
 
 Finding landmarks takes longer than everything else that `prepare` does to a clip; the key does not depend on file
 names or settings, so another crop size, flow method or output folder finds them again.
-
-Landmarks that someone already has: a table instead of a network.
-
-Facial landmarks behind one protocol: 68 points in iBUG order, whatever network finds them."""
+"""
 
 from __future__ import annotations
 
@@ -75,7 +74,7 @@ class LandmarkCache:
         write_bytes(self._file(picture), buffer.getvalue())
 
 
-# ------------------------------------------------------------------- given
+# ---------------------------------------------------------------- given
 
 
 _NAME_COLUMNS = ("clip_id", "file", "filename", "name")
@@ -143,7 +142,7 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
     return points
 
 
-# ------------------------------------------------------------------- landmarks
+# ---------------------------------------------------------------- landmarks
 
 
 NAMES = ("face-alignment", "mediapipe")

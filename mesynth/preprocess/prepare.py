@@ -1,6 +1,7 @@
-"""One clip through the steps of :class:`PrepareConfig`, from frames on disk to what is stored.
+"""`prepare`: from a database on disk to aligned crops, landmarks and optical flow.
 
-The stage between a database on disk and everything that learns: aligned crops, onset -> apex flow, landmarks."""
+One clip through the steps of :class:`PrepareConfig`, from frames on disk to what is stored.
+"""
 
 from __future__ import annotations
 
@@ -227,7 +228,7 @@ class _State:
         return np.ascontiguousarray(local[0].numpy(), np.float32)
 
 
-# ------------------------------------------------------------------- prepare
+# ---------------------------------------------------------------- prepare
 
 
 def prepare(

@@ -1,4 +1,6 @@
-"""How much of an expression each frame of a clip shows: three published measures, as curves over the frames.
+"""Spotting apex, onset and offset from the frames alone: three published measures, and the search on them.
+
+How much of an expression each frame of a clip shows: three published measures, as curves over the frames.
 
 All take one clip of aligned uint8 crops and the :class:`Regions` of its face, and return a curve [T] float64, not
 yet smoothed, of arbitrary scale. Eyes are left out everywhere: a blink is no expression.
@@ -6,8 +8,7 @@ yet smoothed, of arbitrary scale. Eyes are left out everywhere: a blink is no ex
 A clip that begins and ends neutral (``returns``) allows one more step, which matters more than the choice of measure:
 whatever differs between its first and its last frames is head motion or light, and the line between the two is taken
 off the flow (of the pixels, for the frequency measure) before anything is measured.
-
-Spotting: apex, onset and offset of a clip whose annotation lacks them (SMIC), from its frames alone."""
+"""
 
 from __future__ import annotations
 
@@ -218,7 +219,7 @@ def _odd(length: float) -> int:
     return max(3, 2 * round((length - 1) / 2) + 1)
 
 
-# ------------------------------------------------------------------- spot
+# ---------------------------------------------------------------- spot
 
 
 METHODS = ("flow", "frequency", "difference")

@@ -1,14 +1,10 @@
-"""Between pictures as they are stored and tensors as they are computed with.
-
-Warp pictures by a field and invert fields, batched in torch.
+"""Videos as tensors, warps and the algebra of flow, batched in torch.
 
 Every flow lives on the onset's grid, in pixels, x right and y down: the surface seen at onset pixel x is at
 x + F(x) in the frame, so onset(x) = frame(x + F(x)). A picture is warped backwards: out(y) = picture(y + b(y)).
 
 Flow conventions of the generators: forward flow is what is predicted and reported, its inverse is what warps.
-
-Flow lives on the onset's grid in pixels, x right and y down: the surface seen at onset pixel x is at x + F(x) in the
-frame. A frame is made backwards, I_t(y) = I_0(y + b(y)) with b(y) = -F(y + b(y))."""
+"""
 
 from __future__ import annotations
 
@@ -40,7 +36,7 @@ def require_video(video: torch.Tensor, name: str = "video") -> None:
         raise MesynthError(f"{name} is {video.dtype} {tuple(video.shape)}; expected float of shape [B,T,C,H,W]")
 
 
-# ------------------------------------------------------------------- warping
+# ---------------------------------------------------------------- flow
 
 
 def warp(picture: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
@@ -127,7 +123,7 @@ def _mirror(index: torch.Tensor, size: int) -> torch.Tensor:
     return (size - 1 - (size - 1 - index.abs()).abs()).clamp(0, size - 1)
 
 
-# ------------------------------------------------------------------- warping
+# ---------------------------------------------------------------- flow
 
 
 __all__ = ["backward_of", "bilinear", "from_means", "invert", "resize_flow", "soft_limit", "strain", "warp"]

@@ -20,7 +20,7 @@ from mesynth.corpus.faces import margin
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.motion.nuisance import Nuisance
-from mesynth.store import shards
+from mesynth.store import shards, videos
 from mesynth.store.manifest import Manifest
 from tests.corpus.coded import made_bytes
 
@@ -86,7 +86,7 @@ def test_previews_lie_loose(corpus: Manifest) -> None:
     assert len(list((folder / "frames").iterdir())) == row.n_frames
     assert (folder / "clip.gif").read_bytes()[:6] == b"GIF89a"
     np.testing.assert_array_equal(np.load(folder / "flow.npy"), shards.read_flow(corpus.root, row))
-    assert shards.read_image(folder / "flow.png").shape == (96, 96, 3)
+    assert videos.read_image(folder / "flow.png").shape == (96, 96, 3)
     assert not (corpus.root / "clips" / "syn0000001").exists()
 
 

@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_what_is_finished(
         return whole(self, key, members)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mesynth.store.stage.ShardWriter.add", add)
+        patch.setattr("mesynth.store.shards.ShardWriter.add", add)
         with pytest.raises(MesynthError, match=r"disk of .* is full; make room"):
             generate_plan(plan, out, preview=Preview(count=0), workers=1)
     assert len(Manifest.read(out / "parts" / "000000")) == 4

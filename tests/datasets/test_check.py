@@ -80,7 +80,7 @@ def test_a_complete_copy_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from mesynth.datasets.database import Published
 
     small = replace(CASME2, published={"all": Published(clips=5, subjects=4)})
-    monkeypatch.setitem(registry.DATABASES, "casme2", small)
+    monkeypatch.setitem(registry.DATABASES._loaded, "casme2", small)
     result = CliRunner().invoke(
         mesynth.cli.main, ["prepare", "casme2", "--root", str(write_release(tmp_path)), "--check"]
     )  # fmt: skip

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets import load as engine
 from mesynth.datasets.check import check
-from mesynth.datasets.database import Database, Line, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.files import Frames
 from mesynth.datasets.load import Correction, Loaded, load_release, usable
 from tests.datasets.releases.common import write_frames
 
-LINE = Line(subject="p1", clip="c1", folder="p1/c1", onset=10, apex=14, offset=20, aus="4+7", emotion="Disgust")
+LINE = AnnotatedClip(
+    subject="p1", clip="c1", folder="p1/c1", onset=10, apex=14, offset=20, aus="4+7", emotion="Disgust"
+)
 
 
-def toy(*lines: Line, **values: object) -> Database:
+def toy(*lines: AnnotatedClip, **values: object) -> Database:
     """A database whose release is these lines."""
     release = Release(lines=lines or (LINE,), **values)  # type: ignore[arg-type]
     return Database(
@@ -37,7 +39,7 @@ def toy(*lines: Line, **values: object) -> Database:
     )
 
 
-def loaded(root: Path, *lines: Line, on_disk: Iterable[int] = range(8, 23), **options: object) -> Loaded:
+def loaded(root: Path, *lines: AnnotatedClip, on_disk: Iterable[int] = range(8, 23), **options: object) -> Loaded:
     write_frames(root / "p1/c1", on_disk, junk=True)
     return load_release(toy(*lines), root, **options)  # type: ignore[arg-type]
 
@@ -92,7 +94,7 @@ def test_numbering_in_steps_is_no_gap(tmp_path: Path) -> None:
 
 
 def test_the_whole_folder(tmp_path: Path) -> None:
-    line = Line(subject="p1", clip="c1", folder="p1/c1", whole=True)
+    line = AnnotatedClip(subject="p1", clip="c1", folder="p1/c1", whole=True)
     found = loaded(tmp_path, line, on_disk=[3, 5, 6, 7, 8])
     row = found.manifest.row(0)
     assert (row.onset, row.apex, row.offset, row.n_frames, row.apex_index) == (3, None, 8, 5, 2)

@@ -65,5 +65,5 @@ def test_a_parent_that_may_not_be_listed_is_passed_over(tmp_path: Path, monkeypa
 def test_unknown_names_are_told_the_known_ones() -> None:
     with pytest.raises(DatasetLayoutError, match=r"'sam' is unknown; choose from casme, .*samm"):
         require_database("sam")
-    assert all(database.name == name for name, database in DATABASES.items())
-    assert all(database.parts and database.frames for database in DATABASES.values())
+    assert all(database.name == name for name, database in ((n, DATABASES[n]) for n in DATABASES))
+    assert all(database.parts and database.frames for database in (DATABASES[name] for name in DATABASES))

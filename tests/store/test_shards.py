@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mesynth.core.errors import ManifestError, UnreadableImageError
-from mesynth.store import shards
+from mesynth.store import shards, videos
 from mesynth.store.shards import ShardWriter, read_span
 from tests.builders import row
 

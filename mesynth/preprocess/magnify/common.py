@@ -1,8 +1,4 @@
-"""What every magnifier checks and shares: clips, factors, colour.
-
-Temporal filters: which change over time is magnified.
-
-How near a magnified clip is to the truly magnified one: displacement, pictures, noise."""
+"""What the magnifiers share: checks, temporal filters, and how near the truth a result is."""
 
 from __future__ import annotations
 
@@ -56,7 +52,7 @@ def luma(video: torch.Tensor) -> torch.Tensor:
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(-3)
 
 
-# ------------------------------------------------------------------- temporal
+# ---------------------------------------------------------------- temporal
 
 
 KINDS = ("onset", "ideal", "butterworth")
@@ -139,7 +135,7 @@ def require_fps(fps: float | None, purpose: str) -> float:
     return float(fps)
 
 
-# ------------------------------------------------------------------- measure
+# ---------------------------------------------------------------- measure
 
 
 _BORDER = 8  # pixels left out: motion there comes from beyond the picture

@@ -1,4 +1,6 @@
-"""Training triples of the learned magnifier: onset, frame, and the frame truly magnified.
+"""Training of the learned magnifier: its triples, the loop, and the card.
+
+Training triples of the learned magnifier: onset, frame, and the frame truly magnified.
 
 Pictures are rendered people and scikit-image's public-domain photographs. A smooth random flow F moves a picture;
 the frame shows it moved by F and the truth by m F, both read from the same picture, so that the truth is exact.
@@ -8,8 +10,7 @@ Train the learned magnifier: ``python -m mesynth.preprocess.magnify.learned_trai
 The recipe that ships is configs/preprocess/magnifier.yaml. Writes ``magnifier.safetensors`` and ``magnifier.md`` with
 figures on people and photographs never learned from. The same command resumes from the last checkpoint and gives the
 same weights as an undisturbed run; Ctrl-C stops after a checkpoint.
-
-The learned magnifier's held-out figures and its model card."""
+"""
 
 from __future__ import annotations
 
@@ -201,7 +202,7 @@ def _crops(pictures: torch.Tensor, index: np.ndarray, side: int, rng: np.random.
     return torch.stack(crops) * gain
 
 
-# ------------------------------------------------------------------- learned train
+# ---------------------------------------------------------------- learned train
 
 
 CHECKPOINT_SECONDS = 60.0
@@ -403,11 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-# ------------------------------------------------------------------- learned card
+# ---------------------------------------------------------------- learned card
 
 
 CASES = ((0.2, 10.0), (0.5, 4.0), (1.0, 3.0), (0.3, 2.0))
@@ -496,3 +493,7 @@ truly magnified frame. Noise gain: what noise of sd 2 grey levels on onset and f
 |---|---|---|---|---|---|---|
 {table}
 """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What the site adds to the pages when mkdocs builds it: help of every verb, recipes, the Python API, the page list.
+
+mkdocs calls the functions by name (``hooks`` in mkdocs.yml). Each replaces one comment of a page, so that what is
+generated can be neither stale nor edited by hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the checkout whose pages are built, wherever mkdocs was started
+PROGRAMS = ("mesynth", "recognizer")
+
+
+def on_config(config: Any) -> Any:
+    """An entry of the navigation such as ``decisions/*.md`` becomes the files of that name."""
+    config.nav = [_expanded(entry) for entry in config.nav]
+    return config
+
+
+def _expanded(entry: Any) -> Any:
+    if isinstance(entry, dict):
+        return {title: _expanded(what) for title, what in entry.items()}
+    if isinstance(entry, list):
+        return [page for one in entry for page in _pages(one)]
+    return entry
+
+
+def _pages(entry: Any) -> list[Any]:
+    if isinstance(entry, str) and "*" in entry:
+        docs = ROOT / "docs"
+        return [str(file.relative_to(docs)) for file in sorted(docs.glob(entry))]
+    return [_expanded(entry)]
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in what the comments of a page ask for."""
+    for mark, fill in (("commands", commands), ("recipes", recipes)):
+        if (comment := f"<!-- {mark} -->") in markdown:
+            markdown = markdown.replace(comment, fill())
+    markdown = re.sub(r"<!-- api: (\w+) -->", lambda match: api(match[1]), markdown)
+    return re.sub(r"(?s)\A.*<!-- include: ([\w./-]+) -->\s*", lambda match: included(match[1]), markdown)
+
+
+def commands() -> str:
+    """A section a verb with its help, and before them which verbs share an option."""
+    shared: dict[str, list[str]] = {}
+    sections = []
+    for program in PROGRAMS:
+        group = importlib.import_module(f"{program}.cli").main
+        for name, command in sorted(group.commands.items()):
+            verb = f"{program} {name}"
+            text = command.get_help(click.Context(command, info_name=verb, max_content_width=100, terminal_width=100))
+            sections.append(f"## {verb}\n\n```text\n{text}\n```\n")
+            for parameter in command.params:
+                if isinstance(parameter, click.Option) and not parameter.hidden:
+                    shared.setdefault(parameter.opts[0], []).append(f"`{verb}`")
+    rows = [f"| `{option}` | {', '.join(verbs)} |" for option, verbs in sorted(shared.items()) if len(verbs) > 2]
+    table = "\n".join(["## Options that verbs share", "", "| option | verbs |", "|---|---|", *rows])
+    return f"{table}\n\n" + "\n".join(sections)
+
+
+def recipes() -> str:
+    """A table a folder of ``configs/``, and every recipe in full."""
+    parts = []
+    for folder in sorted(path for path in (ROOT / "configs").iterdir() if path.is_dir()):
+        rows, whole = [], []
+        for file in sorted(folder.glob("*.yaml")):
+            text = file.read_text(encoding="utf-8")
+            about = re.match(r"(?:#.*\n)*", text)
+            lines = (about[0] if about else "").splitlines()
+            first = " ".join(line.lstrip("# ") for line in lines if "mesynth " not in line)
+            name = str(file.relative_to(ROOT))
+            rows.append(f"| `{name}` | {first.replace('|', chr(92) + '|')} |")
+            body = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+            whole.append(f'??? note "{name}"\n\n    ```yaml\n{body}\n    ```\n')
+        parts.append("\n".join([f"## {folder.name}", "", "| recipe | what |", "|---|---|", *rows, "", *whole]))
+    return "\n\n".join(parts)
+
+
+def api(package: str) -> str:
+    """An entry for every name that ``package.__all__`` makes public, from where it is defined.
+
+    A package without ``__all__`` has no entries: its own docstring says what there is.
+    """
+    module = importlib.import_module(package)
+    entries = []
+    for name in sorted(getattr(module, "__all__", ())):
+        thing = getattr(module, name)
+        home = getattr(thing, "__module__", "") or ""
+        if name.startswith("__") or not home.startswith(PROGRAMS):
+            continue  # a constant or a module has no definition of its own to show
+        where = f"{home}.{getattr(thing, '__qualname__', name)}"
+        entries.append(f"::: {where}\n    options:\n      heading: {package}.{name}\n      heading_level: 2\n")
+    return "\n".join(entries)
+
+
+def included(name: str) -> str:
+    """A page of the root folder, its links seen from ``docs/``; what lies outside the site becomes plain text."""
+
+    def link(match: re.Match[str]) -> str:
+        text, target = match[1], match[2]
+        if target.startswith(("http", "#")):
+            return match[0]
+        return f"[{text}]({target[5:]})" if target.startswith("docs/") and ".md" in target else text
+
+    return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", link, (ROOT / name).read_text(encoding="utf-8"))

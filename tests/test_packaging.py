@@ -1,0 +1,278 @@
+"""What is installed: the locks of requirements/, the scripts that install them, and the wheel."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from mesynth.errors import ConfigError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from mesynth.recipe_files import recipes_root
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = ("offline", "test")
+# Two packages with one cv2 folder: scripts/lock.sh leaves out the smaller, which others of our dependencies name.
+STANDS_FOR = {"opencv-python": "opencv-contrib-python"}
+SYSTEMS = [
+    {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
+    {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "aarch64"},
+    {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
+    {"sys_platform": "win32", "platform_system": "Windows", "platform_machine": "AMD64"},
+]
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+class Locked(NamedTuple):
+    requirement: Requirement
+    version: str
+    hashes: frozenset[str]
+
+    def applies(self, environment: dict[str, str]) -> bool:
+        return self.requirement.marker is None or self.requirement.marker.evaluate(environment)
+
+
+def read_lock(extras: str) -> dict[str, Locked]:
+    text = (ROOT / "requirements" / f"{extras}.txt").read_text()
+    found = {}
+    for block in re.findall(r"^[a-z0-9].*\n(?:    .*\n)*", text, re.MULTILINE):
+        requirement = Requirement(block.splitlines()[0].rstrip("\\ "))
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        assert requirement.name not in found, "one version for all systems and Pythons"
+        hashes = frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})\b", block))
+        found[requirement.name] = Locked(requirement, pin.version, hashes)
+    return found
+
+
+def asked(extras: str) -> list[Requirement]:
+    """What pyproject.toml asks for, the project's own extras spelt out, and what builds it."""
+    named, extra = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["build-system"]["requires"], *named]
+    waiting = [extras]
+    while waiting:
+        for line in extra[waiting.pop()]:
+            requirement = Requirement(line)
+            if requirement.name == PROJECT["project"]["name"]:
+                waiting.extend(requirement.extras)
+            else:
+                lines.append(line)
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize("extras", EXTRAS)
+def test_lock_covers_every_dependency(extras: str) -> None:
+    lock = read_lock(extras)
+    environments = [system | {"python_version": python} for system in SYSTEMS for python in PYTHONS]
+    requirements = asked(extras)
+    assert len(requirements) > 30
+    for requirement in requirements:
+        name = canonicalize_name(requirement.name)
+        entry = lock[STANDS_FOR.get(name, name)]
+        assert requirement.specifier.contains(entry.version), f"{requirement} but {entry.version} is locked"
+        assert all(entry.applies(environment) for environment in environments), entry.requirement
+
+
+def test_lock_needs_nothing_beside_it() -> None:
+    """Installed with --no-deps: what a locked package of this environment requires is locked, too."""
+    lock, seen = read_lock("test"), set()
+    waiting = [(name, "") for name in lock]
+    while waiting:
+        name, extra = waiting.pop()
+        entry = lock.get(name)
+        if entry is None or (name, extra) in seen or not entry.applies({}):
+            continue
+        seen.add((name, extra))
+        try:
+            if metadata.version(name) != entry.version:
+                continue  # not the locked environment: another release has other requirements
+        except metadata.PackageNotFoundError:
+            continue  # left out on purpose (MESYNTH_TORCH=own)
+        for needed in map(Requirement, metadata.requires(name) or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                found = canonicalize_name(needed.name)
+                found = STANDS_FOR.get(found, found)
+                assert found in lock, f"{name} requires {needed}"
+                assert found in STANDS_FOR.values() or needed.specifier.contains(lock[found].version), (name, needed)
+                waiting.extend((found, of) for of in needed.extras)
+    assert len(seen) > 50
+
+
+@pytest.mark.parametrize("extras", EXTRAS)
+def test_lock_names_packages_and_hashes_alone(extras: str) -> None:
+    """No index, no host, no folder of the machine that made it; every entry has hashes."""
+    line = re.compile(
+        r"|# This file was autogenerated by uv via the following command:|#    bash scripts/lock\.sh"
+        r"|# The following packages were excluded from the output:|# opencv-python"
+        r"|[a-z0-9.-]+==[a-z0-9.]+( ; [a-z0-9_.'<>=!() ]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?"
+        r"|    # via|    #(   | via )(-|-c requirements/held\.in|mesynth \(pyproject\.toml\)|[a-z0-9-]+)",
+        re.IGNORECASE,
+    )
+    for text in (ROOT / "requirements" / f"{extras}.txt").read_text().splitlines():
+        assert line.fullmatch(text), text
+    assert all(entry.hashes for entry in read_lock(extras).values())
+
+
+def test_locks_agree() -> None:
+    offline, test = read_lock("offline"), read_lock("test")
+    assert offline.items() <= test.items()
+    held = map(Requirement, re.findall(r"^[a-z].*", (ROOT / "requirements" / "held.in").read_text(), re.MULTILINE))
+    assert {entry.name: str(entry.specifier) for entry in held} == {
+        name: f"=={test[name].version}" for name in ("torch", "torchvision")
+    }
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    for requirement in asked("test"):
+        assert {bound.operator for bound in requirement.specifier} & {">=", "==", "~="}, requirement
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Path]:
+    """A virtual environment whose programs note how they were called, and succeed; except mypy."""
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "ruff", "mypy", "lint-imports"):
+        code = 3 if name == "mypy" else 0
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/calls"\nexit {code}\n')
+        (programs / name).chmod(0o755)
+    yield programs.parent
+    shutil.rmtree(programs.parent)
+
+
+def run(script: str, environment: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MESYNTH_", "PYTEST_"))}
+    given = {"PYTHON": sys.executable, "CHROMIUM": "none", "VENV": str(environment), "MESYNTH_INSTALLER": "pip"}
+    command = ["bash", str(ROOT / "scripts" / script), *arguments]
+    return subprocess.run(command, env=kept | given | settings, capture_output=True, text=True, check=False)
+
+
+def calls(environment: Path) -> list[str]:
+    return (environment.parent / "calls").read_text().splitlines()
+
+
+def test_a_failed_check_does_not_end_the_tests(environment: Path) -> None:
+    done = run("test.sh", environment, "-k", "some words", PYTEST_WORKERS="5")
+    assert done.returncode == 1
+    assert done.stdout.endswith(
+        "== summary\nruff check: passed\nruff format: passed\nmypy: FAILED (exit code 3)\n"
+        "import-linter: passed\npytest: passed\n"
+    )
+    assert calls(environment)[-1] == "python -m pytest -n 5 --dist loadfile --durations=10 -k some words"
+
+
+def test_installed_once_a_lock(environment: Path) -> None:
+    folder = str(environment)
+    assert run("setup.sh", environment, folder, "offline").returncode == 0
+    first = calls(environment)
+    assert [call.split(" -r ")[0].split("--disable-pip-version-check ")[1] for call in first] == [
+        "--require-hashes --no-deps",
+        "--require-hashes --no-deps --no-build-isolation",
+        "--no-deps --no-build-isolation --editable .",
+    ]
+    wanted = (ROOT / "requirements" / "offline.txt").read_text()
+    assert (environment / "lock.txt").read_text() == wanted[wanted.index("\nabsl-py==") + 1 :]
+    (ROOT / "requirements" / "offline.txt").touch()
+    assert run("setup.sh", environment, folder, "offline").returncode == 0
+    assert calls(environment) == first  # touched, not changed
+    stamp = environment / ".installed-offline"
+    stamp.write_text("1" + stamp.read_text())
+    assert run("setup.sh", environment, folder, "offline").returncode == 0
+    assert calls(environment) == first * 2
+
+
+def test_own_torch_is_kept(environment: Path) -> None:
+    assert run("setup.sh", environment, str(environment), "test", MESYNTH_TORCH="own").returncode == 0
+    left = re.findall(r"^([a-z0-9.-]+)==", (environment / "lock.txt").read_text(), re.MULTILINE)
+    out = set(read_lock("test")) - set(left)
+    assert {"torch", "torchvision", "triton", "cuda-toolkit", "nvidia-cudnn-cu13"} <= out
+    assert all(re.match(r"(torch|torchvision|triton|nvidia-.*|cuda-.*)$", name) for name in out)
+    assert (environment / "lock.txt").read_text().count("--hash=") == sum(
+        len(read_lock("test")[n].hashes) for n in left
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        ({"MESYNTH_VERSIONS": "oldest"}, "oldest"),
+        ({"MESYNTH_VERSIONS": "lowest"}, "uv"),
+        ({"MESYNTH_TORCH": "cpu"}, "cpu"),
+        ({"MESYNTH_VERSIONS": "newest", "MESYNTH_TORCH": "own"}, "MESYNTH_VERSIONS=locked"),
+        ({"MESYNTH_INSTALLER": "conda"}, "conda"),
+    ],
+)
+def test_unknown_settings(environment: Path, settings: dict[str, str], value: str) -> None:
+    done = run("setup.sh", environment, str(environment), "test", **settings)
+    assert done.returncode == 2
+    assert value in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (environment.parent / "calls").exists()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that no build/ is left in the checkout."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("mesynth", "recognizer", "configs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.nb[ic]"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, copy)
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(out)], cwd=copy, check=True, capture_output=True)
+    (file,) = out.iterdir()
+    return file
+
+
+@pytest.mark.slow
+def test_wheel_carries_the_recipes(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {name: archive.read(name) for name in archive.namelist() if name.startswith("mesynth/recipes/")}
+        archive.extractall(tmp_path / "site")
+    files = [file for file in (ROOT / "configs").rglob("*") if file.is_file()]
+    assert len(files) > 20
+    assert carried == {
+        f"mesynth/recipes/{file.relative_to(ROOT / 'configs').as_posix()}": file.read_bytes() for file in files
+    }
+    # Unpacked is what an installation is: the recipes are found from there, whatever folder one works in.
+    show = "from mesynth.recipe_files import recipes_root; print(recipes_root())"
+    done = subprocess.run(
+        [sys.executable, "-c", show], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert Path(done.stdout.strip()) == (tmp_path / "site" / "mesynth" / "recipes").resolve()
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_product_alone(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"mesynth", "recognizer"}
+    product = {
+        file.relative_to(ROOT).as_posix()
+        for room in ("mesynth", "recognizer")
+        for file in (ROOT / room).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix not in (".nbi", ".nbc")
+    }
+    assert product <= names, "package data that pyproject.toml forgets"
+
+
+def test_recipes_of_a_checkout() -> None:
+    assert recipes_root() == ROOT / "configs"
+
+
+def test_lost_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("mesynth.recipe_files.__file__", str(tmp_path / "mesynth" / "recipe_files.py"))
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "mesynth" / "recipes"))):
+        recipes_root()
