@@ -215,13 +215,13 @@ def card(
 
     The manifest is not touched. A README.md that this verb did not write is left alone.
     """
-    from mesynth.corpus.card import corpus_config, gather, write_card
+    from mesynth.corpus.card import corpus_config, corpus_facts, write_card
     from mesynth.corpus.croissant import write_croissant
     from mesynth.store.manifest import Manifest
 
     manifest = Manifest.read(corpus)
     config = corpus_config(manifest, quality, title=title, creator=creator, url=url)
-    facts = gather(manifest)
+    facts = corpus_facts(manifest)
     with progress_bars() as bar:
         written = write_card(manifest, out, config, facts)
         metadata = write_croissant(manifest, facts, written.parent, config, progress=bar("files"))

@@ -16,7 +16,7 @@ from mesynth.commandline import dry_run_option, json_option, progress_bars, show
 
 if TYPE_CHECKING:
     from mesynth.corpus.plan import PlanConfig
-    from mesynth.corpus.rejection import TopUp, Until
+    from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
     from mesynth.corpus.throughput import Throughput
     from mesynth.store.manifest import Manifest
 
@@ -155,13 +155,13 @@ class Request:
         return Outcome(generate(self.faces, self.config, out, **common))
 
     @property
-    def until(self) -> Until:
+    def until(self) -> Acceptance:
         """When a clip is accepted. Raises ConfigError for checks or attempts that cannot be."""
         from mesynth.corpus.filters import parse_keep
-        from mesynth.corpus.rejection import ATTEMPTS, Until
+        from mesynth.corpus.rejection import ATTEMPTS, Acceptance
 
         limits = parse_keep(self.keep or ("duplicate" if self.kind == "flow" else ""))
-        return Until(limits=limits, attempts=ATTEMPTS if self.attempts is None else self.attempts)
+        return Acceptance(limits=limits, attempts=ATTEMPTS if self.attempts is None else self.attempts)
 
     def forecast(self, out: Path) -> str:
         """What would be made, after every check that needs no work. Raises MesynthError."""
@@ -205,7 +205,7 @@ class Request:
         return StoredPlan.read(self.plan_folder)
 
 
-def _topped_up(made: TopUp, out: Path) -> Outcome:
+def _topped_up(made: AcceptedCorpus, out: Path) -> Outcome:
     never = len(made.never)
     shown = {"rejected tries": made.rejected, "reasons": made.reasons, "never accepted": never}
     if not never:

@@ -23,7 +23,7 @@ _SMOOTHING = 0.5  # Krichevsky-Trofimov: what never happened in a few clips is u
 _TRIES = 64
 
 
-class Drawn(NamedTuple):
+class SampledAUs(NamedTuple):
     """AUs of one clip."""
 
     emotion: str
@@ -44,7 +44,7 @@ class AUSource(Protocol):
         """How many entries it takes in turn for ``asked`` (1: it draws)."""
         ...
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> Drawn:
+    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
         """AUs of one clip."""
         ...
 
@@ -62,7 +62,7 @@ class TableSource:
         emotions.require_emotion(asked, self.name)
         return 1
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> Drawn:
+    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
         emotion = emotions.draw_emotion(asked, rng, self.name)
         codes, p = list(self._table[emotion]), np.array(list(self._table[emotion].values()))
         present = rng.random(len(codes)) < p
@@ -70,7 +70,7 @@ class TableSource:
             present[rng.choice(len(codes), p=p / p.sum())] = True
         strength = np.zeros((K, 2))
         strength[[facs.AU_INDEX[c] for c, on in zip(codes, present, strict=True) if on]] = np.nan
-        return Drawn(emotion, strength, ())
+        return SampledAUs(emotion, strength, ())
 
 
 class FixedSource:
@@ -94,9 +94,9 @@ class FixedSource:
             raise ConfigError(f"aus.fixed has no request for '{asked}'; add for example '{asked}: 12=B'")
         return n
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> Drawn:
+    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
         emotion, strength = self._of(asked)[entry]
-        return Drawn(emotion, strength.copy(), ())
+        return SampledAUs(emotion, strength.copy(), ())
 
 
 class CodedSource:
@@ -116,14 +116,14 @@ class CodedSource:
         self._pool.of(asked)
         return 1
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> Drawn:
+    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
         clips = self._pool.of(asked)
         emotion, strength, seen = clips[int(rng.integers(len(clips)))]
         strength = strength.copy()
         if self._share is not None:
             strength[np.isnan(strength)] = facs.LETTER_INTENSITY["D"]
             strength *= rng.uniform(*self._share)
-        return Drawn(_named(emotion, asked), strength, seen)
+        return SampledAUs(_named(emotion, asked), strength, seen)
 
 
 class CooccurrenceSource:
@@ -143,10 +143,10 @@ class CooccurrenceSource:
         self._tree(asked)
         return 1
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> Drawn:
+    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
         tree = self._tree(asked)
         emotion = tree.emotions[int(rng.integers(len(tree.emotions)))]
-        return Drawn(_named(emotion, asked), tree.draw(rng), tree.seen)
+        return SampledAUs(_named(emotion, asked), tree.draw(rng), tree.seen)
 
     def _tree(self, asked: str) -> Tree:
         if asked not in self._trees:
@@ -157,7 +157,7 @@ class CooccurrenceSource:
 class Tree:
     """One fitted tree: which AUs, in which order, P(present | parent), and which sides each shows."""
 
-    def __init__(self, clips: list[Drawn]) -> None:
+    def __init__(self, clips: list[SampledAUs]) -> None:
         present = np.nan_to_num(np.stack([c.strength for c in clips]), nan=1.0) > 0
         whole = present.any(2)
         self.rows = np.flatnonzero(whole.any(0))
@@ -225,7 +225,7 @@ def _named(emotion: str, asked: str) -> str:
 class Pool:
     """The coded clips of a manifest without the excluded subjects, each with its subjects."""
 
-    def __init__(self, clips: list[tuple[str, Drawn]], where: str) -> None:
+    def __init__(self, clips: list[tuple[str, SampledAUs]], where: str) -> None:
         self._clips, self._where = clips, where
 
     @classmethod
@@ -242,10 +242,10 @@ class Pool:
             strength = _strength(row)
             strength[mute] = 0
             if (strength != 0).any():
-                found.append((row.label, Drawn(row.emotion, strength, seen)))
+                found.append((row.label, SampledAUs(row.emotion, strength, seen)))
         return cls(found, f"{manifest.root} (expression {expression})")
 
-    def of(self, asked: str) -> list[Drawn]:
+    def of(self, asked: str) -> list[SampledAUs]:
         """The clips of an emotion or class. Raises ConfigError where there is none."""
         clips = [drawn for label, drawn in self._clips if asked in (label, drawn.emotion)]
         if not clips:

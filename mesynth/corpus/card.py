@@ -85,8 +85,8 @@ class CardConfig:
 
 
 @dataclass
-class Facts:
-    """Counts over the rows of a corpus; filled by :func:`gather` in one pass."""
+class CorpusFacts:
+    """Counts over the rows of a corpus; filled by :func:`corpus_facts` in one pass."""
 
     clips: int = 0
     frames: int = 0
@@ -113,9 +113,9 @@ class Facts:
         return self.counts.setdefault(name, Counter())
 
 
-def gather(rows: Iterable[Row]) -> Facts:
+def corpus_facts(rows: Iterable[Row]) -> CorpusFacts:
     """Count; memory grows with people and words, not with clips."""
-    facts = Facts()
+    facts = CorpusFacts()
     lists: set[tuple[str, ...]] = set()
     for row in rows:
         facts.clips += 1
@@ -142,7 +142,7 @@ def gather(rows: Iterable[Row]) -> Facts:
     return facts
 
 
-def _count_aus(facts: Facts, row: Row) -> None:
+def _count_aus(facts: CorpusFacts, row: Row) -> None:
     present = np.array(row.au_present, np.int8).reshape(-1, 2) == 1
     strength = np.array(row.au_intensity, np.float32).reshape(-1, 2).max(1)
     for k in np.flatnonzero(present.any(1)):
@@ -155,7 +155,7 @@ def _count_aus(facts: Facts, row: Row) -> None:
 
 
 def write_card(
-    manifest: Manifest, target: Path | None = None, config: CardConfig = CardConfig(), facts: Facts | None = None
+    manifest: Manifest, target: Path | None = None, config: CardConfig = CardConfig(), facts: CorpusFacts | None = None
 ) -> Path:
     """Write the card of a corpus to ``target`` (README.md in its folder); the manifest is not touched.
 
@@ -168,7 +168,7 @@ def write_card(
     target = target or manifest.root / CARD_FILE
     if target.is_file() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
         raise RunFolderError(f"{target} was not written by mesynth card; move it away or give another --out")
-    write_text(target, card_text(facts or gather(manifest), config))
+    write_text(target, card_text(facts or corpus_facts(manifest), config))
     return target
 
 
@@ -205,7 +205,7 @@ def read_quality(manifest: Manifest, folder: Path | None = None) -> dict[str, An
     return dict(report)
 
 
-def card_text(facts: Facts, config: CardConfig = CardConfig()) -> str:
+def card_text(facts: CorpusFacts, config: CardConfig = CardConfig()) -> str:
     """The card as Markdown with the front matter that the Hugging Face hub reads."""
     parts = [
         _front(facts, config), MARK, f"# {config.title}", _what(facts, config), _how(facts), _faces(facts),
@@ -214,7 +214,7 @@ def card_text(facts: Facts, config: CardConfig = CardConfig()) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def licence_id(facts: Facts) -> str:
+def licence_id(facts: CorpusFacts) -> str:
     """The hub's name of the licence of all clips; "other" where they differ or none is known."""
     found = {
         next((name for start, name in _LICENCES.items() if licence.startswith(start) and ";" not in licence), "other")
@@ -223,7 +223,7 @@ def licence_id(facts: Facts) -> str:
     return found.pop() if len(found) == 1 else "other"
 
 
-def _front(facts: Facts, config: CardConfig) -> str:
+def _front(facts: CorpusFacts, config: CardConfig) -> str:
     values: dict[str, Any] = {"license": licence_id(facts)}
     if values["license"] == "other":
         values["license_name"] = "see-faces-and-licences"
@@ -238,7 +238,7 @@ def _front(facts: Facts, config: CardConfig) -> str:
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 
 
-def _what(facts: Facts, config: CardConfig) -> str:
+def _what(facts: CorpusFacts, config: CardConfig) -> str:
     people = sum(len(found) for found in facts.people.values())
     lengths = " to ".join(dict.fromkeys(f"{value:.2f}" for value in facts.seconds))
     length = f", {lengths} s long" if lengths else ""
@@ -257,7 +257,7 @@ def _what(facts: Facts, config: CardConfig) -> str:
     return "\n".join(lines)
 
 
-def _how(facts: Facts) -> str:
+def _how(facts: CorpusFacts) -> str:
     lines = ["## How it was made", ""]
     lines += _table(("property", "clips"), _lines(facts, ("generator", "weights", "AUs from", "mesynth")))
     lines += [
@@ -271,7 +271,7 @@ def _how(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _faces(facts: Facts) -> str:
+def _faces(facts: CorpusFacts) -> str:
     databases = [
         (database, len(people), facts.of("database")[database]) for database, people in sorted(facts.people.items())
     ]
@@ -290,7 +290,7 @@ def _faces(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _histograms(facts: Facts) -> str:
+def _histograms(facts: CorpusFacts) -> str:
     lines = ["## Classes and action units", ""]
     lines += _table(("property", "clips"), _lines(facts, ("class", "emotion", "objective class")))
     lines.append("")
@@ -341,7 +341,7 @@ def _cite(config: CardConfig) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def _lines(facts: Facts, names: Iterable[str]) -> list[tuple[str, int]]:
+def _lines(facts: CorpusFacts, names: Iterable[str]) -> list[tuple[str, int]]:
     """``name: value`` -> clips, without values that are empty throughout."""
     rows = []
     for name in names:

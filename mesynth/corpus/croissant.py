@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from mesynth import __version__
-from mesynth.corpus.card import CardConfig, Facts, licence_id
+from mesynth.corpus.card import CardConfig, CorpusFacts, licence_id
 from mesynth.store.manifest import FILE_NAME, SCHEMA, Manifest
 from mesynth.store.run_folder import write_text
 from mesynth.store.stage import Progress
@@ -57,7 +57,7 @@ _DESCRIPTIONS = {
 
 def write_croissant(
     manifest: Manifest,
-    facts: Facts,
+    facts: CorpusFacts,
     folder: Path | None = None,
     config: CardConfig = CardConfig(),
     *,
@@ -74,7 +74,7 @@ def write_croissant(
 
 
 def croissant(
-    manifest: Manifest, facts: Facts, folder: Path, config: CardConfig, *, progress: Progress | None = None
+    manifest: Manifest, facts: CorpusFacts, folder: Path, config: CardConfig, *, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The metadata as a plain mapping, see :func:`write_croissant`."""
     files = data_files(manifest)
@@ -134,14 +134,14 @@ def _file_object(root: Path, file: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _licences(facts: Facts) -> list[Any]:
+def _licences(facts: CorpusFacts) -> list[Any]:
     known = licence_id(facts)
     if known in _SPDX:
         return [_SPDX[known]]
     return [{"@type": "sc:CreativeWork", "name": name} for name in sorted(facts.of("licence"))]
 
 
-def _responsible(facts: Facts) -> dict[str, Any]:
+def _responsible(facts: CorpusFacts) -> dict[str, Any]:
     """The part of the responsible-AI vocabulary that a corpus can fill truthfully."""
     return {
         "rai:dataCollection": "Generated: " + ", ".join(sorted(name for name in facts.of("generator") if name))

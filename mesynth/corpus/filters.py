@@ -1,12 +1,11 @@
-"""What a clip is checked for: identity, AU control, artefacts, duplicates. A limit each, and the measure behind it.
+"""What a clip is checked for (identity, AU control, artefacts, duplicates), and which clips of a corpus fail.
 
-The usual limits leave out one or two in a hundred rendered pairs of people nobody learned from: what they leave out of
-a corpus beyond that is the generator's. The figures are in docs/figures.md, made by ``scripts/filter_limits.py``.
+Each check has a limit, and a measure behind it. The usual limits leave out one or two in a hundred rendered pairs of
+people nobody learned from: what they leave out of a corpus beyond that is the generator's. The figures are in
+docs/figures.md, made by ``scripts/filter_limits.py``.
 
-Which clips of a corpus to leave out, and why. Nothing is lost silently.
-
-A verb on a finished corpus: it takes corpora of any origin, and whether a clip is a duplicate depends on all others.
-:mod:`mesynth.corpus.rejection` makes others in their place."""
+:func:`filter_corpus` is a verb on a finished corpus: it takes corpora of any origin, and whether a clip is a duplicate
+depends on all others. Nothing is lost silently. :mod:`mesynth.corpus.rejection` makes others in their place."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ from mesynth.core.process import part
 from mesynth.core.types import AUVector
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import VIRTUAL, PlanFace, StoredPlan, virtual_faces
-from mesynth.corpus.throughput import Report, prove_complete, timed, writable
+from mesynth.corpus.throughput import Report, run_plan
 from mesynth.motion.flow_prior import NAME, FlowAsk, FlowNuisance, FlowPrior, shown, tables
 from mesynth.store.manifest import Manifest, Provenance, Row
-from mesynth.store.run_folder import claim_folder, config_hash
-from mesynth.store.stage import Produced, Progress, run_stage
+from mesynth.store.run_folder import config_hash
+from mesynth.store.stage import Jobs, Produced, Progress
 
 if TYPE_CHECKING:
     from mesynth.generators.flow_gan.pipeline import FlowGAN
@@ -47,7 +47,7 @@ class Job:
 class Batches:
     """Rows as :class:`Job` items: they come one at a time, as a stage wants them, and are drawn many at a time."""
 
-    def __init__(self, rows: Sequence[PlanRow]) -> None:
+    def __init__(self, rows: Jobs) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
@@ -215,20 +215,13 @@ def generate_flow(
         ConfigError: a size or strength out of range.
         MesynthError: a model that is no flow GAN, or rows that it cannot draw.
     """
-    flow = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
-    claim_folder(out, flow.config)
-    with writable(out):
-        write_plan(flow.rows, out)
-        bar = progress("flow images") if progress else None
-        with timed(flow.worker(), report) as work:
-            made = run_stage(out, Batches(flow.rows), work, config=flow.config, workers=workers, progress=bar)
-    prove_complete(made, len(flow.rows))
-    return made
+    run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
+    return run_plan(run, out, workers=workers, progress=progress, report=report)
 
 
 @dataclass(frozen=True)
 class FlowRun:
-    """What a corpus of flow images is made of; ``config`` is what its bytes depend on."""
+    """A :class:`mesynth.corpus.throughput.CorpusRun` of flow images."""
 
     rows: Plan | StoredPlan
     model: Model | None
@@ -238,8 +231,15 @@ class FlowRun:
     plan_hash: str
     config: dict[str, Any]
 
-    def worker(self) -> FlowWorker:
-        """Makes its rows."""
+    bars = ("flow images",)
+
+    def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
+        write_plan(self.rows, out)
+
+    def jobs(self, rows: Jobs) -> Jobs:
+        return Batches(rows)
+
+    def worker(self, out: Path) -> FlowWorker:
         return FlowWorker(self.model, self.people, self.size, self.nuisance, self.plan_hash)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,21 @@ import numpy as np
 
 from mesynth import __version__
 from mesynth.core import emotions, facs
-from mesynth.core.errors import MesynthError
+from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import part
 from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin, prepare_faces
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.previews import loose_files
-from mesynth.corpus.throughput import Report, prove_complete, timed, writable
+from mesynth.corpus.throughput import Report, run_plan
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
 from mesynth.store.manifest import Manifest, Provenance, Row
-from mesynth.store.run_folder import claim_folder
 from mesynth.store.shards import read_frames, read_landmarks
-from mesynth.store.stage import Produced, Progress, run_stage
+from mesynth.store.stage import Jobs, Produced, Progress
 
 _CACHED_FACES = 8
 
@@ -195,11 +194,8 @@ def generate(
         PipelineError: ``model`` is no saved generator.
         MesynthError: a request or an option that the model is known to refuse.
     """
-    chosen = choose(model, config)
-    sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else faces
-    planned = {"plan": dataclasses.asdict(config)}
-    rows = Plan(config, len(sources))
-    return _run(chosen, rows, sources, config.size, planned, out, preview, landmarker, workers, progress, report)
+    run = face_run(config, faces, model=model, preview=preview, landmarker=landmarker)
+    return run_plan(run, out, workers=workers, progress=progress, report=report)
 
 
 def generate_plan(
@@ -222,10 +218,8 @@ def generate_plan(
         ManifestError: a planned face is missing or another one now.
         MesynthError: what :func:`generate` refuses; a row that the model is known to refuse (it is named).
     """
-    chosen = choose_for_rows(model, plan)
-    sources = plan.find(faces)
-    planned = {"stored_plan": plan.hash}
-    return _run(chosen, plan, sources, plan.size, planned, out, preview, landmarker, workers, progress, report)
+    run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker)
+    return run_plan(run, out, workers=workers, progress=progress, report=report)
 
 
 def choose_for_rows(model: str, plan: StoredPlan) -> Model:
@@ -246,40 +240,60 @@ def choose_for_rows(model: str, plan: StoredPlan) -> Model:
     return chosen
 
 
-def _run(
-    chosen: Model,
-    rows: Plan | StoredPlan,
-    sources: list[FaceSource],
-    size: int,
-    planned: dict[str, Any],
-    out: Path,
+@dataclass(frozen=True)
+class FaceRun:
+    """A :class:`mesynth.corpus.throughput.CorpusRun` of clips on faces."""
+
+    rows: Plan | StoredPlan
+    model: Model
+    sources: list[FaceSource]
+    size: int
+    preview: Preview
+    landmarker: str
+    planned: dict[str, Any]
+    """Tells the plan from others."""
+
+    bars = ("faces", "clips")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            **self.model.identity,
+            **self.planned,
+            "faces": [s.identity for s in self.sources],
+            "preview": dataclasses.asdict(self.preview),
+            "landmarker": face_landmarker(self.sources, self.landmarker),
+        }
+
+    def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
+        prepare_faces(
+            self.sources, out / "faces", self.size, landmarker=self.landmarker, workers=workers, progress=progress
+        )
+        write_plan(self.rows, out)
+
+    def jobs(self, rows: Jobs) -> Jobs:
+        return rows
+
+    def worker(self, out: Path) -> GenerateWorker:
+        return GenerateWorker(self.model, out / "faces", self.size, self.preview)
+
+
+def face_run(
+    rows: PlanConfig | StoredPlan,
+    faces: Path | Sequence[FaceSource] | None,
+    *,
+    model: str,
     preview: Preview,
     landmarker: str,
-    workers: int,
-    progress: Callable[[str], Progress] | None,
-    report: Report | None,
-) -> Manifest:
-    run = run_config(chosen, planned, sources, preview, landmarker)
-    claim_folder(out, run)
-    bars = [progress(name) if progress else None for name in ("faces", "clips")]
-    with writable(out):
-        prepare_faces(sources, out / "faces", size, landmarker=landmarker, workers=workers, progress=bars[0])
-        write_plan(rows, out)
-        worker = GenerateWorker(chosen, out / "faces", size, preview)
-        with timed(worker, report) as work:
-            made = run_stage(out, rows, work, config=run, workers=workers, progress=bars[1])
-    prove_complete(made, len(rows))
-    return made
-
-
-def run_config(
-    chosen: Model, planned: dict[str, Any], sources: list[FaceSource], preview: Preview, landmarker: str
-) -> dict[str, Any]:
-    """What the bytes of a corpus on faces depend on; ``planned`` tells the plan."""
-    return {
-        **chosen.identity,
-        **planned,
-        "faces": [s.identity for s in sources],
-        "preview": dataclasses.asdict(preview),
-        "landmarker": face_landmarker(sources, landmarker),
-    }
+) -> FaceRun:
+    """See :func:`generate` and :func:`generate_plan`; raises as they do, and nothing is written."""
+    if isinstance(rows, StoredPlan):
+        assert faces is None or isinstance(faces, (str, Path)), "a stored plan knows its faces"
+        chosen, sources = choose_for_rows(model, rows), rows.find(faces)
+        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, {"stored_plan": rows.hash})
+    if faces is None:
+        raise ConfigError("give faces a picture, a folder of pictures or a manifest; or a stored plan")
+    chosen = choose(model, rows)
+    sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else list(faces)
+    planned = {"plan": dataclasses.asdict(rows)}
+    return FaceRun(Plan(rows, len(sources)), chosen, sources, rows.size, preview, landmarker, planned)

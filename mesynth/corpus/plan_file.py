@@ -1,6 +1,6 @@
 """A plan on disk: ``plan.parquet`` (a row a clip), ``design.yaml``, ``plan.json`` (faces, hash); read in parts.
 
-What a plan will make, before anything runs: classes, faces, AUs, sources, frames, expected size on disk."""
+:class:`Summary` says what it will make before anything runs: classes, faces, AUs, sources, frames, expected size."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Rows of a design over faces, drawn one after another; the same design, seed and inputs give the same rows.
+"""From a design, faces and a manifest of coded AUs to the rows of a plan, checked before anything is written.
 
-From a design, faces and a manifest of coded AUs to a plan: checked as a whole before anything is written."""
+Rows are drawn one after another; the same design, seed and inputs give the same rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mesynth.core.emotions import AUSampling
 from mesynth.core.errors import ConfigError, LeakError
 from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count
 from mesynth.core.types import AUVector
-from mesynth.corpus.au_sources import AUSource, Drawn, make_sources
+from mesynth.corpus.au_sources import AUSource, SampledAUs, make_sources
 from mesynth.corpus.design import MAX_ROWS, AUDesign, Design, Intensity, parse_intensity
 from mesynth.corpus.faces import find_faces
 from mesynth.corpus.plan import PlanRow
@@ -40,7 +40,7 @@ _GIVEN = Intensity("given")
 
 
 @dataclass(frozen=True)
-class Cell:
+class DesignCell:
     """One combination of a source's factors."""
 
     entry: int
@@ -60,12 +60,12 @@ class Planner:
         self.design, self.n_faces, self.sources = design, n_faces, sources
         distributions = [parse_intensity(text) for text in design.aus.intensity]
         levels = list(product(design.clip.profiles, design.nuisance.levels()))
-        self.cells: dict[tuple[str, str], list[Cell]] = {}
+        self.cells: dict[tuple[str, str], list[DesignCell]] = {}
         for emotion, (name, source) in product(design.emotions, sources.items()):
             n = source.choices(emotion)
             shown = [(_GIVEN, "given")] if name == "fixed" else list(product(distributions, design.aus.sides))
             self.cells[emotion, name] = [
-                Cell(entry, how, side, profile, nuisance)
+                DesignCell(entry, how, side, profile, nuisance)
                 for entry, (how, side), (profile, nuisance) in product(range(n), shown, levels)
             ]
         if len(self) > MAX_ROWS:
@@ -82,19 +82,19 @@ class Planner:
         for index, (emotion, name, cell, face) in enumerate(drawn):
             yield self._row(index, emotion, name, cell, face)
 
-    def _all(self) -> Iterator[tuple[str, str, Cell, int]]:
+    def _all(self) -> Iterator[tuple[str, str, DesignCell, int]]:
         """A repetition after the other, so that a plan's beginning is complete in itself."""
         for _ in range(self.design.rows.seeds):
             for (emotion, name), cells in self.cells.items():
                 for cell, face in product(cells, range(self.n_faces)):
                     yield emotion, name, cell, face
 
-    def _balanced(self) -> Iterator[tuple[str, str, Cell, int]]:
+    def _balanced(self) -> Iterator[tuple[str, str, DesignCell, int]]:
         """Emotions by their shares; in each, sources, cells and faces once a round, in an order of the round's own."""
         emotions, names = self.design.emotions, list(self.sources)
         weights = np.array(self.design.weights)
         made = np.zeros(len(emotions), np.int64)
-        rounds = Rounds(self.design.seed)
+        rounds = _PermutedBlocks(self.design.seed)
         for index in range(self.design.rows.count):
             # The emotion that lags most behind its share; ties go to the first.
             c = int(np.argmax(np.round(weights * (index + 1) - made, 9)))
@@ -105,7 +105,7 @@ class Planner:
             cell = cells[rounds.take(f"cell/{c}/{name}", turn // len(names), len(cells))]
             yield emotions[c], name, cell, rounds.take(f"face/{c}", turn, self.n_faces)
 
-    def _row(self, index: int, emotion: str, name: str, cell: Cell, face: int) -> PlanRow:
+    def _row(self, index: int, emotion: str, name: str, cell: DesignCell, face: int) -> PlanRow:
         design = self.design
         rng = seeds.stream(design.seed, "design", index)
         source = self.sources[name]
@@ -129,7 +129,7 @@ class Planner:
         )
 
 
-class Rounds:
+class _PermutedBlocks:
     """Takes each of n things once a round, in a random order of the round's own; equal turns take equal things."""
 
     def __init__(self, seed: int) -> None:
@@ -146,7 +146,7 @@ class Rounds:
 
 
 def show(
-    drawn: Drawn, how: Intensity, sides: str, config: AUDesign, rng: np.random.Generator, *, one_sided: bool
+    drawn: SampledAUs, how: Intensity, sides: str, config: AUDesign, rng: np.random.Generator, *, one_sided: bool
 ) -> AUVector:
     """The AU vector of one clip: sides, then intensities, then what excludes each other damped.
 
@@ -199,7 +199,7 @@ def _draw(how: Intensity, rng: np.random.Generator) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Draft:
+class PlanDraft:
     """A plan that is not written yet."""
 
     design: Design
@@ -228,7 +228,7 @@ def draft_plan(
     people: int = 0,
     aus_from: Path | None = None,
     exclude: Iterable[str] = (),
-) -> Draft:
+) -> PlanDraft:
     """The plan of ``design`` on ``faces`` (see :func:`mesynth.corpus.faces.find_faces`), or on ``people`` face shapes.
 
     ``aus_from``: the manifest that coded sources read. ``exclude``: subjects as ``database/subject``; neither their
@@ -256,7 +256,7 @@ def draft_plan(
     if not kept:
         raise LeakError(f"every face has seen one of {', '.join(excluded)}; give faces of other people")
     sources = make_sources(design.aus, manifest, excluded)
-    return Draft(
+    return PlanDraft(
         design=design,
         planner=Planner(design, len(kept), sources),
         faces=kept,

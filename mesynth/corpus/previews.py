@@ -1,6 +1,4 @@
-"""A clip as loose files for people to look at: frames, a moving picture, its flow.
-
-Clips as pictures for people: onset, apex, what changed, and the flow."""
+"""Clips for people to look at: loose files beside a corpus, and sheets of onset, apex, what changed, and the flow."""
 
 from __future__ import annotations
 

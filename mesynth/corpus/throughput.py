@@ -1,26 +1,30 @@
-"""How fast a run was, per process: seconds in the model, in making frames of its motion, in encoding, in writing.
+"""A plan's rows made into a corpus (:func:`run_plan`), complete and timed.
 
-A finished corpus holds every row of its plan exactly once; one that the disk cut short stays valid and goes on."""
+A finished corpus holds every row of its plan exactly once; one that the disk cut short stays valid and goes on. How
+fast each process was is measured by part: seconds in the model, in making frames of its motion, in encoding, in
+writing."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from mesynth.core.errors import ManifestError, RunFolderError
 from mesynth.core.process import Stopwatch, part
+from mesynth.corpus.plan import PlanRow
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import write_text
-from mesynth.store.stage import Produced, Skipped, Worker
+from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 FILE_NAME = "throughput.json"
 """The only file of a corpus that differs from run to run; it is no part of what a seed decides."""
@@ -88,6 +92,15 @@ class Throughput:
         """``throughput.json`` in ``out``."""
         whole = {"clips_per_second": self.rate, "all": asdict(self.all), "shares": self.all.shares()}
         write_text(out / FILE_NAME, json.dumps(asdict(self) | whole, indent=1) + "\n")
+
+
+def joined(speeds: Sequence[Throughput]) -> Throughput:
+    """Runs one after the other as one: process by process, in their order."""
+    processes = []
+    for parts in zip_longest(*(speed.processes for speed in speeds)):
+        known = [p for p in parts if p is not None]
+        processes.append(ProcessTimes(**{f.name: sum(getattr(p, f.name) for p in known) for f in fields(ProcessTimes)}))
+    return Throughput(wall=sum(speed.wall for speed in speeds), processes=tuple(processes))
 
 
 def _described(times: ProcessTimes) -> str:
@@ -177,3 +190,54 @@ def prove_complete(manifest: Manifest, n_rows: int) -> None:
             f"row {wrong[0]} of the plan is {counts[wrong[0]]} clips of {manifest.root} instead of one "
             f"({len(wrong)} such rows); remove the folder and generate anew"
         )
+
+
+# ------------------------------------------------------------------- run
+
+
+class CorpusRun(Protocol):
+    """What a corpus is made of: a kind of clips, and the plan whose rows they are."""
+
+    @property
+    def rows(self) -> Sequence[PlanRow]: ...
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the corpus' bytes depend on."""
+        ...
+
+    @property
+    def bars(self) -> tuple[str, ...]:
+        """Names of what is waited for; the last are the clips."""
+        ...
+
+    def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
+        """Write what lies in the folder before there are clips: the plan, and faces."""
+        ...
+
+    def jobs(self, rows: Jobs) -> Jobs:
+        """A job for each row, in order."""
+        ...
+
+    def worker(self, out: Path) -> Worker:
+        """Makes the jobs."""
+        ...
+
+
+def run_plan(
+    run: CorpusRun, out: Path, *, workers: int, progress: Callable[[str], Progress] | None, report: Report | None
+) -> Manifest:
+    """One clip a row of the run's plan, in the new folder ``out``; the same call resumes.
+
+    Raises:
+        RunFolderError: ``out`` holds another run or cannot be written.
+        MesynthError: whatever the worker raises.
+    """
+    claim_folder(out, run.config)
+    bars = [progress(name) if progress else None for name in run.bars]
+    with writable(out):
+        run.prepare(out, workers, bars[0])
+        with timed(run.worker(out), report) as work:
+            made = run_stage(out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1])
+    prove_complete(made, len(run.rows))
+    return made

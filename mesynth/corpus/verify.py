@@ -34,7 +34,7 @@ _HEADS = 68
 
 
 @dataclass(frozen=True)
-class Problem:
+class Defect:
     """One thing that is wrong: ``what`` says it in a sentence, ``clip_id`` and ``file`` are "" where none is meant."""
 
     what: str
@@ -54,7 +54,7 @@ class Verdict:
     clips: int
     frames: int
     files: int
-    problems: tuple[Problem, ...]
+    problems: tuple[Defect, ...]
 
     @property
     def clean(self) -> bool:
@@ -78,7 +78,7 @@ def verify(folder: Path | str, *, progress: Progress | None = None) -> Verdict:
     manifests = [Manifest.read(part) for part in parts]
     total = sum(map(len, manifests))
     checks = [_Check(manifest, os.path.relpath(part, folder)) for part, manifest in zip(parts, manifests, strict=True)]
-    problems: list[Problem] = []
+    problems: list[Defect] = []
     done = 0
     for check in checks:
         for found in check.run():
@@ -106,7 +106,7 @@ class _Check:
         self.ends: dict[str, list[tuple[int, int]]] = {}
         """Shard -> (offset, end) of every span."""
         self.loose: set[str] = set()
-        self.broken: Problem | None = None
+        self.broken: Defect | None = None
         """The manifest itself cannot be walked to its end."""
         self._ids: set[str] = set()
 
@@ -115,13 +115,13 @@ class _Check:
             yield from self.manifest
         except (pa.ArrowException, MesynthError, TypeError, ValueError) as error:
             what = f"a row cannot be read ({' '.join(str(error).split())}); the rows after it were not checked"
-            self.broken = Problem(what, file=self.prefix + FILE_NAME)
+            self.broken = Defect(what, file=self.prefix + FILE_NAME)
 
-    def run(self) -> Iterator[list[Problem]]:
+    def run(self) -> Iterator[list[Defect]]:
         """The problems of each clip in turn."""
         for row in self._rows():
             found = [*self._row(row), *provenance_problems(row)]
-            problems = [Problem(what, row.clip_id) for what in found]
+            problems = [Defect(what, row.clip_id) for what in found]
             if row.frames is not None:
                 problems += self._span(row, row.frames, self._pictures)
             elif row.frame_files:
@@ -130,7 +130,7 @@ class _Check:
                 problems += self._span(row, row.flow, self._arrays)
             yield problems
 
-    def whole(self) -> Iterator[Problem]:
+    def whole(self) -> Iterator[Defect]:
         """What concerns no single clip: the manifest's own hash, the ends of shards, shards that nobody names."""
         if self.broken:
             yield self.broken
@@ -138,17 +138,17 @@ class _Check:
         stated = self.manifest.meta.get("mesynth.hash", "")
         name = self.prefix + FILE_NAME
         if not stated:
-            yield Problem("states no hash of its rows; it was not written by mesynth", file=name)
+            yield Defect("states no hash of its rows; it was not written by mesynth", file=name)
         elif stated != self.manifest.hash():
-            yield Problem("its rows are not those its hash was made of: it was changed or damaged", file=name)
+            yield Defect("its rows are not those its hash was made of: it was changed or damaged", file=name)
         if (wanted := _published_hash(self.root)) and wanted != hashlib.sha256(_whole(self.root)).hexdigest():
-            yield Problem(f"is not the file that {CROISSANT_FILE} was written for; run `mesynth card` again", file=name)
+            yield Defect(f"is not the file that {CROISSANT_FILE} was written for; run `mesynth card` again", file=name)
         for shard, spans in sorted(self.ends.items()):
             if (self.root / shard).is_file():
                 yield from self._shard(shard, sorted(set(spans)))
         for path in sorted(self.root.glob("*.tar")):
             if path.name not in self.ends:
-                yield Problem("no clip of the manifest lies in this shard", file=self.prefix + path.name)
+                yield Defect("no clip of the manifest lies in this shard", file=self.prefix + path.name)
 
     # ------------------------------------------------------------ one row
 
@@ -171,26 +171,26 @@ class _Check:
 
     # ------------------------------------------------------------ spans
 
-    def _span(self, row: Row, span: Span, look: Any) -> Iterator[Problem]:
+    def _span(self, row: Row, span: Span, look: Any) -> Iterator[Defect]:
         file = self.prefix + span.shard
         first = span.shard not in self.ends
         self.ends.setdefault(span.shard, []).append((span.offset, span.offset + span.size))
         if not (self.root / span.shard).is_file():
             if first:
-                yield Problem("the shard is missing", file=file)
+                yield Defect("the shard is missing", file=file)
             return
         try:
             data = _bytes(self.root / span.shard, span)
             if hashlib.sha256(data).hexdigest() != span.sha256:
                 named = ", ".join(_damaged(self.root, span)) or "its files still decode"
                 what = f"bytes {span.offset} to {span.offset + span.size} are not what was written ({named})"
-                yield Problem(what, row.clip_id, file)
+                yield Defect(what, row.clip_id, file)
                 return
             members = read_span(self.root, span)
             for what in look(row, members):
-                yield Problem(what, row.clip_id, file)
+                yield Defect(what, row.clip_id, file)
         except (MesynthError, OSError) as error:
-            yield Problem(str(error), row.clip_id, file)
+            yield Defect(str(error), row.clip_id, file)
 
     def _pictures(self, row: Row, members: dict[str, bytes]) -> Iterator[str]:
         names = sorted(name for name in members if name.endswith(".png"))
@@ -223,12 +223,12 @@ class _Check:
             elif array.dtype.kind == "f" and not np.isfinite(array).all():
                 yield f"{name} holds NaN or infinity"
 
-    def _shard(self, shard: str, spans: list[tuple[int, int]]) -> Iterator[Problem]:
+    def _shard(self, shard: str, spans: list[tuple[int, int]]) -> Iterator[Defect]:
         """A shard of whole spans ends with two empty blocks; a byte flipped there hides from every span."""
         size = (self.root / shard).stat().st_size
         end = max(end for _, end in spans)
         if size < end:
-            yield Problem(f"ends at byte {size}; its last clip ends at {end}", file=self.prefix + shard)
+            yield Defect(f"ends at byte {size}; its last clip ends at {end}", file=self.prefix + shard)
         edges = [0, *(edge for span in spans for edge in span), size - _TAIL]
         gaps = any(a != b for a, b in zip(edges[::2], edges[1::2], strict=True))
         if gaps or size < end:  # a subset of a corpus: what lies between belongs to other clips
@@ -236,21 +236,21 @@ class _Check:
         with open(self.root / shard, "rb") as file:
             file.seek(end)
             if any(file.read()):
-                yield Problem(f"holds something after its last clip, from byte {end}", file=self.prefix + shard)
+                yield Defect(f"holds something after its last clip, from byte {end}", file=self.prefix + shard)
 
     # ------------------------------------------------------------ loose frames
 
-    def _files(self, row: Row) -> Iterator[Problem]:
+    def _files(self, row: Row) -> Iterator[Defect]:
         self.frames += len(row.frame_files)
         self.loose.update(file_of(name) for name in row.frame_files)
         if len(row.frame_files) != row.n_frames:
-            yield Problem(f"names {len(row.frame_files)} frames; the manifest says {row.n_frames}", row.clip_id)
+            yield Defect(f"names {len(row.frame_files)} frames; the manifest says {row.n_frames}", row.clip_id)
         try:
             for name, image in zip(row.frame_files, read_pictures(self.root, row.frame_files), strict=True):
                 if image.shape[:2] != (row.height, row.width):
-                    yield Problem(_size(name, image, row), row.clip_id)
+                    yield Defect(_size(name, image, row), row.clip_id)
         except (MesynthError, OSError) as error:
-            yield Problem(str(error), row.clip_id)
+            yield Defect(str(error), row.clip_id)
 
 
 def provenance_problems(row: Row) -> Iterator[str]:

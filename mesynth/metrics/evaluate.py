@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.metrics.clips import ClipData, walk
 from mesynth.metrics.collectors import LEFT_OUT, Collector, Seen
 from mesynth.store.manifest import Manifest
-from mesynth.store.stage import run_pool
+from mesynth.store.stage import WorkerDied, run_pool
 
 Progress = Callable[[int, int], None]
 _SLICE = 8
@@ -119,12 +118,10 @@ def looked_ahead(
         workers = min(workers, sum(map(len, files)))
         try:
             run_pool(_Looker(load), jobs(), workers=workers, report=lambda done: report(done, total), where=folder)
-        except MesynthError as error:
-            if isinstance(error.__context__, BrokenProcessPool):
-                raise MesynthError(
-                    "a worker process died (out of memory, or killed); measure again with fewer --workers"
-                ) from None
-            raise
+        except WorkerDied:
+            raise MesynthError(
+                "a worker process died (out of memory, or killed); measure again with fewer --workers"
+            ) from None
         yield Ahead(files)
 
 

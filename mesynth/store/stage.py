@@ -1,10 +1,12 @@
-"""Shards by several processes: a few shards on their way at a time, progress by the clip.
+"""Work cut into shards: by one process or several, resumable after a kill, the same bytes in every case.
 
-The one engine under render, prepare and generate: jobs in, shards and a manifest out.
+The one engine (:func:`run_shards`) under render, prepare, generate and the exports. Jobs are cut into shards of a fixed
+number of clips; a shard's bytes depend on its jobs alone, so one process and many write the same corpus. Each shard
+ends with a journal, ``parts/000012/manifest.parquet``, and one that has it is never made twice: the same command
+resumes after Ctrl-C or a kill. Nothing appears under its final name half-written, and the folder's last file says that
+it is finished.
 
-A stage's jobs are cut into shards of a fixed number of clips. A shard's bytes depend on its jobs
-alone, so one process and many write the same corpus; a finished shard is never made twice, so the
-same command resumes after Ctrl-C or a kill; nothing appears under its final name half-written."""
+:func:`run_stage` is that engine for whatever makes clips (:class:`Produced`); :func:`run_pool` is its processes."""
 
 from __future__ import annotations
 
@@ -13,19 +15,21 @@ import errno
 import io
 import json
 import multiprocessing
-import multiprocessing.util
 import os
 import shutil
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from pickle import PicklingError
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -35,11 +39,15 @@ from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
 from mesynth.store.shards import ShardWriter, frames_members, npy_bytes
 
+# ------------------------------------------------------------------- processes
+
+
 Task = Callable[..., Iterable[int]]
 """Makes one shard; yields how many of its clips are done. Picklable."""
 
-_task: Task | None = None
-_counter: Any = None
+
+class WorkerDied(MesynthError):
+    """A worker process ended without a word: out of memory, or killed."""
 
 
 def run_pool(
@@ -51,50 +59,70 @@ def run_pool(
     where: object,
     close: Callable[[], object] | None = None,
 ) -> None:
-    """Run ``task(*job)`` over ``jobs``. A job is taken (and held) no earlier than a worker is nearly free for it.
+    """Run ``task(*job)`` over ``jobs``. A job is taken (and held) no earlier than a worker is free for it.
 
     ``report`` is told the number of clips done; ``where`` names the folder in errors; ``close`` is called in each
     worker in the end (pickled together with ``task``, so both may hold one object).
 
     Raises:
-        MesynthError: whatever a task raised, or a worker process died.
+        WorkerDied: a worker process was killed or ran out of memory.
+        MesynthError: whatever a task raised.
     """
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     # One thread per worker: the processes are the parallelism. Children read this at import time.
     saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
     os.environ.update(dict.fromkeys(saved, "1"))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=((task, close), counter))
-    pending: set[Future[None]] = set()
+    processes: list[BaseProcess] = []
+    connections: list[Connection] = []
+    left = iter(jobs)
+    first: list[tuple[Any, ...]] = []  # taken, as a process is started for a job only, and not given out yet
     try:
-        for job in jobs:
+        for job in islice(left, workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, (task, close), counter))
             with _no_interrupt():
-                pending.add(pool.submit(_run_job, job))
-            while len(pending) >= 2 * workers:
-                pending = _collect(pending)
-                report(counter.value)
-        while pending:
-            pending = _collect(pending)
+                process.start()
+                processes.append(process)
+            theirs.close()  # so that a worker's death ends the connection
+            connections.append(ours)
+            first.append(job)
+        todo = chain(first, left)
+        while connections:
+            for connection in cast("list[Connection]", wait(connections, timeout=0.2)):
+                if not _hand_out(connection, todo):
+                    connections.remove(connection)
             report(counter.value)
-    except BrokenProcessPool:
-        raise MesynthError(
+    except (EOFError, ConnectionError):
+        _terminate(processes)
+        raise WorkerDied(
             f"a worker process died (out of memory, or killed); finished clips stay in {where}, go on with --workers 1"
         ) from None
     except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
+        _terminate(processes)
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for started in processes:
+            started.join()
         for name, value in saved.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _collect(pending: set[Future[None]]) -> set[Future[None]]:
-    finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-    for future in finished:
-        future.result()
-    return pending
+def _terminate(processes: Iterable[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+
+
+def _hand_out(connection: Connection, todo: Iterator[tuple[Any, ...]]) -> bool:
+    """Give a worker that has said something its next job; False if there is none, which ends it.
+
+    Raises what ended the worker's last job; EOFError or ConnectionError if the worker is dead.
+    """
+    if error := connection.recv():
+        raise error
+    job = next(todo, None)
+    connection.send(job)
+    return job is not None
 
 
 @contextmanager
@@ -120,20 +148,41 @@ def _no_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-# ---------------------------------------------------------------- in a worker
-
-
-def _start(work: tuple[Task, Callable[[], object] | None], counter: Any) -> None:
-    global _task, _counter
-    task, close = work
+def _serve(connection: Connection, work: tuple[Task, Callable[[], object] | None], counter: Any) -> None:
+    """A worker's life: it says that it is free, or what ended its last job, and is told the next."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import cv2
 
     cv2.setNumThreads(1)
-    _task, _counter = task, counter
-    if close is not None:
-        multiprocessing.util.Finalize(None, close, exitpriority=10)  # atexit does not run in children
+    task, close = work
+    try:
+        connection.send(None)
+        while (job := connection.recv()) is not None:
+            error = _failure(task, job, counter)
+            try:
+                connection.send(error)
+            except (TypeError, AttributeError, PicklingError):  # an error that cannot travel
+                connection.send(RuntimeError("".join(traceback.format_exception(error))))
+    except (EOFError, ConnectionError):  # the parent was killed
+        os._exit(1)
+    finally:
+        if close is not None:
+            close()
+
+
+def _failure(task: Task, job: tuple[Any, ...], counter: Any) -> Exception | None:
+    """Do a job; None, or what ended it."""
+    told = 0
+    try:
+        for done in task(*job):
+            with counter.get_lock():
+                counter.value += done - told
+            told = done
+    except Exception as error:
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        return error
+    return None
 
 
 def _end_with_parent() -> None:
@@ -144,13 +193,131 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_job(job: tuple[Any, ...]) -> None:
-    assert _task is not None
-    told = 0
-    for done in _task(*job):
-        with _counter.get_lock():
-            _counter.value += done - told
-        told = done
+# ------------------------------------------------------------------- engine
+
+
+_PARTS = "parts"
+
+
+class Jobs(Protocol):
+    """A list, or anything like one that need not hold all jobs in memory: a manifest, a plan."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __getitem__(self, part: slice, /) -> Jobs: ...
+
+
+class ShardMaker(Protocol):
+    """Writes one shard and, last of all, its journal; yields how many of its jobs are done. Picklable."""
+
+    def __call__(self, index: int, n_shards: int, first: int, jobs: Any, /) -> Iterator[int]:
+        """``first`` is the number of the first of ``jobs`` among all."""
+        ...
+
+
+Progress = Callable[[int, int], None]
+
+
+class Interrupted(MesynthError):
+    """Ctrl-C: what is finished stays, the same command goes on."""
+
+
+def shard_size(n_jobs: int) -> int:
+    """Clips per shard: enough shards to share among processes, few enough files in a large corpus.
+
+    Depends on the number of jobs alone, never on the number of processes.
+
+    >>> [shard_size(n) for n in (10, 100, 1000, 100_000)]
+    [4, 6, 62, 256]
+    """
+    return int(np.clip(n_jobs // 16, 4, 256))
+
+
+def journal(out: Path, index: int) -> Path:
+    """The file that says that shard ``index`` is done; what else must outlive a kill lies beside it."""
+    return out / _PARTS / f"{index:06d}" / FILE_NAME
+
+
+def run_shards(
+    out: Path,
+    jobs: Jobs,
+    make: ShardMaker,
+    finish: Callable[[int], object],
+    *,
+    last: str,
+    workers: int = 1,
+    shard_clips: int = 0,
+    progress: Progress | None = None,
+    close: Callable[[], object] | None = None,
+) -> None:
+    """Make every shard of ``jobs`` that the claimed folder ``out`` lacks, then ``finish(n_shards)`` it.
+
+    ``finish`` writes the file ``last`` after everything else: a folder that has it is left as it is. The journals are
+    removed then. ``workers=0`` means one process per core; ``shard_clips=0``: see :func:`shard_size`. ``close`` is
+    called in the end in every process that made shards (pickled together with ``make``).
+
+    Raises:
+        RunFolderError: another process is writing ``out``.
+        Interrupted: on Ctrl-C.
+        MesynthError: whatever ``make`` raised, a worker process died, or a full disk.
+    """
+    report = progress or (lambda done, total: None)
+    total = len(jobs)
+    if not (out / last).is_file() or (out / _PARTS).exists():
+        with only_writer(out):
+            if not (out / last).is_file():  # else the writer before ended in this moment, or was killed while tidying
+                _run_shards(out, jobs, make, finish, workers, shard_clips or shard_size(total), report, close)
+            shutil.rmtree(out / _PARTS, ignore_errors=True)
+    report(total, total)
+
+
+def _run_shards(
+    out: Path,
+    jobs: Jobs,
+    make: ShardMaker,
+    finish: Callable[[int], object],
+    workers: int,
+    size: int,
+    report: Progress,
+    close: Callable[[], object] | None,
+) -> None:
+    (out / _PARTS).mkdir(exist_ok=True)
+    _remove_temporaries(out)  # left by a kill
+    total = len(jobs)
+    n_shards = -(-total // size)
+    todo = [index for index in range(n_shards) if not journal(out, index).is_file()]
+    done = total - sum(min(size, total - index * size) for index in todo)
+    # Its jobs are cut anew each time, as some keep what they have read.
+    shards = ((index, n_shards, index * size, jobs[index * size : (index + 1) * size]) for index in todo)
+    workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
+    if total:
+        report(done, total)
+    try:
+        if workers == 1:
+            for shard in shards:
+                for finished in make(*shard):
+                    report(done + finished, total)
+                done += len(shard[-1])
+        else:
+            run_pool(
+                make, shards, workers=workers, report=lambda clips: report(done + clips, total), where=out, close=close
+            )
+        finish(n_shards)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
+        raise
+    finally:
+        _remove_temporaries(out)  # of workers that were stopped
+        if close is not None:
+            close()
+
+
+def _remove_temporaries(out: Path) -> None:
+    for temporary in out.rglob("*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------- stage
@@ -158,7 +325,6 @@ def _run_job(job: tuple[Any, ...]) -> None:
 
 SKIPPED_FILE = "skipped.csv"
 NOTES_FILE = "notes.jsonl"
-_PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -193,32 +359,6 @@ class Skipped:
 Worker = Callable[[Any], Produced | Skipped]
 
 
-class Jobs(Protocol):
-    """A list, or anything like one that need not hold all jobs in memory: a manifest, a plan."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Any]: ...
-    def __getitem__(self, part: slice, /) -> Jobs: ...
-
-
-Progress = Callable[[int, int], None]
-
-
-class Interrupted(MesynthError):
-    """Ctrl-C: what is finished stays, the same command goes on."""
-
-
-def shard_size(n_jobs: int) -> int:
-    """Clips per shard: enough shards to share among processes, few enough files in a large corpus.
-
-    Depends on the number of jobs alone, never on the number of processes.
-
-    >>> [shard_size(n) for n in (10, 100, 1000, 100_000)]
-    [4, 6, 62, 256]
-    """
-    return int(np.clip(n_jobs // 16, 4, 256))
-
-
 def run_stage(
     out: Path,
     jobs: Jobs,
@@ -243,60 +383,11 @@ def run_stage(
         MesynthError: whatever a worker raised, or a full disk.
     """
     claim_folder(out, config)
-    if (out / FILE_NAME).is_file():
-        if progress:
-            progress(len(jobs), len(jobs))
-        return Manifest.read(out)
-    with only_writer(out):
-        return _run(out, jobs, worker, workers, shard_clips, skipped, progress)
-
-
-def _run(
-    out: Path,
-    jobs: Jobs,
-    worker: Worker,
-    workers: int,
-    shard_clips: int,
-    skipped: Sequence[Skipped],
-    progress: Progress | None,
-) -> Manifest:
-    (out / _PARTS).mkdir(exist_ok=True)
-    _remove_temporaries(out)  # left by a kill
-    shard_clips = shard_clips or shard_size(len(jobs))
-    n_shards = -(-len(jobs) // shard_clips)
-    todo = [i for i in range(n_shards) if not _part(out, i).is_file()]
-    done = len(jobs) - sum(min(shard_clips, len(jobs) - i * shard_clips) for i in todo)
-
-    def chunk(index: int) -> tuple[int, Jobs]:
-        """Its first job's number, and its jobs: cut anew each time, as some keep what they have read."""
-        first = index * shard_clips
-        return first, jobs[first : first + shard_clips]
-
-    workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
-    try:
-        if workers == 1:
-            for i in todo:
-                first, part_jobs = chunk(i)
-                for finished in _make_shard(out, i, first, part_jobs, worker):
-                    if progress:
-                        progress(done + finished, len(jobs))
-                done += len(part_jobs)
-        else:
-            report = progress or (lambda done, total: None)
-            run_pool(
-                partial(_shard_task, worker, out), ((i, *chunk(i)) for i in todo), workers=workers,
-                report=lambda clips: report(done + clips, len(jobs)), where=out, close=partial(_close, worker),
-            )  # fmt: skip
-        return _merge(out, n_shards, skipped)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
-        raise
-    finally:
-        _remove_temporaries(out)  # of workers that were stopped
-        _close(worker)
+    run_shards(
+        out, jobs, partial(_make_shard, worker, out), partial(_merge, out, skipped), last=FILE_NAME, workers=workers,
+        shard_clips=shard_clips, progress=progress, close=partial(_close, worker),
+    )  # fmt: skip
+    return Manifest.read(out)
 
 
 def _close(worker: Worker) -> None:
@@ -306,20 +397,8 @@ def _close(worker: Worker) -> None:
         close()
 
 
-def _remove_temporaries(out: Path) -> None:
-    for temporary in out.rglob("*.tmp"):
-        temporary.unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------- one shard
-
-
-def _part(out: Path, index: int) -> Path:
-    return out / _PARTS / f"{index:06d}" / FILE_NAME
-
-
-def _make_shard(out: Path, index: int, first: int, jobs: Jobs, worker: Worker) -> Iterator[int]:
-    """Write shard ``index``; yields how many of its jobs are done. The part's manifest is written last."""
+def _make_shard(worker: Worker, out: Path, index: int, n_shards: int, first: int, jobs: Jobs) -> Iterator[int]:
+    """A :class:`ShardMaker`: the journal is the manifest of the shard's clips."""
     rows: list[Row] = []
     skipped: list[Skipped] = []
     notes: list[dict[str, Any]] = []
@@ -334,15 +413,10 @@ def _make_shard(out: Path, index: int, first: int, jobs: Jobs, worker: Worker) -
                     notes.append({"clip_id": made.row.clip_id} | made.notes)
             yield n + 1
     with part("write"):
-        folder = _part(out, index).parent
-        write_text(folder / SKIPPED_FILE, _csv(skipped))
+        folder = journal(out, index).parent
+        write_text(folder / SKIPPED_FILE, skipped_csv(skipped))
         write_text(folder / NOTES_FILE, "".join(json.dumps(note) + "\n" for note in notes))
         Manifest.from_rows(rows, out).write(folder)
-
-
-def _shard_task(worker: Worker, out: Path, index: int, first: int, jobs: Jobs) -> Iterator[int]:
-    """:func:`_make_shard` as :func:`mesynth.store.stage.run_pool` takes it."""
-    yield from _make_shard(out, index, first, jobs, worker)
 
 
 def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: ShardWriter) -> Row:
@@ -362,19 +436,17 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     return row
 
 
-def _merge(out: Path, n_chunks: int, skipped: Sequence[Skipped]) -> Manifest:
-    """The parts become one, a part in memory at a time; the manifest is written last."""
-    folders = [_part(out, i).parent for i in range(n_chunks)]
+def _merge(out: Path, skipped: Sequence[Skipped], n_shards: int) -> None:
+    """The journals become one manifest, one in memory at a time; it is written last."""
+    folders = [journal(out, index).parent for index in range(n_shards)]
     left = [*skipped, *(entry for folder in folders for entry in _read_csv(folder / SKIPPED_FILE))]
     if left:
-        write_text(out / SKIPPED_FILE, _csv(left))
+        write_text(out / SKIPPED_FILE, skipped_csv(left))
     _merge_notes(out / NOTES_FILE, folders)
-    write_tables(out, partial(_part_tables, folders), {})
-    shutil.rmtree(out / _PARTS)
     for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
         if tar.stat().st_size <= 1024:
             tar.unlink()
-    return Manifest.read(out)
+    write_tables(out, partial(_part_tables, folders), {})
 
 
 def _part_tables(folders: Sequence[Path]) -> Iterator[Any]:
@@ -420,7 +492,8 @@ def read_notes(out: Path | str) -> list[dict[str, Any]]:
     return notes
 
 
-def _csv(skipped: Sequence[Skipped]) -> str:
+def skipped_csv(skipped: Iterable[Skipped]) -> str:
+    """``skipped.csv``: a header, and a line each."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, ["clip_id", "reason"], lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,5 @@
-"""Where pretrained weights are looked for, without downloading and without importing what ships them."""
+"""Weights as files: where pretrained ones are looked for (nothing is downloaded, and nothing imported that ships them),
+and tensors that are read and put together as safetensors."""
 
 from __future__ import annotations
 
@@ -6,9 +7,13 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mesynth.core.errors import WeightsUnavailable
 
@@ -80,3 +85,49 @@ def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def join_tensors(parts: Sequence[Path], target: Path, metadata: dict[str, str]) -> bool:
+    """The tensors of safetensors files, one file after the other along dimension 0, as one; False if there are none.
+
+    Tensors of one name have the same type, and the same shape but for dimension 0. Memory is that of one tensor of one
+    file: they are put together in a temporary folder beside ``target``, which needs as much space once more, and the
+    library reads them from there. ``target`` appears when it is complete.
+
+    Raises:
+        OSError: a part cannot be read, or the disk is full.
+    """
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    found: dict[str, list[tuple[Path, list[int]]]] = {}
+    kinds: dict[str, np.dtype[Any]] = {}
+    for part in parts:
+        with safe_open(part, framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                tensor = opened.get_tensor(name)
+                found.setdefault(name, []).append((part, list(tensor.shape)))
+                kinds[name] = tensor.dtype
+    if not found:
+        return False
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as folder:
+        joined: dict[str, np.ndarray] = {}
+        for number, (name, pieces) in enumerate(found.items()):
+            shape = (sum(piece[0] for _, piece in pieces), *pieces[0][1][1:])
+            # A map of an empty file cannot be.
+            joined[name] = (
+                np.memmap(Path(folder) / str(number), kinds[name], "w+", shape=shape)
+                if 0 not in shape
+                else np.zeros(shape, kinds[name])
+            )
+            at = 0
+            for part, piece in pieces:
+                with safe_open(part, framework="np") as opened:
+                    joined[name][at : at + piece[0]] = opened.get_tensor(name)
+                at += piece[0]
+        made = Path(folder) / target.name
+        save_file(joined, made, metadata=metadata)
+        made.chmod(0o644)  # the library's files come readable by one alone
+        joined.clear()  # Windows removes no file that is mapped
+        os.replace(made, target)
+    return True

@@ -9,7 +9,7 @@ import pytest
 from mesynth.core import facs, seeds
 from mesynth.core.emotions import EXPERT, PUBLISHED
 from mesynth.core.errors import MesynthError
-from mesynth.corpus.au_sources import Drawn, Pool, TableSource, Tree, make_sources
+from mesynth.corpus.au_sources import Pool, SampledAUs, TableSource, Tree, make_sources
 from mesynth.corpus.design import AUDesign
 from mesynth.store.manifest import Manifest
 from tests.corpus.coded import coded_manifest
@@ -20,12 +20,14 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return coded_manifest(tmp_path_factory.mktemp("coded"))
 
 
-def _sets(name: str, asked: str, manifest: Manifest | None, exclude: tuple[str, ...] = (), n: int = 200) -> list[Drawn]:
+def _sets(
+    name: str, asked: str, manifest: Manifest | None, exclude: tuple[str, ...] = (), n: int = 200
+) -> list[SampledAUs]:
     source = make_sources(AUDesign(sources=(name,)), manifest, exclude)[name]
     return [source.draw(asked, 0, seeds.stream(0, "test", i)) for i in range(n)]
 
 
-def _codes(drawn: Drawn) -> tuple[int, ...]:
+def _codes(drawn: SampledAUs) -> tuple[int, ...]:
     shown = (np.nan_to_num(drawn.strength, nan=1) > 0).any(1)
     return tuple(facs.AU_CODES[k] for k in np.flatnonzero(shown))
 
@@ -77,12 +79,12 @@ def test_a_manifest_goes_with_a_source_that_reads_it(manifest: Manifest) -> None
         make_sources(AUDesign(), manifest, ())
 
 
-def _clips(present: np.ndarray, codes: tuple[int, ...]) -> list[Drawn]:
+def _clips(present: np.ndarray, codes: tuple[int, ...]) -> list[SampledAUs]:
     out = []
     for line in present:
         strength = np.zeros((len(facs.AU_CODES), 2))
         strength[[facs.AU_INDEX[c] for c, on in zip(codes, line, strict=True) if on]] = np.nan
-        out.append(Drawn("disgust", strength, ("db/x",)))
+        out.append(SampledAUs("disgust", strength, ("db/x",)))
     return out
 
 
@@ -105,7 +107,7 @@ def test_the_tree_keeps_pairs_as_frequent_as_coded() -> None:
 def test_the_tree_draws_sides_as_coded() -> None:
     strength = np.zeros((len(facs.AU_CODES), 2))
     strength[facs.AU_INDEX[14], 1] = np.nan  # right alone
-    tree = Tree([Drawn("contempt", strength, ("db/a",)), Drawn("contempt", strength, ("db/b",))])
+    tree = Tree([SampledAUs("contempt", strength, ("db/a",)), SampledAUs("contempt", strength, ("db/b",))])
     for i in range(50):
         drawn = tree.draw(seeds.stream(0, "t", i))
         np.testing.assert_array_equal(np.isnan(drawn[facs.AU_INDEX[14]]), [False, True])

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from mesynth.cli import main
 from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
-from mesynth.corpus.card import CardConfig, card_text, corpus_config, gather, licence_id, read_quality, write_card
+from mesynth.corpus.card import CardConfig, card_text, corpus_config, corpus_facts, licence_id, read_quality, write_card
 from mesynth.corpus.croissant import CONFORMS_TO, croissant, write_croissant
 from mesynth.metrics.report import MeasureReport, MeasureRow
 from mesynth.store.manifest import Manifest
@@ -42,7 +42,7 @@ def _report(hash_: str) -> MeasureReport:
 
 
 def test_front_matter_is_what_the_hub_reads(corpus: Manifest) -> None:
-    text = card_text(gather(corpus), corpus_config(corpus, title="Small"))
+    text = card_text(corpus_facts(corpus), corpus_config(corpus, title="Small"))
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["license"] == "cc0-1.0"
     assert front["pretty_name"] == "Small"
@@ -51,7 +51,7 @@ def test_front_matter_is_what_the_hub_reads(corpus: Manifest) -> None:
 
 
 def test_every_section_is_there_and_counts_are_those_of_the_rows(corpus: Manifest) -> None:
-    text = card_text(gather(corpus))
+    text = card_text(corpus_facts(corpus))
     headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
     assert headings == [
         "How it was made", "Faces and licences", "Classes and action units", "Quality", "Intended use", "Limits",
@@ -70,7 +70,7 @@ def test_every_section_is_there_and_counts_are_those_of_the_rows(corpus: Manifes
 
 
 def test_sides_and_strength_of_action_units() -> None:
-    facts = gather([clip_row("a"), clip_row("b")])
+    facts = corpus_facts([clip_row("a"), clip_row("b")])
     assert facts.aus[4][:3] == [2, 0, 0]
     assert facts.aus[12][:3] == [0, 0, 2]
     assert _cell(card_text(facts), "4 brow lowerer") == ["2", "2", "0", "0", "0.20"]
@@ -79,7 +79,7 @@ def test_sides_and_strength_of_action_units() -> None:
 
 def test_whom_generators_have_seen_and_what_is_missing_is_told() -> None:
     rows = [clip_row("a", seen=("casme2/sub05", "casme2/sub06")), clip_row("b", source={"generator": "", "seed": -1})]
-    text = card_text(gather(rows), CardConfig(left_out=3))
+    text = card_text(corpus_facts(rows), CardConfig(left_out=3))
     assert "generators learned from 2 people: 2 of casme2" in text
     assert "1 synthetic clips name no generator or no seed" in text
     assert "3 clips were left out" in text
@@ -96,16 +96,16 @@ def test_whom_generators_have_seen_and_what_is_missing_is_told() -> None:
 )
 def test_licence(licences: tuple[str, ...], name: str) -> None:
     rows = [clip_row(f"c{i}", source={"licence": licence}) for i, licence in enumerate(licences)]
-    facts = gather(rows)
+    facts = corpus_facts(rows)
     assert licence_id(facts) == name
     text = card_text(facts)
     assert all(licence in text for licence in licences)
 
 
 def test_quality_is_quoted_only_from_a_report_on_this_corpus(corpus: Manifest, tmp_path: Path) -> None:
-    assert "Not measured for this card" in card_text(gather(corpus), corpus_config(corpus))
+    assert "Not measured for this card" in card_text(corpus_facts(corpus), corpus_config(corpus))
     _report(corpus.hash()).write(tmp_path / "report")
-    text = card_text(gather(corpus), corpus_config(corpus, tmp_path / "report"))
+    text = card_text(corpus_facts(corpus), corpus_config(corpus, tmp_path / "report"))
     assert _cell(text, "KID") == ["0.0123 [0.01, 0.02]", "real 0.001"]
     assert _cell(text, "FID") == ["not measured", "not measured: no weights"]
     _report(corpus.hash()).write(corpus.root / "quality")  # found by itself
@@ -142,7 +142,7 @@ REQUIRED = (
 
 
 def test_required_properties_and_hashes(corpus: Manifest) -> None:
-    record = croissant(corpus, gather(corpus), corpus.root, CardConfig())
+    record = croissant(corpus, corpus_facts(corpus), corpus.root, CardConfig())
     assert all(record[name] for name in REQUIRED)
     assert record["@type"] == "sc:Dataset"
     assert record["conformsTo"] == CONFORMS_TO == "http://mlcommons.org/croissant/1.0"
@@ -164,7 +164,7 @@ def test_required_properties_and_hashes(corpus: Manifest) -> None:
 
 
 def test_licences_that_are_no_address_are_named(corpus: Manifest) -> None:
-    facts = gather([clip_row("a", source={"licence": "as the photo"}), clip_row("b")])
+    facts = corpus_facts([clip_row("a", source={"licence": "as the photo"}), clip_row("b")])
     assert croissant(corpus, facts, corpus.root, CardConfig())["license"] == [
         {"@type": "sc:CreativeWork", "name": "CC0-1.0"}, {"@type": "sc:CreativeWork", "name": "as the photo"},
     ]  # fmt: skip
@@ -172,7 +172,7 @@ def test_licences_that_are_no_address_are_named(corpus: Manifest) -> None:
 
 def test_mlcroissant_accepts_and_reads_it(corpus: Manifest) -> None:
     mlc = pytest.importorskip("mlcroissant")
-    file = write_croissant(corpus, gather(corpus))
+    file = write_croissant(corpus, corpus_facts(corpus))
     data = mlc.Dataset(jsonld=file)
     assert not data.metadata.ctx.issues.errors
     found = list(data.records("clips"))

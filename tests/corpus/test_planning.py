@@ -14,7 +14,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.corpus.au_sources import make_sources
 from mesynth.corpus.design import load_design
 from mesynth.corpus.plan import PlanRow
-from mesynth.corpus.planning import Planner, Rounds
+from mesynth.corpus.planning import Planner, _PermutedBlocks
 from mesynth.motion.prior import check_reach
 from mesynth.store.manifest import Manifest
 from tests.corpus.coded import coded_manifest
@@ -146,11 +146,11 @@ def test_every_drawn_row_can_be_shown(manifest: Manifest, seed: int, source: str
 
 
 def test_rounds_take_each_thing_once() -> None:
-    rounds = Rounds(3)
+    rounds = _PermutedBlocks(3)
     taken = [rounds.take("a", turn, 7) for turn in range(21)]
     assert [sorted(taken[i : i + 7]) for i in (0, 7, 14)] == [list(range(7))] * 3
     assert taken[:7] != taken[7:14]
-    assert Rounds(3).take("a", 9, 7) == taken[9]
+    assert _PermutedBlocks(3).take("a", 9, 7) == taken[9]
 
 
 def test_too_many_rows_and_no_face() -> None:

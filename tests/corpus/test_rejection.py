@@ -23,22 +23,22 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import Plan, PlanConfig
 from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.rejection import (
-    TopUp,
-    Until,
+    Acceptance,
+    AcceptedCorpus,
+    Attempt,
     generate_flow_until_accepted,
     generate_until_accepted,
-    joined,
-    redrawn,
 )
-from mesynth.corpus.throughput import ProcessTimes, Throughput
+from mesynth.corpus.throughput import ProcessTimes, Throughput, joined
 from mesynth.corpus.verify import verify
 from mesynth.metrics.clips import ClipData
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import LOCK_FILE
 from mesynth.store.shards import read_flow
 from tests.builders import tree_bytes
 from tests.corpus.coded import made_bytes
-from tests.corpus.until import ALIKE, CONFIG, UNTIL_APART, alike
+from tests.corpus.until import ALIKE, APART, CONFIG, MOMENTS, alike, snapshots
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,19 +68,24 @@ def half(errors: np.ndarray) -> Limits:
 
 
 @pytest.fixture(scope="module")
-def full(root: Path, half: Limits) -> TopUp:
+def full(root: Path, half: Limits) -> AcceptedCorpus:
     return _make(root, "full", half, attempts=100)
 
 
 @pytest.fixture(scope="module")
-def apart(root: Path) -> TopUp:
-    return alike(root / "a.png", root / "apart")
+def apart(root: Path) -> AcceptedCorpus:
+    """Made without a pause; the folder as it was at each of :data:`MOMENTS` lies in ``at``."""
+    with snapshots(root / "apart", root / "at"):
+        return alike(root / "a.png", root / "apart")
 
 
-def _make(root: Path, name: str, limits: Limits, attempts: int, config: PlanConfig = CONFIG, workers: int = 1) -> TopUp:
-    until = Until(limits=limits, attempts=attempts)
-    preview = Preview(count=2)
-    return generate_until_accepted(config, root / name, until, faces=root / "a.png", preview=preview, workers=workers)
+def _make(
+    root: Path, name: str, limits: Limits, attempts: int, config: PlanConfig = CONFIG, workers: int = 1
+) -> AcceptedCorpus:
+    acceptance, preview = Acceptance(limits=limits, attempts=attempts), Preview(count=2)
+    return generate_until_accepted(
+        config, root / name, acceptance, faces=root / "a.png", preview=preview, workers=workers
+    )
 
 
 def _errors(manifest: Manifest) -> np.ndarray:
@@ -108,7 +113,7 @@ def test_where_nothing_is_rejected_the_corpus_is_the_plain_one(root: Path, plain
     assert {n: d for n, d in before.items() if n not in own} == {n: after[n] for n in before if n not in own}
 
 
-def test_the_plan_is_filled(full: TopUp, plain: Manifest, errors: np.ndarray, half: Limits) -> None:
+def test_the_plan_is_filled(full: AcceptedCorpus, plain: Manifest, errors: np.ndarray, half: Limits) -> None:
     """About half is rejected at first; each replacement has the condition of its row and passes."""
     limit = half.control
     assert limit is not None
@@ -126,11 +131,11 @@ def test_the_plan_is_filled(full: TopUp, plain: Manifest, errors: np.ndarray, ha
     tries = [sum(int(line["plan_row"]) == i for line in lines) + 1 for i in range(12)]
     assert full.rejected == sum(tries) - 12 == len(lines)
     for row, planned, attempt in zip(full.manifest, Plan(CONFIG, 1), tries, strict=True):
-        assert row.provenance.seed == redrawn(planned, attempt).seed
+        assert row.provenance.seed == Attempt(planned, attempt).row.seed
     assert all(float(line["value"]) > float(line["limit"]) for line in lines)
 
 
-def test_the_folder_is_a_corpus_like_any_other(full: TopUp, half: Limits, tmp_path: Path) -> None:
+def test_the_folder_is_a_corpus_like_any_other(full: AcceptedCorpus, half: Limits, tmp_path: Path) -> None:
     folder = full.manifest.root
     assert verify(folder).clean
     assert not (folder / "rounds").exists()
@@ -140,7 +145,7 @@ def test_the_folder_is_a_corpus_like_any_other(full: TopUp, half: Limits, tmp_pa
     assert len(kept) == 12
     before = tree_bytes(folder)
     again = generate_until_accepted(
-        CONFIG, folder, Until(limits=half, attempts=100), faces=folder.parent / "a.png", preview=Preview(count=2)
+        CONFIG, folder, Acceptance(limits=half, attempts=100), faces=folder.parent / "a.png", preview=Preview(count=2)
     )
     assert (again.rejected, again.reasons) == (full.rejected, full.reasons)
     assert tree_bytes(folder) == before
@@ -185,9 +190,9 @@ def test_what_redraws_cannot_change_is_given_up(root: Path) -> None:
     assert "another try" not in blinking.never[0].reason
 
 
-def test_duplicates_of_all_rounds(apart: TopUp) -> None:
+def test_duplicates_of_all_rounds(apart: AcceptedCorpus) -> None:
     """Whichever two accepted clips: their flows differ by the limit."""
-    limit = UNTIL_APART.limits.duplicate
+    limit = APART.limits.duplicate
     assert limit is not None
     assert apart.never == ()
     assert len(apart.manifest) == ALIKE.count
@@ -195,7 +200,7 @@ def test_duplicates_of_all_rounds(apart: TopUp) -> None:
     assert max(int(line["attempt"]) for line in lines if line["check"] == "duplicate") > 1  # several rounds
     flows = [read_flow(apart.manifest.root, row) for row in apart.manifest]
     for i, flow in enumerate(flows):
-        checks = Checks(UNTIL_APART.limits)
+        checks = Checks(APART.limits)
         for j in set(range(len(flows))) - {i}:
             checks.keep(str(j), flows[j])
         assert checks.nearest(flow)[0] >= limit
@@ -231,7 +236,7 @@ def test_flow_images(tmp_path: Path) -> None:
     assert labels == ["surprise", "fear"] * 15
     assert verify(made.root).clean
     with pytest.raises(MesynthError, match="identity needs frames"):
-        generate_flow_until_accepted(config, tmp_path / "x", Until())
+        generate_flow_until_accepted(config, tmp_path / "x", Acceptance())
 
 
 def test_identity_is_checked_too(root: Path) -> None:
@@ -257,7 +262,7 @@ def test_flow_images_are_not_counted_as_frames(tmp_path: Path) -> None:
 def test_stored_plans(root: Path, half: Limits, tmp_path: Path) -> None:
     settings = ["clip.size=64", "clip.fps=25", "clip.duration=[0.2,0.2]", "rows.count=6", "nuisance.style=[1]"]
     stored = draft_plan(load_design(None, settings), faces=root / "a.png").write(tmp_path / "plan")
-    made = generate_until_accepted(stored, tmp_path / "corpus", Until(limits=half, attempts=100))
+    made = generate_until_accepted(stored, tmp_path / "corpus", Acceptance(limits=half, attempts=100))
     assert made.rejected > 0
     for row, planned in zip(made.manifest, stored, strict=True):
         assert (row.provenance.plan_row, row.emotion) == (planned.index, planned.emotion)
@@ -265,23 +270,35 @@ def test_stored_plans(root: Path, half: Limits, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_gives_the_same(root: Path, full: TopUp, half: Limits) -> None:
+def test_any_number_of_processes_gives_the_same(root: Path, full: AcceptedCorpus, half: Limits) -> None:
     _make(root, "two", half, attempts=100, workers=2)
     assert made_bytes(root / "two") == made_bytes(full.manifest.root)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["first round", "between", "second round", "gathering", "tidying"])
-def test_killed_and_resumed(root: Path, apart: TopUp, tmp_path: Path, moment: str) -> None:
-    """kill -9 in rounds, between them, and while they are gathered: the same command ends with the same bytes."""
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "tests.corpus.until", str(root / "a.png"), str(out), moment]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_resumed(root: Path, apart: AcceptedCorpus, moment: str) -> None:
+    """What a kill leaves on the disk in rounds, between them, and while they are gathered: the same call ends it with
+    the same bytes."""
+    out = root / "at" / moment
+    assert (out / LOCK_FILE).exists()  # as after a kill: of a process that does not hold it any more
     assert (out / "rounds").is_dir()
     assert (out / "manifest.parquet").exists() == (moment == "tidying")
     made = alike(root / "a.png", out)
     assert made.rejected == apart.rejected
+    assert tree_bytes(out) == tree_bytes(apart.manifest.root)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(root: Path, apart: AcceptedCorpus, tmp_path: Path) -> None:
+    """kill -9 of a whole process; what it leaves is what the other moments are copies of."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "tests.corpus.until", str(root / "a.png"), str(out), "second round"]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (out / LOCK_FILE).exists()
+    assert (out / "rounds" / "001").is_dir()
+    assert not (out / "manifest.parquet").exists()
+    assert alike(root / "a.png", out).rejected == apart.rejected
     assert tree_bytes(out) == tree_bytes(apart.manifest.root)
 
 
@@ -304,14 +321,14 @@ def test_mistakes_are_one_line(root: Path, tmp_path: Path, args: list[str], says
     assert not (tmp_path / "x").exists()
 
 
-def test_another_limit_is_another_run(full: TopUp, half: Limits) -> None:
+def test_another_limit_is_another_run(full: AcceptedCorpus, half: Limits) -> None:
     root = full.manifest.root.parent
     with pytest.raises(MesynthError, match="holds another run"):
         _make(root, "full", replace(half, control=4.0), attempts=100)
     (copy := root / "damaged").mkdir()
     full.manifest.write(copy)
     with pytest.raises(MesynthError, match=r"rejected.csv cannot be read"):
-        TopUp.read(copy)
+        AcceptedCorpus.read(copy)
 
 
 def test_rounds_are_timed_as_one_run() -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from mesynth.cli import main
 from mesynth.core.errors import ManifestError
-from mesynth.corpus.card import gather, write_card
+from mesynth.corpus.card import corpus_facts, write_card
 from mesynth.corpus.croissant import write_croissant
 from mesynth.corpus.exports.run import export
 from mesynth.corpus.verify import provenance_problems, verify
@@ -150,7 +150,7 @@ def test_a_manifest_changed_without_its_hash(corpus: Path) -> None:
 
 def test_with_croissant_any_flipped_byte_of_the_manifest_is_found(corpus: Path) -> None:
     manifest = Manifest.read(corpus)
-    write_croissant(manifest, gather(manifest))
+    write_croissant(manifest, corpus_facts(manifest))
     assert verify(corpus).clean
     whole = (corpus / "manifest.parquet").read_bytes()
     for place in range(7, len(whole), 571):

@@ -6,14 +6,19 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mesynth.corpus import rejection
 from mesynth.corpus.filters import Limits
 from mesynth.corpus.generate import Preview
 from mesynth.corpus.plan import PlanConfig
-from mesynth.corpus.rejection import TopUp, Until, generate_until_accepted
+from mesynth.corpus.rejection import Acceptance, AcceptedCorpus, generate_until_accepted
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.shards import ShardWriter
 
@@ -22,47 +27,64 @@ CONFIG = PlanConfig(
     nuisance=Nuisance(style=1, head=1),
 )  # fmt: skip
 ALIKE = PlanConfig(au=("12=C", "4=C"), count=8, fps=25, duration=(0.2, 0.2), size=64, nuisance=Nuisance(style=1))
-UNTIL_APART = Until(limits=Limits(identity=None, control=None, artefact=None, duplicate=0.25), attempts=20)
+APART = Acceptance(limits=Limits(identity=None, control=None, artefact=None, duplicate=0.25), attempts=20)
 """Clips of :data:`ALIKE` repeat each other by this, so there are several rounds."""
 
 
-def alike(face: Path, out: Path) -> TopUp:
+def alike(face: Path, out: Path) -> AcceptedCorpus:
     """Several rounds, and previews."""
-    return generate_until_accepted(ALIKE, out, UNTIL_APART, faces=face, preview=Preview(count=2))
+    return generate_until_accepted(ALIKE, out, APART, faces=face, preview=Preview(count=2))
 
 
-def die_at(moment: str, out: Path) -> None:
-    """From now on this process kills itself when it comes to ``moment``."""
+MOMENTS = ("first round", "between", "second round", "gathering", "tidying")
 
-    def die(*_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    add, remove = ShardWriter.add, shutil.rmtree
-    folder, after = {"first round": ("rounds/000", 9), "second round": ("rounds/001", 0), "gathering": (".", 9)}.get(
-        moment, ("", 0)
-    )
-    added: list[str] = []
+@contextmanager
+def watched(out: Path, reached: Callable[[str], object]) -> Iterator[None]:
+    """``reached`` is called at each of :data:`MOMENTS` while ``out`` is made, more than once maybe."""
+    patch = pytest.MonkeyPatch()
+    add, remove, take = ShardWriter.add, shutil.rmtree, rejection._Rounds.take
+    added: Counter[str] = Counter()
 
-    def add_or_die(self: ShardWriter, key: str, members: dict[str, bytes]) -> Any:
-        added.append(self.path.parent.relative_to(out).as_posix())
-        if added.count(folder) > after:
-            die()
+    def watched_add(self: ShardWriter, key: str, members: dict[str, bytes]) -> Any:
+        folder = self.path.parent.relative_to(out).as_posix()
+        added[folder] += 1
+        moment = {("rounds/000", 10): "first round", ("rounds/001", 1): "second round", (".", 10): "gathering"}
+        if name := moment.get((folder, added[folder])):
+            reached(name)
         return add(self, key, members)
 
-    def remove_or_die(path: Any, *args: Any, **options: Any) -> None:
+    def watched_remove(path: Any, *args: Any, **options: Any) -> None:
         if Path(path).name == rejection.ROUNDS:
-            die()
+            reached("tidying")
         remove(path, *args, **options)
 
-    if moment == "between":
-        rejection._Rounds.take = die  # type: ignore[method-assign,assignment]
-    elif moment == "tidying":
-        shutil.rmtree = remove_or_die  # type: ignore[assignment]
-    else:
-        ShardWriter.add = add_or_die  # type: ignore[method-assign]
+    def watched_take(*args: Any) -> Any:
+        reached("between")
+        return take(*args)
+
+    patch.setattr(ShardWriter, "add", watched_add)
+    patch.setattr(shutil, "rmtree", watched_remove)
+    patch.setattr(rejection._Rounds, "take", watched_take)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@contextmanager
+def snapshots(out: Path, copies: Path) -> Iterator[None]:
+    """Copies of ``out`` at all moments, as a kill would leave it: what is buffered in this process is not in them."""
+
+    def copy(moment: str) -> None:
+        if not (copies / moment).exists():
+            shutil.copytree(out, copies / moment)
+
+    with watched(out, copy):
+        yield
 
 
 if __name__ == "__main__":
     face_, out_, moment_ = sys.argv[1:]
-    die_at(moment_, Path(out_))
-    alike(Path(face_), Path(out_))
+    with watched(Path(out_), lambda moment: moment == moment_ and os.kill(os.getpid(), signal.SIGKILL)):
+        alike(Path(face_), Path(out_))

@@ -1,33 +1,39 @@
-"""Exact flow as arrays: a ``.npy`` [2,H,W] float32 a clip (pixels, onset to apex, x right, y down) and a table.
+"""Forms of flow: exact arrays with a table, and flow folders as published with STSTNet (Liong et al., FG 2019).
 
-Flow folders as published with STSTNet (Liong et al., FG 2019) and read by HTNet and others.
-
-``three_norm_u_v_os/<subject>/{u_train,u_test}/{0,1,2}/<subject>_<clip> .png``; beside it what HTNet reads as well:
-all images in one folder, the apex faces, and the table that names them."""
+Arrays are a ``.npy`` [2,H,W] float32 a clip (pixels, onset to apex, x right, y down). Flow folders are
+``three_norm_u_v_os/<subject>/{u_train,u_test}/{0,1,2}/<subject>_<clip> .png``, read by HTNet and others; beside it what
+HTNet reads as well: all images in one folder, the apex faces, and the table that names them."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError
-from mesynth.corpus.exports.form import CLASS, FLOW, Clip, Form, Options, Placed, PlacedClips, au_cell, with_warning
+from mesynth.corpus.exports.form import (
+    CLASS,
+    FLOW,
+    ExportedClip,
+    ExportedClips,
+    Options,
+    SourceClip,
+    au_cell,
+    with_warning,
+)
 from mesynth.corpus.exports.records import (
+    NamedForm,
     array,
-    clip_names,
     file_bytes,
     flow_image,
     inside,
     jpeg_bytes,
-    people,
-    plain_people,
     shaped,
     stored,
     write_csv,
@@ -41,19 +47,15 @@ FOLDER, INDEX = "flow", "index.csv"
 _BESIDE = ("landmarks.npy", "valid.npy")
 
 
-class FlowNpyForm(Form):
+class FlowNpyForm(NamedForm):
     """``flow/<subject>/<clip>.npy``; landmarks and the mask of valid pixels beside it where the corpus has them."""
 
     name = "flow-npy"
     needs = (FLOW,)
 
-    def __init__(self, source: Manifest, options: Options) -> None:
-        super().__init__(source, options)
-        self.people, self.clips = plain_people(source), clip_names(source)
-
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         for clip in clips:
-            person, name = self.people[clip.row.subject_key], self.clips[clip.index]
+            person, name = self.names(clip)
             members = clip.flow_members()
             place: dict[str, str | int] = {"subject": person, "clip": name, "file": f"{FOLDER}/{person}/{name}.npy"}
             write_bytes(out / str(place["file"]), members["flow.npy"])
@@ -62,7 +64,7 @@ class FlowNpyForm(Form):
                     kind = member.removesuffix(".npy")
                     place[kind] = f"{kind}/{person}/{name}.npy"
                     write_bytes(out / str(place[kind]), members[member])
-            yield Placed(clip.row, place)
+            yield ExportedClip(clip.row, place)
 
     @staticmethod
     def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
@@ -72,7 +74,7 @@ class FlowNpyForm(Form):
         }
         return Produced(row, **stored(row, arrays))
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         header = (
             "file", "landmarks", "valid", "clip_id", "database", "subject", "clip", "label", "emotion", "aus", "height",
             "width", "fps",
@@ -98,13 +100,12 @@ FACES = "combined_datasets_whole"
 TABLE = "combined_3_class2_for_optical_flow.csv"
 WITHHELD = "u_train_withheld.csv"
 SIZE = 28
-_OWN = {"casme2": r"sub\d{2}", "samm": r"\d{3}", "smic": r"s\d{2}"}
 _SPLITS = ("u_train", "u_test")
 _MOST = 4_000_000
 """Entries of all ``u_train`` folders together above which a file system is not asked to hold them."""
 
 
-class FlowFoldersForm(Form):
+class FlowFoldersForm(NamedForm):
     """``u_test`` of a subject holds that subject's clips; ``u_train`` every other clip that has not seen the subject.
 
     A clip whose provenance names a subject is withheld from that subject's ``u_train``, even where it shows somebody
@@ -114,13 +115,13 @@ class FlowFoldersForm(Form):
     name = "flow-folders"
     needs = (FLOW, CLASS)
     accepts = ("size", "train")
+    fresh = "syn{}"
+    own: ClassVar[Mapping[str, str]] = {"casme2": r"sub\d{2}", "samm": r"\d{3}", "smic": r"s\d{2}"}
 
     def __init__(self, source: Manifest, options: Options) -> None:
         """Raises ConfigError: ``u_train`` would hold too many files."""
         super().__init__(source, options)
         self.size = options.size or SIZE
-        self.people = people(source, "syn{}", _OWN)
-        self.clips = clip_names(source)
         entries = len(source) * (len(self.people) - 1)
         if options.train and entries > _MOST:
             raise ConfigError(
@@ -128,10 +129,10 @@ class FlowFoldersForm(Form):
                 "export with --no-train, u_test holds every clip once"
             )
 
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         for clip in clips:
             row = clip.row
-            person, name = self.people[row.subject_key], self.clips[clip.index]
+            person, name = self.names(clip)
             label = CLASSES_3.index(row.label)
             file = f"{person}_{name} .png"  # with that space
             write_bytes(out / TREE / person / "u_test" / str(label) / file, flow_image(clip.flow(), self.size))
@@ -142,7 +143,7 @@ class FlowFoldersForm(Form):
             place: dict[str, str | int] = {
                 "subject": person, "clip": name, "label": label, "file": file, "face": face, "size": self.size,
             }  # fmt: skip
-            yield Placed(row, place)
+            yield ExportedClip(row, place)
 
     @staticmethod
     def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
@@ -154,7 +155,7 @@ class FlowFoldersForm(Form):
         made = replace(with_warning(row, UNITS), height=side, width=side)
         return Produced(made, flow=unstretch(planes), extra={f"input_{STRETCHED}": planes})
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         """The other folders hold the same files once more: hard links where the file system has them."""
         keys: dict[str, str] = {}
         for one in placed():
@@ -175,7 +176,7 @@ class FlowFoldersForm(Form):
         )
         return {"subjects": len(keys), "withheld from u_train": withheld}
 
-    def _train(self, out: Path, placed: PlacedClips, keys: dict[str, str]) -> int:
+    def _train(self, out: Path, placed: ExportedClips, keys: dict[str, str]) -> int:
         withheld: list[tuple[str, str]] = []
         for one in placed():
             seen = set(one.row.provenance.subjects_seen)

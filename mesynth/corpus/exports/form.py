@@ -1,6 +1,6 @@
-"""Action units as a coder would write them, and frame numbers as a release would count them.
+"""What a form of export is: what it needs of a clip, how it writes a shard of clips, how it ends, how clips come back.
 
-What a form of export is: what it needs of a clip, how it writes a shard of clips, how it ends."""
+Here too: action units as a coder would write them, and frame numbers as a release would count them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def au_cell(row: Row, *, letters: bool = False) -> str:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class FrameNumbers:
     """Frame numbers of a clip: ``apex`` is None where none was annotated."""
 
     onset: int
@@ -70,11 +70,11 @@ class Numbers:
         return range(self.onset, self.offset + 1)
 
 
-def numbers_of(row: Row) -> Numbers:
+def numbers_of(row: Row) -> FrameNumbers:
     """The annotated numbers where the stored frames fit them, else numbers counted on from the onset."""
     apex = None if row.apex is None else row.onset + row.apex_index
     fits = row.offset - row.onset + 1 == row.n_frames and (row.apex is None or apex == row.apex)
-    return Numbers(row.onset, apex, row.onset + row.n_frames - 1, renumbered=not fits)
+    return FrameNumbers(row.onset, apex, row.onset + row.n_frames - 1, renumbered=not fits)
 
 
 # ------------------------------------------------------------------- form
@@ -116,7 +116,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Clip:
+class SourceClip:
     """One clip on its way out: its row, its number in the corpus, and its arrays when they are asked for."""
 
     root: Path
@@ -144,14 +144,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Placed:
+class ExportedClip:
     """A clip as exported: its row as the export can be read back, and under which names it lies there."""
 
     row: Row
     place: dict[str, str | int]
 
 
-PlacedClips = Callable[[], Iterator[Placed]]
+ExportedClips = Callable[[], Iterator[ExportedClip]]
 """All clips of an export in order, read anew at every call, a shard at a time."""
 
 
@@ -193,10 +193,10 @@ class Form(ABC):
         return "; ".join(_MISSING[need] for need in self.needs if not present[need])
 
     @abstractmethod
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         """Write the clips of one shard; every file under a temporary name first."""
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         """What is written once all shards are there (workbooks, tables); facts for the account."""
         return {}
 
@@ -215,7 +215,7 @@ class Form(ABC):
 
 
 @dataclass(frozen=True)
-class Account:
+class ExportSummary:
     """What an export did: counts, and what its form has to say."""
 
     form: str

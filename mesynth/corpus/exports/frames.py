@@ -1,6 +1,5 @@
-"""Plain frames and a CSV, in the layout that ``mesynth prepare generic`` reads and any script can.
-
-Moving pictures for people: every clip as a GIF or an MP4, slowed to 25 frames a second."""
+"""Forms of pictures: plain frames and a CSV in the layout that ``mesynth prepare generic`` reads and any script can;
+moving pictures for people, every clip as a GIF or an MP4, slowed to 25 frames a second."""
 
 from __future__ import annotations
 
@@ -10,16 +9,15 @@ from typing import Any
 
 from mesynth.corpus.exports.form import (
     FRAMES,
-    Clip,
-    Form,
+    ExportedClip,
+    ExportedClips,
     Options,
-    Placed,
-    PlacedClips,
+    SourceClip,
     au_cell,
     numbers_of,
     with_files,
 )
-from mesynth.corpus.exports.records import Cell, clip_names, picture_files, plain_people, safe, write_csv
+from mesynth.corpus.exports.records import CellValue, NamedForm, picture_files, safe, write_csv
 from mesynth.datasets.generic import CSV_NAME
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import write_bytes
@@ -32,37 +30,34 @@ _HEADER = (
 )  # fmt: skip
 
 
-class FramesForm(Form):
+class FramesForm(NamedForm):
     """``frames/<subject>/<clip>/000012.png``, byte for byte the corpus' own PNGs, and ``annotations.csv``."""
 
     name = "frames"
     needs = (FRAMES,)
     readable = True
 
-    def __init__(self, source: Manifest, options: Options) -> None:
-        super().__init__(source, options)
-        self.people, self.clips = plain_people(source), clip_names(source)
-
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         for clip in clips:
-            folder = f"{FOLDER}/{self.people[clip.row.subject_key]}/{self.clips[clip.index]}"
+            person, name = self.names(clip)
+            folder = f"{FOLDER}/{person}/{name}"
             numbers = numbers_of(clip.row)
             files = _files(folder, numbers.each())
             for file, data in zip(files, clip.pngs(), strict=True):
                 write_bytes(out / file, data)
             place: dict[str, str | int] = {
-                "subject": clip.row.subject, "clip": self.clips[clip.index], "video": folder, "onset": numbers.onset,
+                "subject": clip.row.subject, "clip": name, "video": folder, "onset": numbers.onset,
                 "apex": "" if numbers.apex is None else numbers.apex, "offset": numbers.offset,
                 "aus": au_cell(clip.row, letters=True),
             }  # fmt: skip
-            yield Placed(with_files(clip.row, files), place)
+            yield ExportedClip(with_files(clip.row, files), place)
 
     @staticmethod
     def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
         files = _files(place["video"], range(place["onset"], place["offset"] + 1))
         return Produced(row, frames=picture_files(root, row, files))
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         write_csv(out / CSV_NAME, _HEADER, (_line(one) for one in placed()))
         return {}
 
@@ -71,7 +66,7 @@ def _files(folder: str, numbers: range) -> list[str]:
     return [f"{folder}/{number:06d}.png" for number in numbers]
 
 
-def _line(one: Placed) -> tuple[Cell, ...]:
+def _line(one: ExportedClip) -> tuple[CellValue, ...]:
     row, place = one.row, one.place
     return (
         place["video"], place["subject"], place["onset"], place["apex"], place["offset"], place["aus"], row.emotion,
@@ -85,7 +80,7 @@ def _line(one: Placed) -> tuple[Cell, ...]:
 PREVIEW_FOLDER, INDEX = "previews", "index.csv"
 
 
-class PreviewsForm(Form):
+class PreviewsForm(NamedForm):
     """``previews/<subject>/<clip>.gif`` and a table of them. Nothing to learn from: grey levels are lost."""
 
     name = "previews"
@@ -95,19 +90,18 @@ class PreviewsForm(Form):
 
     def __init__(self, source: Manifest, options: Options) -> None:
         super().__init__(source, options)
-        self.people, self.clips = plain_people(source), clip_names(source)
         self.video = options.video or "gif"
 
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         from mesynth.corpus.previews import video_bytes
 
         for clip in clips:
-            person, name = self.people[clip.row.subject_key], self.clips[clip.index]
+            person, name = self.names(clip)
             file = f"{PREVIEW_FOLDER}/{person}/{name}.{self.video}"
             write_bytes(out / file, video_bytes(clip.frames(), self.video))
-            yield Placed(clip.row, {"subject": person, "clip": name, "file": file})
+            yield ExportedClip(clip.row, {"subject": person, "clip": name, "file": file})
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         from mesynth.corpus.previews import PREVIEW_FPS
 
         header = ("file", "clip_id", "emotion", "label", "au_text", "n_frames", "fps", "shown_at_fps")

@@ -19,8 +19,17 @@ import pyarrow.parquet as pq
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ManifestError
-from mesynth.corpus.card import CardConfig, card_text, gather
-from mesynth.corpus.exports.form import FRAMES, PROVENANCE_FILE, Clip, Form, Options, Placed, PlacedClips, present_codes
+from mesynth.corpus.card import CardConfig, card_text, corpus_facts
+from mesynth.corpus.exports.form import (
+    FRAMES,
+    PROVENANCE_FILE,
+    ExportedClip,
+    ExportedClips,
+    Form,
+    Options,
+    SourceClip,
+    present_codes,
+)
 from mesynth.corpus.exports.records import AGAIN, inside, pictures, stored
 from mesynth.store.manifest import SCHEMA, Manifest, Row
 from mesynth.store.run_folder import write_text
@@ -84,7 +93,7 @@ class HuggingFaceForm(Form):
         self.labels = (*CLASSES_3, *further)
         self.schema = schema(*(sizes.pop() if len(sizes) == 1 and flows else (0, 0)), self.labels)
 
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         name = f"{SPLIT}-{shard:05d}-of-{shards:05d}.parquet"
         target = out / FOLDER / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,14 +105,14 @@ class HuggingFaceForm(Form):
                 if len(held) == _ROWS:
                     writer.write_table(pa.Table.from_pylist(held, schema=self.schema))
                     held = []
-                yield Placed(clip.row, {"file": f"{FOLDER}/{name}", "row": number})
+                yield ExportedClip(clip.row, {"file": f"{FOLDER}/{name}", "row": number})
             writer.write_table(pa.Table.from_pylist(held, schema=self.schema))
         temporary.replace(target)
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         data = [{"split": SPLIT, "path": f"{FOLDER}/{SPLIT}-*.parquet"}]
         config = CardConfig(data=({"config_name": "default", "data_files": data},), files=_FILES)
-        write_text(out / "README.md", card_text(gather(one.row for one in placed()), config))
+        write_text(out / "README.md", card_text(corpus_facts(one.row for one in placed()), config))
         return {}
 
     @staticmethod
@@ -120,7 +129,7 @@ class HuggingFaceForm(Form):
         }
         return Produced(row, frames=pictures(row, frames), **stored(row, arrays))
 
-    def _record(self, clip: Clip) -> dict[str, Any]:
+    def _record(self, clip: SourceClip) -> dict[str, Any]:
         row, members = clip.row, clip.flow_members()
         held = {kind: npy_array(members[f"{kind}.npy"]).tolist() for kind in _ARRAYS if f"{kind}.npy" in members}
         return {name: getattr(row, name) for name in _SCALARS} | {

@@ -1,10 +1,8 @@
-"""Imports back: clips that a loader read from an export get their own names, truth and provenance again.
+"""Exports on their way back, by the ``provenance.jsonl`` beside their files.
 
-A loader of the field sees a further database with people of its own (sub501, 501, syn501). For leak safety that is
-not enough: it does not know whom a generator has seen. The line of ``provenance.jsonl`` beside the files does.
-
-An export becomes a corpus again: its files decoded, the rows as ``provenance.jsonl`` has them, one clip at a time.
-
+:func:`restored`: clips that a loader read from an export get their own names, truth and provenance again. A loader of
+the field sees a further database with people of its own (sub501, 501, syn501). For leak safety that is not enough: it
+does not know whom a generator has seen. :func:`import_export`: an export becomes a corpus again, one clip at a time.
 Nothing is aligned or estimated: what comes back is what lies in the export, and a row warns of what its form has
 lost."""
 
@@ -108,7 +106,7 @@ class Exported:
 
     root: Path
     form: type[Form]
-    lines: Lines
+    lines: ProvenanceLines
     sha256: str
     """Of ``provenance.jsonl``."""
 
@@ -148,7 +146,7 @@ def _account(path: Path) -> tuple[type[Form], int]:
 
 
 @dataclass(frozen=True)
-class Line:
+class ProvenanceLine:
     """Line ``number`` (from 1) of ``provenance.jsonl``."""
 
     number: int
@@ -156,7 +154,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Lines:
+class ProvenanceLines:
     """Lines of a file by their places: eight bytes a clip are held, and only a slice's travel to another process."""
 
     path: Path
@@ -168,19 +166,19 @@ class Lines:
     def __len__(self) -> int:
         return len(self.edges) - 1
 
-    def __getitem__(self, part: slice, /) -> Lines:
+    def __getitem__(self, part: slice, /) -> ProvenanceLines:
         start, stop, step = part.indices(len(self))
         assert step == 1
-        return Lines(self.path, self.edges[start : max(start, stop) + 1].copy(), self.before + start)
+        return ProvenanceLines(self.path, self.edges[start : max(start, stop) + 1].copy(), self.before + start)
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[ProvenanceLine]:
         with open(self.path, "rb") as file:
             file.seek(int(self.edges[0]))
             for number, size in enumerate(np.diff(self.edges), self.before + 1):
-                yield Line(number, _record(self.path, number, file.read(int(size))))
+                yield ProvenanceLine(number, _record(self.path, number, file.read(int(size))))
 
 
-def _index(path: Path) -> tuple[Lines, str]:
+def _index(path: Path) -> tuple[ProvenanceLines, str]:
     """All lines of the file, each looked at once, and the file's sha256."""
     edges, names, digest = array("q", [0]), bytearray(), hashlib.sha256()
     try:
@@ -197,7 +195,7 @@ def _index(path: Path) -> tuple[Lines, str]:
     if len(first) < len(keys):
         again = min(set(range(len(keys))) - set(first.tolist()))
         raise ManifestError(f"line {again + 1} of {path} names a clip for the second time; {AGAIN}")
-    return Lines(path, np.array(edges, np.int64)), digest.hexdigest()
+    return ProvenanceLines(path, np.array(edges, np.int64)), digest.hexdigest()
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -220,7 +218,7 @@ class _Worker:
     root: Path
     form: str
 
-    def __call__(self, line: Line) -> Produced:
+    def __call__(self, line: ProvenanceLine) -> Produced:
         try:
             return FORMS[self.form].back(self.root, row_of(line.record), line.record["as"])
         except MesynthError:

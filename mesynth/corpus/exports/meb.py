@@ -18,28 +18,26 @@ from mesynth.corpus.exports.form import (
     EMOTION,
     FLOW,
     FRAMES,
-    Clip,
-    Form,
+    ExportedClip,
+    ExportedClips,
     Options,
-    Placed,
-    PlacedClips,
+    SourceClip,
     au_cell,
     numbers_of,
     present_codes,
     with_files,
 )
-from mesynth.corpus.exports.records import Cell, clip_names, flow_planes, picture_files, plain_people, write_csv
+from mesynth.corpus.exports.records import CellValue, NamedForm, flow_planes, picture_files, write_csv
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import write_bytes
 from mesynth.store.shards import npy_bytes
-from mesynth.store.stage import Produced
+from mesynth.store.stage import Produced, journal
 
 FRAME, FOLDER, FLOWS = "data_frame.csv", "frames", "optical_flow.npy"
 SIZE = 64
-_PARTS = "parts"
 
 
-class MebForm(Form):
+class MebForm(NamedForm):
     """``data_frame.csv``, ``frames/<subject>/<material>/<number>.png`` and ``optical_flow.npy``."""
 
     name = "meb"
@@ -49,13 +47,12 @@ class MebForm(Form):
 
     def __init__(self, source: Manifest, options: Options) -> None:
         super().__init__(source, options)
-        self.people, self.clips = plain_people(source), clip_names(source)
         self.size = options.size or SIZE
 
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         flows = []
         for clip in clips:
-            person, name = self.people[clip.row.subject_key], self.clips[clip.index]
+            person, name = self.names(clip)
             numbers = numbers_of(clip.row)
             files = _files(person, name, numbers.each())
             for file, data in zip(files, clip.pngs(), strict=True):
@@ -65,7 +62,7 @@ class MebForm(Form):
                 "subject": person, "material": name, "onset": numbers.onset,
                 "apex": numbers.onset + clip.row.apex_index, "offset": numbers.offset, "aus": au_cell(clip.row),
             }  # fmt: skip
-            yield Placed(with_files(clip.row, files), place)
+            yield ExportedClip(with_files(clip.row, files), place)
         held = np.array(flows, np.float32).reshape(-1, 3, self.size, self.size)
         write_bytes(_part(out, shard), npy_bytes(held))
 
@@ -75,14 +72,14 @@ class MebForm(Form):
         files = _files(place["subject"], place["material"], range(place["onset"], place["offset"] + 1))
         return Produced(row, frames=picture_files(root, row, files))
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         codes = sorted({code for one in placed() for code in present_codes(one.row)})
         header = (
             "", "subject", "material", "onset", "apex", "apexf", "offset", "AU", "emotion", "n_frames", "dataset",
             *(f"AU{code}" for code in codes),
         )  # fmt: skip
         write_csv(out / FRAME, header, (_line(i, one, codes) for i, one in enumerate(placed())))
-        self._join(sorted((out / _PARTS).glob("*/flow.npy")), out / FLOWS)
+        self._join(sorted(journal(out, 0).parents[1].glob("*/flow.npy")), out / FLOWS)
         return {"AUs": len(codes)}
 
     def _join(self, parts: list[Path], target: Path) -> None:
@@ -104,7 +101,7 @@ def _files(person: str, material: str, numbers: range) -> list[str]:
 
 def _part(out: Path, shard: int) -> Path:
     """Beside the shard's journal, which is written after it."""
-    return out / _PARTS / f"{shard:06d}" / "flow.npy"
+    return journal(out, shard).parent / "flow.npy"
 
 
 def _unit(plane: np.ndarray) -> np.ndarray:
@@ -113,7 +110,7 @@ def _unit(plane: np.ndarray) -> np.ndarray:
     return (plane - low) / (high - low) if high > low else np.zeros_like(plane)
 
 
-def _line(index: int, one: Placed, codes: list[int]) -> tuple[Cell, ...]:
+def _line(index: int, one: ExportedClip, codes: list[int]) -> tuple[CellValue, ...]:
     row, place = one.row, one.place
     present = set(present_codes(row))
     return (

@@ -1,12 +1,9 @@
-"""Names of people and clips in an export: distinct, safe as file names, and never those of somebody else.
+"""What forms of export share, on the way out and on the way back.
 
-One clip as plain JSON: what travels beside every export so that leak safety survives it, and the way back.
-
-Tables beside exported files: CSV streamed row by row, workbooks whose bytes follow from their cells alone.
-
-Pictures as other code bases expect their bytes.
-
-Files of an export on their way back, each checked against what ``provenance.jsonl`` says of its clip."""
+Names of people and clips: distinct, safe as file names, and never those of somebody else. One clip as plain JSON: what
+travels beside every export so that leak safety survives it. Tables: CSV streamed row by row, workbooks whose bytes
+follow from their cells alone. Pictures as other code bases expect their bytes. Files of an export read back, each
+checked against what ``provenance.jsonl`` says of its clip."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -28,7 +25,7 @@ import pyarrow as pa
 from mesynth.core import facs
 from mesynth.core.errors import ManifestError
 from mesynth.core.types import optical_strain
-from mesynth.corpus.exports.form import Placed
+from mesynth.corpus.exports.form import ExportedClip, Form, Options, SourceClip
 from mesynth.store.manifest import SCHEMA, Manifest, Provenance, Row
 from mesynth.store.run_folder import write_bytes
 from mesynth.store.shards import npy_array
@@ -98,6 +95,25 @@ def clip_names(source: Manifest) -> list[str]:
     ]
 
 
+class NamedForm(Form):
+    """A form whose files are told apart by people and clips. Names of people are their own as file names, or, with
+    :attr:`fresh`, such as no release has."""
+
+    fresh: ClassVar[str] = ""
+    """Pattern of a new person's name, which is given a number."""
+    own: ClassVar[Mapping[str, str]] = {}
+    """Database -> pattern of names that its people keep."""
+
+    def __init__(self, source: Manifest, options: Options) -> None:
+        super().__init__(source, options)
+        self.people = people(source, self.fresh, self.own) if self.fresh else plain_people(source)
+        self.clips = clip_names(source)
+
+    def names(self, clip: SourceClip) -> tuple[str, str]:
+        """Of its person and of itself."""
+        return self.people[clip.row.subject_key], self.clips[clip.index]
+
+
 def one_database(source: Manifest) -> str:
     """The database of all clips, "" where there are several."""
     names = np.unique(source.column("database").astype(str))
@@ -114,7 +130,7 @@ _PLAIN = (
 _LISTS = ("au_intensity", "au_known", "au_present", "warnings")
 
 
-def record_of(placed: Placed) -> dict[str, Any]:
+def record_of(placed: ExportedClip) -> dict[str, Any]:
     """One line of ``provenance.jsonl``: ``as`` are the names in the export, the rest is the clip's own.
 
     ``aus`` is the request that gives the intensities back, ``au_intensity`` holds them exactly ([K*2], rows of
@@ -173,11 +189,11 @@ def _blank(values: dict[str, Any]) -> str:
 # ------------------------------------------------------------------- tables
 
 
-Cell = str | int | float | None
+CellValue = str | int | float | None
 _WRITTEN = b"2020-01-01T00:00:00Z"
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[CellValue]]) -> None:
     """Write under a temporary name, then rename; one row is held at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -188,7 +204,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]])
     temporary.replace(path)
 
 
-def write_workbook(path: Path, sheets: Mapping[str, Iterable[Sequence[Cell]]]) -> None:
+def write_workbook(path: Path, sheets: Mapping[str, Iterable[Sequence[CellValue]]]) -> None:
     """An .xlsx of sheets, each an iterable of rows; None leaves a cell blank. Cells go to disk as they come."""
     from openpyxl import Workbook
 

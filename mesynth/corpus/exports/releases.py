@@ -1,20 +1,14 @@
-"""What CASME II- and SAMM-like exports share: a folder of JPEG frames a clip, numbered as annotated.
+"""The layouts of the CASME II and SAMM releases, as readers of the field expect them.
 
-Frames come back as the JPEGs decode; flow does not, which `mesynth prepare corpus` estimates.
-
-The layout of the CASME II release: ``CASME2_RAW_selected/sub501/<clip>/img7.jpg`` beside the coding workbook.
-
-``mesynth-rendered.json`` tells mesynth's own loader what the clips are, so that they never pass for real ones.
-
-The layout of the SAMM release: ``SAMM/501/501_9_7/501_00012.jpg``, grey, beside the workbook of FACS codes."""
+Frames come back as the JPEGs decode; flow does not, which `mesynth prepare corpus` estimates."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,58 +16,79 @@ from mesynth.corpus.exports.form import (
     AUS,
     EMOTION,
     FRAMES,
-    Clip,
-    Form,
-    Options,
-    Placed,
-    PlacedClips,
+    ExportedClip,
+    ExportedClips,
+    SourceClip,
     au_cell,
     numbers_of,
     with_files,
     with_warning,
 )
 from mesynth.corpus.exports.records import (
-    Cell,
-    clip_names,
+    CellValue,
+    NamedForm,
     grey,
     jpeg_bytes,
     one_database,
-    people,
     picture_files,
     write_workbook,
 )
 from mesynth.datasets.casme2 import RENDERED_FILE
 from mesynth.datasets.rendered import FRAMES as FOLDER
 from mesynth.datasets.rendered import WORKBOOK
-from mesynth.store.manifest import Manifest, Row
+from mesynth.store.manifest import Row
 from mesynth.store.run_folder import write_bytes
 from mesynth.store.stage import Produced
 
 RENUMBERED = "frames renumbered from the onset on: the clip had been thinned or resampled"
 
 
-def write_clip(
-    out: Path, folder: str, pattern: str, clip: Clip, place: dict[str, str | int], change: Callable[..., np.ndarray]
-) -> Placed:
-    """Write the frames of one clip into ``folder`` as ``pattern.format(number)``.
+class _ReleaseForm(NamedForm):
+    """A folder of JPEG frames a clip, numbered as annotated."""
 
-    ``change``: [H,W,3] -> the picture to write. ``place`` gains onset, apex ("" where none was annotated), offset.
-    """
-    numbers = numbers_of(clip.row)
-    files = [f"{folder}/{pattern.format(number)}" for number in numbers.each()]
-    for file, frame in zip(files, clip.frames(), strict=True):
-        write_bytes(out / file, jpeg_bytes(change(frame)))
-    apex = "" if numbers.apex is None else numbers.apex
-    place |= {"onset": numbers.onset, "apex": apex, "offset": numbers.offset}
-    if numbers.renumbered:
-        place["note"] = RENUMBERED
-    return Placed(with_files(clip.row, files), place)
+    needs = (FRAMES, AUS, EMOTION)
+    readable = True
+    letters: ClassVar[bool] = False
+    """Whether AU cells state intensities."""
+    lost: ClassVar[str]
+    """Warning of a clip that comes back: what it cost."""
 
+    @staticmethod
+    def _files(place: dict[str, Any]) -> tuple[str, str]:
+        """Folder of a clip, and the pattern of its frames' names."""
+        raise NotImplementedError
 
-def clip_back(root: Path, folder: str, pattern: str, row: Row, place: dict[str, Any], lost: str) -> Produced:
-    """The clip that :func:`write_clip` wrote; ``lost`` is the warning of what it cost."""
-    files = (f"{folder}/{pattern.format(number)}" for number in range(place["onset"], place["offset"] + 1))
-    return Produced(with_warning(row, lost), frames=picture_files(root, row, files))
+    @staticmethod
+    def _picture(frame: np.ndarray) -> np.ndarray:
+        """[H,W,3] -> the picture to write."""
+        return frame
+
+    def _clip_name(self, person: str, clip: SourceClip) -> str:
+        return self.names(clip)[1]
+
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
+        for clip in clips:
+            person, _ = self.names(clip)
+            place: dict[str, str | int] = {
+                "subject": person, "clip": self._clip_name(person, clip),
+                "aus": au_cell(clip.row, letters=self.letters),
+            }  # fmt: skip
+            folder, pattern = self._files(place)
+            numbers = numbers_of(clip.row)
+            files = [f"{folder}/{pattern.format(number)}" for number in numbers.each()]
+            for file, frame in zip(files, clip.frames(), strict=True):
+                write_bytes(out / file, jpeg_bytes(self._picture(frame)))
+            apex = "" if numbers.apex is None else numbers.apex
+            place |= {"onset": numbers.onset, "apex": apex, "offset": numbers.offset}
+            if numbers.renumbered:
+                place["note"] = RENUMBERED
+            yield ExportedClip(with_files(clip.row, files), place)
+
+    @classmethod
+    def back(cls, root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        folder, pattern = cls._files(place)
+        files = (f"{folder}/{pattern.format(number)}" for number in range(place["onset"], place["offset"] + 1))
+        return Produced(with_warning(row, cls.lost), frames=picture_files(root, row, files))
 
 
 # ------------------------------------------------------------------- casme2
@@ -82,36 +97,23 @@ def clip_back(root: Path, folder: str, pattern: str, row: Row, place: dict[str, 
 _HEADER = (
     "Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None, "Action Units", "Estimated Emotion",
 )  # fmt: skip
-_OWN = {"casme2": r"sub\d{2}"}
 
 
-_FRAME = "img{}.jpg"
-CASME2_LOST = "frames were JPEG in the layout of CASME II"
-
-
-class Casme2Form(Form):
-    """People of CASME II keep their number; everyone else is sub501 and on."""
+class Casme2Form(_ReleaseForm):
+    """``CASME2_RAW_selected/sub501/<clip>/img7.jpg`` beside the coding workbook. People of CASME II keep their number;
+    everyone else is sub501 and on. ``mesynth-rendered.json`` tells mesynth's own loader what the clips are, so that
+    they never pass for real ones."""
 
     name = "casme2"
-    needs = (FRAMES, AUS, EMOTION)
-    readable = True
-
-    def __init__(self, source: Manifest, options: Options) -> None:
-        super().__init__(source, options)
-        self.people = people(source, "sub{}", _OWN)
-        self.clips = clip_names(source)
-
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
-        for clip in clips:
-            person, name = self.people[clip.row.subject_key], self.clips[clip.index]
-            place: dict[str, str | int] = {"subject": person, "clip": name, "aus": au_cell(clip.row)}
-            yield write_clip(out, _folder(place), _FRAME, clip, place, np.asarray)
+    fresh = "sub{}"
+    own: ClassVar[Mapping[str, str]] = {"casme2": r"sub\d{2}"}
+    lost = "frames were JPEG in the layout of CASME II"
 
     @staticmethod
-    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
-        return clip_back(root, _folder(place), _FRAME, row, place, CASME2_LOST)
+    def _files(place: dict[str, Any]) -> tuple[str, str]:
+        return f"{FOLDER}/{place['subject']}/{place['clip']}", "img{}.jpg"
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         """Sidecar and workbook; the workbook last: a folder without it is no release yet."""
         rates = {float(value) for value in np.unique(self.source.column("fps"))}
         _write_sidecar(out / RENDERED_FILE, self._origin(rates), placed)
@@ -135,16 +137,12 @@ class Casme2Form(Form):
         }
 
 
-def _folder(place: dict[str, Any]) -> str:
-    return f"{FOLDER}/{place['subject']}/{place['clip']}"
-
-
-def _headed(rows: Iterator[tuple[Cell, ...]]) -> Iterator[tuple[Cell, ...]]:
+def _headed(rows: Iterator[tuple[CellValue, ...]]) -> Iterator[tuple[CellValue, ...]]:
     yield _HEADER
     yield from rows
 
 
-def _row(one: Placed) -> tuple[Cell, ...]:
+def _row(one: ExportedClip) -> tuple[CellValue, ...]:
     place = one.place
     text = str(place["aus"])
     aus = int(text) if text.isdigit() else text  # as in the release
@@ -155,7 +153,7 @@ def _row(one: Placed) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def _write_sidecar(path: Path, origin: dict[str, object], placed: PlacedClips) -> None:
+def _write_sidecar(path: Path, origin: dict[str, object], placed: ExportedClips) -> None:
     """Exact action units of every clip, streamed; clips with unknown intensities are left to their workbook cell."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
@@ -194,41 +192,33 @@ _PREAMBLE = (
 )
 """As many rows as the release has above its header: some loaders count them."""
 assert len(_PREAMBLE) == 13
-_SAMM_OWN = {"samm": r"\d{3}"}
-
-SAMM_LOST = "frames were grey JPEG in the layout of SAMM"
 
 
-class SammForm(Form):
-    """People of SAMM keep their number, everyone else is 501 and on. A clip that is not named as in the release is
-    ``<subject>_9_<row of the corpus>``: the release knows inducements 1 to 7."""
+class SammForm(_ReleaseForm):
+    """``SAMM/501/501_9_7/501_00012.jpg``, grey, beside the workbook of FACS codes. People of SAMM keep their number,
+    everyone else is 501 and on. A clip that is not named as in the release is ``<subject>_9_<row of the corpus>``: the
+    release knows inducements 1 to 7."""
 
     name = "samm"
-    needs = (FRAMES, AUS, EMOTION)
-    readable = True
-
-    def __init__(self, source: Manifest, options: Options) -> None:
-        super().__init__(source, options)
-        self.people = people(source, "{}", _SAMM_OWN)
-        self.clips = clip_names(source)
-
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
-        for clip in clips:
-            person = self.people[clip.row.subject_key]
-            name = self.clips[clip.index]
-            if not re.fullmatch(rf"{person}_[1-7]_\d+", name):
-                name = f"{person}_9_{clip.index + 1}"
-            place: dict[str, str | int] = {
-                "subject": person, "clip": name, "aus": au_cell(clip.row, letters=True),
-            }  # fmt: skip
-            yield write_clip(out, *_files(place), clip, place, grey)
+    fresh = "{}"
+    own: ClassVar[Mapping[str, str]] = {"samm": r"\d{3}"}
+    letters = True
+    lost = "frames were grey JPEG in the layout of SAMM"
 
     @staticmethod
-    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
-        return clip_back(root, *_files(place), row, place, SAMM_LOST)
+    def _files(place: dict[str, Any]) -> tuple[str, str]:
+        return f"{SAMM_FOLDER}/{place['subject']}/{place['clip']}", f"{place['subject']}_{{:05d}}.jpg"
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
-        def rows() -> Iterator[tuple[Cell, ...]]:
+    @staticmethod
+    def _picture(frame: np.ndarray) -> np.ndarray:
+        return grey(frame)
+
+    def _clip_name(self, person: str, clip: SourceClip) -> str:
+        name = super()._clip_name(person, clip)
+        return name if re.fullmatch(rf"{person}_[1-7]_\d+", name) else f"{person}_9_{clip.index + 1}"
+
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
+        def rows() -> Iterator[tuple[CellValue, ...]]:
             yield from ((line,) for line in _PREAMBLE)
             yield _SAMM_HEADER
             yield from (_samm_row(one) for one in placed())
@@ -237,12 +227,7 @@ class SammForm(Form):
         return {}
 
 
-def _files(place: dict[str, Any]) -> tuple[str, str]:
-    """Folder of a clip, and the names of its frames."""
-    return f"{SAMM_FOLDER}/{place['subject']}/{place['clip']}", f"{place['subject']}_{{:05d}}.jpg"
-
-
-def _samm_row(one: Placed) -> tuple[Cell, ...]:
+def _samm_row(one: ExportedClip) -> tuple[CellValue, ...]:
     row, place = one.row, one.place
     text = str(place["aus"])
     kind = "Macro" if row.expression == "macro" else "Micro - 1/2"

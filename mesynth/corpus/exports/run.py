@@ -1,38 +1,32 @@
-"""Forms of export by name.
+"""Exports: a corpus into a new folder in one of the forms by name, and nothing missing without a line that says why.
 
-The engine of all exports: shard by shard, resumable, nothing missing without a line that says why.
-
-A shard's journal (``parts/000012/``: rows, places, what was left out) is written after its files; a shard that has
-one is never made twice. ``export.json`` is written last: a folder without it is not finished."""
+A client of the resumable engine (:func:`mesynth.store.stage.run_shards`). What a shard's journal holds beside the rows
+are their names in the export and what was left out; ``export.json`` is written last: a folder without it is not
+finished."""
 
 from __future__ import annotations
 
-import csv
-import errno
-import io
 import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mesynth import __version__
-from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.corpus.exports.flow import FlowFoldersForm, FlowNpyForm
-from mesynth.corpus.exports.form import PROVENANCE_FILE, Account, Clip, Form, Options, Placed
+from mesynth.corpus.exports.form import PROVENANCE_FILE, ExportedClip, ExportSummary, Form, Options, SourceClip
 from mesynth.corpus.exports.frames import FramesForm, PreviewsForm
 from mesynth.corpus.exports.huggingface import HuggingFaceForm
 from mesynth.corpus.exports.meb import MebForm
 from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.releases import Casme2Form, SammForm
 from mesynth.corpus.exports.webdataset import WebDatasetForm
-from mesynth.store.manifest import FILE_NAME, Manifest, write_tables
-from mesynth.store.run_folder import claim_folder, only_writer, write_text
-from mesynth.store.stage import Interrupted, Progress, Skipped, run_pool, shard_size
+from mesynth.store.manifest import Manifest, write_tables
+from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.stage import Progress, Skipped, journal, run_shards, skipped_csv
 
 FORMS: dict[str, type[Form]] = {
     form.name: form
@@ -55,7 +49,6 @@ def require_form(name: str) -> type[Form]:
 
 ACCOUNT_FILE = "export.json"
 LEFT_OUT_FILE = "left_out.csv"
-_PARTS = "parts"
 _PLACES, _LEFT = "places.jsonl", "left_out.jsonl"
 
 
@@ -67,7 +60,7 @@ def export(
     *,
     workers: int = 1,
     progress: Progress | None = None,
-) -> Account:
+) -> ExportSummary:
     """Write ``source`` into the new folder ``out`` in a form of :mod:`mesynth.corpus.exports.run`.
 
     Beside the form's own files lie ``provenance.jsonl`` (a line a clip: its names here, its own name, annotation with
@@ -87,48 +80,11 @@ def export(
         raise ConfigError(f"workers={workers}; give 0 (one per core) or more")
     chosen = planned(source, form, options)
     claim_folder(out, _config(source, form, options))
-    report = progress or (lambda done, total: None)
-    if not (out / ACCOUNT_FILE).is_file():
-        with only_writer(out):
-            if not (out / ACCOUNT_FILE).is_file():  # the writer before may have ended in this moment
-                return _export(chosen, out, workers, report)
-    report(len(source), len(source))
-    return Account(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
-
-
-def _export(form: Form, out: Path, workers: int, report: Progress) -> Account:
-    _remove_temporaries(out)  # left by a kill
-    source, total = form.source, len(form.source)
-    size = shard_size(total)
-    shards = -(-total // size)
-    todo = [shard for shard in range(shards) if not _journal(out, shard).is_file()]
-    done = total - sum(min(size, total - shard * size) for shard in todo)
-    jobs = ((shard, source[shard * size : (shard + 1) * size]) for shard in todo)
-    workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
-    task = partial(_make, form, out, size, shards)
-    report(done, total)
-    try:
-        if workers == 1:
-            for job in jobs:
-                for finished in task(*job):
-                    report(done + finished, total)
-                done += finished
-        else:
-            run_pool(task, jobs, workers=workers, report=lambda clips: report(done + clips, total), where=out)
-        return _end(form, out, shards)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
-        raise
-    finally:
-        _remove_temporaries(out)  # of workers that were stopped
-
-
-def _remove_temporaries(out: Path) -> None:
-    for temporary in out.rglob("*.tmp"):
-        temporary.unlink(missing_ok=True)
+    run_shards(
+        out, source, partial(_make_shard, chosen, out), partial(_finish, chosen, out), last=ACCOUNT_FILE,
+        workers=workers, progress=progress,
+    )  # fmt: skip
+    return ExportSummary(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
 
 
 def planned(source: Manifest, form: str, options: Options) -> Form:
@@ -164,85 +120,73 @@ def _config(source: Manifest, form: str, options: Options) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------- one shard
+# ---------------------------------------------------------------- shards
 
 
-def _journal(out: Path, shard: int) -> Path:
-    return out / _PARTS / f"{shard:06d}" / FILE_NAME
-
-
-def _make(form: Form, out: Path, size: int, shards: int, shard: int, part: Manifest) -> Iterator[int]:
-    """Write one shard and its journal; yields how many of its clips are done, all of them once the journal lies."""
+def _make_shard(form: Form, out: Path, index: int, n_shards: int, first: int, part: Manifest) -> Iterator[int]:
+    """A :class:`mesynth.store.stage.ShardMaker`; all clips are done once the journal lies."""
     left: list[Skipped] = []
-    seen = 0
+    at = 0
 
-    def usable() -> Iterator[Clip]:
-        nonlocal seen
+    def usable() -> Iterator[SourceClip]:
+        nonlocal at
         for number, row in enumerate(part):
-            seen = number
+            at = number
             if why := form.lacks(row):
                 left.append(Skipped(row.clip_id, why))
             else:
-                yield Clip(part.root, shard * size + number, row)
+                yield SourceClip(part.root, first + number, row)
 
     rows, places = [], []
-    for placed in form.write(out, shard, shards, usable()):
+    for placed in form.write(out, index, n_shards, usable()):
         rows.append(placed.row)
         places.append(placed.place)
-        yield seen
-    folder = _journal(out, shard).parent
-    write_text(folder / _PLACES, "".join(json.dumps(place) + "\n" for place in places))
-    write_text(folder / _LEFT, "".join(json.dumps(asdict(entry)) + "\n" for entry in left))
+        yield at
+    folder = journal(out, index).parent
+    write_text(folder / _PLACES, _json_lines(places))
+    write_text(folder / _LEFT, _json_lines(map(asdict, left)))
     Manifest.from_rows(rows, out).write(folder)  # last: it says that the shard is done
     yield len(part)
 
 
-def _placed(out: Path, shards: int) -> Iterator[Placed]:
-    for shard in range(shards):
-        folder = _journal(out, shard).parent
+def _json_lines(records: Iterable[object]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _placed(out: Path, n_shards: int) -> Iterator[ExportedClip]:
+    for index in range(n_shards):
+        folder = journal(out, index).parent
         with open(folder / _PLACES, encoding="utf-8") as places:
             for row, line in zip(Manifest.read(folder), places, strict=True):
-                yield Placed(row, json.loads(line))
+                yield ExportedClip(row, json.loads(line))
 
 
-# ---------------------------------------------------------------- the end
-
-
-def _end(form: Form, out: Path, shards: int) -> Account:
-    reasons = _write_left_out(out, shards)
-    clips = _write_provenance(out, shards)
-    facts = form.finish(out, lambda: _placed(out, shards))
+def _finish(form: Form, out: Path, n_shards: int) -> None:
+    reasons = _write_left_out(out, n_shards)
+    clips = _write_provenance(out, n_shards)
+    facts = form.finish(out, lambda: _placed(out, n_shards))
     if form.readable:
         # manifest.parquet from the journals, one in memory at a time
-        write_tables(out, lambda: (Manifest.read(_journal(out, shard)).table for shard in range(shards)), {})
-    account = Account(form.name, str(out), clips, sum(reasons.values()), dict(reasons), facts)
-    shutil.rmtree(out / _PARTS)
-    write_text(out / ACCOUNT_FILE, json.dumps(asdict(account) | {"out": ""}, indent=1) + "\n")
-    return account
+        write_tables(out, lambda: (Manifest.read(journal(out, index)).table for index in range(n_shards)), {})
+    account = ExportSummary(form.name, "", clips, sum(reasons.values()), dict(reasons), facts)
+    write_text(out / ACCOUNT_FILE, json.dumps(asdict(account), indent=1) + "\n")
 
 
-def _write_left_out(out: Path, shards: int) -> Counter[str]:
+def _write_left_out(out: Path, n_shards: int) -> Counter[str]:
     """``left_out.csv`` (a header alone where nothing was left out); reason -> clips."""
-    reasons: Counter[str] = Counter()
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["clip_id", "reason"])
-    for shard in range(shards):
-        for line in (_journal(out, shard).parent / _LEFT).read_text().splitlines():
-            entry = Skipped(**json.loads(line))
-            reasons[entry.reason] += 1
-            writer.writerow([entry.clip_id, entry.reason])
-    write_text(out / LEFT_OUT_FILE, buffer.getvalue())
-    return reasons
+    files = (journal(out, index).parent / _LEFT for index in range(n_shards))
+    left = [Skipped(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
+    write_text(out / LEFT_OUT_FILE, skipped_csv(left))
+    return Counter(entry.reason for entry in left)
 
 
-def _write_provenance(out: Path, shards: int) -> int:
+def _write_provenance(out: Path, n_shards: int) -> int:
     """Stream ``provenance.jsonl``; returns the number of clips."""
     target = out / PROVENANCE_FILE
     temporary = target.with_name(target.name + ".tmp")
     clips = 0
     with open(temporary, "w", encoding="utf-8") as file:
-        for placed in _placed(out, shards):
+        for placed in _placed(out, n_shards):
             file.write(json.dumps(record_of(placed)) + "\n")
             clips += 1
     temporary.replace(target)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mesynth.core.emotions import CLASSES_3
-from mesynth.corpus.exports.form import FRAMES, Clip, Form, Placed, PlacedClips
+from mesynth.corpus.exports.form import FRAMES, ExportedClip, ExportedClips, Form, SourceClip
 from mesynth.corpus.exports.records import array, inside, pictures, record_of, stored
 from mesynth.store.manifest import Row, Span
 from mesynth.store.shards import ShardWriter, read_span
@@ -27,12 +27,12 @@ class WebDatasetForm(Form):
     needs = (FRAMES,)
     readable = True
 
-    def write(self, out: Path, shard: int, shards: int, clips: Iterator[Clip]) -> Iterator[Placed]:
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         with ShardWriter(out / f"clips-{shard:06d}.tar") as writer:
             for clip in clips:
                 yield _sample(writer, clip)
 
-    def finish(self, out: Path, placed: PlacedClips) -> dict[str, object]:
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         """A shard of which every clip was left out is no valid shard to a reader: it goes."""
         held = {str(one.place["shard"]) for one in placed()}
         for path in out.glob("clips-*.tar"):
@@ -56,14 +56,14 @@ class WebDatasetForm(Form):
         return Produced(row, frames=pictures(row, frames), **stored(row, arrays))
 
 
-def _sample(writer: ShardWriter, clip: Clip) -> Placed:
+def _sample(writer: ShardWriter, clip: SourceClip) -> ExportedClip:
     row, key = clip.row, f"{clip.index:08d}"
     place: dict[str, str | int] = {"shard": writer.path.name, "key": key}
     members = {f"{i:03d}.png": data for i, data in enumerate(clip.pngs())}
     members |= clip.flow_members()
     if row.label in CLASSES_3:
         members["cls"] = str(CLASSES_3.index(row.label)).encode()
-    members["json"] = json.dumps(record_of(Placed(row, place))).encode()
+    members["json"] = json.dumps(record_of(ExportedClip(row, place))).encode()
     span = writer.add(key, members)
     place |= {"offset": span.offset, "size": span.size, "sha256": span.sha256}  # the way back is one seek
-    return Placed(replace(row, frames=span, flow=span if row.flow else None, frame_files=()), place)
+    return ExportedClip(replace(row, frames=span, flow=span if row.flow else None, frame_files=()), place)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mesynth.cli import main
-from mesynth.corpus.exports.form import Placed
+from mesynth.corpus.exports.form import ExportedClip
 from mesynth.corpus.exports.run import FORMS
 
 DELAY = 0.1  # seconds a clip
@@ -19,7 +19,7 @@ DIES_AT = 2  # shard whose worker ends without a word
 
 
 def _slowly(write: Any) -> Any:
-    def slow(self: Any, out: Any, shard: int, shards: int, clips: Any) -> Iterator[Placed]:
+    def slow(self: Any, out: Any, shard: int, shards: int, clips: Any) -> Iterator[ExportedClip]:
         for placed in write(self, out, shard, shards, clips):
             time.sleep(DELAY)
             if sys.argv[-1] == "die" and shard == DIES_AT and multiprocessing.parent_process():

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from mesynth.cli import main
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
-from mesynth.corpus.exports.imports import Lines, import_export, read_export
+from mesynth.corpus.exports.imports import ProvenanceLines, import_export, read_export
 from mesynth.corpus.exports.run import FORMS, export
 from mesynth.corpus.verify import verify
 from mesynth.datasets.flow_folders import STRETCHED, UNITS, unstretch
@@ -163,7 +163,7 @@ def test_lines_are_read_by_their_places(whole: Manifest, exported: Exported) -> 
     names = [row.clip_id for row in whole]
     assert [line.record["clip_id"] for line in lines] == names
     part = lines[2:7][1:3]
-    assert isinstance(part, Lines)
+    assert isinstance(part, ProvenanceLines)
     assert [(line.number, line.record["clip_id"]) for line in part] == [(4, names[3]), (5, names[4])]
     assert part.edges.nbytes == 3 * 8  # what travels to another process
     assert len(lines[9:]) == len(list(lines[9:])) == 0

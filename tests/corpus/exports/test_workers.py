@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,9 +21,10 @@ from mesynth.cli import main
 from mesynth.core.errors import ConfigError, RunFolderError
 from mesynth.corpus.exports.form import Options
 from mesynth.corpus.exports.run import FORMS, export
+from mesynth.store import stage
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE
-from mesynth.store.stage import run_stage
+from mesynth.store.stage import journal, run_stage
 from tests.builders import tree_bytes
 from tests.corpus.exports.corpora import clip_row, make
 
@@ -37,13 +40,31 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", list(FORMS))
-def test_one_worker_or_two_same_bytes(form: str, mixed: Manifest, exported: Exported, tmp_path: Path) -> None:
+def test_one_worker_or_two_same_bytes(mixed: Manifest, exported: Exported, tmp_path: Path) -> None:
+    """Of the form that keeps more than a journal beside its shards."""
     seen: list[tuple[int, int]] = []
-    export(mixed, form, tmp_path / "two", workers=2, progress=lambda done, total: seen.append((done, total)))
-    assert tree_bytes(tmp_path / "two") == tree_bytes(exported(mixed, form))
+    export(mixed, "meb", tmp_path / "two", workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert tree_bytes(tmp_path / "two") == tree_bytes(exported(mixed, "meb"))
     assert seen == sorted(seen)
     assert seen[-1] == (len(mixed), len(mixed))
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_shards_made_elsewhere_and_in_another_order(
+    form: str, mixed: Manifest, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As several processes do it, without starting them: each shard by a form that has travelled, the last first."""
+
+    def elsewhere(task: Any, jobs: Iterable[tuple[Any, ...]], *, report: Callable[[int], object], **_: object) -> None:
+        done = 0
+        for job in reversed(list(jobs)):
+            made, its_job = pickle.loads(pickle.dumps((task, job)))
+            *_, clips = made(*its_job)
+            report(done := done + clips)
+
+    monkeypatch.setattr(stage, "run_pool", elsewhere)
+    export(mixed, form, tmp_path / "out", workers=2)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(exported(mixed, form))
 
 
 @pytest.mark.parametrize("form", list(FORMS))
@@ -97,19 +118,44 @@ def _begun(out: Path) -> Callable[[], object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["webdataset", "huggingface", "meb"])
-def test_a_killed_group_is_taken_up_by_the_same_command(
-    form: str, many: Manifest, exported: Exported, tmp_path: Path
-) -> None:
+def test_a_killed_group_is_taken_up_by_the_same_command(many: Manifest, exported: Exported, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with _running(many, form, out) as process:
+    with _running(many, "meb", out) as process:
         _wait_for(_begun(out))
         os.killpg(process.pid, signal.SIGKILL)
     done = {path: path.stat().st_mtime_ns for path in out.glob("parts/*/manifest.parquet")}
     assert 0 < len(done) < 5
     assert not (out / "export.json").exists()
-    export(many, form, out, workers=2)
-    assert tree_bytes(out) == tree_bytes(exported(many, form))
+    export(many, "meb", out)
+    assert tree_bytes(out) == tree_bytes(exported(many, "meb"))
+
+
+@pytest.mark.parametrize("form", ["webdataset", "huggingface", "meb"])
+@pytest.mark.parametrize("moment", [6, 20])
+def test_what_a_kill_leaves_is_taken_up(
+    form: str, moment: int, many: Manifest, exported: Exported, tmp_path: Path
+) -> None:
+    """The folder as it lies on the disk in the second shard, and before the shards become one export."""
+    left = tmp_path / "left"
+
+    def copy(done: int, total: int) -> None:
+        if done >= moment and not left.exists():
+            shutil.copytree(tmp_path / "out", left)
+
+    export(many, form, tmp_path / "out", progress=copy)
+    assert not (left / "export.json").exists()
+    assert len(list(left.glob("parts/*/manifest.parquet"))) == moment // 4
+    export(many, form, left)
+    assert tree_bytes(left) == tree_bytes(tmp_path / "out") == tree_bytes(exported(many, form))
+
+
+def test_a_kill_while_the_journals_are_removed(many: Manifest, exported: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(many, "frames", out)
+    journal(out, 3).parent.mkdir(parents=True)
+    journal(out, 3).write_bytes(b"one that was left")
+    assert export(many, "frames", out).clips == 20
+    assert tree_bytes(out) == tree_bytes(exported(many, "frames"))
 
 
 @pytest.mark.slow
