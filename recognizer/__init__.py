@@ -18,19 +18,23 @@ if TYPE_CHECKING:
     from recognizer.ablation import ablate
     from recognizer.config import AblationConfig, RunConfig, load_config
     from recognizer.data import DataConfig, FlowSet
+    from recognizer.mixing import MixConfig
     from recognizer.models import Model, register_model
+    from recognizer.protocol import ProtocolConfig
     from recognizer.run import loso
     from recognizer.trained import Recognizer, load, predict, train
+    from recognizer.training import TrainConfig
     from recognizer.video import predict_video
 
 __all__ = [
-    "AblationConfig", "DataConfig", "FlowSet", "Model", "Recognizer", "RunConfig", "ablate", "load", "load_config",
-    "loso", "predict", "predict_video", "register_model", "train",
+    "AblationConfig", "DataConfig", "FlowSet", "MixConfig", "Model", "ProtocolConfig", "Recognizer", "RunConfig",
+    "TrainConfig", "ablate", "load", "load_config", "loso", "predict", "predict_video", "register_model", "train",
 ]  # fmt: skip
 
 _HOME = {
-    "AblationConfig": "config", "DataConfig": "data", "FlowSet": "data", "Model": "models", "Recognizer": "trained",
-    "RunConfig": "config", "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
+    "AblationConfig": "config", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing", "Model": "models",
+    "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "TrainConfig": "training",
+    "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
     "predict": "trained", "predict_video": "video", "register_model": "models", "train": "trained",
 }  # fmt: skip
 

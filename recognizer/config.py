@@ -140,7 +140,7 @@ def _with_sections(kind: type[Config], names: Sequence[str]) -> type[Config]:
     for name, _ in sections:
         if name in taken:
             raise ConfigError(f"model '{name}' has the name of another key of recipes; register it under another name")
-    return cast(type[Config], _extended(kind, tuple(sections))) if sections else kind
+    return cast(type[Config], _extended(cast(Any, kind), tuple(sections))) if sections else kind
 
 
 @lru_cache(maxsize=64)

@@ -154,7 +154,8 @@ class EstimatorMembers:
     @property
     def n_parameters(self) -> int:
         """Of the first member: learned arrays, which scikit-learn names with a trailing underscore; 0 without any."""
-        learned = [v for k, v in vars(self.estimators[0]).items() if k.endswith("_") and isinstance(v, np.ndarray)]
+        steps = getattr(self.estimators[0], "steps", [("", self.estimators[0])])  # of a pipeline, the last one's
+        learned = [v for k, v in vars(steps[-1][1]).items() if k.endswith("_") and isinstance(v, np.ndarray)]
         return sum(v.size for v in learned if np.issubdtype(v.dtype, np.floating))
 
 

@@ -147,7 +147,7 @@ NOTHING = "no micro-expression found"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoPrediction:
-    """What a model predicts of a recording; also written: ``intervals.json`` (``facts``) and ``predictions.parquet``."""
+    """What a model predicts of a recording; written as ``intervals.json`` (``facts``) and ``predictions.parquet``."""
 
     facts: dict[str, Any]
     table: pa.Table

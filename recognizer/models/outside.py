@@ -68,6 +68,8 @@ def untrained(name: str, factory: Any, config: Any, n_classes: int, shape: Shape
             with torch.no_grad():
                 made(torch.zeros(2, 3, shape.size, shape.size))  # lazy layers learn their sizes, nothing else
             made = _forgotten(name, made)
+        if next(made.parameters(), None) is None:
+            raise ConfigError(f"model {name} has no parameters, so there is nothing to train")
         return Outside(name, made, n_classes)
     what = type(made).__name__
     raise ConfigError(f"model {name} is a {what}; expected a torch.nn.Module or a scikit-learn classifier")
