@@ -30,15 +30,9 @@ _BY_FOLD = ("lodo", "hde")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Condition):
     """One point of a curve."""
 
-    model: str
-    mode: str
-    train_subjects: int
-    source: str
-    arm: str
-    ratio: float
     uf1: Interval
     """Mean over seeds, with a 95 % interval of the bootstrap over subjects."""
     seed_sd: float

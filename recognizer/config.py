@@ -276,6 +276,12 @@ def load_config(
     Raises:
         ConfigError: an unknown key (with the nearest valid ones), a value of the wrong type or out of
             range, or a key without effect in this run.
+
+    >>> load_config(RunConfig, None, ["model=svm", "svm.c=2"]).svm.c
+    2.0
+    >>> load_config(RunConfig, None, ["model=svm", "lda.shrinkage=0.1"])
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: lda.shrinkage has no effect: model svm does not read it
     """
     config, keys = load_recipe(_with_sections(kind, _mentioned(file, overrides)), file, overrides)
     for prefix, why in idle_keys(config, synthetic=synthetic).items():

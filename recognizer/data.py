@@ -237,7 +237,7 @@ class FlowSet:
         return np.bincount(self.y[self.y >= 0], minlength=len(self.classes))
 
     @cached_property
-    def seen(self) -> tuple[list[frozenset[str]], np.ndarray]:
+    def subject_sets(self) -> tuple[list[frozenset[str]], np.ndarray]:
         """The different sets in ``subjects_seen`` and each clip's place among them [N]: a corpus repeats a few."""
         places: dict[tuple[str, ...], int] = {}
         which = [places.setdefault(subjects, len(places)) for subjects in self.subjects_seen]

@@ -183,7 +183,7 @@ class Mixture:
 def leaks(pool: FlowSet, held_out: frozenset[str]) -> BoolArray:
     """[N] bool: the clip shows, or learned from, a held-out subject."""
     own = np.isin(pool.subjects, list(held_out))
-    sets, which = pool.seen
+    sets, which = pool.subject_sets
     seen = np.array([not held_out.isdisjoint(subjects) for subjects in sets], np.bool_)
     return np.asarray(own | seen[which])
 

@@ -167,7 +167,7 @@ def _crop(picture: np.ndarray, landmarker: Landmarker, names: Sequence[str]) -> 
 
 
 def predict_video(
-    model: Recognizer,
+    model: Recognizer | Path | str,
     path: Path | str,
     *,
     out: Path | str,
@@ -188,8 +188,13 @@ def predict_video(
         RecordingError, UnreadableImageError, NoFaceError: a recording that cannot be classified.
         ManifestError: a model whose training clips were not prepared alike.
         WeightsUnavailable, RunFolderError, MesynthError.
+
+    >>> predict_video("no/such/model", "interview.mp4", out="runs/interview")
+    Traceback (most recent call last):
+    mesynth.core.errors.WeightsUnavailable: no recognizer in no/such/model; make one with `recognizer train --out ...
     """
     out = Path(out)
+    model = model if isinstance(model, Recognizer) else Recognizer.load(model)
     settings = _settings(model.preparation)
     recording = Recording.open(path, fps)
     requested = tuple(Interval.parse(text, recording) for text in intervals)

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ from recognizer.config import AblationConfig, RunConfig, config_hash, config_yam
 from recognizer.data import FlowSet
 from recognizer.fitting import EstimatorMembers, fit
 from recognizer.mixing import Member, MixConfig
-from recognizer.models import MODELS
+from recognizer.models import CLOSED, MODELS, NETWORKS, region_attention
+from recognizer.models.common import Shape
+from recognizer.models.region_attention import RegionAttentionConfig
+from recognizer.models.sections import ModelSections
 from recognizer.training import TrainConfig
 from tests.recognizer.test_protocol import saw
 
@@ -83,6 +86,18 @@ def test_any_model_is_tested_under_the_protocol(sets: dict[str, FlowSet], model:
     assert not [name for name in MODELS if name.startswith(("Logistic", "linear", "Normed", "SVC", "Pipeline"))]
     with pytest.raises(LeakError, match="DB/03"):
         run(model, sets | {"synthetic": saw(sets["synthetic"], 7, "DB/03")}, "pool")
+
+
+def test_a_network_of_the_contract_trains_in_stacks_as_ours_do(sets: dict[str, FlowSet]) -> None:
+    def again(n_classes: int, shape: Shape) -> nn.Module:
+        return region_attention.build(RegionAttentionConfig(), n_classes, shape)
+
+    theirs, ours = (run(model, sets, "prior") for model in (again, "region_attention"))
+    np.testing.assert_array_equal(scores(theirs), scores(ours))
+
+
+def test_what_ships_has_a_section_each() -> None:
+    assert [f.name for f in fields(ModelSections)] == MODELS.shipped() == [*CLOSED, *NETWORKS]
 
 
 def test_seeds_draw_other_weights(sets: dict[str, FlowSet]) -> None:
