@@ -22,7 +22,7 @@ from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
 from recognizer.data import FLOW, DataConfig
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
-from recognizer.models import CLOSED, LDA, MODELS, SEEDING, make, section_class, ships
+from recognizer.models import CLOSED, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
 from recognizer.models.common import Shape
 from recognizer.models.outside import is_estimator
 from recognizer.models.sections import ModelSections
@@ -136,9 +136,8 @@ Config = TypeVar("Config", bound=RunConfig)
 def _with_sections(kind: type[Config], names: Sequence[str]) -> type[Config]:
     """``kind`` with a field more for each of these models, of others' making, that has settings."""
     sections = [(name, found) for name in names if (found := section_class(name)) is not None]
-    taken = {f.name for f in fields(AblationConfig)}
     for name, _ in sections:
-        if name in taken:
+        if name in RECIPE_KEYS:
             raise ConfigError(f"model '{name}' has the name of another key of recipes; register it under another name")
     return cast(type[Config], _extended(cast(Any, kind), tuple(sections))) if sections else kind
 
@@ -154,8 +153,10 @@ def section(config: RunConfig, model: str) -> Any:
     if ships(model):
         return getattr(config, model)
     kind = section_class(model)
+    if kind is None:
+        return None
     found = getattr(config, model, None)
-    return found if kind is None or isinstance(found, kind) else kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def skeleton(config: RunConfig, model: str | None = None) -> Any:
@@ -197,7 +198,9 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     used = config.used_models
     closed = {model for model in used if is_closed(config, model)}
     networks = len(closed) < len(used)
-    idle = {model: f"model {', '.join(used)} does not read it" for model in MODELS if model not in used}
+    outside = {f.name for f in fields(config)} - {f.name for f in fields(AblationConfig)}
+    sections = (*CLOSED, *NETWORKS, *sorted(outside))
+    idle = {model: f"model {', '.join(used)} does not read it" for model in sections if model not in used}
     views = needs_of(config)
     if "frames" not in views:
         idle["data.frames"] = f"model {', '.join(used)} does not see whole clips"

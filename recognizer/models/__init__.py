@@ -29,6 +29,11 @@ _PUBLISHED = (
 )  # fmt: skip
 
 
+RECIPE_KEYS = frozenset((
+    "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "controls",
+    "train_subjects", "resamples",
+))  # fmt: skip
+"""What else stands at the top of a recipe, where a model's name stands for its section."""
 SEEDING = threading.RLock()
 """Held while weights are drawn: they come from torch's one global generator."""
 
@@ -73,7 +78,7 @@ class _Models(Registry[Any]):
                 name = model if isinstance(model, str) else title
                 if not isinstance(model, str):
                     name, n = title, 1
-                    while name in self:
+                    while name in self or name in RECIPE_KEYS:
                         n += 1
                         name = f"{title}_{n}"
                     self.register(name, model if isinstance(model, Model) else Model(model))
@@ -106,7 +111,7 @@ def register_model(name: str, model: Any = None, *, config: type[Any] | None = N
         What was registered, unchanged.
 
     Raises:
-        ConfigError: the name ships, or is none that can be a section's.
+        ConfigError: the name ships, or is none that a section of a recipe can have.
 
     >>> from torch import nn
     >>> @register_model("linear_example")
@@ -115,8 +120,11 @@ def register_model(name: str, model: Any = None, *, config: type[Any] | None = N
     >>> "linear_example" in MODELS
     True
     """
-    if not name.isidentifier():
-        raise ConfigError(f"model name '{name}' must be letters, digits and _, for it names a section of recipes too")
+    if not name.isidentifier() or name in RECIPE_KEYS:
+        raise ConfigError(
+            f"model name '{name}' cannot name a section of recipes: it must be letters, digits and _, and none of "
+            f"{', '.join(sorted(RECIPE_KEYS))}"
+        )
 
     def add(given: Any) -> Any:
         MODELS.register(name, given if isinstance(given, Model) else Model(given, config))
