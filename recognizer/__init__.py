@@ -1,5 +1,51 @@
 """Recognition of micro-expressions from optical flow: leak-safe protocols, small models, honest numbers.
 
-Consumes manifests only. The two calls most studies need are :func:`recognizer.run.loso` and
-:func:`recognizer.ablation.run_ablation`.
+Consumes manifests only. ``loso`` tests a model, ``ablate`` asks whether synthetic clips help, ``train`` saves a
+recognizer, ``load`` and ``predict`` use it, ``register_model`` gives a model of your own a name for recipes and the
+command line. All of these load when they are first used.
+
+>>> import recognizer
+>>> recognizer.RunConfig().model
+'lda'
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recognizer.ablation import ablate
+    from recognizer.config import AblationConfig, RunConfig, load_config
+    from recognizer.data import DataConfig, FlowSet
+    from recognizer.mixing import MixConfig
+    from recognizer.models import Model, register_model
+    from recognizer.protocol import ProtocolConfig
+    from recognizer.run import loso
+    from recognizer.trained import Recognizer, load, predict, train
+    from recognizer.training import TrainConfig
+    from recognizer.video import predict_video
+
+__all__ = [
+    "AblationConfig", "DataConfig", "FlowSet", "MixConfig", "Model", "ProtocolConfig", "Recognizer", "RunConfig",
+    "TrainConfig", "ablate", "load", "load_config", "loso", "predict", "predict_video", "register_model", "train",
+]  # fmt: skip
+
+_HOME = {
+    "AblationConfig": "config", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing", "Model": "models",
+    "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "TrainConfig": "training",
+    "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
+    "predict": "trained", "predict_video": "video", "register_model": "models", "train": "trained",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'recognizer' has no attribute '{name}'")
+    found = getattr(import_module(f"recognizer.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

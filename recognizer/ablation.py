@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +19,94 @@ from recognizer import ablation_page, report
 from recognizer import results as predictions
 from recognizer import sources as ledger
 from recognizer.ablation_page import curve_png
-from recognizer.ablation_result import CONFIG, RESULT, AblationResult, Summary, figures, read_result, write_result
-from recognizer.cells import PARTS, POOLED, Bench, Cell, CellResult, grid, groups, read_cell, share, write_cell
+from recognizer.ablation_result import CONFIG, RESULT, AblationResult, figures, read_result, write_result
+from recognizer.cells import PARTS, POOLED, Cell, CellResult, CellRunner, grid, groups, read_cell, share, write_cell
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
 from recognizer.data import FlowSet
+from recognizer.models import MODELS
 from recognizer.protocol import make_folds
 from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
-
-__all__ = ["AblationResult", "Summary", "run_ablation"]
 
 _POLL_SECONDS = 0.5
 
 
-def run_ablation(
+def ablate(
     real: Source,
     synthetic: Source,
     config: AblationConfig = AblationConfig(),
     *,
+    models: Mapping[str, Any] | Sequence[Any] | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> AblationResult:
-    """Run all cells; write tables, a page and figures into ``out`` if it is given.
+    """Does synthetic data help? Run all cells; write tables, a page and figures into ``out`` if it is given.
 
     With ``out``, finished cells are kept: the same call again goes on, or returns the result. Under `accelerate launch`
     or torchrun the cells are shared over the processes; the first one waits for all cells and writes the result, the
     others wait for it.
 
+    Args:
+        real: clips to learn from and to test on: a manifest or its folder, several of them, or a set in memory.
+        synthetic: clips that are only learned from.
+        models: instead of ``config.models``: names, and objects as :func:`recognizer.loso` takes them; a mapping gives
+            the objects names, otherwise they have those of their classes.
+
+    Returns:
+        A figure for every condition, and its paired difference from no synthetic clips with Holm's correction.
+
     Raises:
         LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError.
+
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> y = np.arange(36) % 3
+    >>> x = np.random.default_rng(0).normal(size=(36, 3, 28, 28))
+    >>> x[np.arange(36), 1, 8 * y] += 3  # each class moves another row of the face
+    >>> real = FlowSet.of(x, y, [f"s{i // 9}" for i in range(36)])
+    >>> made = FlowSet.of(x, y, ["x"] * 36, database="made", generator="mine", subjects_seen=[()] * 36)
+    >>> config = AblationConfig(ratios=(0, 0.5), seeds=(0,), resamples=100)
+    >>> result = ablate(real, made, config, models=["lda", GaussianNB()])
+    >>> [(s.model, s.arm, s.ratio) for s in result.summary]
+    [('lda', 'none', 0.0), ('lda', 'synthetic', 0.5), ('GaussianNB', 'none', 0.0), ('GaussianNB', 'synthetic', 0.5)]
     """
+    with MODELS.lent(config.models if models is None else models) as names:
+        described = {name: text for name, text in names.items() if text}
+        return _ablate(
+            sources(real), sources(synthetic), config if models is None else replace(config, models=tuple(names)),
+            None if out is None else Path(out), {"models": described} if described else {}, progress,
+        )  # fmt: skip
+
+
+def _ablate(
+    real_source: FlowSet | list[Manifest],
+    synthetic_source: FlowSet | list[Manifest],
+    config: AblationConfig,
+    folder: Path | None,
+    more: dict[str, Any],
+    progress: Progress | None,
+) -> AblationResult:
     rank, count = share()
-    real_source, synthetic_source = sources(real), sources(synthetic)
-    folder = None if out is None else Path(out)
     names = _names(synthetic_source, config)
     if folder is not None:
         if rank:
             _wait(lambda: (folder / RUN_FILE).is_file())
         identity = run_identity("ablate", real_source, synthetic_source, config)
-        claim_folder(folder, identity | ({"sources": names} if len(names) > 1 else {}))
+        claim_folder(folder, identity | more | ({"sources": names} if len(names) > 1 else {}))
         if (folder / RESULT).is_file():
             return read_result(folder)
     elif count > 1:
         raise ConfigError(f"{count} processes share an ablation through its folder; pass out (--out)")
     report_progress = progress if rank == 0 else None
     start = time.perf_counter()
-    bench = _bench(real_source, synthetic_source, names, config, report_progress)
+    runner = _runner(real_source, synthetic_source, names, config, report_progress)
     load_seconds = time.perf_counter() - start
     cells = grid(config, names)
-    bench.check(cells)
-    results = _run(bench, cells, folder, rank, count, report_progress)
+    runner.check(cells)
+    results = _run(runner, cells, folder, rank, count, report_progress)
     if results is None:
         assert folder is not None
         _wait(lambda: (folder / RESULT).is_file())
         return read_result(folder)
-    result = _result(bench, cells, results, load_seconds, _command(real_source, synthetic_source, folder))
+    result = _result(runner, cells, results, load_seconds, _command(real_source, synthetic_source, folder))
     if folder is not None:
         texts = {"ablation.html": ablation_page.page(result), "report.md": report.ablation_markdown(result)}
         table = predictions.join([r.table for r in results])
@@ -87,37 +122,37 @@ def plan(
 ) -> dict[str, Any]:
     """What would be run. All clips are read and mixed, so that every mistake shows; nothing is trained.
 
-    Raises as :func:`run_ablation` does.
+    Raises as :func:`ablate` does.
     """
     synthetic_source = sources(synthetic)
     names = _names(synthetic_source, config)
-    bench = _bench(sources(real), synthetic_source, names, config, progress)
+    runner = _runner(sources(real), synthetic_source, names, config, progress)
     cells = grid(config, names)
-    bench.check(cells)
-    added = bench.mixture(cells[-1]).n_added
-    classes = dict(zip(config.data.classes, bench.real.class_counts.tolist(), strict=True))
+    runner.check(cells)
+    added = runner.mixture(cells[-1]).n_added
+    classes = dict(zip(config.data.classes, runner.real.class_counts.tolist(), strict=True))
     return {
-        "models": list(config.models), "modes": list(config.modes), "sources": names, "folds": len(bench.folds),
-        "clips": len(bench.real), "classes": classes,
-        "left_out": bench.real.left_out, "ratios": list(config.ratios), "seeds": list(config.seeds),
+        "models": list(config.models), "modes": list(config.modes), "sources": names, "folds": len(runner.folds),
+        "clips": len(runner.real), "classes": classes,
+        "left_out": runner.real.left_out, "ratios": list(config.ratios), "seeds": list(config.seeds),
         "cells": len(cells), "synthetic_per_fold": [int(added.min()), int(added.max())],
     }  # fmt: skip
 
 
-def _bench(
+def _runner(
     real: FlowSet | list[Manifest],
     synthetic: FlowSet | list[Manifest],
     names: Sequence[str],
     config: AblationConfig,
     progress: Progress | None,
-) -> Bench:
+) -> CellRunner:
     real_set = as_flow_set(real, config, progress, "reading clips")
     made = _made(synthetic, names, config, progress)
-    return Bench(config, real_set, made, make_folds(real_set, config.protocol))
+    return CellRunner(config, real_set, made, make_folds(real_set, config.protocol))
 
 
 def _run(
-    bench: Bench, cells: Sequence[Cell], folder: Path | None, rank: int, count: int, progress: Progress | None
+    runner: CellRunner, cells: Sequence[Cell], folder: Path | None, rank: int, count: int, progress: Progress | None
 ) -> list[CellResult] | None:
     """This process's cells; in the first process then all cells' results, in order."""
     results: dict[int, CellResult] = {}
@@ -134,7 +169,7 @@ def _run(
                 if progress:
                     progress("cells", round(100 * (done + size * made / max(total, 1))), 100 * len(cells))
 
-            for cell, result in zip(group, bench.run(group, report_share), strict=True):
+            for cell, result in zip(group, runner.run(group, report_share), strict=True):
                 if folder is None:
                     results[cell.index] = result
                 else:
@@ -193,10 +228,10 @@ def _made(
 
 
 def _result(
-    bench: Bench, cells: Sequence[Cell], results: Sequence[CellResult], load_seconds: float, command: str
+    runner: CellRunner, cells: Sequence[Cell], results: Sequence[CellResult], load_seconds: float, command: str
 ) -> AblationResult:
     start = time.perf_counter()
-    rows, summary, by_fold = figures(cells, results, bench.config)
+    rows, summary, by_fold = figures(cells, results, runner.config)
     curve = curve_png(summary)
     seconds = {"load": load_seconds}
     for cell, result in zip(cells, results, strict=True):
@@ -207,12 +242,12 @@ def _result(
         summary=tuple(summary),
         by_fold=tuple(by_fold),
         comparisons=sum(s.difference is not None for s in summary),
-        n_subjects=len(np.unique(bench.real.subjects)),
-        n_clips=len(bench.real),
-        sources={name: len(made) for name, made in bench.made.items()},
+        n_subjects=len(np.unique(runner.real.subjects)),
+        n_clips=len(runner.real),
+        sources={name: len(made) for name, made in runner.made.items()},
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        config=effective(bench.config, synthetic=True),
-        config_hash=config_hash(bench.config, synthetic=True),
+        config=effective(runner.config, synthetic=True),
+        config_hash=config_hash(runner.config, synthetic=True),
         command=command,
         curve=curve,
     )

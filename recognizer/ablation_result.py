@@ -30,15 +30,9 @@ _BY_FOLD = ("lodo", "hde")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Condition):
     """One point of a curve."""
 
-    model: str
-    mode: str
-    train_subjects: int
-    source: str
-    arm: str
-    ratio: float
     uf1: Interval
     """Mean over seeds, with a 95 % interval of the bootstrap over subjects."""
     seed_sd: float
@@ -108,8 +102,8 @@ _PLAIN = ("comparisons", "n_subjects", "n_clips", "sources", "seconds", "config"
 # ---------------------------------------------------------------- figures
 
 
-class _Answers:
-    """All answers under one condition."""
+class _Predictions:
+    """All predictions under one condition."""
 
     def __init__(self, tables: Sequence[pa.Table], n_classes: int) -> None:
         table = predictions.join(tables)
@@ -120,8 +114,8 @@ class _Answers:
 
     def counted(self, mask: np.ndarray) -> np.ndarray:
         """[K,S,C,C]"""
-        given = (self.y[mask], self.predicted[mask], self.subject[mask], self.seed[mask])
-        return subject_counts(*given, self.n_classes)
+        rows = (self.y[mask], self.predicted[mask], self.subject[mask], self.seed[mask])
+        return subject_counts(*rows, self.n_classes)
 
 
 def verdict(difference: Interval, p: float) -> str:
@@ -162,13 +156,13 @@ def figures(
         tables.setdefault(cell.condition, []).append(result.table)
         row = asdict(cell.condition) | {"seed": cell.seed, "uf1": m.uf1, "uar": m.uar, "accuracy": m.accuracy}
         rows.append(row | {"n_real": result.n_real, "n_synthetic": result.n_added})
-    answers = {condition: _Answers(found, len(classes)) for condition, found in tables.items()}
-    compared = {c: a for c, a in answers.items() if c.arm != NONE}
+    pooled = {condition: _Predictions(found, len(classes)) for condition, found in tables.items()}
+    compared = {c: a for c, a in pooled.items() if c.arm != NONE}
     draws = draws_for(config.resamples, len(compared))
-    differences = {c: compare(answers[baseline_of(c)].counts, a.counts, draws=draws) for c, a in compared.items()}
+    differences = {c: compare(pooled[baseline_of(c)].counts, a.counts, draws=draws) for c, a in compared.items()}
     corrected = dict(zip(differences, holm(np.array([d.p for d in differences.values()])), strict=True))
     summary = []
-    for c, a in answers.items():
+    for c, a in pooled.items():
         values = [m.uf1 for m in per_seed[c]]
         difference, p = differences.get(c), corrected.get(c)
         summary.append(
@@ -182,17 +176,17 @@ def figures(
                 verdict="" if difference is None or p is None else verdict(difference, float(p)),
             )
         )
-    return rows, summary, _by_fold(answers, config) if config.protocol.kind in _BY_FOLD else []
+    return rows, summary, _by_fold(pooled, config) if config.protocol.kind in _BY_FOLD else []
 
 
-def _by_fold(answers: Mapping[Condition, _Answers], config: AblationConfig) -> list[FoldDifference]:
+def _by_fold(pooled: Mapping[Condition, _Predictions], config: AblationConfig) -> list[FoldDifference]:
     out = []
-    for c, with_added in answers.items():
+    for c, with_added in pooled.items():
         if c.arm != "synthetic":
             continue
-        base = answers[baseline_of(c)]
+        base = pooled[baseline_of(c)]
         for fold in np.unique(base.fold):
-            a, b = (answer.counted(answer.fold == fold) for answer in (base, with_added))
+            a, b = (one.counted(one.fold == fold) for one in (base, with_added))
             present = np.flatnonzero(a.sum((0, 1, 3)))  # a database may lack a class; its F1 would count as 0
 
             def over_present(counts: np.ndarray, present: np.ndarray = present) -> np.ndarray:

@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 
 from mesynth.core.errors import ManifestError
 from recognizer import results
-from recognizer.config import AblationConfig, RunConfig
+from recognizer.config import AblationConfig, RunConfig, is_closed, needs_of
 from recognizer.controls import FLOW_ONLY
 from recognizer.data import FlowSet
-from recognizer.fitting import Member, fit, needs_of
-from recognizer.models import CLOSED
-from recognizer.modes import PRETRAIN, SYNTHETIC_ONLY
+from recognizer.fitting import fit
+from recognizer.mixing import PRETRAIN, SYNTHETIC_ONLY, members_of
 from recognizer.protocol import OWN_CLIPS, Fold, Mixture, PoolTooSmallError, mix
 from recognizer.results import Condition
 from recognizer.training import Progress
@@ -79,7 +78,7 @@ def conditions(config: AblationConfig, sources: Sequence[str]) -> list[Condition
     out = []
     for model in config.models:
         for mode in config.modes:
-            if mode == PRETRAIN and model in CLOSED:
+            if mode == PRETRAIN and is_closed(config, model):
                 continue
             for subjects in config.train_subjects:
                 base = Condition(model=model, mode=mode, train_subjects=subjects, arm=NONE, ratio=0.0)
@@ -130,8 +129,8 @@ def share() -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What cells are run on."""
+class CellRunner:
+    """Trains and tests cells on these clips and folds."""
 
     config: AblationConfig
     real: FlowSet
@@ -143,7 +142,7 @@ class Bench:
     def _views(self) -> dict[str, tuple[str, ...]]:
         return {model: needs_of(self.config.for_model(model)) for model in self.config.models}
 
-    def _seen_by(self, model: str, clips: FlowSet) -> FlowSet:
+    def _views_for(self, model: str, clips: FlowSet) -> FlowSet:
         """The clips with the views the model sees: flow-only copies serve flow models beside others."""
         return replace(clips, views={name: view for name, view in clips.views.items() if name in self._views[model]})
 
@@ -153,7 +152,7 @@ class Bench:
         made = next(iter(self.made.values())) if not condition.source else self.made[condition.source]
         try:
             return mix(
-                self._seen_by(condition.model, self.real), self._seen_by(condition.model, made), self.folds,
+                self._views_for(condition.model, self.real), self._views_for(condition.model, made), self.folds,
                 ratio=condition.ratio, seed=cell.seed, policy=config.mix.leak,
                 arm="synthetic" if condition.arm == NONE else condition.arm, train_subjects=condition.train_subjects,
                 balance=config.mix.balance, only_added=condition.mode == SYNTHETIC_ONLY, power=config.data.power,
@@ -187,10 +186,7 @@ class Bench:
             if pool is None:
                 pool, added = mixture.pool, mixture.added
             assert np.array_equal(pool.clip_ids, mixture.pool.clip_ids)
-            members += [
-                Member.of(fold.name, cell.seed, weights, mixture.pool.y)
-                for fold, weights in zip(mixture.folds, mixture.weights, strict=True)
-            ]
+            members += members_of([mixture], [cell.seed])
             counts.append((float(mixture.n_real.mean()), float(mixture.n_added.mean())))
         assert pool is not None
         assert added is not None

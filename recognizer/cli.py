@@ -83,7 +83,7 @@ def loso(
     config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
     real, made = _read(manifest), _read(synthetic)
     if dry_run:
-        _plan(config, real, made, [config.mix.ratio if made else 0.0], as_json)
+        _plan(config, real, made, as_json)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
@@ -122,7 +122,8 @@ def ablate(
     configs/ablation/ratio.yaml "ratios=[0,1,2]" --out runs/ablation
     """
     from mesynth.core.errors import ConfigError
-    from recognizer.ablation import plan, run_ablation
+    from recognizer.ablation import ablate as run
+    from recognizer.ablation import plan
     from recognizer.cells import share
     from recognizer.config import AblationConfig, load_config
     from recognizer.report import ablation_table, ablation_verdicts, tally, terminal
@@ -138,11 +139,11 @@ def ablate(
         _say(facts, as_json)
         return
     if share()[0]:  # the first process speaks for all
-        run_ablation(real, made, config, out=out)
+        run(real, made, config, out=out)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        result = run_ablation(real, made, config, out=out, progress=bar)
+        result = run(real, made, config, out=out, progress=bar)
     if as_json:
         echo_json(result.to_dict())
         return
@@ -171,7 +172,7 @@ def train(
     Example: recognizer train --manifest corpora/casme2 model=lda --out models/lda
     """
     from recognizer.config import RunConfig, load_config
-    from recognizer.saved import train as run
+    from recognizer.trained import train as run
 
     synthetic, settings = _corpora(synthetic, settings)
     config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
@@ -234,8 +235,8 @@ def predict(
         raise ConfigError("--fps, --interval and --landmarker have no effect on prepared clips; they go with --video")
     from mesynth.store.run_folder import claim_folder
     from recognizer.results import write_table
-    from recognizer.saved import predict as run
     from recognizer.trained import Recognizer
+    from recognizer.trained import predict as run
 
     recognizer, clips = Recognizer.load(model), _read(manifest)
     if dry_run:
@@ -328,12 +329,11 @@ def _read(paths: Sequence[Path]) -> list[Manifest]:
     return [Manifest.read(path) for path in paths]
 
 
-def _plan(
-    config: RunConfig, real: list[Manifest], made: list[Manifest], ratios: Sequence[float], as_json: bool
-) -> None:
+def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json: bool) -> None:
     """Read the clips, make the folds and mix them, so that every mistake shows; train nothing."""
     from recognizer.data import load
-    from recognizer.protocol import make_folds, mix
+    from recognizer.mixing import mixed
+    from recognizer.protocol import make_folds
 
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
@@ -344,22 +344,12 @@ def _plan(
             else None
         )
     folds = make_folds(real_set, config.protocol)
-    for ratio in ratios:
-        for seed in config.seeds:
-            mixture = mix(
-                real_set,
-                synthetic,
-                folds,
-                ratio=ratio,
-                seed=seed,
-                policy=config.mix.leak,
-                balance=config.mix.balance,
-                only_added=config.mix.only_added,
-            )
+    for seed in config.seeds:
+        mixture = mixed(real_set, synthetic, folds, config.mix, seed)
     counts = dict(zip(config.data.classes, real_set.class_counts.tolist(), strict=True))
     facts: dict[str, Any] = {
         "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,
-        "left_out": real_set.left_out, "ratios": list(ratios), "seeds": list(config.seeds),
+        "left_out": real_set.left_out, "ratios": [config.mix.ratio if made else 0.0], "seeds": list(config.seeds),
         "synthetic_per_fold": [int(mixture.n_added.min()), int(mixture.n_added.max())],
     }  # fmt: skip
     _say(facts, as_json)

@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses beside their owners, put together, checked, and saved as used.
 
-A key nobody reads is an error, whether it is misspelt or belongs to a model that is not trained.
+A key nobody reads is an error, whether it is misspelt or belongs to a model that is not trained. The section of a model
+that others bring (:mod:`recognizer.models`) is one more field of the configurations that name it.
 """
 
 from __future__ import annotations
@@ -8,21 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import torch
 import yaml
 
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
-from recognizer.data import DataConfig
-from recognizer.fitting import needs_of
-from recognizer.models import CLOSED, LDA, MODELS, NETWORKS
+from recognizer.data import FLOW, DataConfig
+from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
+from recognizer.models import CLOSED, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
+from recognizer.models.common import Shape
+from recognizer.models.outside import is_estimator
 from recognizer.models.sections import ModelSections
-from recognizer.modes import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.protocol import ARMS, ProtocolConfig
-from recognizer.tasks import TrainConfig
+from recognizer.training import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +113,10 @@ class AblationConfig(RunConfig):
 
     def for_model(self, model: str, mode: str | None = None) -> RunConfig:
         """The configuration of one of the models, in one of the modes."""
-        values = {f.name: getattr(self, f.name) for f in fields(RunConfig)}
-        return RunConfig(**(values | {"model": model, "mix": replace(self.mix, mode=mode or self.modes[0])}))
+        own = {f.name for f in fields(self)} - {f.name for f in fields(AblationConfig)}
+        kind = _with_sections(RunConfig, sorted(own))
+        values = {f.name: getattr(self, f.name) for f in fields(kind)}
+        return kind(**(values | {"model": model, "mix": replace(self.mix, mode=mode or self.modes[0])}))
 
 
 def _require_models(names: Sequence[str], key: str) -> None:
@@ -123,18 +130,81 @@ def _require_models(names: Sequence[str], key: str) -> None:
 Config = TypeVar("Config", bound=RunConfig)
 
 
+# ---------------------------------------------------------------- the models of a configuration
+
+
+def _with_sections(kind: type[Config], names: Sequence[str]) -> type[Config]:
+    """``kind`` with a field more for each of these models, of others' making, that has settings."""
+    sections = [(name, found) for name in names if (found := section_class(name)) is not None]
+    for name, _ in sections:
+        if name in RECIPE_KEYS:
+            raise ConfigError(f"model '{name}' has the name of another key of recipes; register it under another name")
+    return cast(type[Config], _extended(cast(Any, kind), tuple(sections))) if sections else kind
+
+
+@lru_cache(maxsize=64)
+def _extended(kind: Any, sections: tuple[tuple[str, type[Any]], ...]) -> type[Any]:
+    more = [(name, found, field(default_factory=found)) for name, found in sections]
+    return make_dataclass(kind.__name__, more, bases=(kind,), frozen=True, kw_only=True)
+
+
+def section(config: RunConfig, model: str) -> Any:
+    """A model's own section; its defaults where a model of others' making has none here, None if it knows none."""
+    if ships(model):
+        return getattr(config, model)
+    kind = section_class(model)
+    if kind is None:
+        return None
+    found = getattr(config, model, None)
+    return found if isinstance(found, kind) else kind()
+
+
+def skeleton(config: RunConfig, model: str | None = None) -> Any:
+    """A run's network, or scikit-learn classifier, that has learned nothing; not for models in closed form."""
+    name = model or config.model
+    with SEEDING, torch.random.fork_rng(devices=[]):
+        made = make(name, section(config, name), len(config.data.classes), shape_of(config))
+    return made.eval() if getattr(made, "alone", False) else made
+
+
+def is_closed(config: RunConfig, model: str) -> bool:
+    """Whether a model is fitted at once, without steps."""
+    return model in CLOSED or (not ships(model) and is_estimator(skeleton(config, model)))
+
+
+def shape_of(config: RunConfig) -> Shape:
+    """The sizes a run's networks are built for."""
+    data = config.data
+    return Shape(size=data.size, frame_size=data.frame_size, frames=data.frames)
+
+
+def needs_of(config: RunConfig) -> tuple[str, ...]:
+    """The views (:mod:`recognizer.data`) that a run's models see, the flow always among them."""
+    needed = {FLOW}
+    for model in config.used_models:
+        if not ships(model):
+            needed |= set(getattr(skeleton(config, model), "needs", ()))
+        elif model not in CLOSED:
+            with torch.device("meta"):  # nothing is allocated to be asked what it sees
+                needed |= set(skeleton(config, model).needs)
+    return tuple(sorted(needed))
+
+
 # ---------------------------------------------------------------- what has an effect
 
 
 def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     """Key prefixes without effect in this configuration, and why."""
     used = config.used_models
-    networks = any(model in NETWORKS for model in used)
-    idle = {model: f"model {', '.join(used)} does not read it" for model in MODELS if model not in used}
-    seen = needs_of(config)
-    if "frames" not in seen:
+    closed = {model for model in used if is_closed(config, model)}
+    networks = len(closed) < len(used)
+    outside = {f.name for f in fields(config)} - {f.name for f in fields(AblationConfig)}
+    sections = (*CLOSED, *NETWORKS, *sorted(outside))
+    idle = {model: f"model {', '.join(used)} does not read it" for model in sections if model not in used}
+    views = needs_of(config)
+    if "frames" not in views:
         idle["data.frames"] = f"model {', '.join(used)} does not see whole clips"
-        if "apex" not in seen:
+        if "apex" not in views:
             idle["data.frame_size"] = f"model {', '.join(used)} sees flow alone"
     loss = config.train.loss
     if loss.kind != "focal":
@@ -155,7 +225,7 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     if not synthetic:
         idle["mix"] = "there are no synthetic clips; pass --synthetic"
         return idle
-    modes, closed = set(config.used_modes), set(CLOSED) & set(used)
+    modes = set(config.used_modes)
     chosen = f"mix.mode={', '.join(config.used_modes)} with model {', '.join(used)}"
     if PRIOR not in modes or not closed:
         idle["mix.prior_weight"] = f"{chosen} has no prior weight"
@@ -173,6 +243,9 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
 def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
     """The configuration as a plain dict, without the keys that have no effect: this is saved and hashed."""
     plain = json.loads(json.dumps(asdict(config)))
+    for model in config.used_models:  # also where the configuration was made without its section
+        if not ships(model) and section_class(model) is not None:
+            plain[model] = json.loads(json.dumps(asdict(section(config, model))))
     for key in idle_keys(config, synthetic=synthetic):
         *path, last = key.split(".")
         node = plain
@@ -206,14 +279,29 @@ def load_config(
     Raises:
         ConfigError: an unknown key (with the nearest valid ones), a value of the wrong type or out of
             range, or a key without effect in this run.
+
+    >>> load_config(RunConfig, None, ["model=svm", "svm.c=2"]).svm.c
+    2.0
+    >>> load_config(RunConfig, None, ["model=svm", "lda.shrinkage=0.1"])
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: lda.shrinkage has no effect: model svm does not read it
     """
-    config, keys = load_recipe(kind, file, overrides)
+    config, keys = load_recipe(_with_sections(kind, _mentioned(file, overrides)), file, overrides)
     for prefix, why in idle_keys(config, synthetic=synthetic).items():
         for key in keys:
             if key == prefix or key.startswith(prefix + "."):
                 raise ConfigError(f"{key} has no effect: {why}")
-    closed = sorted(set(CLOSED) & set(config.used_models))
+    closed = sorted(model for model in config.used_models if is_closed(config, model))
     alone = set(config.used_modes) == {PRETRAIN}
     if alone and closed and synthetic:
         raise ConfigError(f"mix.mode=pretrain is for networks; choose mix.mode=prior or pool with model {closed[0]}")
     return config
+
+
+def _mentioned(file: Path | str | None, overrides: Sequence[str]) -> list[str]:
+    """Models of others' making whose names occur in these settings: only their code is imported."""
+    text = " ".join(overrides)
+    if file is not None:
+        with suppress(OSError, UnicodeDecodeError):  # whoever reads it as a recipe says so
+            text += Path(file).read_text()
+    return [name for name in MODELS if not ships(name) and name in text]

@@ -1,16 +1,14 @@
-"""Frames as networks see them: grey, of one size, and of one length in time.
+"""Manifests -> one in-memory set of small flow images (and grey frames) with all that a leak-safe protocol needs.
 
-Flips and shifts of a whole stack of batches at once, from numbers drawn outside.
-
-Manifests -> one in-memory set of small flow images (and frames) with all that a leak-safe protocol needs.
-
-Flow is expressed on the S x S grid it is resized to (pixels of that grid, x right and y down), so
-crops of any size mix; strain is computed after the resize and is therefore dimensionless."""
+Flow is expressed on the S x S grid it is resized to (pixels of that grid, x right and y down), so crops of any size
+mix; strain is computed after the resize and is therefore dimensionless. Frames are grey, of one size, and of one length
+in time. Flips and shifts move a whole stack of batches at once, by numbers drawn outside.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +25,8 @@ from mesynth.store.shards import read_flow, read_frames
 
 FLOW, APEX, FRAMES = "flow", "apex", "frames"
 VIEWS = (FLOW, APEX, FRAMES)
+Inputs = np.ndarray | Mapping[str, np.ndarray]
+"""Flow images [N,3,S,S] float32, or views by name (:meth:`FlowSet.inputs`)."""
 
 
 def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int, length: int) -> dict[str, np.ndarray]:
@@ -185,6 +185,44 @@ class FlowSet:
             if len(view) != n:
                 raise ValueError(f"view {name} has {len(view)} entries for {n} clips")
 
+    @staticmethod
+    def of(
+        x: np.ndarray,
+        y: Sequence[int] | np.ndarray,
+        subjects: Sequence[str] | np.ndarray,
+        *,
+        classes: tuple[str, ...] = CLASSES_3,
+        database: str = "own",
+        generator: str = "",
+        subjects_seen: Sequence[Sequence[str]] | None = None,
+    ) -> FlowSet:
+        """A set from arrays: ``x`` [N,3,S,S] (u, v in pixels of the S grid, strain), ``y`` [N], N subjects by name.
+
+        With ``generator`` the clips are synthetic, and ``subjects_seen`` [N] must say whom each clip's making saw, as
+        ``database/subject``: that is what folds are kept clean by.
+
+        Raises:
+            ManifestError: lengths differ, or synthetic clips that do not say whom they saw.
+
+        >>> real = FlowSet.of(np.zeros((2, 3, 28, 28)), [0, 2], ["01", "02"])
+        >>> real.subjects.tolist(), real.subjects_seen
+        (['own/01', 'own/02'], (('own/01',), ('own/02',)))
+        """
+        x, n = np.asarray(x, np.float32), len(x)
+        if not len(y) == len(subjects) == n or (subjects_seen is not None and len(subjects_seen) != n):
+            raise ManifestError(f"{n} clips, {len(y)} labels and {len(subjects)} subjects; each clip needs one of each")
+        if generator and subjects_seen is None:
+            raise ManifestError(f"clips of generator {generator} do not say whom they saw; pass subjects_seen")
+        names = [f"{database}/{subject}" for subject in subjects]
+        seen = [(name,) for name in names] if subjects_seen is None else subjects_seen
+        kind = "synthetic" if generator else "real"
+        return FlowSet(
+            x=x, y=np.asarray(y, np.int64), au=np.full((n, N_AUS * 2), -1, np.int8),
+            clip_ids=np.array([f"{database}/{kind}{i:06d}" for i in range(n)]), subjects=np.array(names),
+            databases=np.full(n, database), kinds=np.full(n, kind), generators=np.full(n, generator),
+            subjects_seen=tuple(tuple(map(str, each)) for each in seen), classes=classes,
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return len(self.x)
 
@@ -199,14 +237,14 @@ class FlowSet:
         return np.bincount(self.y[self.y >= 0], minlength=len(self.classes))
 
     @cached_property
-    def seen(self) -> tuple[list[frozenset[str]], np.ndarray]:
+    def subject_sets(self) -> tuple[list[frozenset[str]], np.ndarray]:
         """The different sets in ``subjects_seen`` and each clip's place among them [N]: a corpus repeats a few."""
         places: dict[tuple[str, ...], int] = {}
         which = [places.setdefault(subjects, len(places)) for subjects in self.subjects_seen]
         return [frozenset(subjects) for subjects in places], np.array(which, np.int64)
 
     def inputs(self, index: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
-        """All views of some clips by name, ``flow`` among them: what a model is asked with."""
+        """All views of some clips by name, ``flow`` among them: a model's input."""
         return {FLOW: self.x[index]} | {name: view[index] for name, view in self.views.items()}
 
     def take(self, index: np.ndarray) -> FlowSet:
@@ -263,7 +301,7 @@ def load(
     left_out: Counter[str] = Counter()
     rows: list[tuple[Row, int]] = []
     images: list[np.ndarray] = []
-    seen_as: dict[str, list[np.ndarray]] = {name: [] for name in more}
+    frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
     for done, (manifest, row) in enumerate(_walk(sources)):
         name = getattr(row, config.label)
         y = index.get(name, -1)
@@ -273,7 +311,7 @@ def load(
             images.append(flow_image(read_flow(manifest.root, row), config))
             if more:
                 for view, array in frame_views(manifest, row, more, config.frame_size, config.frames).items():
-                    seen_as[view].append(array)
+                    frames_of[view].append(array)
             rows.append((row, y))
         if progress:
             progress(done + 1, total)
@@ -282,7 +320,7 @@ def load(
         where = ", ".join(str(m.root) for m in sources)
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
     loaded = _assemble(rows, images, config.classes, dict(left_out))
-    return replace(loaded, views={view: np.stack(arrays) for view, arrays in seen_as.items()})
+    return replace(loaded, views={view: np.stack(arrays) for view, arrays in frames_of.items()})
 
 
 def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:

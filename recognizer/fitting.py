@@ -1,45 +1,29 @@
-"""One door to all models: members in, trained members out; and how synthetic clips take part."""
+"""One door to all models: members in, trained members out, whatever kind the model is."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from mesynth.core.errors import ConfigError
-from recognizer import modes, training
-from recognizer.data import FLOW, FlowSet
-from recognizer.models import CLOSED, LDA, lda, svm
-from recognizer.models.common import FlowNetwork, Shape
-from recognizer.tasks import Task
-from recognizer.training import Progress, Tensors, Watch
+from mesynth.core.errors import ConfigError, LeakError
+from mesynth.core.seeds import derived
+from recognizer import mixing, training
+from recognizer.config import RunConfig, section, shape_of, skeleton
+from recognizer.data import FLOW, FlowSet, Inputs
+from recognizer.mixing import Member
+from recognizer.models import LDA, SVM, lda, svm
+from recognizer.models.common import FlowNetwork
+from recognizer.models.outside import is_estimator
+from recognizer.protocol import Fold
+from recognizer.training import Callback, Progress, Task, Tensors
 
-if TYPE_CHECKING:
-    from recognizer.config import RunConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """One training run: ``weights`` [N] and ``labels`` [N] over the pool (-1 where the weight is 0)."""
-
-    name: str
-    """The fold; random streams hang on it and on the seed."""
-    seed: int
-    weights: np.ndarray
-    labels: np.ndarray
-
-    @staticmethod
-    def of(name: str, seed: int, weights: np.ndarray, y: np.ndarray) -> Member:
-        """Hide every label the member may not learn from."""
-        return Member(name=name, seed=seed, weights=weights, labels=np.where(weights > 0, y, -1))
-
-
-Inputs = np.ndarray | Mapping[str, np.ndarray]
-"""Flow images [N,3,S,S] float32, or views by name (:meth:`recognizer.data.FlowSet.inputs`)."""
+Fitted = TypeVar("Fitted")
 
 
 class Trained(Protocol):
@@ -124,8 +108,8 @@ class NetworkMembers:
     stacked: Tensors
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
-        given = {FLOW: clips} if isinstance(clips, np.ndarray) else clips
-        return training.scores(self.model, self.stacked, member, given)
+        views = {FLOW: clips} if isinstance(clips, np.ndarray) else clips
+        return training.scores(self.model, self.stacked, member, views)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.stacked
@@ -133,6 +117,82 @@ class NetworkMembers:
     @property
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+
+@dataclass(frozen=True)
+class EstimatorMembers:
+    """Fitted scikit-learn classifiers, and the rms per channel [M,3] that the flow is divided by. They live as long as
+    the process: without pickle there is no file for them."""
+
+    estimators: Sequence[Any]
+    scale: np.ndarray
+    n_classes: int
+
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        estimator, x = self.estimators[member], _flat(_flow(clips), self.scale[member])
+        out = np.zeros((len(x), self.n_classes))
+        if not len(x):
+            return out
+        if hasattr(estimator, "predict_proba"):
+            p = estimator.predict_proba(x)
+        elif hasattr(estimator, "decision_function"):
+            decision = np.asarray(estimator.decision_function(x), np.float64)
+            p = _softmax(np.stack([np.zeros(len(x)), decision], 1) if decision.ndim == 1 else decision)
+        else:
+            p = estimator.predict(x)[:, None] == estimator.classes_
+        if np.shape(p) != (len(x), len(estimator.classes_)):
+            raise ConfigError(
+                f"{type(estimator).__name__} gives {list(np.shape(p))} for {len(x)} clips of {len(estimator.classes_)} "
+                "classes; expected one column a class (of an SVC: decision_function_shape='ovr')"
+            )
+        out[:, estimator.classes_] = p
+        return out
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    @property
+    def n_parameters(self) -> int:
+        """Of the first member: learned arrays, which scikit-learn names with a trailing underscore; 0 without any."""
+        steps = getattr(self.estimators[0], "steps", [("", self.estimators[0])])  # of a pipeline, the last one's
+        learned = [v for k, v in vars(steps[-1][1]).items() if k.endswith("_") and isinstance(v, np.ndarray)]
+        return sum(v.size for v in learned if np.issubdtype(v.dtype, np.floating))
+
+
+@dataclass(frozen=True)
+class FusedMembers:
+    """Late fusion: ``pairs`` holds two members for each, of the real and of the added clips; see
+    :func:`recognizer.mixing.sides`."""
+
+    pairs: Trained
+    weight: float
+    """Of the side that learned the added clips."""
+
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        """N clips -> class probabilities [N,C] float64."""
+        real, added = (self.pairs.probabilities(2 * member + side, clips) for side in (0, 1))
+        return (1 - self.weight) * real + self.weight * added
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Both sides' tensors, 2M of them along dimension 0, a member's two after one another."""
+        return dict(self.pairs.tensors())
+
+    @property
+    def n_parameters(self) -> int:
+        """Of both sides."""
+        return 2 * self.pairs.n_parameters
+
+
+def restored(config: RunConfig, tensors: Tensors) -> Trained:
+    """Members made of saved tensors, fused if they were when they were saved."""
+    members: Trained
+    if config.model == LDA:
+        members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy())
+    elif config.model == SVM:
+        members = SvmMembers.of(tensors)
+    else:
+        members = NetworkMembers(skeleton(config), tensors)
+    return FusedMembers(members, config.mix.fuse_weight) if config.mix.mode == mixing.FUSE else members
 
 
 def _flow(clips: Inputs) -> np.ndarray:
@@ -145,33 +205,34 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """What was learned before: parameters to begin with, and a teacher."""
+class Pretrained:
+    """What was learned before and a run builds on: initial weights, a teacher, and whom those have seen."""
 
-    start: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Initial weights by parameter."""
     teacher: Callable[[Inputs], np.ndarray] | None = None
     """Views of N clips -> probabilities [N,C]."""
+    seen: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By setting (train.start, train.teacher): every subject it, or the makers of its clips, had seen."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of the weights, for the run's identity: a folder's name says nothing of what is in it."""
 
+    @property
+    def subjects(self) -> frozenset[str]:
+        """All that any of them has seen."""
+        return frozenset().union(*self.seen.values())
 
-def shape_of(config: RunConfig) -> Shape:
-    """The sizes a run's networks are built for."""
-    data = config.data
-    return Shape(size=data.size, frame_size=data.frame_size, frames=data.frames)
-
-
-def skeleton(config: RunConfig, model: str | None = None) -> FlowNetwork:
-    """A run's network with weights that mean nothing, to be given others."""
-    name = model or config.model
-    return training.build(name, getattr(config, name), len(config.data.classes), shape_of(config))
-
-
-def needs_of(config: RunConfig) -> tuple[str, ...]:
-    """The views (:mod:`recognizer.data`) that a run's models see, the flow always among them."""
-    needed = {FLOW}
-    for model in config.used_models:
-        with torch.device("meta"):  # nothing is allocated to be asked what it sees
-            needed |= set() if model in CLOSED else set(skeleton(config, model).needs)
-    return tuple(sorted(needed))
+    def check(self, folds: Sequence[Fold]) -> None:
+        """Raises LeakError if a fold holds out a subject that was seen. Also where the protocol is not
+        subject-independent: nobody can say which of the subject's clips it was."""
+        for setting, subjects in self.seen.items():
+            for fold in folds:
+                met = sorted(fold.held_out & subjects)
+                if met:
+                    raise LeakError(
+                        f"{setting}: the recognizer there saw subject {met[0]}, whom fold {fold.name} holds out; "
+                        "train one without the subjects that are tested"
+                    )
 
 
 def alignment(x: np.ndarray, added: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -204,110 +265,182 @@ def fit(
     config: RunConfig,
     progress: Progress | None = None,
     *,
-    given: Given = Given(),
-    watch: Watch | None = None,
-    watched: int = 0,
+    pretrained: Pretrained = Pretrained(),
+    callback: Callback | None = None,
+    calls: int = 0,
 ) -> Trained:
     """Train ``config.model`` for every member. ``added`` [N] marks the pool's synthetic clips.
 
-    Whoever passes ``given`` has made sure that it saw nobody whom a member holds out.
+    Whoever passes ``pretrained`` has checked that it saw nobody whom a member holds out. ``callback`` is called
+    ``calls`` times a member while networks train.
+
+    Raises:
+        ConfigError: a mixing mode that the model or the callback cannot do; as :func:`recognizer.training.train`.
     """
-    if config.mix.mode == modes.SYNTHETIC_ONLY:
-        members = modes.without_real(members, added)
+    if config.mix.mode == mixing.SYNTHETIC_ONLY:
+        members = mixing.without_real(members, added)
     weights = np.stack([member.weights for member in members])
     affine, scale = alignment(pool.x, added, weights)
     if not config.mix.align:
         identity = np.broadcast_to(np.array([1.0, 0.0])[:, None], affine.shape)
         affine, scale = identity.copy(), alignment(pool.x, np.zeros_like(added), weights)[1]
-    if config.mix.mode != modes.FUSE or not added.any():
-        return _fit(pool, added, members, config, affine, scale, progress, given, watch, watched)
-    if watch is not None:
+    if config.mix.mode != mixing.FUSE or not added.any():
+        return _fit(_Fit(pool, added, members, config, affine, scale, progress), pretrained, callback, calls)
+    if callback is not None:
         raise ConfigError("the oracle watches one model a fold, and mix.mode=fuse has two; choose another mix.mode")
     # Both sides see the clips as the member does: the added ones aligned to its real ones.
     affine, scale = np.repeat(affine, 2, 0), np.repeat(scale, 2, 0)
-    pairs = modes.sides(members, added)
-    fitted = _fit(pool, added, pairs, config, affine, scale, progress, given, None, 0)
-    return modes.FusedMembers(fitted, config.mix.fuse_weight)
+    pairs = mixing.sides(members, added)
+    fitted = _fit(_Fit(pool, added, pairs, config, affine, scale, progress), pretrained, None, 0)
+    return FusedMembers(fitted, config.mix.fuse_weight)
 
 
-def _fit(
-    pool: FlowSet,
-    added: np.ndarray,
-    members: Sequence[Member],
-    config: RunConfig,
-    affine: np.ndarray,
-    scale: np.ndarray,
-    progress: Progress | None,
-    given: Given,
-    watch: Watch | None,
-    watched: int,
-) -> Trained:
-    weights = np.stack([member.weights for member in members])
+@dataclass(frozen=True)
+class _Fit:
+    """What every kind of model is given: ``affine`` [M,2,3] and ``scale`` [M,3] as of :func:`alignment`."""
+
+    pool: FlowSet
+    added: np.ndarray
+    members: Sequence[Member]
+    config: RunConfig
+    affine: np.ndarray
+    scale: np.ndarray
+    progress: Progress | None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[M,N]"""
+        return np.stack([member.weights for member in self.members])
+
+    def each(self, fit_one: Callable[[int, Member], Fitted]) -> list[Fitted]:
+        """One member after the other."""
+        out = []
+        for i, member in enumerate(self.members):
+            out.append(fit_one(i, member))
+            if self.progress:
+                self.progress(i + 1, len(self.members))
+        return out
+
+    def own_affine(self, i: int, index: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """[n,2,3] of each clip of ``index``: as it is, or member i's map where it is added."""
+        added = self.added[index]
+        own = np.zeros((len(added), 2, 3))
+        own[:, 0] = 1.0
+        own[added] = self.affine[i]
+        return own
+
+    def clip_weights(self, member: Member) -> np.ndarray:
+        """[N] what the clips count; in mode prior the added ones together as much as ``prior_weight``."""
+        weights, added, mix = member.weights.astype(np.float64), self.added, self.config.mix
+        if mix.mode == mixing.PRIOR and (weights * added).any() and (weights * ~added).any():
+            weights[added] *= mix.prior_weight / weights[added].sum()
+        return weights
+
+
+def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: int) -> Trained:
+    config = data.config
     if config.model == LDA:
-        return _fit_lda(pool, added, members, config, affine, progress)
-    if config.model in CLOSED:
-        return _fit_svm(pool, added, members, config, affine, progress)
+        return _fit_lda(data)
+    if config.model == SVM:
+        return _fit_svm(data)
+    model = skeleton(config)
+    if is_estimator(model):
+        if callback is not None:
+            raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
+        return _fit_estimators(data, model)
+    pool, members = data.pool, data.members
     task = Task(
-        network=config.model, config=getattr(config, config.model), n_classes=len(pool.classes),
-        shape=shape_of(config), inputs=pool.inputs(), au=pool.au, start=given.start,
-        teacher=None if given.teacher is None else given.teacher(pool.inputs()).astype(np.float32),
-        labels=np.stack([m.labels for m in members]), affine=affine, added=added, scale=scale,
+        network=config.model, config=section(config, config.model), n_classes=len(pool.classes),
+        shape=shape_of(config), inputs=pool.inputs(), au=pool.au, initial=pretrained.weights,
+        teacher=None if pretrained.teacher is None else pretrained.teacher(pool.inputs()).astype(np.float32),
+        labels=np.stack([m.labels for m in members]), affine=data.affine, added=data.added, scale=data.scale,
         names=[m.name for m in members], seeds=[m.seed for m in members],
-        stages=modes.stages(weights, added, config.mix, config.train.steps),
+        stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
     )  # fmt: skip
-    stacked = training.train(task, config.train, progress, watch=watch, watched=watched)
-    return NetworkMembers(skeleton(config), stacked)
+    stacked = training.train(task, config.train, data.progress, callback=callback, calls=calls)
+    return NetworkMembers(model, stacked)
 
 
-def _fit_lda(
-    pool: FlowSet,
-    added: np.ndarray,
-    members: Sequence[Member],
-    config: RunConfig,
-    affine: np.ndarray,
-    progress: Progress | None,
-) -> LdaMembers:
-    used = np.flatnonzero(np.any([m.weights > 0 for m in members], axis=0))
-    models = []
+def _fit_lda(data: _Fit) -> LdaMembers:
+    config, added = data.config, data.added
+    used = np.flatnonzero(np.any([m.weights > 0 for m in data.members], axis=0))
+    prior = config.mix.prior_weight if config.mix.mode == mixing.PRIOR else None
     # Small products shared out over threads that wait for each other are lost time on a busy machine.
     with threadpool_limits(limits=1 if len(used) < 1500 else None):
-        gram = lda.Gram(pool.x[used])
-        for i, member in enumerate(members):
-            own = np.zeros((len(used), 2, 3))
-            own[:, 0] = 1.0
-            own[added[used]] = affine[i]
-            models.append(
-                lda.fit(
-                    gram, member.labels[used], member.weights[used], added[used], len(pool.classes), config.lda,
-                    affine=own, prior_weight=config.mix.prior_weight if config.mix.mode == "prior" else None,
-                )
-            )  # fmt: skip
-            if progress:
-                progress(i + 1, len(members))
+        gram = lda.Gram(data.pool.x[used])
+        models = data.each(
+            lambda i, member: lda.fit(
+                gram, member.labels[used], member.weights[used], added[used], len(data.pool.classes), config.lda,
+                affine=data.own_affine(i, used), prior_weight=prior,
+            )
+        )  # fmt: skip
     return LdaMembers(np.stack([m.weight for m in models]), np.stack([m.bias for m in models]))
 
 
-def _fit_svm(
-    pool: FlowSet,
-    added: np.ndarray,
-    members: Sequence[Member],
-    config: RunConfig,
-    affine: np.ndarray,
-    progress: Progress | None,
-) -> SvmMembers:
-    gram, models = lda.Gram(pool.x), []
+def _fit_svm(data: _Fit) -> SvmMembers:
+    gram, n_classes = lda.Gram(data.pool.x), len(data.pool.classes)
     with threadpool_limits(limits=1):
-        for i, member in enumerate(members):
-            own = np.zeros((len(pool), 2, 3))
-            own[:, 0] = 1.0
-            own[added] = affine[i]
-            weights = member.weights.astype(np.float64)
-            if config.mix.mode == "prior" and (weights * added).any() and (weights * ~added).any():
-                weights[added] *= config.mix.prior_weight / weights[added].sum()
-            models.append(svm.fit(gram, member.labels, weights, len(pool.classes), config.svm, affine=own))
-            if progress:
-                progress(i + 1, len(members))
+        models = data.each(
+            lambda i, member: svm.fit(
+                gram, member.labels, data.clip_weights(member), n_classes, data.config.svm, affine=data.own_affine(i)
+            )
+        )
     return SvmMembers(
         coefficients=np.stack([m.coefficients for m in models]), bias=np.stack([m.bias for m in models]),
-        rate=np.array([m.rate for m in models]), affine=affine, added=added, pool=pool.x,
+        rate=np.array([m.rate for m in models]), affine=data.affine, added=data.added, pool=data.pool.x,
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- scikit-learn
+
+
+def _fit_estimators(data: _Fit, estimator: Any) -> EstimatorMembers:
+    """A clone for each member, on the flow of its clips [n,3*S*S]; where it has a random state, a seeded one."""
+    from sklearn.base import clone
+    from sklearn.dummy import DummyClassifier
+
+    config = data.config
+    if config.mix.mode == mixing.PRETRAIN and data.added.any():
+        raise ConfigError(f"mix.mode=pretrain is for networks; choose mix.mode=prior or pool with model {config.model}")
+    name = _weight_name(estimator)
+
+    def fit_one(i: int, member: Member) -> Any:
+        weights, times = data.clip_weights(member), np.ones(len(member.weights), np.int64)
+        if name is None:
+            whole = np.allclose(weights, np.rint(weights))
+            if not whole:
+                warnings.warn(
+                    f"model {config.model} takes no sample_weight: mix.prior_weight is left out, and synthetic clips "
+                    "count as much as real ones",
+                    stacklevel=2,
+                )
+            times = np.rint(weights if whole else member.weights).astype(np.int64)  # a clip that counts twice, twice
+        index = np.repeat(np.flatnonzero(weights > 0), times[weights > 0])
+        a, b = (data.own_affine(i, index)[:, k, :, None, None] for k in (0, 1))
+        x, y = _flat(a * data.pool.x[index] + b, data.scale[i]), member.labels[index]
+        if len(np.unique(y)) < 2:  # nothing to tell apart: what most classifiers refuse
+            return DummyClassifier(strategy="prior").fit(x, y)
+        seed = derived(member.seed, f"init/{member.name}") % 2**32
+        fresh = clone(estimator)
+        states = [k for k, v in fresh.get_params().items() if k.split("__")[-1] == "random_state" and v is None]
+        fresh.set_params(**dict.fromkeys(states, seed))
+        return fresh.fit(x, y, **({} if name is None else {name: weights[index]}))
+
+    return EstimatorMembers(data.each(fit_one), data.scale, len(data.pool.classes))
+
+
+def _weight_name(estimator: Any) -> str | None:
+    """The argument of ``fit`` for clip weights: ``sample_weight``, of a pipeline that of its last step."""
+    from sklearn.utils.validation import has_fit_parameter
+
+    if has_fit_parameter(estimator, "sample_weight"):
+        return "sample_weight"
+    steps = getattr(estimator, "steps", None)
+    if steps and has_fit_parameter(steps[-1][1], "sample_weight"):
+        return f"{steps[-1][0]}__sample_weight"
+    return None
+
+
+def _flat(flow: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Flow [N,3,S,S] -> [N,3*S*S] float64 with unit rms per channel."""
+    return np.asarray(flow / scale[:, None, None], np.float64).reshape(len(flow), -1)

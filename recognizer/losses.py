@@ -118,17 +118,18 @@ def on_features(features: torch.Tensor, y: torch.Tensor, config: LossConfig) -> 
     return total
 
 
-def domain(features: torch.Tensor, added: torch.Tensor, judge: torch.Tensor, strength: float) -> torch.Tensor:
-    """A linear judge tells real from synthetic: features [B,D], added [B] bool, judge [D+1] -> scalar.
+def domain(features: torch.Tensor, added: torch.Tensor, discriminator: torch.Tensor, strength: float) -> torch.Tensor:
+    """A linear discriminator, real or synthetic: features [B,D], added [B] bool, discriminator [D+1] -> scalar.
 
-    The judge learns to, and the features not to let it, by ``strength``: the reversed gradient written as two terms.
+    The discriminator learns to tell, and the features not to let it, by ``strength``: the reversed gradient written as
+    two terms.
     """
-    wanted = added.to(features.dtype)
+    target = added.to(features.dtype)
 
-    def error(seen: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(seen @ weight[:-1] + weight[-1], wanted)
+    def error(shown: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(shown @ weight[:-1] + weight[-1], target)
 
-    return error(features.detach(), judge) - strength * error(features, judge.detach())
+    return error(features.detach(), discriminator) - strength * error(features, discriminator.detach())
 
 
 def distillation(out: Outputs, teacher: torch.Tensor, gain: float) -> torch.Tensor:

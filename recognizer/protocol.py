@@ -1,9 +1,9 @@
 """How the real clips are split: who is held out, and which clips a fold may learn from and is tested on.
 
-One pool of clips with a weight per fold: nothing that saw a held-out subject gets in.
-
-Every protocol ends in the same two things: the folds over the real clips, and a :class:`Mixture`, whose
-``weights`` [folds, clips] say what each fold may learn from. Models see nothing else."""
+Every protocol ends in the same two things: the folds over the real clips, and a :class:`Mixture`, one pool of clips
+whose ``weights`` [folds, clips] say what each fold may learn from: nothing that saw a held-out subject. Models see
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -169,6 +169,13 @@ class Mixture:
     n_real: IntArray
     n_added: IntArray
 
+    def subjects_seen(self, f: int, before: frozenset[str] = frozenset()) -> list[str]:
+        """Every subject whose clips, or whose clips' makers, fold ``f`` learned from, and those seen ``before``."""
+        out = set(before)
+        for i in np.flatnonzero(self.weights[f] > 0):
+            out |= {str(self.pool.subjects[i]), *self.pool.subjects_seen[i]}
+        return sorted(out)
+
 
 # ---------------------------------------------------------------- leaks
 
@@ -176,7 +183,7 @@ class Mixture:
 def leaks(pool: FlowSet, held_out: frozenset[str]) -> BoolArray:
     """[N] bool: the clip shows, or learned from, a held-out subject."""
     own = np.isin(pool.subjects, list(held_out))
-    sets, which = pool.seen
+    sets, which = pool.subject_sets
     seen = np.array([not held_out.isdisjoint(subjects) for subjects in sets], np.bool_)
     return np.asarray(own | seen[which])
 

@@ -1,6 +1,4 @@
-"""A recording that is to be judged: frames by name from a video or a folder, and intervals of them.
-
-What a model says of a recording: lines for people, a table and plain facts for programs."""
+"""A recording: frames by name from a video or a folder, intervals of them, and what a model predicts of them."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ _SPOT_FPS = 100.0
 
 
 class RecordingError(MesynthError):
-    """A recording in which no micro-expression can be judged, and why."""
+    """A recording in which no micro-expression can be recognized, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +139,7 @@ class Interval:
         return Interval(onset=onset, apex=apex[0] if apex else None, offset=offset)
 
 
-# ------------------------------------------------------------------- judged
+# ---------------------------------------------------------------- predictions
 
 
 NOTHING = "no micro-expression found"
@@ -149,7 +147,7 @@ NOTHING = "no micro-expression found"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoPrediction:
-    """What a model says of a recording; also written as ``intervals.json`` (``facts``) and ``predictions.parquet``."""
+    """What a model predicts of a recording; written as ``intervals.json`` (``facts``) and ``predictions.parquet``."""
 
     facts: dict[str, Any]
     table: pa.Table
@@ -159,11 +157,11 @@ class VideoPrediction:
         return [line_of(found) for found in self.facts["intervals"]] or [NOTHING]
 
 
-def table_of(judged: Sequence[dict[str, Any]], classes: Sequence[str]) -> pa.Table:
+def table_of(classified: Sequence[dict[str, Any]], classes: Sequence[str]) -> pa.Table:
     """One row an interval: clip_id, frames, seconds, predicted, p_<class>, au_<side and AU>."""
     whole = [(name, pa.int32()) for name in ("onset", "apex", "offset")]
     real = ["onset_s", "apex_s", "offset_s", "movement_px", "confidence"]
-    aus = list(judged[0]["aus"]) if judged else []
+    aus = list(classified[0]["aus"]) if classified else []
     numbers = [*real, *(f"p_{name}" for name in classes), *(f"au_{name}" for name in aus)]
     schema = pa.schema(
         [("clip_id", pa.string()), *whole, ("predicted", pa.string()), *((name, pa.float64()) for name in numbers)]
@@ -173,7 +171,7 @@ def table_of(judged: Sequence[dict[str, Any]], classes: Sequence[str]) -> pa.Tab
         | {f"{name}_s": second for name, second in found["seconds"].items()}
         | {f"p_{name}": value for name, value in found["probabilities"].items()}
         | {f"au_{name}": value for name, value in found["aus"].items()}
-        for found in judged
+        for found in classified
     ]
     return pa.Table.from_pylist(rows, schema=schema)
 

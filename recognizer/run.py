@@ -1,4 +1,9 @@
-"""Leave-one-subject-out (or another protocol) in one call: folds, mixing, training, figures, files."""
+"""Leave-one-subject-out (or another protocol) in one call: folds, mixing, training, figures, files.
+
+A run's members (folds x seeds) are trained block by block: each finished block is a file, so that a run goes on where
+it was stopped. Blocks are shared over the processes of ``accelerate launch`` or torchrun. What a member learns does not
+depend on the block it stands in, so neither does any figure.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,31 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
 
 from mesynth.core.errors import ConfigError, RunFolderError
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import claim_folder, write_text
-from recognizer import results
+from mesynth.store.run_folder import claim_folder, write_bytes, write_text
+from recognizer import results, training
 from recognizer import sources as ledger
-from recognizer.beginnings import Beginning, begin
-from recognizer.blocks import Outcome, joined, places_of, remove, run_blocks, write_weights
-from recognizer.config import RunConfig, config_hash, config_yaml, effective
+from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton
 from recognizer.data import FlowSet
-from recognizer.fitting import Member
-from recognizer.models import CLOSED
-from recognizer.protocol import Mixture, make_folds, mix
+from recognizer.fitting import NetworkMembers, Pretrained, fit
+from recognizer.mixing import Member, mixed
+from recognizer.models import MODELS
+from recognizer.protocol import Mixture, make_folds
 from recognizer.report import log_text
 from recognizer.results import Condition, LosoResult, figures, oracle_figures
 from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
+from recognizer.trained import load_pretrained
 
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
 MEGC_LOG = "megc.txt"
@@ -34,7 +43,7 @@ MEGC_LOG = "megc.txt"
 
 @dataclass(frozen=True)
 class _Run:
-    """A run as it was asked for."""
+    """What a run depends on, and where it goes."""
 
     real: FlowSet | list[Manifest]
     synthetic: FlowSet | list[Manifest] | None
@@ -42,7 +51,7 @@ class _Run:
     oracle: bool
     folder: Path | None
     identity: dict[str, Any]
-    beginning: Beginning
+    pretrained: Pretrained
 
     @property
     def manifests(self) -> list[Manifest]:
@@ -59,42 +68,87 @@ def loso(
     synthetic: Source | None = None,
     config: RunConfig = RunConfig(),
     *,
+    model: Any = None,
     out: Path | str | None = None,
     also_oracle: bool = False,
     progress: Progress | None = None,
 ) -> LosoResult:
-    """Run ``config.protocol`` with ``config.model``; write all results into ``out`` if it is given.
+    """Test a model under ``config.protocol`` (leave one subject out); write all results into ``out`` if it is given.
 
     The same call again goes on where it was stopped, or returns the finished result. Under ``accelerate launch`` (or
-    torchrun) the processes share the members; that needs ``out``. ``also_oracle`` adds the figure that picks the best
-    point of training on the test clips themselves: leaked, and labelled so.
+    torchrun) the processes share the members; that needs ``out``.
+
+    Args:
+        real: clips to learn from and to test on: a manifest or its folder, several of them, or a set in memory.
+        synthetic: clips that are only learned from, mixed in as ``config.mix`` says. One that saw a held-out subject
+            stops the run, or counts nothing in that fold (mix.leak).
+        model: instead of ``config.model``: the name of one, or an object. A ``torch.nn.Module`` (or a class or function
+            that makes one) takes flow [B,3,S,S] (u, v, strain; unit rms per channel over the fold's training clips) and
+            gives logits [B,C]; every fold trains a copy with fresh weights, seeded, by ``config.train``. A scikit-learn
+            classifier takes the same as [N,3*S*S] float64; every fold fits a clone. Where its ``fit`` takes no
+            ``sample_weight``, a warning says what of the mixing is left out. See :class:`recognizer.models.Model`.
+        also_oracle: add the figure that picks the best point of training on the test clips themselves: leaked, and
+            labelled so.
+
+    Returns:
+        UF1, UAR (See et al., FG 2019) and accuracy of the pooled predictions, with 95 % intervals of the bootstrap over
+        subjects, and the predictions themselves.
 
     Raises:
         LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError.
+
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> y = np.arange(36) % 3
+    >>> x = np.random.default_rng(0).normal(size=(36, 3, 28, 28))
+    >>> x[np.arange(36), 1, 8 * y] += 3  # each class moves another row of the face
+    >>> clips = FlowSet.of(x, y, [f"s{i // 9}" for i in range(36)])
+    >>> result = loso(clips, model=GaussianNB())
+    >>> result.model, len(result.folds), result.metrics.n, result.metrics.uf1 > 0.9
+    ('GaussianNB', 4, 36, True)
     """
-    real_source = sources(real)
-    synthetic_source = None if synthetic is None else sources(synthetic)
-    folder = None if out is None else Path(out)
-    if also_oracle and config.model in CLOSED:
+    with MODELS.lent([config.model if model is None else model]) as names:
+        [(name, described)] = names.items()
+        run = _prepare(
+            sources(real), None if synthetic is None else sources(synthetic),
+            config if model is None else replace(config, model=name), also_oracle, None if out is None else Path(out),
+            {"model": described} if described else {},
+        )  # fmt: skip
+        return _shared(run, progress)
+
+
+def _prepare(
+    real: FlowSet | list[Manifest],
+    synthetic: FlowSet | list[Manifest] | None,
+    config: RunConfig,
+    oracle: bool,
+    folder: Path | None,
+    more: dict[str, Any],
+) -> _Run:
+    if oracle and is_closed(config, config.model):
         raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
-    beginning = begin(config)
-    identity = run_identity("loso", real_source, synthetic_source, config) | beginning.digests
-    identity |= {"oracle": True} if also_oracle else {}
-    run = _Run(real_source, synthetic_source, config, also_oracle, folder, identity, beginning)
+    pretrained = load_pretrained(config)
+    identity = run_identity("loso", real, synthetic, config) | dict(pretrained.digests)
+    identity |= {"oracle": True} if oracle else {}
+    return _Run(real, synthetic, config, oracle, folder, identity | more, pretrained)
+
+
+def _shared(run: _Run, progress: Progress | None) -> LosoResult:
+    """The run by this process, or its part of it where there are several."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _alone(run, progress)
     from mesynth.training.processes import Processes
 
+    folder = run.folder
     if folder is None:
         raise ConfigError("processes share a run through its folder; pass --out")
     processes = Processes(device="cpu")
     # The first claims the folder; the others find it claimed by the same run.
-    processes.on_main(lambda: claim_folder(folder, identity))
+    processes.on_main(lambda: claim_folder(folder, run.identity))
     if not (folder / RESULT).is_file():
         _members(run, progress if processes.main else None, share=(processes.rank, processes.count))
     processes.barrier()
     processes.on_main(lambda: _alone(run, None))
-    return _finished(folder, config)
+    return _finished(folder, run.config)
 
 
 def _alone(run: _Run, progress: Progress | None) -> LosoResult:
@@ -122,18 +176,18 @@ def _alone(run: _Run, progress: Progress | None) -> LosoResult:
     if folder is not None:
         results.write_table(outcome.table, folder / PREDICTIONS)
         write_text(folder / CONFIG, config_yaml(config, synthetic=run.synthetic is not None))
-        write_weights(folder, folder / WEIGHTS, _weights_facts(mixtures, config, run.beginning.subjects))
+        _write_weights(folder, folder / WEIGHTS, _weights_facts(mixtures, config, run.pretrained.subjects))
         log = log_text(outcome.table, config.data.classes, result.metrics, result.per_database)
         write_text(folder / MEGC_LOG, log)
         write_text(folder / RESULT, json.dumps(result.to_dict(), indent=1))
         ledger.record(run.manifests, run.key, {"model": config.model, "uf1": round(result.uf1.value, 4)})
-        remove(folder)
+        _remove_blocks(folder)
     return result
 
 
 def _members(
     run: _Run, progress: Progress | None, share: tuple[int, int] = (0, 1)
-) -> tuple[Outcome | None, list[Mixture], FlowSet, dict[str, float]]:
+) -> tuple[_Outcome | None, list[Mixture], FlowSet, dict[str, float]]:
     """Read, mix, train and test; None in place of the outcome where another process has a part of it."""
     config, seconds = run.config, {}
     start = time.perf_counter()
@@ -142,38 +196,21 @@ def _members(
     seconds["load"] = time.perf_counter() - start
     start = time.perf_counter()
     folds = make_folds(real, config.protocol)
-    run.beginning.check(folds)
+    run.pretrained.check(folds)
     ratio = config.mix.ratio if made is not None else 0.0
-    mixtures = [
-        mix(
-            real,
-            made,
-            folds,
-            ratio=ratio,
-            seed=s,
-            policy=config.mix.leak,
-            balance=config.mix.balance,
-            only_added=config.mix.only_added,
-        )
-        for s in config.seeds
-    ]
+    mixtures = [mixed(real, made, folds, config.mix, seed) for seed in config.seeds]
     arm = "synthetic" if ratio else "none"
     condition = Condition(
         model=config.model, train_subjects=0, arm=arm, ratio=ratio, mode=config.mix.mode if ratio else ""
     )
-    found = run_blocks(
-        places_of(mixtures, config.seeds), real, config, condition, folder=run.folder, given=run.beginning.given,
+    found = _run_blocks(
+        _places_of(mixtures, config.seeds), real, config, condition, folder=run.folder, pretrained=run.pretrained,
         oracle=run.oracle, share=share,
         progress=progress and (lambda done, total: progress(f"training {config.model}", done, total)),
     )  # fmt: skip
     seconds["train"] = time.perf_counter() - start
     done = [outcome for outcome in found if outcome is not None]
-    return (joined(done) if len(done) == len(found) else None), mixtures, real, seconds
-
-
-def members_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[Member]:
-    """Seeds x folds, in that order."""
-    return [place.member for place in places_of(mixtures, seeds)]
+    return (_joined(done) if len(done) == len(found) else None), mixtures, real, seconds
 
 
 def _fold_facts(mixture: Mixture, f: int) -> dict[str, Any]:
@@ -193,20 +230,12 @@ def _weights_facts(mixtures: Sequence[Mixture], config: RunConfig, before: froze
             "fold": fold.name,
             "seed": seed,
             "held_out": sorted(fold.held_out),
-            "subjects_seen": seen_by(mixture, f, before),
+            "subjects_seen": mixture.subjects_seen(f, before),
         }
         for mixture, seed in zip(mixtures, config.seeds, strict=True)
         for f, fold in enumerate(mixture.folds)
     ]
     return {"model": config.model, "classes": json.dumps(config.data.classes), "members": json.dumps(members)}
-
-
-def seen_by(mixture: Mixture, f: int, before: frozenset[str] = frozenset()) -> list[str]:
-    """Every subject whose clips, or whose clips' makers, fold ``f`` learned from, and those seen ``before``."""
-    pool, out = mixture.pool, set(before)
-    for i in np.flatnonzero(mixture.weights[f] > 0):
-        out |= {str(pool.subjects[i]), *pool.subjects_seen[i]}
-    return sorted(out)
 
 
 def _finished(folder: Path, config: RunConfig) -> LosoResult:
@@ -223,3 +252,224 @@ def _finished(folder: Path, config: RunConfig) -> LosoResult:
         )
     except (OSError, KeyError, json.JSONDecodeError):
         raise RunFolderError(f"{folder} holds a damaged result; remove {os.path.join(folder, RESULT)}") from None
+
+
+# ---------------------------------------------------------------- blocks
+
+
+PARTS = "parts"
+BLOCK = 32
+"""Members a block, if they are small."""
+_HELD = 4 * 2**30
+"""Bytes that the members of a block may take with their gradients and moments."""
+_KEPT = 2**30
+"""Bytes of weights that a run keeps; what is larger leaves its predictions alone."""
+ORACLE_POINTS = 20
+"""Points of training that an oracle picks from, besides the end."""
+ORACLE_SCHEMA = pa.schema(
+    {"seed": pa.int64(), "fold": pa.string(), "clip_id": pa.string(), "y": pa.int32(), "predicted": pa.int32()}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A member's place in a run: fold ``f`` of a mixture, and the seed."""
+
+    mixture: Mixture
+    seed: int
+    f: int
+
+    @property
+    def member(self) -> Member:
+        """What is trained here."""
+        fold, weights = self.mixture.folds[self.f], self.mixture.weights[self.f]
+        return Member.of(fold.name, self.seed, weights, self.mixture.pool.y)
+
+    @property
+    def test(self) -> np.ndarray:
+        """Positions of the real clips that are tested."""
+        return self.mixture.folds[self.f].test_index
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """Members trained: predictions of their test clips, and the oracle's rows if it was asked. Their tensors are in
+    the block's file alone, so that memory does not grow with folds and seeds."""
+
+    table: pa.Table
+    n_parameters: int
+    oracle: pa.Table = field(default_factory=lambda: pa.table({n: [] for n in ORACLE_SCHEMA.names}, ORACLE_SCHEMA))
+
+
+def _places_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[_Place]:
+    """Seeds x folds, in that order."""
+    pairs = zip(mixtures, seeds, strict=True)
+    return [_Place(mixture=mixture, seed=seed, f=f) for mixture, seed in pairs for f in range(len(mixture.folds))]
+
+
+def _run_blocks(
+    places: Sequence[_Place],
+    real: FlowSet,
+    config: RunConfig,
+    condition: Condition,
+    *,
+    folder: Path | None,
+    pretrained: Pretrained = Pretrained(),
+    oracle: bool = False,
+    progress: training.Progress | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> list[_Outcome | None]:
+    """Train and test all members; with ``folder``, skip the blocks it holds.
+
+    ``share``: (rank, count) of the processes; blocks of others come back as None, to be read when all are done. Models
+    in closed form share products over all folds: they are one block, of the first process.
+    """
+    size, keep = len(places), True
+    if not is_closed(config, config.model):
+        bytes_each = 4 * sum(p.numel() for p in skeleton(config).parameters())
+        size, keep = max(min(BLOCK, _HELD // (5 * bytes_each)), 1), bytes_each * len(places) <= _KEPT
+    parts = None if folder is None else folder / PARTS
+    out: list[_Outcome | None] = []
+    total = len(places)
+    for number, first in enumerate(range(0, total, size)):
+        block = places[first : first + size]
+        found = None if parts is None else _read_block(parts, number)
+        if found is None and number % share[1] == share[0]:
+
+            def report(done: int, of: int, first: int = first, n: int = len(block)) -> None:
+                if progress:
+                    progress(round(100 * (first + n * done / max(of, 1))), 100 * total)
+
+            found, tensors = _train(block, real, config, condition, pretrained, oracle, report)
+            if parts is not None:
+                _write(parts, number, found, tensors if keep else {})
+        out.append(found)
+        if progress:
+            progress(100 * (first + len(block)), 100 * total)
+    return out
+
+
+def _train(
+    block: Sequence[_Place],
+    real: FlowSet,
+    config: RunConfig,
+    condition: Condition,
+    pretrained: Pretrained,
+    oracle: bool,
+    progress: training.Progress,
+) -> tuple[_Outcome, dict[str, torch.Tensor]]:
+    mixture = block[0].mixture
+    predicted: list[list[np.ndarray]] = [[] for _ in block]  # a member belongs to one thread
+
+    def predict_now(members: range, tensors: dict[str, torch.Tensor]) -> None:
+        here = NetworkMembers(skeleton(config), tensors)
+        for i, m in enumerate(members):
+            predicted[m].append(here.probabilities(i, real.inputs(block[m].test)).argmax(1))
+
+    trained = fit(
+        mixture.pool, mixture.added, [place.member for place in block], config, progress, pretrained=pretrained,
+        callback=predict_now if oracle else None, calls=ORACLE_POINTS,
+    )  # fmt: skip
+    tables, best = [], []
+    for i, place in enumerate(block):
+        fold = place.mixture.folds[place.f]
+        scores = trained.probabilities(i, real.inputs(place.test))
+        tables.append(results.fold_table(condition, place.seed, fold, real, scores))
+        if oracle:
+            best.append(_oracle_rows(place, real, [*predicted[i], scores.argmax(1)]))
+    outcome = _Outcome(table=results.join(tables), n_parameters=trained.n_parameters)
+    return (replace(outcome, oracle=pa.concat_tables(best)) if oracle else outcome), trained.tensors()
+
+
+def _oracle_rows(place: _Place, real: FlowSet, predicted: Sequence[np.ndarray]) -> pa.Table:
+    """The point of training that did best on the very clips it is tested on."""
+    y, n = real.y[place.test], len(place.test)
+    best = predicted[int(np.argmax([(p == y).sum() for p in predicted]))]
+    columns = {
+        "seed": [place.seed] * n, "fold": [place.mixture.folds[place.f].name] * n,
+        "clip_id": real.clip_ids[place.test].tolist(), "y": y.tolist(), "predicted": best.tolist(),
+    }  # fmt: skip
+    return pa.table(columns, schema=ORACLE_SCHEMA)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _write(parts: Path, number: int, outcome: _Outcome, tensors: dict[str, torch.Tensor]) -> None:
+    """The tensors come last: a block without them is not done."""
+    parts.mkdir(exist_ok=True)
+    results.write_table(outcome.table, parts / f"{number:05d}.parquet")
+    results.write_table(outcome.oracle, parts / f"{number:05d}.oracle.parquet")
+    meta = {"n_parameters": str(outcome.n_parameters)}
+    kept = {name: value.contiguous() for name, value in tensors.items()}
+    write_bytes(parts / f"{number:05d}.safetensors", safetensors_bytes(kept, metadata=meta))
+
+
+def _read_block(parts: Path, number: int) -> _Outcome | None:
+    """A finished block, or None.
+
+    Raises:
+        RunFolderError: its files are damaged.
+    """
+    file = parts / f"{number:05d}.safetensors"
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="np") as opened:
+            n_parameters = int(json.loads((opened.metadata() or {})["n_parameters"]))
+        oracle = pa.parquet.read_table(parts / f"{number:05d}.oracle.parquet", schema=ORACLE_SCHEMA)
+        table = results.read_table(parts / f"{number:05d}.parquet")
+    except (SafetensorError, OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
+        raise RunFolderError(f"{file} is damaged ({error}); remove it and run the same command again") from None
+    return _Outcome(table=table, n_parameters=n_parameters, oracle=oracle)
+
+
+def _joined(outcomes: Sequence[_Outcome]) -> _Outcome:
+    """All members of a run, in order."""
+    table = results.join([o.table for o in outcomes])
+    oracle = pa.concat_tables([o.oracle for o in outcomes]).combine_chunks()
+    return _Outcome(table=table, n_parameters=outcomes[0].n_parameters, oracle=oracle)
+
+
+def _write_weights(folder: Path, file: Path, metadata: dict[str, str]) -> None:
+    """The tensors of all blocks, one block after the other along dimension 0, as one safetensors file.
+
+    Written piece by piece, a tensor of one block in memory at a time. Nothing is written where blocks kept no tensors.
+    """
+    parts = sorted(p for p in (folder / PARTS).glob("*.safetensors"))
+    shapes: dict[str, list[int]] = {}
+    kinds: dict[str, str] = {}
+    for part in parts:
+        with safe_open(part, framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                piece = opened.get_slice(name)
+                shape = piece.get_shape()
+                kinds[name] = piece.get_dtype()
+                shapes[name] = [shapes[name][0] + shape[0], *shape[1:]] if name in shapes else list(shape)
+    if not shapes:
+        return
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, shape in sorted(shapes.items()):
+        size = int(np.prod(shape)) * int(kinds[name].lstrip("BFIU")) // 8
+        header[name] = {"dtype": kinds[name], "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = file.with_name(file.name + ".tmp")
+    with open(temporary, "wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(shapes):
+            for part in parts:
+                with safe_open(part, framework="np") as opened:
+                    out.write(np.ascontiguousarray(opened.get_tensor(name)).tobytes())
+    os.replace(temporary, file)
+
+
+def _remove_blocks(folder: Path) -> None:
+    """Delete the blocks' files; the finished result holds all they did."""
+    parts = folder / PARTS
+    if parts.is_dir():
+        for file in parts.iterdir():
+            file.unlink()
+        parts.rmdir()

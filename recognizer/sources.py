@@ -1,9 +1,9 @@
-"""What a run is given: manifests, paths to them, or a set in memory; and what its results depend on.
+"""The clips of a run: manifests, paths to them, or a set in memory; and what its results depend on.
 
-How many configurations were tried on these data before: a ledger beside the manifest, one line a finished run.
-
-Every look at test clips uses them up a little. A figure means less after a hundred settings than after one, so each
-run says how many came before it."""
+A ledger beside each manifest, one line a finished run, counts the configurations that were tried on these clips before.
+Every test uses test clips up a little: a figure means less after a hundred settings than after one, so each run says
+how many came before it.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from typing import Any
 
 from mesynth.core.errors import ManifestError
 from mesynth.store.manifest import Manifest
-from recognizer.config import RunConfig, effective
+from recognizer.config import RunConfig, effective, needs_of
 from recognizer.data import FlowSet, load
-from recognizer.fitting import needs_of
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
 
-def sources(given: Source) -> FlowSet | list[Manifest]:
+def sources(source: Source) -> FlowSet | list[Manifest]:
     """Manifests from paths; a FlowSet stays what it is."""
-    if isinstance(given, FlowSet):
-        return given
-    many = [given] if isinstance(given, (Manifest, Path, str)) else list(given)
+    if isinstance(source, FlowSet):
+        return source
+    many = [source] if isinstance(source, (Manifest, Path, str)) else list(source)
     return [m if isinstance(m, Manifest) else Manifest.read(m) for m in many]
 
 
 def as_flow_set(
-    given: FlowSet | list[Manifest],
+    source: FlowSet | list[Manifest],
     config: RunConfig,
     progress: Progress | None,
     what: str,
@@ -43,24 +42,24 @@ def as_flow_set(
     unlabelled: bool = False,
 ) -> FlowSet:
     """Load manifests under the run's DataConfig; a FlowSet must have been loaded under the same."""
-    if isinstance(given, FlowSet):
-        if given.classes != config.data.classes or given.x.shape[-1] != config.data.size:
+    if isinstance(source, FlowSet):
+        if source.classes != config.data.classes or source.x.shape[-1] != config.data.size:
             raise ManifestError(
-                f"the clips were loaded with classes {list(given.classes)} and size {given.x.shape[-1]}; this run has "
-                f"{list(config.data.classes)} and {config.data.size}: load them with the run's DataConfig"
+                f"the clips were loaded with classes {list(source.classes)} and size {source.x.shape[-1]}; this run "
+                f"has {list(config.data.classes)} and {config.data.size}: load them with the run's DataConfig"
             )
-        return given
+        return source
     report = None if progress is None else partial(progress, what)
-    return load(given, config.data, views=needs_of(config), unlabelled=unlabelled, progress=report)
+    return load(source, config.data, views=needs_of(config), unlabelled=unlabelled, progress=report)
 
 
-def fingerprint(given: FlowSet | list[Manifest] | None) -> list[str]:
+def fingerprint(source: FlowSet | list[Manifest] | None) -> list[str]:
     """What the data are, for the run's identity: manifest hashes, or the clip ids of a loaded set."""
-    if given is None:
+    if source is None:
         return []
-    if isinstance(given, FlowSet):
-        return ["clips", str(len(given)), *map(str, given.clip_ids)]
-    return [m.hash() for m in given]
+    if isinstance(source, FlowSet):
+        return ["clips", str(len(source)), *map(str, source.clip_ids)]
+    return [m.hash() for m in source]
 
 
 def run_identity(
@@ -86,14 +85,14 @@ FILE_NAME = "recognizer-ledger.jsonl"
 
 def tried_before(manifests: Sequence[Manifest], identity: str) -> int:
     """Different runs (by ``identity``) that were finished on any of these manifests; lines that are damaged count."""
-    seen = set()
+    tried = set()
     for manifest in manifests:
         for i, line in enumerate(_lines(manifest.root / FILE_NAME)):
             try:
-                seen.add(str(json.loads(line)["identity"]))
+                tried.add(str(json.loads(line)["identity"]))
             except (ValueError, KeyError, TypeError):
-                seen.add(f"{manifest.root}:{i}")
-    return len(seen - {identity})
+                tried.add(f"{manifest.root}:{i}")
+    return len(tried - {identity})
 
 
 def record(manifests: Sequence[Manifest], identity: str, facts: dict[str, Any]) -> bool:

@@ -1,28 +1,37 @@
-"""A trained recognizer read back: its members, whom it has seen, and how its clips were prepared."""
+"""A trained recognizer as a folder: safetensors, configuration, model card, and how its clips were prepared.
+
+Trained on everything and saved, read back, used on new clips, and built upon by runs (train.start, train.teacher).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
 from torch.func import functional_call
 
-from mesynth.core.errors import ManifestError, WeightsUnavailable
+from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.core.types import N_AUS
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import RUN_FILE
-from recognizer.config import RunConfig, load_config
-from recognizer.data import FLOW
-from recognizer.fitting import Inputs, LdaMembers, NetworkMembers, SvmMembers, Trained, skeleton
-from recognizer.models import LDA, SVM
-from recognizer.modes import restored
+from mesynth.store.run_folder import RUN_FILE, claim_folder, write_bytes, write_text
+from recognizer.config import RunConfig, config_yaml, is_closed, load_config
+from recognizer.data import FLOW, FlowSet, Inputs
+from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
+from recognizer.metrics import confusion, from_confusion
+from recognizer.mixing import members_of, mixed
+from recognizer.models import CLOSED
+from recognizer.protocol import Fold, Mixture
+from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
@@ -135,10 +144,10 @@ class Recognizer:
             return None
         network, total = self.members.model, np.zeros((len(clips[FLOW]), N_AUS * 2))
         views = [torch.from_numpy(clips[name]) for name in network.needs]
-        given = tuple(v if v.is_floating_point() else v.float() / 255 for v in views)
+        views = [v if v.is_floating_point() else v.float() / 255 for v in views]
         with torch.no_grad():
             for m in range(len(self.config.seeds)):
-                out = functional_call(network, {n: t[m] for n, t in self.members.stacked.items()}, given)
+                out = functional_call(network, {n: t[m] for n, t in self.members.stacked.items()}, tuple(views))
                 if out.au is None:
                     return None
                 total += out.au.double().sigmoid().numpy() / len(self.config.seeds)
@@ -161,14 +170,7 @@ class Recognizer:
             raise WeightsUnavailable(f"{folder / WEIGHTS} cannot be read ({error}); train it again") from None
         if meta.get("format") != FORMAT:
             raise WeightsUnavailable(f"{folder / WEIGHTS} is no recognizer of this program; train it again")
-        members: Trained
-        if config.model == LDA:
-            members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy())
-        elif config.model == SVM:
-            members = SvmMembers.of(tensors)
-        else:
-            members = NetworkMembers(skeleton(config), tensors)
-        members = restored(members, config.mix)
+        members = restored(config, tensors)
         return cls(
             config=config,
             members=members,
@@ -176,3 +178,228 @@ class Recognizer:
             preparation=Preparation.read(folder),
             aus=tuple(json.loads(meta.get("aus", "[]"))),
         )
+
+
+def load(folder: Path | str) -> Recognizer:
+    """A recognizer that :func:`train` saved. Its class comes from the registry; nothing in the folder is executed.
+
+    Raises:
+        WeightsUnavailable: no recognizer in the folder, or a damaged one.
+        ConfigError: its model is none that is registered here.
+
+    >>> load("no/such/folder")
+    Traceback (most recent call last):
+    mesynth.core.errors.WeightsUnavailable: no recognizer in no/such/folder; make one with `recognizer train --out ...
+    """
+    return Recognizer.load(folder)
+
+
+# ---------------------------------------------------------------- what a run builds on
+
+
+def load_pretrained(config: RunConfig) -> Pretrained:
+    """Read the recognizers that ``config.train`` names.
+
+    Raises:
+        WeightsUnavailable: no recognizer in a folder.
+        ConfigError: initial weights of another model, or a teacher of other classes, sizes or views.
+    """
+    train, teacher = config.train, None
+    weights: dict[str, torch.Tensor] = {}
+    seen: dict[str, frozenset[str]] = {}
+    digests: dict[str, str] = {}
+    if train.start:
+        found = _open("train.start", train.start, seen, digests)
+        if found.config.model != config.model or not isinstance(found.members, NetworkMembers):
+            raise ConfigError(
+                f"train.start={train.start} holds model {found.config.model}; this run has {config.model}"
+            )
+        names = {name for name, _ in found.members.model.named_parameters()}
+        weights = {name: value[0] for name, value in found.members.stacked.items() if name in names}
+    if train.teacher:
+        master = _open("train.teacher", train.teacher, seen, digests)
+        if (master.config.data.classes, master.config.data) != (config.data.classes, config.data):
+            raise ConfigError(
+                f"train.teacher={train.teacher} knows other data settings; train it with this run's data.*"
+            )
+        teacher = master.probabilities
+    return Pretrained(weights=weights, teacher=teacher, seen=seen, digests=digests)
+
+
+def _open(setting: str, folder: str, seen: dict[str, frozenset[str]], digests: dict[str, str]) -> Recognizer:
+    found = Recognizer.load(folder)
+    seen[setting] = found.subjects_seen
+    digests[setting] = hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
+    return found
+
+
+# ---------------------------------------------------------------- training on everything
+
+
+def train(
+    real: Source,
+    synthetic: Source | None = None,
+    config: RunConfig = RunConfig(),
+    *,
+    model: str | None = None,
+    out: Path | str,
+    progress: Progress | None = None,
+) -> Recognizer:
+    """Train on everything (no clip is held out, so no figure comes of it) and save into ``out``.
+
+    The same call again returns the saved model.
+
+    Args:
+        real: clips to learn from: a manifest or its folder, several of them, or a set in memory.
+        synthetic: more clips, mixed in as ``config.mix`` says.
+        model: instead of ``config.model``. A saved folder names its model through the registry, so this is a name:
+            :func:`recognizer.register_model` gives one to a network of your own.
+        out: the folder. It holds weights (safetensors), settings (YAML) and a card.
+
+    Raises:
+        ConfigError: a model that is no name, or a scikit-learn classifier (there is no file for those without pickle).
+        LeakError, PoolTooSmallError, ManifestError, MissingClassError, RunFolderError: as of :func:`recognizer.loso`.
+
+    >>> from tempfile import mkdtemp
+    >>> y = np.arange(36) % 3
+    >>> x = np.random.default_rng(0).normal(size=(36, 3, 28, 28))
+    >>> x[np.arange(36), 1, 8 * y] += 3  # each class moves another row of the face
+    >>> folder = mkdtemp()
+    >>> trained = train(FlowSet.of(x, y, [f"s{i // 9}" for i in range(36)]), model="lda", out=folder)
+    >>> new = FlowSet.of(x[:3], y[:3], ["t"] * 3)
+    >>> load(folder).probabilities(new.inputs()).argmax(1).tolist()
+    [0, 1, 2]
+    """
+    if model is not None and not isinstance(model, str):
+        raise ConfigError(
+            f"a saved recognizer names its model through the registry, and {type(model).__name__} is no name; give it "
+            "one with recognizer.register_model"
+        )
+    config = config if model is None else replace(config, model=model)
+    if config.model not in CLOSED and is_closed(config, config.model):
+        raise ConfigError(
+            f"model {config.model} is a scikit-learn classifier, and there is no file for those without pickle; test "
+            "it with loso or ablate, or train a network"
+        )
+    folder = Path(out)
+    real_source = sources(real)
+    synthetic_source = None if synthetic is None else sources(synthetic)
+    pretrained = load_pretrained(config)
+    claim_folder(folder, run_identity("train", real_source, synthetic_source, config) | dict(pretrained.digests))
+    if (folder / WEIGHTS).is_file():
+        return Recognizer.load(folder)
+    real_set = as_flow_set(real_source, config, progress, "reading clips")
+    made = None if synthetic_source is None else as_flow_set(synthetic_source, config, progress, "reading synthetic")
+    mixtures = [_everything(real_set, made, config, seed) for seed in config.seeds]
+    trained = fit(
+        mixtures[0].pool, mixtures[0].added, members_of(mixtures, config.seeds), config,
+        progress and (lambda done, total: progress(f"training {config.model}", done, total)), pretrained=pretrained,
+    )  # fmt: skip
+    seen = sorted({subject for mixture in mixtures for subject in mixture.subjects_seen(0, pretrained.subjects)})
+    aus = tuple(_shown_aus(mixtures[0]).tolist())
+    preparation = Preparation.of([*_manifests(real_source), *_manifests(synthetic_source)])
+    meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen), "aus": json.dumps(aus)}
+    write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(preparation), sort_keys=False)))
+    write_text(folder / CONFIG, config_yaml(config, synthetic=made is not None))
+    write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen))
+    tensors = {name: value.contiguous() for name, value in trained.tensors().items()}
+    write_bytes(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
+    return Recognizer(config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, aus=aus)
+
+
+def _manifests(source: FlowSet | list[Manifest] | None) -> list[Manifest]:
+    return source if isinstance(source, list) else []
+
+
+def _shown_aus(mixture: Mixture) -> np.ndarray:
+    au = mixture.pool.au[mixture.weights[0] > 0]
+    return np.flatnonzero((au == 1).any(0) & (au == 0).any(0))
+
+
+def _everything(real: FlowSet, made: FlowSet | None, config: RunConfig, seed: int) -> Mixture:
+    """A mixture that holds nobody out."""
+    nothing = np.zeros(0, np.int64)
+    fold = Fold(name="all", train_index=np.arange(len(real)), test_index=nothing, held_out=frozenset())
+    return mixed(real, made, [fold], config.mix, seed)
+
+
+def _card(config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence[str]) -> str:
+    counts = dict(
+        zip(config.data.classes, mixture.pool.take(mixture.weights[0] > 0).class_counts.tolist(), strict=True)
+    )
+    listed = ", ".join(f"{name} {n}" for name, n in counts.items())
+    return f"""# Micro-expression recognizer: {config.model}
+
+- Classes: {", ".join(config.data.classes)}
+- Input: optical flow onset -> apex of an aligned face, resized to {config.data.size} px (u, v, strain)
+- Parameters: {n_parameters} for each of {len(config.seeds)} seed(s); probabilities are averaged
+- Trained on {int(mixture.n_real[0])} real and {int(mixture.n_added[0])} synthetic clips ({listed})
+- Subjects seen, directly or through the makers of synthetic clips: {", ".join(seen)}
+
+No clip was held out: results on the subjects above say nothing. For figures run `recognizer loso` with
+the same `config.yaml`.
+
+Use: `recognizer predict --model THIS_FOLDER --manifest M --out DIR`, or `--video FILE`, which is prepared as
+`preparation.yaml` says.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Class probabilities of a manifest's clips; ``table`` has one row per clip."""
+
+    table: pa.Table
+    n_seen: int
+    """Clips of subjects the model had learned from."""
+    metrics: dict[str, Any] | None
+    """Figures over the labelled clips of unseen subjects (classes without clips left out of UAR), or None."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"n": self.table.num_rows, "n_seen": self.n_seen, "metrics": self.metrics}
+
+
+def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progress | None = None) -> Prediction:
+    """Probabilities for every clip with flow, labelled or not.
+
+    The table: clip_id, subject, label (empty if unknown), predicted, subject_seen, and p_<class> each.
+
+    Args:
+        model: a trained recognizer, or its folder.
+        manifest: prepared clips: a manifest or its folder, several of them, or a set in memory.
+
+    Raises:
+        WeightsUnavailable: no recognizer in the folder.
+        ManifestError: no clips, or clips without what the model sees.
+
+    >>> from tempfile import mkdtemp
+    >>> y = np.arange(36) % 3
+    >>> x = np.random.default_rng(0).normal(size=(36, 3, 28, 28))
+    >>> x[np.arange(36), 1, 8 * y] += 3  # each class moves another row of the face
+    >>> trained = train(FlowSet.of(x, y, [f"s{i // 9}" for i in range(36)]), out=mkdtemp())
+    >>> result = predict(trained, FlowSet.of(x[:3], y[:3], ["s0", "t", "t"]))
+    >>> result.table["predicted"].to_pylist(), result.n_seen
+    (['negative', 'positive', 'surprise'], 1)
+    """
+    model = model if isinstance(model, Recognizer) else Recognizer.load(model)
+    clips = as_flow_set(sources(manifest), model.config, progress, "reading clips", unlabelled=True)
+    p = model.probabilities(clips.inputs())
+    names = np.array([*clips.classes, ""])
+    seen = np.array(
+        [
+            not model.subjects_seen.isdisjoint({str(s), *more})
+            for s, more in zip(clips.subjects, clips.subjects_seen, strict=True)
+        ]
+    )
+    columns = {
+        "clip_id": clips.clip_ids.tolist(), "subject": clips.subjects.tolist(), "label": names[clips.y].tolist(),
+        "predicted": names[p.argmax(1)].tolist(), "subject_seen": seen.tolist(),
+    }  # fmt: skip
+    columns |= {f"p_{name}": p[:, c].tolist() for c, name in enumerate(clips.classes)}
+    fair = (clips.y >= 0) & ~seen
+    metrics = None
+    if fair.any():
+        counts = confusion(clips.y[fair], p[fair].argmax(1), len(clips.classes))
+        metrics = from_confusion(counts, clips.classes).to_dict()
+        metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
+    return Prediction(table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics)

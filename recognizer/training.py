@@ -1,16 +1,18 @@
-"""Stacked folds: the parameters of many small networks side by side, trained in the same steps.
+"""Training in steps. Stacked folds: the parameters of many small networks side by side, trained in the same steps.
 
 A member is one (fold, seed, arm, ratio). Each has its own weights, labels, batches, augmentation and dropout, all pure
 functions of (seed, fold, step); nothing passes between members, so a stack gives what its members give one by one, up
-to the order of float32 sums.
+to the order of float32 sums. The trainer gets labels only where a member may learn: picking anything on a held-out
+subject is impossible here.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,39 +21,156 @@ from threadpoolctl import threadpool_limits
 from torch.func import functional_call, vmap
 
 from mesynth.core.errors import ConfigError
-from mesynth.core.seeds import derived
+from mesynth.core.seeds import derived, stream
 from recognizer import losses
 from recognizer.data import FLOW, gather_moved, swap_sides
-from recognizer.models import network_module
+from recognizer.losses import LossConfig
+from recognizer.models import SEEDING, build
 from recognizer.models.common import Dropout, FlowNetwork, Shape
-from recognizer.tasks import Stage, Task, TrainConfig, draw_batches
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("cosine", "constant", "exponential")
+DEVICES = ("cpu", "cuda", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The budget is fixed: no step is chosen by looking at results."""
+
+    steps: int = 300
+    """Optimizer steps on the fold's clips."""
+    batch: int = 32
+    lr: float = 3e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.05
+    optimizer: str = "adamw"
+    """adamw, adam, or sgd with momentum .9."""
+    schedule: str = "cosine"
+    """cosine: down to 0. constant. exponential: down to a hundredth."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    flip: bool = True
+    """Mirror half of the clips (u changes sign, AU sides swap)."""
+    shift: int = 1
+    """Largest shift along x and y, pixels of the flow image; frames move along."""
+    balance: bool = True
+    """Draw all classes equally often."""
+    start: str = ""
+    """Folder of a trained recognizer to begin with. Every subject it saw must be outside every fold's test."""
+    teacher: str = ""
+    """Folder of a trained recognizer whose probabilities train.loss.distil follows; the same rule."""
+    device: str = "cpu"
+    """cpu, cuda, or auto (cuda where there is one). Figures of the two differ in the order of float32 sums."""
+    stack: int = 0
+    """Members trained at once; 1 trains one after the other, 0 leaves it to the network (what
+    tests/bench/bench_folds.py found to be faster). The result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("stack", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least {least}")
+        if not self.lr > 0 or self.weight_decay < 0 or self.shift < 0:
+            raise ConfigError(
+                f"train.lr={self.lr:g} must be positive; weight_decay={self.weight_decay:g} and shift={self.shift} >= 0"
+            )
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("device", DEVICES)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"train.{name}='{getattr(self, name)}' is unknown; choose from {', '.join(known)}")
+        if bool(self.teacher) != (self.loss.distil > 0):
+            raise ConfigError("train.teacher and train.loss.distil go together: set both or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of training: what each member draws from ([M,N] weights), for how long, how fast."""
+
+    name: str
+    weights: np.ndarray
+    steps: int
+    lr_factor: float = 1.0
+    pull: float = 0.0
+    """Strength of the pull towards the weights this stage began with (decoupled, like weight decay)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All the trainer is told: N clips, M members."""
+
+    network: str
+    config: Any
+    """The network's own config dataclass."""
+    n_classes: int
+    shape: Shape
+    inputs: Mapping[str, np.ndarray]
+    """Views by name, [N,...]; ``flow`` [N,3,S,S] float32 among them, frames uint8."""
+    au: np.ndarray
+    """[N,K*2] int8, -1 unknown"""
+    labels: np.ndarray
+    """[M,N] int64; -1 wherever the member may not learn."""
+    affine: np.ndarray
+    """[M,2,3] a and b: the flow of added clips enters as a*x + b."""
+    added: np.ndarray
+    """[N] bool"""
+    scale: np.ndarray
+    """[M,3] rms of each channel of the flow over the member's clips."""
+    names: Sequence[str]
+    seeds: Sequence[int]
+    stages: Sequence[Stage]
+    initial: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Initial weights instead of fresh ones, without the members' dimension."""
+    teacher: np.ndarray | None = None
+    """[N,C] float32 probabilities for distillation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Every step of one stage for one member: positions and augmentation, each [steps, batch]."""
+
+    index: np.ndarray
+    flip: np.ndarray
+    dy: np.ndarray
+    dx: np.ndarray
+
+
+def draw_batches(
+    weights: np.ndarray, labels: np.ndarray, steps: int, *, name: str, seed: int, config: TrainConfig
+) -> Batches:
+    """Draw with replacement in proportion to ``weights`` [N] (per class, if balanced): a function of (seed, name)."""
+    rng = stream(seed, f"batches/{name}")
+    index = np.flatnonzero(weights > 0)
+    p = weights[index].astype(np.float64)
+    assert len(index), f"member {name} has nothing to learn from"
+    assert (labels[index] >= 0).all()
+    if config.balance:
+        mass = np.bincount(labels[index], weights=p)
+        p = p / mass[labels[index]]
+    edges = np.cumsum(p / p.sum())
+    shape = (steps, config.batch)
+    drawn = np.minimum(np.searchsorted(edges, rng.random(shape), side="right"), len(index) - 1)
+    flips = rng.random(shape) < 0.5
+    moves = rng.integers(-config.shift, config.shift + 1, (2, *shape))
+    return Batches(index=index[drawn], flip=flips & config.flip, dy=moves[0], dx=moves[1])
+
+
+# ---------------------------------------------------------------- the trainer
+
 
 Tensors = dict[str, torch.Tensor]
 Progress = Callable[[int, int], None]
-Watch = Callable[[range, Tensors], None]
+Callback = Callable[[range, Tensors], None]
 """Called with members and their tensors as they stand; the trainer itself never sees what is done with them."""
-_JUDGE = "domain judge"
+_DISCRIMINATOR = "domain discriminator"
 """Of the parameters beside a network's own: [D+1], used in training alone."""
 _WIDE = 256
 """Members trained at once on a GPU, where nothing else is asked."""
 _SCORED = 256
 """Clips scored at once."""
 
-_seeding = threading.Lock()  # initial weights come from torch's one global generator
-
 
 def fresh(task: Task, member: int) -> FlowNetwork:
     """The untrained network of one member: a function of (seed, fold)."""
-    with _seeding, torch.random.fork_rng(devices=[]):
+    with SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(task.seeds[member], f"init/{task.names[member]}"))
         return build(task.network, task.config, task.n_classes, task.shape)
-
-
-def build(network: str, config: Any, n_classes: int, shape: Shape) -> FlowNetwork:
-    """A network by name; see :mod:`recognizer.models`."""
-    made = network_module(network).build(config, n_classes, shape)
-    assert isinstance(made, FlowNetwork)
-    return made
 
 
 def train(
@@ -59,28 +178,32 @@ def train(
     config: TrainConfig,
     progress: Progress | None = None,
     *,
-    watch: Watch | None = None,
-    watched: int = 0,
+    callback: Callback | None = None,
+    calls: int = 0,
 ) -> Tensors:
     """Train all members; return their parameters and ``scale`` stacked along dimension 0 ([M,...]).
 
     Stacks run side by side, one thread each and as many as torch would use: the operations are too small
     to share out, and threads that wait for each other inside them lose all on a busy machine.
-    ``progress(done, total)`` counts member-steps. ``watch`` is called ``watched`` times along the way, in the thread
-    that trains those members.
+    ``progress(done, total)`` counts member-steps. ``callback`` is called ``calls`` times along the way, in the thread
+    that trains those members. Networks that keep running statistics or draw from torch's generator
+    (:attr:`~recognizer.models.common.FlowNetwork.alone`) train one after the other, each from a seed of its own.
 
     Raises:
         ConfigError: a loss on features, and the network shows none; weights to begin with of another shape.
     """
     device = _device(config.device)
     members, workers = len(task.names), max(torch.get_num_threads(), 1)
-    if device.type == "cuda":  # one queue of work, as wide as it gets
+    first = fresh(task, 0)
+    if first.alone:
+        workers = size = 1
+    elif device.type == "cuda":  # one queue of work, as wide as it gets
         workers, size = 1, min(config.stack or _WIDE, members)
     else:
-        size = min(config.stack or type(fresh(task, 0)).stack, math.ceil(members / workers))
+        size = min(config.stack or first.stack, math.ceil(members / workers))
     chunks = [range(i, min(i + size, members)) for i in range(0, members, size)]
     total = members * sum(stage.steps for stage in task.stages)
-    every = max(total // members // watched, 1) if watched else 0
+    every = max(total // members // calls, 1) if calls else 0
     done, stop = [0] * len(chunks), threading.Event()
 
     def work(c: int) -> Tensors:
@@ -89,7 +212,10 @@ def train(
             if stop.is_set():
                 raise CancelledError
 
-        return _Chunk(task, chunks[c], config, device).run(report, watch, every)
+        with torch.random.fork_rng(devices=[], enabled=first.alone):
+            if first.alone:
+                torch.manual_seed(derived(task.seeds[c], f"torch/{task.names[c]}"))
+            return _Chunk(task, chunks[c], config, device).run(report, callback, every)
 
     # torch's thread count belongs to the calling thread; the initializer leaves the caller's as it is.
     one = threadpool_limits(limits=1, user_api="blas")
@@ -127,12 +253,12 @@ class _Chunk:
         self.device = device
         every = [dict(network.named_parameters()) for network in networks]
         self.stacked = {n: torch.stack([p[n].detach().cpu() for p in every]).to(device) for n in every[0]}
-        if task.start:
-            _begin(self.stacked, task)
+        if task.initial:
+            _initialise(self.stacked, task.initial)
         if config.loss.on_features:
             width = self._features()
             if config.loss.domain:
-                self.stacked[_JUDGE] = torch.zeros(len(chunk), width + 1, device=device)
+                self.stacked[_DISCRIMINATOR] = torch.zeros(len(chunk), width + 1, device=device)
         for value in self.stacked.values():
             value.requires_grad_()
         members = slice(chunk.start, chunk.stop)
@@ -165,46 +291,49 @@ class _Chunk:
             )
         return int(shown.shape[-1])
 
-    def run(self, report: Callable[[int], None], watch: Watch | None, every: int) -> Tensors:
-        """Train through all stages; ``watch`` every so many steps."""
+    def run(self, report: Callable[[int], None], callback: Callback | None, every: int) -> Tensors:
+        """Train through all stages; ``callback`` every so many steps."""
         done = 0
 
-        def told(steps: int) -> None:
-            if watch is not None and steps % every == 0:
-                watch(self.chunk, self._tensors())
+        def after_step(steps: int) -> None:
+            if callback is not None and steps % every == 0:
+                callback(self.chunk, self._tensors())
             report(steps)
 
         for stage in self.task.stages:
-            done = self._stage(stage, done, told)
+            done = self._stage(stage, done, after_step)
         return self._tensors()
 
     def _tensors(self) -> Tensors:
-        made = {n: p.detach() for n, p in self.stacked.items() if n != _JUDGE} | {"scale": self.scale}
+        made = {n: p.detach() for n, p in self.stacked.items() if n != _DISCRIMINATOR} | {"scale": self.scale}
+        if self.model.alone:  # what it keeps besides parameters: running statistics
+            kept = self.model.state_dict()
+            made |= {n: kept[n].detach().clone()[None] for n in sorted(kept.keys() - made.keys())}
         return {n: p.cpu() for n, p in made.items()}
 
     def _one(
-        self, parameters: Tensors, scale: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, given: Tensors
+        self, parameters: Tensors, scale: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, batch: Tensors
     ) -> torch.Tensor:
-        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``given`` y [B], au, added, teacher and views."""
-        config, names = self.config.loss, {n: p for n, p in parameters.items() if n != _JUDGE}
+        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``batch`` y [B], au, added, teacher and views."""
+        config, names = self.config.loss, {n: p for n, p in parameters.items() if n != _DISCRIMINATOR}
         masks = {f"{name}.key": keys[i] for i, name in enumerate(self.drops)}
         out = functional_call(
-            self.model, names | {"scale": scale} | masks, tuple(given[view] for view in self.model.needs)
+            self.model, names | {"scale": scale} | masks, tuple(batch[view] for view in self.model.needs)
         )
-        total = losses.classification(self.model, out, given["y"], given["au"], weights, config)
+        total = losses.classification(self.model, out, batch["y"], batch["au"], weights, config)
         if config.on_features:
-            total = total + losses.on_features(out.features, given["y"], config)
+            total = total + losses.on_features(out.features, batch["y"], config)
         if config.domain:
-            total = total + losses.domain(out.features, given["added"], parameters[_JUDGE], config.domain)
+            total = total + losses.domain(out.features, batch["added"], parameters[_DISCRIMINATOR], config.domain)
         if config.distil:
-            total = total + config.distil * losses.distillation(out, given["teacher"], self.model.probability_gain)
+            total = total + config.distil * losses.distillation(out, batch["teacher"], self.model.probability_gain)
         return total
 
     def _single(self, parameters: Tensors, *stacked: Any) -> torch.Tensor:
         """The plain path: what stacking is measured against."""
-        *tensors, given = stacked
+        *tensors, batch = stacked
         scale, keys, weights = (t[0] for t in tensors)
-        mine, own = ({k: v[0] for k, v in x.items()} for x in (parameters, given))
+        mine, own = ({k: v[0] for k, v in x.items()} for x in (parameters, batch))
         return self._one(mine, scale, keys, weights, own)[None]
 
     def _stage(self, stage: Stage, done: int, report: Callable[[int], None]) -> int:
@@ -231,12 +360,12 @@ class _Chunk:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             i, mirrored = index[step], flip[step]
-            given = {"y": self.y[rows, i], "au": swap_sides(self.au[i], mirrored)}
-            given |= {"added": self.added[i], "teacher": self.teacher[i]}
-            given |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
+            batch = {"y": self.y[rows, i], "au": swap_sides(self.au[i], mirrored)}
+            batch |= {"added": self.added[i], "teacher": self.teacher[i]}
+            batch |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
             optimizer.zero_grad(set_to_none=True)
             keys = _keys(roots, step, len(self.drops)).to(self.device)
-            self.loss(self.stacked, self.scale, keys, self.class_weights, given).sum().backward()
+            self.loss(self.stacked, self.scale, keys, self.class_weights, batch).sum().backward()
             optimizer.step()
             if stage.pull:
                 with torch.no_grad():
@@ -262,17 +391,17 @@ class _Chunk:
         return images
 
 
-def _begin(stacked: Tensors, task: Task) -> None:
-    """Replace fresh parameters by those to begin with."""
+def _initialise(stacked: Tensors, initial: Mapping[str, torch.Tensor]) -> None:
+    """Replace fresh parameters by initial weights, the same for all members."""
     for name, value in stacked.items():
-        given = task.start.get(name)
-        if given is None or given.shape != value.shape[1:]:
-            found = "none" if given is None else list(given.shape)
+        weight = initial.get(name)
+        if weight is None or weight.shape != value.shape[1:]:
+            found = "none" if weight is None else list(weight.shape)
             raise ConfigError(
                 f"train.start: its parameter {name} is {found}, this model's {list(value.shape[1:])}; "
                 "start with a recognizer of the same model, classes and sizes"
             )
-        value.copy_(given.expand_as(value))
+        value.copy_(weight.expand_as(value))
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
@@ -301,10 +430,10 @@ def scores(model: FlowNetwork, tensors: Tensors, member: int, inputs: Mapping[st
     parameters = {name: value[member] for name, value in tensors.items()}
     parts = []
     for start in range(0, len(inputs[FLOW]), _SCORED):
-        given = []
+        views = []
         for name in model.needs:
             view = torch.from_numpy(inputs[name][start : start + _SCORED])
-            given.append(view if name == FLOW else view.float() / 255)
-        out = functional_call(model, parameters, tuple(given))
+            views.append(view if name == FLOW else view.float() / 255)
+        out = functional_call(model, parameters, tuple(views))
         parts.append((out.scores.double() * model.probability_gain).softmax(-1).numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0))

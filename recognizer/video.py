@@ -1,7 +1,7 @@
-"""From a recording to predictions: spot what comes and goes, prepare it as the training clips were, judge it.
+"""From a recording to predictions: spot what comes and goes, prepare it as the training clips were, classify it.
 
 The one module of the recognizer that needs :mod:`mesynth.preprocess`: a video has to be prepared before it can be
-judged, by the very code that prepared the clips the model learned from.
+classified, by the very code that prepared the clips the model learned from.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def spot(
     recording: Recording,
     landmarker: Landmarker,
     *,
-    asked: tuple[Interval, ...] = (),
+    requested: tuple[Interval, ...] = (),
     config: IntervalConfig = IntervalConfig(),
     progress: Progress | None = None,
 ) -> Spotting:
     """All movements that may be micro-expressions. The recording is decoded twice; memory does not grow with it.
 
-    Faces are looked for and aligned anew every two seconds, so that a head may move on. ``asked``: the intervals are
-    these, and the signal is measured for the picture alone.
+    Faces are looked for and aligned anew every two seconds, so that a head may move on. ``requested``: the intervals
+    are these, and the signal is measured for the picture alone.
 
     Raises:
         NoFaceError: no face anywhere, and no intervals asked for.
@@ -86,15 +86,15 @@ def spot(
             noise.append(found.noise)
         if progress:
             progress("spotting", core.stop, n)
-    if not np.isfinite(raw).any() and not asked:
+    if not np.isfinite(raw).any() and not requested:
         raise NoFaceError(
             f"no face found in {recording.name} ({recording.width}x{recording.height} pixels, {len(cores)} frames "
             "searched); it needs one frontal face, at least about 60 pixels wide"
         )
     curve = spotting.smooth(raw, fps, config)
     least = spotting.threshold(np.concatenate([np.zeros(0), *noise]), config)
-    if asked:
-        return Spotting(at=at, signal=curve, threshold=least, intervals=asked, left_out=())
+    if requested:
+        return Spotting(at=at, signal=curve, threshold=least, intervals=requested, left_out=())
     tops = spotting.peaks(curve, least, fps, config)
     inner = spotting.around(curve, tops, fps, config)
     outer = [
@@ -162,11 +162,11 @@ def _crop(picture: np.ndarray, landmarker: Landmarker, names: Sequence[str]) -> 
         return None
 
 
-# ---------------------------------------------------------------- judging
+# ---------------------------------------------------------------- classifying
 
 
 def predict_video(
-    model: Recognizer,
+    model: Recognizer | Path | str,
     path: Path | str,
     *,
     out: Path | str,
@@ -176,22 +176,27 @@ def predict_video(
     identity: str = "",
     progress: Progress | None = None,
 ) -> VideoPrediction:
-    """Spot, prepare and judge a recording; write predictions.parquet, intervals.json, timeline.png and ``clips`` (the
-    prepared intervals, a manifest) into ``out``.
+    """Spot, prepare and classify a recording; write predictions.parquet, intervals.json, timeline.png and ``clips``
+    (the prepared intervals, a manifest) into ``out``.
 
     ``fps``: instead of what the file states. ``landmarker``: "auto" is the one of the training clips, where it is on
-    this machine. ``intervals``: judge these (:meth:`Interval.parse`) instead of what is spotted. ``identity``: of the
-    model, so that ``out`` is not taken for another one's.
+    this machine. ``intervals``: classify these (:meth:`Interval.parse`) instead of what is spotted. ``identity``: of
+    the model, so that ``out`` is not taken for another one's.
 
     Raises:
-        RecordingError, UnreadableImageError, NoFaceError: a recording that cannot be judged.
+        RecordingError, UnreadableImageError, NoFaceError: a recording that cannot be classified.
         ManifestError: a model whose training clips were not prepared alike.
         WeightsUnavailable, RunFolderError, MesynthError.
+
+    >>> predict_video("no/such/model", "interview.mp4", out="runs/interview")
+    Traceback (most recent call last):
+    mesynth.core.errors.WeightsUnavailable: no recognizer in no/such/model; make one with `recognizer train --out ...
     """
     out = Path(out)
+    model = model if isinstance(model, Recognizer) else Recognizer.load(model)
     settings = _settings(model.preparation)
     recording = Recording.open(path, fps)
-    asked = tuple(Interval.parse(text, recording) for text in intervals)
+    requested = tuple(Interval.parse(text, recording) for text in intervals)
     name, detector, notes = _landmarker(landmarker, model.preparation)
     run = {
         "verb": "predict", "weights": identity, "video": recording.digest(), "landmarker": landmarker_identity(name),
@@ -199,28 +204,28 @@ def predict_video(
     }  # fmt: skip
     if out.exists():
         claim_folder(out, run)  # an unfit folder is found out before the work
-    found = spot(recording, detector, asked=asked, progress=progress)
-    if not asked and model.preparation.settings.get("apex", "annotated") != "annotated":
+    found = spot(recording, detector, requested=requested, progress=progress)
+    if not requested and model.preparation.settings.get("apex", "annotated") != "annotated":
         bare = tuple(replace(interval, apex=None) for interval in found.intervals)  # spotted as for training
         found = replace(found, intervals=bare)
     claim_folder(out, run)
     notes = [*recording.notes(), *model.preparation.notes(), *notes]
     clips, left = _prepared(recording, found.intervals, settings, name, out / CLIPS, progress)
-    if asked and clips is None:
+    if requested and clips is None:
         raise NoFaceError(f"none of the intervals of {recording.name} can be prepared: {left[0]['reason']}")
-    judged = _judged(model, found, recording, settings, clips)
+    classified = _classified(model, found, recording, settings, clips)
     facts = {
         "recording": recording.name, "fps": recording.fps, "frames": len(recording.names),
         "seconds": round(len(recording.names) / recording.fps, 4), "model": model.config.model,
-        "landmarker": name, "spotted": not asked, "threshold_px": round(found.threshold, 4),
-        "intervals": judged, "left_out": [*found.left_out, *left], "notes": notes,
+        "landmarker": name, "spotted": not requested, "threshold_px": round(found.threshold, 4),
+        "intervals": classified, "left_out": [*found.left_out, *left], "notes": notes,
         "signal": {
             "frame": found.at.tolist(),
             "px": [round(float(v), 4) if np.isfinite(v) else None for v in found.signal],
         },
     }  # fmt: skip
-    result = VideoPrediction(facts=facts, table=table_of(judged, model.config.data.classes))
-    picture = _picture(model, recording, found, clips, judged)
+    result = VideoPrediction(facts=facts, table=table_of(classified, model.config.data.classes))
+    picture = _picture(model, recording, found, clips, classified)
     write_table(result.table, out / PREDICTIONS)
     write_text(out / INTERVALS, json.dumps(facts, indent=1, allow_nan=False) + "\n")
     write_bytes(out / TIMELINE, picture)
@@ -243,13 +248,13 @@ def _settings(preparation: Preparation) -> PrepareConfig:
         ) from None
 
 
-def _landmarker(asked: str, preparation: Preparation) -> tuple[str, Landmarker, list[str]]:
-    wanted = preparation.landmarker if asked == "auto" and preparation.landmarker else asked
+def _landmarker(requested: str, preparation: Preparation) -> tuple[str, Landmarker, list[str]]:
+    wanted = preparation.landmarker if requested == "auto" and preparation.landmarker else requested
     try:
         name = resolve_landmarker(wanted)
         return name, landmarker_of(name, landmarker_identity(name), "cpu"), []
     except WeightsUnavailable:
-        if wanted == asked:
+        if wanted == requested:
             raise
         name = resolve_landmarker("auto")
         note = (
@@ -311,10 +316,10 @@ def _apex_of(row: Row, settings: PrepareConfig, spotted: dict[str, int]) -> int:
 # ---------------------------------------------------------------- results
 
 
-def _judged(
+def _classified(
     model: Recognizer, found: Spotting, recording: Recording, settings: PrepareConfig, clips: Manifest | None
 ) -> list[dict[str, Any]]:
-    """A mapping an interval: where it is, and what the model says of it."""
+    """A mapping an interval: where it is, and what the model predicts."""
     if clips is None:
         return []
     loaded = as_flow_set([clips], model.config, None, "reading clips", unlabelled=True)
@@ -345,14 +350,18 @@ def _named(au: np.ndarray) -> dict[str, float]:
 
 
 def _picture(
-    model: Recognizer, recording: Recording, found: Spotting, clips: Manifest | None, judged: Sequence[dict[str, Any]]
+    model: Recognizer,
+    recording: Recording,
+    found: Spotting,
+    clips: Manifest | None,
+    classified: Sequence[dict[str, Any]],
 ) -> bytes:
     flows = [] if clips is None else [read_flow(clips.root, row) for row in clips]
     # One scale for all intervals: so much that a hundredth of the pixels saturates, in steps of half a pixel.
     most = max((float(np.quantile(np.hypot(uv[0], uv[1]), 0.99)) for uv in flows), default=0.0)
     scale = max(0.5, np.ceil(most * 2) / 2)
     shown = []
-    for row, uv, one in zip(clips or (), flows, judged, strict=True):
+    for row, uv, one in zip(clips or (), flows, classified, strict=True):
         assert clips is not None
         frames = read_frames(clips.root, row)
         shown.append(

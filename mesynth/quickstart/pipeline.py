@@ -34,7 +34,7 @@ from mesynth.quickstart.page import Show, Study, write_page
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.stage import Progress
-from recognizer.ablation import run_ablation
+from recognizer.ablation import ablate
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.results import LosoResult
 from recognizer.run import loso
@@ -131,7 +131,7 @@ def run(
     with clock("leave one subject out"):
         recognition = _recognise(real, out, scale, bars)
     with clock("ablate the synthetic ratio"):
-        ablation = run_ablation(
+        ablation = ablate(
             [real], [matched], _ablation_config(scale), out=out / "ablation", progress=_labelled(bars("ratio ablation"))
         )
     with clock("try to leak a subject"):

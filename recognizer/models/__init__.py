@@ -1,24 +1,189 @@
-"""The models: two in closed form, and networks that stack over folds. One table says which there are."""
+"""The models by name: what ships, and what others register. A model's code is imported when it is asked for.
+
+``MODELS`` holds what ships as modules with ``build(config, n_classes, shape)`` (``lda`` and ``svm`` with ``fit``), and
+what others add as a :class:`Model`, or as anything that can be one: a network or an estimator, its class, or a function
+that makes it. :func:`make` turns all of these into something that can be trained.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from mesynth.core.errors import ConfigError
+from mesynth.core.registry import Registry
+
+if TYPE_CHECKING:
+    from recognizer.models.common import FlowNetwork, Shape
 
 LDA, SVM = "lda", "svm"
 CLOSED: tuple[str, ...] = (LDA, SVM)
-"""Not trained in steps; they see the flow image alone."""
+"""Of those that ship: not trained in steps; they see the flow image alone."""
 _OURS = ("capsule_graph", "region_attention")
 _PUBLISHED = (
     "ststnet", "offapex", "dssn", "capsulenet", "ice_discriminator", "au_gacn", "mer_gcn", "graph_tcn", "elrcn",
     "micro_attention", "microexpstcnn", "fusenet", "atnet", "htnet",
 )  # fmt: skip
+
+
+RECIPE_KEYS = frozenset((
+    "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "controls",
+    "train_subjects", "resamples",
+))  # fmt: skip
+"""What else stands at the top of a recipe, where a model's name stands for its section."""
+SEEDING = threading.RLock()
+"""Held while weights are drawn: they come from torch's one global generator."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that others bring.
+
+    Args:
+        factory: makes an untrained model: a ``torch.nn.Module`` from flow [B,3,S,S] (u, v, strain, each divided by its
+            rms over the training clips) to logits [B,C]; a :class:`recognizer.models.common.FlowNetwork`, which also
+            gets frames; or a scikit-learn classifier, which gets the flow as [N,3*S*S]. A class or function is called
+            with those of ``n_classes``, ``size``, ``shape`` and ``config`` that it names as parameters. An instance is
+            copied, and what it has learned is forgotten.
+        config: its section of a configuration, a frozen dataclass whose fields all have defaults; None: no settings.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> Model(LogisticRegression).config is None
+    True
+    """
+
+    factory: Any
+    config: type[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.config is not None and not is_dataclass(self.config):
+            raise ConfigError(f"config={self.config!r} is no dataclass; decorate it with @dataclass(frozen=True)")
+
+
+class _Models(Registry[Any]):
+    """Besides names that stay, objects that one call lends."""
+
+    @contextmanager
+    def lent(self, models: Mapping[str, Any] | Sequence[Any]) -> Iterator[dict[str, str]]:
+        """Names of ``models`` (names, or objects, which have one inside the ``with`` alone), and what each object is:
+        text for a run's identity, empty for what was named. A mapping chooses the objects' names."""
+        given = models.items() if isinstance(models, Mapping) else [(_title(m), m) for m in models]
+        names: dict[str, str] = {}
+        own = []
+        try:
+            for title, model in given:
+                name = model if isinstance(model, str) else title
+                if not isinstance(model, str):
+                    name, n = title, 1
+                    while name in self or name in RECIPE_KEYS:
+                        n += 1
+                        name = f"{title}_{n}"
+                    self.register(name, model if isinstance(model, Model) else Model(model))
+                    own.append(name)
+                names[name] = "" if isinstance(model, str) else _described(model)
+            yield names
+        finally:
+            for name in own:
+                del self._added[name]
+                self._loaded.pop(name, None)
+
+
+MODELS = _Models(
+    "model", "recognizer.models", {name: f"recognizer.models.{name}" for name in (*CLOSED, *_OURS, *_PUBLISHED)}
+)
+"""All models by name; others declare theirs by an entry point of the group ``recognizer.models``."""
 NETWORKS: tuple[str, ...] = (*_OURS, *_PUBLISHED)
-"""A module each, of that name."""
-MODELS: tuple[str, ...] = (*CLOSED, *NETWORKS)
+"""Of those that ship: a module each, of that name, trained in steps."""
 
 
-def network_module(name: str) -> ModuleType:
-    """The module of one of NETWORKS, with ``build(config, n_classes, shape)``."""
-    assert name in NETWORKS, name
-    return import_module(f"recognizer.models.{name}")
+def register_model(name: str, model: Any = None, *, config: type[Any] | None = None) -> Any:
+    """Name a model for recipes, ``recognizer loso``, ablations and saved folders; without ``model``, a decorator.
+
+    Args:
+        name: letters, digits and ``_``; also the name of its section in a configuration.
+        model: see :class:`Model`, which it may also be.
+        config: see :class:`Model`.
+
+    Returns:
+        What was registered, unchanged.
+
+    Raises:
+        ConfigError: the name ships, or is none that a section of a recipe can have.
+
+    >>> from torch import nn
+    >>> @register_model("linear_example")
+    ... def linear(n_classes, size):
+    ...     return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, n_classes))
+    >>> "linear_example" in MODELS
+    True
+    """
+    if not name.isidentifier() or name in RECIPE_KEYS:
+        raise ConfigError(
+            f"model name '{name}' cannot name a section of recipes: it must be letters, digits and _, and none of "
+            f"{', '.join(sorted(RECIPE_KEYS))}"
+        )
+
+    def add(given: Any) -> Any:
+        MODELS.register(name, given if isinstance(given, Model) else Model(given, config))
+        return given
+
+    return add if model is None else add(model)
+
+
+def ships(name: str) -> bool:
+    """Whether the model is one of this package."""
+    return name in CLOSED or name in NETWORKS
+
+
+def section_class(name: str) -> type[Any] | None:
+    """The configuration class of a model that others bring; None where it has no settings."""
+    found = MODELS[name]
+    return found.config if isinstance(found, Model) else None
+
+
+def make(name: str, config: Any, n_classes: int, shape: Shape) -> Any:
+    """A model that has learned nothing: a :class:`~recognizer.models.common.FlowNetwork`, or a scikit-learn classifier.
+
+    ``config`` is its section. Weights come from torch's current seed. Not for ``lda`` and ``svm``.
+
+    Raises:
+        ConfigError: no such model, or what its factory makes is none.
+    """
+    assert name not in CLOSED, name
+    found = MODELS[name]
+    if ships(name):
+        return found.build(config, n_classes, shape)
+    from recognizer.models.outside import untrained
+
+    factory = found.factory if isinstance(found, Model) else found
+    return untrained(name, factory, config, n_classes, shape)
+
+
+def build(name: str, config: Any, n_classes: int, shape: Shape) -> FlowNetwork:
+    """:func:`make` where it is known to be a network."""
+    made = make(name, config, n_classes, shape)
+    from recognizer.models.common import FlowNetwork
+
+    assert isinstance(made, FlowNetwork)
+    return made
+
+
+def _title(model: Any) -> str:
+    """A name for an object: its class's or function's."""
+    if isinstance(model, Model):
+        return _title(model.factory)
+    kind: Callable[..., Any] | type = model if hasattr(model, "__name__") else type(model)
+    name = getattr(kind, "__name__", "model")
+    return name if name.isidentifier() else "model"
+
+
+def _described(model: Any) -> str:
+    """What tells an object from another one of its name: settings, layers, or where its code stands."""
+    if isinstance(model, Model):
+        return f"{_described(model.factory)} {model.config}"
+    if hasattr(model, "__qualname__"):
+        return f"{model.__module__}.{model.__qualname__}"
+    return repr(model)

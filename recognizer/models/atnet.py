@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.common import APEX_INPUTS, Dropout, FlowNetwork, Lstm, Outputs, Shape, apex_maps, check
-from recognizer.models.resnet10 import ResNet10
+from recognizer.models.common import APEX_INPUTS, Dropout, FlowNetwork, Lstm, Outputs, ResNet10, Shape, apex_maps, check
 
 
 @dataclass(frozen=True, kw_only=True)

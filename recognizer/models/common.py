@@ -1,6 +1,6 @@
-"""What the networks share: the contract with the trainer, dropout without a generator, the patch stem, losses.
+"""What the networks share: the contract with the trainer, dropout without a generator, losses, and parts of several.
 
-Parts that several of the published networks share; each gives the same under vmap as one by one.
+Each part gives the same under vmap as one by one.
 
 BatchNorm keeps running statistics and mixes the clips of a batch, so wherever a paper has it, :func:`norm` (GroupNorm,
 same number of parameters) stands in its place."""
@@ -10,13 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mesynth.core.emotions import PUBLISHED
 from mesynth.core.errors import ConfigError
+from mesynth.core.facs import AU_INDEX
+from mesynth.core.types import N_AUS
 from recognizer.models.faces import masks
 
 
@@ -86,6 +91,8 @@ class FlowNetwork(nn.Module):
     """softmax(probability_gain * scores) are the class probabilities."""
     stack = 16
     """How many members train fastest together on a CPU; see tests/bench/bench_folds.py."""
+    alone = False
+    """Whether it keeps running statistics or draws from torch's generator, so that members cannot train together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +149,7 @@ def margin_loss(
     return (target * hit + absent * (1 - target) * miss).sum(-1).mean()
 
 
-# ------------------------------------------------------------------- blocks
+# ---------------------------------------------------------------- parts of published networks
 
 
 APEX_INPUTS: dict[str, int] = {"apex": 1, "change": 1, "both": 2}
@@ -263,3 +270,141 @@ class ClassCapsules(nn.Module):
 def lengths(capsules: torch.Tensor) -> torch.Tensor:
     """[...,D] -> [...], safe to differentiate at 0."""
     return (capsules.square().sum(-1) + 1e-8).sqrt()
+
+
+# ---------------------------------------------------------------- AUs as the nodes of a graph (mer_gcn, au_gacn)
+
+
+_GRID = 4
+
+
+def cooccurrence() -> np.ndarray:
+    """[K,K] float32: row i, column j = P(AU j | AU i) over the emotions of the published tables; diagonal 1.
+
+    Emotions count alike, and AUs are independent given the emotion. The papers count in the labels of their training
+    set; published tables are the same for every fold and know nothing of the held-out subject. An AU that no table
+    names is connected to itself alone.
+    """
+    share = np.zeros((len(PUBLISHED), N_AUS))
+    for row, table in enumerate(PUBLISHED.values()):
+        for code, probability in table.items():
+            share[row, AU_INDEX[code]] = probability
+    alone = share.mean(0)
+    both = share.T @ share / len(share)
+    out = np.divide(both, alone[:, None], out=np.zeros_like(both), where=alone[:, None] > 0)
+    np.fill_diagonal(out, 1)
+    return out.astype(np.float32)
+
+
+class ClipTrunk(nn.Module):
+    """Clips [B,T,F,F] in [0,1] -> maps [B,widths[-1],T',4,4] by 3D convolutions with residual blocks.
+
+    The first layer halves the picture, every further stage halves picture and time.
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv3d(1, widths[0], (3, 5, 5), (1, 2, 2), (1, 2, 2), bias=False), norm(widths[0]), nn.ReLU()
+        )
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(a, b, 3, 2, 1, bias=False), norm(b), nn.ReLU()) for a, b in pairwise(widths)
+        )
+        self.stay = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(b, b, 3, 1, 1, bias=False), norm(b), nn.ReLU()) for b in widths[1:]
+        )
+        self.pool = nn.AdaptiveAvgPool3d((None, _GRID, _GRID))
+        self.apply(he)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        x = self.stem(2 * x[:, None] - 1)
+        for down, stay in zip(self.down, self.stay, strict=True):
+            x = down(x)
+            x = x + stay(x)
+        out: torch.Tensor = self.pool(x)
+        return out
+
+
+class AuNodes(nn.Module):
+    """Clips [B,T,F,F] -> a feature vector per AU [B,K,node] and AU logits [B,K*2] (left, right) read off it."""
+
+    def __init__(self, widths: tuple[int, ...], node: int) -> None:
+        super().__init__()
+        self.trunk = ClipTrunk(widths)
+        self.split = nn.Linear(widths[-1] * _GRID**2, N_AUS * node)
+        self.norm = nn.LayerNorm(node)
+        self.present = nn.Linear(node, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the class."""
+        nodes = self.norm(self.split(self.trunk(x).mean(2).flatten(1)).unflatten(1, (N_AUS, -1)))
+        return nodes, self.present(nodes).flatten(1)
+
+
+# ---------------------------------------------------------------- ResNet-10 (atnet, micro_attention)
+
+
+class MicroAttention(nn.Module):
+    """x -> x * (1 + mask): one mask [B,1,h,w] from all maps of a residual block, concatenated.
+
+    1x1 convolution to as many maps as the block has, their mean, a sigmoid (Wang et al., 2020).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.gather = nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Maps [B,C,h,w] of the block, and the parts they were made of."""
+        mask = torch.sigmoid(self.gather(torch.cat(list(parts), 1)).mean(1, keepdim=True))
+        return x + x * mask
+
+
+class _Block(nn.Module):
+    """norm, ReLU, conv 3x3 with the stride, norm, ReLU, conv 3x3; the skip leaves after the first ReLU."""
+
+    def __init__(self, a: int, b: int, *, first: bool, attention: bool) -> None:
+        super().__init__()
+        stride = 1 if first else 2
+        self.before = nn.Identity() if first else nn.Sequential(norm(a), nn.ReLU())
+        self.one = nn.Conv2d(a, b, 3, stride, 1, bias=False)
+        self.between = nn.Sequential(norm(b), nn.ReLU())
+        self.two = nn.Conv2d(b, b, 3, 1, 1, bias=False)
+        self.skip = nn.Identity() if first else nn.Conv2d(a, b, 1, stride, bias=False)
+        self.attend = MicroAttention(3 * b, b) if attention else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.before(x)
+        one = self.between(self.one(x))
+        two, skip = self.two(one), self.skip(x)
+        out = two + skip
+        return out if self.attend is None else self.attend(out, (skip, one, two))
+
+
+class ResNet10(nn.Module):
+    """ResNet-10 with pre-activation (He et al., 2016): pictures [B,C,F,F] -> embedding [B,widths[-1]] of length 1.
+
+    Layer by layer after the definitions that ATNet's authors published for both networks that have it as their trunk.
+    Deviation: GroupNorm for BatchNorm.
+
+    The norm of the picture itself makes each one of mean 0 and variance 1, where BatchNorm did that for a batch.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], *, attention: bool) -> None:
+        super().__init__()
+        self.picture = nn.GroupNorm(1, channels)
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, widths[0], 7, 2, 3), norm(widths[0]), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)
+        )
+        pairs = list(pairwise((widths[0], *widths)))
+        self.blocks = nn.ModuleList(_Block(a, b, first=i == 0, attention=attention) for i, (a, b) in enumerate(pairs))
+        self.last = norm(widths[-1])
+        self.apply(he)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        maps = self.stem(self.picture(x))
+        for block in self.blocks:
+            maps = block(maps)
+        return F.normalize(F.relu(self.last(maps)).mean((2, 3)), dim=1)

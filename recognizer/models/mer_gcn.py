@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.types import N_AUS
-from recognizer.models.au_graph import AuNodes, cooccurrence
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, au_loss, check
+from recognizer.models.common import AuNodes, Dropout, FlowNetwork, Outputs, Shape, au_loss, check, cooccurrence
 
 
 @dataclass(frozen=True, kw_only=True)

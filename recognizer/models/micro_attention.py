@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from recognizer.models.common import APEX_INPUTS, FlowNetwork, Outputs, Shape, apex_maps, check
-from recognizer.models.resnet10 import ResNet10
+from recognizer.models.common import APEX_INPUTS, FlowNetwork, Outputs, ResNet10, Shape, apex_maps, check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.types import N_AUS
+from recognizer.models import build
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.common import Shape
 from recognizer.models.region_attention import RegionAttentionConfig
 from recognizer.models.ststnet import StstnetConfig
-from recognizer.tasks import Stage, Task, TrainConfig
-from recognizer.training import build, train
+from recognizer.training import Stage, Task, TrainConfig, train
 
 CONFIGS: dict[str, Any] = {
     "capsule_graph": CapsuleGraphConfig(), "region_attention": RegionAttentionConfig(), "ststnet": StstnetConfig(),

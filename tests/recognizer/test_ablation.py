@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from click.testing import CliRunner
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, RunFolderError
 from mesynth.store.manifest import Manifest
 from recognizer import cells, results
-from recognizer.ablation import plan, run_ablation
+from recognizer.ablation import ablate, plan
 from recognizer.ablation_page import page
 from recognizer.ablation_result import verdict
-from recognizer.cells import Bench, Cell, conditions, grid, groups, read_cell, write_cell
+from recognizer.cells import Cell, CellRunner, conditions, grid, groups, read_cell, write_cell
+from recognizer.cli import main
 from recognizer.config import AblationConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.protocol import PoolTooSmallError, make_folds
@@ -84,9 +87,7 @@ def test_a_mode_no_model_can_do_is_refused() -> None:
 
 def test_an_ablation_answers_with_controls(sets: dict[str, FlowSet]) -> None:
     names = ["shuffled", "duplicates", "synthetic-only", "mirror", "magnified", "augmented"]
-    result = run_ablation(
-        sets["real"], sets["synthetic"], load(f"controls=[{','.join(names)}]", "train_subjects=[2,0]")
-    )
+    result = ablate(sets["real"], sets["synthetic"], load(f"controls=[{','.join(names)}]", "train_subjects=[2,0]"))
     assert len(result.summary) == 2 * (1 + 2 * 7)
     assert len(result.rows) == len(result.summary) * 2
     assert result.comparisons == 28
@@ -108,9 +109,7 @@ def test_an_ablation_answers_with_controls(sets: dict[str, FlowSet]) -> None:
 
 
 def test_clean_clips_help_where_real_subjects_are_few_and_their_labels_matter(sets: dict[str, FlowSet]) -> None:
-    result = run_ablation(
-        sets["real"], sets["synthetic"], load("ratios=[12]", "controls=[shuffled]", "train_subjects=[2]")
-    )
+    result = ablate(sets["real"], sets["synthetic"], load("ratios=[12]", "controls=[shuffled]", "train_subjects=[2]"))
     at = {s.arm: s for s in result.summary}
     assert at["synthetic"].verdict.startswith("gain shown: +")
     assert at["synthetic"].uf1.value > at["none"].uf1.value + 0.05
@@ -119,7 +118,7 @@ def test_clean_clips_help_where_real_subjects_are_few_and_their_labels_matter(se
 
 
 def test_duplicates_in_a_closed_form_model_are_no_gain_and_said_so(sets: dict[str, FlowSet]) -> None:
-    result = run_ablation(sets["real"], sets["synthetic"], load("ratios=[1]", "controls=[duplicates]"))
+    result = ablate(sets["real"], sets["synthetic"], load("ratios=[1]", "controls=[duplicates]"))
     point = next(s for s in result.summary if s.arm == "duplicates")
     assert point.verdict == "no gain shown: +0.000 [+0.000, +0.000]"
     assert "no gain shown: +0.000" in ablation_markdown(result)
@@ -127,13 +126,13 @@ def test_duplicates_in_a_closed_form_model_are_no_gain_and_said_so(sets: dict[st
 
 def test_an_ablation_that_cannot_show_anything_says_so(sets: dict[str, FlowSet]) -> None:
     few = sets["real"].take(np.isin(sets["real"].subjects, ["DB/00", "DB/01", "DB/02", "DB/03"]))
-    result = run_ablation(few, sets["synthetic"], load("ratios=[2]"))
+    result = ablate(few, sets["synthetic"], load("ratios=[2]"))
     # Of the 16 ways to swap four subjects' outcomes two are as extreme as the best: p cannot fall below 1/8.
     assert result.summary[1].p_holm is not None
     assert result.summary[1].p_holm >= 0.125
     assert "cannot fall below 0.12: nothing could have been shown" in page(result)
     assert "nothing could have been shown" in ablation_markdown(result)
-    assert "nothing could" not in page(run_ablation(sets["real"], sets["synthetic"], load("ratios=[2]")))
+    assert "nothing could" not in page(ablate(sets["real"], sets["synthetic"], load("ratios=[2]")))
 
 
 def test_a_verdict_needs_interval_and_corrected_p() -> None:
@@ -149,7 +148,7 @@ def test_modes_of_a_network(sets: dict[str, FlowSet]) -> None:
         "models=[region_attention]", "modes=[pool,prior,pretrain,fuse,synthetic-only]", "seeds=[0]", "ratios=[0,1]",
         "train.steps=6", "mix.pretrain_steps=3", "train.batch=12",
     ]  # fmt: skip
-    result = run_ablation(sets["real"], sets["synthetic"], load(*settings))
+    result = ablate(sets["real"], sets["synthetic"], load(*settings))
     at = {(s.mode, s.arm): s.uf1.value for s in result.summary}
     assert len(at) == 10
     # With one stage and no synthetic clip, pool and synthetic-only are the same training; fuse is an ensemble of two.
@@ -164,15 +163,15 @@ def test_every_corpus_by_itself(corpora: dict[str, Manifest], tmp_path: Path) ->
         shuffled=True,
     )  # fmt: skip
     both = [corpora["synthetic"], other]
-    result = run_ablation(corpora["real"], both, load("ratios=[2]", "modes=[pool]", "per_source=true"))
+    result = ablate(corpora["real"], both, load("ratios=[2]", "modes=[pool]", "per_source=true"))
     at = {(s.arm, s.source): s.uf1.value for s in result.summary}
     assert set(at) == {("none", ""), ("synthetic", "all"), ("synthetic", "synthetic"), ("synthetic", "other")}
     assert result.sources == {"all": 384, "synthetic": 240, "other": 144}
     assert at["synthetic", "synthetic"] > at["synthetic", "other"] + 0.1  # whose labels say nothing
-    alone = run_ablation(corpora["real"], both[:1], load("ratios=[2]", "modes=[pool]"))
+    alone = ablate(corpora["real"], both[:1], load("ratios=[2]", "modes=[pool]"))
     assert alone.summary[1].uf1 == next(s for s in result.summary if s.source == "synthetic").uf1
     with pytest.raises(PoolTooSmallError, match=r"source other, ratio 4: fold DB/00 needs .* may use 48"):
-        run_ablation(corpora["real"], both, load("ratios=[4]", "per_source=true"))
+        ablate(corpora["real"], both, load("ratios=[4]", "per_source=true"))
     twin = tmp_path / "b" / "synthetic"
     shutil.copytree(other.root, twin)
     named = plan(corpora["real"], [corpora["synthetic"], twin], load("per_source=true"))["sources"]
@@ -181,17 +180,17 @@ def test_every_corpus_by_itself(corpora: dict[str, Manifest], tmp_path: Path) ->
 
 def test_from_database_to_database(two_databases: list[Manifest], corpora: dict[str, Manifest]) -> None:
     config = load("protocol.kind=hde", "ratios=[2]", "controls=[shuffled]", "modes=[pool]")
-    result = run_ablation(two_databases, corpora["synthetic"], config)
+    result = ablate(two_databases, corpora["synthetic"], config)
     assert [(f.fold, f.arm) for f in result.by_fold] == [("A->B", "synthetic"), ("B->A", "synthetic")]
     for f in result.by_fold:
         assert f.difference.value == pytest.approx(f.uf1 - f.without)
         assert f.difference.low <= f.difference.value <= f.difference.high
     assert "A-&gt;B" in page(result)
     assert "| A->B |" in ablation_markdown(result)
-    within = run_ablation(two_databases, corpora["synthetic"], load("protocol.kind=cde"))
+    within = ablate(two_databases, corpora["synthetic"], load("protocol.kind=cde"))
     assert within.by_fold == ()
     with pytest.raises(ManifestError, match="at least two databases"):
-        run_ablation(corpora["real"], corpora["synthetic"], config)
+        ablate(corpora["real"], corpora["synthetic"], config)
 
 
 def test_a_leak_stops_it_before_anything_is_trained(
@@ -207,11 +206,11 @@ def test_a_leak_stops_it_before_anything_is_trained(
     monkeypatch.setattr(cells, "fit", never)
     for mode in ("pool", "prior", "fuse", "synthetic-only"):
         with pytest.raises(LeakError, match="saw subject DB/06"):
-            run_ablation(corpora["real"], [corpora["synthetic"], leaky], load(f"modes=[{mode}]"))
+            ablate(corpora["real"], [corpora["synthetic"], leaky], load(f"modes=[{mode}]"))
 
 
 def test_seeds_change_which_clips_are_drawn(sets: dict[str, FlowSet]) -> None:
-    result = run_ablation(sets["real"], sets["synthetic"], load())
+    result = ablate(sets["real"], sets["synthetic"], load())
     values = [r["uf1"] for r in result.rows if r["ratio"] == 1]
     assert len(np.unique(values)) == 2
 
@@ -232,26 +231,26 @@ def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypa
 
     monkeypatch.setattr(cells, "fit", stop_at_fourth)
     with pytest.raises(KeyboardInterrupt):
-        run_ablation(corpora["real"], corpora["synthetic"], config, out=out)
+        ablate(corpora["real"], corpora["synthetic"], config, out=out)
     assert len(list((out / "parts").iterdir())) == 6 + 2  # one group of ratios and seeds, two controls
     (out / "parts" / "00002-lda-prior-synthetic-x1-0-0.parquet").unlink()
-    resumed = run_ablation(corpora["real"], corpora["synthetic"], config, out=out)
+    resumed = ablate(corpora["real"], corpora["synthetic"], config, out=out)
     assert len(fitted) == 4 + 1 + 2, "a finished control must not be trained again, a group with a gap must"
     assert {p.name for p in out.iterdir()} == FILES
-    fresh = run_ablation(corpora["real"], corpora["synthetic"], config)
+    fresh = ablate(corpora["real"], corpora["synthetic"], config)
     assert resumed.rows == fresh.rows
     assert resumed.summary == fresh.summary
     rows = [json.loads(line) for line in (out / "ablation.jsonl").read_text().splitlines()]
     assert rows == list(fresh.rows) == pq.read_table(out / "ablation.parquet").to_pylist()
     trained = len(fitted)
-    again = run_ablation(corpora["real"], corpora["synthetic"], config, out=out)
+    again = ablate(corpora["real"], corpora["synthetic"], config, out=out)
     assert len(fitted) == trained
     assert again == resumed
     with pytest.raises(RunFolderError, match="another run"):
-        run_ablation(corpora["real"], corpora["synthetic"], load(), out=out)
+        ablate(corpora["real"], corpora["synthetic"], load(), out=out)
     (out / "result.json").write_text("{")
     with pytest.raises(RunFolderError, match="damaged result"):
-        run_ablation(corpora["real"], corpora["synthetic"], config, out=out)
+        ablate(corpora["real"], corpora["synthetic"], config, out=out)
 
 
 @pytest.mark.parametrize("mode", ["pool", "prior", "fuse"])
@@ -260,12 +259,12 @@ def test_a_cell_gives_the_same_alone_and_in_its_group(sets: dict[str, FlowSet], 
     quick = ["train.steps=6", "train.batch=8"] if model == "ststnet" else []
     quick += ["mix.pretrain_steps=4"] if quick and mode == "prior" else []
     config = load(f"models=[{model}]", f"modes=[{mode}]", "train_subjects=[2,0]", "controls=[shuffled]", *quick)
-    bench = Bench(config, sets["real"], {"all": sets["synthetic"]}, make_folds(sets["real"], config.protocol))
+    runner = CellRunner(config, sets["real"], {"all": sets["synthetic"]}, make_folds(sets["real"], config.protocol))
     found = groups(grid(config, ["all"]))
     assert [len(group) for group in found] == [6, 1, 1, 1, 1] * 2
-    together = bench.run(found[5])
+    together = runner.run(found[5])
     for cell, result in zip(found[5], together, strict=True):
-        alone = bench.run([cell])[0]
+        alone = runner.run([cell])[0]
         assert (alone.n_real, alone.n_added) == (result.n_real, result.n_added)
         for name in alone.table.column_names:
             a, b = alone.table[name].to_pylist(), result.table[name].to_pylist()
@@ -276,19 +275,19 @@ def test_a_cell_gives_the_same_alone_and_in_its_group(sets: dict[str, FlowSet], 
 
 
 def test_the_page_gives_the_command_that_makes_it_again(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    first = run_ablation(corpora["real"], corpora["synthetic"], load("ratios=[1]"), out=tmp_path / "a")
+    first = ablate(corpora["real"], corpora["synthetic"], load("ratios=[1]"), out=tmp_path / "a")
     assert first.command in (tmp_path / "a" / "ablation.html").read_text()
     words = first.command.split()
     assert words[:2] == ["recognizer", "ablate"]
     config = load_config(AblationConfig, words[2])
-    again = run_ablation(words[4], words[6], config, out=words[8])
+    again = ablate(words[4], words[6], config, out=words[8])
     assert again.rows == first.rows
     assert again.config_hash == first.config_hash
 
 
 def test_a_damaged_cell_is_named(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     config = load("ratios=[1]", "seeds=[0]")
-    table = run_ablation(corpora["real"], corpora["synthetic"], config, out=tmp_path / "a")
+    table = ablate(corpora["real"], corpora["synthetic"], config, out=tmp_path / "a")
     assert table.comparisons == 1
     stored = results.read_table(tmp_path / "a" / "predictions.parquet")
     path = Cell(0, conditions(config, ["all"])[0], 0).path(tmp_path)
@@ -299,12 +298,28 @@ def test_a_damaged_cell_is_named(corpora: dict[str, Manifest], tmp_path: Path) -
         read_cell(path)
 
 
-def _start(command: list[str], corpora: dict[str, Manifest], out: Path, *settings: str) -> subprocess.Popen[str]:
-    words = ["-m", "recognizer", "ablate", *SMALL, "controls=[mirror]", *settings]
+def _words(corpora: dict[str, Manifest], out: Path, *settings: str) -> list[str]:
     paths = ["--manifest", str(corpora["real"].root), "--synthetic", str(corpora["synthetic"].root), "--out", str(out)]
+    return ["ablate", *SMALL, "controls=[mirror]", *settings, *paths]
+
+
+def _here(corpora: dict[str, Manifest], out: Path, *settings: str) -> str:
+    """The same in this process, with as many threads: how members are stacked moves their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = CliRunner().invoke(main, _words(corpora, out, *settings), catch_exceptions=False)
+    finally:
+        torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def _start(command: list[str], corpora: dict[str, Manifest], out: Path, *settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command, *words, *paths], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, *command, "-m", "recognizer", *_words(corpora, out, *settings)], cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
 
 
@@ -319,18 +334,18 @@ def _same(a: Path, b: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_do_the_work_of_one(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    for name, command in (("one", []), ("two", TWO)):
-        process = _start(command, corpora, tmp_path / name)
-        output, errors = process.communicate(timeout=400)
-        assert process.returncode == 0, errors
-        assert output.count("4 comparisons were made") == 1, "one process speaks for both"
+    process = _start(TWO, corpora, tmp_path / "two")
+    assert _here(corpora, tmp_path / "one").count("4 comparisons were made") == 1
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert output.count("4 comparisons were made") == 1, "one process speaks for both"
     _same(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
 def test_killed_between_cells_it_goes_on(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     network = [
-        "models=[region_attention]", "train.steps=60", "mix.pretrain_steps=10", "train.batch=8", "ratios=[1]",
+        "models=[region_attention]", "train.steps=30", "mix.pretrain_steps=5", "train.batch=8", "ratios=[1]",
     ]  # fmt: skip
     process = _start([], corpora, tmp_path / "killed", *network)
     parts = tmp_path / "killed" / "parts"
@@ -343,16 +358,15 @@ def test_killed_between_cells_it_goes_on(corpora: dict[str, Manifest], tmp_path:
     process.communicate()
     kept = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.parquet")}
     assert 2 <= len(kept) < 6
-    whole = _start([], corpora, tmp_path / "whole", *network)
-    resumed = _start([], corpora, tmp_path / "killed", *network)
-    assert whole.wait(400) == resumed.wait(400) == 0
+    for name in ("whole", "killed"):
+        _here(corpora, tmp_path / name, *network)
     _same(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_processes_need_a_folder(sets: dict[str, FlowSet], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="2 processes share an ablation through its folder"):
-        run_ablation(sets["real"], sets["synthetic"], load())
+        ablate(sets["real"], sets["synthetic"], load())
 
 
 # ---------------------------------------------------------------- the page
@@ -369,7 +383,7 @@ def test_page_in_a_browser(corpora: dict[str, Manifest], tmp_path: Path, width: 
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     assert found, "no Chromium on this machine: install it, set CHROMIUM, or deselect with -m 'not browser'"
     settings = load("modes=[pool,prior]", "controls=[shuffled,mirror]", "train_subjects=[2,0]", "seeds=[0]")
-    run_ablation(corpora["real"], corpora["synthetic"], settings, out=tmp_path / "a")
+    ablate(corpora["real"], corpora["synthetic"], settings, out=tmp_path / "a")
     requests: list[str] = []
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])

@@ -11,8 +11,7 @@ from recognizer.data import FlowSet
 from recognizer.losses import LossConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig, build
 from recognizer.models.common import Dropout, Outputs, Shape
-from recognizer.tasks import TrainConfig
-from recognizer.training import train
+from recognizer.training import TrainConfig, train
 from tests.recognizer.test_networks import task_of
 
 Y = torch.tensor([0, 0, 1, 1, 2, 2])

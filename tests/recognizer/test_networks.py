@@ -7,15 +7,14 @@ import torch
 from mesynth.core.errors import ConfigError
 from mesynth.store.manifest import Manifest
 from recognizer.data import FlowSet
-from recognizer.fitting import Member
+from recognizer.mixing import Member, MixConfig
+from recognizer.models import build
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.common import Shape, au_loss, route, squash
 from recognizer.models.faces import MOMENTS, N_REGIONS, REGION_NAMES, facs_adjacency, masks
 from recognizer.models.region_attention import RegionAttentionConfig
 from recognizer.models.ststnet import StstnetConfig
-from recognizer.modes import MixConfig
-from recognizer.tasks import Stage, Task, TrainConfig, draw_batches
-from recognizer.training import build, train
+from recognizer.training import Stage, Task, TrainConfig, draw_batches, train
 
 CONFIGS = {
     "capsule_graph": CapsuleGraphConfig(), "region_attention": RegionAttentionConfig(), "ststnet": StstnetConfig(),

@@ -5,7 +5,8 @@ from sklearn.svm import SVC
 from mesynth.core.errors import ConfigError
 from recognizer.config import RunConfig
 from recognizer.data import FlowSet
-from recognizer.fitting import Member, SvmMembers, fit
+from recognizer.fitting import SvmMembers, fit
+from recognizer.mixing import Member
 from recognizer.models.lda import Gram
 from recognizer.models.svm import SvmConfig
 from recognizer.models.svm import fit as fit_one

@@ -22,7 +22,7 @@ from mesynth.preprocess.prepare import prepare
 from mesynth.preprocess.spot import MIN_FRAMES as SPOTTED_FRAMES
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow
-from recognizer import saved
+from recognizer import trained
 from recognizer.cli import main
 from recognizer.config import RunConfig, load_config
 from recognizer.recording import MIN_FRAMES, Interval, Recording, RecordingError
@@ -55,7 +55,7 @@ def prepared(root: Path) -> Manifest:
 
 @pytest.fixture(scope="module")
 def model(root: Path, prepared: Manifest) -> Path:
-    saved.train(prepared, None, RunConfig(), out=root / "model")
+    trained.train(prepared, None, RunConfig(), out=root / "model")
     return root / "model"
 
 
@@ -154,7 +154,7 @@ def test_a_low_rate_is_noted(root: Path, model: Path) -> None:
 def test_a_given_interval_equals_the_prepared_clip(root: Path, model: Path, prepared: Manifest) -> None:
     """Same frames, same steps: the flow and the probabilities are those of `prepare` and `predict --manifest`."""
     recognizer = Recognizer.load(model)
-    own = saved.predict(recognizer, prepared).table.to_pylist()
+    own = trained.predict(recognizer, prepared).table.to_pylist()
     for row, expected in list(zip(prepared, own, strict=True))[:2]:
         video = root / "study" / f"{row.clip}.avi"
         interval = f"{row.onset},{row.apex},{row.offset}"
@@ -255,7 +255,7 @@ def test_a_model_saved_without_preparation_uses_the_defaults_and_a_damaged_one_i
 
 def test_aus_are_predicted_where_training_showed_them(root: Path, prepared: Manifest) -> None:
     config = load_config(RunConfig, None, ["model=capsule_graph", "train.steps=30"])
-    recognizer = saved.train(prepared, None, config, out=root / "capsules")
+    recognizer = trained.train(prepared, None, config, out=root / "capsules")
     assert recognizer.aus
     assert Recognizer.load(root / "capsules").aus == recognizer.aus
     made = predict_video(recognizer, root / "study/v1.avi", out=root / "aus", intervals=["2,11,21"])

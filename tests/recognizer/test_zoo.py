@@ -15,7 +15,7 @@ from recognizer.models import dssn, elrcn
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
 from recognizer.models.capsulenet import CapsulenetConfig
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, ResNet10, Shape
 from recognizer.models.dssn import DssnConfig
 from recognizer.models.elrcn import ElrcnConfig, Vgg
 from recognizer.models.fusenet import FusenetConfig
@@ -26,8 +26,7 @@ from recognizer.models.mer_gcn import MerGcnConfig
 from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
 from recognizer.models.offapex import OffapexConfig
-from recognizer.models.resnet10 import ResNet10
-from recognizer.tasks import TrainConfig
+from recognizer.training import TrainConfig
 from tests.recognizer.zoo import BATCH, ZOO, Entry, published, recipe, small
 
 DOCS = Path(__file__).parents[2] / "docs" / "recognizers.md"
@@ -148,6 +147,8 @@ def test_it_can_learn_four_clips_by_heart(name: str) -> None:
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+        if losses[-1] < 0.7 * losses[0]:
+            break
     assert losses[-1] < 0.7 * losses[0]
 
 

@@ -9,8 +9,7 @@ from mesynth.preprocess.align import mean_face
 from recognizer.models import faces
 from recognizer.models.atnet import cell_motion
 from recognizer.models.au_gacn import AttentionPool, GraphAttention
-from recognizer.models.au_graph import cooccurrence
-from recognizer.models.common import Lstm, apex_maps, margin_loss
+from recognizer.models.common import Lstm, apex_maps, cooccurrence, margin_loss
 from recognizer.models.elrcn import enriched
 from recognizer.models.graph_tcn import POINTS, graph_edges
 from recognizer.models.htnet import mosaic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +54,7 @@ class Entry:
         return [made[name] for name in needs]
 
 
+@cache
 def recipe(name: str) -> dict[str, Any]:
     """configs/recognizer/<name>.yaml."""
     loaded = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
@@ -70,12 +72,14 @@ def _entry(name: str, data: dict[str, Any], section: dict[str, Any]) -> Entry:
     return Entry(name, config_class(name)(**section), Shape(**data))
 
 
+@cache
 def published(name: str) -> Entry:
     """As the recipe has it."""
     settings = recipe(name)
     return _entry(name, settings["data"], settings[name])
 
 
+@cache
 def small(name: str) -> Entry:
     """The recipe with its line ``# small:`` laid over it."""
     settings = recipe(name)

@@ -8,8 +8,7 @@ from mesynth.store.manifest import Manifest
 from recognizer.config import RunConfig, load_config
 from recognizer.data import load
 from recognizer.run import loso
-from recognizer.saved import train
-from recognizer.trained import Recognizer
+from recognizer.trained import Recognizer, train
 from tests.recognizer.corpora import write_corpus
 
 QUICK = ["model=region_attention", "train.steps=12", "train.batch=8"]

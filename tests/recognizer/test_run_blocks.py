@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mesynth.core.errors import ConfigError, RunFolderError
 from mesynth.store.manifest import Manifest
-from recognizer import blocks, sources
+from recognizer import run, sources
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.results import column
@@ -36,10 +36,10 @@ class Stopped(Exception):
 def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
     sets: dict[str, FlowSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 3)
+    monkeypatch.setattr(run, "BLOCK", 3)
     whole = loso(sets["real"], None, config(), out=tmp_path / "whole")
     done = 0
-    real_fit = blocks.fit
+    real_fit = run.fit
 
     def stopping(*arguments: object, **options: object) -> object:
         nonlocal done
@@ -48,7 +48,7 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
             raise Stopped
         return real_fit(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(blocks, "fit", stopping)
+    monkeypatch.setattr(run, "fit", stopping)
     with pytest.raises(Stopped):
         loso(sets["real"], None, config(), out=tmp_path / "stopped")
     assert [p.name for p in sorted((tmp_path / "stopped" / "parts").glob("*.safetensors"))] == ["00000.safetensors"]
@@ -65,9 +65,8 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_a_damaged_block_is_named(sets: dict[str, FlowSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 4)
-    monkeypatch.setattr(blocks, "remove", lambda folder: None)
-    monkeypatch.setattr("recognizer.run.remove", lambda folder: None)
+    monkeypatch.setattr(run, "BLOCK", 4)
+    monkeypatch.setattr(run, "_remove_blocks", lambda folder: None)
     loso(sets["real"], None, config(), out=tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     part = tmp_path / "run" / "parts" / "00001.safetensors"
@@ -117,14 +116,15 @@ def test_the_log_holds_every_answer_and_the_figures(corpora: dict[str, Manifest]
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    alone = loso(corpora["real"], None, config("seeds=[0,1,2,3,4,5,6,7]"), out=tmp_path / "one")
+    settings = ["seeds=[0,1,2,3,4]", "train.steps=6"]  # 40 members: two blocks, one for each process
+    alone = loso(corpora["real"], None, config(*settings), out=tmp_path / "one")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "recognizer", "loso",
-        *QUICK, "seeds=[0,1,2,3,4,5,6,7]", "--manifest", str(corpora["real"].root), "--out", str(tmp_path / "two"),
+        *QUICK, *settings, "--manifest", str(corpora["real"].root), "--out", str(tmp_path / "two"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "two" / "predictions.parquet").is_file()
-    again = loso(corpora["real"], None, config("seeds=[0,1,2,3,4,5,6,7]"), out=tmp_path / "two")
+    again = loso(corpora["real"], None, config(*settings), out=tmp_path / "two")
     assert column(again.predictions, "predicted").tolist() == column(alone.predictions, "predicted").tolist()
     assert again.uf1 == alone.uf1

@@ -8,9 +8,9 @@ import pytest
 from mesynth.core.errors import ConfigError, LeakError
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
-from recognizer.fitting import LdaMembers, Member, NetworkMembers, SvmMembers, fit, skeleton
+from recognizer.fitting import FusedMembers, fit, restored
+from recognizer.mixing import MODES, Member, MixConfig, sides, stages, without_real
 from recognizer.models import CLOSED
-from recognizer.modes import MODES, FusedMembers, MixConfig, restored, sides, stages, without_real
 from recognizer.protocol import make_folds, mix
 from recognizer.run import loso
 from tests.recognizer.test_protocol import saw
@@ -75,14 +75,9 @@ def test_fusion_averages_what_the_two_sides_say(sets: dict[str, FlowSet], model:
     assert fused.n_parameters == 2 * fused.pairs.n_parameters
     # What is saved gives the same members again.
     saved = {name: value.clone() for name, value in fused.tensors().items()}
-    if model == "lda":
-        again = LdaMembers(saved["weight"].numpy(), saved["bias"].numpy())
-    else:
-        again = SvmMembers.of(saved) if model == "svm" else NetworkMembers(skeleton(config), saved)
+    again = restored(config, saved)
     for m in range(2):
-        np.testing.assert_allclose(
-            restored(again, config.mix).probabilities(m, clips), fused.probabilities(m, clips), atol=1e-6
-        )
+        np.testing.assert_allclose(again.probabilities(m, clips), fused.probabilities(m, clips), atol=1e-6)
 
 
 def test_a_fusion_without_synthetic_clips_is_an_ensemble_of_two(sets: dict[str, FlowSet]) -> None:
@@ -153,4 +148,4 @@ def test_an_oracle_does_not_watch_a_fusion(sets: dict[str, FlowSet]) -> None:
     mixture = mix(sets["real"], sets["synthetic"], make_folds(sets["real"])[:1], ratio=1)
     member = Member.of("DB/00", 0, mixture.weights[0], mixture.pool.y)
     with pytest.raises(ConfigError, match=r"mix\.mode=fuse has two"):
-        fit(mixture.pool, mixture.added, [member], config, watch=lambda *_: None, watched=2)
+        fit(mixture.pool, mixture.added, [member], config, callback=lambda *_: None, calls=2)

@@ -1,21 +1,16 @@
-"""How synthetic clips take part in training: the mixing modes."""
+"""How synthetic clips take part in training: the mixing modes, and what each member learns from when."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from mesynth.core.errors import ConfigError
-from recognizer.protocol import BALANCES, LEAK_POLICIES
-from recognizer.tasks import Stage
-
-if TYPE_CHECKING:
-    from recognizer.fitting import Inputs, Member, Trained
-
+from recognizer.data import FlowSet
+from recognizer.protocol import BALANCES, LEAK_POLICIES, Fold, Mixture, mix
+from recognizer.training import Stage
 
 POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY = "pool", "prior", "pretrain", "fuse", "synthetic-only"
 MODES = (POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY)
@@ -72,16 +67,49 @@ class MixConfig:
         return self.mode == SYNTHETIC_ONLY
 
 
-def stages(weights: np.ndarray, added: np.ndarray, mix: MixConfig, steps: int) -> list[Stage]:
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One training run: ``weights`` [N] and ``labels`` [N] over the pool (-1 where the weight is 0)."""
+
+    name: str
+    """The fold; random streams hang on it and on the seed."""
+    seed: int
+    weights: np.ndarray
+    labels: np.ndarray
+
+    @staticmethod
+    def of(name: str, seed: int, weights: np.ndarray, y: np.ndarray) -> Member:
+        """Hide every label the member may not learn from."""
+        return Member(name=name, seed=seed, weights=weights, labels=np.where(weights > 0, y, -1))
+
+
+def members_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[Member]:
+    """Seeds x folds, in that order."""
+    return [
+        Member.of(fold.name, seed, weights, mixture.pool.y)
+        for mixture, seed in zip(mixtures, seeds, strict=True)
+        for fold, weights in zip(mixture.folds, mixture.weights, strict=True)
+    ]
+
+
+def mixed(real: FlowSet, made: FlowSet | None, folds: Sequence[Fold], config: MixConfig, seed: int) -> Mixture:
+    """The clips every fold learns from, as ``config`` says. Raises what :func:`recognizer.protocol.mix` does."""
+    return mix(
+        real, made, folds, ratio=0.0 if made is None else config.ratio, seed=seed, policy=config.leak,
+        balance=config.balance, only_added=config.only_added,
+    )  # fmt: skip
+
+
+def stages(weights: np.ndarray, added: np.ndarray, config: MixConfig, steps: int) -> list[Stage]:
     """What networks of M members (``weights`` [M,N]) draw from, and when; ``steps`` on the fold's own clips."""
-    if mix.mode not in (PRIOR, PRETRAIN) or not added.any():
+    if config.mode not in (PRIOR, PRETRAIN) or not added.any():
         return [Stage(name="train", weights=weights, steps=steps)]
     # A member with only one kind of clip spends both stages on it, so that all arms get equal budgets.
     first, second = one_kind(weights, added), one_kind(weights, ~added)
-    pull = mix.pull if mix.mode == PRIOR else 0.0
+    pull = config.pull if config.mode == PRIOR else 0.0
     return [
-        Stage(name="pretrain", weights=first, steps=mix.pretrain_steps),
-        Stage(name="finetune", weights=second, steps=steps, lr_factor=mix.finetune_lr, pull=pull),
+        Stage(name="pretrain", weights=first, steps=config.pretrain_steps),
+        Stage(name="finetune", weights=second, steps=steps, lr_factor=config.finetune_lr, pull=pull),
     ]
 
 
@@ -113,31 +141,3 @@ def without_real(members: Sequence[Member], added: np.ndarray) -> list[Member]:
         weights = one_kind(member.weights[None], added)[0]
         out.append(replace(member, weights=weights, labels=np.where(weights > 0, member.labels, -1)))
     return out
-
-
-@dataclass(frozen=True)
-class FusedMembers:
-    """Late fusion: ``pairs`` holds two members for each, of the real and of the added clips; see :func:`sides`."""
-
-    pairs: Trained
-    weight: float
-    """Of the side that learned the added clips."""
-
-    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
-        """N clips -> class probabilities [N,C] float64."""
-        real, added = (self.pairs.probabilities(2 * member + side, clips) for side in (0, 1))
-        return (1 - self.weight) * real + self.weight * added
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Both sides' tensors, 2M of them along dimension 0, a member's two after one another."""
-        return dict(self.pairs.tensors())
-
-    @property
-    def n_parameters(self) -> int:
-        """Of both sides."""
-        return 2 * self.pairs.n_parameters
-
-
-def restored(members: Trained, mix: MixConfig) -> Trained:
-    """Members made of saved tensors, fused if they were when they were saved."""
-    return FusedMembers(members, mix.fuse_weight) if mix.mode == FUSE else members
