@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from mesynth.errors import ConfigError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mesynth.core.errors import ConfigError
 from mesynth.recipe_files import recipes_root
 
 ROOT = Path(__file__).parent.parent

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from mesynth.store.families import Family
 from torch import nn
 
 from mesynth.core import facs
@@ -25,7 +26,6 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import flow_picture
-from mesynth.store.families import Family
 from mesynth.store.generator_folder import GeneratorFacts, load_sized_network
 from mesynth.training.data.batches import Batch
 from mesynth.training.task import Task, Updater
@@ -54,6 +54,8 @@ class MeanFlow(ModelMixin, ConfigMixin):
 
     def forward(self, aus: torch.Tensor) -> torch.Tensor:
         return torch.einsum("bks,ksdhw->bdhw", aus, self.fields)
+
+
 # [end]
 
 
@@ -86,6 +88,8 @@ class MeanFlowTask(Task):
     def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         what, limits = "The mean flow of each action unit.", "It is the same for every face."
         save_trained(folder, averaged, facts, title="Mean flow", what=what, limits=limits)
+
+
 # [end]
 
 
