@@ -1,15 +1,11 @@
-"""The AU motion prior, in the canonical face frame.
-
-The canonical face frame, and the map from a picture's pixels to it.
-
-Origin between the eye centres, u to image right, v down, unit one inter-ocular distance (IOD, between
-the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
-
-The AU motion prior as a generator: one onset face in, a micro-expression out. Nothing is trained.
+"""The AU motion prior as a generator: one onset face in, a micro-expression out. Nothing is trained.
 
 Formation model: ``F_t = sum_k alpha_k(t) a_k B_k(T(x)) + head motion``, ``I_t(x) = I_0(x + b_t(x))`` with
-``b_t = -F_t(x + b_t)``. Flow is what the frames are made from, not an estimate; at intensity 0 the
-input comes back bit for bit; identity is kept because every pixel is the person's own.
+``b_t = -F_t(x + b_t)``. Flow is what the frames are made from, not an estimate; at intensity 0 the input comes back bit
+for bit; identity is kept because every pixel is the person's own.
+
+T maps a picture's pixels to the canonical face frame: origin between the eye centres, u to image right, v down, unit
+one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
 """
 
 from __future__ import annotations

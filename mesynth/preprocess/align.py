@@ -1,14 +1,9 @@
 """Face registration of a clip: a similarity transform, or a piecewise affine warp to a mean face.
 
-Face alignment: one similarity transform per clip, from the onset's landmarks, for all of its frames.
-
-A transform per frame would follow the expression itself (raised cheeks move eye landmarks) and so remove part
-of the motion that is to be measured.
-
-Piecewise affine face registration: a clip's onset landmarks carried onto a mean face, one warp for all its frames.
-
-As in active appearance models (Cootes, Edwards and Taylor, TPAMI 2001): it takes face shape out of the pictures, which
-a similarity transform keeps. As there, the warp is made from the onset alone, so that the expression stays.
+Either is made from the onset's landmarks alone and serves all frames: a transform per frame would follow the expression
+itself (raised cheeks move eye landmarks) and so remove part of the motion that is to be measured. The piecewise warp,
+as in active appearance models (Cootes, Edwards and Taylor, TPAMI 2001), takes face shape out of the pictures, which a
+similarity transform keeps.
 """
 
 from __future__ import annotations

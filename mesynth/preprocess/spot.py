@@ -1,9 +1,8 @@
 """Spotting apex, onset and offset from the frames alone: three published measures, and the search on them.
 
-How much of an expression each frame of a clip shows: three published measures, as curves over the frames.
-
-All take one clip of aligned uint8 crops and the :class:`Regions` of its face, and return a curve [T] float64, not
-yet smoothed, of arbitrary scale. Eyes are left out everywhere: a blink is no expression.
+A measure says how much of an expression each frame shows. All take one clip of aligned uint8 crops and the
+:class:`Regions` of its face, and return a curve [T] float64, not yet smoothed, of arbitrary scale. Eyes are left out
+everywhere: a blink is no expression.
 
 A clip that begins and ends neutral (``returns``) allows one more step, which matters more than the choice of measure:
 whatever differs between its first and its last frames is head motion or light, and the line between the two is taken

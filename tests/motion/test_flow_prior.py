@@ -12,7 +12,16 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import PROFILES
 from mesynth.core.seeds import stream
 from mesynth.motion.fields import basis
-from mesynth.motion.flow_prior import CELLS, OFF, FlowAsk, FlowNuisance, FlowPrior, parse_flow_nuisance, shown, tables
+from mesynth.motion.flow_prior import (
+    CELLS,
+    OFF,
+    FlowNuisance,
+    FlowPrior,
+    FlowRequest,
+    effective_intensity,
+    parse_flow_nuisance,
+    tables,
+)
 from mesynth.motion.nuisance import head_basis, head_path
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE
 
@@ -20,10 +29,10 @@ NAMES = [f.name for f in fields(FlowNuisance)]
 GRID = int(np.sqrt(len(tables().texture)))
 
 
-def ask(request: str = "4=C,L12=0.3", seed: int = 1, **changes: object) -> FlowAsk:
+def ask(request: str = "4=C,L12=0.3", seed: int = 1, **changes: object) -> FlowRequest:
     values = {"person": "db/a", "profile": PROFILES["symmetric"], "n_frames": 21, "fps": 50.0, "blink": 0.0}
     vector = facs.parse_request(request).intensity
-    return FlowAsk(intensity=vector, seed=seed, **(values | changes))  # type: ignore[arg-type]
+    return FlowRequest(intensity=vector, seed=seed, **(values | changes))  # type: ignore[arg-type]
 
 
 def crop_uv(size: int) -> np.ndarray:
@@ -126,8 +135,8 @@ def test_noise_is_what_the_design_says() -> None:
 
 def test_asymmetry_is_also_in_the_label() -> None:
     cells = facs.parse_request("L12=0.4,17=0.2").intensity
-    np.testing.assert_array_equal(shown(FlowNuisance(), cells), cells)
-    even = shown(OFF, cells)
+    np.testing.assert_array_equal(effective_intensity(FlowNuisance(), cells), cells)
+    even = effective_intensity(OFF, cells)
     np.testing.assert_allclose(even[facs.AU_INDEX[12]], [0.2, 0.2])
     np.testing.assert_allclose(even[facs.AU_INDEX[17]], [0.2, 0.2])
     flow = FlowPrior(28, OFF).draw([ask("L12=0.4")])[0]
