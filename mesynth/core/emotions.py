@@ -1,12 +1,11 @@
 """Emotions: the class schemes that fold them, and the action units that go with them.
 
-Class schemes: how the emotion words of the databases fold into the 3, 4, 5 and 7 classes papers report.
+A scheme says which of the 3, 4, 5 or 7 classes that papers report an emotion word of a database belongs to; an emotion
+it has no class for gives "". The objective classes I to VII come from action units instead, see
+:func:`mesynth.core.facs.objective_class`.
 
-A scheme says which class an emotion of a database belongs to; an emotion it has no class for gives "". The
-objective classes I to VII come from action units instead, see :func:`mesynth.core.facs.objective_class`.
-
-Sampling AUs for an emotion never looks at a subject: the tables are aggregate counts from the
-databases' papers, so a corpus drawn from them stays leak-free for every fold.
+Sampling AUs for an emotion never looks at a subject: the tables are aggregate counts from the databases' papers, so a
+corpus drawn from them stays leak-free for every fold.
 """
 
 from __future__ import annotations

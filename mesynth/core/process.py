@@ -1,11 +1,9 @@
 """What a process is asked (to stop) and where its seconds go.
 
-Ctrl-C and termination requests as a question that a training loop asks between two updates.
-
-Where a process' seconds go: code names the part of the work it does, a listener adds them up by name.
-
-Nobody listens: a part costs a look at one variable. Parts nest, and a second counts once, for the innermost: what makes
-frames inside a generator's call is taken off the generator's own time.
+Ctrl-C and termination requests become a question that a training loop asks between two updates. Code names the part of
+the work it does, and a listener adds up the seconds by name; while nobody listens, a part costs the reading of one
+variable. Parts nest, and a second counts once, for the innermost: what makes frames inside a generator's call is taken
+off the generator's own time.
 """
 
 from __future__ import annotations

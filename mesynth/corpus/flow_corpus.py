@@ -21,7 +21,7 @@ from mesynth.core.types import AUVector
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import VIRTUAL, PlanFace, StoredPlan, virtual_faces
 from mesynth.corpus.throughput import Report, run_plan
-from mesynth.motion.flow_prior import NAME, FlowAsk, FlowNuisance, FlowPrior, shown, tables
+from mesynth.motion.flow_prior import NAME, FlowNuisance, FlowPrior, FlowRequest, effective_intensity, tables
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Jobs, Produced, Progress
@@ -91,8 +91,8 @@ class FlowWorker:
                 self._prior = FlowPrior(self.size, self.nuisance)
         return self._prior.draw([self._asked(row) for row in rows])
 
-    def _asked(self, row: PlanRow) -> FlowAsk:
-        return FlowAsk(
+    def _asked(self, row: PlanRow) -> FlowRequest:
+        return FlowRequest(
             intensity=row.aus.intensity,
             person=self.people[row.face],
             seed=row.seed,
@@ -124,7 +124,7 @@ class FlowWorker:
     def _row(self, plan: PlanRow) -> Row:
         learned = self.model.facts if self.model else None
         person = self.people[plan.face].partition("/")[2]
-        aus = plan.aus if learned else AUVector(shown(self.nuisance, plan.aus.intensity))
+        aus = plan.aus if learned else AUVector(effective_intensity(self.nuisance, plan.aus.intensity))
         active = [facs.AU_CODES[k] for k in np.flatnonzero(aus.intensity.max(1) > 0)]
         own = f"{VIRTUAL}/{person}"
         apex = plan.profile.apex_index(plan.n_frames)

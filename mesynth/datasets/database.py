@@ -26,7 +26,7 @@ class AnnotatedClip:
     onset: object = None
     apex: object = None
     offset: object = None
-    whole: bool = False
+    spans_folder: bool = False
     """The clip is its folder: onset and offset are its first and last frame (no onset column at all)."""
     aus: object = None
     emotion: str = ""
@@ -55,7 +55,7 @@ class AnnotatedClip:
         return f"{self.subject}/{self.clip}"
 
     @property
-    def shown(self) -> str:
+    def full_name(self) -> str:
         """The name in messages: with its database in a composite, where sub01 may be several people."""
         return f"{self.database}/{self.name}" if self.database else self.name
 

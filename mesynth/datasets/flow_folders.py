@@ -1,16 +1,13 @@
 """Flow folders: the published flow images of the MEGC 2019 composite as a source of clips.
 
-Flow images whose channels were stretched to 0..255: what the strain channel still tells about the flow.
+Published with STSTNet (Liong et al., FG 2019), HTNet and others as
+``<subject>/{u_train|u_test}/{0|1|2}/<subject>_<clip> .png`` (with that space), R, G, B = u, v, optical strain. The
+``u_test`` trees together hold every clip once; ``u_train`` holds the clips of the other subjects, and is only checked:
+the recognizer makes its own folds.
 
-The public images of the MEGC 2019 composite hold u, v and optical strain, each stretched between its own minimum
-and maximum. Zero flow, magnitude and the ratio of u to v are lost; the strain was computed before the stretch, so
-it gives the ratio back, and it agrees with one order of the channels only.
-
-Folders of flow images as published with STSTNet (Liong et al., FG 2019), HTNet and others: a source of clips.
-
-``<subject>/{u_train|u_test}/{0|1|2}/<subject>_<clip> .png`` (with that space), R, G, B = u, v, optical strain,
-each stretched to 0..255. The ``u_test`` trees together hold every clip once; ``u_train`` holds the clips of the
-other subjects, and is only checked: the recognizer makes its own folds.
+Each channel was stretched between its own minimum and maximum to 0..255, so zero flow, magnitude and the ratio of u to
+v are lost; the strain was computed before the stretch, so it gives the ratio back, and it agrees with one order of the
+channels only.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""From annotated clips to a manifest: corrections, frames, and an account of everything odd.
+"""From annotated clips to a manifest: corrections applied, frames found, everything odd written down.
 
-Corrections of faulty annotation rows: a declared table that ships with the package.
-
-A correction names the row by database and clip and applies only where the cell still holds the old value, so
-a repaired edition of a workbook, or one sorted differently, is left alone. The shipped table holds only faults
-whose old value was read in the original file.
-
-From annotated lines to a manifest: frames found, corrections applied, everything odd written down.
+Corrections of faulty annotation rows are a declared table that ships with the package. A correction names the row by
+database and clip and applies only where the cell still holds the old value, so a repaired edition of a workbook, or one
+sorted differently, is left alone. The shipped table holds only faults whose old value was read in the original file.
 
 A tree is scanned one folder listing at a time; no frame is opened but the onset's header.
 """
@@ -130,7 +126,7 @@ def load_release(
         try:
             rows.append(engine.row(line))
         except (_Bad, MesynthError) as error:
-            problems.append(ClipNote(line.shown, str(error)))
+            problems.append(ClipNote(line.full_name, str(error)))
     rows, twice = _unique(rows)
     return Loaded(
         database=database,
@@ -217,7 +213,7 @@ class _Engine:
         cells: dict[str, object] = {name: getattr(line, name) for name in _CORRECTABLE}
         database = line.database or release.database
         cells, said = correct(cells, database, line.name, self.fixes)
-        self.corrected += [ClipNote(line.shown, text) for text in said]
+        self.corrected += [ClipNote(line.full_name, text) for text in said]
         if line.problem:
             raise _Bad(line.problem)
         warnings = [*line.warnings, *said]
@@ -269,7 +265,7 @@ class _Engine:
     ) -> tuple[int, int | None, int]:
         """Onset, apex (None where there is none to trust) and offset as frame numbers."""
         apex = frame_number(cells["apex"])
-        if line.whole:
+        if line.spans_folder:
             return min(files), apex, max(files)
         onset, offset = frame_number(cells["onset"]), frame_number(cells["offset"])
         if onset is None or offset is None or offset <= onset:
@@ -296,8 +292,8 @@ class _Engine:
         step = min(b - a for a, b in pairwise(numbers))
         annotated = (offset - onset) // step + 1
         absent = annotated - sum(onset <= n <= offset for n in inside)
-        if absent > 0 and not line.whole:
-            self.missing[line.shown] = self.missing.get(line.shown, 0) + absent
+        if absent > 0 and not line.spans_folder:
+            self.missing[line.full_name] = self.missing.get(line.full_name, 0) + absent
             warnings.append(f"{absent} of {annotated} annotated frames are not on disk")
         return inside
 
@@ -309,6 +305,6 @@ class _Engine:
             if apex == onset:
                 warnings.append("onset and apex are the same frame")
             return inside.index(nearest(inside, apex, "apex", warnings))
-        if frame_number(cell) is None and not line.whole:
+        if frame_number(cell) is None and not line.spans_folder:
             warnings.append(f"no apex annotated ('{text_of(cell)}'); the middle frame stands in")
         return (len(inside) - 1) // 2

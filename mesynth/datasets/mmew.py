@@ -139,7 +139,7 @@ def _read_macro(root: Path) -> Release:
             place = (folder / name).relative_to(root).as_posix()
             who = _person(name) or person
             line = AnnotatedClip(
-                subject=who, clip=f"macro-{name}", folder=place, emotion=emotion, expression="macro", whole=True
+                subject=who, clip=f"macro-{name}", folder=place, emotion=emotion, expression="macro", spans_folder=True
             )
             lines.append(line)
         for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.stem[:1] != "."):

@@ -1,11 +1,8 @@
 """Rendered people written to disk: neutral faces, and micro-expressions in the layout of the CASME II release.
 
-Neutral pictures of rendered people: faces to generate on that belong to no subject of any database.
-
-Rendered subjects in the layout of the CASME II release: every later step runs on them as on the real thing.
-
-The folder is read back by :func:`mesynth.datasets.casme2.load_casme2`; beside the workbook it holds
-``mesynth-rendered.json`` with what made it and the exact action units of every clip.
+Neutral faces are there to generate on: they belong to no subject of any database. On the rendered release every later
+step runs as on the real thing. It is read back by :func:`mesynth.datasets.casme2.load_casme2`; beside the workbook it
+holds ``mesynth-rendered.json`` with what made it and the exact action units of every clip.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
-"""SMIC and SMIC-E, in one file: both releases lie under one root.
-
-SMIC-E, the extended release of SMIC: long videos in which a workbook marks one to three micro-expressions.
-
-``HS_long/SMIC-HS-E/s03/s3_ne_01/image00559700.jpg`` (sometimes with a further folder ``HS`` between) beside
-``SMIC-HS-E_annotation.xlsx``: Subject, Filename, OnsetF, OffsetF, Onset2F, Offset2F, (Onset3F, Offset3F), FirstF,
-LastF, Emotion; rows of text follow the data. Frames outside the marked spans show no micro-expression.
-
-SMIC (Li et al., FG 2013): 164 clips of 16 people at 100 frames a second, and 71 at 25 in colour and near infrared.
+"""SMIC (Li et al., FG 2013): 164 clips of 16 people at 100 frames a second, and 71 at 25 in colour and near infrared.
 
 Release layout: ``SMIC_all_raw/HS/s1/micro/negative/s1_ne_01/image559740.bmp`` (``SMIC_all_cropped/...`` with
 ``reg_image559740.bmp``), ``VIS`` and ``NIR`` beside ``HS``. There is no workbook: the folder decides the class, the
-first and last frame are onset and offset, and no apex is annotated. SMIC-E is the extended release,
-``HS_long/SMIC-HS-E/s03/s3_ne_01/image00559700.jpg`` with ``SMIC-HS-E_annotation.xlsx``; see
-:mod:`mesynth.datasets.smic`.
+first and last frame are onset and offset, and no apex is annotated.
+
+SMIC-E, the extended release, may lie under the same root: long videos in which a workbook marks one to three
+micro-expressions. ``HS_long/SMIC-HS-E/s03/s3_ne_01/image00559700.jpg`` (sometimes with a further folder ``HS``
+between) beside ``SMIC-HS-E_annotation.xlsx``: Subject, Filename, OnsetF, OffsetF, Onset2F, Offset2F, (Onset3F,
+Offset3F), FirstF, LastF, Emotion; rows of text follow the data. Frames outside the marked spans show no
+micro-expression.
 """
 
 from __future__ import annotations
@@ -229,7 +225,7 @@ def _line(subject: str, prefix: str, clip: str, emotion: str, place: str) -> Ann
         subject=subject,
         clip=prefix + clip,
         folder=place,
-        whole=True,
+        spans_folder=True,
         emotion=emotion,
         label=emotion,
         warnings=tuple(warnings),

@@ -17,10 +17,9 @@ from numba import njit
 
 from mesynth.core import facs, seeds
 from mesynth.core.process import part
-from mesynth.core.types import AUVector, Clip, Flow, Sample
-from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
-from mesynth.motion.prior import WARP_LIMIT
-from mesynth.motion.warp import backward_flow, folding, stays_inside, warp_backward
+from mesynth.core.types import AUVector, Sample
+from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path
+from mesynth.motion.prior import WARP_LIMIT, formed_clip
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import backward_of, soft_limit, warp
 
@@ -239,22 +238,11 @@ def motion_clip(
     seed: int,
 ) -> tuple[Sample, tuple[str, ...]]:
     """The clip with its onset -> apex flow, and warnings. Random streams are the motion prior's, by name."""
-    height, width = face.image.shape[:2]
-    frames = np.empty((n_frames, height, width, 3), np.uint8)
+    moves = _flows(face, motion, aus, profile, n_frames, fps, nuisance, seed)
+    shown = ((flow, np.float32(255 * share) * motion.change) for flow, share in moves)
     apex = profile.apex_index(n_frames)
-    noise = seeds.stream(seed, "noise")
-    apex_flow = np.zeros((height, width, 2), np.float32)
-    for t, (flow, share) in enumerate(_flows(face, motion, aus, profile, n_frames, fps, nuisance, seed)):
-        if t == apex:
-            apex_flow = flow
-        frame = warp_backward(face.image, backward_flow(flow)) + np.float32(255 * share) * motion.change
-        # The onset keeps the photo's own noise: it is the frame the person took.
-        frame = frame if t == 0 else add_noise(frame, nuisance.noise, noise)
-        frames[t] = np.clip(frame + 0.5, 0, 255)
-    determinant = folding(apex_flow)
-    warnings = (f"flow folds at the apex (det {determinant:.2f})",) if determinant <= 0 else ()
-    uv = np.ascontiguousarray(apex_flow.transpose(2, 0, 1))
-    return Sample(Clip(frames, fps, apex), Flow(uv, stays_inside(uv)), aus), warnings
+    clip, flow, warnings = formed_clip(face.image, shown, n_frames, fps, apex, nuisance.noise, seed)
+    return Sample(clip, flow, aus), warnings
 
 
 def _flows(

@@ -1,12 +1,11 @@
 """Geometry on screen: the scene as arrays, posing, projection, z-buffer, and exact flow.
 
-Screen space: x right, y down, in supersampled pixels, pixel (0, 0) covering [0, 1) x [0, 1). Depth is canonical
-z in camera space (larger is nearer).
+Screen space: x right, y down, in supersampled pixels, pixel (0, 0) covering [0, 1) x [0, 1). Depth is canonical z in
+camera space (larger is nearer). Exact optical flow is the surface point under each onset pixel, followed into the
+target frame.
 
 Numba caches compiled kernels a file at a time and does not see that a kernel in another file changed: after an edit
 here, delete mesynth/head/__pycache__/*.nb* before trusting texture, shade or flow.
-
-Exact optical flow of the head: the surface point under each onset pixel, followed into the target frame.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ U, V, LIP, LASH, HAIR, EYE_U, EYE_V, FACE = range(8)
 TOOTH, CLOTH = EYE_U, EYE_V
 # Channels of Scene.texture (uint8).
 RED, GREEN, BLUE, OCCLUSION, STRAND, GLOSS, SHADOW, RELIEF = range(8)
-# Scene.look: scalars of the shader.
+# Scene.appearance: scalars of the shader.
 EXPOSURE, KEY, FILL, AMBIENT, WARMTH, GRADIENT_X, GRADIENT_Y, LASH_STRENGTH, GAIN, HAIR_SOFT, LIP_SHIFT = range(11)
 
 
@@ -37,7 +36,7 @@ class Scene(NamedTuple):
     rest [V,3] canonical; basis [2K,V,3]; faces [F,3] int32; part [F] uint8; attributes [V,8]; vertex_eye [V]
     int8; eyes [2,4] = centre and radius; lids [n] int32 vertices kept outside the eyeballs; lips [2] int32 inner
     mid-lip vertices, upper and lower; texture [h,w,8] uint8; wrinkles [h,w,M] int8; tex_map [3] = u0, v0, texels
-    per IOD; key, fill [3] unit directions; look [11]; hair, iris, lip, garment, background [3] linear RGB;
+    per IOD; key, fill [3] unit directions; appearance [11]; hair, iris, lip, garment, background [3] linear RGB;
     camera [4] = focal length, distance, centre x, centre y.
     """
 
@@ -55,7 +54,7 @@ class Scene(NamedTuple):
     tex_map: np.ndarray
     key: np.ndarray
     fill: np.ndarray
-    look: np.ndarray
+    appearance: np.ndarray
     hair: np.ndarray
     iris: np.ndarray
     lip: np.ndarray

@@ -254,12 +254,12 @@ def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene
     shadow = canvas.mend_outline(canvas.cast_shadow(height, turn.T @ key), height)
     texture = _pack_texture(paint.colour, occlusion, paint.strand, paint.gloss, shadow, paint.relief)
 
-    look = np.zeros(11, np.float32)
-    look[fields.EXPOSURE], look[fields.KEY], look[fields.FILL] = light.exposure, light.key, light.fill
-    look[fields.AMBIENT], look[fields.WARMTH] = light.ambient, light.warmth
-    look[fields.GRADIENT_X], look[fields.GRADIENT_Y] = light.gradient
-    look[fields.LASH_STRENGTH], look[fields.GAIN] = min(1.0, 0.25 + skin.lash), 1.5
-    look[fields.HAIR_SOFT], look[fields.LIP_SHIFT] = 0.10, np.clip(0.55 + 0.45 * skin.lip_colour, 0, 1)
+    appearance = np.zeros(11, np.float32)
+    appearance[fields.EXPOSURE], appearance[fields.KEY], appearance[fields.FILL] = light.exposure, light.key, light.fill
+    appearance[fields.AMBIENT], appearance[fields.WARMTH] = light.ambient, light.warmth
+    appearance[fields.GRADIENT_X], appearance[fields.GRADIENT_Y] = light.gradient
+    appearance[fields.LASH_STRENGTH], appearance[fields.GAIN] = min(1.0, 0.25 + skin.lash), 1.5
+    appearance[fields.HAIR_SOFT], appearance[fields.LIP_SHIFT] = 0.10, np.clip(0.55 + 0.45 * skin.lip_colour, 0, 1)
     lip = paint.skin * (np.array([0.96, 0.80, 0.90]) - skin.lip_colour * np.array([0.16, 0.40, 0.36]))
     fill_direction = np.array([-0.75 * np.sign(key[0]), 0.1, 0.65])
     fill_direction /= np.linalg.norm(fill_direction)
@@ -295,7 +295,7 @@ def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene
         tex_map=np.array([canvas.U_MIN, canvas.V_MIN, canvas.TEXELS_PER_IOD], np.float32),
         key=key.astype(np.float32),
         fill=fill_direction.astype(np.float32),
-        look=look,
+        appearance=appearance,
         hair=np.array(skin.hair, np.float32),
         iris=np.array(skin.iris, np.float32),
         lip=lip.astype(np.float32),

@@ -1,10 +1,7 @@
-"""Compiled shading, one frame a thread.
+"""Compiled shading: skin, eyes, mouth and hair under one key light, and whole frames on several threads.
 
 Plain threads round compiled code that releases the interpreter lock, instead of the compiler's own parallel loops:
 those abort in a process forked after their first use (data-loader workers) and when two threads call them at once.
-
-Compiled shading: skin, eyes, mouth and hair under one key light, and whole frames on several threads.
-
 Frames are independent of each other, so the number of threads cannot change a byte of the result. The sample loop is
 one long function on purpose: handing the scene's arrays to a function for every sample costs more than shading it.
 """
@@ -163,7 +160,7 @@ def _shade_frame(
     """Gamma-encoded picture [size,size,3] float32 of a projected mesh; not clipped, no noise."""
     side = size * ss
     triangle, _ = rasterize(screen, scene.faces, side, side)
-    faces, parts, attributes, look = scene.faces, scene.part, scene.attributes, scene.look
+    faces, parts, attributes, appearance = scene.faces, scene.part, scene.attributes, scene.appearance
     texture, wrinkles = scene.texture, scene.wrinkles
     u0, v0, texels = scene.tex_map[0], scene.tex_map[1], scene.tex_map[2]
     last_x, last_y = texture.shape[1] - 1.01, texture.shape[0] - 1.01
@@ -174,8 +171,13 @@ def _shade_frame(
     cloth_r, cloth_g, cloth_b = scene.garment[0], scene.garment[1], scene.garment[2]
     back_r, back_g, back_b = scene.background[0], scene.background[1], scene.background[2]
     iris = (scene.iris[0], scene.iris[1], scene.iris[2])
-    ambient_light, fill_light, key_light, warmth = look[AMBIENT], look[FILL], look[KEY], look[WARMTH]
-    exposure, gain = look[EXPOSURE], look[GAIN]
+    ambient_light, fill_light, key_light, warmth = (
+        appearance[AMBIENT],
+        appearance[FILL],
+        appearance[KEY],
+        appearance[WARMTH],
+    )
+    exposure, gain = appearance[EXPOSURE], appearance[GAIN]
 
     image = np.empty((size, size, 3), np.float32)
     s, tex = np.empty(8, np.float32), np.empty(8, np.float32)
@@ -247,13 +249,13 @@ def _shade_frame(
                     b_ = tex[BLUE] * tex[BLUE] * dark
                     strand = float(tex[STRAND])
                     if s[LIP] > 0.01:
-                        amount = _smooth(0.15, 0.85, s[LIP]) * look[LIP_SHIFT]
+                        amount = _smooth(0.15, 0.85, s[LIP]) * appearance[LIP_SHIFT]
                         line = 0.65 + 0.7 * strand
                         r += amount * (lip_r * line - r)
                         g += amount * (lip_g * line - g)
                         b_ += amount * (lip_b * line - b_)
                         gloss += amount * (0.75 - gloss)
-                    amount = _clamp((s[HAIR] + (strand - 0.5) * 0.16) / look[HAIR_SOFT])
+                    amount = _clamp((s[HAIR] + (strand - 0.5) * 0.16) / appearance[HAIR_SOFT])
                     if amount > 0.0:
                         line = 0.35 + 1.3 * strand
                         r += amount * (hair_r * line - r)
@@ -269,7 +271,7 @@ def _shade_frame(
                         b_ += amount * (cloth_b - b_)
                         gloss -= amount * gloss
                     if s[LASH] > 0.25:
-                        amount = _smooth(0.25, 0.85, s[LASH]) * look[LASH_STRENGTH]
+                        amount = _smooth(0.25, 0.85, s[LASH]) * appearance[LASH_STRENGTH]
                         r += amount * (min(hair_r * 0.35, 0.02) - r)
                         g += amount * (min(hair_g * 0.35, 0.02) - g)
                         b_ += amount * (min(hair_b * 0.35, 0.02) - b_)
@@ -311,7 +313,11 @@ def _shade_frame(
                     shine = lit * 0.80 * _power(half, 7) + 0.02 * ambient_light
                 elif part != MOUTH:
                     shine = lit * 0.06 * _power(half, 5)
-                grade = 1.0 + look[GRADIENT_X] * (2.0 * x / side - 1.0) + look[GRADIENT_Y] * (2.0 * y / side - 1.0)
+                grade = (
+                    1.0
+                    + appearance[GRADIENT_X] * (2.0 * x / side - 1.0)
+                    + appearance[GRADIENT_Y] * (2.0 * y / side - 1.0)
+                )
                 total_r += (r + shine) * grade
                 total_g += (g + shine) * grade
                 total_b += (b_ + shine) * grade

@@ -1,14 +1,12 @@
 """Displacement fields of the action units, and how new ones are fitted to the 3D head.
 
-Each AU is a handful of Gaussian bumps (``au_table.json``): centre (cu, cv), widths (su, sv) and a
-displacement (outward, down) in IOD units at FACS E. Bumps are stated for u > 0 and mirrored; a bump on
-the midline is its own mirror and counts once. The table was fitted to face
-meshes and carries their disagreement (two meshes agree at cosine .51 to .90 per AU); it is a model of
-FACS, not a measurement of people.
+Each AU is a handful of Gaussian bumps (``au_table.json``): centre (cu, cv), widths (su, sv) and a displacement
+(outward, down) in IOD units at FACS E. Bumps are stated for u > 0 and mirrored; a bump on the midline is its own mirror
+and counts once. The table was fitted to face meshes and carries their disagreement (two meshes agree at cosine .51 to
+.90 per AU); it is a model of FACS, not a measurement of people.
 
-Fit a few Gaussian bumps to an AU of the 3D head, for AUs the hand-calibrated table lacks.
-
-``python -m mesynth.motion.fields 22 28`` prints rows for ``au_table.json`` with the cosine they reach.
+For AUs that the hand-calibrated table lacks, ``python -m mesynth.motion.fields 22 28`` fits a few bumps to the 3D head
+and prints rows for ``au_table.json`` with the cosine they reach.
 """
 
 from __future__ import annotations

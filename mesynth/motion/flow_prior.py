@@ -101,7 +101,7 @@ def parse_flow_nuisance(text: str) -> FlowNuisance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowAsk:
+class FlowRequest:
     """One flow image to draw. ``person`` names whose face shape it is; equal names, equal shapes."""
 
     intensity: np.ndarray
@@ -145,7 +145,7 @@ def tables() -> _Tables:
 
 
 class FlowPrior:
-    """Draws flow images of one size. An image's bytes depend on its :class:`FlowAsk` alone, never on the batch."""
+    """Draws flow images of one size. An image's bytes depend on its :class:`FlowRequest` alone, never on the batch."""
 
     def __init__(self, size: int = 28, nuisance: FlowNuisance = FlowNuisance()) -> None:
         """Raises ConfigError for a size outside 14..256 pixels."""
@@ -165,24 +165,24 @@ class FlowPrior:
         if not 14 <= size <= 256:
             raise ConfigError(f"flow images of {size} pixels are outside 14..256; 28 is usual")
 
-    def draw(self, asked: Sequence[FlowAsk]) -> np.ndarray:
+    def draw(self, requests: Sequence[FlowRequest]) -> np.ndarray:
         """Flow images [B,2,S,S] float32, pixels of the image, x right and y down."""
         block = max(1, _PIXELS_AT_ONCE // self.size**2)
-        parts = [self._block(asked[i : i + block]) for i in range(0, len(asked), block)]
+        parts = [self._block(requests[i : i + block]) for i in range(0, len(requests), block)]
         return np.concatenate(parts) if parts else np.zeros((0, 2, self.size, self.size), np.float32)
 
     # ---------------------------------------------------------------- motion
 
-    def _block(self, asked: Sequence[FlowAsk]) -> np.ndarray:
-        uv = self._coordinates(asked)
-        shift, turn = self._style(asked)
-        flow = self._fields(asked, uv + shift)
+    def _block(self, requests: Sequence[FlowRequest]) -> np.ndarray:
+        uv = self._coordinates(requests)
+        shift, turn = self._style(requests)
+        flow = self._fields(requests, uv + shift)
         if self.nuisance.style:
             cos, sin = np.cos(turn), np.sin(turn)
             flow = np.stack([cos * flow[:, 0] - sin * flow[:, 1], sin * flow[:, 0] + cos * flow[:, 1]], 1)
-        flow = (flow + self._head_motion(asked)) * self._pixels
-        flow = flow * self._gate(asked, uv)
-        return np.stack([self._estimated(image, one.seed) for image, one in zip(flow, asked, strict=True)])
+        flow = (flow + self._head_motion(requests)) * self._pixels
+        flow = flow * self._gate(requests, uv)
+        return np.stack([self._estimated(image, one.seed) for image, one in zip(flow, requests, strict=True)])
 
     def _smooth(self, grids: np.ndarray) -> np.ndarray:
         """Random grids [B,C,25] -> maps [B,C,S,S]. Added one by one: the order of a sum must not depend on B."""
@@ -191,11 +191,11 @@ class FlowPrior:
             out += grids[..., i, None, None] * knot
         return out
 
-    def _coordinates(self, asked: Sequence[FlowAsk]) -> np.ndarray:
+    def _coordinates(self, requests: Sequence[FlowRequest]) -> np.ndarray:
         """[B,2,S,S]: where a pixel lies on the mean face, by the person's shape and the crop's registration."""
-        drawn = np.empty((len(asked), 6), np.float32)
-        grids = np.empty((len(asked), 2, _KNOTS**2), np.float32)
-        for i, one in enumerate(asked):
+        drawn = np.empty((len(requests), 6), np.float32)
+        grids = np.empty((len(requests), 2, _KNOTS**2), np.float32)
+        for i, one in enumerate(requests):
             person, clip = seeds.stream(0, f"flow-person/{one.person}"), seeds.stream(one.seed, "registration")
             drawn[i, :2] = np.exp(self.nuisance.shape * np.array([0.05, 0.07]) * person.standard_normal(2))
             grids[i] = self.nuisance.shape * 0.05 * person.standard_normal((2, _KNOTS**2))
@@ -205,32 +205,32 @@ class FlowPrior:
         ru, rv = (1 + scale) * u - roll * v + right, (1 + scale) * v + roll * u + down
         return np.stack([ru / wide, rv / high], 1) + self._smooth(grids)
 
-    def _style(self, asked: Sequence[FlowAsk]) -> tuple[np.ndarray, np.ndarray]:
+    def _style(self, requests: Sequence[FlowRequest]) -> tuple[np.ndarray, np.ndarray]:
         """Shifts [B,2,S,S] IOD and turns [B,S,S] radians, as :func:`mesynth.motion.nuisance.draw_style`."""
         sd = np.array([0.07, 0.07, np.radians(10)])[:, None]
         grids = [
             self.nuisance.style * one.style * sd * seeds.stream(one.seed, "style").standard_normal((3, _KNOTS**2))
-            for one in asked
+            for one in requests
         ]
         maps = self._smooth(np.array(grids, np.float32))
         return maps[:, :2], maps[:, 2]
 
-    def _fields(self, asked: Sequence[FlowAsk], uv: np.ndarray) -> np.ndarray:
+    def _fields(self, requests: Sequence[FlowRequest], uv: np.ndarray) -> np.ndarray:
         """AU motion [B,2,S,S] IOD: each image's active cells one after the other, both heads of each."""
-        cells, weights = zip(*(self._weights(one) for one in asked), strict=True)
+        cells, weights = zip(*(self._weights(one) for one in requests), strict=True)
         corner, share = _place(uv)
-        out = np.zeros((len(asked), self.size**2, 2), np.float32)
+        out = np.zeros((len(requests), self.size**2, 2), np.float32)
         table = tables().fields
         for rank in range(max(map(len, cells), default=0)):
             rows = np.array([i for i, c in enumerate(cells) if len(c) > rank])
             first = np.array([cells[i][rank] for i in rows])[:, None] * _GRID**2 + corner[rows]
             weight = np.array([weights[i][rank] for i in rows], np.float32)[:, None, None]
             out[rows] += weight * _read(table, first, share[rows])
-        return out.reshape(len(asked), self.size, self.size, 2).transpose(0, 3, 1, 2)
+        return out.reshape(len(requests), self.size, self.size, 2).transpose(0, 3, 1, 2)
 
-    def _weights(self, one: FlowAsk) -> tuple[np.ndarray, np.ndarray]:
+    def _weights(self, one: FlowRequest) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the tables' maps that this image moves by, and how far."""
-        cells = shown(self.nuisance, one.intensity).astype(np.float64)
+        cells = effective_intensity(self.nuisance, one.intensity).astype(np.float64)
         apex = one.profile.apex_index(one.n_frames)
         blink = blink_curve(one.n_frames, one.fps, one.blink, seeds.stream(one.seed, "blink"))[apex]
         closed = min(float(blink) * self.nuisance.blink, WARP_LIMIT[45])
@@ -242,14 +242,14 @@ class FlowPrior:
         strengths = np.concatenate([(1 - mixed) * flat[active], mixed * flat[active]])
         return numbers[strengths > 0], strengths[strengths > 0]
 
-    def _head_motion(self, asked: Sequence[FlowAsk]) -> np.ndarray:
+    def _head_motion(self, requests: Sequence[FlowRequest]) -> np.ndarray:
         """[B,2,S,S] IOD: the head's path at the apex, as the clips' (:func:`mesynth.motion.nuisance.head_path`)."""
-        out = np.zeros((len(asked), *self._head.shape[1:]), np.float32)
+        out = np.zeros((len(requests), *self._head.shape[1:]), np.float32)
         paths = [
             head_path(one.n_frames, self.nuisance.head * one.head, seeds.stream(one.seed, "head"))[
                 one.profile.apex_index(one.n_frames)
             ]
-            for one in asked
+            for one in requests
         ]
         for mode, amount in zip(self._head, np.array(paths, np.float32).T, strict=True):
             out += amount[:, None, None, None] * mode
@@ -257,13 +257,13 @@ class FlowPrior:
 
     # ---------------------------------------------------------------- estimator
 
-    def _gate(self, asked: Sequence[FlowAsk], uv: np.ndarray) -> np.ndarray:
+    def _gate(self, requests: Sequence[FlowRequest], uv: np.ndarray) -> np.ndarray:
         """[B,1,S,S]: share of the motion that an estimator finds; U(.4, 1) of it where nothing is to be seen."""
-        floor = np.array([seeds.stream(one.seed, "texture").uniform(0.4, 1) for one in asked], np.float32)
+        floor = np.array([seeds.stream(one.seed, "texture").uniform(0.4, 1) for one in requests], np.float32)
         lost = np.float32(self.nuisance.texture) * (1 - floor)[:, None]
         corner, share = _place(uv)
         texture = _read(tables().texture[:, None], corner, share)[..., 0]
-        return (1 - lost * (1 - texture)).reshape(len(asked), 1, self.size, self.size)
+        return (1 - lost * (1 - texture)).reshape(len(requests), 1, self.size, self.size)
 
     def _estimated(self, flow: np.ndarray, seed: int) -> np.ndarray:
         """What the estimator returns for one image [2,S,S]; every step has random numbers of its own."""
@@ -309,7 +309,7 @@ class FlowPrior:
         return out
 
 
-def shown(nuisance: FlowNuisance, intensity: np.ndarray) -> np.ndarray:
+def effective_intensity(nuisance: FlowNuisance, intensity: np.ndarray) -> np.ndarray:
     """[K,2] float32 AUs as an image shows them: the difference between the sides times ``asymmetry``."""
     if nuisance.asymmetry == 1:
         return intensity

@@ -1,20 +1,16 @@
-"""The AU motion prior, in the canonical face frame.
-
-The canonical face frame, and the map from a picture's pixels to it.
-
-Origin between the eye centres, u to image right, v down, unit one inter-ocular distance (IOD, between
-the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
-
-The AU motion prior as a generator: one onset face in, a micro-expression out. Nothing is trained.
+"""The AU motion prior as a generator: one onset face in, a micro-expression out. Nothing is trained.
 
 Formation model: ``F_t = sum_k alpha_k(t) a_k B_k(T(x)) + head motion``, ``I_t(x) = I_0(x + b_t(x))`` with
-``b_t = -F_t(x + b_t)``. Flow is what the frames are made from, not an estimate; at intensity 0 the
-input comes back bit for bit; identity is kept because every pixel is the person's own.
+``b_t = -F_t(x + b_t)``. Flow is what the frames are made from, not an estimate; at intensity 0 the input comes back bit
+for bit; identity is kept because every pixel is the person's own.
+
+T maps a picture's pixels to the canonical face frame: origin between the eye centres, u to image right, v down, unit
+one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +120,39 @@ def check_reach(aus: AUVector) -> None:
             )
 
 
+def formed_clip(
+    image: np.ndarray,
+    motion: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    n_frames: int,
+    fps: float,
+    apex: int,
+    noise: float,
+    seed: int,
+) -> tuple[Clip, Flow, tuple[str, ...]]:
+    """The clip that shows ``image`` [H,W,3] uint8 moved, its flow onset -> apex, and a warning where that folds.
+
+    ``motion``: for each frame the flow [H,W,2] from the onset and what is added to the grey levels, or None.
+    ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels.
+    """
+    height, width = image.shape[:2]
+    frames = np.empty((n_frames, height, width, 3), np.uint8)
+    stream = seeds.stream(seed, "noise")
+    apex_flow = np.zeros((height, width, 2), np.float32)
+    for t, (flow, change) in enumerate(motion):
+        if t == apex:
+            apex_flow = flow
+        frame = warp_backward(image, backward_flow(flow))
+        if change is not None:
+            frame = frame + change
+        # The onset keeps the photo's own noise: it is the frame the person took.
+        frame = frame if t == 0 else add_noise(frame, noise, stream)
+        frames[t] = np.clip(frame + 0.5, 0, 255)
+    determinant = folding(apex_flow)
+    warnings = (f"flow folds at the apex (det {determinant:.2f})",) if determinant <= 0 else ()
+    uv = np.ascontiguousarray(apex_flow.transpose(2, 0, 1))
+    return Clip(frames, fps, apex), Flow(uv, stays_inside(uv)), warnings
+
+
 class MotionPrior:
     """Fields of one face, evaluated once and reused for all its clips."""
 
@@ -201,19 +230,7 @@ class MotionPrior:
         Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex.
         """
         check_reach(aus)
-        height, width = self.face.image.shape[:2]
-        frames = np.empty((n_frames, height, width, 3), np.uint8)
+        flows = ((flow, None) for flow in self.flows(aus, profile, n_frames, fps, nuisance, seed))
         apex = profile.apex_index(n_frames)
-        noise = seeds.stream(seed, "noise")
-        apex_flow = np.zeros((height, width, 2), np.float32)
-        for t, flow in enumerate(self.flows(aus, profile, n_frames, fps, nuisance, seed)):
-            if t == apex:
-                apex_flow = flow
-            frame = warp_backward(self.face.image, backward_flow(flow))
-            # The onset keeps the photo's own noise: it is the frame the person took.
-            frame = frame if t == 0 else add_noise(frame, nuisance.noise, noise)
-            frames[t] = np.clip(frame + 0.5, 0, 255)
-        determinant = folding(apex_flow)
-        warnings = (f"flow folds at the apex (det {determinant:.2f})",) if determinant <= 0 else ()
-        uv = np.ascontiguousarray(apex_flow.transpose(2, 0, 1))
-        return Sample(Clip(frames, fps, apex), Flow(uv, stays_inside(uv)), aus), warnings
+        clip, flow, warnings = formed_clip(self.face.image, flows, n_frames, fps, apex, nuisance.noise, seed)
+        return Sample(clip, flow, aus), warnings

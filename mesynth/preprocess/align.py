@@ -1,14 +1,9 @@
 """Face registration of a clip: a similarity transform, or a piecewise affine warp to a mean face.
 
-Face alignment: one similarity transform per clip, from the onset's landmarks, for all of its frames.
-
-A transform per frame would follow the expression itself (raised cheeks move eye landmarks) and so remove part
-of the motion that is to be measured.
-
-Piecewise affine face registration: a clip's onset landmarks carried onto a mean face, one warp for all its frames.
-
-As in active appearance models (Cootes, Edwards and Taylor, TPAMI 2001): it takes face shape out of the pictures, which
-a similarity transform keeps. As there, the warp is made from the onset alone, so that the expression stays.
+Either is made from the onset's landmarks alone and serves all frames: a transform per frame would follow the expression
+itself (raised cheeks move eye landmarks) and so remove part of the motion that is to be measured. The piecewise warp,
+as in active appearance models (Cootes, Edwards and Taylor, TPAMI 2001), takes face shape out of the pictures, which a
+similarity transform keeps.
 """
 
 from __future__ import annotations
@@ -38,6 +33,25 @@ def eye_centres(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([landmarks[RIGHT_EYE].mean(0), landmarks[LEFT_EYE].mean(0)])
 
 
+def checked_eyes(landmarks: np.ndarray, use: str) -> np.ndarray:
+    """Centres of both eyes as :func:`eye_centres`, float64. Raises MesynthError unless there are 68 finite points.
+
+    ``use``: what they cannot be, in the message.
+    """
+    if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
+        raise MesynthError(f"landmarks of shape {landmarks.shape} cannot be {use}; need 68 finite points (x, y)")
+    return eye_centres(landmarks.astype(np.float64))
+
+
+def eye_line(right: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, float]:
+    """The vector [2] between the eye centres, and its length. Raises MesynthError when it is below a pixel."""
+    across = left - right
+    iod = float(np.hypot(*across))
+    if iod < 1:
+        raise MesynthError(f"the eye centres are {iod:.2g} pixels apart; the landmarks do not show a face")
+    return across, iod
+
+
 @dataclass(frozen=True, eq=False)
 class SimilarityCrop:
     """A similarity transform into a square crop: ``matrix`` [2,3] float64, source pixels -> crop pixels."""
@@ -57,13 +71,8 @@ class SimilarityCrop:
         Raises:
             MesynthError: the landmarks are not [68,2], not finite, or both eyes lie on one point.
         """
-        if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
-            raise MesynthError(f"landmarks of shape {landmarks.shape} cannot be aligned; need 68 finite points (x, y)")
-        right, left = eye_centres(landmarks.astype(np.float64))
-        across = left - right
-        iod = float(np.hypot(*across))
-        if iod < 1:
-            raise MesynthError(f"the eye centres are {iod:.2g} pixels apart; the landmarks do not show a face")
+        right, left = checked_eyes(landmarks, "aligned")
+        across, iod = eye_line(right, left)
         scale = IOD_SHARE * size / iod
         cos, sin = across / iod * scale
         rotation = np.array([[cos, sin], [-sin, cos]])

@@ -1,14 +1,11 @@
 """Classic augmentation that knows about flow: the transforms, and the stage that writes changed copies.
 
-Classic augmentation that knows about flow: one transform moves frames, flow, landmarks and AUs together.
+One transform moves frames, flow, landmarks and AUs together. Order: mirror, then rotation and scale about the picture's
+centre, then shift, then crop; photometric changes and noise on the frames last. Flow vectors turn and grow with the
+picture; photometric changes leave them alone.
 
-Order: mirror, then rotation and scale about the picture's centre, then shift, then crop; photometric changes and noise
-on the frames last. Flow vectors turn and grow with the picture; photometric changes leave them alone.
-
-Classic augmentation as a stage: changed copies of prepared clips, with flow, landmarks and AUs changed alike.
-
-The control that synthetic data has to beat, and leak-safe in the same way: a copy carries its subject in
-``subjects_seen``, so a fold that holds the subject out never learns from it.
+As a stage it is the control that synthetic data has to beat, and leak-safe in the same way: a copy carries its subject
+in ``subjects_seen``, so a fold that holds the subject out never learns from it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
-"""Which moments of a clip are seen: interpolation to N frames, and key frames.
+"""Which moments of a clip are kept: interpolation to N frames, and key frames, snippets, windows, random sub-samplings.
 
-Temporal normalisation: clips of any length to N frames, by TIM, linear, flow-based or nearest interpolation.
+Temporal normalisation brings clips of any length to N frames, by TIM, linear, flow-based or nearest interpolation.
+Positions are in frames from 0 (first) to T-1 (last). Videos are float [B,T,C,H,W]; a clip's result does not depend on
+the batch it is in, and memory grows with one clip at a time.
 
-Positions are in frames from 0 (first) to T-1 (last). Videos are float [B,T,C,H,W]; a clip's result does not depend
-on the batch it is in, and memory grows with one clip at a time.
-
-Which frames of a clip a recognizer sees: key frames, snippets, windows, random sub-samplings.
-
-Everything but :func:`mean_around` returns frame indices (or positions), which fit ``frames[index]`` of a [T,H,W,3]
+Selections, all but :func:`mean_around`, return frame indices (or positions), which fit ``frames[index]`` of a [T,H,W,3]
 array and ``video[:, index]`` of a [B,T,C,H,W] tensor alike.
 """
 

@@ -1,9 +1,8 @@
 """Facial landmarks: detectors behind one protocol, tables of one's own, and a cache.
 
-Landmarks once found are not looked for again: a cache keyed by the picture's pixels and the detector.
-
-Finding landmarks takes longer than everything else that `prepare` does to a clip; the key does not depend on file
-names or settings, so another crop size, flow method or output folder finds them again.
+Finding landmarks takes longer than everything else that `prepare` does to a clip, so what was found once is kept by the
+picture's pixels and the detector. The key does not depend on file names or settings: another crop size, flow method or
+output folder finds them again.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class LandmarkCache:
 _NAME_COLUMNS = ("clip_id", "file", "filename", "name")
 
 
-class GivenLandmarks:
+class TableLandmarks:
     """Landmarks by name (clip id, or the onset's file path or file name), from a .csv or .npz file.
 
     A CSV has a column ``clip_id`` or ``file`` and the columns ``x0``..``x67``, ``y0``..``y67`` (``x_0`` as
@@ -95,7 +94,7 @@ class GivenLandmarks:
         self.name = source
 
     @classmethod
-    def read(cls, path: Path) -> GivenLandmarks:
+    def read(cls, path: Path) -> TableLandmarks:
         """Raises MesynthError when the file is missing or is no landmark table."""
         if not path.is_file():
             raise MesynthError(f"landmark file {path} does not exist; give a .csv or .npz file")
@@ -212,7 +211,7 @@ def choose_landmarker(name: str = "auto", *, device: str = "cpu", download: bool
         return FaceAlignmentLandmarker(device=device, download=download)
     if chosen == "mediapipe":
         return MediapipeLandmarker()
-    return GivenLandmarks.read(Path(chosen))
+    return TableLandmarks.read(Path(chosen))
 
 
 # ---------------------------------------------------------------- mediapipe

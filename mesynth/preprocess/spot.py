@@ -1,9 +1,8 @@
 """Spotting apex, onset and offset from the frames alone: three published measures, and the search on them.
 
-How much of an expression each frame of a clip shows: three published measures, as curves over the frames.
-
-All take one clip of aligned uint8 crops and the :class:`Regions` of its face, and return a curve [T] float64, not
-yet smoothed, of arbitrary scale. Eyes are left out everywhere: a blink is no expression.
+A measure says how much of an expression each frame shows. All take one clip of aligned uint8 crops and the
+:class:`Regions` of its face, and return a curve [T] float64, not yet smoothed, of arbitrary scale. Eyes are left out
+everywhere: a blink is no expression.
 
 A clip that begins and ends neutral (``returns``) allows one more step, which matters more than the choice of measure:
 whatever differs between its first and its last frames is head motion or light, and the line between the two is taken
@@ -22,7 +21,7 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from skimage.feature import local_binary_pattern
 
 from mesynth.core.errors import MesynthError
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
+from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, checked_eyes, eye_line
 from mesynth.preprocess.flow import estimate_flows, grayscale
 
 _BLOCKS = 6
@@ -56,13 +55,8 @@ def face_regions(height: int, width: int, landmarks: np.ndarray | None = None) -
         half = np.array([IOD_SHARE * width / 2, 0.0])
         right, left = middle - half, middle + half
     else:
-        if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
-            raise MesynthError(f"landmarks of shape {landmarks.shape} cannot be used; need 68 finite points (x, y)")
-        right, left = eye_centres(landmarks.astype(np.float64))
-    across = left - right
-    iod = float(np.hypot(*across))
-    if iod < 1:
-        raise MesynthError(f"the eye centres are {iod:.2g} pixels apart; the landmarks do not show a face")
+        right, left = checked_eyes(landmarks, "used")
+    across, iod = eye_line(right, left)
     middle = (right + left) / 2
     y, x = np.mgrid[:height, :width].astype(np.float64)
     u = ((x - middle[0]) * across[0] + (y - middle[1]) * across[1]) / iod**2
@@ -276,6 +270,19 @@ class Spotted:
     confidence: float
 
 
+def require_frames(frames: np.ndarray, fps: float, too_few: str) -> None:
+    """Raise MesynthError unless ``frames`` are uint8 RGB [T,H,W,3], T >= MIN_FRAMES, and ``fps`` is positive.
+
+    ``too_few``: the message's beginning where there are fewer frames.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise MesynthError(f"frames are {frames.dtype} {frames.shape}; expected uint8 RGB of shape [T,H,W,3]")
+    if len(frames) < MIN_FRAMES:
+        raise MesynthError(f"{too_few}; need at least {MIN_FRAMES}")
+    if not (math.isfinite(fps) and fps > 0):
+        raise MesynthError(f"fps={fps:g} must be positive")
+
+
 def spot_apex(
     frames: np.ndarray,
     landmarks: np.ndarray | None,
@@ -297,12 +304,7 @@ def spot_apex(
     """
     if method not in METHODS:
         raise MesynthError(f"spotting method '{method}' is unknown; choose from {', '.join(METHODS)}")
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise MesynthError(f"frames are {frames.dtype} {frames.shape}; expected uint8 RGB of shape [T,H,W,3]")
-    if len(frames) < MIN_FRAMES:
-        raise MesynthError(f"a clip of {len(frames)} frames is too short to spot an apex; need at least {MIN_FRAMES}")
-    if not (math.isfinite(fps) and fps > 0):
-        raise MesynthError(f"fps={fps:g} must be positive")
+    require_frames(frames, fps, f"a clip of {len(frames)} frames is too short to spot an apex")
     regions = face_regions(frames.shape[1], frames.shape[2], landmarks)
     frames = steady_light(frames, regions)
     if method == "flow":

@@ -22,6 +22,7 @@ from mesynth.preprocess.spot import (
     SpotConfig,
     Spotted,
     face_regions,
+    require_frames,
     spot_apex,
     steady_light,
     without_affine,
@@ -99,12 +100,7 @@ def movement(
         MesynthError: frames that are no uint8 RGB video, fewer than MIN_FRAMES, unfit landmarks, or an fps that is
             not positive.
     """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise MesynthError(f"frames are {frames.dtype} {frames.shape}; expected uint8 RGB of shape [T,H,W,3]")
-    if len(frames) < MIN_FRAMES:
-        raise MesynthError(f"{len(frames)} frames are too few to spot a movement; need at least {MIN_FRAMES}")
-    if not (math.isfinite(fps) and fps > 0):
-        raise MesynthError(f"fps={fps:g} must be positive")
+    require_frames(frames, fps, f"{len(frames)} frames are too few to spot a movement")
     where = np.arange(len(frames)) if at is None else np.asarray(at, np.int64)
     regions = face_regions(frames.shape[1], frames.shape[2], landmarks)
     frames = steady_light(frames, regions)

@@ -2,8 +2,7 @@
 
 Every flow lives on the onset's grid, in pixels, x right and y down: the surface seen at onset pixel x is at
 x + F(x) in the frame, so onset(x) = frame(x + F(x)). A picture is warped backwards: out(y) = picture(y + b(y)).
-
-Flow conventions of the generators: forward flow is what is predicted and reported, its inverse is what warps.
+Generators predict and report the forward flow F; its inverse b is what warps.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def row(name: str, video: torch.Tensor, truth: torch.Tensor, flow: torch.Tensor,
 def rendered(au: int, noisy: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     """Clips [N,2,3,H,W], true apexes, exact flow of the faint apex, and displacement truth / asked."""
     clips, truths, fields, ratios = [], [], [], []
-    for person in TripleConfig().unseen():
+    for person in TripleConfig().held_out_people():
         subject = Subject(person)
         faint, strong = (parse_request(f"{au}={a:g}").intensity for a in (INTENSITY, FACTOR * INTENSITY))
         still = np.zeros_like(faint)

@@ -37,6 +37,12 @@ def rows(root: Path, part: str = "a", frames: str = "") -> dict[str, Row]:
     return {f"{row.subject}/{row.clip}": row for row in manifest}
 
 
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Part A as it comes, to read only."""
+    return write_casme3(tmp_path_factory.mktemp("casme3"))
+
+
 def test_a_plain_clip(tmp_path: Path) -> None:
     row = rows(write_casme3(tmp_path, [replace(CLIPS_A[0], onset="359")]))["spNO.1/a_359"]
     assert row.clip_id == "casme3/spNO.1/a_359/359"
@@ -49,8 +55,8 @@ def test_a_plain_clip(tmp_path: Path) -> None:
     assert [row.au_present[2 * AU_INDEX[code]] for code in (1, 2, 4)] == [1, 1, 0]
 
 
-def test_several_expressions_of_one_video(tmp_path: Path) -> None:
-    found = rows(write_casme3(tmp_path))
+def test_several_expressions_of_one_video(release: Path) -> None:
+    found = rows(release)
     assert {"spNO.1/a_355", "spNO.1/a_380"} <= set(found)
     first, second = found["spNO.1/a_355"], found["spNO.1/a_380"]
     assert Path(first.frame_files[0]).parent == Path(second.frame_files[0]).parent
@@ -59,21 +65,21 @@ def test_several_expressions_of_one_video(tmp_path: Path) -> None:
     assert (second.apex_index, second.emotion, second.objective_class) == (0, "disgust", "III")
 
 
-def test_missing_frames_are_counted_a_clip(tmp_path: Path) -> None:
-    loaded = load_release(CASME3, write_casme3(tmp_path), corrections=())
+def test_missing_frames_are_counted_a_clip(release: Path) -> None:
+    loaded = load_release(CASME3, release, corrections=())
     assert loaded.missing_frames == {"spNO.1/a_355": 2, "spNO.1/a_380": 1, "spNO.217/m_0": 1, "spNO.217/b_10": 1}
     row = loaded.manifest.row(0)
     assert (row.n_frames, row.apex_index) == (12, 3)
-    assert read_frames(tmp_path, row)[3].mean().round() == 20 + 360 % 200
+    assert read_frames(release, row)[3].mean().round() == 20 + 360 % 200
 
 
-def test_a_capital_video_name_is_the_same_video(tmp_path: Path) -> None:
-    row = rows(write_casme3(tmp_path))["spNO.1/j_20"]
+def test_a_capital_video_name_is_the_same_video(release: Path) -> None:
+    row = rows(release)["spNO.1/j_20"]
     assert row.frame_files[0] == "part_A/spNO.1/j/color/20.jpg"
 
 
-def test_offsets_that_cannot_be(tmp_path: Path) -> None:
-    found = rows(write_casme3(tmp_path))
+def test_offsets_that_cannot_be(release: Path) -> None:
+    found = rows(release)
     none, late = found["spNO.10/e_100"], found["spNO.10/e_5"]
     assert (none.onset, none.apex, none.offset) == (100, 104, 104)
     assert none.warnings == ("offset 0 means that none was seen; the clip ends at the apex",)
@@ -81,21 +87,21 @@ def test_offsets_that_cannot_be(tmp_path: Path) -> None:
     assert late.warnings == ("offset 3460 is 115 s after the onset; the clip ends at the apex",)
 
 
-def test_a_long_offset_that_can_be_is_left(tmp_path: Path) -> None:
+def test_a_long_offset_that_can_be_is_left(release: Path) -> None:
     """72 rows of the release are longer than two seconds; they are annotated so and stay so."""
-    row = rows(write_casme3(tmp_path))["spNO.217/b_10"]
+    row = rows(release)["spNO.217/b_10"]
     assert (row.offset, row.warnings) == (100, ("1 of 91 annotated frames are not on disk",))
 
 
-def test_frame_zero_is_not_on_disk(tmp_path: Path) -> None:
-    row = rows(write_casme3(tmp_path))["spNO.217/m_0"]
+def test_frame_zero_is_not_on_disk(release: Path) -> None:
+    row = rows(release)["spNO.217/m_0"]
     assert row.frame_files[0].endswith("/1.jpg")
     assert (row.onset, row.apex_index, row.emotion, row.label) == (0, 0, "sad", "negative")
     assert "onset frame 0 is not on disk; frame 1 taken" in row.warnings
 
 
-def test_both_spellings_of_others_are_one_word(tmp_path: Path) -> None:
-    found = check(load_release(CASME3, write_casme3(tmp_path), corrections=()))
+def test_both_spellings_of_others_are_one_word(release: Path) -> None:
+    found = check(load_release(CASME3, release, corrections=()))
     assert found.emotions == {"others": 2, "surprise": 1, "disgust": 1, "happy": 1, "sad": 1, "fear": 1}
     assert found.classes["7"]["happiness"] == 1
     assert found.classes["4"] == {"negative": 3, "positive": 1, "surprise": 1, "others": 2}

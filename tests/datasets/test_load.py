@@ -94,7 +94,7 @@ def test_numbering_in_steps_is_no_gap(tmp_path: Path) -> None:
 
 
 def test_the_whole_folder(tmp_path: Path) -> None:
-    line = AnnotatedClip(subject="p1", clip="c1", folder="p1/c1", whole=True)
+    line = AnnotatedClip(subject="p1", clip="c1", folder="p1/c1", spans_folder=True)
     found = loaded(tmp_path, line, on_disk=[3, 5, 6, 7, 8])
     row = found.manifest.row(0)
     assert (row.onset, row.apex, row.offset, row.n_frames, row.apex_index) == (3, None, 8, 5, 2)

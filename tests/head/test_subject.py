@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mesynth.core.facs import AU_CODES
-from mesynth.head import Subject, au_sheet, blink, contact_sheet, head_motion, identities_sheet
+from mesynth.head import HeadModel, Subject, au_sheet, blink, contact_sheet, head_motion, identities_sheet
+from mesynth.head.identity import sample_identity
 from mesynth.head.model import rotation
 from tests.head.people import frontal
 
@@ -126,10 +127,12 @@ def test_a_closed_lid_covers_the_eyeball(seed: int):
     from mesynth.head.model import EYE
     from mesynth.head.raster import rasterize
 
-    person = Subject(seed)
+    person = frontal(seed)
+    rest = sample_identity(HeadModel.load(), seed).camera  # as the head is held that does not face the camera
+    pose = np.array([rest.yaw, rest.pitch, rest.roll, 0, 0, 0])
     counts = []
     for au in (aus()[0], aus(au45=1.0)[0]):
-        screen = person._screen(au, np.zeros(6))
+        screen = person._screen(au, pose)
         triangle, _ = rasterize(screen, person._scene.faces, 256, 256)
         seen = person._scene.part[triangle[triangle >= 0]]
         counts.append(int((seen == EYE).sum()))

@@ -18,9 +18,9 @@ from mesynth.preprocess import landmarks as module
 from mesynth.preprocess.align import SimilarityCrop, eye_centres
 from mesynth.preprocess.landmarks import (
     FaceAlignmentLandmarker,
-    GivenLandmarks,
     Landmarker,
     MediapipeLandmarker,
+    TableLandmarks,
     choose_landmarker,
     resolve_landmarker,
 )
@@ -242,7 +242,7 @@ def test_bad_tables(tmp_path: Path, face: np.ndarray) -> None:
     with pytest.raises(MesynthError, match="no readable npz"):
         choose_landmarker(str(tmp_path / "l.npz"))
     with pytest.raises(MesynthError, match="68 finite points"):
-        GivenLandmarks({"a": np.zeros((5, 2))}, "here")
+        TableLandmarks({"a": np.zeros((5, 2))}, "here")
 
 
 def test_enlarging_keeps_pixel_centres() -> None:

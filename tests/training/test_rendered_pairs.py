@@ -218,7 +218,7 @@ def test_the_same_call_does_nothing_and_another_is_refused(folder: Path) -> None
 
 
 def test_people_belong_to_one_purpose() -> None:
-    magnifier = {*TripleConfig().seen(), *TripleConfig().unseen()}
+    magnifier = {*TripleConfig().train_people(), *TripleConfig().held_out_people()}
     used = [set(JUDGE_SEEDS), magnifier, set(TRAIN_SEEDS), set(VALIDATION_SEEDS)]
     assert sum(map(len, used)) == len(set.union(*used))
 

@@ -1,15 +1,12 @@
-"""Training of the learned magnifier: its triples, the loop, and the card.
-
-Training triples of the learned magnifier: onset, frame, and the frame truly magnified.
-
-Pictures are rendered people and scikit-image's public-domain photographs. A smooth random flow F moves a picture;
-the frame shows it moved by F and the truth by m F, both read from the same picture, so that the truth is exact.
-
-Train the learned magnifier: ``python -m mesynth.preprocess.magnify.learned_train RECIPE --out DIR [key=value ...]``.
+"""Train the learned magnifier: ``python -m mesynth.preprocess.magnify.learned_train RECIPE --out DIR [key=value ...]``.
 
 The recipe that ships is configs/preprocess/magnifier.yaml. Writes ``magnifier.safetensors`` and ``magnifier.md`` with
 figures on people and photographs never learned from. The same command resumes from the last checkpoint and gives the
 same weights as an undisturbed run; Ctrl-C stops after a checkpoint.
+
+It learns from triples: onset, frame, and the frame truly magnified. Pictures are rendered people and scikit-image's
+public-domain photographs. A smooth random flow F moves a picture; the frame shows it moved by F and the truth by m F,
+both read from the same picture, so that the truth is exact.
 """
 
 from __future__ import annotations
@@ -86,11 +83,11 @@ class TripleConfig:
         if not 0 <= self.noise <= 0.2 or not 0 <= self.faces <= 1:
             raise ConfigError("noise must lie in [0, 0.2] and faces in [0, 1]")
 
-    def seen(self) -> list[int]:
+    def train_people(self) -> list[int]:
         """Head seeds learned from."""
         return list(MAGNIFIER_SEEDS[: self.people])
 
-    def unseen(self) -> list[int]:
+    def held_out_people(self) -> list[int]:
         """Head seeds of the held-out people."""
         return list(MAGNIFIER_SEEDS[self.people : self.people + self.held_out])
 
@@ -357,7 +354,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
 
     claim_folder(out, asdict(config))
     triples = config.triples
-    faces = face_pictures(triples.seen(), triples.looks, triples.size)
+    faces = face_pictures(triples.train_people(), triples.looks, triples.size)
     pictures = np.concatenate([faces, photographs(_TRAIN_PHOTOGRAPHS, triples.size)])
     batch = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float().div_(255).contiguous()
     net = fit(Training(config, batch, len(faces)), out / _STATE, progress).to("cpu")
@@ -366,7 +363,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
         blocks=config.blocks,
         max_factor=triples.max_factor,
         max_motion=triples.max_magnified,
-        people_seen=(*triples.seen(), *triples.unseen()),
+        people_seen=(*triples.train_people(), *triples.held_out_people()),
         figures={},
         config=OmegaConf.to_yaml(OmegaConf.structured(config)),
         weights_sha256=tensors_sha256(net_tensors(net)),
@@ -420,7 +417,7 @@ def held_out_figures(
     ``cases``: the card's rows; a row's figures do not depend on the others.
     """
     pictures = np.concatenate(
-        [face_pictures(config.unseen(), 1, config.size), photographs(_HELD_OUT_PHOTOGRAPHS, config.size)[::4]]
+        [face_pictures(config.held_out_people(), 1, config.size), photographs(_HELD_OUT_PHOTOGRAPHS, config.size)[::4]]
     )
     source = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
     rng = seeds.stream(0, "magnifier-held-out")
@@ -452,7 +449,7 @@ def held_out_figures(
 def _magnifier_card(magnifier: LearnedMagnifier, config: MagnifierConfig) -> str:
     """Markdown card, made from the figures that travel with the weights."""
     meta, t = magnifier.meta, config.triples
-    rows = []
+    held_out, rows = t.held_out_people(), []
     for peak, factor in CASES:
         f = {
             key.split(": ")[1]: value
@@ -481,7 +478,7 @@ knows no occlusion, no change of light and no wrinkle that appears. Real faces: 
 
 `python -m mesynth.preprocess.magnify.learned_train configs/preprocess/magnifier.yaml --out DIR`, then copy
 `magnifier.safetensors` and `magnifier.md` into `mesynth/preprocess/magnify/data/`. {t.people} rendered people
-(head seeds {t.seen()[0]} to {t.seen()[-1]}) in {t.looks} pictures each, and scikit-image's
+(head seeds {t.train_people()[0]} to {t.train_people()[-1]}) in {t.looks} pictures each, and scikit-image's
 {", ".join(_TRAIN_PHOTOGRAPHS)} (public domain or CC0).
 Peak motion {t.min_motion:g} to {t.max_motion:g} px, factor {t.min_factor:g} to {t.max_factor:g}, noise up to sd
 {t.noise:g} on onset and frame. {config.steps} steps of {config.batch} triples of {t.patch} px, seed {config.seed}.
@@ -489,7 +486,7 @@ Weights sha256 (tensors): `{meta.weights_sha256}`.
 
 ## Figures on pictures never learned from
 
-{t.held_out} people (head seeds {t.unseen()[0]} to {t.unseen()[-1]}) and {", ".join(_HELD_OUT_PHOTOGRAPHS)}.
+{t.held_out} people (head seeds {held_out[0]} to {held_out[-1]}) and {", ".join(_HELD_OUT_PHOTOGRAPHS)}.
 PSNR in dB against the truly magnified picture, of the frame as it was and as magnified. Gain: slope of the
 displacement that TV-L1 finds in the magnified frame on the frame's known displacement, beside the same slope of the
 truly magnified frame. Noise gain: what noise of sd 2 grey levels on onset and frame adds, over the noise itself.

@@ -131,8 +131,8 @@ def test_a_run_writes_weights_and_card_and_refuses_another(tmp_path: Path) -> No
 
 
 def test_people_are_shared_by_nobody_and_drawn_by_their_seed() -> None:
-    assert not set(SMALL.seen()) & set(SMALL.unseen())
-    assert np.array_equal(face_pictures(SMALL.seen(), 2, 48), face_pictures(SMALL.seen(), 2, 48))
+    assert not set(SMALL.train_people()) & set(SMALL.held_out_people())
+    assert np.array_equal(face_pictures(SMALL.train_people(), 2, 48), face_pictures(SMALL.train_people(), 2, 48))
 
 
 def test_the_rate_warms_up_and_ends_at_nothing() -> None:

@@ -26,6 +26,12 @@ def faint() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
+def small(faint: torch.Tensor) -> torch.Tensor:
+    """A part of it, for what does not depend on how well motion is measured."""
+    return faint[..., 32:96, 24:88].contiguous()
+
+
+@pytest.fixture(scope="module")
 def truth() -> torch.Tensor:
     return clip(0.5, factor=4.0)
 
@@ -41,14 +47,14 @@ def test_the_motion_grows_towards_the_truth(method: str, faint: torch.Tensor, tr
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_onset_and_factor_one_are_untouched(method: str, faint: torch.Tensor) -> None:
-    assert torch.equal(magnify(faint, 1.0, method), faint)
-    assert torch.equal(magnify(faint, 4.0, method)[:, 0], faint[:, 0])
+def test_the_onset_and_factor_one_are_untouched(method: str, small: torch.Tensor) -> None:
+    assert torch.equal(magnify(small, 1.0, method), small)
+    assert torch.equal(magnify(small, 4.0, method)[:, 0], small[:, 0])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_static_clip_is_unchanged(method: str, faint: torch.Tensor) -> None:
-    still = faint[:, :1].expand(-1, 3, -1, -1, -1).contiguous()
+def test_a_static_clip_is_unchanged(method: str, small: torch.Tensor) -> None:
+    still = small[:, :1].expand(-1, 3, -1, -1, -1).contiguous()
     assert torch.equal(magnify(still, 8.0, method), still)
 
 
@@ -70,10 +76,10 @@ def test_unbounded_eulerian_noise_is_what_theory_says() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_clip_does_not_depend_on_its_batch(method: str, faint: torch.Tensor) -> None:
-    together = magnify(faint, 3.0, method)
-    for i in range(len(faint)):
-        assert torch.equal(together[i : i + 1], magnify(faint[i : i + 1], 3.0, method))
+def test_a_clip_does_not_depend_on_its_batch(method: str, small: torch.Tensor) -> None:
+    together = magnify(small, 3.0, method)
+    for i in range(len(small)):
+        assert torch.equal(together[i : i + 1], magnify(small[i : i + 1], 3.0, method))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,10 +97,10 @@ def test_any_size_and_grey(method: str, height: int, width: int, channels: int, 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", METHODS)
-def test_device_follows_the_input(method: str, device: str, faint: torch.Tensor) -> None:
-    there = magnify(faint.to(device), 4.0, method)
+def test_device_follows_the_input(method: str, device: str, small: torch.Tensor) -> None:
+    there = magnify(small.to(device), 4.0, method)
     assert there.device.type == device
-    assert (there.cpu() - magnify(faint, 4.0, method)).abs().mean() < 1e-3
+    assert (there.cpu() - magnify(small, 4.0, method)).abs().mean() < 1e-3
 
 
 @pytest.mark.parametrize("method", ["eulerian", "phase", "learned"])
