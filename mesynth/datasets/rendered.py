@@ -316,17 +316,17 @@ def _write_workbook(out: Path, manifest: Manifest) -> None:
     book.create_sheet("Sheet3")
     buffer = io.BytesIO()
     book.save(buffer)
-    write_bytes(out / WORKBOOK, _without_dates(buffer.getvalue()))
+    write_bytes(out / WORKBOOK, without_dates(buffer.getvalue(), b"2014-05-08T00:00:00Z"))
 
 
-def _without_dates(xlsx: bytes) -> bytes:
-    """The same workbook with the time of writing taken out, so that equal content is equal bytes."""
+def without_dates(xlsx: bytes, written: bytes) -> bytes:
+    """The same workbook with ``written`` as the time of writing, so that equal content is equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(xlsx)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             data = old.read(name)
             if name == "docProps/core.xml":
-                data = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", b"2014-05-08T00:00:00Z", data)
+                data = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", written, data)
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.compress_type = zipfile.ZIP_DEFLATED
             new.writestr(info, data)

@@ -202,7 +202,7 @@ def test_anothers_folder_is_refused(photo: Path, tmp_path: Path) -> None:
     _refused(_cli("generate", "--faces", photo, "--au", "12=B", "--out", tmp_path), "is not empty")
 
 
-MANY = ["--emotion", "fear", "--count", 64, "--fps", 50, "--size", 64, "--preview", 12]
+MANY = ["--emotion", "fear", "--count", 48, "--fps", 50, "--size", 64, "--preview", 12]
 
 
 @pytest.fixture(scope="module")

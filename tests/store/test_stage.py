@@ -1,5 +1,6 @@
 """The stage engine: same bytes for any number of processes, resume, interruption, other people's folders."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,19 @@ from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.store import manifest as manifest_file
 from mesynth.store import shards
 from mesynth.store.manifest import Manifest
-from mesynth.store.stage import Interrupted, Produced, Skipped, read_notes, read_skipped, run_stage
+from mesynth.store.stage import Interrupted, Produced, Skipped, read_notes, read_skipped, run_pool, run_stage
 from tests.builders import NumberWorker, tree_bytes
 
 JOBS = list(range(20))
+
+
+def _fail(job: int) -> Iterator[int]:
+    yield job
+
+    class Local(Exception):
+        """Of a class that no other process can find."""
+
+    raise Local(f"job {job} failed here alone")
 
 
 def _run(out: Path, worker: NumberWorker | None = None, config: int = 1, workers: int = 1) -> Manifest:
@@ -132,3 +142,17 @@ def test_a_worker_that_dies_is_told_and_the_rest_goes_on(tmp_path: Path) -> None
     _run(tmp_path / "a")
     _run(tmp_path / "b")
     assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_an_error_that_cannot_travel_is_told(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[tuple[int]]:
+        for job in range(1, 100):
+            taken.append(job)
+            yield (job,)
+
+    with pytest.raises(RuntimeError, match="job 1 failed here alone"):
+        run_pool(_fail, jobs(), workers=1, report=taken.count, where=tmp_path)
+    assert taken == [1]  # none is taken before a worker is free for it

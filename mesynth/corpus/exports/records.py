@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -26,6 +25,7 @@ from mesynth.core import facs
 from mesynth.core.errors import ManifestError
 from mesynth.core.types import optical_strain
 from mesynth.corpus.exports.form import ExportedClip, Form, Options, SourceClip
+from mesynth.datasets.rendered import without_dates
 from mesynth.store.manifest import SCHEMA, Manifest, Provenance, Row
 from mesynth.store.run_folder import write_bytes
 from mesynth.store.shards import npy_array
@@ -215,21 +215,7 @@ def write_workbook(path: Path, sheets: Mapping[str, Iterable[Sequence[CellValue]
             sheet.append(list(row))
     buffer = io.BytesIO()
     book.save(buffer)
-    write_bytes(path, _undated(buffer.getvalue()))
-
-
-def _undated(xlsx: bytes) -> bytes:
-    """The same workbook without the time of writing, so that equal cells are equal bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(xlsx)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            data = old.read(name)
-            if name == "docProps/core.xml":
-                data = re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", _WRITTEN, data)
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            new.writestr(info, data)
-    return buffer.getvalue()
+    write_bytes(path, without_dates(buffer.getvalue(), _WRITTEN))
 
 
 # ------------------------------------------------------------------- pictures
