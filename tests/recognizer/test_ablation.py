@@ -146,7 +146,7 @@ def test_a_verdict_needs_interval_and_corrected_p() -> None:
 def test_modes_of_a_network(sets: dict[str, FlowSet]) -> None:
     settings = [
         "models=[region_attention]", "modes=[pool,prior,pretrain,fuse,synthetic-only]", "seeds=[0]", "ratios=[0,1]",
-        "train.steps=6", "mix.pretrain_steps=3", "train.batch=12",
+        "train.steps=6", "mix.pretrain_steps=3", "train.batch=12", "protocol.kind=kfold", "protocol.groups=3",
     ]  # fmt: skip
     result = ablate(sets["real"], sets["synthetic"], load(*settings))
     at = {(s.mode, s.arm): s.uf1.value for s in result.summary}
@@ -258,7 +258,8 @@ def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypa
 def test_a_cell_gives_the_same_alone_and_in_its_group(sets: dict[str, FlowSet], model: str, mode: str) -> None:
     quick = ["train.steps=6", "train.batch=8"] if model == "ststnet" else []
     quick += ["mix.pretrain_steps=4"] if quick and mode == "prior" else []
-    config = load(f"models=[{model}]", f"modes=[{mode}]", "train_subjects=[2,0]", "controls=[shuffled]", *quick)
+    split = ["protocol.kind=kfold", "protocol.groups=3"]
+    config = load(f"models=[{model}]", f"modes=[{mode}]", "train_subjects=[2,0]", "controls=[shuffled]", *split, *quick)
     runner = CellRunner(config, sets["real"], {"all": sets["synthetic"]}, make_folds(sets["real"], config.protocol))
     found = groups(grid(config, ["all"]))
     assert [len(group) for group in found] == [6, 1, 1, 1, 1] * 2
@@ -315,15 +316,12 @@ def _here(corpora: dict[str, Manifest], out: Path, *settings: str) -> str:
     return result.output
 
 
-def _start(command: list[str], corpora: dict[str, Manifest], out: Path, *settings: str) -> subprocess.Popen[str]:
+def _start(corpora: dict[str, Manifest], out: Path, *settings: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command, "-m", "recognizer", *_words(corpora, out, *settings)], cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        [sys.executable, "-m", "recognizer", *_words(corpora, out, *settings)], cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-
-
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def _same(a: Path, b: Path) -> None:
@@ -333,12 +331,18 @@ def _same(a: Path, b: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_do_the_work_of_one(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    process = _start(TWO, corpora, tmp_path / "two")
+def test_two_processes_do_the_work_of_one(
+    corpora: dict[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert _here(corpora, tmp_path / "one").count("4 comparisons were made") == 1
-    output, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors
-    assert output.count("4 comparisons were made") == 1, "one process speaks for both"
+    # Two as a launcher starts them, which tells each its place by these variables; this process is the first.
+    second = _start(corpora, tmp_path / "two", RANK="1", WORLD_SIZE="2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert _here(corpora, tmp_path / "two").count("4 comparisons were made") == 1
+    output, errors = second.communicate(timeout=400)
+    assert second.returncode == 0, errors
+    assert output == "", "one process speaks for both"
     _same(tmp_path / "one", tmp_path / "two")
 
 
@@ -347,7 +351,7 @@ def test_killed_between_cells_it_goes_on(corpora: dict[str, Manifest], tmp_path:
     network = [
         "models=[region_attention]", "train.steps=30", "mix.pretrain_steps=5", "train.batch=8", "ratios=[1]",
     ]  # fmt: skip
-    process = _start([], corpora, tmp_path / "killed", *network)
+    process = _start(corpora, tmp_path / "killed", *network)
     parts = tmp_path / "killed" / "parts"
     deadline = time.monotonic() + 300
     while len(list(parts.glob("*.parquet"))) < 2:
@@ -372,24 +376,30 @@ def test_processes_need_a_folder(sets: dict[str, FlowSet], monkeypatch: pytest.M
 # ---------------------------------------------------------------- the page
 
 
+@pytest.fixture(scope="module")
+def page_file(corpora: dict[str, Manifest], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page") / "a"
+    settings = load("modes=[pool,prior]", "controls=[shuffled,mirror]", "train_subjects=[2,0]", "seeds=[0]")
+    ablate(corpora["real"], corpora["synthetic"], settings, out=folder)
+    return folder / "ablation.html"
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1200, 360])
-def test_page_in_a_browser(corpora: dict[str, Manifest], tmp_path: Path, width: int) -> None:
+def test_page_in_a_browser(page_file: Path, width: int) -> None:
     """All curves are drawn, nothing is fetched, nothing sticks out, on a desk and on a phone."""
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     assert found, "no Chromium on this machine: install it, set CHROMIUM, or deselect with -m 'not browser'"
-    settings = load("modes=[pool,prior]", "controls=[shuffled,mirror]", "train_subjects=[2,0]", "seeds=[0]")
-    ablate(corpora["real"], corpora["synthetic"], settings, out=tmp_path / "a")
     requests: list[str] = []
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(viewport={"width": width, "height": 900})
         tab.on("request", lambda request: requests.append(request.url))
-        tab.goto((tmp_path / "a" / "ablation.html").as_uri())
+        tab.goto(page_file.as_uri())
         overflow = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         curves = tab.evaluate("document.querySelectorAll('figure > svg').length")
         sizes = tab.evaluate(

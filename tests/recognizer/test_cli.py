@@ -181,8 +181,7 @@ def test_exit_codes(
 def test_a_real_process(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recognizer", "loso", "--manifest", str(corpora["real"].root), "--out"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    good = subprocess.run([*command, str(tmp_path / "r"), "--json"], capture_output=True, text=True, env=environment)
-    assert good.returncode == 0, good.stderr
+    good = run(*command[3:], tmp_path / "r", "--json")
     assert json.loads(good.stdout)["metrics"]["uf1"] > 0.6
     bad = subprocess.run([*command, str(tmp_path / "r"), "seeds=[7]"], capture_output=True, text=True, env=environment)
     assert bad.returncode == 2

@@ -33,9 +33,7 @@ from tests.recognizer.recordings import FPS, recording, write_frames, write_stud
 
 STUDY = [
     (seed, aus, emotion)
-    for seed, (aus, emotion) in enumerate(
-        [("4=0.6", "disgust"), ("12=0.6", "happiness"), ("1=0.6,2=0.6", "surprise")] * 2
-    )
+    for seed, (aus, emotion) in enumerate([("4=0.6", "disgust"), ("12=0.6", "happiness"), ("1=0.6,2=0.6", "surprise")])
 ]
 STEPS = PrepareConfig(size=96, stabilise="ecc", method="dis")
 TWO = ((14, 20, "4=0.6"), (60, 22, "12=0.6"))
