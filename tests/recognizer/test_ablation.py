@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, RunFolderError
+from mesynth.core.statistics import Interval
 from mesynth.store.manifest import Manifest
 from recognizer import cells, results
 from recognizer.ablation import plan, run_ablation
@@ -22,7 +23,6 @@ from recognizer.config import AblationConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.protocol import PoolTooSmallError, make_folds
 from recognizer.report import ablation_markdown, tally
-from recognizer.statistics import Interval
 from tests.recognizer.corpora import write_corpus
 
 ROOT = Path(__file__).parents[2]
