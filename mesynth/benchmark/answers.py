@@ -26,10 +26,10 @@ from mesynth.core.errors import MesynthError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import derived
 from mesynth.core.types import optical_strain
-from mesynth.metrics.identity import FaceEmbedder
 from mesynth.metrics.networks.extractors import FeatureExtractor, best_extractor
+from mesynth.metrics.networks.faces import FaceEmbedder
 from mesynth.metrics.networks.judge import AUJudge
-from mesynth.metrics.perceptual import PerceptualDistance, best_distance, distance
+from mesynth.metrics.networks.perceptual import PerceptualDistance, best_distance, distance
 from mesynth.store.run_folder import write_bytes
 
 SEPARATOR = "\n"

@@ -13,7 +13,7 @@ from mesynth.benchmark.answers import Warned
 from mesynth.benchmark.figures import Figure
 from mesynth.benchmark.goals import Goal
 from mesynth.core.facs import AU_NAMES
-from mesynth.metrics.report import format_number
+from mesynth.metrics.base import format_number
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -44,8 +44,7 @@ from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.throughput import ProcessTimes, Report, Throughput, timed, writable
 from mesynth.generators.registry import Model
-from mesynth.metrics.clips import ClipData
-from mesynth.metrics.motion import face_mask
+from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME

@@ -1,16 +1,12 @@
-"""Training pairs of the AU judge: rendered people, exact action units, and everything that is not an AU.
+"""Train the AU judge: ``python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR [key=value ...]``.
 
-Each pair is an onset and an apex of one rendered head with its own head movement, sensor noise and, at
-times, a blink; what is stored is what the judge sees of it (:func:`mesynth.metrics.networks.judge.observe`).
+Renders people, fits a ridge regression, lets a small network learn the rest, calibrates the slope on people it did not
+learn from, and writes ``judge.safetensors`` and ``judge.md`` with figures on people never used. The same command
+resumes: rendered people stay in ``DIR/pairs``.
 
-Train the AU judge: ``python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR [key=value
-...]``.
-
-Renders people, fits a ridge regression, lets a small network learn the rest, calibrates the slope on people
-it did not learn from, and writes ``judge.safetensors`` and ``judge.md`` with figures on people never used.
-The same command resumes: rendered people stay in ``DIR/pairs``.
-
-The judge's model card, written by the training run from its own figures."""
+Training pairs are an onset and an apex of one rendered head with its own head movement, sensor noise and, at times, a
+blink; what is stored is what the judge sees of it (:func:`mesynth.metrics.networks.judge.observe`).
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ import numpy as np
 from mesynth import __version__
 from mesynth.benchmark.result import DASH, Result
 from mesynth.corpus.previews import DIFFERENCE_GAIN, FLOW_SCALE, clip_column, video_bytes
-from mesynth.metrics.report import MeasureReport, MeasureRow, format_number
+from mesynth.metrics.base import MeasureRow, format_number
+from mesynth.metrics.report import MeasureReport
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import write_text
