@@ -1,6 +1,4 @@
-"""What a calibration found: gains, and slopes before and after on people it was not fitted on.
-
-Gains per AU that make a generator show what it is asked for, fitted on people nobody learns from or is compared on.
+"""Gains per AU that make a generator show its targets, fitted on people nobody learns from or is compared on.
 
 The judge reads the generator's answers and the rendered truth's answers to the same requests; the judge's own bias is
 in both. An AU's gain g is the one for which the generator's mean response to ``min(1, g a)``, read off its measured
@@ -19,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.entrants import FRAMELESS, Entrant
+from mesynth.benchmark.candidates import FRAMELESS, Candidate
 from mesynth.benchmark.figures import points
 from mesynth.benchmark.people import Person, RenderedTruth
-from mesynth.benchmark.requests import Request, asked_of
+from mesynth.benchmark.requests import Request, requests_of
 from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY
 from mesynth.core.seeds import derived
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Slope:
-    """Slope of judged on asked intensity with its 95 % interval over people; None where it is not defined."""
+    """Slope of measured on target intensity with its 95 % interval over people; None where it is not defined."""
 
     value: float | None
     low: float | None = None
@@ -70,7 +68,7 @@ class Fitted:
     before: Slope
     after: Slope
     error_before: float | None = None
-    """Distance of the mean response to the truth's on the check, root mean square over the asked intensities."""
+    """Distance of the mean response to the truth's on the check, root mean square over the target intensities."""
     error_after: float | None = None
 
 
@@ -101,7 +99,7 @@ class Calibration:
         """AUs down: gain, slopes and errors on the people of the check, and why a gain is not a plain fit."""
         from rich.table import Table
 
-        table = Table(title="gains; on other people slopes of judged on asked intensity, and errors")
+        table = Table(title="gains; on other people slopes of measured on target intensity, and errors")
         for name in ("AU", "gain", "truth", "before", "after", "error before", "after"):
             table.add_column(name, justify="right")
         table.add_column("why")
@@ -121,8 +119,9 @@ def card(made: Calibration) -> str:
 ## Calibration
 
 AUs are asked for times a gain, fitted on {len(made.people)} rendered people{options} (they count as seen). On
-{len(made.checked)} other people: slopes of judged on asked intensity, and the error, how far the mean judged intensity
-lies from the rendered truth's: {before:.3f} before and {after:.3f} after, mean over the AUs whose gain was fitted.
+{len(made.checked)} other people: slopes of measured on target intensity, and the error, how far the mean measured
+intensity lies from the rendered truth's: {before:.3f} before and {after:.3f} after, mean over the AUs whose gain was
+fitted.
 
 | AU | gain | truth's slope | before | after | error before | after | |
 |---|---|---|---|---|---|---|---|
@@ -214,8 +213,8 @@ def calibrate(
     fit, check = seeds[: config.people], seeds[config.people :]
     old = dict(model.facts.gains)
     _refuse_unmoved(model, Person(fit[0], config.size))
-    asked = tuple(r for r in asked_of(readable, config.levels) if r.side == "B")
-    seen = _Reading(asked, resampling.draws(config.people, config.resamples, config.seed))
+    targets = tuple(r for r in requests_of(readable, config.levels) if r.side == "B")
+    seen = _Reading(targets, resampling.draws(config.people, config.resamples, config.seed))
     done, total = 0, 5 * config.people  # truth and generator, then truth, before and after
 
     def tick() -> None:
@@ -225,7 +224,7 @@ def calibrate(
             progress(done, total)
 
     def read(generator: Generator, people: Sequence[int]) -> np.ndarray:
-        return judged(Entrant(name=model.described, generator=generator), people, asked, judge, config, tick)
+        return judged(Candidate(name=model.described, generator=generator), people, targets, judge, config, tick)
 
     true, own = read(RenderedTruth(), fit), read(_with(model, old), fit)
     gains: dict[int, tuple[float, str]] = {}
@@ -258,14 +257,14 @@ def calibrate(
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """How answers [P,R,K,2] to ``asked`` are read, over draws of people ``weights``."""
+    """How answers [P,R,K,2] to ``targets`` are read, over draws of people ``weights``."""
 
-    asked: tuple[Request, ...]
+    targets: tuple[Request, ...]
     weights: np.ndarray
 
     def rows(self, code: int) -> list[int]:
         """Where the AU is asked for, after nothing; empty if it never is."""
-        found = [i for i, r in enumerate(self.asked) if r.code == code and r.level]
+        found = [i for i, r in enumerate(self.targets) if r.code == code and r.level]
         return [0, *found] if found else []
 
     def curve(self, answers: np.ndarray, code: int) -> np.ndarray:
@@ -275,7 +274,7 @@ class _Reading:
     def slope(self, answers: np.ndarray, code: int) -> Slope:
         if not self.rows(code):
             return Slope(value=None)
-        return Slope.of(resampling.slope(self.weights, resampling.moments(*points(self.asked, answers, code))))
+        return Slope.of(resampling.slope(self.weights, resampling.moments(*points(self.targets, answers, code))))
 
     def error(self, answers: np.ndarray, truth: np.ndarray, code: int) -> float | None:
         """Root mean square over the levels of the difference of mean responses."""
@@ -303,7 +302,7 @@ def fit_gain(
 ) -> tuple[float, str]:
     """Gain of an AU, and why it is not the plain fit.
 
-    ``truth`` and ``own`` [P,L] are judged at the asked ``levels``, from 0 to 1; ``weights`` [B+1,P] are draws of
+    ``truth`` and ``own`` [P,L] are judged at the target ``levels``, from 0 to 1; ``weights`` [B+1,P] are draws of
     people; ``before`` is the gain that ``own`` was measured with. The gain stays where 1 more or less would do.
     """
     if refused := int(np.isnan(own).any(0).sum()):
@@ -316,8 +315,8 @@ def fit_gain(
         if found.low <= 0:
             return before, f"{name} slope {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] may be zero or negative"
     tried = np.linspace(LEAST, MOST, _TRIED) / before
-    asked = np.minimum(1, tried[:, None] * at)
-    shown = np.stack([np.interp(asked, at, person) for person in own])
+    targets = np.minimum(1, tried[:, None] * at)
+    shown = np.stack([np.interp(targets, at, person) for person in own])
     people = weights.sum(1)
     mean_shown = np.tensordot(weights, shown, 1) / people[:, None, None]
     mean_truth = weights @ truth / people[:, None]
@@ -342,21 +341,21 @@ def fit_gain(
 
 
 def judged(
-    entrant: Entrant,
+    candidate: Candidate,
     people: Sequence[int],
-    asked: Sequence[Request],
+    targets: Sequence[Request],
     judge: AUJudge,
     config: CalibrationConfig,
     tick: Callable[[], None],
 ) -> np.ndarray:
     """[P,R,K,2] intensities the judge reads off one generator's answers; NaN where it refuses."""
-    out = np.full((len(people), len(asked), len(AU_CODES), 2), np.nan, np.float32)
+    out = np.full((len(people), len(targets), len(AU_CODES), 2), np.nan, np.float32)
     for values, head in zip(out, people, strict=True):
         person = Person(head, config.size)
-        entrant.meet(person)
-        for i, request in enumerate(asked):
+        candidate.meet(person)
+        for i, request in enumerate(targets):
             try:
-                shown = entrant.show(person, request.aus, derived(config.seed, f"calibrate-{head}", i))
+                shown = candidate.show(person, request.aus, derived(config.seed, f"calibrate-{head}", i))
             except MesynthError:
                 continue  # an AU without any answer says so
             assert shown.onset is not None
@@ -375,8 +374,8 @@ def _refuse_unmoved(model: Model, person: Person) -> None:
     """Raise MesynthError for a family that does not look at its gains: it would be saved as something it is not."""
     flows = []
     for gain in (1.0, MOST):
-        entrant = Entrant(name=model.described, generator=_with(model, {"12": gain}))
-        entrant.meet(person)
-        flows.append(entrant.show(person, Request(12, "B", 0.4).aus, 0).uv)
+        candidate = Candidate(name=model.described, generator=_with(model, {"12": gain}))
+        candidate.meet(person)
+        flows.append(candidate.show(person, Request(12, "B", 0.4).aus, 0).uv)
     if np.array_equal(flows[0], flows[1]):
         raise MesynthError(f"{model.name} shows the same at any gain; this family cannot be calibrated")

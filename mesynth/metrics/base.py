@@ -84,7 +84,7 @@ class MeasureRow:
         if self.value is None and not self.note:
             raise ValueError(f"'{self.name}' has no value and no note; say why it was not measured")
         if not self.key:
-            object.__setattr__(self, "key", re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_"))
+            object.__setattr__(self, "key", slug(self.name))
 
     def text(self) -> tuple[str, str, str, str]:
         """Name, value with its interval, references and N as a reader sees them."""
@@ -95,6 +95,15 @@ class MeasureRow:
             value += f" [{format_number(self.low)}, {format_number(self.high)}]"
         references = ", ".join(f"{name} {format_number(v)}" for name, v in self.reference.items())
         return self.name, value, references, str(self.n) if self.n else ""
+
+
+def slug(name: str) -> str:
+    """A key made of a label.
+
+    >>> slug("  of others' mean, same AUs")
+    'of_others_mean_same_aus'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("'", "")).strip("_")
 
 
 def not_measured(group: str, why: str) -> MeasureRow:

@@ -408,7 +408,7 @@ for arrives in the frames, and not that a FACS coder would agree.
 ## Data and command
 
 `python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR`, then copy `judge.safetensors` and
-`judge.md` into `mesynth/quality/data/`. {p.train} rendered people to learn from, {p.validation} to calibrate
+`judge.md` into `mesynth/metrics/networks/data/`. {p.train} rendered people to learn from, {p.validation} to calibrate
 the slope, {p.test} for the figures below; {p.pairs} onset-apex pairs each. Head seeds {first} to {last}; no other
 part of the project renders these people. {kinds}
 Seeds: data {p.seed}, training {config.seed}. Weights sha256 (tensors): `{judge.meta.weights_sha256}`.

@@ -174,18 +174,18 @@ def _measure(row: MeasureRow) -> dict[str, str]:
 
 
 _COMPARED = (
-    "flow EPE", "  of zero flow", "  of mean flow", "AU slope, pooled", "Spearman over intensities", "leakage",
-    "identity distance", "diversity", "clip of",
+    "flow_epe", "of_zero_flow", "of_mean_flow", "au_slope_pooled", "spearman_over_intensities", "leakage",
+    "identity_distance", "diversity", "seconds",
 )  # fmt: skip
-"""Figures of the comparison that fit a page, by the start of their names."""
+"""Figures of the comparison that fit a page, by their keys."""
 
 
 def _contest(study: Study) -> dict[str, Any]:
     standings = study.contest.standings
-    names = [n for n in dict.fromkeys(f.name for s in standings for f in s.figures) if n.startswith(_COMPARED)]
+    names = {f.key: f.name for s in standings for f in s.figures if f.key in _COMPARED}
     rows = []
-    for name in names:
-        found = [next((f for f in s.figures if f.name == name), None) for s in standings]
+    for key, name in names.items():
+        found = [next((f for f in s.figures if f.key == key), None) for s in standings]
         unit = next((f.unit for f in found if f and f.unit), "")
         cells = [DASH if f is None or f.value is None else format_number(f.value) for f in found]
         rows.append({"name": f"{name.strip()} ({unit})" if unit else name.strip(), "cells": cells})

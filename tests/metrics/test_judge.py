@@ -92,7 +92,7 @@ def test_intensity_sweep_of_the_renderer_is_ranked(judge: AUJudge) -> None:
 
 
 def test_card_and_metadata_tell_the_truth(judge: AUJudge) -> None:
-    folder = ROOT / "mesynth" / "quality" / "data"
+    folder = ROOT / "mesynth" / "metrics" / "networks" / "data"
     assert (folder / "judge.safetensors").stat().st_size < 2_000_000
     card = (folder / "judge.md").read_text()
     assert judge.meta.weights_sha256 in card

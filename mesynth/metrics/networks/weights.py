@@ -112,7 +112,7 @@ def needs() -> list[Need]:
             name="AU judge",
             purpose="AU control",
             present=(Path(__file__).parent / "data" / "judge.safetensors").is_file(),
-            where="mesynth/quality/data/judge.safetensors",
+            where="mesynth/metrics/networks/data/judge.safetensors",
             remedy="reinstall mesynth, or "
             "python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR",
             instead="nothing: AU control is reported as not measured",
