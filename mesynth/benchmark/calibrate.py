@@ -156,7 +156,7 @@ class CalibrationConfig:
     """Rendered people that gains are fitted on; as many others check them."""
     codes: tuple[int, ...] = AU_CODES
     levels: tuple[float, ...] = tuple(LETTER_INTENSITY.values())
-    """Intensities each AU is asked for at, on both sides; the last is 1, as gains ask for up to 1."""
+    """Target intensities of each AU, on both sides; the last is 1, as gains ask for up to 1."""
     size: int = 128
     """Side of the crops, pixels."""
     resamples: int = 500
@@ -214,7 +214,7 @@ def calibrate(
     old = dict(model.facts.gains)
     _refuse_unmoved(model, Person(fit[0], config.size))
     targets = tuple(r for r in requests_of(readable, config.levels) if r.side == "B")
-    seen = _Reading(targets, resampling.draws(config.people, config.resamples, config.seed))
+    reading = _Reading(targets, resampling.draws(config.people, config.resamples, config.seed))
     done, total = 0, 5 * config.people  # truth and generator, then truth, before and after
 
     def tick() -> None:
@@ -223,28 +223,29 @@ def calibrate(
         if progress:
             progress(done, total)
 
-    def read(generator: Generator, people: Sequence[int]) -> np.ndarray:
-        return judged(Candidate(name=model.described, generator=generator), people, targets, judge, config, tick)
+    def read(people: Sequence[int], *generators: Generator) -> list[np.ndarray]:
+        some = [Candidate(name=model.described, generator=generator) for generator in generators]
+        return _measured(some, people, targets, judge, config, tick)
 
-    true, own = read(RenderedTruth(), fit), read(_with(model, old), fit)
+    true, own = read(fit, RenderedTruth(), _with(model, old))
     gains: dict[int, tuple[float, str]] = {}
     for code in config.codes:
         before = float(old.get(str(code), 1.0))
         if code in readable:
-            curves = seen.curve(true, code), seen.curve(own, code)
-            gains[code] = fit_gain(seen.weights, (0.0, *config.levels), *curves, before=before)
+            curves = reading.curve(true, code), reading.curve(own, code)
+            gains[code] = fit_gain(reading.weights, (0.0, *config.levels), *curves, before=before)
         else:
             gains[code] = before, f"the judge is not trusted with it (ICC {judge.meta.figures[code].icc:.2f})"
     new = {str(code): gain for code, (gain, _) in gains.items() if gain != 1}
     new |= {code: gain for code, gain in old.items() if int(code) not in gains}
-    exact, former, after = (read(g, check) for g in (RenderedTruth(), _with(model, old), _with(model, new)))
+    exact, former, after = read(check, RenderedTruth(), _with(model, old), _with(model, new))
     fitted = []
     for code, (gain, reason) in gains.items():
-        found = [seen.slope(v, code) for v in (true, own, exact, former, after)]
+        found = [reading.slope(v, code) for v in (true, own, exact, former, after)]
         fitted.append(
             Fitted(code=code, gain=gain, reason=reason, previous=float(old.get(str(code), 1.0)), truth=found[0],
                    measured=found[1], check_truth=found[2], before=found[3], after=found[4],
-                   error_before=seen.error(former, exact, code), error_after=seen.error(after, exact, code))
+                   error_before=reading.error(former, exact, code), error_after=reading.error(after, exact, code))
         )  # fmt: skip
     made = Calibration(
         fitted=tuple(fitted), people=tuple(map(person_key, fit)), checked=tuple(map(person_key, check)),
@@ -302,7 +303,7 @@ def fit_gain(
 ) -> tuple[float, str]:
     """Gain of an AU, and why it is not the plain fit.
 
-    ``truth`` and ``own`` [P,L] are judged at the target ``levels``, from 0 to 1; ``weights`` [B+1,P] are draws of
+    ``truth`` and ``own`` [P,L] are measured at the target ``levels``, from 0 to 1; ``weights`` [B+1,P] are draws of
     people; ``before`` is the gain that ``own`` was measured with. The gain stays where 1 more or less would do.
     """
     if refused := int(np.isnan(own).any(0).sum()):
@@ -340,28 +341,33 @@ def fit_gain(
     return gain, "" if LEAST < gain < MOST else f"the {'least' if gain <= LEAST else 'most'} that a gain may be"
 
 
-def judged(
-    candidate: Candidate,
+def _measured(
+    candidates: Sequence[Candidate],
     people: Sequence[int],
     targets: Sequence[Request],
     judge: AUJudge,
     config: CalibrationConfig,
     tick: Callable[[], None],
-) -> np.ndarray:
-    """[P,R,K,2] intensities the judge reads off one generator's answers; NaN where it refuses."""
-    out = np.full((len(people), len(targets), len(AU_CODES), 2), np.nan, np.float32)
-    for values, head in zip(out, people, strict=True):
+) -> list[np.ndarray]:
+    """Intensities [P,R,K,2] that the judge reads off each generator's answers; NaN where it refuses.
+
+    Each person is made once, and meets one generator after the other.
+    """
+    out = [np.full((len(people), len(targets), len(AU_CODES), 2), np.nan, np.float32) for _ in candidates]
+    for place, head in enumerate(people):
         person = Person(head, config.size)
-        candidate.meet(person)
-        for i, request in enumerate(targets):
-            try:
-                shown = candidate.show(person, request.aus, derived(config.seed, f"calibrate-{head}", i))
-            except MesynthError:
-                continue  # an AU without any answer says so
-            assert shown.onset is not None
-            assert shown.apex is not None
-            values[i] = judge.intensity(np.stack([shown.onset, shown.apex]), person.landmarks)[0]
-        tick()
+        for values, candidate in zip(out, candidates, strict=True):
+            candidate.meet(person)
+            for i, request in enumerate(targets):
+                try:
+                    shown = candidate.show(person, request.aus, derived(config.seed, f"calibrate-{head}", i))
+                except MesynthError:
+                    continue  # an AU without any answer says so
+                assert shown.onset is not None
+                assert shown.apex is not None
+                frames = np.stack([shown.onset, shown.apex])
+                values[place, i] = judge.intensity(frames, person.landmarks)[0]
+            tick()
     return out
 
 

@@ -155,7 +155,7 @@ def calibrate(model: str, people: int, aus: str, levels: str, seed: int, out: Pa
     changed = len([f for f in made.fitted if f.gain != f.previous])
     console.print(
         f"{changed} AUs have a new gain; on {len(made.checked)} other people they lie {before:.3f} from the truth "
-        f"before and {after:.3f} after (judged intensity, mean over these AUs). Written: {out}",
+        f"before and {after:.3f} after (measured intensity, mean over these AUs). Written: {out}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

@@ -93,7 +93,7 @@ def agreement(target: np.ndarray, measured: np.ndarray, n_present: int | None = 
     """
     a, b = np.asarray(target, np.float64), np.asarray(measured, np.float64)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise ValueError(f"requested {a.shape} and judged {b.shape} must be equally long and not empty")
+        raise ValueError(f"target {a.shape} and measured {b.shape} must be equally long and not empty")
     present = int((a > 0).sum()) if n_present is None else n_present
     icc = pearson = slope = None
     if present >= MIN_PRESENT and len(a) > 2 and np.ptp(a) > 0:

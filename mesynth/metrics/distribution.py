@@ -118,7 +118,7 @@ def kid(x: np.ndarray, y: np.ndarray) -> float:
 
     >>> x = np.array([[0.0], [1.0]])
     >>> kid(x, x + 3), kid(x, x)
-    (117.0, -3.5)
+    (2102.5, -3.5)
     """
     check_features(x, y)
     return _mmd(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))

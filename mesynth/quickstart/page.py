@@ -46,7 +46,7 @@ class Study:
     """The synthetic corpus with flow re-estimated from its frames, as the real clips' flow was."""
     shows: list[Show]
     """What each generator makes of the photo, the motion prior first."""
-    contest: Result
+    comparison: Result
     measures: MeasureReport
     recognition: dict[str, LosoResult]
     ablation: AblationResult
@@ -91,7 +91,7 @@ def _values(study: Study) -> dict[str, Any]:
             }
             for show in study.shows
         ],
-        "contest": _contest(study),
+        "comparison": _comparison(study),
         "database": _columns(real, _spread(real, 8)),
         "corpus": _columns(synthetic, _spread(synthetic, 8)),
         "difference_gain": DIFFERENCE_GAIN,
@@ -180,8 +180,8 @@ _COMPARED = (
 """Figures of the comparison that fit a page, by their keys."""
 
 
-def _contest(study: Study) -> dict[str, Any]:
-    standings = study.contest.standings
+def _comparison(study: Study) -> dict[str, Any]:
+    standings = study.comparison.standings
     names = {f.key: f.name for s in standings for f in s.figures if f.key in _COMPARED}
     rows = []
     for key, name in names.items():
@@ -191,7 +191,7 @@ def _contest(study: Study) -> dict[str, Any]:
         rows.append({"name": f"{name.strip()} ({unit})" if unit else name.strip(), "cells": cells})
     rows.append({"name": "parameters", "cells": [f"{s.facts.get('parameters', 0):,}" for s in standings]})
     sheet = (study.out / "generators" / "sheet.png").read_bytes()
-    people = study.contest.settings["people"]
+    people = study.comparison.settings["people"]
     return {"names": [s.name for s in standings], "rows": rows, "sheet": _png_data(sheet), "people": people}
 
 

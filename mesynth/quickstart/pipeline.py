@@ -125,7 +125,7 @@ def run(
     with clock("generate on one photo, with every generator"):
         shows = [_shown(name, picture, out, seed, bars) for name in generators()]
     with clock("compare generators with the rendered truth"):
-        contest = _contest(out, scale, bars)
+        comparison = _comparison(out, scale, bars)
     with clock("measure quality"):
         measures = _measure(real, synthetic, out, scale, seed, bars)
     with clock("leave one subject out"):
@@ -143,7 +143,7 @@ def run(
         synthetic,
         matched,
         shows,
-        contest,
+        comparison,
         measures,
         recognition,
         ablation,
@@ -190,7 +190,7 @@ def _shown(model: str, photo: Path, out: Path, seed: int, bars: Bars) -> Show:
     return Show(model, clips, sweep)
 
 
-def _contest(out: Path, scale: Scale, bars: Bars) -> Result:
+def _comparison(out: Path, scale: Scale, bars: Bars) -> Result:
     """Every generator on the same few rendered people; `mesynth compare` does it with more of them."""
     config = BenchmarkConfig(people=scale.compared, codes=scale.asked, levels=scale.levels, repeats=1)
     return compare(load_candidates(generators()), config, out / "generators", progress=bars("compare generators"))
