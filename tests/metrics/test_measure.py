@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
-from mesynth.metrics.base import MeasureConfig, MeasureRow
+from mesynth.metrics.base import METRICS, MeasureConfig, MeasureRow, Setup
+from mesynth.metrics.evaluate import Makers, evaluate
 from mesynth.metrics.measure import measure
 from mesynth.metrics.report import MeasureReport
 from mesynth.store.manifest import Manifest
@@ -67,9 +69,39 @@ def test_the_same_seed_gives_the_same_figures(corpora: Corpora, report: MeasureR
     assert again.notes == report.notes
 
 
-def test_wrong_flow_and_wrong_aus_are_noticed(corpora: Corpora, tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_subjects_are_what_every_interval_resamples(corpora: Corpora) -> None:
+    """Each of four people's clips three times: as clips they say three times as much as they do as people."""
+    sides = []
+    for kind, manifest in zip(("real", "synthetic"), corpora, strict=True):
+        rows = [replace(row, clip_id=f"{row.clip_id}-{i}") for row in manifest[:4] for i in range(3)]
+        sides.append((kind, Manifest.from_rows(rows, manifest.root), np.arange(12)))
+    config = MeasureConfig(clips=12, identity_clips=12)
+    makers = Makers(Setup(config), tuple(METRICS.shipped()))
+    metrics = evaluate(sides[0], {"s": sides[1]}, makers)[0]["s"].metrics
+    found: list[dict[str, MeasureRow]] = []
+    for by in ("clip", "subject"):
+        for metric in metrics.values():
+            metric.config = replace(config, bootstrap=by)  # type: ignore[attr-defined]
+        rows = [row for metric in metrics.values() for row in metric.compute()]
+        found.append({row.key: row for row in rows if row.low is not None and row.high is not None})
+    clips, people = found
+    assert set(clips) == set(people)
+    assert {
+        "kid", "lpips_onset_apex", "identity_apex", "identity_beyond_real", "au_slope", "flow_epe", "flow_relative",
+        "motion", "apex_error", "rise", "rise_error", "decay_error", "warping_error", "jerk",
+    } <= set(people)  # fmt: skip
+    for key, row in people.items():
+        assert row.value is not None
+        assert row.low <= row.value <= row.high, key  # type: ignore[operator]
+        assert "bootstrap over subjects" in row.note, key
+        if key != "kid" and clips[key].high > clips[key].low:  # type: ignore[operator]
+            width, narrow = row.high - row.low, clips[key].high - clips[key].low  # type: ignore[operator]
+            assert width >= narrow, key
+    wider = [k for k in people if people[k].high - people[k].low > 1.2 * (clips[k].high - clips[k].low)]  # type: ignore[operator]
+    assert {"lpips_onset_apex", "identity_apex", "au_slope", "flow_epe", "motion", "jerk", "kid"} <= set(wider)
 
+
+def test_wrong_flow_and_wrong_aus_are_noticed(corpora: Corpora, tmp_path: Path) -> None:
     from mesynth.core.types import AUVector
     from mesynth.store.manifest import Row
     from mesynth.store.shards import ShardWriter, npy_bytes, read_landmarks
@@ -114,8 +146,6 @@ def test_without_weights_the_rest_is_measured_and_the_gap_is_named(corpora: Corp
 
 
 def test_a_manifest_before_prepare_gets_what_can_be_measured(corpora: Corpora) -> None:
-    from dataclasses import replace
-
     raw = Manifest.from_rows([replace(row, flow=None) for row in corpora[1]], corpora[1].root)
     found = measure(corpora[0], raw, MeasureConfig(clips=4))
     missing = {row.group: row.note for row in found.rows if row.note.startswith("not measured")}
