@@ -107,8 +107,10 @@ def slug(name: str) -> str:
 
 
 def not_measured(group: str, why: str) -> MeasureRow:
-    """The row of a group that could not be measured."""
-    return MeasureRow(group=group, name=group, value=None, note=f"not measured: {why}")
+    """The row of a group that could not be measured; its key is that of the group, ``..._not_measured``."""
+    return MeasureRow(
+        group=group, name=group, key=f"{slug(group)}_not_measured", value=None, note=f"not measured: {why}"
+    )
 
 
 def format_number(value: float) -> str:

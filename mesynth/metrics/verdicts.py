@@ -38,8 +38,11 @@ def verdicts(report: MeasureReport) -> list[Verdict]:
     return [found(report) for found in _QUESTIONS]
 
 
-def _absent(report: MeasureReport, question: str, group: str, instead: str = "") -> Verdict:
-    row = next((r for r in report.rows if r.group == group and r.value is None), None)
+def _absent(
+    report: MeasureReport, question: str, group: str, row: MeasureRow | None = None, instead: str = ""
+) -> Verdict:
+    """Why there is no figure: what its row says, or that of its group."""
+    row = row or report.find(f"{group}_not_measured")
     why = row.note.removeprefix("not measured: ") if row else instead or "the report has no such figure"
     return Verdict(question, "not measured", "none", why)
 
@@ -59,7 +62,7 @@ def _pictures(report: MeasureReport) -> Verdict:
     question = "Do apex pictures differ from real ones?"
     row = report.find("kid")
     if row is None or row.value is None:
-        return _absent(report, question, "pictures")
+        return _absent(report, question, "pictures", row)
     beside = "; ".join(f"{name}: {format_number(value)}" for name, value in row.reference.items())
     basis = (
         f"{row.name} {_span(row)}; 0 is no difference, and other people or cameras make one, too"
@@ -78,7 +81,7 @@ def _identity(report: MeasureReport) -> Verdict:
     question = "Does the person stay the same?"
     apex, beyond = report.find("identity_apex"), report.find("identity_beyond_real")
     if apex is None or apex.value is None:
-        return _absent(report, question, "identity")
+        return _absent(report, question, "identity", apex)
     real = apex.reference.get("real")
     if beyond is None or beyond.low is None or beyond.high is None or real is None:
         basis = f"distance onset to apex {_span(apex)}; too few real clips to hold it against"
@@ -104,7 +107,9 @@ def _control(report: MeasureReport) -> Verdict:
     question = "Are action units as strong as their targets?"
     row = report.find("au_slope")
     if row is None or row.value is None:
-        return _absent(report, question, "AU control", "too few clips have AUs of one strength and another as targets")
+        return _absent(
+            report, question, "au_control", row, "too few clips have AUs of one strength and another as targets"
+        )
     leak = report.find("au_leakage")
     low, high = SLOPE_LIMITS
     real = row.reference.get("real")
@@ -128,7 +133,7 @@ def _size(report: MeasureReport) -> Verdict:
     question = "Is the motion as large as in real clips?"
     row = report.find("motion")
     if row is None or row.value is None:
-        return _absent(report, question, "sequence")
+        return _absent(report, question, "sequence", row)
     real = row.reference.get("real")
     if real is None or row.low is None or row.high is None or real <= 0:
         return Verdict(question, "cannot be said", "open", f"{_span(row)}; no real median")
@@ -143,7 +148,7 @@ def _flow(report: MeasureReport) -> Verdict:
     question = "Is the stored flow what the frames show?"
     row = report.find("flow_epe")
     if row is None or row.value is None:
-        return _absent(report, question, "flow")
+        return _absent(report, question, "flow", row)
     still = row.reference.get("zero flow", math.nan)
     basis = (
         f"median end-point error {_span(row)}, of no motion {format_number(still)} px; "
@@ -162,7 +167,7 @@ def _timing(report: MeasureReport) -> Verdict:
     question = "Is the apex where the clip says?"
     row = report.find("apex_error")
     if row is None or row.value is None:
-        return _absent(report, question, "sequence")
+        return _absent(report, question, "sequence", row)
     real = row.reference.get("real")
     beside = f"; real clips {format_number(real)}" if real is not None else ""
     basis = f"median distance to the largest motion {_span(row)}{beside}"
@@ -180,7 +185,7 @@ def _memory(report: MeasureReport) -> Verdict:
     question = "May it repeat training clips?"
     row = report.find("copied_share")
     if row is None or row.value is None:
-        return _absent(report, question, "memorisation", "no training set was given (--training)")
+        return _absent(report, question, "memorisation", row, "no training set was given (--training)")
     count, expected = round(row.value * row.n), row.reference["expected without copying"]
     low, high = wilson(count, row.n)
     basis = (

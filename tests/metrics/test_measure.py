@@ -15,16 +15,16 @@ from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.metrics.base import METRICS, MeasureConfig, MeasureRow, Setup
 from mesynth.metrics.evaluate import Makers, evaluate
 from mesynth.metrics.measure import measure
-from mesynth.metrics.report import MeasureReport
+from mesynth.metrics.report import Comparison, MeasureReport
 from mesynth.store.manifest import Manifest
 
 Corpora = tuple[Manifest, Manifest]
 CONFIG = MeasureConfig(clips=12, identity_clips=4)
 
 
-@pytest.fixture(scope="module")
-def report(corpora: Corpora) -> MeasureReport:
-    return measure(*corpora, CONFIG, training=corpora[1])
+@pytest.fixture
+def report(whole: Comparison) -> MeasureReport:
+    return whole.reports["c"]
 
 
 def test_every_group_is_measured(report: MeasureReport) -> None:

@@ -46,9 +46,8 @@ def test_a_corpus_has_the_figures_it_has_alone(found: Comparison, corpora: Corpo
     assert found.reports["<fewer>"].rows != alone.rows
 
 
-def test_one_corpus_keeps_its_report_and_gains_the_tables(corpora: Corpora, tmp_path: Path) -> None:
-    config = replace(CONFIG, clips=12)
-    one = measure_all(corpora[0], {"c": corpora[1]}, config, training=corpora[1])
+def test_one_corpus_keeps_its_report_and_gains_the_tables(whole: Comparison, tmp_path: Path) -> None:
+    one = whole
     report = one.reports["c"]
     assert one.to_dict() == report.to_dict()
     assert set(one.to_dict()) == {"rows", "corpora", "settings", "notes", "seconds", "plots"}

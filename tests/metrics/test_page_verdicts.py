@@ -13,7 +13,7 @@ from PIL import Image
 from mesynth.core.statistics import group_weights, percentiles
 from mesynth.core.types import N_AUS
 from mesynth.metrics import page as pictures
-from mesynth.metrics.base import MeasureRow
+from mesynth.metrics.base import MeasureRow, not_measured
 from mesynth.metrics.control import control, pooled_columns, slopes
 from mesynth.metrics.networks.judge import visible_aus
 from mesynth.metrics.page import Gallery
@@ -91,7 +91,7 @@ def test_memory_needs_enough_clips_to_say_no(share: float, n: int, kind: str) ->
 def test_what_was_not_measured_says_why() -> None:
     found = verdicts(MeasureReport(rows=(), corpora={}, settings={}))
     assert {v.kind for v in found} == {"none"}
-    why = MeasureRow(group="identity", name="identity", value=None, note="not measured: no dlib here")
+    why = not_measured("identity", "no dlib here")
     assert _answer("person", why) == ("none", "not measured", "no dlib here")
 
 
