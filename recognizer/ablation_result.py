@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesynth.core.errors import RunFolderError
+from mesynth.core.statistics import Comparison, Interval, bootstrap_counts, compare_counts, holm, subject_counts
 from mesynth.store.run_folder import write_bytes, write_text
 from recognizer import results as predictions
 from recognizer.cells import NONE, Cell, CellResult, baseline_of
 from recognizer.config import AblationConfig
 from recognizer.metrics import Metrics, evaluate, f1_scores, uf1
 from recognizer.results import Condition
-from recognizer.statistics import Comparison, Interval, bootstrap, compare, holm, subject_counts
 
 RESULT, LONG, CURVE, CONFIG, PREDICTIONS = (
     "result.json", "ablation", "curve.png", "config.yaml", "predictions.parquet",
@@ -159,7 +159,10 @@ def figures(
     pooled = {condition: _Predictions(found, len(classes)) for condition, found in tables.items()}
     compared = {c: a for c, a in pooled.items() if c.arm != NONE}
     draws = draws_for(config.resamples, len(compared))
-    differences = {c: compare(pooled[baseline_of(c)].counts, a.counts, draws=draws) for c, a in compared.items()}
+    differences = {
+        c: compare_counts(pooled[baseline_of(c)].counts, a.counts, statistic=uf1, draws=draws)
+        for c, a in compared.items()
+    }
     corrected = dict(zip(differences, holm(np.array([d.p for d in differences.values()])), strict=True))
     summary = []
     for c, a in pooled.items():
@@ -168,7 +171,7 @@ def figures(
         summary.append(
             Summary(
                 **asdict(c),
-                uf1=bootstrap(a.counts, statistic=uf1, draws=config.resamples),
+                uf1=bootstrap_counts(a.counts, statistic=uf1, draws=config.resamples),
                 seed_sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
                 uar=float(np.mean([m.uar for m in per_seed[c]])),
                 difference=difference,
@@ -192,8 +195,8 @@ def _by_fold(pooled: Mapping[Condition, _Predictions], config: AblationConfig) -
             def over_present(counts: np.ndarray, present: np.ndarray = present) -> np.ndarray:
                 return np.asarray(f1_scores(counts)[..., present].mean(-1))
 
-            pair = [bootstrap(x, statistic=over_present, draws=100).value for x in (a, b)]
-            found = compare(a, b, statistic=over_present, draws=config.resamples)
+            pair = [bootstrap_counts(x, statistic=over_present, draws=100).value for x in (a, b)]
+            found = compare_counts(a, b, statistic=over_present, draws=config.resamples)
             interval = Interval(value=found.value, sd=found.sd, low=found.low, high=found.high)
             out.append(
                 FoldDifference(fold=str(fold), **asdict(c), without=pair[0], uf1=pair[1], difference=interval)

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesynth.core.errors import ManifestError
+from mesynth.core.statistics import Interval, bootstrap_counts, subject_counts
 from mesynth.store.run_folder import write_bytes
 from recognizer.data import FlowSet
 from recognizer.metrics import Metrics, confusion, evaluate, from_confusion, uar, uf1
 from recognizer.protocol import Fold
-from recognizer.statistics import Interval, bootstrap, subject_counts
 
 SCHEMA = pa.schema(
     [
@@ -159,8 +159,8 @@ def figures(table: pa.Table, classes: tuple[str, ...]) -> dict[str, Any]:
         )  # fmt: skip
     return {
         "metrics": mean,
-        "uf1": bootstrap(counts, statistic=uf1),
-        "uar": bootstrap(counts, statistic=uar),
+        "uf1": bootstrap_counts(counts, statistic=uf1),
+        "uar": bootstrap_counts(counts, statistic=uar),
         "seed_sd": float(np.std([m.uf1 for m in per_seed], ddof=1)) if len(per_seed) > 1 else 0.0,
         "per_seed": per_seed,
         "per_database": per_database,

@@ -22,8 +22,9 @@ from mesynth.training.config import load_recipe
 from mesynth.training.start import open_start
 
 SHOWN = (
-    "flow EPE", "  of zero flow", "  of mean flow", "relative EPE", "AU MAE, asked", "AU slope, pooled",
-    "AUs with slope", "Spearman over intensities", "leakage", "identity distance", "diversity", "KID", "clip of",
+    "flow_epe", "of_zero_flow", "of_mean_flow", "relative_epe", "au_mae_targeted", "au_slope_pooled",
+    "aus_in_range_trusted", "aus_in_range", "spearman_over_intensities", "leakage", "identity_distance", "diversity",
+    "kid", "seconds",
 )  # fmt: skip
 LARGEST = 30 * 2**20
 
@@ -36,25 +37,25 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--figures", type=Path, required=True)
     parser.add_argument("--after", action="append", default=[], help="a command that followed training")
-    asked = parser.parse_args()
-    facts = read_facts(asked.generator)
-    recipe = load_recipe(asked.recipe)
+    options = parser.parse_args()
+    facts = read_facts(options.generator)
+    recipe = load_recipe(options.recipe)
     start = open_start(recipe)
     if recipe.hash(start.sha256 if start else "") != facts.config_hash:
-        raise MesynthError(f"{asked.generator} was not trained by {asked.recipe} as it is now; train it again")
-    result = json.loads(asked.figures.read_text())
+        raise MesynthError(f"{options.generator} was not trained by {options.recipe} as it is now; train it again")
+    result = json.loads(options.figures.read_text())
     mine = [s for s in result["standings"] if s["facts"].get("weights_sha256") == facts.weights_sha256]
     if not mine:
-        raise MesynthError(f"{asked.figures} holds no figures of these weights; run mesynth compare on them")
-    target = SHIPPED / asked.name
+        raise MesynthError(f"{options.figures} holds no figures of these weights; run mesynth compare on them")
+    target = SHIPPED / options.name
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(asked.generator, target)
+    shutil.copytree(options.generator, target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     if size > LARGEST:
         raise MesynthError(f"{target} has {size:,} bytes, more than the {LARGEST:,} that may ship")
     own = target / "recipe.yaml"
-    own.write_bytes(asked.recipe.read_bytes())
-    commands = [f"mesynth train {asked.recipe} --out runs/{asked.recipe.stem}", *asked.after]
+    own.write_bytes(options.recipe.read_bytes())
+    commands = [f"mesynth train {options.recipe} --out runs/{options.recipe.stem}", *options.after]
     with open(target / CARD, "a") as card:
         card.write(_section(mine[0], result, commands))
     print(f"{target}: {size:,} bytes")
@@ -63,15 +64,15 @@ def main() -> None:
 def _section(mine: dict[str, Any], result: dict[str, Any], commands: list[str]) -> str:
     standings = result["standings"]
     beside = [s for s in standings if s is mine or s["name"] in ("rendered truth", "motion-prior")]
-    names = [f["name"] for f in mine["figures"] if f["name"].startswith(SHOWN)]
+    names = {f["key"]: f["name"] for f in mine["figures"] if f["key"] in SHOWN}
     lines = [
         "", f"## Figures on {result['settings']['people']} rendered people that nothing learned from", "",
         "95 % intervals from resampling people; `mesynth compare` makes the whole table.", "",
         "| measure | " + " | ".join("this" if s is mine else s["name"] for s in beside) + " |",
         "|---" * (1 + len(beside)) + "|",
     ]  # fmt: skip
-    for name in names:
-        found: list[dict[str, Any]] = [next((f for f in s["figures"] if f["name"] == name), {}) for s in beside]
+    for key, name in names.items():
+        found: list[dict[str, Any]] = [next((f for f in s["figures"] if f["key"] == key), {}) for s in beside]
         unit = next((f["unit"] for f in found if f.get("unit")), "")
         lines.append(f"| {name.strip()}{f' ({unit})' if unit else ''} | " + " | ".join(map(_cell, found)) + " |")
     lines += ["", "## Make it again", "", "```bash", *commands, "```", ""]

@@ -1,1 +1,1 @@
-"""The contest: any number of generators, the same people and requests, measured against exact rendered truth."""
+"""Generators side by side: the same people and requests, measured against exact rendered truth."""

@@ -1,12 +1,9 @@
-"""Warnings of many answers, in groups: the same sentence with other numbers is the same warning.
-
-How far the flow images of a generator are from those of rendered people, as distributions: the flow KID.
+"""What generators answer: the networks that measure it, and everything measured about one generator and one person.
 
 A flow image is what recognizers of micro-expressions look at: u, v and strain at 28 px (Liong et al., 2019). It is its
 own feature vector: KID's polynomial kernel compares the pictures as they are, so that no network, trained or random,
 decides what counts. The kernel's cube sees means, variances and skewness of every pair and triple of values.
-
-One generator meets one person: everything measured about its answers, as arrays over the requests."""
+"""
 
 from __future__ import annotations
 
@@ -19,17 +16,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mesynth.benchmark.entrants import Entrant, Shown
+from mesynth.benchmark.candidates import Candidate, Shown
 from mesynth.benchmark.people import MeanFlows, Person
 from mesynth.benchmark.requests import Request
 from mesynth.core.errors import MesynthError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import derived
 from mesynth.core.types import optical_strain
-from mesynth.metrics.identity import FaceEmbedder
-from mesynth.metrics.networks.extractors import FeatureExtractor, best_extractor
+from mesynth.metrics.networks import Networks
+from mesynth.metrics.networks.extractors import FeatureExtractor
+from mesynth.metrics.networks.faces import FaceEmbedder
 from mesynth.metrics.networks.judge import AUJudge
-from mesynth.metrics.perceptual import PerceptualDistance, best_distance, distance
+from mesynth.metrics.networks.perceptual import PerceptualDistance, distance
 from mesynth.store.run_folder import write_bytes
 
 SEPARATOR = "\n"
@@ -90,6 +88,8 @@ def flow_image(uv: np.ndarray, inside: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------- measure
 
 
+_FORMER = {"judged": "measured"}
+"""Arrays as they were called before 0.2."""
 EQUAL_DB = 100.0
 """PSNR given to equal pictures, and the most that is given."""
 SEEDS = 4
@@ -109,18 +109,18 @@ class Instruments:
     @staticmethod
     def load() -> Instruments:
         """What this machine has. Raises WeightsUnavailable without the judge."""
-        judge, notes = AUJudge.load(), []
+        networks, notes = Networks(), []
+        judge = networks.judge
         features: FeatureExtractor | None = None
         perceptual: PerceptualDistance | None = None
         embedder: FaceEmbedder | None = None
         try:
-            features, note = best_extractor()
-            perceptual, other = best_distance()
-            notes += [note, other]
+            features, perceptual = networks.pictures
+            notes += networks.notes
         except WeightsUnavailable as error:
             notes.append(f"pictures not measured: {error}")
         try:
-            embedder = FaceEmbedder()
+            embedder = networks.faces
         except WeightsUnavailable as error:
             notes.append(f"identity not measured: {error}")
         return Instruments(
@@ -157,7 +157,7 @@ class Answers(_Stored):
     """[R] text"""
     epe: np.ndarray
     """[R] pixels, mean over the face pixels still seen at the apex"""
-    judged: np.ndarray
+    measured: np.ndarray
     """[R,K,2] AUs in [0,1]"""
     change: np.ndarray
     """[R] mean |apex - onset|, grey levels"""
@@ -175,11 +175,11 @@ class Answers(_Stored):
     def read(file: Path) -> Answers:
         """What :meth:`save` wrote."""
         with np.load(file, allow_pickle=False) as stored:
-            return Answers(**{key: stored[key] for key in stored.files})
+            return Answers(**{_FORMER.get(key, key): stored[key] for key in stored.files})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Beside(_Stored):
+class References(_Stored):
     """What one person's figures are read against: [R] end-point errors of no motion, of the mean flow of others and
     of their mean at the same request; the onset against the true apex; the onset's embedding [E]."""
 
@@ -193,10 +193,10 @@ class Beside(_Stored):
     embedding: np.ndarray
 
     @staticmethod
-    def read(file: Path) -> Beside:
+    def read(file: Path) -> References:
         """What :meth:`save` wrote."""
         with np.load(file, allow_pickle=False) as stored:
-            return Beside(**{key: stored[key] for key in stored.files})
+            return References(**{key: stored[key] for key in stored.files})
 
 
 def end_point_error(uv: np.ndarray, exact: np.ndarray, inside: np.ndarray) -> float:
@@ -212,16 +212,18 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return EQUAL_DB if error == 0 else min(EQUAL_DB, float(10 * np.log10(255**2 / error)))
 
 
-def look_beside(person: Person, asked: tuple[Request, ...], means: MeanFlows, instruments: Instruments) -> Beside:
+def measure_references(
+    person: Person, targets: tuple[Request, ...], means: MeanFlows, instruments: Instruments
+) -> References:
     """The references of one person."""
-    exact = [person.flow(request) for request in asked]
+    exact = [person.flow(request) for request in targets]
     mean, same = means.others(np.stack([uv for uv, _ in exact]))
     none = np.zeros_like(mean)
-    n = len(asked)
-    pictured = [i for i, request in enumerate(asked) if request.pictured]
+    n = len(targets)
+    pictured = [i for i, request in enumerate(targets) if request.pictured]
     power, distant = np.full(n, np.nan), np.full(n, np.nan)
     for i in pictured:
-        apex = person.inner(person.exact(asked[i].aus).apex)
+        apex = person.inner(person.exact(targets[i].aus).apex)
         power[i] = psnr(person.onset, apex)
         if instruments.perceptual:
             distant[i] = distance(instruments.perceptual, person.onset[None], apex[None])[0]
@@ -231,7 +233,7 @@ def look_beside(person: Person, asked: tuple[Request, ...], means: MeanFlows, in
     embedding = np.full(1, np.nan)
     if instruments.embedder:
         embedding = instruments.embedder(person.onset[None], person.landmarks)[0]
-    return Beside(
+    return References(
         zero=np.array([end_point_error(none, uv, inside) for uv, inside in exact]),
         mean=np.array([end_point_error(mean, uv, inside) for uv, inside in exact]),
         same=np.array([end_point_error(s, uv, inside) for s, (uv, inside) in zip(same, exact, strict=True)]),
@@ -243,24 +245,24 @@ def look_beside(person: Person, asked: tuple[Request, ...], means: MeanFlows, in
 
 
 def question(
-    entrant: Entrant, person: Person, asked: tuple[Request, ...], instruments: Instruments, seed: int
+    candidate: Candidate, person: Person, targets: tuple[Request, ...], instruments: Instruments, seed: int
 ) -> Answers:
     """Ask one generator everything about one person."""
-    n = len(asked)
+    n = len(targets)
     width = instruments.features.dim if instruments.features else 1
     refused, warned = [""] * n, [""] * n
     blank = {f: np.full(n, np.nan) for f in ("epe", "change", "psnr", "perceptual", "identity", "spread")}
-    judged = np.full((n, len(AU_CODES), 2), np.nan, np.float32)
+    measured = np.full((n, len(AU_CODES), 2), np.nan, np.float32)
     features = np.full((n, width), np.nan, np.float32)
-    images = {i: np.full(DIM, np.nan, np.float16) for i, request in enumerate(asked) if request.imaged}
-    for i, request in enumerate(asked):
+    images = {i: np.full(DIM, np.nan, np.float16) for i, request in enumerate(targets) if request.imaged}
+    for i, request in enumerate(targets):
         own = derived(seed, f"contest-{person.seed}", i)
         more: list[Shown] = []
         try:
-            shown = entrant.show(person, request.aus, own)
+            shown = candidate.show(person, request.aus, own)
             if request.diverse:
                 again = [derived(own, "contest-again", k) for k in range(1, SEEDS)]
-                more = [entrant.show(person, request.aus, other) for other in again]
+                more = [candidate.show(person, request.aus, other) for other in again]
         except MesynthError as error:
             refused[i] = str(error)
             continue
@@ -276,11 +278,11 @@ def question(
         if shown.apex is None or shown.onset is None:
             continue
         blank["change"][i] = np.abs(shown.apex.astype(np.float64) - shown.onset).mean()
-        judged[i] = instruments.judge.intensity(np.stack([shown.onset, shown.apex]), person.landmarks)[0]
+        measured[i] = instruments.judge.intensity(np.stack([shown.onset, shown.apex]), person.landmarks)[0]
         if request.pictured:
             _pictures(shown, person, request, instruments, i, blank, features)
     return Answers(
-        refused=np.array(refused), warned=np.array(warned), judged=judged, features=features,
+        refused=np.array(refused), warned=np.array(warned), measured=measured, features=features,
         flow_images=np.stack(list(images.values())), **blank,
     )  # fmt: skip
 

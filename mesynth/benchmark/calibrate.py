@@ -1,6 +1,4 @@
-"""What a calibration found: gains, and slopes before and after on people it was not fitted on.
-
-Gains per AU that make a generator show what it is asked for, fitted on people nobody learns from or is compared on.
+"""Gains per AU that make a generator show its targets, fitted on people nobody learns from or is compared on.
 
 The judge reads the generator's answers and the rendered truth's answers to the same requests; the judge's own bias is
 in both. An AU's gain g is the one for which the generator's mean response to ``min(1, g a)``, read off its measured
@@ -19,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.entrants import FRAMELESS, Entrant
+from mesynth.benchmark.candidates import FRAMELESS, Candidate
 from mesynth.benchmark.figures import points
 from mesynth.benchmark.people import Person, RenderedTruth
-from mesynth.benchmark.requests import Request, asked_of
+from mesynth.benchmark.requests import Request, requests_of
 from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY
 from mesynth.core.seeds import derived
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Slope:
-    """Slope of judged on asked intensity with its 95 % interval over people; None where it is not defined."""
+    """Slope of measured on target intensity with its 95 % interval over people; None where it is not defined."""
 
     value: float | None
     low: float | None = None
@@ -70,7 +68,7 @@ class Fitted:
     before: Slope
     after: Slope
     error_before: float | None = None
-    """Distance of the mean response to the truth's on the check, root mean square over the asked intensities."""
+    """Distance of the mean response to the truth's on the check, root mean square over the target intensities."""
     error_after: float | None = None
 
 
@@ -101,7 +99,7 @@ class Calibration:
         """AUs down: gain, slopes and errors on the people of the check, and why a gain is not a plain fit."""
         from rich.table import Table
 
-        table = Table(title="gains; on other people slopes of judged on asked intensity, and errors")
+        table = Table(title="gains; on other people slopes of measured on target intensity, and errors")
         for name in ("AU", "gain", "truth", "before", "after", "error before", "after"):
             table.add_column(name, justify="right")
         table.add_column("why")
@@ -121,8 +119,9 @@ def card(made: Calibration) -> str:
 ## Calibration
 
 AUs are asked for times a gain, fitted on {len(made.people)} rendered people{options} (they count as seen). On
-{len(made.checked)} other people: slopes of judged on asked intensity, and the error, how far the mean judged intensity
-lies from the rendered truth's: {before:.3f} before and {after:.3f} after, mean over the AUs whose gain was fitted.
+{len(made.checked)} other people: slopes of measured on target intensity, and the error, how far the mean measured
+intensity lies from the rendered truth's: {before:.3f} before and {after:.3f} after, mean over the AUs whose gain was
+fitted.
 
 | AU | gain | truth's slope | before | after | error before | after | |
 |---|---|---|---|---|---|---|---|
@@ -157,7 +156,7 @@ class CalibrationConfig:
     """Rendered people that gains are fitted on; as many others check them."""
     codes: tuple[int, ...] = AU_CODES
     levels: tuple[float, ...] = tuple(LETTER_INTENSITY.values())
-    """Intensities each AU is asked for at, on both sides; the last is 1, as gains ask for up to 1."""
+    """Target intensities of each AU, on both sides; the last is 1, as gains ask for up to 1."""
     size: int = 128
     """Side of the crops, pixels."""
     resamples: int = 500
@@ -214,8 +213,8 @@ def calibrate(
     fit, check = seeds[: config.people], seeds[config.people :]
     old = dict(model.facts.gains)
     _refuse_unmoved(model, Person(fit[0], config.size))
-    asked = tuple(r for r in asked_of(readable, config.levels) if r.side == "B")
-    seen = _Reading(asked, resampling.draws(config.people, config.resamples, config.seed))
+    targets = tuple(r for r in requests_of(readable, config.levels) if r.side == "B")
+    reading = _Reading(targets, resampling.draws(config.people, config.resamples, config.seed))
     done, total = 0, 5 * config.people  # truth and generator, then truth, before and after
 
     def tick() -> None:
@@ -224,28 +223,29 @@ def calibrate(
         if progress:
             progress(done, total)
 
-    def read(generator: Generator, people: Sequence[int]) -> np.ndarray:
-        return judged(Entrant(name=model.described, generator=generator), people, asked, judge, config, tick)
+    def read(people: Sequence[int], *generators: Generator) -> list[np.ndarray]:
+        some = [Candidate(name=model.described, generator=generator) for generator in generators]
+        return _measured(some, people, targets, judge, config, tick)
 
-    true, own = read(RenderedTruth(), fit), read(_with(model, old), fit)
+    true, own = read(fit, RenderedTruth(), _with(model, old))
     gains: dict[int, tuple[float, str]] = {}
     for code in config.codes:
         before = float(old.get(str(code), 1.0))
         if code in readable:
-            curves = seen.curve(true, code), seen.curve(own, code)
-            gains[code] = fit_gain(seen.weights, (0.0, *config.levels), *curves, before=before)
+            curves = reading.curve(true, code), reading.curve(own, code)
+            gains[code] = fit_gain(reading.weights, (0.0, *config.levels), *curves, before=before)
         else:
             gains[code] = before, f"the judge is not trusted with it (ICC {judge.meta.figures[code].icc:.2f})"
     new = {str(code): gain for code, (gain, _) in gains.items() if gain != 1}
     new |= {code: gain for code, gain in old.items() if int(code) not in gains}
-    exact, former, after = (read(g, check) for g in (RenderedTruth(), _with(model, old), _with(model, new)))
+    exact, former, after = read(check, RenderedTruth(), _with(model, old), _with(model, new))
     fitted = []
     for code, (gain, reason) in gains.items():
-        found = [seen.slope(v, code) for v in (true, own, exact, former, after)]
+        found = [reading.slope(v, code) for v in (true, own, exact, former, after)]
         fitted.append(
             Fitted(code=code, gain=gain, reason=reason, previous=float(old.get(str(code), 1.0)), truth=found[0],
                    measured=found[1], check_truth=found[2], before=found[3], after=found[4],
-                   error_before=seen.error(former, exact, code), error_after=seen.error(after, exact, code))
+                   error_before=reading.error(former, exact, code), error_after=reading.error(after, exact, code))
         )  # fmt: skip
     made = Calibration(
         fitted=tuple(fitted), people=tuple(map(person_key, fit)), checked=tuple(map(person_key, check)),
@@ -258,14 +258,14 @@ def calibrate(
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """How answers [P,R,K,2] to ``asked`` are read, over draws of people ``weights``."""
+    """How answers [P,R,K,2] to ``targets`` are read, over draws of people ``weights``."""
 
-    asked: tuple[Request, ...]
+    targets: tuple[Request, ...]
     weights: np.ndarray
 
     def rows(self, code: int) -> list[int]:
         """Where the AU is asked for, after nothing; empty if it never is."""
-        found = [i for i, r in enumerate(self.asked) if r.code == code and r.level]
+        found = [i for i, r in enumerate(self.targets) if r.code == code and r.level]
         return [0, *found] if found else []
 
     def curve(self, answers: np.ndarray, code: int) -> np.ndarray:
@@ -275,7 +275,7 @@ class _Reading:
     def slope(self, answers: np.ndarray, code: int) -> Slope:
         if not self.rows(code):
             return Slope(value=None)
-        return Slope.of(resampling.slope(self.weights, resampling.moments(*points(self.asked, answers, code))))
+        return Slope.of(resampling.slope(self.weights, resampling.moments(*points(self.targets, answers, code))))
 
     def error(self, answers: np.ndarray, truth: np.ndarray, code: int) -> float | None:
         """Root mean square over the levels of the difference of mean responses."""
@@ -303,7 +303,7 @@ def fit_gain(
 ) -> tuple[float, str]:
     """Gain of an AU, and why it is not the plain fit.
 
-    ``truth`` and ``own`` [P,L] are judged at the asked ``levels``, from 0 to 1; ``weights`` [B+1,P] are draws of
+    ``truth`` and ``own`` [P,L] are measured at the target ``levels``, from 0 to 1; ``weights`` [B+1,P] are draws of
     people; ``before`` is the gain that ``own`` was measured with. The gain stays where 1 more or less would do.
     """
     if refused := int(np.isnan(own).any(0).sum()):
@@ -316,8 +316,8 @@ def fit_gain(
         if found.low <= 0:
             return before, f"{name} slope {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] may be zero or negative"
     tried = np.linspace(LEAST, MOST, _TRIED) / before
-    asked = np.minimum(1, tried[:, None] * at)
-    shown = np.stack([np.interp(asked, at, person) for person in own])
+    targets = np.minimum(1, tried[:, None] * at)
+    shown = np.stack([np.interp(targets, at, person) for person in own])
     people = weights.sum(1)
     mean_shown = np.tensordot(weights, shown, 1) / people[:, None, None]
     mean_truth = weights @ truth / people[:, None]
@@ -341,28 +341,33 @@ def fit_gain(
     return gain, "" if LEAST < gain < MOST else f"the {'least' if gain <= LEAST else 'most'} that a gain may be"
 
 
-def judged(
-    entrant: Entrant,
+def _measured(
+    candidates: Sequence[Candidate],
     people: Sequence[int],
-    asked: Sequence[Request],
+    targets: Sequence[Request],
     judge: AUJudge,
     config: CalibrationConfig,
     tick: Callable[[], None],
-) -> np.ndarray:
-    """[P,R,K,2] intensities the judge reads off one generator's answers; NaN where it refuses."""
-    out = np.full((len(people), len(asked), len(AU_CODES), 2), np.nan, np.float32)
-    for values, head in zip(out, people, strict=True):
+) -> list[np.ndarray]:
+    """Intensities [P,R,K,2] that the judge reads off each generator's answers; NaN where it refuses.
+
+    Each person is made once, and meets one generator after the other.
+    """
+    out = [np.full((len(people), len(targets), len(AU_CODES), 2), np.nan, np.float32) for _ in candidates]
+    for place, head in enumerate(people):
         person = Person(head, config.size)
-        entrant.meet(person)
-        for i, request in enumerate(asked):
-            try:
-                shown = entrant.show(person, request.aus, derived(config.seed, f"calibrate-{head}", i))
-            except MesynthError:
-                continue  # an AU without any answer says so
-            assert shown.onset is not None
-            assert shown.apex is not None
-            values[i] = judge.intensity(np.stack([shown.onset, shown.apex]), person.landmarks)[0]
-        tick()
+        for values, candidate in zip(out, candidates, strict=True):
+            candidate.meet(person)
+            for i, request in enumerate(targets):
+                try:
+                    shown = candidate.show(person, request.aus, derived(config.seed, f"calibrate-{head}", i))
+                except MesynthError:
+                    continue  # an AU without any answer says so
+                assert shown.onset is not None
+                assert shown.apex is not None
+                frames = np.stack([shown.onset, shown.apex])
+                values[place, i] = judge.intensity(frames, person.landmarks)[0]
+            tick()
     return out
 
 
@@ -375,8 +380,8 @@ def _refuse_unmoved(model: Model, person: Person) -> None:
     """Raise MesynthError for a family that does not look at its gains: it would be saved as something it is not."""
     flows = []
     for gain in (1.0, MOST):
-        entrant = Entrant(name=model.described, generator=_with(model, {"12": gain}))
-        entrant.meet(person)
-        flows.append(entrant.show(person, Request(12, "B", 0.4).aus, 0).uv)
+        candidate = Candidate(name=model.described, generator=_with(model, {"12": gain}))
+        candidate.meet(person)
+        flows.append(candidate.show(person, Request(12, "B", 0.4).aus, 0).uv)
     if np.array_equal(flows[0], flows[1]):
         raise MesynthError(f"{model.name} shows the same at any gain; this family cannot be calibrated")

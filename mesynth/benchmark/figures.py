@@ -1,6 +1,7 @@
 """Figures of one generator from its answers to everyone: flow, control, pictures, identity, diversity.
 
-Figures of one generator's apex frames and flow images: distance to the truth, to its distribution, to the person."""
+Each has a key by which programs find it; its name is for readers (two spaces before it: read it beside the one above).
+"""
 
 from __future__ import annotations
 
@@ -10,15 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.answers import FLOW_KID, Answers, Beside, Instruments
+from mesynth.benchmark.answers import FLOW_KID, Answers, Instruments, References
 from mesynth.benchmark.requests import Request
 from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE
+from mesynth.metrics.base import slug
 from mesynth.metrics.networks.judge import visible_aus
 
 SLOPES = (0.8, 1.2)
-"""A slope of judged on asked intensity within these counts as controlled."""
+"""A slope of measured on target intensity within these counts as controlled."""
 COUNTED = f"AUs with slope {SLOPES[0]:g}-{SLOPES[1]:g}"
 _SIDES = ("side slope", "right side")
+_COUNT_KEYS = {3: "aus_in_range_trusted", 4: "aus_in_range"}
 REPEATED = (26, 43)
 """What they show is what 27 and 45 show: counted once, as mesynth.metrics.control does."""
 
@@ -28,19 +31,27 @@ class Figure:
     """A measured number with its 95 % bootstrap interval over people; None with the reason in ``note``."""
 
     name: str
+    key: str = ""
+    """Made of the name where that is always the same."""
     value: float | None
     low: float | None = None
     high: float | None = None
     unit: str = ""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", slug(self.name))
 
-def figure(name: str, statistic: np.ndarray, unit: str = "", absent: str = "nothing to measure") -> Figure:
+
+def figure(
+    name: str, statistic: np.ndarray, unit: str = "", absent: str = "nothing to measure", key: str = ""
+) -> Figure:
     """From a statistic [B+1] of :mod:`mesynth.benchmark.resampling`."""
     found = resampling.interval(statistic)
     if found is None:
-        return Figure(name=name, value=None, unit=unit, note=absent)
-    return Figure(name=name, value=found.value, low=found.low, high=found.high, unit=unit)
+        return Figure(name=name, key=key, value=None, unit=unit, note=absent)
+    return Figure(name=name, key=key, value=found.value, low=found.low, high=found.high, unit=unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +61,9 @@ class Answered:
     ``absent`` says why figures of frames are missing; ``trusted`` AUs are those the judge can read.
     """
 
-    asked: tuple[Request, ...]
+    targets: tuple[Request, ...]
     own: Sequence[Answers]
-    beside: Sequence[Beside]
+    beside: Sequence[References]
     truth: Sequence[Answers]
     weights: np.ndarray
     trusted: tuple[int, ...]
@@ -69,16 +80,16 @@ class Answered:
 
     def rows(self, code: int | None = None, side: str = "") -> np.ndarray:
         """[R] bool: requests of one AU (all, without the one that asks for nothing), on "B" or one ("1") side."""
-        return _rows(self.asked, code, side)
+        return _rows(self.targets, code, side)
 
 
-def _rows(asked: Sequence[Request], code: int | None, side: str) -> np.ndarray:
+def _rows(targets: Sequence[Request], code: int | None, side: str) -> np.ndarray:
     return np.array(
         [
             i > 0
             and (code is None or r.code == code)
             and (not side or (r.side == "B") == (side == "B"))
-            for i, r in enumerate(asked)
+            for i, r in enumerate(targets)
         ]
     )  # fmt: skip
 
@@ -101,27 +112,27 @@ def flow_figures(a: Answered) -> list[Figure]:
 
 def cells(a: Answered, code: int, side: str = "") -> tuple[np.ndarray, np.ndarray]:
     """:func:`points` of a generator's answers."""
-    return points(a.asked, a.stack("judged"), code, side)
+    return points(a.targets, a.stack("measured"), code, side)
 
 
 def points(
     requests: Sequence[Request], answers: np.ndarray, code: int, side: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Asked and judged intensities [P,N] of one AU over its requests and the one for nothing; sides are points of
+    """Target and measured intensities [P,N] of one AU over its requests and the one for nothing; sides are points of
     their own unless the AU crosses the midline. ``answers`` [P,R,K,2] are what the judge read."""
     rows = _rows(requests, code, side)
     rows[0] = True
     row = AU_INDEX[code]
-    asked = visible_aus(np.stack([r.aus.intensity for r in requests]))[rows][:, row]
+    targets = visible_aus(np.stack([r.aus.intensity for r in requests]))[rows][:, row]
     judged = answers[:, rows][:, :, row]
     if code in MIDLINE:
-        asked, judged = asked[:, :1], judged.mean(-1, keepdims=True)
+        targets, judged = targets[:, :1], judged.mean(-1, keepdims=True)
     people = len(judged)
-    return np.broadcast_to(asked.ravel(), (people, asked.size)), judged.reshape(people, -1)
+    return np.broadcast_to(targets.ravel(), (people, targets.size)), judged.reshape(people, -1)
 
 
 def slopes(a: Answered, codes: Sequence[int]) -> np.ndarray:
-    """[A,B+1]: slope of judged on asked intensity of each AU."""
+    """[A,B+1]: slope of measured on target intensity of each AU."""
     return np.stack([resampling.slope(a.weights, resampling.moments(*cells(a, code))) for code in codes])
 
 
@@ -131,31 +142,31 @@ def in_range(found: np.ndarray) -> np.ndarray:
 
 
 def rank(a: Answered, code: int) -> np.ndarray:
-    """[P]: Spearman of judged on asked over the intensities of one AU on both sides."""
+    """[P]: Spearman of measured on target over the intensities of one AU on both sides."""
     rows = a.rows(code, "B")
     rows[0] = True
-    levels = np.array([r.level for r, kept in zip(a.asked, rows, strict=True) if kept])
-    judged = a.stack("judged")[:, rows, AU_INDEX[code]].mean(-1)
+    levels = np.array([r.level for r, kept in zip(a.targets, rows, strict=True) if kept])
+    judged = a.stack("measured")[:, rows, AU_INDEX[code]].mean(-1)
     return np.array([resampling.rank_correlation(levels, j) for j in judged])
 
 
 def control_figures(a: Answered) -> list[Figure]:
     """What the judge reads against what was asked for; headline figures over the AUs it can be trusted with."""
-    w, codes = a.weights, [r.code for r in a.asked[1:]]
+    w, codes = a.weights, [r.code for r in a.targets[1:]]
     every = [c for c in AU_CODES if c in codes and c not in REPEATED]
     known = [c for c in every if c in a.trusted]
     why = a.absent or "the judge is trusted with none of these AUs, or every request was refused"
     names = (
-        "AU MAE, asked", "AU ICC(3,1), pooled", "AU slope, pooled",
+        "AU MAE, targeted", "AU ICC(3,1), pooled", "AU slope, pooled",
         f"{COUNTED}, of {len(known)} trusted", f"{COUNTED}, of all {len(every)}",
         "Spearman over intensities", "leakage", *_SIDES,
     )  # fmt: skip
     if not known or a.absent:
-        return [Figure(name=name, value=None, note=why) for name in names]
-    asked = visible_aus(np.stack([r.aus.intensity for r in a.asked]))
-    asked = np.broadcast_to(asked, (len(a.own), *asked.shape))
-    judged = a.stack("judged").astype(np.float64)
-    x, y = (np.concatenate([_column(v, c) for c in known], 1) for v in (asked, judged))
+        return [Figure(name=name, key=_COUNT_KEYS.get(i, ""), value=None, note=why) for i, name in enumerate(names)]
+    targets = visible_aus(np.stack([r.aus.intensity for r in a.targets]))
+    targets = np.broadcast_to(targets, (len(a.own), *targets.shape))
+    judged = a.stack("measured").astype(np.float64)
+    x, y = (np.concatenate([_column(v, c) for c in known], 1) for v in (targets, judged))
     wanted = np.where(x > 0, 1.0, np.nan)
     silent = np.where(x == 0, 1.0, np.nan)
     sums = resampling.moments(x, y)
@@ -166,8 +177,8 @@ def control_figures(a: Answered) -> list[Figure]:
         figure(names[0], resampling.mean(w, 5 * np.abs(x - y) * wanted), "of 5", why),
         figure(names[1], resampling.icc(w, sums), "", why),
         figure(names[2], resampling.slope(w, sums), "", why),
-        _count(names[3], by_au[trusted], why),
-        _count(names[4], by_au, why),
+        _count(names[3], _COUNT_KEYS[3], by_au[trusted], why),
+        _count(names[4], _COUNT_KEYS[4], by_au, why),
         figure(names[5], resampling.mean(w, ranks), "", why),
         figure(names[6], resampling.mean(w, 5 * y * silent), "of 5", why),
     ]
@@ -180,19 +191,19 @@ def _column(values: np.ndarray, code: int) -> np.ndarray:
     return np.asarray(own.mean(-1) if code in MIDLINE else own.reshape(len(own), -1))
 
 
-def _count(name: str, found: np.ndarray, why: str) -> Figure:
+def _count(name: str, key: str, found: np.ndarray, why: str) -> Figure:
     if not np.isfinite(found[:, 0]).any():
-        return Figure(name=name, value=None, note=why)
-    return figure(name, in_range(found).astype(np.float64))
+        return Figure(name=name, key=key, value=None, note=why)
+    return figure(name, in_range(found).astype(np.float64), key=key)
 
 
 def _side_figures(a: Answered, known: Sequence[int]) -> list[Figure]:
-    """Left minus right: the slope of judged on asked (1 is right, -1 is swapped), and how often the side is right."""
+    """Left minus right: slope of measured on target (1 is right, -1 is swapped), and how often the side is right."""
     tops, bottoms, right = [], [], []
     for code in (c for c in known if c not in MIDLINE):
         rows = a.rows(code, "1")
-        x = np.stack([r.aus.intensity for r in a.asked])[rows][:, AU_INDEX[code]]
-        y = a.stack("judged")[:, rows][:, :, AU_INDEX[code]].astype(np.float64)
+        x = np.stack([r.aus.intensity for r in a.targets])[rows][:, AU_INDEX[code]]
+        y = a.stack("measured")[:, rows][:, :, AU_INDEX[code]].astype(np.float64)
         dx, dy = x[:, 0] - x[:, 1], y[..., 0] - y[..., 1]
         tops.append(dx * dy)
         bottoms.append(np.broadcast_to(dx**2, dy.shape))
@@ -223,7 +234,7 @@ def rest_figures(a: Answered) -> list[Figure]:
 def by_au(a: Answered) -> dict[int, list[Figure]]:
     """The figures of each AU on its own."""
     out: dict[int, list[Figure]] = {}
-    for code in dict.fromkeys(r.code for r in a.asked[1:]):
+    for code in dict.fromkeys(r.code for r in a.targets[1:]):
         rows, w = a.rows(code), a.weights
         epe = a.stack("epe")[:, rows]
         zero, mean, same = (a.referred(name)[:, rows] for name in ("zero", "mean", "same"))
@@ -236,7 +247,7 @@ def by_au(a: Answered) -> dict[int, list[Figure]]:
             figure("  of mean flow", resampling.mean(w, mean), "px", why),
             figure("  of others' mean, same AUs", resampling.mean(w, same), "px", why),
             figure("relative EPE", resampling.ratio(w, epe, zero), "", why),
-            figure("AU MAE, asked", resampling.mean(w, 5 * np.abs(x - y) * np.where(x > 0, 1, np.nan)), "of 5", why),
+            figure("AU MAE, targeted", resampling.mean(w, 5 * np.abs(x - y) * np.where(x > 0, 1, np.nan)), "of 5", why),
             figure("AU ICC(3,1)", resampling.icc(w, sums), "", why),
             figure("AU slope", resampling.slope(w, sums), "", why),
             figure("AU slope, both sides", resampling.slope(w, resampling.moments(*both)), "", why),
@@ -259,18 +270,25 @@ def picture_figures(a: Answered, instruments: Instruments) -> list[Figure]:
         return [*out, Figure(name="LPIPS, KID, FID", value=None, note="no weights; see the notes")]
     name = instruments.perceptual.name
     out += [
-        figure(f"{name} to the true apex", resampling.mean(w, a.stack("perceptual")), "", why),
-        figure(f"  {name} of the onset", resampling.mean(w, _like(a, a.referred("perceptual"))), "", why),
+        figure(f"{name} to the true apex", resampling.mean(w, a.stack("perceptual")), "", why, "perceptual"),
+        figure(
+            f"  {name} of the onset",
+            resampling.mean(w, _like(a, a.referred("perceptual"))),
+            "",
+            why,
+            "perceptual_of_onset",
+        ),
     ]
     suffix = instruments.features.suffix
-    distances = [f"KID{suffix}", "FID" if not suffix else f"FD{suffix}"]
+    distances = {"kid": f"KID{suffix}", "fid": "FID" if not suffix else f"FD{suffix}"}
     own, truth, still = _features(a)
     if sum(map(len, own)) < 2:
-        return [*out, *(Figure(name=n, value=None, note=why) for n in distances)]
-    for found, distance in zip((resampling.paired_kid, resampling.paired_frechet), distances, strict=True):
+        return [*out, *(Figure(name=n, key=k, value=None, note=why) for k, n in distances.items())]
+    estimators = (resampling.paired_kid, resampling.paired_frechet)
+    for found, (key, distance) in zip(estimators, distances.items(), strict=True):
         out += [
-            figure(distance, found(w, own, truth), "", why),
-            figure(f"  {distance} of the onset", found(w, still, truth)),
+            figure(distance, found(w, own, truth), "", why, key),
+            figure(f"  {distance} of the onset", found(w, still, truth), key=f"{key}_of_onset"),
         ]
     return out
 

@@ -1,4 +1,4 @@
-"""The people of a contest: rendered heads nobody learned from, and what they really do when asked."""
+"""The people of a benchmark: rendered heads nobody learned from, and what they really do when asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mesynth import __version__
-from mesynth.benchmark.requests import ContestConfig, Request
+from mesynth.benchmark.requests import BenchmarkConfig, Request
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
@@ -137,12 +137,12 @@ class MeanFlows:
     people: int
 
     @staticmethod
-    def of(config: ContestConfig, asked: tuple[Request, ...], tick: Callable[[], None] = lambda: None) -> MeanFlows:
-        """Over all people of a contest, ``tick`` called after each; memory does not grow with them."""
-        total = np.zeros((len(asked), 2, config.size, config.size))
+    def of(config: BenchmarkConfig, targets: tuple[Request, ...], tick: Callable[[], None] = lambda: None) -> MeanFlows:
+        """Over all people of a benchmark, ``tick`` called after each; memory does not grow with them."""
+        total = np.zeros((len(targets), 2, config.size, config.size))
         for seed in config.seeds:
             person = Person(seed, config.size)
-            for i, request in enumerate(asked):
+            for i, request in enumerate(targets):
                 total[i] += person.flow(request)[0]
             tick()
         return MeanFlows(total, config.people)

@@ -1,4 +1,4 @@
-"""What every generator of a contest is asked for: each AU alone, at each intensity, on both sides and on one."""
+"""What every generator of a benchmark is asked for: each AU alone, at each intensity, on both sides and on one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mesynth.core.types import AUVector
 from mesynth.head.render import MAX_SIZE
 from mesynth.training.data.rendered import RENDER_SCALE
 
-CONTEST_SEEDS = range(990_000, 1_000_000)
+BENCHMARK_SEEDS = range(990_000, 1_000_000)
 """Head seeds of the people that generators are compared on; nobody trains or is chosen on them."""
 MIDDLE = 0.5
 MAX_DIVERSE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContestConfig:
+class BenchmarkConfig:
     """Whom the generators meet and what they are asked for; every figure but the seconds depends on this alone."""
 
     people: int = 8
     """Rendered people; intervals come from resampling them."""
-    first: int = CONTEST_SEEDS.start
+    first: int = BENCHMARK_SEEDS.start
     """Head seed of the first person; the others follow."""
     size: int = 128
     """Side of the crops, pixels."""
@@ -43,10 +43,10 @@ class ContestConfig:
     def __post_init__(self) -> None:
         if self.people < 2:
             raise ConfigError(f"people={self.people} leaves no other people to compare with; choose at least 2")
-        if self.first not in CONTEST_SEEDS or self.first + self.people > CONTEST_SEEDS.stop:
+        if self.first not in BENCHMARK_SEEDS or self.first + self.people > BENCHMARK_SEEDS.stop:
             raise ConfigError(
                 f"people {self.first}..{self.first + self.people - 1} leave the head seeds kept for comparing, "
-                f"{CONTEST_SEEDS.start}..{CONTEST_SEEDS.stop - 1}; choose fewer"
+                f"{BENCHMARK_SEEDS.start}..{BENCHMARK_SEEDS.stop - 1}; choose fewer"
             )
         if not 64 <= self.size <= 256:
             raise ConfigError(f"size={self.size} is outside 64..256 pixels")
@@ -96,16 +96,16 @@ class Request:
         return f"{'' if self.side == 'B' else self.side}{self.code}={self.level:g}"
 
 
-def requests(config: ContestConfig) -> tuple[Request, ...]:
+def requests(config: BenchmarkConfig) -> tuple[Request, ...]:
     """All requests; the first asks for nothing.
 
     Sided AUs are also asked for on one side, left and right in turns from level to level. Pictures are compared on
     both-sided requests at the levels nearest to the middle and at the highest, flow images at these levels on all.
     """
-    return asked_of(config.codes, config.levels)
+    return requests_of(config.codes, config.levels)
 
 
-def asked_of(codes: Sequence[int], levels: Sequence[float]) -> tuple[Request, ...]:
+def requests_of(codes: Sequence[int], levels: Sequence[float]) -> tuple[Request, ...]:
     """:func:`requests` of ``codes`` at ``levels``, ascending."""
     middle = min(levels, key=lambda level: abs(level - MIDDLE))
     spread = {codes[i] for i in np.linspace(0, len(codes) - 1, MAX_DIVERSE).round().astype(int)}

@@ -9,15 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from mesynth.core.seeds import stream
-from mesynth.metrics.distribution import Interval, frechet, polynomial_kernel
+from mesynth.core.statistics import Interval, percentiles, resample, tails
+from mesynth.metrics.distribution import frechet, polynomial_kernel
 
 FRECHET_DRAWS = 100
 
 
 def draws(people: int, resamples: int, seed: int) -> np.ndarray:
     """[B+1,P] float64 weights."""
-    rng = stream(seed, "contest-bootstrap")
-    drawn = rng.multinomial(people, np.full(people, 1 / people), size=resamples)
+    drawn = resample(stream(seed, "contest-bootstrap"), people, resamples)
     return np.concatenate([np.ones((1, people)), drawn.astype(np.float64)])
 
 
@@ -25,9 +25,10 @@ def interval(statistic: np.ndarray, level: float = 0.95) -> Interval | None:
     """A statistic [B+1] -> its value and percentile interval; None when the value is not defined."""
     if not np.isfinite(statistic[0]):
         return None
-    tail = 50 * (1 - level)
-    low, high = np.nanpercentile(np.concatenate([statistic[1:], statistic[:1]]), [tail, 100 - tail])
-    return Interval(value=float(statistic[0]), low=float(low), high=float(high))
+    low, high = percentiles(statistic, tails(level), least=1)
+    assert low is not None
+    assert high is not None
+    return Interval(value=float(statistic[0]), low=low, high=high)
 
 
 def mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The outcome of a contest: a table for people, JSON and CSV for programs."""
+"""The outcome of a benchmark: a table and a picture for people, JSON and CSV for programs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import csv
 import io
 import json
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
+
 from mesynth.benchmark.answers import Warned
+from mesynth.benchmark.candidates import Candidate
 from mesynth.benchmark.figures import Figure
-from mesynth.benchmark.goals import Goal
-from mesynth.core.facs import AU_NAMES
-from mesynth.metrics.report import format_number
+from mesynth.benchmark.people import Person
+from mesynth.core import facs
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_INDEX, AU_NAMES
+from mesynth.metrics.base import format_number
+from mesynth.preprocess.flow import flow_picture
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,15 +46,14 @@ class Standing:
     warnings: dict[str, Warned]
     """Warning with ``#`` for numbers -> answers that carried it, and the worst of them."""
     answered: int
-    asked: int
-    goals: tuple[Goal, ...] = ()
+    requests: int
 
-    def figure(self, name: str) -> Figure:
-        """The figure of that name. Raises KeyError."""
+    def figure(self, key: str) -> Figure:
+        """The figure of that key. Raises KeyError."""
         for found in self.figures:
-            if found.name == name:
+            if found.key == key:
                 return found
-        raise KeyError(f"{self.name} has no figure '{name}'; it has {', '.join(f.name for f in self.figures)}")
+        raise KeyError(f"{self.name} has no figure '{key}'; it has {', '.join(f.key for f in self.figures)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +77,30 @@ class Result:
         """:meth:`to_dict` as strict JSON."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
+    @staticmethod
+    def from_json(text: str) -> Result:
+        """What :meth:`to_json` wrote."""
+        record = json.loads(text)
+        return Result(
+            standings=tuple(_standing(s) for s in record["standings"]),
+            settings=record["settings"],
+            notes=tuple(record["notes"]),
+        )
+
     def to_csv(self) -> str:
-        """One line a figure: model, measure, au (empty: all), value, low, high, unit, note."""
+        """One line a figure: model, measure, au (empty: all), value, low, high, unit, note, key."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", "measure", "au", "value", "low", "high", "unit", "note"])
+        writer.writerow(["model", "measure", "au", "value", "low", "high", "unit", "note", "key"])
         for s in self.standings:
             lines = [("", f) for f in s.figures] + [(str(code), f) for code, found in s.by_au.items() for f in found]
             for au, f in lines:
                 numbers = ["" if v is None else f"{v:.6g}" for v in (f.value, f.low, f.high)]
-                writer.writerow([s.name, _full_name(f.name), au, *numbers, f.unit, f.note])
+                writer.writerow([s.name, f.name.strip(), au, *numbers, f.unit, f.note, f.key])
         return text.getvalue()
 
     def table(self) -> Table:
-        """Measures down, generators across; refusals and goals are printed by :meth:`lines`."""
+        """Measures down, generators across; refusals are printed by :meth:`lines`."""
         from rich.table import Table
 
         table = Table(title="generators compared on rendered people", caption="95% intervals: people resampled")
@@ -96,18 +114,15 @@ class Result:
         for key in ("parameters", "weight_bytes"):
             table.add_row(key.replace("_", " "), *(f"{s.facts[key]:,}" if key in s.facts else DASH
                                                   for s in self.standings))  # fmt: skip
-        table.add_row("requests answered", *(f"{s.answered}/{s.asked}" for s in self.standings))
+        table.add_row("requests answered", *(f"{s.answered}/{s.requests}" for s in self.standings))
         return table
 
     def lines(self) -> list[str]:
-        """What a table has no room for: goals, refusals and warnings by generator, reasons of dashes, notes."""
+        """What a table has no room for: refusals and warnings by generator, reasons of dashes, notes."""
         out = []
         for s in self.standings:
-            for goal in s.goals:
-                verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[goal.holds]
-                out.append(f"{s.name}: {goal.name}: {verdict} ({goal.text})")
             if s.refused:
-                out.append(f"{s.name}: {s.asked - s.answered} of {s.asked} requests were refused")
+                out.append(f"{s.name}: {s.requests - s.answered} of {s.requests} requests were refused")
             for why, which in s.refused.items():
                 out.append(f"{s.name}: refused {', '.join(which)}: {why}")
             for why, warned in s.warnings.items():
@@ -123,22 +138,30 @@ class Result:
         """Slope and flow error of each AU, generators across."""
         from rich.table import Table
 
-        table = Table(title="by AU: slope of judged on asked, flow EPE in pixels")
+        table = Table(title="by AU: slope of measured on target, flow EPE in pixels")
         table.add_column("AU", no_wrap=True)
         for s in self.standings:
             table.add_column(s.name, justify="right")
         for code in self.standings[0].by_au:
             row = []
             for s in self.standings:
-                values = {f.name: f.value for f in s.by_au[code]}
-                pair = [values["AU slope"], values["flow EPE"]]
+                values = {f.key: f.value for f in s.by_au[code]}
+                pair = [values["au_slope"], values["flow_epe"]]
                 row.append("  ".join(DASH if v is None else f"{v:.2f}" for v in pair))
             table.add_row(f"{code} {AU_NAMES[code]}", *row)
         return table
 
 
-def _full_name(name: str) -> str:
-    return name.strip()
+def _standing(record: dict[str, Any]) -> Standing:
+    former = {"asked": "requests"}  # before 0.2, when goals of this project stood here, too
+    plain = {former.get(key, key): value for key, value in record.items() if key != "goals"}
+    read = {
+        "figures": tuple(Figure(**f) for f in plain["figures"]),
+        "by_au": {int(code): tuple(Figure(**f) for f in found) for code, found in plain["by_au"].items()},
+        "refused": {why: tuple(which) for why, which in plain["refused"].items()},
+        "warnings": {kind: Warned(**warned) for kind, warned in plain["warnings"].items()},
+    }
+    return Standing(**(plain | read))
 
 
 def _cell(found: Figure | None) -> str:
@@ -158,3 +181,75 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return value
+
+
+# ------------------------------------------------------------------- sheet
+
+SHOWN = ("12=0.8", "L12=0.8", "1=0.8,2=0.8", "4=0.8", "9=0.8", "27=0.8")
+DIFFERENCE_GAIN = 5
+FLOW_SHARE = 0.045
+"""Motion shown at full colour, as a share of the crop's side."""
+_GAP, _HEAD, _SIDE = 6, 22, 110
+
+
+def sheet(candidates: Sequence[Candidate], person: Person, codes: Sequence[int], seed: int) -> np.ndarray:
+    """[H,W,3] uint8 RGB. A block holds onset and apex above, difference around grey and flow below; requests use
+    AUs of ``codes`` alone, the first of them when none of SHOWN does."""
+    targets = [r for r in SHOWN if set(_codes(r)) <= set(codes)] or [f"{codes[0]}=0.8"]
+    size = person.size
+    block = 2 * size + 2
+    width, height = _SIDE + len(targets) * (block + _GAP), _HEAD + len(candidates) * (block + _GAP)
+    out = np.full((height, width, 3), 255, np.uint8)
+    for j, request in enumerate(targets):
+        _write(out, request, _SIDE + j * (block + _GAP), _HEAD - 7)
+    for i, candidate in enumerate(candidates):
+        y = _HEAD + i * (block + _GAP)
+        for k, part in enumerate(_wrapped(candidate.name)):
+            _write(out, part, 4, y + 16 + 16 * k)
+        for k, part in enumerate(("onset, apex", f"change x{DIFFERENCE_GAIN}, flow")):
+            _write(out, part, 4, y + size // 2 + k * size, 0.32)
+        for j, request in enumerate(targets):
+            x = _SIDE + j * (block + _GAP)
+            out[y : y + block, x : x + block] = _block(candidate, person, request, seed)
+    return out
+
+
+def _codes(request: str) -> list[int]:
+    return [c for c in AU_INDEX if facs.parse_request(request).intensity[AU_INDEX[c]].any()]
+
+
+def _block(candidate: Candidate, person: Person, request: str, seed: int) -> np.ndarray:
+    size = person.size
+    out = np.full((2 * size + 2, 2 * size + 2, 3), 255, np.uint8)
+    empty = np.full((size, size, 3), 235, np.uint8)
+    tiles = [person.onset, empty.copy(), empty.copy(), empty.copy()]
+    try:
+        shown = candidate.show(person, facs.parse_request(request), seed)
+    except MesynthError:
+        _write(tiles[1], "refused", 8, size // 2)
+    else:
+        tiles[3] = flow_picture(shown.uv, FLOW_SHARE * size)
+        if shown.onset is not None and shown.apex is not None:
+            change = DIFFERENCE_GAIN * (shown.apex.astype(int) - shown.onset)
+            tiles[:3] = [shown.onset, shown.apex, np.clip(128 + change, 0, 255).astype(np.uint8)]
+        else:
+            _write(tiles[1], "no frames", 8, size // 2)
+    for k, tile in enumerate(tiles):
+        y, x = (k // 2) * (size + 2), (k % 2) * (size + 2)
+        out[y : y + size, x : x + size] = tile
+    return out
+
+
+def _wrapped(name: str, width: int = 14) -> list[str]:
+    """A name in lines of at most ``width`` letters, broken at spaces and signs where there are any."""
+    lines = [""]
+    for word in re.sub(r"([-_/,@])", r"\1 ", name).split():
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        joint = "" if not lines[-1] or lines[-1][-1] in "-_/,@" else " "
+        lines[-1] += joint + word
+    return [line[i : i + width] for line in lines for i in range(0, len(line), width)]
+
+
+def _write(picture: np.ndarray, text: str, x: int, y: int, scale: float = 0.42) -> None:
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)

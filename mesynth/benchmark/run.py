@@ -1,20 +1,21 @@
-"""Hold a contest: people, generators, figures, files. Finished pairs of both are kept, so that a run resumes."""
+"""Run a benchmark: people, generators, figures, files. Finished pairs of both are kept, so that a run resumes."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from mesynth import __version__
 from mesynth.benchmark import resampling
-from mesynth.benchmark.answers import SEEDS, Answers, Beside, Instruments, grouped, look_beside, question
-from mesynth.benchmark.diffusion_goals import seconds_of, seconds_per_clip, with_diffusion_goals
-from mesynth.benchmark.entrants import FRAMELESS, TRUTH, Entrant, refuse_leaks
+from mesynth.benchmark.answers import SEEDS, Answers, Instruments, References, grouped, measure_references, question
+from mesynth.benchmark.candidates import FRAMELESS, TRUTH, Candidate, refuse_leaks
 from mesynth.benchmark.figures import (
     Answered,
     Figure,
@@ -26,14 +27,12 @@ from mesynth.benchmark.figures import (
     picture_figures,
     rest_figures,
 )
-from mesynth.benchmark.goals import PER_FRAME, faster, goals
 from mesynth.benchmark.people import MeanFlows, Person, RenderedTruth
-from mesynth.benchmark.requests import ContestConfig, Request, requests
-from mesynth.benchmark.result import Result, Standing
-from mesynth.benchmark.sheet import sheet
+from mesynth.benchmark.requests import BenchmarkConfig, Request, requests
+from mesynth.benchmark.result import Result, Standing, sheet
 from mesynth.core.errors import LeakError, MesynthError
+from mesynth.core.profiles import Profile
 from mesynth.metrics.control import SOURCE_NOTE
-from mesynth.motion.prior import NAME
 from mesynth.store.run_folder import claim_folder, write_bytes, write_text
 from mesynth.store.shards import png_bytes
 
@@ -46,8 +45,8 @@ ABOUT = (
 
 
 def compare(
-    entrants: Sequence[Entrant],
-    config: ContestConfig,
+    candidates: Sequence[Candidate],
+    config: BenchmarkConfig,
     out: Path,
     *,
     instruments: Instruments | None = None,
@@ -63,37 +62,31 @@ def compare(
         WeightsUnavailable: the judge's weights are missing.
         RunFolderError: ``out`` holds something else.
     """
-    names = [e.name for e in entrants]
+    names = [e.name for e in candidates]
     if not names or len(set(names)) != len(names) or TRUTH in names:
         raise MesynthError(f"models {', '.join(names) or '(none)'} must be at least one, named differently")
-    for entrant in entrants:
-        refuse_leaks(entrant.name, entrant.generator.facts.subjects_seen)
+    for candidate in candidates:
+        refuse_leaks(candidate.name, candidate.generator.facts.subjects_seen)
     tools = instruments or Instruments.load()
     met = set(config.seeds) & set(tools.judge.meta.subjects_seen)
     if met:
         raise LeakError(f"the AU judge learned from head seed {min(met)}; retrain it without the people compared on")
-    everyone = [Entrant(name=TRUTH, generator=RenderedTruth()), *entrants]
+    everyone = [Candidate(name=TRUTH, generator=RenderedTruth()), *candidates]
     # Not the timing: it may be repeated into the same folder.
-    asked_of = {k: v for k, v in dataclasses.asdict(config).items() if k not in {"clip_frames", "repeats"}}
+    settled = {k: v for k, v in dataclasses.asdict(config).items() if k not in {"clip_frames", "repeats"}}
     claim_folder(
         out,
-        {"stage": "compare", "seeds_each": SEEDS, **asked_of, **tools.names,
-         "models": [e.identity or e.name for e in entrants], "version": __version__},
+        {"stage": "compare", "seeds_each": SEEDS, **settled, **tools.names,
+         "models": [e.identity or e.name for e in candidates], "version": __version__},
     )  # fmt: skip
-    asked = requests(config)
-    answers, beside = _meet(everyone, asked, config, out / _PARTS, tools, progress)
-    weights = resampling.draws(config.people, config.resamples, config.seed)
-    all_answered = [
-        Answered(asked, own, beside, answers[0], weights, tools.judge.trusted, e.frameless)
-        for e, own in zip(everyone, answers, strict=True)
-    ]
-    prior = next((a for a, e in zip(all_answered, everyone, strict=True) if e.generator.family == NAME), None)
+    targets = requests(config)
+    _meet(everyone, targets, config, out / _PARTS, tools, progress)
+    all_answered = read_answers(out, config, [e.generator.family for e in everyone], tools.judge.trusted)
     person = Person(config.first, config.size)
     standings = []
-    for entrant, answered in zip(everyone, all_answered, strict=True):
-        entrant.meet(person)
-        standings.append(_standing(entrant, answered, prior, tools, person, config))
-    standings = with_diffusion_goals(with_speed_goals(standings), all_answered, config)
+    for candidate, answered in zip(everyone, all_answered, strict=True):
+        candidate.meet(person)
+        standings.append(_standing(candidate, answered, tools, person, config))
     settings = dataclasses.asdict(config) | tools.names | {"threads": 1, "cores": os.cpu_count()}
     result = Result(standings=tuple(standings), settings=settings, notes=(ABOUT, SOURCE_NOTE, *tools.notes))
     write_text(out / "compare.json", result.to_json())
@@ -103,16 +96,15 @@ def compare(
 
 
 def _meet(
-    everyone: Sequence[Entrant],
-    asked: tuple[Request, ...],
-    config: ContestConfig,
+    everyone: Sequence[Candidate],
+    targets: tuple[Request, ...],
+    config: BenchmarkConfig,
     parts: Path,
     tools: Instruments,
     progress: Progress | None,
-) -> tuple[list[list[Answers]], list[Beside]]:
+) -> None:
     """Every generator meets every person once; memory holds one person at a time."""
-    files = [[parts / f"{seed}-{i}.npz" for i in range(len(everyone))] for seed in config.seeds]
-    refs = [parts / f"{seed}-beside.npz" for seed in config.seeds]
+    files = _files(parts, config, len(everyone))
     done, total = 0, len(files) * (len(everyone) + 1)
 
     def tick() -> None:
@@ -121,71 +113,138 @@ def _meet(
         if progress:
             progress(done, total)
 
-    means = None if all(f.is_file() for f in refs) else MeanFlows.of(config, asked, tick)
+    means = None if all(ref.is_file() for _, ref in files) else MeanFlows.of(config, targets, tick)
     done = len(files)
-    for seed, own, ref in zip(config.seeds, files, refs, strict=True):
+    for seed, (own, ref) in zip(config.seeds, files, strict=True):
         person = None if all(f.is_file() for f in (*own, ref)) else Person(seed, config.size)
         if person and means and not ref.is_file():
-            look_beside(person, asked, means, tools).save(ref)
-        for entrant, file in zip(everyone, own, strict=True):
+            measure_references(person, targets, means, tools).save(ref)
+        for candidate, file in zip(everyone, own, strict=True):
             if person and not file.is_file():
-                entrant.meet(person)
-                question(entrant, person, asked, tools, config.seed).save(file)
+                candidate.meet(person)
+                question(candidate, person, targets, tools, config.seed).save(file)
             tick()
-    return [[Answers.read(own[i]) for own in files] for i in range(len(everyone))], [Beside.read(f) for f in refs]
 
 
-def with_speed_goals(standings: Sequence[Standing]) -> list[Standing]:
-    """Add how much faster each generator is than the fastest image-space GAN that took part, if one did."""
+def read_answers(
+    folder: Path, config: BenchmarkConfig, families: Sequence[str], trusted: tuple[int, ...]
+) -> list[Answered]:
+    """What a comparison in ``folder`` kept: the answers of each generator by its family, the rendered truth first.
 
-    slow = {s.name: own for s in standings if s.family in PER_FRAME and (own := seconds_of(s.figures))}
-    out = []
-    for s in standings:
-        own = seconds_of(s.figures)
-        compared = s.goals and own and s.family not in PER_FRAME and s.family not in FRAMELESS
-        out.append(dataclasses.replace(s, goals=(*s.goals, faster(own, slow))) if compared and own else s)
-    return out
+    ``trusted``: AUs that the judge can read.
+    """
+    files = _files(folder / _PARTS, config, len(families))
+    answers = [[Answers.read(own[i]) for own, _ in files] for i in range(len(families))]
+    beside = [References.read(reference) for _, reference in files]
+    weights, targets = resampling.draws(config.people, config.resamples, config.seed), requests(config)
+    return [
+        Answered(targets, own, beside, answers[0], weights, trusted, FRAMELESS.get(family, ""))
+        for family, own in zip(families, answers, strict=True)
+    ]
+
+
+def _files(parts: Path, config: BenchmarkConfig, count: int) -> list[tuple[list[Path], Path]]:
+    """For each person the files of all candidates' answers and that of the references."""
+    return [([parts / f"{seed}-{i}.npz" for i in range(count)], parts / f"{seed}-beside.npz") for seed in config.seeds]
 
 
 def _standing(
-    entrant: Entrant,
+    candidate: Candidate,
     a: Answered,
-    prior: Answered | None,
     tools: Instruments,
     person: Person,
-    config: ContestConfig,
+    config: BenchmarkConfig,
 ) -> Standing:
-    truth = entrant.name == TRUTH
+    truth = candidate.name == TRUTH
     figures: list[Figure] = [
         *flow_figures(a), *flow_image_figures(a), *control_figures(a), *identity_figures(a, tools),
         *picture_figures(a, tools), *rest_figures(a),
     ]  # fmt: skip
     if not truth:
-        figures.append(seconds_per_clip(entrant, person, a.asked, config)[0])
+        figures.append(seconds_per_clip(candidate, person, a.targets, config)[0])
     refused = a.stack("refused")
-    facts = entrant.generator.facts
+    facts = candidate.generator.facts
     return Standing(
-        name=entrant.name,
-        family=entrant.generator.family,
+        name=candidate.name,
+        family=candidate.generator.family,
         facts={
             "size": facts.size, "images": facts.images, "weights_sha256": facts.weights_sha256,
-            "parameters": entrant.parameters, "weight_bytes": entrant.weight_bytes,
+            "parameters": candidate.parameters, "weight_bytes": candidate.weight_bytes,
         },
         figures=tuple(figures),
         by_au={code: tuple(found) for code, found in by_au(a).items()},
-        refused=_refusals(refused, a.asked),
+        refused=_refusals(refused, a.targets),
         warnings=grouped(map(str, a.stack("warned").ravel())),
         answered=int((refused == "").sum()),
-        asked=refused.size,
-        goals=() if truth else tuple(goals(a, prior)),
+        requests=refused.size,
     )  # fmt: skip
 
 
-def _refusals(refused: np.ndarray, asked: tuple[Request, ...]) -> dict[str, tuple[str, ...]]:
+def _refusals(refused: np.ndarray, targets: tuple[Request, ...]) -> dict[str, tuple[str, ...]]:
     """[P,R] texts -> reason: the requests, and of how many people when not of all."""
     out: dict[str, list[str]] = {}
-    for i, request in enumerate(asked):
+    for i, request in enumerate(targets):
         for why, count in sorted(Counter(str(text) for text in refused[:, i] if text).items()):
             share = "" if count == len(refused) else f" ({count} of {len(refused)} people)"
             out.setdefault(why, []).append(f"{request.name}{share}")
     return {why: tuple(names) for why, names in out.items()}
+
+
+# ------------------------------------------------------------------- seconds a clip
+
+_FPS = 200.0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch, OpenCV, BLAS and compiled kernels work on one thread within."""
+    import cv2
+    import numba
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads(), cv2.getNumThreads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    numba.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+        numba.set_num_threads(before[2])
+
+
+def seconds_per_clip(
+    candidate: Candidate, person: Person, targets: tuple[Request, ...], config: BenchmarkConfig
+) -> tuple[Figure, list[float]]:
+    """Median of ``config.repeats`` clips of one person after one that is not counted; each asks for another AU, so
+    that nothing is answered from memory, and the face is the one met before."""
+    threads = f"one thread of {os.cpu_count()}"
+    name = f"clip of {config.clip_frames} frames, {config.size} px"
+    wanted = [r for r in targets if r.pictured]
+    taken: list[float] = []
+    with one_thread():
+        for i in range(config.repeats + 1):
+            request = wanted[i % len(wanted)]
+            start = time.perf_counter()
+            try:
+                if candidate.frameless:
+                    candidate.show(person, request.aus, i)
+                else:
+                    candidate.generator.generate(
+                        person.face, request.aus, Profile(apex=0.5), n_frames=config.clip_frames, fps=_FPS, seed=i
+                    )  # fmt: skip
+            except MesynthError:
+                continue  # counted and listed where the requests are measured
+            taken.append(time.perf_counter() - start)
+    counted = taken[1:]
+    if not counted:
+        return Figure(name=name, key="seconds", value=None, note="every timed request was refused"), []
+    what = f"one flow image, no frames; {threads}" if candidate.frameless else threads
+    return (
+        Figure(name=name, key="seconds", value=float(np.median(counted)), low=min(counted), high=max(counted), unit="s",
+               note=f"median, least and most of {len(counted)}; {what}"),
+        counted,
+    )  # fmt: skip

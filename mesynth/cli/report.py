@@ -79,9 +79,9 @@ def measure(
     without --download.
     """
     from mesynth.core.errors import RunFolderError
-    from mesynth.metrics.comparison import corpus_names
     from mesynth.metrics.measure import MeasureConfig, measure_all
     from mesynth.metrics.page import write_page
+    from mesynth.metrics.report import corpus_names
     from mesynth.store.manifest import Manifest
     from mesynth.store.run_folder import only_writer
     from mesynth.store.stage import Interrupted

@@ -155,7 +155,7 @@ def calibrate(model: str, people: int, aus: str, levels: str, seed: int, out: Pa
     changed = len([f for f in made.fitted if f.gain != f.previous])
     console.print(
         f"{changed} AUs have a new gain; on {len(made.checked)} other people they lie {before:.3f} from the truth "
-        f"before and {after:.3f} after (judged intensity, mean over these AUs). Written: {out}",
+        f"before and {after:.3f} after (measured intensity, mean over these AUs). Written: {out}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -184,8 +184,8 @@ def compare(
 
     Every figure has a 95% interval over people; the rendered truth stands beside it. The same command again resumes.
     """
-    from mesynth.benchmark.entrants import default_models, enter
-    from mesynth.benchmark.requests import ContestConfig
+    from mesynth.benchmark.candidates import default_models, load_candidates
+    from mesynth.benchmark.requests import BenchmarkConfig
     from mesynth.benchmark.run import compare as run
     from mesynth.generators.registry import split_models
 
@@ -194,10 +194,10 @@ def compare(
         settings["codes"] = au_codes(aus)
     if levels:
         settings["levels"] = numbers(levels, "--levels")
-    config = ContestConfig(people=people, size=size, seed=seed, **settings)  # type: ignore[arg-type]
+    config = BenchmarkConfig(people=people, size=size, seed=seed, **settings)  # type: ignore[arg-type]
     names = split_models(models) or default_models()
     with progress_bars() as bar:
-        result = run(enter(names), config, out, progress=bar("compare"))
+        result = run(load_candidates(names), config, out, progress=bar("compare"))
     if as_json:
         echo_json(result.to_dict())
         return

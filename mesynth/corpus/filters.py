@@ -23,8 +23,9 @@ import numpy as np
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.facs import AU_INDEX
 from mesynth.metrics.clips import ClipData
-from mesynth.metrics.identity import FaceEmbedder, different_people, distances
-from mesynth.metrics.networks.judge import AUJudge, visible_aus
+from mesynth.metrics.identity import different_people, distances
+from mesynth.metrics.networks import Networks
+from mesynth.metrics.networks.judge import visible_aus
 from mesynth.motion.warp import backward_flow, warp_backward
 from mesynth.store.manifest import FILE_NAME, Manifest, Row
 from mesynth.store.run_folder import claim_folder, write_text
@@ -105,21 +106,17 @@ class Checks:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._embedder: FaceEmbedder | None = None
-        self._judge: AUJudge | None = None
+        self._networks = Networks()
         self._kept: list[str] = []
         self._flows = np.zeros((0, 2 * _GRID**2), np.float32)
         self._sizes = np.zeros(0, np.float32)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_embedder": None, "_judge": None}
-
     def load(self) -> None:
         """Load the networks now. Raises WeightsUnavailable for a check whose network is not on this machine."""
         if self.limits.identity is not None:
-            self._embedder = self._embedder or FaceEmbedder()
+            self._networks.faces  # noqa: B018
         if self.limits.control is not None:
-            self._judge = self._judge or AUJudge.load()
+            self._networks.judge  # noqa: B018
 
     def measure(self, clip: ClipData) -> dict[str, float]:
         """The value of every check of frames that is made."""
@@ -140,9 +137,8 @@ class Checks:
         return out
 
     def embedding(self, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        """See :class:`mesynth.metrics.identity.FaceEmbedder`."""
-        self._embedder = self._embedder or FaceEmbedder()
-        return self._embedder(frames, landmarks)
+        """See :class:`mesynth.metrics.networks.faces.FaceEmbedder`."""
+        return self._networks.faces(frames, landmarks)
 
     def identity(self, clip: ClipData) -> float:
         """Distance of the apex's embedding to the onset's."""
@@ -150,11 +146,10 @@ class Checks:
 
     def control(self, clip: ClipData) -> float:
         """Largest |judged - asked| over trusted AUs that were asked for, 0-5; 0 if there is none."""
-        self._judge = self._judge or AUJudge.load()
-        judged = self._judge.intensity(clip.frames[[0, clip.row.apex_index]], clip.landmarks)
+        judged = self._networks.judge.intensity(clip.frames[[0, clip.row.apex_index]], clip.landmarks)
         wanted = visible_aus(clip.row.aus.intensity[None])
         errors = [0.0]
-        for code in self._judge.trusted:
+        for code in self._networks.judge.trusted:
             asked = wanted[0, AU_INDEX[code]]
             errors += (5 * np.abs(judged[0, AU_INDEX[code]] - asked))[asked > 0].tolist()
         return max(errors)

@@ -1,7 +1,8 @@
 """Measuring a synthetic corpus against a real one: pictures, identity, action units, motion, memory.
 
-``from mesynth.metrics.measure import measure`` runs everything. The names below are loaded when first used:
-importing the package does not import torch.
+``from mesynth.metrics.measure import measure`` runs everything; a class decorated with
+``@mesynth.metrics.register("name")`` stands in every report (:class:`mesynth.metrics.base.Metric`). The names below are
+loaded when first used: importing the package does not import torch.
 """
 
 from __future__ import annotations
@@ -10,20 +11,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mesynth.metrics.base import METRICS, ClipMetric, MeasureConfig, MeasureRow, Metric, register
     from mesynth.metrics.control import intensity_sweep
-    from mesynth.metrics.measure import MeasureConfig
     from mesynth.metrics.networks.judge import AUJudge
-    from mesynth.metrics.report import MeasureReport, MeasureRow
-
+    from mesynth.metrics.report import MeasureReport
 
 _HOME = {
+    "METRICS": "base",
     "AUJudge": "networks.judge",
-    "MeasureConfig": "measure",
+    "ClipMetric": "base",
+    "MeasureConfig": "base",
     "MeasureReport": "report",
-    "MeasureRow": "report",
+    "MeasureRow": "base",
+    "Metric": "base",
     "intensity_sweep": "control",
+    "register": "base",
 }
-__all__ = ["AUJudge", "MeasureConfig", "MeasureReport", "MeasureRow", "intensity_sweep"]
+__all__ = [
+    "METRICS", "AUJudge", "ClipMetric", "MeasureConfig", "MeasureReport", "MeasureRow", "Metric", "intensity_sweep",
+    "register",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -6,16 +6,27 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mesynth.core import seeds
-from mesynth.core.errors import ManifestError
-from mesynth.metrics.motion import face_mask
+from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import npy_array, read_flow, read_frames, read_landmarks, read_span
 
 CURVE_SIZE = 64
 """Side of the aligned crop in which motion over time is estimated: a quarter of the work of 128."""
+
+
+def face_mask(landmarks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[H,W] bool: the convex hull of 68 landmarks [68,2], raised by half a face for the forehead."""
+    brow = landmarks[17:27]
+    up = 0.25 * (landmarks[8] - landmarks[27])
+    points = np.concatenate([landmarks, brow - up]).astype(np.float32)
+    hull = cv2.convexHull(np.round(points).astype(np.int32))
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillConvexPoly(mask, hull, 1)
+    return mask.astype(bool)
 
 
 class ClipData:
@@ -83,8 +94,6 @@ def subset(manifest: Manifest, clips: int, seed: int, purpose: str) -> np.ndarra
 
 def walk(manifest: Manifest, rows: np.ndarray, side: str, left_out: dict[str, int]) -> Iterator[ClipData]:
     """The clips of ``rows`` one at a time; unreadable ones are counted in ``left_out`` by reason."""
-    from mesynth.core.errors import MesynthError
-
     for index in rows:
         row = manifest.row(int(index))
         try:

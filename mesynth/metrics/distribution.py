@@ -1,12 +1,11 @@
-"""The exact Frechet distance of Gaussians, from features or from moments (what pytorch-fid caches).
+"""Distances between two sets of features: KID and the exact Frechet distance, and what real clips are from each other.
 
-Distances between two sets of features: KID with a bootstrap over clips, and what real clips are from each other.
+The Frechet distance is computed from features or from moments (what pytorch-fid caches).
 
 ME corpora hold hundreds of clips. At that size the Frechet distance of two samples of ONE distribution is
 far from zero, so KID is the headline and every Frechet distance stands beside a real-against-real baseline
 at the same N.
-
-Memorisation: is a synthetic frame closer to a training frame than unseen real frames are?"""
+"""
 
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from mesynth.core import seeds
+from mesynth.core.statistics import Interval, percentiles, resample, tails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,18 +105,6 @@ def check_features(x: np.ndarray, y: np.ndarray) -> None:
         raise ValueError("features hold NaN or infinity")
 
 
-# ------------------------------------------------------------------- distribution
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A value and its percentile bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """``(x.y / D + 1)^3`` of [N,D] and [M,D] -> [N,M] float64 (Binkowski et al., ICLR 2018)."""
     return np.asarray((x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3)
@@ -127,6 +115,10 @@ def kid(x: np.ndarray, y: np.ndarray) -> float:
 
     Unbiased, so it is zero on average for equal distributions at any N and may be negative.
     Raises ValueError when either set has fewer than two rows or the widths differ.
+
+    >>> x = np.array([[0.0], [1.0]])
+    >>> kid(x, x + 3), kid(x, x)
+    (2102.5, -3.5)
     """
     check_features(x, y)
     return _mmd(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))
@@ -172,13 +164,11 @@ def kid_interval(
 
     rng = seeds.stream(seed, "kid-bootstrap")
     n, m = len(nx), len(ny)
-    draws = [
-        value(rng.multinomial(n, np.full(n, 1 / n)).astype(float), rng.multinomial(m, np.full(m, 1 / m)).astype(float))
-        for _ in range(resamples)
-    ]
-    tail = 50 * (1 - level)
-    low, high = np.nanpercentile(draws, [tail, 100 - tail])
-    return Interval(value=value(np.ones(n), np.ones(m)), low=float(low), high=float(high))
+    drawn = [value(resample(rng, n).astype(float), resample(rng, m).astype(float)) for _ in range(resamples)]
+    low, high = percentiles(np.array(drawn), tails(level), least=1)
+    return Interval(
+        value=value(np.ones(n), np.ones(m)), low=np.nan if low is None else low, high=np.nan if high is None else high
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,48 +218,3 @@ def _group_sums(kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np
     a = np.eye(int(rows.max()) + 1)[rows]
     b = np.eye(int(columns.max()) + 1)[columns]
     return np.asarray(a.T @ kernel @ b)
-
-
-# ------------------------------------------------------------------- memorisation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memorisation:
-    """Median distance to the nearest training frame, of synthetic frames and of held-out real ones, and the
-    share of synthetic frames that lie closer than 99% of the held-out frames do (1% if nothing is copied)."""
-
-    synthetic: float
-    held_out: float
-    copied: float
-    n: int
-
-
-def nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each row of [N,D] to the nearest row of [M,D]: [N] float64. Raises ValueError if M = 0."""
-    return nearest_index(x, reference)[1]
-
-
-def nearest_index(x: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which row of [M,D] is nearest to each row of [N,D], and how far it is: [N] each. Raises ValueError if M = 0."""
-    if not len(reference):
-        raise ValueError("no training frame to compare with")
-    a, b = x.astype(np.float64), reference.astype(np.float64)
-    b_square = (b**2).sum(1)
-    out, place = np.empty(len(a)), np.empty(len(a), int)
-    for i in range(0, len(a), 256):
-        block = a[i : i + 256]
-        squared = (block**2).sum(1)[:, None] + b_square - 2 * block @ b.T
-        place[i : i + 256] = squared.argmin(1)
-        out[i : i + 256] = np.sqrt(np.clip(squared.min(1), 0, None))
-    return place, out
-
-
-def memorisation(synthetic: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> Memorisation:
-    """Compare features [N,D], [M,D] and [L,D] of one extractor. Held-out people must not be in ``training``."""
-    near, far = nearest(synthetic, training), nearest(held_out, training)
-    return Memorisation(
-        synthetic=float(np.median(near)),
-        held_out=float(np.median(far)),
-        copied=float((near < np.percentile(far, 1)).mean()),
-        n=len(near),
-    )

@@ -1,17 +1,16 @@
-"""Looking at clips in several processes: what collectors see of a clip is written down, and read in order later.
+"""How measures meet clips: slices of clips, each evaluated by itself, merged in the order of the clips.
 
-Showing clips to collectors: one side at a time, counting what was left out and why.
-
-Several processes may look ahead (:mod:`mesynth.metrics.evaluate`): what their collectors saw of a clip lies in a
-file, and :func:`feed` takes it from there instead of looking itself. It takes clip by clip in the order of the rows
-either way, so no figure depends on who looked."""
+A slice is evaluated by new, empty measures: in a thread of this process, or in another process, which writes down their
+states. Either way the parts are merged in the same order, so that no figure depends on who read the clips.
+"""
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,35 +22,18 @@ import pyarrow as pa
 import torch
 
 from mesynth.core.errors import ManifestError, MesynthError
+from mesynth.metrics.base import METRICS, Metric, PartlyUsed, Setup
 from mesynth.metrics.clips import ClipData, walk
-from mesynth.metrics.collectors import LEFT_OUT, Collector, Seen
 from mesynth.store.manifest import Manifest
 from mesynth.store.stage import WorkerDied, run_pool
 
 Progress = Callable[[int, int], None]
+LeftOut = dict[str, dict[str, int]]
+"""Label of a measure -> reason -> how many clips."""
+Side = tuple[str, Manifest, np.ndarray]
+"""real or synthetic, a corpus and the rows chosen from it."""
 _SLICE = 8
-"""Clips that a process takes at a time."""
-
-
-@dataclass
-class Look:
-    """What collectors saw of one clip, by the name of their class; ``unreadable`` says why none could look."""
-
-    seen: dict[str, Seen] = field(default_factory=dict)
-    unreadable: str = ""
-
-
-def name_of(collector: Collector) -> str:
-    """Under which a collector's looks are kept."""
-    return type(collector).__name__
-
-
-def see(collector: Collector, clip: ClipData) -> Seen:
-    """What the collector sees, or why nothing."""
-    try:
-        return collector.see(clip)
-    except MesynthError as error:
-        return {LEFT_OUT: str(error).replace(clip.row.clip_id, "...")}
+"""Clips that are evaluated at a time."""
 
 
 @contextmanager
@@ -65,299 +47,244 @@ def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """What processes saw, in the order of the sides; its files end with the block."""
+class Makers:
+    """Makes empty measures by name; picklable, and cheap once the networks of ``setup`` are loaded."""
 
-    files: list[list[Path]]
+    setup: Setup
+    names: tuple[str, ...]
 
-    def looks(self, side: int) -> Iterator[Look]:
-        """A look for each clip of side number ``side``, in the order of its rows; a file in memory at a time."""
-        for file in self.files[side]:
-            yield from _read(file)
-
-    def seconds(self, side: int) -> dict[str, float]:
-        """The time of all processes together, by group."""
-        spent: dict[str, float] = {}
-        for file in self.files[side]:
-            with np.load(file, allow_pickle=False) as arrays:
-                for group, _, what in (key.partition("/") for key in arrays.files):
-                    if what == "seconds":
-                        spent[group] = spent.get(group, 0.0) + float(arrays[f"{group}/{what}"])
-        return spent
+    def __call__(self, names: Iterable[str] | None = None) -> dict[str, Metric]:
+        """All of them, or some."""
+        return {name: METRICS[name](self.setup) for name in (self.names if names is None else names)}
 
 
-@contextmanager
-def looked_ahead(
-    sides: Sequence[tuple[str, Manifest, np.ndarray]],
-    load: Callable[[], Sequence[Collector]],
-    workers: int,
-    progress: Progress | None,
-) -> Iterator[Ahead]:
-    """Look at the clips of all ``sides`` (side, manifest, rows) in ``workers`` processes.
+@dataclass
+class Evaluation:
+    """Measures by name with what they took in, how many clips each could use, what was left out and why, and the
+    seconds it took, by label."""
 
-    ``load`` makes empty collectors; it is pickled, and called once in each process. What was seen lies in a temporary
-    folder, as numpy files, until the end of the block. Memory is that of a slice of clips and the networks a process.
+    metrics: dict[str, Metric]
+    used: dict[str, int] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    Raises:
-        MesynthError: whatever ``load`` raises, or a process died.
-    """
-    total = sum(len(rows) for _, _, rows in sides)
-    report = progress or (lambda done, total: None)
-    with tempfile.TemporaryDirectory(prefix="mesynth-measure-") as folder:
-        files = [
-            [Path(folder) / f"{number}-{first}.npz" for first in range(0, len(rows), _SLICE)]
-            for number, (_, _, rows) in enumerate(sides)
-        ]
+    def update(self, name: str, clip: ClipData) -> None:
+        """Show a clip to a measure."""
+        metric = self.metrics[name]
+        with clock(self.seconds, metric.label):
+            try:
+                metric.update(clip)
+            except MesynthError as error:
+                reasons = self.left_out.setdefault(metric.label, {})
+                why = str(error).replace(clip.row.clip_id, "...")
+                reasons[why] = reasons.get(why, 0) + 1
+                if not isinstance(error, PartlyUsed):
+                    return
+        self.used[name] = self.used.get(name, 0) + 1
 
-        def jobs() -> Iterator[tuple[Path, str, Manifest, int]]:
-            for (side, manifest, rows), parts in zip(sides, files, strict=True):
-                for file, first in zip(parts, range(0, len(rows), _SLICE), strict=True):
-                    part = manifest.table.take(pa.array(rows[first : first + _SLICE]))
-                    yield file, side, Manifest(part, manifest.root), first
-
-        workers = min(workers, sum(map(len, files)))
-        try:
-            run_pool(_Looker(load), jobs(), workers=workers, report=lambda done: report(done, total), where=folder)
-        except WorkerDied:
-            raise MesynthError(
-                "a worker process died (out of memory, or killed); measure again with fewer --workers"
-            ) from None
-        yield Ahead(files)
-
-
-class _Looker:
-    """In a process: shows a slice of clips to collectors and writes down what they saw."""
-
-    def __init__(self, load: Callable[[], Sequence[Collector]]) -> None:
-        self._load = load
-        self._collectors: Sequence[Collector] | None = None
-
-    def __call__(self, file: Path, side: str, part: Manifest, first: int) -> Iterator[int]:
-        torch.set_num_threads(1)
-        if self._collectors is None:
-            self._collectors = self._load()
-        arrays: dict[str, Any] = {"clips": len(part)}
-        spent: dict[str, float] = {}
-        for number in range(len(part)):
-            unreadable: dict[str, int] = {}
-            for clip in walk(part, np.array([number]), side, unreadable):
-                for collector in self._collectors:
-                    # Beyond the limit a clip is wanted only where an earlier one cannot be used: then feed() looks.
-                    if collector.limit is None or first + number < collector.limit:
-                        with clock(spent, collector.group):
-                            seen = see(collector, clip)
-                        arrays[f"{number}/{name_of(collector)}"] = True  # seen, though it may be of no use
-                        arrays |= {f"{number}/{name_of(collector)}/{what}": value for what, value in seen.items()}
-            if unreadable:
-                arrays[f"{number}/{_UNREADABLE}"] = next(iter(unreadable))
-            yield number + 1
-        arrays |= {f"{group}/seconds": value for group, value in spent.items()}
-        np.savez(file, **arrays)
-
-
-_UNREADABLE = "unreadable"
-
-
-def _read(file: Path) -> list[Look]:
-    with np.load(file, allow_pickle=False) as arrays:
-        looks = [Look() for _ in range(int(arrays["clips"]))]
-        for key in arrays.files:
-            number, _, rest = key.partition("/")
-            name, _, what = rest.partition("/")
-            if not number.isdecimal():
-                continue
-            value = arrays[key]
-            plain = value if value.ndim else value.item()
-            if name == _UNREADABLE:
-                looks[int(number)].unreadable = plain
-            elif what:
-                looks[int(number)].seen[name][what] = plain
+    def merge(self, other: Evaluation) -> None:
+        """Take in the clips of ``other`` after one's own; measures that are not here yet are taken over."""
+        for name, metric in other.metrics.items():
+            if name in self.metrics:
+                self.metrics[name].merge(metric)
             else:
-                looks[int(number)].seen[name] = {}
-    return looks
+                self.metrics[name] = metric
+            self.used[name] = self.used.get(name, 0) + other.used.get(name, 0)
+        for label, found in other.left_out.items():
+            _add(self.left_out.setdefault(label, {}), found)
+        _add(self.unreadable, other.unreadable)
+        _add(self.seconds, other.seconds)
+
+    def save(self, file: Path) -> None:
+        """As an npz without pickles; measures that have no ``state`` are not in it."""
+        kept = {name: metric.state() for name, metric in self.metrics.items() if hasattr(metric, "state")}
+        record = {"names": list(kept), "used": self.used, "left_out": self.left_out, "unreadable": self.unreadable,
+                  "seconds": self.seconds}  # fmt: skip
+        arrays = {f"{i}/{key}": value for i, state in enumerate(kept.values()) for key, value in state.items()}
+        np.savez(file, record=np.array(json.dumps(record)), **arrays)
+
+    @staticmethod
+    def read(file: Path, makers: Makers) -> Evaluation:
+        """What :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as arrays:
+            record = json.loads(str(arrays["record"]))
+            metrics = makers(record.pop("names"))
+            states: list[dict[str, np.ndarray]] = [{} for _ in metrics]
+            for key in arrays.files:
+                number, _, rest = key.partition("/")
+                if number.isdecimal():
+                    states[int(number)][rest] = arrays[key]
+        for metric, state in zip(metrics.values(), states, strict=True):
+            metric.restore(state)  # type: ignore[attr-defined]
+        return Evaluation(metrics, **record)
 
 
-# ------------------------------------------------------------------- feeding
+def _add(counts: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        counts[key] = counts.get(key, 0) + value
 
 
-LeftOut = dict[str, dict[str, int]]
-"""Group -> reason -> how many clips."""
+def evaluate_slice(
+    metrics: dict[str, Metric],
+    side: Side,
+    first: int,
+    tick: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Show up to _SLICE clips of a side, from place ``first`` on, to ``metrics``.
+
+    A measure with a limit sees no clip beyond it: whether it needs more is known when the slices are merged.
+    """
+    torch.set_num_threads(1)  # slices are the parallelism; kernels this small only wait for each other
+    out = Evaluation(metrics)
+    kind, manifest, rows = side
+    for place in range(first, min(first + _SLICE, len(rows))):
+        for clip in walk(manifest, rows[place : place + 1], kind, out.unreadable):
+            for name, metric in metrics.items():
+                limit = getattr(metric, "limit", None)
+                if limit is None or place < limit:
+                    out.update(name, clip)
+        tick()
+    return out
 
 
-class Counter:
-    """Clips done of all sides together, told to ``progress`` from whichever thread did one."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._total, self._progress, self._done, self._lock = total, progress, 0, threading.Lock()
-        self.stopped = False
-        """Whether what is still under way is of no use: Ctrl-C, or a side that cannot be read."""
-
-    def one(self) -> None:
-        """One more clip is done."""
-        with self._lock:
-            self._done += 1
-            if self._progress:
-                self._progress(self._done, self._total)
-
-    def finish(self) -> None:
-        """All is done, though unreadable clips were never counted."""
-        if self._progress:
-            self._progress(self._total, self._total)
-
-
-def feed(
-    side: str,
-    manifest: Manifest,
-    rows: np.ndarray,
-    collectors: Sequence[Collector],
-    counter: Counter | None = None,
-    looks: Iterator[Look] | None = None,
-) -> tuple[LeftOut, dict[str, float]]:
-    """Show the clips ``rows`` to every collector; returns, per group, what was left out and the seconds it took.
-
-    ``looks``: one for each clip, by processes that looked ahead. What is wanted and not in it is looked at here.
+def _merged(parts: Iterable[Evaluation], makers: Makers, side: Side) -> Evaluation:
+    """All slices of a side, in order; what the parts lack is evaluated here.
 
     Raises:
         ManifestError: not one clip can be read.
     """
-    torch.set_num_threads(1)  # the sides are the parallelism; kernels this small only wait for each other
-    left_out: LeftOut = {}
-    spent: dict[str, float] = {}
-    unreadable: dict[str, int] = {}
-    taken = dict.fromkeys(map(name_of, collectors), 0)
-    for place in range(len(rows)):
-        if counter and counter.stopped:
-            break
-        look = Look() if looks is None else next(looks)
-        wanted = [c for c in collectors if c.limit is None or taken[name_of(c)] < c.limit]
-        clip = None
-        if look.unreadable:
-            unreadable[look.unreadable] = unreadable.get(look.unreadable, 0) + 1
-            continue
-        if any(name_of(c) not in look.seen for c in wanted):
-            clip = next(walk(manifest, rows[place : place + 1], side, unreadable), None)
-            if clip is None:
-                continue
-        row = clip.row if clip else manifest.row(int(rows[place]))
-        for collector in wanted:
-            with clock(spent, collector.group):
-                seen = look.seen.get(name_of(collector))
-                if seen is None:
-                    assert clip is not None
-                    seen = see(collector, clip)
-                if why := seen.pop(LEFT_OUT, None):
-                    reasons = left_out.setdefault(collector.group, {})
-                    reasons[str(why)] = reasons.get(str(why), 0) + 1
-                if seen:
-                    collector.take(side, row, seen)
-                    taken[name_of(collector)] += 1
-        if counter:
-            counter.one()
-    if sum(unreadable.values()) == len(rows):
-        why = next(iter(unreadable))
-        raise ManifestError(f"no clip of the {side} manifest in {manifest.root} can be read: {why}")
-    return left_out | ({f"{side} clips": unreadable} if unreadable else {}), spent
-
-
-def _merge(a: LeftOut, b: LeftOut) -> LeftOut:
-    """Both counts together."""
-    out = {group: dict(reasons) for group, reasons in a.items()}
-    for group, reasons in b.items():
-        mine = out.setdefault(group, {})
-        for why, count in reasons.items():
-            mine[why] = mine.get(why, 0) + count
+    kind, manifest, rows = side
+    out = Evaluation(makers())
+    for part, first in zip(parts, _firsts(side), strict=True):
+        if missing := [name for name in makers.names if name not in part.metrics]:
+            more = evaluate_slice(makers(missing), side, first)
+            more.unreadable = {}
+            part.merge(more)
+        out.merge(part)
+    for name, metric in out.metrics.items():
+        limit = getattr(metric, "limit", None)
+        place = limit or 0
+        while limit is not None and out.used.get(name, 0) < limit and place < len(rows):
+            # In place of a clip that could not be used; seen as the first of a side, so within the limit.
+            more = evaluate_slice(makers([name]), (kind, manifest, rows[place : place + 1]), 0)
+            more.unreadable = {}
+            out.merge(more)
+            place += 1
+    if sum(out.unreadable.values()) == len(rows):
+        why = next(iter(out.unreadable))
+        raise ManifestError(f"no clip of the {kind} manifest in {manifest.root} can be read: {why}")
+    if out.unreadable:
+        out.left_out[f"{kind} clips"] = out.unreadable
+        out.unreadable = {}
     return out
 
 
-def add(seconds: dict[str, float], more: Mapping[str, float]) -> None:
-    """Add the times of ``more`` to ``seconds``, by group."""
-    for group, value in more.items():
-        seconds[group] = seconds.get(group, 0.0) + value
+def _firsts(side: Side) -> range:
+    return range(0, len(side[2]), _SLICE)
 
 
-# ---------------------------------------------------------------- all sides
-
-Side = tuple[str, Manifest, np.ndarray]
-"""real or synthetic, a corpus and the rows chosen from it."""
+# ------------------------------------------------------------------- all sides
 
 
-@dataclass(frozen=True)
-class Fed:
-    """By corpus its collectors, what was left out and the seconds it took; and the seconds of the real clips."""
+def evaluate(
+    real: Side, corpora: Mapping[str, Side], makers: Makers, *, workers: int = 1, progress: Progress | None = None
+) -> tuple[dict[str, Evaluation], dict[str, float]]:
+    """Evaluate every chosen clip: by corpus what its clips and the real ones came to, and the seconds of the real ones.
 
-    collectors: dict[str, list[Collector]]
-    left_out: dict[str, LeftOut]
-    seconds: dict[str, dict[str, float]]
-    real_seconds: dict[str, float]
+    The real clips are read once. ``workers``: processes, or with 1 two threads of this one. Memory is that of what the
+    measures keep and of two slices of clips a worker.
 
-
-def feed_all(
-    real: Side,
-    corpora: Mapping[str, Side],
-    collectors: list[Collector],
-    copied: Callable[[list[Collector]], list[Collector]],
-    progress: Progress | None,
-) -> Fed:
-    """Show every chosen clip to the collectors of its corpus: ``collectors``, or of several each a copy.
-
-    Two threads: collectors keep the sides apart, so the order of clips within each, and with it every figure, is
-    the same as with a single thread. One corpus is read beside the real clips; of several, each goes on from a copy
-    of the collectors that saw them.
+    Raises:
+        ManifestError: no clip of a side can be read.
+        MesynthError: a worker process died.
     """
-    counter = Counter(sum(len(rows) for _, _, rows in (real, *corpora.values())), progress)
-    with _torch_threads(), ThreadPoolExecutor(2) as pool:
+    sides = [real, *corpora.values()]
+    with _torch_threads(), (_in_processes if workers > 1 else _in_threads)(sides, makers, workers, progress) as parts:
+        first, *others = (_merged(own, makers, side) for own, side in zip(parts, sides, strict=True))
+    found = {}
+    for name, own in zip(corpora, others, strict=True):
+        found[name] = Evaluation(makers())
+        found[name].merge(first)
+        found[name].merge(own)
+        found[name].seconds = own.seconds
+    return found, first.seconds
+
+
+@contextmanager
+def _in_threads(
+    sides: Sequence[Side], makers: Makers, _: int, progress: Progress | None
+) -> Iterator[list[Iterator[Evaluation]]]:
+    lock, stopped = threading.Lock(), threading.Event()
+    done, total = 0, sum(len(rows) for _, _, rows in sides)
+
+    def tick() -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            if progress:
+                progress(done, total)
+
+    def work(side: Side, first: int) -> Evaluation:
+        return Evaluation({}) if stopped.is_set() else evaluate_slice(makers(), side, first, tick)
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [[pool.submit(work, side, first) for first in _firsts(side)] for side in sides]
         try:
-            first = pool.submit(feed, *real, collectors, counter)
-            if len(corpora) > 1:
-                first.result()
-            own = {name: collectors if len(corpora) == 1 else copied(collectors) for name in corpora}
-            futures = {name: pool.submit(feed, *side, own[name], counter) for name, side in corpora.items()}
-            found = first.result(), {name: future.result() for name, future in futures.items()}
-        except BaseException:
-            counter.stopped = True
+            yield [(future.result() for future in own) for own in futures]
+        except BaseException:  # Ctrl-C, or a side that cannot be read
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
             raise
-    counter.finish()
-    return _fed(own, *found)
 
 
-def feed_ahead(
-    real: Side,
-    corpora: Mapping[str, Side],
-    collectors: list[Collector],
-    copied: Callable[[list[Collector]], list[Collector]],
-    progress: Progress | None,
-    *,
-    load: Callable[[], Sequence[Collector]],
-    workers: int,
-) -> Fed:
-    """:func:`feed_all` with processes that look ahead, each with the collectors of ``load``."""
-    found: dict[str, tuple[LeftOut, dict[str, float]]] = {}
-    with _torch_threads(), looked_ahead([real, *corpora.values()], load, workers, progress) as ahead:
-        first = feed(*real, collectors, looks=ahead.looks(0))
-        add(first[1], ahead.seconds(0))
-        own = {name: collectors if len(corpora) == 1 else copied(collectors) for name in corpora}
-        for number, (name, side) in enumerate(corpora.items(), 1):
-            found[name] = feed(*side, own[name], looks=ahead.looks(number))
-            add(found[name][1], ahead.seconds(number))
-    return _fed(own, first, found)
+@contextmanager
+def _in_processes(
+    sides: Sequence[Side], makers: Makers, workers: int, progress: Progress | None
+) -> Iterator[list[Iterator[Evaluation]]]:
+    """What processes saw lies in a temporary folder until the end of the block; a slice in memory at a time."""
+    total = sum(len(rows) for _, _, rows in sides)
+    report = progress or (lambda done, total: None)
+    with tempfile.TemporaryDirectory(prefix="mesynth-measure-") as folder:
+        files = [
+            [Path(folder) / f"{number}-{first}.npz" for first in _firsts(side)] for number, side in enumerate(sides)
+        ]
+
+        def jobs() -> Iterator[tuple[Path, str, Manifest, int]]:
+            for side, own in zip(sides, files, strict=True):
+                kind, manifest, rows = side
+                for file, first in zip(own, _firsts(side), strict=True):
+                    part = manifest.table.take(pa.array(rows[first : first + _SLICE]))
+                    yield file, kind, Manifest(part, manifest.root), first
+
+        workers = min(workers, sum(map(len, files)))
+        try:
+            run_pool(_Worker(makers), jobs(), workers=workers, report=lambda done: report(done, total), where=folder)
+        except WorkerDied:
+            raise MesynthError(
+                "a worker process died (out of memory, or killed); measure again with fewer --workers"
+            ) from None
+        yield [(Evaluation.read(file, makers) for file in own) for own in files]
 
 
-def _fed(
-    own: dict[str, list[Collector]],
-    real: tuple[LeftOut, dict[str, float]],
-    corpora: Mapping[str, tuple[LeftOut, dict[str, float]]],
-) -> Fed:
-    return Fed(
-        collectors=own,
-        left_out={name: _merge(real[0], left) for name, (left, _) in corpora.items()},
-        seconds={name: spent for name, (_, spent) in corpora.items()},
-        real_seconds=real[1],
-    )
+class _Worker:
+    """In a process: evaluates slices of clips and writes down what the measures took in."""
+
+    def __init__(self, makers: Makers) -> None:
+        self._makers = makers
+
+    def __call__(self, file: Path, kind: str, part: Manifest, first: int) -> Iterator[int]:
+        # What is registered in the first process alone is evaluated there.
+        metrics = {n: m for n, m in self._makers(n for n in self._makers.names if n in METRICS).items()
+                   if hasattr(m, "state")}  # fmt: skip
+        rows = np.concatenate([np.zeros(first, int), np.arange(len(part))])  # each clip at its place of the side
+        evaluate_slice(metrics, (kind, part, rows), first).save(file)
+        yield len(part)
 
 
 @contextmanager
 def _torch_threads() -> Iterator[None]:
-    """Feeding takes one thread a kernel; afterwards there are as many as before."""
+    """Slices take one thread a kernel; afterwards there are as many as before."""
     threads = torch.get_num_threads()
     try:
         yield

@@ -1,16 +1,12 @@
-"""Training pairs of the AU judge: rendered people, exact action units, and everything that is not an AU.
+"""Train the AU judge: ``python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR [key=value ...]``.
 
-Each pair is an onset and an apex of one rendered head with its own head movement, sensor noise and, at
-times, a blink; what is stored is what the judge sees of it (:func:`mesynth.metrics.networks.judge.observe`).
+Renders people, fits a ridge regression, lets a small network learn the rest, calibrates the slope on people it did not
+learn from, and writes ``judge.safetensors`` and ``judge.md`` with figures on people never used. The same command
+resumes: rendered people stay in ``DIR/pairs``.
 
-Train the AU judge: ``python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR [key=value
-...]``.
-
-Renders people, fits a ridge regression, lets a small network learn the rest, calibrates the slope on people
-it did not learn from, and writes ``judge.safetensors`` and ``judge.md`` with figures on people never used.
-The same command resumes: rendered people stay in ``DIR/pairs``.
-
-The judge's model card, written by the training run from its own figures."""
+Training pairs are an onset and an apex of one rendered head with its own head movement, sensor noise and, at times, a
+blink; what is stored is what the judge sees of it (:func:`mesynth.metrics.networks.judge.observe`).
+"""
 
 from __future__ import annotations
 
@@ -104,9 +100,9 @@ class PairConfig:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """``seen`` [N,3,GRID,GRID] float32 (see observe), ``aus`` [N,K,2] float32 visible AUs, ``person`` [N]."""
+    """``observed`` [N,3,GRID,GRID] float32 (see observe), ``aus`` [N,K,2] float32 visible AUs, ``person`` [N]."""
 
-    seen: np.ndarray
+    observed: np.ndarray
     aus: np.ndarray
     person: np.ndarray
 
@@ -153,14 +149,14 @@ def render_pairs(person: int, config: PairConfig) -> Pairs:
     landmarks = subject.landmarks()
     eyes = eye_centres(landmarks)
     iod = float(np.hypot(*(eyes[1] - eyes[0])))
-    seen = []
+    observed = []
     for i in range(1, n + 1):  # each pair sees another small error of the landmark detector
         error = rng.normal(0, config.jitter, 3)
         centre = landmarks.mean(0)
         moved = (landmarks - centre) * np.exp(error[0]) + centre + error[1:] * iod
         crop = SimilarityCrop.from_landmarks(moved.astype(np.float32))
-        seen.append(observe(crop.frames(frames[[0, i]])))
-    return Pairs(np.concatenate(seen), visible_aus(aus[1:]), np.full(n, person))
+        observed.append(observe(crop.frames(frames[[0, i]])))
+    return Pairs(np.concatenate(observed), visible_aus(aus[1:]), np.full(n, person))
 
 
 def load_pairs(
@@ -174,7 +170,7 @@ def load_pairs(
         parts.append(part)
         if progress:
             progress(i + 1, len(people))
-    return Pairs(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("seen", "aus", "person")))
+    return Pairs(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("observed", "aus", "person")))
 
 
 def _parts(folder: Path, people: list[int], config: PairConfig) -> Iterator[Pairs]:
@@ -183,12 +179,12 @@ def _parts(folder: Path, people: list[int], config: PairConfig) -> Iterator[Pair
         if not file.is_file():
             made = render_pairs(person, config)
             temporary = file.with_suffix(".tmp.npz")
-            np.savez(temporary, seen=made.seen.astype(np.float16), aus=made.aus)
+            np.savez(temporary, seen=made.observed.astype(np.float16), aus=made.aus)
             os.replace(temporary, file)
         with np.load(file, allow_pickle=False) as stored:
-            seen, aus = stored["seen"].astype(np.float32), stored["aus"]
-        assert seen.shape[1:] == (3, GRID, GRID)
-        yield Pairs(seen, aus, np.full(len(seen), person))
+            observed, aus = stored["seen"].astype(np.float32), stored["aus"]
+        assert observed.shape[1:] == (3, GRID, GRID)
+        yield Pairs(observed, aus, np.full(len(observed), person))
 
 
 # ------------------------------------------------------------------- judge train
@@ -231,19 +227,19 @@ def ridge_weights(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
     return np.asarray(np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y).T, np.float32)
 
 
-def styled(seen: torch.Tensor, strength: float, draw: torch.Generator) -> torch.Tensor:
-    """``seen`` [N,C,G,G] as other people's muscles would have moved: each sample read at smoothly shifted places
+def styled(observed: torch.Tensor, strength: float, draw: torch.Generator) -> torch.Tensor:
+    """``observed`` [N,C,G,G] as other people's muscles would have moved: each sample read at smoothly shifted places
     and its (u, v) smoothly turned. Where nothing moves, nothing moves afterwards."""
     if strength == 0:
-        return seen
-    n, _, height, width = seen.shape
+        return observed
+    n, _, height, width = observed.shape
     coarse = torch.randn((n, 3, 5, 5), generator=draw)
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
     # The crop is 1 / IOD_SHARE inter-ocular distances wide and 2 units in grid_sample's coordinates.
     shift = smooth[:, :2] * (0.05 * strength * 2 * IOD_SHARE)
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)
-    read = F.grid_sample(seen, grid + shift.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
+    read = F.grid_sample(observed, grid + shift.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
     turn = smooth[:, 2] * float(np.radians(8) * strength)
     cos, sin = turn.cos(), turn.sin()
     u, v = read[:, 0], read[:, 1]
@@ -257,14 +253,14 @@ def fit(pairs: Pairs, config: JudgeConfig, progress: bool = True) -> JudgeNet:
     torch.manual_seed(config.seed)
     channels = 3 if config.luma else 2
     net = JudgeNet(channels, config.width)
-    seen, aus = pairs.seen[:, :channels], pairs.aus
+    observed, aus = pairs.observed[:, :channels], pairs.aus
     draw = torch.Generator().manual_seed(config.seed)
-    other = styled(torch.from_numpy(np.ascontiguousarray(seen)), config.style, draw).numpy()
-    both = np.concatenate([seen, mirrored(other)]).reshape(2 * len(seen), -1)
+    other = styled(torch.from_numpy(np.ascontiguousarray(observed)), config.style, draw).numpy()
+    both = np.concatenate([observed, mirrored(other)]).reshape(2 * len(observed), -1)
     targets = np.concatenate([aus, aus[..., ::-1]]).reshape(2 * len(aus), -1)
     net.linear.weight.data = torch.from_numpy(ridge_weights(both, targets, config.ridge))
     torch.nn.init.zeros_(net.head.weight)  # training starts at the ridge solution
-    x, y = torch.from_numpy(np.ascontiguousarray(seen)), torch.from_numpy(aus)
+    x, y = torch.from_numpy(np.ascontiguousarray(observed)), torch.from_numpy(aus)
     steps = max(len(x) // config.batch, 1)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -289,10 +285,10 @@ def fit(pairs: Pairs, config: JudgeConfig, progress: bool = True) -> JudgeNet:
 
 
 def calibrate(net: JudgeNet, pairs: Pairs) -> np.ndarray:
-    """Factor per AU [K] that makes the slope of judged on true intensity 1 on these people."""
-    judged = raw_intensity(net, pairs.seen)
+    """Factor per AU [K] that makes the slope of measured on true intensity 1 on these people."""
+    measured = raw_intensity(net, pairs.observed)
     true = pairs.aus - pairs.aus.mean((0, 2), keepdims=True)
-    slope = (true * judged).sum((0, 2)) / np.maximum((true**2).sum((0, 2)), 1e-9)
+    slope = (true * measured).sum((0, 2)) / np.maximum((true**2).sum((0, 2)), 1e-9)
     return np.where(slope >= LOWEST_SLOPE, 1 / np.maximum(slope, LOWEST_SLOPE), 1.0).astype(np.float32)
 
 
@@ -333,7 +329,7 @@ def train(config: JudgeConfig, out: Path, progress: bool = True) -> AUJudge:
     net = fit(data["train"], config, progress)
     scale = calibrate(net, data["validation"])
     test = data["test"]
-    found = figures(np.clip(raw_intensity(net, test.seen) * scale[:, None], 0, 1), test.aus)
+    found = figures(np.clip(raw_intensity(net, test.observed) * scale[:, None], 0, 1), test.aus)
     meta = JudgeMeta(
         width=config.width,
         channels=net.channels,
@@ -346,7 +342,7 @@ def train(config: JudgeConfig, out: Path, progress: bool = True) -> AUJudge:
     judge = AUJudge(net, scale, meta)
     judge.save(out / "judge.safetensors")
     neutral = test.aus.reshape(len(test.aus), -1).max(1) == 0
-    write_text(out / "judge.md", judge_card(judge, config, judge.read(test.seen[neutral])))
+    write_text(out / "judge.md", judge_card(judge, config, judge.read(test.observed[neutral])))
     return judge
 
 
@@ -408,7 +404,7 @@ for arrives in the frames, and not that a FACS coder would agree.
 ## Data and command
 
 `python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR`, then copy `judge.safetensors` and
-`judge.md` into `mesynth/quality/data/`. {p.train} rendered people to learn from, {p.validation} to calibrate
+`judge.md` into `mesynth/metrics/networks/data/`. {p.train} rendered people to learn from, {p.validation} to calibrate
 the slope, {p.test} for the figures below; {p.pairs} onset-apex pairs each. Head seeds {first} to {last}; no other
 part of the project renders these people. {kinds}
 Seeds: data {p.seed}, training {config.seed}. Weights sha256 (tensors): `{judge.meta.weights_sha256}`.

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, WeightsUnavailable
+from mesynth.metrics.base import METRICS, MeasureConfig, MeasureRow, Metric, Setup, not_measured
 from mesynth.metrics.clips import subset
-from mesynth.metrics.collect_motion import FlowFidelity, Sequence
-from mesynth.metrics.collectors import Collector, Diversity
-from mesynth.metrics.comparison import Comparison
-from mesynth.metrics.evaluate import LeftOut, Progress, add, clock, feed_ahead, feed_all
-from mesynth.metrics.identity import FaceEmbedder
-from mesynth.metrics.known import Known
-from mesynth.metrics.networks.extractors import FeatureExtractor, best_extractor
-from mesynth.metrics.networks.judge import AUJudge
-from mesynth.metrics.per_clip import AUControlByClip, ClipFigures, IdentityByClip, PicturesByClip
-from mesynth.metrics.perceptual import best_distance
-from mesynth.metrics.report import MeasureReport, MeasureRow, not_measured
+from mesynth.metrics.evaluate import Evaluation, Makers, Progress, clock, evaluate
+from mesynth.metrics.memorisation import KnownClips
+from mesynth.metrics.networks import GivenWeightsUnavailable, Networks
+from mesynth.metrics.pictures import Pictures
+from mesynth.metrics.report import ClipFigures, Comparison, MeasureReport
 from mesynth.store.manifest import Manifest
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureConfig:
-    """What is measured on how many clips. Weight files are options of :func:`measure`, not of the recipe."""
-
-    clips: int = 200
-    """Clips drawn from each side; the rest of a large corpus is not read."""
-    identity_clips: int = 24
-    """Clips a side whose faces are embedded (the slowest step on a CPU)."""
-    identity_step: int = 8
-    """Each of these frames is compared with the onset, besides the apex."""
-    bootstrap: str = "clip"
-    """What the intervals resample: clip or subject."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.clips < 4:
-            raise ConfigError(f"clips={self.clips} is too few; a distance between distributions needs at least 4")
-        if min(self.identity_clips, self.identity_step) < 1:
-            raise ConfigError("identity_clips and identity_step must be at least 1")
-        if self.bootstrap not in ("clip", "subject"):
-            raise ConfigError(f"bootstrap '{self.bootstrap}' is unknown; choose clip or subject")
 
 
 def measure(
@@ -112,45 +82,44 @@ def measure_all(
         raise ConfigError("no synthetic corpus to measure; give at least one")
     for manifest in synthetic.values():
         _check_sides(real, manifest)
-    rows: list[MeasureRow] = []
-    notes: list[str] = []
+    networks = Networks(
+        inception=inception_weights, lpips=lpips_weights, judge=judge_weights, allow_download=allow_download
+    )
     seconds: dict[str, float] = {}
-    weights = _Weights(inception_weights, lpips_weights, judge_weights, allow_download)
     with clock(seconds, "load weights"):
-        kit = _load(config, weights, rows, notes)
+        makers, rows = _available(Setup(config, networks))
     sides = {name: ("synthetic", m, subset(m, config.clips, config.seed, "synthetic")) for name, m in synthetic.items()}
     truth = ("real", real, subset(real, config.clips, config.seed, "real"))
-    every = (truth, sides, kit.collectors, kit.copy, progress)
-    if (workers := workers or os.cpu_count() or 1) > 1:
-        again = partial(_collectors, config, replace(weights, allow_download=False))  # what was missing is here now
-        fed = feed_ahead(*every, load=again, workers=workers)
-    else:
-        fed = feed_all(*every)
-    add(seconds, fed.real_seconds)
-    known = Known(real, training, kit.features, config.clips, config.seed)
+    found, real_seconds = evaluate(
+        truth, sides, makers, workers=workers or os.cpu_count() or 1, progress=progress
+    )  # fmt: skip
+    features = networks.pictures[0] if "pictures" in makers.names else None
+    known = KnownClips(real, training, features, config.clips, config.seed)
     reports, clips = {}, {}
     for name, manifest in synthetic.items():
-        left_out, collectors = fed.left_out[name], fed.collectors[name]
-        spent = dict(seconds)
-        add(spent, fed.seconds[name])
-        found, plots = _conclude(collectors, left_out, spent)
-        pictures = next((c for c in collectors if isinstance(c, PicturesByClip)), None)
+        own = found[name]
+        own.seconds = _summed(seconds, real_seconds, own.seconds)
+        concluded, plots = _concluded(own)
+        pictures = own.metrics.get("pictures")
+        pictures = pictures if isinstance(pictures, Pictures) else None
         if training is not None:
-            with clock(spent, "memorisation"):
-                found += known.rows(pictures.apex["synthetic"] if pictures else [])
-        more = [
-            f"{g}: {count} clips left out: {why}" for g, counts in left_out.items() for why, count in counts.items()
+            with clock(own.seconds, "memorisation"):
+                concluded += known.rows(list(pictures.values("synthetic", "apex")) if pictures else [])
+        left_out = [
+            f"{label}: {count} clips left out: {why}"
+            for label, reasons in own.left_out.items()
+            for why, count in reasons.items()
         ]
-        settings = asdict(config) | {"features": kit.features.name if kit.features else "none"}
+        settings = asdict(config) | {"features": features.name if features else "none"}
         reports[name] = MeasureReport(
-            rows=(*rows, *found),
+            rows=(*rows, *concluded),
             corpora={"real": _describe(real, config.clips), "synthetic": _describe(manifest, config.clips)},
             settings=settings,
-            notes=(*notes, *more),
-            seconds=spent,
+            notes=(*networks.notes, *left_out),
+            seconds=own.seconds,
             plots=plots,
         )
-        clips[name] = _by_clip(collectors, pictures, known)
+        clips[name] = _by_clip(own.metrics, pictures, known)
     return Comparison(
         real=real, synthetic=dict(synthetic), reports=reports, clips=clips, training=training, known=known.name
     )
@@ -167,98 +136,53 @@ def _check_sides(real: Manifest, synthetic: Manifest) -> None:
         raise ManifestError(f"the synthetic manifest in {synthetic.root} holds real clips; were the two swapped?")
 
 
-# ---------------------------------------------------------------- collectors
-
-
-@dataclass(frozen=True)
-class _Kit:
-    """The collectors, still empty, and the networks that all their copies share."""
-
-    collectors: list[Collector]
-    features: FeatureExtractor | None
-    networks: list[object]
-
-    def copy(self, collectors: list[Collector]) -> list[Collector]:
-        """Collectors that go on from what ``collectors`` have seen; the networks are not copied."""
-        return copy.deepcopy(collectors, {id(network): network for network in self.networks})
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Where weights are looked for; see :func:`measure_all`."""
-
-    inception: Path | str | None
-    lpips: Path | str | None
-    judge: Path | str | None
-    allow_download: bool
-
-
-def _load(config: MeasureConfig, weights: _Weights, rows: list[MeasureRow], notes: list[str]) -> _Kit:
-    """Every collector whose weights are here; the others become rows that say what is missing."""
-    out: list[Collector] = []
-    networks: list[object] = []
-    features: FeatureExtractor | None = None
-    try:
-        features, feature_note = best_extractor(weights.inception, allow_download=weights.allow_download)
-        perceptual, perceptual_note = best_distance(weights.lpips, allow_download=weights.allow_download)
-        notes += [feature_note, perceptual_note]
-        networks += [features, perceptual]
-        out += [PicturesByClip(features, perceptual, by=config.bootstrap, seed=config.seed), Diversity(perceptual)]
-    except WeightsUnavailable as error:
-        if weights.inception is not None or weights.lpips is not None:
+def _available(setup: Setup) -> tuple[Makers, list[MeasureRow]]:
+    """Every measure whose networks are here; the others become rows that say what is missing, one a heading."""
+    names: list[str] = []
+    missing: dict[str, MeasureRow] = {}
+    for name in METRICS:
+        made = METRICS[name]
+        try:
+            made(setup)
+        except GivenWeightsUnavailable:
             raise
-        rows.append(not_measured(PicturesByClip.group, str(error)))
-    try:
-        networks.append(embedder := FaceEmbedder())
-        clips, step = config.identity_clips, config.identity_step
-        out.append(IdentityByClip(embedder, clips=clips, step=step, by=config.bootstrap, seed=config.seed))
-    except WeightsUnavailable as error:
-        rows.append(not_measured(IdentityByClip.group, str(error)))
-    try:
-        networks.append(judge := AUJudge.load(weights.judge))
-        out.append(AUControlByClip(judge, by=config.bootstrap, seed=config.seed))
-    except WeightsUnavailable as error:
-        if weights.judge is not None:
-            raise
-        rows.append(not_measured(AUControlByClip.group, str(error)))
-    return _Kit([*out, FlowFidelity(), Sequence()], features, networks)
+        except WeightsUnavailable as error:
+            missing.setdefault(made.label, not_measured(made.label, str(error)))
+        else:
+            names.append(name)
+    return Makers(setup, tuple(names)), list(missing.values())
 
 
-def _collectors(config: MeasureConfig, weights: _Weights) -> list[Collector]:
-    """Empty collectors, for a process of its own."""
-    return _load(config, weights, [], []).collectors
+def _summed(*parts: Mapping[str, float]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for part in parts:
+        for label, value in part.items():
+            out[label] = out.get(label, 0.0) + value
+    return out
 
 
-def _conclude(
-    collectors: list[Collector], left_out: LeftOut, seconds: dict[str, float]
-) -> tuple[list[MeasureRow], dict[str, bytes]]:
+def _concluded(found: Evaluation) -> tuple[list[MeasureRow], dict[str, bytes]]:
     """Rows and plots of one corpus."""
     rows: list[MeasureRow] = []
     plots: dict[str, bytes] = {}
-    for collector in collectors:
-        with clock(seconds, collector.group):
+    for metric in found.metrics.values():
+        with clock(found.seconds, metric.label):
             try:
-                rows += collector.rows()
-                plots |= collector.plots()
+                rows += metric.compute()
+                plots |= metric.plots() if hasattr(metric, "plots") else {}
             except MesynthError as error:
-                reasons = "; ".join(left_out.get(collector.group, {}))
-                rows.append(not_measured(collector.group, f"{error}" + (f" ({reasons})" if reasons else "")))
+                reasons = "; ".join(found.left_out.get(metric.label, {}))
+                rows.append(not_measured(metric.label, f"{error}" + (f" ({reasons})" if reasons else "")))
     return rows, plots
 
 
-def _by_clip(collectors: list[Collector], pictures: PicturesByClip | None, known: Known) -> tuple[ClipFigures, ...]:
+def _by_clip(metrics: Mapping[str, Metric], pictures: Pictures | None, known: KnownClips) -> tuple[ClipFigures, ...]:
     """The figures of each measured synthetic clip, in the order in which they were read."""
-    identity: dict[str, float] = {}
-    errors: dict[str, float] = {}
-    for collector in collectors:
-        if isinstance(collector, IdentityByClip):
-            identity = collector.largest
-        elif isinstance(collector, AUControlByClip):
-            errors = collector.errors()
-    near: dict[str, tuple[str, float]] = {}
-    if pictures is not None:
-        real = dict(zip(pictures.ids["real"], pictures.apex["real"], strict=True))
-        near = known.nearest(dict(zip(pictures.ids["synthetic"], pictures.apex["synthetic"], strict=True)), real)
+    identity, errors = (
+        metrics[name].by_clip() if name in metrics else {}  # type: ignore[attr-defined]
+        for name in ("identity", "au_control")
+    )
+    near = known.nearest(pictures.apexes("synthetic"), pictures.apexes("real")) if pictures else {}
     return tuple(
         ClipFigures(
             clip_id=clip,

@@ -1,8 +1,8 @@
-"""The pictures of the quality page, as data URIs: clips still and moving, best and worst, intensities, neighbours.
+"""``report.html``: verdicts, then pictures, then tables, then how to reproduce; one file, no network, no script.
 
-Every picture is WebP, at most SIDE pixels wide. A clip that cannot be read is listed, never dropped in silence.
-
-``report.html``: verdicts, then pictures, then tables, then how to reproduce; one file, no network, no script."""
+Pictures are data URIs of WebP, at most SIDE pixels wide: clips still and moving, best and worst, intensities,
+neighbours. A clip that cannot be read is listed, never dropped in silence.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ import numpy as np
 from mesynth import __version__
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES
+from mesynth.metrics.base import MeasureRow
 from mesynth.metrics.clips import subset
-from mesynth.metrics.comparison import Comparison
 from mesynth.metrics.control import SOURCE_NOTE
-from mesynth.metrics.per_clip import ClipFigures
-from mesynth.metrics.report import MeasureRow
+from mesynth.metrics.report import ClipFigures, Comparison
 from mesynth.metrics.verdicts import verdicts
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
@@ -106,7 +105,7 @@ class Gallery:
                 frames = read_frames(self.manifest.root, row)
                 if not 0 < row.apex_index < len(frames):
                     raise MesynthError(f"apex_index {row.apex_index} is no frame after the onset")
-                cards.append(make(row, frames) | {"clip": row.clip_id, "asked": asked(row), "emotion": row.emotion})
+                cards.append(make(row, frames) | {"clip": row.clip_id, "target": target(row), "emotion": row.emotion})
             except MesynthError as error:
                 self.left_out[row.clip_id] = str(error)
         return cards
@@ -210,7 +209,7 @@ def spread(rows: Sequence[Row], most: int) -> list[Row]:
     return first + rest
 
 
-def asked(row: Row) -> str:
+def target(row: Row) -> str:
     """The AUs of a clip as a caption, of two digits: ``4 .25, L12 .1``."""
     text = re.sub(r"=(\d*\.?\d+)", lambda found: " " + f"{float(found[1]):.2g}".removeprefix("0"), row.au_text)
     return text.replace(",", ", ")
@@ -283,7 +282,7 @@ def _show(found: Comparison, name: str, known: Gallery, count: int, seed: int) -
     extremes = []
     for column, title in (
         ("identity", "Identity: largest distance of a frame's face embedding to the onset's"),
-        ("au_error", "AU control: mean error over the action units asked for, of 5"),
+        ("au_error", "AU control: mean error over the target action units, of 5"),
     ):
         best, worst = gallery.extremes(figures, column, half)
         measured = sum(getattr(f, column) is not None for f in figures)
@@ -308,7 +307,7 @@ def _show(found: Comparison, name: str, known: Gallery, count: int, seed: int) -
 
 
 _PLOTS = {
-    "au_control": "Judged against asked intensity",
+    "au_control": "Measured against target intensity",
     "identity": "Distances of face embeddings",
     "flow": "Size and direction of the motion",
 }

@@ -1,68 +1,30 @@
-"""The result of a measurement: rows that carry their own context, as JSON, Markdown and a terminal table."""
+"""What a measurement found, of one corpus and of several side by side: as JSON, CSV, Markdown and a terminal table."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesynth.core.errors import ConfigError
+from mesynth.metrics.base import MeasureRow
+from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import write_bytes, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureRow:
-    """One measured number. ``value`` is None when it was not measured: then ``note`` says why.
-
-    ``reference`` are the numbers to read it against, by name (real, baseline, ceiling, floor, zero flow);
-    ``better`` is "low", "high", "one", "zero" or "" (compare with the reference).
-    """
-
-    group: str
-    name: str
-    value: float | None
-    unit: str = ""
-    low: float | None = None
-    high: float | None = None
-    reference: dict[str, float] = field(default_factory=dict)
-    better: str = ""
-    n: int = 0
-    headline: bool = False
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if self.value is None and not self.note:
-            raise ValueError(f"'{self.name}' has no value and no note; say why it was not measured")
-
-    def text(self) -> tuple[str, str, str, str]:
-        """Name, value with its interval, references and N as a reader sees them."""
-        if self.value is None:
-            return self.name, "not measured", "", ""
-        value = f"{format_number(self.value)} {self.unit}".strip()
-        if self.low is not None and self.high is not None:
-            value += f" [{format_number(self.low)}, {format_number(self.high)}]"
-        references = ", ".join(f"{name} {format_number(v)}" for name, v in self.reference.items())
-        return self.name, value, references, str(self.n) if self.n else ""
-
-
-def not_measured(group: str, why: str) -> MeasureRow:
-    """The row of a group that could not be measured."""
-    return MeasureRow(group=group, name=group, value=None, note=f"not measured: {why}")
-
-
-def format_number(value: float) -> str:
-    """Three significant digits, without exponents where a person would not use them.
-
-    >>> [format_number(v) for v in (0.01234, 0.98765, 104.4, 0.0, -0.00001234)]
-    ['0.0123', '0.988', '104', '0', '-1.23e-05']
-    """
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+FORMAT = "mesynth-comparison-1"
+"""``format`` of report.json when several corpora were measured; the report of one corpus has no such key."""
+CSV_COLUMNS = (
+    "corpus", "group", "measure", "value", "low", "high", "unit", "n", "better", "headline", "beside", "note", "key",
+)  # fmt: skip
+CLIP_COLUMNS = ("corpus", "clip_id", "identity_distance", "au_error", "nearest_clip", "nearest_distance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +38,16 @@ class MeasureReport:
     seconds: dict[str, float] = field(default_factory=dict)
     plots: dict[str, bytes] = field(default_factory=dict)
 
-    def row(self, name: str) -> MeasureRow:
-        """The row of that name. Raises KeyError."""
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(f"the report has no row '{name}'; it has {', '.join(r.name for r in self.rows)}")
+    def row(self, key: str) -> MeasureRow:
+        """The row of that key. Raises KeyError."""
+        found = self.find(key)
+        if found is None:
+            raise KeyError(f"the report has no row '{key}'; it has {', '.join(r.key for r in self.rows)}")
+        return found
+
+    def find(self, key: str) -> MeasureRow | None:
+        """The row of that key, None where there is none."""
+        return next((row for row in self.rows if row.key == key), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN and infinity become null, plots their names."""
@@ -94,7 +60,7 @@ class MeasureReport:
 
     @staticmethod
     def from_json(text: str) -> MeasureReport:
-        """A report without its plots."""
+        """A report without its plots; where rows have no keys (before 0.2), these are made of the names."""
         record = json.loads(text)
         rows = tuple(MeasureRow(**r) for r in record.pop("rows"))
         record |= {"plots": {}, "notes": tuple(record["notes"])}
@@ -147,6 +113,174 @@ class MeasureReport:
         for file, data in zip(files[2:], self.plots.values(), strict=True):
             write_bytes(file, data)
         return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFigures:
+    """One synthetic clip: ``identity`` is the largest distance of a frame to the onset, ``au_error`` the mean
+    |measured - target| over the target AUs whose judge is trusted (0-5), ``nearest`` the known clip with the nearest
+    apex and ``distance`` how far it is. None or empty where it was not measured."""
+
+    clip_id: str
+    identity: float | None = None
+    au_error: float | None = None
+    nearest: str = ""
+    distance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The measured corpora by name: manifests, reports, and figures by clip.
+
+    ``known`` says what the nearest clips are drawn from: "training", or "real" where no training set was given.
+    """
+
+    real: Manifest
+    synthetic: dict[str, Manifest]
+    reports: dict[str, MeasureReport]
+    clips: dict[str, tuple[ClipFigures, ...]]
+    training: Manifest | None = None
+    known: str = "real"
+
+    def measures(self) -> list[tuple[str, str]]:
+        """(group, measure) of all rows of all corpora, in the order of the reports; groups stay together."""
+        found = list(dict.fromkeys((r.group, r.name) for report in self.reports.values() for r in report.rows))
+        groups = list(dict.fromkeys(group for group, _ in found))
+        return sorted(found, key=lambda key: groups.index(key[0]))
+
+    def row(self, corpus: str, group: str, name: str) -> MeasureRow | None:
+        """A corpus' row, None where it has no such row."""
+        return next((r for r in self.reports[corpus].rows if (r.group, r.name) == (group, name)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One corpus: its report as it always was. Several: FORMAT and the reports by name."""
+        if len(self.reports) == 1:
+            return next(iter(self.reports.values())).to_dict()
+        return {"format": FORMAT, "corpora": {name: report.to_dict() for name, report in self.reports.items()}}
+
+    def to_csv(self) -> str:
+        """A line per corpus and measure, with the columns CSV_COLUMNS; empty where there is no value."""
+        lines = (
+            (name, r.group, r.name, r.value, r.low, r.high, r.unit, r.n, r.better, int(r.headline),
+             "; ".join(f"{key}={value!r}" for key, value in r.reference.items()), r.note, r.key)
+            for name, report in self.reports.items() for r in report.rows
+        )  # fmt: skip
+        return _csv(CSV_COLUMNS, lines)
+
+    def clips_csv(self) -> str:
+        """A line per measured clip, with the columns CLIP_COLUMNS."""
+        return _csv(
+            CLIP_COLUMNS,
+            ((name, c.clip_id, c.identity, c.au_error, c.nearest, c.distance) for name, c in self._all_clips()),
+        )
+
+    def _all_clips(self) -> Iterator[tuple[str, ClipFigures]]:
+        for name, clips in self.clips.items():
+            for clip in clips:
+                yield name, clip
+
+    def to_markdown(self) -> str:
+        """One corpus: its report. Several: a table per group with a column each."""
+        if len(self.reports) == 1:
+            return next(iter(self.reports.values())).to_markdown()
+        names = list(self.reports)
+        lines = ["# Quality reports side by side", "", "Each corpus' own folder has its notes and settings.", ""]
+        group = ""
+        for key in self.measures():
+            if key[0] != group:
+                group = key[0]
+                lines += ["", f"## {group}", "", f"| measure | {' | '.join(_escaped(n) for n in names)} |"]
+                lines.append("|---" * (len(names) + 1) + "|")
+            cells = [_escaped(cell_text(self.row(name, *key))) for name in names]
+            lines.append(f"| {_escaped(key[1])} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+    def table(self) -> Table:
+        """Headline rows for a terminal: with a column per corpus, or as ever for a single one."""
+        if len(self.reports) == 1:
+            return next(iter(self.reports.values())).table()
+        from rich.table import Table
+
+        table = Table(title="quality", caption="all rows and notes: report.html")
+        for column in ("measure", *self.reports):
+            table.add_column(column)
+        group = ""
+        for key in self.measures():
+            rows = [self.row(name, *key) for name in self.reports]
+            if not any(r and (r.headline or r.note.startswith("not measured")) for r in rows):
+                continue
+            if key[0] != group:
+                table.add_section()
+                group = key[0]
+            table.add_row(key[1], *(cell_text(r) for r in rows))
+        return table
+
+    def write(self, folder: Path | str) -> list[Path]:
+        """report.json, report.md, measures.csv and clips.csv into ``folder``; of several corpora, the report and
+        plots of each into a folder of its name. Returns the files."""
+        folder = Path(folder)
+        if len(self.reports) == 1:
+            files = next(iter(self.reports.values())).write(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [file for name, report in self.reports.items() for file in report.write(folder / name)]
+            files += [folder / "report.json", folder / "report.md"]
+            write_text(files[-2], json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+            write_text(files[-1], self.to_markdown())
+        files += [folder / "measures.csv", folder / "clips.csv"]
+        write_text(files[-2], self.to_csv())
+        write_text(files[-1], self.clips_csv())
+        return files
+
+
+def cell_text(row: MeasureRow | None) -> str:
+    """A row's value with its interval and what stands beside it, in one line.
+
+    >>> cell_text(MeasureRow(group="g", name="n", value=0.5, low=0.4, high=0.6, reference={"real": 0.2}))
+    '0.5 [0.4, 0.6]; real 0.2'
+    >>> cell_text(None)
+    '–'
+    """
+    if row is None:
+        return "–"
+    _, value, beside, _ = row.text()
+    return f"{value}; {beside}" if beside else value
+
+
+def corpus_names(folders: Sequence[Path]) -> list[str]:
+    """A short name for each folder: its last part, or as many of its last parts as tell it from the others.
+
+    Raises:
+        ConfigError: a folder is given twice.
+
+    >>> corpus_names([Path("a/corpus"), Path("b/corpus"), Path("c/gan")])
+    ['a-corpus', 'b-corpus', 'gan']
+    """
+    whole = [folder.resolve() for folder in folders]
+    if len(set(whole)) != len(whole):
+        twice = next(folder for folder in whole if whole.count(folder) > 1)
+        raise ConfigError(f"the corpus {twice} is given twice; give each once")
+    names = []
+    for folder in whole:
+        parts = [part for part in folder.parts if part != folder.anchor]
+        others = [[p for p in f.parts if p != f.anchor] for f in whole if f != folder]
+        length = next((n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)), len(parts))
+        names.append("-".join(parts[-length:]) or "corpus")
+    if len(set(names)) != len(names):  # a/b-c beside a-b/c
+        names = [f"{name}-{i + 1}" for i, name in enumerate(names)]
+    return names
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "/")
+
+
+def _csv(header: Sequence[str], lines: Iterable[tuple[Any, ...]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(tuple("" if cell is None else cell for cell in line) for line in lines)
+    return buffer.getvalue()
 
 
 def _finite(value: Any) -> Any:

@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mesynth.metrics.known import COPIED_ROW
-from mesynth.metrics.per_clip import APEX_ROW, BEYOND_ROW, SLOPE_ROW
-from mesynth.metrics.report import MeasureReport, MeasureRow, format_number
+from mesynth.core.statistics import wilson
+from mesynth.metrics.base import MeasureRow, format_number
+from mesynth.metrics.report import MeasureReport
 
 SLOPE_LIMITS = (0.8, 1.2)
-"""Judged on asked: within these an AU request counts as shown at the strength asked for."""
+"""Slope of measured on target intensity: within these an AU counts as shown at its target."""
 FLOW_SHARE = 0.5
 """End-point error over that of no motion: below it, the stored flow counts as what the frames show."""
 APEX_FRAMES = 1.0
@@ -38,12 +38,11 @@ def verdicts(report: MeasureReport) -> list[Verdict]:
     return [found(report) for found in _QUESTIONS]
 
 
-def _first(report: MeasureReport, start: str, group: str) -> MeasureRow | None:
-    return next((r for r in report.rows if r.group == group and r.name.startswith(start)), None)
-
-
-def _absent(report: MeasureReport, question: str, group: str, instead: str = "") -> Verdict:
-    row = next((r for r in report.rows if r.group == group and r.value is None), None)
+def _absent(
+    report: MeasureReport, question: str, group: str, row: MeasureRow | None = None, instead: str = ""
+) -> Verdict:
+    """Why there is no figure: what its row says, or that of its group."""
+    row = row or report.find(f"{group}_not_measured")
     why = row.note.removeprefix("not measured: ") if row else instead or "the report has no such figure"
     return Verdict(question, "not measured", "none", why)
 
@@ -61,9 +60,9 @@ def _span(row: MeasureRow) -> str:
 
 def _pictures(report: MeasureReport) -> Verdict:
     question = "Do apex pictures differ from real ones?"
-    row = _first(report, "KID", "pictures")
+    row = report.find("kid")
     if row is None or row.value is None:
-        return _absent(report, question, "pictures")
+        return _absent(report, question, "pictures", row)
     beside = "; ".join(f"{name}: {format_number(value)}" for name, value in row.reference.items())
     basis = (
         f"{row.name} {_span(row)}; 0 is no difference, and other people or cameras make one, too"
@@ -80,16 +79,15 @@ def _pictures(report: MeasureReport) -> Verdict:
 
 def _identity(report: MeasureReport) -> Verdict:
     question = "Does the person stay the same?"
-    apex, beyond = _first(report, APEX_ROW, "identity"), _first(report, BEYOND_ROW, "identity")
+    apex, beyond = report.find("identity_apex"), report.find("identity_beyond_real")
     if apex is None or apex.value is None:
-        return _absent(report, question, "identity")
+        return _absent(report, question, "identity", apex)
     real = apex.reference.get("real")
     if beyond is None or beyond.low is None or beyond.high is None or real is None:
         basis = f"distance onset to apex {_span(apex)}; too few real clips to hold it against"
         return Verdict(question, "cannot be said", "open", basis)
-    floor = next(
-        (r.reference.get("floor (different people)") for r in report.rows if r.name == "identity distance"), None
-    )
+    whole = report.find("identity")
+    floor = whole.reference.get("floor (different people)") if whole else None
     margin = 0.0 if floor is None else max(0.0, IDENTITY_MARGIN * (floor - real))
     basis = f"distance onset to apex {_span(apex)}, real clips {format_number(real)}"
     basis += "" if floor is None else f", different people {format_number(floor)}"
@@ -106,34 +104,36 @@ def _identity(report: MeasureReport) -> Verdict:
 
 
 def _control(report: MeasureReport) -> Verdict:
-    question = "Are action units as strong as asked?"
-    row = _first(report, SLOPE_ROW, "AU control")
+    question = "Are action units as strong as their targets?"
+    row = report.find("au_slope")
     if row is None or row.value is None:
-        return _absent(report, question, "AU control", "too few clips ask for AUs of one strength and another")
-    leak = _first(report, "AU leakage", "AU control")
+        return _absent(
+            report, question, "au_control", row, "too few clips have AUs of one strength and another as targets"
+        )
+    leak = report.find("au_leakage")
     low, high = SLOPE_LIMITS
     real = row.reference.get("real")
-    basis = f"slope of judged on asked {_span(row)} of 1" + (f", real clips {format_number(real)}" if real else "")
-    basis += f"; {low:g} to {high:g} counts as asked; {_number(row)}"
+    basis = f"slope of measured on target {_span(row)} of 1" + (f", real clips {format_number(real)}" if real else "")
+    basis += f"; {low:g} to {high:g} counts as on target; {_number(row)}"
     if leak is not None and leak.value is not None:
         beside = leak.reference.get("real")
-        basis += f"; AUs not asked for: {format_number(leak.value)} of 5"
+        basis += f"; AUs whose target is 0: {format_number(leak.value)} of 5"
         basis += f" (real {format_number(beside)})" if beside is not None else ""
     if row.low is None or row.high is None:
         return Verdict(question, "cannot be said", "open", basis)
     if row.high < low or row.low > high:
-        text = "weaker than asked" if row.high < low else "stronger than asked"
+        text = "weaker than the target" if row.high < low else "stronger than the target"
         return Verdict(question, text, "bad", basis)
     if row.low >= low and row.high <= high:
-        return Verdict(question, "as asked", "good", basis)
-    return Verdict(question, "about as asked; the interval is too wide to say", "open", basis)
+        return Verdict(question, "on target", "good", basis)
+    return Verdict(question, "about on target; the interval is too wide to say", "open", basis)
 
 
 def _size(report: MeasureReport) -> Verdict:
     question = "Is the motion as large as in real clips?"
-    row = _first(report, "motion at the apex", "sequence")
+    row = report.find("motion")
     if row is None or row.value is None:
-        return _absent(report, question, "sequence")
+        return _absent(report, question, "sequence", row)
     real = row.reference.get("real")
     if real is None or row.low is None or row.high is None or real <= 0:
         return Verdict(question, "cannot be said", "open", f"{_span(row)}; no real median")
@@ -146,9 +146,9 @@ def _size(report: MeasureReport) -> Verdict:
 
 def _flow(report: MeasureReport) -> Verdict:
     question = "Is the stored flow what the frames show?"
-    row = _first(report, "flow end-point error", "flow")
+    row = report.find("flow_epe")
     if row is None or row.value is None:
-        return _absent(report, question, "flow")
+        return _absent(report, question, "flow", row)
     still = row.reference.get("zero flow", math.nan)
     basis = (
         f"median end-point error {_span(row)}, of no motion {format_number(still)} px; "
@@ -165,9 +165,9 @@ def _flow(report: MeasureReport) -> Verdict:
 
 def _timing(report: MeasureReport) -> Verdict:
     question = "Is the apex where the clip says?"
-    row = _first(report, "apex index error", "sequence")
+    row = report.find("apex_error")
     if row is None or row.value is None:
-        return _absent(report, question, "sequence")
+        return _absent(report, question, "sequence", row)
     real = row.reference.get("real")
     beside = f"; real clips {format_number(real)}" if real is not None else ""
     basis = f"median distance to the largest motion {_span(row)}{beside}"
@@ -183,9 +183,9 @@ def _timing(report: MeasureReport) -> Verdict:
 
 def _memory(report: MeasureReport) -> Verdict:
     question = "May it repeat training clips?"
-    row = _first(report, COPIED_ROW, "memorisation")
+    row = report.find("copied_share")
     if row is None or row.value is None:
-        return _absent(report, question, "memorisation", "no training set was given (--training)")
+        return _absent(report, question, "memorisation", row, "no training set was given (--training)")
     count, expected = round(row.value * row.n), row.reference["expected without copying"]
     low, high = wilson(count, row.n)
     basis = (
@@ -198,19 +198,6 @@ def _memory(report: MeasureReport) -> Verdict:
     if high <= 5 * expected:
         return Verdict(question, "no", "good", basis)
     return Verdict(question, "no sign of it, but too few clips to rule it out", "open", basis)
-
-
-def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95% interval of a share (Wilson, 1927). Raises ValueError for n < 1.
-
-    >>> [round(v, 4) for v in wilson(0, 600)]
-    [0.0, 0.0064]
-    """
-    if n < 1:
-        raise ValueError(f"a share of {n} clips has no interval")
-    p = count / n
-    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
 
 
 _QUESTIONS: tuple[Callable[[MeasureReport], Verdict], ...] = (

@@ -16,7 +16,8 @@ import numpy as np
 from mesynth import __version__
 from mesynth.benchmark.result import DASH, Result
 from mesynth.corpus.previews import DIFFERENCE_GAIN, FLOW_SCALE, clip_column, video_bytes
-from mesynth.metrics.report import MeasureReport, MeasureRow, format_number
+from mesynth.metrics.base import MeasureRow, format_number
+from mesynth.metrics.report import MeasureReport
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import write_text
@@ -45,7 +46,7 @@ class Study:
     """The synthetic corpus with flow re-estimated from its frames, as the real clips' flow was."""
     shows: list[Show]
     """What each generator makes of the photo, the motion prior first."""
-    contest: Result
+    comparison: Result
     measures: MeasureReport
     recognition: dict[str, LosoResult]
     ablation: AblationResult
@@ -90,7 +91,7 @@ def _values(study: Study) -> dict[str, Any]:
             }
             for show in study.shows
         ],
-        "contest": _contest(study),
+        "comparison": _comparison(study),
         "database": _columns(real, _spread(real, 8)),
         "corpus": _columns(synthetic, _spread(synthetic, 8)),
         "difference_gain": DIFFERENCE_GAIN,
@@ -173,24 +174,24 @@ def _measure(row: MeasureRow) -> dict[str, str]:
 
 
 _COMPARED = (
-    "flow EPE", "  of zero flow", "  of mean flow", "AU slope, pooled", "Spearman over intensities", "leakage",
-    "identity distance", "diversity", "clip of",
+    "flow_epe", "of_zero_flow", "of_mean_flow", "au_slope_pooled", "spearman_over_intensities", "leakage",
+    "identity_distance", "diversity", "seconds",
 )  # fmt: skip
-"""Figures of the comparison that fit a page, by the start of their names."""
+"""Figures of the comparison that fit a page, by their keys."""
 
 
-def _contest(study: Study) -> dict[str, Any]:
-    standings = study.contest.standings
-    names = [n for n in dict.fromkeys(f.name for s in standings for f in s.figures) if n.startswith(_COMPARED)]
+def _comparison(study: Study) -> dict[str, Any]:
+    standings = study.comparison.standings
+    names = {f.key: f.name for s in standings for f in s.figures if f.key in _COMPARED}
     rows = []
-    for name in names:
-        found = [next((f for f in s.figures if f.name == name), None) for s in standings]
+    for key, name in names.items():
+        found = [next((f for f in s.figures if f.key == key), None) for s in standings]
         unit = next((f.unit for f in found if f and f.unit), "")
         cells = [DASH if f is None or f.value is None else format_number(f.value) for f in found]
         rows.append({"name": f"{name.strip()} ({unit})" if unit else name.strip(), "cells": cells})
     rows.append({"name": "parameters", "cells": [f"{s.facts.get('parameters', 0):,}" for s in standings]})
     sheet = (study.out / "generators" / "sheet.png").read_bytes()
-    people = study.contest.settings["people"]
+    people = study.comparison.settings["people"]
     return {"names": [s.name for s in standings], "rows": rows, "sheet": _png_data(sheet), "people": people}
 
 

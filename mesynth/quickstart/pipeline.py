@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mesynth import __version__
-from mesynth.benchmark.entrants import default_models, enter
-from mesynth.benchmark.requests import ContestConfig
+from mesynth.benchmark.candidates import default_models, load_candidates
+from mesynth.benchmark.requests import BenchmarkConfig
 from mesynth.benchmark.result import Result
 from mesynth.benchmark.run import compare
 from mesynth.core.emotions import CLASSES_3
@@ -125,7 +125,7 @@ def run(
     with clock("generate on one photo, with every generator"):
         shows = [_shown(name, picture, out, seed, bars) for name in generators()]
     with clock("compare generators with the rendered truth"):
-        contest = _contest(out, scale, bars)
+        comparison = _comparison(out, scale, bars)
     with clock("measure quality"):
         measures = _measure(real, synthetic, out, scale, seed, bars)
     with clock("leave one subject out"):
@@ -143,7 +143,7 @@ def run(
         synthetic,
         matched,
         shows,
-        contest,
+        comparison,
         measures,
         recognition,
         ablation,
@@ -190,10 +190,10 @@ def _shown(model: str, photo: Path, out: Path, seed: int, bars: Bars) -> Show:
     return Show(model, clips, sweep)
 
 
-def _contest(out: Path, scale: Scale, bars: Bars) -> Result:
+def _comparison(out: Path, scale: Scale, bars: Bars) -> Result:
     """Every generator on the same few rendered people; `mesynth compare` does it with more of them."""
-    config = ContestConfig(people=scale.compared, codes=scale.asked, levels=scale.levels, repeats=1)
-    return compare(enter(generators()), config, out / "generators", progress=bars("compare generators"))
+    config = BenchmarkConfig(people=scale.compared, codes=scale.asked, levels=scale.levels, repeats=1)
+    return compare(load_candidates(generators()), config, out / "generators", progress=bars("compare generators"))
 
 
 def _measure(real: Manifest, synthetic: Manifest, out: Path, scale: Scale, seed: int, bars: Bars) -> MeasureReport:

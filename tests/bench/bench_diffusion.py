@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from mesynth.benchmark.diffusion_goals import one_thread
 from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.run import one_thread
 from mesynth.generators.registry import find_model, shipped_models
 from tests.bench.bench_generators import FRAMES, REPEATS, SIZE, seconds
 
@@ -71,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     volume = options.volume or ("flow_volume" if "flow_volume" in shipped_models() else None)
     names = [*MODELS, *([volume, f"{volume}@steps=4"] if volume else [])]
-    person = Person(CONTEST_SEEDS.stop - 1, SIZE)
+    person = Person(BENCHMARK_SEEDS.stop - 1, SIZE)
     table: dict[str, dict[str, Any]] = {}
     with one_thread():
         for name in names:

@@ -11,9 +11,9 @@ import json
 import statistics
 import time
 
-from mesynth.benchmark.diffusion_goals import one_thread
 from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.run import one_thread
 from mesynth.core.facs import parse_request
 from mesynth.core.profiles import Profile
 from mesynth.generators.au_icgan.pipeline import AUICGAN, AUICGenerator
@@ -47,7 +47,7 @@ def seconds(generator: Generator, person: Person, repeats: int) -> list[float]:
 
 
 def main() -> None:
-    person = Person(CONTEST_SEEDS.stop - 1, SIZE)
+    person = Person(BENCHMARK_SEEDS.stop - 1, SIZE)
     with one_thread():
         slow = statistics.median(seconds(published(), person, 1))
         table = {"per frame, published size": {"seconds": slow, "times faster": 1.0}}

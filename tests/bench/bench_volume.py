@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mesynth.benchmark.diffusion_goals import one_thread
+from mesynth.benchmark.run import one_thread
 from mesynth.core import facs, seeds
 from mesynth.core.facs import AUConflictError
 from mesynth.core.types import AUVector

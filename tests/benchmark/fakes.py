@@ -1,4 +1,4 @@
-"""Generators that are wrong on purpose, each in a way the contest has to see."""
+"""Generators that are wrong on purpose, each in a way the benchmark has to see."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from mesynth.benchmark.calibrate import Calibration, CalibrationConfig, Slope, calibrate, fit_gain, free_people
 from mesynth.benchmark.people import RenderedTruth
-from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.benchmark.requests import BENCHMARK_SEEDS
 from mesynth.benchmark.resampling import draws
 from mesynth.cli import main
 from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError
@@ -123,7 +123,7 @@ def test_nobody_else_has_these_people(made: tuple[Calibration, Path]) -> None:
     people = {*made[0].people, *made[0].checked}
     assert len(people) == 4
     assert people <= set(map(person_key, VALIDATION_SEEDS))
-    assert not people & set(map(person_key, CONTEST_SEEDS))
+    assert not people & set(map(person_key, BENCHMARK_SEEDS))
     first = free_people(2, set())
     assert free_people(2, {person_key(first[0])}) == [first[1], first[1] - 1]
     with pytest.raises(LeakError, match="only 1 of 2 validation people"):

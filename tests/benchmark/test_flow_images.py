@@ -7,7 +7,7 @@ import pytest
 
 from mesynth.benchmark.answers import DIM, SIDE, flow_image
 from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import CONTEST_SEEDS, Request, asked_of
+from mesynth.benchmark.requests import BENCHMARK_SEEDS, Request, requests_of
 from mesynth.benchmark.resampling import draws, paired_kid
 
 EVERYWHERE = np.ones((128, 128), np.bool_)
@@ -52,8 +52,8 @@ def test_what_does_not_count_is_not_seen() -> None:
 @pytest.fixture(scope="module")
 def flows() -> list[tuple[np.ndarray, np.ndarray]]:
     """Per person, exact flows [R,2,S,S] and where they are known."""
-    asked = [r for r in asked_of((1, 4, 12), (0.5, 1.0)) if r.imaged]
-    people = [Person(seed, 64) for seed in CONTEST_SEEDS[:3]]
+    asked = [r for r in requests_of((1, 4, 12), (0.5, 1.0)) if r.imaged]
+    people = [Person(seed, 64) for seed in BENCHMARK_SEEDS[:3]]
     pairs = [[person.flow(request) for request in asked] for person in people]
     return [(np.stack([uv for uv, _ in p]), np.stack([ok for _, ok in p])) for p in pairs]
 
@@ -83,7 +83,7 @@ def test_the_distance_orders_what_is_wrong_by_how_wrong_it_is(flows: list[tuple[
 
 
 def test_flow_images_are_asked_for_at_two_levels_on_both_sides_and_on_one() -> None:
-    asked = asked_of((4, 12, 17), (0.1, 0.25, 0.5, 1.0))
+    asked = requests_of((4, 12, 17), (0.1, 0.25, 0.5, 1.0))
     names = {r.name for r in asked if r.imaged}
     assert names == {"4=0.5", "4=1", "12=0.5", "12=1", "17=0.5", "17=1", "L4=0.5", "R4=1", "R12=0.5", "L12=1"}
     assert {r.name for r in asked if r.pictured} == {n for n in names if n[0] not in "LR"}

@@ -1,4 +1,4 @@
-"""The exact truth of a contest, checked against what made it: landmarks of the head and the faces of `generate`."""
+"""The exact truth of a benchmark, checked against what made it: landmarks of the head and the faces of `generate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from mesynth.benchmark.answers import psnr
 from mesynth.benchmark.people import Person, RenderedTruth
-from mesynth.benchmark.requests import CONTEST_SEEDS, ContestConfig, Request, requests
+from mesynth.benchmark.requests import BENCHMARK_SEEDS, BenchmarkConfig, Request, requests
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE
 from mesynth.core.profiles import Profile
@@ -23,12 +23,12 @@ SIZE = 128
 
 @pytest.fixture(scope="module")
 def person() -> Person:
-    return Person(CONTEST_SEEDS[3], SIZE)
+    return Person(BENCHMARK_SEEDS[3], SIZE)
 
 
 def test_nobody_else_has_these_people() -> None:
     for other in (TRAIN_SEEDS, VALIDATION_SEEDS, JUDGE_SEEDS):
-        assert not set(other) & set(CONTEST_SEEDS)
+        assert not set(other) & set(BENCHMARK_SEEDS)
 
 
 def test_faces_are_those_that_generate_prepares(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_the_truth_knows_only_its_own_people(person: Person) -> None:
 
 
 def test_requests_ask_for_every_au_on_both_sides_and_one() -> None:
-    config = ContestConfig()
+    config = BenchmarkConfig()
     asked = requests(config)
     assert len(asked) == 1 + 5 * (25 + 18)
     assert not asked[0].aus.intensity.any()
@@ -123,5 +123,5 @@ def test_requests_ask_for_every_au_on_both_sides_and_one() -> None:
 )
 def test_bad_configurations(values: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
-        ContestConfig(**values)  # type: ignore[arg-type]
+        BenchmarkConfig(**values)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)

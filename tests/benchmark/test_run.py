@@ -5,21 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mesynth.benchmark.answers import Instruments
-from mesynth.benchmark.entrants import TRUTH, Entrant
-from mesynth.benchmark.figures import Figure
-from mesynth.benchmark.goals import Goal
-from mesynth.benchmark.requests import ContestConfig
-from mesynth.benchmark.result import Result, Standing
-from mesynth.benchmark.run import compare, with_speed_goals
+from mesynth.benchmark.candidates import TRUTH, Candidate
+from mesynth.benchmark.requests import BenchmarkConfig
+from mesynth.benchmark.result import Result
+from mesynth.benchmark.run import compare
 from mesynth.core.errors import LeakError, MesynthError, RunFolderError
 from mesynth.generators.registry import PriorGenerator
+from mesynth.metrics.base import slug
 from mesynth.metrics.networks.judge import AUJudge
 from mesynth.store.videos import read_image
 from tests.benchmark.fakes import (
@@ -31,20 +29,19 @@ from tests.benchmark.fakes import (
     Twisted,
 )
 
-GOAL = Goal(name="x", holds=None, text="")
-CONFIG = ContestConfig(people=2, codes=(4, 12, 43), levels=(0.2, 0.4), resamples=40, clip_frames=3, repeats=1)
+CONFIG = BenchmarkConfig(people=2, codes=(4, 12, 43), levels=(0.2, 0.4), resamples=40, clip_frames=3, repeats=1)
 
 
-def entrants() -> list[Entrant]:
+def candidates() -> list[Candidate]:
     return [
-        Entrant(name="prior", generator=PriorGenerator()),
-        Entrant(name="copy", generator=Twisted(lambda a: a)),
-        Entrant(name="still", generator=Still()),
-        Entrant(name="swapped", generator=Twisted(lambda a: a[:, ::-1])),
-        Entrant(name="double", generator=Twisted(lambda a: np.minimum(2 * a, 1))),
-        Entrant(name="moody", generator=Still(refuses=lambda aus: bool(aus.intensity[8].any()))),  # AU 12
-        Entrant(name="mute", generator=Still(refuses=lambda aus: True)),
-        Entrant(name="images", generator=FlowsOnly()),
+        Candidate(name="prior", generator=PriorGenerator()),
+        Candidate(name="copy", generator=Twisted(lambda a: a)),
+        Candidate(name="still", generator=Still()),
+        Candidate(name="swapped", generator=Twisted(lambda a: a[:, ::-1])),
+        Candidate(name="double", generator=Twisted(lambda a: np.minimum(2 * a, 1))),
+        Candidate(name="moody", generator=Still(refuses=lambda aus: bool(aus.intensity[8].any()))),  # AU 12
+        Candidate(name="mute", generator=Still(refuses=lambda aus: True)),
+        Candidate(name="images", generator=FlowsOnly()),
     ]
 
 
@@ -63,12 +60,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(tools: Instruments, folder: Path) -> Result:
-    return compare(entrants(), CONFIG, folder, instruments=tools)
+    return compare(candidates(), CONFIG, folder, instruments=tools)
 
 
 def value(result: Result, model: str, name: str, au: int | None = None) -> float:
     standing = result.standing(model)
-    found = standing.figure(name) if au is None else {f.name: f for f in standing.by_au[au]}[name]
+    figures = standing.figures if au is None else standing.by_au[au]
+    found = next(f for f in figures if slug(name) in (f.key, slug(f.name)))
     assert found.value is not None, found.note
     assert found.low is not None
     assert found.high is not None
@@ -140,47 +138,23 @@ def test_what_a_generator_refuses_is_listed_and_left_out_of_its_references_too(r
     (why,) = prior.refused
     assert "AU 43" in why
     assert set(prior.refused[why]) == {"43=0.4", "R43=0.4"}
-    assert prior.answered == prior.asked - 2 * CONFIG.people
+    assert prior.answered == prior.requests - 2 * CONFIG.people
     assert set(moody.refused["not today; ask for something else"]) == {"12=0.2", "12=0.4", "R12=0.2", "L12=0.4"}
     assert value(result, "moody", "flow EPE") == value(result, "moody", "  of zero flow")
     assert value(result, "moody", "  of zero flow") != value(result, "still", "  of zero flow")
-    assert {f.name: f for f in moody.by_au[12]}["flow EPE"].value is None
-    assert f"mute: {mute.asked} of {mute.asked} requests were refused" in result.lines()
+    assert {f.key: f for f in moody.by_au[12]}["flow_epe"].value is None
+    assert f"mute: {mute.requests} of {mute.requests} requests were refused" in result.lines()
     assert mute.answered == 0
-    assert all(f.value is None and f.note for f in mute.figures if f.name != "  between people")
-    assert all(goal.holds is None for goal in mute.goals)
+    assert all(f.value is None and f.note for f in mute.figures if f.key != "between_people")
 
 
 def test_a_family_without_frames_gets_what_can_be_measured_and_reasons_for_the_rest(result: Result) -> None:
     assert value(result, "images", "flow EPE") > value(result, "images", "  of zero flow")
     assert value(result, "images", "diversity") > 0
     assert value(result, "images", "flow KID") > value(result, "images", "  flow KID of no motion")
-    psnr = result.standing("images").figure("PSNR to the true apex")
+    psnr = result.standing("images").figure("psnr_to_the_true_apex")
     assert (psnr.value, psnr.note) == (None, "makes flow images only, no frames")
     assert any("images: no" in line and "no frames" in line for line in result.lines())
-
-
-def test_goals_follow_from_the_figures(result: Result) -> None:
-    def goals(model: str) -> list[bool | None]:
-        return [g.holds for g in result.standing(model).goals]
-
-    assert result.standing(TRUTH).goals == ()
-    assert goals("copy") == [True, True, None, True, None]  # two AUs are too few to tell, no GAN takes part
-    assert goals("still") == [False, False, None, True, None]
-    assert goals("prior")[1] is None
-    assert goals("double")[0] is False
-    assert goals("double")[1] is False
-
-
-def test_speed_is_compared_with_the_fastest_gan_that_paints_frames(result: Result) -> None:
-    def timed(name: str, family: str, seconds: float) -> Standing:
-        figure = Figure(name="clip of 64 frames, 128 px", value=seconds)
-        return replace(result.standing("still"), name=name, family=family, figures=(figure,), goals=(GOAL,))
-
-    held = with_speed_goals([timed("quick", "q", 0.1), timed("slow", "q", 0.2), timed("a", "au_icgan", 5.0),
-                             timed("b", "ice_gan", 3.1), timed("c", "flow_gan", 1.0)])  # fmt: skip
-    assert [[g.holds for g in s.goals[1:]] for s in held] == [[True], [False], [], [], []]
-    assert held[0].goals[1].text == "31.0 times b"
 
 
 def test_mean_flow_is_that_of_the_others(result: Result) -> None:
@@ -200,8 +174,9 @@ def test_mean_flow_is_that_of_the_others(result: Result) -> None:
 
 def test_the_files_hold_the_result(result: Result, folder: Path) -> None:
     stored = json.loads((folder / "compare.json").read_text())
-    assert [s["name"] for s in stored["standings"]] == [TRUTH, *(e.name for e in entrants())]
+    assert [s["name"] for s in stored["standings"]] == [TRUTH, *(e.name for e in candidates())]
     assert stored == result.to_dict()
+    assert Result.from_json((folder / "compare.json").read_text()).to_dict() == stored
     lines = list(csv.DictReader(io.StringIO((folder / "compare.csv").read_text())))
     (line,) = [x for x in lines if (x["model"], x["measure"], x["au"]) == ("prior", "flow EPE", "12")]
     assert float(line["value"]) == pytest.approx(value(result, "prior", "flow EPE", 12), rel=1e-5)
@@ -211,12 +186,12 @@ def test_the_files_hold_the_result(result: Result, folder: Path) -> None:
 
 
 def steady(result: Result) -> list[list[object]]:
-    return [[f for f in s.figures if not f.name.startswith("clip of")] + [s.by_au] for s in result.standings]
+    return [[f for f in s.figures if f.key != "seconds"] + [s.by_au] for s in result.standings]
 
 
 def test_same_seed_same_figures_and_a_second_start_goes_on(tools: Instruments, tmp_path: Path) -> None:
-    few = ContestConfig(people=2, codes=(4,), levels=(0.5,), resamples=20, clip_frames=3, repeats=1)
-    prior = [Entrant(name="motion-prior", generator=PriorGenerator())]
+    few = BenchmarkConfig(people=2, codes=(4,), levels=(0.5,), resamples=20, clip_frames=3, repeats=1)
+    prior = [Candidate(name="motion-prior", generator=PriorGenerator())]
     first = compare(prior, few, tmp_path / "a", instruments=tools)
     calls: list[tuple[int, int]] = []
     again = compare(prior, few, tmp_path / "b", instruments=tools, progress=lambda *at: calls.append(at))
@@ -228,14 +203,14 @@ def test_same_seed_same_figures_and_a_second_start_goes_on(tools: Instruments, t
     assert steady(compare(prior, few, tmp_path / "a", instruments=tools)) == steady(first)
     assert {p: p.stat().st_mtime_ns for p in parts[1:]} == untouched
     with pytest.raises(RunFolderError, match="another run"):
-        compare([Entrant(name="still", generator=Still())], few, tmp_path / "a", instruments=tools)
+        compare([Candidate(name="still", generator=Still())], few, tmp_path / "a", instruments=tools)
 
 
 def test_whoever_learned_from_these_people_is_refused(tools: Instruments, tmp_path: Path) -> None:
     seen = ("casme2/sub01", "rendered/person0000999999")
     with pytest.raises(LeakError, match=r"cheat learned from rendered/person0000999999.*990000\.\.999999"):
-        compare([Entrant(name="cheat", generator=Still(seen=seen))], CONFIG, tmp_path / "x", instruments=tools)
+        compare([Candidate(name="cheat", generator=Still(seen=seen))], CONFIG, tmp_path / "x", instruments=tools)
     assert not (tmp_path / "x").exists()
     for names in ([], ["a", "a"], [TRUTH]):
         with pytest.raises(MesynthError, match="named differently"):
-            compare([Entrant(name=n, generator=Still()) for n in names], CONFIG, tmp_path / "x", instruments=tools)
+            compare([Candidate(name=n, generator=Still()) for n in names], CONFIG, tmp_path / "x", instruments=tools)

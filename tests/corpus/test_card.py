@@ -15,7 +15,8 @@ from mesynth.cli import main
 from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
 from mesynth.corpus.card import CardConfig, card_text, corpus_config, corpus_facts, licence_id, read_quality, write_card
 from mesynth.corpus.croissant import CONFORMS_TO, croissant, write_croissant
-from mesynth.metrics.report import MeasureReport, MeasureRow
+from mesynth.metrics.base import MeasureRow
+from mesynth.metrics.report import MeasureReport
 from mesynth.store.manifest import Manifest
 from tests.builders import tree_bytes
 from tests.corpus.exports.corpora import SAMPLES, clip_row

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mesynth.benchmark.entrants import FRAMELESS
+from mesynth.benchmark.candidates import FRAMELESS
 from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.benchmark.requests import BENCHMARK_SEEDS
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
@@ -34,7 +34,7 @@ REQUESTS = ("12=0.5", "4=0.5", "L1=0.4,L2=0.4", "9=0.5", "15=0.5")
 
 @cache
 def person(seed: int) -> Person:
-    return Person(CONTEST_SEEDS.stop - 1 - seed, 96)
+    return Person(BENCHMARK_SEEDS.stop - 1 - seed, 96)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from mesynth.core import facs, seeds
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.head import Subject, head_motion
+from mesynth.metrics.measure import MeasureConfig, measure_all
+from mesynth.metrics.report import Comparison
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.stage import Produced, run_stage
 
@@ -23,6 +26,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@cache
+def person(seed: int) -> Subject:
+    """Made once: several clips show the same face."""
+    return Subject(seed, size=96)
+
+
 def make_clip(job: tuple[str, int, int]) -> Produced:
     """One clip of (kind, number, head seed): rendered with exact flow, whatever it calls itself."""
     kind, index, seed = job
@@ -32,7 +41,7 @@ def make_clip(job: tuple[str, int, int]) -> Produced:
     apex = profile.apex_index(FRAMES)
     over_time = profile.alpha(FRAMES)[:, None, None] * aus.intensity
     pose = head_motion(FRAMES, rng, sd=0.3, fps=FPS)
-    subject = Subject(seed, size=96)
+    subject = person(seed)
     frames = subject.render(over_time, pose, noise_seed=index)
     flow = subject.flow(over_time[0], over_time[apex], pose[0], pose[apex])
     who = Provenance(kind=kind, database="heads", subject=str(seed), licence="CC0-1.0",
@@ -54,6 +63,13 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Manifes
         jobs = [(kind, i, first + i % 4) for i in range(12)]
         made.append(run_stage(root / kind, jobs, make_clip, config={"kind": kind}))
     return made[0], made[1]
+
+
+@pytest.fixture(scope="session")
+def whole(corpora: tuple[Manifest, Manifest]) -> Comparison:
+    """All clips of both corpora measured, the synthetic one given as its own training set; shared by all tests."""
+    config = MeasureConfig(clips=12, identity_clips=4)
+    return measure_all(corpora[0], {"c": corpora[1]}, config, training=corpora[1])
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import torch
 
 from mesynth.core.errors import WeightsUnavailable
 from mesynth.head import Subject
-from mesynth.metrics import identity, perceptual
-from mesynth.metrics.networks import extractors, weights
+from mesynth.metrics import identity
+from mesynth.metrics.networks import extractors, faces, perceptual, weights
 
 
 @pytest.fixture(scope="module")
-def faces() -> np.ndarray:
+def clips() -> np.ndarray:
     """Onset and a strong smile of two people, [4,96,96,3]."""
     au = np.zeros((2, 25, 2), np.float32)
     au[1, 8] = 0.8
@@ -37,13 +37,13 @@ def test_only_uint8_rgb_goes_in() -> None:
     assert extractors.to_unit(np.full((1, 2, 2, 3), 255, np.uint8)).max() == 1
 
 
-def test_fallback_features_carry_their_own_name(faces: np.ndarray) -> None:
+def test_fallback_features_carry_their_own_name(clips: np.ndarray) -> None:
     network = extractors.STAlexNet()
-    found = network(faces)
+    found = network(clips)
     assert found.shape == (4, network.dim)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
-    assert np.allclose(found[2:3], network(faces[2:3]), atol=1e-5)
+    assert np.allclose(found[2:3], network(clips[2:3]), atol=1e-5)
     assert network.suffix == "-STAlexNet"
     stages = np.split(found, np.cumsum(extractors.STAlexTrunk.CHANNELS)[:-1], axis=1)
     assert [float(np.sqrt((s**2).mean())) for s in stages] == pytest.approx([1] * 5, rel=0.3)
@@ -64,19 +64,19 @@ def test_trunk_matches_published_activations() -> None:
 PUBLISHED = [0.09280181, 0.01493456, 0.00995032, 0.00559434, 0.00145405]
 
 
-def test_perceptual_distance_is_zero_for_equals_and_grows(faces: np.ndarray) -> None:
+def test_perceptual_distance_is_zero_for_equals_and_grows(clips: np.ndarray) -> None:
     measure, note = perceptual.best_distance()
     assert measure.name in note
-    pairs = perceptual.distance(measure, faces[[0, 0, 0]], faces[[0, 1, 2]])
+    pairs = perceptual.distance(measure, clips[[0, 0, 0]], clips[[0, 1, 2]])
     assert pairs[0] == pytest.approx(0, abs=1e-6)
     assert 0 < pairs[1] < pairs[2]
     with pytest.raises(ValueError, match="one size"):
-        perceptual.distance(measure, faces[:1], faces[:2])
+        perceptual.distance(measure, clips[:1], clips[:2])
 
 
-def test_identity_separates_people_and_survives_an_expression(faces: np.ndarray) -> None:
-    embed = identity.FaceEmbedder()
-    first, second = (embed(faces[2 * i : 2 * i + 2], Subject(3 + i, size=96).landmarks()) for i in (0, 1))
+def test_identity_separates_people_and_survives_an_expression(clips: np.ndarray) -> None:
+    embed = faces.FaceEmbedder()
+    first, second = (embed(clips[2 * i : 2 * i + 2], Subject(3 + i, size=96).landmarks()) for i in (0, 1))
     apart = identity.different_people(np.stack([first[0], second[0]]), ["a", "b"])
     assert identity.distances(first)[0] < apart[0]
     assert identity.distances(second)[0] < apart[0]
@@ -101,7 +101,7 @@ def test_every_missing_weight_is_named_with_its_place_and_remedy() -> None:
     with pytest.raises(WeightsUnavailable, match="lpips_weights=FILE"):
         perceptual.best_distance()
     with pytest.raises(WeightsUnavailable, match="pip install dlib-bin face-recognition-models"):
-        identity.FaceEmbedder()
+        faces.FaceEmbedder()
     present = {need.name: need.present for need in weights.needs()}
     assert present.pop("AU judge")
     assert not any(present.values())

@@ -92,7 +92,7 @@ def test_intensity_sweep_of_the_renderer_is_ranked(judge: AUJudge) -> None:
 
 
 def test_card_and_metadata_tell_the_truth(judge: AUJudge) -> None:
-    folder = ROOT / "mesynth" / "quality" / "data"
+    folder = ROOT / "mesynth" / "metrics" / "networks" / "data"
     assert (folder / "judge.safetensors").stat().st_size < 2_000_000
     card = (folder / "judge.md").read_text()
     assert judge.meta.weights_sha256 in card
@@ -123,16 +123,16 @@ def test_the_splits_share_nobody_and_pairs_depend_on_the_seed_alone() -> None:
     people = [set(config.people(s)) for s in ("train", "validation", "test")]
     assert len(set.union(*people)) == sum(map(len, people))
     first, again = render_pairs(JUDGE_SEEDS[0], config), render_pairs(JUDGE_SEEDS[0], config)
-    assert np.array_equal(first.seen, again.seen)
+    assert np.array_equal(first.observed, again.observed)
     assert np.array_equal(first.aus, again.aus)
-    assert first.seen.shape == (3, 3, GRID, GRID)
+    assert first.observed.shape == (3, 3, GRID, GRID)
 
 
 def test_mirroring_twice_is_nothing_and_turns_x() -> None:
-    seen = np.random.default_rng(0).standard_normal((2, 3, GRID, GRID)).astype(np.float32)
-    assert np.array_equal(mirrored(mirrored(seen)), seen)
-    assert np.array_equal(mirrored(seen)[:, 0], -seen[:, 0, :, ::-1])
-    assert np.array_equal(mirrored(seen)[:, 1], seen[:, 1, :, ::-1])
+    observed = np.random.default_rng(0).standard_normal((2, 3, GRID, GRID)).astype(np.float32)
+    assert np.array_equal(mirrored(mirrored(observed)), observed)
+    assert np.array_equal(mirrored(observed)[:, 0], -observed[:, 0, :, ::-1])
+    assert np.array_equal(mirrored(observed)[:, 1], observed[:, 1, :, ::-1])
 
 
 def test_ridge_recovers_a_linear_map() -> None:

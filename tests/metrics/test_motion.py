@@ -7,6 +7,7 @@ import pytest
 
 from mesynth.core.profiles import PROFILES, Profile
 from mesynth.metrics import motion
+from mesynth.metrics.flow import flow_error
 
 
 def constant(u: float, v: float, side: int = 16) -> np.ndarray:
@@ -14,12 +15,12 @@ def constant(u: float, v: float, side: int = 16) -> np.ndarray:
 
 
 def test_flow_errors_of_constant_fields() -> None:
-    found = motion.flow_error(constant(0, 2), constant(2, 0))
+    found = flow_error(constant(0, 2), constant(2, 0))
     assert found.epe == pytest.approx(np.sqrt(8))
     assert found.relative == pytest.approx(np.sqrt(2))
     assert found.angle == pytest.approx(90)
     assert found.strain == 0
-    assert motion.flow_error(constant(0, 0), constant(2, 0)).relative == pytest.approx(1)
+    assert flow_error(constant(0, 0), constant(2, 0)).relative == pytest.approx(1)
 
 
 def test_angle_counts_only_where_something_moves() -> None:
@@ -27,8 +28,8 @@ def test_angle_counts_only_where_something_moves() -> None:
     reference[:, :8] = 0.1
     flow = constant(1, 0)
     flow[0, :8] = -1  # opposite, but on pixels that do not move
-    assert motion.flow_error(flow, reference).angle == pytest.approx(0)
-    assert np.isnan(motion.flow_error(flow, constant(0.1, 0)).angle)
+    assert flow_error(flow, reference).angle == pytest.approx(0)
+    assert np.isnan(flow_error(flow, constant(0.1, 0)).angle)
 
 
 def test_mask_limits_the_error() -> None:
@@ -36,18 +37,18 @@ def test_mask_limits_the_error() -> None:
     flow[0, :, :8] = 3
     right = np.zeros((16, 16), bool)
     right[:, 8:] = True
-    assert motion.flow_error(flow, constant(0, 0), right).epe == 0
-    assert motion.flow_error(flow, constant(0, 0)).epe == pytest.approx(1.5)
+    assert flow_error(flow, constant(0, 0), right).epe == 0
+    assert flow_error(flow, constant(0, 0)).epe == pytest.approx(1.5)
     with pytest.raises(ValueError, match="empty"):
-        motion.flow_error(flow, flow, np.zeros((16, 16), bool))
+        flow_error(flow, flow, np.zeros((16, 16), bool))
     with pytest.raises(ValueError, match="shapes"):
-        motion.flow_error(flow, flow[:, :8])
+        flow_error(flow, flow[:, :8])
 
 
 def test_strain_error_is_that_of_a_stretch() -> None:
     x = np.arange(16, dtype=np.float32) * 0.1
     stretch = np.stack([np.tile(x, (16, 1)), np.zeros((16, 16), np.float32)])
-    assert motion.flow_error(constant(0, 0), stretch).strain == pytest.approx(0.1, rel=1e-5)
+    assert flow_error(constant(0, 0), stretch).strain == pytest.approx(0.1, rel=1e-5)
 
 
 def test_similarity_motion_is_removed_and_nothing_else() -> None:
@@ -82,9 +83,9 @@ def test_jerk_rises_with_a_stutter_and_flat_curves_do_not_fail() -> None:
         motion.timing(np.zeros(3), 100)
 
 
-def test_requested_timing_follows_the_named_profile() -> None:
-    cosine = motion.requested_timing(41, 20, 100, PROFILES["symmetric"])
-    exponential = motion.requested_timing(41, 20, 100, PROFILES["fast-rise"])
+def test_target_timing_follows_the_named_profile() -> None:
+    cosine = motion.target_timing(41, 20, 100, PROFILES["symmetric"])
+    exponential = motion.target_timing(41, 20, 100, PROFILES["fast-rise"])
     assert cosine.apex == exponential.apex == 20
     assert exponential.decay != pytest.approx(cosine.decay, rel=0.1)
 

@@ -14,8 +14,8 @@ import pytest
 
 from mesynth.core.errors import ConfigError
 from mesynth.metrics import page
-from mesynth.metrics.comparison import CLIP_COLUMNS, CSV_COLUMNS, FORMAT, Comparison, corpus_names
 from mesynth.metrics.measure import MeasureConfig, measure, measure_all
+from mesynth.metrics.report import CLIP_COLUMNS, CSV_COLUMNS, FORMAT, Comparison, corpus_names
 from mesynth.store.manifest import Manifest
 
 CONFIG = MeasureConfig(clips=8, identity_clips=4)
@@ -46,9 +46,8 @@ def test_a_corpus_has_the_figures_it_has_alone(found: Comparison, corpora: Corpo
     assert found.reports["<fewer>"].rows != alone.rows
 
 
-def test_one_corpus_keeps_its_report_and_gains_the_tables(corpora: Corpora, tmp_path: Path) -> None:
-    config = replace(CONFIG, clips=12)
-    one = measure_all(corpora[0], {"c": corpora[1]}, config, training=corpora[1])
+def test_one_corpus_keeps_its_report_and_gains_the_tables(whole: Comparison, tmp_path: Path) -> None:
+    one = whole
     report = one.reports["c"]
     assert one.to_dict() == report.to_dict()
     assert set(one.to_dict()) == {"rows", "corpora", "settings", "notes", "seconds", "plots"}
@@ -72,8 +71,8 @@ def test_files_of_several_corpora(found: Comparison, tmp_path: Path) -> None:
     lines = list(csv.DictReader((tmp_path / "measures.csv").open()))
     assert tuple(lines[0]) == CSV_COLUMNS
     assert len(lines) == sum(len(r.rows) for r in found.reports.values())
-    kid = next(line for line in lines if line["corpus"] == "whole" and line["measure"].startswith("KID"))
-    assert float(kid["value"]) == found.reports["whole"].row(kid["measure"]).value
+    kid = next(line for line in lines if line["corpus"] == "whole" and line["key"] == "kid")
+    assert float(kid["value"]) == found.reports["whole"].row(kid["key"]).value
     clips = list(csv.DictReader((tmp_path / "clips.csv").open()))
     assert tuple(clips[0]) == CLIP_COLUMNS
     assert {c["clip_id"] for c in clips} <= {*found.synthetic["whole"].column("clip_id")}

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, RunFolderError
+from mesynth.core.statistics import Interval
 from mesynth.store.manifest import Manifest
 from recognizer import cells, results
 from recognizer.ablation import ablate, plan
@@ -25,7 +26,6 @@ from recognizer.config import AblationConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.protocol import PoolTooSmallError, make_folds
 from recognizer.report import ablation_markdown, tally
-from recognizer.statistics import Interval
 from tests.recognizer.corpora import write_corpus
 
 ROOT = Path(__file__).parents[2]

@@ -86,25 +86,12 @@ class Inception:
         self, file: Path | str | None = None, *, allow_download: bool = False, published_resize: bool = False
     ) -> None:
         """``published_resize``: pytorch-fid's own resize (bilinear, aliased), to compare with statistics it cached."""
-        found = weights.inception_file(file)
-        if found is None and not allow_download:
-            raise WeightsUnavailable(
-                f"Inception weights: {weights.INCEPTION_FILE} is not in {weights.hub_folder()}; put it there "
-                f"(from {weights.INCEPTION_URL}), pass inception_weights=FILE, or allow the download"
-            )
+        found = weights.INCEPTION.find(file, allow_download)
         try:
             from pytorch_fid import inception
         except ImportError:
             raise WeightsUnavailable("the package pytorch-fid is not installed; pip install pytorch-fid") from None
-        try:
-            if found is None:
-                # The name ends in the file's hash.
-                state = torch.hub.load_state_dict_from_url(weights.INCEPTION_URL, weights_only=True, check_hash=True)
-            else:
-                state = torch.load(found, map_location="cpu", weights_only=True)
-        except Exception as error:  # no network, truncated file, another model's file
-            source = found or weights.INCEPTION_URL
-            raise WeightsUnavailable(f"Inception weights: {source} cannot be read ({error})") from None
+        state = weights.INCEPTION.read(found)
         try:
             self._net = _inception_from(inception, state)
         except (RuntimeError, AttributeError, TypeError) as error:

@@ -1,13 +1,13 @@
-"""What of an AU request can be seen at all: the vocabulary minus the pairs no picture can tell apart.
+"""The AU judge: reads AU intensities off the motion between two frames of an aligned face.
 
-The judge is trained to name these values and control is measured against them, so that a generator is not
-charged with a difference (blink against eyes closed) that exists in the vocabulary only.
+It was trained on rendered heads only (``data/judge.md``): it knows this project's idea of what an AU looks like, and no
+human FACS coder has checked it. It shares the head's meshes with the motion prior, so it is independent of a
+generator's network but not of the head's geometry.
 
-The AU judge: reads AU intensities off the motion between two frames of an aligned face.
-
-It was trained on rendered heads only (``data/judge.md``): it knows this project's idea of what an AU looks
-like, and no human FACS coder has checked it. It shares the head's meshes with the motion prior, so it is
-independent of a generator's network but not of the head's geometry."""
+It is trained to name, and control is measured against, what of an AU vector can be seen at all (:func:`visible_aus`):
+the vocabulary minus the pairs no picture can tell apart, so that a generator is not charged with a difference (blink
+against eyes closed) that exists in the vocabulary only.
+"""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def cells(x: np.ndarray) -> np.ndarray:
     return np.asarray(x.reshape(n, c, GRID, h // GRID, GRID, w // GRID).mean((3, 5), dtype=np.float32))
 
 
-def mirrored(seen: np.ndarray) -> np.ndarray:
+def mirrored(observed: np.ndarray) -> np.ndarray:
     """What the judge would see of the mirrored face: [N,C,GRID,GRID] flipped, with the sign of x turned."""
-    out = seen[..., ::-1].copy()
+    out = observed[..., ::-1].copy()
     out[:, 0] *= -1
     return out
 
@@ -98,7 +98,7 @@ class JudgeNet(nn.Module):
     """[N,C,GRID,GRID] -> [N,K,2]. No biases: no motion gives 0, and k times the motion gives k times the AUs.
 
     That homogeneity (ReLU layers without bias are positively homogeneous of degree 1) is the physics of
-    small motion, and it keeps the slope of judged on true intensity from sagging away from the data.
+    small motion, and it keeps the slope of measured on true intensity from sagging away from the data.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -126,7 +126,7 @@ class JudgeNet(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeFigures:
-    """Held-out figures of one AU: MAE on the 0-5 scale, ICC(3,1), Pearson, slope of judged on true."""
+    """Held-out figures of one AU: MAE on the 0-5 scale, ICC(3,1), Pearson, slope of measured on true."""
 
     mae: float
     icc: float
@@ -172,8 +172,8 @@ class AUJudge:
         tensors, record = read_weights(path, "judge", "AU judge", _RETRAIN)
         try:
             figures = {int(code): JudgeFigures(**values) for code, values in record.pop("figures").items()}
-            seen = tuple(record.pop("subjects_seen"))
-            meta = JudgeMeta(figures=figures, subjects_seen=seen, **record)
+            subjects = tuple(record.pop("subjects_seen"))
+            meta = JudgeMeta(figures=figures, subjects_seen=subjects, **record)
             scale = tensors.pop("scale").numpy()
             net = JudgeNet(meta.channels, meta.width)
             net.load_state_dict(tensors)
@@ -188,12 +188,12 @@ class AUJudge:
         save_file(judge_tensors(self._net, self._scale), path, {"judge": json.dumps(asdict(self.meta))})
 
     @torch.inference_mode()
-    def read(self, seen: np.ndarray) -> np.ndarray:
+    def read(self, observed: np.ndarray) -> np.ndarray:
         """[N,3,GRID,GRID] of :func:`observe` -> visible AU intensities [N,K,2] float32 in [0,1].
 
         Mean of the face and its mirror image with the sides exchanged: a face has no preferred side.
         """
-        return np.clip(raw_intensity(self._net, seen) * self._scale[:, None], 0, 1)
+        return np.clip(raw_intensity(self._net, observed) * self._scale[:, None], 0, 1)
 
     def intensity(self, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """Frames [T,H,W,3] uint8 RGB and the onset's landmarks [68,2] -> AUs of frames 1..T-1, [T-1,K,2] in [0,1]."""
@@ -203,9 +203,9 @@ class AUJudge:
 
 
 @torch.inference_mode()
-def raw_intensity(net: JudgeNet, seen: np.ndarray) -> np.ndarray:
+def raw_intensity(net: JudgeNet, observed: np.ndarray) -> np.ndarray:
     """Uncalibrated, unbounded intensities [N,K,2] of [N,3,GRID,GRID]: mean over both mirror images."""
-    x = np.ascontiguousarray(seen[:, : net.channels], np.float32)
+    x = np.ascontiguousarray(observed[:, : net.channels], np.float32)
     parts = [np.zeros((0, len(AU_CODES), 2), np.float32)]
     for i in range(0, len(x), 256):
         block = x[i : i + 256]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mesynth.core.errors import WeightsUnavailable
 from mesynth.store.weights import Need, hub_folder, package_file
@@ -30,20 +31,49 @@ def given_file(path: Path | str | None, what: str) -> Path | None:
     return file
 
 
-def _in_hub(name: str, given: Path | str | None, what: str) -> Path | None:
-    """The file given, else torch.hub's copy, else None."""
-    cached = hub_folder() / name
-    return given_file(given, what) or (cached if cached.is_file() else None)
+@dataclass(frozen=True)
+class Published:
+    """A weight file that its authors publish: ``what`` it is, and the ``option`` that names another copy of it."""
+
+    network: str
+    what: str
+    file: str
+    url: str
+    option: str
+
+    def here(self, given: Path | str | None = None) -> Path | None:
+        """The file given, or torch.hub's copy; None if neither is there. Raises WeightsUnavailable: it is no file."""
+        cached = hub_folder() / self.file
+        return given_file(given, self.network) or (cached if cached.is_file() else None)
+
+    def find(self, given: Path | str | None, allow_download: bool) -> Path | None:
+        """:meth:`here`; None only where it may be fetched. Raises WeightsUnavailable."""
+        found = self.here(given)
+        if found is None and not allow_download:
+            raise WeightsUnavailable(
+                f"{self.what}: {self.file} is not in {hub_folder()}; put it there "
+                f"(from {self.url}), pass {self.option}=FILE, or allow the download"
+            )
+        return found
+
+    def read(self, found: Path | None) -> dict[str, Any]:
+        """Tensors by name, from the file or fetched into torch.hub's folder. Raises WeightsUnavailable."""
+        import torch
+
+        try:
+            if found is not None:
+                state: dict[str, Any] = torch.load(found, map_location="cpu", weights_only=True)
+            else:  # the name ends in the file's hash
+                state = torch.hub.load_state_dict_from_url(self.url, weights_only=True, check_hash=True)
+        except Exception as error:  # no network, truncated file, not a weight file
+            raise WeightsUnavailable(f"{self.what}: {found or self.url} cannot be read ({error})") from None
+        return state
 
 
-def inception_file(given: Path | str | None = None) -> Path | None:
-    """The FID Inception weights: the file given, or torch.hub's copy; None if neither is there."""
-    return _in_hub(INCEPTION_FILE, given, "Inception")
-
-
-def alexnet_file(given: Path | str | None = None) -> Path | None:
-    """torchvision's AlexNet weights (the LPIPS trunk): the file given, or torch.hub's copy."""
-    return _in_hub(ALEXNET_FILE, given, "AlexNet")
+INCEPTION = Published("Inception", "Inception weights", INCEPTION_FILE, INCEPTION_URL, "inception_weights")
+"""Of the published FID."""
+ALEXNET = Published("AlexNet", "LPIPS trunk", ALEXNET_FILE, ALEXNET_URL, "lpips_weights")
+"""torchvision's AlexNet."""
 
 
 def stalex_file() -> Path | None:
@@ -79,7 +109,7 @@ def needs() -> list[Need]:
         Need(
             name="Inception (FID, KID)",
             purpose="features of FID and KID as published",
-            present=inception_file() is not None and importlib.util.find_spec("pytorch_fid") is not None,
+            present=INCEPTION.here() is not None and importlib.util.find_spec("pytorch_fid") is not None,
             where=str(hub_folder() / INCEPTION_FILE),
             remedy=f"put {INCEPTION_FILE} there (from {INCEPTION_URL}), or pass --inception-weights FILE",
             instead="FD-STAlexNet and KID-STAlexNet",
@@ -87,7 +117,7 @@ def needs() -> list[Need]:
         Need(
             name="AlexNet trunk (LPIPS)",
             purpose="LPIPS as published",
-            present=alexnet_file() is not None and lpips_heads is not None,
+            present=ALEXNET.here() is not None and lpips_heads is not None,
             where=str(hub_folder() / ALEXNET_FILE),
             remedy=f"put {ALEXNET_FILE} there (from {ALEXNET_URL}), or pass --lpips-weights FILE; pip install lpips",
             instead="ST-LPIPS",
@@ -112,7 +142,7 @@ def needs() -> list[Need]:
             name="AU judge",
             purpose="AU control",
             present=(Path(__file__).parent / "data" / "judge.safetensors").is_file(),
-            where="mesynth/quality/data/judge.safetensors",
+            where="mesynth/metrics/networks/data/judge.safetensors",
             remedy="reinstall mesynth, or "
             "python -m mesynth.metrics.judge_train configs/quality/judge.yaml --out DIR",
             instead="nothing: AU control is reported as not measured",

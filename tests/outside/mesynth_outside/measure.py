@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from mesynth.metrics.base import ClipMetric, MeasureRow, Observation
 
 from mesynth.core.errors import MesynthError
+from mesynth.metrics.base import ClipMetric, MeasureRow, Observation
 from mesynth.metrics.clips import ClipData
 
 

@@ -1,4 +1,4 @@
-"""Who takes part in a contest: a generator with what its saved form says, asked in one way."""
+"""Who takes part in a benchmark: a generator with what its saved form says, asked in one way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mesynth.benchmark.people import Person, RenderedTruth
-from mesynth.benchmark.requests import CONTEST_SEEDS
+from mesynth.benchmark.requests import BENCHMARK_SEEDS
 from mesynth.core.errors import LeakError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
@@ -41,7 +41,7 @@ class Shown:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Entrant:
+class Candidate:
     """A generator under a name of its own."""
 
     name: str
@@ -89,7 +89,7 @@ def default_models() -> list[str]:
     return [NAME, *shipped_models()]
 
 
-def enter(names: Sequence[str]) -> list[Entrant]:
+def load_candidates(names: Sequence[str]) -> list[Candidate]:
     """Load generators by name (see :func:`mesynth.generators.registry.find_model`), in the order given.
 
     Raises:
@@ -99,7 +99,7 @@ def enter(names: Sequence[str]) -> list[Entrant]:
     """
     if not names:
         raise MesynthError(f"no model was named; give --models, for example {','.join(default_models())}")
-    entrants: list[Entrant] = []
+    candidates: list[Candidate] = []
     loaded: dict[Path | None, Generator] = {}  # the same model with other options shares its networks
     met: set[object] = set()
     for name, shown in zip(names, shown_names(names), strict=True):
@@ -112,10 +112,12 @@ def enter(names: Sequence[str]) -> list[Entrant]:
         if model.folder not in loaded:
             loaded[model.folder] = replace(model, options=()).load()
         generator = configured(loaded[model.folder], dict(model.options))
-        entrants.append(
-            Entrant(name=shown, generator=generator, parameters=parameters, weight_bytes=size, identity=model.identity)
+        candidates.append(
+            Candidate(
+                name=shown, generator=generator, parameters=parameters, weight_bytes=size, identity=model.identity
+            )
         )
-    return entrants
+    return candidates
 
 
 def shown_names(names: Sequence[str]) -> list[str]:
@@ -134,12 +136,12 @@ def shown_names(names: Sequence[str]) -> list[str]:
 
 def refuse_leaks(name: str, subjects_seen: Sequence[str]) -> None:
     """Raises LeakError when one of ``subjects_seen`` is kept for comparing."""
-    kept = {person_key(seed) for seed in CONTEST_SEEDS}
+    kept = {person_key(seed) for seed in BENCHMARK_SEEDS}
     met = sorted(kept.intersection(subjects_seen))
     if met:
         raise LeakError(
             f"{name} learned from {met[0]}{f' and {len(met) - 1} more' if len(met) > 1 else ''}, kept for comparing "
-            f"(head seeds {CONTEST_SEEDS.start}..{CONTEST_SEEDS.stop - 1}); train it without them"
+            f"(head seeds {BENCHMARK_SEEDS.start}..{BENCHMARK_SEEDS.stop - 1}); train it without them"
         )
 
 

@@ -73,28 +73,19 @@ class LPIPS:
     name = "LPIPS"
 
     def __init__(self, file: Path | str | None = None, *, allow_download: bool = False) -> None:
-        found = weights.alexnet_file(file)
-        if found is None and not allow_download:
-            raise WeightsUnavailable(
-                f"LPIPS trunk: {weights.ALEXNET_FILE} is not in {weights.hub_folder()}; put it there "
-                f"(from {weights.ALEXNET_URL}), pass lpips_weights=FILE, or allow the download"
-            )
+        found = weights.ALEXNET.find(file, allow_download)
         try:
             import lpips
         except ImportError:
             raise WeightsUnavailable("LPIPS: the package lpips is not installed; pip install lpips") from None
+        state = weights.ALEXNET.read(found)
         try:
-            if found is None:
-                state = torch.hub.load_state_dict_from_url(weights.ALEXNET_URL, weights_only=True, check_hash=True)
-            else:
-                state = torch.load(found, map_location="cpu", weights_only=True)
             # pnet_rand: the package's own constructor would fetch the trunk; it is filled in here instead.
             net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
             trunk = {k: state["features." + k.partition(".")[2]] for k in net.net.state_dict()}
             net.net.load_state_dict(trunk)
-        except Exception as error:  # no network, truncated file, another model's file
-            source = found or weights.ALEXNET_URL
-            raise WeightsUnavailable(f"LPIPS trunk: {source} cannot be used ({error})") from None
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:  # another model's file
+            raise WeightsUnavailable(f"LPIPS trunk: {found or weights.ALEXNET_URL} cannot be used ({error})") from None
         self._net = net.eval().requires_grad_(False)
 
     def maps(self, frames: np.ndarray) -> list[torch.Tensor]:

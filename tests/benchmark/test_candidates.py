@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
-from mesynth.benchmark.diffusion_goals import one_thread
-from mesynth.benchmark.entrants import Entrant, default_models, enter, shown_names, weights_size
+from mesynth.benchmark.candidates import Candidate, default_models, load_candidates, shown_names, weights_size
 from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import CONTEST_SEEDS, Request
-from mesynth.benchmark.sheet import sheet
+from mesynth.benchmark.requests import BENCHMARK_SEEDS, Request
+from mesynth.benchmark.result import sheet
+from mesynth.benchmark.run import one_thread
 from mesynth.cli.train import compare
 from mesynth.commandline import MistakeGroup
 from mesynth.core.errors import LeakError, MesynthError
@@ -40,25 +40,25 @@ def call(*arguments: str) -> Result:
 
 def test_the_prior_enters_by_name_and_is_among_the_default() -> None:
     assert default_models()[0] == "motion-prior"
-    (entrant,) = enter(["motion-prior"])
-    assert (entrant.name, entrant.parameters, entrant.weight_bytes) == ("motion-prior", 0, 0)
-    assert entrant.identity == {"generator": "motion-prior"}
+    (candidate,) = load_candidates(["motion-prior"])
+    assert (candidate.name, candidate.parameters, candidate.weight_bytes) == ("motion-prior", 0, 0)
+    assert candidate.identity == {"generator": "motion-prior"}
     assert shown_names(["motion-prior", "/x/runs/a", "b", "/"]) == ["motion-prior", "runs/a", "b", ""]
     assert shown_names(["/x/runs/a", "/y/runs/a"]) == ["/x/runs/a", "/y/runs/a"]
     with pytest.raises(MesynthError, match="given twice"):
-        enter(["motion-prior", "motion-prior"])
+        load_candidates(["motion-prior", "motion-prior"])
     with pytest.raises(MesynthError, match="--models"):
-        enter([])
+        load_candidates([])
 
 
 def test_a_leaky_model_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mesynth.benchmark import entrants
+    from mesynth.benchmark import candidates
 
     found = registry.find_model("motion-prior")
     leaky = replace(found, facts=replace(found.facts, subjects_seen=("rendered/person0000990000",)))
-    monkeypatch.setattr(entrants, "find_model", lambda _: leaky)
+    monkeypatch.setattr(candidates, "find_model", lambda _: leaky)
     with pytest.raises(LeakError, match="runs/a learned from rendered/person0000990000"):
-        enter(["runs/a"])
+        load_candidates(["runs/a"])
 
 
 def test_weights_are_counted_from_their_files(tmp_path: Path) -> None:
@@ -81,21 +81,21 @@ def test_a_saved_generator_enters_and_is_measured(tmp_path: Path) -> None:
     network = MotionGenerator(size=32, width=8)
     folder = tmp_path / "runs" / "a"
     digest = save_pipeline(folder, {"generator": network}, facts, "card", size=32)
-    (entrant,) = enter([str(folder)])
-    assert (entrant.name, entrant.identity["weights"]) == ("runs/a", digest)
-    assert entrant.parameters == sum(p.numel() for p in network.parameters())
-    person = Person(CONTEST_SEEDS[0], 64)
-    shown = entrant.show(person, Request(12, "B", 0.5).aus, 0)
+    (candidate,) = load_candidates([str(folder)])
+    assert (candidate.name, candidate.identity["weights"]) == ("runs/a", digest)
+    assert candidate.parameters == sum(p.numel() for p in network.parameters())
+    person = Person(BENCHMARK_SEEDS[0], 64)
+    shown = candidate.show(person, Request(12, "B", 0.5).aus, 0)
     assert shown.uv.shape == (2, 64, 64)
     np.testing.assert_array_equal(shown.onset, person.onset)
     leaky = {**facts, "subjects_seen": [person.key]}
     save_pipeline(folder, {"generator": network}, leaky, "card", size=32)
     with pytest.raises(LeakError, match=person.key):
-        enter([str(folder)])
+        load_candidates([str(folder)])
 
 
 def test_an_answer_of_another_size_is_no_answer() -> None:
-    person = Person(CONTEST_SEEDS[0], 64)
+    person = Person(BENCHMARK_SEEDS[0], 64)
 
     class Small(Still):
         def generate(self, face, *arguments, **settings):  # type: ignore[no-untyped-def]
@@ -103,14 +103,14 @@ def test_an_answer_of_another_size_is_no_answer() -> None:
             return super().generate(small, *arguments, **settings)
 
     with pytest.raises(MesynthError, match=r"small answered with frames \(3, 37, 37, 3\)"):
-        Entrant(name="small", generator=Small()).show(person, Request(12, "B", 0.5).aus, 0)
+        Candidate(name="small", generator=Small()).show(person, Request(12, "B", 0.5).aus, 0)
 
 
 def test_the_sheet_has_a_row_a_model_and_says_what_is_missing() -> None:
-    person = Person(CONTEST_SEEDS[0], 64)
+    person = Person(BENCHMARK_SEEDS[0], 64)
     some = [Still(), Still(refuses=lambda _: True), FlowsOnly()]
-    entrants = [Entrant(name=f"model-{i}/with a-long_name", generator=g) for i, g in enumerate(some)]
-    picture = sheet(entrants, person, (12, 4), 0)
+    candidates = [Candidate(name=f"model-{i}/with a-long_name", generator=g) for i, g in enumerate(some)]
+    picture = sheet(candidates, person, (12, 4), 0)
     block = 2 * 64 + 2
     assert picture.shape == (22 + 3 * (block + 6), 110 + 3 * (block + 6), 3)
     top = picture[22 : 22 + 64, 110 : 110 + 64]
@@ -119,7 +119,7 @@ def test_the_sheet_has_a_row_a_model_and_says_what_is_missing() -> None:
     refused = picture[22 + block + 6 :][:64, 110 + 66 : 110 + 130]
     assert np.median(refused) == 235
     assert (refused < 100).any()  # the word
-    assert sheet(entrants[:1], person, (45,), 0).shape[1] == 110 + block + 6
+    assert sheet(candidates[:1], person, (45,), 0).shape[1] == 110 + block + 6
 
 
 def test_one_thread_is_given_back() -> None:
@@ -176,5 +176,5 @@ def test_the_command_prints_json_and_then_a_table(tmp_path: Path) -> None:
     assert printed["standings"][0]["figures"][0]["value"] == 0
     table = call(*arguments)  # the same command goes on
     assert table.exit_code == 0, table.output
-    assert "motion-prior: EPE at most 0.5 of mean flow's:" in table.stdout
+    assert "by AU: slope of measured on target" in table.stdout
     assert "flow EPE (px)" in table.stdout
