@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mesynth.core.errors import MesynthError
-from mesynth.generators.registry import SHIPPED
-from mesynth.store.generator_folder import CARD, read_facts
+from mesynth.store.generator_folder import CARD, SHIPPED, read_facts
 from mesynth.training.config import load_recipe
-from mesynth.training.start import open_start
+from mesynth.training.initial import open_initial
 
 SHOWN = (
     "flow EPE", "  of zero flow", "  of mean flow", "relative EPE", "AU MAE, asked", "AU slope, pooled",
@@ -39,7 +38,7 @@ def main() -> None:
     asked = parser.parse_args()
     facts = read_facts(asked.generator)
     recipe = load_recipe(asked.recipe)
-    start = open_start(recipe)
+    start = open_initial(recipe)
     if recipe.hash(start.sha256 if start else "") != facts.config_hash:
         raise MesynthError(f"{asked.generator} was not trained by {asked.recipe} as it is now; train it again")
     result = json.loads(asked.figures.read_text())

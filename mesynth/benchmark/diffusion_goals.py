@@ -23,6 +23,7 @@ from mesynth.benchmark.result import Standing
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.profiles import Profile
+from mesynth.store.families import has_property
 
 TIMED = "clip of"
 """How the name of the timing figure begins."""
@@ -92,7 +93,6 @@ def seconds_per_clip(
 # ------------------------------------------------------------------- diffusion goals
 
 
-FAMILIES = ("motion_diffusion", "flow_volume")
 BESIDE = "motion_gan"
 MOST_SECONDS = 1.0
 TIMED_FRAMES, TIMED_SIZE = 64, 128
@@ -101,11 +101,11 @@ TIMED_FRAMES, TIMED_SIZE = 64, 128
 def with_diffusion_goals(
     standings: Sequence[Standing], answered: Sequence[Answered], config: ContestConfig
 ) -> list[Standing]:
-    """Add the goals to the generators of FAMILIES; ``answered`` goes with ``standings``."""
+    """Add the goals to generators that draw motion by diffusion; ``answered`` goes with ``standings``."""
     gans = {s.name: a for s, a in zip(standings, answered, strict=True) if s.family == BESIDE}
     out = []
     for standing, a in zip(standings, answered, strict=True):
-        if standing.family in FAMILIES:
+        if has_property(standing.family, "diffusion"):
             more = (_controlled(a, gans), _flow(a, gans), _diverse(a, gans), _nearest(standing, standings),
                     _fast(standing, config))  # fmt: skip
             standing = replace(standing, goals=(*standing.goals, *more))
@@ -156,7 +156,8 @@ def _diverse(a: Answered, gans: Mapping[str, Answered]) -> Goal:
 def _nearest(standing: Standing, standings: Sequence[Standing]) -> Goal:
     """Of all families: the same family with other steps is no rival."""
     name = f"lowest {FLOW_KID} of all families"
-    values = {s.name: s.figure(FLOW_KID).value for s in standings if s.goals and s.family not in FAMILIES}
+    others = [s for s in standings if s.goals and not has_property(s.family, "diffusion")]
+    values = {s.name: s.figure(FLOW_KID).value for s in others}
     known = {key: value for key, value in values.items() if value is not None}
     own = standing.figure(FLOW_KID).value
     if own is None or not known:

@@ -14,8 +14,6 @@ from mesynth.core.facs import AU_CODES
 LEAST_AUS = 12
 SHARE_OF_MEAN_FLOW = 0.5
 TIMES_FASTER = 30
-PER_FRAME = ("au_icgan", "ice_gan")
-"""Families whose network paints every frame."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from mesynth import __version__
 from mesynth.benchmark import resampling
 from mesynth.benchmark.answers import SEEDS, Answers, Beside, Instruments, grouped, look_beside, question
 from mesynth.benchmark.diffusion_goals import seconds_of, seconds_per_clip, with_diffusion_goals
-from mesynth.benchmark.entrants import FRAMELESS, TRUTH, Entrant, refuse_leaks
+from mesynth.benchmark.entrants import TRUTH, Entrant, refuse_leaks
 from mesynth.benchmark.figures import (
     Answered,
     Figure,
@@ -26,7 +26,7 @@ from mesynth.benchmark.figures import (
     picture_figures,
     rest_figures,
 )
-from mesynth.benchmark.goals import PER_FRAME, faster, goals
+from mesynth.benchmark.goals import faster, goals
 from mesynth.benchmark.people import MeanFlows, Person, RenderedTruth
 from mesynth.benchmark.requests import ContestConfig, Request, requests
 from mesynth.benchmark.result import Result, Standing
@@ -34,6 +34,7 @@ from mesynth.benchmark.sheet import sheet
 from mesynth.core.errors import LeakError, MesynthError
 from mesynth.metrics.control import SOURCE_NOTE
 from mesynth.motion.prior import NAME
+from mesynth.store.families import has_property, makes_frames
 from mesynth.store.run_folder import claim_folder, write_bytes, write_text
 from mesynth.store.shards import png_bytes
 
@@ -138,11 +139,13 @@ def _meet(
 def with_speed_goals(standings: Sequence[Standing]) -> list[Standing]:
     """Add how much faster each generator is than the fastest image-space GAN that took part, if one did."""
 
-    slow = {s.name: own for s in standings if s.family in PER_FRAME and (own := seconds_of(s.figures))}
+    slow = {
+        s.name: own for s in standings if has_property(s.family, "paints_frames") and (own := seconds_of(s.figures))
+    }
     out = []
     for s in standings:
         own = seconds_of(s.figures)
-        compared = s.goals and own and s.family not in PER_FRAME and s.family not in FRAMELESS
+        compared = s.goals and own and not has_property(s.family, "paints_frames") and makes_frames(s.family)
         out.append(dataclasses.replace(s, goals=(*s.goals, faster(own, slow))) if compared and own else s)
     return out
 

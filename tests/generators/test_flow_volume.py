@@ -14,7 +14,7 @@ from mesynth.core.facs import AUConflictError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion import Sampling
+from mesynth.generators.diffusion.config import Sampling
 from mesynth.generators.flow_volume.network import TimeMixer, VolumeDiffuser
 from mesynth.generators.flow_volume.pipeline import FlowVolume
 from mesynth.generators.motion_diffusion.network import Asked, MotionDiffuser

@@ -16,7 +16,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion import Process
+from mesynth.generators.diffusion.config import Process
 from mesynth.generators.image_diffusion.drawing import (
     Around,
     Codec,
@@ -30,7 +30,8 @@ from mesynth.generators.image_diffusion.drawing import (
 )
 from mesynth.generators.image_diffusion.network import ImageDenoiser, PixelSpace, unet_config
 from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
-from mesynth.generators.motion_gan.pipeline import MotionGAN, MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
+from mesynth.generators.motion_gan.pipeline import MotionGAN
 from mesynth.generators.painting import region_mask
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline

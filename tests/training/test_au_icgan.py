@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.au_icgan.task import AUICGANTask, Config, LossConfig, ModelConfig, OptimConfig, au_reach
+from mesynth.generators.au_icgan.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.au_icgan.task import AUICGANTask, au_reach
 from mesynth.generators.base import load_pipeline
 from mesynth.training import losses as L
 from mesynth.training.config import load_recipe

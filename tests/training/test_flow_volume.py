@@ -28,7 +28,7 @@ from mesynth.training import checkpoint, registry
 from mesynth.training.config import load_recipe
 from mesynth.training.data.sequences import SequenceBatch, SequenceConfig, SequenceSet, open_pairs
 from mesynth.training.forecast import forecast
-from mesynth.training.start import Start
+from mesynth.training.initial import InitialWeights
 from mesynth.training.task import Facts
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import facts
@@ -202,11 +202,11 @@ def test_sheet(trained: FlowVolumeTask, batch: SequenceBatch) -> None:
 # ---------------------------------------------------------------- runs
 
 
-def flat_start(folder: Path, width: int = 8) -> Start:
+def flat_start(folder: Path, width: int = 8) -> InitialWeights:
     torch.manual_seed(1)
     network = MotionDiffuser(size=SIZE, widths=(width, 16), dim=16, expect=8)
     save_pipeline(folder, {"generator": network}, facts("motion_diffusion"), "", size=SIZE)
-    return Start(str(folder), folder, read_facts(folder))
+    return InitialWeights(str(folder), folder, read_facts(folder))
 
 
 def test_it_begins_with_the_weights_of_a_2d_network(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_it_begins_with_the_weights_of_a_2d_network(tmp_path: Path) -> None:
         flat_start(tmp_path / "wide", width=16).load_into(task)
     save_pipeline(tmp_path / "gan", {"generator": base.regression}, facts("motion_gan"), "", size=SIZE)
     with pytest.raises(ConfigError, match="holds weights of motion_gan; this recipe trains flow_volume"):
-        Start("gan", tmp_path / "gan", read_facts(tmp_path / "gan")).load_into(task)
+        InitialWeights("gan", tmp_path / "gan", read_facts(tmp_path / "gan")).load_into(task)
 
 
 @pytest.fixture

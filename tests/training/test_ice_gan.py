@@ -11,7 +11,8 @@ import torch
 
 from mesynth.core.errors import ConfigError
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.ice_gan.task import Config, ICEGANTask, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.ice_gan.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.ice_gan.task import ICEGANTask
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
 from mesynth.training.task import Problem

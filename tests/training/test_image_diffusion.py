@@ -13,14 +13,14 @@ import torch
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, LeakError
 from mesynth.core.profiles import Profile
-from mesynth.generators.au_icgan.pipeline import AUICGenerator
+from mesynth.generators.au_icgan.network import AUICGenerator
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion import Process
+from mesynth.generators.diffusion.config import Process
 from mesynth.generators.image_diffusion.config import Config, LossConfig, ModelConfig, OptimConfig
 from mesynth.generators.image_diffusion.drawing import ImageSampling
 from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
 from mesynth.generators.image_diffusion.task import TASK, ImageDiffusionTask
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task

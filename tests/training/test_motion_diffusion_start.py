@@ -8,10 +8,10 @@ import torch
 
 from mesynth.core.errors import ConfigError, LeakError
 from mesynth.generators.motion_diffusion.config import LossConfig
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.training.config import load_recipe
-from mesynth.training.start import Start
+from mesynth.training.initial import InitialWeights
 from mesynth.training.task import Facts
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import facts
@@ -19,11 +19,11 @@ from tests.training.rendered import PlainUpdater, rendered_batch
 from tests.training.test_motion_diffusion import SIZE, SMALL, task_of
 
 
-def saved(folder: Path, family: str = "motion_gan", width: int = 8) -> Start:
+def saved(folder: Path, family: str = "motion_gan", width: int = 8) -> InitialWeights:
     torch.manual_seed(1)
     network = MotionGenerator(size=SIZE, width=width, blocks=2, residual=False)
     save_pipeline(folder, {"generator": network}, facts(family), "", size=SIZE)
-    return Start(str(folder), folder, read_facts(folder))
+    return InitialWeights(str(folder), folder, read_facts(folder))
 
 
 def test_what_is_expected_begins_as_the_motion_gan_and_stays_so(tmp_path: Path) -> None:

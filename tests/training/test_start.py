@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from mesynth.core.errors import ConfigError, LeakError, RunFolderError
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.generators.motion_gan.task import MotionGANTask
 from mesynth.store.generator_folder import INDEX, WEIGHTS, PipelineError, read_facts, save_pipeline
 from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint
 from mesynth.training.config import Recipe, load_recipe
 from mesynth.training.forecast import forecast
+from mesynth.training.initial import open_initial
 from mesynth.training.loop import build_task
-from mesynth.training.start import open_start
 from mesynth.training.train import Machine, cross_fit, train
 from tests.training import small_manifest
 from tests.training.small_manifest import SIZE, Job
@@ -74,7 +74,7 @@ def _record(run: Path) -> dict[str, object]:
 def test_the_averaged_networks_begin_with_the_weights(place: Path, second: Make) -> None:
     recipe = second()
     saved = load_file(place / "first" / "generator" / "generator" / WEIGHTS)
-    begun, fresh = (build_task(recipe, start).networks for start in (open_start(recipe), None))
+    begun, fresh = (build_task(recipe, start).networks for start in (open_initial(recipe), None))
     for name, value in begun["generator"].state_dict().items():
         assert torch.equal(value, saved[name]), name
     assert any(not torch.equal(v, saved[n]) for n, v in fresh["generator"].state_dict().items())

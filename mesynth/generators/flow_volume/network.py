@@ -13,9 +13,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.generators.blocks import group_norm
-from mesynth.generators.diffusion import Process, Sampling, guided, sample
+from mesynth.generators.diffusion.config import Process, Sampling
+from mesynth.generators.diffusion.sampling import guided, sample
 from mesynth.generators.motion_diffusion.network import MotionDiffuser
-from mesynth.generators.motion_gan.pipeline import Encoded
+from mesynth.generators.motion_gan.network import Encoded
 from mesynth.motion.key_times import TOLD, Timing
 
 

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 
-from mesynth.generators.diffusion import AUTokens, Process, Sampling, guided, sample
+from mesynth.generators.diffusion.config import Process, Sampling
+from mesynth.generators.diffusion.sampling import guided, sample
+from mesynth.generators.diffusion.tokens import AUTokens
 from mesynth.generators.formation import combine, limited
-from mesynth.generators.motion_gan.pipeline import Encoded, MotionGenerator
+from mesynth.generators.motion_gan.network import Encoded, MotionGenerator
 from mesynth.preprocess.warping import from_means, resize_flow
 
 _NOISE_MIN, _NOISE_MAX = 0.005, 80.0
