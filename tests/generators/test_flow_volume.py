@@ -17,7 +17,7 @@ from mesynth.generators.base import load_pipeline
 from mesynth.generators.diffusion.config import Sampling
 from mesynth.generators.flow_volume.network import TimeMixer, VolumeDiffuser
 from mesynth.generators.flow_volume.pipeline import FlowVolume
-from mesynth.generators.motion_diffusion.network import Asked, MotionDiffuser
+from mesynth.generators.motion_diffusion.network import Conditioning, MotionDiffuser
 from mesynth.motion.key_times import KEYS, RISING, TOLD, Timing, key_times, key_weights, level, on_frames, slack
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
@@ -190,7 +190,7 @@ def test_without_wander_the_spread_is_the_2d_networks() -> None:
     (aus, known), timing = some_aus(1), timings(1)
     with torch.no_grad():
         volume = begun(flat).condition(onsets(1), aus, known, timing)
-        alone: Asked = flat.condition(onsets(1), aus, known)
+        alone: Conditioning = flat.condition(onsets(1), aus, known)
     assert torch.allclose(volume.spread[:, RISING - 1], alone.spread, rtol=1e-5)
     assert torch.allclose(volume.mean[:, RISING - 1], alone.mean)
     with torch.no_grad():

@@ -94,7 +94,7 @@ def test_motion_stays_where_it_was() -> None:
     flow = textures.smooth_field(0, 4.0)
     first, second = textures.warped_pair(textures.texture("astronaut"), flow)
     frames = np.stack([first, second])[None].repeat(12, 0)
-    config = CameraConfig(share=1.0, noise=0.0, jpeg=0.0, shrink=1.8)
+    config = CameraConfig(probability=1.0, noise=0.0, jpeg=0.0, shrink=1.8)
     size = first.shape[0]
     y, x = np.mgrid[:size, :size].astype(np.float32)
     inner = (slice(8, -8), slice(8, -8))
@@ -108,7 +108,7 @@ def test_motion_stays_where_it_was() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"share": 1.5}, "share=1.5"),
+        ({"probability": 1.5}, "probability=1.5"),
         ({"jpeg": -0.1}, "jpeg=-0.1"),
         ({"noise": 99.0}, "noise=99"),
         ({"shrink": -1.0}, "shrink=-1"),

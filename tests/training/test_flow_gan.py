@@ -66,7 +66,7 @@ def test_motion_grows_with_intensity_where_the_au_is(trained: FlowGANTask) -> No
 @pytest.mark.slow
 def test_the_class_moves_its_own_part_of_the_face(trained: FlowGANTask, tmp_path: Path) -> None:
     """Negative was AU 4 in training, positive AU 12."""
-    trained.save({"generator": trained.networks["generator"]}, tmp_path / "g", facts("flow_gan"))
+    trained.save({"generator": trained.networks["generator"]}, tmp_path / "g", facts("flow_gan", SIZE))
     made = load_pipeline(tmp_path / "g")
     assert isinstance(made, FlowGAN)
     assert "generate(face" not in (tmp_path / "g" / "README.md").read_text()
@@ -113,7 +113,7 @@ def test_a_flow_that_depends_on_no_request_is_not_saved(tmp_path: Path) -> None:
         generator.mix[0].weight[:, MODEL.z :] = 0  # type: ignore[index,union-attr]
         generator.seed.parametrizations.weight.original[:, MODEL.z :] = 0  # type: ignore[index,union-attr]
     with pytest.raises(Problem, match="not saved"):
-        made.save({"generator": generator}, tmp_path / "g", facts("flow_gan"))
+        made.save({"generator": generator}, tmp_path / "g", facts("flow_gan", SIZE))
     assert not (tmp_path / "g").exists()
 
 
@@ -184,4 +184,4 @@ def test_recipes_build(name: str, size: int) -> None:
     recipe = load_recipe(Path(f"configs/gan/flow_gan_{name}.yaml"), [])
     with torch.device("meta"):
         made = build_task(recipe)
-    assert (made.name, recipe.data.size, made.config()["model"]["condition"]) == ("flow_gan", size, "both")
+    assert (made.name, recipe.data.size, recipe.config.model.condition) == ("flow_gan", size, "both")

@@ -74,7 +74,7 @@ def test_a_trained_generator_passes_its_own_check_and_is_saved(trained: ICEGANTa
     assert figures["class_change"] > 0.05
     assert 0.2 < figures["change"] / figures["real_change"] < 5
     generator = trained.networks["generator"]
-    trained.save({"generator": generator}, tmp_path / "g", facts("ice_gan"))
+    trained.save({"generator": generator}, tmp_path / "g", facts("ice_gan", SIZE))
     assert load_pipeline(tmp_path / "g").family == "ice_gan"
     picture = trained.sheet({"generator": generator}, unseen)
     assert picture.dtype == np.uint8
@@ -95,7 +95,7 @@ def test_an_output_that_ignores_the_aus_is_detected_and_not_saved(tmp_path: Path
     figures = measured(made, rendered_batch(range(1), 3, SIZE, codes=CODES))
     assert "does not depend on the AUs" in made.check({}, figures)
     with pytest.raises(Problem, match="not saved"):
-        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("ice_gan"))
+        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("ice_gan", SIZE))
     assert not (tmp_path / "g").exists()
 
 
@@ -147,7 +147,7 @@ def test_recipes_build(name: str, size: int, embedding: int) -> None:
     with torch.device("meta"):
         made = build_task(recipe)
     assert (made.name, recipe.data.size) == ("ice_gan", size)
-    assert made.config()["model"]["embedding"] == embedding
+    assert recipe.config.model.embedding == embedding
 
 
 def test_a_key_without_effect_is_refused() -> None:

@@ -12,19 +12,19 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.motion_gan.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.motion_gan.pipeline import K
+from mesynth.generators.motion_gan.network import K
 from mesynth.generators.motion_gan.task import TASK, MotionGANTask
 from mesynth.store.generator_folder import read_facts
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import end_point_error
-from mesynth.training.task import Facts
+from tests.training.gan_checks import facts
 from tests.training.rendered import PlainUpdater, joined, person_face, rendered_batch, take
 
 SIZE = 32
 CODES = (1, 2, 4, 9, 12, 15, 17)
 SMALL = ModelConfig(width=8, template=24, blocks=1, discriminator=8, reader=8)
 QUICK = OptimConfig(generator=3e-3, canonical=1.0, discriminator=4e-4, beta1=0.5)
-FACTS = Facts("motion_gan", ("rendered/x",), ("CC0-1.0",), "d", "c", 8, 0, "0", {"epe": 0.1})
+FACTS = replace(facts("motion_gan", SIZE), subjects_seen=("rendered/x",), figures={"epe": 0.1})
 
 
 class Quiet:

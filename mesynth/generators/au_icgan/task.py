@@ -61,7 +61,7 @@ class AUICGANTask(Task):
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """See the base class. A face alone has no frame to be held against and no AUs to be read off it."""
-        loss, (aus, known) = self._config.loss, batch.asked()
+        loss, (aus, known) = self._config.loss, batch.targets()
         asked, paired = aus * known, batch.paired.to(aus.dtype)
         log: dict[str, torch.Tensor] = {}
         if len(self.networks) > 1:
@@ -114,7 +114,7 @@ class AUICGANTask(Task):
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Grey-level errors, mask, and how far the picture follows the AUs."""
-        generator, (aus, known) = averaged["generator"], batch.asked()
+        generator, (aus, known) = averaged["generator"], batch.targets()
         painted = generator(batch.onset, aus * known)
         measures = L.response(lambda aus: generator(batch.onset, aus).picture, batch.onset, batch.frame, aus * known)
         error = L.GREY_LEVELS * mean_of((painted.picture - batch.frame).abs())
@@ -140,7 +140,7 @@ class AUICGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Onset, real frame, generated; mask (white changes), change times 8; the AUs at a half and in full."""
-        generator, (aus, known) = averaged["generator"], batch.asked()
+        generator, (aus, known) = averaged["generator"], batch.targets()
         asked = aus * known
         painted = generator(batch.onset, asked)
         top = asked.flatten(1).amax(1).clamp(min=1e-6).view(-1, 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,24 @@ Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def guided(asked: torch.Tensor, null: torch.Tensor, guidance: float) -> torch.Tensor:
     """Estimates with and without the condition -> the guided one."""
     return null + guidance * (asked - null)
+
+
+def sample_conditioned(network: Any, told: Any, untold: Any, noise: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Data like ``noise`` [B,...] under a condition.
+
+    ``network.denoised(x, sigma, condition)`` estimates clean data, ``network.process`` says how noise is added.
+    ``told`` and ``untold``: dataclasses of tensors [B,...], the condition, and the same rows without it, which guidance
+    leads away from.
+    """
+    if sampling.guidance == 1:
+        return sample(lambda x, sigma: network.denoised(x, sigma, told), noise, sampling, network.process)
+    both = type(told)(*(torch.cat([getattr(c, f.name) for c in (told, untold)]) for f in fields(told)))
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        with_it, without = network.denoised(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
+        return guided(with_it, without, sampling.guidance)
+
+    return sample(denoise, noise, sampling, network.process)
 
 
 def sample(

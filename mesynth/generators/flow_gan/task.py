@@ -64,7 +64,7 @@ class FlowGANTask(Task):
         """See the base class."""
         return L.adam(self.networks, self._config.optim)
 
-    def _asked(self, batch: Batch, drop: bool) -> _Request:
+    def _targets(self, batch: Batch, drop: bool) -> _Request:
         """What to draw; with ``drop`` a third of the rows each lack class or AUs."""
         kind = self._config.model.condition
         classes, aus = L.one_hot(batch.label, N_CLASSES), batch.aus * batch.known
@@ -76,7 +76,7 @@ class FlowGANTask(Task):
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """See the base class."""
-        loss, (classes, aus, told) = self._config.loss, self._asked(batch, drop=True)
+        loss, (classes, aus, told) = self._config.loss, self._targets(batch, drop=True)
         z = batch.randn("flow-z", self._config.model.z)
         used = batch.has_flow.to(z.dtype)
         generator: Any = self.networks["generator"]
@@ -123,7 +123,7 @@ class FlowGANTask(Task):
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Motion drawn and real in pixels, end-point error to the pair's flow (another face's motion: it cannot be 0),
         and how far it follows AUs, class and noise; NaN where it cannot be told."""
-        generator, (classes, aus, _) = averaged["generator"], self._asked(batch, drop=False)
+        generator, (classes, aus, _) = averaged["generator"], self._targets(batch, drop=False)
         z, other_z = (batch.randn(f"flow-z{i}", self._config.model.z) for i in range(2))
         made, other = generator(z, classes, aus), generator(other_z, classes, aus)
         motion, hidden = _magnitude(made), torch.full((len(z),), float("nan"), device=z.device)
@@ -161,7 +161,7 @@ class FlowGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Real flow; drawn for its AUs and class, another draw, with half the AUs; each class. Colours of one scale."""
-        generator, (classes, aus, _) = averaged["generator"], self._asked(batch, drop=False)
+        generator, (classes, aus, _) = averaged["generator"], self._targets(batch, drop=False)
         z, other_z = (batch.randn(f"flow-z{i}", self._config.model.z) for i in range(2))
         every = torch.eye(N_CLASSES, device=z.device, dtype=z.dtype)
         drawn = [generator(z, classes, aus), generator(other_z, classes, aus), generator(z, classes, aus / 2)]

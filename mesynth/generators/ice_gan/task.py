@@ -77,17 +77,17 @@ class ICEGANTask(Task):
         """See the base class."""
         return L.adam(self.networks, self._config.optim)
 
-    def _asked(self, batch: Batch) -> _Request:
+    def _targets(self, batch: Batch) -> _Request:
         """What to draw: a face alone has no class, and AUs that its seed draws."""
         # A frame whose class alone is known is a pair here.
         paired = batch.paired | (batch.label >= 0)
-        aus, known = batch.asked(~paired)
+        aus, known = batch.targets(~paired)
         z = batch.randn("ice-z", self._config.model.noise)
         return _Request(z, L.one_hot(batch.label, N_CLASSES), aus * known, known, paired)
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """See the base class. A face alone has no frame to be held against; it is only ever a drawing's onset."""
-        loss, asked = self._config.loss, self._asked(batch)
+        loss, asked = self._config.loss, self._targets(batch)
         z, classes, aus, n, paired = asked.z, asked.classes, asked.aus, len(batch), asked.paired.to(asked.z.dtype)
         # One pass draws the expression and, for the same noise, its absence.
         drawn = self.networks["generator"](
@@ -148,7 +148,7 @@ class ICEGANTask(Task):
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Grey-level errors, and how far the picture follows AUs and class."""
-        generator, asked = averaged["generator"], self._asked(batch)
+        generator, asked = averaged["generator"], self._targets(batch)
         z, classes, aus = asked.z, asked.classes, asked.aus
         made = generator(batch.onset, z, classes, aus)
         plain = generator(batch.onset, z, torch.zeros_like(classes), torch.zeros_like(aus))
@@ -187,7 +187,7 @@ class ICEGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Onset, real frame; drawn with and without expression; as a clip shows it, change times 8; the 3 classes."""
-        generator, request = averaged["generator"], self._asked(batch)
+        generator, request = averaged["generator"], self._targets(batch)
         z, classes, aus = request.z, request.classes, request.aus
         rest = torch.zeros_like(aus)
         made, plain = (

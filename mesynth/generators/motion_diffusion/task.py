@@ -14,7 +14,7 @@ from torch import nn
 from mesynth.core.errors import ConfigError
 from mesynth.generators.base import save_trained
 from mesynth.generators.diffusion.config import Sampling
-from mesynth.generators.diffusion.sampling import few_levels
+from mesynth.generators.diffusion.sampling import few_levels, sample_conditioned
 from mesynth.generators.diffusion.tokens import dropped
 from mesynth.generators.formation import Motion, form, limited
 from mesynth.generators.motion_diffusion.config import ARGUMENTS, Config
@@ -113,7 +113,7 @@ class MotionDiffusionTask(Task):
         return out
 
     def distilled(self, batch: Batch) -> torch.Tensor:
-        """Squared error of each look of the student against what its teacher draws from the same noise; a scalar.
+        """Squared error of each step of the student against what its teacher draws from the same noise; a scalar.
 
         Over all pairs: only their onsets and AUs are looked at.
         """
@@ -123,20 +123,21 @@ class MotionDiffusionTask(Task):
         known, _ = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
         with torch.no_grad():
             teacher: Any = self.frozen["teacher"]
-            target = teacher.drawn(
+            target = sample_conditioned(
+                teacher,
                 teacher.condition(batch.onset, batch.aus, known),
                 teacher.condition(batch.onset, batch.aus, known, torch.ones_like(batch.has_flow)),
                 noise,
                 Sampling(steps=distil.steps, guidance=distil.guidance),
             )
         asked = network.condition(batch.onset, batch.aus, known)
-        out, looks = torch.zeros_like(noise), []
+        out, errors = torch.zeros_like(noise), []
         for level in few_levels(network.sampling, network.process):
             sigma = noise.new_full((len(noise),), level)
-            # As the "few" solver does; a look learns to mend what the one before it left.
+            # As the "few" solver does; a step learns to mend what the one before it left.
             out = network.denoised(out.detach() + level * noise, sigma, asked)
-            looks.append(losses.mean_of((out - target).square()))
-        return torch.stack(looks).mean()
+            errors.append(losses.mean_of((out - target).square()))
+        return torch.stack(errors).mean()
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Measures [B] of one sample a pair; NaN where a pair has nothing to measure. See :meth:`check`."""

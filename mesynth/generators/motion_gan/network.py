@@ -95,7 +95,7 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         self.register_buffer("midline", midline.view(1, K, 1, 1, 1, 1), persistent=False)
 
     def encode(self, onset: torch.Tensor, z: torch.Tensor | None = None) -> Encoded:
-        """One look at the onsets [B,3,S,S]."""
+        """What there is to know of the onsets [B,3,S,S] before any AU is asked for."""
         fine = self.stem(2 * onset - 1)
         middle = self.down[0](fine)
         quarter = self.down[1](middle)

@@ -71,7 +71,7 @@ class MotionGANTask(Task):
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """Reader on real pairs, discriminator on real and made, generator on everything its losses name."""
         weights, logged = self._config.loss, {}
-        (aus, known), paired = batch.asked(), batch.paired
+        (aus, known), paired = batch.targets(), batch.paired
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         if weights.reads:
             read = self.networks["reader"](batch.onset, batch.frame)
@@ -167,7 +167,7 @@ class MotionGANTask(Task):
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Measures [B]; NaN where a pair has nothing to measure. See :meth:`check` for what they are held against."""
         network = averaged["generator"]
-        (aus, known), paired = batch.asked(), batch.paired
+        (aus, known), paired = batch.targets(), batch.paired
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         motion = network(batch.onset, aus, known, z)
         made = form(batch.onset, motion)
@@ -232,7 +232,7 @@ class MotionGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Columns: onset, asked frame, made frame, change of each, exact flow, made flow."""
-        aus, known = batch.asked()
+        aus, known = batch.targets()
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         with torch.no_grad():
             motion = averaged["generator"](batch.onset, aus, known, z)
