@@ -15,6 +15,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.diffusion.config import Sampling
+from mesynth.generators.diffusion.sampling import sample_conditioned
 from mesynth.generators.flow_volume.network import TimeMixer, VolumeDiffuser
 from mesynth.generators.flow_volume.pipeline import FlowVolume
 from mesynth.generators.motion_diffusion.network import Conditioning, MotionDiffuser
@@ -179,7 +180,7 @@ def test_begun_with_2d_weights_every_time_is_the_2d_answer(guidance: float) -> N
                 replace(a, mean=mean, shown=shown, spread=volume.condition(onsets(2), aus, known, timing).spread[:, t])
                 for a, shown in ((asked, mean / flat.config["whole"]), (nothing, torch.zeros_like(mean)))
             ]
-            z = flat.drawn(own[0], own[1], noise[:, t], sampling)
+            z = sample_conditioned(flat, own[0], own[1], noise[:, t], sampling)
             want = flat.pixels(mean + own[0].spread * z)
             assert torch.allclose(drawn[:, t], want, atol=2e-5), t
     assert float(drawn.abs().max()) > 0.2

@@ -43,7 +43,7 @@ def test_what_is_expected_begins_as_the_motion_gan_and_stays_so(tmp_path: Path) 
 
 
 def test_another_architecture_or_family_is_refused_in_one_line(tmp_path: Path) -> None:
-    task = task_of(replace(SMALL, expect_blocks=2))
+    task = task_of(replace(SMALL, mean_blocks=2))
     with pytest.raises(ConfigError, match="width is 8 here and 12 there"):
         saved(tmp_path / "wide", width=12).load_into(task)
     with pytest.raises(ConfigError, match="holds weights of au_icgan; this recipe trains motion_diffusion"):

@@ -193,12 +193,15 @@ def open_pairs(
 # ---------------------------------------------------------------- the command
 
 
+SOURCE = Source(PairConfig, open_pairs, list_subjects)
+
+
 def _no_pipeline(folder: Path, facts: GeneratorFacts) -> Any:
     raise AssertionError("a saved toy is read by its tests alone")
 
 
 TOY = Family(
-    pipeline=_no_pipeline, task=ToyTask, config=Config, data=Source(PairConfig, open_pairs, list_subjects)
+    pipeline=_no_pipeline, task="tests.training.toy:ToyTask", config=Config, data="tests.training.toy:SOURCE"
 )  # fmt: skip
 
 
