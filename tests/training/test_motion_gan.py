@@ -13,7 +13,7 @@ from mesynth.core.profiles import Profile
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.motion_gan.config import Config, LossConfig, ModelConfig, OptimConfig
 from mesynth.generators.motion_gan.network import K
-from mesynth.generators.motion_gan.task import TASK, MotionGANTask
+from mesynth.generators.motion_gan.task import MotionGANTask
 from mesynth.store.generator_folder import read_facts
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import end_point_error
@@ -35,7 +35,7 @@ class Quiet:
 
 def task_of(loss: LossConfig = LossConfig(), model: ModelConfig = SMALL, size: int = SIZE) -> MotionGANTask:
     torch.manual_seed(0)
-    return TASK(Config(model=model, loss=loss, optim=QUICK), size)
+    return MotionGANTask(Config(model=model, loss=loss, optim=QUICK), size)
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
@@ -278,7 +278,7 @@ def test_sheet(trained: MotionGANTask, batch: Batch) -> None:
         (lambda: OptimConfig(beta2=1), "optim.beta2=1"),
         (lambda: Config(loss=LossConfig(diversity=1)), "has no effect with model.z=0"),
         (lambda: Config(model=ModelConfig(z=8)), "model.z=8 has no effect"),
-        (lambda: TASK(Config(), 20), "data.size=20 must be a multiple of 8"),
+        (lambda: MotionGANTask(Config(), 20), "data.size=20 must be a multiple of 8"),
     ],
 )
 def test_bad_configurations(make: object, message: str) -> None:
@@ -291,7 +291,7 @@ def test_recipes_are_valid(name: str) -> None:
     from mesynth.training.config import load_recipe
 
     recipe = load_recipe(Path(__file__).parents[2] / "configs" / "gan" / f"{name}.yaml", [])
-    counted = TASK(recipe.config, recipe.data.size).parameters()
+    counted = MotionGANTask(recipe.config, recipe.data.size).parameters()
     assert 4 * counted["generator"] < 30e6
 
 
