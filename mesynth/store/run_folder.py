@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from mesynth.core.errors import RunFolderError
 
 RUN_FILE = "run.yaml"
 LOCK_FILE = ".writing"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 # ---------------------------------------------------------------- one configuration
@@ -68,37 +71,54 @@ def _plain(value: Any) -> Any:
 def only_writer(out: Path) -> Iterator[None]:
     """Hold the folder ``out`` for this process; the hold ends with it, however it ends, and leaves no file behind.
 
+    A writer that was killed leaves an empty ``.writing``, which holds nobody up; the next one removes it.
+
     Raises:
         RunFolderError: another process (or another thread of this one) holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # a system without advisory locks: two writers are the user's to avoid
-        yield
-        return
-    path = out / LOCK_FILE
-    with open(path, "wb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = _is_at(path, handle.fileno())
-        except BlockingIOError:
-            mine = False
-        except OSError:  # a file system without locks
-            mine = True
-        if not mine:
+    with file_lock(out / LOCK_FILE, wait=False) as held:
+        if not held:
             raise RunFolderError(f"{out} is being written by another process; wait for it or choose another --out")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
 
 
-def _is_at(path: Path, handle: int) -> bool:
-    """Whether the open file still lies at ``path``: the holder before may have removed it before our locking it."""
+@contextmanager
+def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Lock the file ``path``, made as needed and removed in the end; yields whether it is held.
+
+    ``wait``: until another process lets go; without it False is yielded at once. On a file system without locks True
+    is yielded, and two writers are the user's to avoid.
+
+    Raises:
+        OSError: the file cannot be made.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, ".lock")
+    ...     with file_lock(path, wait=False) as one, file_lock(path, wait=False) as two:
+    ...         held = one, two, path.exists()
+    ...     held, path.exists()
+    ((True, False, True), False)
+    """
+    lock = FileLock(path, thread_local=False)
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+        lock.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        # While it is held: afterwards it may be another's. Who has opened it by now finds that it has no name any more
+        # and opens the next. Windows refuses, and removes the file when it is let go.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 # ---------------------------------------------------------------- whole files
