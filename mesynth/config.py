@@ -128,10 +128,9 @@ def read_given(recipe: Path | str | None = None, settings: Sequence[str] = ()) -
         if "=" not in text:
             raise ConfigError(f"'{text}' is no setting; write key=value, for example run.images=1000")
     try:
-        over = OmegaConf.to_container(OmegaConf.from_dotlist(list(settings)))
+        over: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(settings)))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"settings {' '.join(settings)} cannot be read: {_one_line(error)}") from None
-    assert isinstance(over, dict)
     values = _over(values, over, removed)
     return Given(values, tuple(sorted(removed)))
 

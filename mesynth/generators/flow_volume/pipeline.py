@@ -78,7 +78,6 @@ class FlowVolume(SampledGenerator):
     """A trained :class:`VolumeDiffuser` as a :class:`mesynth.generators.base.Generator`."""
 
     family = "flow_volume"
-    network: VolumeDiffuser
 
     def generate(
         self,

@@ -57,7 +57,6 @@ class MotionDiffusion(SampledGenerator):
     """A trained :class:`MotionDiffuser` as a :class:`mesynth.generators.base.Generator`."""
 
     family = "motion_diffusion"
-    network: MotionDiffuser
 
     def generate(
         self,

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ import numpy as np
 
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import write_text
+from mesynth.store.run_folder import file_lock, write_text
 from mesynth.training.data.packed_clip import PackConfig, PackedClip, Unusable, pack_clip
 
 META = "pack.json"
@@ -111,18 +111,12 @@ def _digest(manifest: Manifest, config: PackConfig) -> str:
 @contextmanager
 def locked(cache: Path) -> Iterator[None]:
     """Exclusive use of a cache folder; waits for another process, and survives its death."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        handle = open(cache / ".lock", "wb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise MesynthError(f"cache {cache} cannot be written ({error.strerror}); choose another folder") from None
-    with handle:
+    with ExitStack() as stack:
         try:
-            import fcntl
-        except ImportError:  # a system without advisory locks: processes must not share a cache being made
-            yield
-            return
-        fcntl.flock(handle, fcntl.LOCK_EX)
+            cache.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(cache / ".lock", wait=True))
+        except OSError as error:
+            raise MesynthError(f"cache {cache} cannot be written ({error.strerror}); choose another folder") from None
         yield
 
 
