@@ -40,6 +40,11 @@ def fit(task: Task, columns: dict[str, np.ndarray], steps: int, batch: int) -> l
     return log
 
 
+def level(log: list[dict[str, torch.Tensor]], name: str) -> float:
+    """Where a loss has come to: its mean over the last ten steps."""
+    return float(torch.stack([step[name] for step in log[-10:]]).mean())
+
+
 def repeat(task: Task, batch: Batch, steps: int) -> list[dict[str, torch.Tensor]]:
     """The same batch again and again."""
     updater = PlainUpdater(task.optimisers())

@@ -14,7 +14,7 @@ NOTHING = {"exposure": 0, "balance": 0, "gamma": 0, "blur": 0, "shrink": 0, "noi
 
 
 def only(**part: float) -> CameraConfig:
-    return CameraConfig(**(NOTHING | {"share": 1.0} | part))
+    return CameraConfig(**(NOTHING | {"probability": 1.0} | part))
 
 
 def pairs(n: int, size: int = 48, seed: int = 0) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_off_changes_nothing() -> None:
 
 def test_share_is_the_share_of_pairs() -> None:
     frames = pairs(1).repeat(400, 0)
-    out = degrade(frames, np.arange(400), CameraConfig(**(NOTHING | {"share": 0.3, "exposure": 0.5})))
+    out = degrade(frames, np.arange(400), CameraConfig(**(NOTHING | {"probability": 0.3, "exposure": 0.5})))
     assert (out != frames).any((1, 2, 3, 4)).mean() == pytest.approx(0.3, abs=0.07)
 
 
