@@ -301,7 +301,8 @@ def fill(kind: Any, values: Mapping[str, Any], section: str = "") -> Any:
         return OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.create(dict(values))))
     except OmegaConfBaseException as error:
         key = ".".join(part for part in (section, getattr(error, "full_key", None)) if part)
-        raise ConfigError(f"{key or 'configuration'}: {_one_line(error)}") from None
+        where = key if section else f"configuration{f': {key}' if key else ''}"
+        raise ConfigError(f"{where}: {_one_line(error)}") from None
 
 
 def _one_line(error: Exception) -> str:

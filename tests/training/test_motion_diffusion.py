@@ -329,7 +329,7 @@ def test_sheet(trained: MotionDiffusionTask, batch: Batch) -> None:
         (lambda: ModelConfig(solver="ddim"), "model.solver 'ddim' is unknown"),
         (lambda: LossConfig(occluded=2), "loss.occluded=2 is outside"),
         (lambda: LossConfig(fold=float("nan")), "loss.fold=nan is no weight"),
-        (lambda: OptimConfig(lr=0), "optim.lr=0 must be positive"),
+        (lambda: OptimConfig(lr=0), "optim.lr=0 is outside"),
         (lambda: OptimConfig(beta2=1), "optim.beta2=1 is outside"),
         (lambda: MotionDiffusionTask(Config(), 36), "data.size=36 must be a multiple of 8"),
     ],

@@ -334,7 +334,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(pack_module._Writer, "add", full)
     with pytest.raises(MesynthError, match=r"the disk of .* is full"):
         open_pack(folder, tmp_path, FULL)
-    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    assert [p.name for p in tmp_path.iterdir()] == []
 
 
 def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
