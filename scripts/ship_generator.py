@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mesynth.core.errors import MesynthError
-from mesynth.generators.registry import SHIPPED
-from mesynth.store.generator_folder import CARD, read_facts
+from mesynth.store.generator_folder import CARD, SHIPPED, read_facts
 from mesynth.training.config import load_recipe
-from mesynth.training.start import open_start
+from mesynth.training.initial import open_initial
 
 SHOWN = (
     "flow_epe", "of_zero_flow", "of_mean_flow", "relative_epe", "au_mae_targeted", "au_slope_pooled",
@@ -40,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     facts = read_facts(options.generator)
     recipe = load_recipe(options.recipe)
-    start = open_start(recipe)
+    start = open_initial(recipe)
     if recipe.hash(start.sha256 if start else "") != facts.config_hash:
         raise MesynthError(f"{options.generator} was not trained by {options.recipe} as it is now; train it again")
     result = json.loads(options.figures.read_text())

@@ -163,8 +163,8 @@ def make_plan(
 ) -> dict[str, dict[str, Any]]:
     """Images and settings of each run; pairs are rendered here, so that no run spends its minutes on it."""
     from mesynth.core.errors import ConfigError
+    from mesynth.store.families import trained_family
     from mesynth.training.forecast import preparation
-    from mesynth.training.registry import find_data
 
     speed = {row["recipe"]: row for row in speeds if row["variant"] == options.variant}
     plan = {}
@@ -174,7 +174,8 @@ def make_plan(
             raise ConfigError(f"{name} cannot be trained with --variant {options.variant}: {why}")
         others = len(recipes) - 1
         share = 1.0 if not others else FIRST_SHARE if place == 0 else (1 - FIRST_SHARE) / others
-        pairs, _ = find_data(recipe.task).open(recipe.data, cache=cache, seed=recipe.run.seed, workers=options.workers)
+        source = trained_family(recipe.task).source
+        pairs, _ = source.open(recipe.data, cache=cache, seed=recipe.run.seed, workers=options.workers)
         prepared = preparation(pairs, recipe.run.batch, recipe.run.prefetch)
         rate = min(speed[name]["images_per_s"], prepared)
         minutes = share * options.minutes

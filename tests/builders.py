@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mesynth.core import seeds
 from mesynth.core.errors import MesynthError
+from mesynth.store.families import FAMILIES, Family
 from mesynth.store.manifest import Provenance, Row
 from mesynth.store.stage import Produced, Skipped
 
@@ -78,3 +80,9 @@ class NumberWorker:
 def tree_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below ``folder`` by relative path."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def with_family(monkeypatch: pytest.MonkeyPatch, name: str, family: Family) -> None:
+    """A generator family that is known for as long as the test lasts."""
+    monkeypatch.setitem(FAMILIES._added, name, family)
+    monkeypatch.setitem(FAMILIES._loaded, name, family)

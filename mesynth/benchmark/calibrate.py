@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.candidates import FRAMELESS, Candidate
+from mesynth.benchmark.candidates import Candidate, unframed
 from mesynth.benchmark.figures import points
 from mesynth.benchmark.people import Person, RenderedTruth
 from mesynth.benchmark.requests import Request, requests_of
@@ -27,6 +27,7 @@ from mesynth.core.seeds import derived
 from mesynth.generators.base import LEAST, MOST, Generator, load_pipeline
 from mesynth.generators.registry import Model, configured, option_text
 from mesynth.metrics.networks.judge import AUJudge
+from mesynth.store.families import makes_frames
 from mesynth.store.generator_folder import save_with_gains
 from mesynth.store.run_folder import write_text
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
@@ -200,8 +201,8 @@ def calibrate(
         WeightsUnavailable: the judge's weights are missing.
     """
     out = Path(out)
-    if model.folder is None or model.name in FRAMELESS:
-        why = FRAMELESS.get(model.name, "has no weights that a gain could go with")
+    if model.folder is None or not makes_frames(model.name):
+        why = unframed(model.name) if model.folder else "has no weights that a gain could go with"
         raise MesynthError(f"{model.name} {why}; give a folder that training wrote, of a generator that makes frames")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunFolderError(f"{out} is not empty; choose another --out")

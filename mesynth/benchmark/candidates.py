@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from mesynth.core.errors import LeakError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import Generator
-from mesynth.generators.registry import FLOW_ONLY, configured, find_model, shipped_models, split_name
+from mesynth.generators.registry import configured, find_model, split_name
 from mesynth.motion.prior import NAME
-from mesynth.store.generator_folder import WEIGHTS
+from mesynth.store.families import makes_frames
+from mesynth.store.generator_folder import WEIGHTS, shipped_models
 from mesynth.training.data.rendered import person_key
 
 TRUTH = "rendered truth"
-FRAMELESS: Mapping[str, str] = dict.fromkeys(FLOW_ONLY, "makes flow images only, no frames")
-"""Families whose ``generate`` always raises; their ``flows(seeds=, aus=, size=)`` is asked instead."""
 _PROFILE = Profile(apex=0.5)
 _FRAMES = 3
 """Onset, apex, offset: the apex does not depend on how many frames lie between."""
@@ -40,6 +39,11 @@ class Shown:
     warnings: tuple[str, ...] = ()
 
 
+def unframed(family: str) -> str:
+    """Why generators of a family make no frames; empty when they do."""
+    return "" if makes_frames(family) else "makes flow images only, no frames"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Candidate:
     """A generator under a name of its own."""
@@ -53,8 +57,8 @@ class Candidate:
 
     @property
     def frameless(self) -> str:
-        """Why there are no frames; empty when there are."""
-        return FRAMELESS.get(self.generator.family, "")
+        """Why there are no frames; empty when there are. Then ``flows(seeds=, aus=, size=)`` is asked instead."""
+        return unframed(self.generator.family)
 
     def meet(self, person: Person) -> None:
         """Tell the truth whose turn it is."""

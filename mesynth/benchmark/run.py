@@ -15,7 +15,7 @@ import numpy as np
 from mesynth import __version__
 from mesynth.benchmark import resampling
 from mesynth.benchmark.answers import SEEDS, Answers, Instruments, References, grouped, measure_references, question
-from mesynth.benchmark.candidates import FRAMELESS, TRUTH, Candidate, refuse_leaks
+from mesynth.benchmark.candidates import TRUTH, Candidate, refuse_leaks, unframed
 from mesynth.benchmark.figures import (
     Answered,
     Figure,
@@ -138,7 +138,7 @@ def read_answers(
     beside = [References.read(reference) for _, reference in files]
     weights, targets = resampling.draws(config.people, config.resamples, config.seed), requests(config)
     return [
-        Answered(targets, own, beside, answers[0], weights, trusted, FRAMELESS.get(family, ""))
+        Answered(targets, own, beside, answers[0], weights, trusted, unframed(family))
         for family, own in zip(families, answers, strict=True)
     ]
 

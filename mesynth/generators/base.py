@@ -1,22 +1,15 @@
-"""Saved generators: one folder each, checked file by file before anything in it is used.
+"""What all generators share: the call, loading from a saved folder, gains, and the card.
 
-A pipeline folder holds ``mesynth.json`` (family, facts, sha256 and size of every file that matters), one subfolder
-per network as diffusers writes them (``config.json`` and a safetensors file), and ``README.md``, the card. Nothing
-in it is executed: the class comes from the fixed table :data:`FAMILIES`, the weights from safetensors alone.
-
-Gains of a calibrated generator: how much more or less of an AU to ask a network for.
-
-A network that shows 80 % of what it is asked for is asked for 1.25 times as much. The gains lie in the generator's
-facts, are fitted by :mod:`mesynth.benchmark.calibrate`, and are applied where a family hands AUs to its network. Clips
-keep the AUs that the user asked for.
-
-Model cards of saved generators, written from their facts alone: nothing in a card is typed in."""
+Gains of a calibrated generator say how much more or less of an AU to ask its network for: one that shows 80 % of what
+it is asked for is asked for 1.25 times as much. They lie in the generator's facts, are fitted by
+:mod:`mesynth.benchmark.calibrate`, and are applied where a family hands AUs to its network. Clips keep the AUs that the
+user asked for. A card is written from the facts alone: nothing in it is typed in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -25,7 +18,8 @@ import numpy as np
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
-from mesynth.store.generator_folder import FAMILIES, GeneratorFacts, read_facts
+from mesynth.store.families import FAMILIES
+from mesynth.store.generator_folder import GeneratorFacts, read_facts, save_pipeline
 
 if TYPE_CHECKING:
     from mesynth.core.profiles import Profile
@@ -73,8 +67,7 @@ def load_pipeline(folder: Path | str, gains: Mapping[str, float] | None = None) 
     facts = read_facts(folder)
     if gains is not None:
         facts = replace(facts, gains=dict(gains))
-    module = import_module(FAMILIES[facts.name])
-    generator: Generator = module.load(folder, facts)
+    generator: Generator = FAMILIES[facts.name].load(folder, facts)
     return generator
 
 
@@ -105,6 +98,27 @@ _SHOWN = 12
 
 
 _GENERATE = 'sample, warnings = load_pipeline("this folder").generate(face, aus, profile, n_frames=65, fps=200)'
+
+
+def save_trained(
+    folder: Path,
+    networks: Mapping[str, Any],
+    facts: GeneratorFacts,
+    *,
+    title: str,
+    what: str,
+    limits: str,
+    use: str = "",
+    licences: Iterable[str] = (),
+) -> None:
+    """Write a trained generator's folder with its card; see :func:`save_pipeline` and :func:`model_card`.
+
+    ``licences``: of networks of others in it, beside those of the data.
+    """
+    plain = replace(facts, licences=(*facts.licences, *licences)).plain()
+    counted = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    card = model_card(plain, title=title, what=what, limits=limits, parameters=counted, use=use or _GENERATE)
+    save_pipeline(folder, networks, plain, card, size=facts.size)
 
 
 def model_card(

@@ -28,7 +28,7 @@ from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.core.process import part
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Sample
-from mesynth.generators.motion_gan.pipeline import canonical_fields, crop_frame, read_canonical
+from mesynth.generators.motion_gan.network import canonical_fields, crop_frame, read_canonical
 from mesynth.head.model import SIDE_SOFTNESS
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve
 from mesynth.motion.prior import Face

@@ -19,7 +19,15 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import Generator, load_pipeline
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import NAME, Face, MotionPrior, check_reach
-from mesynth.store.generator_folder import INDEX, GeneratorFacts, PipelineError, read_facts
+from mesynth.store.families import makes_frames
+from mesynth.store.generator_folder import (
+    INDEX,
+    GeneratorFacts,
+    PipelineError,
+    read_facts,
+    saved_folder,
+    shipped_models,
+)
 
 if TYPE_CHECKING:
     from mesynth.core.profiles import Profile
@@ -27,10 +35,6 @@ if TYPE_CHECKING:
 
 
 Option = bool | int | float | str
-FLOW_ONLY = ("flow_gan",)
-"""Families that make flow images without a face, and no frames."""
-SHIPPED = Path(__file__).parent.parent / "generators" / "data"
-"""One folder a model that comes with the package."""
 _FACES_KEPT = 8
 
 
@@ -104,8 +108,8 @@ class Model:
         return {"generator": self.name} | weights | ({"options": dict(self.options)} if self.options else {})
 
     def check_frames(self) -> None:
-        """Raise MesynthError for a family of FLOW_ONLY."""
-        if self.name in FLOW_ONLY:
+        """Raise MesynthError for a family that makes flow images alone."""
+        if not makes_frames(self.name):
             raise MesynthError(f"{self.name} makes flow images only, no frames; use --kind flow, or another --model")
 
     def check_request(self, aus: AUVector) -> None:
@@ -118,13 +122,6 @@ class Model:
             check_reach(aus)
         else:
             facs.reject_conflicts(aus)
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    if not SHIPPED.is_dir():
-        return []
-    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / INDEX).is_file())
 
 
 def find_model(name: str) -> Model:
@@ -145,15 +142,12 @@ def find_model(name: str) -> Model:
 def _found(name: str) -> Model:
     if name == NAME:
         return Model(NAME, None, PriorGenerator().facts)
-    if name in shipped_models():
-        folder = SHIPPED / name
-    else:
-        folder = Path(name)
-        if not folder.is_dir():
-            known = ", ".join([NAME, *shipped_models()])
-            raise MesynthError(f"model '{name}' is unknown; choose from {known}, or give a folder that training wrote")
-        if not (folder / INDEX).is_file() and (folder / "generator" / INDEX).is_file():
-            folder = folder / "generator"
+    folder = saved_folder(name)
+    if not folder.is_dir():
+        known = ", ".join([NAME, *shipped_models()])
+        raise MesynthError(f"model '{name}' is unknown; choose from {known}, or give a folder that training wrote")
+    if not (folder / INDEX).is_file() and (folder / "generator" / INDEX).is_file():
+        folder = folder / "generator"
     facts = read_facts(folder)
     if not facts.subjects_seen:
         raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")

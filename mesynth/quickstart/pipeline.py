@@ -24,13 +24,14 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.datasets.casme2 import load_casme2
 from mesynth.datasets.rendered import render_casme2, render_faces
-from mesynth.generators.registry import FLOW_ONLY, find_model
+from mesynth.generators.registry import find_model
 from mesynth.metrics.measure import MeasureConfig, measure
 from mesynth.metrics.report import MeasureReport
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.config import STORED, PrepareConfig
 from mesynth.preprocess.prepare import prepare
 from mesynth.quickstart.page import Show, Study, write_page
+from mesynth.store.families import makes_frames
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.stage import Progress
@@ -169,7 +170,7 @@ def generators() -> list[str]:
     chosen: dict[str, str] = {}
     for name in sorted(default_models(), key=len):
         family = find_model(name).facts.name
-        if family not in FLOW_ONLY:
+        if makes_frames(family):
             chosen.setdefault(family, name)
     return [name for name in default_models() if name in chosen.values()]
 

@@ -2,7 +2,8 @@
 
 A pipeline folder holds ``mesynth.json`` (family, facts, sha256 and size of every file that matters), one subfolder
 per network as diffusers writes them (``config.json`` and a safetensors file), and ``README.md``, the card. Nothing
-in it is executed: the class comes from the fixed table :data:`FAMILIES`, the weights from safetensors alone.
+in it is executed: the class comes from the table of families (:mod:`mesynth.store.families`), the weights from
+safetensors alone.
 """
 
 from __future__ import annotations
@@ -16,24 +17,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.facs import AU_INDEX
-
-if TYPE_CHECKING:
-    pass
-
+from mesynth.store.families import FAMILIES
 
 INDEX = "mesynth.json"
 CARD = "README.md"
 FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-FAMILIES: dict[str, str] = {
-    name: f"mesynth.generators.{name}.pipeline"
-    for name in ("motion_gan", "au_icgan", "ice_gan", "flow_gan", "motion_diffusion", "image_diffusion", "flow_volume")
-}
-"""Family -> module with ``load(folder: Path, facts: GeneratorFacts) -> Generator``."""
+SHIPPED = Path(__file__).resolve().parent.parent / "generators" / "data"
+"""One folder a generator that comes with the package."""
 _BLOCK = 1 << 20
 _Network = TypeVar("_Network")
 
@@ -47,7 +42,7 @@ class GeneratorFacts:
     """What a saved generator says about where it comes from."""
 
     name: str
-    """The family, a key of :data:`FAMILIES`."""
+    """The family, a name in :data:`mesynth.store.families.FAMILIES`."""
     size: int
     """Side of the pictures its networks work on, pixels."""
     subjects_seen: tuple[str, ...]
@@ -102,8 +97,8 @@ class GeneratorFacts:
 def save_pipeline(folder: Path, networks: Mapping[str, Any], facts: Mapping[str, Any], card: str, *, size: int) -> str:
     """Write ``networks`` (diffusers ``ModelMixin``s by name) with ``facts`` and ``card``; returns ``weights_sha256``.
 
-    ``facts`` has the keys of :class:`GeneratorFacts` (``dataclasses.asdict`` of the training room's ``Facts`` does);
-    ``size``, ``networks`` and ``weights_sha256`` are set here. The folder appears, or is replaced, as a whole.
+    ``facts`` has the keys of :class:`GeneratorFacts` (its :meth:`~GeneratorFacts.plain` does); ``size``, ``networks``
+    and ``weights_sha256`` are set here. The folder appears, or is replaced, as a whole.
 
     Raises:
         RunFolderError: ``folder`` exists and is no saved generator.
@@ -235,6 +230,32 @@ def _check_file(folder: Path, name: str, record: Any, networks: tuple[str, ...])
         raise PipelineError(f"{path} has {path.stat().st_size} bytes instead of {size}; copy the generator again")
     if file_sha256(path) != digest:
         raise PipelineError(f"{path} is not the file that was saved (sha256 differs); copy the generator again")
+
+
+def shipped_models() -> list[str]:
+    """Names of the generators that come with the package."""
+    if not SHIPPED.is_dir():
+        return []
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / INDEX).is_file())
+
+
+def saved_folder(name: Path | str) -> Path:
+    """Where a generator lies that is named by a user: one that ships, by its name, or a folder, as it is."""
+    return SHIPPED / name if str(name) in shipped_models() else Path(name)
+
+
+def load_sized_network(kind: type[_Network], folder: Path, facts: GeneratorFacts) -> _Network:
+    """:func:`load_network`, for a network that works on one size of picture, which the facts say as well.
+
+    Raises:
+        PipelineError: also another size.
+    """
+    network: Any = load_network(kind, folder)
+    if network.config["size"] != facts.size:
+        size = network.config["size"]
+        raise PipelineError(f"{folder.parent} says size {facts.size}, its network {size}; copy it again")
+    checked: _Network = network
+    return checked
 
 
 def load_network(kind: type[_Network], folder: Path) -> _Network:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from mesynth.config import FORMER_KEYS, by_former_names, check_keys, fill, find_recipe, read_given, renamed, valid_keys
 from mesynth.core.errors import ConfigError
+from mesynth.store.families import Family, trained_family
+from mesynth.store.generator_folder import SHIPPED, shipped_models
 from mesynth.store.run_folder import config_hash
-from mesynth.training.registry import Entry, find_data, find_task
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DECAYS = ("constant", "linear", "cosine")
@@ -67,7 +66,7 @@ class RunConfig:
     """Batches prepared ahead, each in a thread of its own (at most one a core); 0: none."""
     seed: int = 0
     start: Path | None = None
-    """A saved generator, or the folder of a finished run, whose weights training begins with."""
+    """Initial weights: a saved generator (a folder, or the name of one that ships), or the folder of a finished run."""
 
     def __post_init__(self) -> None:
         for name in ("images", "batch", "accumulate", "log_images", "validate_images", "validation", "keep"):
@@ -110,7 +109,7 @@ class RunConfig:
         if self.half_life == 0:
             idle["half_life_ramp"] = "run.half_life=0 averages nothing"
         if self.start is None:
-            idle["start"] = "it names no folder"
+            idle["start"] = "it names no generator"
         return idle
 
 
@@ -139,7 +138,10 @@ class Recipe:
         plain = self.plain()
         for key in _EXECUTION:
             plain["run"].pop(key, None)
-        plain = _without_paths(plain)
+        plain = by_former_names(_without_paths(plain), _former(self.task))
+        if (teacher := plain.get("distil", {}).get("teacher")) in shipped_models():
+            # Recipes named its folder before they could name the model: runs of before keep their hash.
+            plain["distil"]["teacher"] = f"mesynth/generators/data/{teacher}"
         return plain | ({"start": start} if start else {})
 
     def hash(self, start: str = "") -> str:
@@ -152,7 +154,7 @@ class Recipe:
 
 
 def load_recipe(file: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Defaults, then a YAML file, then ``key=value`` overrides.
+    """Defaults, then a recipe (a file or a name, see :func:`mesynth.config.find_recipe`), then ``key=value`` overrides.
 
     A configuration class may define ``idle() -> {key: why}``: naming such a key in a recipe is refused.
 
@@ -160,24 +162,35 @@ def load_recipe(file: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: an unknown task or key (with the nearest valid ones), a value of the wrong type or out of
             range, a key without effect.
     """
-    given = _given(Path(file), overrides)
-    name = OmegaConf.select(given, "task")
+    given = read_given(file, overrides)
+    name = given.values.get("task")
     if not isinstance(name, str):
         raise ConfigError(f"{file} names no task; its first line is for example 'task: motion_gan'")
-    entry = find_task(name)
-    kinds = _sections(entry)
-    _check_keys(given, kinds)
-    made = {section: _section(section, kind, given.get(section)) for section, kind in kinds.items()}
+    family = trained_family(name)
+    given = renamed(given, _former(name), quiet=SHIPPED in find_recipe(file).resolve().parents)
+    kinds = _sections(family)
+    valid = {"task", *kinds, *(f"{section}.{key}" for section, kind in kinds.items() for key in valid_keys(kind))}
+    check_keys(given, valid)
+    made = {section: fill(kind, given.values.get(section) or {}, section) for section, kind in kinds.items()}
     try:
-        config = entry.config(**{f.name: made[f.name] for f in fields(entry.config)})
+        config = family.config_class(**{f.name: made[f.name] for f in fields(family.config_class)})
     except TypeError as error:
         raise ConfigError(f"{file}: {error}") from None
-    keys = list(_leaves(OmegaConf.to_container(given)))
     for idle, why in _idle(_by_section(config, made["data"], made["run"])).items():
-        for key in keys:
+        for key in given.keys:
             if key == idle or key.startswith(idle + "."):
                 raise ConfigError(f"{key} has no effect: {why}")
     return Recipe(name, config, made["data"], made["run"])
+
+
+def _former(task: str) -> dict[str, str]:
+    return {**FORMER_KEYS[""], **FORMER_KEYS.get(task, {})}
+
+
+def _sections(family: Family) -> dict[str, type[Any]]:
+    hints = get_type_hints(family.config_class)
+    own = {f.name: hints[f.name] for f in fields(family.config_class)}
+    return {**own, "data": family.source.config, "run": RunConfig}
 
 
 def _by_section(config: Any, data: Any, run: Any) -> dict[str, Any]:
@@ -201,84 +214,6 @@ def _drop(plain: dict[str, Any], path: Sequence[str]) -> None:
     plain.pop(last, None)
 
 
-def _sections(entry: Entry) -> dict[str, type[Any]]:
-    hints, data = get_type_hints(entry.config), find_data(entry.name).config
-    return {**{f.name: hints[f.name] for f in fields(entry.config)}, "data": data, "run": RunConfig}
-
-
-def _given(file: Path, overrides: Sequence[str]) -> DictConfig:
-    try:
-        loaded = yaml.safe_load(file.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"recipe {file} cannot be read ({error.strerror}); recipes lie in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {file} is no YAML: {_one_line(error)}") from None
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"recipe {file} holds a {type(loaded).__name__}; expected keys and values")
-    for text in overrides:
-        if "=" not in text:
-            raise ConfigError(f"'{text}' is no setting; write key=value, for example run.images=1000")
-    try:
-        merged = OmegaConf.merge(OmegaConf.create(loaded), OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"settings {' '.join(overrides)} cannot be read: {_one_line(error)}") from None
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def _check_keys(given: DictConfig, kinds: Mapping[str, type[Any]]) -> None:
-    valid = {"task"}
-    for section, kind in kinds.items():
-        valid |= {section, *(f"{section}.{key}" for key in _keys(kind))}
-    for key in _leaves(OmegaConf.to_container(given)):
-        if key not in valid:
-            near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(kinds)
-            raise ConfigError(f"unknown key '{key}'; nearest: {', '.join(near)}")
-        inside = sorted(name for name in valid if name.startswith(key + "."))
-        if inside and OmegaConf.select(given, key) not in ({}, None):
-            raise ConfigError(f"{key} is a section and takes no value; set for example {', '.join(inside[:4])}")
-
-
-def _keys(kind: type[Any]) -> set[str]:
-    """All leaf keys of a dataclass, and its sections (a section may be given as empty)."""
-    out: set[str] = set()
-    for name, hint in get_type_hints(kind).items():
-        if name not in {f.name for f in fields(kind)}:
-            continue
-        out.add(name)
-        if is_dataclass(hint) and isinstance(hint, type):
-            out |= {f"{name}.{leaf}" for leaf in _keys(hint)}
-    return out
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _section(name: str, kind: type[Any], given: Any) -> Any:
-    try:
-        base = OmegaConf.structured(kind)
-        _unlock(base)
-        return OmegaConf.to_object(OmegaConf.merge(base, given or {}))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise ConfigError(f"{name}{f'.{key}' if key else ''}: {_one_line(error)}") from None
-
-
-def _unlock(node: Any) -> None:
-    """Frozen dataclasses become read-only nodes; merging needs them open (the result is frozen again)."""
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        if OmegaConf.is_config(child := node._get_node(key)):
-            OmegaConf.set_readonly(child, False)
-            if isinstance(child, DictConfig):
-                _unlock(child)
-
-
 def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(item) for key, item in value.items() if not _is_path(item)}
@@ -297,7 +232,3 @@ def _yaml_values(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_yaml_values(item) for item in value]
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n    full_key")[0].split())

@@ -18,9 +18,9 @@ from mesynth.core.facs import AU_CODES
 from mesynth.training.checkpoint import Averages
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import Batch, PairSet, batches
+from mesynth.training.initial import open_initial
 from mesynth.training.loop import build_task
 from mesynth.training.processes import Processes
-from mesynth.training.start import open_start
 from mesynth.training.task import StepUpdater, Task
 
 _PROBE = (2, 4)  # pairs of the two measured steps; one pair alone has no batch statistics
@@ -72,7 +72,7 @@ def forecast(recipe: Recipe, processes: int = 1) -> Forecast:
     Activations are what autograd keeps (each storage once, weights left out), a straight line through both steps.
     """
     run = recipe.run
-    task = build_task(recipe, open_start(recipe))
+    task = build_task(recipe, open_initial(recipe))
     trained = [p for network in task.networks.values() for p in network.parameters()]
     frozen = [t for network in task.frozen.values() for t in (*network.parameters(), *network.buffers())]
     held = [*trained, *(b for network in task.networks.values() for b in network.buffers())]

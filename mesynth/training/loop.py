@@ -17,16 +17,17 @@ from mesynth import __version__
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import stop_requested
 from mesynth.core.seeds import derived
+from mesynth.store.families import trained_family
+from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.store.stage import Interrupted, Progress
 from mesynth.training import checkpoint
 from mesynth.training.checkpoint import Averages, Clock, Sums, capture, restore
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import Batch, PairSet, batches, check_split
+from mesynth.training.initial import InitialWeights
 from mesynth.training.processes import Processes
 from mesynth.training.record import RunFolder
-from mesynth.training.registry import find_task
-from mesynth.training.start import Start
-from mesynth.training.task import Facts, Problem, StepUpdater, Task
+from mesynth.training.task import Problem, StepUpdater, Task
 
 
 class TrainingFailed(MesynthError):
@@ -38,7 +39,7 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def build_task(recipe: Recipe, start: Start | None = None) -> Task:
+def build_task(recipe: Recipe, start: InitialWeights | None = None) -> Task:
     """The recipe's task with its initial weights: they depend on ``run.seed`` and on ``start`` alone.
 
     Raises:
@@ -46,7 +47,7 @@ def build_task(recipe: Recipe, start: Start | None = None) -> Task:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(recipe.run.seed, "init"))
-        task = find_task(recipe.task).build(recipe.config, recipe.data.size)
+        task = trained_family(recipe.task).build_task(recipe.config, recipe.data.size)
     if getattr(recipe.data, "faces", ()):
         task.check_faces(alone=recipe.data.faces_alone)
     if start is not None:
@@ -314,8 +315,9 @@ class Run:
     def finish(self) -> None:
         """Save the averaged networks as ``generator/``."""
         record, clock = self.record, self.clock
-        facts = Facts(
+        facts = GeneratorFacts(
             name=self.task.name,
+            size=self.recipe.data.size,
             subjects_seen=tuple(record["subjects_seen"]),
             licences=tuple(record["licences"]),
             data_hash=record["data_hash"],

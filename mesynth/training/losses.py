@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.core.errors import ConfigError
 from mesynth.preprocess.warping import backward_of, bilinear
 
 
@@ -201,28 +199,6 @@ def weighted(weights: Any, terms: Mapping[str, torch.Tensor]) -> tuple[torch.Ten
     total = sum((getattr(weights, name) * value for name, value in means.items()), torch.zeros(()))
     assert isinstance(total, torch.Tensor)
     return total, {name: value.detach() for name, value in means.items()}
-
-
-def check_weights(section: str, config: Any) -> None:
-    """Every number of a frozen dataclass is finite and not negative.
-
-    Raises:
-        ConfigError: one is.
-    """
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{section}.{item.name}={value} must be a finite number, 0 or more")
-
-
-def check_optim(config: Any) -> None:
-    """Learning rates and betas of an ``optim`` section. Raises ConfigError."""
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if item.name.startswith("lr") and not 0 < value <= 1:
-            raise ConfigError(f"optim.{item.name}={value} is outside (0, 1]; 1e-4 is usual")
-        if item.name.startswith("beta") and not 0 <= value < 1:
-            raise ConfigError(f"optim.{item.name}={value} is outside [0, 1)")
 
 
 def adam(networks: Mapping[str, nn.Module], optim: Any) -> dict[str, torch.optim.Optimizer]:

@@ -1,14 +1,14 @@
 """The contract between the loop and what is trained: a task owns networks and losses, the loop owns everything else.
 
-One update: a task's losses to gradients to optimiser steps, over parts of a batch and over processes."""
+Beside it one update: a task's losses to gradients to optimiser steps, over parts of a batch and over processes.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -30,25 +30,6 @@ class Updater(Protocol):
         Every parameter of another optimiser keeps its gradient untouched: detach, or freeze, what is not meant.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a saved generator says about where it comes from; every pipeline stores it."""
-
-    name: str
-    """Of the generator family, for example motion_gan."""
-    subjects_seen: tuple[str, ...]
-    """``database/subject`` of everyone it learned from; rendered people of the training heads count as well."""
-    licences: tuple[str, ...]
-    data_hash: str
-    config_hash: str
-    images: int
-    """Pairs seen in training."""
-    seed: int
-    code_version: str
-    figures: Mapping[str, float]
-    """Measured on validation pairs."""
 
 
 class Problem(RuntimeError):
@@ -113,16 +94,16 @@ class Task(ABC):
         return ""
 
     @abstractmethod
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
-        """Write a pipeline directory (safetensors, configuration, model card) that ``generators.load`` reads."""
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
+        """Write a folder with safetensors, configuration and card, as mesynth.generators.base.save_trained does.
+
+        Raises:
+            Problem: what was learned is not worth saving.
+        """
 
     def parameters(self) -> dict[str, int]:
         """Parameters by network."""
         return {name: sum(p.numel() for p in net.parameters()) for name, net in self.networks.items()}
-
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration, plain values."""
-        raise NotImplementedError
 
 
 # ------------------------------------------------------------------- updater

@@ -12,17 +12,17 @@ from typing import Any
 from mesynth import __version__
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.preprocess.landmarks import default_folder
+from mesynth.store.families import trained_family
 from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.stage import Progress
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import PairSet, check_split
 from mesynth.training.data.subjects import subject_groups
+from mesynth.training.initial import InitialWeights, open_initial, refuse_leak
 from mesynth.training.loop import Run, build_task, warn
 from mesynth.training.processes import Processes, check_trackers
 from mesynth.training.record import RunFolder, read_metrics
-from mesynth.training.registry import find_data
-from mesynth.training.start import Start, open_start, refuse_leak
 
 CROSS_FIT = "cross_fit.json"
 Bars = Callable[[str], Progress]
@@ -76,7 +76,7 @@ def train(
     """
     check_trackers(machine.trackers)
     excluded = tuple(sorted(set(exclude_subjects)))
-    start = open_start(recipe)
+    start = open_initial(recipe)
     if start is not None:
         start.refuse_leak(excluded)
     processes = Processes(machine.device, recipe.run.precision, machine.trackers)
@@ -121,10 +121,10 @@ def cross_fit(
     check_trackers(machine.trackers)
     out = Path(out)
     excluded = set(exclude_subjects)
-    data = find_data(recipe.task)
+    data = trained_family(recipe.task).source
     subjects = [subject for subject in data.subjects(recipe.data) if subject not in excluded]
     parts = subject_groups(subjects, groups, recipe.run.seed)
-    start = open_start(recipe)
+    start = open_initial(recipe)
     if start is not None:  # every subject of the data is left out of one of the runs
         start.refuse_leak({*excluded, *subjects})
     processes = Processes(machine.device, recipe.run.precision)
@@ -171,7 +171,7 @@ def _open(
     """The pairs, made by the first process and then found by the others."""
 
     def work() -> tuple[PairSet, PairSet]:
-        return find_data(recipe.task).open(
+        return trained_family(recipe.task).source.open(
             recipe.data,
             exclude_subjects=excluded,
             cache=cache,
@@ -189,7 +189,7 @@ def _record(
     excluded: Sequence[str],
     pairs: tuple[PairSet, PairSet],
     processes: Processes,
-    start: Start | None,
+    start: InitialWeights | None,
     teachers: Mapping[str, GeneratorFacts],
 ) -> dict[str, Any]:
     training, validation = pairs

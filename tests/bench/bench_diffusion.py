@@ -19,7 +19,8 @@ import torch
 from mesynth.benchmark.people import Person
 from mesynth.benchmark.requests import BENCHMARK_SEEDS
 from mesynth.benchmark.run import one_thread
-from mesynth.generators.registry import find_model, shipped_models
+from mesynth.generators.registry import find_model
+from mesynth.store.generator_folder import shipped_models
 from tests.bench.bench_generators import FRAMES, REPEATS, SIZE, seconds
 
 STEPS = 25

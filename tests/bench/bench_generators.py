@@ -16,11 +16,12 @@ from mesynth.benchmark.requests import BENCHMARK_SEEDS
 from mesynth.benchmark.run import one_thread
 from mesynth.core.facs import parse_request
 from mesynth.core.profiles import Profile
-from mesynth.generators.au_icgan.pipeline import AUICGAN, AUICGenerator
+from mesynth.generators.au_icgan.network import AUICGenerator
+from mesynth.generators.au_icgan.pipeline import AUICGAN
 from mesynth.generators.base import Generator
-from mesynth.generators.registry import find_model, shipped_models
+from mesynth.generators.registry import find_model
 from mesynth.motion.prior import NAME
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.store.generator_folder import GeneratorFacts, shipped_models
 
 FRAMES, SIZE, REPEATS = 64, 128, 5
 REQUESTS = ("12=0.4", "4=0.5", "L1=0.4,L2=0.4", "9=0.3", "6=0.3,12=0.5", "15=0.4")

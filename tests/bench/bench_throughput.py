@@ -24,9 +24,9 @@ from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.throughput import PARTS, Throughput
 from mesynth.datasets.rendered import render_faces
 from mesynth.generators.flow_gan.pipeline import FAMILY
-from mesynth.generators.registry import shipped_models
 from mesynth.motion.flow_prior import NAME as PRIOR
 from mesynth.motion.prior import NAME
+from mesynth.store.generator_folder import shipped_models
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
 from tests.training.gan_checks import facts

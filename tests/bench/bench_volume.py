@@ -21,7 +21,7 @@ from mesynth.benchmark.run import one_thread
 from mesynth.core import facs, seeds
 from mesynth.core.facs import AUConflictError
 from mesynth.core.types import AUVector
-from mesynth.generators.diffusion import Sampling
+from mesynth.generators.diffusion.config import Sampling
 from mesynth.generators.formation import face_motion, limited_length
 from mesynth.generators.motion_diffusion.network import REACH
 from mesynth.generators.registry import find_model

@@ -17,7 +17,7 @@ import numpy as np
 
 from mesynth.benchmark import resampling
 from mesynth.benchmark.answers import FLOW_KID
-from mesynth.benchmark.candidates import FRAMELESS, TRUTH
+from mesynth.benchmark.candidates import TRUTH
 from mesynth.benchmark.figures import REPEATED, SLOPES, Answered, in_range, slopes
 from mesynth.benchmark.requests import BenchmarkConfig
 from mesynth.benchmark.result import Result, Standing
@@ -25,13 +25,12 @@ from mesynth.benchmark.run import read_answers
 from mesynth.core.facs import AU_CODES
 from mesynth.metrics.networks import Networks
 from mesynth.motion.prior import NAME
+from mesynth.store.families import has_property, makes_frames
 
 FLOW_KID_KEY = "flow_kid"
 LEAST_AUS = 12
 SHARE_OF_MEAN_FLOW = 0.5
 TIMES_FASTER = 30
-PER_FRAME = ("au_icgan", "ice_gan")
-"""Families whose network paints every frame."""
 FAMILIES = ("motion_diffusion", "flow_volume")
 BESIDE = "motion_gan"
 MOST_SECONDS = 1.0
@@ -193,7 +192,7 @@ def goals_of(
     """Goals by generator; ``answered`` goes with ``standings``, the rendered truth has none."""
     prior = next((a for s, a in zip(standings, answered, strict=True) if s.family == NAME), None)
     gans = {s.name: a for s, a in zip(standings, answered, strict=True) if s.family == BESIDE}
-    slow = {s.name: own for s in standings if s.family in PER_FRAME and (own := seconds_of(s))}
+    slow = {s.name: own for s in standings if has_property(s.family, "paints_frames") and (own := seconds_of(s))}
     out: dict[str, tuple[Goal, ...]] = {}
     for s, a in zip(standings, answered, strict=True):
         if s.name == TRUTH:
@@ -210,7 +209,7 @@ def goals_of(
 def speed_goals(standing: Standing, slow: Mapping[str, float]) -> list[Goal]:
     """How much faster a generator is than the fastest image-space GAN that took part, if one did."""
     own = seconds_of(standing)
-    fits = own and standing.family not in PER_FRAME and standing.family not in FRAMELESS
+    fits = own and not has_property(standing.family, "paints_frames") and makes_frames(standing.family)
     return [faster(own, slow)] if fits and own else []
 
 

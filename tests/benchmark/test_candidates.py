@@ -72,7 +72,7 @@ def test_weights_are_counted_from_their_files(tmp_path: Path) -> None:
 def test_a_saved_generator_enters_and_is_measured(tmp_path: Path) -> None:
     import torch
 
-    from mesynth.generators.motion_gan.pipeline import MotionGenerator
+    from mesynth.generators.motion_gan.network import MotionGenerator
     from mesynth.store.generator_folder import save_pipeline
 
     facts = {"name": "motion_gan", "subjects_seen": ["rendered/person0000920000"], "licences": [], "data_hash": "",

@@ -13,8 +13,8 @@ from mesynth.corpus.faces import find_faces
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.datasets.rendered import render_faces
-from mesynth.generators.registry import PriorGenerator, find_model, shipped_models
-from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
+from mesynth.generators.registry import PriorGenerator, find_model
+from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline, shipped_models
 from mesynth.store.shards import read_flow, read_frames
 
 FACTS = GeneratorFacts(
@@ -26,7 +26,7 @@ FACTS = GeneratorFacts(
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained motion GAN: its fields are the motion prior's."""
-    from mesynth.generators.motion_gan.pipeline import MotionGenerator
+    from mesynth.generators.motion_gan.network import MotionGenerator
 
     folder = tmp_path_factory.mktemp("run") / "generator"
     network = MotionGenerator(size=32, width=8, blocks=1, template=24)
@@ -76,7 +76,7 @@ def test_what_is_no_model(saved: Path, tmp_path: Path) -> None:
         find_model("gan9")
     with pytest.raises(PipelineError, match=r"mesynth\.json is missing"):
         find_model(str(tmp_path))
-    from mesynth.generators.motion_gan.pipeline import MotionGenerator
+    from mesynth.generators.motion_gan.network import MotionGenerator
 
     network = MotionGenerator(size=32, width=8, blocks=1, template=24)
     nobody = asdict(FACTS) | {"subjects_seen": ()}

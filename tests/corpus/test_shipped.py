@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mesynth.benchmark.candidates import FRAMELESS
 from mesynth.benchmark.people import Person
 from mesynth.benchmark.requests import BENCHMARK_SEEDS
 from mesynth.core import facs
@@ -17,17 +16,18 @@ from mesynth.core.profiles import Profile
 from mesynth.corpus.generate import generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.generators.base import Generator
-from mesynth.generators.registry import SHIPPED, find_model, shipped_models
+from mesynth.generators.registry import find_model
 from mesynth.motion.prior import NAME
-from mesynth.store.generator_folder import CARD, read_facts
+from mesynth.store.families import makes_frames
+from mesynth.store.generator_folder import CARD, SHIPPED, read_facts, shipped_models
 from mesynth.training.config import load_recipe
 from mesynth.training.data.rendered import TRAIN_SEEDS, person_key
-from mesynth.training.start import open_start
+from mesynth.training.initial import open_initial
 
 ROOT = Path(__file__).parents[2]
 MODELS = shipped_models()
 MOTION = [name for name in MODELS if read_facts(SHIPPED / name).name.startswith("motion_")]
-FLOWS = [name for name in MODELS if read_facts(SHIPPED / name).name in FRAMELESS]
+FLOWS = [name for name in MODELS if not makes_frames(read_facts(SHIPPED / name).name)]
 PAINTERS = [name for name in MODELS if name not in (*MOTION, *FLOWS)]
 REQUESTS = ("12=0.5", "4=0.5", "L1=0.4,L2=0.4", "9=0.5", "15=0.5")
 
@@ -70,7 +70,7 @@ def test_the_card_names_the_recipe_that_made_it(name: str, monkeypatch: pytest.M
     (file,) = re.findall(r"^mesynth train (\S+\.yaml) --out", card, re.MULTILINE)
     monkeypatch.chdir(ROOT)
     recipe = load_recipe(file)
-    start = open_start(recipe)
+    start = open_initial(recipe)
     assert recipe.hash(start.sha256 if start else "") == read_facts(SHIPPED / name).config_hash
     assert "rendered people that nothing learned from" in card
 

@@ -13,7 +13,7 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.throughput import ProcessTimes, Throughput
 from mesynth.generators import formation
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.motion import prior
 from tests.builders import tree_bytes
 from tests.generators.saved import saved

@@ -15,7 +15,9 @@ from mesynth.generators.base import calibrated
 from mesynth.generators.registry import PriorGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
-from mesynth.store.generator_folder import FAMILIES, GeneratorFacts, save_pipeline
+from mesynth.store.families import Family
+from mesynth.store.generator_folder import GeneratorFacts, save_pipeline
+from tests.builders import with_family
 from tests.generators.saved import lively
 
 FACTS = GeneratorFacts(
@@ -65,6 +67,6 @@ def load(folder: Path, facts: GeneratorFacts) -> Toy:
 
 def save_toy(folder: Path, monkeypatch: pytest.MonkeyPatch, **facts: object) -> Path:
     """A saved toy, known to the table of families for as long as the test lasts."""
-    monkeypatch.setitem(FAMILIES, "toy", __name__)
+    with_family(monkeypatch, "toy", Family(pipeline=load))
     save_pipeline(folder, {"generator": lively()}, asdict(FACTS) | facts, "# a toy\n", size=32)
     return folder

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.store.generator_folder import save_pipeline
 
 FACTS: dict[str, Any] = {

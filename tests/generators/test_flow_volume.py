@@ -14,10 +14,11 @@ from mesynth.core.facs import AUConflictError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion import Sampling
+from mesynth.generators.diffusion.config import Sampling
+from mesynth.generators.diffusion.sampling import sample_conditioned
 from mesynth.generators.flow_volume.network import TimeMixer, VolumeDiffuser
 from mesynth.generators.flow_volume.pipeline import FlowVolume
-from mesynth.generators.motion_diffusion.network import Asked, MotionDiffuser
+from mesynth.generators.motion_diffusion.network import Conditioning, MotionDiffuser
 from mesynth.motion.key_times import KEYS, RISING, TOLD, Timing, key_times, key_weights, level, on_frames, slack
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
@@ -179,7 +180,7 @@ def test_begun_with_2d_weights_every_time_is_the_2d_answer(guidance: float) -> N
                 replace(a, mean=mean, shown=shown, spread=volume.condition(onsets(2), aus, known, timing).spread[:, t])
                 for a, shown in ((asked, mean / flat.config["whole"]), (nothing, torch.zeros_like(mean)))
             ]
-            z = flat.drawn(own[0], own[1], noise[:, t], sampling)
+            z = sample_conditioned(flat, own[0], own[1], noise[:, t], sampling)
             want = flat.pixels(mean + own[0].spread * z)
             assert torch.allclose(drawn[:, t], want, atol=2e-5), t
     assert float(drawn.abs().max()) > 0.2
@@ -190,7 +191,7 @@ def test_without_wander_the_spread_is_the_2d_networks() -> None:
     (aus, known), timing = some_aus(1), timings(1)
     with torch.no_grad():
         volume = begun(flat).condition(onsets(1), aus, known, timing)
-        alone: Asked = flat.condition(onsets(1), aus, known)
+        alone: Conditioning = flat.condition(onsets(1), aus, known)
     assert torch.allclose(volume.spread[:, RISING - 1], alone.spread, rtol=1e-5)
     assert torch.allclose(volume.mean[:, RISING - 1], alone.mean)
     with torch.no_grad():

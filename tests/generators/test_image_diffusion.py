@@ -16,12 +16,11 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion import Process
+from mesynth.generators.diffusion.config import Process
+from mesynth.generators.image_diffusion.config import ImageSampling, Spread
 from mesynth.generators.image_diffusion.drawing import (
     Around,
     Codec,
-    ImageSampling,
-    Spread,
     expected_picture,
     guided_denoiser,
     painted,
@@ -30,7 +29,8 @@ from mesynth.generators.image_diffusion.drawing import (
 )
 from mesynth.generators.image_diffusion.network import ImageDenoiser, PixelSpace, unet_config
 from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
-from mesynth.generators.motion_gan.pipeline import MotionGAN, MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
+from mesynth.generators.motion_gan.pipeline import MotionGAN
 from mesynth.generators.painting import region_mask
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
@@ -70,7 +70,7 @@ def mover() -> MotionGenerator:
 
 def generator(**options: object) -> ImageDiffusion:
     known = GeneratorFacts(**facts("image_diffusion"), size=SIZE)
-    return ImageDiffusion(network(**options), known, expectation=mover() if options.get("expect") else None)  # type: ignore[arg-type]
+    return ImageDiffusion(network(**options), known, mean_model=mover() if options.get("expect") else None)  # type: ignore[arg-type]
 
 
 def around(codec: Codec, n: int, device: str = "cpu") -> Around:
@@ -161,20 +161,20 @@ def test_what_is_drawn_lies_around_what_is_expected() -> None:
     aus[0] = 0
     known[1] = False
     made, full = codec.around(picture, aus, known), torch.ones(3)
-    expected = expected_picture(codec.expectation, picture, aus, known)
+    expected = expected_picture(codec.mean_model, picture, aus, known)
     assert torch.equal(expected[:2], picture[:2])
     assert (expected[2] - picture[2]).abs().max() > 0.02
     moved = codec.change(torch.zeros_like(made.mean), made, full, None)
     torch.testing.assert_close(picture + moved, expected, atol=2e-6, rtol=0)
     assert not moved[:2].any()
     assert made.shown is not None
-    torch.testing.assert_close(made.shown * codec.spread.whole, made.mean - made.onset)
+    torch.testing.assert_close(made.shown * codec.spread.sigma_data, made.mean - made.onset)
     # Without fading nothing but what is expected is left.
     assert torch.equal(codec.change(torch.randn_like(made.mean), made, 0 * full, None), moved)
 
 
 def test_the_spread_grows_with_what_is_expected_around_and_with_what_is_unknown() -> None:
-    spread = Spread(floor=0.01, share=0.5, whole=0.2)
+    spread = Spread(sigma_min=0.01, sigma_share=0.5, sigma_data=0.2)
     change, known = torch.zeros(3, 12, 9, 9), torch.ones(3, K, 2, dtype=torch.bool)
     change[1, :, 4, 4] = 0.25
     known[2, : K // 2] = False
@@ -185,7 +185,7 @@ def test_the_spread_grows_with_what_is_expected_around_and_with_what_is_unknown(
     torch.testing.assert_close(made[1, 0, 2:7, 2:7], torch.full((5, 5), near))
     torch.testing.assert_close(made[1, 0, 0], torch.full((9,), 0.01))
     torch.testing.assert_close(made[2], torch.full((1, 9, 9), (0.01**2 + 0.2**2 * (K // 2 / K)) ** 0.5))
-    for wrong in ({"floor": 0.0}, {"share": -1.0}, {"whole": float("nan")}):
+    for wrong in ({"sigma_min": 0.0}, {"sigma_share": -1.0}, {"sigma_data": float("nan")}):
         with pytest.raises(MesynthError, match=f"spread {next(iter(wrong))}=.* must be positive"):
             Spread(**wrong)
 
@@ -195,7 +195,7 @@ def test_the_spread_grows_with_what_is_expected_around_and_with_what_is_unknown(
 def test_clean_codes_give_the_frame_back(target: str, device: str) -> None:
     expectation = mover().to(device) if target == "expected" else None
     gain = 1.0 if target == "picture" else 18.0
-    wide = Spread(floor=1.0)  # any frame lies within reach
+    wide = Spread(sigma_min=1.0)  # any frame lies within reach
     codec = Codec(PixelSpace(SIZE, 2), "picture" if target == "picture" else "change", gain, expectation, wide)
     (picture, *asked), frame = (t.to(device) for t in rows(2)), torch.rand(2, 3, SIZE, SIZE, device=device)
     made = codec.around(picture, *asked)
@@ -399,10 +399,10 @@ def test_latents_keep_regions_too(tmp_path: Path) -> None:
     ("options", "more", "says"),
     [
         ({"sampling": {"steps": 0}}, False, r"settings that do not fit .steps=0"),
-        ({"expect": "motion_gan", "spread": {"floor": 0}}, True, r"settings that do not fit .spread floor=0"),
+        ({"expect": "motion_gan", "spread": {"floor": 0}}, True, r"settings that do not fit .spread sigma_min=0"),
         ({"expect": "motion_gan"}, False, r"is to hold motion_gan network 'expected'; copy it again"),
         ({}, True, r"is to hold no network 'expected'"),
-        ({"expect": "flow_gan"}, True, r"is said to be a flow_gan; a picture is expected of motion_gan or au_icgan"),
+        ({"expect": "flow_gan"}, True, r"is said to be a flow_gan; a mean model is a motion_gan or au_icgan"),
         ({"expect": "au_icgan"}, True, r"expected"),
     ],
 )

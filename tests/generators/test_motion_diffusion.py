@@ -11,11 +11,12 @@ from mesynth.core.facs import AUConflictError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion import Sampling
+from mesynth.generators.diffusion.config import Sampling
+from mesynth.generators.diffusion.sampling import sample_conditioned
 from mesynth.generators.formation import FaceMotion
 from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
 from mesynth.generators.motion_diffusion.pipeline import MotionDiffusion, Request
-from mesynth.generators.motion_gan.pipeline import K, MotionGenerator
+from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
 from mesynth.preprocess.warping import resize_flow
@@ -150,7 +151,7 @@ def test_without_condition_the_unet_is_not_told_the_aus() -> None:
         aus = torch.full((2, K, 2), strength)
         with torch.no_grad():
             asked, nothing = (made.condition(onsets(2), aus, known, n) for n in (None, torch.tensor([True, True])))
-            drawn.append(made.drawn(asked, nothing, noises(2), Sampling(steps=3, guidance=0.0)))
+            drawn.append(sample_conditioned(made, asked, nothing, noises(2), Sampling(steps=3, guidance=0.0)))
     assert torch.equal(drawn[0], drawn[1])
 
 

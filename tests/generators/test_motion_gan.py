@@ -4,7 +4,7 @@ import torch
 
 from mesynth.core import facs
 from mesynth.generators.formation import MAX_RESIDUAL, form
-from mesynth.generators.motion_gan.pipeline import K, MotionGenerator
+from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.head.model import HeadModel
 from mesynth.motion.fields import basis
 from mesynth.motion.prior import face_map

@@ -159,7 +159,7 @@ def test_a_missing_folder_and_a_file(tmp_path: Path) -> None:
 
 def test_a_network_of_another_class_or_shape(copy: Path) -> None:
     """Hashes hold (the folder was made by hand), but the parts do not fit."""
-    from mesynth.generators.motion_gan.pipeline import MotionGenerator
+    from mesynth.generators.motion_gan.network import MotionGenerator
     from mesynth.store.generator_folder import load_network
 
     config = copy / "generator" / "config.json"

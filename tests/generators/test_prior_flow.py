@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from mesynth.core.facs import AU_CODES, AU_INDEX
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.generators.painting import PriorFlow
 
 K, SIZE = len(AU_CODES), 32

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from mesynth.training.config import Recipe, load_recipe
+from tests.builders import with_family
 from tests.training import toy
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
     """``recipe("loss.noise=0", images=64)``: a short run of the toy task, with overrides and run keys."""
-    toy.register(monkeypatch.setitem, monkeypatch.setattr)
+    with_family(monkeypatch, "toy", toy.TOY)
     file = tmp_path / "toy.yaml"
 
     def make(*overrides: str, **run: object) -> Recipe:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from mesynth.core import facs, seeds
+from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.training.data.batches import Batch
-from mesynth.training.task import Facts, Task
+from mesynth.training.task import Task
 from tests.training.rendered import PlainUpdater, take
 
 CODES = (4, 12)
@@ -37,6 +38,11 @@ def fit(task: Task, columns: dict[str, np.ndarray], steps: int, batch: int) -> l
     for network in task.networks.values():
         network.eval()
     return log
+
+
+def level(log: list[dict[str, torch.Tensor]], name: str) -> float:
+    """Where a loss has come to: its mean over the last ten steps."""
+    return float(torch.stack([step[name] for step in log[-10:]]).mean())
 
 
 def repeat(task: Task, batch: Batch, steps: int) -> list[dict[str, torch.Tensor]]:
@@ -87,9 +93,9 @@ def losses(task: Task, batch: Batch) -> dict[str, float]:
     return updater.seen
 
 
-def facts(name: str) -> Facts:
+def facts(name: str, size: int = 32) -> GeneratorFacts:
     """Of a run on two people."""
-    return Facts(
-        name=name, subjects_seen=("rendered/a", "rendered/b"), licences=("CC0-1.0",), data_hash="d", config_hash="c",
-        images=12, seed=3, code_version="0", figures={"error": 0.5},
+    return GeneratorFacts(
+        name=name, size=size, subjects_seen=("rendered/a", "rendered/b"), licences=("CC0-1.0",),
+        data_hash="d", config_hash="c", images=12, seed=3, code_version="0", figures={"error": 0.5},
     )  # fmt: skip

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.au_icgan.task import AUICGANTask, Config, LossConfig, ModelConfig, OptimConfig, au_reach
+from mesynth.generators.au_icgan.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.au_icgan.task import AUICGANTask, au_reach
 from mesynth.generators.base import load_pipeline
 from mesynth.training import losses as L
 from mesynth.training.config import load_recipe
@@ -32,9 +33,9 @@ def task(seed: int = 0, **options: object) -> AUICGANTask:
 
 @pytest.fixture(scope="module")
 def trained() -> AUICGANTask:
-    """150 steps on three rendered people."""
+    """100 steps on three rendered people."""
     made = task(loss=LossConfig(cycle=1, mask=0.01))
-    fit(made, joined(range(3), 12, SIZE, codes=CODES), 150, 12)
+    fit(made, joined(range(3), 12, SIZE, codes=CODES), 100, 12)
     return made
 
 
@@ -70,7 +71,7 @@ def test_a_trained_generator_passes_its_own_check_and_is_saved(trained: AUICGANT
     assert trained.check({}, figures) == ""
     assert 0.2 < figures["change"] / figures["real_change"] < 5
     generator = trained.networks["generator"]
-    trained.save({"generator": generator}, tmp_path / "g", facts("au_icgan"))
+    trained.save({"generator": generator}, tmp_path / "g", facts("au_icgan", SIZE))
     assert load_pipeline(tmp_path / "g").facts.images == 12
     assert "reconstruction" in (tmp_path / "g" / "README.md").read_text()
     picture = trained.sheet({"generator": generator}, unseen)
@@ -89,7 +90,7 @@ def test_a_mask_that_keeps_the_input_is_not_saved(tmp_path: Path) -> None:
     made = task()
     torch.nn.init.constant_(made.networks["generator"].mask.bias, 30.0)  # type: ignore[union-attr,arg-type]
     with pytest.raises(Problem, match="does not depend on the AUs"):
-        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("au_icgan"))
+        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("au_icgan", SIZE))
     assert not (tmp_path / "g").exists()
 
 
@@ -108,7 +109,7 @@ def test_an_output_that_ignores_which_aus_is_detected_and_not_saved(tmp_path: Pa
     assert "does not depend on the AUs" in made.check({}, figures)
     assert au_reach(made.networks["generator"], SIZE) < 1e-3
     with pytest.raises(Problem, match="not saved"):
-        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("au_icgan"))
+        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("au_icgan", SIZE))
 
 
 def test_not_a_number_is_detected() -> None:
@@ -179,7 +180,7 @@ def test_recipes_build(name: str, size: int, width: int) -> None:
     with torch.device("meta"):
         made = build_task(recipe)
     assert (made.name, recipe.data.size) == ("au_icgan", size)
-    assert made.config()["model"]["width"] == width
+    assert recipe.config.model.width == width
 
 
 def test_a_key_without_effect_is_refused() -> None:

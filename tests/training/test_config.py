@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesynth.config import FORMER_KEYS, list_recipes
 from mesynth.core.errors import ConfigError
+from mesynth.store.families import FAMILIES
+from mesynth.store.generator_folder import read_facts
 from mesynth.training.config import Recipe, RunConfig, load_recipe
+from mesynth.training.forecast import forecast
+from mesynth.training.train import Machine, train
+from tests.training import small_manifest
 
 Make = Callable[..., Recipe]
 
@@ -110,3 +116,146 @@ def test_no_schedule_leaves_rates_to_the_task() -> None:
     assert not RunConfig().scheduled
     assert RunConfig(warmup=1).scheduled
     assert RunConfig(decay="linear").scheduled
+
+
+# ---------------------------------------------------------------- names, bases, null, former names
+
+
+def test_a_recipe_is_found_by_its_name_or_by_where_it_lies_in_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = load_recipe("gan/motion_tiny")
+    assert load_recipe("configs/gan/motion_tiny.yaml") == named
+    (tmp_path / "mine.yaml").write_text(named.yaml())
+    assert load_recipe("mine.yaml") == named
+    with pytest.raises(ConfigError, match="gan/motion_64"):
+        load_recipe("gan/motion_46")
+    with pytest.raises(ConfigError, match="configs"):
+        load_recipe(tmp_path.parent / "configs")
+
+
+def test_recipes_are_listed_with_what_they_say_of_themselves() -> None:
+    listed = list_recipes("gan", "diffusion")
+    assert {name.partition("/")[0] for name in listed} == {"gan", "diffusion"}
+    assert listed["gan/motion_tiny"].startswith("Seconds on one core")
+    assert len(list_recipes()) > len(listed)
+
+
+def test_a_base_is_laid_under_and_null_takes_a_key_out(tmp_path: Path, recipe: Make) -> None:
+    recipe()
+    (tmp_path / "low.yaml").write_text("task: toy\nmodel: {width: 8, dropout: 0.5}\nrun: {images: 64}\n")
+    (tmp_path / "high.yaml").write_text("base: low.yaml\nmodel: {dropout: null}\nrun: {batch: 8}\n")
+    made = load_recipe(tmp_path / "high.yaml")
+    assert (made.config.model.width, made.config.model.dropout) == (8, 0.0)
+    assert (made.run.images, made.run.batch) == (64, 8)
+    usual = RunConfig().images
+    assert load_recipe(tmp_path / "high.yaml", ["run.images=null", "model.width=3"]).run.images == usual
+    assert load_recipe(tmp_path / "high.yaml", ["run.images="]).run.images == usual
+    assert load_recipe(tmp_path / "high.yaml", ["model=null"]).config.model.width == 16
+    for override, says in (("run.imges=null", "run.images"), ("task=null", "task")):
+        with pytest.raises(ConfigError, match=says):
+            load_recipe(tmp_path / "high.yaml", [override])
+    for text, says in (("base: circle.yaml\n", "circle.yaml"), ("base: [a]\n", "base"), ("base: gan/no\n", "gan/no")):
+        (tmp_path / "circle.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            load_recipe(tmp_path / "circle.yaml")
+
+
+def test_yaml_that_stands_for_too_much_is_refused_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    loop, large = "task: &a [*a]\n", "task: toy # " + "x" * (1 << 20)
+    for text in ("\n".join(lines), loop, large):
+        (tmp_path / "bomb.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"bomb\.yaml"):
+            load_recipe(tmp_path / "bomb.yaml")
+
+
+FORMER = """task: flow_volume
+model: {widths: [8, 16], expect: 8, expect_blocks: 2, kind: v, share: 0.3, floor: 0.01, whole: 0.2, wander: 0.05}
+loss: {expect: 0.5}
+data: {kind: manifest, manifests: [x], camera: {share: 0.5}}
+"""
+TODAY = """task: flow_volume
+model: {widths: [8, 16], mean_width: 8, mean_blocks: 2, process: v, sigma_share: 0.3, sigma_min: 0.01,
+  sigma_data: 0.2, lag_std: 0.05}
+loss: {mean: 0.5}
+data: {source: manifest, manifests: [x], camera: {probability: 0.5}}
+"""
+
+
+def test_former_names_are_read_with_a_warning_and_the_run_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("former", FORMER), ("today", TODAY)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    today = load_recipe(tmp_path / "today.yaml")
+    assert capsys.readouterr().err == ""
+    former = load_recipe(tmp_path / "former.yaml")
+    warned = capsys.readouterr().err
+    assert warned.count("\n") == 1
+    assert "model.wander is now model.lag_std" in warned
+    assert former == today
+    # The hash that this recipe had before its keys were renamed.
+    assert former.hash() == "f3e16474adfafc990b850643d7c424d15eacb11bc4c03859bf9bd2f0f60a735e"
+    assert set(FORMER_KEYS) <= {"", *FAMILIES}
+    with pytest.raises(ConfigError, match=r"model\.lag_std is given twice"):
+        load_recipe(tmp_path / "former.yaml", ["model.lag_std=0.01"])
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes("gan", "diffusion") if name.endswith("_manifest")])
+def test_every_family_has_a_recipe_for_prepared_clips(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.manifests is empty"):
+        load_recipe(name)
+    made = load_recipe(name, ["data.manifests=[prepared]"])
+    base = load_recipe(name.removesuffix("_manifest"))
+    assert made.data.manifests == (Path("prepared"),)
+    assert (made.config, made.run) == (base.config, base.run)
+
+
+def test_no_family_lacks_a_recipe_for_prepared_clips() -> None:
+    names = [name for name in list_recipes("gan", "diffusion") if name.endswith("_manifest")]
+    assert {load_recipe(name, ["data.manifests=[x]"]).task for name in names} == set(FAMILIES.shipped())
+
+
+SMALL = ["data.size=32", "data.frames=3", "run.images=8", "run.batch=4", "run.warmup=0", "run.validation=2",
+         "run.sheet=1", "run.patience=0", "run.prefetch=0"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gan/motion_64_manifest", ["model.width=4", "model.template=8", "model.discriminator=4"]),
+        (
+            "diffusion/motion_64_manifest",
+            ["run.start=null", "model.widths=[8,16]", "model.dim=8", "model.mean_width=4", "model.steps=2"],
+        ),
+    ],
+)
+def test_prepared_clips_are_learned_from_by_a_recipe_that_comes_with_it(
+    name: str, settings: list[str], tmp_path: Path
+) -> None:
+    small_manifest.write(tmp_path / "clips", small_manifest.jobs("a/1", "a/2", "a/3"))
+    recipe = load_recipe(name, [f"data.manifests=[{tmp_path / 'clips'}]", *SMALL, *settings])
+    made = train(recipe, tmp_path / "run", machine=Machine(device="cpu", cache=tmp_path / "cache"))
+    assert made.images == 8
+    assert len(made.subjects_seen) == 2
+    assert read_facts(tmp_path / "run" / "generator").name == recipe.task
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gan/au_icgan_64_manifest", ["data.size=16", "model.width=8", "model.critic_width=8"]),
+        ("gan/ice_gan_64_manifest", ["data.size=16", "model.width=8", "model.embedding=16", "model.critic_width=8"]),
+        ("gan/flow_gan_64_manifest", ["data.size=16", "model.width=4", "model.critic_width=4"]),
+        ("diffusion/image_64_manifest", ["model.width=8"]),
+        ("diffusion/volume_64_manifest", ["run.start=null", "data.size=16", "model.widths=[8,8]"]),
+    ],
+)
+def test_the_others_run_dry(name: str, settings: list[str]) -> None:
+    recipe = load_recipe(name, ["data.manifests=[prepared]", *settings])
+    seen = forecast(recipe)
+    assert seen.images >= recipe.run.images
+    assert seen.memory > seen.weights > 0

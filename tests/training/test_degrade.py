@@ -14,7 +14,7 @@ NOTHING = {"exposure": 0, "balance": 0, "gamma": 0, "blur": 0, "shrink": 0, "noi
 
 
 def only(**part: float) -> CameraConfig:
-    return CameraConfig(**(NOTHING | {"share": 1.0} | part))
+    return CameraConfig(**(NOTHING | {"probability": 1.0} | part))
 
 
 def pairs(n: int, size: int = 48, seed: int = 0) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_off_changes_nothing() -> None:
 
 def test_share_is_the_share_of_pairs() -> None:
     frames = pairs(1).repeat(400, 0)
-    out = degrade(frames, np.arange(400), CameraConfig(**(NOTHING | {"share": 0.3, "exposure": 0.5})))
+    out = degrade(frames, np.arange(400), CameraConfig(**(NOTHING | {"probability": 0.3, "exposure": 0.5})))
     assert (out != frames).any((1, 2, 3, 4)).mean() == pytest.approx(0.3, abs=0.07)
 
 
@@ -94,7 +94,7 @@ def test_motion_stays_where_it_was() -> None:
     flow = textures.smooth_field(0, 4.0)
     first, second = textures.warped_pair(textures.texture("astronaut"), flow)
     frames = np.stack([first, second])[None].repeat(12, 0)
-    config = CameraConfig(share=1.0, noise=0.0, jpeg=0.0, shrink=1.8)
+    config = CameraConfig(probability=1.0, noise=0.0, jpeg=0.0, shrink=1.8)
     size = first.shape[0]
     y, x = np.mgrid[:size, :size].astype(np.float32)
     inner = (slice(8, -8), slice(8, -8))
@@ -108,7 +108,7 @@ def test_motion_stays_where_it_was() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"share": 1.5}, "share=1.5"),
+        ({"probability": 1.5}, "probability=1.5"),
         ({"jpeg": -0.1}, "jpeg=-0.1"),
         ({"noise": 99.0}, "noise=99"),
         ({"shrink": -1.0}, "shrink=-1"),

@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(place: Path, **changes: Any) -> PairConfig:
-    given = {"kind": "manifest", "manifests": (place / "clips",), "faces": (place / "faces",), "size": SIZE}
+    given = {"source": "manifest", "manifests": (place / "clips",), "faces": (place / "faces",), "size": SIZE}
     return PairConfig(**(given | {"frames": 2, "camera": OFF, "validation_share": 0.3} | changes))
 
 
@@ -159,7 +159,7 @@ def test_a_drawn_face_is_a_frame_like_its_onset(place: Path) -> None:
     assert (batch.label[alone] == -1).all()
     assert batch.paired[~alone].all()
     assert len(set(batch.seeds.tolist())) == 64
-    aus, known = batch.asked()
+    aus, known = batch.targets()
     assert ((aus[alone] > 0).any(2).sum(1) == 2).all()
     assert known[alone].all()
     assert (aus[~alone] == batch.aus[~alone]).all()
@@ -300,9 +300,12 @@ def test_packs_of_faces_and_of_clips_are_told_apart(place: Path) -> None:
         ({"faces": ("f",), "faces_share": 1.5}, "faces_share=1.5 is no share"),
         ({"faces": ("f",), "faces_share": float("nan")}, "faces_share=nan is no share"),
         ({"faces": ("f", "f")}, "data.faces names a folder twice"),
-        ({"kind": "manifest", "faces": ("f",), "frames": 4}, "frames has no effect: there are faces alone"),
-        ({"kind": "manifest", "faces": ("f",), "faces_share": 0.4}, "faces_share has no effect: there are faces alone"),
-        ({"kind": "manifest", "manifests": ("m",), "frames": 1}, "data.frames=1 is less than 2"),
+        ({"source": "manifest", "faces": ("f",), "frames": 4}, "frames has no effect: there are faces alone"),
+        (
+            {"source": "manifest", "faces": ("f",), "faces_share": 0.4},
+            "faces_share has no effect: there are faces alone",
+        ),
+        ({"source": "manifest", "manifests": ("m",), "frames": 1}, "data.frames=1 is less than 2"),
         ({"validation_share": 0.3}, "validation_share has no effect"),
     ],
 )
@@ -314,7 +317,7 @@ def test_bad_config(change: dict[str, Any], message: str) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="nowhere"):
-        open_pairs(PairConfig(kind="manifest", faces=(tmp_path / "nowhere",)), cache=tmp_path)
+        open_pairs(PairConfig(source="manifest", faces=(tmp_path / "nowhere",)), cache=tmp_path)
 
 
 def test_an_excluded_subject_must_be_in_clips_or_faces(place: Path) -> None:

@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.au_icgan import task as au_icgan
-from mesynth.generators.flow_gan import task as flow_gan
-from mesynth.generators.ice_gan import task as ice_gan
-from mesynth.generators.motion_gan import task as motion_gan
+from mesynth.generators.au_icgan import config as au_icgan
+from mesynth.generators.au_icgan.task import AUICGANTask
+from mesynth.generators.flow_gan import config as flow_gan
+from mesynth.generators.flow_gan.task import FlowGANTask
+from mesynth.generators.ice_gan import config as ice_gan
+from mesynth.generators.ice_gan.task import ICEGANTask
+from mesynth.generators.motion_gan import config as motion_gan
+from mesynth.generators.motion_gan.task import MotionGANTask
 from mesynth.training.config import load_recipe
 from mesynth.training.data.batches import Batch
 from mesynth.training.forecast import forecast
@@ -35,19 +39,19 @@ def motion(**loss: float) -> Task:
     torch.manual_seed(0)
     model = motion_gan.ModelConfig(width=4, template=8, blocks=1, discriminator=4, reader=4)
     weights = {"adversarial": 0.1, "au_head": 0.1, "au": 0.1, "leakage": 0.1, "rank": 0.1, "teacher": 1.0, "r1": 0.0}
-    return motion_gan.TASK(motion_gan.Config(model=model, loss=motion_gan.LossConfig(**(weights | loss))), SIZE)
+    return MotionGANTask(motion_gan.Config(model=model, loss=motion_gan.LossConfig(**(weights | loss))), SIZE)
 
 
 def icgan(**loss: float) -> Task:
     torch.manual_seed(0)
     model = au_icgan.ModelConfig(width=8, blocks=1, critic_width=8, critic_layers=3)
-    return au_icgan.TASK(au_icgan.Config(model=model, loss=au_icgan.LossConfig(**loss)), SIZE)
+    return AUICGANTask(au_icgan.Config(model=model, loss=au_icgan.LossConfig(**loss)), SIZE)
 
 
 def ice(**loss: float) -> Task:
     torch.manual_seed(0)
     model = ice_gan.ModelConfig(width=8, embedding=16, noise=4, critic_width=8, hidden=16, rebuilt=8)
-    return ice_gan.TASK(ice_gan.Config(model=model, loss=ice_gan.LossConfig(**loss)), SIZE)
+    return ICEGANTask(ice_gan.Config(model=model, loss=ice_gan.LossConfig(**loss)), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,7 @@ def test_tasks_say_what_they_cannot_learn_from_faces() -> None:
         (icgan(), True, "au_icgan has nothing real to learn AUs from"),
         (icgan(adversarial=0, au=0, cycle=0), False, "no loss looks at a face alone"),
         (ice(), True, "ice_gan has nothing real to discriminate"),
-        (flow_gan.TASK(flow_gan.Config(), SIZE), False, "flow_gan learns nothing from faces without clips"),
+        (FlowGANTask(flow_gan.Config(), SIZE), False, "flow_gan learns nothing from faces without clips"),
     ):
         with pytest.raises(ConfigError, match=says) as error:
             task.check_faces(alone=alone)

@@ -19,33 +19,32 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.flow_volume.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.flow_volume.task import TASK, FlowVolumeTask
+from mesynth.generators.flow_volume.task import FlowVolumeTask
 from mesynth.generators.motion_diffusion.network import MotionDiffuser
 from mesynth.motion.key_times import RISING
 from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.store.stage import Interrupted
-from mesynth.training import checkpoint, registry
+from mesynth.training import checkpoint
 from mesynth.training.config import load_recipe
 from mesynth.training.data.sequences import SequenceBatch, SequenceConfig, SequenceSet, open_pairs
 from mesynth.training.forecast import forecast
-from mesynth.training.start import Start
-from mesynth.training.task import Facts
+from mesynth.training.initial import InitialWeights
 from mesynth.training.train import Machine, train
-from tests.generators.gan_facts import facts
-from tests.training.gan_checks import Losses, measured
+from tests.generators.gan_facts import facts as plain_facts
+from tests.training.gan_checks import Losses, facts, measured
 from tests.training.rendered import PlainUpdater, person_face, rendered_batch
 
 SIZE = 32
-SMALL = ModelConfig(widths=(8, 16), dim=16, expect=8, steps=4)
-FACTS = Facts("flow_volume", ("rendered/x",), ("CC0-1.0",), "d", "c", 8, 0, "0", {"epe": 0.1})
+SMALL = ModelConfig(widths=(8, 16), dim=16, mean_width=8, steps=4)
+FACTS = replace(facts("flow_volume", SIZE), subjects_seen=("rendered/x",), figures={"epe": 0.1})
 RECIPES = Path(__file__).parents[2] / "configs" / "diffusion"
 
 
 def task_of(
-    model: ModelConfig = SMALL, loss: LossConfig = LossConfig(expect=1.0), optim: OptimConfig = OptimConfig(lr=2e-3)
+    model: ModelConfig = SMALL, loss: LossConfig = LossConfig(mean=1.0), optim: OptimConfig = OptimConfig(lr=2e-3)
 ) -> FlowVolumeTask:
     torch.manual_seed(0)
-    return TASK(Config(model=model, loss=loss, optim=optim), SIZE)
+    return FlowVolumeTask(Config(model=model, loss=loss, optim=optim), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_a_short_training_learns(trained: FlowVolumeTask, clips: tuple[SequenceS
 @pytest.mark.slow
 def test_clips_are_learned_by_heart(clips: tuple[SequenceSet, SequenceSet]) -> None:
     """Of the two whose AUs keep least to the profile, what is drawn comes nearer than the profile's expectation."""
-    whole, model = clips[0].batch(np.arange(32)), ModelConfig(widths=(16, 16), dim=16, expect=8, steps=4)
+    whole, model = clips[0].batch(np.arange(32)), ModelConfig(widths=(16, 16), dim=16, mean_width=8, steps=4)
     task = task_of(model, LossConfig(), OptimConfig(lr=5e-3, flat=1.0))
     few = whole.rows(task.validate(task.networks, whole)["epe_exact_apex"].topk(2).indices.numpy())
     before = denoising(task, few)
@@ -202,11 +201,11 @@ def test_sheet(trained: FlowVolumeTask, batch: SequenceBatch) -> None:
 # ---------------------------------------------------------------- runs
 
 
-def flat_start(folder: Path, width: int = 8) -> Start:
+def flat_start(folder: Path, width: int = 8) -> InitialWeights:
     torch.manual_seed(1)
     network = MotionDiffuser(size=SIZE, widths=(width, 16), dim=16, expect=8)
-    save_pipeline(folder, {"generator": network}, facts("motion_diffusion"), "", size=SIZE)
-    return Start(str(folder), folder, read_facts(folder))
+    save_pipeline(folder, {"generator": network}, plain_facts("motion_diffusion"), "", size=SIZE)
+    return InitialWeights(str(folder), folder, read_facts(folder))
 
 
 def test_it_begins_with_the_weights_of_a_2d_network(tmp_path: Path) -> None:
@@ -218,15 +217,9 @@ def test_it_begins_with_the_weights_of_a_2d_network(tmp_path: Path) -> None:
     assert all(torch.equal(base.state_dict()[key], value) for key, value in want.items())
     with pytest.raises(ConfigError, match=r"widths is \[8, 16\] here and \[16, 16\] there"):
         flat_start(tmp_path / "wide", width=16).load_into(task)
-    save_pipeline(tmp_path / "gan", {"generator": base.regression}, facts("motion_gan"), "", size=SIZE)
+    save_pipeline(tmp_path / "gan", {"generator": base.regression}, plain_facts("motion_gan"), "", size=SIZE)
     with pytest.raises(ConfigError, match="holds weights of motion_gan; this recipe trains flow_volume"):
-        Start("gan", tmp_path / "gan", read_facts(tmp_path / "gan")).load_into(task)
-
-
-@pytest.fixture
-def sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recipes learn from sequences."""
-    monkeypatch.setattr(registry, "PAIRS", "mesynth.training.data.sequences")
+        InitialWeights("gan", tmp_path / "gan", read_facts(tmp_path / "gan")).load_into(task)
 
 
 def stop_at(images: int) -> Callable[[str], Callable[[int, int], None]]:
@@ -236,7 +229,7 @@ def stop_at(images: int) -> Callable[[str], Callable[[int, int], None]]:
     return bar
 
 
-def test_a_stopped_run_ends_with_the_same_bytes(sequences: None, tmp_path: Path) -> None:
+def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     small = ["run.images=32", "run.batch=4", "run.checkpoint_images=16", "run.validate_images=32", "run.validation=2",
              "run.sheet=1", "data.identities=2", "data.per_identity=4", "data.validation_identities=1", "model.steps=2",
              "run.log_images=8", "run.patience=0", "model.widths=[8,8]"]  # fmt: skip
@@ -256,12 +249,12 @@ def test_a_stopped_run_ends_with_the_same_bytes(sequences: None, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["volume_tiny", "volume_64"])
-def test_recipes_are_valid_and_small(sequences: None, name: str) -> None:
+def test_recipes_are_valid_and_small(name: str) -> None:
     recipe = load_recipe(RECIPES / f"{name}.yaml", [])
-    assert 4 * TASK(recipe.config, recipe.data.size).parameters()["generator"] < 30e6
+    assert 4 * FlowVolumeTask(recipe.config, recipe.data.size).parameters()["generator"] < 30e6
 
 
-def test_a_dry_run_knows_what_it_needs(sequences: None) -> None:
+def test_a_dry_run_knows_what_it_needs() -> None:
     seen = forecast(load_recipe(RECIPES / "volume_tiny.yaml", []))
     assert seen.activations > 0
     assert list(seen.parameters) == ["generator"]
@@ -270,14 +263,14 @@ def test_a_dry_run_knows_what_it_needs(sequences: None) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ModelConfig(wander=0.5), "model.wander=0.5 is outside"),
+        (lambda: ModelConfig(lag_std=0.5), "model.lag_std=0.5 is outside"),
         (lambda: ModelConfig(widths=(16,)), "model.widths has 1 levels"),
         (lambda: LossConfig(occluded=2), "loss.occluded=2 is outside"),
-        (lambda: LossConfig(expect=-1), "loss.expect=-1 is no weight"),
-        (lambda: OptimConfig(lr=0), "optim.lr=0 must be positive"),
+        (lambda: LossConfig(mean=-1), "loss.mean=-1 is no weight"),
+        (lambda: OptimConfig(lr=0), "optim.lr=0 is outside"),
         (lambda: OptimConfig(flat=-1), "optim.flat=-1 is outside"),
         (lambda: OptimConfig(beta2=1), "optim.beta2=1 is outside"),
-        (lambda: TASK(Config(), 36), "data.size=36 must be a multiple of 8"),
+        (lambda: FlowVolumeTask(Config(), 36), "data.size=36 must be a multiple of 8"),
     ],
 )
 def test_bad_configurations(make: object, message: str) -> None:

@@ -11,11 +11,12 @@ import torch
 
 from mesynth.core.errors import ConfigError
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.ice_gan.task import Config, ICEGANTask, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.ice_gan.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.ice_gan.task import ICEGANTask
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
 from mesynth.training.task import Problem
-from tests.training.gan_checks import CODES, by_intensity, facts, fit, labelled, losses, measured, repeat, rows
+from tests.training.gan_checks import CODES, by_intensity, facts, fit, labelled, level, losses, measured, repeat, rows
 from tests.training.rendered import joined, rendered_batch
 
 SIZE = 16
@@ -30,22 +31,26 @@ def task(seed: int = 0, **options: object) -> ICEGANTask:
 
 
 @pytest.fixture(scope="module")
-def trained() -> ICEGANTask:
-    """150 steps on three rendered people."""
+def learned() -> tuple[ICEGANTask, list[dict[str, torch.Tensor]]]:
+    """120 steps on three rendered people, and the log of every one."""
     made = task()
-    fit(made, joined(range(3), 12, SIZE, codes=CODES), 150, 12)
-    return made
+    return made, fit(made, joined(range(3), 12, SIZE, codes=CODES), 120, 12)
+
+
+@pytest.fixture(scope="module")
+def trained(learned: tuple[ICEGANTask, list[dict[str, torch.Tensor]]]) -> ICEGANTask:
+    return learned[0]
 
 
 @pytest.mark.slow
-def test_one_batch_is_learned_by_heart() -> None:
-    """A copy of the onset at first; then drawn more than twice as close, and what a clip shows is closer too."""
-    batch = labelled(rendered_batch(range(2), 2, SIZE, codes=CODES))
-    log = repeat(task(loss=LossConfig(adversarial=0.1, clip=100)), batch, 200)
-    assert float(log[-1]["pixel"]) < 0.5 * float(log[0]["pixel"])
-    assert float(log[-1]["clip"]) < 0.8 * float((batch.frame - batch.onset).abs().mean())
-    assert float(log[-1]["d_classes"]) < 0.3 * float(log[0]["d_classes"])
-    assert float(log[-1]["d_reconstruction"]) < 0.3 * float(log[0]["d_reconstruction"])
+def test_a_few_people_are_learned(learned: tuple[ICEGANTask, list[dict[str, torch.Tensor]]]) -> None:
+    """A copy of the onset at first; then drawn more closely, and what a clip shows is closer too."""
+    shown, log = joined(range(3), 12, SIZE, codes=CODES), learned[1]
+    onset_error = np.abs(shown["frame"].astype(float) - shown["onset"]).mean() / 255
+    assert level(log, "pixel") < 0.9 * float(log[0]["pixel"])
+    assert level(log, "clip") < 0.8 * onset_error
+    assert level(log, "d_classes") < 0.3 * float(log[0]["d_classes"])
+    assert level(log, "d_reconstruction") < 0.5 * float(log[0]["d_reconstruction"])
 
 
 @pytest.mark.slow
@@ -73,7 +78,7 @@ def test_a_trained_generator_passes_its_own_check_and_is_saved(trained: ICEGANTa
     assert figures["class_change"] > 0.05
     assert 0.2 < figures["change"] / figures["real_change"] < 5
     generator = trained.networks["generator"]
-    trained.save({"generator": generator}, tmp_path / "g", facts("ice_gan"))
+    trained.save({"generator": generator}, tmp_path / "g", facts("ice_gan", SIZE))
     assert load_pipeline(tmp_path / "g").family == "ice_gan"
     picture = trained.sheet({"generator": generator}, unseen)
     assert picture.dtype == np.uint8
@@ -94,7 +99,7 @@ def test_an_output_that_ignores_the_aus_is_detected_and_not_saved(tmp_path: Path
     figures = measured(made, rendered_batch(range(1), 3, SIZE, codes=CODES))
     assert "does not depend on the AUs" in made.check({}, figures)
     with pytest.raises(Problem, match="not saved"):
-        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("ice_gan"))
+        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("ice_gan", SIZE))
     assert not (tmp_path / "g").exists()
 
 
@@ -146,7 +151,7 @@ def test_recipes_build(name: str, size: int, embedding: int) -> None:
     with torch.device("meta"):
         made = build_task(recipe)
     assert (made.name, recipe.data.size) == ("ice_gan", size)
-    assert made.config()["model"]["embedding"] == embedding
+    assert recipe.config.model.embedding == embedding
 
 
 def test_a_key_without_effect_is_refused() -> None:

@@ -13,14 +13,13 @@ import torch
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, LeakError
 from mesynth.core.profiles import Profile
-from mesynth.generators.au_icgan.pipeline import AUICGenerator
+from mesynth.generators.au_icgan.network import AUICGenerator
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion import Process
-from mesynth.generators.image_diffusion.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.image_diffusion.drawing import ImageSampling
+from mesynth.generators.diffusion.config import Process
+from mesynth.generators.image_diffusion.config import Config, ImageSampling, LossConfig, ModelConfig, OptimConfig
 from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
-from mesynth.generators.image_diffusion.task import TASK, ImageDiffusionTask
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.image_diffusion.task import ImageDiffusionTask
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task
@@ -38,7 +37,9 @@ FAST = OptimConfig(lr=3e-3)
 
 def task(size: int = SIZE, **options: object) -> ImageDiffusionTask:
     torch.manual_seed(0)
-    return TASK(Config(**{"model": MODEL, "optim": FAST, "sampling": ImageSampling(steps=6), **options}), size)  # type: ignore[arg-type]
+    return ImageDiffusionTask(
+        Config(**{"model": MODEL, "optim": FAST, "sampling": ImageSampling(steps=6), **options}), size
+    )  # type: ignore[arg-type]
 
 
 def fit(made: ImageDiffusionTask, columns: dict[str, np.ndarray], steps: int, batch: int) -> list[float]:
@@ -47,7 +48,7 @@ def fit(made: ImageDiffusionTask, columns: dict[str, np.ndarray], steps: int, ba
     for i in range(steps):
         drawn = take(columns, rng.integers(0, len(columns["aus"]), batch))
         for group in updater.optimisers["denoiser"].param_groups:
-            group["lr"] = made.config()["optim"]["lr"] * (1 - i / steps)
+            group["lr"] = made._config.optim.lr * (1 - i / steps)
         log.append(
             float(made.step(replace(drawn, seeds=rng.integers(0, 2**31, batch)), i * batch, updater)["denoiser"])
         )
@@ -105,7 +106,7 @@ def test_a_trained_generator_passes_its_own_check_and_is_saved(
     figures = measured(made, seen)
     assert made.check({}, figures) == ""
     assert figures["au_dependence"] > 0.2
-    made.save(made.networks, tmp_path / "g", facts("image_diffusion"))
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion", SIZE))
     loaded = load_pipeline(tmp_path / "g")
     assert isinstance(loaded, ImageDiffusion)
     assert (loaded.sampling.steps, loaded.process) == (6, Process())
@@ -185,7 +186,7 @@ def saved_expectation(folder: Path, family: str = "motion_gan", seen: tuple[str,
 
 @pytest.mark.parametrize("family", ["motion_gan", "au_icgan"])
 def test_around_an_expectation_that_stays_as_it_is(family: str, columns: dict[str, np.ndarray], tmp_path: Path) -> None:
-    made = task(model=replace(MODEL, expect=saved_expectation(tmp_path / "gan", family)))
+    made = task(model=replace(MODEL, mean_model=saved_expectation(tmp_path / "gan", family)))
     before = {n: v.clone() for n, v in made.frozen["expected"].state_dict().items()}
     batch, updater = take(columns, np.arange(4)), PlainUpdater(made.optimisers())
     log = [float(made.step(batch, 4 * i, updater)["denoiser"]) for i in range(12)]
@@ -193,13 +194,13 @@ def test_around_an_expectation_that_stays_as_it_is(family: str, columns: dict[st
     assert all(torch.equal(v, before[n]) for n, v in made.frozen["expected"].state_dict().items())
     figures = measured(made, batch)
     assert (figures["error_expected"] < figures["error_onset"]) is (family == "motion_gan")
-    made.save(made.networks, tmp_path / "g", facts("image_diffusion"))
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion", SIZE))
     (tmp_path / "gan").rename(tmp_path / "gone")
     loaded = load_pipeline(tmp_path / "g")
     assert isinstance(loaded, ImageDiffusion)
     assert loaded.facts.networks == ("denoiser", "expected")
     for name, network in made.frozen.items():
-        kept = getattr(loaded, {"expected": "expectation"}[name]).state_dict()
+        kept = getattr(loaded, {"expected": "mean_model"}[name]).state_dict()
         assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items())
     clip, _ = loaded.generate(wide_face(), facs.parse_request("12=0.5"), Profile(), n_frames=3, fps=50)
     assert (clip.clip.frames[1] != clip.clip.frames[0]).any()
@@ -224,18 +225,18 @@ def test_bad_expectations(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
     good = saved_expectation(tmp_path / "gan")
-    refused("model.expect: .* is no saved generator", expect=tmp_path / "nothing")
-    refused(f"works on {SIZE} pixels, data.size is 32; make them equal", 32, expect=good)
-    refused("the recipe means abcd", expect=good, expect_sha256="abcd")
-    refused("model.target is picture", expect=good, target="picture")
-    refused("subjects_seen is empty", expect=saved_expectation(tmp_path / "nobody", seen=()))
+    refused("model.mean_model: .* is no saved generator", mean_model=tmp_path / "nothing")
+    refused(f"works on {SIZE} pixels, data.size is 32; make them equal", 32, mean_model=good)
+    refused("the recipe means abcd", mean_model=good, mean_model_sha256="abcd")
+    refused("model.target is picture", mean_model=good, target="picture")
+    refused("subjects_seen is empty", mean_model=saved_expectation(tmp_path / "nobody", seen=()))
     torch.manual_seed(0)
     save_pipeline(
-        tmp_path / "f", {"generator": MotionGenerator(size=SIZE, width=8)}, plain_facts("flow_gan"), "", size=SIZE
+        tmp_path / "f", {"generator": MotionGenerator(size=SIZE, width=8)}, plain_facts("flow_gan", SIZE), "", size=SIZE
     )
-    refused("holds a flow_gan; give a motion_gan or au_icgan", expect=tmp_path / "f")
+    refused("holds a flow_gan; give a motion_gan or au_icgan", mean_model=tmp_path / "f")
     damage(tmp_path / "gan")
-    refused("model.expect: ", expect=good)
+    refused("model.mean_model: ", mean_model=good)
 
 
 def latent_model(folder: Path, *, base: bool) -> ModelConfig:
@@ -255,12 +256,12 @@ def test_latent_training_saves_a_generator_that_stands_alone(base: bool, tmp_pat
     log = [float(made.step(batch, 4 * i, updater)["denoiser"]) for i in range(12)]
     assert log[-1] < log[0]
     assert all(torch.equal(v, before[n]) for n, v in made.frozen["vae"].state_dict().items())
-    made.save(made.networks, tmp_path / "g", facts("image_diffusion"))
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion", SIZE))
     (tmp_path / "vae").rename(tmp_path / "gone")
     known = read_facts(tmp_path / "g")
     assert known.networks == ("denoiser", "vae")
-    model = made.config()["model"]
-    assert f"autoencoder (sha256 {model['vae_sha256']}): MIT" in known.licences
+    model = made._config.model
+    assert f"autoencoder (sha256 {model.vae_sha256}): MIT" in known.licences
     assert any("OpenRAIL-M" in text for text in known.licences) == base
     loaded = load_pipeline(tmp_path / "g")
     assert isinstance(loaded, ImageDiffusion)
@@ -353,7 +354,7 @@ def test_the_latent_recipe_wants_an_autoencoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["model.vae_licence=MIT", "model.base_sha256=ab", "model.expect_sha256=ab", "spread.floor=.1"]
+    "override", ["model.vae_licence=MIT", "model.base_sha256=ab", "model.mean_model_sha256=ab", "spread.sigma_min=.1"]
 )
 def test_a_key_without_effect_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"has no effect: model.* is not given"):

@@ -13,18 +13,17 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.motion_diffusion.config import Config, DistilConfig, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.motion_diffusion.task import TASK, MotionDiffusionTask
+from mesynth.generators.motion_diffusion.task import MotionDiffusionTask
 from mesynth.store.generator_folder import read_facts
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import end_point_error
-from mesynth.training.task import Facts
-from tests.training.gan_checks import Losses, measured, rows
+from tests.training.gan_checks import Losses, facts, measured, rows
 from tests.training.rendered import K, PlainUpdater, joined, person_face, rendered_batch, take
 
 SIZE = 32
 CODES = (1, 2, 4, 9, 12, 15, 17)
-SMALL = ModelConfig(widths=(8, 16), dim=16, expect=8, steps=6)
-FACTS = Facts("motion_diffusion", ("rendered/x",), ("CC0-1.0",), "d", "c", 8, 0, "0", {"epe": 0.1})
+SMALL = ModelConfig(widths=(8, 16), dim=16, mean_width=8, steps=6)
+FACTS = replace(facts("motion_diffusion", SIZE), subjects_seen=("rendered/x",), figures={"epe": 0.1})
 RECIPES = Path(__file__).parents[2] / "configs" / "diffusion"
 
 
@@ -32,7 +31,7 @@ def task_of(
     model: ModelConfig = SMALL, loss: LossConfig = LossConfig(), lr: float = 3e-3, size: int = SIZE
 ) -> MotionDiffusionTask:
     torch.manual_seed(0)
-    return TASK(Config(model=model, loss=loss, optim=OptimConfig(lr=lr)), size)
+    return MotionDiffusionTask(Config(model=model, loss=loss, optim=OptimConfig(lr=lr)), size)
 
 
 def fit(task: MotionDiffusionTask, batches: Iterable[Batch], steps: int) -> list[float]:
@@ -80,7 +79,7 @@ def trained() -> MotionDiffusionTask:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["edm", "v"])
 def test_one_batch_is_learned_by_heart(batch: Batch, kind: str) -> None:
-    task = task_of(replace(SMALL, kind=kind))
+    task = task_of(replace(SMALL, process=kind))
     few = rows(batch, slice(0, 4))
 
     def epe() -> float:
@@ -103,7 +102,7 @@ def test_the_denoising_loss_is_the_share_of_the_expected_variance(batch: Batch) 
     whole = replace(batch, known=torch.ones_like(batch.known))
 
     def loss(deviation: float) -> float:
-        made = task_of(replace(SMALL, prior=False, floor=deviation, whole=1e-3), plain)
+        made = task_of(replace(SMALL, prior=False, sigma_min=deviation, sigma_data=1e-3), plain)
         with torch.no_grad():
             parts = [made.terms(b)["denoising"] for b in itertools.islice(again(whole), 20)]
         return float(torch.stack(parts).mean())
@@ -217,7 +216,7 @@ def _folding(batch: Batch) -> torch.Tensor:
 def test_folds_of_the_estimate_are_penalised(batch: Batch) -> None:
     """A silent UNet believes the data where there is little noise: folds of the data are folds of the estimate."""
     folding = _folding(batch)
-    task = task_of(replace(SMALL, prior=False, floor=1.0), LossConfig(fold=1.0))
+    task = task_of(replace(SMALL, prior=False, sigma_min=1.0), LossConfig(fold=1.0))
     with torch.no_grad():
         smooth, folded = (float(task.terms(replace(batch, flow=f))["fold"]) for f in (0 * folding, folding))
     assert folded > smooth + 0.05
@@ -255,7 +254,7 @@ def test_saved_and_loaded(trained: MotionDiffusionTask, batch: Batch, tmp_path: 
 def student_of(teacher: MotionDiffusionTask, folder: Path, **distil: Any) -> MotionDiffusionTask:
     teacher.save(teacher.networks, folder, FACTS)
     model = replace(SMALL, steps=2, solver="few")
-    return TASK(
+    return MotionDiffusionTask(
         Config(model=model, optim=OptimConfig(lr=2e-3), distil=DistilConfig(teacher=str(folder), **distil)), SIZE
     )
 
@@ -298,7 +297,7 @@ def test_a_student_names_its_teacher_and_keeps_its_sampler(trained: MotionDiffus
 def test_bad_teachers(trained: MotionDiffusionTask, tmp_path: Path) -> None:
     def student(**model: Any) -> None:
         chosen = replace(SMALL, **({"solver": "few"} | model))
-        TASK(Config(model=chosen, distil=DistilConfig(teacher=str(tmp_path / "g"))), SIZE)
+        MotionDiffusionTask(Config(model=chosen, distil=DistilConfig(teacher=str(tmp_path / "g"))), SIZE)
 
     with pytest.raises(MesynthError, match="is no saved generator"):
         student()
@@ -323,16 +322,16 @@ def test_sheet(trained: MotionDiffusionTask, batch: Batch) -> None:
         (lambda: ModelConfig(widths=(16,)), "model.widths has 1 levels"),
         (lambda: ModelConfig(widths=(16, 20)), "model.widths=20 is no multiple of 8"),
         (lambda: ModelConfig(attention=4), "model.attention=4 is outside 0..3"),
-        (lambda: ModelConfig(kind="ddpm"), "model.kind 'ddpm' is unknown"),
+        (lambda: ModelConfig(process="ddpm"), "model.process 'ddpm' is unknown"),
         (lambda: ModelConfig(scale=0), "model.scale=0 is outside"),
         (lambda: ModelConfig(max_flow=0.5), "model.max_flow=0.5 is outside"),
         (lambda: ModelConfig(steps=0), "model.steps=0 is outside"),
         (lambda: ModelConfig(solver="ddim"), "model.solver 'ddim' is unknown"),
         (lambda: LossConfig(occluded=2), "loss.occluded=2 is outside"),
         (lambda: LossConfig(fold=float("nan")), "loss.fold=nan is no weight"),
-        (lambda: OptimConfig(lr=0), "optim.lr=0 must be positive"),
+        (lambda: OptimConfig(lr=0), "optim.lr=0 is outside"),
         (lambda: OptimConfig(beta2=1), "optim.beta2=1 is outside"),
-        (lambda: TASK(Config(), 36), "data.size=36 must be a multiple of 8"),
+        (lambda: MotionDiffusionTask(Config(), 36), "data.size=36 must be a multiple of 8"),
     ],
 )
 def test_bad_configurations(make: object, message: str) -> None:
@@ -345,7 +344,7 @@ def test_recipes_are_valid_and_small(name: str) -> None:
     from mesynth.training.config import load_recipe
 
     recipe = load_recipe(RECIPES / f"{name}.yaml", [])
-    assert 4 * TASK(recipe.config, recipe.data.size).parameters()["generator"] < 30e6
+    assert 4 * MotionDiffusionTask(recipe.config, recipe.data.size).parameters()["generator"] < 30e6
 
 
 def test_the_gpu_recipe_is_valid() -> None:

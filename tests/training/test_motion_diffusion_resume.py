@@ -21,7 +21,7 @@ RECIPE = """
 task: motion_diffusion
 model: {widths: [8, 16], dim: 16, expect: 8, steps: 2, kind: %s}
 optim: {lr: 1.0e-3}
-data: {kind: manifest, size: 32, frames: 4, manifests: [%s]}
+data: {source: manifest, size: 32, frames: 4, manifests: [%s]}
 run:
   images: 32
   batch: 4

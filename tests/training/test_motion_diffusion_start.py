@@ -8,27 +8,27 @@ import torch
 
 from mesynth.core.errors import ConfigError, LeakError
 from mesynth.generators.motion_diffusion.config import LossConfig
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.training.config import load_recipe
-from mesynth.training.start import Start
-from mesynth.training.task import Facts
+from mesynth.training.initial import InitialWeights
 from mesynth.training.train import Machine, train
-from tests.generators.gan_facts import facts
+from tests.generators.gan_facts import facts as plain_facts
+from tests.training.gan_checks import facts
 from tests.training.rendered import PlainUpdater, rendered_batch
 from tests.training.test_motion_diffusion import SIZE, SMALL, task_of
 
 
-def saved(folder: Path, family: str = "motion_gan", width: int = 8) -> Start:
+def saved(folder: Path, family: str = "motion_gan", width: int = 8) -> InitialWeights:
     torch.manual_seed(1)
     network = MotionGenerator(size=SIZE, width=width, blocks=2, residual=False)
-    save_pipeline(folder, {"generator": network}, facts(family), "", size=SIZE)
-    return Start(str(folder), folder, read_facts(folder))
+    save_pipeline(folder, {"generator": network}, plain_facts(family), "", size=SIZE)
+    return InitialWeights(str(folder), folder, read_facts(folder))
 
 
 def test_what_is_expected_begins_as_the_motion_gan_and_stays_so(tmp_path: Path) -> None:
     start = saved(tmp_path / "gan")
-    task = task_of(replace(SMALL, expect_blocks=2), LossConfig(expect=0))
+    task = task_of(replace(SMALL, mean_blocks=2), LossConfig(mean=0))
     start.load_into(task)
     regression = task.networks["generator"].regression
     torch.manual_seed(1)
@@ -43,7 +43,7 @@ def test_what_is_expected_begins_as_the_motion_gan_and_stays_so(tmp_path: Path) 
 
 
 def test_another_architecture_or_family_is_refused_in_one_line(tmp_path: Path) -> None:
-    task = task_of(replace(SMALL, expect_blocks=2))
+    task = task_of(replace(SMALL, mean_blocks=2))
     with pytest.raises(ConfigError, match="width is 8 here and 12 there"):
         saved(tmp_path / "wide", width=12).load_into(task)
     with pytest.raises(ConfigError, match="holds weights of au_icgan; this recipe trains motion_diffusion"):
@@ -52,7 +52,7 @@ def test_another_architecture_or_family_is_refused_in_one_line(tmp_path: Path) -
 
 def test_a_teacher_that_saw_a_held_out_subject_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     teacher = task_of()
-    seen = Facts("motion_diffusion", ("a/1", "a/2"), ("CC0-1.0",), "d", "c", 8, 0, "0", {})
+    seen = replace(facts("motion_diffusion", SIZE), subjects_seen=("a/1", "a/2"))
     teacher.save(teacher.networks, tmp_path / "teacher", seen)
     recipe = tmp_path / "student.yaml"
     recipe.write_text(

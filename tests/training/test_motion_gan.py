@@ -12,19 +12,19 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.motion_gan.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.motion_gan.pipeline import K
-from mesynth.generators.motion_gan.task import TASK, MotionGANTask
+from mesynth.generators.motion_gan.network import K
+from mesynth.generators.motion_gan.task import MotionGANTask
 from mesynth.store.generator_folder import read_facts
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import end_point_error
-from mesynth.training.task import Facts
+from tests.training.gan_checks import facts
 from tests.training.rendered import PlainUpdater, joined, person_face, rendered_batch, take
 
 SIZE = 32
 CODES = (1, 2, 4, 9, 12, 15, 17)
 SMALL = ModelConfig(width=8, template=24, blocks=1, discriminator=8, reader=8)
 QUICK = OptimConfig(generator=3e-3, canonical=1.0, discriminator=4e-4, beta1=0.5)
-FACTS = Facts("motion_gan", ("rendered/x",), ("CC0-1.0",), "d", "c", 8, 0, "0", {"epe": 0.1})
+FACTS = replace(facts("motion_gan", SIZE), subjects_seen=("rendered/x",), figures={"epe": 0.1})
 
 
 class Quiet:
@@ -35,7 +35,7 @@ class Quiet:
 
 def task_of(loss: LossConfig = LossConfig(), model: ModelConfig = SMALL, size: int = SIZE) -> MotionGANTask:
     torch.manual_seed(0)
-    return TASK(Config(model=model, loss=loss, optim=QUICK), size)
+    return MotionGANTask(Config(model=model, loss=loss, optim=QUICK), size)
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
@@ -278,7 +278,7 @@ def test_sheet(trained: MotionGANTask, batch: Batch) -> None:
         (lambda: OptimConfig(beta2=1), "optim.beta2=1"),
         (lambda: Config(loss=LossConfig(diversity=1)), "has no effect with model.z=0"),
         (lambda: Config(model=ModelConfig(z=8)), "model.z=8 has no effect"),
-        (lambda: TASK(Config(), 20), "data.size=20 must be a multiple of 8"),
+        (lambda: MotionGANTask(Config(), 20), "data.size=20 must be a multiple of 8"),
     ],
 )
 def test_bad_configurations(make: object, message: str) -> None:
@@ -291,7 +291,7 @@ def test_recipes_are_valid(name: str) -> None:
     from mesynth.training.config import load_recipe
 
     recipe = load_recipe(Path(__file__).parents[2] / "configs" / "gan" / f"{name}.yaml", [])
-    counted = TASK(recipe.config, recipe.data.size).parameters()
+    counted = MotionGANTask(recipe.config, recipe.data.size).parameters()
     assert 4 * counted["generator"] < 30e6
 
 

@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **changes: Any) -> PairConfig:
-    return PairConfig(**({"kind": "manifest", "manifests": (folder,), "size": SIZE, "frames": FRAMES} | changes))
+    return PairConfig(**({"source": "manifest", "manifests": (folder,), "size": SIZE, "frames": FRAMES} | changes))
 
 
 def plain(folder: Path, cache: Path, **options: Any) -> PairSet:
@@ -168,7 +168,7 @@ def test_a_mirrored_face_moves_as_a_mirrored_request_would() -> None:
 def test_cameras_touch_pictures_only(folder: Path, cache: Path) -> None:
     draws = np.arange(50)
     clean = plain(folder, cache).batch(draws)
-    seen = plain(folder, cache, camera=CameraConfig(share=1.0)).batch(draws)
+    seen = plain(folder, cache, camera=CameraConfig(probability=1.0)).batch(draws)
     values = [{f.name: np.asarray(getattr(batch, f.name)) for f in fields(Batch)} for batch in (clean, seen)]
     changed = {name for name, value in values[0].items() if not np.array_equal(value, values[1][name])}
     assert changed == {"onset", "frame"}
@@ -339,10 +339,10 @@ def test_an_empty_manifest(tmp_path: Path, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "video"}, "kind 'video' is unknown"),
-        ({"kind": "manifest"}, "manifests is empty"),
-        ({"kind": "manifest", "manifests": ("x", "x")}, "names a folder twice"),
-        ({"kind": "manifest", "manifests": ("x",), "identities": 5}, "identities has no effect"),
+        ({"source": "video"}, "source 'video' is unknown"),
+        ({"source": "manifest"}, "manifests is empty"),
+        ({"source": "manifest", "manifests": ("x", "x")}, "names a folder twice"),
+        ({"source": "manifest", "manifests": ("x",), "identities": 5}, "identities has no effect"),
         ({"manifests": ("x",)}, "manifests has no effect"),
         ({"apex_share": 0.7}, "apex_share has no effect"),
         ({"size": 8}, "size=8"),
@@ -350,7 +350,7 @@ def test_an_empty_manifest(tmp_path: Path, cache: Path) -> None:
         ({"identities": 0}, "identities=0"),
         ({"identities": 100_000}, "leave their range"),
         ({"validation_identities": 20_000}, "leave their range"),
-        ({"kind": "manifest", "manifests": ("x",), "validation_share": 2.0}, "validation_share=2"),
+        ({"source": "manifest", "manifests": ("x",), "validation_share": 2.0}, "validation_share=2"),
         ({"single": 0.9, "neutral": 0.9}, "exceeds 1"),
     ],
 )
@@ -360,10 +360,10 @@ def test_bad_config(change: dict[str, Any], message: str) -> None:
 
 
 def test_config_loads_from_yaml() -> None:
-    given = OmegaConf.create({"kind": "manifest", "manifests": ["one", "two"], "camera": {"noise": 0.0}})
+    given = OmegaConf.create({"source": "manifest", "manifests": ["one", "two"], "camera": {"noise": 0.0}})
     base = OmegaConf.structured(PairConfig)
     OmegaConf.set_readonly(base, False)
     OmegaConf.set_readonly(base.camera, False)
     made = OmegaConf.to_object(OmegaConf.merge(base, given))
-    assert made == PairConfig(kind="manifest", manifests=(Path("one"), Path("two")), camera=CameraConfig(noise=0.0))
+    assert made == PairConfig(source="manifest", manifests=(Path("one"), Path("two")), camera=CameraConfig(noise=0.0))
     assert isinstance(hash(made), int)

@@ -200,7 +200,7 @@ def test_recorded_clips_have_estimated_flow_at_their_key_frames(tmp_path: Path) 
     jobs = small_manifest.jobs("a/1", "a/2", "b/1")
     jobs[1] = replace(jobs[1], changes={"apex_index": 4})  # the apex is the last frame: no offset
     manifest = small_manifest.write(tmp_path / "clips", jobs)
-    config = SequenceConfig(kind="manifest", size=32, manifests=(tmp_path / "clips",), camera=OFF, flip=False)
+    config = SequenceConfig(source="manifest", size=32, manifests=(tmp_path / "clips",), camera=OFF, flip=False)
     learned, held = open_pairs(config, cache=tmp_path / "cache")
     assert len(learned) + len(held) == len(jobs) - 1
     assert not set(learned.subjects) & set(held.subjects)
@@ -225,10 +225,10 @@ def test_small_pictures_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "video"}, "data.kind 'video' is unknown"),
-        ({"kind": "manifest"}, "data.manifests is empty"),
+        ({"source": "video"}, "data.source 'video' is unknown"),
+        ({"source": "manifest"}, "data.manifests is empty"),
         ({"manifests": (Path("x"),)}, "data.manifests has no effect"),
-        ({"kind": "manifest", "manifests": (Path("x"),), "lag": 0.1}, "data.lag has no effect"),
+        ({"source": "manifest", "manifests": (Path("x"),), "lag": 0.1}, "data.lag has no effect"),
         ({"lag": 0.5}, "lag=0.5 is outside 0..0.3"),
         ({"ordered": 2}, "ordered=2 is no share"),
         ({"validation_share": 2.0}, "data.validation_share=2 is no share"),

@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from mesynth.core.errors import ConfigError, LeakError, RunFolderError
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.generators.motion_gan.task import MotionGANTask
-from mesynth.store.generator_folder import INDEX, WEIGHTS, PipelineError, read_facts, save_pipeline
+from mesynth.store.generator_folder import INDEX, SHIPPED, WEIGHTS, PipelineError, read_facts, save_pipeline
 from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint
 from mesynth.training.config import Recipe, load_recipe
 from mesynth.training.forecast import forecast
+from mesynth.training.initial import open_initial
 from mesynth.training.loop import build_task
-from mesynth.training.start import open_start
 from mesynth.training.train import Machine, cross_fit, train
 from tests.training import small_manifest
 from tests.training.small_manifest import SIZE, Job
@@ -32,7 +32,7 @@ RECIPE = """task: motion_gan
 model: {width: 4, template: 8, blocks: 1, residual: false, discriminator: 4}
 loss: {epe: 1, l1: 1, adversarial: 0.1}
 optim: {generator: 1.0e-3}
-data: {kind: manifest, size: %d, frames: 3}
+data: {source: manifest, size: %d, frames: 3}
 run: {images: 32, batch: 4, validation: 4, sheet: 0, checkpoint_images: 8, checkpoint_minutes: 0, patience: 0,
   prefetch: 0}
 """
@@ -74,7 +74,7 @@ def _record(run: Path) -> dict[str, object]:
 def test_the_averaged_networks_begin_with_the_weights(place: Path, second: Make) -> None:
     recipe = second()
     saved = load_file(place / "first" / "generator" / "generator" / WEIGHTS)
-    begun, fresh = (build_task(recipe, start).networks for start in (open_start(recipe), None))
+    begun, fresh = (build_task(recipe, start).networks for start in (open_initial(recipe), None))
     for name, value in begun["generator"].state_dict().items():
         assert torch.equal(value, saved[name]), name
     assert any(not torch.equal(v, saved[n]) for n, v in fresh["generator"].state_dict().items())
@@ -267,6 +267,16 @@ def test_folders_to_begin_with_that_are_none(place: Path, second: Make, tmp_path
     refused(foreign, ConfigError, "holds weights of ice_gan; this recipe trains motion_gan")
 
 
-def test_an_empty_start_is_refused(place: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run\.start has no effect: it names no folder"):
-        load_recipe(place / "tiny.yaml", [f"data.manifests=[{place / 'a'}]", "run.start=null"])
+def test_null_takes_out_what_a_recipe_begins_with(place: Path) -> None:
+    file = place / "begun.yaml"
+    file.write_text(f"base: tiny.yaml\nrun: {{start: {place / 'first'}}}\n")
+    assert load_recipe(file, [f"data.manifests=[{place / 'a'}]"]).run.start == place / "first"
+    assert load_recipe(file, [f"data.manifests=[{place / 'a'}]", "run.start=null"]).run.start is None
+
+
+def test_a_shipped_generator_is_named_as_a_model_is() -> None:
+    begun = open_initial(load_recipe("gan/motion_64", ["run.start=motion_gan"]))
+    assert begun is not None
+    assert begun.folder == SHIPPED / "motion_gan"
+    with pytest.raises(ConfigError, match=r"run\.start=motion_gna is no folder.*motion_gan"):
+        open_initial(load_recipe("gan/motion_64", ["run.start=motion_gna"]))

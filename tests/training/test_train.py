@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ def test_excluded_subjects_are_in_no_record(tmp_path: Path, recipe: Make) -> Non
 def test_pairs_that_still_hold_an_excluded_subject_are_a_leak(
     tmp_path: Path, recipe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = toy.open_pairs
-    monkeypatch.setattr(toy, "open_pairs", lambda config, **k: real(config, **(k | {"exclude_subjects": ()})))
+    def careless(config: Any, **given: Any) -> Any:
+        return toy.open_pairs(config, **(given | {"exclude_subjects": ()}))
+
+    monkeypatch.setattr(toy, "SOURCE", replace(toy.SOURCE, open=careless))
     with pytest.raises(LeakError, match="left/02"):
         train(recipe(images=32), tmp_path / "run", exclude_subjects=["left/02"], machine=CPU)
 
@@ -110,7 +113,7 @@ class Stack(toy.ToyTask):
 
 
 def test_the_forecast_counts_what_can_be_counted_by_hand(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy, "TASK", Stack)
+    monkeypatch.setattr(toy, "ToyTask", Stack)
     seen = forecast(recipe("run.keep=4", images=100, batch=64))
     weights = 50 * 512 + 512 * 2
     assert seen.parameters == {"body": weights, "judge (frozen)": 100}

@@ -25,9 +25,10 @@ from torch import nn
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import stream
-from mesynth.training import registry
+from mesynth.store.families import FAMILIES, Family, Source
+from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.training.data.batches import Batch
-from mesynth.training.task import Facts, Task, Updater
+from mesynth.training.task import Task, Updater
 
 K = len(AU_CODES)
 SUBJECTS = tuple(f"{database}/{i:02d}" for database in ("left", "right") for i in range(5))
@@ -118,16 +119,10 @@ class ToyTask(Task):
         assert "error" in measured
         return self._config.loss.complain
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         folder.mkdir(parents=True)
         save_file(averaged["body"].state_dict(), folder / "body.safetensors")
         (folder / "mesynth.json").write_text(json.dumps(asdict(facts)))
-
-    def config(self) -> dict[str, Any]:
-        return asdict(self._config)
-
-
-TASK = ToyTask
 
 
 # ---------------------------------------------------------------- pairs
@@ -198,10 +193,16 @@ def open_pairs(
 # ---------------------------------------------------------------- the command
 
 
-def register(table: Callable[[dict[str, str], str, str], Any], attribute: Callable[[Any, str, str], Any]) -> None:
-    """Put the toy into the registry by a monkeypatch's methods."""
-    table(registry.TASKS, "toy", "tests.training.toy")
-    attribute(registry, "PAIRS", "tests.training.toy")
+SOURCE = Source(PairConfig, open_pairs, list_subjects)
+
+
+def _no_pipeline(folder: Path, facts: GeneratorFacts) -> Any:
+    raise AssertionError("a saved toy is read by its tests alone")
+
+
+TOY = Family(
+    pipeline=_no_pipeline, task="tests.training.toy:ToyTask", config=Config, data="tests.training.toy:SOURCE"
+)  # fmt: skip
 
 
 def recipe_text(**run: object) -> str:
@@ -224,7 +225,7 @@ if __name__ == "__main__":
     from mesynth.cli.train import train
     from mesynth.commandline import MistakeGroup
 
-    register(dict.__setitem__, setattr)
+    FAMILIES.register("toy", TOY)
     torch.set_num_threads(1)
     group = MistakeGroup("toy", commands={"train": train})
     group(["train", *sys.argv[1:]])

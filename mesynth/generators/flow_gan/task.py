@@ -1,12 +1,11 @@
 """Training of the flow-image GAN: hinge loss, class and AU heads, and the pair's own flow where it is known.
 
-See :mod:`mesynth.generators.flow_gan.pipeline`. Pairs without flow take no part.
+See :mod:`mesynth.generators.flow_gan.network`. Pairs without flow take no part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,104 +15,18 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
-from mesynth.generators.base import model_card
-from mesynth.generators.flow_gan.pipeline import (  # fmt: skip
-    FAMILY,
-    N_CLASSES,
-    FlowDiscriminator,
-    FlowGenerator,
-    check_condition,
-    observe,
-)
-from mesynth.store.generator_folder import save_pipeline
+from mesynth.generators.base import save_trained
+from mesynth.generators.flow_gan.config import Config
+from mesynth.generators.flow_gan.network import N_CLASSES, FlowDiscriminator, FlowGenerator, observe
+from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import mean_of
-from mesynth.training.task import Facts, Problem, Task, Updater
+from mesynth.training.task import Problem, Task, Updater
 
 COLLAPSED = 0.01
 """Two draws for one request that differ by less than this share of their motion are one draw."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Sizes. The paper's abstract states none."""
-
-    width: int = 32
-    """Channels of the generator's last level; the first has 8 times as many."""
-    z: int = 64
-    """Noise numbers."""
-    condition: str = "both"
-    """class, aus, or both (each is left out of a third of the pairs, so that either serves alone)."""
-    unit: float = 0.0025
-    """Motion, as a share of the side, up to which the drawn scale is about linear."""
-    limit: float = 0.06
-    """Largest motion, as a share of the side."""
-    prior: bool = True
-    """Draw a change of the motion prior's flow for the AUs (ours; false: all is drawn, as published)."""
-    critic_width: int = 32
-    critic_layers: int = 4
-    """Stride-2 layers of the discriminator, as far as the picture allows."""
-
-    def __post_init__(self) -> None:
-        check_condition(self.condition)
-        for name in ("width", "z", "critic_width", "critic_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}={getattr(self, name)} must be at least 1")
-        if not 0 < self.unit < self.limit <= 1:
-            raise ConfigError(f"model.unit={self.unit:g} and model.limit={self.limit:g}: need 0 < unit < limit <= 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Weights; 0 switches a loss off."""
-
-    adversarial: float = 1.0
-    """Hinge."""
-    classes: float = 1.0
-    """Auxiliary classifier, where a pair has a class."""
-    au: float = 0.3
-    """AU intensities read by the discriminator (ours)."""
-    pixel: float = 3.0
-    """L1 to the pair's flow, both compressed, where AUs are asked for (ours; 0: as published). A class alone names many
-    motions: its drawings are left to the discriminator, unless condition=class and there is nothing else."""
-    diversity: float = 0.1
-    """Two draws for one request should differ (mode seeking; Mao et al., CVPR 2019; ours)."""
-
-    def __post_init__(self) -> None:
-        L.check_weights("loss", self)
-        if not (self.adversarial or self.pixel):
-            raise ConfigError("loss.adversarial and loss.pixel are both 0: nothing would be learned; set one")
-
-    @property
-    def judged(self) -> bool:
-        """Whether a discriminator is needed."""
-        return bool(self.adversarial or self.classes or self.au)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Adam; SAGAN's two time-scales and betas."""
-
-    lr: float = 1e-4
-    """Of the generator."""
-    lr_critic: float = 4e-4
-    """Of the discriminator."""
-    beta1: float = 0.0
-    beta2: float = 0.9
-
-    def __post_init__(self) -> None:
-        L.check_optim(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The task's sections of a recipe."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
 
 
 class _Request(NamedTuple):
@@ -130,12 +43,12 @@ class _Request(NamedTuple):
 class FlowGANTask(Task):
     """See the module's first lines."""
 
-    name = FAMILY
+    name = "flow_gan"
     averaged = ("generator",)
 
     def __init__(self, config: Config, size: int) -> None:
         if not 16 <= size <= 128 or size % 4:
-            raise ConfigError(f"size {size} does not fit {FAMILY}; choose a multiple of 4 from 16 to 128 pixels")
+            raise ConfigError(f"size {size} does not fit {self.name}; choose a multiple of 4 from 16 to 128 pixels")
         self._config, self.size = config, size
         m = config.model
         self.networks: dict[str, nn.Module] = {
@@ -147,15 +60,11 @@ class FlowGANTask(Task):
             self.networks["discriminator"] = FlowDiscriminator(size, m.critic_width, m.critic_layers)
         self.frozen: dict[str, nn.Module] = {}
 
-    def config(self) -> dict[str, Any]:
-        """See the base class."""
-        return asdict(self._config)
-
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """See the base class."""
         return L.adam(self.networks, self._config.optim)
 
-    def _asked(self, batch: Batch, drop: bool) -> _Request:
+    def _targets(self, batch: Batch, drop: bool) -> _Request:
         """What to draw; with ``drop`` a third of the rows each lack class or AUs."""
         kind = self._config.model.condition
         classes, aus = L.one_hot(batch.label, N_CLASSES), batch.aus * batch.known
@@ -167,7 +76,7 @@ class FlowGANTask(Task):
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """See the base class."""
-        loss, (classes, aus, told) = self._config.loss, self._asked(batch, drop=True)
+        loss, (classes, aus, told) = self._config.loss, self._targets(batch, drop=True)
         z = batch.randn("flow-z", self._config.model.z)
         used = batch.has_flow.to(z.dtype)
         generator: Any = self.networks["generator"]
@@ -214,7 +123,7 @@ class FlowGANTask(Task):
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Motion drawn and real in pixels, end-point error to the pair's flow (another face's motion: it cannot be 0),
         and how far it follows AUs, class and noise; NaN where it cannot be told."""
-        generator, (classes, aus, _) = averaged["generator"], self._asked(batch, drop=False)
+        generator, (classes, aus, _) = averaged["generator"], self._targets(batch, drop=False)
         z, other_z = (batch.randn(f"flow-z{i}", self._config.model.z) for i in range(2))
         made, other = generator(z, classes, aus), generator(other_z, classes, aus)
         motion, hidden = _magnitude(made), torch.full((len(z),), float("nan"), device=z.device)
@@ -252,14 +161,14 @@ class FlowGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Real flow; drawn for its AUs and class, another draw, with half the AUs; each class. Colours of one scale."""
-        generator, (classes, aus, _) = averaged["generator"], self._asked(batch, drop=False)
+        generator, (classes, aus, _) = averaged["generator"], self._targets(batch, drop=False)
         z, other_z = (batch.randn(f"flow-z{i}", self._config.model.z) for i in range(2))
         every = torch.eye(N_CLASSES, device=z.device, dtype=z.dtype)
         drawn = [generator(z, classes, aus), generator(other_z, classes, aus), generator(z, classes, aus / 2)]
         by_class = [generator(z, c.expand_as(classes), aus * 0) for c in every]
         return record.sheet([record.flows(uv) for uv in (batch.flow, *drawn, *by_class)], scale=2)
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         """See the base class.
 
         Raises:
@@ -269,14 +178,11 @@ class FlowGANTask(Task):
         reach = request_reach(generator)
         if reach < 0.01:
             raise Problem(
-                f"{FAMILY} is not saved: its flow does not depend on AUs or class "
+                f"{self.name} is not saved: its flow does not depend on AUs or class "
                 f"(at most {reach:.2g} pixels between two requests); train longer or raise loss.pixel"
             )
-        plain, counted = asdict(facts), {"generator": sum(p.numel() for p in generator.parameters())}
-        card = model_card(
-            plain, title="Flow-image GAN", what=_WHAT, limits=_LIMITS, parameters=counted, use=_USE
-        )  # fmt: skip
-        save_pipeline(folder, {"generator": generator}, plain, card, size=self.size)
+        own = {"generator": generator}
+        save_trained(folder, own, facts, title="Flow-image GAN", what=_WHAT, limits=_LIMITS, use=_USE)
 
 
 _WHAT = """Onset-to-apex flow images (u, v in pixels; strain is computed from them) for a class or action-unit
@@ -304,6 +210,3 @@ def request_reach(generator: Any) -> float:
         cells,
     )
     return float((flow.amax(0) - flow.amin(0)).max())
-
-
-TASK = FlowGANTask

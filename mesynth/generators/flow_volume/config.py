@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from mesynth.config import check_adam, check_range, check_weights
 from mesynth.core.errors import ConfigError
 from mesynth.generators.motion_diffusion.config import ModelConfig as MotionModelConfig
 
@@ -14,13 +13,12 @@ from mesynth.generators.motion_diffusion.config import ModelConfig as MotionMode
 class ModelConfig(MotionModelConfig):
     """The 2D network's architecture (that of the ``motion_diffusion`` it starts from), and what is added for time."""
 
-    wander: float = 0.06
-    """How far AUs keep from the profile, a share of the clip (standard deviation): noise is scaled by it."""
+    lag_std: float = 0.06
+    """Standard deviation of how far AUs keep from the profile, a share of the clip: noise is scaled by it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.wander <= 0.2:
-            raise ConfigError(f"model.wander={self.wander:g} is outside 0..0.2, shares of the clip")
+        check_range("model", self, 0, 0.2, "lag_std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +27,12 @@ class LossConfig:
 
     occluded: float = 0.1
     """Weight of pixels whose flow is not known or not seen in the frame, against 1."""
-    expect: float = 0.0
-    """Weight of the end-point error of what is expected at the apex; 0: what is expected stays as it is."""
+    mean: float = 0.0
+    """Weight of the end-point error of the mean model at the apex; 0: it stays as it is."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.occluded <= 1:
-            raise ConfigError(f"loss.occluded={self.occluded:g} is outside 0..1")
-        if not (np.isfinite(self.expect) and self.expect >= 0):
-            raise ConfigError(f"loss.expect={self.expect} is no weight; give a number >= 0")
+        check_range("loss", self, 0, 1, "occluded")
+        check_weights("loss", self, "mean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +44,16 @@ class OptimConfig:
     flat: float = 0.3
     """Learning rate of the 2D network's UNet and tokens over that; 0: they stay as they are."""
     canonical: float = 2.0
-    """Learning rate of the regression's canonical fields over that."""
+    """Learning rate of the mean model's canonical fields over that."""
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < 100:
-            raise ConfigError(f"optim.lr={self.lr:g} must be positive")
-        if not 0 <= self.flat <= 10:
-            raise ConfigError(f"optim.flat={self.flat:g} is outside 0..10")
+        check_adam(self, most=100)
+        check_range("optim", self, 0, 10, "flat")
         if not 0 < self.canonical < 100:
             raise ConfigError(f"optim.canonical={self.canonical:g} must be positive")
-        for name in ("beta1", "beta2", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"optim.{name}={getattr(self, name):g} is outside [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +66,6 @@ class Config:
 
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
-        if not self.loss.expect:
-            return {"optim.canonical": "loss.expect=0 leaves the regression as it is"}
+        if not self.loss.mean:
+            return {"optim.canonical": "loss.mean=0 leaves the mean model as it is"}
         return {} if self.model.prior else {"optim.canonical": "model.prior=false has no canonical fields"}
-
-    def shape(self) -> dict[str, object]:
-        """What the network is built from, by name."""
-        return {f.name: getattr(self.model, f.name) for f in fields(self.model)}

@@ -13,14 +13,15 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.generators.blocks import group_norm
-from mesynth.generators.diffusion import Process, Sampling, guided, sample
-from mesynth.generators.motion_diffusion.network import MotionDiffuser
-from mesynth.generators.motion_gan.pipeline import Encoded
+from mesynth.generators.diffusion.config import Process, Sampling
+from mesynth.generators.diffusion.sampling import sample_conditioned
+from mesynth.generators.motion_diffusion.network import MotionDiffuser, length_around
+from mesynth.generators.motion_gan.network import Encoded
 from mesynth.motion.key_times import TOLD, Timing
 
 
 @dataclass(frozen=True, eq=False)
-class AskedVolume:
+class VolumeConditioning:
     """What rows are conditioned on, T key times each: everything that does not change while they are sampled."""
 
     picture: torch.Tensor
@@ -144,7 +145,7 @@ class VolumeDiffuser(ModelMixin, ConfigMixin):
         timing: Timing,
         null: torch.Tensor | None = None,
         seen: Encoded | None = None,
-    ) -> AskedVolume:
+    ) -> VolumeConditioning:
         """As :meth:`MotionDiffuser.condition`; rows without condition are still told when they are."""
         n, t = timing.level.shape
         flat = self.base.condition(onset, aus, known, null, seen)
@@ -156,7 +157,7 @@ class VolumeDiffuser(ModelMixin, ConfigMixin):
         shown = mean / self.config["whole"]
         if null is not None:
             shown = shown * ~null.view(-1, 1, 1, 1, 1)
-        return AskedVolume(
+        return VolumeConditioning(
             picture=flat.picture,
             apex=flat.expected,
             mean=mean,
@@ -169,19 +170,19 @@ class VolumeDiffuser(ModelMixin, ConfigMixin):
         )
 
     def _spread(self, mean: torch.Tensor, apex: torch.Tensor, slack: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        near = self.config["share"] * _around(mean.flatten(0, 1)).view(*mean.shape[:2], 1, *mean.shape[-2:])
-        late = slack[:, :, None, None, None] * _around(apex)[:, None]
+        near = self.config["share"] * length_around(mean.flatten(0, 1)).view(*mean.shape[:2], 1, *mean.shape[-2:])
+        late = slack[:, :, None, None, None] * length_around(apex)[:, None]
         unknown = 1 - known.flatten(1).to(mean.dtype).mean(1).view(-1, 1, 1, 1, 1)
         floor, whole = self.config["floor"] ** 2, self.config["whole"] ** 2
         return (floor + near.square() + late.square() + whole * unknown).sqrt()
 
     # ------------------------------------------------------------ network
 
-    def denoised(self, z: torch.Tensor, sigma: torch.Tensor, asked: AskedVolume) -> torch.Tensor:
+    def denoised(self, z: torch.Tensor, sigma: torch.Tensor, asked: VolumeConditioning) -> torch.Tensor:
         """Estimate of the clean ``z`` [B,T,2,h,h] from one with noise ``sigma`` [B], the same at all times."""
         return self.process.denoised(lambda x, at: self._unet(x, at, asked), z, sigma)
 
-    def _unet(self, x: torch.Tensor, at: torch.Tensor, asked: AskedVolume) -> torch.Tensor:
+    def _unet(self, x: torch.Tensor, at: torch.Tensor, asked: VolumeConditioning) -> torch.Tensor:
         """The 2D UNet on B*T pictures, block by block, with a mixer behind each."""
         unet: Any = self.base.unet
         n, t = x.shape[:2]
@@ -229,23 +230,4 @@ class VolumeDiffuser(ModelMixin, ConfigMixin):
         if sampling.guidance != 1:
             null = torch.ones(len(onset), dtype=torch.bool, device=onset.device)
             nothing = self.condition(onset, aus, known, timing, null, seen)
-        return self.base.pixels(asked.mean + asked.spread * self.drawn(asked, nothing, noise, sampling))
-
-    def drawn(self, asked: AskedVolume, nothing: AskedVolume, noise: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-        """``z`` [B,T,2,h,h] under a condition; ``nothing``: the same rows without it."""
-        if sampling.guidance == 1:
-            return sample(lambda x, sigma: self.denoised(x, sigma, asked), noise, sampling, self.process)
-        names = AskedVolume.__dataclass_fields__
-        both = AskedVolume(*(torch.cat([getattr(a, f) for a in (asked, nothing)]) for f in names))
-
-        def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            told, untold = self.denoised(x.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both).chunk(2)
-            return guided(told, untold, sampling.guidance)
-
-        return sample(denoise, noise, sampling, self.process)
-
-
-def _around(flow: torch.Tensor) -> torch.Tensor:
-    """Mean length of [B,2,h,h] in the 5 x 5 pixels around each -> [B,1,h,h]; as MotionDiffuser takes it."""
-    length = F.pad(flow.square().sum(1, keepdim=True).sqrt(), (2, 2, 2, 2), mode="replicate")
-    return F.avg_pool2d(length, 5, 1)
+        return self.base.pixels(asked.mean + asked.spread * sample_conditioned(self, asked, nothing, noise, sampling))

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mesynth.core import facs, seeds
-from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES, AU_INDEX
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import calibrated
-from mesynth.generators.diffusion import Sampling
+from mesynth.generators.diffusion.pipeline import SampledGenerator
 from mesynth.generators.flow_volume.network import VolumeDiffuser
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
 from mesynth.generators.motion_diffusion.network import REACH
@@ -28,6 +27,7 @@ from mesynth.motion.key_times import KEYS, Timing, key_weights, on_frames
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
+from mesynth.store.generator_folder import load_sized_network
 
 if TYPE_CHECKING:
     from mesynth.core.types import Sample
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from mesynth.store.generator_folder import GeneratorFacts
 
 
-_OPTIONS = ("steps", "solver", "guidance")
 _PARTS = KEYS + 1
 """Fields that a clip's flow is made of: what differs at each key time, and the expected apex."""
 
@@ -75,51 +74,10 @@ class _Curves(Profile):
         return out
 
 
-class FlowVolume:
-    """A trained :class:`VolumeDiffuser` as a :class:`mesynth.generators.base.Generator`.
-
-    ``steps``, ``solver`` and ``guidance`` are how it samples; see :meth:`configured`.
-    """
+class FlowVolume(SampledGenerator):
+    """A trained :class:`VolumeDiffuser` as a :class:`mesynth.generators.base.Generator`."""
 
     family = "flow_volume"
-
-    def __init__(self, network: VolumeDiffuser, facts: GeneratorFacts, sampling: Sampling | None = None) -> None:
-        self.network, self.facts, self.size = network.eval().requires_grad_(False), facts, facts.size
-        self.sampling = network.sampling if sampling is None else sampling
-
-    @property
-    def steps(self) -> int:
-        """Noise levels looked at."""
-        return self.sampling.steps
-
-    @property
-    def solver(self) -> str:
-        """See :class:`mesynth.generators.diffusion.Sampling`."""
-        return self.sampling.solver
-
-    @property
-    def guidance(self) -> float:
-        """Strength of the AU condition, 1: as learned."""
-        return self.sampling.guidance
-
-    def configured(self, **options: Any) -> FlowVolume:
-        """The same generator with other ``steps``, ``solver`` or ``guidance``; the network is shared.
-
-        Raises:
-            ConfigError: an unknown option, or a value of the wrong type or out of range.
-        """
-        for name, value in options.items():
-            if name not in _OPTIONS:
-                raise ConfigError(f"option '{name}' is unknown to {self.family}; choose from {', '.join(_OPTIONS)}")
-            kind = {"steps": int, "solver": str, "guidance": (int, float)}[name]
-            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-                raise ConfigError(f"option {name}={value!r} of {self.family} is of the wrong type")
-        return FlowVolume(self.network, self.facts, replace(self.sampling, **options))
-
-    def to(self, device: torch.device | str) -> FlowVolume:
-        """Run the network there; frames are made on the CPU."""
-        self.network.to(device)
-        return self
 
     def generate(
         self,
@@ -213,14 +171,5 @@ class FlowVolume:
 
 
 def load(folder: Path, facts: GeneratorFacts) -> FlowVolume:
-    """The generator saved in a checked pipeline folder (see mesynth.store.generator_folder).
-
-    Raises:
-        PipelineError: its files belong to another network.
-    """
-    from mesynth.store.generator_folder import PipelineError, load_network
-
-    network = load_network(VolumeDiffuser, folder / "generator")
-    if network.config["size"] != facts.size:
-        raise PipelineError(f"{folder} says size {facts.size}, its network {network.config['size']}; copy it again")
-    return FlowVolume(network, facts)
+    """From a checked folder. Raises PipelineError for another network's files, or of another size."""
+    return FlowVolume(load_sized_network(VolumeDiffuser, folder / "generator", facts), facts)

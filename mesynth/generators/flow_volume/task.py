@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,20 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.profiles import Profile
-from mesynth.generators.base import model_card
-from mesynth.generators.diffusion import Sampling, dropped
-from mesynth.generators.flow_volume.config import Config, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.base import save_trained
+from mesynth.generators.diffusion.config import Sampling
+from mesynth.generators.diffusion.tokens import dropped
+from mesynth.generators.flow_volume.config import Config
 from mesynth.generators.flow_volume.network import VolumeDiffuser
 from mesynth.generators.formation import limited
 from mesynth.generators.motion_diffusion.network import REACH
 from mesynth.motion.key_times import RISING, Timing
 from mesynth.preprocess.warping import from_means, resize_flow
-from mesynth.store.generator_folder import save_pipeline
+from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.training import losses, record
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.sequences import SequenceBatch
-from mesynth.training.task import Facts, Task, Updater
-
-__all__ = ["TASK", "Config", "FlowVolumeTask", "LossConfig", "ModelConfig", "OptimConfig"]
+from mesynth.training.task import Task, Updater
 
 
 class FlowVolumeTask(Task):
@@ -44,7 +42,7 @@ class FlowVolumeTask(Task):
                 f"data.size={size} must be a multiple of {least}, at least 16, for {len(config.model.widths)} levels"
             )
         self._config, self.size = config, size
-        self.networks: dict[str, nn.Module] = {"generator": VolumeDiffuser(size=size, **config.shape())}
+        self.networks: dict[str, nn.Module] = {"generator": VolumeDiffuser(size=size, **config.model.arguments())}
         self.frozen: dict[str, nn.Module] = {}
 
     def begun_by(self, family: str) -> Mapping[str, nn.Module]:
@@ -52,15 +50,11 @@ class FlowVolumeTask(Task):
         generator: Any = self.networks["generator"]
         return {"generator": generator.base} if family == "motion_diffusion" else super().begun_by(family)
 
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration, plain values."""
-        return asdict(self._config)
-
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """One AdamW with a rate each for what is added, the 2D network, and canonical fields."""
         o = self._config.optim
         named = list(self.networks["generator"].named_parameters())
-        regression = [(n, p) for n, p in named if n.startswith("base.regression.") and self._config.loss.expect]
+        regression = [(n, p) for n, p in named if n.startswith("base.regression.") and self._config.loss.mean]
         flat = [p for n, p in named if n.startswith("base.") and not n.startswith("base.regression.")]
         groups: list[dict[str, Any]] = [
             {"params": [p for n, p in named if not n.startswith("base.")], "lr": o.lr},
@@ -76,7 +70,7 @@ class FlowVolumeTask(Task):
 
     def timing(self, batch: SequenceBatch) -> Timing:
         """When the clips' key times are."""
-        each = [Timing.of(_profile(row), float(row[3]), self._config.model.wander) for row in batch.clock]
+        each = [Timing.of(_profile(row), float(row[3]), self._config.model.lag_std) for row in batch.clock]
         names = Timing.__dataclass_fields__
         return Timing(*(torch.cat([getattr(t, name) for t in each]) for name in names)).to(batch.onset.device)
 
@@ -85,7 +79,7 @@ class FlowVolumeTask(Task):
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """One noise level a clip, noise of each key time its own."""
         terms = self.terms(SequenceBatch.of_pairs(batch))
-        total = terms["denoising"] + self._config.loss.expect * terms["expect"]
+        total = terms["denoising"] + self._config.loss.mean * terms["mean"]
         updater.update("generator", total)
         return {name: value.detach() for name, value in terms.items()} | {"generator": total.detach()}
 
@@ -107,7 +101,7 @@ class FlowVolumeTask(Task):
         missed = losses.charbonnier_epe(asked.apex, flows[:, RISING - 1], seen[:, RISING - 1])
         return {
             "denoising": losses.chosen(process.weight(sigma) * error, batch.has_keys.any(1)),
-            "expect": (missed * told).mean(),
+            "mean": (missed * told).mean(),
         }
 
     # ------------------------------------------------------------ validation
@@ -163,7 +157,7 @@ class FlowVolumeTask(Task):
         if measured.get("au_effect", 1.0) < 0.05:
             return (
                 f"the output does not depend on the AUs (effect {measured['au_effect']:.2g} of the motion); "
-                "begin with a trained motion_diffusion (run.start) or raise loss.expect"
+                "begin with a trained motion_diffusion (run.start) or raise loss.mean"
             )
         return ""
 
@@ -177,12 +171,11 @@ class FlowVolumeTask(Task):
         columns += [record.flows(paired[:, t]) for t in range(paired.shape[1])]
         return record.sheet(columns, scale=max(1, 128 // self.size))
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
-        """Write the pipeline directory."""
-        network, plain = averaged["generator"], asdict(facts)
-        counted = {"generator": sum(p.numel() for p in network.parameters())}
-        card = model_card(plain, title="Flow volume", what=_WHAT, limits=_LIMITS, parameters=counted)
-        save_pipeline(folder, {"generator": network}, plain, card, size=self.size)
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
+        """See the base class."""
+        save_trained(
+            folder, {"generator": averaged["generator"]}, facts, title="Flow volume", what=_WHAT, limits=_LIMITS
+        )
 
 
 _WHAT = """An onset face, action-unit intensities, per side, and a temporal profile to a micro-expression clip with the
@@ -207,6 +200,3 @@ def _length(flows: torch.Tensor) -> torch.Tensor:
 def _epe(flows: torch.Tensor, exact: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """Mean end-point error [B] of [B,T,2,S,S] over ``seen`` [B,T,S,S]."""
     return losses.mean_of((flows - exact).square().sum(2).sqrt(), seen)
-
-
-TASK = FlowVolumeTask

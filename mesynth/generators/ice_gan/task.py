@@ -1,12 +1,11 @@
 """Training of ICE-GAN: margin losses of the capsule discriminator, reconstruction, and the frame of the pair.
 
-See :mod:`mesynth.generators.ice_gan.pipeline` for what is published and what is ours.
+See :mod:`mesynth.generators.ice_gan.network` for what is published and what is ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,107 +16,16 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
-from mesynth.generators.base import model_card
+from mesynth.generators.base import save_trained
 from mesynth.generators.blocks import margin_loss
-from mesynth.generators.ice_gan.pipeline import FAMILY, N_CLASSES, CapsuleDiscriminator, ICEGenerator, Judgement
-from mesynth.store.generator_folder import save_pipeline
+from mesynth.generators.ice_gan.config import Config
+from mesynth.generators.ice_gan.network import N_CLASSES, CapsuleDiscriminator, ICEGenerator, Judgement
+from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import mean_of
-from mesynth.training.task import Facts, Problem, Task, Updater
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Sizes; the defaults are the published ones at 128 pixels, where they are known."""
-
-    width: int = 64
-    """Channels of the U-Net's first level; the others are 2, 4, 8, 8, 8 times as wide."""
-    embedding: int = 320
-    """Numbers of the identity embedding."""
-    noise: int = 100
-    graph: bool = True
-    """Graph reasoning on the skips."""
-    prior: bool = True
-    """The generator sees where the motion prior would move skin (ours; docs/decisions/014)."""
-    relative: bool = True
-    """A change of the onset is drawn (ours; false: the picture from nothing, as published)."""
-    critic_width: int = 32
-    """Channels of the discriminator's first layer; 32 gives 1024 primary capsules at 128 pixels."""
-    iterations: int = 3
-    """Of routing."""
-    hidden: int = 512
-    """Of the reconstruction MLP: hidden, then twice as many."""
-    rebuilt: int = 16
-    """Side of the picture that the MLP rebuilds, pixels."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "embedding", "noise", "critic_width", "iterations", "hidden", "rebuilt"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}={getattr(self, name)} must be at least 1")
-        if self.critic_width % 8:
-            raise ConfigError(f"model.critic_width={self.critic_width} must be a multiple of 8, a capsule's dimension")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Weights; 0 switches a loss off."""
-
-    adversarial: float = 1.0
-    """Margin loss of the adversarial capsule."""
-    classes: float = 1.0
-    """Margin loss of the class capsules, where a pair has a class."""
-    reconstruction: float = 0.0005
-    """The capsules rebuild the picture; summed over pixels, as published."""
-    au: float = 0.1
-    """AU intensities read by the discriminator (ours)."""
-    pixel: float = 30.0
-    """L1 to the frame of the pair; the published weight is not stated."""
-    clip: float = 30.0
-    """L1 of the difference of the drawings with and without expression, put on the onset, to the frame (ours)."""
-    rest: float = 30.0
-    """L1 of the onset drawn without expression (ours: clips show differences from that drawing)."""
-    identity: float = 1.0
-    """1 - cosine between the identity embeddings of onset and output."""
-
-    def __post_init__(self) -> None:
-        L.check_weights("loss", self)
-        if not (self.adversarial or self.pixel or self.clip):
-            raise ConfigError("loss.adversarial, loss.pixel and loss.clip are all 0: nothing would be learned; set one")
-
-    @property
-    def judged(self) -> bool:
-        """Whether a discriminator is needed."""
-        return bool(self.adversarial or self.classes or self.au)
-
-    def idle(self) -> dict[str, str]:
-        """Keys without effect, and why."""
-        return {} if self.judged else {"reconstruction": "no other loss trains the discriminator"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Adam. Published: 1e-3 with cosine decay (run.decay), batch 16, 100 epochs."""
-
-    lr: float = 1e-3
-    """Of the generator."""
-    lr_critic: float = 1e-3
-    """Of the discriminator."""
-    beta1: float = 0.5
-    beta2: float = 0.999
-
-    def __post_init__(self) -> None:
-        L.check_optim(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The task's sections of a recipe."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+from mesynth.training.task import Problem, Task, Updater
 
 
 class _Request(NamedTuple):
@@ -138,13 +46,13 @@ class _Request(NamedTuple):
 class ICEGANTask(Task):
     """See the module's first lines."""
 
-    name = FAMILY
+    name = "ice_gan"
     averaged = ("generator",)
 
     def __init__(self, config: Config, size: int) -> None:
         model = config.model
         if size < 8 or size & (size - 1):
-            raise ConfigError(f"size {size} does not fit {FAMILY}; its U-Net needs a power of two, at least 8 pixels")
+            raise ConfigError(f"size {size} does not fit ice_gan; its U-Net needs a power of two, at least 8 pixels")
         if model.rebuilt > size or size % model.rebuilt:
             raise ConfigError(f"model.rebuilt={model.rebuilt} does not divide the size of {size} pixels")
         self._config, self.size = config, size
@@ -165,25 +73,21 @@ class ICEGANTask(Task):
             )
         self.frozen: dict[str, nn.Module] = {}
 
-    def config(self) -> dict[str, Any]:
-        """See the base class."""
-        return asdict(self._config)
-
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """See the base class."""
         return L.adam(self.networks, self._config.optim)
 
-    def _asked(self, batch: Batch) -> _Request:
+    def _targets(self, batch: Batch) -> _Request:
         """What to draw: a face alone has no class, and AUs that its seed draws."""
         # A frame whose class alone is known is a pair here.
         paired = batch.paired | (batch.label >= 0)
-        aus, known = batch.asked(~paired)
+        aus, known = batch.targets(~paired)
         z = batch.randn("ice-z", self._config.model.noise)
         return _Request(z, L.one_hot(batch.label, N_CLASSES), aus * known, known, paired)
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """See the base class. A face alone has no frame to be held against; it is only ever a drawing's onset."""
-        loss, asked = self._config.loss, self._asked(batch)
+        loss, asked = self._config.loss, self._targets(batch)
         z, classes, aus, n, paired = asked.z, asked.classes, asked.aus, len(batch), asked.paired.to(asked.z.dtype)
         # One pass draws the expression and, for the same noise, its absence.
         drawn = self.networks["generator"](
@@ -244,7 +148,7 @@ class ICEGANTask(Task):
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Grey-level errors, and how far the picture follows AUs and class."""
-        generator, asked = averaged["generator"], self._asked(batch)
+        generator, asked = averaged["generator"], self._targets(batch)
         z, classes, aus = asked.z, asked.classes, asked.aus
         made = generator(batch.onset, z, classes, aus)
         plain = generator(batch.onset, z, torch.zeros_like(classes), torch.zeros_like(aus))
@@ -273,7 +177,7 @@ class ICEGANTask(Task):
         """See the base class: what an expression looks like is learned from pairs."""
         if alone:
             raise ConfigError(
-                f"{FAMILY} has nothing real to discriminate or to be held against: data.faces shows no expression; "
+                f"{self.name} has nothing real to discriminate or to be held against: data.faces shows no expression; "
                 "add data.manifests (or rendered pairs)"
             )
 
@@ -283,7 +187,7 @@ class ICEGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Onset, real frame; drawn with and without expression; as a clip shows it, change times 8; the 3 classes."""
-        generator, request = averaged["generator"], self._asked(batch)
+        generator, request = averaged["generator"], self._targets(batch)
         z, classes, aus = request.z, request.classes, request.aus
         rest = torch.zeros_like(aus)
         made, plain = (
@@ -295,7 +199,7 @@ class ICEGANTask(Task):
         given = [record.pictures(x) for x in (batch.onset, batch.frame, made, plain, batch.onset + made - plain)]
         return record.sheet([*given, record.changes(made, plain, 8), *map(record.pictures, by_class)])
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         """See the base class.
 
         Raises:
@@ -305,12 +209,10 @@ class ICEGANTask(Task):
         reach = au_reach(generator, self.size)
         if reach < 1:
             raise Problem(
-                f"{FAMILY} is not saved: its output does not depend on the AUs "
+                f"{self.name} is not saved: its output does not depend on the AUs "
                 f"(at most {reach:.2g} grey levels between two AUs at full intensity); train longer or raise loss.pixel"
             )
-        plain, counted = asdict(facts), {"generator": sum(p.numel() for p in generator.parameters())}
-        card = model_card(plain, title="ICE-GAN", what=_WHAT, limits=_LIMITS, parameters=counted)
-        save_pipeline(folder, {"generator": generator}, plain, card, size=self.size)
+        save_trained(folder, {"generator": generator}, facts, title="ICE-GAN", what=_WHAT, limits=_LIMITS)
 
 
 _WHAT = """Draws a face with action-unit intensities, per side, and one of three classes. Written after Yu et al.
@@ -329,6 +231,3 @@ def au_reach(generator: Any, size: int) -> float:
     z = torch.zeros(N_AUS, generator.config.noise, device=like.device)
     drawn = generator(pictures, z, torch.zeros(N_AUS, N_CLASSES, device=like.device), one)
     return float(L.GREY_LEVELS * (drawn.amax(0) - drawn.amin(0)).max())
-
-
-TASK = ICEGANTask

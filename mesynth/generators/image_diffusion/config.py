@@ -3,16 +3,94 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from mesynth.config import check_range
 from mesynth.core.errors import ConfigError, WeightsUnavailable
-from mesynth.generators.diffusion import Process
-from mesynth.generators.image_diffusion.drawing import TARGETS, ImageSampling, Spread, find_expectation
-from mesynth.generators.image_diffusion.network import find_foreign
-from mesynth.store.generator_folder import PipelineError
+from mesynth.generators.diffusion.config import Process, Sampling
+from mesynth.generators.image_diffusion.foreign import find_foreign
+from mesynth.store.families import FAMILIES
+from mesynth.store.generator_folder import GeneratorFacts, PipelineError, read_facts, saved_folder
 
+if TYPE_CHECKING:
+    import torch
+
+TARGETS = ("change", "picture")
 _SCRATCH_ONLY = ("width", "multipliers", "layers", "heads", "dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSampling(Sampling):
+    """How pictures are drawn; ``guidance`` is that on the AUs."""
+
+    identity_guidance: float = 1.0
+    """Guidance on the onset: 1 is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.identity_guidance <= 20:
+            raise ConfigError(f"identity_guidance={self.identity_guidance:g} is outside 0..20")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far frames lie from what is expected of them, in the unit of codes.
+
+    ``sigma_min^2 + sigma_share^2 near + sigma_data^2 unknown``: of rendered people the variance
+    grows in proportion to the expected change around a place (``near``); ``unknown`` is the share of unknown AUs.
+    """
+
+    sigma_min: float = 0.002
+    sigma_share: float = 0.4
+    sigma_data: float = 0.04
+
+    def __post_init__(self) -> None:
+        for name in ("sigma_min", "sigma_share", "sigma_data"):
+            if not 0 < getattr(self, name) < 100:
+                raise ConfigError(f"spread {name}={getattr(self, name):g} must be positive")
+
+    def of(self, expected: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Expected change [B,C,h,w] and which AUs are known [B,K,2] -> [B,1,h,w]."""
+        import torch.nn.functional as F
+
+        change = F.pad(expected.abs().mean(1, keepdim=True), (2, 2, 2, 2), mode="replicate")
+        unknown = 1 - known.flatten(1).to(expected.dtype).mean(1).view(-1, 1, 1, 1)
+        near = F.avg_pool2d(change, 5, 1)
+        return (self.sigma_min**2 + self.sigma_share**2 * near + self.sigma_data**2 * unknown).sqrt()
+
+    def saved(self) -> dict[str, float]:
+        """As saved generators have it."""
+        return {old: getattr(self, new) for old, new in _SAVED.items()}
+
+    @staticmethod
+    def read(saved: Mapping[str, Any]) -> Spread:
+        """Of :meth:`saved`. Raises KeyError or ConfigError for what was not."""
+        return Spread(**{_SAVED[old]: value for old, value in saved.items()})
+
+
+_SAVED = {"floor": "sigma_min", "share": "sigma_share", "whole": "sigma_data"}
+
+
+def mean_families() -> list[str]:
+    """Families whose generators may be a mean model."""
+    return [name for name in FAMILIES if FAMILIES[name].mean_network]
+
+
+def find_mean_model(folder: Path) -> GeneratorFacts:
+    """Facts of a saved generator that can say what is expected, every file of it checked.
+
+    Raises:
+        PipelineError: no saved generator, a damaged one, another family, or one that does not say whom it has seen.
+    """
+    facts = read_facts(folder)
+    if facts.name not in mean_families():
+        raise PipelineError(f"{folder} holds a {facts.name}; give a {' or '.join(mean_families())}")
+    if not facts.subjects_seen:
+        raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")
+    return facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +101,7 @@ class ModelConfig:
     """What is diffused: "change" (frame - onset, put onto the photo) or "picture" (the frame itself)."""
     gain: float = 18.0
     """What is diffused times this has about the process's sigma_data: measure it when the space is another. With
-    ``expect`` the section ``spread`` says it instead."""
+    ``mean_model`` the section ``spread`` says it instead."""
     patch: int = 2
     """Pixels of a side that become channels: 2 spares three quarters of the work."""
     width: int = 64
@@ -40,10 +118,11 @@ class ModelConfig:
     """Tokens that tell who it is."""
     identity_width: int = 32
     """Channels of the small encoder that makes them."""
-    expect: Path | None = None
-    """Folder of a saved motion_gan or au_icgan of the same size: what it makes of the onset is expected, what differs
-    from that is diffused (docs/decisions/015). It stays as it is, and is copied into the saved generator."""
-    expect_sha256: str = ""
+    mean_model: Path | None = None
+    """A saved motion_gan or au_icgan of the same size (a folder, or the name of one that ships): what it makes of the
+    onset is expected, what differs from that is diffused (docs/decisions/015). It stays as it is, and is copied into
+    the saved generator."""
+    mean_model_sha256: str = ""
     """Of its weights; filled in, or checked when given."""
     checkpointing: bool = False
     """Compute activations twice to save memory."""
@@ -69,32 +148,33 @@ class ModelConfig:
             raise ConfigError(f"model.patch={self.patch} is unknown; choose 1, 2, 4 or 8")
         for name, least, most in (("width", 8, 1024), ("layers", 1, 8), ("heads", 1, 64), ("dim", 8, 4096),
                                   ("identity_tokens", 1, 256), ("identity_width", 4, 1024)):  # fmt: skip
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"model.{name}={getattr(self, name)} is outside {least}..{most}")
+            check_range("model", self, least, most, name)
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         if not 1 <= len(self.multipliers) <= 6 or any(not 1 <= m <= 16 for m in self.multipliers):
             raise ConfigError(f"model.multipliers={list(self.multipliers)}: give one to six numbers of 1 to 16")
         if self.width % 8 or self.width % self.heads:
             raise ConfigError(f"model.width={self.width} must be a multiple of 8 and of model.heads={self.heads}")
-        self._expected()
+        self._check_mean_model()
         self._foreign("vae", "AutoencoderKL", "vae")
         self._foreign("base", "UNet2DConditionModel", "unet")
 
-    def _expected(self) -> None:
+    def _check_mean_model(self) -> None:
         """The generator is there, whole, and the one that the recipe means."""
-        if self.expect is None:
+        if self.mean_model is None:
             return
-        object.__setattr__(self, "expect", Path(self.expect))
+        object.__setattr__(self, "mean_model", Path(self.mean_model))
         if self.target != "change":
-            raise ConfigError(f"model.expect is what a change is drawn around; model.target is {self.target}")
+            raise ConfigError(f"model.mean_model is what a change is drawn around; model.target is {self.target}")
         try:
-            found = find_expectation(Path(self.expect)).weights_sha256
+            found = find_mean_model(saved_folder(self.mean_model)).weights_sha256
         except PipelineError as error:
-            raise ConfigError(f"model.expect: {error}") from None
-        if self.expect_sha256 not in ("", found):
-            meant = self.expect_sha256[:12]
-            raise ConfigError(f"model.expect={self.expect} has sha256 {found[:12]}.., the recipe means {meant}..")
-        object.__setattr__(self, "expect_sha256", found)
+            raise ConfigError(f"model.mean_model: {error}") from None
+        if self.mean_model_sha256 not in ("", found):
+            meant = self.mean_model_sha256[:12]
+            raise ConfigError(
+                f"model.mean_model={self.mean_model} has sha256 {found[:12]}.., the recipe means {meant}.."
+            )
+        object.__setattr__(self, "mean_model_sha256", found)
 
     def _foreign(self, name: str, kind: str, part: str) -> None:
         """The folder is there, its licence is told, its weights are those that the recipe means."""
@@ -117,10 +197,10 @@ class ModelConfig:
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
         out: dict[str, str] = {}
-        if self.expect is not None:
-            out["gain"] = "model.expect has the section spread instead"
+        if self.mean_model is not None:
+            out["gain"] = "model.mean_model has the section spread instead"
         else:
-            out["expect_sha256"] = "model.expect is not given"
+            out["mean_model_sha256"] = "model.mean_model is not given"
         if self.base is not None:
             out |= dict.fromkeys(_SCRATCH_ONLY, "model.base says what the network looks like")
         if self.vae is not None:
@@ -182,8 +262,8 @@ class Config:
     sampling: ImageSampling = field(default_factory=ImageSampling)
     """For validation, sheets, and whoever loads the generator and asks for nothing else."""
     spread: Spread = field(default_factory=Spread)
-    """How far frames are likely to lie from what ``model.expect`` says."""
+    """How far frames are likely to lie from what ``model.mean_model`` says."""
 
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
-        return {} if self.model.expect is not None else {"spread": "model.expect is not given"}
+        return {} if self.model.mean_model is not None else {"spread": "model.mean_model is not given"}

@@ -1,11 +1,9 @@
-"""What picture is to be expected of an onset and its AUs, as another saved generator says it.
+"""How ``image_diffusion`` draws: what is diffused for a pair of pictures, guidance with two scales, one drawing.
 
-Diffusion then draws what is different (docs/decisions/015). The other generator stays as it is.
-
-How ``image_diffusion`` draws: what is diffused for a pair of pictures, guidance with two scales, one drawing.
-
-Guidance has a scale for the AUs and one for the onset, as Brooks et al. ("InstructPix2Pix", CVPR 2023, eq. 3) have it
-for text and picture, see :func:`two_guided`."""
+Another saved generator, the mean model, may say what picture is to be expected of an onset and its AUs; diffusion then
+draws what is different (docs/decisions/015). It stays as it is. Guidance has a scale for the AUs and one for the onset,
+as Brooks et al. ("InstructPix2Pix", CVPR 2023, eq. 3) have it for text and picture, see :func:`two_guided`.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from mesynth.core.errors import ConfigError
-from mesynth.generators.au_icgan.pipeline import AUICGenerator
-from mesynth.generators.diffusion import Denoise, Process, Sampling, sample
+from mesynth.generators.diffusion.config import Process
+from mesynth.generators.diffusion.sampling import Denoise, sample
 from mesynth.generators.formation import form
+from mesynth.generators.image_diffusion.config import ImageSampling, Spread, mean_families
 from mesynth.generators.image_diffusion.network import Space
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
-from mesynth.store.generator_folder import GeneratorFacts, PipelineError, load_network, read_facts
+from mesynth.store.families import FAMILIES
+from mesynth.store.generator_folder import PipelineError, load_network
 
-FAMILIES: dict[str, Any] = {"motion_gan": MotionGenerator, "au_icgan": AUICGenerator}
-"""Families that say the same of the same request: nothing in them is drawn."""
+FLOOR = 0.1
+"""Intensity below which what is drawn fades out, down to nothing at 0: no jump where a clip starts."""
+_LARGEST = 8.0
+"""No change is larger than this many spreads (without mean model: than its hyperbolic sine)."""
 
 
 def expected_picture(network: Any, onset: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -39,53 +38,16 @@ def expected_picture(network: Any, onset: torch.Tensor, aus: torch.Tensor, known
     return picture
 
 
-def load_expectation(family: str, folder: Path) -> Any:
+def load_mean_model(family: str, folder: Path) -> Any:
     """The network of a family in a folder that holds its ``config.json`` and weights; frozen.
 
     Raises:
-        PipelineError: a family that says no picture, or weights of another class.
+        PipelineError: a family whose pictures are drawn, or weights of another class.
     """
-    if family not in FAMILIES:
-        raise PipelineError(f"{folder} is said to be a {family}; a picture is expected of {' or '.join(FAMILIES)}")
-    network: Any = load_network(FAMILIES[family], folder)
+    if family not in mean_families():
+        raise PipelineError(f"{folder} is said to be a {family}; a mean model is a {' or '.join(mean_families())}")
+    network: Any = load_network(FAMILIES[family].mean_network_class, folder)
     return network.eval().requires_grad_(False)
-
-
-def find_expectation(folder: Path) -> GeneratorFacts:
-    """Facts of a saved generator that can say what is expected, every file of it checked.
-
-    Raises:
-        PipelineError: no saved generator, a damaged one, another family, or one that does not say whom it has seen.
-    """
-    facts = read_facts(folder)
-    if facts.name not in FAMILIES:
-        raise PipelineError(f"{folder} holds a {facts.name}; give a {' or '.join(FAMILIES)}")
-    if not facts.subjects_seen:
-        raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")
-    return facts
-
-
-# ------------------------------------------------------------------- image drawing
-
-
-TARGETS = ("change", "picture")
-FLOOR = 0.1
-"""Intensity below which what is drawn fades out, down to nothing at 0: no jump where a clip starts."""
-_LARGEST = 8.0
-"""No change is larger than this many spreads (without expectation: than its hyperbolic sine)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSampling(Sampling):
-    """How pictures are drawn; ``guidance`` is that on the AUs."""
-
-    identity_guidance: float = 1.0
-    """Guidance on the onset: 1 is none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.identity_guidance <= 20:
-            raise ConfigError(f"identity_guidance={self.identity_guidance:g} is outside 0..20")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,35 +65,10 @@ class Around:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How far frames lie from what is expected of them, in the unit of codes.
-
-    ``floor^2 + share^2 near + whole^2 unknown``: of rendered people the variance grows in proportion to the expected
-    change around a place (``near``); ``unknown`` is the share of AUs that nobody has told.
-    """
-
-    floor: float = 0.002
-    share: float = 0.4
-    whole: float = 0.04
-
-    def __post_init__(self) -> None:
-        for name in ("floor", "share", "whole"):
-            if not 0 < getattr(self, name) < 100:
-                raise ConfigError(f"spread {name}={getattr(self, name):g} must be positive")
-
-    def of(self, expected: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """Expected change [B,C,h,w] and which AUs are known [B,K,2] -> [B,1,h,w]."""
-        change = F.pad(expected.abs().mean(1, keepdim=True), (2, 2, 2, 2), mode="replicate")
-        unknown = 1 - known.flatten(1).to(expected.dtype).mean(1).view(-1, 1, 1, 1)
-        near = F.avg_pool2d(change, 5, 1)
-        return (self.floor**2 + self.share**2 * near + self.whole**2 * unknown).sqrt()
-
-
-@dataclass(frozen=True)
 class Codec:
     """What is diffused for a pair (onset, frame), and the picture that a diffused code stands for.
 
-    ``target`` "change" with an ``expectation``: (E(frame) - mean) / spread, around the picture that another generator
+    ``target`` "change" with a ``mean_model``: (E(frame) - mean) / spread, around the picture that another generator
     says, spread as :class:`Spread` has it; what lies further off than :data:`_LARGEST` is cut. Without: asinh(gain
     (E(frame) - E(onset)) / amount): a change is drawn per unit of intensity, and asinh tames its few large values.
     "picture": gain E(frame).
@@ -140,26 +77,26 @@ class Codec:
     space: Space
     target: str
     gain: float
-    expectation: Any = None
-    """Network of another generator (mesynth.generators.image_diffusion.drawing)."""
+    mean_model: Any = None
+    """Network of another generator, see :func:`load_mean_model`."""
     spread: Spread = Spread()
 
     def around(self, picture: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> Around:
         """Of onsets [B,3,S,S] in [0,1] and AUs [B,K,2]."""
-        if self.expectation is None:
+        if self.mean_model is None:
             code = self.space.encode(picture)
             return Around(code, code, (strength(aus, known) / self.gain).view(-1, 1, 1, 1), None)
-        expected = expected_picture(self.expectation, picture, aus, known)
+        expected = expected_picture(self.mean_model, picture, aus, known)
         onset, mean = self.space.encode(torch.cat([picture, expected])).chunk(2)
         change = mean - onset
-        return Around(onset, mean, self.spread.of(change, known), change / self.spread.whole)
+        return Around(onset, mean, self.spread.of(change, known), change / self.spread.sigma_data)
 
     def clean(self, frame: torch.Tensor, around: Around) -> torch.Tensor:
         """Code of frames [B,C,h,w] -> data of the process [B,C,h,w]."""
         if self.target == "picture":
             return self.gain * frame
         scaled = (frame - around.mean) / around.spread
-        return torch.asinh(scaled) if self.expectation is None else scaled.clamp(-_LARGEST, _LARGEST)
+        return torch.asinh(scaled) if self.mean_model is None else scaled.clamp(-_LARGEST, _LARGEST)
 
     def change(
         self, x: torch.Tensor, around: Around, fade: torch.Tensor, keep: torch.Tensor | None, *, whole: bool = True
@@ -174,8 +111,8 @@ class Codec:
             moved = (x / self.gain - around.onset) * fade.view(-1, 1, 1, 1)
         else:
             bounded = x.clamp(-_LARGEST, _LARGEST)
-            # No sinh around an expectation: it made single cells of lips and lids glow (docs/decisions/015).
-            drawn = torch.sinh(bounded) if self.expectation is None else bounded
+            # No sinh around a mean model: it made single cells of lips and lids glow (docs/decisions/015).
+            drawn = torch.sinh(bounded) if self.mean_model is None else bounded
             moved = drawn * around.spread * fade.view(-1, 1, 1, 1)
             if not whole:
                 return self.space.moved(around.mean, moved if keep is None else moved * keep)

@@ -1,21 +1,15 @@
-"""The spaces that pictures are diffused in: pixels, or the latents of a frozen autoencoder that the user has.
+"""The network of ``image_diffusion``, and the spaces that pictures are diffused in.
 
-A code is what a diffusion network works on, [B,channels,side,side]. Folders of others are read as data alone: a JSON
-configuration and a safetensors file, no network access, nothing executed.
-
-The network of ``image_diffusion``: diffusers' conditional U-Net, told the onset, its identity, and the AUs.
-
-The onset's code is concatenated to the noisy one; AU tokens and identity tokens are attended to; the AUs as one
-vector are added to the noise level's embedding. What is left out for guidance is replaced by learned values, for the
-AUs and for the onset separately. Where another generator says what is expected, it also sees that change
-(docs/decisions/015)."""
+A code is what is diffused, [B,channels,side,side]: pixels, or the latents of a frozen autoencoder that the user has.
+The network is diffusers' conditional U-Net. The onset's code is concatenated to the noisy one; AU tokens and identity
+tokens are attended to; the AUs as one vector are added to the noise level's embedding. What is left out for guidance is
+replaced by learned values, for the AUs and for the onset separately. Where there is a mean model, the network also sees
+the change that it expects (docs/decisions/015).
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +17,10 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from mesynth.core.errors import ConfigError, WeightsUnavailable
+from mesynth.core.errors import ConfigError
 from mesynth.generators.blocks import group_norm
-from mesynth.generators.diffusion import AUTokens
-from mesynth.store.generator_folder import WEIGHTS, file_sha256
-
-_NAMES = (WEIGHTS, "diffusion_pytorch_model.fp16.safetensors")
-_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""Names of an autoencoder's attention before diffusers 0.17, as the files of Stable Diffusion 1 have them."""
-_Network = TypeVar("_Network")
+from mesynth.generators.diffusion.tokens import AUTokens
+from mesynth.generators.image_diffusion.foreign import Foreign, read_state, unfit
 
 
 class Space(Protocol):
@@ -91,83 +80,6 @@ class LatentSpace:
     def _decode(self, code: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.vae.decode(code / self._scale + self._shift).sample
         return out
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A network of somebody else's in a folder as diffusers writes it; found, not yet read."""
-
-    folder: Path
-    weights: Path
-    config: dict[str, Any]
-    """Without where it came from."""
-
-    @property
-    def sha256(self) -> str:
-        """Of the weights' file."""
-        return file_sha256(self.weights)
-
-
-def find_foreign(folder: Path, kind: str, part: str, key: str) -> Foreign:
-    """The network of class ``kind`` in ``folder``, or in its subfolder ``part`` (a whole pipeline was given).
-
-    ``key``: what names the folder in a recipe, for messages.
-
-    Raises:
-        WeightsUnavailable: missing, of another class, or not in safetensors.
-    """
-    found = next((f for f in (folder, folder / part) if (f / "config.json").is_file()), None)
-    if found is None:
-        raise WeightsUnavailable(f"{key}={folder} holds no config.json; give a folder of a diffusers {kind}")
-    try:
-        config = json.loads((found / "config.json").read_text())
-        named = config["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise WeightsUnavailable(f"{found / 'config.json'} is no diffusers configuration; copy {key} again") from None
-    if named != kind:
-        raise WeightsUnavailable(f"{key}={folder} holds a {named}; give a folder of a diffusers {kind}")
-    weights = next((found / name for name in _NAMES if (found / name).is_file()), None)
-    if weights is None:
-        raise WeightsUnavailable(f"{found} holds no {WEIGHTS}; {key} must be in safetensors (other files are not read)")
-    return Foreign(found, weights, {k: v for k, v in config.items() if not k.startswith("_")})
-
-
-def read_state(foreign: Foreign) -> dict[str, torch.Tensor]:
-    """Its tensors in float32. Raises WeightsUnavailable for a damaged file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return {_renamed(name): tensor.float() for name, tensor in load_file(foreign.weights).items()}
-    except (OSError, SafetensorError) as error:
-        raise unfit(foreign, error) from None
-
-
-def _renamed(name: str) -> str:
-    for old, new in _OLD_ATTENTION.items():
-        name = name.replace(f"mid_block.attentions.0{old}", f"mid_block.attentions.0{new}")
-    return name
-
-
-def build_foreign(kind: type[_Network], foreign: Foreign) -> _Network:
-    """The network itself, frozen, in evaluation mode. Raises WeightsUnavailable for weights that do not fit."""
-    state = read_state(foreign)
-    try:
-        network: Any = kind.from_config(foreign.config)  # type: ignore[attr-defined]
-        network.load_state_dict(state)
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise unfit(foreign, error) from None
-    made: _Network = network.eval().requires_grad_(False)
-    return made
-
-
-def unfit(foreign: Foreign, error: Exception) -> WeightsUnavailable:
-    """For weights that are not those of their configuration: one line with the reason."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return WeightsUnavailable(f"{foreign.weights} does not fit its config.json ({reason}); copy it again")
-
-
-# ------------------------------------------------------------------- image denoiser
 
 
 _POOLED = 2  # side of the grid that the onset is pooled to: left and right, upper and lower face stay apart

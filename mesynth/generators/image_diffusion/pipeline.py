@@ -1,7 +1,7 @@
 """Diffusion of pictures: any frame of a clip given the onset and the AUs, in pixels or in latents.
 
 By default the change of the picture is diffused and put onto the photo, which keeps the person's own detail, around the
-picture that another generator expects if there is one (docs/decisions/015); the slow sibling of the generators that
+picture that a mean model expects if there is one (docs/decisions/015); the slow sibling of the generators that
 move pixels. Where motion is expected, the photo is moved at its own resolution, and what is drawn is put on top. The
 noise of a clip is the same in all its frames, so that a frame is a function of intensity and nothing flickers.
 What is drawn, and guidance with its two scales (AUs and onset): :mod:`mesynth.generators.image_diffusion.drawing`.
@@ -21,13 +21,24 @@ from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import calibrated
-from mesynth.generators.diffusion import Process
-from mesynth.generators.image_diffusion.drawing import Codec, ImageSampling, Spread, load_expectation, painted
+from mesynth.generators.diffusion.config import Process
+from mesynth.generators.image_diffusion.config import ImageSampling, Spread
+from mesynth.generators.image_diffusion.drawing import Codec, load_mean_model, painted
 from mesynth.generators.image_diffusion.network import ImageDenoiser, LatentSpace, PixelSpace, Space
-from mesynth.generators.motion_gan.pipeline import MotionGAN, MotionGenerator
-from mesynth.generators.painting import cell_mask, confined, named_regions, region_mask
+from mesynth.generators.motion_gan.network import MotionGenerator
+from mesynth.generators.motion_gan.pipeline import MotionGAN
+from mesynth.generators.painting import (
+    FLOW_METHOD,
+    carried_back,
+    cell_mask,
+    confined,
+    named_regions,
+    painted_clip,
+    region_mask,
+)
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
+from mesynth.store.generator_folder import PipelineError, load_network, load_sized_network
 
 if TYPE_CHECKING:
     from mesynth.core.types import AUVector, Sample
@@ -49,10 +60,10 @@ class ImageDiffusion:
 
     family = FAMILY
 
-    def __init__(self, network: ImageDenoiser, facts: GeneratorFacts, vae: Any = None, expectation: Any = None) -> None:
+    def __init__(self, network: ImageDenoiser, facts: GeneratorFacts, vae: Any = None, mean_model: Any = None) -> None:
         config: Any = network.config
         self.network, self.facts, self.vae = network.eval().requires_grad_(False), facts, vae
-        self.expectation = expectation
+        self.mean_model = mean_model
         self.size: int = config["size"]
         self.process = Process(**(config["process"] or {}))
         self.sampling = ImageSampling(**(config["sampling"] or {}))
@@ -62,13 +73,13 @@ class ImageDiffusion:
     def _place(self) -> None:
         config: Any = self.network.config
         space: Space = LatentSpace(self.vae, self.size) if self.vae else PixelSpace(self.size, config["patch"])
-        spread = Spread(**(config["spread"] or {}))
-        self.codec = Codec(space, config["target"], config["gain"], self.expectation, spread)
+        spread = Spread.read(config["spread"] or {})
+        self.codec = Codec(space, config["target"], config["gain"], self.mean_model, spread)
 
     def to(self, device: torch.device | str) -> ImageDiffusion:
         """Run the networks there; frames are made on the CPU."""
         self.network.to(device)
-        for other in (self.vae, self.expectation):
+        for other in (self.vae, self.mean_model):
             if other is not None:
                 other.to(device)
         return self
@@ -116,8 +127,6 @@ class ImageDiffusion:
         Raises:
             MesynthError: also regions that do not lie in the picture.
         """
-        from mesynth.generators.painting import FLOW_METHOD, painted_clip
-
         photo = region_mask(face.landmarks, face.image.shape[:2], self.regions) if self.regions else None
         cells = self._cells(face)
         known = torch.from_numpy(aus.mask).to(self.network.device)
@@ -147,9 +156,9 @@ class ImageDiffusion:
 
     def _mover(self) -> MotionGAN | None:
         """Who moves the photo, where it is motion that is expected; it is asked with gains applied."""
-        if not isinstance(self.expectation, MotionGenerator):
+        if not isinstance(self.mean_model, MotionGenerator):
             return None
-        return MotionGAN(self.expectation, replace(self.facts, gains={}))
+        return MotionGAN(self.mean_model, replace(self.facts, gains={}))
 
     @torch.inference_mode()
     def pictures(self, faces: Sequence[Face], aus: Sequence[AUVector], row_seeds: Sequence[int]) -> list[np.ndarray]:
@@ -158,8 +167,6 @@ class ImageDiffusion:
         Raises:
             MesynthError: AUs that exclude each other, or lists of different lengths.
         """
-        from mesynth.generators.painting import carried_back
-
         if not len(faces) == len(aus) == len(row_seeds):
             raise MesynthError(f"{len(faces)} faces, {len(aus)} AUs and {len(row_seeds)} seeds; give equally many")
         for asked in aus:
@@ -238,11 +245,7 @@ def load(folder: Path, facts: GeneratorFacts) -> ImageDiffusion:
     Raises:
         PipelineError: weights of another class, or networks that do not belong together.
     """
-    from mesynth.store.generator_folder import PipelineError, load_network
-
-    network = load_network(ImageDenoiser, folder / "denoiser")
-    if network.config["size"] != facts.size:
-        raise PipelineError(f"{folder} says size {facts.size}, its network {network.config['size']}; copy it again")
+    network = load_sized_network(ImageDenoiser, folder / "denoiser", facts)
     vae = None
     if "vae" in facts.networks:
         from diffusers import AutoencoderKL
@@ -251,8 +254,8 @@ def load(folder: Path, facts: GeneratorFacts) -> ImageDiffusion:
     family: str = network.config["expect"]
     if bool(family) != ("expected" in facts.networks):
         raise PipelineError(f"{folder} is to hold {family or 'no'} network 'expected'; copy it again")
-    expectation = load_expectation(family, folder / "expected") if family else None
+    mean_model = load_mean_model(family, folder / "expected") if family else None
     try:
-        return ImageDiffusion(network, facts, vae, expectation)
+        return ImageDiffusion(network, facts, vae, mean_model)
     except (KeyError, TypeError, ConfigError) as error:
         raise PipelineError(f"{folder} has settings that do not fit ({error}); retrain it") from None

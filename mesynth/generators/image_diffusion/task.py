@@ -13,16 +13,11 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.base import model_card
-from mesynth.generators.diffusion import dropped
-from mesynth.generators.image_diffusion.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.image_diffusion.drawing import (
-    Codec,
-    expected_picture,
-    find_expectation,
-    load_expectation,
-    painted,
-)
+from mesynth.generators.base import save_trained
+from mesynth.generators.diffusion.tokens import dropped
+from mesynth.generators.image_diffusion.config import Config, find_mean_model
+from mesynth.generators.image_diffusion.drawing import Codec, expected_picture, load_mean_model, painted
+from mesynth.generators.image_diffusion.foreign import build_foreign, find_foreign
 from mesynth.generators.image_diffusion.network import (
     ImageDenoiser,
     LatentSpace,
@@ -30,25 +25,20 @@ from mesynth.generators.image_diffusion.network import (
     Space,
     adopt_weights,
     adopted_config,
-    build_foreign,
-    find_foreign,
     unet_config,
 )
-from mesynth.generators.image_diffusion.pipeline import FAMILY
-from mesynth.store.generator_folder import GeneratorFacts, save_pipeline
+from mesynth.store.generator_folder import GeneratorFacts, saved_folder
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import mean_of
-from mesynth.training.task import Facts, Task, Updater
-
-__all__ = ["TASK", "Config", "ImageDiffusionTask", "LossConfig", "ModelConfig", "OptimConfig"]
+from mesynth.training.task import Task, Updater
 
 
 class ImageDiffusionTask(Task):
     """See the module. One trained network, the denoiser; an autoencoder, where there is one, stays as it came."""
 
-    name = FAMILY
+    name = "image_diffusion"
     averaged = ("denoiser",)
 
     def __init__(self, config: Config, size: int) -> None:
@@ -63,25 +53,26 @@ class ImageDiffusionTask(Task):
             self.frozen["vae"], space = vae, LatentSpace(vae, size)
         else:
             cell, space = model.patch, PixelSpace(size, model.patch)
-        self._expected: GeneratorFacts | None = None
-        expectation = None
-        if model.expect is not None:
-            self._expected = find_expectation(model.expect)
-            if self._expected.size != size:
+        self._mean: GeneratorFacts | None = None
+        mean_model = None
+        if model.mean_model is not None:
+            folder = saved_folder(model.mean_model)
+            self._mean = find_mean_model(folder)
+            if self._mean.size != size:
                 raise ConfigError(
-                    f"model.expect={model.expect} works on {self._expected.size} pixels, data.size is {size}; "
+                    f"model.mean_model={model.mean_model} works on {self._mean.size} pixels, data.size is {size}; "
                     "make them equal"
                 )
-            expectation = load_expectation(self._expected.name, model.expect / "generator")
-            self.frozen["expected"] = expectation
+            mean_model = load_mean_model(self._mean.name, folder / "generator")
+            self.frozen["expected"] = mean_model
         if size < 8 or size % cell:
             raise ConfigError(f"data.size={size} must be a multiple of {cell}, at least 8, for these codes")
-        self.codec = Codec(space, model.target, model.gain, expectation, config.spread)
+        self.codec = Codec(space, model.target, model.gain, mean_model, config.spread)
         self.networks: dict[str, nn.Module] = {"denoiser": self._denoiser(space)}
 
     def _denoiser(self, space: Space) -> Any:
         config, model = self._config, self._config.model
-        inputs = 2 if model.expect is None else 3
+        inputs = 2 if model.mean_model is None else 3
         shape: dict[str, int] = {"channels": space.channels, "inputs": inputs, "side": space.side}
         base = None
         if model.base is not None:
@@ -95,7 +86,7 @@ class ImageDiffusionTask(Task):
         names = ("vae_sha256", "vae_licence", "base_sha256", "base_licence")
         network = ImageDenoiser(
             unet=unet, channels=space.channels, size=self.size, patch=model.patch, target=model.target,
-            gain=model.gain, expect=self._expected.name if self._expected else "", spread=asdict(config.spread),
+            gain=model.gain, expect=self._mean.name if self._mean else "", spread=config.spread.saved(),
             identity_tokens=model.identity_tokens, identity_width=model.identity_width,
             process=asdict(config.process), sampling=asdict(config.sampling),
             origin={name: value for name in names if (value := getattr(model, name))},
@@ -108,11 +99,7 @@ class ImageDiffusionTask(Task):
 
     def teachers(self) -> Mapping[str, GeneratorFacts]:
         """Who says what is expected."""
-        return {"model.expect": self._expected} if self._expected else {}
-
-    def config(self) -> dict[str, Any]:
-        """See the base class."""
-        return asdict(self._config)
+        return {"model.mean_model": self._mean} if self._mean else {}
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """One AdamW."""
@@ -164,8 +151,8 @@ class ImageDiffusionTask(Task):
         measures = L.response(lambda aus: self._paint(network, batch, aus, every), batch.onset, batch.frame, asked)
         power = real.square().flatten(1).sum(1)
         gain = (made * real).flatten(1).sum(1) / power.clamp(min=1e-9)
-        if self.codec.expectation is not None:
-            expected = expected_picture(self.codec.expectation, batch.onset, batch.aus, batch.known)
+        if self.codec.mean_model is not None:
+            expected = expected_picture(self.codec.mean_model, batch.onset, batch.aus, batch.known)
             measures["error_expected"] = L.GREY_LEVELS * mean_of((expected - batch.frame).abs())
         return measures | {
             "loss": self._loss(network, batch),
@@ -200,20 +187,18 @@ class ImageDiffusionTask(Task):
         ]
         return record.sheet(columns, scale=max(1, 128 // self.size))
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         """Write the pipeline directory; the autoencoder is copied into it, so that it loads anywhere."""
-        model, plain = self._config.model, asdict(facts)
-        networks = {"denoiser": averaged["denoiser"], **self.frozen}
+        model = self._config.model
         foreign = [
             f"{what} (sha256 {getattr(model, f'{name}_sha256')}): {getattr(model, f'{name}_licence')}"
             for name, what in (("vae", "autoencoder"), ("base", "base model"))
             if getattr(model, name) is not None
         ]
-        plain["licences"] = (*plain["licences"], *foreign)
-        counted = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
-        limits = _LIMITS + (_FOREIGN if foreign else "")
-        card = model_card(plain, title="Image diffusion", what=_WHAT, limits=limits, parameters=counted)
-        save_pipeline(folder, networks, plain, card, size=self.size)
+        save_trained(
+            folder, {"denoiser": averaged["denoiser"], **self.frozen}, facts, title="Image diffusion", what=_WHAT,
+            limits=_LIMITS + (_FOREIGN if foreign else ""), licences=foreign,
+        )  # fmt: skip
 
 
 _WHAT = """Paints a face at action-unit intensities of choice, per side, by denoising: the change of the picture is
@@ -224,6 +209,3 @@ head motion nor style, and needs several passes of its network for every frame. 
 figures below are all that was measured."""
 _FOREIGN = """ Weights of others are part of it (see the licences); who is in the pictures they learned from is not
 known here and not among the subjects seen."""
-
-
-TASK = ImageDiffusionTask

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-import numpy as np
-
+from mesynth.config import check_adam, check_range, check_weights
 from mesynth.core.errors import ConfigError
-from mesynth.generators.diffusion import KINDS, Sampling
+from mesynth.generators.diffusion.config import KINDS, Sampling
+
+ARGUMENTS = {
+    "mean_width": "expect", "mean_blocks": "expect_blocks", "process": "kind", "sigma_share": "share",
+    "sigma_min": "floor", "sigma_data": "whole", "lag_std": "wander",
+}  # fmt: skip
+"""Key of a recipe -> argument of the networks, where they differ: arguments stand in saved generators, and stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +27,25 @@ class ModelConfig:
     """Residual blocks of a level."""
     dim: int = 64
     """Length of an AU's token."""
-    expect: int = 12
-    """Channels at full resolution of the regression that says what motion is expected."""
-    expect_blocks: int = 1
+    mean_width: int = 12
+    """Channels at full resolution of the mean model: the regression that says what motion is expected."""
+    mean_blocks: int = 1
     """Its blocks that see the AUs."""
     prior: bool = True
-    """Whether the regression starts from the motion prior."""
-    kind: str = "edm"
+    """Whether the mean model starts from the motion prior."""
+    process: str = "edm"
     """"edm", or "v" for v-prediction on a cosine schedule."""
     scale: float = 0.024
     """Displacement, share of the width, from which on asinh compresses; rendered pairs have their 99th percentile
     at .0243."""
-    share: float = 0.2
-    """How far the normalised flow is likely to lie from what is expected, over what is expected around a pixel."""
-    floor: float = 0.002
-    """The same where nothing is expected."""
-    whole: float = 0.15
-    """Standard deviation of the normalised flow itself: how far it lies from what is expected of unknown AUs."""
+    sigma_share: float = 0.2
+    """Standard deviation of the normalised flow about the mean, over the mean's length around a pixel."""
+    sigma_min: float = 0.002
+    """The same where the mean is 0."""
+    sigma_data: float = 0.15
+    """Standard deviation of the normalised flow itself: about the mean of unknown AUs."""
     max_flow: float = 0.06
-    """Longest flow of the regression alone, share of the width, as its motion GAN has it. What is drawn is true flow,
+    """Longest flow of the mean model alone, share of the width, as its motion GAN has it. What is drawn is true flow,
     kept below mesynth.generators.motion_diffusion.network.REACH."""
     steps: int = 8
     """Of the saved generator, unless it is told otherwise; validation takes as many."""
@@ -59,44 +64,37 @@ class ModelConfig:
             raise ConfigError(
                 f"model.attention={self.attention} is outside 0..{len(self.widths)}, the levels there are"
             )
-        for name, least, most in (("layers", 1, 4), ("dim", 8, 1024), ("expect", 4, 128), ("expect_blocks", 1, 16)):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"model.{name}={getattr(self, name)} is outside {least}..{most}")
-        if self.kind not in KINDS:
-            raise ConfigError(f"model.kind '{self.kind}' is unknown; choose {' or '.join(KINDS)}")
-        for name, low, high in (
-            ("scale", 0.001, 0.5),
-            ("share", 0, 10),
-            ("floor", 1e-4, 10),
-            ("whole", 1e-3, 10),
-            ("max_flow", 0.005, 0.2),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"model.{name}={getattr(self, name):g} is outside {low:g}..{high:g}")
+        if self.process not in KINDS:
+            raise ConfigError(f"model.process '{self.process}' is unknown; choose {' or '.join(KINDS)}")
+        for name, least, most in (
+            ("layers", 1, 4), ("dim", 8, 1024), ("mean_width", 4, 128), ("mean_blocks", 1, 16), ("scale", 0.001, 0.5),
+            ("sigma_share", 0, 10), ("sigma_min", 1e-4, 10), ("sigma_data", 1e-3, 10), ("max_flow", 0.005, 0.2),
+        ):  # fmt: skip
+            check_range("model", self, least, most, name)
         try:
             Sampling(steps=self.steps, solver=self.solver, guidance=self.guidance)
         except ConfigError as error:
             raise ConfigError(f"model.{error}") from None
+
+    def arguments(self) -> dict[str, object]:
+        """What the network is built from, by the names of its arguments."""
+        return {ARGUMENTS.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Squared error of the estimate of the clean flow, weighted by the noise level, the regression's, and a penalty."""
 
-    expect: float = 1.0
-    """Charbonnier end-point error of what is expected, pixels; reaches the regression alone, and alone reaches it."""
+    mean: float = 1.0
+    """Charbonnier end-point error of the mean model, pixels; it alone teaches it, and nothing else."""
     occluded: float = 0.1
     """Weight of pixels whose flow is not known or not seen in the frame, against 1."""
     fold: float = 0.0
     """Weight of how far the Jacobian determinant of the estimate lies below .1, where there is little noise."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.occluded <= 1:
-            raise ConfigError(f"loss.occluded={self.occluded:g} is outside 0..1")
-        for name in ("expect", "fold"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise ConfigError(f"loss.{name}={value} is no weight; give a number >= 0")
+        check_range("loss", self, 0, 1, "occluded")
+        check_weights("loss", self, "mean", "fold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,27 +104,24 @@ class OptimConfig:
     lr: float = 1e-3
     """Learning rate."""
     canonical: float = 2.0
-    """Learning rate of the regression's canonical fields over the others'."""
+    """Learning rate of the mean model's canonical fields over the others'."""
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < 100:
-            raise ConfigError(f"optim.lr={self.lr:g} must be positive")
+        check_adam(self, most=100)
         if not 0 < self.canonical < 100:
             raise ConfigError(f"optim.canonical={self.canonical:g} must be positive")
-        for name in ("beta1", "beta2", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"optim.{name}={getattr(self, name):g} is outside [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig:
-    """A student that does in ``model.steps`` looks (solver "few") what its teacher does in many."""
+    """A student that does in ``model.steps`` steps (solver "few") what its teacher does in many."""
 
     teacher: str = ""
-    """Folder of a saved motion_diffusion of the same architecture, which the student starts as; empty: no teacher."""
+    """A saved motion_diffusion of the same architecture, which the student starts as: a folder, or the name of one that
+    ships; empty: no teacher."""
     steps: int = 16
     """Of the teacher."""
     guidance: float = 1.0
@@ -140,7 +135,7 @@ class DistilConfig:
 
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
-        return {} if self.teacher else dict.fromkeys(("steps", "guidance"), "distil.teacher names no folder")
+        return {} if self.teacher else dict.fromkeys(("steps", "guidance"), "distil.teacher names no generator")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +162,3 @@ class Config:
                 ("model.prior", "loss", "optim.canonical"), "distil.teacher is all that is learned from"
             )
         return out
-
-    def shape(self) -> dict[str, object]:
-        """What the network is built from, by name."""
-        return {f.name: getattr(self.model, f.name) for f in fields(self.model)}

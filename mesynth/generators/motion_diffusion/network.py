@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 
-from mesynth.generators.diffusion import AUTokens, Process, Sampling, guided, sample
+from mesynth.generators.diffusion.config import Process, Sampling
+from mesynth.generators.diffusion.sampling import sample_conditioned
+from mesynth.generators.diffusion.tokens import AUTokens
 from mesynth.generators.formation import combine, limited
-from mesynth.generators.motion_gan.pipeline import Encoded, MotionGenerator
+from mesynth.generators.motion_gan.network import Encoded, MotionGenerator
 from mesynth.preprocess.warping import from_means, resize_flow
 
 _NOISE_MIN, _NOISE_MAX = 0.005, 80.0
@@ -28,7 +30,7 @@ that drops is longer still, but there is no open mouth in the picture to show it
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Conditioning:
     """What rows are conditioned on: everything that does not change while they are sampled."""
 
     picture: torch.Tensor
@@ -144,7 +146,7 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
         known: torch.Tensor,
         null: torch.Tensor | None = None,
         seen: Encoded | None = None,
-    ) -> Asked:
+    ) -> Conditioning:
         """``null`` [B] bool: rows without condition; ``seen``: what the regression saw of the onsets, if it is known.
 
         Noise is taken off around the same mean with and without condition: without, the UNet is not told it.
@@ -158,15 +160,14 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
         spread = self._spread(mean, known)
         at = torch.linspace(-1, 1, mean.shape[-1], device=onset.device, dtype=onset.dtype).expand_as(mean[:, 0])
         picture = torch.cat([F.pixel_unshuffle(2 * onset - 1, 2), at[:, None], at.transpose(1, 2)[:, None]], 1)
-        return Asked(picture, expected, mean, spread, shown, told.tokens, told.pooled)
+        return Conditioning(picture, expected, mean, spread, shown, told.tokens, told.pooled)
 
     def _spread(self, mean: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        length = F.pad(mean.square().sum(1, keepdim=True).sqrt(), (2, 2, 2, 2), mode="replicate")
-        near = self.config["share"] * F.avg_pool2d(length, 5, 1)
+        near = self.config["share"] * length_around(mean)
         unknown = 1 - known.flatten(1).to(mean.dtype).mean(1).view(-1, 1, 1, 1)
         return (self.config["floor"] ** 2 + near.square() + self.config["whole"] ** 2 * unknown).sqrt()
 
-    def denoised(self, z: torch.Tensor, sigma: torch.Tensor, asked: Asked) -> torch.Tensor:
+    def denoised(self, z: torch.Tensor, sigma: torch.Tensor, asked: Conditioning) -> torch.Tensor:
         """Estimate of the clean ``z`` [B,2,h,h] from one with noise ``sigma`` [B]."""
 
         unet: Any = self.unet
@@ -200,21 +201,15 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
         if sampling.guidance != 1:
             null = torch.ones(len(onset), dtype=torch.bool, device=onset.device)
             nothing = self.condition(onset, aus, known, null, seen)
-        return self.pixels(asked.mean + asked.spread * self.drawn(asked, nothing, noise, sampling))
-
-    def drawn(self, asked: Asked, nothing: Asked, noise: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-        """``z`` [B,2,h,h] under a condition; ``nothing``: the same rows without it, which guidance leads away from."""
-        if sampling.guidance == 1:
-            return sample(lambda x, sigma: self.denoised(x, sigma, asked), noise, sampling, self.process)
-        both = Asked(*(torch.cat([getattr(a, f) for a in (asked, nothing)]) for f in Asked.__dataclass_fields__))
-
-        def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            told, untold = self.denoised(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
-            return guided(told, untold, sampling.guidance)
-
-        return sample(denoise, noise, sampling, self.process)
+        return self.pixels(asked.mean + asked.spread * sample_conditioned(self, asked, nothing, noise, sampling))
 
     def flow(self, *args: Any, **options: Any) -> torch.Tensor:
         """:meth:`forward`, in pixels of the picture [B,2,S,S] and within :data:`REACH`."""
         size = self.config["size"]
         return limited(resize_flow(from_means(self.forward(*args, **options)), (size, size)), REACH)
+
+
+def length_around(flow: torch.Tensor) -> torch.Tensor:
+    """Mean length of [B,2,h,h] in the 5 x 5 pixels around each -> [B,1,h,h]."""
+    length = F.pad(flow.square().sum(1, keepdim=True).sqrt(), (2, 2, 2, 2), mode="replicate")
+    return F.avg_pool2d(length, 5, 1)

@@ -7,32 +7,29 @@ person's own, and the reported flow is what the frames are made from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mesynth.core import facs, seeds
-from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_INDEX
 from mesynth.generators.base import calibrated
-from mesynth.generators.diffusion import Sampling
+from mesynth.generators.diffusion.pipeline import SampledGenerator
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
 from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
 from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
+from mesynth.store.generator_folder import load_sized_network
 
 if TYPE_CHECKING:
     from mesynth.core.profiles import Profile
     from mesynth.core.types import AUVector, Sample
     from mesynth.motion.prior import Face
     from mesynth.store.generator_folder import GeneratorFacts
-
-
-_OPTIONS = ("steps", "solver", "guidance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,51 +53,10 @@ class _Drawn:
     """[K,2,h,h,2]: what the regression knows of each AU and side"""
 
 
-class MotionDiffusion:
-    """A trained :class:`MotionDiffuser` as a :class:`mesynth.generators.base.Generator`.
-
-    ``steps``, ``solver`` and ``guidance`` are how it samples; see :meth:`configured`.
-    """
+class MotionDiffusion(SampledGenerator):
+    """A trained :class:`MotionDiffuser` as a :class:`mesynth.generators.base.Generator`."""
 
     family = "motion_diffusion"
-
-    def __init__(self, network: MotionDiffuser, facts: GeneratorFacts, sampling: Sampling | None = None) -> None:
-        self.network, self.facts, self.size = network.eval().requires_grad_(False), facts, facts.size
-        self.sampling = network.sampling if sampling is None else sampling
-
-    @property
-    def steps(self) -> int:
-        """Noise levels looked at."""
-        return self.sampling.steps
-
-    @property
-    def solver(self) -> str:
-        """See :class:`mesynth.generators.diffusion.Sampling`."""
-        return self.sampling.solver
-
-    @property
-    def guidance(self) -> float:
-        """Strength of the AU condition, 1: as learned."""
-        return self.sampling.guidance
-
-    def configured(self, **options: Any) -> MotionDiffusion:
-        """The same generator with other ``steps``, ``solver`` or ``guidance``; the network is shared.
-
-        Raises:
-            ConfigError: an unknown option, or a value of the wrong type or out of range.
-        """
-        for name, value in options.items():
-            if name not in _OPTIONS:
-                raise ConfigError(f"option '{name}' is unknown to {self.family}; choose from {', '.join(_OPTIONS)}")
-            kind = {"steps": int, "solver": str, "guidance": (int, float)}[name]
-            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-                raise ConfigError(f"option {name}={value!r} of {self.family} is of the wrong type")
-        return MotionDiffusion(self.network, self.facts, replace(self.sampling, **options))
-
-    def to(self, device: torch.device | str) -> MotionDiffusion:
-        """Run the network there; frames are made on the CPU."""
-        self.network.to(device)
-        return self
 
     def generate(
         self,
@@ -175,14 +131,5 @@ class MotionDiffusion:
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionDiffusion:
-    """The generator saved in a checked pipeline folder (see mesynth.store.generator_folder).
-
-    Raises:
-        PipelineError: its files belong to another network.
-    """
-    from mesynth.store.generator_folder import PipelineError, load_network
-
-    network = load_network(MotionDiffuser, folder / "generator")
-    if network.config["size"] != facts.size:
-        raise PipelineError(f"{folder} says size {facts.size}, its network {network.config['size']}; copy it again")
-    return MotionDiffusion(network, facts)
+    """From a checked folder. Raises PipelineError for another network's files, or of another size."""
+    return MotionDiffusion(load_sized_network(MotionDiffuser, folder / "generator", facts), facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.base import model_card
-from mesynth.generators.diffusion import Sampling, dropped, few_levels
+from mesynth.generators.base import save_trained
+from mesynth.generators.diffusion.config import Sampling
+from mesynth.generators.diffusion.sampling import few_levels, sample_conditioned
+from mesynth.generators.diffusion.tokens import dropped
 from mesynth.generators.formation import Motion, form, limited
-from mesynth.generators.motion_diffusion.config import Config, DistilConfig, LossConfig, ModelConfig, OptimConfig
+from mesynth.generators.motion_diffusion.config import ARGUMENTS, Config
 from mesynth.generators.motion_diffusion.network import MotionDiffuser
 from mesynth.preprocess.warping import resize_flow
-from mesynth.store.generator_folder import GeneratorFacts, load_network, read_facts, save_pipeline
+from mesynth.store.generator_folder import GeneratorFacts, load_network, read_facts, saved_folder
 from mesynth.training import losses, record
 from mesynth.training.data.batches import Batch
-from mesynth.training.task import Facts, Task, Updater
-
-__all__ = ["TASK", "Config", "DistilConfig", "LossConfig", "ModelConfig", "MotionDiffusionTask", "OptimConfig"]
+from mesynth.training.task import Task, Updater
 
 
 class MotionDiffusionTask(Task):
@@ -40,11 +39,11 @@ class MotionDiffusionTask(Task):
                 f"data.size={size} must be a multiple of {least}, at least 16, for {len(config.model.widths)} levels"
             )
         self._config, self.size = config, size
-        self.networks: dict[str, nn.Module] = {"generator": MotionDiffuser(size=size, **config.shape())}
+        self.networks: dict[str, nn.Module] = {"generator": MotionDiffuser(size=size, **config.model.arguments())}
         self.frozen: dict[str, nn.Module] = {}
         self._teacher: GeneratorFacts | None = None
         if config.distil.teacher:
-            self._teacher, self.frozen["teacher"] = _teacher(Path(config.distil.teacher), self.networks["generator"])
+            self._teacher, self.frozen["teacher"] = _teacher(config.distil.teacher, self.networks["generator"])
 
     def begun_by(self, family: str) -> Mapping[str, nn.Module]:
         """Its own family, or a ``motion_gan``, which says what motion is expected."""
@@ -55,15 +54,11 @@ class MotionDiffusionTask(Task):
         """Whose samples a student learns."""
         return {} if self._teacher is None else {"distil.teacher": self._teacher}
 
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration, plain values."""
-        return asdict(self._config)
-
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """One AdamW; canonical fields learn at a rate of their own and do not decay."""
         o = self._config.optim
         named = list(self.networks["generator"].named_parameters())
-        if self._teacher is not None or not self._config.loss.expect:  # what is expected is the teacher's, or a start's
+        if self._teacher is not None or not self._config.loss.mean:  # what is expected is the teacher's, or a start's
             named = [(n, p) for n, p in named if not n.startswith("regression.")]
         own = [p for n, p in named if n == "regression.canonical"]
         groups = [
@@ -82,7 +77,7 @@ class MotionDiffusionTask(Task):
             updater.update("generator", loss)
             return {"distilled": loss.detach(), "generator": loss.detach()}
         terms, weights = self.terms(batch), self._config.loss
-        total = terms["denoising"] + weights.expect * terms["expect"]
+        total = terms["denoising"] + weights.mean * terms["mean"]
         if "fold" in terms:
             total = total + weights.fold * terms["fold"]
         updater.update("generator", total)
@@ -108,7 +103,7 @@ class MotionDiffusionTask(Task):
         missed = losses.charbonnier_epe(asked.expected, flow, seen[:, 0])
         out = {
             "denoising": losses.chosen(process.weight(sigma) * error, batch.has_flow),
-            "expect": (missed * told).mean(),
+            "mean": (missed * told).mean(),
         }
         if weights.fold:
             # Under noise the estimate is a mean of many motions and says nothing about folds.
@@ -118,7 +113,7 @@ class MotionDiffusionTask(Task):
         return out
 
     def distilled(self, batch: Batch) -> torch.Tensor:
-        """Squared error of each look of the student against what its teacher draws from the same noise; a scalar.
+        """Squared error of each step of the student against what its teacher draws from the same noise; a scalar.
 
         Over all pairs: only their onsets and AUs are looked at.
         """
@@ -128,20 +123,21 @@ class MotionDiffusionTask(Task):
         known, _ = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
         with torch.no_grad():
             teacher: Any = self.frozen["teacher"]
-            target = teacher.drawn(
+            target = sample_conditioned(
+                teacher,
                 teacher.condition(batch.onset, batch.aus, known),
                 teacher.condition(batch.onset, batch.aus, known, torch.ones_like(batch.has_flow)),
                 noise,
                 Sampling(steps=distil.steps, guidance=distil.guidance),
             )
         asked = network.condition(batch.onset, batch.aus, known)
-        out, looks = torch.zeros_like(noise), []
+        out, errors = torch.zeros_like(noise), []
         for level in few_levels(network.sampling, network.process):
             sigma = noise.new_full((len(noise),), level)
-            # As the "few" solver does; a look learns to mend what the one before it left.
+            # As the "few" solver does; a step learns to mend what the one before it left.
             out = network.denoised(out.detach() + level * noise, sigma, asked)
-            looks.append(losses.mean_of((out - target).square()))
-        return torch.stack(looks).mean()
+            errors.append(losses.mean_of((out - target).square()))
+        return torch.stack(errors).mean()
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Measures [B] of one sample a pair; NaN where a pair has nothing to measure. See :meth:`check`."""
@@ -197,7 +193,7 @@ class MotionDiffusionTask(Task):
         if measured.get("au_effect", 1.0) < 0.05:
             return (
                 f"the output does not depend on the AUs (effect {measured['au_effect']:.2g} of the motion); "
-                "train longer or raise loss.expect"
+                "train longer or raise loss.mean"
             )
         return ""
 
@@ -214,12 +210,11 @@ class MotionDiffusionTask(Task):
         ]  # fmt: skip
         return record.sheet(columns, scale=max(1, 128 // self.size))
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
-        """Write the pipeline directory."""
-        network, plain = averaged["generator"], asdict(facts)
-        counted = {"generator": sum(p.numel() for p in network.parameters())}
-        card = model_card(plain, title="Motion diffusion", what=_WHAT, limits=_LIMITS, parameters=counted)
-        save_pipeline(folder, {"generator": network}, plain, card, size=self.size)
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
+        """See the base class."""
+        save_trained(
+            folder, {"generator": averaged["generator"]}, facts, title="Motion diffusion", what=_WHAT, limits=_LIMITS
+        )
 
 
 _WHAT = """An onset face and action-unit intensities, per side, to a micro-expression clip with the flow its frames are
@@ -231,22 +226,25 @@ which the temporal profile scales: the way from onset to apex is not learned. Fl
 jaw cannot drop far. No FACS coder has looked at it; the figures below are all that was measured."""
 
 
-def _teacher(folder: Path, student: nn.Module) -> tuple[GeneratorFacts, nn.Module]:
+def _teacher(name: str, student: nn.Module) -> tuple[GeneratorFacts, nn.Module]:
     """The teacher's facts and network; the student gets its weights.
 
     Raises:
         PipelineError: no saved generator, or a damaged one.
         ConfigError: another family, or another architecture.
     """
+    folder = saved_folder(name)
     facts = read_facts(folder)
     if facts.name != MotionDiffusionTask.name:
-        raise ConfigError(f"distil.teacher={folder} holds a {facts.name}; give a {MotionDiffusionTask.name}")
+        raise ConfigError(f"distil.teacher={name} holds a {facts.name}; give a {MotionDiffusionTask.name}")
     network = load_network(MotionDiffuser, folder / "generator")
     own: Any = student
-    for key in ("size", "widths", "attention", "layers", "dim", "expect", "kind", "scale", "share", "floor", "whole"):
-        here, there = (list(v) if isinstance(v, tuple) else v for v in (own.config[key], network.config[key]))
+    alike = ("widths", "attention", "layers", "dim", "mean_width", "process", "scale", "sigma_share", "sigma_min",
+             "sigma_data")  # fmt: skip
+    for key, argument in {"size": "size", **{key: ARGUMENTS.get(key, key) for key in alike}}.items():
+        here, there = (list(v) if isinstance(v, tuple) else v for v in (own.config[argument], network.config[argument]))
         if here != there:
-            raise ConfigError(f"distil.teacher={folder} has model.{key}={there}, the recipe {here}; make them equal")
+            raise ConfigError(f"distil.teacher={name} has model.{key}={there}, the recipe {here}; make them equal")
     student.load_state_dict(network.state_dict())
     return facts, network
 
@@ -258,6 +256,3 @@ def _length(flow: torch.Tensor) -> torch.Tensor:
 
 def _made(onset: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     return form(onset, Motion(flow, torch.ones_like(onset[:, :1]), torch.zeros_like(onset)))
-
-
-TASK = MotionDiffusionTask

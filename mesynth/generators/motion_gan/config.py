@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from mesynth.config import check_adam, check_range, check_weights
 from mesynth.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Architecture; see mesynth.generators.motion_gan.pipeline."""
+    """Architecture; see mesynth.generators.motion_gan.network."""
 
     width: int = 16
     """Channels at full resolution; 2, 4 and 8 times as many below."""
@@ -33,11 +32,9 @@ class ModelConfig:
     """Channels of the AU reader's first layer."""
 
     def __post_init__(self) -> None:
-        for name, least, most in (("width", 4, 256), ("z", 0, 512), ("blocks", 1, 16), ("discriminator", 4, 256),
-                                  ("reader", 4, 256)):  # fmt: skip
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ConfigError(f"model.{name}={value} is outside {least}..{most}")
+        check_range("model", self, 4, 256, "width", "discriminator", "reader")
+        check_range("model", self, 0, 512, "z")
+        check_range("model", self, 1, 16, "blocks")
         if self.template and not 8 <= self.template <= 256:
             raise ConfigError(f"model.template={self.template} is outside 8..256 (or 0 for none)")
         if not self.template and not self.correction:
@@ -86,9 +83,7 @@ class LossConfig:
     """Mode seeking: two noises, two motions; costs a second pass of the generator."""
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if not (np.isfinite(getattr(self, f.name)) and getattr(self, f.name) >= 0):
-                raise ConfigError(f"loss.{f.name}={getattr(self, f.name)} is no weight; give a number >= 0")
+        check_weights("loss", self)
         if not any(getattr(self, name) for name in ("epe", "l1", "perceptual", "adversarial", "teacher", "au")):
             raise ConfigError("every loss that could teach motion is 0; set loss.epe, for example")
 
@@ -120,9 +115,7 @@ class OptimConfig:
         for name in ("generator", "canonical", "discriminator", "reader"):
             if not 0 < getattr(self, name) < 100:
                 raise ConfigError(f"optim.{name}={getattr(self, name):g} must be positive")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"optim.{name}={getattr(self, name):g} is outside [0, 1)")
+        check_adam(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,209 +1,27 @@
-"""AU-intensity-controllable motion generator: displacement fields per AU and side, an occlusion mask, a residual.
-
-An encoder looks at the onset alone. Fields B_k are linear in intensity: a canonical field per AU (the motion prior's,
-learned further), read at canonical coordinates that the network finds on the face, plus a correction drawn by the
-decoder. What is not linear, N, and the heads of mask and residual see the AUs through FiLM, one side of the face
-at a time, and are gated by how much is asked of that side: the sides cannot disturb each other.
-"""
+"""A saved motion GAN as a generator: fields of the network are carried onto the photo, and frames are made there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from torch import nn
 
 from mesynth.core import facs, seeds
-from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.generators.base import calibrated
-from mesynth.generators.blocks import AUCondition, FiLMBlock, group_norm
-from mesynth.generators.formation import (
-    MAX_RESIDUAL,
-    FaceMotion,
-    Motion,
-    amount,
-    combine,
-    face_motion,
-    limited,
-    limited_length,
-    motion_clip,
-    onto_face,
-    unfolded,
-)
-from mesynth.head.model import SIDE_SOFTNESS
+from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, onto_face, unfolded
+from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.motion.nuisance import Nuisance
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop
-from mesynth.preprocess.warping import resize_flow
+from mesynth.preprocess.align import SimilarityCrop
+from mesynth.store.generator_folder import load_sized_network
 
 if TYPE_CHECKING:
     from mesynth.core.profiles import Profile
     from mesynth.core.types import AUVector, Sample
     from mesynth.motion.prior import Face
     from mesynth.store.generator_folder import GeneratorFacts
-
-
-K = len(AU_CODES)
-_BOX = (-1.6, 1.6, -1.2, 2.0)
-"""u and v range of the canonical fields, IOD."""
-_MAX_SHIFT = 0.35
-"""How far canonical coordinates may lie from where the crop's frame puts them, IOD."""
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """What the network knows of the onsets before any AU is asked for."""
-
-    fields: torch.Tensor
-    """[B,K,2,2,h,w] pixels of the h x w grid at intensity 1, per AU, side and direction"""
-    share: torch.Tensor
-    """[B,2,h,w]: how much of a pixel belongs to the subject's left and right; they add up to 1"""
-    coarse: torch.Tensor
-    middle: torch.Tensor
-    fine: torch.Tensor
-
-
-def _conv(a: int, b: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(a, b, kernel, stride, kernel // 2), group_norm(b), nn.SiLU())
-
-
-class MotionGenerator(ModelMixin, ConfigMixin):
-    """Onset [B,3,S,S] in [0,1], framed as mesynth.preprocess.align frames crops, and AUs -> :class:`Motion`."""
-
-    @register_to_config
-    def __init__(
-        self,
-        size: int = 64,
-        width: int = 32,
-        z: int = 0,
-        blocks: int = 2,
-        template: int = 48,
-        max_flow: float = 0.06,
-        correction: bool = True,
-        residual: bool = True,
-    ) -> None:
-        super().__init__()
-        w, c = width, 4 * width
-        self.stem = _conv(3, w, kernel=7)
-        self.down = nn.ModuleList([_conv(w, 2 * w, 2), _conv(2 * w, c, 2), _conv(c, 2 * c, 2)])
-        self.deep = nn.Sequential(_conv(2 * c, 2 * c), _conv(2 * c, 2 * c))
-        self.up = nn.ModuleList([_conv(3 * c, c), _conv(c + 2 * w, 2 * w)])
-        self.style = FiLMBlock(c, z) if z else None
-        self.shift = nn.Conv2d(2 * w, 2, 3, padding=1)
-        self.correct = nn.Conv2d(2 * w, 2 * K, 3, padding=1) if correction else None
-        self.condition = AUCondition(K, c, z)
-        self.side = nn.Parameter(0.1 * torch.randn(2, c))
-        self.film_blocks = nn.ModuleList([FiLMBlock(c, c) for _ in range(blocks)])
-        self.finer = _conv(c + 2 * w, 2 * w)
-        self.bend = nn.Conv2d(2 * w, 2, 3, padding=1)
-        # No norm here: its statistics would carry one side of the face to the other.
-        self.finest = nn.Sequential(nn.Conv2d(3 * w, w, 3, padding=1), nn.SiLU()) if residual else None
-        self.paint = nn.Conv2d(w, 4, 3, padding=1) if residual else None
-        for layer in (self.shift, self.correct, self.bend, self.paint):
-            if layer is not None:
-                for parameter in layer.parameters():
-                    nn.init.zeros_(parameter)
-        self.canonical = nn.Parameter(canonical_fields(template)) if template else None
-        midline = torch.tensor([code in MIDLINE for code in AU_CODES])
-        self.register_buffer("midline", midline.view(1, K, 1, 1, 1, 1), persistent=False)
-
-    def encode(self, onset: torch.Tensor, z: torch.Tensor | None = None) -> Encoded:
-        """One look at the onsets [B,3,S,S]."""
-        fine = self.stem(2 * onset - 1)
-        middle = self.down[0](fine)
-        quarter = self.down[1](middle)
-        deep = self.deep(self.down[2](quarter))
-        coarse = self.up[0](torch.cat([_twice(deep), quarter], 1))
-        if self.style is not None and z is not None:
-            coarse = self.style(coarse, z)
-        features = self.up[1](torch.cat([_twice(coarse), middle], 1))
-        h = features.shape[-1]
-        uv = crop_frame(h, onset) + _MAX_SHIFT * torch.tanh(self.shift(features))
-        left = torch.sigmoid(uv[:, :1] / SIDE_SOFTNESS)
-        share = torch.cat([left, 1 - left], 1)
-        iod = IOD_SHARE * h
-        whole = torch.zeros(len(onset), 2 * K, h, h, device=onset.device, dtype=features.dtype)
-        if self.canonical is not None:
-            whole = whole + read_canonical(self.canonical, uv) * iod
-        if self.correct is not None:
-            whole = whole + self.correct(features) * iod
-        whole = whole.view(len(onset), K, 1, 2, h, h)
-        fields = whole * torch.where(self.midline, 0.5, share[:, None, :, None])
-        return Encoded(fields, share, coarse, middle, fine)
-
-    def bent(
-        self, seen: Encoded, aus: torch.Tensor, known: torch.Tensor, z: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What is not linear in the AUs: N [B,2,h,w] pixels, mask [B,1,S,S] and residual [B,3,S,S]."""
-        n = len(aus)
-        sides = aus.transpose(1, 2).reshape(2 * n, K)
-        condition = self.condition(sides, known.transpose(1, 2).reshape(2 * n, K), None if z is None else _per_side(z))
-        condition = condition + self.side.repeat(n, 1)
-        x = _per_side(seen.coarse)
-        for block in self.film_blocks:
-            x = block(x, condition)
-        x = self.finer(torch.cat([_twice(x), _per_side(seen.middle)], 1))
-        gate = amount(sides).view(n, 2, 1, 1) * seen.share
-        bend = (self.bend(x).view(n, 2, 2, *x.shape[-2:]) * gate[:, :, None]).sum(1) * (IOD_SHARE * x.shape[-1])
-        if self.finest is None or self.paint is None:
-            still = torch.zeros(n, 3, *seen.fine.shape[-2:], device=x.device, dtype=x.dtype)
-            return bend, torch.ones_like(still[:, :1]), still
-        merged = (x.view(n, 2, *x.shape[1:]) * gate[:, :, None]).sum(1)
-        painted = self.paint(self.finest(torch.cat([_twice(merged), seen.fine], 1)))
-        fine_gate = F.interpolate(gate.sum(1, keepdim=True), painted.shape[-2:], mode="bilinear", align_corners=False)
-        # The mask starts at .73 rather than at 1: a saturated sigmoid would pass nothing to the residual.
-        mask = 1 - torch.sigmoid(painted[:, :1] - 1) * fine_gate
-        return bend, mask, MAX_RESIDUAL * torch.tanh(painted[:, 1:]) * fine_gate
-
-    def forward(
-        self, onset: torch.Tensor, aus: torch.Tensor, known: torch.Tensor | None = None, z: torch.Tensor | None = None
-    ) -> Motion:
-        """``aus`` [B,K,2] in [0,1]; ``known`` [B,K,2] bool (None: all)."""
-        known = torch.ones_like(aus, dtype=torch.bool) if known is None else known
-        asked = aus * known
-        seen = self.encode(onset, z)
-        bend, mask, residual = self.bent(seen, asked, known, z)
-        flow = resize_flow(combine(seen.fields, asked) + bend, (onset.shape[-2], onset.shape[-1]))
-        return Motion(limited(flow, self.config["max_flow"]), mask, residual)
-
-
-def canonical_fields(side: int) -> torch.Tensor:
-    """The motion prior's field of each whole AU over the canonical box: [2K,side,side] IOD, K pairs (right, down)."""
-    from mesynth.motion.fields import basis
-
-    u, v = np.linspace(_BOX[0], _BOX[1], side), np.linspace(_BOX[2], _BOX[3], side)
-    uv = np.stack(np.meshgrid(u, v), -1)
-    both = basis(uv, [(k, s) for k in range(K) for s in (0, 1)]).reshape(K, 2, side, side, 2).sum(1)
-    return torch.from_numpy(np.ascontiguousarray(both.transpose(0, 3, 1, 2), np.float32).reshape(2 * K, side, side))
-
-
-def crop_frame(h: int, like: torch.Tensor) -> torch.Tensor:
-    """Canonical coordinates [1,2,h,h] of an aligned crop's pixel centres."""
-    at = (torch.arange(h, device=like.device, dtype=like.dtype) + 0.5) / h
-    u = ((at - 0.5) / IOD_SHARE).view(1, h).expand(h, h)
-    v = ((at - EYE_LINE) / IOD_SHARE).view(h, 1).expand(h, h)
-    return torch.stack([u, v])[None]
-
-
-def read_canonical(canonical: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
-    """Canonical maps [C,g,g] at coordinates [B,2,h,w] -> [B,C,h,w]; nothing moves outside the box."""
-    x = (uv[:, 0] - _BOX[0]) / (_BOX[1] - _BOX[0]) * 2 - 1
-    y = (uv[:, 1] - _BOX[2]) / (_BOX[3] - _BOX[2]) * 2 - 1
-    maps = canonical[None].expand(len(uv), -1, -1, -1)
-    return F.grid_sample(maps, torch.stack([x, y], -1), padding_mode="zeros", align_corners=True)
-
-
-def _twice(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def _per_side(x: torch.Tensor) -> torch.Tensor:
-    return x.repeat_interleave(2, 0)
 
 
 class MotionGAN:
@@ -280,14 +98,5 @@ def _map(flow: torch.Tensor) -> np.ndarray:
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionGAN:
-    """The generator saved in a checked pipeline folder (see mesynth.store.generator_folder).
-
-    Raises:
-        PipelineError: its files belong to another network.
-    """
-    from mesynth.store.generator_folder import PipelineError, load_network
-
-    network = load_network(MotionGenerator, folder / "generator")
-    if network.config["size"] != facts.size:
-        raise PipelineError(f"{folder} says size {facts.size}, its network {network.config['size']}; copy it again")
-    return MotionGAN(network, facts)
+    """From a checked folder. Raises PipelineError for another network's files, or of another size."""
+    return MotionGAN(load_sized_network(MotionGenerator, folder / "generator", facts), facts)

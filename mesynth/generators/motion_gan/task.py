@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,14 @@ import torch
 from torch import nn
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.base import model_card
+from mesynth.generators.base import save_trained
 from mesynth.generators.formation import Motion, amount, form
-from mesynth.generators.motion_gan.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.motion_gan.network import ActionReader, MotionDiscriminator
-from mesynth.generators.motion_gan.pipeline import MotionGenerator
-from mesynth.store.generator_folder import save_pipeline
+from mesynth.generators.motion_gan.config import Config
+from mesynth.generators.motion_gan.network import ActionReader, MotionDiscriminator, MotionGenerator
+from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.training import losses, record
 from mesynth.training.data.batches import Batch
-from mesynth.training.task import Facts, Task, Updater
-
-__all__ = ["TASK", "Config", "LossConfig", "ModelConfig", "MotionGANTask", "OptimConfig"]
+from mesynth.training.task import Task, Updater
 
 _R1_SHARE = 1 / 16
 """Share of pairs that R1 is taken on, in place of every 16th step: a pair decides for itself."""
@@ -55,10 +51,6 @@ class MotionGANTask(Task):
         if loss.perceptual:
             self.frozen["perceptual"] = losses.lpips_network()
 
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration, plain values."""
-        return asdict(self._config)
-
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """One Adam a network; canonical fields may learn at a rate of their own."""
         o = self._config.optim
@@ -79,7 +71,7 @@ class MotionGANTask(Task):
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """Reader on real pairs, discriminator on real and made, generator on everything its losses name."""
         weights, logged = self._config.loss, {}
-        (aus, known), paired = batch.asked(), batch.paired
+        (aus, known), paired = batch.targets(), batch.paired
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         if weights.reads:
             read = self.networks["reader"](batch.onset, batch.frame)
@@ -175,7 +167,7 @@ class MotionGANTask(Task):
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Measures [B]; NaN where a pair has nothing to measure. See :meth:`check` for what they are held against."""
         network = averaged["generator"]
-        (aus, known), paired = batch.asked(), batch.paired
+        (aus, known), paired = batch.targets(), batch.paired
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         motion = network(batch.onset, aus, known, z)
         made = form(batch.onset, motion)
@@ -240,7 +232,7 @@ class MotionGANTask(Task):
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Columns: onset, asked frame, made frame, change of each, exact flow, made flow."""
-        aus, known = batch.asked()
+        aus, known = batch.targets()
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         with torch.no_grad():
             motion = averaged["generator"](batch.onset, aus, known, z)
@@ -252,12 +244,11 @@ class MotionGANTask(Task):
         ]  # fmt: skip
         return record.sheet(columns, scale=max(1, 128 // self.size))
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: Facts) -> None:
-        """Write the pipeline directory."""
-        network, plain = averaged["generator"], asdict(facts)
-        counted = {"generator": sum(p.numel() for p in network.parameters())}
-        card = model_card(plain, title="Motion GAN", what=_WHAT, limits=_LIMITS, parameters=counted)
-        save_pipeline(folder, {"generator": network}, plain, card, size=self.size)
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
+        """See the base class."""
+        save_trained(
+            folder, {"generator": averaged["generator"]}, facts, title="Motion GAN", what=_WHAT, limits=_LIMITS
+        )
 
 
 _WHAT = """An onset face and action-unit intensities, per side, to a micro-expression clip with the flow its frames are
@@ -272,6 +263,3 @@ def _observe(network: nn.Module, batch: Batch, frame: torch.Tensor, flow: torch.
     observer: Any = network
     seen: torch.Tensor = observer.observe(batch.onset, frame, flow, batch.has_flow)
     return seen
-
-
-TASK = MotionGANTask

@@ -58,7 +58,7 @@ class Batch:
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "seeds"}
         return replace(self, **moved)
 
-    def asked(self, alone: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def targets(self, alone: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """AUs [B,K,2] to generate with and which of them are known [B,K,2] bool.
 
         A face alone (``alone`` [B] bool; None: what is not :attr:`paired`) is asked for two AUs that its seed draws,

@@ -52,10 +52,10 @@ _LEVELS = np.arange(256, dtype=np.float32) / 255
 
 @dataclass(frozen=True, kw_only=True)
 class CameraConfig:
-    """Ranges that each pair's camera is drawn from; 0 switches a part off, share=0 all of it."""
+    """Ranges that each pair's camera is drawn from; 0 switches a part off, probability=0 all of it."""
 
-    share: float = 0.8
-    """Share of pairs seen by such a camera; the others are left as they are."""
+    probability: float = 0.8
+    """Of a pair being seen by such a camera; the others are left as they are."""
     exposure: float = 0.2
     """Largest change of log brightness, either way."""
     balance: float = 0.06
@@ -74,9 +74,9 @@ class CameraConfig:
     """Lowest JPEG quality; the highest is 95."""
 
     def __post_init__(self) -> None:
-        for name in ("share", "jpeg"):
+        for name in ("probability", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"camera {name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
+                raise ConfigError(f"camera {name}={getattr(self, name):g} is no probability; choose a number in [0, 1]")
         for name, most in _LIMITS.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"camera {name}={getattr(self, name):g} is outside 0..{most:g}; 0 is off")
@@ -84,7 +84,7 @@ class CameraConfig:
             raise ConfigError(f"camera quality={self.quality} is outside 10..95")
 
 
-OFF = CameraConfig(share=0.0)
+OFF = CameraConfig(probability=0.0)
 
 
 def degrade(frames: np.ndarray, seeds: np.ndarray, config: CameraConfig) -> np.ndarray:
@@ -95,7 +95,7 @@ def degrade(frames: np.ndarray, seeds: np.ndarray, config: CameraConfig) -> np.n
     out = frames.copy()
     # Every number is drawn whatever is switched on: one switch leaves the other parts of a camera alone.
     for pair, u in zip(out, uniforms(seeds, "camera", 12), strict=True):
-        if u[0] < config.share:
+        if u[0] < config.probability:
             _camera(pair, u, config)
     return out
 

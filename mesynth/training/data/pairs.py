@@ -1,11 +1,8 @@
-"""Where training pairs come from and what is done to them.
-
-Pairs of frames and faces alone in one stream of draws, without a draw knowing the others.
-
-Pairs of frames to learn from: rendered people or the clips of manifests, drawn by number.
+"""Pairs of frames to learn from: rendered people or the clips of manifests, and faces alone, drawn by number.
 
 A draw number alone decides clip, frame, mirroring, camera and the pair's seed, so neither the batch, nor the process,
-nor a resumption changes a pair."""
+nor a resumption changes a pair.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from mesynth import __version__
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import stream
+from mesynth.store.families import Source
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Progress
@@ -53,12 +51,12 @@ _PAIRS_ONLY = ("manifests", "frames", "apex_share", "faces_share")
 class PairConfig:
     """Source, size and augmentation of training pairs."""
 
-    kind: str = "rendered"
+    source: str = "rendered"
     """"rendered": people of the 3D head, made on first use; "manifest": clips of prepared or generated folders."""
     size: int = 64
     """Side of the pictures, pixels."""
     manifests: tuple[Path, ...] = ()
-    """Folders with a manifest of aligned frames, for kind "manifest"."""
+    """Folders with a manifest of aligned frames, for source "manifest"."""
     frames: int = 6
     """Frames kept of each clip: onset, apex, and others at even distances."""
     apex_share: float = 0.5
@@ -99,8 +97,8 @@ class PairConfig:
     def __post_init__(self) -> None:
         for name in ("manifests", "faces"):
             object.__setattr__(self, name, tuple(Path(p) for p in getattr(self, name)))
-        if self.kind not in KINDS:
-            raise ConfigError(f"data.kind '{self.kind}' is unknown; choose {' or '.join(KINDS)}")
+        if self.source not in KINDS:
+            raise ConfigError(f"data.source '{self.source}' is unknown; choose {' or '.join(KINDS)}")
         self.pack()
         if self.frames < 2:
             raise ConfigError(f"data.frames={self.frames} is less than 2; onset and apex are always kept")
@@ -115,12 +113,12 @@ class PairConfig:
             less = "no face" if self.faces_share == 0 else "nothing but faces"
             raise ConfigError(
                 f"data.faces_share={self.faces_share:g} draws {less}; choose a share between 0 and 1, leave out "
-                "data.faces, or for faces alone set data.kind=manifest without data.manifests"
+                "data.faces, or for faces alone set data.source=manifest without data.manifests"
             )
         for name in ("manifests", "faces"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ConfigError(f"data.{name} names a folder twice; name each once")
-        if self.kind == "rendered":
+        if self.source == "rendered":
             if self.size > MAX_SIZE:
                 raise ConfigError(f"data.size={self.size} is more than {MAX_SIZE}, the largest that is rendered")
             self.render(), self.render(validation=True)
@@ -132,12 +130,12 @@ class PairConfig:
     @property
     def faces_alone(self) -> bool:
         """Whether faces are all there is to learn from."""
-        return bool(self.faces) and self.kind == "manifest" and not self.manifests
+        return bool(self.faces) and self.source == "manifest" and not self.manifests
 
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
-        names = _MANIFEST_ONLY if self.kind == "rendered" else _RENDERED_ONLY
-        idle = dict.fromkeys(names, f"data.kind={self.kind} does not use it")
+        names = _MANIFEST_ONLY if self.source == "rendered" else _RENDERED_ONLY
+        idle = dict.fromkeys(names, f"data.source={self.source} does not use it")
         if self.faces:
             idle.pop("validation_share", None)
         else:
@@ -152,7 +150,7 @@ class PairConfig:
 
     def pack(self) -> PackConfig:
         """How clips are packed."""
-        return PackConfig(size=self.size, frames=2 if self.kind == "rendered" else self.frames)
+        return PackConfig(size=self.size, frames=2 if self.source == "rendered" else self.frames)
 
     def render(self, *, validation: bool = False) -> RenderConfig:
         """What is rendered for training, or for validation."""
@@ -383,8 +381,8 @@ def list_subjects(config: PairConfig) -> tuple[str, ...]:
     Raises:
         ManifestError: a folder without manifest.
     """
-    rendered = [person_key(person) for person in config.render().people] if config.kind == "rendered" else []
-    folders = (*(config.manifests if config.kind == "manifest" else ()), *config.faces)
+    rendered = [person_key(person) for person in config.render().people] if config.source == "rendered" else []
+    folders = (*(config.manifests if config.source == "manifest" else ()), *config.faces)
     found = {str(key) for folder in folders for key in Manifest.read(folder).subject_keys()}
     return tuple(sorted({*rendered, *found}))
 
@@ -414,7 +412,7 @@ def open_pairs(
     """
     cache = Path(cache)
     excluded = frozenset(exclude_subjects)
-    if config.kind == "rendered":
+    if config.source == "rendered":
         packs = [_rendered_pack(config, cache, validation=v, workers=workers, progress=progress) for v in (False, True)]
     else:
         packs = _packs(config.manifests, config.pack(), cache, progress and progress("pack"))
@@ -422,7 +420,7 @@ def open_pairs(
     faces = _packs(config.faces, config.pack_faces(), cache, bar)
     subjects.require_known(excluded, (*packs, *faces))
     people = subjects.people_left(packs, [subjects.allowed_clips(pack, excluded) for pack in packs])
-    if config.kind == "rendered":
+    if config.source == "rendered":
         validating = frozenset(packs[1].subjects)
     else:
         validating = subjects.validation_subjects(people, config.validation_share, seed) if packs else frozenset()
@@ -485,3 +483,7 @@ def _rendered_pack(
     with locked(cache):
         render_pairs(out, render, workers=workers, progress=bar)
     return open_pack(out, cache, config.pack())
+
+
+SOURCE = Source(PairConfig, open_pairs, list_subjects)
+"""For the table of families."""

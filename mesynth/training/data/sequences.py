@@ -21,6 +21,7 @@ from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import stream
 from mesynth.motion.key_times import KEYS, RISING
+from mesynth.store.families import Source
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import config_hash
 from mesynth.store.shards import npy_array, read_span
@@ -33,8 +34,6 @@ from mesynth.training.data.rendered import TRAIN_SEEDS, VALIDATION_SEEDS, Render
 from mesynth.training.data.sequence_clips import ClipsConfig, record_clips, render_clips
 from mesynth.training.data.subjects import validation_subjects
 
-__all__ = ["PairConfig", "SequenceBatch", "SequenceConfig", "SequenceSet", "list_subjects", "open_pairs"]
-
 _RENDERED_ONLY = ("identities", "per_identity", "validation_identities", "lag", "ordered")
 
 
@@ -42,14 +41,14 @@ _RENDERED_ONLY = ("identities", "per_identity", "validation_identities", "lag", 
 class SequenceConfig:
     """Source, size and augmentation of training clips."""
 
-    kind: str = "rendered"
+    source: str = "rendered"
     """"rendered": people of the 3D head, made on first use; "manifest": clips of prepared folders, flow estimated."""
     size: int = 64
     """Side of the pictures, pixels."""
     manifests: tuple[Path, ...] = ()
-    """Folders with a manifest of aligned frames, for kind "manifest"."""
+    """Folders with a manifest of aligned frames, for source "manifest"."""
     validation_share: float = 0.1
-    """Share of each database's subjects that validate (kind "manifest")."""
+    """Share of each database's subjects that validate (source "manifest")."""
     identities: int = 200
     """Rendered people to learn from."""
     per_identity: int = 10
@@ -67,11 +66,11 @@ class SequenceConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "manifests", tuple(Path(p) for p in self.manifests))
-        if self.kind not in ("rendered", "manifest"):
-            raise ConfigError(f"data.kind '{self.kind}' is unknown; choose rendered or manifest")
+        if self.source not in ("rendered", "manifest"):
+            raise ConfigError(f"data.source '{self.source}' is unknown; choose rendered or manifest")
         if not 0 <= self.validation_share <= 1:
             raise ConfigError(f"data.validation_share={self.validation_share:g} is no share; choose one in [0, 1]")
-        if self.kind == "manifest" and not self.manifests:
+        if self.source == "manifest" and not self.manifests:
             raise ConfigError(
                 "data.manifests is empty; name the folders to learn from, as in data.manifests=[prepared]"
             )
@@ -84,8 +83,8 @@ class SequenceConfig:
 
     def idle(self) -> dict[str, str]:
         """Keys without effect, and why."""
-        names = ("manifests", "validation_share") if self.kind == "rendered" else _RENDERED_ONLY
-        return dict.fromkeys(names, f"data.kind={self.kind} does not use it")
+        names = ("manifests", "validation_share") if self.source == "rendered" else _RENDERED_ONLY
+        return dict.fromkeys(names, f"data.source={self.source} does not use it")
 
     def clips(self, *, validation: bool = False) -> ClipsConfig:
         """What is rendered for training, or for validation."""
@@ -236,13 +235,10 @@ class SequenceSet:
 
 # ---------------------------------------------------------------- opening
 
-PairConfig = SequenceConfig
-"""The name under which the registry looks for it."""
-
 
 def list_subjects(config: SequenceConfig) -> tuple[str, ...]:
     """``database/subject`` of everyone that training on ``config`` may show, sorted."""
-    if config.kind == "rendered":
+    if config.source == "rendered":
         return tuple(sorted(person_key(person) for person in config.clips().people.people))
     return tuple(sorted({str(key) for folder in config.manifests for key in Manifest.read(folder).subject_keys()}))
 
@@ -272,7 +268,7 @@ def open_pairs(
     if unknown:
         raise ConfigError(f"excluded subject '{unknown[0]}' is not in the data; subjects are written database/subject")
     allowed = [np.array([excluded.isdisjoint(keys) for keys in each], np.bool_) for each in seen]
-    if config.kind == "rendered":
+    if config.source == "rendered":
         validating = frozenset(map(str, folders[1].subject_keys()))
     else:
         left = {str(k) for f, a in zip(folders, allowed, strict=True) for k in f.subject_keys()[a]}
@@ -291,7 +287,7 @@ def _folders(
     config: SequenceConfig, cache: Path, workers: int, progress: Callable[[str], Progress] | None
 ) -> list[Manifest]:
     out = []
-    if config.kind == "manifest":
+    if config.source == "manifest":
         for folder in config.manifests:
             record = {"manifest": Manifest.read(folder).hash(), "size": config.size, "version": __version__}
             place = cache / f"recorded-sequences-{config_hash(record)[:20]}"
@@ -303,3 +299,7 @@ def _folders(
         bar = progress("render validation" if validation else "render") if progress else None
         out.append(render_clips(place, clips, workers=workers, progress=bar))
     return out
+
+
+SOURCE = Source(SequenceConfig, open_pairs, list_subjects)
+"""For the table of families."""

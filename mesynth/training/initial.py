@@ -1,4 +1,4 @@
-"""Training that begins with another run's weights: which ones, whom they have seen, and whether they fit."""
+"""Initial weights from a saved generator: which ones, whom they have seen, and whether they fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mesynth.core.errors import ConfigError, LeakError
-from mesynth.store.generator_folder import INDEX, WEIGHTS, GeneratorFacts, read_facts
+from mesynth.store.generator_folder import INDEX, WEIGHTS, GeneratorFacts, read_facts, saved_folder, shipped_models
 from mesynth.training.config import Recipe
 from mesynth.training.record import GENERATOR, RECIPE
 from mesynth.training.task import Task
@@ -34,7 +34,7 @@ def refuse_leak(what: str, facts: GeneratorFacts, subjects: Collection[str]) -> 
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """A checked saved generator to begin with."""
 
     name: str
@@ -82,7 +82,7 @@ class Start:
             begun[name].load_state_dict(saved)
 
 
-def open_start(recipe: Recipe) -> Start | None:
+def open_initial(recipe: Recipe) -> InitialWeights | None:
     """The generator that ``run.start`` names, every file of it checked; None where it names none.
 
     Raises:
@@ -92,9 +92,13 @@ def open_start(recipe: Recipe) -> Start | None:
     given = recipe.run.start
     if given is None:
         return None
-    folder = given
+    folder = saved_folder(given)
     if not folder.is_dir():
-        raise ConfigError(f"run.start={given} is no folder; give a saved generator or the folder of a finished run")
+        known = ", ".join(shipped_models())
+        raise ConfigError(
+            f"run.start={given} is no folder; give a saved generator, the folder of a finished run, or one that ships "
+            f"({known})"
+        )
     if not (folder / INDEX).is_file() and (folder / RECIPE).is_file():
         folder = folder / GENERATOR
         if not folder.is_dir():
@@ -102,7 +106,7 @@ def open_start(recipe: Recipe) -> Start | None:
     facts = read_facts(folder)
     if not facts.subjects_seen:
         raise ConfigError(f"run.start={given} does not say whom it learned from (subjects_seen is empty); retrain it")
-    return Start(str(given), folder, facts)
+    return InitialWeights(str(given), folder, facts)
 
 
 def _difference(network: nn.Module, configured: Mapping[str, Any], saved: Mapping[str, torch.Tensor]) -> str:

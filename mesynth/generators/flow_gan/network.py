@@ -1,0 +1,148 @@
+"""Flow-image GAN: class- or AU-conditional noise -> flow image, no face (after Liong et al., 2019 and 2020).
+
+An auxiliary-classifier GAN with self-attention (Zhang et al., SAGAN, 2019), written from the papers' abstracts; the
+layout of the layers is ours. u and v are drawn; strain is computed from them and never drawn on its own, so that the
+three channels cannot contradict each other. Ours: AU intensities in place of the class, drawn as a change of the
+motion prior's flow for them.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from mesynth.core.emotions import CLASSES_3
+from mesynth.generators.blocks import CELLS, FiLM, PatchTower, SelfAttention, group_norm, halvings, sn
+from mesynth.generators.painting import PriorFlow
+from mesynth.preprocess.warping import strain
+
+N_CLASSES = len(CLASSES_3)
+_ATTENDED = 16
+"""Largest side of a map that attention looks at: beyond, it costs more than all convolutions together."""
+_OPEN = 0.99
+"""Of the drawn scale: the prior alone never saturates it."""
+
+
+class _Rise(nn.Module):
+    """Twice the size: nearest neighbour and two 3x3 convolutions, scaled by the condition, with a short cut."""
+
+    def __init__(self, a: int, b: int, condition: int) -> None:
+        super().__init__()
+        self.norm1, self.film1, self.conv1 = group_norm(a), FiLM(condition, a), sn(nn.Conv2d(a, b, 3, padding=1))
+        self.norm2, self.film2, self.conv2 = group_norm(b), FiLM(condition, b), sn(nn.Conv2d(b, b, 3, padding=1))
+        self.short = sn(nn.Conv2d(a, b, 1))
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        y = F.interpolate(F.silu(self.film1(self.norm1(x), condition)), scale_factor=2.0)
+        y = F.silu(self.film2(self.norm2(self.conv1(y)), condition))
+        out: torch.Tensor = self.conv2(y) + F.interpolate(self.short(x), scale_factor=2.0)
+        return out
+
+
+class FlowGenerator(ModelMixin, ConfigMixin):
+    """Noise [B,z], class [B,3] one-hot and AUs [B,K,2] in [0,1] -> flow [B,2,S,S] in pixels, x right and y down.
+
+    The network draws ``y = asinh(uv / unit) / asinh(limit / unit)`` in (-1,1), with ``unit`` and ``limit`` as shares of
+    the side: tenths of a pixel stay visible beside the largest motion. ``condition``: class, aus or both.
+    ``prior``: the drawing is a change of the motion prior's flow for the AUs on the mean face (ours: where an AU moves
+    skin need not be learned from noise); 0 for a class alone. Without it all is drawn, as published.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        size: int = 64,
+        width: int = 32,
+        z: int = 64,
+        condition: str = "both",
+        unit: float = 0.0025,
+        limit: float = 0.06,
+        prior: bool = True,
+    ) -> None:
+        super().__init__()
+        rises = halvings(size, 4, 5)
+        widths = [width * min(2 ** (rises - i), 8) for i in range(rises + 1)]
+        inner = 4 * width
+        self.start = size >> rises
+        self.mix = nn.Sequential(nn.Linear(z + N_CLASSES + CELLS, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU())
+        self.seed = sn(nn.Linear(z + N_CLASSES + CELLS, widths[0] * self.start**2))
+        self.rise = nn.ModuleList([_Rise(a, b, inner) for a, b in pairwise(widths)])
+        self.attend_after = max(i for i in range(rises) if self.start << (i + 1) <= _ATTENDED or i == 0)
+        self.attention = SelfAttention(widths[self.attend_after + 1])
+        self.norm, self.film = group_norm(widths[-1]), FiLM(inner, widths[-1])
+        self.last = nn.Conv2d(widths[-1] + 2 * prior, 2, 3, padding=1)
+        self.moved = PriorFlow(size) if prior else None
+
+    def forward(self, z: torch.Tensor, classes: torch.Tensor, aus: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        asked = torch.cat([z, classes, aus.flatten(1)], 1).to(z.dtype)
+        condition = self.mix(asked)
+        x = self.seed(asked).reshape(len(z), -1, self.start, self.start)
+        for i, rise in enumerate(self.rise):
+            x = rise(x, condition)
+            if i == self.attend_after:
+                x = self.attention(x)
+        x = F.silu(self.film(self.norm(x), condition))
+        if self.moved is None:
+            return self.expand(torch.tanh(self.last(x).float()))
+        expected = self.compress(self.moved(aus)).clamp(-_OPEN, _OPEN)
+        change = self.last(torch.cat([x, expected.to(x.dtype)], 1)).float()
+        return self.expand(torch.tanh(expected.atanh() + change))
+
+    def expand(self, y: torch.Tensor) -> torch.Tensor:
+        """(-1,1) -> pixels."""
+        unit = self.config["unit"] * self.config["size"]
+        return unit * torch.sinh(y * math.asinh(self.config["limit"] / self.config["unit"]))
+
+    def compress(self, uv: torch.Tensor) -> torch.Tensor:
+        """Pixels of the network's size -> about (-1,1); what a discriminator should look at."""
+        unit = self.config["unit"] * self.config["size"]
+        return torch.asinh(uv / unit) / math.asinh(self.config["limit"] / self.config["unit"])
+
+
+class FlowJudgement(NamedTuple):
+    """What the discriminator says of a flow image."""
+
+    real: torch.Tensor
+    """[B,h,w] scores of patches"""
+    classes: torch.Tensor
+    """[B,3] logits"""
+    aus: torch.Tensor
+    """[B,K,2]"""
+
+
+class FlowDiscriminator(nn.Module):
+    """Flow images [B,2,S,S] (pixels and compressed) -> :class:`FlowJudgement`; sees u, v and their strain."""
+
+    def __init__(self, size: int, width: int, layers: int) -> None:
+        super().__init__()
+        depth = halvings(size, 3, layers)
+        self.near = PatchTower(3, width, 1, spectral=True)
+        self.attention = SelfAttention(width)
+        self.tower = PatchTower(width, 2 * width, depth - 1, spectral=True, widest=4)
+        channels = self.tower.channels if depth > 1 else width
+        patch = size >> depth
+        self.score = sn(nn.Conv2d(channels, 1, 3, padding=1))
+        self.classes = sn(nn.Linear(channels * patch**2, N_CLASSES))
+        self.aus = nn.Linear(channels * patch**2, CELLS)
+
+    def forward(self, seen: torch.Tensor) -> FlowJudgement:
+        """``seen`` [B,3,S,S] of :func:`observe`."""
+        near = self.near(seen)
+        if near.shape[-1] <= _ATTENDED:
+            near = self.attention(near)
+        maps = self.tower(near)
+        flat = maps.flatten(1)
+        return FlowJudgement(self.score(maps)[:, 0], self.classes(flat), self.aus(flat).reshape(len(flat), -1, 2))
+
+
+def observe(generator: FlowGenerator, uv: torch.Tensor) -> torch.Tensor:
+    """Flow [B,2,S,S] pixels -> u, v and strain [B,3,S,S], all compressed as the generator draws."""
+    return generator.compress(torch.cat([uv, 4 * strain(uv)], 1))
