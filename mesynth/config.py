@@ -102,3 +102,41 @@ def _unlock(node: Any) -> None:
             OmegaConf.set_readonly(child, False)
             if isinstance(child, DictConfig):
                 _unlock(child)
+
+
+# --- recipes by name
+
+_PACKAGED, _CHECKOUT = Path(__file__).parent / "recipes", Path(__file__).parent.parent / "configs"
+"""The same files: where a wheel has them, and where users find them in a checkout."""
+
+
+def find_recipe(text: Path | str) -> Path:
+    """The recipe's file: an existing path, or a name of :func:`list_recipes` (``configs/NAME.yaml`` is one, too).
+
+    Raises:
+        ConfigError: neither a file nor a name; the nearest names are told.
+
+    >>> find_recipe("gan/motion_tiny").name
+    'motion_tiny.yaml'
+    """
+    if (file := Path(text)).exists():
+        return file
+    name = file.as_posix().removeprefix("configs/").removesuffix(".yaml")
+    known = list_recipes()
+    for folder in (_PACKAGED, _CHECKOUT):
+        if name in known and (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
+    raise ConfigError(f"recipe '{text}' is no file and no name; check the path, or name one: {', '.join(near)} ...")
+
+
+def list_recipes(folder: str = "") -> list[str]:
+    """Names of the recipes that come with the package, sorted; ``folder``: only those in it, as ``"gan"``.
+
+    >>> list_recipes("corpus")
+    ['corpus/coded', 'corpus/sweep', 'corpus/three_classes']
+    """
+    root = next((place for place in (_PACKAGED, _CHECKOUT) if place.is_dir()), None)
+    if root is None:
+        return []
+    return sorted(f.relative_to(root).with_suffix("").as_posix() for f in (root / folder).rglob("*.yaml"))

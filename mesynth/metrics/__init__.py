@@ -6,8 +6,9 @@ importing the package does not import torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mesynth.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.metrics.control import intensity_sweep
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mesynth.metrics.networks.judge import AUJudge
     from mesynth.metrics.report import MeasureReport, MeasureRow
 
-
+__all__ = ["AUJudge", "MeasureConfig", "MeasureReport", "MeasureRow", "intensity_sweep"]
 _HOME = {
     "AUJudge": "networks.judge",
     "MeasureConfig": "measure",
@@ -23,10 +24,4 @@ _HOME = {
     "MeasureRow": "report",
     "intensity_sweep": "control",
 }
-__all__ = ["AUJudge", "MeasureConfig", "MeasureReport", "MeasureRow", "intensity_sweep"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
