@@ -119,7 +119,7 @@ def find_recipe(text: Path | str) -> Path:
     >>> find_recipe("gan/motion_tiny").name
     'motion_tiny.yaml'
     """
-    if (file := Path(text)).exists():
+    if (file := Path(text)).exists() and not file.is_dir():
         return file
     name = file.as_posix().removeprefix("configs/").removesuffix(".yaml")
     known = list_recipes()

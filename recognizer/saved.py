@@ -41,7 +41,7 @@ def train(
     The same call again returns the saved model. Raises as :func:`recognizer.run.loso` does.
     """
     if real is None:
-        raise ManifestError("there is nothing to train on; pass --manifest")
+        raise ManifestError("there is nothing to train on; pass --real")
     folder = Path(out)
     real_source = sources(real)
     synthetic_source = None if synthetic is None else sources(synthetic)

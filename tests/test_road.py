@@ -68,10 +68,10 @@ def test_measures(road: Path) -> None:
 
 
 def test_recognition_with_and_without(road: Path) -> None:
-    alone = _json("recognizer", "loso", "--manifest", road / "real", "model=lda", "--out", road / "lda")
+    alone = _json("recognizer", "loso", "--real", road / "real", "model=lda", "--out", road / "lda")
     assert alone["metrics"]["n"] == sum(map(sum, alone["metrics"]["confusion"]))
     mixed = _json(
-        "recognizer", "loso", "--manifest", road / "real", "--synthetic", road / "corpus-tvl1", "model=lda",
+        "recognizer", "loso", "--real", road / "real", "--synthetic", road / "corpus-tvl1", "model=lda",
         "mix.ratio=0.5", "--out", road / "mixed",
     )  # fmt: skip
     assert mixed["metrics"]["n"] == alone["metrics"]["n"]
@@ -80,7 +80,7 @@ def test_recognition_with_and_without(road: Path) -> None:
 
 def test_ablation(road: Path) -> None:
     result = _json(
-        "recognizer", "ablate", "--manifest", road / "real", "--synthetic", road / "corpus-tvl1", "models=[lda]",
+        "recognizer", "ablate", "--real", road / "real", "--synthetic", road / "corpus-tvl1", "models=[lda]",
         "ratios=[0,0.5]", "seeds=[0,1]", "resamples=200", "--out", road / "ablation",
     )  # fmt: skip
     assert {s["ratio"] for s in result["summary"]} == {0.0, 0.5}
@@ -93,7 +93,7 @@ def test_a_corpus_on_the_databases_own_subjects_is_refused(road: Path) -> None:
         "--fps", 60, "--out", road / "leaky",
     )  # fmt: skip
     error = _run(
-        "recognizer", "loso", "--manifest", road / "real", "--synthetic", road / "leaky", "model=lda", "--out",
+        "recognizer", "loso", "--real", road / "real", "--synthetic", road / "leaky", "model=lda", "--out",
         road / "refused", code=2,
     )  # fmt: skip
     lines = [line for line in error.splitlines() if line.strip()]

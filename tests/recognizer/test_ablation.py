@@ -301,7 +301,7 @@ def test_a_damaged_cell_is_named(corpora: dict[str, Manifest], tmp_path: Path) -
 
 def _start(command: list[str], corpora: dict[str, Manifest], out: Path, *settings: str) -> subprocess.Popen[str]:
     words = ["-m", "recognizer", "ablate", *SMALL, "controls=[mirror]", *settings]
-    paths = ["--manifest", str(corpora["real"].root), "--synthetic", str(corpora["synthetic"].root), "--out", str(out)]
+    paths = ["--real", str(corpora["real"].root), "--synthetic", str(corpora["synthetic"].root), "--out", str(out)]
     return subprocess.Popen(
         [sys.executable, *command, *words, *paths], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
