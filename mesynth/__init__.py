@@ -109,7 +109,7 @@ _HOME = {
     "prepare": "api",
     "register_database": "datasets.registry:DATABASES.register",
     "register_generator": "store.families:FAMILIES.register",
-    "register_metric": "metrics.registry:METRICS.register",
+    "register_metric": "metrics.base:METRICS.register",
     "render": "api",
     "shipped_models": "generators.registry",
     "train": "api",
