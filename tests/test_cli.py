@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import mesynth.cli
 import recognizer.cli
+from mesynth.config import find_recipe
 
 ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, click.Group] = {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}
@@ -51,8 +52,9 @@ def test_documented_commands_exist_with_their_options(file: str) -> None:
     for name, verb, *args in commands:
         command = GROUPS[name].commands[verb]
         context = command.make_context(verb, list(args))  # raises on an unknown option or a missing argument
-        for setting in context.params.get("settings", ()):
-            assert "=" in setting or (ROOT / setting).is_file(), setting
+        recipes = [context.params[name] for name in ("recipe", "design") if name in context.params]
+        for setting in (*context.params.get("settings", ()), *recipes):
+            assert "=" in setting or find_recipe(setting).is_file(), setting
 
 
 def test_doctor_tells_what_is_missing_and_how_to_mend_it() -> None:
