@@ -54,9 +54,9 @@ class Scale:
     """How much of everything; the defaults fill the two minutes that a newcomer will wait."""
 
     subjects: int = 12
-    clips: int = 6
+    clips: int = 4
     faces: int = 12
-    synthetic: int = 168
+    synthetic: int = 120
     measured: int = 48
     steps: int = 90
     ratios: tuple[float, ...] = (0.0, 1.0, 2.0)
@@ -200,13 +200,15 @@ def _shown(model: str, photo: Path, out: Path, seed: int, bars: Bars) -> Show:
 def _contest(out: Path, scale: Scale, bars: Bars) -> Result:
     """Every generator on the same few rendered people; `mesynth compare` does it with more of them."""
     config = ContestConfig(
-        people=scale.compared, codes=scale.asked, levels=scale.levels, clip_frames=33, repeats=1
+        people=scale.compared, codes=scale.asked, levels=scale.levels, clip_frames=33, repeats=1,
+        resamples=50,  # the page shows no intervals
     )  # fmt: skip
     return compare(enter(generators()), config, out / "generators", progress=bars("compare generators"))
 
 
 def _measure(real: Manifest, synthetic: Manifest, out: Path, scale: Scale, seed: int, bars: Bars) -> MeasureReport:
-    report = measure(real, synthetic, MeasureConfig(clips=scale.measured, seed=seed), progress=bars("measure"))
+    config = MeasureConfig(clips=scale.measured, identity_clips=scale.measured // 4, seed=seed)
+    report = measure(real, synthetic, config, progress=bars("measure"))
     report.write(out / "measures")
     return report
 
