@@ -1,5 +1,118 @@
-"""Synthesis of micro-expression sequences with controlled action units, exact flow and provenance."""
+"""Synthesis of micro-expression sequences with controlled action units, exact flow and provenance.
+
+Everything for a day's work is here and is imported when it is first used::
+
+    import mesynth
+
+    mesynth.generate("photo.jpg", aus="12=B,L4=0.2", out="smile", model="motion_gan")
+    real = mesynth.prepare("casme2", "/data/CASME2", "prepared/casme2")
+    mesynth.measure(real, "corpus", "quality")
+
+What is not in ``__all__`` is inner life of the package and may change.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from mesynth.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mesynth.api import (
+        compare,
+        fid,
+        filter_corpus,
+        generate,
+        load_corpus,
+        load_generator,
+        measure,
+        plan,
+        prepare,
+        render,
+        train,
+    )
+    from mesynth.config import list_recipes
+    from mesynth.core.errors import LeakError, MesynthError
+    from mesynth.core.facs import format_vector, parse_annotation, parse_request
+    from mesynth.core.profiles import Profile
+    from mesynth.core.types import AUVector, Clip, Flow, Sample
+    from mesynth.corpus.exports.run import export
+    from mesynth.corpus.verify import verify
+    from mesynth.metrics.distribution import kid
+    from mesynth.motion.prior import Face
+    from mesynth.preprocess.augment import augment
+    from mesynth.store.generator_folder import shipped_models
+    from mesynth.store.manifest import Manifest
+
 __version__ = "0.1.0"
+__all__ = [
+    "AUVector",
+    "Clip",
+    "Face",
+    "Flow",
+    "LeakError",
+    "Manifest",
+    "MesynthError",
+    "Profile",
+    "Sample",
+    "__version__",
+    "augment",
+    "compare",
+    "export",
+    "fid",
+    "filter_corpus",
+    "format_vector",
+    "generate",
+    "kid",
+    "list_recipes",
+    "load_corpus",
+    "load_generator",
+    "measure",
+    "parse_annotation",
+    "parse_request",
+    "plan",
+    "prepare",
+    "register_database",
+    "register_generator",
+    "register_metric",
+    "render",
+    "shipped_models",
+    "train",
+    "verify",
+]
+# Where each name lives: "module", or "module:attribute". The three hooks are methods of the registries.
+_HOME = {
+    "AUVector": "core.types",
+    "Clip": "core.types",
+    "Face": "motion.prior",
+    "Flow": "core.types",
+    "LeakError": "core.errors",
+    "Manifest": "store.manifest",
+    "MesynthError": "core.errors",
+    "Profile": "core.profiles",
+    "Sample": "core.types",
+    "augment": "preprocess.augment",
+    "compare": "api",
+    "export": "corpus.exports.run",
+    "fid": "api",
+    "filter_corpus": "api",
+    "format_vector": "core.facs",
+    "generate": "api",
+    "kid": "metrics.distribution",
+    "list_recipes": "config",
+    "load_corpus": "api",
+    "load_generator": "api",
+    "measure": "api",
+    "parse_annotation": "core.facs",
+    "parse_request": "core.facs",
+    "plan": "api",
+    "prepare": "api",
+    "register_database": "datasets.registry:DATABASES.register",
+    "register_generator": "store.families:FAMILIES.register",
+    "register_metric": "metrics.base:METRICS.register",
+    "render": "api",
+    "shipped_models": "store.generator_folder",
+    "train": "api",
+    "verify": "corpus.verify",
+}
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,10 +1,11 @@
-"""What every command line of this project shares: one line and exit code 2 on a user's mistake."""
+"""What every command line of this project shares: one line and exit code 2 on a user's mistake, options of one name
+for one thing (the names that they had before are still taken, with a warning), tables and bars."""
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -59,6 +60,62 @@ class MistakeGroup(click.Group):
             return super().invoke(ctx)
         except (MesynthError, KeyboardInterrupt, OSError) as error:
             translate(error)
+
+
+class Verb(click.Command):
+    """A command that still takes the names its options had before, with a line of warning on stderr.
+
+    Args:
+        former: former name -> name, as on the command line (``{"--people": "--subjects"}``). A name of "" has become
+            a positional argument: the value goes behind the others.
+    """
+
+    def __init__(self, *args: Any, former: Mapping[str, str] | None = None, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.former = dict(former or {})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._renamed(args))
+
+    def _renamed(self, args: Sequence[str]) -> list[str]:
+        kept: list[str] = []
+        positional: list[str] = []
+        told: set[str] = set()
+        rest = iter(args)
+        for word in rest:
+            if word == "--":
+                return [*kept, word, *rest, *positional]
+            name, equals, value = word.partition("=")
+            if name not in self.former:
+                kept.append(word)
+                continue
+            now = self.former[name]
+            if name not in told:
+                told.add(name)
+                how = f"is called {now} now" if now else "is gone: give its value without it"
+                click.echo(f"Warning: {name} {how}; the former name will go with a coming version", err=True)
+            if now:
+                kept.append(now + equals + value)
+            else:
+                positional += [value] if equals else [next(rest, "")]
+        return kept + positional
+
+
+def list_recipes_option(*folders: str) -> Callable[[Command], Command]:
+    """``--list``: print the names of the recipes in ``folders``, one a line, and end."""
+
+    def show(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+        if asked and not ctx.resilient_parsing:
+            from mesynth.config import list_recipes
+
+            for folder in folders:
+                for name in list_recipes(folder):
+                    click.echo(name)
+            ctx.exit()
+
+    return click.option(
+        "--list", is_flag=True, is_eager=True, expose_value=False, callback=show, help="Name the recipes, and end."
+    )
 
 
 def json_option(command: Command) -> Command:
@@ -130,3 +187,9 @@ def by_step(bars: Bars) -> Callable[[str, int, int], None]:
         reports[step](done, total)
 
     return report
+
+
+def late_bar(bars: Bars, name: str) -> Callable[[int, int], None]:
+    """A bar that is made when it is first told something: a mistake found before that stands alone."""
+    report = by_step(bars)
+    return lambda done, total: report(name, done, total)

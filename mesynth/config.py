@@ -52,10 +52,23 @@ so that runs and generators of before stay what they are."""
 # ---------------------------------------------------------------- finding
 
 
-def _roots() -> list[Path]:
-    """Where recipes lie: in an installed package, or in a checkout."""
-    package = Path(__file__).parent
-    return [folder for folder in (package / "recipes", package.parent / "configs") if folder.is_dir()]
+def recipes_root() -> Path:
+    """The folder of the recipes that ship, one subfolder a verb or family.
+
+    ``mesynth/recipes`` of an installed wheel, or ``configs`` of a checkout (and of an editable installation, which runs
+    in one): the same files.
+
+    Raises:
+        ConfigError: the installation has lost them.
+
+    >>> (recipes_root() / "recognizer" / "lda.yaml").is_file()
+    True
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "recipes", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"no recipes in {package / 'recipes'}; reinstall mesynth, or give a recipe by its path")
 
 
 def list_recipes(*kinds: str) -> dict[str, str]:
@@ -67,12 +80,12 @@ def list_recipes(*kinds: str) -> dict[str, str]:
     True
     """
     found: dict[str, str] = {}
-    for root in _roots():
-        for file in sorted(root.glob("*/*.yaml")):
+    root = recipes_root()
+    for file in sorted(root.glob("*/*.yaml")):
+        if not kinds or file.parent.name in kinds:
+            first = file.read_text().partition("\n")[0]
             name = file.relative_to(root).with_suffix("").as_posix()
-            if name not in found and (not kinds or file.parent.name in kinds):
-                first = file.read_text().partition("\n")[0]
-                found[name] = first.removeprefix("#").strip() if first.startswith("#") else ""
+            found[name] = first.removeprefix("#").strip() if first.startswith("#") else ""
     return found
 
 
@@ -90,7 +103,7 @@ def find_recipe(name: Path | str) -> Path:
     parts = (file.with_suffix("") if file.suffix in (".yaml", ".yml") else file).parts
     plain, known = "/".join(parts[1:] if parts[:1] == ("configs",) else parts), list_recipes()
     if plain in known:
-        return next(found for root in _roots() if (found := root / f"{plain}.yaml").is_file())
+        return recipes_root() / f"{plain}.yaml"
     if file.suffix or file.is_dir():
         why = "a folder" if file.is_dir() else "no such file"
         raise ConfigError(f"recipe {name} cannot be read ({why}); check the path")

@@ -257,7 +257,7 @@ def _command(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest]
     if isinstance(real, FlowSet) or isinstance(synthetic, FlowSet) or folder is None:
         return ""
     words = ["recognizer", "ablate", str(folder / CONFIG)]
-    for option, manifests in (("--manifest", real), ("--synthetic", synthetic)):
+    for option, manifests in (("--real", real), ("--synthetic", synthetic)):
         for manifest in manifests:
             words += [option, str(manifest.root)]
     return shlex.join([*words, "--out", f"{folder}-again"])

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mesynth.commandline import MistakeGroup, by_step, dry_run_option, echo_json, json_option, progress_bars
+from mesynth.commandline import (
+    MistakeGroup,
+    Verb,
+    by_step,
+    dry_run_option,
+    echo_json,
+    json_option,
+    list_recipes_option,
+    progress_bars,
+)
 
 if TYPE_CHECKING:
     from mesynth.store.manifest import Manifest
@@ -22,9 +31,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def main() -> None:
     """Recognize micro-expressions under leak-safe protocols.
 
-    Settings are a YAML file and key=value pairs; what is used is saved with every run.
+    Settings are a recipe (a YAML file, or a name: loso --list) and key=value pairs; what is used is saved with every
+    run.
 
-    Example: recognizer loso --manifest corpora/casme2 model=capsule_graph --out runs/casme2
+    Example: recognizer loso --real corpora/casme2 model=capsule_graph --out runs/casme2
     """
 
 
@@ -34,7 +44,7 @@ def _manifests(command: Command) -> Command:
         "--synthetic", multiple=True, type=path, help="Folder of a synthetic corpus; may be given more than once."
     )(command)
     return click.option(
-        "--manifest", multiple=True, required=True, type=path, help="Folder of real clips; may be given more than once."
+        "--real", multiple=True, required=True, type=path, help="Folder of real clips; may be given more than once."
     )(command)
 
 
@@ -48,11 +58,15 @@ def _out(command: Command) -> Command:
 
 
 def _settings(command: Command) -> Command:
-    return click.argument("settings", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...")(command)
+    return click.argument("settings", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command)
 
 
-@main.command()
+_FORMER = {"--manifest": "--real", "--set": ""}
+
+
+@main.command(cls=Verb, former=_FORMER)
 @_settings
+@list_recipes_option("recognizer")
 @_manifests
 @_out
 @click.option(
@@ -63,7 +77,7 @@ def _settings(command: Command) -> Command:
 @dry_run_option
 def loso(
     settings: tuple[str, ...],
-    manifest: tuple[Path, ...],
+    real: tuple[Path, ...],
     synthetic: tuple[Path, ...],
     out: Path,
     also_oracle: bool,
@@ -72,8 +86,8 @@ def loso(
 ) -> None:
     """Test one model by leave-one-subject-out (or protocol.kind=kfold, lovo, lodo, cde, hde).
 
-    Example: recognizer loso --manifest corpora/casme2 --synthetic corpora/made
-    configs/recognizer/lda.yaml mix.ratio=2 --out runs/lda
+    Example: recognizer loso recognizer/lda mix.ratio=2 --real corpora/casme2 --synthetic corpora/made
+    --out runs/lda
     """
     from recognizer.config import RunConfig, load_config
     from recognizer.report import loso_markdown, loso_notes, loso_tables, terminal
@@ -81,13 +95,13 @@ def loso(
 
     synthetic, settings = _corpora(synthetic, settings)
     config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
-    real, made = _read(manifest), _read(synthetic)
+    clips, made = _read(real), _read(synthetic)
     if dry_run:
-        _plan(config, real, made, as_json)
+        _plan(config, clips, made, as_json)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        result = run(real, made or None, config, out=out, also_oracle=also_oracle, progress=bar)
+        result = run(clips, made or None, config, out=out, also_oracle=also_oracle, progress=bar)
     _write(out / "report.md", loso_markdown(result))
     if as_json:
         echo_json(result.to_dict())
@@ -99,15 +113,16 @@ def loso(
     click.echo(f"written: {out}")
 
 
-@main.command()
+@main.command(cls=Verb, former=_FORMER)
 @_settings
+@list_recipes_option("ablation")
 @_manifests
 @_out
 @json_option
 @dry_run_option
 def ablate(
     settings: tuple[str, ...],
-    manifest: tuple[Path, ...],
+    real: tuple[Path, ...],
     synthetic: tuple[Path, ...],
     out: Path,
     as_json: bool,
@@ -118,8 +133,8 @@ def ablate(
     Every finished cell is kept, so the same command goes on where it was stopped; under `accelerate launch` or torchrun
     the cells are shared over the processes. Look at ablation.html first.
 
-    Example: recognizer ablate --manifest corpora/casme2 --synthetic corpora/made
-    configs/ablation/ratio.yaml "ratios=[0,1,2]" --out runs/ablation
+    Example: recognizer ablate ablation/ratio "ratios=[0,1,2]" --real corpora/casme2
+    --synthetic corpora/made --out runs/ablation
     """
     from mesynth.core.errors import ConfigError
     from recognizer.ablation import ablate as run
@@ -132,18 +147,18 @@ def ablate(
     if not synthetic:
         raise ConfigError("an ablation compares with synthetic clips; pass --synthetic or data.synthetic=[...]")
     config = load_config(AblationConfig, *_split(settings))
-    real, made = _read(manifest), _read(synthetic)
+    clips, made = _read(real), _read(synthetic)
     if dry_run:
         with progress_bars(lines=False) as bars:
-            facts = plan(real, made, config, progress=by_step(bars))
+            facts = plan(clips, made, config, progress=by_step(bars))
         _say(facts, as_json)
         return
     if share()[0]:  # the first process speaks for all
-        run(real, made, config, out=out)
+        run(clips, made, config, out=out)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        result = run(real, made, config, out=out, progress=bar)
+        result = run(clips, made, config, out=out, progress=bar)
     if as_json:
         echo_json(result.to_dict())
         return
@@ -153,15 +168,16 @@ def ablate(
     click.echo(f"written: {out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
 
 
-@main.command()
+@main.command(cls=Verb, former=_FORMER)
 @_settings
+@list_recipes_option("recognizer")
 @_manifests
 @_out
 @json_option
 @dry_run_option
 def train(
     settings: tuple[str, ...],
-    manifest: tuple[Path, ...],
+    real: tuple[Path, ...],
     synthetic: tuple[Path, ...],
     out: Path,
     as_json: bool,
@@ -169,21 +185,21 @@ def train(
 ) -> None:
     """Train one model on everything and save it for `recognizer predict`.
 
-    Example: recognizer train --manifest corpora/casme2 model=lda --out models/lda
+    Example: recognizer train --real corpora/casme2 model=lda --out models/lda
     """
     from recognizer.config import RunConfig, load_config
     from recognizer.trained import train as run
 
     synthetic, settings = _corpora(synthetic, settings)
     config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
-    real, made = _read(manifest), _read(synthetic)
+    clips, made = _read(real), _read(synthetic)
     if dry_run:
-        facts = {"model": config.model, "rows": sum(map(len, real)), "synthetic_rows": sum(map(len, made))}
+        facts = {"model": config.model, "rows": sum(map(len, clips)), "synthetic_rows": sum(map(len, made))}
         _say(facts | {"out": str(out)}, as_json)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        model = run(real, made or None, config, out=out, progress=bar)
+        model = run(clips, made or None, config, out=out, progress=bar)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
     _say(facts | {"out": str(out)}, as_json)
 
@@ -309,9 +325,11 @@ def _digest(model: Path) -> str:
 
 
 def _split(settings: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The configuration file, if the first setting is one, and the key=value pairs."""
+    """The recipe's file, if the first setting is one or its name, and the key=value pairs."""
     if settings and "=" not in settings[0]:
-        return Path(settings[0]), list(settings[1:])
+        from mesynth.config import find_recipe
+
+        return find_recipe(settings[0]), list(settings[1:])
     return None, list(settings)
 
 

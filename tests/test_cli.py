@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import mesynth.cli
 import recognizer.cli
+from mesynth.config import find_recipe
 
 ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, click.Group] = {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}
@@ -51,8 +52,9 @@ def test_documented_commands_exist_with_their_options(file: str) -> None:
     for name, verb, *args in commands:
         command = GROUPS[name].commands[verb]
         context = command.make_context(verb, list(args))  # raises on an unknown option or a missing argument
-        for setting in context.params.get("settings", ()):
-            assert "=" in setting or (ROOT / setting).is_file(), setting
+        recipes = [context.params[name] for name in ("recipe", "design") if name in context.params]
+        for setting in (*context.params.get("settings", ()), *recipes):
+            assert "=" in setting or find_recipe(setting).is_file(), setting
 
 
 def test_doctor_tells_what_is_missing_and_how_to_mend_it() -> None:
@@ -79,11 +81,20 @@ def test_doctor_tells_what_is_missing_and_how_to_mend_it() -> None:
 )
 def test_mistakes_are_one_line(tmp_path: Path, args: list[str], says: str) -> None:
     args = [str(tmp_path / "out") if a == "OUT" else a for a in args]
-    done = subprocess.run(
-        [sys.executable, "-m", "mesynth", *args], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.strip() and not line.endswith("...")]
-    assert len(errors) == 1, done.stderr
-    assert says in errors[0]
+    done = CliRunner().invoke(mesynth.cli.main, args)
+    assert done.exit_code == 2
+    _one_line(done.stderr, says)
     assert not (tmp_path / "out" / "manifest.parquet").exists()
+
+
+def test_a_mistake_of_a_real_process_is_one_line() -> None:
+    words = [sys.executable, "-m", "mesynth", "measure", "--real", "nowhere", "--synthetic", "x", "--out", "y"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    _one_line(done.stderr, "nowhere")
+
+
+def _one_line(stderr: str, says: str) -> None:
+    errors = [line for line in stderr.splitlines() if line.strip() and not line.endswith("...")]
+    assert len(errors) == 1, stderr
+    assert says in errors[0]

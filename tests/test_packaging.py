@@ -16,8 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mesynth.config import recipes_root
 from mesynth.core.errors import ConfigError
-from mesynth.recipe_files import recipes_root
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -245,7 +245,7 @@ def test_wheel_carries_the_recipes(wheel: Path, tmp_path: Path) -> None:
         f"mesynth/recipes/{file.relative_to(ROOT / 'configs').as_posix()}": file.read_bytes() for file in files
     }
     # Unpacked is what an installation is: the recipes are found from there, whatever folder one works in.
-    show = "from mesynth.recipe_files import recipes_root; print(recipes_root())"
+    show = "from mesynth.config import recipes_root; print(recipes_root())"
     done = subprocess.run(
         [sys.executable, "-c", show], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
         capture_output=True, text=True, check=True,
@@ -273,6 +273,6 @@ def test_recipes_of_a_checkout() -> None:
 
 
 def test_lost_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("mesynth.recipe_files.__file__", str(tmp_path / "mesynth" / "recipe_files.py"))
+    monkeypatch.setattr("mesynth.config.__file__", str(tmp_path / "mesynth" / "config.py"))
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "mesynth" / "recipes"))):
         recipes_root()

@@ -1,8 +1,4 @@
-"""The verb that plans a corpus: every clip as a row, before anything is made.
-
-The verb that leaves out clips which fail a check, and says which and why.
-
-Verbs that hand a corpus on: export, card and verify."""
+"""Verbs about a corpus: plan it, filter it, and hand it on: export, card, verify."""
 
 from __future__ import annotations
 
@@ -13,56 +9,62 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesynth.cli.options import OUT, summary
-from mesynth.commandline import dry_run_option, echo_json, json_option, progress_bars, show_result
+from mesynth.cli.options import EXCLUDE, OUT, SETTINGS, subject_keys, summary
+from mesynth.commandline import (
+    Verb,
+    dry_run_option,
+    echo_json,
+    json_option,
+    list_recipes_option,
+    progress_bars,
+    show_result,
+)
 
 if TYPE_CHECKING:
     from mesynth.corpus.filters import Spread
 
 
 @click.command(
+    cls=Verb,
+    former={"--people": "--subjects", "--set": ""},
     epilog="""\b
 Examples:
-  mesynth plan configs/corpus/three_classes.yaml --faces faces/ --out plan
-  mesynth plan configs/corpus/coded.yaml --faces faces/ --aus-from prepared/casme2 \\
-      --exclude-subjects casme2/01 --set rows.count=5000 --out plan
-  mesynth generate --plan plan --model motion_gan --out corpus"""
+  mesynth plan corpus/three_classes --faces faces/ --out plan
+  mesynth plan corpus/coded rows.count=5000 --faces faces/ --aus-from prepared/casme2 \\
+      --exclude-subjects casme2/01 --out plan
+  mesynth generate --plan plan --model motion_gan --out corpus""",
 )
-@click.argument("design", type=click.Path(path_type=Path))
+@click.argument("design")
+@SETTINGS
 @click.option("--faces", type=click.Path(path_type=Path), help="A picture, a folder of pictures, or a manifest.")
-@click.option("--people", default=0, help="Instead of --faces, for flow images: this many people without pictures.")
+@click.option("--subjects", default=0, help="Instead of --faces, for flow images: this many people without pictures.")
 @click.option("--aus-from", type=click.Path(path_type=Path), help="Prepared manifest whose coded AUs sources read.")
-@click.option(
-    "--exclude-subjects",
-    default="",
-    help="database/subject, comma-separated: neither their faces nor their labels take part.",
-)
-@click.option("--set", "settings", multiple=True, help="A setting of the design: rows.count=500; repeat for more.")
+@EXCLUDE
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for the plan.")
+@list_recipes_option("corpus")
 @dry_run_option
 @json_option
 def plan(
-    design: Path,
+    design: str,
+    settings: tuple[str, ...],
     faces: Path | None,
-    people: int,
+    subjects: int,
     aus_from: Path | None,
     exclude_subjects: str,
-    settings: tuple[str, ...],
     out: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Plan a corpus from a YAML design: one row a clip, and what it will come to."""
+    """Plan a corpus from a DESIGN, a YAML file or a name (--list): one row a clip, and what it will come to.
+
+    key=value settings override the design.
+    """
+    from mesynth.api import draft as run
     from mesynth.core.errors import ConfigError
-    from mesynth.corpus.design import load_design
-    from mesynth.corpus.planning import draft_plan
 
     if out is None and not dry_run:
         raise ConfigError("give --out for the plan's folder, or --dry-run to only look at it")
-    excluded = [key.strip() for key in exclude_subjects.split(",") if key.strip()]
-    draft = draft_plan(
-        load_design(design, settings), faces=faces, people=people, aus_from=aus_from, exclude=excluded
-    )  # fmt: skip
+    draft = run(design, faces, subjects, aus_from, subject_keys(exclude_subjects), settings)
     summary = draft.summary()
     if not as_json:
         click.echo(summary.text())
@@ -100,8 +102,9 @@ def filter_(corpus: Path, keep: str, out: Path | None, dry_run: bool, as_json: b
     The new manifest points into the corpus's shards; nothing is copied. To have others made in place of those that
     fail, see `mesynth generate --until-accepted`.
     """
+    from mesynth.api import filter_corpus
     from mesynth.core.errors import ConfigError
-    from mesynth.corpus.filters import filter_corpus, measure_corpus, parse_keep
+    from mesynth.corpus.filters import measure_corpus, parse_keep
 
     limits = parse_keep(keep)
     if out is None and not dry_run:
@@ -110,7 +113,7 @@ def filter_(corpus: Path, keep: str, out: Path | None, dry_run: bool, as_json: b
         if out is None or dry_run:
             spreads = measure_corpus(corpus, limits, progress=bar("clips"))
         else:
-            kept, rejected = filter_corpus(corpus, out, limits, progress=bar("clips"))
+            kept, rejected = filter_corpus(corpus, out, keep, progress=bar("clips"))
     if out is not None and not dry_run:
         reasons = dict(Counter(r.check for r in rejected).most_common())
         show_result(summary(kept, out) | {"rejected": len({r.clip_id for r in rejected}), "reasons": reasons}, as_json)

@@ -11,6 +11,10 @@ OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help
 WORKERS = click.option(
     "--workers", default=0, show_default="one per core", help="Processes; the result does not depend on it."
 )
+SETTINGS = click.argument("settings", nargs=-1, metavar="[key=value]...")
+EXCLUDE = click.option(
+    "--exclude-subjects", default="", help="Held-out subjects, who must not be seen: casme2/sub01,samm/006."
+)
 SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
 
 
@@ -27,14 +31,9 @@ def landmarker_options(command: Any) -> Any:
     )(command)
 
 
-def fetch(landmarker: str, download: bool) -> str:
-    """The landmarker to use; with ``download``, face-alignment's weights are on this machine afterwards."""
-    from mesynth.preprocess.landmarks import choose_landmarker
-
-    if not download:
-        return landmarker
-    choose_landmarker("face-alignment", download=True).close()
-    return "face-alignment"
+def subject_keys(text: str) -> tuple[str, ...]:
+    """``casme2/sub01,samm/006`` of ``--exclude-subjects``, in parts."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:

@@ -1,6 +1,4 @@
-"""The verb augment: classic copies of prepared clips.
-
-The verb prepare: check a release, or take it to aligned crops and flow."""
+"""Verbs that take clips to what is learned from: prepare (check a release, or crops and flow of it) and augment."""
 
 from __future__ import annotations
 
@@ -10,16 +8,20 @@ from typing import Any
 
 import click
 
-from mesynth.cli.options import OUT, SEED, WORKERS, fetch, landmarker_options, summary
-from mesynth.commandline import dry_run_option, echo_json, json_option, progress_bars, show_result
+from mesynth.api import FLOW_FOLDERS, load_database
+from mesynth.api import prepare as run_prepare
+from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
+from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, late_bar, progress_bars, show_result
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
 
 @click.command(
+    cls=Verb,
+    former={"--manifest": "", "--keep": "--keep-frames"},
     epilog="""\b
-Example: mesynth augment --manifest prepared/casme2 --copies 3 --ratios 0.7,1,1.5 --keep 0.8 --out augmented"""
+Example: mesynth augment prepared/casme2 --copies 3 --ratios 0.7,1,1.5 --keep-frames 0.8 --out augmented""",
 )
-@click.option("--manifest", type=click.Path(path_type=Path), required=True, help="A prepared or generated folder.")
+@click.argument("corpus", type=click.Path(path_type=Path))
 @click.option("--copies", default=1, show_default=True, help="Copies of each clip.")
 @click.option("--flip", default=0.5, show_default=True, help="Probability of mirroring (u changes sign, sides swap).")
 @click.option("--rotation", default=8.0, show_default=True, help="Largest rotation, degrees (flow turns along).")
@@ -30,17 +32,19 @@ Example: mesynth augment --manifest prepared/casme2 --copies 3 --ratios 0.7,1,1.
 @click.option("--gamma", default=1.2, show_default=True, help="Largest exponent.")
 @click.option("--noise", default=0.01, show_default=True, help="Largest standard deviation, of a range of 1.")
 @click.option("--ratios", default="1", show_default=True, help="Motion magnified by these in turn: 0.7,1,1.5.")
-@click.option("--keep", default=1.0, show_default=True, help="Share of the frames that stay (key frames always do).")
+@click.option(
+    "--keep-frames", default=1.0, show_default=True, help="Share of the frames that stay (key frames always do)."
+)
 @SEED
 @OUT
 @WORKERS
 @dry_run_option
 @json_option
 def augment(
-    manifest: Path,
+    corpus: Path,
     copies: int,
     ratios: str,
-    keep: float,
+    keep_frames: float,
     seed: int,
     out: Path,
     workers: int,
@@ -48,7 +52,7 @@ def augment(
     as_json: bool,
     **ranges: Any,
 ) -> None:
-    """Copy prepared clips with classic augmentation that knows about flow.
+    """Copy the clips of CORPUS, a prepared or generated folder, with classic augmentation that knows about flow.
 
     A copy carries its subject: use it with mix.leak=zero-weight, so that no fold learns from its held-out person.
     """
@@ -57,9 +61,9 @@ def augment(
     from mesynth.store.manifest import Manifest
 
     config = CopiesConfig(
-        copies=copies, change=AugmentConfig(**ranges), ratios=_numbers(ratios), keep=keep, seed=seed
+        copies=copies, change=AugmentConfig(**ranges), ratios=_numbers(ratios), keep=keep_frames, seed=seed
     )  # fmt: skip
-    source = Manifest.read(manifest)
+    source = Manifest.read(corpus)
     if dry_run:
         click.echo(f"would write {len(source) * copies} copies of {len(source)} clips into {out}")
         return
@@ -78,7 +82,6 @@ def _numbers(text: str) -> tuple[float, ...]:
 # ------------------------------------------------------------------- prepare
 
 
-FLOW_FOLDERS = "flow_folders"
 _OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
 """What `prepare export` takes: nothing is aligned or estimated."""
 INCOMPLETE = 1
@@ -152,12 +155,13 @@ def prepare(
     `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
-    from mesynth.datasets.registry import CORPUS, EXPORT, load_release_of
-    from mesynth.store.manifest import Manifest
+    from mesynth.datasets.registry import EXPORT
 
-    config = PrepareConfig(
-        inputs=tuple(name.strip() for name in inputs.split(",") if name.strip()), keep_frames=not no_frames, **steps
-    )
+    steps |= {
+        "inputs": tuple(name.strip() for name in inputs.split(",") if name.strip()),
+        "keep_frames": not no_frames,
+    }
+    PrepareConfig(**steps)  # a step that cannot be is said before anything is read
     if database == EXPORT:
         _import_export(root, out, workers, dry_run, as_json)
         return
@@ -169,39 +173,18 @@ def prepare(
     if database == FLOW_FOLDERS:
         _import_flow(root, part, frames, out, workers, dry_run, as_json)
         return
-    skipped = []
-    if database == CORPUS:
-        manifest = Manifest.read(root)
-    else:
-        from mesynth.corpus.exports.imports import is_export, restored
-        from mesynth.datasets.load import usable
-        from mesynth.store.stage import Skipped
-
-        loaded = load_release_of(database, root, part=part, frames=frames)
-        manifest = usable(loaded, skip_bad=skip_bad)
-        if is_export(root):  # made by `mesynth export`: its people, and whom its makers saw, are in the folder
-            manifest = restored(manifest, root)
-        skipped = [Skipped(problem.clip, problem.reason) for problem in loaded.problems]
     if dry_run:
+        manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad)
         click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
         return
-    from mesynth.preprocess.landmarks import default_folder
-    from mesynth.preprocess.prepare import prepare as run
     from mesynth.store.stage import read_skipped
 
     with progress_bars() as bar:
-        done = run(
-            manifest,
-            out,
-            config,
-            landmarker=fetch(landmarker, download),
-            device=device,
-            workers=workers,
-            cache=None if no_cache else default_folder(),
-            skip_bad=skip_bad,
-            skipped=skipped,
-            progress=bar("clips"),
-        )
+        done = run_prepare(
+            database, root, out, part=part, frames=frames, skip_bad=skip_bad, landmarker=landmarker,
+            download=download, device=device, workers=workers, cache=not no_cache,
+            progress=late_bar(bar, "clips"), **steps,
+        )  # fmt: skip
     left = read_skipped(out)
     for entry in left[:10]:
         click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
@@ -221,7 +204,8 @@ def _drift(out: Path) -> dict[str, dict[str, float]]:
 
 def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as_json: bool) -> None:
     """What `mesynth export` wrote, a corpus again."""
-    from mesynth.corpus.exports.imports import import_export, read_export
+    from mesynth.corpus.exports.imports import read_export
+    from mesynth.datasets.registry import EXPORT
 
     context = click.get_current_context()
     for option in context.command.params:
@@ -237,14 +221,14 @@ def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as
         click.echo(f"would import {len(found.lines)} clips of a {found.form.name} export into {out}")
         return
     with progress_bars() as bar:
-        done = import_export(root, out, workers=workers, progress=bar("clips"))
+        done = run_prepare(EXPORT, root, out, workers=workers, progress=bar("clips"))
     show_result(summary(done, out), as_json)
 
 
 def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dry_run: bool, as_json: bool) -> None:
     """Published flow images: nothing to align or estimate. --frames is the order of channels, --part a database."""
     from mesynth.corpus.exports.imports import is_export
-    from mesynth.datasets.flow_folders import import_flow_folders, read_flow_folders
+    from mesynth.datasets.flow_folders import read_flow_folders
 
     found = read_flow_folders(root, database=part)
     if is_export(root.resolve().parent):
@@ -257,8 +241,8 @@ def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dr
         click.echo(f"would import {len(found.clips)} flow images into {out}")
         return
     with progress_bars() as bar:
-        done = import_flow_folders(
-            root, out, channels=frames, database=part, workers=workers, progress=bar("flow images")
+        done = run_prepare(
+            FLOW_FOLDERS, root, out, part=part, frames=frames, workers=workers, progress=late_bar(bar, "flow images")
         )
     show_result(summary(done, out) | {"violations": len(found.violations)}, as_json)
 

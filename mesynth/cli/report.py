@@ -1,6 +1,4 @@
-"""All optional pieces of every room, for ``mesynth doctor``.
-
-Verbs that tell: measure, doctor and quickstart."""
+"""Verbs that tell: measure, fid, doctor and quickstart."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mesynth.cli.options import OUT, SEED, WORKERS
-from mesynth.commandline import echo_json, json_option, progress_bars, show_result
+from mesynth.commandline import echo_json, json_option, late_bar, progress_bars, show_result
 
 if TYPE_CHECKING:
     from mesynth.store.weights import Need
@@ -24,9 +22,6 @@ def all_needs() -> list[Need]:
     from mesynth.preprocess.landmarks import needs as landmark_needs
 
     return [*landmark_needs(), raft_need(), *quality_needs()]
-
-
-# ------------------------------------------------------------------- report
 
 
 @click.command(epilog="Example: mesynth measure --real prepared/casme2 --synthetic a --synthetic b --out report")
@@ -78,48 +73,25 @@ def measure(
     weights are not on this machine are replaced by a named stand-in or reported as not measured; nothing is fetched
     without --download.
     """
-    from mesynth.core.errors import RunFolderError
-    from mesynth.metrics.measure import MeasureConfig, measure_all
-    from mesynth.metrics.page import write_page
-    from mesynth.metrics.report import corpus_names
-    from mesynth.store.manifest import Manifest
-    from mesynth.store.run_folder import only_writer
-    from mesynth.store.stage import Interrupted
+    from mesynth.api import measure as run
 
-    names = corpus_names(synthetic)
-    against, learned = Manifest.read(real), None if training is None else Manifest.read(training)
-    corpora = {name: Manifest.read(folder) for name, folder in zip(names, synthetic, strict=True)}
-    if out.exists() and not out.is_dir():
-        raise RunFolderError(f"{out} is a file; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with only_writer(out), progress_bars() as bar:
-        try:
-            found = measure_all(
-                against,
-                corpora,
-                MeasureConfig(clips=clips, seed=seed),
-                training=learned,
-                inception_weights=inception_weights,
-                lpips_weights=lpips_weights,
-                allow_download=download,
-                workers=workers,
-                progress=bar("measure"),
-            )
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; the same command measures anew") from None
-        found.write(out)
-        if download:  # what was asked for and did not come is said now, not only on the page
-            told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
-            for note in sorted(told):
-                click.echo(note, err=True)
-        page = write_page(found, out, command=_command())
+    with progress_bars() as bar:
+        found = run(
+            real, synthetic, out, training=training, clips=clips, seed=seed, inception_weights=inception_weights,
+            lpips_weights=lpips_weights, download=download, workers=workers, command=_command(),
+            progress=late_bar(bar, "measure"),
+        )  # fmt: skip
+    if download:  # what was asked for and did not come is said now, not only on the page
+        told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
+        for note in sorted(told):
+            click.echo(note, err=True)
     if as_json:
         echo_json(found.to_dict())
         return
     from rich.console import Console
 
     Console().print(found.table())
-    click.echo(f"Open {page}")
+    click.echo(f"Open {out / 'report.html'}")
 
 
 def _command() -> str:
@@ -155,19 +127,13 @@ def fid(
     there is none. Below a few thousand pictures FID is far above zero even for equal sets; `mesynth measure` tells KID
     with its interval.
     """
-    from mesynth.core.errors import ConfigError
-    from mesynth.metrics.fid import fid as run
-    from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, RESIZE, Inception, best_extractor
+    from mesynth.api import fid as run
 
-    if save is not None and save.suffix.lower() != ".npz":
-        raise ConfigError(f"--save {save} must end in .npz")
-    if published_resize or download:  # asked for the Inception itself: no stand-in
-        extractor = Inception(inception_weights, allow_download=download, published_resize=published_resize)
-        resize, note = PUBLISHED_RESIZE if published_resize else RESIZE, ""
-    else:
-        (extractor, note), resize = best_extractor(inception_weights), RESIZE  # type: ignore[assignment]
     with progress_bars() as bar:
-        found = run(source, reference, extractor, resize=resize, save=save, progress=bar("pictures"))
+        found, note = run(
+            source, reference, inception_weights=inception_weights, download=download,
+            published_resize=published_resize, save=save, progress=late_bar(bar, "pictures"),
+        )  # fmt: skip
     show_result(asdict(found) | {"note": note}, as_json)
 
 

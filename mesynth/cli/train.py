@@ -1,8 +1,4 @@
-"""The verb that trains generators.
-
-The verb that gives a trained generator its gains.
-
-The verb that sets generators side by side."""
+"""Verbs about generators: train them, calibrate one, compare them."""
 
 from __future__ import annotations
 
@@ -10,31 +6,44 @@ from pathlib import Path
 
 import click
 
-from mesynth.cli.options import OUT, SEED, au_codes, numbers
-from mesynth.commandline import dry_run_option, echo_json, json_option, progress_bars, show_result, translate
+from mesynth.cli.options import EXCLUDE, OUT, SEED, SETTINGS, au_codes, numbers, subject_keys
+from mesynth.commandline import (
+    Verb,
+    dry_run_option,
+    echo_json,
+    json_option,
+    late_bar,
+    list_recipes_option,
+    progress_bars,
+    show_result,
+    translate,
+)
 from mesynth.core.errors import MesynthError
 
 
 @click.command(
+    cls=Verb,
+    former={"--set": ""},
     epilog="""\b
 Examples:
-  mesynth train configs/gan/motion_64.yaml --out runs/motion64
-  mesynth train configs/gan/motion_64.yaml run.batch=64 --dry-run --out runs/b64
-  torchrun --standalone --nproc_per_node 4 -m mesynth train configs/gan/motion_64.yaml --out runs/m"""
+  mesynth train gan/motion_64 --out runs/motion64
+  mesynth train gan/motion_64 run.batch=64 --dry-run --out runs/b64
+  torchrun --standalone --nproc_per_node 4 -m mesynth train gan/motion_64 --out runs/m""",
 )
-@click.argument("config", type=click.Path(path_type=Path))
-@click.argument("settings", nargs=-1, metavar="[key=value]...")
+@click.argument("recipe")
+@SETTINGS
 @OUT
-@click.option("--exclude-subjects", default="", help="Held-out subjects: casme2/sub01,samm/006.")
+@EXCLUDE
 @click.option("--cross-fit", default=0, metavar="G", help="Train G generators; each subject is new to one.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared pairs [default: pairs/ in $MESYNTH_CACHE].")
 @click.option("--workers", default=0, show_default="one per core", help="Processes that prepare pairs the first time.")
 @click.option("--tracker", multiple=True, help="Also log to tensorboard, wandb, mlflow ... (if installed); repeatable.")
+@list_recipes_option("gan", "diffusion")
 @dry_run_option
 @json_option
 def train(
-    config: Path,
+    recipe: str,
     settings: tuple[str, ...],
     out: Path,
     exclude_subjects: str,
@@ -46,17 +55,19 @@ def train(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train a generator from a YAML recipe; key=value settings override it. The same command resumes.
+    """Train a generator by RECIPE, a YAML file or a name (--list); key=value settings override it.
+
+    The same command resumes.
 
     Runs under torchrun and accelerate launch, on one node or many; the batch is that of all processes together.
     """
     from mesynth.training.processes import launched_rank
 
     rank = launched_rank()
-    excluded = tuple(name.strip() for name in exclude_subjects.split(",") if name.strip())
+    excluded = subject_keys(exclude_subjects)
     try:
         result = _train(
-            config, settings, out, excluded, cross_fit, device, cache, workers, tracker, dry_run, bars=rank == 0
+            recipe, settings, out, excluded, cross_fit, device, cache, workers, tracker, dry_run, bars=rank == 0
         )
     except MesynthError as error:
         if rank == 0:
@@ -70,7 +81,7 @@ def train(
 
 
 def _train(
-    config: Path,
+    name: str,
     settings: tuple[str, ...],
     out: Path,
     excluded: tuple[str, ...],
@@ -83,12 +94,12 @@ def _train(
     *,
     bars: bool,
 ) -> dict[str, object]:
-    from mesynth.training.config import load_recipe
+    from mesynth.api import load_training_recipe
     from mesynth.training.train import Machine, Trained
     from mesynth.training.train import cross_fit as run_groups
     from mesynth.training.train import train as run_one
 
-    recipe = load_recipe(config, settings)
+    recipe = load_training_recipe(name, settings)
     if dry_run:
         from mesynth.training.forecast import forecast
         from mesynth.training.processes import launched_count
@@ -116,15 +127,19 @@ def _train(
 # ------------------------------------------------------------------- calibrate
 
 
-@click.command(epilog="Example: mesynth calibrate runs/d --people 8 --out runs/d-calibrated")
+@click.command(
+    cls=Verb,
+    former={"--people": "--subjects"},
+    epilog="Example: mesynth calibrate runs/d --subjects 8 --out runs/d-calibrated",
+)
 @click.argument("model")
-@click.option("--people", default=8, show_default=True, help="Validation people to fit on; as many others check it.")
+@click.option("--subjects", default=8, show_default=True, help="Validation people to fit on; as many others check it.")
 @click.option("--aus", default="", show_default="all", help="AUs to calibrate, separated by commas.")
 @click.option("--levels", default="", show_default="0.1,0.25,0.5,0.75,1", help="Intensities to ask for; the last is 1.")
 @SEED
 @OUT
 @json_option
-def calibrate(model: str, people: int, aus: str, levels: str, seed: int, out: Path, as_json: bool) -> None:
+def calibrate(model: str, subjects: int, aus: str, levels: str, seed: int, out: Path, as_json: bool) -> None:
     """Write a copy of a trained generator that shows AUs as strongly as they are asked for.
 
     Each AU gets a gain that brings what the AU judge reads off its clips nearest to what it reads off rendered people.
@@ -141,7 +156,7 @@ def calibrate(model: str, people: int, aus: str, levels: str, seed: int, out: Pa
         settings["codes"] = au_codes(aus)
     if levels:
         settings["levels"] = numbers(levels, "--levels")
-    config = CalibrationConfig(people=people, seed=seed, **settings)  # type: ignore[arg-type]
+    config = CalibrationConfig(people=subjects, seed=seed, **settings)  # type: ignore[arg-type]
     with progress_bars() as bar:
         made = run(find_model(model), out, config, progress=bar("calibrate"))
     before, after = made.error
@@ -163,14 +178,18 @@ def calibrate(model: str, people: int, aus: str, levels: str, seed: int, out: Pa
 # ------------------------------------------------------------------- compare
 
 
-@click.command(epilog="Example: mesynth compare --models motion-prior,runs/a --people 8 --out comparison")
+@click.command(
+    cls=Verb,
+    former={"--people": "--subjects"},
+    epilog="Example: mesynth compare --models motion-prior,runs/a --subjects 8 --out comparison",
+)
 @click.option(
     "--models",
     default="",
     show_default="motion-prior and every shipped model",
     help="Models and folders that training wrote, separated by commas, options after @: runs/d@steps=4,runs/d@steps=8.",
 )
-@click.option("--people", default=8, show_default=True, help="Rendered people that no generator learned from.")
+@click.option("--subjects", default=8, show_default=True, help="Rendered people that no generator learned from.")
 @click.option("--size", default=128, show_default=True, help="Side of the crops, pixels.")
 @click.option("--aus", default="", show_default="all", help="AUs to ask for, separated by commas.")
 @click.option("--levels", default="", show_default="0.1,0.25,0.5,0.75,1", help="Intensities to ask for.")
@@ -178,26 +197,27 @@ def calibrate(model: str, people: int, aus: str, levels: str, seed: int, out: Pa
 @OUT
 @json_option
 def compare(
-    models: str, people: int, size: int, aus: str, levels: str, seed: int, out: Path, as_json: bool
+    models: str, subjects: int, size: int, aus: str, levels: str, seed: int, out: Path, as_json: bool
 ) -> None:  # fmt: skip
     """Compare generators on rendered people: flow against exact flow, AU control, identity, pictures, diversity, speed.
 
     Every figure has a 95% interval over people; the rendered truth stands beside it. The same command again resumes.
     """
-    from mesynth.benchmark.candidates import default_models, load_candidates
-    from mesynth.benchmark.requests import BenchmarkConfig
-    from mesynth.benchmark.run import compare as run
-    from mesynth.generators.registry import split_models
+    from mesynth.api import compare as run
 
-    settings: dict[str, tuple[float, ...]] = {}
-    if aus:
-        settings["codes"] = au_codes(aus)
-    if levels:
-        settings["levels"] = numbers(levels, "--levels")
-    config = BenchmarkConfig(people=people, size=size, seed=seed, **settings)  # type: ignore[arg-type]
-    names = split_models(models) or default_models()
+    codes = au_codes(aus) if aus else ()
+    asked = numbers(levels, "--levels") if levels else ()
     with progress_bars() as bar:
-        result = run(load_candidates(names), config, out, progress=bar("compare"))
+        result = run(
+            models,
+            out,
+            subjects=subjects,
+            size=size,
+            aus=codes,
+            levels=asked,
+            seed=seed,
+            progress=late_bar(bar, "compare"),
+        )
     if as_json:
         echo_json(result.to_dict())
         return

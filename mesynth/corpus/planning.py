@@ -240,7 +240,9 @@ def draft_plan(
         MesynthError: what :func:`find_faces` and :class:`Manifest` refuse.
     """
     if (faces is None) == (people < 1):
-        raise ConfigError("give either --faces, or --people for flow images of people without pictures, one of the two")
+        raise ConfigError(
+            "give either --faces, or --subjects for flow images of people without pictures, one of the two"
+        )
     excluded = tuple(sorted(set(exclude)))
     manifest = None if aus_from is None else Manifest.read(aus_from)
     known = set() if manifest is None else set(manifest.subject_keys())

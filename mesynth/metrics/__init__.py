@@ -7,8 +7,9 @@ loaded when first used: importing the package does not import torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mesynth.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.metrics.base import METRICS, ClipMetric, MeasureConfig, MeasureRow, Metric, register
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from mesynth.metrics.networks.judge import AUJudge
     from mesynth.metrics.report import MeasureReport
 
+__all__ = [
+    "METRICS", "AUJudge", "ClipMetric", "MeasureConfig", "MeasureReport", "MeasureRow", "Metric", "intensity_sweep",
+    "register",
+]  # fmt: skip
 _HOME = {
     "METRICS": "base",
     "AUJudge": "networks.judge",
@@ -27,13 +32,4 @@ _HOME = {
     "intensity_sweep": "control",
     "register": "base",
 }
-__all__ = [
-    "METRICS", "AUJudge", "ClipMetric", "MeasureConfig", "MeasureReport", "MeasureRow", "Metric", "intensity_sweep",
-    "register",
-]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

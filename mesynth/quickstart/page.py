@@ -52,7 +52,8 @@ class Study:
     ablation: AblationResult
     refusal: str
     photo_name: str
-    seconds: dict[str, float]
+    seconds: dict[str, dict[str, float]]
+    """Of each part: wall and processor."""
 
 
 # ------------------------------------------------------------------- page
@@ -106,7 +107,7 @@ def _values(study: Study) -> dict[str, Any]:
         "refusal": study.refusal,
         "provenance": _provenance(synthetic.row(0)),
         "seconds": study.seconds,
-        "total_seconds": sum(study.seconds.values()),
+        "total": {key: sum(s[key] for s in study.seconds.values()) for key in ("wall", "processor")},
     }
 
 
@@ -123,7 +124,7 @@ def _png(rgb: np.ndarray) -> str:
 
 def _moving(manifest: Manifest, row: Row) -> dict[str, str]:
     frames = read_frames(manifest.root, row)
-    gif = base64.b64encode(video_bytes(frames[::2], fps=12.5)).decode()
+    gif = base64.b64encode(video_bytes(frames[:: max(1, round(row.fps / 100))], fps=12.5)).decode()
     return {
         "emotion": row.emotion,
         "aus": row.au_text.replace(",", ", "),

@@ -238,7 +238,7 @@ def test_what_cannot_be_calibrated(toy: Path, tmp_path: Path, monkeypatch: pytes
     [
         (["nowhere/at-all"], "model 'nowhere/at-all' is unknown"),
         (["motion-prior"], "motion-prior has no weights"),
-        (["motion-prior", "--people", "1"], "people=1"),
+        (["motion-prior", "--subjects", "1"], "people=1"),
         (["motion-prior", "--aus", "99"], "AU 99 is not in the vocabulary"),
         (["motion-prior", "--aus", "4,4"], "must be different"),
         (["motion-prior", "--levels", "0.5"], "at least two ascending"),
@@ -272,7 +272,7 @@ def test_the_command_prints_json_or_a_table(
         return made[0]
 
     monkeypatch.setattr("mesynth.benchmark.calibrate.calibrate", run)
-    arguments = ["calibrate", str(toy), "--people", "3", "--aus", "12,4", "--levels", "0.5,1", "--out", str(tmp_path)]
+    arguments = ["calibrate", str(toy), "--subjects", "3", "--aus", "12,4", "--levels", "0.5,1", "--out", str(tmp_path)]
     found = CliRunner().invoke(main, [*arguments, "--json"])
     assert found.exit_code == 0, found.output
     assert asked == [CalibrationConfig(people=3, codes=(12, 4), levels=(0.5, 1.0))]

@@ -136,7 +136,7 @@ def test_one_thread_is_given_back() -> None:
     [
         (["--models", "no-such-model"], "model 'no-such-model' is unknown"),
         (["--models", "motion-prior,motion-prior"], "given twice"),
-        (["--people", "1"], "people=1"),
+        (["--subjects", "1"], "people=1"),
         (["--aus", "4,99"], "AU 99 is not in the vocabulary"),
         (["--aus", "smile"], "--aus 'smile' is no list of numbers"),
         (["--levels", "2"], "outside (0, 1]"),
@@ -154,11 +154,11 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], says: str) 
 def test_a_foreign_folder_and_a_missing_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").write_text("mine")
-    found = call("--models", "motion-prior", "--people", "2", "--out", str(tmp_path / "full"))
+    found = call("--models", "motion-prior", "--subjects", "2", "--out", str(tmp_path / "full"))
     assert found.exit_code == 2
     assert "is not empty" in found.output
     monkeypatch.setattr(judge, "WEIGHTS", tmp_path / "gone.safetensors")
-    found = call("--models", "motion-prior", "--people", "2", "--out", str(tmp_path / "x"))
+    found = call("--models", "motion-prior", "--subjects", "2", "--out", str(tmp_path / "x"))
     assert found.exit_code == 2
     assert "judge" in found.output
     assert "gone.safetensors" in found.output
@@ -168,7 +168,7 @@ def test_a_foreign_folder_and_a_missing_judge(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.slow
 def test_the_command_prints_json_and_then_a_table(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["--models", "motion-prior", "--people", "2", "--aus", "12", "--levels", "0.5", "--out", str(out)]
+    arguments = ["--models", "motion-prior", "--subjects", "2", "--aus", "12", "--levels", "0.5", "--out", str(out)]
     found = call(*arguments, "--json")
     assert found.exit_code == 0, found.output
     printed = json.loads(found.stdout)

@@ -155,7 +155,7 @@ def test_a_flow_gan_is_asked_for_the_same_rows(gan: Path, tmp_path: Path) -> Non
 
 
 def test_command_line(tmp_path: Path, corpus: Manifest) -> None:
-    args = ["generate", "--kind", "flow", "--emotion", "negative,positive,surprise", "--count", 30, "--people", 7]
+    args = ["generate", "--kind", "flow", "--emotion", "negative,positive,surprise", "--count", 30, "--subjects", 7]
     assert "30 flow images of 28 px" in _cli(*args, "--out", tmp_path / "a", "--dry-run").output
     made = _cli(*args, "--workers", 1, "--out", tmp_path / "a")
     assert made.exit_code == 0, made.output

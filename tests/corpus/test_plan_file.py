@@ -140,7 +140,7 @@ def test_command_line(tmp_path: Path, manifest: Manifest) -> None:
     file = tmp_path / "d.yaml"
     file.write_text("rows: {count: 30}\naus: {sources: [coded]}\n")
     out = tmp_path / "plan"
-    args = ["plan", file, "--people", 4, "--aus-from", manifest.root, "--out", out]
+    args = ["plan", file, "--subjects", 4, "--aus-from", manifest.root, "--out", out]
     dry = _cli(*args, "--dry-run")
     assert dry.exit_code == 0, dry.output
     assert "30 rows on 4 faces" in dry.output
@@ -153,7 +153,7 @@ def test_command_line(tmp_path: Path, manifest: Manifest) -> None:
     assert len(StoredPlan.read(out)) == 30
     printed = _cli(*args, "--json")
     assert json.loads(printed.stdout)["hash"] == StoredPlan.read(out).hash
-    fewer = _cli(*args[:-1], tmp_path / "b", "--exclude-subjects", "db/01, db/04", "--set", "rows.count=9")
+    fewer = _cli(*args[:-1], tmp_path / "b", "--exclude-subjects", "db/01, db/04", "rows.count=9")
     assert fewer.exit_code == 0, fewer.output
     seen = {s for line in pq.read_table(tmp_path / "b" / "plan.parquet").to_pylist() for s in line["au_seen"]}
     assert seen == {"db/02", "db/03"}
@@ -162,14 +162,14 @@ def test_command_line(tmp_path: Path, manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--people", "2"], "give --out"),
-        (["--out", "x"], "give either --faces, or --people"),
-        (["--out", "x", "--people", "2", "--faces", "nowhere"], "give either --faces, or --people"),
+        (["--subjects", "2"], "give --out"),
+        (["--out", "x"], "give either --faces, or --subjects"),
+        (["--out", "x", "--subjects", "2", "--faces", "nowhere"], "give either --faces, or --subjects"),
         (["--out", "x", "--faces", "nowhere"], "does not exist"),
-        (["--out", "x", "--people", "2", "--aus-from", "nowhere"], "no manifest.parquet"),
-        (["--out", "x", "--people", "2", "--exclude-subjects", "db/1"], "db/1 is no subject"),
-        (["--out", "x", "--people", "2", "--set", "rows.cuont=3"], "nearest: rows.count"),
-        (["--out", "/proc/plan", "--people", "2"], "cannot be written"),
+        (["--out", "x", "--subjects", "2", "--aus-from", "nowhere"], "no manifest.parquet"),
+        (["--out", "x", "--subjects", "2", "--exclude-subjects", "db/1"], "db/1 is no subject"),
+        (["--out", "x", "--subjects", "2", "rows.cuont=3"], "nearest: rows.count"),
+        (["--out", "/proc/plan", "--subjects", "2"], "cannot be written"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], says: str) -> None:

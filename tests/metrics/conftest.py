@@ -12,7 +12,8 @@ from mesynth.core import facs, seeds
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.head import Subject, head_motion
-from mesynth.metrics.measure import MeasureConfig, measure_all
+from mesynth.metrics.base import MeasureConfig
+from mesynth.metrics.measure import measure_all
 from mesynth.metrics.report import Comparison
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.stage import Produced, run_stage

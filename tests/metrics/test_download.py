@@ -95,7 +95,8 @@ def test_measure_asks_for_what_is_missing_and_says_what_did_not_come(
 def test_processes_use_what_was_fetched_and_fetch_nothing(
     fetched: list[str], corpora: tuple[Manifest, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mesynth.metrics.measure import MeasureConfig, measure
+    from mesynth.metrics.base import MeasureConfig
+    from mesynth.metrics.measure import measure
     from mesynth.metrics.networks.weights import INCEPTION_FILE
     from mesynth.store.weights import hub_folder
 

@@ -19,10 +19,19 @@ from hypothesis import strategies as st
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.registry import Registry
 from mesynth.metrics import evaluate as module
-from mesynth.metrics.base import LEFT_OUT, METRICS, ClipMetric, MeasureRow, Observation, Setup
+from mesynth.metrics.base import (
+    LEFT_OUT,
+    METRICS,
+    ClipMetric,
+    MeasureConfig,
+    MeasureRow,
+    Observation,
+    Setup,
+    measure,
+    measure_all,
+)
 from mesynth.metrics.clips import ClipData
 from mesynth.metrics.evaluate import Evaluation, Makers, Side, evaluate, evaluate_slice
-from mesynth.metrics.measure import MeasureConfig, measure, measure_all
 from mesynth.metrics.pictures import Diversity
 from mesynth.metrics.report import Comparison
 from mesynth.store.manifest import Manifest

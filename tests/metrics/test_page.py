@@ -14,7 +14,8 @@ import pytest
 
 from mesynth.core.errors import ConfigError
 from mesynth.metrics import page
-from mesynth.metrics.measure import MeasureConfig, measure, measure_all
+from mesynth.metrics.base import MeasureConfig
+from mesynth.metrics.measure import measure, measure_all
 from mesynth.metrics.report import CLIP_COLUMNS, CSV_COLUMNS, FORMAT, Comparison, corpus_names
 from mesynth.store.manifest import Manifest
 

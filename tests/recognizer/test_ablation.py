@@ -300,7 +300,7 @@ def test_a_damaged_cell_is_named(corpora: dict[str, Manifest], tmp_path: Path) -
 
 
 def _words(corpora: dict[str, Manifest], out: Path, *settings: str) -> list[str]:
-    paths = ["--manifest", str(corpora["real"].root), "--synthetic", str(corpora["synthetic"].root), "--out", str(out)]
+    paths = ["--real", str(corpora["real"].root), "--synthetic", str(corpora["synthetic"].root), "--out", str(out)]
     return ["ablate", *SMALL, "controls=[mirror]", *settings, *paths]
 
 

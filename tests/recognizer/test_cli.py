@@ -52,7 +52,7 @@ def test_help_is_quick_and_needs_no_torch() -> None:
 
 def test_corpora_may_be_named_among_the_settings(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     real, made = corpora["real"].root, corpora["synthetic"].root
-    words = ["loso", "model=lda", "--manifest", real, "--json"]
+    words = ["loso", "model=lda", "--real", real, "--json"]
     one = run(*words, "--synthetic", made, "--out", tmp_path / "one")
     two = run(*words, f"data.synthetic=[{made}]", "mix.ratio=1.0", "--out", tmp_path / "two")
     assert one.exit_code == two.exit_code == 0, two.output
@@ -65,7 +65,7 @@ def test_corpora_may_be_named_among_the_settings(corpora: dict[str, Manifest], t
 def test_loso_prints_writes_and_resumes(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     command = [
         "loso",
-        "--manifest",
+        "--real",
         corpora["real"].root,
         "--synthetic",
         corpora["synthetic"].root,
@@ -83,7 +83,7 @@ def test_loso_prints_writes_and_resumes(corpora: dict[str, Manifest], tmp_path: 
 
 
 def test_dry_run_checks_and_writes_nothing(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    base = ["--manifest", corpora["real"].root, "--out", tmp_path / "no", "--dry-run", "--json"]
+    base = ["--real", corpora["real"].root, "--out", tmp_path / "no", "--dry-run", "--json"]
     facts = json.loads(run("loso", *base).stdout)
     assert (facts["folds"], facts["clips"], facts["synthetic_per_fold"]) == (8, 48, [0, 0])
     facts = json.loads(run("ablate", *base, "--synthetic", corpora["synthetic"].root, "ratios=[0,1]").stdout)
@@ -97,14 +97,14 @@ def test_dry_run_checks_and_writes_nothing(corpora: dict[str, Manifest], tmp_pat
 
 def test_ablate(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     result = run(
-        "ablate", "--manifest", corpora["real"].root, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "a",
+        "ablate", "--real", corpora["real"].root, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "a",
         ROOT / "configs/ablation/quick.yaml", "models=[region_attention]", "ratios=[0,1]", "train.steps=5",
         "mix.pretrain_steps=5", "--json",
     )  # fmt: skip
     assert result.exit_code == 2, "prior_weight of the recipe has no effect without lda"
     assert "mix.prior_weight has no effect" in result.stderr
     result = run(
-        "ablate", "--manifest", corpora["real"].root, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "a",
+        "ablate", "--real", corpora["real"].root, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "a",
         "models=[lda]", "ratios=[0,1]", "seeds=[0]",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -116,12 +116,12 @@ def test_ablate(corpora: dict[str, Manifest], tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [["model=lda"], ["model=region_attention", "train.steps=40", "seeds=[0,1]"]])
 def test_train_then_predict(corpora: dict[str, Manifest], tmp_path: Path, settings: list[str]) -> None:
     saved, real = tmp_path / "model", corpora["real"].root
-    trained = run("train", "--manifest", real, "--out", saved, *settings, "--json")
+    trained = run("train", "--real", real, "--out", saved, *settings, "--json")
     assert trained.exit_code == 0, trained.output
     card = (saved / "README.md").read_text()
     assert "DB/00, DB/01" in card
     assert "48 real and 0 synthetic" in card
-    assert run("train", "--manifest", real, "--out", saved, *settings).exit_code == 0
+    assert run("train", "--real", real, "--out", saved, *settings).exit_code == 0
 
     fresh = write_corpus(tmp_path / "new", database="NEW", subjects=5, seed=9, size=96)
     result = run("predict", "--model", saved, "--manifest", fresh.root, "--out", tmp_path / "p", "--json")
@@ -138,26 +138,26 @@ def test_train_then_predict(corpora: dict[str, Manifest], tmp_path: Path, settin
 
 def test_mistakes_are_one_line_and_exit_code_two(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     real, made, out = corpora["real"].root, corpora["synthetic"].root, tmp_path / "x"
-    assert "no manifest.parquet in" in mistake("loso", "--manifest", tmp_path / "absent", "--out", out)
-    assert "unknown key 'modle'; nearest: model" in mistake("loso", "--manifest", real, "--out", out, "modle=lda")
-    assert "without effect" in mistake("loso", "--manifest", real, "--out", out, "mix.ratio=2").replace(
+    assert "no manifest.parquet in" in mistake("loso", "--real", tmp_path / "absent", "--out", out)
+    assert "unknown key 'modle'; nearest: model" in mistake("loso", "--real", real, "--out", out, "modle=lda")
+    assert "without effect" in mistake("loso", "--real", real, "--out", out, "mix.ratio=2").replace(
         "no effect", "without effect"
     )
-    assert "pass --synthetic" in mistake("ablate", "--manifest", real, "--out", out)
-    assert "are synthetic" in mistake("loso", "--manifest", made, "--out", out)
+    assert "pass --synthetic" in mistake("ablate", "--real", real, "--out", out)
+    assert "are synthetic" in mistake("loso", "--real", made, "--out", out)
     assert "no recognizer in" in mistake("predict", "--model", out, "--manifest", real, "--out", tmp_path / "y")
-    assert "check the path" in mistake("loso", "no.yaml", "--manifest", real, "--out", tmp_path / "z")
+    assert "check the path" in mistake("loso", "no.yaml", "--real", real, "--out", tmp_path / "z")
     full = tmp_path / "full"
     full.mkdir()
     (full / "a.txt").write_text("mine")
-    assert "is not empty" in mistake("loso", "--manifest", real, "--out", full)
+    assert "is not empty" in mistake("loso", "--real", real, "--out", full)
 
 
 def test_a_leak_names_clip_and_subject(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     leaky = write_corpus(
         tmp_path / "leaky", kind="synthetic", database="made", clips=12, subjects_seen=("DB/01",), generator="gan-7"
     )
-    command = ["loso", "--manifest", corpora["real"].root, "--synthetic", leaky.root, "--out", tmp_path / "r"]
+    command = ["loso", "--real", corpora["real"].root, "--synthetic", leaky.root, "--out", tmp_path / "r"]
     line = mistake(*command)
     for word in ("made/00/synthetic0000/1", "gan-7", "DB/01"):
         assert word in line
@@ -173,13 +173,13 @@ def test_exit_codes(
         raise error
 
     monkeypatch.setattr(protocol_run, "loso", fail)
-    result = run("loso", "--manifest", corpora["real"].root, "--out", tmp_path / "r")
+    result = run("loso", "--real", corpora["real"].root, "--out", tmp_path / "r")
     assert result.exit_code == code
     assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_a_real_process(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recognizer", "loso", "--manifest", str(corpora["real"].root), "--out"]
+    command = [sys.executable, "-m", "recognizer", "loso", "--real", str(corpora["real"].root), "--out"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     good = run(*command[3:], tmp_path / "r", "--json")
     assert json.loads(good.stdout)["metrics"]["uf1"] > 0.6
@@ -192,7 +192,7 @@ def test_a_real_process(corpora: dict[str, Manifest], tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_training_at_once(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     out = tmp_path / "r"
     settings = ["model=region_attention", "train.steps=20000"]
-    command = [sys.executable, "-m", "recognizer", "loso", "--manifest", str(corpora["real"].root), "--out", str(out)]
+    command = [sys.executable, "-m", "recognizer", "loso", "--real", str(corpora["real"].root), "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, env=environment)
     try:

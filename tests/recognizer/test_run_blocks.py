@@ -120,7 +120,7 @@ def test_two_processes_give_what_one_gives(corpora: dict[str, Manifest], tmp_pat
     alone = loso(corpora["real"], None, config(*settings), out=tmp_path / "one")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "recognizer", "loso",
-        *QUICK, *settings, "--manifest", str(corpora["real"].root), "--out", str(tmp_path / "two"),
+        *QUICK, *settings, "--real", str(corpora["real"].root), "--out", str(tmp_path / "two"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]

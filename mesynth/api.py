@@ -1,0 +1,855 @@
+"""The library in one call a job: what the verbs of the command line do, for Python.
+
+Each function takes folders or what lies in them, writes into a new folder where it makes files, resumes when it is
+called again with the same arguments, and gives back what it made. The rooms below hold the work; here are names, paths
+and defaults, shared with the command line. Everything is imported when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mesynth.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mesynth.benchmark.result import Result
+    from mesynth.corpus.filters import Rejection
+    from mesynth.corpus.plan import PlanConfig
+    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.planning import PlanDraft
+    from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
+    from mesynth.generators.base import Generator
+    from mesynth.metrics.fid import Fid
+    from mesynth.metrics.report import Comparison
+    from mesynth.store.manifest import Manifest
+    from mesynth.training.config import Recipe
+    from mesynth.training.train import Trained
+
+Progress = Callable[[int, int], None]
+"""Told (done, total) as a job goes on."""
+Bars = Callable[[str], Progress]
+"""Gives a :data:`Progress` for each named part of a job."""
+
+
+# ---------------------------------------------------------------- faces and databases
+
+
+def render(
+    out: Path | str,
+    *,
+    subjects: int = 12,
+    layout: str = "casme2",
+    clips: int = 8,
+    size: int = 192,
+    fps: float = 60.0,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Bars | None = None,
+) -> Manifest | Path:
+    """Render people of the 3D FACS head into ``out``: a database without a licence, with exact action units.
+
+    Args:
+        subjects: number of identities.
+        layout: "casme2": clips in the layout of the CASME II release, whose manifest is returned; "faces": one neutral
+            picture a subject, and the folder is returned.
+        clips: of a subject (casme2).
+        size: side of the frames, pixels.
+        fps: frames per second (casme2).
+        seed: same seed, same bytes.
+        workers: processes, 0 for one per core; the bytes do not depend on it.
+
+    Raises:
+        MesynthError: an argument out of range.
+        RunFolderError: ``out`` holds something else.
+
+    >>> render("nowhere", subjects=0)
+    Traceback (most recent call last):
+    mesynth.core.errors.MesynthError: subjects=0 is outside 1..99
+    """
+    from mesynth.datasets.rendered import render_casme2, render_faces
+
+    bar = progress or _no_bars
+    if layout == "faces":
+        return render_faces(out, subjects=subjects, size=size, seed=seed, progress=bar("faces"))
+    if layout != "casme2":
+        raise ConfigError(f"layout '{layout}' is unknown; choose casme2 or faces")
+    return render_casme2(
+        out, subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed, workers=workers,
+        progress=bar("clips"),
+    )  # fmt: skip
+
+
+def prepare(
+    database: str,
+    root: Path | str,
+    out: Path | str,
+    *,
+    part: str = "",
+    frames: str = "",
+    skip_bad: bool = False,
+    landmarker: str = "auto",
+    download: bool = False,
+    device: str = "cpu",
+    workers: int = 1,
+    cache: bool = True,
+    progress: Progress | None = None,
+    **steps: Any,
+) -> Manifest:
+    """Read a database, align and crop its clips, estimate onset -> apex flow, and write all that into ``out``.
+
+    Args:
+        database: a release by name ("casme2", "samm", ...), "generic", "flow_folders" (published flow images), "corpus"
+            (any folder with a manifest) or "export" (what :func:`mesynth.export` wrote, back as it was).
+        root: the release's folder.
+        part: subset of the release; "" for its first.
+        frames: which rendering of the frames; flow_folders: the order of their channels.
+        skip_bad: leave out clips that cannot be used, instead of raising on the first.
+        landmarker: "face-alignment", "mediapipe", a file of points, "stored" or "auto".
+        download: let face-alignment fetch its weights first, and use it.
+        cache: keep found landmarks in the user's cache folder.
+        steps: of :class:`mesynth.preprocess.config.PrepareConfig`: ``size=128`` (pixels), ``apex="flow"`` ...
+
+    Returns:
+        Crops [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels, landmarks [68,2] float32 pixels, by clip.
+
+    Raises:
+        DatasetLayoutError: an unknown database, or a folder that is not laid out like the release.
+        ConfigError: a step out of range, or one that has no effect on what is read.
+        MesynthError: see :func:`mesynth.preprocess.prepare.prepare`.
+
+    A corpus of flow images goes out in a published form, and comes back:
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> made = generate(kind="flow", emotion="surprise", count=4, out=folder / "flow")
+    >>> from mesynth.corpus.exports.run import export
+    >>> export(made, "flow-npy", folder / "npy").clips
+    4
+    >>> len(prepare("export", folder / "npy", folder / "again"))
+    4
+    """
+    from mesynth.datasets.registry import EXPORT
+
+    root, out = Path(root), Path(out)
+    if database in (EXPORT, FLOW_FOLDERS):
+        if idle := next(iter(steps), ""):
+            raise ConfigError(f"{idle} has no effect on {database}, whose clips are prepared already; leave it out")
+        if database == EXPORT:
+            from mesynth.corpus.exports.imports import import_export
+
+            return import_export(root, out, workers=workers, progress=progress)
+        from mesynth.datasets.flow_folders import import_flow_folders
+
+        return import_flow_folders(
+            root, out, channels=frames, database=part, workers=workers, progress=progress
+        )  # fmt: skip
+    from mesynth.preprocess.config import PrepareConfig
+    from mesynth.preprocess.landmarks import default_folder
+    from mesynth.preprocess.prepare import prepare as run
+
+    if unknown := set(steps) - {f.name for f in fields(PrepareConfig)}:
+        raise ConfigError(f"step '{min(unknown)}' is unknown; choose from {', '.join(_names(PrepareConfig))}")
+    config = PrepareConfig(**steps)
+    manifest, skipped = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad)
+    return run(
+        manifest, out, config, landmarker=fetch_landmarker(landmarker, download), device=device, workers=workers,
+        cache=default_folder() if cache else None, skip_bad=skip_bad, skipped=skipped, progress=progress,
+    )  # fmt: skip
+
+
+FLOW_FOLDERS = "flow_folders"
+"""The database name of published flow images."""
+
+
+def load_database(
+    database: str, root: Path, *, part: str = "", frames: str = "", skip_bad: bool = False
+) -> tuple[Manifest, list[Any]]:
+    """The clips of a release or of a corpus as they lie in ``root``, and those that cannot be used, with their reason.
+
+    Raises:
+        DatasetLayoutError: an unknown database, or a folder that is not laid out like the release.
+
+    >>> load_database("casme9", Path("nowhere"))
+    Traceback (most recent call last):
+    mesynth.core.errors.DatasetLayoutError: database 'casme9' is unknown; choose from ...
+    """
+    from mesynth.datasets.registry import CORPUS, load_release_of
+    from mesynth.store.manifest import Manifest
+
+    if database == CORPUS:
+        return Manifest.read(root), []
+    from mesynth.corpus.exports.imports import is_export, restored
+    from mesynth.datasets.load import usable
+    from mesynth.store.stage import Skipped
+
+    loaded = load_release_of(database, root, part=part, frames=frames)
+    manifest = usable(loaded, skip_bad=skip_bad)
+    if is_export(root):  # made by `mesynth export`: its people, and whom its makers saw, are in the folder
+        manifest = restored(manifest, root)
+    return manifest, [Skipped(problem.clip, problem.reason) for problem in loaded.problems]
+
+
+def fetch_landmarker(landmarker: str, download: bool) -> str:
+    """The landmarker to use; with ``download``, face-alignment, whose weights are on this machine afterwards.
+
+    Raises:
+        WeightsUnavailable: they cannot be fetched.
+
+    >>> fetch_landmarker("auto", download=False)
+    'auto'
+    """
+    if not download:
+        return landmarker
+    from mesynth.preprocess.landmarks import choose_landmarker
+
+    choose_landmarker("face-alignment", download=True).close()
+    return "face-alignment"
+
+
+def load_corpus(folder: Path | str) -> Manifest:
+    """The manifest of a folder that :func:`prepare`, :func:`render` or :func:`generate` wrote.
+
+    A manifest is a table of clips, one a row: ``len(corpus)``, ``for row in corpus``, ``corpus.column("label")`` [N],
+    ``corpus.filter(mask)``. Frames and flow stay in their files until they are read.
+
+    Raises:
+        ManifestError: no manifest there, or a damaged one.
+
+    >>> load_corpus("nowhere")
+    Traceback (most recent call last):
+    mesynth.core.errors.ManifestError: no manifest.parquet in nowhere; give a folder written by prepare, render or ...
+    """
+    from mesynth.store.manifest import Manifest
+
+    return Manifest.read(folder)
+
+
+# ---------------------------------------------------------------- generators
+
+
+def load_generator(name: str) -> Generator:
+    """A generator: "motion-prior", a shipped model ("motion_gan"), or a folder that :func:`train` wrote.
+
+    Options of the family stand after ``@``: ``"runs/d@steps=8"``. ``generator.generate(face, aus, profile, n_frames=65,
+    fps=200)`` gives a :class:`mesynth.Sample` (frames [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels) and warnings;
+    ``generator.facts.subjects_seen`` says whom it learned from.
+
+    Raises:
+        MesynthError: an unknown name.
+        ConfigError: an option that the family does not have.
+        PipelineError: a damaged folder.
+
+    >>> load_generator("motion-prior").facts.subjects_seen
+    ()
+    >>> load_generator("motion_gun")
+    Traceback (most recent call last):
+    mesynth.core.errors.MesynthError: model 'motion_gun' is unknown; choose from motion-prior, ...
+    """
+    from mesynth.generators.registry import find_model
+
+    return find_model(str(name)).load()
+
+
+def train(
+    recipe: str | Path | Recipe,
+    out: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    exclude_subjects: Collection[str] = (),
+    device: str = "auto",
+    cache: Path | None = None,
+    workers: int = 0,
+    trackers: Sequence[Any] = (),
+    progress: Bars | None = None,
+) -> Trained:
+    """Train a generator into ``out``; the generator is ``out/generator``, for :func:`load_generator`.
+
+    Args:
+        recipe: a name of :func:`mesynth.config.list_recipes` ("gan/motion_64"), a YAML file, or a recipe.
+        overrides: settings of the recipe, ``["run.images=1000"]``.
+        exclude_subjects: ``database/subject`` names that neither train nor validate.
+        device: auto, cpu or cuda.
+        cache: where prepared pairs lie; None: in the user's cache folder.
+        workers: processes that prepare pairs the first time, 0 for one per core.
+        trackers: names ("tensorboard", ...) or accelerate's objects.
+
+    Raises:
+        ConfigError: no such recipe, an unknown key, a value out of range.
+        LeakError: a generator that it begins with has seen an excluded subject.
+        RunFolderError, Interrupted, TrainingFailed: see :func:`mesynth.training.train.train`.
+
+    >>> train("gan/motion_tiny", "run", ["run.imagez=1"])
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: unknown key 'run.imagez'; nearest: run.images...
+    """
+    from mesynth.training.config import Recipe
+    from mesynth.training.train import Machine
+    from mesynth.training.train import train as run
+
+    read = recipe if isinstance(recipe, Recipe) else load_training_recipe(recipe, overrides)
+    if isinstance(recipe, Recipe) and overrides:
+        raise ConfigError(f"settings {' '.join(overrides)} go with a recipe's name or file, not with a read recipe")
+    machine = Machine(device=device, cache=cache, workers=workers, trackers=tuple(trackers))
+    return run(read, Path(out), exclude_subjects=exclude_subjects, machine=machine, progress=progress)
+
+
+def load_training_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or file, with ``key=value`` settings. Raises ConfigError as :func:`train` does.
+
+    >>> load_training_recipe("gan/motion_tiny", ["run.seed=7"]).run.seed
+    7
+    """
+    from mesynth.config import find_recipe
+    from mesynth.training.config import load_recipe
+
+    return load_recipe(find_recipe(recipe), overrides)
+
+
+def compare(
+    models: str | Sequence[str],
+    out: Path | str,
+    *,
+    subjects: int = 8,
+    size: int = 128,
+    aus: Sequence[int] = (),
+    levels: Sequence[float] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Set generators side by side on rendered people that none learned from; writes compare.json, compare.csv,
+    sheet.png into ``out``.
+
+    Args:
+        models: names as :func:`load_generator` takes them, a list or separated by commas; none: all that ship.
+        subjects: rendered people; 95 % intervals come from resampling them.
+        size: side of the crops, pixels.
+        aus: FACS codes to ask for; none: all.
+        levels: intensities in (0, 1] to ask for, ascending; none: those of the FACS letters.
+
+    Raises:
+        ConfigError: an argument out of range.
+        LeakError: a generator learned from the people compared on.
+        MesynthError: an unknown model. RunFolderError: ``out`` holds something else.
+
+    >>> compare("motion-prior", "nowhere", subjects=1)
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: people=1 leaves no other people to compare with; choose at least 2
+    """
+    from mesynth.benchmark.candidates import default_models, load_candidates
+    from mesynth.benchmark.requests import BenchmarkConfig
+    from mesynth.benchmark.run import compare as run
+    from mesynth.generators.registry import split_models
+
+    settings = {"codes": tuple(aus), "levels": tuple(levels)}
+    given = {name: value for name, value in settings.items() if value}
+    config = BenchmarkConfig(people=subjects, size=size, seed=seed, **given)  # type: ignore[arg-type]
+    names = split_models(models) if isinstance(models, str) else list(models)
+    return run(load_candidates(names or default_models()), config, Path(out), progress=progress)
+
+
+# ---------------------------------------------------------------- corpora
+
+
+def plan(
+    design: str | Path,
+    out: Path | str,
+    *,
+    faces: Path | str | None = None,
+    subjects: int = 0,
+    aus_from: Path | str | None = None,
+    exclude_subjects: Collection[str] = (),
+    overrides: Sequence[str] = (),
+) -> StoredPlan:
+    """Plan a corpus: one row a clip, written into ``out`` before anything is made; for ``generate(plan=out)``.
+
+    Args:
+        design: a name ("corpus/three_classes") or a YAML file.
+        faces: a picture, a folder of pictures, or a prepared manifest (each subject's onset).
+        subjects: instead of faces, for flow images: this many people without pictures.
+        aus_from: prepared manifest whose coded AUs the design's sources read.
+        exclude_subjects: ``database/subject``; neither their faces nor their labels take part.
+        overrides: settings of the design, ``["rows.count=500"]``.
+
+    Raises:
+        ConfigError: no such design, an unknown key, neither faces nor subjects.
+        LeakError: nothing is left without the excluded subjects.
+
+    >>> import tempfile
+    >>> len(plan("corpus/three_classes", tempfile.mkdtemp() + "/plan", subjects=2, overrides=["rows.count=6"]))
+    6
+    """
+    return draft(design, faces, subjects, aus_from, exclude_subjects, overrides).write(Path(out))
+
+
+def draft(
+    design: str | Path,
+    faces: Path | str | None = None,
+    subjects: int = 0,
+    aus_from: Path | str | None = None,
+    exclude_subjects: Collection[str] = (),
+    overrides: Sequence[str] = (),
+) -> PlanDraft:
+    """:func:`plan` before it is written: ``.summary()`` says what it comes to."""
+    from mesynth.config import find_recipe
+    from mesynth.corpus.design import load_design
+    from mesynth.corpus.planning import draft_plan
+
+    return draft_plan(
+        load_design(find_recipe(design), overrides),
+        faces=None if faces is None else Path(faces),
+        people=subjects,
+        aus_from=None if aus_from is None else Path(aus_from),
+        exclude=exclude_subjects,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What is to be generated: clips or flow images, from a stored plan or from what a plan is drawn from.
+
+    The fields are those of :func:`generate`, which explains them.
+    """
+
+    faces: Path | None = None
+    plan: Path | None = None
+    aus: tuple[str, ...] = ()
+    emotion: str = ""
+    au_source: str = "published"
+    kind: str = "clips"
+    model: str | None = None
+    count: int | None = None
+    profile: str = "casme2"
+    fps: float = 200.0
+    duration: tuple[float, float] = (0.32, 0.32)
+    size: int | None = None
+    noise: float = 0.0
+    head_motion: float | None = None
+    blink: float | None = None
+    style: float | None = None
+    subjects: int = 0
+    nuisance: str = ""
+    preview: int = 8
+    video: str = "gif"
+    landmarker: str = "auto"
+    seed: int = 0
+    until_accepted: bool = False
+    keep: str = ""
+    attempts: int | None = None
+
+    def check(self, given: Collection[str], option: Callable[[str], str] = str) -> None:
+        """Refuse what has no effect beside the rest, and missing faces.
+
+        Args:
+            given: names of the fields that the user set.
+            option: how the user calls a field.
+
+        Raises:
+            ConfigError: names the first.
+        """
+
+        def refuse(names: tuple[str, ...], why: str) -> None:
+            if idle := [name for name in names if name in given]:
+                raise ConfigError(f"{option(idle[0])} has no effect {why}; leave it out")
+
+        if self.kind not in ("clips", "flow"):
+            raise ConfigError(f"kind '{self.kind}' is unknown; choose clips or flow")
+        flow = f"{option('kind')} flow"
+        if self.until_accepted:
+            limits = self.until.limits
+            if self.kind == "flow" and limits.of_frames:
+                keep = option("keep")
+                raise ConfigError(f"{keep} {limits.of_frames[0]} needs frames; with {flow} use {keep} duplicate")
+        else:
+            refuse(("keep", "attempts"), f"without {option('until_accepted')}")
+        if self.kind == "flow":
+            refuse(("faces", "noise", "preview", "video", "landmarker", "download"), f"with {flow}")
+        else:
+            refuse(("subjects", "nuisance"), f"without {flow}")
+        if self.plan:
+            refuse(_PLANNED, f"with {option('plan')}, whose rows say it")
+            if self.kind == "clips":
+                refuse(("size",), f"with {option('plan')}, whose rows say it")
+        elif self.kind == "clips" and self.faces is None:
+            names = option("faces"), option("plan")
+            raise ConfigError(
+                f"give {names[0]} a picture, a folder of pictures or a manifest; or {names[1]}; or {flow}"
+            )
+
+    @property
+    def config(self) -> PlanConfig:
+        """What rows are drawn from when there is no plan. Raises MesynthError for what it refuses."""
+        from mesynth.core.emotions import AUSampling
+        from mesynth.corpus.plan import PlanConfig
+        from mesynth.motion.nuisance import Nuisance
+
+        emotions = tuple(e.strip() for e in self.emotion.split(",") if e.strip())
+        flow = self.kind == "flow"
+
+        def strength(value: float | None, usual: float) -> float:
+            return value if value is not None else usual if flow else 0.0
+
+        return PlanConfig(
+            au=self.aus,
+            emotions=emotions,
+            count=max(len(self.aus), len(emotions), 1) if self.count is None else self.count,
+            profile=self.profile,
+            fps=self.fps,
+            duration=self.duration,
+            size=128 if flow or self.size is None else self.size,
+            seed=self.seed,
+            sampling=AUSampling(source=self.au_source),
+            nuisance=Nuisance(
+                noise=self.noise,
+                head=strength(self.head_motion, 1),
+                blink=strength(self.blink, 0.3),
+                style=strength(self.style, 1),
+            ),
+        )
+
+    def run(
+        self, out: Path, workers: int, bar: Bars | None, report: Callable[[Any], object] | None = None
+    ) -> Generated:
+        """Make it; ``report`` is told how fast it was."""
+        common: dict[str, Any] = {"workers": workers, "progress": bar, "report": report}
+        if self.kind == "flow":
+            from mesynth.corpus.flow_corpus import generate_flow
+            from mesynth.motion.flow_prior import parse_flow_nuisance
+
+            common |= {
+                "model": self.model or "flow-prior",
+                "people": self.subjects,
+                "size": 28 if self.size is None else self.size,
+                "nuisance": parse_flow_nuisance(self.nuisance),
+            }
+            if self.until_accepted:
+                from mesynth.corpus.rejection import generate_flow_until_accepted
+
+                return _topped_up(generate_flow_until_accepted(self._rows(), out, self.until, **common), out)
+            return Generated(generate_flow(self._rows(), out, **common))
+        from mesynth.corpus.generate import Preview, generate, generate_plan
+
+        common |= {
+            "model": self.model or "motion-prior",
+            "preview": Preview(count=self.preview, video=self.video),
+            "landmarker": self.landmarker,
+        }
+        if self.until_accepted:
+            from mesynth.corpus.rejection import generate_until_accepted
+
+            return _topped_up(generate_until_accepted(self._rows(), out, self.until, faces=self.faces, **common), out)
+        if self.plan:
+            return Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
+        assert self.faces is not None
+        return Generated(generate(self.faces, self.config, out, **common))
+
+    @property
+    def until(self) -> Acceptance:
+        """When a clip is accepted. Raises ConfigError for checks or attempts that cannot be."""
+        from mesynth.corpus.filters import parse_keep
+        from mesynth.corpus.rejection import ATTEMPTS, Acceptance
+
+        limits = parse_keep(self.keep or ("duplicate" if self.kind == "flow" else ""))
+        return Acceptance(limits=limits, attempts=ATTEMPTS if self.attempts is None else self.attempts)
+
+    def forecast(self, out: Path) -> str:
+        """What would be made, after every check that needs no work. Raises MesynthError."""
+        if not self.until_accepted:
+            return f"would generate {self._forecast()} into {out}"
+        until = self.until
+        tries = f"{until.limits.text()}, in up to {until.attempts} tries each"
+        return f"would generate {self._forecast()} into {out}, until accepted by {tries}"
+
+    def _forecast(self) -> str:
+        from mesynth.core.profiles import frame_count
+        from mesynth.corpus.faces import find_faces
+        from mesynth.corpus.flow_corpus import find_flow_model
+        from mesynth.corpus.generate import choose, choose_for_rows
+
+        if self.kind == "flow":
+            find_flow_model(self.model or "flow-prior")
+            n = len(self._stored()) if self.plan else self.config.count
+            return f"{n} flow images of {28 if self.size is None else self.size} px"
+        model = self.model or "motion-prior"
+        if self.plan:
+            plan = self._stored()
+            choose_for_rows(model, plan)
+            faces = plan.find(self.faces)
+            frames = sum(row.n_frames for row in plan)
+            return f"{len(plan)} clips ({frames} frames of {plan.size} px) on {len(faces)} faces"
+        assert self.faces is not None
+        config = self.config
+        choose(model, config)
+        frames = config.count * frame_count(sum(config.duration) / 2, config.fps)
+        n_faces = len(find_faces(self.faces))
+        return f"{config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces"
+
+    def _rows(self) -> Any:
+        return self._stored() if self.plan else self.config
+
+    def _stored(self) -> StoredPlan:
+        from mesynth.corpus.plan_file import StoredPlan
+
+        assert self.plan is not None
+        return StoredPlan.read(self.plan)
+
+
+_PLANNED = (
+    "aus", "emotion", "au_source", "count", "profile", "fps", "duration", "noise", "head_motion", "blink", "style",
+    "seed", "subjects",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run made: the corpus, what else is to be shown, and what is missing ("" for nothing)."""
+
+    manifest: Manifest
+    shown: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+
+def _topped_up(made: AcceptedCorpus, out: Path) -> Generated:
+    never = len(made.never)
+    shown = {"rejected tries": made.rejected, "reasons": made.reasons, "never accepted": never}
+    if not never:
+        return Generated(made.manifest, shown)
+    asked = len(made.manifest) + never
+    missing = f"{never} of {asked} rows were never accepted; {out / 'skipped.csv'} says why, {out} holds the others"
+    return Generated(made.manifest, shown, missing)
+
+
+def generate(
+    faces: Path | str | None = None,
+    *,
+    out: Path | str,
+    aus: str | Sequence[str] = (),
+    emotion: str | Sequence[str] = (),
+    plan: Path | str | None = None,
+    model: str | Path | None = None,
+    count: int | None = None,
+    duration: float | tuple[float, float] = 0.32,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Bars | None = None,
+    **settings: Any,
+) -> Manifest:
+    """Generate micro-expressions into ``out``: frames, exact onset -> apex flow, action units, provenance.
+
+    Args:
+        faces: a picture, a folder of pictures, or a prepared manifest (each subject's onset).
+        aus: a request such as "12=B,L4=0.2" (FACS letter or a number in [0,1], sides L and R), or several, in turn.
+        emotion: instead of aus: emotions or classes; AUs are drawn per clip from published tables.
+        plan: instead of both: a folder that :func:`plan` wrote.
+        model: see :func:`load_generator`; None: "motion-prior", and with ``kind="flow"`` "flow-prior".
+        count: clips; None: one for each of aus or emotion.
+        duration: seconds in [1/25, 1/2], or a range to draw from.
+        seed: same seed, same bytes, whatever ``workers`` (processes, 0 for one per core).
+        settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
+            ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
+            ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
+            that also lie loose), ``video`` ("gif", "mp4"), ``landmarker``, and ``until_accepted`` with ``keep`` and
+            ``attempts``: clips that fail a check are drawn again.
+
+    Returns:
+        One row a clip: frames [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels. With ``until_accepted`` rows that were
+        never accepted are missing; ``out/skipped.csv`` lists them.
+
+    Raises:
+        ConfigError: an argument out of range or without effect.
+        NoFaceError, UnreadableImageError: a face cannot be used (it is named).
+        LeakError: the pictures are frames of a database, whose subjects would go unnamed.
+        RunFolderError: ``out`` holds another run.
+
+    >>> import tempfile
+    >>> made = generate(kind="flow", emotion=["negative", "surprise"], count=6, out=tempfile.mkdtemp() + "/flow")
+    >>> made.column("label").tolist().count("surprise")
+    3
+    >>> generate(kind="flow", aus="12=B", fps=200, preview=3, out="nowhere")
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: preview has no effect with kind flow; leave it out
+    """
+    known = _names(Generation)
+    if unknown := set(settings) - set(known):
+        raise ConfigError(f"setting '{min(unknown)}' is unknown; choose from {', '.join(known)}")
+    low, high = (duration, duration) if isinstance(duration, (int, float)) else duration
+    given: dict[str, Any] = settings | {
+        "faces": None if faces is None else Path(faces),
+        "plan": None if plan is None else Path(plan),
+        "aus": (aus,) if isinstance(aus, str) else tuple(aus),
+        "emotion": emotion if isinstance(emotion, str) else ",".join(emotion),
+        "model": None if model is None else str(model),
+        "count": count,
+        "duration": (float(low), float(high)),
+        "seed": seed,
+    }
+    wanted = Generation(**given)
+    usual = Generation()
+    wanted.check({name for name in given if name in settings or getattr(wanted, name) != getattr(usual, name)})
+    return wanted.run(Path(out), workers, progress).manifest
+
+
+def filter_corpus(
+    corpus: Path | str, out: Path | str, keep: str = "", *, progress: Progress | None = None
+) -> tuple[Manifest, list[Rejection]]:
+    """The clips of ``corpus`` that pass as a manifest in ``out``, and every reason why others are not in it.
+
+    Args:
+        keep: checks with their limits, "identity=0.3,control,duplicate"; "" for all at their usual limits.
+
+    Raises:
+        ConfigError: an unknown check. ManifestError: clips without what a check needs.
+        WeightsUnavailable: a check's network is not on this machine.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> made = generate(kind="flow", emotion="surprise", count=4, out=folder / "flow")
+    >>> kept, rejected = filter_corpus(folder / "flow", folder / "kept", "duplicate")
+    >>> len(kept), len(rejected)
+    (4, 0)
+    """
+    from mesynth.corpus.filters import filter_corpus as run
+    from mesynth.corpus.filters import parse_keep
+
+    return run(Path(corpus), Path(out), parse_keep(keep), progress=progress)
+
+
+# ---------------------------------------------------------------- measures
+
+
+def measure(
+    real: Manifest | Path | str,
+    synthetic: Manifest | Path | str | Sequence[Path | str] | Mapping[str, Manifest],
+    out: Path | str | None = None,
+    *,
+    training: Manifest | Path | str | None = None,
+    clips: int = 200,
+    seed: int = 0,
+    inception_weights: Path | str | None = None,
+    lpips_weights: Path | str | None = None,
+    download: bool = False,
+    workers: int = 1,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure synthetic corpora against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
+
+    Args:
+        real: prepared clips, a manifest or its folder.
+        synthetic: one corpus or several, manifests by name or folders.
+        out: folder for report.html, report.json, measures.csv and clips.csv; None: nothing is written.
+        training: what the generator learned from; with it, memorisation is measured.
+        clips: of each side, drawn by ``seed``; at least 4.
+        download: fetch weights that are missing; else a named stand-in is used, or the measure is not made.
+        workers: processes (0: one per core; 1: two threads); no figure depends on it.
+        command: what the page says made it.
+
+    Returns:
+        ``.reports[name].rows`` (value, 95 % interval, unit, reference), ``.to_dict()``, ``.table()``.
+
+    Raises:
+        ManifestError: an empty corpus, or one on the wrong side. ConfigError: an argument out of range.
+        WeightsUnavailable: a weight file given by name cannot be used.
+
+    >>> measure("nowhere", "corpus", clips=2)
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: clips=2 is too few; a distance between distributions needs at least 4
+    """
+    from mesynth.core.errors import RunFolderError
+    from mesynth.metrics.base import MeasureConfig
+    from mesynth.metrics.measure import measure_all
+    from mesynth.metrics.page import write_page
+    from mesynth.metrics.report import corpus_names
+    from mesynth.store.manifest import Manifest
+    from mesynth.store.run_folder import only_writer
+    from mesynth.store.stage import Interrupted
+
+    config = MeasureConfig(clips=clips, seed=seed)
+
+    def read(corpus: Manifest | Path | str) -> Manifest:
+        return corpus if isinstance(corpus, Manifest) else Manifest.read(corpus)
+
+    if isinstance(synthetic, Mapping):
+        names = list(synthetic)
+    elif isinstance(synthetic, Manifest):
+        names, synthetic = ["synthetic"], {"synthetic": synthetic}
+    else:
+        folders = [Path(synthetic)] if isinstance(synthetic, (str, Path)) else [Path(folder) for folder in synthetic]
+        names = corpus_names(folders)
+    against, learned = read(real), None if training is None else read(training)
+    if isinstance(synthetic, Mapping):
+        corpora = dict(synthetic)
+    else:
+        corpora = {name: Manifest.read(folder) for name, folder in zip(names, folders, strict=True)}
+
+    def run() -> Comparison:
+        return measure_all(
+            against, corpora, config, training=learned, inception_weights=inception_weights,
+            lpips_weights=lpips_weights, allow_download=download, workers=workers, progress=progress,
+        )  # fmt: skip
+
+    if out is None:
+        return run()
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"{out} is a file; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out):
+        try:
+            found = run()
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command measures anew") from None
+        found.write(out)
+        write_page(found, out, command=command)
+    return found
+
+
+def fid(
+    source: Path | str,
+    reference: Path | str,
+    *,
+    inception_weights: Path | str | None = None,
+    download: bool = False,
+    published_resize: bool = False,
+    save: Path | str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Fid, str]:
+    """Frechet distance of ``source`` from ``reference``, and a note where a stand-in took the place of Inception.
+
+    Args:
+        source, reference: folders of pictures, corpora (their apex frames), or statistics (.npz, as pytorch-fid's).
+        inception_weights: the 2015 Inception's file (Heusel et al., 2017, compute FID with it).
+        download: fetch the weights if they are missing; then there is no stand-in.
+        published_resize: resize as pytorch-fid did for statistics it cached; no stand-in either.
+        save: a .npz file for the statistics of ``source``.
+
+    Raises:
+        ConfigError: ``save`` is no .npz. WeightsUnavailable: no weights, and no stand-in was allowed.
+        ManifestError, UnreadableImageError: nothing to read there.
+
+    >>> fid("a", "b", save="statistics.txt")
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: --save statistics.txt must end in .npz
+    """
+    save = None if save is None else Path(save)
+    if save is not None and save.suffix.lower() != ".npz":
+        raise ConfigError(f"--save {save} must end in .npz")
+    from mesynth.metrics.fid import fid as run
+    from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, RESIZE, Inception, best_extractor
+
+    if published_resize or download:  # asked for the Inception itself: no stand-in
+        extractor = Inception(inception_weights, allow_download=download, published_resize=published_resize)
+        resize, note = PUBLISHED_RESIZE if published_resize else RESIZE, ""
+    else:
+        (extractor, note), resize = best_extractor(inception_weights), RESIZE  # type: ignore[assignment]
+    return run(Path(source), Path(reference), extractor, resize=resize, save=save, progress=progress), note
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [f.name for f in fields(kind)]
+
+
+def _no_bars(_: str) -> Progress:
+    return lambda done, total: None
