@@ -24,6 +24,7 @@ from safetensors.torch import save as safetensors_bytes
 from mesynth.core.errors import ConfigError, RunFolderError
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, write_bytes, write_text
+from mesynth.store.weights import join_tensors
 from recognizer import results, training
 from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton
@@ -176,7 +177,8 @@ def _alone(run: _Run, progress: Progress | None) -> LosoResult:
     if folder is not None:
         results.write_table(outcome.table, folder / PREDICTIONS)
         write_text(folder / CONFIG, config_yaml(config, synthetic=run.synthetic is not None))
-        _write_weights(folder, folder / WEIGHTS, _weights_facts(mixtures, config, run.pretrained.subjects))
+        blocks = sorted((folder / PARTS).glob("*.safetensors"))
+        join_tensors(blocks, folder / WEIGHTS, _weights_facts(mixtures, config, run.pretrained.subjects))
         log = log_text(outcome.table, config.data.classes, result.metrics, result.per_database)
         write_text(folder / MEGC_LOG, log)
         write_text(folder / RESULT, json.dumps(result.to_dict(), indent=1))
@@ -429,41 +431,6 @@ def _joined(outcomes: Sequence[_Outcome]) -> _Outcome:
     table = results.join([o.table for o in outcomes])
     oracle = pa.concat_tables([o.oracle for o in outcomes]).combine_chunks()
     return _Outcome(table=table, n_parameters=outcomes[0].n_parameters, oracle=oracle)
-
-
-def _write_weights(folder: Path, file: Path, metadata: dict[str, str]) -> None:
-    """The tensors of all blocks, one block after the other along dimension 0, as one safetensors file.
-
-    Written piece by piece, a tensor of one block in memory at a time. Nothing is written where blocks kept no tensors.
-    """
-    parts = sorted(p for p in (folder / PARTS).glob("*.safetensors"))
-    shapes: dict[str, list[int]] = {}
-    kinds: dict[str, str] = {}
-    for part in parts:
-        with safe_open(part, framework="np") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                piece = opened.get_slice(name)
-                shape = piece.get_shape()
-                kinds[name] = piece.get_dtype()
-                shapes[name] = [shapes[name][0] + shape[0], *shape[1:]] if name in shapes else list(shape)
-    if not shapes:
-        return
-    header: dict[str, Any] = {"__metadata__": metadata}
-    at = 0
-    for name, shape in sorted(shapes.items()):
-        size = int(np.prod(shape)) * int(kinds[name].lstrip("BFIU")) // 8
-        header[name] = {"dtype": kinds[name], "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for name in sorted(shapes):
-            for part in parts:
-                with safe_open(part, framework="np") as opened:
-                    out.write(np.ascontiguousarray(opened.get_tensor(name)).tobytes())
-    os.replace(temporary, file)
 
 
 def _remove_blocks(folder: Path) -> None:

@@ -7,10 +7,10 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,24 +110,30 @@ def join_tensors(parts: Sequence[Path], target: Path, metadata: dict[str, str]) 
                 kinds[name] = tensor.dtype
     if not found:
         return False
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as folder:
-        joined: dict[str, np.ndarray] = {}
+    folder = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)  # left by a kill
+    folder.mkdir()
+    joined: dict[str, np.ndarray] = {}
+    try:
         for number, (name, pieces) in enumerate(found.items()):
             shape = (sum(piece[0] for _, piece in pieces), *pieces[0][1][1:])
-            # A map of an empty file cannot be.
-            joined[name] = (
-                np.memmap(Path(folder) / str(number), kinds[name], "w+", shape=shape)
-                if 0 not in shape
-                else np.zeros(shape, kinds[name])
-            )
+            joined[name] = _mapped(folder / str(number), kinds[name], shape)
             at = 0
             for part, piece in pieces:
                 with safe_open(part, framework="np") as opened:
                     joined[name][at : at + piece[0]] = opened.get_tensor(name)
                 at += piece[0]
-        made = Path(folder) / target.name
+        made = folder / target.name
         save_file(joined, made, metadata=metadata)
         made.chmod(0o644)  # the library's files come readable by one alone
-        joined.clear()  # Windows removes no file that is mapped
         os.replace(made, target)
+    finally:
+        joined.clear()  # Windows removes no file that is mapped
+        shutil.rmtree(folder, ignore_errors=True)
     return True
+
+
+def _mapped(file: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    if 0 in shape:  # no map of an empty file
+        return np.zeros(shape, kind)
+    return np.memmap(file, kind, "w+", shape=shape)
