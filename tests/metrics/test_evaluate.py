@@ -27,11 +27,10 @@ from mesynth.metrics.base import (
     MeasureRow,
     Observation,
     Setup,
-    measure,
-    measure_all,
 )
 from mesynth.metrics.clips import ClipData
 from mesynth.metrics.evaluate import Evaluation, Makers, Side, evaluate, evaluate_slice
+from mesynth.metrics.measure import measure, measure_all
 from mesynth.metrics.pictures import Diversity
 from mesynth.metrics.report import Comparison
 from mesynth.store.manifest import Manifest
