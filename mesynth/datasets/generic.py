@@ -307,7 +307,7 @@ def _numbers(cells: Mapping[str, str], video: bool) -> dict[str, object]:
             if number == 0:
                 raise DatasetLayoutError(f"{name} is 0, but first_frame says that the video begins with 1")
             values[name] = cells[name] or None if number is None else number - 1
-    return values | {"whole": not cells["onset"]}
+    return values | {"spans_folder": not cells["onset"]}
 
 
 GENERIC = Database(
