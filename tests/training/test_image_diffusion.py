@@ -265,7 +265,7 @@ def test_latent_training_saves_a_generator_that_stands_alone(base: bool, tmp_pat
     assert any("OpenRAIL-M" in text for text in known.licences) == base
     loaded = load_pipeline(tmp_path / "g")
     assert isinstance(loaded, ImageDiffusion)
-    assert loaded.network.config["origin"]["vae_sha256"] == model["vae_sha256"]
+    assert loaded.network.config["origin"]["vae_sha256"] == model.vae_sha256
     clip, _ = loaded.generate(wide_face(), facs.parse_request("12=0.5"), Profile(), n_frames=3, fps=50)
     assert (clip.clip.frames[1] != clip.clip.frames[0]).any()
     figures = measured(made, batch)
