@@ -213,7 +213,7 @@ def test_an_expectation_that_saw_a_held_out_subject_is_refused(tmp_path: Path) -
         f"data: {{kind: manifest, size: {SIZE}, manifests: [{tmp_path / 'clips'}]}}\n"
     )
     recipe = load_recipe(tmp_path / "r.yaml")
-    with pytest.raises(LeakError, match=r"model\.expect has learned from a/2, who must not be seen"):
+    with pytest.raises(LeakError, match=r"model\.mean_model has learned from a/2, who must not be seen"):
         train(recipe, tmp_path / "run", exclude_subjects=["a/2"], machine=Machine(device="cpu"))
     assert not (tmp_path / "run").exists()
 
@@ -232,7 +232,7 @@ def test_bad_expectations(tmp_path: Path) -> None:
     refused("subjects_seen is empty", mean_model=saved_expectation(tmp_path / "nobody", seen=()))
     torch.manual_seed(0)
     save_pipeline(
-        tmp_path / "f", {"generator": MotionGenerator(size=SIZE, width=8)}, plain_facts("flow_gan", SIZE), "", size=SIZE
+        tmp_path / "f", {"generator": MotionGenerator(size=SIZE, width=8)}, plain_facts("flow_gan"), "", size=SIZE
     )
     refused("holds a flow_gan; give a motion_gan or au_icgan", mean_model=tmp_path / "f")
     damage(tmp_path / "gan")
@@ -256,7 +256,7 @@ def test_latent_training_saves_a_generator_that_stands_alone(base: bool, tmp_pat
     log = [float(made.step(batch, 4 * i, updater)["denoiser"]) for i in range(12)]
     assert log[-1] < log[0]
     assert all(torch.equal(v, before[n]) for n, v in made.frozen["vae"].state_dict().items())
-    made.save(made.networks, tmp_path / "g", facts("image_diffusion", SIZE))
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion", made.size))
     (tmp_path / "vae").rename(tmp_path / "gone")
     known = read_facts(tmp_path / "g")
     assert known.networks == ("denoiser", "vae")
@@ -265,7 +265,7 @@ def test_latent_training_saves_a_generator_that_stands_alone(base: bool, tmp_pat
     assert any("OpenRAIL-M" in text for text in known.licences) == base
     loaded = load_pipeline(tmp_path / "g")
     assert isinstance(loaded, ImageDiffusion)
-    assert loaded.network.config["origin"]["vae_sha256"] == model["vae_sha256"]
+    assert loaded.network.config["origin"]["vae_sha256"] == model.vae_sha256
     clip, _ = loaded.generate(wide_face(), facs.parse_request("12=0.5"), Profile(), n_frames=3, fps=50)
     assert (clip.clip.frames[1] != clip.clip.frames[0]).any()
     figures = measured(made, batch)

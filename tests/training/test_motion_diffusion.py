@@ -112,7 +112,7 @@ def test_the_denoising_loss_is_the_share_of_the_expected_variance(batch: Batch) 
 
 
 def test_a_short_training_learns(trained: MotionDiffusionTask, batch: Batch) -> None:
-    for name, share in (("denoising", 0.7), ("expect", 0.7)):
+    for name, share in (("denoising", 0.7), ("mean", 0.7)):
         with torch.no_grad():
             before, after = (np.mean([float(t.terms(b)[name]) for b in itertools.islice(again(batch), 8)])
                              for t in (task_of(), trained))  # fmt: skip
@@ -203,7 +203,7 @@ def test_occluded_pixels_weigh_less(batch: Batch) -> None:
         task = task_of(loss=LossConfig(occluded=weight))
         with torch.no_grad():
             right, off = (task.terms(replace(batch, valid=hidden, flow=flow)) for flow in (batch.flow, wrong))
-        for name in ("denoising", "expect"):
+        for name in ("denoising", "mean"):
             assert (float(off[name]) == pytest.approx(float(right[name]), rel=1e-3)) == (weight == 0), name
 
 
@@ -226,7 +226,7 @@ def test_each_loss_reaches_its_own_part(batch: Batch) -> None:
     task = task_of(loss=LossConfig(fold=1.0))
     network: Any = task.networks["generator"]
     torch.nn.init.normal_(network.unet.conv_out.weight, std=0.1)
-    for name, parts in (("denoising", {"unet", "tokens"}), ("fold", {"unet", "tokens"}), ("expect", {"regression"})):
+    for name, parts in (("denoising", {"unet", "tokens"}), ("fold", {"unet", "tokens"}), ("mean", {"regression"})):
         network.zero_grad()
         task.terms(replace(batch, flow=_folding(batch)))[name].backward()
         moved = {n.split(".")[0] for n, p in network.named_parameters() if p.grad is not None and p.grad.any()}
