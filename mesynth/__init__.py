@@ -80,7 +80,7 @@ __all__ = [
     "train",
     "verify",
 ]
-# Where each name lives: "module", or "module:attribute". The three hooks are methods of the registries.
+# Where each name lives: "module", or "module:attribute".
 _HOME = {
     "AUVector": "core.types",
     "Clip": "core.types",
@@ -107,9 +107,9 @@ _HOME = {
     "parse_request": "core.facs",
     "plan": "api",
     "prepare": "api",
-    "register_database": "datasets.registry:DATABASES.register",
+    "register_database": "datasets.registry:register",
     "register_generator": "store.families:FAMILIES.register",
-    "register_metric": "metrics.base:METRICS.register",
+    "register_metric": "metrics.base:register",
     "render": "api",
     "shipped_models": "store.generator_folder",
     "train": "api",
