@@ -20,7 +20,7 @@ mesynth prepare flow_folders --root "$out/folders/three_norm_u_v_os" --part rend
 
 # Every quick model, one run each.
 for model in lda svm region_attention capsule_graph; do
-    recognizer loso "configs/recognizer/$model.yaml" --manifest "$out/images" --out "$out/loso/$model"
+    recognizer loso "configs/recognizer/$model.yaml" --real "$out/images" --out "$out/loso/$model"
 done
 
 # Clips of other faces, by the default trained generator, with head motion, noise and blinks; flow by another estimator.
@@ -29,7 +29,7 @@ mesynth generate --model motion_gan --faces "$out/faces" --emotion negative,posi
     --noise 3 --head-motion 1 --blink 0.2 --style 1 --seed 13 --out "$out/made"
 mesynth prepare corpus --root "$out/made" --landmarker stored --method farneback --no-frames --out "$out/made-flow"
 recognizer ablate configs/ablation/few_subjects.yaml "ratios=[0,1,2]" "modes=[pool,prior,fuse]" "seeds=[0,1,2,3,4]" \
-    --manifest "$out/real" --synthetic "$out/made-flow" --out "$out/few"
+    --real "$out/real" --synthetic "$out/made-flow" --out "$out/few"
 
 # STSTNet with its published 800 epochs: some twenty minutes on two cores.
-recognizer loso configs/recognizer/ststnet.yaml --manifest "$out/images" --out "$out/loso/ststnet"
+recognizer loso configs/recognizer/ststnet.yaml --real "$out/images" --out "$out/loso/ststnet"

@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--variants", default=",".join(VARIANTS), help="what is measured")
     parser.add_argument("--set", default="", help="settings of every recipe, as 'data.identities=100 run.batch=64'")
     parser.add_argument("--updates", type=int, default=50, help="of a measurement")
-    parser.add_argument("--compare", default="--people 16", help="options of mesynth compare")
+    parser.add_argument("--compare", default="--subjects 16", help="options of mesynth compare")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script out")
     parser.add_argument("--cache", type=Path, help="prepared pairs [default: OUT/pairs]")
     parser.add_argument("--workers", type=int, default=0, help="processes that render, 0 for one per core")

@@ -15,6 +15,8 @@ from mesynth.preprocess.landmarks import ENVIRONMENT
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and theirs after them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+collect_ignore = ["outside"]  # a package of others: tests/test_outside.py installs it
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

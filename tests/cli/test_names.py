@@ -65,8 +65,8 @@ def test_each_former_name_leads_to_a_name_that_is_there(group: str, name: str, o
     names = {word for parameter in command.params for word in parameter.opts}
     assert old not in names
     assert now in names or (now == "" and any(isinstance(p, click.Argument) for p in command.params))
-    table = (Path(__file__).parents[2] / "docs" / "cli-names.md").read_text()
-    assert re.search(rf"^\| `{group} {name}` \| `{old}[ `]", table, re.MULTILINE), "docs/cli-names.md needs a row"
+    table = (Path(__file__).parents[2] / "docs" / "reference/names.md").read_text()
+    assert re.search(rf"^\| `{group} {name}` \| `{old}[ `]", table, re.MULTILINE), "docs/reference/names.md needs a row"
 
 
 def test_one_name_for_one_thing() -> None:

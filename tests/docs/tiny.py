@@ -109,7 +109,7 @@ SUBSTITUTIONS = (
     Substitution(
         r"^mesynth plan\b.*--out",
         "six rows go the same way as a thousand, at ten frames a clip and 64 pixels",
-        behind=("--set", "rows.count=6", "--set", "clip.fps=30", "--set", "clip.size=64"),
+        behind=("rows.count=6", "clip.fps=30", "clip.size=64"),
     ),
     Substitution(
         r"^(mesynth train|torchrun)\b.*\b(gan|diffusion)/",
@@ -118,10 +118,11 @@ SUBSTITUTIONS = (
         behind=_FEW,
     ),
     Substitution(
-        r"^(mesynth train|torchrun)\b(?!.*data\.kind=manifest)",
+        r"^(mesynth train|torchrun)\b(?!.*(_manifest|data\.source=manifest))",
         "three rendered people to learn from",
         behind=("data.identities=3", "data.per_identity=4", "data.validation_identities=1"),
     ),
+    Substitution(r"--cross-fit", "two groups of four people", options={"--cross-fit": "2"}),
     Substitution(
         r"^torchrun\b",
         "this machine may have two cores and no GPU",
@@ -132,7 +133,7 @@ SUBSTITUTIONS = (
     Substitution(
         r"^mesynth (compare|calibrate)\b",
         "two people, one action unit, two intensities",
-        options={"--people": "2", "--aus": "12", "--levels": "0.5,1"},
+        options={"--subjects": "2", "--aus": "12", "--levels": "0.5,1"},
     ),
     Substitution(r"^mesynth compare\b", "crops of 64 pixels", options={"--size": "64"}),
     Substitution(

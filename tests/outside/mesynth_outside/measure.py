@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mesynth.core.errors import MesynthError
 from mesynth.metrics.base import ClipMetric, MeasureRow, Observation
 from mesynth.metrics.clips import ClipData
 
@@ -18,9 +17,7 @@ class MotionShare(ClipMetric):
     label = "motion share"
 
     def observe(self, clip: ClipData) -> Observation:
-        if clip.flow is None:
-            raise MesynthError(f"{clip.row.clip_id} has no flow")
-        return {"share": float((np.hypot(*clip.flow.uv) > 0.5).mean())}
+        return {"share": float((np.hypot(*clip.emitted_flow) > 0.5).mean())}
 
     def compute(self) -> Sequence[MeasureRow]:
         return [self.median_row("pixels that move", "share", key="motion_share")]
