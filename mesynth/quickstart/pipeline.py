@@ -67,7 +67,7 @@ class Scale:
     few_subjects: int = 3
     compared: int = 2
     """Rendered people that generators are compared on."""
-    asked: tuple[int, ...] = (4, 12)
+    asked: tuple[int, ...] = (12,)
     """AUs they are asked for."""
     levels: tuple[float, ...] = (0.5, 1.0)
 
