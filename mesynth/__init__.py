@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mesynth.store.generator_folder import shipped_models
     from mesynth.store.manifest import Manifest
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AUVector",
     "Clip",
