@@ -125,7 +125,10 @@ def test_lock_names_packages_and_hashes_alone(extras: str) -> None:
 
 def test_locks_agree() -> None:
     offline, test = read_lock("offline"), read_lock("test")
-    assert offline.items() <= test.items()
+    # One version and its files; the systems that want a package may be more with more extras.
+    assert {name: locked[1:] for name, locked in offline.items()}.items() <= {
+        name: locked[1:] for name, locked in test.items()
+    }.items()
     held = map(Requirement, re.findall(r"^[a-z].*", (ROOT / "requirements" / "held.in").read_text(), re.MULTILINE))
     assert {entry.name: str(entry.specifier) for entry in held} == {
         name: f"=={test[name].version}" for name in ("torch", "torchvision")
