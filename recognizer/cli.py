@@ -220,7 +220,7 @@ def train(given: _Inputs) -> None:
 @click.option("--fps", type=float, help="With --video: its frame rate [default: what the file states].")
 @click.option(
     "--interval", multiple=True, metavar="ONSET,APEX,OFFSET",
-    help="With --video: judge these frames (from 0; APEX may be left out) instead of what is spotted.",
+    help="With --video: classify these frames (from 0; APEX may be left out) instead of what is spotted.",
 )  # fmt: skip
 @click.option(
     "--landmarker", default="auto", show_default=True,

@@ -147,8 +147,8 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
     if config.au:
         emotion, vector, source = "", facs.parse_request(config.au[index % len(config.au)]), "user"
     else:
-        asked = config.emotions[index % len(config.emotions)].strip().lower()
-        emotion = emotions.draw_emotion(asked, rng, config.sampling.source)
+        wanted = config.emotions[index % len(config.emotions)].strip().lower()
+        emotion = emotions.draw_emotion(wanted, rng, config.sampling.source)
         vector, source = emotions.sample_aus(emotion, rng, config.sampling), config.sampling.source
     seconds = float(rng.uniform(*config.duration))
     return PlanRow(
