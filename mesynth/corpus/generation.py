@@ -22,6 +22,9 @@ class Generation:
     """What is to be generated: clips or flow images, from a stored plan or from what a plan is drawn from.
 
     The fields are those of :func:`mesynth.generate`, which explains them.
+
+    >>> Generation(kind="flow", emotion="surprise", count=4).forecast(Path("made"))
+    'would generate 4 flow images of 28 px into made'
     """
 
     faces: Path | None = None
