@@ -8,7 +8,7 @@ and defaults, shared with the command line. Everything is imported when it is ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,7 @@ from mesynth.core.errors import ConfigError
 if TYPE_CHECKING:
     from mesynth.benchmark.result import Result
     from mesynth.corpus.filters import Rejection
-    from mesynth.corpus.plan import PlanConfig
     from mesynth.corpus.plan_file import StoredPlan
-    from mesynth.corpus.planning import PlanDraft
-    from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
     from mesynth.generators.base import Generator
     from mesynth.metrics.fid import Fid
     from mesynth.metrics.report import Comparison
@@ -326,8 +323,8 @@ def compare(
         models: names as :func:`load_generator` takes them, a list or separated by commas; none: all that ship.
         subjects: rendered people; 95 % intervals come from resampling them.
         size: side of the crops, pixels.
-        aus: FACS codes to ask for; none: all.
-        levels: intensities in (0, 1] to ask for, ascending; none: those of the FACS letters.
+        aus: target FACS codes; none: all.
+        levels: target intensities in (0, 1], ascending; none: those of the FACS letters.
 
     Raises:
         ConfigError: an argument out of range.
@@ -381,18 +378,6 @@ def plan(
     >>> len(plan("corpus/three_classes", tempfile.mkdtemp() + "/plan", subjects=2, overrides=["rows.count=6"]))
     6
     """
-    return draft(design, faces, subjects, aus_from, exclude_subjects, overrides).write(Path(out))
-
-
-def draft(
-    design: str | Path,
-    faces: Path | str | None = None,
-    subjects: int = 0,
-    aus_from: Path | str | None = None,
-    exclude_subjects: Collection[str] = (),
-    overrides: Sequence[str] = (),
-) -> PlanDraft:
-    """:func:`plan` before it is written: ``.summary()`` says what it comes to."""
     from mesynth.config import find_recipe
     from mesynth.corpus.design import load_design
     from mesynth.corpus.planning import draft_plan
@@ -403,222 +388,7 @@ def draft(
         people=subjects,
         aus_from=None if aus_from is None else Path(aus_from),
         exclude=exclude_subjects,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What is to be generated: clips or flow images, from a stored plan or from what a plan is drawn from.
-
-    The fields are those of :func:`generate`, which explains them.
-    """
-
-    faces: Path | None = None
-    plan: Path | None = None
-    aus: tuple[str, ...] = ()
-    emotion: str = ""
-    au_source: str = "published"
-    kind: str = "clips"
-    model: str | None = None
-    count: int | None = None
-    profile: str = "casme2"
-    fps: float = 200.0
-    duration: tuple[float, float] = (0.32, 0.32)
-    size: int | None = None
-    noise: float = 0.0
-    head_motion: float | None = None
-    blink: float | None = None
-    style: float | None = None
-    subjects: int = 0
-    nuisance: str = ""
-    preview: int = 8
-    video: str = "gif"
-    landmarker: str = "auto"
-    seed: int = 0
-    until_accepted: bool = False
-    keep: str = ""
-    attempts: int | None = None
-
-    def check(self, given: Collection[str], option: Callable[[str], str] = str) -> None:
-        """Refuse what has no effect beside the rest, and missing faces.
-
-        Args:
-            given: names of the fields that the user set.
-            option: how the user calls a field.
-
-        Raises:
-            ConfigError: names the first.
-        """
-
-        def refuse(names: tuple[str, ...], why: str) -> None:
-            if idle := [name for name in names if name in given]:
-                raise ConfigError(f"{option(idle[0])} has no effect {why}; leave it out")
-
-        if self.kind not in ("clips", "flow"):
-            raise ConfigError(f"kind '{self.kind}' is unknown; choose clips or flow")
-        flow = f"{option('kind')} flow"
-        if self.until_accepted:
-            limits = self.until.limits
-            if self.kind == "flow" and limits.of_frames:
-                keep = option("keep")
-                raise ConfigError(f"{keep} {limits.of_frames[0]} needs frames; with {flow} use {keep} duplicate")
-        else:
-            refuse(("keep", "attempts"), f"without {option('until_accepted')}")
-        if self.kind == "flow":
-            refuse(("faces", "noise", "preview", "video", "landmarker", "download"), f"with {flow}")
-        else:
-            refuse(("subjects", "nuisance"), f"without {flow}")
-        if self.plan:
-            refuse(_PLANNED, f"with {option('plan')}, whose rows say it")
-            if self.kind == "clips":
-                refuse(("size",), f"with {option('plan')}, whose rows say it")
-        elif self.kind == "clips" and self.faces is None:
-            names = option("faces"), option("plan")
-            raise ConfigError(
-                f"give {names[0]} a picture, a folder of pictures or a manifest; or {names[1]}; or {flow}"
-            )
-
-    @property
-    def config(self) -> PlanConfig:
-        """What rows are drawn from when there is no plan. Raises MesynthError for what it refuses."""
-        from mesynth.core.emotions import AUSampling
-        from mesynth.corpus.plan import PlanConfig
-        from mesynth.motion.nuisance import Nuisance
-
-        emotions = tuple(e.strip() for e in self.emotion.split(",") if e.strip())
-        flow = self.kind == "flow"
-
-        def strength(value: float | None, usual: float) -> float:
-            return value if value is not None else usual if flow else 0.0
-
-        return PlanConfig(
-            au=self.aus,
-            emotions=emotions,
-            count=max(len(self.aus), len(emotions), 1) if self.count is None else self.count,
-            profile=self.profile,
-            fps=self.fps,
-            duration=self.duration,
-            size=128 if flow or self.size is None else self.size,
-            seed=self.seed,
-            sampling=AUSampling(source=self.au_source),
-            nuisance=Nuisance(
-                noise=self.noise,
-                head=strength(self.head_motion, 1),
-                blink=strength(self.blink, 0.3),
-                style=strength(self.style, 1),
-            ),
-        )
-
-    def run(
-        self, out: Path, workers: int, bar: Bars | None, report: Callable[[Any], object] | None = None
-    ) -> Generated:
-        """Make it; ``report`` is told how fast it was."""
-        common: dict[str, Any] = {"workers": workers, "progress": bar, "report": report}
-        if self.kind == "flow":
-            from mesynth.corpus.flow_corpus import generate_flow
-            from mesynth.motion.flow_prior import parse_flow_nuisance
-
-            common |= {
-                "model": self.model or "flow-prior",
-                "people": self.subjects,
-                "size": 28 if self.size is None else self.size,
-                "nuisance": parse_flow_nuisance(self.nuisance),
-            }
-            if self.until_accepted:
-                from mesynth.corpus.rejection import generate_flow_until_accepted
-
-                return _topped_up(generate_flow_until_accepted(self._rows(), out, self.until, **common), out)
-            return Generated(generate_flow(self._rows(), out, **common))
-        from mesynth.corpus.generate import Preview, generate, generate_plan
-
-        common |= {
-            "model": self.model or "motion-prior",
-            "preview": Preview(count=self.preview, video=self.video),
-            "landmarker": self.landmarker,
-        }
-        if self.until_accepted:
-            from mesynth.corpus.rejection import generate_until_accepted
-
-            return _topped_up(generate_until_accepted(self._rows(), out, self.until, faces=self.faces, **common), out)
-        if self.plan:
-            return Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
-        assert self.faces is not None
-        return Generated(generate(self.faces, self.config, out, **common))
-
-    @property
-    def until(self) -> Acceptance:
-        """When a clip is accepted. Raises ConfigError for checks or attempts that cannot be."""
-        from mesynth.corpus.filters import parse_keep
-        from mesynth.corpus.rejection import ATTEMPTS, Acceptance
-
-        limits = parse_keep(self.keep or ("duplicate" if self.kind == "flow" else ""))
-        return Acceptance(limits=limits, attempts=ATTEMPTS if self.attempts is None else self.attempts)
-
-    def forecast(self, out: Path) -> str:
-        """What would be made, after every check that needs no work. Raises MesynthError."""
-        if not self.until_accepted:
-            return f"would generate {self._forecast()} into {out}"
-        until = self.until
-        tries = f"{until.limits.text()}, in up to {until.attempts} tries each"
-        return f"would generate {self._forecast()} into {out}, until accepted by {tries}"
-
-    def _forecast(self) -> str:
-        from mesynth.core.profiles import frame_count
-        from mesynth.corpus.faces import find_faces
-        from mesynth.corpus.flow_corpus import find_flow_model
-        from mesynth.corpus.generate import choose, choose_for_rows
-
-        if self.kind == "flow":
-            find_flow_model(self.model or "flow-prior")
-            n = len(self._stored()) if self.plan else self.config.count
-            return f"{n} flow images of {28 if self.size is None else self.size} px"
-        model = self.model or "motion-prior"
-        if self.plan:
-            plan = self._stored()
-            choose_for_rows(model, plan)
-            faces = plan.find(self.faces)
-            frames = sum(row.n_frames for row in plan)
-            return f"{len(plan)} clips ({frames} frames of {plan.size} px) on {len(faces)} faces"
-        assert self.faces is not None
-        config = self.config
-        choose(model, config)
-        frames = config.count * frame_count(sum(config.duration) / 2, config.fps)
-        n_faces = len(find_faces(self.faces))
-        return f"{config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces"
-
-    def _rows(self) -> Any:
-        return self._stored() if self.plan else self.config
-
-    def _stored(self) -> StoredPlan:
-        from mesynth.corpus.plan_file import StoredPlan
-
-        assert self.plan is not None
-        return StoredPlan.read(self.plan)
-
-
-_PLANNED = (
-    "aus", "emotion", "au_source", "count", "profile", "fps", "duration", "noise", "head_motion", "blink", "style",
-    "seed", "subjects",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What a run made: the corpus, what else is to be shown, and what is missing ("" for nothing)."""
-
-    manifest: Manifest
-    shown: dict[str, Any] = field(default_factory=dict)
-    missing: str = ""
-
-
-def _topped_up(made: AcceptedCorpus, out: Path) -> Generated:
-    never = len(made.never)
-    shown = {"rejected tries": made.rejected, "reasons": made.reasons, "never accepted": never}
-    if not never:
-        return Generated(made.manifest, shown)
-    asked = len(made.manifest) + never
-    missing = f"{never} of {asked} rows were never accepted; {out / 'skipped.csv'} says why, {out} holds the others"
-    return Generated(made.manifest, shown, missing)
+    ).write(Path(out))
 
 
 def generate(
@@ -671,6 +441,8 @@ def generate(
     Traceback (most recent call last):
     mesynth.core.errors.ConfigError: preview has no effect with kind flow; leave it out
     """
+    from mesynth.corpus.generation import Generation
+
     known = _names(Generation)
     if unknown := set(settings) - set(known):
         raise ConfigError(f"setting '{min(unknown)}' is unknown; choose from {', '.join(known)}")
@@ -839,7 +611,7 @@ def fid(
     from mesynth.metrics.fid import fid as run
     from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, RESIZE, Inception, best_extractor
 
-    if published_resize or download:  # asked for the Inception itself: no stand-in
+    if published_resize or download:  # the Inception itself is wanted: no stand-in
         extractor = Inception(inception_weights, allow_download=download, published_resize=published_resize)
         resize, note = PUBLISHED_RESIZE if published_resize else RESIZE, ""
     else:

@@ -104,8 +104,8 @@ class Verb(click.Command):
 def list_recipes_option(*folders: str) -> Callable[[Command], Command]:
     """``--list``: print the names of the recipes in ``folders``, one a line, and end."""
 
-    def show(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
-        if asked and not ctx.resilient_parsing:
+    def show(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted and not ctx.resilient_parsing:
             from mesynth.config import list_recipes
 
             for folder in folders:

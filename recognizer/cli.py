@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,10 +23,11 @@ from mesynth.commandline import (
 
 if TYPE_CHECKING:
     from mesynth.store.manifest import Manifest
-    from recognizer.config import RunConfig
+    from recognizer.config import AblationConfig, RunConfig
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Config = TypeVar("Config", "RunConfig", "AblationConfig")
 
 
 @click.group(cls=MistakeGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,16 +41,6 @@ def main() -> None:
     """
 
 
-def _manifests(command: Command) -> Command:
-    path = click.Path(path_type=Path)
-    command = click.option(
-        "--synthetic", multiple=True, type=path, help="Folder of a synthetic corpus; may be given more than once."
-    )(command)
-    return click.option(
-        "--real", multiple=True, required=True, type=path, help="Folder of real clips; may be given more than once."
-    )(command)
-
-
 def _out(command: Command) -> Command:
     return click.option(
         "--out",
@@ -57,77 +50,108 @@ def _out(command: Command) -> Command:
     )(command)
 
 
-def _settings(command: Command) -> Command:
-    return click.argument("settings", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")(command)
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What loso, ablate and train are given alike."""
+
+    settings: tuple[str, ...]
+    real: tuple[Path, ...]
+    synthetic: tuple[Path, ...]
+    out: Path
+    as_json: bool
+    dry_run: bool
+
+    def of(self, kind: type[Config], **more: Any) -> Config:
+        """The configuration that the settings make."""
+        from recognizer.config import load_config
+
+        return load_config(kind, *_split(self.settings), **more)
+
+
+def _on_corpora(recipes: str, *own: Callable[[Command], Command]) -> Callable[[Callable[..., None]], Command]:
+    """A verb over real and synthetic corpora: its function takes :class:`_Inputs` and what ``own`` options give.
+
+    ``recipes``: the folder of the recipes that --list shows.
+    """
+
+    def verb(run: Callable[..., None]) -> Any:
+        @functools.wraps(run)
+        def packed(
+            settings: tuple[str, ...], real: tuple[Path, ...], synthetic: tuple[Path, ...], out: Path, as_json: bool,
+            dry_run: bool, **more: Any,
+        ) -> None:  # fmt: skip
+            synthetic, settings = _corpora(synthetic, settings)
+            inputs = _Inputs(
+                settings=settings, real=real, synthetic=synthetic, out=out, as_json=as_json, dry_run=dry_run
+            )
+            run(inputs, **more)
+
+        path = click.Path(path_type=Path)
+        options: list[Callable[[Any], Any]] = [
+            click.argument("settings", nargs=-1, metavar="[RECIPE] [KEY=VALUE]..."),
+            list_recipes_option(recipes),
+            click.option(
+                "--real", multiple=True, required=True, type=path,
+                help="Folder of real clips; may be given more than once.",
+            ),
+            click.option(
+                "--synthetic", multiple=True, type=path,
+                help="Folder of a synthetic corpus; may be given more than once.",
+            ),
+            _out,
+            *own,
+            json_option,
+            dry_run_option,
+        ]  # fmt: skip
+        command: Any = packed
+        for option in reversed(options):
+            command = option(command)
+        return main.command(cls=Verb, former=_FORMER)(command)
+
+    return verb
 
 
 _FORMER = {"--manifest": "--real", "--set": ""}
 
 
-@main.command(cls=Verb, former=_FORMER)
-@_settings
-@list_recipes_option("recognizer")
-@_manifests
-@_out
-@click.option(
-    "--also-oracle", is_flag=True,
-    help="Add the figure whose point of training is picked on the test clips: leaked, only to compare with papers.",
+@_on_corpora(
+    "recognizer",
+    click.option(
+        "--also-oracle", is_flag=True,
+        help="Add the figure whose point of training is picked on the test clips: leaked, only to compare with papers.",
+    ),
 )  # fmt: skip
-@json_option
-@dry_run_option
-def loso(
-    settings: tuple[str, ...],
-    real: tuple[Path, ...],
-    synthetic: tuple[Path, ...],
-    out: Path,
-    also_oracle: bool,
-    as_json: bool,
-    dry_run: bool,
-) -> None:
+def loso(given: _Inputs, also_oracle: bool) -> None:
     """Test one model by leave-one-subject-out (or protocol.kind=kfold, lovo, lodo, cde, hde).
 
     Example: recognizer loso recognizer/lda mix.ratio=2 --real corpora/casme2 --synthetic corpora/made
     --out runs/lda
     """
-    from recognizer.config import RunConfig, load_config
+    from recognizer.config import RunConfig
     from recognizer.report import loso_markdown, loso_notes, loso_tables, terminal
     from recognizer.run import loso as run
 
-    synthetic, settings = _corpora(synthetic, settings)
-    config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
-    clips, made = _read(real), _read(synthetic)
-    if dry_run:
-        _plan(config, clips, made, as_json)
+    config = given.of(RunConfig, synthetic=bool(given.synthetic))
+    clips, made = _read(given.real), _read(given.synthetic)
+    if given.dry_run:
+        _plan(config, clips, made, given.as_json)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        result = run(clips, made or None, config, out=out, also_oracle=also_oracle, progress=bar)
-    _write(out / "report.md", loso_markdown(result))
-    if as_json:
+        result = run(clips, made or None, config, out=given.out, also_oracle=also_oracle, progress=bar)
+    _write(given.out / "report.md", loso_markdown(result))
+    if given.as_json:
         echo_json(result.to_dict())
         return
     for title, header, rows in loso_tables(result):
         terminal(title, header, rows)
     for note in loso_notes(result):
         click.echo(note)
-    click.echo(f"written: {out}")
+    click.echo(f"written: {given.out}")
 
 
-@main.command(cls=Verb, former=_FORMER)
-@_settings
-@list_recipes_option("ablation")
-@_manifests
-@_out
-@json_option
-@dry_run_option
-def ablate(
-    settings: tuple[str, ...],
-    real: tuple[Path, ...],
-    synthetic: tuple[Path, ...],
-    out: Path,
-    as_json: bool,
-    dry_run: bool,
-) -> None:
+@_on_corpora("ablation")
+def ablate(given: _Inputs) -> None:
     """Does synthetic data help? Models x mixing modes x sources x real subjects x ratios x seeds, with controls.
 
     Every finished cell is kept, so the same command goes on where it was stopped; under `accelerate launch` or torchrun
@@ -140,68 +164,53 @@ def ablate(
     from recognizer.ablation import ablate as run
     from recognizer.ablation import plan
     from recognizer.cells import share
-    from recognizer.config import AblationConfig, load_config
+    from recognizer.config import AblationConfig
     from recognizer.report import ablation_table, ablation_verdicts, tally, terminal
 
-    synthetic, settings = _corpora(synthetic, settings)
-    if not synthetic:
+    if not given.synthetic:
         raise ConfigError("an ablation compares with synthetic clips; pass --synthetic or data.synthetic=[...]")
-    config = load_config(AblationConfig, *_split(settings))
-    clips, made = _read(real), _read(synthetic)
-    if dry_run:
+    config = given.of(AblationConfig)
+    clips, made = _read(given.real), _read(given.synthetic)
+    if given.dry_run:
         with progress_bars(lines=False) as bars:
             facts = plan(clips, made, config, progress=by_step(bars))
-        _say(facts, as_json)
+        _say(facts, given.as_json)
         return
     if share()[0]:  # the first process speaks for all
-        run(clips, made, config, out=out)
+        run(clips, made, config, out=given.out)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        result = run(clips, made, config, out=out, progress=bar)
-    if as_json:
+        result = run(clips, made, config, out=given.out, progress=bar)
+    if given.as_json:
         echo_json(result.to_dict())
         return
     terminal(*ablation_table(result))
     for line in [*ablation_verdicts(result), tally(result)]:
         click.echo(line)
-    click.echo(f"written: {out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
+    click.echo(f"written: {given.out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
 
 
-@main.command(cls=Verb, former=_FORMER)
-@_settings
-@list_recipes_option("recognizer")
-@_manifests
-@_out
-@json_option
-@dry_run_option
-def train(
-    settings: tuple[str, ...],
-    real: tuple[Path, ...],
-    synthetic: tuple[Path, ...],
-    out: Path,
-    as_json: bool,
-    dry_run: bool,
-) -> None:
+@_on_corpora("recognizer")
+def train(given: _Inputs) -> None:
     """Train one model on everything and save it for `recognizer predict`.
 
     Example: recognizer train --real corpora/casme2 model=lda --out models/lda
     """
-    from recognizer.config import RunConfig, load_config
+    from recognizer.config import RunConfig
     from recognizer.trained import train as run
 
-    synthetic, settings = _corpora(synthetic, settings)
-    config = load_config(RunConfig, *_split(settings), synthetic=bool(synthetic))
-    clips, made = _read(real), _read(synthetic)
-    if dry_run:
+    config = given.of(RunConfig, synthetic=bool(given.synthetic))
+    clips, made = _read(given.real), _read(given.synthetic)
+    if given.dry_run:
         facts = {"model": config.model, "rows": sum(map(len, clips)), "synthetic_rows": sum(map(len, made))}
-        _say(facts | {"out": str(out)}, as_json)
+        _say(facts | {"out": str(given.out)}, given.as_json)
         return
     with progress_bars(lines=False) as bars:
         bar = by_step(bars)
-        model = run(clips, made or None, config, out=out, progress=bar)
+        model = run(clips, made or None, config, out=given.out, progress=bar)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
-    _say(facts | {"out": str(out)}, as_json)
+    _say(facts | {"out": str(given.out)}, given.as_json)
 
 
 @main.command()
@@ -211,7 +220,7 @@ def train(
 @click.option("--fps", type=float, help="With --video: its frame rate [default: what the file states].")
 @click.option(
     "--interval", multiple=True, metavar="ONSET,APEX,OFFSET",
-    help="With --video: judge these frames (from 0; APEX may be left out) instead of what is spotted.",
+    help="With --video: classify these frames (from 0; APEX may be left out) instead of what is spotted.",
 )  # fmt: skip
 @click.option(
     "--landmarker", default="auto", show_default=True,
@@ -292,9 +301,9 @@ def _predict_video(
     if dry_run:
         recognizer.preparation.require_one()
         recording = Recording.open(video, fps)
-        asked = [Interval.parse(text, recording) for text in intervals]
+        given = [Interval.parse(text, recording) for text in intervals]
         facts = {"model": recognizer.config.model, "frames": len(recording.names), "fps": recording.fps}
-        _say(facts | {"intervals": len(asked) or "to be spotted", "out": str(out)}, as_json)
+        _say(facts | {"intervals": len(given) or "to be spotted", "out": str(out)}, as_json)
         return
     with progress_bars(lines=False) as bars:
         result = predict_video(

@@ -25,7 +25,7 @@ def _for_editors(package: str) -> set[str]:
 def test_every_name_is_there_and_explained(name: str) -> None:
     value = getattr(mesynth, name)
     assert name in dir(mesynth)
-    assert name == "__version__" or value.__doc__
+    assert name == "__version__" or ">>>" in value.__doc__
 
 
 @pytest.mark.parametrize("package", ["mesynth", "mesynth.head", "mesynth.metrics"])

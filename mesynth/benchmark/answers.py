@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -146,6 +147,12 @@ class _Stored:
         np.savez_compressed(buffer, **{f.name: getattr(self, f.name) for f in fields(self)})
         write_bytes(file, buffer.getvalue())
 
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """What :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as stored:
+            return cls(**{_FORMER.get(key, key): stored[key] for key in stored.files})
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Answers(_Stored):
@@ -171,12 +178,6 @@ class Answers(_Stored):
     flow_images: np.ndarray
     """[I,DIM] of the imaged requests; NaN rows where they were refused"""
 
-    @staticmethod
-    def read(file: Path) -> Answers:
-        """What :meth:`save` wrote."""
-        with np.load(file, allow_pickle=False) as stored:
-            return Answers(**{_FORMER.get(key, key): stored[key] for key in stored.files})
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class References(_Stored):
@@ -191,12 +192,6 @@ class References(_Stored):
     features: np.ndarray
     """[R,D] of the onset, on the rows of pictured requests"""
     embedding: np.ndarray
-
-    @staticmethod
-    def read(file: Path) -> References:
-        """What :meth:`save` wrote."""
-        with np.load(file, allow_pickle=False) as stored:
-            return References(**{key: stored[key] for key in stored.files})
 
 
 def end_point_error(uv: np.ndarray, exact: np.ndarray, inside: np.ndarray) -> float:

@@ -57,7 +57,7 @@ class Fitted:
 
     code: int
     gain: float
-    """The whole gain, of an earlier calibration too; 1: asked for as it is."""
+    """The whole gain, of an earlier calibration too; 1: the target as it is."""
     reason: str
     """Why the gain was left as it was, or how it was limited; empty for a plain fit."""
     previous: float
@@ -151,7 +151,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationConfig:
-    """Whom the generator meets and what it is asked for; the gains depend on this alone."""
+    """Whom the generator meets and the requests it gets; the gains depend on this alone."""
 
     people: int = 8
     """Rendered people that gains are fitted on; as many others check them."""
@@ -265,7 +265,7 @@ class _Reading:
     weights: np.ndarray
 
     def rows(self, code: int) -> list[int]:
-        """Where the AU is asked for, after nothing; empty if it never is."""
+        """Where the AU has a target above 0, after nothing; empty if it never has."""
         found = [i for i, r in enumerate(self.targets) if r.code == code and r.level]
         return [0, *found] if found else []
 

@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: a generator with what its saved form says, asked in one way."""
+"""Who takes part in a benchmark: a generator with what its saved form says, called in one way."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Candidate:
 
     @property
     def frameless(self) -> str:
-        """Why there are no frames; empty when there are. Then ``flows(seeds=, aus=, size=)`` is asked instead."""
+        """Why there are no frames; empty when there are. Then ``flows(seeds=, aus=, size=)`` is called instead."""
         return unframed(self.generator.family)
 
     def meet(self, person: Person) -> None:

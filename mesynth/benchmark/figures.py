@@ -124,11 +124,11 @@ def points(
     rows[0] = True
     row = AU_INDEX[code]
     targets = visible_aus(np.stack([r.aus.intensity for r in requests]))[rows][:, row]
-    judged = answers[:, rows][:, :, row]
+    measured = answers[:, rows][:, :, row]
     if code in MIDLINE:
-        targets, judged = targets[:, :1], judged.mean(-1, keepdims=True)
-    people = len(judged)
-    return np.broadcast_to(targets.ravel(), (people, targets.size)), judged.reshape(people, -1)
+        targets, measured = targets[:, :1], measured.mean(-1, keepdims=True)
+    people = len(measured)
+    return np.broadcast_to(targets.ravel(), (people, targets.size)), measured.reshape(people, -1)
 
 
 def slopes(a: Answered, codes: Sequence[int]) -> np.ndarray:
@@ -146,12 +146,12 @@ def rank(a: Answered, code: int) -> np.ndarray:
     rows = a.rows(code, "B")
     rows[0] = True
     levels = np.array([r.level for r, kept in zip(a.targets, rows, strict=True) if kept])
-    judged = a.stack("measured")[:, rows, AU_INDEX[code]].mean(-1)
-    return np.array([resampling.rank_correlation(levels, j) for j in judged])
+    measured = a.stack("measured")[:, rows, AU_INDEX[code]].mean(-1)
+    return np.array([resampling.rank_correlation(levels, j) for j in measured])
 
 
 def control_figures(a: Answered) -> list[Figure]:
-    """What the judge reads against what was asked for; headline figures over the AUs it can be trusted with."""
+    """What the judge reads against the targets; headline figures over the AUs it can be trusted with."""
     w, codes = a.weights, [r.code for r in a.targets[1:]]
     every = [c for c in AU_CODES if c in codes and c not in REPEATED]
     known = [c for c in every if c in a.trusted]
@@ -165,8 +165,8 @@ def control_figures(a: Answered) -> list[Figure]:
         return [Figure(name=name, key=_COUNT_KEYS.get(i, ""), value=None, note=why) for i, name in enumerate(names)]
     targets = visible_aus(np.stack([r.aus.intensity for r in a.targets]))
     targets = np.broadcast_to(targets, (len(a.own), *targets.shape))
-    judged = a.stack("measured").astype(np.float64)
-    x, y = (np.concatenate([_column(v, c) for c in known], 1) for v in (targets, judged))
+    measured = a.stack("measured").astype(np.float64)
+    x, y = (np.concatenate([_column(v, c) for c in known], 1) for v in (targets, measured))
     wanted = np.where(x > 0, 1.0, np.nan)
     silent = np.where(x == 0, 1.0, np.nan)
     sums = resampling.moments(x, y)
@@ -219,7 +219,7 @@ def _side_figures(a: Answered, known: Sequence[int]) -> list[Figure]:
 
 
 def rest_figures(a: Answered) -> list[Figure]:
-    """What happens when nothing is asked for, and how far seeds differ."""
+    """What happens at target 0 of every AU, and how far seeds differ."""
     absent = a.absent or "it was refused"
     apart = a.stack("spread")
     diversity = figure("diversity", resampling.mean(a.weights, apart), "px", "every request was refused")

@@ -1,4 +1,4 @@
-"""The people of a benchmark: rendered heads nobody learned from, and what they really do when asked."""
+"""The people of a benchmark: rendered heads nobody learned from, and what they really do."""
 
 from __future__ import annotations
 

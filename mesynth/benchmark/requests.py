@@ -1,4 +1,4 @@
-"""What every generator of a benchmark is asked for: each AU alone, at each intensity, on both sides and on one."""
+"""The requests that every generator of a benchmark gets: each AU alone, at each intensity, on both sides and on one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_DIVERSE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """Whom the generators meet and what they are asked for; every figure but the seconds depends on this alone."""
+    """Whom the generators meet and the requests they get; every figure but the seconds depends on this alone."""
 
     people: int = 8
     """Rendered people; intervals come from resampling them."""
@@ -31,7 +31,7 @@ class BenchmarkConfig:
     """Side of the crops, pixels."""
     codes: tuple[int, ...] = AU_CODES
     levels: tuple[float, ...] = tuple(LETTER_INTENSITY.values())
-    """Intensities each AU is asked for at; 0 is always asked for once."""
+    """Target intensities of each AU; 0 is always requested once."""
     resamples: int = 500
     """Bootstrap draws of people."""
     clip_frames: int = 64
@@ -79,7 +79,7 @@ class Request:
     pictured: bool = False
     """Its apex also takes part in the figures of pictures and identity."""
     diverse: bool = False
-    """It is asked for with several seeds."""
+    """It is made with several seeds."""
     imaged: bool = False
     """Its flow also takes part in the distance between distributions of flow images."""
 
@@ -99,7 +99,7 @@ class Request:
 def requests(config: BenchmarkConfig) -> tuple[Request, ...]:
     """All requests; the first asks for nothing.
 
-    Sided AUs are also asked for on one side, left and right in turns from level to level. Pictures are compared on
+    Sided AUs are also requested on one side, left and right in turns from level to level. Pictures are compared on
     both-sided requests at the levels nearest to the middle and at the highest, flow images at these levels on all.
     """
     return requests_of(config.codes, config.levels)

@@ -59,12 +59,20 @@ def plan(
 
     key=value settings override the design.
     """
-    from mesynth.api import draft as run
+    from mesynth.config import find_recipe
     from mesynth.core.errors import ConfigError
+    from mesynth.corpus.design import load_design
+    from mesynth.corpus.planning import draft_plan
 
     if out is None and not dry_run:
-        raise ConfigError("give --out for the plan's folder, or --dry-run to only look at it")
-    draft = run(design, faces, subjects, aus_from, subject_keys(exclude_subjects), settings)
+        raise ConfigError("give --out for the plan's folder, or --dry-run to see what it comes to")
+    draft = draft_plan(
+        load_design(find_recipe(design), settings),
+        faces=faces,
+        people=subjects,
+        aus_from=aus_from,
+        exclude=subject_keys(exclude_subjects),
+    )
     summary = draft.summary()
     if not as_json:
         click.echo(summary.text())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mesynth.corpus.throughput import Throughput
 
 SHORT = 1
-"""Exit code of a corpus that is sound and has fewer clips than were asked for."""
+"""Exit code of a corpus that is sound and has fewer clips than were requested."""
 _OPTIONS = {"aus": "au"}
 """Fields of a generation that the command line calls otherwise."""
 
@@ -23,7 +23,7 @@ _OPTIONS = {"aus": "au"}
 def until_options(command: Any) -> Any:
     """``--until-accepted``, ``--keep`` and ``--attempts``."""
     command = click.option(
-        "--attempts", type=int, help="Tries at a row with --until-accepted, the first included [default: 5]."
+        "--attempts", type=int, help="Attempts at a row with --until-accepted, the first included [default: 5]."
     )(command)
     command = click.option(
         "--keep",
@@ -33,7 +33,7 @@ def until_options(command: Any) -> Any:
     return click.option(
         "--until-accepted",
         is_flag=True,
-        help="Draw a rejected clip again, with another seed, until one is accepted; rejected tries are listed in "
+        help="Draw a rejected clip again, with another seed, until one is accepted; rejected attempts are listed in "
         f"rejected.csv, rows without an accepted one in skipped.csv (exit code {SHORT}).",
     )(command)
 
@@ -163,7 +163,8 @@ def generate(
     What is made comes from a plan (--plan), or from --au or --emotion. Intensity 0 returns the input exactly. With
     --emotion, AUs come from published frequency tables.
     """
-    from mesynth.api import Generation, fetch_landmarker
+    from mesynth.api import fetch_landmarker
+    from mesynth.corpus.generation import Generation
 
     wanted = Generation(**given | {"duration": _range(given["duration"])})
     source = click.core.ParameterSource.COMMANDLINE

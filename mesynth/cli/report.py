@@ -49,7 +49,7 @@ def all_needs() -> list[Need]:
     "--workers",
     default=1,
     show_default=True,
-    help="Processes that look at the clips (0: one per core; 1: two threads); the figures do not depend on it.",
+    help="Processes that read the clips (0: one per core; 1: two threads); the figures do not depend on it.",
 )
 @SEED
 @OUT
@@ -69,7 +69,7 @@ def measure(
 ) -> None:
     """Measure synthetic corpora against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
 
-    Writes report.html to look at, and report.json, measures.csv and clips.csv to compute with. Measures whose
+    Writes report.html to read, and report.json, measures.csv and clips.csv to compute with. Measures whose
     weights are not on this machine are replaced by a named stand-in or reported as not measured; nothing is fetched
     without --download.
     """
@@ -81,7 +81,7 @@ def measure(
             lpips_weights=lpips_weights, download=download, workers=workers, command=_command(),
             progress=late_bar(bar, "measure"),
         )  # fmt: skip
-    if download:  # what was asked for and did not come is said now, not only on the page
+    if download:  # what was requested and did not come is said now, not only on the page
         told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
         for note in sorted(told):
             click.echo(note, err=True)

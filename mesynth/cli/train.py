@@ -135,12 +135,12 @@ def _train(
 @click.argument("model")
 @click.option("--subjects", default=8, show_default=True, help="Validation people to fit on; as many others check it.")
 @click.option("--aus", default="", show_default="all", help="AUs to calibrate, separated by commas.")
-@click.option("--levels", default="", show_default="0.1,0.25,0.5,0.75,1", help="Intensities to ask for; the last is 1.")
+@click.option("--levels", default="", show_default="0.1,0.25,0.5,0.75,1", help="Target intensities; the last is 1.")
 @SEED
 @OUT
 @json_option
 def calibrate(model: str, subjects: int, aus: str, levels: str, seed: int, out: Path, as_json: bool) -> None:
-    """Write a copy of a trained generator that shows AUs as strongly as they are asked for.
+    """Write a copy of a trained generator that shows AUs as strongly as their targets.
 
     Each AU gets a gain that brings what the AU judge reads off its clips nearest to what it reads off rendered people.
     Options of the model (runs/d@steps=8) hold while it is measured; give the same ones when it is used.
@@ -191,8 +191,8 @@ def calibrate(model: str, subjects: int, aus: str, levels: str, seed: int, out: 
 )
 @click.option("--subjects", default=8, show_default=True, help="Rendered people that no generator learned from.")
 @click.option("--size", default=128, show_default=True, help="Side of the crops, pixels.")
-@click.option("--aus", default="", show_default="all", help="AUs to ask for, separated by commas.")
-@click.option("--levels", default="", show_default="0.1,0.25,0.5,0.75,1", help="Intensities to ask for.")
+@click.option("--aus", default="", show_default="all", help="Target AUs, separated by commas.")
+@click.option("--levels", default="", show_default="0.1,0.25,0.5,0.75,1", help="Target intensities.")
 @SEED
 @OUT
 @json_option
@@ -206,7 +206,7 @@ def compare(
     from mesynth.api import compare as run
 
     codes = au_codes(aus) if aus else ()
-    asked = numbers(levels, "--levels") if levels else ()
+    targets = numbers(levels, "--levels") if levels else ()
     with progress_bars() as bar:
         result = run(
             models,
@@ -214,7 +214,7 @@ def compare(
             subjects=subjects,
             size=size,
             aus=codes,
-            levels=asked,
+            levels=targets,
             seed=seed,
             progress=late_bar(bar, "compare"),
         )

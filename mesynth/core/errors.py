@@ -4,7 +4,15 @@ from __future__ import annotations
 
 
 class MesynthError(ValueError):
-    """Base of all user-facing errors: the message names the value at fault and the way out."""
+    """Base of all user-facing errors: the message names the value at fault and the way out.
+
+    >>> import mesynth
+    >>> try:
+    ...     mesynth.parse_request("12=F")
+    ... except mesynth.MesynthError as error:
+    ...     print(error)
+    intensity 'F' in '12=F' is neither a letter A-E nor a number
+    """
 
 
 class ManifestError(MesynthError):
@@ -12,7 +20,11 @@ class ManifestError(MesynthError):
 
 
 class LeakError(MesynthError):
-    """A clip that learned from a held-out subject was about to enter that subject's training fold."""
+    """A clip that learned from a held-out subject was about to enter that subject's training fold.
+
+    >>> issubclass(LeakError, MesynthError)
+    True
+    """
 
 
 class NoFaceError(MesynthError):

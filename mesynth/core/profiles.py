@@ -20,7 +20,11 @@ class Profile:
     """Shape of one onset-apex-offset curve.
 
     ``apex``: position of the apex as a share of the clip; ``hold``: share spent at the apex;
-    ``decay``: "cosine" or "exponential"; ``lag``: largest delay of a single AU, as a share of the clip.
+    ``decay``: "cosine" or "exponential"; ``lag``: largest delay of a single AU, as a share of the clip. Raises
+    MesynthError for a value out of range.
+
+    >>> Profile(apex=0.5).alpha(5).ravel().tolist()
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
 
     apex: float = 0.51

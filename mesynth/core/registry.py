@@ -55,6 +55,11 @@ class Registry(Generic[T]):
 
         Raises:
             ConfigError: the name is one of what ships.
+
+        >>> sizes = Registry("paper size", "example.sizes", {"A4": 1.0})
+        >>> sizes.register("A4", 2.0)
+        Traceback (most recent call last):
+        mesynth.core.errors.ConfigError: paper size 'A4' ships and cannot be replaced; choose another name
         """
         if name in self._shipped:
             raise ConfigError(f"{self.what} '{name}' ships and cannot be replaced; choose another name")

@@ -16,7 +16,16 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video clip: ``frames`` [T,H,W,3] uint8 RGB, ``fps`` in 1/s, ``apex`` an index into the frames."""
+    """A video clip: ``frames`` [T,H,W,3] uint8 RGB, ``fps`` in 1/s, ``apex`` an index into the frames.
+
+    Raises ValueError for other shapes or types.
+
+    >>> Clip(np.zeros((9, 64, 64, 3), np.uint8), fps=200, apex=4).apex_frame.shape
+    (64, 64, 3)
+    >>> Clip(np.zeros((9, 64, 64, 3), np.uint8), fps=200, apex=9)
+    Traceback (most recent call last):
+    ValueError: apex 9 is outside the clip's 9 frames
+    """
 
     frames: np.ndarray
     fps: float
@@ -40,7 +49,13 @@ class Clip:
 class Flow:
     """Optical flow onset -> apex: ``uv`` [2,H,W] float32, pixels, x right and y down, on the onset's grid.
 
-    ``valid`` [H,W] bool is False where the onset pixel is hidden at the apex; None means all valid.
+    ``valid`` [H,W] bool is False where the onset pixel is hidden at the apex; None means all valid. Raises ValueError
+    for other shapes or types.
+
+    >>> right = np.zeros((2, 64, 64), np.float32)
+    >>> right[0] = 1.5  # pixels, everywhere the same: nothing is strained
+    >>> float(Flow(right).strain().max())
+    0.0
     """
 
     uv: np.ndarray
@@ -74,7 +89,12 @@ def optical_strain(uv: np.ndarray) -> np.ndarray:
 class AUVector:
     """AU intensities of one apex: ``intensity`` [K,2] float32 in [0,1], rows facs.AU_CODES, columns (L, R).
 
-    ``known`` [K,2] bool says which entries are measured; the others carry no information (and are 0).
+    ``known`` [K,2] bool says which entries are measured; the others carry no information (and are 0). Raises
+    ValueError for other shapes, types or values; :func:`mesynth.parse_request` makes one of text.
+
+    >>> still = AUVector(np.zeros((N_AUS, 2), np.float32))
+    >>> still.intensity.shape, bool(still.mask.all())
+    ((25, 2), True)
     """
 
     intensity: np.ndarray
@@ -100,7 +120,15 @@ class AUVector:
 
 @dataclass(frozen=True)
 class Sample:
-    """One synthesized or prepared clip: frames, onset -> apex flow, and the AUs at the apex."""
+    """One synthesized or prepared clip: frames, onset -> apex flow, and the AUs at the apex.
+
+    Raises ValueError when frames and flow differ in size.
+
+    >>> clip = Clip(np.zeros((9, 64, 64, 3), np.uint8), fps=200, apex=4)
+    >>> Sample(clip, Flow(np.zeros((2, 32, 32), np.float32)), AUVector(np.zeros((N_AUS, 2), np.float32)))
+    Traceback (most recent call last):
+    ValueError: frames (64, 64) and flow (32, 32) differ in size
+    """
 
     clip: Clip
     flow: Flow

@@ -40,11 +40,11 @@ class AUSource(Protocol):
     one_sided: bool
     """Whether its sides are coded; else sides are free to draw."""
 
-    def choices(self, asked: str) -> int:
-        """How many entries it takes in turn for ``asked`` (1: it draws)."""
+    def choices(self, wanted: str) -> int:
+        """How many entries it takes in turn for ``wanted`` (1: it draws)."""
         ...
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
+    def draw(self, wanted: str, entry: int, rng: np.random.Generator) -> SampledAUs:
         """AUs of one clip."""
         ...
 
@@ -58,12 +58,12 @@ class TableSource:
         self.name = name
         self._table = emotions.SOURCES[name]
 
-    def choices(self, asked: str) -> int:
-        emotions.require_emotion(asked, self.name)
+    def choices(self, wanted: str) -> int:
+        emotions.require_emotion(wanted, self.name)
         return 1
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
-        emotion = emotions.draw_emotion(asked, rng, self.name)
+    def draw(self, wanted: str, entry: int, rng: np.random.Generator) -> SampledAUs:
+        emotion = emotions.draw_emotion(wanted, rng, self.name)
         codes, p = list(self._table[emotion]), np.array(list(self._table[emotion].values()))
         present = rng.random(len(codes)) < p
         if not present.any():
@@ -81,21 +81,21 @@ class FixedSource:
     def __init__(self, requests: Iterable[str]) -> None:
         self._entries = [(emotion, facs.parse_request(text)) for emotion, text in map(parse_fixed, requests)]
 
-    def _of(self, asked: str) -> list[tuple[str, np.ndarray]]:
+    def _of(self, wanted: str) -> list[tuple[str, np.ndarray]]:
         return [
             (emotion, vector.intensity.astype(np.float64))
             for emotion, vector in self._entries
-            if asked == emotion or (asked and asked == classes.label(emotion))
+            if wanted == emotion or (wanted and wanted == classes.label(emotion))
         ]
 
-    def choices(self, asked: str) -> int:
-        n = len(self._of(asked))
+    def choices(self, wanted: str) -> int:
+        n = len(self._of(wanted))
         if not n:
-            raise ConfigError(f"aus.fixed has no request for '{asked}'; add for example '{asked}: 12=B'")
+            raise ConfigError(f"aus.fixed has no request for '{wanted}'; add for example '{wanted}: 12=B'")
         return n
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
-        emotion, strength = self._of(asked)[entry]
+    def draw(self, wanted: str, entry: int, rng: np.random.Generator) -> SampledAUs:
+        emotion, strength = self._of(wanted)[entry]
         return SampledAUs(emotion, strength.copy(), ())
 
 
@@ -112,18 +112,18 @@ class CodedSource:
     def __init__(self, pool: Pool, name: str, share: tuple[float, float] | None = None) -> None:
         self.name, self._pool, self._share = name, pool, share
 
-    def choices(self, asked: str) -> int:
-        self._pool.of(asked)
+    def choices(self, wanted: str) -> int:
+        self._pool.of(wanted)
         return 1
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
-        clips = self._pool.of(asked)
+    def draw(self, wanted: str, entry: int, rng: np.random.Generator) -> SampledAUs:
+        clips = self._pool.of(wanted)
         emotion, strength, seen = clips[int(rng.integers(len(clips)))]
         strength = strength.copy()
         if self._share is not None:
             strength[np.isnan(strength)] = facs.LETTER_INTENSITY["D"]
             strength *= rng.uniform(*self._share)
-        return SampledAUs(_named(emotion, asked), strength, seen)
+        return SampledAUs(_named(emotion, wanted), strength, seen)
 
 
 class CooccurrenceSource:
@@ -139,19 +139,19 @@ class CooccurrenceSource:
         self._pool = pool
         self._trees: dict[str, Tree] = {}
 
-    def choices(self, asked: str) -> int:
-        self._tree(asked)
+    def choices(self, wanted: str) -> int:
+        self._tree(wanted)
         return 1
 
-    def draw(self, asked: str, entry: int, rng: np.random.Generator) -> SampledAUs:
-        tree = self._tree(asked)
+    def draw(self, wanted: str, entry: int, rng: np.random.Generator) -> SampledAUs:
+        tree = self._tree(wanted)
         emotion = tree.emotions[int(rng.integers(len(tree.emotions)))]
-        return SampledAUs(_named(emotion, asked), tree.draw(rng), tree.seen)
+        return SampledAUs(_named(emotion, wanted), tree.draw(rng), tree.seen)
 
-    def _tree(self, asked: str) -> Tree:
-        if asked not in self._trees:
-            self._trees[asked] = Tree(self._pool.of(asked))
-        return self._trees[asked]
+    def _tree(self, wanted: str) -> Tree:
+        if wanted not in self._trees:
+            self._trees[wanted] = Tree(self._pool.of(wanted))
+        return self._trees[wanted]
 
 
 class Tree:
@@ -217,9 +217,9 @@ def _tree_order(joint: np.ndarray) -> tuple[list[int], list[int]]:
     return list(map(int, order)), [max(int(b), -1) for b in before]
 
 
-def _named(emotion: str, asked: str) -> str:
-    """The clip's own word, unless it would not lead back to the class that was asked for."""
-    return emotion if asked in (emotion, classes.label(emotion)) else asked
+def _named(emotion: str, wanted: str) -> str:
+    """The clip's own word, unless it would not lead back to the class that the plan wants."""
+    return emotion if wanted in (emotion, classes.label(emotion)) else wanted
 
 
 class Pool:
@@ -245,11 +245,11 @@ class Pool:
                 found.append((row.label, SampledAUs(row.emotion, strength, seen)))
         return cls(found, f"{manifest.root} (expression {expression})")
 
-    def of(self, asked: str) -> list[SampledAUs]:
+    def of(self, wanted: str) -> list[SampledAUs]:
         """The clips of an emotion or class. Raises ConfigError where there is none."""
-        clips = [drawn for label, drawn in self._clips if asked in (label, drawn.emotion)]
+        clips = [drawn for label, drawn in self._clips if wanted in (label, drawn.emotion)]
         if not clips:
-            raise ConfigError(f"no clip of {self._where} has coded AUs and is '{asked}'; leave it out of emotions")
+            raise ConfigError(f"no clip of {self._where} has coded AUs and is '{wanted}'; leave it out of emotions")
         return clips
 
     @property
@@ -272,8 +272,8 @@ def make_sources(config: AUDesign, manifest: Manifest | None, exclude: Collectio
         ConfigError: a source needs a manifest and there is none, or a manifest is given that none reads.
     """
     if config.needs_manifest and manifest is None:
-        asked = next(s for s in config.sources if s in CODED)
-        raise ConfigError(f"the AU source {asked} reads coded clips; give a prepared manifest with --aus-from")
+        source = next(s for s in config.sources if s in CODED)
+        raise ConfigError(f"the AU source {source} reads coded clips; give a prepared manifest with --aus-from")
     if manifest is not None and not config.needs_manifest:
         raise ConfigError(f"no AU source of the design reads {manifest.root}; add coded, macro or cooccurrence")
     out: dict[str, AUSource] = {}

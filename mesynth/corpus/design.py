@@ -222,18 +222,18 @@ class Design:
     nuisance: NuisanceDesign = field(default_factory=NuisanceDesign)
 
     def __post_init__(self) -> None:
-        asked = tuple(plain_emotion(e) for e in self.emotions)
-        if not asked:
+        names = tuple(plain_emotion(e) for e in self.emotions)
+        if not names:
             if self.aus.sources != ("fixed",):
                 raise ConfigError("emotions is empty; only sources: [fixed] brings its own")
-            asked = tuple(dict.fromkeys(parse_fixed(text)[0] for text in self.aus.fixed))
-        if len(set(asked)) != len(asked):
-            raise ConfigError(f"emotions {list(asked)} names one twice; use shares for more of it")
-        object.__setattr__(self, "emotions", asked)
+            names = tuple(dict.fromkeys(parse_fixed(text)[0] for text in self.aus.fixed))
+        if len(set(names)) != len(names):
+            raise ConfigError(f"emotions {list(names)} names one twice; use shares for more of it")
+        object.__setattr__(self, "emotions", names)
         shares = tuple(float(s) for s in self.shares)
         object.__setattr__(self, "shares", shares)
-        if shares and (len(shares) != len(asked) or not all(s > 0 and math.isfinite(s) for s in shares)):
-            raise ConfigError(f"shares {list(shares)} must be one positive number for each of {', '.join(asked)}")
+        if shares and (len(shares) != len(names) or not all(s > 0 and math.isfinite(s) for s in shares)):
+            raise ConfigError(f"shares {list(shares)} must be one positive number for each of {', '.join(names)}")
 
     @property
     def weights(self) -> tuple[float, ...]:

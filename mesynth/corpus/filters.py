@@ -46,7 +46,7 @@ class Limits:
     """Distance of the apex's face embedding to the onset's: 99 % of true pairs are below .30, 5 % of different rendered
     people below .31. (The .6 of dlib's author is for photographs: 88 % of different rendered people are below it.)"""
     control: float | None = 2.5
-    """Largest error of a judged AU that was asked for, on the 0-5 scale: 99 % of true pairs are below 2.46."""
+    """Largest error of a measured AU whose target is above 0, on the 0-5 scale: 99 % of true pairs are below 2.46."""
     artefact: float | None = 0.04
     """Share of the face where the apex is not the onset moved by the clip's flow (:data:`GHOST`): 99 % of true pairs
     are below .034, whose mouths and lids open; what only moves the picture stays below .002."""
@@ -83,18 +83,18 @@ def parse_keep(text: str) -> Limits:
     usual: dict[str, Any] = asdict(Limits())
     if not text.strip():
         return Limits()
-    asked: dict[str, float | None] = dict.fromkeys(usual)
+    limits: dict[str, float | None] = dict.fromkeys(usual)
     for part in (p.strip() for p in text.split(",") if p.strip()):
         name, equals, number = (p.strip() for p in part.partition("="))
         if name not in usual:
             raise ConfigError(f"check '{name}' is unknown; choose from {', '.join(usual)}")
-        if asked[name] is not None:
+        if limits[name] is not None:
             raise ConfigError(f"check '{name}' is given twice; give it once")
         try:
-            asked[name] = float(number) if equals else usual[name]
+            limits[name] = float(number) if equals else usual[name]
         except ValueError:
             raise ConfigError(f"limit '{part}' is no number; write for example {name}={usual[name]:g}") from None
-    return Limits(**asked)
+    return Limits(**limits)
 
 
 Failure = tuple[str, float, float, str]
@@ -145,13 +145,13 @@ class Checks:
         return float(distances(self.embedding(clip.frames[[0, clip.row.apex_index]], clip.landmarks))[0])
 
     def control(self, clip: ClipData) -> float:
-        """Largest |judged - asked| over trusted AUs that were asked for, 0-5; 0 if there is none."""
-        judged = self._networks.judge.intensity(clip.frames[[0, clip.row.apex_index]], clip.landmarks)
-        wanted = visible_aus(clip.row.aus.intensity[None])
+        """Largest |measured - target| over trusted AUs whose target is above 0, 0-5; 0 if there is none."""
+        measured = self._networks.judge.intensity(clip.frames[[0, clip.row.apex_index]], clip.landmarks)
+        targets = visible_aus(clip.row.aus.intensity[None])
         errors = [0.0]
         for code in self._networks.judge.trusted:
-            asked = wanted[0, AU_INDEX[code]]
-            errors += (5 * np.abs(judged[0, AU_INDEX[code]] - asked))[asked > 0].tolist()
+            target = targets[0, AU_INDEX[code]]
+            errors += (5 * np.abs(measured[0, AU_INDEX[code]] - target))[target > 0].tolist()
         return max(errors)
 
     def nearest(self, flow: np.ndarray) -> tuple[float, str]:
@@ -219,7 +219,7 @@ class Rejection:
     of: str = ""
     """The clip that it repeats."""
     attempt: int = 1
-    """Which try at the plan's row it was; later ones are made by :mod:`mesynth.corpus.rejection` alone."""
+    """Which attempt at the plan's row it was; later ones are made by :mod:`mesynth.corpus.rejection` alone."""
 
 
 def rejections(row: Row, failed: Iterable[Failure], attempt: int = 1) -> list[Rejection]:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from mesynth import __version__
-from mesynth.core import emotions, facs
+from mesynth.core import emotions
 from mesynth.core.errors import MesynthError
 from mesynth.core.process import part
 from mesynth.core.types import AUVector
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import VIRTUAL, PlanFace, StoredPlan, virtual_faces
-from mesynth.corpus.throughput import Report, run_plan
+from mesynth.corpus.throughput import Pace, run_plan
 from mesynth.motion.flow_prior import NAME, FlowNuisance, FlowPrior, FlowRequest, effective_intensity, tables
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import config_hash
@@ -125,29 +124,14 @@ class FlowWorker:
         learned = self.model.facts if self.model else None
         person = self.people[plan.face].partition("/")[2]
         aus = plan.aus if learned else AUVector(effective_intensity(self.nuisance, plan.aus.intensity))
-        active = [facs.AU_CODES[k] for k in np.flatnonzero(aus.intensity.max(1) > 0)]
         own = f"{VIRTUAL}/{person}"
-        apex = plan.profile.apex_index(plan.n_frames)
         return Row(
             clip_id=f"{own}/syn{plan.index:07d}/0",
             database=VIRTUAL,
             subject=person,
             clip=f"syn{plan.index:07d}",
-            onset=0,
-            apex=apex,
-            offset=plan.n_frames - 1,
-            fps=plan.fps,
-            n_frames=plan.n_frames,
-            apex_index=apex,
-            height=self.size,
-            width=self.size,
-            emotion=plan.emotion,
-            label=emotions.label(plan.emotion),
-            objective_class=facs.objective_class(active),
-            au_text=facs.format_vector(aus),
-            **Row.au_columns(aus),
+            **plan.columns(aus, self.size, plan.profile.apex_index(plan.n_frames)),
             provenance=Provenance(
-                kind="synthetic",
                 database=VIRTUAL,
                 subject=person,
                 licence="; ".join(learned.licences) if learned else LICENCE,
@@ -156,12 +140,7 @@ class FlowWorker:
                 parents=(self.plan,),
                 generator=self.model.described if self.model else NAME,
                 weights_sha256=learned.weights_sha256 if learned else fields_hash(),
-                plan_row=plan.index,
-                seed=plan.seed,
-                aus_asked=facs.format_vector(plan.aus),
-                aus_source=plan.au_source,
-                profile=plan.profile.text(),
-                code_version=__version__,
+                **plan.origin(),
             ),
         )
 
@@ -199,15 +178,13 @@ def generate_flow(
     people: int = 0,
     size: int = 28,
     nuisance: FlowNuisance = FlowNuisance(),
-    workers: int = 1,
-    progress: Callable[[str], Progress] | None = None,
-    report: Report | None = None,
+    **pace: Unpack[Pace],
 ) -> Manifest:
     """A corpus of flow images of ``size`` pixels in ``out``: manifest and shards, no frames; read as any corpus.
 
     ``rows``: a stored plan (each of its faces becomes a face shape), or what a plan is drawn from, of ``people`` face
     shapes (0: as many as rows, at most 1,000). Head motion, blinks and style are the rows' own; everything else, and
-    how strong those are, is ``nuisance``. Resumes, and gives the same bytes for any ``workers``, as
+    how strong those are, is ``nuisance``. Resumes, and gives the same bytes at any ``pace``, as
     :func:`mesynth.corpus.generate.generate`.
 
     Raises:
@@ -216,7 +193,7 @@ def generate_flow(
         MesynthError: a model that is no flow GAN, or rows that it cannot draw.
     """
     run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
-    return run_plan(run, out, workers=workers, progress=progress, report=report)
+    return run_plan(run, out, **pace)
 
 
 @dataclass(frozen=True)

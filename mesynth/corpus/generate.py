@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from mesynth import __version__
-from mesynth.core import emotions, facs
+from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import part
 from mesynth.core.types import Flow, Sample
@@ -20,7 +19,7 @@ from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.previews import loose_files
-from mesynth.corpus.throughput import Report, run_plan
+from mesynth.corpus.throughput import Pace, run_plan
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
@@ -106,22 +105,9 @@ class GenerateWorker:
             database=face.database,
             subject=face.subject,
             clip=clip,
-            onset=0,
-            apex=sample.clip.apex,
-            offset=plan.n_frames - 1,
-            fps=plan.fps,
-            n_frames=plan.n_frames,
-            apex_index=sample.clip.apex,
-            height=self.size,
-            width=self.size,
-            emotion=plan.emotion,
-            label=emotions.label(plan.emotion),
-            objective_class=facs.objective_class(_active_codes(plan)),
-            au_text=facs.format_vector(plan.aus),
-            **Row.au_columns(plan.aus),
+            **plan.columns(plan.aus, self.size, sample.clip.apex),
             warnings=warnings,
             provenance=Provenance(
-                kind="synthetic",
                 database=face.database,
                 subject=face.subject,
                 licence="; ".join(dict.fromkeys((face.provenance.licence, *learned.licences))),
@@ -133,12 +119,7 @@ class GenerateWorker:
                 parents=face.provenance.parents,
                 generator=self.model.described,
                 weights_sha256=learned.weights_sha256,
-                plan_row=plan.index,
-                seed=plan.seed,
-                aus_asked=facs.format_vector(plan.aus),
-                aus_source=plan.au_source,
-                profile=plan.profile.text(),
-                code_version=__version__,
+                **plan.origin(),
             ),
         )
 
@@ -149,10 +130,6 @@ def inner(sample: Sample, inset: int) -> Sample:
     clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle, middle]))
     uv = np.ascontiguousarray(sample.flow.uv[:, middle, middle])
     return Sample(clip, Flow(uv, stays_inside(uv)), sample.aus)
-
-
-def _active_codes(plan: PlanRow) -> list[int]:
-    return [facs.AU_CODES[k] for k in np.flatnonzero(plan.aus.intensity.max(1) > 0)]
 
 
 def choose(model: str, config: PlanConfig) -> Model:
@@ -178,15 +155,12 @@ def generate(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
-    workers: int = 1,
-    progress: Callable[[str], Progress] | None = None,
-    report: Report | None = None,
+    **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
     ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted one; the same
-    seed gives the same bytes for any ``workers`` (0: one process per core; a script that asks for several keeps
-    its calls under ``if __name__ == "__main__":``). ``report`` is told how fast each process was.
+    seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.throughput.Pace`: workers, progress, report).
 
     Raises:
         NoFaceError, UnreadableImageError, DatasetLayoutError: a face cannot be used (it is named).
@@ -195,7 +169,7 @@ def generate(
         MesynthError: a request or an option that the model is known to refuse.
     """
     run = face_run(config, faces, model=model, preview=preview, landmarker=landmarker)
-    return run_plan(run, out, workers=workers, progress=progress, report=report)
+    return run_plan(run, out, **pace)
 
 
 def generate_plan(
@@ -206,9 +180,7 @@ def generate_plan(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
-    workers: int = 1,
-    progress: Callable[[str], Progress] | None = None,
-    report: Report | None = None,
+    **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate every row of a plan that ``mesynth plan`` wrote: exactly one clip a row. See :func:`generate`.
 
@@ -219,7 +191,7 @@ def generate_plan(
         MesynthError: what :func:`generate` refuses; a row that the model is known to refuse (it is named).
     """
     run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker)
-    return run_plan(run, out, workers=workers, progress=progress, report=report)
+    return run_plan(run, out, **pace)
 
 
 def choose_for_rows(model: str, plan: StoredPlan) -> Model:

@@ -11,16 +11,18 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
+from mesynth import __version__
 from mesynth.core import emotions, facs, seeds
 from mesynth.core.emotions import AUSampling
 from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
+from mesynth.store.manifest import Row
 
 FILE_NAME = "plan.jsonl"
 
@@ -79,8 +81,38 @@ class PlanRow:
 
     @property
     def aus(self) -> AUVector:
-        """The AUs asked for."""
+        """The target AUs."""
         return AUVector(np.array(self.intensity, np.float32))
+
+    def columns(self, shown: AUVector, size: int, apex: int) -> dict[str, Any]:
+        """Of the manifest's row: what the plan says of a clip of ``size`` pixels that shows these AUs."""
+        active = [facs.AU_CODES[k] for k in np.flatnonzero(shown.intensity.max(1) > 0)]
+        return {
+            "onset": 0,
+            "apex": apex,
+            "offset": self.n_frames - 1,
+            "fps": self.fps,
+            "n_frames": self.n_frames,
+            "apex_index": apex,
+            "height": size,
+            "width": size,
+            "emotion": self.emotion,
+            "label": emotions.label(self.emotion),
+            "objective_class": facs.objective_class(active),
+            "au_text": facs.format_vector(shown),
+        } | Row.au_columns(shown)
+
+    def origin(self) -> dict[str, Any]:
+        """Of the row's provenance: what the plan says of any clip made from it."""
+        return {
+            "kind": "synthetic",
+            "plan_row": self.index,
+            "seed": self.seed,
+            "aus_asked": facs.format_vector(self.aus),
+            "aus_source": self.au_source,
+            "profile": self.profile.text(),
+            "code_version": __version__,
+        }
 
 
 class Plan(Sequence["PlanRow"]):
@@ -115,8 +147,8 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
     if config.au:
         emotion, vector, source = "", facs.parse_request(config.au[index % len(config.au)]), "user"
     else:
-        asked = config.emotions[index % len(config.emotions)].strip().lower()
-        emotion = emotions.draw_emotion(asked, rng, config.sampling.source)
+        wanted = config.emotions[index % len(config.emotions)].strip().lower()
+        emotion = emotions.draw_emotion(wanted, rng, config.sampling.source)
         vector, source = emotions.sample_aus(emotion, rng, config.sampling), config.sampling.source
     seconds = float(rng.uniform(*config.duration))
     return PlanRow(

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ from mesynth.corpus.flow_corpus import flow_run
 from mesynth.corpus.generate import Preview, face_run
 from mesynth.corpus.plan import PlanConfig, PlanRow
 from mesynth.corpus.plan_file import StoredPlan
-from mesynth.corpus.throughput import CorpusRun, Report, Throughput, joined, timed, writable
+from mesynth.corpus.throughput import CorpusRun, Pace, Report, Throughput, joined, timed, writable
 from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
@@ -309,9 +309,10 @@ def _run_rounds(
     run: CorpusRun,
     acceptance: Acceptance,
     checks: Checks,
-    workers: int,
-    progress: Callable[[str], Progress] | None,
-    report: Report | None,
+    *,
+    workers: int = 1,
+    progress: Callable[[str], Progress] | None = None,
+    report: Report | None = None,
 ) -> AcceptedCorpus:
     """Clips of a plan whose rows' indices count from 0.
 
@@ -419,9 +420,7 @@ def generate_until_accepted(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
-    workers: int = 1,
-    progress: Callable[[str], Progress] | None = None,
-    report: Report | None = None,
+    **pace: Unpack[Pace],
 ) -> AcceptedCorpus:
     """:func:`mesynth.corpus.generate.generate` or ``generate_plan``, with every rejected clip drawn again.
 
@@ -436,7 +435,7 @@ def generate_until_accepted(
     checks = Checks(acceptance.limits)
     checks.load()
     run = face_run(rows, faces, model=model, preview=preview, landmarker=landmarker)
-    return _run_rounds(out, run, acceptance, checks, workers, progress, report)
+    return _run_rounds(out, run, acceptance, checks, **pace)
 
 
 def generate_flow_until_accepted(
@@ -448,9 +447,7 @@ def generate_flow_until_accepted(
     people: int = 0,
     size: int = 28,
     nuisance: FlowNuisance = FlowNuisance(),
-    workers: int = 1,
-    progress: Callable[[str], Progress] | None = None,
-    report: Report | None = None,
+    **pace: Unpack[Pace],
 ) -> AcceptedCorpus:
     """:func:`mesynth.corpus.flow_corpus.generate_flow`, with every duplicate drawn again; see
     :func:`generate_until_accepted`.
@@ -462,4 +459,4 @@ def generate_flow_until_accepted(
     if frames := acceptance.limits.of_frames:
         raise ConfigError(f"--keep {frames[0]} needs frames; with --kind flow use --keep duplicate")
     run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
-    return _run_rounds(out, run, acceptance, Checks(acceptance.limits), workers, progress, report)
+    return _run_rounds(out, run, acceptance, Checks(acceptance.limits), **pace)

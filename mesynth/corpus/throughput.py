@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -224,10 +224,27 @@ class CorpusRun(Protocol):
         ...
 
 
+class Pace(TypedDict, total=False):
+    """How a corpus is made and who is told; no byte of it depends on this."""
+
+    workers: int
+    """Processes, 0 for one per core; else 1. A script that asks for several keeps its calls under
+    ``if __name__ == "__main__":``."""
+    progress: Callable[[str], Progress] | None
+    """Gives a bar for each named part of the work."""
+    report: Report | None
+    """Told how fast each process was."""
+
+
 def run_plan(
-    run: CorpusRun, out: Path, *, workers: int, progress: Callable[[str], Progress] | None, report: Report | None
+    run: CorpusRun,
+    out: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[str], Progress] | None = None,
+    report: Report | None = None,
 ) -> Manifest:
-    """One clip a row of the run's plan, in the new folder ``out``; the same call resumes.
+    """One clip a row of the run's plan, in the new folder ``out``; the same call resumes. See :class:`Pace`.
 
     Raises:
         RunFolderError: ``out`` holds another run or cannot be written.

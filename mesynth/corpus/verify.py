@@ -48,7 +48,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was looked at and every problem found."""
+    """What was checked and every problem found."""
 
     corpus: str
     clips: int
@@ -70,6 +70,11 @@ def verify(folder: Path | str, *, progress: Progress | None = None) -> Verdict:
     """Check a corpus, and the faces beside it. One clip is held at a time.
 
     Raises ManifestError: there is no manifest to check, or it cannot be read.
+
+    >>> import mesynth, tempfile
+    >>> made = mesynth.generate(kind="flow", emotion="surprise", count=4, out=tempfile.mkdtemp() + "/flow")
+    >>> verify(made.root).clean
+    True
     """
     folder = Path(folder)
     parts = [folder]

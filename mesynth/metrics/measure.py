@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,29 +25,11 @@ def measure(
     real: Manifest,
     synthetic: Manifest,
     config: MeasureConfig = MeasureConfig(),
-    *,
-    training: Manifest | None = None,
-    inception_weights: Path | str | None = None,
-    lpips_weights: Path | str | None = None,
-    judge_weights: Path | str | None = None,
-    allow_download: bool = False,
-    workers: int = 1,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> MeasureReport:
-    """Compare ``synthetic`` with ``real``: :func:`measure_all` of one corpus, without its figures by clip."""
-    found = measure_all(
-        real,
-        {"synthetic": synthetic},
-        config,
-        training=training,
-        inception_weights=inception_weights,
-        lpips_weights=lpips_weights,
-        judge_weights=judge_weights,
-        allow_download=allow_download,
-        workers=workers,
-        progress=progress,
-    )
-    return found.reports["synthetic"]
+    """Compare ``synthetic`` with ``real``: :func:`measure_all` of one corpus, with its options, without its figures by
+    clip."""
+    return measure_all(real, {"synthetic": synthetic}, config, **options).reports["synthetic"]
 
 
 def measure_all(
@@ -68,7 +51,7 @@ def measure_all(
     real clips are read once. ``training`` is what the generators learned from; with it, memorisation is measured.
     A measure whose weights or inputs are missing is reported as not measured, with the reason; the others go on.
     Memory does not grow with the corpora: ``config.clips`` clips of each are read, one at a time. ``workers``:
-    processes that look at clips (0: one per core; 1: two threads of this one); no figure depends on it.
+    processes that read clips (0: one per core; 1: two threads of this one); no figure depends on it.
     ``allow_download``: weights that are missing are fetched; where that fails, the report says so.
 
     Raises:

@@ -38,13 +38,31 @@ def verdicts(report: MeasureReport) -> list[Verdict]:
     return [found(report) for found in _QUESTIONS]
 
 
-def _absent(
-    report: MeasureReport, question: str, group: str, row: MeasureRow | None = None, instead: str = ""
-) -> Verdict:
-    """Why there is no figure: what its row says, or that of its group."""
-    row = row or report.find(f"{group}_not_measured")
-    why = row.note.removeprefix("not measured: ") if row else instead or "the report has no such figure"
-    return Verdict(question, "not measured", "none", why)
+_Said = tuple[str, str, str]
+"""Verdict, kind and basis."""
+
+
+def _answers(
+    question: str, name: str, group: str, *, instead: str = "the report has no such figure"
+) -> Callable[[Callable[[MeasureReport, MeasureRow], _Said]], Callable[[MeasureReport], Verdict]]:
+    """The ``question`` that a function answers by the row ``name``, which has a value then.
+
+    Without a value the verdict says why: what the row says, or that of its ``group``, or ``instead``.
+    """
+
+    def of(say: Callable[[MeasureReport, MeasureRow], _Said]) -> Callable[[MeasureReport], Verdict]:
+        def verdict(report: MeasureReport) -> Verdict:
+            row = report.find(name)
+            if row is not None and row.value is not None:
+                return Verdict(question, *say(report, row))
+            row = row or report.find(f"{group}_not_measured")
+            return Verdict(
+                question, "not measured", "none", row.note.removeprefix("not measured: ") if row else instead
+            )
+
+        return verdict
+
+    return of
 
 
 def _number(row: MeasureRow) -> str:
@@ -58,11 +76,8 @@ def _span(row: MeasureRow) -> str:
     return f"{format_number(row.value)} [{format_number(row.low)}, {format_number(row.high)}]{unit}"
 
 
-def _pictures(report: MeasureReport) -> Verdict:
-    question = "Do apex pictures differ from real ones?"
-    row = report.find("kid")
-    if row is None or row.value is None:
-        return _absent(report, question, "pictures", row)
+@_answers("Do apex pictures differ from real ones?", "kid", "pictures")
+def _pictures(report: MeasureReport, row: MeasureRow) -> _Said:
     beside = "; ".join(f"{name}: {format_number(value)}" for name, value in row.reference.items())
     basis = (
         f"{row.name} {_span(row)}; 0 is no difference, and other people or cameras make one, too"
@@ -70,22 +85,20 @@ def _pictures(report: MeasureReport) -> Verdict:
         + f"; {_number(row)}"
     )
     if row.low is None:
-        return Verdict(question, "cannot be said", "open", basis)
+        return "cannot be said", "open", basis
     if row.low > 0:
-        return Verdict(question, "they differ", "bad", basis)
+        return "they differ", "bad", basis
     text = "no difference shown; more clips may show one"
-    return Verdict(question, text, "open", basis)
+    return text, "open", basis
 
 
-def _identity(report: MeasureReport) -> Verdict:
-    question = "Does the person stay the same?"
-    apex, beyond = report.find("identity_apex"), report.find("identity_beyond_real")
-    if apex is None or apex.value is None:
-        return _absent(report, question, "identity", apex)
+@_answers("Does the person stay the same?", "identity_apex", "identity")
+def _identity(report: MeasureReport, apex: MeasureRow) -> _Said:
+    beyond = report.find("identity_beyond_real")
     real = apex.reference.get("real")
     if beyond is None or beyond.low is None or beyond.high is None or real is None:
         basis = f"distance onset to apex {_span(apex)}; too few real clips to hold it against"
-        return Verdict(question, "cannot be said", "open", basis)
+        return "cannot be said", "open", basis
     whole = report.find("identity")
     floor = whole.reference.get("floor (different people)") if whole else None
     margin = 0.0 if floor is None else max(0.0, IDENTITY_MARGIN * (floor - real))
@@ -97,19 +110,19 @@ def _identity(report: MeasureReport) -> Verdict:
     )
     basis += f"; {_number(beyond)}"
     if beyond.high <= margin:
-        return Verdict(question, "no further from the onset than real clips are", "good", basis)
+        return "no further from the onset than real clips are", "good", basis
     if beyond.low > 0:
-        return Verdict(question, "further from the onset than real clips are", "bad", basis)
-    return Verdict(question, "not shown to be further from the onset than real clips are", "open", basis)
+        return "further from the onset than real clips are", "bad", basis
+    return "not shown to be further from the onset than real clips are", "open", basis
 
 
-def _control(report: MeasureReport) -> Verdict:
-    question = "Are action units as strong as their targets?"
-    row = report.find("au_slope")
-    if row is None or row.value is None:
-        return _absent(
-            report, question, "au_control", row, "too few clips have AUs of one strength and another as targets"
-        )
+@_answers(
+    "Are action units as strong as their targets?",
+    "au_slope",
+    "au_control",
+    instead="too few clips have AUs of one strength and another as targets",
+)
+def _control(report: MeasureReport, row: MeasureRow) -> _Said:
     leak = report.find("au_leakage")
     low, high = SLOPE_LIMITS
     real = row.reference.get("real")
@@ -120,72 +133,65 @@ def _control(report: MeasureReport) -> Verdict:
         basis += f"; AUs whose target is 0: {format_number(leak.value)} of 5"
         basis += f" (real {format_number(beside)})" if beside is not None else ""
     if row.low is None or row.high is None:
-        return Verdict(question, "cannot be said", "open", basis)
+        return "cannot be said", "open", basis
     if row.high < low or row.low > high:
         text = "weaker than the target" if row.high < low else "stronger than the target"
-        return Verdict(question, text, "bad", basis)
+        return text, "bad", basis
     if row.low >= low and row.high <= high:
-        return Verdict(question, "on target", "good", basis)
-    return Verdict(question, "about on target; the interval is too wide to say", "open", basis)
+        return "on target", "good", basis
+    return "about on target; the interval is too wide to say", "open", basis
 
 
-def _size(report: MeasureReport) -> Verdict:
-    question = "Is the motion as large as in real clips?"
-    row = report.find("motion")
-    if row is None or row.value is None:
-        return _absent(report, question, "sequence", row)
+@_answers("Is the motion as large as in real clips?", "motion", "sequence")
+def _size(report: MeasureReport, row: MeasureRow) -> _Said:
+    assert row.value is not None
     real = row.reference.get("real")
     if real is None or row.low is None or row.high is None or real <= 0:
-        return Verdict(question, "cannot be said", "open", f"{_span(row)}; no real median")
+        return "cannot be said", "open", f"{_span(row)}; no real median"
     basis = f"median over the face {_span(row)}; real clips {format_number(real)} px; {_number(row)}"
     if row.low <= real <= row.high:
-        return Verdict(question, "no difference shown", "open", basis)
+        return "no difference shown", "open", basis
     text = f"{'smaller' if row.value < real else 'larger'}: {row.value / real:.2f} times the real median"
-    return Verdict(question, text, "bad", basis)
+    return text, "bad", basis
 
 
-def _flow(report: MeasureReport) -> Verdict:
-    question = "Is the stored flow what the frames show?"
-    row = report.find("flow_epe")
-    if row is None or row.value is None:
-        return _absent(report, question, "flow", row)
+@_answers("Is the stored flow what the frames show?", "flow_epe", "flow")
+def _flow(report: MeasureReport, row: MeasureRow) -> _Said:
     still = row.reference.get("zero flow", math.nan)
     basis = (
         f"median end-point error {_span(row)}, of no motion {format_number(still)} px; "
         f"below {FLOW_SHARE:g} of that counts as yes; {_number(row)}"
     )
     if row.high is None or row.low is None or not still > 0:
-        return Verdict(question, "cannot be said", "open", basis)
+        return "cannot be said", "open", basis
     if row.high < FLOW_SHARE * still:
-        return Verdict(question, "yes", "good", basis)
+        return "yes", "good", basis
     if row.low >= still:
-        return Verdict(question, "no: no motion at all would fit as well", "bad", basis)
-    return Verdict(question, "in part", "open", basis)
+        return "no: no motion at all would fit as well", "bad", basis
+    return "in part", "open", basis
 
 
-def _timing(report: MeasureReport) -> Verdict:
-    question = "Is the apex where the clip says?"
-    row = report.find("apex_error")
-    if row is None or row.value is None:
-        return _absent(report, question, "sequence", row)
+@_answers("Is the apex where the clip says?", "apex_error", "sequence")
+def _timing(report: MeasureReport, row: MeasureRow) -> _Said:
+    assert row.value is not None
     real = row.reference.get("real")
     beside = f"; real clips {format_number(real)}" if real is not None else ""
     basis = f"median distance to the largest motion {_span(row)}{beside}"
     basis += f"; {APEX_FRAMES:g} frame counts as yes; {_number(row)}"
     if row.high is None or row.low is None:
-        return Verdict(question, "cannot be said", "open", basis)
+        return "cannot be said", "open", basis
     if row.high <= APEX_FRAMES:
-        return Verdict(question, "yes", "good", basis)
+        return "yes", "good", basis
     if row.low > APEX_FRAMES:
-        return Verdict(question, f"off by {row.value:g} frames", "bad", basis)
-    return Verdict(question, "about there; the interval is too wide to say", "open", basis)
+        return f"off by {row.value:g} frames", "bad", basis
+    return "about there; the interval is too wide to say", "open", basis
 
 
-def _memory(report: MeasureReport) -> Verdict:
-    question = "May it repeat training clips?"
-    row = report.find("copied_share")
-    if row is None or row.value is None:
-        return _absent(report, question, "memorisation", row, "no training set was given (--training)")
+@_answers(
+    "May it repeat training clips?", "copied_share", "memorisation", instead="no training set was given (--training)"
+)
+def _memory(report: MeasureReport, row: MeasureRow) -> _Said:
+    assert row.value is not None
     count, expected = round(row.value * row.n), row.reference["expected without copying"]
     low, high = wilson(count, row.n)
     basis = (
@@ -194,10 +200,10 @@ def _memory(report: MeasureReport) -> Verdict:
         f"; {row.reference['training clips compared']:g} training clips were compared"
     )
     if low > expected:
-        return Verdict(question, "yes: more are near than chance explains", "bad", basis)
+        return "yes: more are near than chance explains", "bad", basis
     if high <= 5 * expected:
-        return Verdict(question, "no", "good", basis)
-    return Verdict(question, "no sign of it, but too few clips to rule it out", "open", basis)
+        return "no", "good", basis
+    return "no sign of it, but too few clips to rule it out", "open", basis
 
 
 _QUESTIONS: tuple[Callable[[MeasureReport], Verdict], ...] = (

@@ -96,7 +96,14 @@ NAME = "motion-prior"
 
 @dataclass(frozen=True)
 class Face:
-    """An onset face: ``image`` [H,W,3] uint8 RGB, ``landmarks`` [68,2] float32 pixels."""
+    """An onset face: ``image`` [H,W,3] uint8 RGB, ``landmarks`` [68,2] float32 pixels.
+
+    Raises MesynthError for other shapes.
+
+    >>> Face(np.zeros((128, 128, 3), np.uint8), np.zeros((5, 2), np.float32))
+    Traceback (most recent call last):
+    mesynth.core.errors.MesynthError: landmarks have shape (5, 2); expected 68 finite points [68,2]
+    """
 
     image: np.ndarray
     landmarks: np.ndarray

@@ -317,6 +317,11 @@ def augment(
     Raises:
         ManifestError: a clip has no frames or no flow.
         RunFolderError: ``out`` holds something else.
+
+    >>> from mesynth.store.manifest import Manifest
+    >>> augment(Manifest.from_rows([], Path("nowhere")), "copies")
+    Traceback (most recent call last):
+    mesynth.core.errors.ManifestError: the manifest of nowhere holds no clips; nothing to augment
     """
     if len(manifest) == 0:
         raise ManifestError(f"the manifest of {manifest.root} holds no clips; nothing to augment")

@@ -233,7 +233,11 @@ def _check_file(folder: Path, name: str, record: Any, networks: tuple[str, ...])
 
 
 def shipped_models() -> list[str]:
-    """Names of the generators that come with the package."""
+    """Names of the generators that come with the package.
+
+    >>> "motion_gan" in shipped_models()
+    True
+    """
     if not SHIPPED.is_dir():
         return []
     return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / INDEX).is_file())

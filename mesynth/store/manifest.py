@@ -164,7 +164,16 @@ assert [f.name for f in _PROVENANCE] == [f.name for f in fields(Provenance)]
 
 @dataclass(frozen=True)
 class Manifest:
-    """A table of rows and the folder its paths are relative to."""
+    """A table of rows, one a clip (:class:`Row`), and the folder its paths are relative to.
+
+    ``len(manifest)``, iteration, ``manifest.column("label")`` [N], ``manifest.filter(mask)``. Raises ManifestError for
+    a table of other columns.
+
+    >>> import mesynth, tempfile
+    >>> corpus = mesynth.generate(kind="flow", emotion=["surprise", "negative"], count=4, out=tempfile.mkdtemp() + "/c")
+    >>> len(corpus), len(corpus.filter(corpus.column("label") == "surprise"))
+    (4, 2)
+    """
 
     table: pa.Table
     root: Path

@@ -8,10 +8,10 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from mesynth.core.errors import WeightsUnavailable
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +69,33 @@ def read_weights(path: Path, key: str, what: str, remedy: str) -> tuple[dict[str
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
             record = json.loads((handle.metadata() or {})[key])
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise foreign_weights(path, what, error) from None
+        raise _foreign(path, what, error) from None
     if not isinstance(record, dict):
-        raise foreign_weights(path, what, TypeError(f"its record is a {type(record).__name__}"))
+        raise _foreign(path, what, TypeError(f"its record is a {type(record).__name__}"))
     return tensors, record
 
 
-def foreign_weights(path: Path, what: str, error: Exception) -> WeightsUnavailable:
+def read_network(
+    path: Path,
+    key: str,
+    what: str,
+    remedy: str,
+    build: Callable[[dict[str, torch.Tensor], dict[str, Any]], T],
+) -> T:
+    """What ``build`` makes of the tensors and the record of :func:`read_weights`.
+
+    Raises:
+        WeightsUnavailable: as :func:`read_weights`, or what ``build`` raises (KeyError, ValueError, TypeError,
+            RuntimeError) in one line.
+    """
+    tensors, record = read_weights(path, key, what, remedy)
+    try:
+        return build(tensors, record)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _foreign(path, what, error) from None
+
+
+def _foreign(path: Path, what: str, error: Exception) -> WeightsUnavailable:
     """For a file whose tensors or record do not fit: one line with the reason."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return WeightsUnavailable(f"{what}: {path} is no file of it ({reason}); reinstall or retrain it")

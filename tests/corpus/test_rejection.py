@@ -158,7 +158,8 @@ def test_rows_that_are_never_accepted_are_listed(root: Path, errors: np.ndarray,
     args += ["--fps", 25, "--duration", 0.2, "--size", 64, "--style", 1, "--head-motion", 1, "--workers", 1]
     args += ["--until-accepted", "--attempts", 1, "--keep", f"control={half.control!r}", "--out", root / "short"]
     dry = _cli(*args, "--dry-run")
-    assert re.search(r"would generate 12 clips .* until accepted by control=[\d.]+, in up to 1 tries each", dry.output)
+    forecast = r"would generate 12 clips .* until accepted by control=[\d.]+, in up to 1 attempts each"
+    assert re.search(forecast, dry.output)
     done = _cli(*args, "--json")
     assert done.exit_code == 1, done.output
     beyond = np.flatnonzero(errors > half.control)

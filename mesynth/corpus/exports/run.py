@@ -74,6 +74,12 @@ def export(
         RunFolderError: ``out`` holds something else, or another process is writing it.
         Interrupted: on Ctrl-C.
         MesynthError: a worker process died, or the disk is full.
+
+    >>> import mesynth, tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> corpus = mesynth.generate(kind="flow", emotion="surprise", count=4, out=folder / "flow")
+    >>> export(corpus, "flow-npy", folder / "npy").clips
+    4
     """
     out = Path(out)
     if workers < 0:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE
-from mesynth.store.weights import foreign_weights, read_weights
+from mesynth.store.weights import read_network
 
 JAW_DROP_SHARE = 0.45
 """AU 26 at 1 opens the jaw this share of AU 27 at 1 (mesynth.head.model.AU_UNITS)."""
@@ -49,7 +50,7 @@ def visible_aus(intensity: np.ndarray) -> np.ndarray:
 
 
 GRID = 32
-"""Side of the picture the judge looks at."""
+"""Side of the picture the judge reads, pixels."""
 TRUSTED_ICC = 0.6
 """An AU takes part in headline figures when its ICC(3,1) on held-out people reaches this."""
 LUMA_SCALE = 10.0
@@ -168,17 +169,16 @@ class AUJudge:
         Raises:
             WeightsUnavailable: the file is missing or is no judge.
         """
-        path = Path(file) if file is not None else WEIGHTS
-        tensors, record = read_weights(path, "judge", "AU judge", _RETRAIN)
-        try:
-            figures = {int(code): JudgeFigures(**values) for code, values in record.pop("figures").items()}
-            subjects = tuple(record.pop("subjects_seen"))
-            meta = JudgeMeta(figures=figures, subjects_seen=subjects, **record)
-            scale = tensors.pop("scale").numpy()
-            net = JudgeNet(meta.channels, meta.width)
-            net.load_state_dict(tensors)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise foreign_weights(path, "AU judge", error) from None
+        return read_network(Path(WEIGHTS if file is None else file), "judge", "AU judge", _RETRAIN, AUJudge._of)
+
+    @staticmethod
+    def _of(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> AUJudge:
+        figures = {int(code): JudgeFigures(**values) for code, values in record.pop("figures").items()}
+        subjects = tuple(record.pop("subjects_seen"))
+        meta = JudgeMeta(figures=figures, subjects_seen=subjects, **record)
+        scale = tensors.pop("scale").numpy()
+        net = JudgeNet(meta.channels, meta.width)
+        net.load_state_dict(tensors)
         return AUJudge(net, scale, meta)
 
     def save(self, path: Path) -> None:

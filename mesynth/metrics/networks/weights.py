@@ -69,6 +69,18 @@ class Published:
             raise WeightsUnavailable(f"{self.what}: {found or self.url} cannot be read ({error})") from None
         return state
 
+    def need(self, name: str, purpose: str, *, beside: bool, also: str = "", instead: str) -> Need:
+        """The row of ``mesynth doctor``; ``beside``: whether the package that it goes with is here."""
+        option = self.option.replace("_", "-")
+        return Need(
+            name=name,
+            purpose=purpose,
+            present=self.here() is not None and beside,
+            where=str(hub_folder() / self.file),
+            remedy=f"put {self.file} there (from {self.url}), or pass --{option} FILE{also}",
+            instead=instead,
+        )
+
 
 INCEPTION = Published("Inception", "Inception weights", INCEPTION_FILE, INCEPTION_URL, "inception_weights")
 """Of the published FID."""
@@ -102,24 +114,20 @@ def first_available(
 
 def needs() -> list[Need]:
     """What each measure wants and whether it is on this machine (the rows of ``mesynth doctor``)."""
-    lpips_heads = package_file("lpips", "weights/v0.1/alex.pth")
     resnet, five = (package_file("face_recognition_models", f) for f in (DLIB_RESNET, DLIB_FIVE))
     dlib = importlib.util.find_spec("_dlib_pybind11") or importlib.util.find_spec("dlib")
     return [
-        Need(
-            name="Inception (FID, KID)",
-            purpose="features of FID and KID as published",
-            present=INCEPTION.here() is not None and importlib.util.find_spec("pytorch_fid") is not None,
-            where=str(hub_folder() / INCEPTION_FILE),
-            remedy=f"put {INCEPTION_FILE} there (from {INCEPTION_URL}), or pass --inception-weights FILE",
+        INCEPTION.need(
+            "Inception (FID, KID)",
+            "features of FID and KID as published",
+            beside=importlib.util.find_spec("pytorch_fid") is not None,
             instead="FD-STAlexNet and KID-STAlexNet",
         ),
-        Need(
-            name="AlexNet trunk (LPIPS)",
-            purpose="LPIPS as published",
-            present=ALEXNET.here() is not None and lpips_heads is not None,
-            where=str(hub_folder() / ALEXNET_FILE),
-            remedy=f"put {ALEXNET_FILE} there (from {ALEXNET_URL}), or pass --lpips-weights FILE; pip install lpips",
+        ALEXNET.need(
+            "AlexNet trunk (LPIPS)",
+            "LPIPS as published",
+            beside=package_file("lpips", "weights/v0.1/alex.pth") is not None,
+            also="; pip install lpips",
             instead="ST-LPIPS",
         ),
         Need(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.preprocess.magnify.common import require_clip, require_factor
-from mesynth.store.weights import foreign_weights, read_weights
+from mesynth.store.weights import read_network
 
 WEIGHTS = Path(__file__).parent / "data" / "magnifier.safetensors"
 _RETRAIN = "python -m mesynth.preprocess.magnify.learned_train configs/preprocess/magnifier.yaml --out DIR"
@@ -104,14 +105,15 @@ class LearnedMagnifier:
         Raises:
             WeightsUnavailable: the file is missing or is no magnifier.
         """
-        path = Path(file) if file is not None else WEIGHTS
-        tensors, record = read_weights(path, "magnifier", "learned magnifier", _RETRAIN)
-        try:
-            meta = MagnifierMeta(people_seen=tuple(record.pop("people_seen")), **record)
-            net = MagnifierNet(meta.width, meta.blocks)
-            net.load_state_dict({name: value.float() for name, value in tensors.items()})
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise foreign_weights(path, "learned magnifier", error) from None
+        return read_network(
+            Path(WEIGHTS if file is None else file), "magnifier", "learned magnifier", _RETRAIN, LearnedMagnifier._of
+        )
+
+    @staticmethod
+    def _of(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> LearnedMagnifier:
+        meta = MagnifierMeta(people_seen=tuple(record.pop("people_seen")), **record)
+        net = MagnifierNet(meta.width, meta.blocks)
+        net.load_state_dict({name: value.float() for name, value in tensors.items()})
         return LearnedMagnifier(net, meta)
 
     def save(self, path: Path) -> None:

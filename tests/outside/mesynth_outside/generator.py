@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from mesynth.store.families import Family
 from torch import nn
 
 from mesynth.core import facs
@@ -26,6 +25,7 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import flow_picture
+from mesynth.store.families import Family
 from mesynth.store.generator_folder import GeneratorFacts, load_sized_network
 from mesynth.training.data.batches import Batch
 from mesynth.training.task import Task, Updater

@@ -1,0 +1,239 @@
+"""From the settings of one call or command line to a corpus: which go together, and which run they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mesynth.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mesynth.corpus.plan import PlanConfig
+    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
+    from mesynth.store.manifest import Manifest
+    from mesynth.store.stage import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What is to be generated: clips or flow images, from a stored plan or from what a plan is drawn from.
+
+    The fields are those of :func:`mesynth.generate`, which explains them.
+
+    >>> Generation(kind="flow", emotion="surprise", count=4).forecast(Path("made"))
+    'would generate 4 flow images of 28 px into made'
+    """
+
+    faces: Path | None = None
+    plan: Path | None = None
+    aus: tuple[str, ...] = ()
+    emotion: str = ""
+    au_source: str = "published"
+    kind: str = "clips"
+    model: str | None = None
+    count: int | None = None
+    profile: str = "casme2"
+    fps: float = 200.0
+    duration: tuple[float, float] = (0.32, 0.32)
+    size: int | None = None
+    noise: float = 0.0
+    head_motion: float | None = None
+    blink: float | None = None
+    style: float | None = None
+    subjects: int = 0
+    nuisance: str = ""
+    preview: int = 8
+    video: str = "gif"
+    landmarker: str = "auto"
+    seed: int = 0
+    until_accepted: bool = False
+    keep: str = ""
+    attempts: int | None = None
+
+    def check(self, given: Collection[str], option: Callable[[str], str] = str) -> None:
+        """Refuse what has no effect beside the rest, and missing faces.
+
+        Args:
+            given: names of the fields that the user set.
+            option: how the user calls a field.
+
+        Raises:
+            ConfigError: names the first.
+        """
+
+        def refuse(names: tuple[str, ...], why: str) -> None:
+            if idle := [name for name in names if name in given]:
+                raise ConfigError(f"{option(idle[0])} has no effect {why}; leave it out")
+
+        if self.kind not in ("clips", "flow"):
+            raise ConfigError(f"kind '{self.kind}' is unknown; choose clips or flow")
+        flow = f"{option('kind')} flow"
+        if self.until_accepted:
+            limits = self.until.limits
+            if self.kind == "flow" and limits.of_frames:
+                keep = option("keep")
+                raise ConfigError(f"{keep} {limits.of_frames[0]} needs frames; with {flow} use {keep} duplicate")
+        else:
+            refuse(("keep", "attempts"), f"without {option('until_accepted')}")
+        if self.kind == "flow":
+            refuse(("faces", "noise", "preview", "video", "landmarker", "download"), f"with {flow}")
+        else:
+            refuse(("subjects", "nuisance"), f"without {flow}")
+        if self.plan:
+            refuse(_PLANNED, f"with {option('plan')}, whose rows say it")
+            if self.kind == "clips":
+                refuse(("size",), f"with {option('plan')}, whose rows say it")
+        elif self.kind == "clips" and self.faces is None:
+            names = option("faces"), option("plan")
+            raise ConfigError(
+                f"give {names[0]} a picture, a folder of pictures or a manifest; or {names[1]}; or {flow}"
+            )
+
+    @property
+    def config(self) -> PlanConfig:
+        """What rows are drawn from when there is no plan. Raises MesynthError for what it refuses."""
+        from mesynth.core.emotions import AUSampling
+        from mesynth.corpus.plan import PlanConfig
+        from mesynth.motion.nuisance import Nuisance
+
+        emotions = tuple(e.strip() for e in self.emotion.split(",") if e.strip())
+        flow = self.kind == "flow"
+
+        def strength(value: float | None, usual: float) -> float:
+            return value if value is not None else usual if flow else 0.0
+
+        return PlanConfig(
+            au=self.aus,
+            emotions=emotions,
+            count=max(len(self.aus), len(emotions), 1) if self.count is None else self.count,
+            profile=self.profile,
+            fps=self.fps,
+            duration=self.duration,
+            size=128 if flow or self.size is None else self.size,
+            seed=self.seed,
+            sampling=AUSampling(source=self.au_source),
+            nuisance=Nuisance(
+                noise=self.noise,
+                head=strength(self.head_motion, 1),
+                blink=strength(self.blink, 0.3),
+                style=strength(self.style, 1),
+            ),
+        )
+
+    def run(
+        self,
+        out: Path,
+        workers: int,
+        bar: Callable[[str], Progress] | None,
+        report: Callable[[Any], object] | None = None,
+    ) -> Generated:
+        """Make it; ``report`` is told how fast it was."""
+        common: dict[str, Any] = {"workers": workers, "progress": bar, "report": report}
+        if self.kind == "flow":
+            from mesynth.corpus.flow_corpus import generate_flow
+            from mesynth.motion.flow_prior import parse_flow_nuisance
+
+            common |= {
+                "model": self.model or "flow-prior",
+                "people": self.subjects,
+                "size": 28 if self.size is None else self.size,
+                "nuisance": parse_flow_nuisance(self.nuisance),
+            }
+            if self.until_accepted:
+                from mesynth.corpus.rejection import generate_flow_until_accepted
+
+                return _topped_up(generate_flow_until_accepted(self._rows(), out, self.until, **common), out)
+            return Generated(generate_flow(self._rows(), out, **common))
+        from mesynth.corpus.generate import Preview, generate, generate_plan
+
+        common |= {
+            "model": self.model or "motion-prior",
+            "preview": Preview(count=self.preview, video=self.video),
+            "landmarker": self.landmarker,
+        }
+        if self.until_accepted:
+            from mesynth.corpus.rejection import generate_until_accepted
+
+            return _topped_up(generate_until_accepted(self._rows(), out, self.until, faces=self.faces, **common), out)
+        if self.plan:
+            return Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
+        assert self.faces is not None
+        return Generated(generate(self.faces, self.config, out, **common))
+
+    @property
+    def until(self) -> Acceptance:
+        """When a clip is accepted. Raises ConfigError for checks or attempts that cannot be."""
+        from mesynth.corpus.filters import parse_keep
+        from mesynth.corpus.rejection import ATTEMPTS, Acceptance
+
+        limits = parse_keep(self.keep or ("duplicate" if self.kind == "flow" else ""))
+        return Acceptance(limits=limits, attempts=ATTEMPTS if self.attempts is None else self.attempts)
+
+    def forecast(self, out: Path) -> str:
+        """What would be made, after every check that needs no work. Raises MesynthError."""
+        if not self.until_accepted:
+            return f"would generate {self._forecast()} into {out}"
+        until = self.until
+        attempts = f"{until.limits.text()}, in up to {until.attempts} attempts each"
+        return f"would generate {self._forecast()} into {out}, until accepted by {attempts}"
+
+    def _forecast(self) -> str:
+        from mesynth.core.profiles import frame_count
+        from mesynth.corpus.faces import find_faces
+        from mesynth.corpus.flow_corpus import find_flow_model
+        from mesynth.corpus.generate import choose, choose_for_rows
+
+        if self.kind == "flow":
+            find_flow_model(self.model or "flow-prior")
+            n = len(self._stored()) if self.plan else self.config.count
+            return f"{n} flow images of {28 if self.size is None else self.size} px"
+        model = self.model or "motion-prior"
+        if self.plan:
+            plan = self._stored()
+            choose_for_rows(model, plan)
+            faces = plan.find(self.faces)
+            frames = sum(row.n_frames for row in plan)
+            return f"{len(plan)} clips ({frames} frames of {plan.size} px) on {len(faces)} faces"
+        assert self.faces is not None
+        config = self.config
+        choose(model, config)
+        frames = config.count * frame_count(sum(config.duration) / 2, config.fps)
+        n_faces = len(find_faces(self.faces))
+        return f"{config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces"
+
+    def _rows(self) -> Any:
+        return self._stored() if self.plan else self.config
+
+    def _stored(self) -> StoredPlan:
+        from mesynth.corpus.plan_file import StoredPlan
+
+        assert self.plan is not None
+        return StoredPlan.read(self.plan)
+
+
+_PLANNED = (
+    "aus", "emotion", "au_source", "count", "profile", "fps", "duration", "noise", "head_motion", "blink", "style",
+    "seed", "subjects",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run made: the corpus, what else is to be shown, and what is missing ("" for nothing)."""
+
+    manifest: Manifest
+    shown: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+
+def _topped_up(made: AcceptedCorpus, out: Path) -> Generated:
+    never = len(made.never)
+    shown = {"rejected tries": made.rejected, "reasons": made.reasons, "never accepted": never}
+    if not never:
+        return Generated(made.manifest, shown)
+    rows = len(made.manifest) + never
+    missing = f"{never} of {rows} rows were never accepted; {out / 'skipped.csv'} says why, {out} holds the others"
+    return Generated(made.manifest, shown, missing)
