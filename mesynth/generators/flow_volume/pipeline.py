@@ -80,10 +80,7 @@ class FlowVolume(SampledGenerator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """The profile's lag is left out: timing is drawn."""
-        volume = self.volume(
-            request.face, request.aus, request.profile, n_frames=request.n_frames, fps=request.fps, seed=request.seed,
-            blinks=request.nuisance.blink > 0,
-        )  # fmt: skip
+        volume = self.volume(request)
         cells = [(k, 0) for k in range(_PARTS)]
         one = np.zeros((len(AU_CODES), 2), np.float32)
         one[:_PARTS, 0] = 1
@@ -93,28 +90,19 @@ class FlowVolume(SampledGenerator):
         curves = _Curves(apex=volume.profile.apex, weights=volume.weights)
         return motion_clip(motion, replace(request, aus=AUVector(one), profile=curves))
 
-    def volume(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        seed: int = 0,
-        blinks: bool = False,
-    ) -> Volume:
-        """The flow of a clip of ``n_frames``; ``blinks``: with the field of a closing lid.
+    def volume(self, request: ClipRequest) -> Volume:
+        """The flow of a clip, with the field of a closing lid where it may blink.
 
         Raises:
             AUConflictError: AUs that exclude each other.
         """
-        facs.reject_conflicts(aus)
+        face, profile, n_frames = request.face, request.profile, request.n_frames
+        facs.reject_conflicts(request.aus)
         level = profile.alpha(n_frames)
         placed, apex = on_frames(profile, n_frames), profile.apex_index(n_frames)
-        timing = Timing.of(placed, (n_frames - 1) / fps, self.network.config["wander"])
+        timing = Timing.of(placed, (n_frames - 1) / request.fps, self.network.config["wander"])
         at = timing.at[0].double().numpy()
-        keys, expected, lids = self._drawn(face, aus, timing, seed)
+        keys, expected, lids = self._drawn(face, request.aus, timing, request.seed)
         limit = REACH * expected.shape[0]
         expected = unfolded(limited_length(expected, limit))
         keys = np.stack([unfolded(limited_length(key, limit)) for key in keys])
@@ -124,7 +112,7 @@ class FlowVolume(SampledGenerator):
         nothing = np.zeros_like(expected)
         made = face_motion(
             crop, face.image.shape[:2], cells, np.concatenate([parts, expected[None]]), nothing,
-            lids if blinks else None, np.zeros((*face.image.shape[:2], 3), np.float32),
+            lids if request.nuisance.blink > 0 else None, np.zeros((*face.image.shape[:2], 3), np.float32),
         )  # fmt: skip
         weights = np.concatenate([key_weights(at, n_frames, apex), level[:, None]], 1)
         return Volume(placed, made.fields, weights, made.blink)

@@ -183,12 +183,7 @@ class MotionDiffusionTask(Task):
             flow = self._sampled(averaged, batch)
             other = self._sampled(averaged, batch, "sample-other")
         made = _made(batch.onset, flow)
-        columns = [
-            record.pictures(batch.onset), record.pictures(batch.frame), record.pictures(made),
-            record.changes(batch.frame, batch.onset), record.changes(made, batch.onset),
-            record.flows(batch.flow), record.flows(flow), record.flows(other),
-        ]  # fmt: skip
-        return record.sheet(columns, scale=max(1, 128 // self.size))
+        return record.motion_sheet(batch.onset, batch.frame, made, batch.flow, flow, other)
 
     def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         """See the base class."""

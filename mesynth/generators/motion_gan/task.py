@@ -224,12 +224,7 @@ class MotionGANTask(Task):
         with torch.no_grad():
             motion = averaged["generator"](batch.onset, aus, known, z)
             made = form(batch.onset, motion)
-        columns = [
-            record.pictures(batch.onset), record.pictures(batch.frame), record.pictures(made),
-            record.changes(batch.frame, batch.onset), record.changes(made, batch.onset),
-            record.flows(batch.flow), record.flows(motion.flow),
-        ]  # fmt: skip
-        return record.sheet(columns, scale=max(1, 128 // self.size))
+        return record.motion_sheet(batch.onset, batch.frame, made, batch.flow, motion.flow)
 
     def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         """See the base class."""
