@@ -8,14 +8,15 @@ user asked for. A card is written from the facts alone: nothing in it is typed i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mesynth.core.facs import AU_INDEX
+from mesynth.core.facs import AU_INDEX, reject_conflicts
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.families import FAMILIES
@@ -55,6 +56,56 @@ class Generator(Protocol):
             MesynthError: AUs that exclude each other, or a face this family cannot take.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class ClipRequest:
+    """One call of a generator, as its parts pass it on; see :meth:`Generator.generate`."""
+
+    face: Face
+    aus: AUVector
+    profile: Profile
+    n_frames: int
+    fps: float
+    nuisance: Nuisance = Nuisance()
+    seed: int = 0
+
+
+class FaceGenerator(ABC):
+    """A :class:`Generator` of clips of a face: a family says with :meth:`clip_of` how one is made."""
+
+    family: str
+    size: int
+    facts: GeneratorFacts
+
+    def generate(
+        self,
+        face: Face,
+        aus: AUVector,
+        profile: Profile,
+        *,
+        n_frames: int,
+        fps: float,
+        nuisance: Nuisance = Nuisance(),
+        seed: int = 0,
+        **own: Any,
+    ) -> tuple[Sample, tuple[str, ...]]:
+        """See :meth:`Generator.generate`; ``own``: what :meth:`clip_of` of a family takes beside the request.
+
+        Raises:
+            AUConflictError: AUs that exclude each other.
+            MesynthError: what the family cannot take.
+        """
+        reject_conflicts(aus)
+        sample, warnings = self.clip_of(ClipRequest(face, aus, profile, n_frames, fps, nuisance, seed), **own)
+        return replace(sample, aus=aus), warnings
+
+    @abstractmethod
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """The clip at its face's size with its onset -> apex flow, and warnings. The AUs do not exclude each other.
+
+        The sample may carry other AUs (those that the network was asked for): :meth:`generate` puts the request's back.
+        """
 
 
 def load_pipeline(folder: Path | str, gains: Mapping[str, float] | None = None) -> Generator:

@@ -17,14 +17,14 @@ from numba import njit
 
 from mesynth.core import facs, seeds
 from mesynth.core.process import part
-from mesynth.core.types import AUVector, Sample
-from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path
+from mesynth.core.types import Sample
+from mesynth.generators.base import ClipRequest
+from mesynth.motion.nuisance import blink_curve, draw_style, head_basis, head_path
 from mesynth.motion.prior import WARP_LIMIT, formed_clip
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import backward_of, soft_limit, warp
 
 if TYPE_CHECKING:
-    from mesynth.core.profiles import Profile
     from mesynth.motion.prior import Face, FaceMap
 
 
@@ -226,43 +226,29 @@ def face_motion(
 
 
 @part("warp")
-def motion_clip(
-    face: Face,
-    motion: FaceMotion,
-    aus: AUVector,
-    profile: Profile,
-    *,
-    n_frames: int,
-    fps: float,
-    nuisance: Nuisance,
-    seed: int,
-) -> tuple[Sample, tuple[str, ...]]:
-    """The clip with its onset -> apex flow, and warnings. Random streams are the motion prior's, by name."""
-    moves = _flows(face, motion, aus, profile, n_frames, fps, nuisance, seed)
-    shown = ((flow, np.float32(255 * share) * motion.change) for flow, share in moves)
-    apex = profile.apex_index(n_frames)
-    clip, flow, warnings = formed_clip(face.image, shown, n_frames, fps, apex, nuisance.noise, seed)
-    return Sample(clip, flow, aus), warnings
+def motion_clip(motion: FaceMotion, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+    """The clip with its onset -> apex flow, and warnings. Random streams are the motion prior's, by name.
+
+    ``motion`` of ``request.face``; its fields follow ``request.aus`` and ``request.profile``.
+    """
+    shown = ((flow, np.float32(255 * share) * motion.change) for flow, share in _flows(motion, request))
+    apex = request.profile.apex_index(request.n_frames)
+    clip, flow, warnings = formed_clip(
+        request.face.image, shown, request.n_frames, request.fps, apex, request.nuisance.noise, request.seed
+    )
+    return Sample(clip, flow, request.aus), warnings
 
 
-def _flows(
-    face: Face,
-    motion: FaceMotion,
-    aus: AUVector,
-    profile: Profile,
-    n_frames: int,
-    fps: float,
-    nuisance: Nuisance,
-    seed: int,
-) -> Iterator[tuple[np.ndarray, float]]:
+def _flows(motion: FaceMotion, request: ClipRequest) -> Iterator[tuple[np.ndarray, float]]:
     """Forward flow onset -> frame t, [H,W,2] float32 pixels, and the share of the change of light."""
-    lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
-    alpha = profile.alpha(n_frames, lags)
-    asked = np.array([aus.intensity[cell] for cell in motion.cells], np.float32)
+    nuisance, n_frames, seed = request.nuisance, request.n_frames, request.seed
+    lags = request.profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
+    alpha = request.profile.alpha(n_frames, lags)
+    asked = np.array([request.aus.intensity[cell] for cell in motion.cells], np.float32)
     rows = [k for k, _ in motion.cells]
-    blink = np.minimum(blink_curve(n_frames, fps, nuisance.blink, seeds.stream(seed, "blink")), WARP_LIMIT[45])
+    blink = np.minimum(blink_curve(n_frames, request.fps, nuisance.blink, seeds.stream(seed, "blink")), WARP_LIMIT[45])
     path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
-    place = _place(face) if nuisance.head or nuisance.style else None
+    place = _place(request.face) if nuisance.head or nuisance.style else None
     fields, bend = motion.fields, motion.bend
     if nuisance.style and place is not None:
         fields, bend = _styled([*fields, bend], place, nuisance.style, seed)

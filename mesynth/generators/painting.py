@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,14 +29,15 @@ from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.core.process import part
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Sample
+from mesynth.generators.base import ClipRequest, FaceGenerator
 from mesynth.generators.motion_gan.network import canonical_fields, crop_frame, read_canonical
 from mesynth.head.model import SIDE_SOFTNESS
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve
-from mesynth.motion.prior import Face
 from mesynth.preprocess.align import IOD_SHARE, SimilarityCrop
 from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.regions import REGION_AUS, polygon_mask, region_polygons
 from mesynth.preprocess.warping import warp
+from mesynth.store.generator_folder import GeneratorFacts
 
 _SIDE = 48
 CHANGE_GAIN = 10.0
@@ -105,32 +107,27 @@ def painted_clip(
     family: str,
     size: int,
     paint: Paint,
-    face: Face,
-    aus: AUVector,
-    profile: Profile,
+    request: ClipRequest,
     *,
-    n_frames: int,
-    fps: float,
-    nuisance: Nuisance,
-    seed: int,
     device: torch.device,
     base: np.ndarray | None = None,
 ) -> tuple[Sample, tuple[str, ...]]:
-    """The clip at ``face.image``'s size. Flow is estimated from its frames (TV-L1), and a warning says so.
+    """The clip at its face's size; the request's AUs do not exclude each other.
 
-    The face is cut out by its landmarks as preprocessing does (mesynth.preprocess.align), at ``size`` pixels. Changes
-    are put onto ``face.image``, or onto the frames ``base`` [T,H,W,3] uint8 of a clip of the same request.
+    Flow is estimated from its frames (TV-L1), and a warning says so. The face is cut out by its landmarks as
+    preprocessing does (mesynth.preprocess.align), at ``size`` pixels. Changes are put onto the face's picture, or onto
+    the frames ``base`` [T,H,W,3] uint8 of a clip of the same request.
 
     Raises:
-        MesynthError: AUs that exclude each other, or head motion and style, which a picture generator cannot draw.
+        MesynthError: head motion and style, which a picture generator cannot draw.
     """
-    facs.reject_conflicts(aus)
+    face, nuisance, n_frames, seed = request.face, request.nuisance, request.n_frames, request.seed
     for name, value in (("head-motion", nuisance.head), ("style", nuisance.style)):
         if value:
             raise MesynthError(f"{family} paints pictures and cannot draw {name}={value:g}; set {name} to 0")
     crop = SimilarityCrop.from_landmarks(face.landmarks, size)
     onset = torch.from_numpy(crop.frames(face.image[None])).permute(0, 3, 1, 2).to(device).float() / 255
-    asked, alpha = intensities(aus, profile, n_frames, fps, nuisance.blink, seed)
+    asked, alpha = intensities(request.aus, request.profile, n_frames, request.fps, nuisance.blink, seed)
     noise = seeds.stream(seed, "noise")
     frames = np.empty((n_frames, *face.image.shape), np.uint8)
     frames[0] = face.image
@@ -143,9 +140,21 @@ def painted_clip(
             under = face.image if base is None else base[t]
             frame = add_noise(under + 255 * moved, nuisance.noise, noise)
             frames[t] = np.clip(frame + 0.5, 0, 255)
-    apex = profile.apex_index(n_frames)
+    apex = request.profile.apex_index(n_frames)
     flow = estimate_flow(frames[0], frames[apex], FLOW_METHOD)
-    return Sample(Clip(frames, fps, apex), flow, aus), (f"flow estimated by {FLOW_METHOD}",)
+    return Sample(Clip(frames, request.fps, apex), flow, request.aus), (f"flow estimated by {FLOW_METHOD}",)
+
+
+class PaintingGenerator(FaceGenerator):
+    """A saved network that paints every frame of a clip; see :func:`painted_clip` for sizes and errors."""
+
+    def __init__(self, network: Any, facts: GeneratorFacts) -> None:
+        self.network, self.facts = network, facts
+        self.size: int = network.config["size"]
+
+    def painted(self, paint: Paint, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """:func:`painted_clip` by this family's network."""
+        return painted_clip(self.family, self.size, paint, request, device=self.network.device)
 
 
 def carried_back(change: np.ndarray, crop: SimilarityCrop, shape: tuple[int, ...]) -> np.ndarray:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.generators.base import Generator, load_pipeline
-from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import NAME, Face, MotionPrior, check_reach
+from mesynth.generators.base import ClipRequest, FaceGenerator, Generator, load_pipeline
+from mesynth.motion.prior import NAME, MotionPrior, check_reach
 from mesynth.store.families import makes_frames
 from mesynth.store.generator_folder import (
     INDEX,
@@ -30,7 +29,6 @@ from mesynth.store.generator_folder import (
 )
 
 if TYPE_CHECKING:
-    from mesynth.core.profiles import Profile
     from mesynth.core.types import AUVector, Sample
 
 
@@ -38,7 +36,7 @@ Option = bool | int | float | str
 _FACES_KEPT = 8
 
 
-class PriorGenerator:
+class PriorGenerator(FaceGenerator):
     """The AU motion prior behind the call that all generators share. It learned from nobody."""
 
     family = NAME
@@ -51,26 +49,17 @@ class PriorGenerator:
         )  # fmt: skip
         self._priors: OrderedDict[int, MotionPrior] = OrderedDict()  # by identity of the face, which they keep alive
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """See :meth:`mesynth.motion.prior.MotionPrior.generate`; the fields of the last faces are kept."""
-        key = id(face)
+        key = id(request.face)
         if key not in self._priors:
-            self._priors[key] = MotionPrior(face)
+            self._priors[key] = MotionPrior(request.face)
             while len(self._priors) > _FACES_KEPT:
                 self._priors.popitem(last=False)
         self._priors.move_to_end(key)
         return self._priors[key].generate(
-            aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
+            request.aus, request.profile, n_frames=request.n_frames, fps=request.fps, nuisance=request.nuisance,
+            seed=request.seed,
         )  # fmt: skip
 
 

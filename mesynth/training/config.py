@@ -10,7 +10,17 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from mesynth.config import FORMER_KEYS, by_former_names, check_keys, fill, find_recipe, read_given, renamed, valid_keys
+from mesynth.config import (
+    FORMER_KEYS,
+    by_former_names,
+    check_adam,
+    check_keys,
+    fill,
+    find_recipe,
+    read_given,
+    renamed,
+    valid_keys,
+)
 from mesynth.core.errors import ConfigError
 from mesynth.store.families import Family, trained_family
 from mesynth.store.generator_folder import SHIPPED, shipped_models
@@ -111,6 +121,21 @@ class RunConfig:
         if self.start is None:
             idle["start"] = "it names no generator"
         return idle
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """The section ``optim`` of families with a generator and judges of it: Adam at two rates."""
+
+    lr: float = 1e-4
+    """Of the generator."""
+    lr_critic: float = 1e-4
+    """Of what judges it."""
+    beta1: float = 0.5
+    beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        check_adam(self)
 
 
 @dataclass(frozen=True)

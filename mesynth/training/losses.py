@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mesynth.core.types import N_AUS
 from mesynth.preprocess.warping import backward_of, bilinear
 
 
@@ -261,6 +262,55 @@ def known_failure(logged: Mapping[str, float], measured: Mapping[str, float]) ->
     if change < UNCHANGED * real:
         return f"the output equals the input (change {change:.3g} grey levels, {real:.3g} in the data)"
     return ""
+
+
+def motion_failure(measured: Mapping[str, float], size: int, *, still: str, deaf: str) -> str:
+    """The failures any AU-controlled generator of motion can have, or ""; ``still`` and ``deaf``: what helps."""
+    if measured.get("motion", 1.0) < 1e-4 * size:
+        return f"the output is the input: motion is {measured['motion']:.2g} px; {still}"
+    if measured.get("au_effect", 1.0) < 0.05:
+        return f"the output does not depend on the AUs (effect {measured['au_effect']:.2g} of the motion); {deaf}"
+    return ""
+
+
+def flow_measures(
+    flow: torch.Tensor, exact: torch.Tensor, valid: torch.Tensor, has_flow: torch.Tensor, **others: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Drawn against exact flow, [B,2,S,S] pixels over ``valid`` [B,S,S]; measures [B], NaN without ``has_flow`` [B].
+
+    ``epe`` and what it is to be held against: ``epe_zero`` of no motion, ``epe_mean_flow`` of the batch's mean, and
+    the end-point errors of ``others`` by name. ``gain``: the share of the exact motion that the flow shows.
+    """
+    counted = has_flow.view(-1, 1, 1, 1).to(exact.dtype)
+    mean = (exact * counted).sum(0, keepdim=True) / counted.sum().clamp(min=1)
+    flows = {"epe": flow, "epe_zero": torch.zeros_like(exact), "epe_mean_flow": mean.expand_as(exact), **others}
+    out = {name: torch.where(has_flow, end_point_error(f, exact, valid), torch.nan) for name, f in flows.items()}
+    inside = valid[:, None].to(exact.dtype)
+    power = (exact.square() * inside).flatten(1).sum(1)
+    gain = (flow * exact * inside).flatten(1).sum(1) / power.clamp(min=1e-6)
+    return out | {"gain": torch.where(has_flow & (power > 1), gain, torch.nan)}
+
+
+def frame_measures(
+    made: torch.Tensor, onset: torch.Tensor, frame: torch.Tensor, paired: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """``psnr`` of made frames and ``psnr_onset`` of the onsets, dB against real ones: [B], NaN without ``paired``."""
+    out = {}
+    for name, shown in (("psnr", made), ("psnr_onset", onset)):
+        error = mean_of((shown - frame).square()).clamp(min=1e-10)
+        out[name] = torch.where(paired, -10 * error.log10(), torch.nan)
+    return out
+
+
+def au_reach(draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], size: int, device: torch.device) -> float:
+    """Largest grey-level difference at any pixel between the pictures of two AUs at full intensity.
+
+    ``draw(pictures [K,3,S,S], AUs [K,K,2])`` -> pictures; the onset is :func:`probe_picture`.
+    """
+    one = torch.eye(N_AUS, device=device)[:, :, None].expand(-1, -1, 2).contiguous()
+    with torch.no_grad():
+        drawn = draw(probe_picture(size).to(device).expand(N_AUS, -1, -1, -1), one)
+    return float(GREY_LEVELS * (drawn.amax(0) - drawn.amin(0)).max())
 
 
 def probe_picture(size: int) -> torch.Tensor:

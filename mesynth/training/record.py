@@ -138,6 +138,14 @@ def sheet(columns: Sequence[Sequence[np.ndarray]], scale: int = 1) -> np.ndarray
     return _joined(rows, 0)
 
 
+def motion_sheet(
+    onset: torch.Tensor, frame: torch.Tensor, made: torch.Tensor, exact: torch.Tensor, *drawn: torch.Tensor
+) -> np.ndarray:
+    """Columns: onset, asked frame, made frame (all [B,3,S,S] in [0,1]), change of each, then flows [B,2,S,S] pixels."""
+    columns = [pictures(x) for x in (onset, frame, made)] + [changes(x, onset) for x in (frame, made)]
+    return sheet([*columns, *map(flows, (exact, *drawn))], scale=max(1, 128 // onset.shape[-1]))
+
+
 def _joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
     gap_shape = list(parts[0].shape)
     gap_shape[axis] = GAP

@@ -21,6 +21,7 @@ from mesynth.benchmark.run import one_thread
 from mesynth.core import facs, seeds
 from mesynth.core.facs import AUConflictError
 from mesynth.core.types import AUVector
+from mesynth.generators.base import ClipRequest
 from mesynth.generators.diffusion.config import Sampling
 from mesynth.generators.formation import face_motion, limited_length
 from mesynth.generators.motion_diffusion.network import REACH
@@ -69,7 +70,7 @@ def errors(generator: Any, base: Any, moves: Moves, stand: Stand) -> dict[str, f
         length = np.sqrt(((flow.transpose(0, 3, 1, 2) - exact) ** 2).sum(1))
         return float((length * seen).sum() / seen.sum())
 
-    draws = [generator.volume(face, aus, moves.profile, n_frames=FRAMES, fps=FPS, seed=s) for s in range(DRAWS)]
+    draws = [generator.volume(ClipRequest(face, aus, moves.profile, FRAMES, FPS, seed=s)) for s in range(DRAWS)]
     flows = [draw.flows() for draw in draws]
     apex = exact[moves.profile.apex_index(FRAMES)].transpose(1, 2, 0)
     flat = [level * _drawn_apex(base, generator.steps, face, aus, s) for s in range(DRAWS)]

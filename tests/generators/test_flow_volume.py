@@ -13,7 +13,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AUConflictError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
-from mesynth.generators.base import load_pipeline
+from mesynth.generators.base import ClipRequest, load_pipeline
 from mesynth.generators.diffusion.config import Sampling
 from mesynth.generators.diffusion.sampling import sample_conditioned
 from mesynth.generators.flow_volume.network import TimeMixer, VolumeDiffuser
@@ -259,7 +259,7 @@ def test_a_clip_starts_and_ends_at_the_photo(generator: FlowVolume, face: Face, 
     sample, _ = generator.generate(face, aus, profile, n_frames=n_frames, fps=100, seed=7)
     for t in (0, -1):
         assert np.array_equal(sample.clip.frames[t], face.image)
-    volume = generator.volume(face, aus, profile, n_frames=n_frames, fps=100, seed=7)
+    volume = generator.volume(ClipRequest(face, aus, profile, n_frames=n_frames, fps=100, seed=7))
     flows = volume.flows()
     assert not flows[[0, -1]].any()
     assert np.allclose(sample.flow.uv, flows[profile.apex_index(n_frames)].transpose(2, 0, 1), atol=1e-5)
@@ -279,7 +279,7 @@ def test_the_duration_and_the_apex_matter_to_what_is_drawn(generator: FlowVolume
     """Beyond the profile, which scales what is expected."""
     aus = facs.parse_request("12=0.6")
     parts = [
-        generator.volume(face, aus, Profile(apex=apex), n_frames=21, fps=fps).fields[:-1]
+        generator.volume(ClipRequest(face, aus, Profile(apex=apex), n_frames=21, fps=fps)).fields[:-1]
         for apex, fps in ((0.5, 100), (0.5, 60), (0.3, 100))
     ]
     assert np.abs(parts[0] - parts[1]).max() > 1e-3
@@ -288,8 +288,9 @@ def test_the_duration_and_the_apex_matter_to_what_is_drawn(generator: FlowVolume
 
 def test_nuisances_come_on_top(generator: FlowVolume, face: Face) -> None:
     aus = facs.parse_request("12=0.4")
-    assert generator.volume(face, aus, Profile(), n_frames=9, fps=100, blinks=True).blink[..., 1].max() > 0.5
-    assert not generator.volume(face, aus, Profile(), n_frames=9, fps=100).blink.any()
+    request = ClipRequest(face, aus, Profile(), n_frames=9, fps=100)
+    assert generator.volume(replace(request, nuisance=Nuisance(blink=1))).blink[..., 1].max() > 0.5
+    assert not generator.volume(request).blink.any()
     sample, _ = generator.generate(
         face, aus, Profile(), n_frames=30, fps=100, nuisance=Nuisance(blink=1.0, head=0.5, style=0.5, noise=1.0), seed=2
     )
@@ -308,7 +309,7 @@ def test_gains_of_the_facts_are_applied(face: Face) -> None:
     facts = GeneratorFacts.parse(OWN | {"size": SIZE})
     plain, more = (FlowVolume(lively(), f) for f in (facts, replace(facts, gains={"12": 1.5})))
     gained, asked = (
-        g.volume(face, facs.parse_request(f"12={a}"), Profile(), n_frames=9, fps=100).flows()
+        g.volume(ClipRequest(face, facs.parse_request(f"12={a}"), Profile(), n_frames=9, fps=100)).flows()
         for g, a in ((more, 0.4), (plain, 0.6))
     )
     assert np.allclose(gained, asked, atol=1e-5)
@@ -319,7 +320,7 @@ def test_options(generator: FlowVolume, face: Face) -> None:
     for solver in ("heun", "euler", "few"):
         other = generator.configured(steps=2, solver=solver)
         assert other.network is generator.network
-        volume = other.volume(face, facs.parse_request("12=0.5"), Profile(), n_frames=9, fps=100)
+        volume = other.volume(ClipRequest(face, facs.parse_request("12=0.5"), Profile(), n_frames=9, fps=100))
         assert np.isfinite(volume.fields).all()
     assert generator.steps == 3
 

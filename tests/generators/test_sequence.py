@@ -10,7 +10,7 @@ from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
-from mesynth.generators.base import load_pipeline
+from mesynth.generators.base import ClipRequest, load_pipeline
 from mesynth.generators.formation import motion_clip
 from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.generators.motion_gan.pipeline import MotionGAN
@@ -124,7 +124,7 @@ def test_conflicting_aus_are_refused(generator: MotionGAN, face: Face) -> None:
 def test_a_folding_flow_is_reported(generator: MotionGAN, face: Face) -> None:
     motion = generator.motion(face, ASKED)
     wild = dataclasses.replace(motion, bend=np.random.default_rng(0).normal(0, 3, motion.bend.shape).astype(np.float32))
-    _, warnings = motion_clip(face, wild, ASKED, Profile(), n_frames=3, fps=100, nuisance=Nuisance(), seed=0)
+    _, warnings = motion_clip(wild, ClipRequest(face, ASKED, Profile(), n_frames=3, fps=100))
     assert "folds" in warnings[0]
 
 

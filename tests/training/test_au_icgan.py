@@ -11,7 +11,7 @@ import torch
 
 from mesynth.core.errors import ConfigError
 from mesynth.generators.au_icgan.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.au_icgan.task import AUICGANTask, au_reach
+from mesynth.generators.au_icgan.task import AUICGANTask
 from mesynth.generators.base import load_pipeline
 from mesynth.training import losses as L
 from mesynth.training.config import load_recipe
@@ -107,7 +107,7 @@ def test_an_output_that_ignores_which_aus_is_detected_and_not_saved(tmp_path: Pa
     figures = measured(made, rendered_batch(range(1), 3, SIZE, codes=CODES))
     assert figures["change"] > 0.1
     assert "does not depend on the AUs" in made.check({}, figures)
-    assert au_reach(made.networks["generator"], SIZE) < 1e-3
+    assert made.reach(made.networks["generator"]) < 1e-3
     with pytest.raises(Problem, match="not saved"):
         made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("au_icgan", SIZE))
 

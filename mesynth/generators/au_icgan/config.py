@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesynth.config import check_adam, check_at_least_one, check_weights
+from mesynth.config import check_at_least_one, check_weights
 from mesynth.core.errors import ConfigError
+from mesynth.training.config import AdamConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +62,16 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Adam. Published: 1e-4 for all, betas .5 and .999, five critic steps to one of the generator."""
+class OptimConfig(AdamConfig):
+    """Published: 1e-4 for all, betas .5 and .999, five critic steps to one of the generator."""
 
-    lr: float = 1e-4
-    """Of the generator."""
     lr_critic: float = 2e-4
     """Of both discriminators: two time-scales instead of five steps."""
-    beta1: float = 0.5
-    beta2: float = 0.999
     critic_steps: int = 1
     """Updates of the realism critic to one of the generator."""
 
     def __post_init__(self) -> None:
-        check_adam(self)
+        super().__post_init__()
         if not 1 <= self.critic_steps <= 20:
             raise ConfigError(f"optim.critic_steps={self.critic_steps} is outside 1..20")
 

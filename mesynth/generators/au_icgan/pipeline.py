@@ -8,45 +8,23 @@ from typing import TYPE_CHECKING
 import torch
 
 from mesynth.generators.au_icgan.network import AUICGenerator
-from mesynth.generators.painting import painted_clip
-from mesynth.motion.nuisance import Nuisance
+from mesynth.generators.base import ClipRequest
+from mesynth.generators.painting import PaintingGenerator
 from mesynth.store.generator_folder import load_network
 
 if TYPE_CHECKING:
-    from mesynth.core.profiles import Profile
-    from mesynth.core.types import AUVector, Sample
-    from mesynth.motion.prior import Face
+    from mesynth.core.types import Sample
     from mesynth.store.generator_folder import GeneratorFacts
 
 
-FAMILY = "au_icgan"
-
-
-class AUICGAN:
+class AUICGAN(PaintingGenerator):
     """A saved AU-ICGAN as a generator; see :class:`mesynth.generators.base.Generator`."""
 
-    family = FAMILY
+    family = "au_icgan"
 
-    def __init__(self, network: AUICGenerator, facts: GeneratorFacts) -> None:
-        self.network, self.facts = network, facts
-        self.size: int = network.config["size"]
-
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        """See the protocol, and :func:`mesynth.generators.painting.painted_clip` for sizes and errors."""
-        return painted_clip(
-            FAMILY, self.size, self._paint, face, aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance,
-            seed=seed, device=self.network.device,
-        )  # fmt: skip
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors."""
+        return self.painted(self._paint, request)
 
     def _paint(self, onset: torch.Tensor, aus: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
         pictures = onset.expand(len(aus), -1, -1, -1)

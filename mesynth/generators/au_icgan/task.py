@@ -4,60 +4,57 @@ are pairs. See :mod:`mesynth.generators.au_icgan.network` for what is a reconstr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from mesynth.core.errors import ConfigError
-from mesynth.core.types import N_AUS
 from mesynth.generators.au_icgan.config import Config
 from mesynth.generators.au_icgan.network import AUICGenerator, IntensityDiscriminator, RealismCritic
-from mesynth.generators.base import save_trained
 from mesynth.generators.blocks import halvings
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.generators.task import PaintingTask
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import mean_of
-from mesynth.training.task import Problem, Task, Updater
+from mesynth.training.task import Updater
 
 SATURATED = 0.998
 """The mask is saturated when on average it keeps more than this of the input, or less than one minus this."""
 
 
-class AUICGANTask(Task):
+_WHAT = """Paints a face at action-unit intensities of choice, per side, relative to the picture given. A reconstruction
+after Xie et al. (ACM Multimedia 2020), whose code is not public; what is ours: mesynth.generators.au_icgan.pipeline.
+Intensity 0 gives the picture back bit for bit."""
+_LIMITS = """It paints and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
+head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
+
+
+class AUICGANTask(PaintingTask):
     """See the module's first lines."""
 
     name = "au_icgan"
-    averaged = ("generator",)
+    card: ClassVar = {"title": "AU-ICGAN", "what": _WHAT, "limits": _LIMITS}
+    taught = "learn AUs from"
+    remedy = "lower loss.mask"
+    _config: Config
 
     def __init__(self, config: Config, size: int) -> None:
         if size % 4 or size < 16:
             raise ConfigError(f"size {size} does not fit {self.name}; choose a multiple of 4, at least 16 pixels")
         halvings(size, 2, 1)
-        self._config, self.size = config, size
-        model = config.model
-        self.networks: dict[str, nn.Module] = {
-            "generator": AUICGenerator(
-                size=size,
-                width=model.width,
-                blocks=model.blocks,
-                film=model.film,
-                relative=model.relative,
-                prior=model.prior,
-            )
-        }
-        if config.loss.adversarial:
-            self.networks["realism"] = RealismCritic(size, model.critic_width, model.critic_layers)
-        if config.loss.au:
-            self.networks["intensity"] = IntensityDiscriminator(size, model.critic_width, model.critic_layers)
-        self.frozen: dict[str, nn.Module] = {}
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """See the base class."""
-        return L.adam(self.networks, self._config.optim)
+        model, loss = config.model, config.loss
+        shape = {name: getattr(model, name) for name in ("width", "blocks", "film", "relative", "prior")}
+        judge = (size, model.critic_width, model.critic_layers)
+        super().__init__(
+            config,
+            size,
+            generator=AUICGenerator(size=size, **shape),
+            realism=RealismCritic(*judge) if loss.adversarial else None,
+            intensity=IntensityDiscriminator(*judge) if loss.au else None,
+        )
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """See the base class. A face alone has no frame to be held against and no AUs to be read off it."""
@@ -122,12 +119,8 @@ class AUICGANTask(Task):
         return measures | held | {"mask": mean_of(painted.attention)}
 
     def check_faces(self, *, alone: bool) -> None:
-        """See the base class: which AUs a picture shows is learned from pairs."""
-        if alone:
-            raise ConfigError(
-                f"{self.name} has nothing real to learn AUs from: data.faces shows no expression; add data.manifests "
-                "(or rendered pairs)"
-            )
+        """See the base class; beside it some loss must look at a face alone."""
+        super().check_faces(alone=alone)
         if not (self._config.loss.adversarial or self._config.loss.au or self._config.loss.cycle):
             raise ConfigError("data.faces has no effect: no loss looks at a face alone; set for example loss.au=1")
 
@@ -136,7 +129,7 @@ class AUICGANTask(Task):
         mask = measured.get("mask", 0.5)
         if not 1 - SATURATED <= mask <= SATURATED:
             return f"the attention mask is saturated (mean {mask:.3g}; 1 keeps the input, 0 repaints everything)"
-        return L.known_failure(logged, measured)
+        return super().check(logged, measured)
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Onset, real frame, generated; mask (white changes), change times 8; the AUs at a half and in full."""
@@ -148,39 +141,7 @@ class AUICGANTask(Task):
         given = [record.pictures(x) for x in (batch.onset, batch.frame, painted.picture, 1 - painted.attention)]
         return record.sheet([*given, record.changes(painted.picture, batch.onset, 8), *steps])
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
-        """See the base class.
-
-        Raises:
-            Problem: no AU changes a grey level: the generator has learned nothing or its mask is saturated.
-        """
-        generator = averaged["generator"]
-        reach = au_reach(generator, self.size)
-        if reach < 1:
-            raise Problem(
-                f"{self.name} is not saved: its output does not depend on the AUs "
-                f"(at most {reach:.2g} grey levels between two AUs at full intensity); train longer or lower loss.mask"
-            )
-        save_trained(folder, {"generator": generator}, facts, title="AU-ICGAN", what=_WHAT, limits=_LIMITS)
-
-
-_WHAT = """Paints a face at action-unit intensities of choice, per side, relative to the picture given. A reconstruction
-after Xie et al. (ACM Multimedia 2020), whose code is not public; what is ours: mesynth.generators.au_icgan.pipeline.
-Intensity 0 gives the picture back bit for bit."""
-_LIMITS = """It paints and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
-head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
-
-
-@torch.no_grad()
-def au_reach(generator: nn.Module, size: int) -> float:
-    """Largest grey-level difference at any pixel between the pictures of two AUs at full intensity."""
-    device = next(generator.parameters()).device
-    one = torch.eye(N_AUS, device=device)[:, :, None].expand(-1, -1, 2).contiguous()
-    pictures = generator(probe_rows(size, device), one).picture
-    apart = pictures.amax(0) - pictures.amin(0)
-    return float(L.GREY_LEVELS * apart.max())
-
-
-def probe_rows(size: int, device: torch.device) -> torch.Tensor:
-    """The probe picture once for each AU, [K,3,size,size]."""
-    return L.probe_picture(size).to(device).expand(N_AUS, -1, -1, -1)
+    def drawn(self, generator: nn.Module, pictures: torch.Tensor, aus: torch.Tensor) -> torch.Tensor:
+        """See the base class."""
+        out: torch.Tensor = generator(pictures, aus).picture
+        return out

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 
 from mesynth.core.errors import ConfigError
+from mesynth.generators.base import FaceGenerator
 from mesynth.generators.diffusion.config import Sampling
 from mesynth.store.generator_folder import GeneratorFacts
 
 _OPTIONS: dict[str, Any] = {"steps": int, "solver": str, "guidance": (int, float)}
 
 
-class SampledGenerator:
+class SampledGenerator(FaceGenerator):
     """A trained network with its facts and how it samples: ``steps``, ``solver`` and ``guidance``.
 
     See :meth:`configured`; ``network`` has ``sampling``, how it samples unless it is told otherwise.
     """
-
-    family: ClassVar[str]
 
     def __init__(self, network: Any, facts: GeneratorFacts, sampling: Sampling | None = None) -> None:
         self.network, self.facts, self.size = network.eval().requires_grad_(False), facts, facts.size

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesynth.config import check_adam, check_at_least_one, check_weights
+from mesynth.config import check_at_least_one, check_weights
 from mesynth.core.errors import ConfigError
+from mesynth.training.config import AdamConfig
 
 CONDITIONS = ("class", "aus", "both")
 
@@ -66,18 +67,12 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Adam; SAGAN's two time-scales and betas."""
+class OptimConfig(AdamConfig):
+    """SAGAN's two time-scales and betas."""
 
-    lr: float = 1e-4
-    """Of the generator."""
     lr_critic: float = 4e-4
-    """Of the discriminator."""
     beta1: float = 0.0
     beta2: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_adam(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,15 +16,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.types import AUVector, Flow
 from mesynth.generators.blocks import CELLS
 from mesynth.generators.flow_gan.network import N_CLASSES, FlowGenerator
-from mesynth.motion.nuisance import Nuisance
-from mesynth.store.generator_folder import load_network
-
-if TYPE_CHECKING:
-    from mesynth.core.profiles import Profile
-    from mesynth.core.types import Sample
-    from mesynth.motion.prior import Face
-    from mesynth.store.generator_folder import GeneratorFacts
-
+from mesynth.store.generator_folder import GeneratorFacts, load_network
 
 FAMILY = "flow_gan"
 _BLOCK = 16
@@ -40,21 +32,8 @@ class FlowGAN:
         self.network, self.facts = network, facts
         self.size: int = network.config["size"]
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
+    def generate(self, *request: Any, **options: Any) -> NoReturn:
         """Raises MesynthError always: flow images come without a face."""
-        self._no_frames()
-
-    def _no_frames(self) -> NoReturn:
         raise MesynthError(f"{FAMILY} makes flow images only, no frames; use --kind flow, or motion_gan for clips")
 
     def sample(

@@ -6,8 +6,7 @@ See :mod:`mesynth.generators.flow_gan.network`. Pairs without flow take no part.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +14,14 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
-from mesynth.generators.base import save_trained
 from mesynth.generators.flow_gan.config import Config
 from mesynth.generators.flow_gan.network import N_CLASSES, FlowDiscriminator, FlowGenerator, observe
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.generators.task import GANTask
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import mean_of
-from mesynth.training.task import Problem, Task, Updater
+from mesynth.training.task import Updater
 
 COLLAPSED = 0.01
 """Two draws for one request that differ by less than this share of their motion are one draw."""
@@ -40,29 +38,32 @@ class _Request(NamedTuple):
     """[B] bool: the request says all that the pair's motion is known by"""
 
 
-class FlowGANTask(Task):
+_WHAT = """Onset-to-apex flow images (u, v in pixels; strain is computed from them) for a class or action-unit
+intensities, without faces. After the idea of Liong et al. (2019, 2020); the layout of the layers is ours."""
+_LIMITS = """It has no frames: generate() is an error. Motion beyond a share of the side (its configuration says which)
+cannot be drawn. No FACS coder has looked at it; the figures below are all that was measured."""
+_USE = 'uv = load_pipeline("this folder").sample(seeds=[0, 1], labels=["positive", "surprise"])  # [2,2,S,S] pixels'
+
+
+class FlowGANTask(GANTask):
     """See the module's first lines."""
 
     name = "flow_gan"
-    averaged = ("generator",)
+    card: ClassVar = {"title": "Flow-image GAN", "what": _WHAT, "limits": _LIMITS, "use": _USE}
+    _config: Config
 
     def __init__(self, config: Config, size: int) -> None:
         if not 16 <= size <= 128 or size % 4:
             raise ConfigError(f"size {size} does not fit {self.name}; choose a multiple of 4 from 16 to 128 pixels")
-        self._config, self.size = config, size
-        m = config.model
-        self.networks: dict[str, nn.Module] = {
-            "generator": FlowGenerator(
-                size=size, width=m.width, z=m.z, condition=m.condition, unit=m.unit, limit=m.limit, prior=m.prior
-            )
-        }
-        if config.loss.judged:
-            self.networks["discriminator"] = FlowDiscriminator(size, m.critic_width, m.critic_layers)
-        self.frozen: dict[str, nn.Module] = {}
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """See the base class."""
-        return L.adam(self.networks, self._config.optim)
+        model = config.model
+        shape = {name: getattr(model, name) for name in ("width", "z", "condition", "unit", "limit", "prior")}
+        judge = (size, model.critic_width, model.critic_layers)
+        super().__init__(
+            config,
+            size,
+            generator=FlowGenerator(size=size, **shape),
+            discriminator=FlowDiscriminator(*judge) if config.loss.judged else None,
+        )
 
     def _targets(self, batch: Batch, drop: bool) -> _Request:
         """What to draw; with ``drop`` a third of the rows each lack class or AUs."""
@@ -168,28 +169,15 @@ class FlowGANTask(Task):
         by_class = [generator(z, c.expand_as(classes), aus * 0) for c in every]
         return record.sheet([record.flows(uv) for uv in (batch.flow, *drawn, *by_class)], scale=2)
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
-        """See the base class.
-
-        Raises:
-            Problem: what is asked for changes the flow nowhere by a hundredth of a pixel.
-        """
-        generator = averaged["generator"]
+    def unheard(self, generator: nn.Module) -> str:
+        """What is asked for changes the flow nowhere by a hundredth of a pixel."""
         reach = request_reach(generator)
-        if reach < 0.01:
-            raise Problem(
-                f"{self.name} is not saved: its flow does not depend on AUs or class "
-                f"(at most {reach:.2g} pixels between two requests); train longer or raise loss.pixel"
-            )
-        own = {"generator": generator}
-        save_trained(folder, own, facts, title="Flow-image GAN", what=_WHAT, limits=_LIMITS, use=_USE)
-
-
-_WHAT = """Onset-to-apex flow images (u, v in pixels; strain is computed from them) for a class or action-unit
-intensities, without faces. After the idea of Liong et al. (2019, 2020); the layout of the layers is ours."""
-_LIMITS = """It has no frames: generate() is an error. Motion beyond a share of the side (its configuration says which)
-cannot be drawn. No FACS coder has looked at it; the figures below are all that was measured."""
-_USE = 'uv = load_pipeline("this folder").sample(seeds=[0, 1], labels=["positive", "surprise"])  # [2,2,S,S] pixels'
+        if reach >= 0.01:
+            return ""
+        return (
+            f"its flow does not depend on AUs or class (at most {reach:.2g} pixels between two requests); "
+            "train longer or raise loss.pixel"
+        )
 
 
 def _magnitude(uv: torch.Tensor) -> torch.Tensor:

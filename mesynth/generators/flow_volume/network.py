@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class VolumeConditioning:
     """What rows are conditioned on, T key times each: everything that does not change while they are sampled."""
 
     picture: torch.Tensor
-    """[B,14,h,h]: see mesynth.generators.motion_diffusion.network.Asked"""
+    """[B,14,h,h]: see mesynth.generators.motion_diffusion.network.Conditioning"""
     apex: torch.Tensor
     """[B,2,h,h] pixels of the h grid: the apex motion to be expected"""
     mean: torch.Tensor
@@ -77,6 +78,15 @@ def _beside(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.cat([still, x[:, :-1]], 1), x, torch.cat([x[:, 1:], still], 1)], 2).flatten(0, 1)
 
 
+def _beside_flat(init: Callable[..., None]) -> Callable[..., None]:
+    """``init`` with the signature of the 2D network's before its own: diffusers reads configurations off signatures."""
+    own = inspect.signature(init).parameters.values()
+    flat = inspect.signature(MotionDiffuser.__init__).parameters.values()
+    signature = inspect.Signature([*flat, *(p for p in own if p.kind is p.KEYWORD_ONLY)])
+    init.__signature__ = signature  # type: ignore[attr-defined]
+    return init
+
+
 class VolumeDiffuser(ModelMixin, ConfigMixin):
     """Onset [B,3,S,S] in [0,1], AUs and timing -> flow at T key times and h = S/2.
 
@@ -85,33 +95,16 @@ class VolumeDiffuser(ModelMixin, ConfigMixin):
     2D network's spread stands one for AUs that do not keep to the profile: the uncertainty of the level times the apex
     motion around a pixel. Added layers start at zero, so that a volume begun with 2D weights draws at every time what
     the 2D network draws for the AUs at that level.
+
+    ``flat``: arguments of :class:`MotionDiffuser`; ``wander``: standard deviation of how far AUs keep from the profile.
     """
 
     @register_to_config
-    def __init__(
-        self,
-        size: int = 64,
-        widths: Sequence[int] = (24, 48, 96),
-        attention: int = 1,
-        layers: int = 1,
-        dim: int = 64,
-        expect: int = 12,
-        expect_blocks: int = 1,
-        prior: bool = True,
-        kind: str = "edm",
-        scale: float = 0.024,
-        share: float = 0.2,
-        floor: float = 0.002,
-        whole: float = 0.15,
-        max_flow: float = 0.06,
-        steps: int = 8,
-        solver: str = "dpm++",
-        guidance: float = 1.0,
-        wander: float = 0.08,
-    ) -> None:
+    @_beside_flat
+    def __init__(self, *, wander: float = 0.08, **flat: Any) -> None:
         super().__init__()
-        own = dict(self.config)
-        self.base = MotionDiffuser(**{k: v for k, v in own.items() if k != "wander" and not k.startswith("_")})
+        self.base = MotionDiffuser(**flat)
+        widths = self.base.config["widths"]
         n = len(widths)
         attends = [i >= n - 1 for i in range(n)]
         self.down = nn.ModuleList([TimeMixer(c, a) for c, a in zip(widths, attends, strict=True)])

@@ -18,13 +18,12 @@ from mesynth.core import facs, seeds
 from mesynth.core.facs import AU_CODES, AU_INDEX
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
-from mesynth.generators.base import calibrated
+from mesynth.generators.base import ClipRequest, calibrated
 from mesynth.generators.diffusion.pipeline import SampledGenerator
 from mesynth.generators.flow_volume.network import VolumeDiffuser
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
 from mesynth.generators.motion_diffusion.network import REACH
 from mesynth.motion.key_times import KEYS, Timing, key_weights, on_frames
-from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
 from mesynth.store.generator_folder import load_sized_network
@@ -79,59 +78,31 @@ class FlowVolume(SampledGenerator):
 
     family = "flow_volume"
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        """See :class:`mesynth.generators.base.Generator`. The profile's lag is left out: timing is drawn.
-
-        Raises:
-            AUConflictError: AUs that exclude each other.
-        """
-        volume = self.volume(
-            face, aus, profile, n_frames=n_frames, fps=fps, seed=seed, blinks=nuisance.blink > 0
-        )  # fmt: skip
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """The profile's lag is left out: timing is drawn."""
+        volume = self.volume(request)
         cells = [(k, 0) for k in range(_PARTS)]
         one = np.zeros((len(AU_CODES), 2), np.float32)
         one[:_PARTS, 0] = 1
-        height, width = face.image.shape[:2]
+        height, width = request.face.image.shape[:2]
         still = np.zeros((height, width, 2), np.float32)
         motion = FaceMotion(cells, volume.fields, volume.blink, still, np.zeros((height, width, 3), np.float32))
         curves = _Curves(apex=volume.profile.apex, weights=volume.weights)
-        sample, warnings = motion_clip(
-            face, motion, AUVector(one), curves, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
-        )  # fmt: skip
-        return replace(sample, aus=aus), warnings
+        return motion_clip(motion, replace(request, aus=AUVector(one), profile=curves))
 
-    def volume(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        seed: int = 0,
-        blinks: bool = False,
-    ) -> Volume:
-        """The flow of a clip of ``n_frames``; ``blinks``: with the field of a closing lid.
+    def volume(self, request: ClipRequest) -> Volume:
+        """The flow of a clip, with the field of a closing lid where it may blink.
 
         Raises:
             AUConflictError: AUs that exclude each other.
         """
-        facs.reject_conflicts(aus)
+        face, profile, n_frames = request.face, request.profile, request.n_frames
+        facs.reject_conflicts(request.aus)
         level = profile.alpha(n_frames)
         placed, apex = on_frames(profile, n_frames), profile.apex_index(n_frames)
-        timing = Timing.of(placed, (n_frames - 1) / fps, self.network.config["wander"])
+        timing = Timing.of(placed, (n_frames - 1) / request.fps, self.network.config["wander"])
         at = timing.at[0].double().numpy()
-        keys, expected, lids = self._drawn(face, aus, timing, seed)
+        keys, expected, lids = self._drawn(face, request.aus, timing, request.seed)
         limit = REACH * expected.shape[0]
         expected = unfolded(limited_length(expected, limit))
         keys = np.stack([unfolded(limited_length(key, limit)) for key in keys])
@@ -141,7 +112,7 @@ class FlowVolume(SampledGenerator):
         nothing = np.zeros_like(expected)
         made = face_motion(
             crop, face.image.shape[:2], cells, np.concatenate([parts, expected[None]]), nothing,
-            lids if blinks else None, np.zeros((*face.image.shape[:2], 3), np.float32),
+            lids if request.nuisance.blink > 0 else None, np.zeros((*face.image.shape[:2], 3), np.float32),
         )  # fmt: skip
         weights = np.concatenate([key_weights(at, n_frames, apex), level[:, None]], 1)
         return Volume(placed, made.fields, weights, made.blink)

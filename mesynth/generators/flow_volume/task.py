@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mesynth.core.errors import ConfigError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import save_trained
 from mesynth.generators.diffusion.config import Sampling
@@ -36,11 +35,7 @@ class FlowVolumeTask(Task):
     averaged = ("generator",)
 
     def __init__(self, config: Config, size: int) -> None:
-        least = 2 ** len(config.model.widths)
-        if size < 16 or size % least:
-            raise ConfigError(
-                f"data.size={size} must be a multiple of {least}, at least 16, for {len(config.model.widths)} levels"
-            )
+        config.model.check_size(size)
         self._config, self.size = config, size
         self.networks: dict[str, nn.Module] = {"generator": VolumeDiffuser(size=size, **config.model.arguments())}
         self.frozen: dict[str, nn.Module] = {}
@@ -152,14 +147,12 @@ class FlowVolumeTask(Task):
 
     def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
         """Known failures: nothing moves, or the AUs do not matter."""
-        if measured.get("motion", 1.0) < 1e-4 * self.size:
-            return f"the output is the input: motion is {measured['motion']:.2g} px; train longer or lower optim.lr"
-        if measured.get("au_effect", 1.0) < 0.05:
-            return (
-                f"the output does not depend on the AUs (effect {measured['au_effect']:.2g} of the motion); "
-                "begin with a trained motion_diffusion (run.start) or raise loss.mean"
-            )
-        return ""
+        return losses.motion_failure(
+            measured,
+            self.size,
+            still="train longer or lower optim.lr",
+            deaf="begin with a trained motion_diffusion (run.start) or raise loss.mean",
+        )
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Two rows a clip, exact flow and drawn flow: onset, then every key time."""

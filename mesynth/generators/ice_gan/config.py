@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesynth.config import check_adam, check_at_least_one, check_weights
+from mesynth.config import check_at_least_one, check_weights
 from mesynth.core.errors import ConfigError
+from mesynth.training.config import AdamConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +78,11 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Adam. Published: 1e-3 with cosine decay (run.decay), batch 16, 100 epochs."""
+class OptimConfig(AdamConfig):
+    """Published: 1e-3 with cosine decay (run.decay), batch 16, 100 epochs."""
 
     lr: float = 1e-3
-    """Of the generator."""
     lr_critic: float = 1e-3
-    """Of the discriminator."""
-    beta1: float = 0.5
-    beta2: float = 0.999
-
-    def __post_init__(self) -> None:
-        check_adam(self)
 
 
 @dataclass(frozen=True, kw_only=True)

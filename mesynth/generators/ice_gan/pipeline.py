@@ -11,22 +11,17 @@ import torch
 from mesynth.core import seeds
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import MesynthError
+from mesynth.generators.base import ClipRequest
 from mesynth.generators.ice_gan.network import N_CLASSES, ICEGenerator
-from mesynth.generators.painting import painted_clip
-from mesynth.motion.nuisance import Nuisance
+from mesynth.generators.painting import PaintingGenerator
 from mesynth.store.generator_folder import load_network
 
 if TYPE_CHECKING:
-    from mesynth.core.profiles import Profile
-    from mesynth.core.types import AUVector, Sample
-    from mesynth.motion.prior import Face
+    from mesynth.core.types import Sample
     from mesynth.store.generator_folder import GeneratorFacts
 
 
-FAMILY = "ice_gan"
-
-
-class ICEGAN:
+class ICEGAN(PaintingGenerator):
     """A saved ICE-GAN as a generator; see :class:`mesynth.generators.base.Generator`.
 
     The network draws the whole picture, with errors that have nothing to do with the expression. A clip therefore
@@ -34,25 +29,10 @@ class ICEGAN:
     gives the onset bit for bit, although the network itself promises no identity.
     """
 
-    family = FAMILY
+    family = "ice_gan"
 
-    def __init__(self, network: ICEGenerator, facts: GeneratorFacts) -> None:
-        self.network, self.facts = network, facts
-        self.size: int = network.config["size"]
-
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-        label: str = "",
-    ) -> tuple[Sample, tuple[str, ...]]:
-        """See the protocol, and :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
+    def clip_of(self, request: ClipRequest, label: str = "") -> tuple[Sample, tuple[str, ...]]:
+        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
 
         ``label``: one of classes.CLASSES_3 to ask for as well; it rises and falls with the profile.
 
@@ -62,7 +42,7 @@ class ICEGAN:
         classes = torch.zeros(N_CLASSES, device=self.network.device)
         if label:
             classes[class_index(label)] = 1
-        z = seeds.stream(seed, "z").standard_normal((1, int(self.network.config["noise"])), np.float32)
+        z = seeds.stream(request.seed, "z").standard_normal((1, int(self.network.config["noise"])), np.float32)
         noise = torch.from_numpy(z).to(self.network.device)
 
         def paint(onset: torch.Tensor, asked: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
@@ -76,10 +56,7 @@ class ICEGAN:
             rest = (asked.flatten(1).amax(1) == 0) & (amount[1:] * classes.sum() == 0)
             return change * ~rest.view(-1, 1, 1, 1)
 
-        return painted_clip(
-            FAMILY, self.size, paint, face, aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed,
-            device=self.network.device,
-        )  # fmt: skip
+        return self.painted(paint, request)
 
 
 def class_index(label: str) -> int:

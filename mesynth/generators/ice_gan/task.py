@@ -6,8 +6,7 @@ See :mod:`mesynth.generators.ice_gan.network` for what is published and what is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
-from mesynth.core.types import N_AUS
-from mesynth.generators.base import save_trained
 from mesynth.generators.blocks import margin_loss
 from mesynth.generators.ice_gan.config import Config
 from mesynth.generators.ice_gan.network import N_CLASSES, CapsuleDiscriminator, ICEGenerator, Judgement
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.generators.task import PaintingTask
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
 from mesynth.training.losses import mean_of
-from mesynth.training.task import Problem, Task, Updater
+from mesynth.training.task import Updater
 
 
 class _Request(NamedTuple):
@@ -43,11 +40,21 @@ class _Request(NamedTuple):
     """[B] bool: there is a frame to be held against"""
 
 
-class ICEGANTask(Task):
+_WHAT = """Draws a face with action-unit intensities, per side, and one of three classes. Written after Yu et al.
+(2020), without their code; what is ours is listed in mesynth.generators.ice_gan.pipeline. Clips show the onset plus the
+difference of two drawings, with and without the expression: no request gives the picture back bit for bit."""
+_LIMITS = """It draws and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
+head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
+
+
+class ICEGANTask(PaintingTask):
     """See the module's first lines."""
 
     name = "ice_gan"
-    averaged = ("generator",)
+    card: ClassVar = {"title": "ICE-GAN", "what": _WHAT, "limits": _LIMITS}
+    taught = "discriminate or to be held against"
+    remedy = "raise loss.pixel"
+    _config: Config
 
     def __init__(self, config: Config, size: int) -> None:
         model = config.model
@@ -55,27 +62,14 @@ class ICEGANTask(Task):
             raise ConfigError(f"size {size} does not fit ice_gan; its U-Net needs a power of two, at least 8 pixels")
         if model.rebuilt > size or size % model.rebuilt:
             raise ConfigError(f"model.rebuilt={model.rebuilt} does not divide the size of {size} pixels")
-        self._config, self.size = config, size
-        self.networks: dict[str, nn.Module] = {
-            "generator": ICEGenerator(
-                size=size,
-                width=model.width,
-                embedding=model.embedding,
-                noise=model.noise,
-                graph=model.graph,
-                prior=model.prior,
-                relative=model.relative,
-            )
-        }
-        if config.loss.judged:
-            self.networks["discriminator"] = CapsuleDiscriminator(
-                size, model.critic_width, model.iterations, model.hidden, model.rebuilt
-            )
-        self.frozen: dict[str, nn.Module] = {}
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """See the base class."""
-        return L.adam(self.networks, self._config.optim)
+        shape = {name: getattr(model, name) for name in ("width", "embedding", "noise", "graph", "prior", "relative")}
+        judge = (size, model.critic_width, model.iterations, model.hidden, model.rebuilt)
+        super().__init__(
+            config,
+            size,
+            generator=ICEGenerator(size=size, **shape),
+            discriminator=CapsuleDiscriminator(*judge) if config.loss.judged else None,
+        )
 
     def _targets(self, batch: Batch) -> _Request:
         """What to draw: a face alone has no class, and AUs that its seed draws."""
@@ -173,18 +167,6 @@ class ICEGANTask(Task):
             }
         )
 
-    def check_faces(self, *, alone: bool) -> None:
-        """See the base class: what an expression looks like is learned from pairs."""
-        if alone:
-            raise ConfigError(
-                f"{self.name} has nothing real to discriminate or to be held against: data.faces shows no expression; "
-                "add data.manifests (or rendered pairs)"
-            )
-
-    def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
-        """NaN, an output that ignores the AUs, or that shows no expression."""
-        return L.known_failure(logged, measured)
-
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Onset, real frame; drawn with and without expression; as a clip shows it, change times 8; the 3 classes."""
         generator, request = averaged["generator"], self._targets(batch)
@@ -199,35 +181,8 @@ class ICEGANTask(Task):
         given = [record.pictures(x) for x in (batch.onset, batch.frame, made, plain, batch.onset + made - plain)]
         return record.sheet([*given, record.changes(made, plain, 8), *map(record.pictures, by_class)])
 
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
-        """See the base class.
-
-        Raises:
-            Problem: no AU changes a grey level.
-        """
-        generator = averaged["generator"]
-        reach = au_reach(generator, self.size)
-        if reach < 1:
-            raise Problem(
-                f"{self.name} is not saved: its output does not depend on the AUs "
-                f"(at most {reach:.2g} grey levels between two AUs at full intensity); train longer or raise loss.pixel"
-            )
-        save_trained(folder, {"generator": generator}, facts, title="ICE-GAN", what=_WHAT, limits=_LIMITS)
-
-
-_WHAT = """Draws a face with action-unit intensities, per side, and one of three classes. Written after Yu et al.
-(2020), without their code; what is ours is listed in mesynth.generators.ice_gan.pipeline. Clips show the onset plus the
-difference of two drawings, with and without the expression: no request gives the picture back bit for bit."""
-_LIMITS = """It draws and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
-head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
-
-
-@torch.no_grad()
-def au_reach(generator: Any, size: int) -> float:
-    """Largest grey-level difference at any pixel between the pictures of two AUs at full intensity, without noise."""
-    like = next(generator.parameters())
-    one = torch.eye(N_AUS, device=like.device)[:, :, None].expand(-1, -1, 2).contiguous()
-    pictures = L.probe_picture(size).to(like.device).expand(N_AUS, -1, -1, -1)
-    z = torch.zeros(N_AUS, generator.config.noise, device=like.device)
-    drawn = generator(pictures, z, torch.zeros(N_AUS, N_CLASSES, device=like.device), one)
-    return float(L.GREY_LEVELS * (drawn.amax(0) - drawn.amin(0)).max())
+    def drawn(self, generator: Any, pictures: torch.Tensor, aus: torch.Tensor) -> torch.Tensor:
+        """See the base class."""
+        z = torch.zeros(len(aus), generator.config.noise, device=aus.device)
+        out: torch.Tensor = generator(pictures, z, torch.zeros(len(aus), N_CLASSES, device=aus.device), aus)
+        return out

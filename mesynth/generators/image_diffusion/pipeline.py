@@ -20,7 +20,7 @@ import torch
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
-from mesynth.generators.base import calibrated
+from mesynth.generators.base import ClipRequest, FaceGenerator, calibrated
 from mesynth.generators.diffusion.config import Process
 from mesynth.generators.image_diffusion.config import ImageSampling, Spread
 from mesynth.generators.image_diffusion.drawing import Codec, load_mean_model, painted
@@ -36,7 +36,6 @@ from mesynth.generators.painting import (
     painted_clip,
     region_mask,
 )
-from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.generator_folder import PipelineError, load_network, load_sized_network
 
@@ -51,7 +50,7 @@ FAMILY = "image_diffusion"
 _BLOCK = 16  # pictures drawn together on CUDA
 
 
-class ImageDiffusion:
+class ImageDiffusion(FaceGenerator):
     """A saved image diffusion model as a generator; see :class:`mesynth.generators.base.Generator`.
 
     On the CPU every row is drawn by itself and has the same bytes in any batch; on CUDA rows are drawn together and
@@ -109,27 +108,18 @@ class ImageDiffusion:
             made.sampling = replace(made.sampling, **{name: number})
         return made
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        """See the protocol, and :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
 
         With ``regions`` everything outside them is the face's picture, to the bit where there is no sensor noise.
 
         Raises:
             MesynthError: also regions that do not lie in the picture.
         """
+        face, nuisance, seed = request.face, request.nuisance, request.seed
         photo = region_mask(face.landmarks, face.image.shape[:2], self.regions) if self.regions else None
         cells = self._cells(face)
-        known = torch.from_numpy(aus.mask).to(self.network.device)
+        known = torch.from_numpy(request.aus.mask).to(self.network.device)
 
         def paint(onset: torch.Tensor, now: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
             n = len(now)
@@ -138,21 +128,18 @@ class ImageDiffusion:
                 onset.expand(n, -1, -1, -1), now, known | (now > 0), [seed] * n, [cells] * n, whole=mover is None
             )
 
-        quiet = nuisance if photo is None else replace(nuisance, noise=0.0)
-        asked, mover = calibrated(aus, self.facts), self._mover()
+        request, mover = replace(request, aus=calibrated(request.aus, self.facts)), self._mover()
+        quiet = replace(request, nuisance=replace(nuisance, noise=0.0))
         base, folds = None, tuple[str, ...]()
         if mover is not None and not (nuisance.head or nuisance.style):  # those are refused below
-            moved, folds = mover.generate(
-                face, asked, profile, n_frames=n_frames, fps=fps, nuisance=replace(nuisance, noise=0.0), seed=seed
-            )
+            moved, folds = mover.clip_of(quiet)
             base = moved.clip.frames
         clip, warnings = painted_clip(
-            FAMILY, self.size, paint, face, asked, profile, n_frames=n_frames, fps=fps, nuisance=quiet, seed=seed,
-            device=self.network.device, base=base,
+            FAMILY, self.size, paint, request if photo is None else quiet, device=self.network.device, base=base
         )  # fmt: skip
         if photo is not None:
             clip = confined(clip, face.image, photo, nuisance=nuisance, seed=seed, flow_method=FLOW_METHOD)
-        return replace(clip, aus=aus), (*folds, *warnings)
+        return clip, (*folds, *warnings)
 
     def _mover(self) -> MotionGAN | None:
         """Who moves the photo, where it is motion that is expected; it is asked with gains applied."""

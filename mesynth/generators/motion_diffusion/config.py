@@ -76,6 +76,14 @@ class ModelConfig:
         except ConfigError as error:
             raise ConfigError(f"model.{error}") from None
 
+    def check_size(self, size: int) -> None:
+        """Whether pictures of ``size`` pixels can be halved as often as there are levels. Raises ConfigError."""
+        least = 2 ** len(self.widths)
+        if size < 16 or size % least:
+            raise ConfigError(
+                f"data.size={size} must be a multiple of {least}, at least 16, for {len(self.widths)} levels"
+            )
+
     def arguments(self) -> dict[str, object]:
         """What the network is built from, by the names of its arguments."""
         return {ARGUMENTS.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}

@@ -16,17 +16,15 @@ import torch
 
 from mesynth.core import facs, seeds
 from mesynth.core.facs import AU_INDEX
-from mesynth.generators.base import calibrated
+from mesynth.generators.base import ClipRequest, calibrated
 from mesynth.generators.diffusion.pipeline import SampledGenerator
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
 from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
-from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
 from mesynth.store.generator_folder import load_sized_network
 
 if TYPE_CHECKING:
-    from mesynth.core.profiles import Profile
     from mesynth.core.types import AUVector, Sample
     from mesynth.motion.prior import Face
     from mesynth.store.generator_folder import GeneratorFacts
@@ -58,24 +56,10 @@ class MotionDiffusion(SampledGenerator):
 
     family = "motion_diffusion"
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        """See :class:`mesynth.generators.base.Generator`.
-
-        Raises:
-            AUConflictError: AUs that exclude each other.
-        """
-        motion = self.motions([Request(face, aus, seed, nuisance.blink > 0)])[0]
-        return motion_clip(face, motion, aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed)
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """See the base class."""
+        apex = Request(request.face, request.aus, request.seed, request.nuisance.blink > 0)
+        return motion_clip(self.motions([apex])[0], request)
 
     @torch.inference_mode()
     def motions(self, requests: Sequence[Request]) -> list[FaceMotion]:

@@ -33,11 +33,7 @@ class MotionDiffusionTask(Task):
     averaged = ("generator",)
 
     def __init__(self, config: Config, size: int) -> None:
-        least = 2 ** len(config.model.widths)
-        if size < 16 or size % least:
-            raise ConfigError(
-                f"data.size={size} must be a multiple of {least}, at least 16, for {len(config.model.widths)} levels"
-            )
+        config.model.check_size(size)
         self._config, self.size = config, size
         self.networks: dict[str, nn.Module] = {"generator": MotionDiffuser(size=size, **config.model.arguments())}
         self.frozen: dict[str, nn.Module] = {}
@@ -141,36 +137,22 @@ class MotionDiffusionTask(Task):
 
     def validate(self, averaged: Mapping[str, nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
         """Measures [B] of one sample a pair; NaN where a pair has nothing to measure. See :meth:`check`."""
-        exact, valid = batch.flow, batch.valid
         flow = self._sampled(averaged, batch)
-        counted = batch.has_flow.view(-1, 1, 1, 1).to(exact.dtype)
-        mean = (exact * counted).sum(0, keepdim=True) / counted.sum().clamp(min=1)
         network: Any = averaged["generator"]
         expected = network.expected(network.regression.encode(batch.onset), batch.aus, batch.known)
         expected = limited(resize_flow(expected, (self.size, self.size)), self._config.model.max_flow)
-        flows = {"epe": flow, "epe_zero": 0 * exact, "epe_mean_flow": mean.expand_as(exact), "epe_expected": expected}
-        nan = torch.full_like(counted.flatten(), torch.nan)
-        out = {
-            name: torch.where(batch.has_flow, losses.end_point_error(value, exact, valid), nan)
-            for name, value in flows.items()
-        }
-        inside = valid[:, None].to(exact.dtype)
-        power = (exact.square() * inside).flatten(1).sum(1)
-        gain = (flow * exact * inside).flatten(1).sum(1) / power.clamp(min=1e-6)
-        out["gain"] = torch.where(batch.has_flow & (power > 1), gain, nan)
+        out = losses.flow_measures(flow, batch.flow, batch.valid, batch.has_flow, epe_expected=expected)
         length = _length(flow)
         asks = batch.aus.flatten(1).amax(1) > 0
         other = self._sampled(averaged, batch, roll=7)
         changed = _length(flow - other) / (length + _length(other)).clamp(min=1e-9)
-        out["au_effect"] = torch.where(asks, changed, nan)
-        out["motion"] = torch.where(asks, length, nan)
-        out["diversity"] = torch.where(asks, _length(flow - self._sampled(averaged, batch, "sample-other")), nan)
+        out["au_effect"] = torch.where(asks, changed, torch.nan)
+        out["motion"] = torch.where(asks, length, torch.nan)
+        again = self._sampled(averaged, batch, "sample-other")
+        out["diversity"] = torch.where(asks, _length(flow - again), torch.nan)
         out["fold"] = losses.folds(flow)
         paired = batch.has_flow | batch.known.flatten(1).any(1)
-        for name, frame in (("psnr", _made(batch.onset, flow)), ("psnr_onset", batch.onset)):
-            error = losses.mean_of((frame - batch.frame).square()).clamp(min=1e-10)
-            out[name] = torch.where(paired, -10 * error.log10(), nan)
-        return out
+        return out | losses.frame_measures(_made(batch.onset, flow), batch.onset, batch.frame, paired)
 
     def _sampled(
         self, averaged: Mapping[str, nn.Module], batch: Batch, purpose: str = "sample", roll: int = 0
@@ -188,14 +170,12 @@ class MotionDiffusionTask(Task):
 
     def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
         """Known failures: nothing moves, or the AUs do not matter. Seeds that do not matter are in the figures."""
-        if measured.get("motion", 1.0) < 1e-4 * self.size:
-            return f"the output is the input: motion is {measured['motion']:.2g} px; train longer or lower optim.lr"
-        if measured.get("au_effect", 1.0) < 0.05:
-            return (
-                f"the output does not depend on the AUs (effect {measured['au_effect']:.2g} of the motion); "
-                "train longer or raise loss.mean"
-            )
-        return ""
+        return losses.motion_failure(
+            measured,
+            self.size,
+            still="train longer or lower optim.lr",
+            deaf="train longer or raise loss.mean",
+        )
 
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Columns: onset, asked frame, made frame, change of each, exact flow, two drawn flows."""
@@ -203,12 +183,7 @@ class MotionDiffusionTask(Task):
             flow = self._sampled(averaged, batch)
             other = self._sampled(averaged, batch, "sample-other")
         made = _made(batch.onset, flow)
-        columns = [
-            record.pictures(batch.onset), record.pictures(batch.frame), record.pictures(made),
-            record.changes(batch.frame, batch.onset), record.changes(made, batch.onset),
-            record.flows(batch.flow), record.flows(flow), record.flows(other),
-        ]  # fmt: skip
-        return record.sheet(columns, scale=max(1, 128 // self.size))
+        return record.motion_sheet(batch.onset, batch.frame, made, batch.flow, flow, other)
 
     def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         """See the base class."""

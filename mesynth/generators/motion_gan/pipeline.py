@@ -10,21 +10,19 @@ import numpy as np
 import torch
 
 from mesynth.core import facs, seeds
-from mesynth.generators.base import calibrated
+from mesynth.generators.base import ClipRequest, FaceGenerator, calibrated
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, onto_face, unfolded
 from mesynth.generators.motion_gan.network import MotionGenerator
-from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.generator_folder import load_sized_network
 
 if TYPE_CHECKING:
-    from mesynth.core.profiles import Profile
     from mesynth.core.types import AUVector, Sample
     from mesynth.motion.prior import Face
     from mesynth.store.generator_folder import GeneratorFacts
 
 
-class MotionGAN:
+class MotionGAN(FaceGenerator):
     """A trained :class:`MotionGenerator` as a :class:`mesynth.generators.base.Generator`.
 
     The network sees the face as training did: the canonical crop of its landmarks, at its own size, whatever the
@@ -41,29 +39,11 @@ class MotionGAN:
         self.network.to(device)
         return self
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        """See :class:`mesynth.generators.base.Generator`. One network pass a clip.
-
-        Raises:
-            AUConflictError: AUs that exclude each other.
-        """
-        facs.reject_conflicts(aus)
-        shown = calibrated(aus, self.facts)
-        motion = self.motion(face, shown, seed=seed, blinks=nuisance.blink > 0)
-        sample, warnings = motion_clip(
-            face, motion, shown, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
-        )  # fmt: skip
-        return replace(sample, aus=aus), warnings
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """One network pass a clip."""
+        request = replace(request, aus=calibrated(request.aus, self.facts))
+        blinks = request.nuisance.blink > 0
+        return motion_clip(self.motion(request.face, request.aus, seed=request.seed, blinks=blinks), request)
 
     @torch.inference_mode()
     def motion(self, face: Face, aus: AUVector, *, seed: int = 0, blinks: bool = False) -> FaceMotion:

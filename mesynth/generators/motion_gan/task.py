@@ -171,33 +171,19 @@ class MotionGANTask(Task):
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         motion = network(batch.onset, aus, known, z)
         made = form(batch.onset, motion)
-        exact, valid = batch.flow, batch.valid
-        counted = batch.has_flow.view(-1, 1, 1, 1).to(exact.dtype)
-        mean = (exact * counted).sum(0, keepdim=True) / counted.sum().clamp(min=1)
-        nan = torch.full_like(counted.flatten(), torch.nan)
-        flows = {"epe": motion.flow, "epe_zero": torch.zeros_like(exact), "epe_mean_flow": mean.expand_as(exact)}
-        out = {
-            name: torch.where(batch.has_flow, losses.end_point_error(flow, exact, valid), nan)
-            for name, flow in flows.items()
-        }
-        inside = valid[:, None].to(exact.dtype)
-        power = (exact.square() * inside).flatten(1).sum(1)
-        gain = (motion.flow * exact * inside).flatten(1).sum(1) / power.clamp(min=1e-6)
-        out["gain"] = torch.where(batch.has_flow & (power > 1), gain, nan)
+        out = losses.flow_measures(motion.flow, batch.flow, batch.valid, batch.has_flow)
         length = losses.mean_of(motion.flow.square().sum(1).sqrt())
         other = network(batch.onset, aus.roll(7, 1), known.roll(7, 1), z).flow
         asks = aus.flatten(1).amax(1) > 0
         changed = losses.mean_of((motion.flow - other).square().sum(1).sqrt())
         both = length + losses.mean_of(other.square().sum(1).sqrt())
-        out["au_effect"] = torch.where(asks, changed / both.clamp(min=1e-9), nan)
-        out["motion"] = torch.where(asks, length, nan)
+        out["au_effect"] = torch.where(asks, changed / both.clamp(min=1e-9), torch.nan)
+        out["motion"] = torch.where(asks, length, torch.nan)
         gate = amount(aus.amax(2)).clamp(min=1e-3)
         out["mask"] = losses.mean_of(motion.mask)
-        out["mask_open"] = torch.where(asks, (1 - motion.mask).flatten(1).mean(1) / gate, nan)
+        out["mask_open"] = torch.where(asks, (1 - motion.mask).flatten(1).mean(1) / gate, torch.nan)
         out["residual"] = losses.mean_of(motion.residual.abs())
-        for name, frame in (("psnr", made), ("psnr_onset", batch.onset)):
-            error = losses.mean_of((frame - batch.frame).square()).clamp(min=1e-10)
-            out[name] = torch.where(paired, -10 * error.log10(), nan)
+        out |= losses.frame_measures(made, batch.onset, batch.frame, paired)
         if z is not None:
             moved = network(batch.onset, aus, known, batch.randn("z-other", z.shape[1])).flow
             out["z_effect"] = losses.mean_of((moved - motion.flow).square().sum(1).sqrt()) / length.clamp(min=1e-9)
@@ -217,13 +203,14 @@ class MotionGANTask(Task):
 
     def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
         """Known failures: nothing moves, the AUs do not matter, the residual paints everywhere, noise does nothing."""
-        if measured.get("motion", 1.0) < 1e-4 * self.size:
-            return f"the output is the input: motion is {measured['motion']:.2g} px; raise loss.epe or loss.au"
-        if measured.get("au_effect", 1.0) < 0.05:
-            return (
-                f"the output does not depend on the AUs (effect {measured['au_effect']:.2g} of the motion); "
-                "raise loss.epe or loss.au, or lower loss.adversarial"
-            )
+        failure = losses.motion_failure(
+            measured,
+            self.size,
+            still="raise loss.epe or loss.au",
+            deaf="raise loss.epe or loss.au, or lower loss.adversarial",
+        )
+        if failure:
+            return failure
         if measured.get("mask_open", 0.0) > 0.98:
             return f"the mask is saturated: open at {measured['mask_open']:.3f}; raise loss.mask or loss.residual"
         if self._config.loss.diversity and measured.get("z_effect", 1.0) < 0.01:
@@ -237,12 +224,7 @@ class MotionGANTask(Task):
         with torch.no_grad():
             motion = averaged["generator"](batch.onset, aus, known, z)
             made = form(batch.onset, motion)
-        columns = [
-            record.pictures(batch.onset), record.pictures(batch.frame), record.pictures(made),
-            record.changes(batch.frame, batch.onset), record.changes(made, batch.onset),
-            record.flows(batch.flow), record.flows(motion.flow),
-        ]  # fmt: skip
-        return record.sheet(columns, scale=max(1, 128 // self.size))
+        return record.motion_sheet(batch.onset, batch.frame, made, batch.flow, motion.flow)
 
     def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
         """See the base class."""

@@ -17,12 +17,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.core import facs
-from mesynth.core.profiles import Profile
-from mesynth.core.types import AUVector, Sample
-from mesynth.generators.base import save_trained
+from mesynth.core.types import Sample
+from mesynth.generators.base import ClipRequest, FaceGenerator, save_trained
 from mesynth.generators.formation import face_motion, motion_clip
-from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.families import Family
@@ -94,27 +91,24 @@ class MeanFlowTask(Task):
 
 
 # [pipeline]
-class MeanFlowGenerator:
+class MeanFlowGenerator(FaceGenerator):
     family = "mean_flow"
 
     def __init__(self, network: MeanFlow, facts: GeneratorFacts) -> None:
         self.network, self.facts, self.size = network, facts, facts.size
 
     @torch.inference_mode()
-    def generate(
-        self, face: Face, aus: AUVector, profile: Profile, *, n_frames: int, fps: float,
-        nuisance: Nuisance = Nuisance(), seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:  # fmt: skip
-        facs.reject_conflicts(aus)
-        cells = [(int(k), int(side)) for k, side in np.argwhere(aus.intensity > 0)]
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        face = request.face
+        cells = [(int(k), int(side)) for k, side in np.argwhere(request.aus.intensity > 0)]
         maps = self.network.fields.permute(0, 1, 3, 4, 2).numpy()
         none = np.zeros((self.size, self.size, 2), np.float32)
         fields = np.stack([maps[cell] for cell in cells]) if cells else none[None][:0]
-        lids = maps[facs.AU_INDEX[45]].sum(0) if nuisance.blink else None
+        lids = maps[facs.AU_INDEX[45]].sum(0) if request.nuisance.blink else None
         unchanged = np.zeros((*face.image.shape[:2], 3), np.float32)
         crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
         motion = face_motion(crop, face.image.shape[:2], cells, fields, none, lids, unchanged)
-        return motion_clip(face, motion, aus, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed)
+        return motion_clip(motion, request)
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MeanFlowGenerator:
