@@ -17,7 +17,7 @@ def section(file: str, name: str) -> str:
     match = re.search(rf"(?ms)^ *# \[{re.escape(name)}\]\n(.*?)^ *# \[end\]$", text)
     if match is None:
         raise ValueError(f"{file} has no section between '# [{name}]' and '# [end]'")
-    return textwrap.dedent(match[1])
+    return textwrap.dedent(match[1]).rstrip("\n") + "\n"
 
 
 def excerpts() -> list[Block]:
