@@ -591,7 +591,8 @@ def fid(
     """Frechet distance of ``source`` from ``reference``, and a note where a stand-in took the place of Inception.
 
     Args:
-        source, reference: folders of pictures, corpora (their apex frames), or statistics (.npz, as pytorch-fid's).
+        source: a folder of pictures, a corpus (its apex frames), or statistics (.npz, as pytorch-fid's).
+        reference: likewise.
         inception_weights: the 2015 Inception's file (Heusel et al., 2017, compute FID with it).
         download: fetch the weights if they are missing; then there is no stand-in.
         published_resize: resize as pytorch-fid did for statistics it cached; no stand-in either.

@@ -55,7 +55,12 @@ def ablate(
         A figure for every condition, and its paired difference from no synthetic clips with Holm's correction.
 
     Raises:
-        LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError.
+        LeakError: a synthetic clip has seen who is held out.
+        PoolTooSmallError: fewer synthetic clips than the ratio wants.
+        ManifestError: clips without what the model needs, or none.
+        ConfigError: settings that exclude each other.
+        MissingClassError: a class without a clip.
+        RunFolderError: ``out`` holds another run.
 
     >>> from sklearn.naive_bayes import GaussianNB
     >>> y = np.arange(36) % 3
@@ -65,8 +70,12 @@ def ablate(
     >>> made = FlowSet.of(x, y, ["x"] * 36, database="made", generator="mine", subjects_seen=[()] * 36)
     >>> config = AblationConfig(ratios=(0, 0.5), seeds=(0,), resamples=100)
     >>> result = ablate(real, made, config, models=["lda", GaussianNB()])
-    >>> [(s.model, s.arm, s.ratio) for s in result.summary]
-    [('lda', 'none', 0.0), ('lda', 'synthetic', 0.5), ('GaussianNB', 'none', 0.0), ('GaussianNB', 'synthetic', 0.5)]
+    >>> for s in result.summary:
+    ...     print(s.model, s.arm, s.ratio)
+    lda none 0.0
+    lda synthetic 0.5
+    GaussianNB none 0.0
+    GaussianNB synthetic 0.5
     """
     with MODELS.lent(config.models if models is None else models) as names:
         described = {name: text for name, text in names.items() if text}

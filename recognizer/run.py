@@ -96,7 +96,12 @@ def loso(
         subjects, and the predictions themselves.
 
     Raises:
-        LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError.
+        LeakError: a synthetic clip has seen who is held out.
+        PoolTooSmallError: fewer synthetic clips than the ratio wants.
+        ManifestError: clips without what the model needs, or none.
+        ConfigError: settings that exclude each other.
+        MissingClassError: a class without a clip.
+        RunFolderError: ``out`` holds another run.
 
     >>> from sklearn.naive_bayes import GaussianNB
     >>> y = np.arange(36) % 3

@@ -186,7 +186,9 @@ def predict_video(
     Raises:
         RecordingError, UnreadableImageError, NoFaceError: a recording that cannot be classified.
         ManifestError: a model whose training clips were not prepared alike.
-        WeightsUnavailable, RunFolderError, MesynthError.
+        WeightsUnavailable: no model, or no landmarker on this machine.
+        RunFolderError: ``out`` holds something else.
+        MesynthError: settings that cannot be.
 
     >>> predict_video("no/such/model", "interview.mp4", out="runs/interview")
     Traceback (most recent call last):

@@ -233,8 +233,8 @@ def parse_request(text: str) -> AUVector:
             an AU given twice, or a term that is not an AU.
 
     >>> vector = parse_request("12=B,L4=0.2")
-    >>> [round(float(v), 2) for v in vector.intensity[AU_INDEX[4]]]
-    [0.2, 0.0]
+    >>> tuple(round(float(v), 2) for v in vector.intensity[AU_INDEX[4]])
+    (0.2, 0.0)
     """
     intensity = np.zeros((len(AU_CODES), 2), np.float32)
     seen: set[tuple[int, int]] = set()

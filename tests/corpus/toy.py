@@ -67,6 +67,6 @@ def load(folder: Path, facts: GeneratorFacts) -> Toy:
 
 def save_toy(folder: Path, monkeypatch: pytest.MonkeyPatch, **facts: object) -> Path:
     """A saved toy, known to the table of families for as long as the test lasts."""
-    with_family(monkeypatch, "toy", Family(pipeline=load))
+    with_family(monkeypatch, "toy", Family(pipeline=f"{__name__}:load"))
     save_pipeline(folder, {"generator": lively()}, asdict(FACTS) | facts, "# a toy\n", size=32)
     return folder

@@ -27,6 +27,8 @@ from click.testing import CliRunner
 
 import mesynth.cli
 import recognizer.cli
+from mesynth.config import find_recipe
+from mesynth.core.errors import ConfigError
 from tests.docs.tiny import CODES, Tiny, small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,7 +192,9 @@ def parse(command: Command, *, whole: bool = True) -> None:
     if words[0] == "python" and words[1] == "-m":
         words = words[2:]
         if words[0] not in GROUPS:
-            if not (ROOT / (words[0].replace(".", "/") + ".py")).is_file() and words[0].startswith("tests"):
+            place = ROOT / words[0].replace(".", "/")
+            found = place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()
+            if not found and words[0].startswith("tests"):
                 raise DocumentError(f"there is no module {words[0]}")
             return
     if words[0] in ("python", "bash"):
@@ -210,9 +214,14 @@ def parse(command: Command, *, whole: bool = True) -> None:
         if not whole and type(error) in (click.MissingParameter, click.BadOptionUsage):
             return  # an option without its value, or a verb without the folders it needs
         raise DocumentError(error.format_message()) from None
-    for value in (context.params.get("config"), context.params.get("design"), *context.params.get("settings", ())):
-        if re.match(r"configs/\S+\.yaml$", str(value or "")) and not (ROOT / str(value)).is_file():
-            raise DocumentError(f"there is no recipe {value}")
+    named = [context.params.get(name) for name in ("recipe", "config", "design")]
+    for value in (*named, *context.params.get("settings", ())):
+        text = str(value or "")
+        if re.match(r"(configs/\S+\.yaml|\w+/\w+)$", text) and "=" not in text:
+            try:
+                find_recipe(text)
+            except ConfigError as error:
+                raise DocumentError(str(error)) from None
 
 
 # ---------------------------------------------------------------- running

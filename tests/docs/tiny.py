@@ -122,6 +122,10 @@ SUBSTITUTIONS = (
         "three rendered people to learn from",
         behind=("data.identities=3", "data.per_identity=4", "data.validation_identities=1"),
     ),
+    Substitution(r"^mesynth train\b.*_manifest", "no warm-up in two updates", behind=("run.warmup=0",)),
+    Substitution(
+        r"--exclude-subjects", "people of the tiny database", options={"--exclude-subjects": "rendered-0/sub01"}
+    ),
     Substitution(r"--cross-fit", "two groups of four people", options={"--cross-fit": "2"}),
     Substitution(
         r"^torchrun\b",

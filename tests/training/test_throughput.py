@@ -161,7 +161,7 @@ def test_a_training_that_fails_is_told_and_an_interrupted_one_ends_it(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--recipes", "motion_huge"], "motion_huge cannot be read"),
+        (["--recipes", "motion_huge"], "motion_huge' is unknown"),
         (["--minutes", "0"], "--minutes 0 must be positive"),
         (["--updates", "0"], "--updates 0"),
         (["--variants", "fp64"], "choose from fp32"),

@@ -204,7 +204,7 @@ def test_mistakes_are_one_line_and_write_nothing(
 
 
 def test_help_has_an_example_and_imports_nothing_heavy() -> None:
-    assert "mesynth train configs/" in CliRunner().invoke(command, ["--help"]).output
+    assert "mesynth train gan/" in CliRunner().invoke(command, ["--help"]).output
     code = (
         "import sys, mesynth.cli.train; print(sorted({'torch', 'omegaconf', 'accelerate', 'numpy'} & set(sys.modules)))"
     )
