@@ -8,7 +8,7 @@ Everything for a day's work is here and is imported when it is first used::
     real = mesynth.prepare("casme2", "/data/CASME2", "prepared/casme2")
     mesynth.measure(real, "corpus", "quality")
 
-What is not in ``__all__`` is inner life of the package and may change.
+What is not in ``__all__`` is private and may change.
 """
 
 from __future__ import annotations
