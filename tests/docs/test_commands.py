@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mesynth.datasets.registry import DATABASES
+from mesynth.metrics.base import METRICS
+from mesynth.store.families import FAMILIES
+from recognizer.models import MODELS
 from tests.docs.runner import PAGES, ROOT, Command, DocumentError, Session, blocks, commands, inline, parse
 from tests.docs.tiny import SUBSTITUTIONS, Tiny, small
 
@@ -17,6 +21,17 @@ WITH_COMMANDS = [page for page in PAGES if any(b.language in ("bash", "console",
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(tmp_path_factory.mktemp("documents"))
+
+
+@pytest.fixture(autouse=True)
+def _registries() -> Iterator[None]:
+    """What an example registers is gone when its page ends."""
+    registries = (DATABASES, FAMILIES, METRICS, MODELS)
+    before = [set(registry) for registry in registries]
+    yield
+    for registry, names in zip(registries, before, strict=True):
+        for name in set(registry) - names:
+            registry.remove(name)
 
 
 @pytest.mark.slow
