@@ -216,7 +216,7 @@ Parameters: {sizes}. Data `{facts["data_hash"]}`, configuration `{facts["config_
 ## Use
 
 ```python
-from mesynth.store.generator_folder import load_pipeline
+from mesynth.generators.base import load_pipeline
 
 {use}
 ```

@@ -1,4 +1,8 @@
+import re
+from importlib import import_module
+
 from mesynth.generators.base import model_card
+from mesynth.store.generator_folder import CARD, SHIPPED, shipped_models
 from tests.generators.saved import FACTS
 
 
@@ -26,3 +30,12 @@ def test_many_subjects_are_counted_and_no_figures_are_no_figures() -> None:
     assert "x/012" not in text
     assert "28 more" in text
     assert "| none | |" in text
+
+
+def test_every_card_says_where_the_loader_is() -> None:
+    shipped = [(SHIPPED / name / CARD).read_text() for name in shipped_models()]
+    for text in (model_card(FACTS, title="T", what="", limits="", parameters={}), *shipped):
+        lines = re.findall(r"^from ([\w.]+) import (\w+)$", text, re.MULTILINE)
+        assert lines
+        for module, name in lines:
+            assert callable(getattr(import_module(module), name))

@@ -104,7 +104,7 @@ class IdentityTokens(nn.Module):
 
 
 class ImageDenoiser(ModelMixin, ConfigMixin):
-    """(noisy code, noise level, onset's code, AUs) -> what :class:`mesynth.generators.diffusion.Process` asks.
+    """(noisy code, noise level, onset's code, AUs) -> what :class:`mesynth.generators.diffusion.config.Process` asks.
 
     ``unet`` is the configuration of a UNet2DConditionModel with ``time_cond_proj_dim`` = ``cross_attention_dim``, see
     :func:`unet_config`. The other values are what a loaded generator needs to know: ``space`` (size, patch or the
