@@ -102,23 +102,23 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """
     lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire(blocking=wait)
-    except Timeout:
-        yield False
-        return
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        yield True
-        return
-    try:
-        yield True
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            yield True
+            return
+        yield lock.is_locked
     finally:
-        # While it is held: afterwards it may be another's. Who has opened it by now finds that it has no name any more
-        # and opens the next. Windows refuses, and removes the file when it is let go.
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:  # also where Ctrl-C came right after it was taken
+            # While it is held: afterwards it may be another's. Who has opened it by now finds that it has no name any
+            # more and opens the next. Windows refuses, and removes the file when it is let go.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            lock.release()
 
 
 # ---------------------------------------------------------------- whole files

@@ -266,14 +266,18 @@ def run_shards(
     report = progress or (lambda done, total: None)
     total = len(jobs)
     if not (out / last).is_file() or (out / _PARTS).exists():
-        with only_writer(out):
-            # It may be there now: the writer before ended in this moment, or was killed while it tidied up.
-            if unfinished := not (out / last).is_file():
-                size = shard_clips or shard_size(total)
-                _run_shards(out, jobs, make, finish, workers, size, report, from_the_start, close)
-            shutil.rmtree(out / _PARTS, ignore_errors=True)
-            if unfinished:
-                return
+        try:
+            with only_writer(out):
+                # It may be there now: the writer before ended in this moment, or was killed while it tidied up.
+                if unfinished := not (out / last).is_file():
+                    size = shard_clips or shard_size(total)
+                    _run_shards(out, jobs, make, finish, workers, size, report, from_the_start, close)
+                shutil.rmtree(out / _PARTS, ignore_errors=True)
+                if unfinished:
+                    return
+        except KeyboardInterrupt:  # wherever it comes, also before the first shard and while processes start
+            again = "the same command goes on from there"
+            raise Interrupted(f"interrupted; finished clips stay in {out}, {again}") from None
     report(total, total)
 
 
@@ -310,8 +314,6 @@ def _run_shards(
                 make, shards, workers=workers, report=lambda clips: report(done + clips, total), where=out, close=close
             )
         finish(n_shards)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; finished clips stay in {out}, the same command goes on from there") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
