@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesynth.core.emotions import SCHEMES, class_names, plain_emotion
+from mesynth.core.facs import parse_annotation
 from mesynth.datasets.database import Published
 from mesynth.datasets.load import ClipNote, Loaded
+from mesynth.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -33,6 +35,10 @@ class Check:
     fps: tuple[float, ...]
     problems: tuple[ClipNote, ...]
     corrected: tuple[ClipNote, ...]
+    undecided: tuple[ClipNote, ...]
+    """Clips whose action units are annotated but not all decided: they count as unknown, not as absent."""
+    action_units: dict[str, int]
+    """Usable clips whose action units are "decided", "undecided" or "not annotated"."""
     missing_frames: dict[str, int]
     warnings: dict[str, int]
     """Clips by kind of warning (numbers taken out)."""
@@ -70,6 +76,7 @@ class Check:
         facts.add_row("subjects", _beside(self.subjects, said.subjects))
         facts.add_row("frames a second", ", ".join(f"{f:g}" for f in self.fps))
         facts.add_row("cells corrected", str(len(self.corrected)))
+        facts.add_row("action units", ", ".join(f"{kind} {n}" for kind, n in self.action_units.items() if n))
         missing = sum(self.missing_frames.values())
         facts.add_row("frames missing", f"{missing} in {len(self.missing_frames)} clips" if missing else "0")
         facts.add_row("folders without annotation", str(len(self.unannotated)))
@@ -89,6 +96,7 @@ class Check:
         for title, entries in (
             ("cannot be used", [f"{p.clip}: {p.reason}" for p in self.problems]),
             ("corrected", [f"{p.clip}: {p.reason}" for p in self.corrected]),
+            ("undecided", [f"{p.clip}: {p.reason}" for p in self.undecided]),
             ("frames missing", [f"{clip}: {n}" for clip, n in self.missing_frames.items()]),
             ("no annotation names", list(self.unannotated)),
         ):
@@ -102,9 +110,11 @@ class Check:
 def check(loaded: Loaded) -> Check:
     """Count what a release holds; nothing is written and no frame is decoded."""
     manifest, database = loaded.manifest, loaded.database
-    kinds: Counter[str] = Counter()
+    coded: Counter[str] = Counter(dict.fromkeys(("decided", "undecided", "not annotated"), 0))
     for row in manifest:
-        kinds.update({_without_numbers(warning) for warning in row.warnings})
+        exact = all(row.au_known)  # rendered: the cell is a rough copy of the values
+        annotation = parse_annotation(row.au_text)
+        coded["decided" if exact or annotation.complete else "not annotated" if annotation.empty else "undecided"] += 1
     name = loaded.release.database or database.name
     counted = {scheme: Counter(map(str, manifest.labels(scheme))) for scheme in (*SCHEMES, "objective")}
     orders = {scheme: class_names(scheme, name) for scheme in SCHEMES} | {"objective": _OBJECTIVE}
@@ -120,14 +130,24 @@ def check(loaded: Loaded) -> Check:
         fps=tuple(sorted({float(f) for f in manifest.column("fps")})),
         problems=loaded.problems,
         corrected=loaded.corrected,
+        undecided=loaded.undecided,
+        action_units=dict(coded),
         missing_frames=loaded.missing_frames,
-        warnings=dict(kinds.most_common()),
+        warnings=kinds_of_warnings(manifest),
         unannotated=loaded.unannotated,
         emotions=dict(Counter(map(str, manifest.column("emotion"))).most_common()),
         classes={scheme: _ordered(counted[scheme], orders[scheme]) for scheme in counted},
         published=database.published.get(loaded.part, Published()),
         notes=loaded.release.notes,
     )
+
+
+def kinds_of_warnings(manifest: Manifest) -> dict[str, int]:
+    """Clips by kind of warning, numbers taken out, the most frequent first."""
+    kinds: Counter[str] = Counter()
+    for warnings in manifest.table["warnings"].to_pylist():
+        kinds.update({_without_numbers(warning) for warning in warnings})
+    return dict(kinds.most_common())
 
 
 def _without_numbers(warning: str) -> str:

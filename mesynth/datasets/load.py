@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mesynth.core import emotions
 from mesynth.core.errors import DatasetLayoutError, MesynthError
-from mesynth.core.facs import objective_class, parse_annotation
+from mesynth.core.facs import parse_annotation
 from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.files import Frames, frame_number, list_frames, nearest, picture_size, text_of
 from mesynth.store.manifest import Manifest, Provenance, Row
@@ -89,6 +89,8 @@ class Loaded:
     problems: tuple[ClipNote, ...]
     corrected: tuple[ClipNote, ...]
     """Clips with a cell that the corrections table replaced, and how."""
+    undecided: tuple[ClipNote, ...]
+    """Clips whose action units are annotated but not all decided, and what is open."""
     missing_frames: dict[str, int]
     """Clip -> frames between onset and offset that are not on disk."""
     unannotated: tuple[str, ...]
@@ -136,6 +138,7 @@ def load_release(
         manifest=Manifest.from_rows(rows, root),
         problems=(*problems, *twice),
         corrected=tuple(engine.corrected),
+        undecided=tuple(engine.undecided),
         missing_frames=engine.missing,
         unannotated=_unannotated(root, release),
     )
@@ -204,6 +207,7 @@ class _Engine:
             fps=release.fps or database.fps,
         )
         self.corrected: list[ClipNote] = []
+        self.undecided: list[ClipNote] = []
         self.missing: dict[str, int] = {}
         self._listed = lru_cache(_FOLDERS_KEPT)(lambda folder: list_frames(root / folder))
 
@@ -229,7 +233,9 @@ class _Engine:
             if line.vector is None
             else Row.au_columns(line.vector)
         )
-        own = objective_class(annotation.codes) if annotation.complete else ""
+        if line.vector is None and annotation.doubt:
+            warnings.append(annotation.doubt)
+            self.undecided.append(ClipNote(line.full_name, annotation.doubt))
         source = {"kind": release.kind, "licence": line.licence or release.licence} | dict(line.provenance)
         return Row(
             clip_id=f"{database}/{line.subject}/{line.clip}/{onset}",
@@ -247,7 +253,7 @@ class _Engine:
             expression=line.expression,
             emotion=emotion,
             label=emotions.label(emotion) if line.label is None else line.label,
-            objective_class=line.objective or own,
+            objective_class=line.objective or annotation.objective_class or "",
             au_text=annotation.text,
             frame_files=tuple(files.path(line.folder, n) for n in inside),
             warnings=tuple(warnings),
@@ -302,9 +308,12 @@ class _Engine:
         line: AnnotatedClip, cell: object, apex: int | None, onset: int, inside: list[int], warnings: list[str]
     ) -> int:
         if apex is not None:
-            if apex == onset:
+            index = inside.index(nearest(inside, apex, "apex", warnings))
+            if apex == onset or index == 0:
                 warnings.append("onset and apex are the same frame")
-            return inside.index(nearest(inside, apex, "apex", warnings))
+            return index
         if frame_number(cell) is None and not line.spans_folder:
             warnings.append(f"no apex annotated ('{text_of(cell)}'); the middle frame stands in")
+        if len(inside) == 2:
+            warnings.append("onset and apex are the same frame")
         return (len(inside) - 1) // 2
