@@ -1,8 +1,8 @@
 """The composite of the MEGC 2019 challenge: 442 clips of CASME II, SAMM and SMIC-HS in three classes.
 
 The challenge's own list says which clips belong to it: a CSV without header of database, subject, clip and class (0
-negative, 1 positive, 2 surprise). It ships (``megc2019.csv``), so that the composite is the same with every edition of the
-workbooks; a second list, the one on the challenge's pages, lacks one clip (:data:`NOT_IN_441`). A rule (See et al.,
+negative, 1 positive, 2 surprise). It ships (``megc2019.csv``), so that the composite is the same with every edition of
+the workbooks; a second list, the one on the challenge's pages, lacks one clip (:data:`NOT_IN_441`). A rule (See et al.,
 MEGC 2019) leads to the same clips on the workbooks of that time: positive is happiness, surprise is surprise; negative
 is every emotion of SMIC's and SAMM's negative classes, but only disgust and repression of CASME II, without the two
 clips in :data:`LEFT_OUT`. Where rule and list disagree, an edition has changed a row, and the row is told.
