@@ -1,5 +1,7 @@
 """The annotation grammar of every database, the request grammar, conflicts, objective classes."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,6 +153,16 @@ def test_no_action_unit_is_absent_that_the_coder_did_not_rule_out(
             assert presence[row, column] == (1 if there else -1 if unknown else 0), (code, side)
             assert vector.mask[row, column] or presence[row, column] != 0
             assert not vector.mask[row, column] or presence[row, column] != -1
+
+
+def test_the_document_has_the_grammar_of_the_docstring() -> None:
+    assert parse_annotation.__doc__
+    rows = [
+        line.strip().replace("``", "`") for line in parse_annotation.__doc__.splitlines() if line.strip()[:1] == "|"
+    ]
+    document = (Path(__file__).parents[2] / "docs/databases/README.md").read_text(encoding="utf-8")
+    assert len(rows) > 10
+    assert "\n".join(rows) in document
 
 
 def test_a_letter_of_an_asymmetric_action_unit_is_the_stronger_sides() -> None:
