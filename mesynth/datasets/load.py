@@ -127,6 +127,7 @@ def load_release(
     part = _choice(part, database.parts, "part", database)
     frames = _choice(frames, database.frames, "frames", database)
     release = database.read(root, part, frames)
+    edition = recognise(release.database or database.name, part, release)
     fixes = tuple(read_corrections() if corrections is None else corrections)
     engine = _Engine(root, database, release, fixes)
     rows: list[Row] = []
@@ -145,7 +146,7 @@ def load_release(
         manifest=Manifest.from_rows(rows, root),
         problems=(*problems, *twice),
         corrected=tuple(engine.corrected),
-        edition=recognise(release.database or database.name, part, release),
+        edition=edition,
         undecided=tuple(engine.undecided),
         missing_frames=engine.missing,
         unannotated=_unannotated(root, release),
@@ -327,7 +328,7 @@ class _Engine:
         seconds = (max(annotated, len(inside)) - 1) / (line.fps or self.release.fps)
         if line.expression == "micro" and seconds > LONGEST_S:
             raise _Bad(
-                f"clip {line.name} lasts {seconds:.0f} s from onset {onset} to offset {offset}; no micro-expression is "
+                f"clip {line.name} lasts {seconds:.4g} s from onset {onset} to offset {offset}; no micro-expression is "
                 f"longer than {LONGEST_S:g} s, correct its offset"
             )
         if absent > 0 and not line.spans_folder:

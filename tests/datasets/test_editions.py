@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import mesynth.cli
+from mesynth.api import load_database
 from mesynth.datasets import editions as tables
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme3 import CASME3
@@ -30,7 +31,7 @@ from tests.datasets.releases.casme2 import HEADER, WORKBOOK, ReleaseClip, write_
 from tests.datasets.releases.common import write_book
 from tests.datasets.releases.megc2019 import write_megc2019
 from tests.datasets.releases.samm import SammClip
-from tests.datasets.releases.smic import SmicClip
+from tests.datasets.releases.smic import SmicClip, write_smic
 
 SHORT = {"onset": 1, "apex": 2, "offset": 3}
 BECAME_SURPRISE = ("EP07_01", "EP07_04f", "EP10_03")  # of sub24, in the edition of 2019
@@ -145,6 +146,28 @@ def test_the_edition_of_2019_changes_no_clip_of_the_composite(newer: Path, root:
         "casme2/sub24/ep7_4f: surprise by the rule, not in it by the list",
     )
     assert check(loaded).complete
+    assert [name for name, _ in loaded.release.changed] == [f"casme2/sub24/{name}" for name in BECAME_SURPRISE]
+    _, skipped = load_database("megc2019", newer)  # what `mesynth prepare` writes to skipped.csv and says
+    assert skipped[0].reason == (
+        "surprise by the workbook (casme2 20190701, samm v2), and not in the challenge's list of 442 clips"
+    )
+
+
+def test_a_class_that_an_edition_changed_is_the_lists_and_told(newer: Path) -> None:
+    clips = [replace(c, emotion="sadness") if c.name == "EP01_13" else c for c in of_2019()]
+    write_workbook(newer / "CASME2/CASME2-coding-20190701.xlsx", clips)
+    row = next(row for row in load_release(MEGC2019, newer).manifest if row.clip == "EP01_13")
+    assert (row.emotion, row.label) == ("sadness", "surprise")
+    said = "class surprise of the challenge's list of 442 clips; the workbook's emotion 'sadness' is of no class"
+    assert row.warnings == (f"{said} by the rule",)
+
+
+def test_a_part_of_smic_does_not_leave_it_to_the_rule(newer: Path) -> None:
+    (newer / "SMIC").unlink()
+    write_smic(newer / "SMIC", [SmicClip()])
+    loaded = load_release(MEGC2019, newer)
+    assert (len(loaded.manifest), len(loaded.problems)) == (279, 163)
+    assert "complete the release of smic" in loaded.problems[0].reason
 
 
 def test_by_the_rule_the_edition_of_2019_is_not_complete(newer: Path) -> None:
