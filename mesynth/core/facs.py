@@ -256,7 +256,7 @@ def parse_annotation(cell: object) -> AUAnnotation:
         elif alternatives := _alternatives(term):
             said += [("undecided", item) for item in alternatives]
             unknown.append(term)
-            spanning |= bool(_WORD_OR.search(re.sub(r"\(.*?\)", "", term)))
+            spanning |= bool(_WORD_OR.search(_outside_brackets(term)))
         else:
             unknown.append(term)
             if term.lower() not in _REMARKS:
@@ -291,7 +291,7 @@ def _ascii(text: str) -> str:
         elif unicodedata.category(char) == "Pd":
             char = "-"
         out += {"[": "(", "]": ")", "{": "(", "}": ")"}.get(char, char)
-    return out.strip(" \t\r\n'\"`\u2018\u2019\u201c\u201d")
+    return out.strip(" \t\r\n'\"`\u2018\u2019\u201c\u201d").rstrip(".")
 
 
 def _split_terms(text: str) -> list[str]:
@@ -364,6 +364,14 @@ def _alternatives(term: str) -> list[AUItem]:
                 return []
             found.append(one.item)
     return found
+
+
+def _outside_brackets(term: str) -> str:
+    out, depth = "", 0
+    for char in term:
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        out += char if depth == 0 else " "
+    return out
 
 
 def _without_brackets(term: str) -> str:

@@ -79,6 +79,8 @@ def read(root: Path, part: str, frames: str) -> Release:
     origin = _origin(root)
     release = Release(
         lines=tuple(_line(folder, sheet.path, cells, origin) for cells in sheet.rows),
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(sheet.path.name,),
         database=origin.database,
         kind=origin.kind,

@@ -91,6 +91,8 @@ def _read_a(root: Path, frames: str) -> Release:
     beside = {f"{f.removesuffix('/' + frames)}/{other}" for line in lines if (f := line.folder).endswith("/" + frames)}
     return Release(
         lines=lines,
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(sheet.path.relative_to(root).as_posix(),),
         notes=tuple(notes),
         left_out=tuple(sorted(beside)),
@@ -222,6 +224,8 @@ def _read_c(root: Path, frames: str) -> Release:
     other = "color" if frames == "depth" else "depth"
     return Release(
         lines=tuple(lines),
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(sheet.path.relative_to(root).as_posix(),),
         notes=(note,) if note else (),
         left_out=tuple(sorted({f"{line.folder.rpartition('/')[0]}/{other}" for line in lines})),

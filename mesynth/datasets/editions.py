@@ -1,9 +1,9 @@
 """Editions of the releases' annotation, as data: which one lies there, what it counts, and rows of it that are known.
 
-Two tables ship: ``editions.csv`` has a row an edition (workbook, rows, people, emotions, objective classes and where
-they stand, the hash of its labels, the source of all this), ``edition_rows.csv`` the rows that are known to differ from
-an earlier edition or to be faulty. An edition is recognised by what it counts and by its labels, never by its name:
-copies are renamed.
+Two tables ship: ``editions.csv`` has a row an edition (workbook, sheet, columns, rows, people, emotions, objective
+classes and where they stand, the hash of its labels, the source of all this), ``edition_rows.csv`` the rows that are
+known to differ from an earlier edition or to be faulty. An edition is recognised by what it counts and by its labels,
+never by its name: copies are renamed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Edition:
     part: str
     name: str
     workbook: str
+    sheet: str
+    columns: tuple[str, ...]
     rows: int
     subjects: int | None
     emotions: Mapping[str, int]
@@ -109,6 +111,8 @@ def editions(database: str, part: str = "") -> tuple[Edition, ...]:
             part=row["part"],
             name=row["edition"],
             workbook=row["workbook"],
+            sheet=row["sheet"],
+            columns=tuple(filter(None, row["columns"].split("|"))),
             rows=int(row["rows"]),
             subjects=int(row["subjects"]) if row["subjects"] else None,
             emotions=_counts(row["emotions"]),
@@ -162,7 +166,10 @@ def plain_counts(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def recognise(database: str, part: str, release: Release) -> Recognised:
-    """Which edition the release's annotation is, by its rows, its emotions and the hash of its labels."""
+    """Which edition the release's annotation is, by its rows, its emotions and the hash of its labels.
+
+    Sheet and columns do not decide, since copies are saved anew without some of them; where they differ, it is told.
+    """
     lines = release.lines
     labels, counts = labels_hash(lines), emotion_counts(lines)
     candidates = [one for one in editions(database, part) if one.rows == len(lines)]
@@ -182,7 +189,19 @@ def recognise(database: str, part: str, release: Release) -> Recognised:
             f"counts are those of edition {found.name}, but some labels are not (sha256 of the labels {labels[:12]}, "
             f"expected {found.labels_sha256[:12]})"
         )
+    if found is not None and release.columns:
+        there = set(map(_letters, release.columns))
+        absent = [name for name in found.columns if _letters(name) not in there]
+        other = found.sheet and release.sheet.lower() != found.sheet.lower()
+        if absent or other:
+            what = [f"its sheet is '{release.sheet}', not '{found.sheet}'"] if other else []
+            what += [f"it lacks the columns {', '.join(absent)}"] if absent else []
+            notes.append(f"the workbook is not quite as edition {found.name} came: {' and '.join(what)}")
     return Recognised(found, labels, _held(known_rows(database), found, lines), tuple(notes))
+
+
+def _letters(name: str) -> str:
+    return "".join(char for char in name.lower() if char.isalnum())
 
 
 def _held(rows: Iterable[KnownRow], edition: Edition | None, lines: Iterable[AnnotatedClip]) -> tuple[KnownRow, ...]:

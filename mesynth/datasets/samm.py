@@ -61,6 +61,8 @@ def read(root: Path, part: str, frames: str) -> Release:
     place = folder.relative_to(root).as_posix().removeprefix(".")
     return Release(
         lines=tuple(_line(place, people, sheet.path, cells) for cells in rows),
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(sheet.path.name,),
         notes=tuple(notes),
     )

@@ -246,6 +246,18 @@ def test_labels_that_are_the_editions_are_told_by_their_hash(monkeypatch: pytest
     assert len(recognise("casme2", "all", Release(lines=swapped)).notes) == 1
 
 
+def test_a_workbook_saved_anew_is_told(newer: Path) -> None:
+    book = newer / "CASME2/CASME2-coding-20190701.xlsx"
+    rows = [[c.subject, c.name, None, 1, 2, 3, None, c.aus, c.emotion, 3] for c in of_2019()]
+    write_book(book, {"Sheet1": [[*HEADER, "Objective Classes"], *rows]})
+    assert all("not quite" not in note for note in check(load_release(CASME2, newer / "CASME2")).notes)
+    write_book(book, {"labels": [HEADER, *(row[:-1] for row in rows)]})
+    assert (
+        "the workbook is not quite as edition 20190701 came: its sheet is 'labels', not 'Sheet1' and it lacks the "
+        "columns Objective Classes"
+    ) in check(load_release(CASME2, newer / "CASME2")).notes
+
+
 def test_known_rows_of_the_edition_are_listed(newer: Path) -> None:
     found = check(load_release(CASME2, newer / "CASME2"))
     assert found.edition == "20190701"
