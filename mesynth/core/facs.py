@@ -128,13 +128,14 @@ class AUAnnotation:
         if codes := sorted({item.code for item in self.undecided} - set(self.codes)):
             said.append(f"AU {', '.join(map(str, codes))} undecided")
         if self.open:
-            unread = ", ".join(f"'{term[:_SHOWN]}'" for term in self.unknown_text)
+            terms = [f"'{_line(term)}'" for term in self.unknown_text[:_TERMS]]
+            unread = ", ".join(terms) + (", ..." if len(self.unknown_text) > _TERMS else "")
             said.append(
                 (f"{unread} not understood; " if unread else "") + "what it does not name is unknown, not absent"
             )
         if not said:  # one side of an AU of which the other is certain
             said.append("a side is undecided")
-        return f"action units not decided; '{self.text[:_SHOWN]}': {'; '.join(said)}"
+        return f"action units not decided; '{_line(self.text)}': {'; '.join(said)}"
 
     def presence(self) -> np.ndarray:
         """[K,2] int8: 1 present, 0 absent, -1 undecided (an AU of the vocabulary, per side)."""
@@ -163,8 +164,8 @@ class AUAnnotation:
         return AUVector(intensity, known)
 
 
-_SHOWN = 60
-"""Letters of a cell that a message shows."""
+_SHOWN, _TERMS = 60, 5
+"""Letters of a cell, and terms of it, that a message shows."""
 _NOTHING = frozenset(
     {
         "none", "null", "nil", "nan", "na", "nat", "n/a", "n.a.", "n.a", "<na>", "#n/a", "unknown", "unclear",
@@ -271,6 +272,11 @@ def parse_annotation(cell: object) -> AUAnnotation:
     return AUAnnotation(text, of_kind["certain"], of_kind["undecided"], of_kind["static"], tuple(unknown), left_open)
 
 
+def _line(text: str) -> str:
+    """For a message: one line, of letters that a terminal shows."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text[:_SHOWN]).split())
+
+
 def _cell_text(cell: object) -> str:
     if isinstance(cell, (float, np.floating)):  # a number column with a gap
         number = float(cell)
@@ -291,7 +297,7 @@ def _ascii(text: str) -> str:
         elif unicodedata.category(char) == "Pd":
             char = "-"
         out += {"[": "(", "]": ")", "{": "(", "}": ")"}.get(char, char)
-    return out.strip(" \t\r\n'\"`\u2018\u2019\u201c\u201d").rstrip(".")
+    return re.sub(" {2,}", " ", out).strip(" \t\r\n'\"`\u2018\u2019\u201c\u201d").rstrip(".")
 
 
 def _split_terms(text: str) -> list[str]:

@@ -204,6 +204,11 @@ def _letters(name: str) -> str:
     return "".join(char for char in name.lower() if char.isalnum())
 
 
+def _is_known(row: KnownRow, cell: str) -> bool:
+    """Whether the cell is as the table says; where that value is not known, whether nobody has repaired it."""
+    return cell.lower() == row.value.lower() if row.value else cell != row.instead
+
+
 def _held(rows: Iterable[KnownRow], edition: Edition | None, lines: Iterable[AnnotatedClip]) -> tuple[KnownRow, ...]:
     """The known rows that the lines hold: of this edition, with the value that makes them known."""
     by_name = {line.name: line for line in lines}
@@ -213,5 +218,5 @@ def _held(rows: Iterable[KnownRow], edition: Edition | None, lines: Iterable[Ann
         if edition is not None
         and row.edition in {"", edition.name}
         and (line := by_name.get(row.clip))
-        and (not row.value or text_of(getattr(line, row.column)).lower() == row.value.lower())
+        and _is_known(row, text_of(getattr(line, row.column)))
     )

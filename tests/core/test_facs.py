@@ -173,6 +173,13 @@ def test_a_letter_of_an_asymmetric_action_unit_is_the_stronger_sides() -> None:
     assert vector.intensity[AU_INDEX[4]].tolist() == [0.5, 0.5]
 
 
+def test_a_doubt_is_one_short_line_whatever_the_cell_holds() -> None:
+    for cell in ("4\n\x1b[31mx\ty", "x" * 30_000, "+".join(["x7"] * 9_000), "4" + " " * 30_000 + "x", "(" * 30_000):
+        doubt = parse_annotation(cell).doubt
+        assert doubt.isprintable()
+        assert len(doubt) < 500
+
+
 def test_nothing_annotated_is_no_doubt() -> None:
     assert parse_annotation("NULL").empty
     assert parse_annotation("NULL").doubt == ""

@@ -267,6 +267,17 @@ def test_known_rows_of_the_edition_are_listed(newer: Path) -> None:
     assert found.complete
 
 
+@pytest.mark.parametrize(("apex", "told"), [(5105, True), (1105, False)])
+def test_a_repaired_row_is_no_known_fault(apex: int, told: bool) -> None:
+    negative = ["Anger"] * 57 + ["Contempt"] * 12 + ["Disgust"] * 9 + ["Fear"] * 8 + ["Sadness"] * 6
+    emotions = [*negative, *["Happiness"] * 26, *["Other"] * 26, *["Surprise"] * 15]
+    all_ = [AnnotatedClip(subject="028", clip=f"028_9_{i}", folder="", emotion=e) for i, e in enumerate(emotions)]
+    all_[0] = replace(all_[0], clip="028_4_1", apex=apex)
+    found = recognise("samm", "all", Release(lines=tuple(all_)))
+    assert found.name == "v2"
+    assert [row.clip for row in found.known] == (["028/028_4_1"] if told else [])
+
+
 def test_every_table_is_consistent() -> None:
     for database in ("casme2", "samm", "casme3", "megc2019"):
         for one in editions(database):
