@@ -18,7 +18,7 @@ from mesynth.core.errors import DatasetLayoutError
 from mesynth.core.facs import AU_CODES, parse_annotation
 from mesynth.core.types import AUVector
 from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import editions, recognise
+from mesynth.datasets.editions import published, recognise
 from mesynth.datasets.files import contents, read_workbook, release_folder, rendering, roman_class, text_of, workbooks
 from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.store.manifest import Manifest
@@ -208,5 +208,5 @@ CASME2 = Database(
     is_release=is_release,
     read=read,
     frames=("auto", "raw", "cropped"),
-    published={"all": editions("casme2")[0].published},
+    published=published("casme2"),
 )

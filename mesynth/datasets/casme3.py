@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import editions
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import Sheet, contents, frame_number, nested, read_workbook, subfolders, text_of, workbooks
 from mesynth.datasets.load import LONGEST_S
 
@@ -243,5 +243,5 @@ CASME3 = Database(
     read=read,
     parts=("a", "c"),
     frames=("color", "depth"),
-    published={part: editions("casme3", part)[0].published for part in ("a", "c")},
+    published=published("casme3"),
 )

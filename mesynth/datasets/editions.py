@@ -31,7 +31,7 @@ class Edition:
     workbook: str
     sheet: str
     columns: tuple[str, ...]
-    rows: int
+    rows: int | None
     subjects: int | None
     emotions: Mapping[str, int]
     objective: Mapping[str, int]
@@ -42,6 +42,11 @@ class Edition:
     source: str
 
     @property
+    def compared(self) -> dict[str, int]:
+        """Clips of each emotion in plain words; empty where they do not add up to the rows, as a survey counts."""
+        return plain_counts(self.emotions) if sum(self.emotions.values()) == self.rows else {}
+
+    @property
     def published(self) -> Published:
         """Its counts."""
         return Published(
@@ -49,7 +54,7 @@ class Edition:
             subjects=self.subjects,
             emotions=self.emotions,
             objective=self.objective,
-            source=f"{self.workbook}: {self.source}",
+            source=f"{self.workbook}: {self.source}" if self.workbook else self.source,
         )
 
 
@@ -113,7 +118,7 @@ def editions(database: str, part: str = "") -> tuple[Edition, ...]:
             workbook=row["workbook"],
             sheet=row["sheet"],
             columns=tuple(filter(None, row["columns"].split("|"))),
-            rows=int(row["rows"]),
+            rows=int(row["rows"]) if row["rows"] else None,
             subjects=int(row["subjects"]) if row["subjects"] else None,
             emotions=_counts(row["emotions"]),
             objective=_counts(row["objective"]),
@@ -124,6 +129,15 @@ def editions(database: str, part: str = "") -> tuple[Edition, ...]:
         for row in _table("editions.csv")
         if row["database"] == database and part in {"", row["part"]}
     )
+
+
+def published(database: str) -> dict[str, Published]:
+    """Part -> counts of its reference edition.
+
+    >>> published("dfme")["train"].clips
+    1856
+    """
+    return {one.part: one.published for one in reversed(editions(database))}
 
 
 @cache
@@ -174,13 +188,13 @@ def recognise(database: str, part: str, release: Release) -> Recognised:
     labels, counts = labels_hash(lines), emotion_counts(lines)
     candidates = [one for one in editions(database, part) if one.rows == len(lines)]
     exact = [one for one in candidates if one.labels_sha256 == labels]
-    alike = [one for one in candidates if not one.emotions or plain_counts(one.emotions) == counts]
+    alike = [one for one in candidates if not one.compared or one.compared == counts]
     found = next(iter((*exact, *alike)), None)
     notes = []
     if found is None:
         if candidates:
-            near = min(candidates, key=lambda one: len(differences(counts, plain_counts(one.emotions))))
-            unlike = ", ".join(differences(counts, plain_counts(near.emotions)))
+            near = min(candidates, key=lambda one: len(differences(counts, one.compared)))
+            unlike = ", ".join(differences(counts, near.compared))
             notes.append(
                 f"no edition is known with these emotions; {near.name} is nearest, published in brackets: {unlike}"
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import editions
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -143,5 +143,5 @@ SAMM = Database(
     is_release=is_release,
     read=read,
     frames=("auto", "raw", "cropped"),
-    published={"all": editions("samm")[0].published},
+    published=published("samm"),
 )

@@ -24,6 +24,7 @@ from mesynth.datasets.database import AnnotatedClip, Database, Published, Releas
 from mesynth.datasets.editions import editions, known_rows, labels_hash, recognise
 from mesynth.datasets.load import load_release, usable
 from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, NOT_IN_441, compose, official
+from mesynth.datasets.registry import DATABASES
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
 from mesynth.store.manifest import Manifest
@@ -279,13 +280,14 @@ def test_a_repaired_row_is_no_known_fault(apex: int, told: bool) -> None:
 
 
 def test_every_table_is_consistent() -> None:
-    for database in ("casme2", "samm", "casme3", "megc2019"):
+    for database in DATABASES:
         for one in editions(database):
             assert one.source
-            assert not one.emotions or sum(one.emotions.values()) == one.rows
+            assert not one.emotions or sum(one.emotions.values()) == one.rows or "add up to" in one.source
             assert not one.objective or sum(one.objective.values()) == one.rows
         names = {one.name for one in editions(database)} | {""}
         assert all(row.edition in names and row.source for row in known_rows(database))
+        assert {one.part for one in editions(database)} <= {*DATABASES[database].parts, "442", "441"}
 
 
 def test_part_c_of_casme3_has_thirty_people() -> None:
