@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import contents, find_folder, frame_number, read_cells, subfolders, text_of, workbooks
 
 _FRAMES = {"raw": "rawpic", "selected": "selectedpic", "cropped": "cropped"}  # auto takes the first that is there
@@ -234,9 +235,5 @@ CASME_SQ = Database(
     read=read,
     parts=("micro", "macro", "all"),
     frames=("auto", "raw", "selected", "cropped"),
-    published={
-        "micro": Published(clips=57, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-        "macro": Published(clips=300, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-        "all": Published(clips=357, subjects=22, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-    },
+    published=published("casme_sq"),
 )

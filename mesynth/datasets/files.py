@@ -22,6 +22,8 @@ from mesynth.core.errors import DatasetLayoutError, UnreadableImageError
 from mesynth.store.videos import is_video, listing, video_frame, video_size
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+LAST_FRAME = 2**63 - 1
+"""Frames may be named by the clock: milliseconds since 1970 have 13 digits, nanoseconds 19."""
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -132,6 +134,10 @@ def list_frames(folder: Path) -> Frames:
         if suffix.lower() not in IMAGE_SUFFIXES or name.startswith(".") or not match:
             continue
         number = int(match[1])
+        if number > LAST_FRAME:
+            raise DatasetLayoutError(
+                f"{folder / name} has a frame number of {len(str(number))} digits, above 2^63; rename the frames"
+            )
         if number in found:
             raise DatasetLayoutError(
                 f"{folder} holds two files for frame {number}: {found[number]} and {name}; remove one"
@@ -203,6 +209,7 @@ class Sheet:
     """A workbook's table: ``rows`` map our column names to raw cells; ``columns`` are those of the file."""
 
     path: Path
+    name: str
     columns: tuple[str, ...]
     rows: tuple[dict[str, object], ...]
 
@@ -282,13 +289,13 @@ def read_workbook(
     found = _read_sheets(path)
     named = {name: sheet for name, sheet in found.items() if _plain(name) in {_plain(s) for s in sheets}}
     best: tuple[int, tuple[str, ...], list[str]] | None = None
-    for sheet in (named or found).values():
+    for name, sheet in (named or found).items():
         for index in range(min(len(sheet), _HEADER_ROWS)):
             header = tuple(str(cell) for cell in sheet.iloc[index] if not pd.isna(cell))
             places = _places(list(sheet.iloc[index]), wanted)
-            missing = [name for name in wanted if name not in places and name not in optional]
+            missing = [ours for ours in wanted if ours not in places and ours not in optional]
             if not missing:
-                return Sheet(path, header, _rows(sheet.iloc[index + 1 :], places))
+                return Sheet(path, name, header, _rows(sheet.iloc[index + 1 :], places))
             if places and (best is None or len(places) > best[0]):
                 best = (len(places), header, missing)
     if best is None:
@@ -321,10 +328,16 @@ def _rows(body: pd.DataFrame, places: dict[str, int]) -> tuple[dict[str, object]
 
 
 def frame_number(cell: object) -> int | None:
-    """A cell as a frame number; None where it holds none (``/``, blank)."""
+    """A cell as a frame number; None where it holds none (``/``, blank, more than 64 bits).
+
+    >>> frame_number("46"), frame_number(1561983045123.0), frame_number("/"), frame_number("9" * 20)
+    (46, 1561983045123, None, None)
+    """
+    if isinstance(cell, float) and cell.is_integer():  # 2.01907011230451e+16
+        cell = int(cell)
     text = str(cell).strip() if cell is not None else ""
-    match = re.fullmatch(r"(\d+)(?:\.0*)?", text)
-    return int(match[1]) if match else None
+    match = re.fullmatch(r"0*(\d{1,19})(?:\.0*)?", text)
+    return int(match[1]) if match and int(match[1]) <= LAST_FRAME else None
 
 
 def text_of(cell: object) -> str:

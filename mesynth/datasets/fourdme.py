@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mesynth.core.emotions import plain_emotion
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import contents, nested, read_workbook, subfolders, text_of, workbooks
 
 _FRAMES = {"raw": "gray_micro", "cropped": "gray_micro_crop"}
@@ -128,9 +129,9 @@ def _emotion(row: dict[str, object]) -> tuple[str, list[str]]:
 
 
 def _without_static_slips(cell: object) -> object:
-    """``4（k）`` and ``4(k)-`` as ``4(k)``: slips of the pen that would hide which action unit is static."""
+    """``4（k）``, ``4(k)-`` and ``4(k`` as ``4(k)``: slips of the pen that would hide which action unit is static."""
     text = text_of(cell).replace("（", "(").replace("）", ")")
-    return re.sub(r"\(\s*k\s*\)[^+,，]*", "(k)", text, flags=re.IGNORECASE)
+    return re.sub(r"\(\s*k\s*\)?[^+,，]*", "(k)", text, flags=re.IGNORECASE)
 
 
 FOURDME = Database(
@@ -143,5 +144,5 @@ FOURDME = Database(
     is_release=is_release,
     read=read,
     frames=("auto", "raw", "cropped"),
-    published={"all": Published(clips=267, source="4DME_Labelling_Micro_release v1.xlsx; Li et al. 2023")},
+    published=published("4dme"),
 )

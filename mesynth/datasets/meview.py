@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Published, Release
+from mesynth.datasets.database import Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import contents
 from mesynth.datasets.generic import HEADER, lines, read_table
 
@@ -46,5 +47,5 @@ MEVIEW = Database(
     paper="Husak, Cech and Matas, Spotting facial micro-expressions 'in the wild', CVWW 2017",
     is_release=is_release,
     read=read,
-    published={"all": Published(clips=31, subjects=16, source="Husak et al., CVWW 2017")},
+    published=published("meview"),
 )

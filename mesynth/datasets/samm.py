@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -60,6 +61,8 @@ def read(root: Path, part: str, frames: str) -> Release:
     place = folder.relative_to(root).as_posix().removeprefix(".")
     return Release(
         lines=tuple(_line(place, people, sheet.path, cells) for cells in rows),
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(sheet.path.name,),
         notes=tuple(notes),
     )
@@ -140,22 +143,5 @@ SAMM = Database(
     is_release=is_release,
     read=read,
     frames=("auto", "raw", "cropped"),
-    published={
-        "all": Published(
-            clips=159,
-            subjects=29,
-            emotions={
-                "Anger": 57,
-                "Happiness": 26,
-                "Other": 26,
-                "Surprise": 15,
-                "Contempt": 12,
-                "Disgust": 9,
-                "Fear": 8,
-                "Sadness": 6,
-            },
-            objective={"I": 24, "II": 13, "III": 20, "IV": 8, "V": 3, "VI": 7, "VII": 84},
-            source="SAMM_Micro_FACS_Codes_v2.xlsx, sheet MICRO_ONLY",
-        )
-    },
+    published=published("samm"),
 )
