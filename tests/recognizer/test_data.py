@@ -193,7 +193,5 @@ def test_a_transform_raises_signed_values_then_averages_over_cells() -> None:
 
 @pytest.mark.parametrize("pool", [1, 5, -7, 56])
 def test_cells_that_do_not_divide_the_size_are_refused(pool: int) -> None:
-    with pytest.raises(
-        ConfigError, match=f"data.pool={pool} does not divide .*=28; choose from 2, 4, 7, 14, 28"
-    ):
+    with pytest.raises(ConfigError, match=f"data.pool={pool} does not divide .*=28; choose from 2, 4, 7, 14, 28"):
         DataConfig(pool=pool)
