@@ -30,7 +30,7 @@ _PUBLISHED = (
 )  # fmt: skip
 
 
-INPUTS: dict[str, FlowTransform] = {}
+INPUTS: dict[str, FlowTransform] = {LDA: FlowTransform(power=0.5, pool=14)}
 """What models do to flow images first where ``data.power`` and ``data.pool`` are null, as chosen on real flow images
 (docs/decisions/018); the others take them as they are."""
 RECIPE_KEYS = frozenset((
