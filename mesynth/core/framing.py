@@ -113,7 +113,7 @@ def covered(source: Framing, target: Framing) -> float:
     """Share of a crop framed as ``target`` that a crop framed as ``source`` shows.
 
     >>> covered(OWN, OWN), round(covered(Framing(eyes=0.6, height=0.6), OWN), 2)
-    (1.0, 0.36)
+    (1.0, 0.44)
     """
     shares = []
     for place, along in (("column", "eyes"), ("row", "height")):
