@@ -11,7 +11,7 @@ import click
 from mesynth.api import FLOW_FOLDERS, load_database
 from mesynth.api import prepare as run_prepare
 from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
-from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, late_bar, progress_bars, show_result
+from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
 
@@ -183,7 +183,7 @@ def prepare(
         done = run_prepare(
             database, root, out, part=part, frames=frames, skip_bad=skip_bad, landmarker=landmarker,
             download=download, device=device, workers=workers, cache=not no_cache,
-            progress=late_bar(bar, "clips"), **steps,
+            progress=bar("clips"), **steps,
         )  # fmt: skip
     left = read_skipped(out)
     for entry in left[:10]:
@@ -242,7 +242,7 @@ def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dr
         return
     with progress_bars() as bar:
         done = run_prepare(
-            FLOW_FOLDERS, root, out, part=part, frames=frames, workers=workers, progress=late_bar(bar, "flow images")
+            FLOW_FOLDERS, root, out, part=part, frames=frames, workers=workers, progress=bar("flow images")
         )
     show_result(summary(done, out) | {"violations": len(found.violations)}, as_json)
 

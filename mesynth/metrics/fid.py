@@ -84,6 +84,8 @@ def moments_of(pictures: Pictures, extractor: FeatureExtractor, progress: Progre
 
     def features() -> Iterator[np.ndarray]:
         done = 0
+        if progress:
+            progress(0, len(pictures))
         for part in pictures.parts():
             yield extractor(part)
             done += len(part)
@@ -143,11 +145,20 @@ def fid(
         ManifestError, UnreadableImageError: see :class:`Pictures` and :func:`read_statistics`.
     """
     pictures = Pictures(source)
-    if reference.suffix.lower() == ".npz":
+    other = None if reference.suffix.lower() == ".npz" else Pictures(reference)
+    total = len(pictures) + len(other or ())
+    seen = 0
+
+    def both(done: int, _: int) -> None:
+        if progress:
+            progress(seen + done, total)
+
+    if other is None:
         theirs = read_statistics(reference, extractor.dim)
     else:
-        theirs = moments_of(Pictures(reference), extractor)
-    ours = moments_of(pictures, extractor, progress)
+        theirs = moments_of(other, extractor, both)
+        seen = len(other)
+    ours = moments_of(pictures, extractor, both)
     if save is not None:
         write_statistics(save, ours)
     value = frechet_of_moments(ours, theirs)
