@@ -18,7 +18,17 @@ from mesynth.core.errors import DatasetLayoutError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.types import AUVector
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import contents, read_workbook, release_folder, rendering, roman_class, text_of, workbooks
+from mesynth.datasets.files import (
+    find_folder,
+    given_file,
+    no_file,
+    read_workbook,
+    release_folder,
+    rendering,
+    roman_class,
+    text_of,
+    workbooks,
+)
 from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.store.manifest import Manifest
 
@@ -66,10 +76,10 @@ def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Cor
     return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the coding workbook. Raises DatasetLayoutError."""
     folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
-    sheet = read_workbook(_workbook(root), _COLUMNS)
+    sheet = read_workbook(_workbook(root, annotation), _COLUMNS)
     objective = _objective_classes(root)
     origin = _origin(root)
     return Release(
@@ -87,18 +97,21 @@ def read(root: Path, part: str, frames: str) -> Release:
 
 def is_release(folder: Path) -> bool:
     """Whether ``folder`` is the root of a CASME II release, or of a rendered one."""
-    if (folder / RENDERED_FILE).is_file():
+    raw = (name for name in _RAW if name.startswith("CASME2"))
+    if (folder / RENDERED_FILE).is_file() or find_folder(folder, *raw):
         return True
     return any(p.suffix.lower() in {".xlsx", ".xls"} and p.name.lower().startswith("casme2") for p in folder.iterdir())
 
 
-def _workbook(root: Path) -> Path:
+def _workbook(root: Path, annotation: Path | None) -> Path:
+    if annotation:
+        return given_file(annotation)
     books = [p for p in workbooks(root) if "objective" not in p.name.lower()]
     for pattern in _WORKBOOKS:
         for book in books:
             if Path(book.name.lower()).match(pattern):
                 return book
-    raise DatasetLayoutError(f"no workbook like CASME2-coding-20140508.xlsx in {root}: {contents(root)}")
+    raise no_file("CASME2-coding-20140508.xlsx", root)
 
 
 def _objective_classes(root: Path) -> dict[tuple[str, str], str]:
@@ -178,6 +191,8 @@ CASME2 = Database(
     paper="Yan et al., CASME II: an improved spontaneous micro-expression database, PLoS ONE 9(1), 2014",
     is_release=is_release,
     read=read,
+    layout="CASME2_RAW_selected/ (or Cropped/) and the workbook CASME2-coding-20140508.xlsx",
+    annotation="CASME2-coding-20140508.xlsx",
     frames=("auto", "raw", "cropped"),
     published={
         "all": Published(

@@ -125,7 +125,7 @@ def check(loaded: Loaded) -> Check:
         unannotated=loaded.unannotated,
         emotions=dict(Counter(map(str, manifest.column("emotion"))).most_common()),
         classes={scheme: _ordered(counted[scheme], orders[scheme]) for scheme in counted},
-        published=database.published.get(loaded.part, Published()),
+        published=Published() if loaded.selected else database.published.get(loaded.part, Published()),
         notes=loaded.release.notes,
     )
 
