@@ -186,7 +186,7 @@ def ablate(given: _Inputs) -> None:
         echo_json(result.to_dict())
         return
     terminal(*ablation_table(result))
-    for line in [*ablation_verdicts(result), tally(result)]:
+    for line in [*ablation_verdicts(result), *result.notes, tally(result)]:
         click.echo(line)
     click.echo(f"written: {given.out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
 
@@ -361,6 +361,8 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
     from recognizer.data import load
     from recognizer.mixing import mixed
     from recognizer.protocol import make_folds
+    from recognizer.report import lacking_notes
+    from recognizer.sources import flow_notes
 
     with progress_bars() as bars:
         bar = by_step(bars)
@@ -378,6 +380,9 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
         "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,
         "left_out": real_set.left_out, "ratios": [config.mix.ratio if made else 0.0], "seeds": list(config.seeds),
         "synthetic_per_fold": [int(mixture.n_added.min()), int(mixture.n_added.max())],
+        "notes": [
+            *lacking_notes({fold.name: mixture.lacking(f) for f, fold in enumerate(folds)}), *flow_notes(real, made),
+        ],
     }  # fmt: skip
     _say(facts, as_json)
 
