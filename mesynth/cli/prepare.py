@@ -199,6 +199,7 @@ def prepare(
         manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad, **chosen)
         click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
         return
+    from mesynth.datasets.check import kinds_of_warnings
     from mesynth.store.stage import read_skipped
 
     with progress_bars() as bar:
@@ -210,7 +211,8 @@ def prepare(
     left = read_skipped(out)
     for entry in left[:10]:
         click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
-    show_result(summary(done, out) | {"left out": len(left)} | _drift(out), as_json)
+    told = {"warnings": kinds} if (kinds := kinds_of_warnings(done)) else {}
+    show_result(summary(done, out) | {"left out": len(left)} | told | _drift(out), as_json)
 
 
 def _drift(out: Path) -> dict[str, dict[str, float]]:

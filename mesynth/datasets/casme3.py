@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import editions
 from mesynth.datasets.files import (
     Sheet,
     contents,
@@ -26,10 +27,9 @@ from mesynth.datasets.files import (
     text_of,
     workbooks,
 )
+from mesynth.datasets.load import LONGEST_S
 
 _FPS = 30.0
-_LONG_S = 10.0
-"""No expression lasts so long; the longest of part A with a plausible offset are of a few seconds."""
 _BOOK_FOLDERS = ("part_A", "part_C", "annotation", "annotations", "partA", "partC")
 _VIDEO_FOLDERS = ("part_A", "part_A_split", "data", "ME_A")
 _CLIP_FOLDERS = ("part_A", "data", "Part_A_ME_clip", "frame", "color", "depth")
@@ -192,7 +192,7 @@ def _offset(row: dict[str, object]) -> tuple[object, tuple[str, ...]]:
         return row["offset"], ()
     if offset == 0:
         return apex, ("offset 0 means that none was seen; the clip ends at the apex",)
-    if offset - onset > _LONG_S * _FPS:
+    if offset - onset > LONGEST_S * _FPS:
         return apex, (f"offset {offset} is {(offset - onset) / _FPS:.0f} s after the onset; the clip ends at the apex",)
     return row["offset"], ()
 
@@ -255,21 +255,5 @@ CASME3 = Database(
     annotation="cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx",
     parts=("a", "c"),
     frames=("color", "depth"),
-    published={
-        "a": Published(
-            clips=860,
-            subjects=94,
-            emotions={
-                "disgust": 250,
-                "surprise": 187,
-                "others": 161,
-                "fear": 86,
-                "anger": 64,
-                "sad": 57,
-                "happy": 55,
-            },
-            source="cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx; Li et al. 2023",
-        ),
-        "c": Published(clips=165, subjects=31, source="CAS(ME)3_part_C_ME.xlsx"),
-    },
+    published={part: editions("casme3", part)[0].published for part in ("a", "c")},
 )

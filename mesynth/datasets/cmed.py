@@ -119,7 +119,7 @@ def compose(manifests: Sequence[Manifest], root: Path | str) -> Compound:
 
 def _codes(cell: object) -> tuple[int, ...]:
     annotation = parse_annotation(cell)
-    return annotation.codes if annotation.complete else ()
+    return () if annotation.open else annotation.codes
 
 
 def _counts(labels: Iterable[str]) -> dict[str, int]:

@@ -61,6 +61,18 @@ class AnnotatedClip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """Counts in the paper or on the release's page; what is not known is left empty."""
+
+    clips: int | None = None
+    subjects: int | None = None
+    emotions: Mapping[str, int] = field(default_factory=dict)
+    """The database's words -> clips."""
+    objective: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """Everything annotated in one release on disk."""
 
@@ -71,23 +83,15 @@ class Release:
     """What the reader did that a user should know (text rows left out, an old edition, ...)."""
     left_out: tuple[str, ...] = ()
     """Clip folders that are annotated but left out on purpose; they do not count as unannotated."""
+    published: Published | None = None
+    """Counts to be complete by, where the reader knows them better than the database (a list of clips it read)."""
+    edition: str = ""
+    """Where the reader tells it, and not what the lines count."""
     database: str = ""
     """First half of the subject keys, where it is not the database's name."""
     kind: str = "real"
     licence: str = ""
     fps: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """Counts in the paper or on the release's page; what is not known is left empty."""
-
-    clips: int | None = None
-    subjects: int | None = None
-    emotions: Mapping[str, int] = field(default_factory=dict)
-    """The database's words -> clips."""
-    objective: Mapping[str, int] = field(default_factory=dict)
-    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

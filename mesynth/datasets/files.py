@@ -22,6 +22,8 @@ from mesynth.core.errors import DatasetLayoutError, UnreadableImageError, WrongR
 from mesynth.store.videos import is_video, listing, video_frame, video_size
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+LAST_FRAME = 2**63 - 1
+"""Frames may be named by the clock: milliseconds since 1970 have 13 digits, nanoseconds 19."""
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -130,6 +132,10 @@ def list_frames(folder: Path) -> Frames:
         if suffix.lower() not in IMAGE_SUFFIXES or name.startswith(".") or not match:
             continue
         number = int(match[1])
+        if number > LAST_FRAME:
+            raise DatasetLayoutError(
+                f"{folder / name} has a frame number of {len(str(number))} digits, above 2^63; rename the frames"
+            )
         if number in found:
             raise DatasetLayoutError(
                 f"{folder} holds two files for frame {number}: {found[number]} and {name}; remove one"
@@ -340,10 +346,16 @@ def _rows(body: pd.DataFrame, places: dict[str, int]) -> tuple[dict[str, object]
 
 
 def frame_number(cell: object) -> int | None:
-    """A cell as a frame number; None where it holds none (``/``, blank)."""
+    """A cell as a frame number; None where it holds none (``/``, blank, more than 64 bits).
+
+    >>> frame_number("46"), frame_number(1561983045123.0), frame_number("/"), frame_number("9" * 20)
+    (46, 1561983045123, None, None)
+    """
+    if isinstance(cell, float) and cell.is_integer():  # 2.01907011230451e+16
+        cell = int(cell)
     text = str(cell).strip() if cell is not None else ""
-    match = re.fullmatch(r"(\d+)(?:\.0*)?", text)
-    return int(match[1]) if match else None
+    match = re.fullmatch(r"0*(\d{1,19})(?:\.0*)?", text)
+    return int(match[1]) if match and int(match[1]) <= LAST_FRAME else None
 
 
 def text_of(cell: object) -> str:

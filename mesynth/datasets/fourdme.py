@@ -138,9 +138,9 @@ def _emotion(row: dict[str, object]) -> tuple[str, list[str]]:
 
 
 def _without_static_slips(cell: object) -> object:
-    """``4（k）`` and ``4(k)-`` as ``4(k)``: slips of the pen that would hide which action unit is static."""
+    """``4（k）``, ``4(k)-`` and ``4(k`` as ``4(k)``: slips of the pen that would hide which action unit is static."""
     text = text_of(cell).replace("（", "(").replace("）", ")")
-    return re.sub(r"\(\s*k\s*\)[^+,，]*", "(k)", text, flags=re.IGNORECASE)
+    return re.sub(r"\(\s*k\s*\)?[^+,，]*", "(k)", text, flags=re.IGNORECASE)
 
 
 FOURDME = Database(

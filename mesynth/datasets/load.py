@@ -23,9 +23,10 @@ import numpy as np
 
 from mesynth.core import emotions
 from mesynth.core.errors import ConfigError, DatasetLayoutError, MesynthError
-from mesynth.core.facs import objective_class, parse_annotation
+from mesynth.core.facs import parse_annotation
 from mesynth.datasets.composite import plain_id
 from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import Recognised, recognise
 from mesynth.datasets.files import Frames, frame_number, list_frames, nearest, picture_size, text_of
 from mesynth.store.manifest import Manifest, Provenance, Row
 
@@ -214,6 +215,10 @@ def _plain_name(name: str) -> str:
 
 
 _FOLDERS_KEPT = 64  # a video's expressions are neighbours in every workbook; long listings are not all kept
+_SHOWN = 40
+"""Letters of a cell that a message shows."""
+LONGEST_S = 10.0
+"""Seconds; no micro-expression comes near it, so a longer clip has a faulty offset."""
 _CORRECTABLE = ("onset", "apex", "offset", "aus", "emotion")
 
 
@@ -237,6 +242,10 @@ class Loaded:
     problems: tuple[ClipNote, ...]
     corrected: tuple[ClipNote, ...]
     """Clips with a cell that the corrections table replaced, and how."""
+    edition: Recognised
+    """Of the annotation."""
+    undecided: tuple[ClipNote, ...]
+    """Clips whose action units are annotated but not all decided, and what is open."""
     missing_frames: dict[str, int]
     """Clip -> frames between onset and offset that are not on disk."""
     unannotated: tuple[str, ...]
@@ -295,10 +304,19 @@ def load_release(
         manifest=Manifest.from_rows(rows, root),
         problems=(*problems, *twice),
         corrected=tuple(engine.corrected),
+        edition=_edition(database, part, whole, release),
+        undecided=tuple(engine.undecided),
         missing_frames=engine.missing,
         unannotated=_unannotated(root, whole),
         selected=bool(select),
     )
+
+
+def _edition(database: Database, part: str, whole: Release, release: Release) -> Recognised:
+    """That of the whole annotation; of the rows that are known to be odd, those of the chosen clips."""
+    found = recognise(whole.database or database.name, part, whole)
+    names = {line.name for line in release.lines}
+    return replace(found, known=tuple(row for row in found.known if row.clip in names))
 
 
 def _read(database: Database, root: Path, part: str, frames: str, annotation: Path | str | None) -> Release:
@@ -367,6 +385,27 @@ def _unannotated(root: Path, release: Release) -> tuple[str, ...]:
     return tuple(path for path in found if path not in parents_of_clips)
 
 
+def _gaps(numbers: Sequence[int], onset: int, offset: int) -> tuple[int, int]:
+    """Of the frames from onset to offset: how many there should be, and how many are not among ``numbers``.
+
+    A release may number its frames in steps, or by the clock, whose steps vary; only a gap wider than the usual one is
+    a gap.
+
+    >>> _gaps([0, 1, 2, 5], 0, 5), _gaps([0, 33, 67, 100, 133], 0, 133), _gaps([0, 33, 133], 0, 133)
+    ((6, 2), (5, 0), (5, 2))
+    """
+    steps = [b - a for a, b in pairwise(numbers)]
+    inside = [n for n in numbers if onset <= n <= offset]
+    if min(steps) == 1:
+        annotated = offset - onset + 1
+        return annotated, annotated - len(inside)
+    usual = sorted(steps)[(len(steps) - 1) // 2]
+    absent = sum(round((b - a) / usual) - 1 for a, b in pairwise(inside))
+    if inside:
+        absent += (inside[0] - onset) // usual + (offset - inside[-1]) // usual
+    return len(inside) + max(absent, 0), max(absent, 0)
+
+
 class _Engine:
     """Turns lines of one release into rows."""
 
@@ -379,6 +418,7 @@ class _Engine:
             fps=release.fps or database.fps,
         )
         self.corrected: list[ClipNote] = []
+        self.undecided: list[ClipNote] = []
         self.missing: dict[str, int] = {}
         self._listed = lru_cache(_FOLDERS_KEPT)(lambda folder: list_frames(root / folder))
 
@@ -404,7 +444,9 @@ class _Engine:
             if line.vector is None
             else Row.au_columns(line.vector)
         )
-        own = objective_class(annotation.codes) if annotation.complete else ""
+        if line.vector is None and annotation.doubt:
+            warnings.append(annotation.doubt)
+            self.undecided.append(ClipNote(line.full_name, annotation.doubt))
         source = {"kind": release.kind, "licence": line.licence or release.licence} | dict(line.provenance)
         return Row(
             clip_id=f"{database}/{line.subject}/{line.clip}/{onset}",
@@ -422,7 +464,7 @@ class _Engine:
             expression=line.expression,
             emotion=emotion,
             label=emotions.label(emotion) if line.label is None else line.label,
-            objective_class=line.objective or own,
+            objective_class=line.objective or annotation.objective_class or "",
             au_text=annotation.text,
             frame_files=tuple(files.path(line.folder, n) for n in inside),
             warnings=tuple(warnings),
@@ -445,8 +487,8 @@ class _Engine:
         onset, offset = frame_number(cells["onset"]), frame_number(cells["offset"])
         if onset is None or offset is None or offset <= onset:
             raise _Bad(
-                f"clip {line.name} has onset '{text_of(cells['onset'])}' and offset '{text_of(cells['offset'])}'; "
-                "both must be frame numbers, in this order"
+                f"clip {line.name} has onset '{text_of(cells['onset'])[:_SHOWN]}' and offset "
+                f"'{text_of(cells['offset'])[:_SHOWN]}'; both must be frame numbers, in this order"
             )
         if apex is not None and not onset <= apex <= offset:
             warnings.append(f"apex {apex} lies outside onset {onset} and offset {offset}; the middle frame stands in")
@@ -463,10 +505,13 @@ class _Engine:
                 f"clip {line.name} has {len(inside)} frames between onset {onset} and offset {offset}; "
                 f"its folder {line.folder} holds frames {numbers[0]} to {numbers[-1]}"
             )
-        # a release may number its frames in steps; only a gap wider than the usual one is a gap
-        step = min(b - a for a, b in pairwise(numbers))
-        annotated = (offset - onset) // step + 1
-        absent = annotated - sum(onset <= n <= offset for n in inside)
+        annotated, absent = _gaps(numbers, onset, offset)
+        seconds = (max(annotated, len(inside)) - 1) / (line.fps or self.release.fps)
+        if line.expression == "micro" and seconds > LONGEST_S:
+            raise _Bad(
+                f"clip {line.name} lasts {seconds:.0f} s from onset {onset} to offset {offset}; no micro-expression is "
+                f"longer than {LONGEST_S:g} s, correct its offset"
+            )
         if absent > 0 and not line.spans_folder:
             self.missing[line.full_name] = self.missing.get(line.full_name, 0) + absent
             warnings.append(f"{absent} of {annotated} annotated frames are not on disk")
@@ -477,9 +522,12 @@ class _Engine:
         line: AnnotatedClip, cell: object, apex: int | None, onset: int, inside: list[int], warnings: list[str]
     ) -> int:
         if apex is not None:
-            if apex == onset:
+            index = inside.index(nearest(inside, apex, "apex", warnings))
+            if apex == onset or index == 0:
                 warnings.append("onset and apex are the same frame")
-            return inside.index(nearest(inside, apex, "apex", warnings))
+            return index
         if frame_number(cell) is None and not line.spans_folder:
-            warnings.append(f"no apex annotated ('{text_of(cell)}'); the middle frame stands in")
+            warnings.append(f"no apex annotated ('{text_of(cell)[:_SHOWN]}'); the middle frame stands in")
+        if len(inside) == 2:
+            warnings.append("onset and apex are the same frame")
         return (len(inside) - 1) // 2

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import editions
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -146,22 +147,5 @@ SAMM = Database(
     layout="SAMM/ (or the subjects' folders 006, 007, ...) and the workbook SAMM_Micro_FACS_Codes_v2.xlsx",
     annotation="SAMM_Micro_FACS_Codes_v2.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={
-        "all": Published(
-            clips=159,
-            subjects=29,
-            emotions={
-                "Anger": 57,
-                "Happiness": 26,
-                "Other": 26,
-                "Surprise": 15,
-                "Contempt": 12,
-                "Disgust": 9,
-                "Fear": 8,
-                "Sadness": 6,
-            },
-            objective={"I": 24, "II": 13, "III": 20, "IV": 8, "V": 3, "VI": 7, "VII": 84},
-            source="SAMM_Micro_FACS_Codes_v2.xlsx, sheet MICRO_ONLY",
-        )
-    },
+    published={"all": editions("samm")[0].published},
 )
