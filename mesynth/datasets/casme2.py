@@ -31,6 +31,7 @@ from mesynth.datasets.files import (
     workbooks,
 )
 from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.datasets.registry import right_root
 from mesynth.store.manifest import Manifest
 
 RENDERED_FILE = "mesynth-rendered.json"
@@ -79,7 +80,8 @@ def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Cor
     Raises:
         DatasetLayoutError: the folder, the workbook or a clip is not as in the release.
     """
-    return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
+    with right_root("casme2", Path(root)):
+        return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
 
 
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:

@@ -28,7 +28,7 @@ import mesynth
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import DatasetLayoutError, MesynthError, UnreadableImageError, WrongRoot
 from mesynth.datasets.files import contents
-from mesynth.datasets.registry import FLOW_FOLDERS, advised
+from mesynth.datasets.registry import FLOW_FOLDERS, right_root
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -175,10 +175,8 @@ def read_flow_folders(root: Path | str, *, database: str = "") -> FlowFolders:
             subject of no known database.
     """
     root = Path(root)
-    try:
+    with right_root(FLOW_FOLDERS, root):
         return _read(root, database)
-    except WrongRoot as error:
-        raise DatasetLayoutError(advised(str(error), FLOW_FOLDERS, root)) from None
 
 
 def _read(root: Path, database: str) -> FlowFolders:

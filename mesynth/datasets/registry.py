@@ -7,7 +7,8 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,12 +103,8 @@ def load_release_of(
 ) -> Loaded:
     """See :func:`mesynth.datasets.load.load_release`, by the database's name; a wrong root is told the right one."""
     database, root = require_database(name), Path(root)
-    try:
-        if not root.is_dir():
-            raise WrongRoot(_no_folder(root))
+    with right_root(name, root):
         return load_release(database, root, part=part, frames=frames, annotation=annotation, select=select)
-    except WrongRoot as error:
-        raise DatasetLayoutError(advised(str(error), name, root)) from None
 
 
 def load(
@@ -166,6 +163,17 @@ class Root:
         return f"mesynth prepare {self.name} --root {_word(self.path)}"
 
 
+@contextmanager
+def right_root(name: str, root: Path) -> Iterator[None]:
+    """Reading ``root`` as one of ``name``: DatasetLayoutError that names the right root where it is wrong."""
+    try:
+        if not root.is_dir():
+            raise WrongRoot(_no_folder(root))
+        yield
+    except WrongRoot as error:
+        raise DatasetLayoutError(advised(str(error), name, root)) from None
+
+
 def find_roots(path: Path, name: str = "") -> list[Root]:
     """The root that ``path`` lies in, or else the roots that lie in it; of ``name`` alone where it is given.
 
@@ -173,7 +181,7 @@ def find_roots(path: Path, name: str = "") -> list[Root]:
     reads it, and finds frames where its annotation says. A file stands for its folder, a path that is not there for
     the folder that it should be in. Composites are found by name alone, since they are made of other roots.
     """
-    start = path.absolute()
+    start = _full(path)
     while not start.is_dir():
         start = start.parent
     for folder in (start, *start.parents[:_UP]):
@@ -237,7 +245,7 @@ def advised(reason: str, name: str, root: Path) -> str:
     title = _title(name)
     database = None if name in _TREES else DATABASES[name]
     own = find_roots(root, name)
-    if own and own[0].path == root.absolute():  # another part or other frames were meant
+    if own and own[0].path == _full(root):  # another part or other frames were meant
         held = readable(name, root) if database else None
         whole = reason if "--annotation" in reason else said
         return f"{whole}; this copy has part {held[0]}, frames {held[1]}" if held else reason
@@ -245,7 +253,7 @@ def advised(reason: str, name: str, root: Path) -> str:
         uses = " or ".join(f"--root {_word(found.path)}" for found in own[:_SHOWN])
         return f"{said}; {title} is {_where(root, own[0].path)}: use {uses}"
     others = find_roots(root)
-    inside = bool(others) and (root.absolute().is_relative_to(others[0].path) or not root.is_dir())
+    inside = bool(others) and (_full(root).is_relative_to(others[0].path) or not root.is_dir())
     if database and database.is_root and not inside and _listable(root) and database.is_root(root):
         return reason  # a composite: one of its members is the matter
     if others:
@@ -274,6 +282,11 @@ def _title(name: str) -> str:
     return _TREES[name][0] if name in _TREES else DATABASES[name].title
 
 
+def _full(path: Path) -> Path:
+    """Absolute, without ``..``; links stay as they were written."""
+    return Path(os.path.abspath(path))
+
+
 def _word(path: Path) -> str:
     return shlex.quote(str(path))
 
@@ -283,15 +296,15 @@ def _listable(folder: Path) -> bool:
 
 
 def _where(root: Path, found: Path) -> str:
-    levels = len(root.absolute().parts) - len(found.parts)
+    levels = len(_full(root).parts) - len(found.parts)
     side = "higher" if levels > 0 else "lower"
-    nested = root.absolute().is_relative_to(found) or found.is_relative_to(root.absolute())
+    nested = _full(root).is_relative_to(found) or found.is_relative_to(_full(root))
     return f"{abs(levels)} level{'s' if abs(levels) > 1 else ''} {side}" if levels and nested else "near"
 
 
 def _beside(root: Path, name: str) -> str:
     """A root of what was meant in a folder beside the given one."""
-    parent = root.absolute().parent
+    parent = _full(root).parent
     found = _lower(parent, name, 1) if _listable(parent) else []
     return f"; {_title(name)} is beside it: --root {_word(found[0].path)}" if found else ""
 
@@ -308,6 +321,6 @@ def _no_folder(root: Path) -> str:
         if root.suffix.lower() in {".xlsx", ".xls", ".csv"}:
             way += f", and this file with --annotation {_word(root)} if it lies elsewhere"
         return f"{root} is a file, and the root is a folder; {way}"
-    parent = root.absolute().parent
+    parent = _full(root).parent
     near = difflib.get_close_matches(root.name, subfolders(parent).values(), n=1) if _listable(parent) else []
     return f"{root} does not exist" + (f", but {parent / near[0]} does" if near else "") + "; give the release's folder"

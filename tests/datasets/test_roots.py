@@ -14,6 +14,7 @@ import mesynth
 from mesynth.api import load_database
 from mesynth.cli import main
 from mesynth.core.errors import ConfigError, DatasetLayoutError, ManifestError
+from mesynth.datasets.casme2 import load_casme2
 from mesynth.datasets.check import check
 from mesynth.datasets.flow_folders import read_flow_folders
 from mesynth.datasets.load import Selection
@@ -192,6 +193,18 @@ def test_a_folder_of_several_databases(roots: dict[str, Path]) -> None:
     assert suggested(refusal("samm", both)) == [both / "samm"]
     assert suggested(refusal("casme3", both)) == [both / "CASME2", both / "SMIC", both / "samm"]
     assert suggested(refusal("megc2019", both / "SMIC")) == [both]
+
+
+def test_paths_as_people_write_them(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = roots["casme2"]
+    monkeypatch.chdir(root.parent)
+    assert suggested(refusal("casme2", Path("."))) == [root]
+    assert suggested(refusal("casme2", Path(root.name, "CASME2_RAW_selected", "sub01", ".."))) == [root]
+    with pytest.raises(DatasetLayoutError, match="1 level lower: use --root"):
+        load_casme2(".")
+    monkeypatch.chdir(root / "CASME2_RAW_selected")
+    assert suggested(refusal("casme2", Path("."))) == [root]
+    load_release_of("casme2", "..")
 
 
 def test_another_database_and_the_one_that_was_meant_beside_it(tmp_path: Path) -> None:
