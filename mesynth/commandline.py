@@ -266,9 +266,9 @@ def _per_time(rate: float) -> str:
 class Board:
     """Every bar of one verb: drawn on a terminal, and a line now and then anywhere else.
 
-    Lines come after 5 seconds, then at growing intervals of up to 30, as soon as there is an estimate where a line had
-    none, and when a step ends; a verb that takes less says nothing. ``tick`` is called every second or so, so that a
-    job that says nothing is heard of too.
+    Lines come after 5 seconds (10 where a job says nothing at all), then at growing intervals of up to 30, as soon as
+    there is an estimate where a line had none, and when a step ends; a verb that takes less says nothing. ``tick`` is
+    called every second or so, so that a job that says nothing is heard of too.
     """
 
     def __init__(self, stream: TextIO, *, live: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -307,6 +307,8 @@ class Board:
             now, was = self._clock(), pace.finished
             if not pace.told:
                 pace.began = max(pace.began, self._ended)  # made early, begun when the step before it ended
+                if self._wait == _FIRST:  # no line yet
+                    self._next = min(self._next, max(pace.began + _FIRST, now))
             pace.tell(done, total, now)
             if pace.finished:
                 self._ended = now
@@ -328,7 +330,8 @@ class Board:
         pace = told if told in self._open else next(iter(self._open), None)
         if pace is not self._current and (told is not None or self._current not in self._open):
             self._current, self._wait, self._unestimated = pace, _FIRST, False
-            self._next = self._clock() + _FIRST
+            # What has not begun may still be refused, in one line: it is left a little longer.
+            self._next = self._clock() + (_FIRST if told is not None else 2 * _FIRST)
 
     def _write(self, pace: Pace, now: float) -> None:
         if self.drawn is not None:

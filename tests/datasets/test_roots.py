@@ -83,7 +83,7 @@ def test_every_database_is_tried(roots: dict[str, Path]) -> None:
         assert len(load_release_of(name, root).manifest)
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("name", list(WRITERS))
 def test_too_high(name: str, levels: int, roots: dict[str, Path]) -> None:
     root = roots[name]
@@ -151,8 +151,13 @@ def test_nothing_is_near(name: str, tmp_path: Path) -> None:
     assert DATABASES[name].layout in gone
 
 
-@pytest.mark.parametrize("name", list(WRITERS))
-@pytest.mark.parametrize("archive", ["release.zip", "release.part1.rar", "release.7z", "release.tar.gz"])
+@pytest.mark.parametrize(
+    ("name", "archive"),
+    [
+        ("casme2", "CASME2_RAW_selected.zip"), ("samm", "SAMM.7z"), ("casme3", "part_A.part01.rar"),
+        ("smic", "SMIC_all_raw.tar.gz"), ("dfme", "train.z01"), ("megc2019", "CASME2.zip"), ("generic", "clips.ZIP"),
+    ],
+)  # fmt: skip
 def test_still_packed(name: str, archive: str, tmp_path: Path) -> None:
     folder = tmp_path / "here" / "packed"
     folder.mkdir(parents=True)
@@ -175,7 +180,7 @@ SINGLE = [name for name in WRITERS if DATABASES[name].is_root is None]
 
 
 @pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("meant", ["casme2", "samm", "4dme", "megc2019"])
+@pytest.mark.parametrize("meant", ["casme2", "samm", "megc2019"])
 @pytest.mark.parametrize("name", [name for name in SINGLE if name not in ("generic",)])
 def test_another_database(name: str, meant: str, inside: bool, roots: dict[str, Path]) -> None:
     if name == meant:
