@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, MesynthError
 from mesynth.core.seeds import stream
 from recognizer import controls
-from recognizer.data import FlowSet
+from recognizer.data import FlowSet, require_one_unit
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -169,6 +169,11 @@ class Mixture:
     n_real: IntArray
     n_added: IntArray
 
+    def lacking(self, f: int) -> list[str]:
+        """Classes that fold ``f`` learns from no clip of."""
+        there = np.unique(self.pool.y[self.weights[f] > 0])
+        return [name for c, name in enumerate(self.pool.classes) if c not in there]
+
     def subjects_seen(self, f: int, before: frozenset[str] = frozenset()) -> list[str]:
         """Every subject whose clips, or whose clips' makers, fold ``f`` learned from, and those seen ``before``."""
         out = set(before)
@@ -238,10 +243,11 @@ def mix(
     Raises:
         LeakError: see ``policy``; a real training clip is held to the same rule.
         PoolTooSmallError: fewer clips of a class than the ratio asks for.
-        ManifestError: a clip is in both sets.
+        ManifestError: a clip is in both sets, or flow of one is in pixels and of another in units of its own rms.
         ConfigError: a value out of range, or copies that cannot be made of these clips.
     """
     _check_request(synthetic, ratio, policy, arm, train_subjects, balance)
+    require_one_unit(real, synthetic)
     own = arm in OWN_CLIPS
     trains = [_training_clips(real, fold, policy, train_subjects, seed) for fold in folds]
     equal = [_sharing(real, train, own, balance) for train in trains]

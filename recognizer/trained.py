@@ -23,7 +23,7 @@ from torch.func import functional_call
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.core.types import N_AUS
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import RUN_FILE, claim_folder, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, write_bytes, write_text
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import FLOW, FlowSet, Inputs
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
@@ -31,7 +31,7 @@ from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import members_of, mixed
 from recognizer.models import CLOSED
 from recognizer.protocol import Fold, Mixture
-from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
+from recognizer.sources import Progress, Source, as_flow_set, run_identity, run_record, sources
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
@@ -113,11 +113,8 @@ class Preparation:
 
 def _prepare_run(manifest: Manifest) -> dict[str, Any]:
     """The configuration that ``mesynth prepare`` left beside a manifest; empty where something else made it."""
-    try:
-        run = yaml.safe_load((manifest.root / RUN_FILE).read_text())["config"]
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
-        return {}
-    return run if isinstance(run, dict) and run.get("stage") == "prepare" else {}
+    run = run_record(manifest)
+    return run if run.get("stage") == "prepare" else {}
 
 
 @dataclass(frozen=True, kw_only=True)
