@@ -214,7 +214,8 @@ def load_database(
     manifest = usable(loaded, skip_bad=skip_bad)
     if is_export(root):  # made by `mesynth export`: its people, and whom its makers saw, are in the folder
         manifest = restored(manifest, root)
-    return manifest, [Skipped(problem.clip, problem.reason) for problem in loaded.problems]
+    left_out = [*((problem.clip, problem.reason) for problem in loaded.problems), *loaded.release.changed]
+    return manifest, [Skipped(clip, reason) for clip, reason in left_out]
 
 
 def fetch_landmarker(landmarker: str, download: bool) -> str:

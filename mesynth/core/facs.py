@@ -128,13 +128,14 @@ class AUAnnotation:
         if codes := sorted({item.code for item in self.undecided} - set(self.codes)):
             said.append(f"AU {', '.join(map(str, codes))} undecided")
         if self.open:
-            unread = ", ".join(f"'{term[:_SHOWN]}'" for term in self.unknown_text)
+            terms = [f"'{_line(term)}'" for term in self.unknown_text[:_TERMS]]
+            unread = ", ".join(terms) + (", ..." if len(self.unknown_text) > _TERMS else "")
             said.append(
                 (f"{unread} not understood; " if unread else "") + "what it does not name is unknown, not absent"
             )
         if not said:  # one side of an AU of which the other is certain
             said.append("a side is undecided")
-        return f"action units not decided; '{self.text[:_SHOWN]}': {'; '.join(said)}"
+        return f"action units not decided; '{_line(self.text)}': {'; '.join(said)}"
 
     def presence(self) -> np.ndarray:
         """[K,2] int8: 1 present, 0 absent, -1 undecided (an AU of the vocabulary, per side)."""
@@ -163,8 +164,8 @@ class AUAnnotation:
         return AUVector(intensity, known)
 
 
-_SHOWN = 60
-"""Letters of a cell that a message shows."""
+_SHOWN, _TERMS = 60, 5
+"""Letters of a cell, and terms of it, that a message shows."""
 _NOTHING = frozenset(
     {
         "none", "null", "nil", "nan", "na", "nat", "n/a", "n.a.", "n.a", "<na>", "#n/a", "unknown", "unclear",
@@ -256,7 +257,7 @@ def parse_annotation(cell: object) -> AUAnnotation:
         elif alternatives := _alternatives(term):
             said += [("undecided", item) for item in alternatives]
             unknown.append(term)
-            spanning |= bool(_WORD_OR.search(re.sub(r"\(.*?\)", "", term)))
+            spanning |= bool(_WORD_OR.search(_outside_brackets(term)))
         else:
             unknown.append(term)
             if term.lower() not in _REMARKS:
@@ -269,6 +270,11 @@ def parse_annotation(cell: object) -> AUAnnotation:
         left_open = True
     of_kind = {kind: tuple(item for k, item in said if k == kind) for kind in ("certain", "undecided", "static")}
     return AUAnnotation(text, of_kind["certain"], of_kind["undecided"], of_kind["static"], tuple(unknown), left_open)
+
+
+def _line(text: str) -> str:
+    """For a message: one line, of letters that a terminal shows."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text[:_SHOWN]).split())
 
 
 def _cell_text(cell: object) -> str:
@@ -291,7 +297,7 @@ def _ascii(text: str) -> str:
         elif unicodedata.category(char) == "Pd":
             char = "-"
         out += {"[": "(", "]": ")", "{": "(", "}": ")"}.get(char, char)
-    return out.strip(" \t\r\n'\"`\u2018\u2019\u201c\u201d")
+    return re.sub(" {2,}", " ", out).strip(" \t\r\n'\"`\u2018\u2019\u201c\u201d").rstrip(".")
 
 
 def _split_terms(text: str) -> list[str]:
@@ -364,6 +370,14 @@ def _alternatives(term: str) -> list[AUItem]:
                 return []
             found.append(one.item)
     return found
+
+
+def _outside_brackets(term: str) -> str:
+    out, depth = "", 0
+    for char in term:
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        out += char if depth == 0 else " "
+    return out
 
 
 def _without_brackets(term: str) -> str:

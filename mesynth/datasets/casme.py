@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     frame_number,
     given_file,
@@ -134,21 +135,5 @@ CASME = Database(
     layout="CASME_raw_selected/ (or Cropped/) and the workbook casme.xlsx",
     annotation="casme.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={
-        "all": Published(
-            clips=189,
-            subjects=19,
-            emotions={
-                "disgust": 88,
-                "repression": 40,
-                "tense": 28,
-                "surprise": 20,
-                "sadness": 6,
-                "happiness": 5,
-                "contempt": 3,
-                "fear": 2,
-            },
-            source="rows of the workbook; emotions as surveys give them (they add up to 192; the paper counts 195)",
-        )
-    },
+    published=published("casme"),
 )

@@ -18,7 +18,7 @@ from mesynth.core.errors import DatasetLayoutError
 from mesynth.core.facs import AU_CODES, parse_annotation
 from mesynth.core.types import AUVector
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.editions import editions, recognise
+from mesynth.datasets.editions import published, recognise
 from mesynth.datasets.files import (
     find_folder,
     given_file,
@@ -95,6 +95,8 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
         made = Published(clips=len(origin.clips), subjects=len(people), source=RENDERED_FILE)
     release = Release(
         lines=tuple(_line(folder, sheet.path, cells, origin) for cells in sheet.rows),
+        sheet=sheet.name,
+        columns=sheet.columns,
         published=made,
         edition="" if made is None else "rendered",
         sources=(sheet.path.name,),
@@ -229,5 +231,5 @@ CASME2 = Database(
     layout="CASME2_RAW_selected/ (or Cropped/) and the workbook CASME2-coding-20140508.xlsx",
     annotation="CASME2-coding-20140508.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={"all": editions("casme2")[0].published},
+    published=published("casme2"),
 )

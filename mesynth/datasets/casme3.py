@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesynth.core.errors import WrongRoot
 from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import editions
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     Sheet,
     contents,
@@ -107,6 +107,8 @@ def _read_a(root: Path, frames: str, annotation: Path | None) -> Release:
     beside = {f"{f.removesuffix('/' + frames)}/{other}" for line in lines if (f := line.folder).endswith("/" + frames)}
     return Release(
         lines=lines,
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(place_of(sheet.path, root),),
         notes=tuple(notes),
         left_out=tuple(sorted(beside)),
@@ -236,6 +238,8 @@ def _read_c(root: Path, frames: str, annotation: Path | None) -> Release:
     other = "color" if frames == "depth" else "depth"
     return Release(
         lines=tuple(lines),
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(place_of(sheet.path, root),),
         notes=(note,) if note else (),
         left_out=tuple(sorted({f"{line.folder.rpartition('/')[0]}/{other}" for line in lines})),
@@ -255,5 +259,5 @@ CASME3 = Database(
     annotation="cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx",
     parts=("a", "c"),
     frames=("color", "depth"),
-    published={part: editions("casme3", part)[0].published for part in ("a", "c")},
+    published=published("casme3"),
 )

@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -246,9 +247,5 @@ CASME_SQ = Database(
     annotation="CAS(ME)^2code_final.xlsx",
     parts=("micro", "macro", "all"),
     frames=("auto", "raw", "selected", "cropped"),
-    published={
-        "micro": Published(clips=57, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-        "macro": Published(clips=300, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-        "all": Published(clips=357, subjects=22, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-    },
+    published=published("casme_sq"),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mesynth.core.emotions import SCHEMES, class_names, plain_emotion
 from mesynth.core.facs import parse_annotation
 from mesynth.datasets.database import Published
-from mesynth.datasets.editions import differences, emotion_counts, plain_counts
+from mesynth.datasets.editions import differences, editions, emotion_counts, plain_counts
 from mesynth.datasets.load import ClipNote, Loaded
 from mesynth.store.manifest import Manifest
 
@@ -83,7 +83,8 @@ class Check:
         if self.kind != "real":
             facts.add_row("kind", f"{self.kind} by mesynth, of nobody")
         facts.add_row("annotation", ", ".join(self.sources) or "folder names")
-        facts.add_row("edition", self.edition or "unknown")
+        if self.edition or editions(self.database):
+            facts.add_row("edition", self.edition or "unknown")
         facts.add_row("clips annotated", _beside(self.annotated, said.clips))
         facts.add_row("clips usable", str(self.usable))
         facts.add_row("subjects", _beside(self.subjects, said.subjects))

@@ -83,6 +83,12 @@ class Release:
     """What the reader did that a user should know (text rows left out, an old edition, ...)."""
     left_out: tuple[str, ...] = ()
     """Clip folders that are annotated but left out on purpose; they do not count as unannotated."""
+    sheet: str = ""
+    """Of the workbook, by which an edition is told."""
+    columns: tuple[str, ...] = ()
+    """Of that sheet, as the file has them."""
+    changed: tuple[tuple[str, str], ...] = ()
+    """Clips that the annotation would have put in and a list leaves out: name, and why."""
     published: Published | None = None
     """Counts to be complete by, where the reader knows them better than the database (a list of clips it read)."""
     edition: str = ""

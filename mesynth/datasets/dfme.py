@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     USUAL_COLUMNS,
     contents,
@@ -201,10 +202,5 @@ DFME = Database(
     layout="DFME_train/ (or train_data/, test_data_A/, ...) and the workbook training_full_with_AU.xlsx",
     annotation="training_full_with_AU.xlsx",
     parts=("train", "testA", "testB", "all"),
-    published={
-        "train": Published(clips=1856, subjects=176, source="training_full_with_AU.xlsx"),
-        "testA": Published(clips=474, subjects=42, source="testA_full_with_AU.xlsx"),
-        "testB": Published(clips=299, subjects=41, source="testB_full_with_AU.xlsx"),
-        "all": Published(clips=2629, source="the three workbooks"),
-    },
+    published=published("dfme"),
 )

@@ -1,9 +1,9 @@
 """Editions of the releases' annotation, as data: which one lies there, what it counts, and rows of it that are known.
 
-Two tables ship: ``editions.csv`` has a row an edition (workbook, rows, people, emotions, objective classes and where
-they stand, the hash of its labels, the source of all this), ``edition_rows.csv`` the rows that are known to differ from
-an earlier edition or to be faulty. An edition is recognised by what it counts and by its labels, never by its name:
-copies are renamed.
+Two tables ship: ``editions.csv`` has a row an edition (workbook, sheet, columns, rows, people, emotions, objective
+classes and where they stand, the hash of its labels, the source of all this), ``edition_rows.csv`` the rows that are
+known to differ from an earlier edition or to be faulty. An edition is recognised by what it counts and by its labels,
+never by its name: copies are renamed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Edition:
     part: str
     name: str
     workbook: str
-    rows: int
+    sheet: str
+    columns: tuple[str, ...]
+    rows: int | None
     subjects: int | None
     emotions: Mapping[str, int]
     objective: Mapping[str, int]
@@ -40,6 +42,11 @@ class Edition:
     source: str
 
     @property
+    def compared(self) -> dict[str, int]:
+        """Clips of each emotion in plain words; empty where they do not add up to the rows, as a survey counts."""
+        return plain_counts(self.emotions) if sum(self.emotions.values()) == self.rows else {}
+
+    @property
     def published(self) -> Published:
         """Its counts."""
         return Published(
@@ -47,7 +54,7 @@ class Edition:
             subjects=self.subjects,
             emotions=self.emotions,
             objective=self.objective,
-            source=f"{self.workbook}: {self.source}",
+            source=f"{self.workbook}: {self.source}" if self.workbook else self.source,
         )
 
 
@@ -109,7 +116,9 @@ def editions(database: str, part: str = "") -> tuple[Edition, ...]:
             part=row["part"],
             name=row["edition"],
             workbook=row["workbook"],
-            rows=int(row["rows"]),
+            sheet=row["sheet"],
+            columns=tuple(filter(None, row["columns"].split("|"))),
+            rows=int(row["rows"]) if row["rows"] else None,
             subjects=int(row["subjects"]) if row["subjects"] else None,
             emotions=_counts(row["emotions"]),
             objective=_counts(row["objective"]),
@@ -120,6 +129,15 @@ def editions(database: str, part: str = "") -> tuple[Edition, ...]:
         for row in _table("editions.csv")
         if row["database"] == database and part in {"", row["part"]}
     )
+
+
+def published(database: str) -> dict[str, Published]:
+    """Part -> counts of its reference edition.
+
+    >>> published("dfme")["train"].clips
+    1856
+    """
+    return {one.part: one.published for one in reversed(editions(database))}
 
 
 @cache
@@ -162,18 +180,21 @@ def plain_counts(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def recognise(database: str, part: str, release: Release) -> Recognised:
-    """Which edition the release's annotation is, by its rows, its emotions and the hash of its labels."""
+    """Which edition the release's annotation is, by its rows, its emotions and the hash of its labels.
+
+    Sheet and columns do not decide, since copies are saved anew without some of them; where they differ, it is told.
+    """
     lines = release.lines
     labels, counts = labels_hash(lines), emotion_counts(lines)
     candidates = [one for one in editions(database, part) if one.rows == len(lines)]
     exact = [one for one in candidates if one.labels_sha256 == labels]
-    alike = [one for one in candidates if not one.emotions or plain_counts(one.emotions) == counts]
+    alike = [one for one in candidates if not one.compared or one.compared == counts]
     found = next(iter((*exact, *alike)), None)
     notes = []
     if found is None:
         if candidates:
-            near = min(candidates, key=lambda one: len(differences(counts, plain_counts(one.emotions))))
-            unlike = ", ".join(differences(counts, plain_counts(near.emotions)))
+            near = min(candidates, key=lambda one: len(differences(counts, one.compared)))
+            unlike = ", ".join(differences(counts, near.compared))
             notes.append(
                 f"no edition is known with these emotions; {near.name} is nearest, published in brackets: {unlike}"
             )
@@ -182,7 +203,24 @@ def recognise(database: str, part: str, release: Release) -> Recognised:
             f"counts are those of edition {found.name}, but some labels are not (sha256 of the labels {labels[:12]}, "
             f"expected {found.labels_sha256[:12]})"
         )
+    if found is not None and release.columns:
+        there = set(map(_letters, release.columns))
+        absent = [name for name in found.columns if _letters(name) not in there]
+        other = found.sheet and release.sheet.lower() != found.sheet.lower()
+        if absent or other:
+            what = [f"its sheet is '{release.sheet}', not '{found.sheet}'"] if other else []
+            what += [f"it lacks the columns {', '.join(absent)}"] if absent else []
+            notes.append(f"the workbook is not quite as edition {found.name} came: {' and '.join(what)}")
     return Recognised(found, labels, _held(known_rows(database), found, lines), tuple(notes))
+
+
+def _letters(name: str) -> str:
+    return "".join(char for char in name.lower() if char.isalnum())
+
+
+def _is_known(row: KnownRow, cell: str) -> bool:
+    """Whether the cell is as the table says; where that value is not known, whether nobody has repaired it."""
+    return cell.lower() == row.value.lower() if row.value else cell != row.instead
 
 
 def _held(rows: Iterable[KnownRow], edition: Edition | None, lines: Iterable[AnnotatedClip]) -> tuple[KnownRow, ...]:
@@ -194,5 +232,5 @@ def _held(rows: Iterable[KnownRow], edition: Edition | None, lines: Iterable[Ann
         if edition is not None
         and row.edition in {"", edition.name}
         and (line := by_name.get(row.clip))
-        and (not row.value or text_of(getattr(line, row.column)).lower() == row.value.lower())
+        and _is_known(row, text_of(getattr(line, row.column)))
     )

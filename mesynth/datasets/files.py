@@ -228,6 +228,7 @@ class Sheet:
     """A workbook's table: ``rows`` map our column names to raw cells; ``columns`` are those of the file."""
 
     path: Path
+    name: str
     columns: tuple[str, ...]
     rows: tuple[dict[str, object], ...]
 
@@ -307,13 +308,13 @@ def read_workbook(
     found = _read_sheets(path)
     named = {name: sheet for name, sheet in found.items() if _plain(name) in {_plain(s) for s in sheets}}
     best: tuple[int, tuple[str, ...], list[str]] | None = None
-    for sheet in (named or found).values():
+    for name, sheet in (named or found).items():
         for index in range(min(len(sheet), _HEADER_ROWS)):
             header = tuple(str(cell) for cell in sheet.iloc[index] if not pd.isna(cell))
             places = _places(list(sheet.iloc[index]), wanted)
-            missing = [name for name in wanted if name not in places and name not in optional]
+            missing = [ours for ours in wanted if ours not in places and ours not in optional]
             if not missing:
-                return Sheet(path, header, _rows(sheet.iloc[index + 1 :], places))
+                return Sheet(path, name, header, _rows(sheet.iloc[index + 1 :], places))
             if places and (best is None or len(places) > best[0]):
                 best = (len(places), header, missing)
     if best is None:

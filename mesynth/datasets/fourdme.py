@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mesynth.core.emotions import plain_emotion
 from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     given_file,
@@ -155,5 +156,5 @@ FOURDME = Database(
     layout="gray_micro/ and the workbook 4DME_Labelling_Micro_release v1.xlsx",
     annotation="4DME_Labelling_Micro_release v1.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={"all": Published(clips=267, source="4DME_Labelling_Micro_release v1.xlsx; Li et al. 2023")},
+    published=published("4dme"),
 )

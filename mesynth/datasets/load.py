@@ -509,7 +509,7 @@ class _Engine:
         seconds = (max(annotated, len(inside)) - 1) / (line.fps or self.release.fps)
         if line.expression == "micro" and seconds > LONGEST_S:
             raise _Bad(
-                f"clip {line.name} lasts {seconds:.0f} s from onset {onset} to offset {offset}; no micro-expression is "
+                f"clip {line.name} lasts {seconds:.4g} s from onset {onset} to offset {offset}; no micro-expression is "
                 f"longer than {LONGEST_S:g} s, correct its offset"
             )
         if absent > 0 and not line.spans_folder:

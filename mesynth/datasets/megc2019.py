@@ -50,7 +50,7 @@ EXPECTED: Mapping[str, Mapping[str, int]] = {
 }
 _LISTS = ("442", "441")
 _COVERED = 0.9
-"""Share of the list's clips that the workbooks must name to be the releases; toy folders are not."""
+"""Share of the list's clips that a workbook must name to be the release's; those of toy folders do not."""
 _ALIASES = {"casme2": "casme2", "casmeii": "casme2", "samm": "samm", "smic": "smic", "smichs": "smic"}
 _CASME2_NEGATIVE = ("disgust", "repression")
 
@@ -202,8 +202,13 @@ def _ruled(key: Key, clip: AnnotatedClip | Row) -> str:
 
 
 def _covers(keys: Iterable[Key]) -> bool:
-    """Whether the workbooks name the clips of the challenge's list, which decides then."""
-    return len(official().keys() & set(keys)) >= _COVERED * len(official())
+    """Whether CASME II's or SAMM's workbook names its clips of the challenge's list, which decides then.
+
+    SMIC has no workbook: what it names is what was unpacked.
+    """
+    there = set(keys)
+    lists = ({key for key in official() if key[0] == name} for name in ("casme2", "samm"))
+    return any(len(own & there) >= _COVERED * len(own) for own in lists)
 
 
 def _name_of(labels: Mapping[Key, str]) -> str:
@@ -259,14 +264,35 @@ def read(root: Path, part: str, frames: str) -> Release:
         listed, source = Listed(dict(official(name)), ()), f"the challenge's list of {name} clips"
     else:
         listed, source = Listed(by_rule, ()), ""
-    kept = [replace(line, label=listed.labels[k]) for k, line in zip(keys, lines, strict=True) if k in listed.labels]
+    of = _editions(releases)
+    kept = [
+        _labelled(line, listed.labels[key], by_rule.get(key, ""), source)
+        for key, line in zip(keys, lines, strict=True)
+        if key in listed.labels
+    ]
+    why = f"by the workbook ({of or 'of an unknown edition'}), and not in {source}"
+    changed = tuple(
+        (line.full_name, f"{by_rule[key]} {why}")
+        for key, line in zip(keys, lines, strict=True)
+        if key in by_rule and key not in listed.labels
+    )
     absent = [_absent(key, source) for key in sorted(listed.labels.keys() - set(keys))]
     edition = _name_of(listed.labels)
-    notes = _told(source, listed, by_rule, _editions(releases), edition)
+    notes = _told(source, listed, by_rule, of, edition)
     notes += _counts(((line.database, line.subject, line.label or "") for line in kept), listed.labels)
     release = composed(releases, kept, notes, absent=absent, sources=[file.name] if file else ())
     published = next((one.published for one in editions("megc2019") if one.name == edition), None)
-    return replace(release, published=published, edition=edition)
+    return replace(release, published=published, edition=edition, changed=changed)
+
+
+def _labelled(line: AnnotatedClip, label: str, by_rule: str, source: str) -> AnnotatedClip:
+    """The line with the list's class, and a warning where the workbook's emotion leads to another."""
+    if label == by_rule:
+        return replace(line, label=label)
+    said = (
+        f"class {label} of {source}; the workbook's emotion '{line.emotion}' is {by_rule or 'of no class'} by the rule"
+    )
+    return replace(line, label=label, warnings=(*line.warnings, said))
 
 
 def _editions(releases: Mapping[str, Release]) -> str:

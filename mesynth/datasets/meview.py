@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import Database, Published, Release
+from mesynth.datasets.database import Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import contents, given_file
 from mesynth.datasets.generic import HEADER, lines, read_table
 
@@ -51,5 +52,5 @@ MEVIEW = Database(
     read=read,
     layout="the videos and meview.csv",
     annotation="meview.csv",
-    published={"all": Published(clips=31, subjects=16, source="Husak et al., CVWW 2017")},
+    published=published("meview"),
 )

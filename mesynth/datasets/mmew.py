@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     IMAGE_SUFFIXES,
     USUAL_COLUMNS,
@@ -191,20 +192,5 @@ MMEW = Database(
     layout="Micro_Expression/ and the workbook MMEW_Micro_Exp.xlsx",
     annotation="MMEW_Micro_Exp.xlsx",
     parts=("micro", "macro"),
-    published={
-        "micro": Published(
-            clips=300,
-            emotions={
-                "surprise": 89,
-                "disgust": 72,
-                "others": 66,
-                "happiness": 36,
-                "fear": 16,
-                "sadness": 13,
-                "anger": 8,
-            },
-            source="Ben et al. 2022",
-        ),
-        "macro": Published(clips=900, source="Ben et al. 2022 (single pictures)"),
-    },
+    published=published("mmew"),
 )

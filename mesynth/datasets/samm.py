@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesynth.core.errors import WrongRoot
 from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import editions
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -63,6 +63,8 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
     place = folder.relative_to(root).as_posix().removeprefix(".")
     return Release(
         lines=tuple(_line(place, people, sheet.path, cells) for cells in rows),
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(sheet.path.name,),
         notes=tuple(notes),
     )
@@ -147,5 +149,5 @@ SAMM = Database(
     layout="SAMM/ (or the subjects' folders 006, 007, ...) and the workbook SAMM_Micro_FACS_Codes_v2.xlsx",
     annotation="SAMM_Micro_FACS_Codes_v2.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={"all": editions("samm")[0].published},
+    published=published("samm"),
 )

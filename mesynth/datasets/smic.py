@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     find_folder,
@@ -242,7 +243,6 @@ def _line(subject: str, prefix: str, clip: str, emotion: str, place: str) -> Ann
 
 
 _PAPER = "Li et al., A spontaneous micro-expression database: inducement, collection and baseline, FG 2013"
-_SLOW = Published(clips=71, subjects=8, source=_PAPER)
 
 SMIC = Database(
     name="smic",
@@ -256,17 +256,5 @@ SMIC = Database(
     annotation="SMIC-HS-E_annotation.xlsx",
     parts=("hs", "vis", "nir", "long", "vis-long", "nir-long"),
     frames=("auto", "raw", "cropped"),
-    published={
-        "hs": Published(
-            clips=164,
-            subjects=16,
-            emotions={"negative": 70, "positive": 51, "surprise": 43},
-            source=_PAPER,
-        ),
-        "vis": _SLOW,
-        "nir": _SLOW,
-        "long": Published(source="SMIC-E holds 157 long clips, some of them with several expressions"),
-        "vis-long": Published(source="SMIC-E holds 71 long clips"),
-        "nir-long": Published(source="SMIC-E holds 71 long clips"),
-    },
+    published=published("smic"),
 )

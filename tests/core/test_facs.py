@@ -73,6 +73,7 @@ CELLS: list[tuple[object, tuple[str, ...], tuple[int, ...], str]] = [
     ("'4+7'", ("4", "7"), (), ""),
     ("04", ("4",), (), ""),
     ("4+", ("4",), (), ""),
+    ("4.", ("4",), (), ""),
     ("4++7", ("4", "7"), (), ""),
     ("12(R)", ("R12",), (), ""),
     ("12 (left)", ("L12",), (), ""),
@@ -94,6 +95,7 @@ CELLS: list[tuple[object, tuple[str, ...], tuple[int, ...], str]] = [
     ("4/7", (), (4, 7), ""),
     ("4|7", (), (4, 7), ""),
     ("(4 or 7)+12", ("12",), (4, 7), ""),
+    ("4+(12(C) or 14)", ("4",), (12, 14), ""),
     ("4+7 or 4+12", (), (4, 7, 12), ""),
     ("12, 14 or 17", (), (12, 14, 17), ""),
     ("13?", (), (13,), ""),
@@ -169,6 +171,13 @@ def test_a_letter_of_an_asymmetric_action_unit_is_the_stronger_sides() -> None:
     vector = parse_annotation("A12C+4C").vector()
     assert not vector.mask[AU_INDEX[12]].any()
     assert vector.intensity[AU_INDEX[4]].tolist() == [0.5, 0.5]
+
+
+def test_a_doubt_is_one_short_line_whatever_the_cell_holds() -> None:
+    for cell in ("4\n\x1b[31mx\ty", "x" * 30_000, "+".join(["x7"] * 9_000), "4" + " " * 30_000 + "x", "(" * 30_000):
+        doubt = parse_annotation(cell).doubt
+        assert doubt.isprintable()
+        assert len(doubt) < 500
 
 
 def test_nothing_annotated_is_no_doubt() -> None:

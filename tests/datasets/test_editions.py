@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import mesynth.cli
+from mesynth.api import load_database
 from mesynth.datasets import editions as tables
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme3 import CASME3
@@ -23,6 +24,7 @@ from mesynth.datasets.database import AnnotatedClip, Database, Published, Releas
 from mesynth.datasets.editions import editions, known_rows, labels_hash, recognise
 from mesynth.datasets.load import load_release, usable
 from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, NOT_IN_441, compose, official
+from mesynth.datasets.registry import DATABASES
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
 from mesynth.store.manifest import Manifest
@@ -30,7 +32,7 @@ from tests.datasets.releases.casme2 import HEADER, WORKBOOK, ReleaseClip, write_
 from tests.datasets.releases.common import write_book
 from tests.datasets.releases.megc2019 import write_megc2019
 from tests.datasets.releases.samm import SammClip
-from tests.datasets.releases.smic import SmicClip
+from tests.datasets.releases.smic import SmicClip, write_smic
 
 SHORT = {"onset": 1, "apex": 2, "offset": 3}
 BECAME_SURPRISE = ("EP07_01", "EP07_04f", "EP10_03")  # of sub24, in the edition of 2019
@@ -145,6 +147,28 @@ def test_the_edition_of_2019_changes_no_clip_of_the_composite(newer: Path, root:
         "casme2/sub24/ep7_4f: surprise by the rule, not in it by the list",
     )
     assert check(loaded).complete
+    assert [name for name, _ in loaded.release.changed] == [f"casme2/sub24/{name}" for name in BECAME_SURPRISE]
+    _, skipped = load_database("megc2019", newer)  # what `mesynth prepare` writes to skipped.csv and says
+    assert skipped[0].reason == (
+        "surprise by the workbook (casme2 20190701, samm v2), and not in the challenge's list of 442 clips"
+    )
+
+
+def test_a_class_that_an_edition_changed_is_the_lists_and_told(newer: Path) -> None:
+    clips = [replace(c, emotion="sadness") if c.name == "EP01_13" else c for c in of_2019()]
+    write_workbook(newer / "CASME2/CASME2-coding-20190701.xlsx", clips)
+    row = next(row for row in load_release(MEGC2019, newer).manifest if row.clip == "EP01_13")
+    assert (row.emotion, row.label) == ("sadness", "surprise")
+    said = "class surprise of the challenge's list of 442 clips; the workbook's emotion 'sadness' is of no class"
+    assert row.warnings == (f"{said} by the rule",)
+
+
+def test_a_part_of_smic_does_not_leave_it_to_the_rule(newer: Path) -> None:
+    (newer / "SMIC").unlink()
+    write_smic(newer / "SMIC", [SmicClip()])
+    loaded = load_release(MEGC2019, newer)
+    assert (len(loaded.manifest), len(loaded.problems)) == (279, 163)
+    assert "complete the release of smic" in loaded.problems[0].reason
 
 
 def test_by_the_rule_the_edition_of_2019_is_not_complete(newer: Path) -> None:
@@ -223,6 +247,18 @@ def test_labels_that_are_the_editions_are_told_by_their_hash(monkeypatch: pytest
     assert len(recognise("casme2", "all", Release(lines=swapped)).notes) == 1
 
 
+def test_a_workbook_saved_anew_is_told(newer: Path) -> None:
+    book = newer / "CASME2/CASME2-coding-20190701.xlsx"
+    rows = [[c.subject, c.name, None, 1, 2, 3, None, c.aus, c.emotion, 3] for c in of_2019()]
+    write_book(book, {"Sheet1": [[*HEADER, "Objective Classes"], *rows]})
+    assert all("not quite" not in note for note in check(load_release(CASME2, newer / "CASME2")).notes)
+    write_book(book, {"labels": [HEADER, *(row[:-1] for row in rows)]})
+    assert (
+        "the workbook is not quite as edition 20190701 came: its sheet is 'labels', not 'Sheet1' and it lacks the "
+        "columns Objective Classes"
+    ) in check(load_release(CASME2, newer / "CASME2")).notes
+
+
 def test_known_rows_of_the_edition_are_listed(newer: Path) -> None:
     found = check(load_release(CASME2, newer / "CASME2"))
     assert found.edition == "20190701"
@@ -232,14 +268,26 @@ def test_known_rows_of_the_edition_are_listed(newer: Path) -> None:
     assert found.complete
 
 
+@pytest.mark.parametrize(("apex", "told"), [(5105, True), (1105, False)])
+def test_a_repaired_row_is_no_known_fault(apex: int, told: bool) -> None:
+    negative = ["Anger"] * 57 + ["Contempt"] * 12 + ["Disgust"] * 9 + ["Fear"] * 8 + ["Sadness"] * 6
+    emotions = [*negative, *["Happiness"] * 26, *["Other"] * 26, *["Surprise"] * 15]
+    all_ = [AnnotatedClip(subject="028", clip=f"028_9_{i}", folder="", emotion=e) for i, e in enumerate(emotions)]
+    all_[0] = replace(all_[0], clip="028_4_1", apex=apex)
+    found = recognise("samm", "all", Release(lines=tuple(all_)))
+    assert found.name == "v2"
+    assert [row.clip for row in found.known] == (["028/028_4_1"] if told else [])
+
+
 def test_every_table_is_consistent() -> None:
-    for database in ("casme2", "samm", "casme3", "megc2019"):
+    for database in DATABASES:
         for one in editions(database):
             assert one.source
-            assert not one.emotions or sum(one.emotions.values()) == one.rows
+            assert not one.emotions or sum(one.emotions.values()) == one.rows or "add up to" in one.source
             assert not one.objective or sum(one.objective.values()) == one.rows
         names = {one.name for one in editions(database)} | {""}
         assert all(row.edition in names and row.source for row in known_rows(database))
+        assert {one.part for one in editions(database)} <= {*DATABASES[database].parts, "442", "441"}
 
 
 def test_part_c_of_casme3_has_thirty_people() -> None:

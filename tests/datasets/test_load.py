@@ -301,7 +301,7 @@ def test_the_releases_own_values_win_over_the_databases(tmp_path: Path) -> None:
 def test_no_clip_is_longer_than_ten_seconds_whatever_its_apex(tmp_path: Path, apex: object) -> None:
     found = loaded(tmp_path, replace(LINE, apex=apex, offset=1011))
     assert reason(found) == (
-        "clip p1/c1 lasts 10 s from onset 10 to offset 1011; no micro-expression is longer than 10 s, correct its "
+        "clip p1/c1 lasts 10.01 s from onset 10 to offset 1011; no micro-expression is longer than 10 s, correct its "
         "offset"
     )
 
