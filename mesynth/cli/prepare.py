@@ -294,7 +294,12 @@ def _check(database: str, root: Path, part: str, frames: str, as_json: bool, **c
 
     select = Selection.parse(chosen["subjects"], chosen["clips"], chosen["limit"])
     annotation = chosen["annotation"]
-    found = check(load_release_of(database, root, part=part, frames=frames, annotation=annotation, select=select))
+    with progress_bars() as bar:
+        loaded = load_release_of(
+            database, root, part=part, frames=frames, annotation=annotation, select=select,
+            progress=bar("clips looked at"),
+        )  # fmt: skip
+        found = check(loaded)
     if as_json:
         echo_json(found.to_dict())
     else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -24,6 +24,7 @@ import numpy as np
 from mesynth.core import emotions
 from mesynth.core.errors import ConfigError, DatasetLayoutError, MesynthError
 from mesynth.core.facs import parse_annotation
+from mesynth.core.process import counted
 from mesynth.datasets.composite import plain_id
 from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.editions import Recognised, recognise
@@ -267,6 +268,7 @@ def load_release(
     annotation: Path | str | None = None,
     select: Selection = Selection(),
     corrections: Iterable[Correction] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Loaded:
     """Read a release, leaving out what cannot be used (see ``problems``); frames are files relative to ``root``.
 
@@ -290,7 +292,7 @@ def load_release(
     engine = _Engine(root, database, release, fixes)
     rows: list[Row] = []
     problems: list[ClipNote] = []
-    for line in release.lines:
+    for line in counted(release.lines, len(release.lines), progress):
         try:
             rows.append(engine.row(line))
         except (_Bad, MesynthError) as error:

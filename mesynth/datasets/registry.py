@@ -100,11 +100,14 @@ def load_release_of(
     frames: str = "",
     annotation: Path | str | None = None,
     select: Selection = Selection(),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Loaded:
     """See :func:`mesynth.datasets.load.load_release`, by the database's name; a wrong root is told the right one."""
     database, root = require_database(name), Path(root)
     with right_root(name, root):
-        return load_release(database, root, part=part, frames=frames, annotation=annotation, select=select)
+        return load_release(
+            database, root, part=part, frames=frames, annotation=annotation, select=select, progress=progress
+        )
 
 
 def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import pty
 import re
@@ -21,6 +22,7 @@ from mesynth import commandline
 from mesynth.cli import main
 from mesynth.commandline import Board, Pace, by_step, duration, progress_bars
 from recognizer.cli import main as recognizer
+from tests.datasets.releases.casme2 import write_release
 
 LINE = re.compile(
     r"(?P<name>[\w ,:.-]+): (?:(?P<done>[\d,]+)(?: of (?P<total>[\d,]+))?, )?(?:(?P<rate>[\d.,]+ an? \w+), )?"
@@ -239,6 +241,14 @@ def _counted(told: str) -> dict[str, int]:
     assert "\r" not in told
     ends = [m for m in map(LINE.fullmatch, told.splitlines()) if m and m["done"] == m["total"] is not None]
     return {m["name"]: int(m["done"]) for m in ends}
+
+
+def test_a_check_of_a_release_tells_how_far_it_is(at_once: None, tmp_path: Path) -> None:
+    root = write_release(tmp_path / "CASME2")
+    found = CliRunner().invoke(main, ["prepare", "casme2", "--root", str(root), "--check", "--json"])
+    told = json.loads(found.stdout)
+    assert _counted(found.stderr) == {"clips looked at": told["annotated"]}
+    assert told["annotated"] > 3
 
 
 @pytest.mark.parametrize(
