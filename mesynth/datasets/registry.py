@@ -15,7 +15,7 @@ from pathlib import Path
 from mesynth.core.errors import DatasetLayoutError, MesynthError, WrongRoot
 from mesynth.core.registry import Registry
 from mesynth.datasets.database import Database
-from mesynth.datasets.files import subfolders
+from mesynth.datasets.files import contents, subfolders
 from mesynth.datasets.load import Loaded, Selection, load_release, usable
 from mesynth.store.manifest import FILE_NAME, Manifest
 
@@ -88,7 +88,10 @@ def database_of(path: Path) -> tuple[str, Path] | None:
 def require_database(name: str) -> Database:
     """The database of that name. Raises DatasetLayoutError on an unknown one."""
     if name not in DATABASES:
-        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {', '.join([*DATABASES, *_TREES])}")
+        names = [*DATABASES, *_TREES]
+        near = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), names, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {', '.join(names)}{meant}")
     return DATABASES[name]
 
 
@@ -175,6 +178,11 @@ def right_root(name: str, root: Path) -> Iterator[None]:
         yield
     except WrongRoot as error:
         raise DatasetLayoutError(advised(str(error), name, root)) from None
+    except (FileNotFoundError, NotADirectoryError) as error:  # of a reader from outside, which opens what it expects
+        if name not in DATABASES or DATABASES[name].is_release(root):
+            raise
+        reason = f"no {Path(str(error.filename)).name} in {root}: {contents(root)}"
+        raise DatasetLayoutError(advised(reason, name, root)) from None
 
 
 def find_roots(path: Path, name: str = "") -> list[Root]:
@@ -307,7 +315,7 @@ def _where(root: Path, found: Path) -> str:
 
 def _beside(root: Path, name: str) -> str:
     """A root of what was meant in a folder beside the given one."""
-    parent = _full(root).parent
+    parent = (_full(root).parent if root.is_file() else _full(root)).parent
     found = _lower(parent, name, 1) if _listable(parent) else []
     return f"; {_title(name)} is beside it: --root {_word(found[0].path)}" if found else ""
 

@@ -216,6 +216,14 @@ def test_another_database_and_the_one_that_was_meant_beside_it(tmp_path: Path) -
     samm, casme2 = write_samm(tmp_path / "in/samm"), write_release(tmp_path / "in/casme2")
     said = refusal("casme2", samm)
     assert f"this is SAMM: use `mesynth prepare samm --root {samm}`; CASME II is beside it: --root {casme2}" in said
+    assert f"CASME II is beside it: --root {casme2}" in refusal("casme2", samm / "SAMM_Micro_FACS_Codes_v2.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("CASME2", "casme2"), ("CAS(ME)3", "casme3"), ("4-DME", "4dme"), ("smmm", "samm")]
+)
+def test_a_database_misspelt(written: str, meant: str, tmp_path: Path) -> None:
+    assert refusal(written, tmp_path).endswith(f"did you mean {meant}?")
 
 
 def test_a_composite_without_a_member_keeps_its_own_words(tmp_path: Path) -> None:
@@ -277,13 +285,11 @@ def test_a_release_where_a_corpus_is_meant(verb: list[str], roots: dict[str, Pat
 
 
 def test_an_outside_database_is_recognised_as_those_that_ship(tmp_path: Path) -> None:
-    from mesynth.core.errors import WrongRoot
     from mesynth.datasets.database import AnnotatedClip, Database, Release
     from mesynth.datasets.registry import register
 
     def read(root: Path, part: str, frames: str) -> Release:
-        if not (root / "mine.txt").is_file():
-            raise WrongRoot(f"no mine.txt in {root}")
+        (root / "mine.txt").read_text()
         return Release(lines=(AnnotatedClip(subject="a", clip="b", folder="frames"),))
 
     register(
@@ -297,6 +303,9 @@ def test_an_outside_database_is_recognised_as_those_that_ship(tmp_path: Path) ->
         (root / "frames").mkdir(parents=True)
         (root / "mine.txt").write_text("")
         assert f"1 level lower: use --root {root}" in refusal("mine", tmp_path / "in")
+        (tmp_path / "other" / "empty").mkdir(parents=True)
+        assert "no mine.txt in" in refusal("mine", tmp_path / "other" / "empty")
+        assert "the root of Mine holds mine.txt and frames/" in refusal("mine", tmp_path / "other" / "empty")
         assert f"this is Mine: use `mesynth prepare mine --root {root}`" in refusal("casme2", root)
     finally:
         DATABASES.remove("mine")
