@@ -120,8 +120,10 @@ class DataConfig:
     """Side of the grey frames that some networks see, pixels."""
     frames: int = 10
     """Frames a clip is brought to in time, for networks that see the whole clip."""
-    power: float = 1.0
-    """Signed power of every value; below 1 it lifts weak motion."""
+    power: float | None = None
+    """Signed power of every value; below 1 it lifts weak motion. null: the model's own (recognizer.models.INPUTS)."""
+    pool: int | None = None
+    """Cells a side that each channel is averaged over, of a divisor of the size; 0: none. null: the model's own."""
     label: str = "label"
     """The manifest column the class is read from: label, emotion or objective_class."""
     classes: tuple[str, ...] = CLASSES_3
@@ -137,8 +139,13 @@ class DataConfig:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
-        if not 0 < self.power <= 1:
+        if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
+        if self.pool and (self.pool < 2 or self.size % self.pool):
+            raise ConfigError(
+                f"data.pool={self.pool} does not divide data.size={self.size}; choose from "
+                f"{', '.join(str(n) for n in range(2, self.size + 1) if self.size % n == 0)}, or 0 for none"
+            )
         if self.label not in LABEL_COLUMNS:
             raise ConfigError(f"data.label='{self.label}' is no class column; choose from {', '.join(LABEL_COLUMNS)}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -417,9 +424,29 @@ def flow_image(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
         flow = flow - np.median(flow, axis=(1, 2), keepdims=True)
         flow = flow / max(float(np.sqrt((flow**2).mean())), 1e-6)
     image = np.concatenate([flow, optical_strain(flow)[None]]).astype(np.float32)
-    if config.power != 1:
-        image = np.sign(image) * np.abs(image) ** np.float32(config.power)
-    return image.astype(np.float32)
+    return image
+
+
+@dataclass(frozen=True)
+class FlowTransform:
+    """What a model does to flow images first: a signed ``power`` of every value, then means over ``pool`` x ``pool``
+    cells (0: none).
+
+    >>> FlowTransform(power=0.5, pool=2)(np.full((1, 3, 4, 4), -4.0))[0, 0].tolist()
+    [[-2.0, -2.0], [-2.0, -2.0]]
+    """
+
+    power: float = 1.0
+    pool: int = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """[N,3,S,S] -> [N,3,P,P] float32; P is S without ``pool``."""
+        if self.power != 1:
+            x = (np.sign(x) * np.abs(x) ** np.float32(self.power)).astype(np.float32)
+        if self.pool and self.pool != x.shape[-1]:
+            cell = x.shape[-1] // self.pool
+            x = x.reshape(*x.shape[:-2], self.pool, cell, self.pool, cell).mean((-3, -1))
+        return x
 
 
 def mirror(x: np.ndarray, au: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

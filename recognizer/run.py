@@ -27,7 +27,7 @@ from mesynth.store.run_folder import claim_folder, write_bytes, write_text
 from mesynth.store.weights import join_tensors
 from recognizer import results, training
 from recognizer import sources as ledger
-from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton
+from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import FlowSet
 from recognizer.fitting import NetworkMembers, Pretrained, fit
 from recognizer.mixing import Member, mixed
@@ -372,7 +372,7 @@ def _train(
     predicted: list[list[np.ndarray]] = [[] for _ in block]  # a member belongs to one thread
 
     def predict_now(members: range, tensors: dict[str, torch.Tensor]) -> None:
-        here = NetworkMembers(skeleton(config), tensors)
+        here = NetworkMembers(skeleton(config), tensors, transform_of(config))
         for i, m in enumerate(members):
             predicted[m].append(here.probabilities(i, real.inputs(block[m].test)).argmax(1))
 

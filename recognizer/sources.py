@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from mesynth.core.errors import ManifestError
 from mesynth.store.families import has_property
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE
-from recognizer.config import RunConfig, effective, needs_of
+from recognizer.config import RunConfig, effective, needs_of, transform_of
 from recognizer.data import FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
@@ -73,12 +74,14 @@ def run_identity(
     config: RunConfig,
 ) -> dict[str, Any]:
     """What a run's results depend on; two runs with equal identity give equal results."""
+    inputs = {model: asdict(transform_of(config, model)) for model in config.used_models}
+    alike = len({tuple(one.items()) for one in inputs.values()}) == 1  # then they stand in the configuration
     return {
         "verb": verb,
         "config": effective(config, synthetic=synthetic is not None),
         "manifest": fingerprint(real),
         "synthetic": fingerprint(synthetic),
-    }
+    } | ({} if alike else {"inputs": inputs})
 
 
 def run_record(manifest: Manifest) -> dict[str, Any]:

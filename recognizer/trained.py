@@ -117,6 +117,15 @@ def _prepare_run(manifest: Manifest) -> dict[str, Any]:
     return run if run.get("stage") == "prepare" else {}
 
 
+def _older_settings(file: Path) -> list[str]:
+    """What a model that was saved before data.pool was there did: nothing is averaged over cells."""
+    try:
+        data = yaml.safe_load(file.read_text())["data"]
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        return []  # whoever reads it as a recipe says what is wrong
+    return ["data.pool=0"] if isinstance(data, dict) and "pool" not in data else []
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recognizer:
     """A trained model: one member per seed, whose probabilities are averaged."""
@@ -140,7 +149,8 @@ class Recognizer:
         if not isinstance(self.members, NetworkMembers) or not self.aus:
             return None
         network, total = self.members.model, np.zeros((len(clips[FLOW]), N_AUS * 2))
-        views = [torch.from_numpy(clips[name]) for name in network.needs]
+        seen = dict(clips) | {FLOW: self.members.transform(clips[FLOW])}
+        views = [torch.from_numpy(seen[name]) for name in network.needs]
         views = [v if v.is_floating_point() else v.float() / 255 for v in views]
         with torch.no_grad():
             for m in range(len(self.config.seeds)):
@@ -158,7 +168,7 @@ class Recognizer:
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
             raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
-        config = load_config(RunConfig, folder / CONFIG)
+        config = load_config(RunConfig, folder / CONFIG, _older_settings(folder / CONFIG))
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 meta = file.metadata() or {}
@@ -215,7 +225,8 @@ def load_pretrained(config: RunConfig) -> Pretrained:
         weights = {name: value[0] for name, value in found.members.stacked.items() if name in names}
     if train.teacher:
         master = _open("train.teacher", train.teacher, seen, digests)
-        if (master.config.data.classes, master.config.data) != (config.data.classes, config.data):
+        own, wanted = (replace(c.data, power=None, pool=None) for c in (master.config, config))
+        if own != wanted:
             raise ConfigError(
                 f"train.teacher={train.teacher} knows other data settings; train it with this run's data.*"
             )

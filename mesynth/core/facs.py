@@ -272,6 +272,22 @@ def parse_annotation(cell: object) -> AUAnnotation:
     return AUAnnotation(text, of_kind["certain"], of_kind["undecided"], of_kind["static"], tuple(unknown), left_open)
 
 
+_SIDE = re.compile(r"(?<![a-z])(?:[LR](?![a-z])|left\b|right\b)|(?<=[0-9][A-E])[LR](?![a-z])", re.IGNORECASE)
+_OTHER_SIDE = {"L": "R", "R": "L", "l": "r", "r": "l", "left": "right", "right": "left"}
+
+
+def mirrored(text: str) -> str:
+    """The cell, or request, of a mirrored face: sides swapped; "" where it cannot be told what its letters mean.
+
+    >>> mirrored("L12B+R4+17"), mirrored("L12=0.2,4=0.5"), mirrored("12(R)")
+    ('R12B+L4+17', 'R12=0.2,4=0.5', '12(L)')
+    """
+    swapped = _SIDE.sub(lambda match: _OTHER_SIDE.get(match[0], _OTHER_SIDE.get(match[0].lower(), match[0])), text)
+    before, after = parse_annotation(text), parse_annotation(swapped)
+    same = before.open == after.open and np.array_equal(before.presence(), after.presence()[:, ::-1])
+    return swapped if same else ""
+
+
 def _line(text: str) -> str:
     """For a message: one line, of letters that a terminal shows."""
     return " ".join("".join(char if char.isprintable() else " " for char in text[:_SHOWN]).split())

@@ -16,6 +16,7 @@ from mesynth.core.facs import (
     AU_NAMES,
     LETTER_INTENSITY,
     AUItem,
+    mirrored,
     objective_class,
     parse_annotation,
 )
@@ -193,6 +194,16 @@ def test_an_open_cell_makes_no_claim_of_absence(cell: tuple[str, list[Term]]) ->
     presence = parse_annotation(cell[0] + "+?").presence()
     assert not parse_annotation(cell[0] + "+?").complete
     assert set(np.unique(presence)) <= {-1, 1}
+
+
+@given(cells())
+def test_a_mirrored_cell_says_the_same_of_the_other_side(cell: tuple[str, list[Term]]) -> None:
+    text = mirrored(cell[0])
+    if text:
+        assert np.array_equal(parse_annotation(text).presence(), parse_annotation(cell[0]).presence()[:, ::-1])
+        assert mirrored(text) == cell[0]
+    else:
+        assert cell[0].strip() == "" or any(term.open for term in cell[1])
 
 
 @given(cells(), st.sampled_from([str.upper, str.lower]))

@@ -8,7 +8,17 @@ import torch
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.store.manifest import Manifest
-from recognizer.data import DataConfig, FlowSet, flow_image, gather_moved, load, mirror, require_one_unit, swap_sides
+from recognizer.data import (
+    DataConfig,
+    FlowSet,
+    FlowTransform,
+    flow_image,
+    gather_moved,
+    load,
+    mirror,
+    require_one_unit,
+    swap_sides,
+)
 from recognizer.protocol import make_folds, mix
 from tests.recognizer.corpora import write_corpus
 
@@ -164,3 +174,24 @@ def test_two_databases_of_different_units_are_refused(corpora: dict[str, Manifes
     other = replace(other, clip_ids=np.char.add(other.clip_ids, "b"), databases=np.full(len(one), "other"))
     with pytest.raises(ManifestError, match="real clips of other is in units of its own rms"):
         require_one_unit(FlowSet.concat([one, other]))
+
+
+# ---------------------------------------------------------------- what models do to flow images first
+
+
+def test_a_transform_raises_signed_values_then_averages_over_cells() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 28, 28)).astype(np.float32)
+    assert FlowTransform()(x) is x
+    raised = np.sign(x) * np.sqrt(np.abs(x))
+    cells = FlowTransform(power=0.5, pool=7)(x)
+    assert cells.shape == (2, 3, 7, 7)
+    assert cells.dtype == np.float32
+    np.testing.assert_allclose(cells[1, 2, 6, 0], raised[1, 2, 24:, :4].mean(), rtol=1e-5)
+    np.testing.assert_allclose(FlowTransform(power=0.5, pool=28)(x), raised, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pool", [1, 5, -7, 56])
+def test_cells_that_do_not_divide_the_size_are_refused(pool: int) -> None:
+    with pytest.raises(ConfigError, match=f"data.pool={pool} does not divide .*=28; choose from 2, 4, 7, 14, 28"):
+        DataConfig(pool=pool)
