@@ -189,9 +189,9 @@ def _run(
             if folder is not None and (folder / RESULT).is_file():
                 return None
 
-            def report_share(made: int, total: int, done: int = done, size: int = len(group)) -> None:
+            def report_share(made: float, total: float, done: int = done, size: int = len(group)) -> None:
                 if progress:
-                    progress("cells", round(100 * (done + size * made / max(total, 1))), 100 * len(cells))
+                    progress("cells", done + size * made / max(total, 1), len(cells))
 
             for cell, result in zip(group, runner.run(group, report_share), strict=True):
                 if folder is None:
@@ -200,7 +200,7 @@ def _run(
                     write_cell(result, cell.path(folder / PARTS))
         done += len(group)
         if progress:
-            progress("cells", 100 * done, 100 * len(cells))
+            progress("cells", done, len(cells))
     if folder is None:
         return [results[cell.index] for cell in cells]
     if rank:

@@ -136,7 +136,7 @@ def loso(given: _Inputs, also_oracle: bool) -> None:
     if given.dry_run:
         _plan(config, clips, made, given.as_json)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         result = run(clips, made or None, config, out=given.out, also_oracle=also_oracle, progress=bar)
     _write(given.out / "report.md", loso_markdown(result))
@@ -172,14 +172,14 @@ def ablate(given: _Inputs) -> None:
     config = given.of(AblationConfig)
     clips, made = _read(given.real), _read(given.synthetic)
     if given.dry_run:
-        with progress_bars(lines=False) as bars:
+        with progress_bars() as bars:
             facts = plan(clips, made, config, progress=by_step(bars))
         _say(facts, given.as_json)
         return
     if share()[0]:  # the first process speaks for all
         run(clips, made, config, out=given.out)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         result = run(clips, made, config, out=given.out, progress=bar)
     if given.as_json:
@@ -206,7 +206,7 @@ def train(given: _Inputs) -> None:
         facts = {"model": config.model, "rows": sum(map(len, clips)), "synthetic_rows": sum(map(len, made))}
         _say(facts | {"out": str(given.out)}, given.as_json)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         model = run(clips, made or None, config, out=given.out, progress=bar)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
@@ -268,7 +268,7 @@ def predict(
         _say({"model": recognizer.config.model, "rows": sum(map(len, clips)), "out": str(out)}, as_json)
         return
     claim_folder(out, {"verb": "predict", "weights": _digest(model), "manifest": [m.hash() for m in clips]})
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         result = run(recognizer, clips, progress=bar)
     write_table(result.table, out / "predictions.parquet")
@@ -305,7 +305,7 @@ def _predict_video(
         facts = {"model": recognizer.config.model, "frames": len(recording.names), "fps": recording.fps}
         _say(facts | {"intervals": len(given) or "to be spotted", "out": str(out)}, as_json)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         result = predict_video(
             recognizer, video, out=out, fps=fps, landmarker=landmarker, intervals=intervals,
             identity=_digest(model), progress=by_step(bars),
@@ -364,7 +364,7 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
     from recognizer.report import lacking_notes
     from recognizer.sources import flow_notes
 
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total))
         synthetic = (

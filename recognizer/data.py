@@ -19,6 +19,7 @@ import torch
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.process import counted
 from mesynth.core.types import N_AUS, optical_strain
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import read_flow, read_frames
@@ -349,7 +350,7 @@ def load(
     images: list[np.ndarray] = []
     own_rms: list[bool] = []
     frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
-    for done, (manifest, row) in enumerate(_walk(sources)):
+    for manifest, row in counted(_walk(sources), total, progress):
         name = getattr(row, config.label)
         y = index.get(name, -1)
         if y < 0:
@@ -362,8 +363,6 @@ def load(
                 for view, array in frame_views(manifest, row, more, config.frame_size, config.frames).items():
                     frames_of[view].append(array)
             rows.append((row, y))
-        if progress:
-            progress(done + 1, total)
     if not rows:
         found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)

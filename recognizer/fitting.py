@@ -12,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from mesynth.core.errors import ConfigError, LeakError
+from mesynth.core.process import counted
 from mesynth.core.seeds import derived
 from recognizer import mixing, training
 from recognizer.config import RunConfig, section, shape_of, skeleton, transform_of
@@ -326,12 +327,8 @@ class _Fit:
 
     def each(self, fit_one: Callable[[int, Member], Fitted]) -> list[Fitted]:
         """One member after the other."""
-        out = []
-        for i, member in enumerate(self.members):
-            out.append(fit_one(i, member))
-            if self.progress:
-                self.progress(i + 1, len(self.members))
-        return out
+        members = counted(enumerate(self.members), len(self.members), self.progress)
+        return [fit_one(i, member) for i, member in members]
 
     def own_affine(self, i: int, index: np.ndarray | slice = slice(None)) -> np.ndarray:
         """[n,2,3] of each clip of ``index``: as it is, or member i's map where it is added."""

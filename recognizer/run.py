@@ -346,16 +346,16 @@ def _run_blocks(
         found = None if parts is None else _read_block(parts, number)
         if found is None and number % share[1] == share[0]:
 
-            def report(done: int, of: int, first: int = first, n: int = len(block)) -> None:
+            def report(done: float, of: float, first: int = first, n: int = len(block)) -> None:
                 if progress:
-                    progress(round(100 * (first + n * done / max(of, 1))), 100 * total)
+                    progress(first + n * done / max(of, 1), total)
 
             found, tensors = _train(block, real, config, condition, pretrained, oracle, report)
             if parts is not None:
                 _write(parts, number, found, tensors if keep else {})
         out.append(found)
         if progress:
-            progress(100 * (first + len(block)), 100 * total)
+            progress(first + len(block), total)
     return out
 
 

@@ -26,7 +26,7 @@ from recognizer.config import RunConfig, effective, needs_of, transform_of
 from recognizer.data import FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, float, float], None]
 """Called with (what is being done, done, total)."""
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from types import TracebackType
+from typing import TypeVar
+
+Thing = TypeVar("Thing")
 
 
 @contextmanager
@@ -29,6 +32,22 @@ def stop_requested() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def counted(things: Iterable[Thing], total: int, progress: Callable[[int, int], None] | None) -> Iterator[Thing]:
+    """``things``, of which ``progress`` is told (done, ``total``) before the first and after each.
+
+    >>> list(counted("ab", 2, lambda done, total: print(f"{done} of {total}")))
+    0 of 2
+    1 of 2
+    2 of 2
+    ['a', 'b']
+    """
+    report = progress or (lambda done, total: None)
+    report(0, total)
+    for done, thing in enumerate(things, 1):
+        yield thing
+        report(done, total)
 
 
 # ---------------------------------------------------------------- stopwatch

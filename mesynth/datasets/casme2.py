@@ -17,10 +17,21 @@ import numpy as np
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.core.facs import AU_CODES, parse_annotation
 from mesynth.core.types import AUVector
-from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.editions import published, recognise
-from mesynth.datasets.files import contents, read_workbook, release_folder, rendering, roman_class, text_of, workbooks
+from mesynth.datasets.files import (
+    find_folder,
+    given_file,
+    no_file,
+    read_workbook,
+    release_folder,
+    rendering,
+    roman_class,
+    text_of,
+    workbooks,
+)
 from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.datasets.registry import right_root
 from mesynth.store.manifest import Manifest
 
 RENDERED_FILE = "mesynth-rendered.json"
@@ -69,18 +80,25 @@ def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Cor
     Raises:
         DatasetLayoutError: the folder, the workbook or a clip is not as in the release.
     """
-    return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
+    with right_root("casme2", Path(root)):
+        return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the coding workbook. Raises DatasetLayoutError."""
     folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
-    sheet = read_workbook(_workbook(root), _COLUMNS, ("objective",))
+    sheet = read_workbook(_workbook(root, annotation), _COLUMNS, ("objective",))
     origin = _origin(root)
+    made = None
+    if origin.kind != "real":  # complete is what was rendered, not what was recorded
+        people = {name.partition("/")[0] for name in origin.clips}
+        made = Published(clips=len(origin.clips), subjects=len(people), source=RENDERED_FILE)
     release = Release(
         lines=tuple(_line(folder, sheet.path, cells, origin) for cells in sheet.rows),
         sheet=sheet.name,
         columns=sheet.columns,
+        published=made,
+        edition="" if made is None else "rendered",
         sources=(sheet.path.name,),
         database=origin.database,
         kind=origin.kind,
@@ -95,18 +113,21 @@ def read(root: Path, part: str, frames: str) -> Release:
 
 def is_release(folder: Path) -> bool:
     """Whether ``folder`` is the root of a CASME II release, or of a rendered one."""
-    if (folder / RENDERED_FILE).is_file():
+    raw = (name for name in _RAW if name.startswith("CASME2"))
+    if (folder / RENDERED_FILE).is_file() or find_folder(folder, *raw):
         return True
     return any(p.suffix.lower() in {".xlsx", ".xls"} and p.name.lower().startswith("casme2") for p in folder.iterdir())
 
 
-def _workbook(root: Path) -> Path:
+def _workbook(root: Path, annotation: Path | None) -> Path:
+    if annotation:
+        return given_file(annotation)
     books = [p for p in workbooks(root) if "objective" not in p.name.lower()]
     for pattern in _WORKBOOKS:
         for book in books:
             if Path(book.name.lower()).match(pattern):
                 return book
-    raise DatasetLayoutError(f"no workbook like CASME2-coding-20140508.xlsx in {root}: {contents(root)}")
+    raise no_file("CASME2-coding-20140508.xlsx", root)
 
 
 def _with_objective_classes(root: Path, release: Release) -> Release:
@@ -207,6 +228,8 @@ CASME2 = Database(
     paper="Yan et al., CASME II: an improved spontaneous micro-expression database, PLoS ONE 9(1), 2014",
     is_release=is_release,
     read=read,
+    layout="CASME2_RAW_selected/ (or Cropped/) and the workbook CASME2-coding-20140508.xlsx",
+    annotation="CASME2-coding-20140508.xlsx",
     frames=("auto", "raw", "cropped"),
     published=published("casme2"),
 )

@@ -27,6 +27,8 @@ class Check:
 
     database: str
     title: str
+    kind: str
+    """"real", or "rendered": made by mesynth in the layout of this database."""
     part: str
     root: str
     sources: tuple[str, ...]
@@ -78,6 +80,8 @@ class Check:
         facts.add_column(style="bold")
         facts.add_column()
         said = self.published
+        if self.kind != "real":
+            facts.add_row("kind", f"{self.kind} by mesynth, of nobody")
         facts.add_row("annotation", ", ".join(self.sources) or "folder names")
         if self.edition or editions(self.database):
             facts.add_row("edition", self.edition or "unknown")
@@ -132,11 +136,12 @@ def check(loaded: Loaded) -> Check:
     orders = {scheme: class_names(scheme, name) for scheme in SCHEMES} | {"objective": _OBJECTIVE}
     edition = loaded.edition.edition
     published = edition.published if edition else database.published.get(loaded.part, Published())
-    published = loaded.release.published or published
+    published = Published() if loaded.selected else loaded.release.published or published
     subjects = len({(line.database, line.subject) for line in loaded.release.lines})
     return Check(
         database=name,
         title=database.title,
+        kind=loaded.release.kind,
         part=loaded.part,
         root=str(manifest.root),
         sources=loaded.release.sources,

@@ -112,8 +112,16 @@ class Database:
     paper: str
     is_release: Callable[[Path], bool]
     """Whether a folder is the root of a release; looks at that folder's listing alone."""
-    read: Callable[[Path, str, str], Release]
-    """``read(root, part, frames)``. Raises DatasetLayoutError when the folder is not laid out like the release."""
+    read: Callable[..., Release]
+    """``read(root, part, frames)``, with a fourth argument where ``annotation`` names one: the file (a path) to read
+    instead of the usual one, or None. Raises DatasetLayoutError when the folder is not laid out like the release, and
+    of that kind WrongRoot when it lacks what a root holds: another folder is looked for then."""
+    layout: str = ""
+    """What the root holds, for who gave another folder."""
+    annotation: str = ""
+    """Usual name of the annotation file, where another can be given (``--annotation``)."""
+    is_root: Callable[[Path], bool] | None = None
+    """Whether a folder is what ``--root`` takes, where that is another than ``is_release`` tells."""
     parts: tuple[str, ...] = ("all",)
     """Subsets that can be asked for; the first is the default."""
     frames: tuple[str, ...] = ("auto",)

@@ -18,7 +18,7 @@ import pandas as pd
 import xlrd
 from PIL import Image, UnidentifiedImageError
 
-from mesynth.core.errors import DatasetLayoutError, UnreadableImageError
+from mesynth.core.errors import DatasetLayoutError, UnreadableImageError, WrongRoot
 from mesynth.store.videos import is_video, listing, video_frame, video_size
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
@@ -49,13 +49,11 @@ def find_folder(parent: Path, *names: str) -> Path | None:
 def release_folder(root: Path, names: Sequence[str], title: str) -> Path:
     """The first of ``names`` in ``root``; archives that unpack into a folder of the same name are followed.
 
-    Raises DatasetLayoutError when there is none.
+    Raises WrongRoot when there is none.
     """
     found = find_folder(root, *names)
     if found is None:
-        raise DatasetLayoutError(
-            f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the {title} release"
-        )
+        raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the {title} release")
     return find_folder(found, *names) or found
 
 
@@ -199,9 +197,30 @@ _REFERENCE = re.compile(rb"""\sr=["']([A-Z]{1,4})([0-9]{1,9})["']""")
 def workbooks(folder: Path) -> list[Path]:
     """Excel files of ``folder`` by name, without the lock files Excel leaves behind."""
     if not folder.is_dir():
-        raise DatasetLayoutError(f"folder {folder}: {contents(folder)}; give the folder of the release")
+        raise WrongRoot(f"folder {folder}: {contents(folder)}; give the folder of the release")
     books = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in {".xlsx", ".xls"})
     return [p for p in books if not p.name.startswith(("~$", "."))]
+
+
+def given_file(file: Path) -> Path:
+    """An annotation file given by name (``--annotation``). Raises DatasetLayoutError where there is none."""
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise DatasetLayoutError(f"annotation file {file} {what}; give the file, beside the release or elsewhere")
+    return file
+
+
+def no_file(usual: str, root: Path, where: str = "") -> WrongRoot:
+    """What a reader raises that finds no annotation file: what it is usually called, and how to name another."""
+    return WrongRoot(
+        f"no {'file' if usual.endswith('.csv') else 'workbook'} like {usual} in {root}{where}: {contents(root)}; "
+        "if it has another name, give it with --annotation FILE"
+    )
+
+
+def place_of(file: Path, root: Path) -> str:
+    """Of an annotation file relative to the root; its name alone where it lies elsewhere."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
 
 
 @dataclass(frozen=True)

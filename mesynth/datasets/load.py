@@ -10,17 +10,22 @@ A tree is scanned one folder listing at a time; no frame is opened but the onset
 from __future__ import annotations
 
 import csv
+import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
+import numpy as np
+
 from mesynth.core import emotions
-from mesynth.core.errors import DatasetLayoutError, MesynthError
+from mesynth.core.errors import ConfigError, DatasetLayoutError, MesynthError
 from mesynth.core.facs import parse_annotation
+from mesynth.core.process import counted
+from mesynth.datasets.composite import plain_id
 from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.editions import Recognised, recognise
 from mesynth.datasets.files import Frames, frame_number, list_frames, nearest, picture_size, text_of
@@ -63,6 +68,150 @@ def correct(
     return row, warnings
 
 
+# ---------------------------------------------------------------- selection
+
+
+Key = tuple[str, str, str, str]
+"""Database, subject, clip, onset."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which clips of a database are meant: of these people, of these names, and no more than so many of them.
+
+    A person is named as the loader writes it, ``sub01``, or with the database, ``casme2/sub01``; a clip ``EP02_01f``,
+    ``sub01/EP02_01f``, ``casme2/sub01/EP02_01f``, or with its onset behind. Case and padding with zeros do not matter.
+    A number that is nobody's name, ``("3",)``, means the first so many people.
+    ``limit``: the first of what is left, in the order of the annotation; None for all.
+
+    >>> chosen = Selection(subjects=("sub1", "sub02"), limit=2)
+    >>> chosen.of([("d", "sub01", "a", "3"), ("d", "sub01", "b", "9"), ("d", "sub02", "a", "1")], "D")
+    [0, 1]
+    >>> Selection(subjects=("sub3",)).of([("d", "sub01", "a", "3"), ("d", "sub02", "a", "1")], "D")
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: subject 'sub3' is none of the 2 of D; nearest: sub02, sub01
+    """
+
+    subjects: tuple[str, ...] = ()
+    clips: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit={self.limit} leaves no clip; give 1 or more")
+
+    @classmethod
+    def parse(
+        cls, subjects: int | str | Collection[str] = (), clips: str | Collection[str] = (), limit: int | None = None
+    ) -> Selection:
+        """Names in a list, or in one text with commas between them. Raises ConfigError for a text without a name."""
+        subjects = str(subjects) if isinstance(subjects, int) else subjects
+        return cls(_names("subjects", subjects), _names("clips", clips), limit)
+
+    def __bool__(self) -> bool:
+        return bool(self.subjects or self.clips or self.limit is not None)
+
+    def of(self, keys: Sequence[Key], title: str) -> list[int]:
+        """Positions of the chosen clips among ``keys``, ascending.
+
+        Raises:
+            ConfigError: a name that nobody or nothing has (with the nearest), or that several have, or no clip left.
+        """
+        kept = list(range(len(keys)))
+        if self.subjects:
+            people = {i: _people(keys[i]) for i in kept}
+            count = _count(self.subjects, people, title)
+            kept = _named("subject", self.subjects, people, title) if count is None else _first(count, people, title)
+        if self.clips:
+            kept = _named("clip", self.clips, {i: _clips(keys[i]) for i in kept}, title)
+        return kept[: self.limit]
+
+    def rows(self, manifest: Manifest) -> Manifest:
+        """The chosen rows of a manifest. Raises ConfigError as :meth:`of`."""
+        if not self:
+            return manifest
+        columns = (manifest.column(name).tolist() for name in ("database", "subject", "clip", "onset"))
+        keys = [(database, subject, clip, str(onset)) for database, subject, clip, onset in zip(*columns, strict=True)]
+        mask = np.zeros(len(manifest), np.bool_)
+        mask[self.of(keys, str(manifest.root))] = True
+        return manifest.filter(mask)
+
+
+_Names = list[tuple[str, tuple[str, ...]]]
+"""Names of one line, the plain one first, each with who or what it means."""
+
+
+def _people(key: Key) -> _Names:
+    return [(key[1], key[:2]), ("/".join(key[:2]), key[:2])]
+
+
+def _count(wanted: Sequence[str], people: Mapping[int, _Names], title: str) -> int | None:
+    """How many people are meant; None where they are named. Raises ConfigError for a number that may be either."""
+    if len(wanted) != 1 or not wanted[0].isdecimal():
+        return None
+    names = dict.fromkeys(names[0][0] for names in people.values())
+    if wanted[0] in names:
+        return None
+    for name in names:
+        if _plain_name(name) == _plain_name(wanted[0]):
+            raise ConfigError(
+                f"subjects '{wanted[0]}' of {title} may be {name} or {wanted[0]} people; write {name}, or name them all"
+            )
+    return int(wanted[0])
+
+
+def _first(count: int, people: Mapping[int, _Names], title: str) -> list[int]:
+    """The lines of the first ``count`` people."""
+    owners = list(dict.fromkeys(names[0][1] for names in people.values()))
+    if not 1 <= count <= len(owners):
+        raise ConfigError(f"subjects={count}: {title} has {len(owners)}; give 1 to {len(owners)}, or names")
+    return [i for i, names in people.items() if names[0][1] in owners[:count]]
+
+
+def _clips(key: Key) -> _Names:
+    whole: _Names = [("/".join(key[first:3]), key[:3]) for first in (2, 1, 0)]
+    return whole + [("/".join(key[first:]), key) for first in (1, 0) if key[3]]
+
+
+def _names(what: str, given: str | Collection[str]) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else list(given)
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    if texts and not names:
+        raise ConfigError(f"{what}: '{','.join(texts)}' names none; leave it out to take all")
+    return tuple(dict.fromkeys(names))
+
+
+def _named(what: str, wanted: Sequence[str], lines: Mapping[int, _Names], title: str) -> list[int]:
+    """Those of ``lines`` that ``wanted`` names."""
+    exact: dict[str, set[tuple[str, ...]]] = {}
+    loose: dict[str, set[tuple[str, ...]]] = {}
+    for name, owner in chain.from_iterable(lines.values()):
+        exact.setdefault(name, set()).add(owner)
+        loose.setdefault(_plain_name(name), set()).add(owner)
+    unknown: list[str] = []
+    chosen: set[tuple[str, ...]] = set()
+    for name in wanted:
+        own = exact.get(name) or loose.get(_plain_name(name), set())
+        if len(own) > 1:
+            full = sorted("/".join(owner) for owner in own)
+            more = ", ..." if len(full) > 3 else ""
+            raise ConfigError(f"{what} '{name}' is {len(own)} of {title}; write one of {', '.join(full[:3])}{more}")
+        chosen |= own
+        if not own:
+            unknown.append(name)
+    if unknown:
+        plain = dict.fromkeys(names[0][0] for names in lines.values())
+        near = difflib.get_close_matches(unknown[0], exact if "/" in unknown[0] else plain, n=3, cutoff=0.0)
+        more = f" (nor are {', '.join(unknown[1:6])}{', ...' if len(unknown) > 6 else ''})" if unknown[1:] else ""
+        count = len({names[0][1] for names in lines.values()})
+        raise ConfigError(f"{what} '{unknown[0]}' is none of the {count} of {title}{more}; nearest: {', '.join(near)}")
+    return [i for i, names in lines.items() if any(owner in chosen for _, owner in names)]
+
+
+def _plain_name(name: str) -> str:
+    return "/".join(plain_id(part) for part in name.split("/"))
+
+
 # ---------------------------------------------------------------- load
 
 
@@ -102,6 +251,8 @@ class Loaded:
     """Clip -> frames between onset and offset that are not on disk."""
     unannotated: tuple[str, ...]
     """Clip folders beside the annotated ones that no line names."""
+    selected: bool = False
+    """Only some clips were wanted: the counts are not those of the release."""
 
 
 class _Bad(Exception):
@@ -114,25 +265,34 @@ def load_release(
     *,
     part: str = "",
     frames: str = "",
+    annotation: Path | str | None = None,
+    select: Selection = Selection(),
     corrections: Iterable[Correction] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Loaded:
     """Read a release, leaving out what cannot be used (see ``problems``); frames are files relative to ``root``.
 
-    ``part``, ``frames``: one of the database's; empty for its default.
+    ``part``, ``frames``: one of the database's; empty for its default. ``annotation``: the annotation file, where it
+    is not the usual one beside the frames. ``select``: whose and which clips; the frames of others are not looked at.
 
     Raises:
         DatasetLayoutError: the folder or its annotation file is not as in the release, or an unknown part.
+        ConfigError: ``select`` names what is not there.
     """
     root = Path(root)
     part = _choice(part, database.parts, "part", database)
     frames = _choice(frames, database.frames, "frames", database)
-    release = database.read(root, part, frames)
-    edition = recognise(release.database or database.name, part, release)
+    release = whole = _read(database, root, part, frames, annotation)
+    if select:
+        own = release.database or database.name
+        keys = [(line.database or own, line.subject, line.clip, text_of(line.onset)) for line in release.lines]
+        release = replace(release, lines=tuple(release.lines[i] for i in select.of(keys, database.title)))
+        release = replace(release, notes=(*release.notes, _chosen(release, whole)))
     fixes = tuple(read_corrections() if corrections is None else corrections)
     engine = _Engine(root, database, release, fixes)
     rows: list[Row] = []
     problems: list[ClipNote] = []
-    for line in release.lines:
+    for line in counted(release.lines, len(release.lines), progress):
         try:
             rows.append(engine.row(line))
         except (_Bad, MesynthError) as error:
@@ -146,11 +306,34 @@ def load_release(
         manifest=Manifest.from_rows(rows, root),
         problems=(*problems, *twice),
         corrected=tuple(engine.corrected),
-        edition=edition,
+        edition=_edition(database, part, whole, release),
         undecided=tuple(engine.undecided),
         missing_frames=engine.missing,
-        unannotated=_unannotated(root, release),
+        unannotated=_unannotated(root, whole),
+        selected=bool(select),
     )
+
+
+def _edition(database: Database, part: str, whole: Release, release: Release) -> Recognised:
+    """That of the whole annotation; of the rows that are known to be odd, those of the chosen clips."""
+    found = recognise(whole.database or database.name, part, whole)
+    names = {line.name for line in release.lines}
+    return replace(found, known=tuple(row for row in found.known if row.clip in names))
+
+
+def _read(database: Database, root: Path, part: str, frames: str, annotation: Path | str | None) -> Release:
+    if annotation is None:
+        return database.read(root, part, frames)
+    if not database.annotation:
+        raise DatasetLayoutError(
+            f"{database.title} has no annotation file of its own; leave out --annotation {annotation}"
+        )
+    return database.read(root, part, frames, Path(annotation))
+
+
+def _chosen(release: Release, whole: Release) -> str:
+    some, every = ((len(r.lines), len({(line.database, line.subject) for line in r.lines})) for r in (release, whole))
+    return f"{some[0]} of {every[0]} annotated clips, {some[1]} of {every[1]} subjects were chosen"
 
 
 def usable(loaded: Loaded, *, skip_bad: bool = False) -> Manifest:

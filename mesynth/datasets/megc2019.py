@@ -19,9 +19,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from mesynth.core.emotions import CLASSES_3, label, plain_emotion
-from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.errors import DatasetLayoutError, WrongRoot
 from mesynth.datasets.casme2 import CASME2
-from mesynth.datasets.composite import Member, beside, composed, is_release, plain_id, read_members
+from mesynth.datasets.composite import Member, beside, composed, holds, is_release, plain_id, read_members
 from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.editions import editions, recognise
 from mesynth.datasets.files import contents
@@ -247,7 +247,7 @@ def read(root: Path, part: str, frames: str) -> Release:
     releases = read_members(root, MEMBERS, frames)
     for member in MEMBERS:
         if member.name not in releases:
-            raise DatasetLayoutError(
+            raise WrongRoot(
                 f"no folder {member.folders[0]} in {root}: {contents(root)}; put (or link) the release of "
                 f"{member.database.title} there"
             )
@@ -346,6 +346,8 @@ MEGC2019 = Database(
     paper=_PAPER,
     is_release=is_release,
     read=read,
+    layout="CASME2/, SAMM/ and SMIC/ (each, or a link to it, the root of that release)",
+    is_root=holds(MEMBERS),
     parts=("auto", "442", "441", "rule", "list"),
     frames=("auto", "raw", "cropped"),
     published={part: _OF_441 if part == "441" else _OF_442 for part in ("auto", "442", "441", "rule", "list")},

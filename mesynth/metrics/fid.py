@@ -145,6 +145,8 @@ def moments_of(pictures: Pictures, extractor: FeatureExtractor, progress: Progre
 
     def features() -> Iterator[np.ndarray]:
         done = 0
+        if progress:
+            progress(0, len(pictures))
         for part in pictures.parts():
             yield extractor(part)
             done += len(part)
@@ -203,13 +205,21 @@ def fid(
     Raises:
         ManifestError, UnreadableImageError: see :class:`Pictures` and :func:`read_statistics`.
     """
-    pictures, others = Pictures(source), None
-    if reference.suffix.lower() == ".npz":
+    pictures = Pictures(source)
+    others = None if reference.suffix.lower() == ".npz" else Pictures(reference)
+    total = len(pictures) + len(others or ())
+    seen = 0
+
+    def both(done: int, _: int) -> None:
+        if progress:
+            progress(seen + done, total)
+
+    if others is None:
         theirs = read_statistics(reference, extractor.dim)
     else:
-        others = Pictures(reference)
-        theirs = moments_of(others, extractor)
-    ours = moments_of(pictures, extractor, progress)
+        theirs = moments_of(others, extractor, both)
+        seen = len(others)
+    ours = moments_of(pictures, extractor, both)
     if save is not None:
         write_statistics(save, ours)
     value = frechet_of_moments(ours, theirs)

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,23 @@ assert SCHEMA.names == [f.name for f in fields(Row)]
 assert [f.name for f in _PROVENANCE] == [f.name for f in fields(Provenance)]
 
 
+class NoManifest(ManifestError):
+    """There is no manifest where one was looked for. What lies near is looked for when somebody reads the message."""
+
+    _NEAR = "mesynth.datasets.registry:corpus_near"
+    """A room above this one: it knows what else a folder may be."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        module, _, function = self._NEAR.partition(":")
+        near = getattr(import_module(module), function)(self.path)
+        way = near or "give a folder written by prepare, render or generate"
+        return f"no {FILE_NAME} in {self.path}; {way}"
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A table of rows, one a clip (:class:`Row`), and the folder its paths are relative to.
@@ -207,7 +225,7 @@ class Manifest:
         path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
         if not file.is_file():
-            raise ManifestError(f"no {FILE_NAME} in {path}; give a folder written by prepare, render or generate")
+            raise NoManifest(path)
         try:
             table = pq.read_table(file, page_checksum_verification=True)
             table.validate(full=True)
