@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mesynth.core.errors import ManifestError
+from mesynth.store.digests import LEDGER
 from mesynth.store.manifest import Manifest
 from recognizer.config import RunConfig, effective, needs_of
 from recognizer.data import FlowSet, load
@@ -80,7 +81,7 @@ def run_identity(
 # ------------------------------------------------------------------- ledger
 
 
-FILE_NAME = "recognizer-ledger.jsonl"
+FILE_NAME = LEDGER
 
 
 def tried_before(manifests: Sequence[Manifest], identity: str) -> int:

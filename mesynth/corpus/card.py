@@ -18,8 +18,9 @@ import yaml
 from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.run_folder import write_text
+from mesynth.store.run_folder import write_beside
 from mesynth.store.stage import read_skipped
 
 CARD_FILE = "README.md"
@@ -168,7 +169,7 @@ def write_card(
     target = target or manifest.root / CARD_FILE
     if target.is_file() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
         raise RunFolderError(f"{target} was not written by mesynth card; move it away or give another --out")
-    write_text(target, card_text(facts or corpus_facts(manifest), config))
+    write_beside(target, card_text(facts or corpus_facts(manifest), config).encode())
     return target
 
 
@@ -197,8 +198,11 @@ def read_quality(manifest: Manifest, folder: Path | None = None) -> dict[str, An
         raise MesynthError(f"no {_REPORT} in {folder}; give the --out folder of `mesynth measure`")
     try:
         report = json.loads(file.read_text())
+        digests.check(place, [_REPORT], promised=report.pop(digests.KEY, "") == digests.LIST)
         measured = report["corpora"]["synthetic"]["hash"]
-    except (ValueError, KeyError, TypeError):
+    except digests.DigestError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise MesynthError(f"{file} is no report of `mesynth measure`; measure the corpus again") from None
     if not manifest.hash().startswith(measured):
         raise MesynthError(f"{file} measures another corpus (hash {measured[:12]}); measure this one")

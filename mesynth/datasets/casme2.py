@@ -20,6 +20,7 @@ from mesynth.core.types import AUVector
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
 from mesynth.datasets.files import contents, read_workbook, release_folder, rendering, roman_class, text_of, workbooks
 from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 
 RENDERED_FILE = "mesynth-rendered.json"
@@ -116,6 +117,7 @@ def _origin(root: Path) -> _Origin:
     file = root / RENDERED_FILE
     if not file.is_file():
         return _Origin()
+    digests.check(root, [RENDERED_FILE])
     try:
         values = json.loads(file.read_text())
         return _Origin(**{name: values[name] for name in ("kind", "database", "fps", "licence", "seed", "clips")})
