@@ -232,9 +232,9 @@ def write_result(
 
 def read_result(folder: Path) -> AblationResult:
     """Raises RunFolderError when the files are damaged."""
-    digests.check(folder, [RESULT, CURVE, CONFIG, PREDICTIONS, f"{LONG}.parquet", f"{LONG}.jsonl"])
     try:
         found = json.loads((folder / RESULT).read_text())
+        digests.check(folder, [RESULT, CURVE, CONFIG, PREDICTIONS, f"{LONG}.parquet", f"{LONG}.jsonl"])
         return AblationResult(
             rows=tuple(found["rows"]),
             summary=tuple(_summary(s) for s in found["summary"]),
@@ -244,7 +244,9 @@ def read_result(folder: Path) -> AblationResult:
             curve=(folder / CURVE).read_bytes(),
             **{name: found[name] for name in _PLAIN},
         )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
+    except digests.DigestError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, RecursionError):
         raise RunFolderError(f"{folder} holds a damaged result; remove {folder / RESULT}") from None
 
 

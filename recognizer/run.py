@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from mesynth.core.errors import ConfigError, RunFolderError
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, write_bytes, write_last, write_text
@@ -247,9 +247,9 @@ def _weights_facts(mixtures: Sequence[Mixture], config: RunConfig, before: froze
 
 
 def _finished(folder: Path, config: RunConfig) -> LosoResult:
-    digests.check(folder, [RESULT, PREDICTIONS, CONFIG])
     try:
         found = json.loads((folder / RESULT).read_text())
+        digests.check(folder, [RESULT, PREDICTIONS, CONFIG])
         table = results.read_table(folder / PREDICTIONS)
         plain = ("protocol", "model", "left_out", "n_parameters", "tried", "oracle", "seconds", "config")
         return LosoResult(
@@ -259,7 +259,9 @@ def _finished(folder: Path, config: RunConfig) -> LosoResult:
             folds=tuple(found["folds"]),
             **figures(table, config.data.classes),
         )
-    except (OSError, KeyError, json.JSONDecodeError):
+    except MesynthError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, RecursionError):
         raise RunFolderError(f"{folder} holds a damaged result; remove {os.path.join(folder, RESULT)}") from None
 
 

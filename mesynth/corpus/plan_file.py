@@ -188,13 +188,13 @@ class StoredPlan(Sequence["PlanRow"]):
         folder = Path(folder)
         try:
             info = json.loads((folder / INFO_FILE).read_text())
-            digests.check(folder, [INFO_FILE, ROWS_FILE, DESIGN_FILE], promised=info.get(digests.KEY) == digests.LIST)
             stored = pq.ParquetFile(folder / ROWS_FILE)
             if stored.schema_arrow.remove_metadata() != SCHEMA or stored.metadata.num_rows != info["rows"]:
                 raise ManifestError(f"{folder / ROWS_FILE} is not the plan that {INFO_FILE} describes; plan anew")
             people = [(*map(type, face), len(face)) for face in info["faces"]]
             if not isinstance(info["hash"], str) or any(p != (str, str, str, int, list, 5) for p in people):
                 raise KeyError("faces")
+            digests.check(folder, [INFO_FILE, ROWS_FILE, DESIGN_FILE], promised=info.get(digests.KEY) == digests.LIST)
         except FileNotFoundError:
             raise ManifestError(f"{folder} holds no plan; make one with `mesynth plan`") from None
         except (ManifestError, digests.DigestError):

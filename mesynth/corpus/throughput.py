@@ -23,7 +23,7 @@ from mesynth.core.errors import ManifestError, RunFolderError
 from mesynth.core.process import Stopwatch, part
 from mesynth.corpus.plan import PlanRow
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import claim_folder, write_beside, write_text
+from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 FILE_NAME = "throughput.json"
@@ -91,7 +91,7 @@ class Throughput:
     def write(self, out: Path) -> None:
         """``throughput.json`` in ``out``."""
         whole = {"clips_per_second": self.rate, "all": asdict(self.all), "shares": self.all.shares()}
-        write_beside(out / FILE_NAME, (json.dumps(asdict(self) | whole, indent=1) + "\n").encode())
+        write_text(out / FILE_NAME, json.dumps(asdict(self) | whole, indent=1) + "\n")
 
 
 def joined(speeds: Sequence[Throughput]) -> Throughput:

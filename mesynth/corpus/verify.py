@@ -75,13 +75,13 @@ class Verdict:
 
 
 KINDS = {
-    "report.html+seconds.json": "quickstart", "export.json": "export", "rendered.json": "rendered database",
+    "report.html+seconds.json": "quickstart", "export.json": "export", "mesynth-rendered.json": "rendered database",
     "plan.json": "plan", "calibration.json": "calibrated generator", "mesynth.json": "generator",
     "state.json": "checkpoint", "cross_fit.json": "cross-fit", "record.json+recipe.yaml": "training run",
     "compare.json": "comparison", "manifest.parquet+rejected.csv": "filtered corpus", "manifest.parquet": "corpus",
-    "ablation.html": "ablation", "weights.safetensors+preparation.yaml": "recognizer",
+    "ablation.html": "ablation", "model.safetensors+preparation.yaml": "recognizer",
     "result.json": "recognizer run", "intervals.json": "prediction", "predictions.parquet": "prediction",
-    "faces.json": "rendered faces", "report.json": "report",
+    "mesynth-faces.json": "rendered faces", "report.json": "report",
 }  # fmt: skip
 """What tells a kind of folder: files that one of it has once it is finished -> its name. The first that fits."""
 _NAMED = ("mesynth.json", "plan.json", "state.json", "report.json")

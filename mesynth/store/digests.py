@@ -4,8 +4,9 @@ The file is what ``sha256sum -c SHA256SUMS`` reads: a line ``<sha256>  <path>`` 
 relative to it with ``/`` between names, in the order of a walk. A last line, a comment to ``sha256sum``, holds the
 number of files and the sha256 of the lines above it, so that a list that was cut off or changed is told from a whole
 one. A folder inside that has a list of its own (a checkpoint, the faces of a corpus) is listed by that list alone:
-folders can be copied out, and are hashed once. Not listed are temporary and lock files, what desktops leave
-(:data:`PASSING`) and the recognizer's ledger, which grows after the folder is finished.
+folders can be copied out, and are hashed once. Not listed (:data:`PASSING`) are temporary and lock files, what desktops
+leave, the recognizer's ledger, which grows after the folder is finished, and ``throughput.json``, which says how fast a
+machine was: with it equal corpora would have unequal lists.
 
 A list is a function of the folder's content: equal content, equal list. It is written before the file that says that
 the folder is finished (:func:`mesynth.store.run_folder.write_last`), so a finished folder has one, whenever a kill
@@ -30,7 +31,7 @@ LIST = "SHA256SUMS"
 KEY = "digests"
 """Entry of a folder's metadata (run.yaml, mesynth.json, ...) that says that its list is :data:`LIST`."""
 LEDGER = "recognizer-ledger.jsonl"
-PASSING = frozenset({".writing", ".generator", ".DS_Store", "Thumbs.db", "desktop.ini", LEDGER})
+PASSING = frozenset({".writing", ".generator", ".DS_Store", "Thumbs.db", "desktop.ini", "throughput.json", LEDGER})
 _RUN_FILE = "run.yaml"
 _BLOCK = 1 << 20
 
@@ -190,8 +191,16 @@ def _damaged(folder: Path) -> DigestError:
 # ---------------------------------------------------------------- read
 
 
-def check(folder: Path, names: Iterable[str], *, promised: bool | None = None, partly: bool = False) -> bool:
-    """Whether ``folder`` has a list; then each file of ``names`` that it has is the one listed.
+def check(
+    folder: Path,
+    names: Iterable[str],
+    *,
+    beside: Iterable[str] = (),
+    promised: bool | None = None,
+    partly: bool = False,
+) -> bool:
+    """Whether ``folder`` has a list; then each file of ``names`` that it has is the one listed, and each of ``beside``
+    that is there and listed as well.
 
     ``promised``: whether metadata say that there must be a list; None: look into run.yaml. A folder that was written
     before there were lists, and a file that its list lacks, are warned of (:class:`WrittenBeforeDigests`).
@@ -208,8 +217,9 @@ def check(folder: Path, names: Iterable[str], *, promised: bool | None = None, p
             raise DigestError(gone(folder))
         _warn(f"{folder} was written before digests: it has no {LIST}, and what is read from it is not checked")
         return False
-    wanted = set(names)
+    wanted = {*names, *beside}
     listed = {path: digest for path, digest in entries(folder) if path in wanted}
+    names += sorted(name for name in listed if name not in names and (folder / name).is_file())
     for name in names:
         path = folder / name
         if not path.is_file():

@@ -201,18 +201,19 @@ class Manifest:
     def read(cls, path: Path | str, *, checked: bool = True) -> Manifest:
         """Read ``path`` (a folder that holds manifest.parquet, or the file itself).
 
-        The file is held against the folder's digest list; ``checked=False``: not, by who lists what is wrong himself.
+        It is held against the folder's digest list, with the run, the plan and the lists of clips beside it; the bulk
+        (shards, frames) when a clip is read, or by `mesynth verify`. ``checked=False``: not, where all is listed.
 
         Raises:
             ManifestError: there is none, or it cannot be read.
-            DigestError: it is not the file that was written, or its list is damaged or gone.
+            DigestError: one of them is not the file that was written, or the list is damaged or gone.
         """
         path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
         if not file.is_file():
             raise ManifestError(f"no {FILE_NAME} in {path}; give a folder written by prepare, render or generate")
         if checked and file.name == FILE_NAME:
-            digests.check(file.parent, [FILE_NAME], promised=says_sealed(file))
+            digests.check(file.parent, [FILE_NAME], beside=_TRUSTED, promised=says_sealed(file))
         try:
             table = pq.read_table(file, page_checksum_verification=True)
             table.validate(full=True)
@@ -313,6 +314,7 @@ GROUP_ROWS = 16384
 """Rows a row group of the file: what :func:`write_tables` holds in memory."""
 
 
+_TRUSTED = ("run.yaml", "plan.jsonl", "skipped.csv", "rejected.csv")
 _SEALED = b"mesynth." + digests.KEY.encode()
 
 

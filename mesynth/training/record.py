@@ -60,7 +60,7 @@ class RunFolder:
         if file.is_file():
             try:
                 before = json.loads(file.read_text())
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 before = {}
         for key in ("data_hash", "subjects_seen"):
             if key in before and before[key] != record[key]:
@@ -92,7 +92,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``; a line that was cut off is left out."""
     lines = []
     file = folder / METRICS
-    for text in file.read_text().splitlines() if file.is_file() else ():
+    for text in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:

@@ -154,7 +154,9 @@ def read_cross_fit(out: Path) -> dict[str, Path]:
     try:
         table = json.loads((out / CROSS_FIT).read_text())
         digests.check(out, [CROSS_FIT])
-    except (OSError, json.JSONDecodeError):
+    except digests.DigestError:
+        raise
+    except (OSError, ValueError, RecursionError):
         raise MesynthError(f"{out} holds no finished cross-fit; run mesynth train --cross-fit to its end") from None
     found = {subject: out / run / "generator" for subject, run in table.items()}
     missing = sorted({str(path) for path in found.values() if not path.is_dir()})

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["models=[lda]", "seeds=[0,1]", "ratios=[1,2]", "resamples=300"]
 FILES = {
     "run.yaml", "config.yaml", "result.json", "curve.png", "predictions.parquet", "ablation.parquet",
-    "ablation.jsonl", "ablation.html", "report.md",
+    "ablation.jsonl", "ablation.html", "report.md", "SHA256SUMS",
 }  # fmt: skip
 
 
