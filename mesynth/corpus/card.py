@@ -42,7 +42,7 @@ _MADE = (
     "generator's weights. Seed, action units and temporal profile of each clip are in its provenance."
 )
 _FILES = (
-    "Files: `manifest.parquet` (a row a clip), `*.tar` (frames, flow, landmarks). `mesynth verify` checks every hash; "
+    "Files: `manifest.parquet` (a row a clip), `*.tar` (frames, flow, landmarks). `mesynth verify` checks every file; "
     "`mesynth export` writes other forms."
 )
 _USE = """\
@@ -198,8 +198,8 @@ def read_quality(manifest: Manifest, folder: Path | None = None) -> dict[str, An
         raise MesynthError(f"no {_REPORT} in {folder}; give the --out folder of `mesynth measure`")
     try:
         report = json.loads(file.read_text())
-        digests.check(place, [_REPORT], promised=report.pop(digests.KEY, "") == digests.LIST)
         measured = report["corpora"]["synthetic"]["hash"]
+        digests.check(place, [_REPORT], promised=report.pop(digests.KEY, "") == digests.LIST)
     except digests.DigestError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):

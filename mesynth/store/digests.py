@@ -70,7 +70,7 @@ def seal(folder: Path, *, ahead: Mapping[str, str] | None = None, without: Colle
     """
     known = dict(ahead or {})
     found = (path for path in walk(folder, without) if path not in known)
-    return _write(folder, _merged(((path, file_sha256(folder / path)) for path in found), known))
+    return _write(folder, _merged(((path, file_sha256(folder / path)) for path in found), known), durable=True)
 
 
 def enter(folder: Path, digests: Mapping[str, str]) -> Path:
@@ -102,7 +102,7 @@ def _order(entry: tuple[str, str]) -> tuple[bytes, ...]:
     return tuple(os.fsencode(name) for name in entry[0].split("/"))
 
 
-def _write(folder: Path, listed: Iterator[tuple[str, str]]) -> Path:
+def _write(folder: Path, listed: Iterator[tuple[str, str]], *, durable: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / LIST
     temporary = folder / f".{LIST}.{os.getpid()}.tmp"
@@ -115,8 +115,9 @@ def _write(folder: Path, listed: Iterator[tuple[str, str]]) -> Path:
                 file.write(line)
                 count += 1
             file.write(_end(count, whole.hexdigest()))
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -294,7 +295,7 @@ def _passes(name: str) -> bool:
     return (
         name in PASSING
         or name.endswith(".tmp")
-        or (name.startswith(".") and (name.endswith((".new", ".old")) or name.startswith(".writing-")))
+        or (name.startswith(".") and (name.endswith((".new", ".old", ".writing")) or name.startswith(".writing-")))
     )
 
 

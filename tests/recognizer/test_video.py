@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from mesynth.core.errors import ManifestError, NoFaceError, UnreadableImageError, WeightsUnavailable
+from mesynth.corpus.verify import verify
 from mesynth.datasets.generic import GENERIC
 from mesynth.datasets.load import load_release, usable
 from mesynth.preprocess.config import PrepareConfig
@@ -333,6 +334,7 @@ def test_an_interval_with_a_face_after_a_beginning_without(tmp_path: Path, model
     frames[:10] = 128
     video = write_video(tmp_path / "late.avi", frames)
     made = predict_video(Recognizer.load(model), video, out=tmp_path / "o", intervals=["14,24,33"])
+    assert (verify(tmp_path / "o").kind, verify(tmp_path / "o").problems) == ("prediction", ())
     assert made.facts["intervals"][0]["predicted"] == "negative"
     assert made.facts["intervals"][0]["movement_px"] is None
     assert set(made.facts["signal"]["px"]) == {None}
