@@ -112,7 +112,8 @@ def verify(folder: Path | str, *, progress: Progress | None = None, files: Progr
     """
     folder = Path(folder)
     kind = kind_of(folder)
-    if not kind and not (folder / digests.LIST).is_file() and not digests.says_sealed(folder):
+    inside = folder.is_dir() and any((child / digests.LIST).is_file() for child in folder.iterdir())
+    if not kind and not inside and not (folder / digests.LIST).is_file() and not digests.says_sealed(folder):
         raise ManifestError(
             f"{folder} is no folder that mesynth wrote: it has no {FILE_NAME}, no {digests.LIST} and nothing else that "
             "tells one"
@@ -176,6 +177,9 @@ class _Lists:
     def _unlisted(self, folder: Path, kind: str) -> None:
         if _promised(folder, kind):
             self.problems.append(Defect(digests.gone(folder), file=digests.LIST))
+            return
+        if not kind and not digests.says_sealed(folder):
+            self.notes.append(f"{folder} was not written as one: only what has a {digests.LIST} of its own was checked")
             return
         if digests.says_sealed(folder):
             self.notes.append(f"{folder} is unfinished: only what has a {digests.LIST} of its own in it was checked")

@@ -336,6 +336,23 @@ def test_the_verb_on_a_generator(folders: dict[str, Path], tmp_path: Path) -> No
     assert read_facts(copy).subjects_seen == ("rendered/q", "rendered/b")
 
 
+def test_a_folder_of_folders(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Checkpoints of a run, runs of a lab; what is unfinished is told."""
+    found = verify(folders["training"] / "checkpoints")
+    assert (found.problems, found.kind, len(found.notes)) == ((), "", 1)
+    copy = Path(shutil.copytree(folders["training"], tmp_path / "runs" / "a"))
+    assert verify(copy.parent).files == verify(copy).files > 12
+    state = next(copy.glob("checkpoints/*/state.json"))
+    state.write_text(state.read_text().replace("1", "2", 1))
+    at = state.relative_to(copy).as_posix()
+    assert [problem.file for problem in verify(copy.parent).problems] == [f"a/{at}"]
+    shutil.rmtree(copy / "generator")
+    (copy / LIST).unlink()
+    unfinished = verify(copy)
+    assert [problem.file for problem in unfinished.problems] == [at]
+    assert "is unfinished" in unfinished.notes[0]
+
+
 def test_an_old_folder_is_read_with_a_warning(folders: dict[str, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folders["checkpoint"], tmp_path / "000000000100"))
     state = json.loads((copy / "state.json").read_text())

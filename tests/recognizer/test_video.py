@@ -21,6 +21,7 @@ from mesynth.datasets.load import load_release, usable
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.prepare import prepare
 from mesynth.preprocess.spot import MIN_FRAMES as SPOTTED_FRAMES
+from mesynth.store.digests import DigestError, seal
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow
 from recognizer import trained
@@ -214,6 +215,7 @@ def record(folder: Path, manifest: Manifest, **changes: object) -> Manifest:
     run_file = yaml.safe_load((folder / "run.yaml").read_text())
     run_file["config"] |= changes
     (folder / "run.yaml").write_text(yaml.safe_dump(run_file))
+    seal(folder)
     return Manifest.read(folder)
 
 
@@ -246,8 +248,12 @@ def test_a_model_saved_without_preparation_uses_the_defaults_and_a_damaged_one_i
     old = tmp_path / "old"
     shutil.copytree(model, old)
     (old / PREPARATION).unlink()
+    with pytest.raises(DigestError, match=r"preparation\.yaml is missing"):
+        Recognizer.load(old)
+    seal(old)
     assert Recognizer.load(old).preparation == Preparation()
     (old / PREPARATION).write_text("nonsense: [1")
+    seal(old)
     with pytest.raises(WeightsUnavailable, match="train the model again"):
         Recognizer.load(old)
 
