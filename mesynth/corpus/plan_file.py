@@ -197,7 +197,7 @@ class StoredPlan(Sequence["PlanRow"]):
             digests.check(folder, [INFO_FILE, ROWS_FILE, DESIGN_FILE], promised=info.get(digests.KEY) == digests.LIST)
         except FileNotFoundError:
             raise ManifestError(f"{folder} holds no plan; make one with `mesynth plan`") from None
-        except (ManifestError, digests.DigestError):
+        except ManifestError:
             raise
         except (
             pa.ArrowException,

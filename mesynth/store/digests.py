@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from mesynth.core.errors import RunFolderError
+from mesynth.core.errors import ManifestError, RunFolderError
 
 LIST = "SHA256SUMS"
 KEY = "digests"
@@ -36,7 +36,7 @@ _RUN_FILE = "run.yaml"
 _BLOCK = 1 << 20
 
 
-class DigestError(RunFolderError):
+class DigestError(ManifestError, RunFolderError):
     """A file is not the one that its folder's digest list was written for, or the list is damaged or gone."""
 
 
