@@ -238,6 +238,7 @@ def test_no_damage_goes_unnoticed(
         finally:
             file.write_bytes(whole)
     record_property("noticed by kind", dict(made))
+    print(f"{'cuts' if cut else 'flips'} by kind, all noticed:", dict(made))  # pytest -rP shows it
     assert missed == []
     assert made.total() == count
     assert min(made.values()) >= count // len(kinds)
