@@ -563,6 +563,7 @@ def measure(
     from mesynth.metrics.measure import measure_all
     from mesynth.metrics.page import write_page
     from mesynth.metrics.report import corpus_names
+    from mesynth.store.digests import enter_files
     from mesynth.store.manifest import Manifest
     from mesynth.store.run_folder import only_writer
     from mesynth.store.stage import Interrupted
@@ -603,7 +604,7 @@ def measure(
         except KeyboardInterrupt:
             raise Interrupted("interrupted; the same command measures anew") from None
         found.write(out)
-        write_page(found, out, command=command)
+        enter_files(out, [write_page(found, out, command=command)])
     return found
 
 

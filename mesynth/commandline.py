@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -69,6 +70,20 @@ class MistakeGroup(click.Group):
             return super().invoke(ctx)
         except (MesynthError, KeyboardInterrupt, OSError) as error:
             translate(error)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """As click's; what this project warns of is one line on stderr, without the line of code it comes from."""
+        with warnings.catch_warnings():
+            shown = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+                if category.__module__.partition(".")[0] in ("mesynth", "recognizer"):
+                    click.echo(f"Warning: {message}", err=True)
+                else:
+                    shown(message, category, *where, **more)
+
+            warnings.showwarning = show
+            return super().main(*args, **options)
 
 
 class Verb(click.Command):

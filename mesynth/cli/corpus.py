@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import click
 from mesynth.cli.options import EXCLUDE, OUT, SETTINGS, subject_keys, summary
 from mesynth.commandline import (
     Verb,
+    by_step,
     dry_run_option,
     echo_json,
     json_option,
@@ -243,26 +245,40 @@ def card(
     show_result({"card": str(written), "croissant": str(metadata), "clips": facts.clips}, as_json)
 
 
-@click.command(epilog="Example: mesynth verify corpus --json")
-@_CORPUS
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth verify corpus --json
+  mesynth verify runs/motion/generator
+  mesynth verify corpus --seal"""
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seal", is_flag=True, help="First list the files as they are: of old folders, or after a change meant.")
 @json_option
-def verify(corpus: Path, as_json: bool) -> None:
-    """Check every hash, count, picture, array and provenance of CORPUS.
+def verify(folder: Path, seal: bool, as_json: bool) -> None:
+    """Check every file of FOLDER, any that mesynth or recognizer wrote, against its digest list SHA256SUMS; of a corpus
+    also every count, picture, array and provenance.
 
-    Exit code 2 and one line that names the first problem where something is wrong; all problems are on stdout.
+    Exit code 2 and one line that names the first problem where something is wrong; all problems are on stdout. Files
+    that somebody put there later are named on stderr.
     """
-    from mesynth.corpus.verify import require_clean
+    from mesynth.corpus.verify import require_clean, seal_again
     from mesynth.corpus.verify import verify as run
 
-    with progress_bars() as bar:
-        verdict = run(corpus, progress=bar("clips"))
+    if seal:
+        click.echo(f"listed as they are: {seal_again(folder)} files of {folder}", err=True)
+    with progress_bars() as bars:
+        report = by_step(bars)
+        verdict = run(folder, progress=partial(report, "clips"), files=partial(report, "files"))
+    for note in verdict.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         echo_json(verdict.to_dict())
     else:
         for problem in verdict.problems:
             click.echo(str(problem))
         if verdict.clean:
-            show_result(
-                {"clips": verdict.clips, "frames": verdict.frames, "files": verdict.files, "problems": 0}, False
-            )
+            counts = {"clips": verdict.clips, "frames": verdict.frames} if verdict.clips else {}
+            kind = {"kind": verdict.kind} if verdict.kind else {}
+            show_result(kind | counts | {"files": verdict.files, "problems": 0}, False)
     require_clean(verdict)

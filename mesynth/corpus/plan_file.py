@@ -28,6 +28,7 @@ from mesynth.core.types import N_AUS
 from mesynth.corpus.faces import FaceSource, find_faces
 from mesynth.corpus.plan import PlanRow
 from mesynth.motion.nuisance import Nuisance
+from mesynth.store import digests
 
 ROWS_FILE, DESIGN_FILE, INFO_FILE = "plan.parquet", "design.yaml", "plan.json"
 _GROUP = 1024
@@ -146,10 +147,13 @@ def write_plan_folder(
         plain = {name: value for name, value in info.items() if not name.endswith("_path")}
         digest.update(json.dumps({"faces": people, "design": design} | plain, sort_keys=True).encode())
         whole: dict[str, Any] = (
-            {"rows": n, "hash": digest.hexdigest(), "code_version": __version__} | info | {"faces": people}
+            {"rows": n, "hash": digest.hexdigest(), "code_version": __version__, digests.KEY: digests.LIST}
+            | info
+            | {"faces": people}
         )
         (temporary / DESIGN_FILE).write_text(yaml.safe_dump(design, sort_keys=False))
         (temporary / INFO_FILE).write_text(json.dumps(whole, indent=1) + "\n")
+        digests.seal(temporary)
         if out.exists():
             _same_or_refuse(out, str(whole["hash"]))
         else:
@@ -190,11 +194,20 @@ class StoredPlan(Sequence["PlanRow"]):
             people = [(*map(type, face), len(face)) for face in info["faces"]]
             if not isinstance(info["hash"], str) or any(p != (str, str, str, int, list, 5) for p in people):
                 raise KeyError("faces")
+            digests.check(folder, [INFO_FILE, ROWS_FILE, DESIGN_FILE], promised=info.get(digests.KEY) == digests.LIST)
         except FileNotFoundError:
             raise ManifestError(f"{folder} holds no plan; make one with `mesynth plan`") from None
         except ManifestError:
             raise
-        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise ManifestError(f"{folder} holds a damaged plan ({' '.join(str(error).split())}); plan anew") from None
         return cls(folder, info, range(info["rows"]))
 

@@ -40,7 +40,8 @@ from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME
-from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span
+from mesynth.store import digests
+from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, write_tables
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, only_writer, write_text
 from mesynth.store.shards import ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
@@ -94,6 +95,7 @@ class AcceptedCorpus:
     @staticmethod
     def read(out: Path) -> AcceptedCorpus:
         """Of a finished folder. Raises ManifestError and RunFolderError on a damaged one."""
+        digests.check(out, [REJECTED_FILE])
         try:
             with open(out / REJECTED_FILE, newline="", encoding="utf-8") as file:
                 lines = [(line["plan_row"], line["attempt"], line["check"]) for line in csv.DictReader(file)]
@@ -379,7 +381,7 @@ def _gather(out: Path, rounds: Sequence[Manifest], chosen: np.ndarray) -> None:
     ]
     table = pa.concat_tables(tables).combine_chunks() if tables else Manifest.from_rows([], out).table
     assert table.num_rows == total
-    Manifest(table, out).write(out)
+    write_tables(out, lambda: [table], {}, finishes=[ROUNDS])
 
 
 def _of(made: Manifest, chosen: np.ndarray, number: int) -> Iterator[tuple[Row, Path]]:

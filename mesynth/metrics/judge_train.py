@@ -315,6 +315,7 @@ def train(config: JudgeConfig, out: Path, progress: bool = True) -> AUJudge:
     """
     from tqdm import tqdm
 
+    from mesynth.store.digests import seal
     from mesynth.store.run_folder import claim_folder, write_text
 
     claim_folder(out, asdict(config))
@@ -340,6 +341,7 @@ def train(config: JudgeConfig, out: Path, progress: bool = True) -> AUJudge:
     judge.save(out / "judge.safetensors")
     neutral = test.aus.reshape(len(test.aus), -1).max(1) == 0
     write_text(out / "judge.md", judge_card(judge, config, judge.read(test.observed[neutral])))
+    seal(out)
     return judge
 
 

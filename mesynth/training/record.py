@@ -15,6 +15,7 @@ import torch
 
 from mesynth.core.errors import RunFolderError
 from mesynth.preprocess.flow import flow_picture
+from mesynth.store import digests
 from mesynth.store.run_folder import claim_folder, write_bytes, write_text
 from mesynth.store.shards import png_bytes
 from mesynth.training.config import Recipe
@@ -44,7 +45,9 @@ class RunFolder:
             RunFolderError: it holds another run, or cannot be written.
         """
         claim_folder(self.path, recipe.identity(start) | {"exclude_subjects": list(excluded)})
-        write_text(self.path / RECIPE, recipe.yaml())
+        if not self.generator.is_dir():  # a finished run is left as it is
+            digests.unseal(self.path)
+            write_text(self.path / RECIPE, recipe.yaml())
 
     def keep_record(self, record: dict[str, Any]) -> None:
         """Note what the run learns from, or check that it is what it was.
@@ -57,7 +60,7 @@ class RunFolder:
         if file.is_file():
             try:
                 before = json.loads(file.read_text())
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 before = {}
         for key in ("data_hash", "subjects_seen"):
             if key in before and before[key] != record[key]:
@@ -89,7 +92,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``; a line that was cut off is left out."""
     lines = []
     file = folder / METRICS
-    for text in file.read_text().splitlines() if file.is_file() else ():
+    for text in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:

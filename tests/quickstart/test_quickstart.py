@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from mesynth.core.errors import MesynthError
+from mesynth.corpus.verify import verify
 from mesynth.quickstart.pipeline import Scale, generators, run
 from mesynth.store.manifest import Manifest
 
@@ -57,6 +58,7 @@ def test_database_and_corpus_share_nobody(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_results_lie_beside_the_page(finished: Path) -> None:
+    assert (verify(finished.parent).kind, verify(finished.parent).problems) == ("quickstart", ())
     measures = json.loads((finished.parent / "measures" / "report.json").read_text())
     assert any(row["name"].startswith("KID") for row in measures["rows"])
     ablation = json.loads((finished.parent / "ablation" / "result.json").read_text())

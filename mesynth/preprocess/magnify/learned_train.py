@@ -350,6 +350,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
         RunFolderError: ``out`` holds another run or a damaged checkpoint.
         Interrupted: stopped by Ctrl-C; the same call goes on.
     """
+    from mesynth.store.digests import seal
     from mesynth.store.run_folder import claim_folder, write_text
 
     claim_folder(out, asdict(config))
@@ -372,6 +373,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
     made = LearnedMagnifier(net, meta)
     made.save(out / "magnifier.safetensors")
     write_text(out / "magnifier.md", _magnifier_card(made, config))
+    seal(out)
     return made
 
 
