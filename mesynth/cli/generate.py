@@ -148,6 +148,18 @@ Examples:
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
 @until_options
+@click.option(
+    "--face",
+    default="largest",
+    show_default=True,
+    help="Of several faces in a picture: largest, all (each a subject), or which, counted from 1 at image left.",
+)
+@click.option(
+    "--face-limits",
+    default="",
+    help='What a face has to keep: "yaw=40,expression=off", names and usual values: size=60 (pixels), roll=45, yaw=25, '
+    "pitch=25 (degrees), outside=0.1, eyes=0.15, mouth=0.15, expression=0.5, visible=0.35.",
+)
 @landmarker_options
 @SEED
 @OUT
@@ -181,6 +193,8 @@ def generate(
     for speed in speeds:
         speed.write(out)
         click.echo(speed.text(), err=True)
+    for warning in made.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     show_result(summary(made.manifest, out) | made.shown, as_json)
     if made.missing:
         click.echo(f"Warning: {made.missing}", err=True)

@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, RunFolderError
-from mesynth.corpus.faces import FaceSource
+from mesynth.corpus.faces import LARGEST, FaceSource
 from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejection, rejected_csv, rejections
 from mesynth.corpus.flow_corpus import flow_run
 from mesynth.corpus.generate import Preview, face_run
@@ -40,6 +40,7 @@ from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME
+from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, only_writer, write_text
 from mesynth.store.shards import ShardWriter, read_flow, read_span
@@ -420,6 +421,8 @@ def generate_until_accepted(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
+    face: str = LARGEST,
+    face_limits: FaceLimits | None = None,
     **pace: Unpack[Pace],
 ) -> AcceptedCorpus:
     """:func:`mesynth.corpus.generate.generate` or ``generate_plan``, with every rejected clip drawn again.
@@ -434,7 +437,10 @@ def generate_until_accepted(
     """
     checks = Checks(acceptance.limits)
     checks.load()
-    run = face_run(rows, faces, model=model, preview=preview, landmarker=landmarker)
+    run = face_run(
+        rows, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
+        progress=pace.get("progress"),
+    )  # fmt: skip
     return _run_rounds(out, run, acceptance, checks, **pace)
 
 

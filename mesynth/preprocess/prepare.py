@@ -66,12 +66,15 @@ class Source:
         apex = min(range(len(present)), key=lambda k: (abs(present[k] - apex), k))
         return Source(root, row, tuple(row.frame_files[i] for i in present), apex, tuple(warnings))
 
-    def frames(self, keep: list[int], digest: hashlib._Hash) -> Iterator[np.ndarray]:
-        """The kept frames [H,W,3] in order; feeds what their files hold to ``digest``."""
+    def frames(self, keep: list[int], digest: hashlib._Hash, notes: list[str]) -> Iterator[np.ndarray]:
+        """The kept frames [H,W,3] in order, all of one size; feeds what their files hold to ``digest``.
+
+        ``notes`` is told what had to be done to read them.
+        """
         if self.row.frames is not None:
             yield from read_frames(self.root, self.row)[keep]
             return
-        yield from read_pictures(self.root, [self.names[index] for index in keep], digest)
+        yield from read_pictures(self.root, [self.names[index] for index in keep], digest, notes)
 
 
 def thin(n: int, apex: int, limit: int | None) -> list[int]:
@@ -151,10 +154,11 @@ class _ClipWorker:
         source = Source.of(self.root, row)
         keep = thin(len(source.names), source.apex, self.config.max_frames)
         digest = hashlib.sha256()
-        frames = source.frames(keep, digest)
+        notes: list[str] = []
+        frames = source.frames(keep, digest, notes)
         onset = next(frames)
         landmarks = self._landmarks(row, onset, source.names[0])
-        state = _State(row, self.config, self.device, source.warnings)
+        state = _State(row, self.config, self.device, (*source.warnings, *notes))
         if len(keep) < len(source.names):
             state.warnings.append(f"thinned from {len(source.names)} to {len(keep)} frames")
         state.fps = row.fps * (len(keep) - 1) / (len(source.names) - 1)  # the clip still lasts as long
