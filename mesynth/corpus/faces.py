@@ -34,13 +34,14 @@ from mesynth.datasets.registry import database_of
 from mesynth.datasets.rendered import read_card
 from mesynth.head.sheet import contact_sheet
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.preprocess.config import STORED
+from mesynth.preprocess.config import LARGEST, STORED, face_number
 from mesynth.preprocess.face_quality import FaceLimits, Measured, Unfit, find_upright, measure, number_text
 from mesynth.preprocess.landmarks import (
     DetectedFace,
     Landmarker,
     choose_landmarker,
     native_silence,
+    pick_faces,
     resolve_landmarker,
 )
 from mesynth.store.manifest import FILE_NAME, Manifest, Provenance, Row
@@ -58,7 +59,6 @@ _OTHER_PICTURES = {
 """Suffixes of pictures that are not read."""
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 """How files begin that are pictures whatever they are called; a BMP and a RIFF say more further on."""
-LARGEST, ALL = "largest", "all"
 
 
 @dataclass(frozen=True)
@@ -404,7 +404,7 @@ def choose_faces(
         UnreadableImageError, NoFaceError: not one face can be used; all reasons are named.
         WeightsUnavailable: there is no landmarker.
     """
-    which = _which(face)
+    which = face_number(face, all_faces=True)
     sources, left = list_faces(source)
     kept = limits or FaceLimits()
     mild = _MILD if limits is None and source.is_file() else ()
@@ -433,15 +433,6 @@ def choose_faces(
     return made
 
 
-def _which(face: str) -> int:
-    """0 for the largest, -1 for all, else a number from 1."""
-    if face in (LARGEST, ALL):
-        return 0 if face == LARGEST else -1
-    if face.isascii() and face.isdigit() and 1 <= int(face) <= 999:
-        return int(face)
-    raise ConfigError(f"face '{face}' is unknown; choose largest, all, or a number from 1 at image left")
-
-
 def _file_name(found: FaceSource, source: Path) -> str:
     return found.path.name if source.is_file() else found.path.relative_to(source).as_posix()
 
@@ -460,26 +451,19 @@ def _examined(
         faces = find_upright(detector, image, _names(source))
     except NoFaceError as error:
         return [Examined(file, None, (Unfit(str(error), ""),), note="; ".join(notes), tile=_letterboxed(image))]
-    ordered = sorted(range(len(faces)), key=lambda i: float(faces[i].points[:, 0].mean()))
-    if which > len(faces):
-        many = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
-        return [Examined(file, None, (Unfit(f"has {many}, no face {which}", ""),), tile=_letterboxed(image))]
-    if which == 0:
-        chosen = [0]
-        if len(faces) > 1:
-            notes.append(f"{len(faces)} faces, the largest was taken: number {ordered.index(0) + 1} from image left")
-    else:
-        chosen = ordered if which < 0 else [ordered[which - 1]]
-        if which > 0 and len(faces) > 1:
-            notes.append(f"{len(faces)} faces, number {which} from image left was taken")
+    try:
+        chosen, said = pick_faces([face.points for face in faces], which)
+    except NoFaceError as error:
+        return [Examined(file, None, (Unfit(str(error), ""),), tile=_letterboxed(image))]
+    notes += [said] if said else []
     made = []
-    for index in chosen:
-        number = ordered.index(index) + 1
+    for place, index in enumerate(chosen, 1):
         several = which < 0 and len(faces) > 1
+        number = place if several else max(which, 0)
         own = replace(
             source,
             subject=f"{source.subject}-face{number}" if several else source.subject,
-            which=number if several or which > 0 else 0,
+            which=number,
         )
         made.append(_judged(own, f"{file}#{number}" if several else file, image, faces[index], limits, mild, notes))
     return made

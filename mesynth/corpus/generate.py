@@ -16,7 +16,6 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import part
 from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import (
-    LARGEST,
     Examination,
     FaceSource,
     choose_faces,
@@ -32,6 +31,7 @@ from mesynth.generators.base import Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
+from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.shards import read_frames, read_landmarks
@@ -171,8 +171,9 @@ def generate(
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
     ``face``, ``face_limits``: see :func:`mesynth.corpus.faces.choose_faces`; ``out/faces/skipped.csv`` lists what was
-    left out. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted one; the same
-    seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.throughput.Pace`: workers, progress, report).
+    left out. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted
+    one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.throughput.Pace`: workers, progress,
+    report).
 
     Raises:
         NoFaceError, UnreadableImageError, DatasetLayoutError: no face can be used (all reasons are named).

@@ -20,7 +20,7 @@ from mesynth.core.types import AUVector
 from mesynth.corpus.au_sources import AUSource, SampledAUs, make_sources
 from mesynth.corpus.design import MAX_ROWS, AUDesign, Design, Intensity, parse_intensity
 from mesynth.corpus.faces import find_faces
-from mesynth.corpus.plan import PlanRow
+from mesynth.corpus.plan import PlanRow, face_of
 from mesynth.corpus.plan_file import (
     PlanFace,
     StoredPlan,
@@ -90,11 +90,13 @@ class Planner:
                     yield emotion, name, cell, face
 
     def _balanced(self) -> Iterator[tuple[str, str, DesignCell, int]]:
-        """Emotions by their shares; in each, sources, cells and faces once a round, in an order of the round's own."""
+        """Emotions by their shares; in each, sources and cells once a round, in an order of the round's own. No face
+        is taken again before all were."""
         emotions, names = self.design.emotions, list(self.sources)
         weights = np.array(self.design.weights)
         made = np.zeros(len(emotions), np.int64)
         rounds = _PermutedBlocks(self.design.seed)
+        faces = _Faces(self.n_faces, len(emotions), self.design.seed, in_turn=bool(np.ptp(weights) < 1e-9))
         for index in range(self.design.rows.count):
             # The emotion that lags most behind its share; ties go to the first.
             c = int(np.argmax(np.round(weights * (index + 1) - made, 9)))
@@ -103,7 +105,7 @@ class Planner:
             name = names[rounds.take(f"source/{c}", turn, len(names))]
             cells = self.cells[emotions[c], name]
             cell = cells[rounds.take(f"cell/{c}/{name}", turn // len(names), len(cells))]
-            yield emotions[c], name, cell, rounds.take(f"face/{c}", turn, self.n_faces)
+            yield emotions[c], name, cell, faces.take(index, c)
 
     def _row(self, index: int, emotion: str, name: str, cell: DesignCell, face: int) -> PlanRow:
         design = self.design
@@ -143,6 +145,27 @@ class _PermutedBlocks:
             order = seeds.stream(self._seed, f"round/{name}", number).permutation(n)
             self._orders[name] = (number, order)
         return int(self._orders[name][1][turn % n])
+
+
+class _Faces:
+    """Faces, none of them again before all were; each meets the emotions as evenly as their shares allow."""
+
+    def __init__(self, n_faces: int, n_emotions: int, seed: int, *, in_turn: bool) -> None:
+        """``in_turn``: the emotions have equal shares, and so come in turn; then it is exactly even."""
+        self.n_faces, self.n_emotions, self.seed, self.in_turn = n_faces, n_emotions, seed, in_turn
+        self._met = np.zeros((n_emotions, n_faces), np.int64)
+        self._left: list[int] = []
+
+    def take(self, index: int, emotion: int) -> int:
+        """The face of row ``index``; rows are asked for in order."""
+        if self.in_turn:
+            return face_of(index, self.n_faces, self.n_emotions, self.seed)
+        if not self._left:
+            stream = seeds.stream(self.seed, "round/faces", index // self.n_faces)
+            self._left = [int(face) for face in stream.permutation(self.n_faces)]
+        face = self._left.pop(int(np.argmin(self._met[emotion, self._left])))
+        self._met[emotion, face] += 1
+        return face
 
 
 def show(

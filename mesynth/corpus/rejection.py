@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, RunFolderError
-from mesynth.corpus.faces import LARGEST, FaceSource
+from mesynth.corpus.faces import FaceSource
 from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejection, rejected_csv, rejections
 from mesynth.corpus.flow_corpus import flow_run
 from mesynth.corpus.generate import Preview, face_run
@@ -40,6 +40,7 @@ from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME
+from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, only_writer, write_text

@@ -373,5 +373,3 @@ def rendered_parts(people: int, components: int = 10, first: int = 1000) -> dict
         name: np.linalg.svd(np.stack(found), full_matrices=False)[2][:components].astype(np.float32)
         for name, found in vectors.items()
     }
-
-

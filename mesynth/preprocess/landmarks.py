@@ -39,7 +39,7 @@ def default_folder() -> Path:
 
 
 class LandmarkCache:
-    """Landmarks [68,2] float32 by picture; a picture without a face is remembered too."""
+    """Landmarks float32 by picture, [68,2] or of all its faces [N,68,2]; one without a face is remembered too."""
 
     def __init__(self, folder: Path, detector: str) -> None:
         """``detector``: name and version of what finds them; another one never reads its entries."""
@@ -64,7 +64,7 @@ class LandmarkCache:
         if points.shape == (0, 2):
             h, w = picture.shape[:2]
             raise NoFaceError(f"no face found in a {w}x{h} picture; give a frontal face, or landmarks by file")
-        return points if points.shape == (68, 2) else None
+        return points if points.ndim in (2, 3) and points.shape[-2:] == (68, 2) and len(points) else None
 
     def put(self, picture: np.ndarray, points: np.ndarray | None) -> None:
         """Remember the landmarks, or with None that there is no face."""
@@ -177,6 +177,25 @@ class DetectedFace:
     def area(self) -> float:
         """Of the landmarks' bounding box, square pixels."""
         return float(np.ptp(self.points, axis=0).prod())
+
+
+def pick_faces(faces: Sequence[np.ndarray], number: int) -> tuple[list[int], str]:
+    """Which of the faces [68,2] of a picture are meant, the largest first in ``faces``; and what is to be said of it.
+
+    ``number``: see :func:`mesynth.preprocess.config.face_number`.
+
+    Raises:
+        NoFaceError: there are fewer faces.
+    """
+    from_left = sorted(range(len(faces)), key=lambda i: float(faces[i][:, 0].mean()))
+    if number > len(faces):
+        many = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
+        raise NoFaceError(f"the picture shows {many} and no face {number}; take a lower number, or the largest")
+    if number < 0:
+        return from_left, ""
+    taken = from_left[number - 1] if number else 0
+    which = f"{number} from the left" if number else f"the largest, {from_left.index(0) + 1} from the left"
+    return [taken], "" if len(faces) == 1 else f"{len(faces)} faces: taken was {which}"
 
 
 MOST_FACES = 16

@@ -325,7 +325,9 @@ def _heif(data: bytes, name: str) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
         if isinstance(error, UnreadableImageError):
             raise
-        raise UnreadableImageError(f"{name} cannot be read as a HEIC picture ({error}); save it as JPEG or PNG") from None
+        raise UnreadableImageError(
+            f"{name} cannot be read as a HEIC picture ({error}); save it as JPEG or PNG"
+        ) from None
 
 
 def image_array(data: bytes, name: str) -> np.ndarray:
