@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
+from mesynth.cli.options import FACE_LIMITS, OUT, SEED, WORKERS, landmarker_options, summary
 from mesynth.commandline import Verb, dry_run_option, json_option, progress_bars, show_result
 
 if TYPE_CHECKING:
@@ -154,12 +154,7 @@ Examples:
     show_default=True,
     help="Of several faces in a picture: largest, all (each a subject), or which, counted from 1 at image left.",
 )
-@click.option(
-    "--face-limits",
-    default="",
-    help='What a face has to keep: "yaw=40,expression=off", names and usual values: size=60 (pixels), roll=45, yaw=25, '
-    "pitch=25 (degrees), outside=0.1, eyes=0.15, mouth=0.15, expression=0.5, visible=0.35.",
-)
+@FACE_LIMITS
 @landmarker_options
 @SEED
 @OUT

@@ -13,7 +13,7 @@ import io
 import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from mesynth.core.errors import (
     NoFaceError,
     RunFolderError,
     UnreadableImageError,
+    WeightsUnavailable,
 )
 from mesynth.datasets.registry import database_of
 from mesynth.datasets.rendered import read_card
@@ -188,13 +189,13 @@ def _begins_like_a_picture(path: Path) -> bool:
     return start.startswith(_MAGIC) and (start[:4] != b"RIFF" or start[8:12] == b"WEBP")
 
 
-def _none_of(source: Path, left: Sequence[LeftOut]) -> str:
+def _none_of(source: Path, left: Sequence[LeftOut], what: str = "no picture can be used") -> str:
     """One line that names every reason (the first files of many)."""
     if source.is_file() and left:
         return f"{source}: {'; '.join(entry.unfit.text() for entry in left)}"
     said = [f"{entry.file}: {entry.unfit.text()}" for entry in left]
     more = f"; and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
-    return f"no picture of {source} can be used; {'; '.join(said[:_NAMED])}{more}"
+    return f"{source}: {what}; {'; '.join(said[:_NAMED])}{more}"
 
 
 _NAMED = 12
@@ -338,6 +339,11 @@ class Examination:
         """A line of ``skipped.csv`` each."""
         return [LeftOut(e.file, unfit) for e in self.entries if e.taken is None for unfit in e.unfit]
 
+    @property
+    def reasons(self) -> dict[str, list[str]]:
+        """File that is left out -> why."""
+        return {e.file: [unfit.reason for unfit in e.unfit] for e in self.entries if e.taken is None}
+
     def write(self, out: Path) -> None:
         """``skipped.csv`` (if anything was left out), ``measured.csv`` and ``sheet.png`` in ``out``."""
         if left := self.left_out:
@@ -406,31 +412,76 @@ def choose_faces(
     """
     which = face_number(face, all_faces=True)
     sources, left = list_faces(source)
-    kept = limits or FaceLimits()
-    mild = _MILD if limits is None and source.is_file() else ()
-    entries = [Examined(entry.file, None, (entry.unfit,)) for entry in left]
     if sources and all(s.row >= 0 for s in sources):
         if face != LARGEST:
             raise ConfigError(f"--face {face} has no effect with the manifest {source}; leave it out")
-        return Examination(source, kept, tuple(Examined(s.subject, s) for s in sources))
+        return Examination(source, limits or FaceLimits(), tuple(Examined(s.subject, s) for s in sources))
+    mild = _MILD if limits is None and source.is_file() else ()
+    made = _examine(source, sources, left, which, limits or FaceLimits(), mild, landmarker, progress)
+    if not made.taken:
+        unreadable = all(not entry.measured.values and entry.tile is None for entry in made.entries)
+        kind = UnreadableImageError if unreadable else NoFaceError
+        raise kind(_none_of(source, made.left_out))
+    return made
+
+
+def examine_planned(
+    sources: Sequence[FaceSource], source: Path, landmarker: str = "auto", progress: Progress | None = None
+) -> Examination | None:
+    """The faces of a plan, which chose them: every one has to be found, whatever it measures. None for a manifest's.
+
+    Raises:
+        NoFaceError: all that cannot be used, in one line.
+    """
+    if all(s.row >= 0 for s in sources):
+        return None
+    made = _examine(source, sources, [], 0, FaceLimits.parse(_ALL_OFF), (), landmarker, progress)
+    if left := made.left_out:
+        raise NoFaceError(f"{_none_of(source, left, 'planned faces cannot be used')}; plan anew without them")
+    return made
+
+
+_ALL_OFF = ",".join(f"{name}=off" for name in FaceLimits().__dict__)
+
+
+def examine_to_plan(source: Path, face_limits: str = "", progress: Progress | None = None) -> Examination | None:
+    """:func:`choose_faces` for a plan: None where there is no landmarker; then `mesynth generate` finds the faces.
+
+    Raises:
+        ConfigError: limits that cannot be.
+    """
+    limits = FaceLimits.parse(face_limits) if face_limits else None
+    try:
+        return choose_faces(source, limits=limits, progress=progress)
+    except WeightsUnavailable:
+        return None
+
+
+def _examine(
+    source: Path,
+    sources: Sequence[FaceSource],
+    left: Sequence[LeftOut],
+    which: int,
+    limits: FaceLimits,
+    mild: Sequence[str],
+    landmarker: str,
+    progress: Progress | None,
+) -> Examination:
+    entries = [Examined(entry.file, None, (entry.unfit,)) for entry in left]
     detector = choose_landmarker(landmarker) if sources else None
     try:
         for done, found in enumerate(sources):
             if progress is not None:
                 progress(done, len(sources))
             assert detector is not None
-            entries += _examined(found, _file_name(found, source), detector, which, kept, mild)
+            entries += _examined(found, _file_name(found, source), detector, which, limits, mild)
     finally:
         if detector is not None:
             detector.close()
     if progress is not None and sources:
         progress(len(sources), len(sources))
-    made = Examination(source, kept, tuple(sorted(entries, key=lambda entry: Path(entry.file))))
-    if not made.taken:
-        unreadable = all(not entry.measured.values and entry.tile is None for entry in made.entries)
-        kind = UnreadableImageError if unreadable else NoFaceError
-        raise kind(_none_of(source, made.left_out))
-    return made
+    places = {entry.file: Path(entry.file) for entry in entries}
+    return Examination(source, limits, tuple(sorted(entries, key=lambda entry: places[entry.file])))
 
 
 def _file_name(found: FaceSource, source: Path) -> str:
@@ -542,10 +593,16 @@ def skipped_faces(out: Path) -> dict[str, list[str]]:
     return dict(reasons)
 
 
-def reasons_in_short(reasons: dict[str, list[str]]) -> dict[str, int]:
-    """Reason without what is particular to a file -> files; a file counts by its first reason."""
+def in_short(reasons: Mapping[str, Sequence[str]]) -> str:
+    """``3 pictures were left out (tiny 2, cut off 1)``: a file counts by its first reason, which loses its details."""
     first = Counter(re.split(r" \(|[:;,]", each[0])[0] for each in reasons.values())
-    return dict(first.most_common())
+    why = [f"{reason} {n}" for reason, n in first.most_common(_KINDS)]
+    rest = len(reasons) - sum(n for _, n in first.most_common(_KINDS))
+    many = "1 picture was" if len(reasons) == 1 else f"{len(reasons)} pictures were"
+    return f"{many} left out ({', '.join([*why, *([f'others {rest}'] if rest else [])])})"
+
+
+_KINDS = 8
 
 
 # ---------------------------------------------------------------- prepare

@@ -19,6 +19,7 @@ from mesynth.corpus.faces import (
     Examination,
     FaceSource,
     choose_faces,
+    examine_planned,
     face_landmarker,
     margin,
     prepare_faces,
@@ -206,7 +207,7 @@ def generate_plan(
         ManifestError: a planned face is missing or another one now.
         MesynthError: what :func:`generate` refuses; a row that the model is known to refuse (it is named).
     """
-    run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker)
+    run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker, progress=pace.get("progress"))
     return run_plan(run, out, **pace)
 
 
@@ -284,11 +285,15 @@ def face_run(
     if isinstance(rows, StoredPlan):
         assert faces is None or isinstance(faces, (str, Path)), "a stored plan knows its faces"
         chosen, sources = choose_for_rows(model, rows), rows.find(faces)
-        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, {"stored_plan": rows.hash})
+        bar = progress("look at faces") if progress else None
+        planned_faces = examine_planned(sources, rows.faces_folder(faces), landmarker, bar)
+        planned: dict[str, Any] = {"stored_plan": rows.hash}
+        sources = sources if planned_faces is None else planned_faces.taken
+        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, planned, planned_faces)
     if faces is None:
         raise ConfigError("give faces a picture, a folder of pictures or a manifest; or a stored plan")
     chosen = choose(model, rows)
-    examination = None
+    examination: Examination | None = None
     if isinstance(faces, (str, Path)):
         bar = progress("look at faces") if progress else None
         examination = choose_faces(Path(faces), face=face, limits=face_limits, landmarker=landmarker, progress=bar)

@@ -258,7 +258,7 @@ def _topped_up(made: AcceptedCorpus, out: Path) -> Generated:
 
 def _with_faces(made: Generated, out: Path) -> Generated:
     """With what became of the pictures: how many were left out and why, and what was decided about those taken."""
-    from mesynth.corpus.faces import SHEET, SKIPPED_FACES, reasons_in_short, skipped_faces
+    from mesynth.corpus.faces import SHEET, SKIPPED_FACES, in_short, skipped_faces
     from mesynth.store.manifest import Manifest
 
     folder = out / "faces"
@@ -268,12 +268,10 @@ def _with_faces(made: Generated, out: Path) -> Generated:
     warnings = [*said[:_SAID], *more]
     shown = dict(made.shown)
     if left := skipped_faces(folder):
-        reasons = reasons_in_short(left)
-        shown |= {"faces taken": len(faces), "faces left out": reasons}
-        why = ", ".join([f"{reason} {n}" for reason, n in reasons.items()][:_SAID])
+        shown |= {"faces": len(faces), "left out": len(left)}
         warnings.append(
-            f"{len(left)} of the pictures were left out ({why}); {folder / SKIPPED_FACES} says why, {folder / SHEET} "
-            "shows them, --face-limits takes more"
+            f"{in_short(left)}; {folder / SKIPPED_FACES} says why, {folder / SHEET} shows them; "
+            "--face-limits sets what a face has to keep"
         )
     return replace(made, shown=shown, warnings=tuple(warnings))
 

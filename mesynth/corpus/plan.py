@@ -167,8 +167,8 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
 
 
 def face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
-    """Row ``index``'s face: none is taken again before all were; and in every ``n_faces * n_kinds`` rows each face meets
-    each emotion (or request; the kind of a row is ``index % n_kinds``) exactly once.
+    """Row ``index``'s face: none is taken again before all were; and in every ``n_faces * n_kinds`` rows each face
+    meets each emotion (or request; the kind of a row is ``index % n_kinds``) exactly once.
 
     A round of all faces keeps the order of its block, moved on by one whenever the kinds would fall on the same faces
     again: with g the greatest common divisor of both numbers, that is every ``n_kinds / g`` rounds.

@@ -19,7 +19,7 @@ from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_
 from mesynth.core.types import AUVector
 from mesynth.corpus.au_sources import AUSource, SampledAUs, make_sources
 from mesynth.corpus.design import MAX_ROWS, AUDesign, Design, Intensity, parse_intensity
-from mesynth.corpus.faces import find_faces
+from mesynth.corpus.faces import Examination, find_faces
 from mesynth.corpus.plan import PlanRow, face_of
 from mesynth.corpus.plan_file import (
     PlanFace,
@@ -231,17 +231,22 @@ class PlanDraft:
     faces_path: Path | None
     aus_hash: str
     excluded: tuple[str, ...]
+    examination: Examination | None = None
+    """How the faces were chosen."""
 
     def summary(self) -> Summary:
         """Draws every row once and counts."""
         return summarise(self.planner, self.faces, self.design.clip.size)
 
     def write(self, out: Path) -> StoredPlan:
-        """See :func:`mesynth.corpus.plan_file.write_plan_folder`."""
+        """See :func:`mesynth.corpus.plan_file.write_plan_folder`; how faces were chosen is written into it."""
         info = {"size": self.design.clip.size, "aus_from": self.aus_hash, "excluded": list(self.excluded)}
         if self.faces_path is not None:
             info["faces_path"] = os.path.relpath(self.faces_path, out)
-        return write_plan_folder(out, self.planner, self.faces, self.design.plain(), info)
+        made = write_plan_folder(out, self.planner, self.faces, self.design.plain(), info)
+        if self.examination is not None and self.examination.left_out:
+            self.examination.write(out)
+        return made
 
 
 def draft_plan(
@@ -251,11 +256,13 @@ def draft_plan(
     people: int = 0,
     aus_from: Path | None = None,
     exclude: Iterable[str] = (),
+    examination: Examination | None = None,
 ) -> PlanDraft:
     """The plan of ``design`` on ``faces`` (see :func:`mesynth.corpus.faces.find_faces`), or on ``people`` face shapes.
 
     ``aus_from``: the manifest that coded sources read. ``exclude``: subjects as ``database/subject``; neither their
-    faces nor their labels take part, nor what was made from them.
+    faces nor their labels take part, nor what was made from them. ``examination``: of ``faces``, which says which are
+    taken; without it all files are, unseen.
 
     Raises:
         ConfigError: faces and people both or neither, a subject that occurs nowhere, a source without its manifest.
@@ -269,7 +276,11 @@ def draft_plan(
     excluded = tuple(sorted(set(exclude)))
     manifest = None if aus_from is None else Manifest.read(aus_from)
     known = set() if manifest is None else set(manifest.subject_keys())
-    found = virtual_faces(people) if faces is None else plan_faces(find_faces(faces))
+    found = (
+        virtual_faces(people)
+        if faces is None
+        else plan_faces(find_faces(faces) if examination is None else examination.taken)
+    )
     known |= {key for face in found for key in face.seen}
     for key in excluded:
         if key not in known:
@@ -288,4 +299,5 @@ def draft_plan(
         faces_path=faces,
         aus_hash="" if manifest is None else manifest.hash(),
         excluded=excluded,
+        examination=examination,
     )
