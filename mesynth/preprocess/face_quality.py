@@ -342,7 +342,7 @@ def visible_parts(image: np.ndarray, points: np.ndarray) -> dict[str, float]:
 def rendered_parts(people: int, components: int = 10, first: int = 1000) -> dict[str, np.ndarray]:
     """Principal components [components,P] of eye, nose and mouth of rendered people in many poses and expressions.
 
-    Landmarks are shaken by 2 % of the distance of the eyes: detectors differ. Made by ``scripts/build_mean_face.py``.
+    Landmarks are shaken by 2 % of the distance of the eyes: detectors differ. Made by ``scripts/build_face_parts.py``.
     """
     from mesynth.core.facs import AU_CODES, AU_INDEX
     from mesynth.head import Subject

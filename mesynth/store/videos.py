@@ -287,7 +287,7 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
     size = _stated_size(data)
     if size is not None and size[0] * size[1] > MOST_PIXELS:
         raise UnreadableImageError(
-            f"{name} states {size[0]}x{size[1]} pixels, more than the {MOST_PIXELS:,} that are read; make it smaller"
+            f"{name} cannot be read: it states {size[0]}x{size[1]} pixels, more than {MOST_PIXELS:,}; make it smaller"
         )
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
