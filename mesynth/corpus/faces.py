@@ -120,9 +120,12 @@ def list_faces(source: Path) -> tuple[list[FaceSource], list[LeftOut]]:
     if source.is_dir() and (source / FILE_NAME).is_file():
         return _manifest_faces(Manifest.read(source)), []
     if source.is_file():
+        if is_video(source) or source.suffix.lower() in _OTHER_PICTURES:
+            raise UnreadableImageError(f"{source} is {_no_picture(source, source.name)}")
         return [_picture(source, source.stem, read_card(source.parent))], []
     if not source.is_dir():
-        raise DatasetLayoutError(f"{source} does not exist; --faces takes a picture, a folder, or a manifest folder")
+        what = "is neither a file nor a folder" if source.exists() else "does not exist"
+        raise DatasetLayoutError(f"{source} {what}; --faces takes a picture, a folder, or a manifest folder")
     files, left = [], []
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source).as_posix()
@@ -203,7 +206,8 @@ _NAMED = 12
 
 def _picture(path: Path, subject: str, card: dict[str, str]) -> FaceSource:
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
     if card:  # a folder written by `mesynth render --layout faces`
@@ -480,6 +484,11 @@ def _examine(
             detector.close()
     if progress is not None and sources:
         progress(len(sources), len(sources))
+    shown = Counter[bool]()
+    for i, entry in enumerate(entries):  # a sheet shows so many at most; thousands of tiles would fill the memory
+        shown[entry.taken is not None] += 1
+        if shown[entry.taken is not None] > _TILES:
+            entries[i] = replace(entry, tile=None)
     places = {entry.file: Path(entry.file) for entry in entries}
     return Examination(source, limits, tuple(sorted(entries, key=lambda entry: places[entry.file])))
 
@@ -629,7 +638,7 @@ def prepare_faces(
     """
     chosen = face_landmarker(sources, landmarker)
     config = {"faces": [s.identity for s in sources], "size": size, "landmarker": chosen}
-    if examination is not None:
+    if examination is not None and not (out / FILE_NAME).is_file():  # a finished folder is left as it is
         claim_folder(out, config)
         examination.write(out)
     # Loading a detector costs as much as some forty faces: few faces are quicker in this process.

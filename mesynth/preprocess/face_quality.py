@@ -237,41 +237,62 @@ def _fitted_rotation(points: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------- which way up?
 
-_SURE = 0.55
-"""A face of whose parts this much is visible is the right way up."""
+_SURE = 0.7
+"""A level face whose parts are visible by this much, on average, is the right way up."""
+_CLEARLY = 0.12
+"""By so much more of a face has to be visible the other way up: covered faces are upright for all that. Of 8 rendered
+people on their heads it was .29 more at least, of one photograph .15; with covered eyes or mouth .11 at most."""
 _LEVEL = 45.0
 
 
 def find_upright(detector: Landmarker, image: np.ndarray, names: Sequence[str] = ()) -> list[DetectedFace]:
     """All faces of a picture, the largest first, also of one that stands on its head or lies on its side.
 
-    Detectors find faces that are not there in pictures that stand on their heads: where little of a face is visible,
-    or none is found, the picture is turned by quarters, and the turn wins that shows most of a level face.
+    Detectors find faces that are not there in pictures that stand on their heads. Where little of a level face is
+    visible, the picture is looked at the other way up, and that wins if it clearly shows more; a face on its side is
+    looked for again in the picture that is turned by a quarter, where it is found more exactly.
 
     Raises:
         NoFaceError: no turn shows a face.
     """
-    best: tuple[tuple[bool, float], list[DetectedFace]] | None = None
     problem: NoFaceError | None = None
-    for quarters in (0, 2, 1, 3):
+    try:
+        faces = detector.faces(image, names)
+    except NoFaceError as error:
+        faces, problem = [], error
+    if isinstance(detector, TableLandmarks):
+        if problem is not None:
+            raise problem
+        return faces
+    seen, level = _seen(image, faces)
+    if level and seen >= _SURE:
+        return faces
+    best, bar = faces, seen + _CLEARLY if level else -math.inf
+    for quarters in (2,) if level else (1, 3) if faces else (2, 1, 3):
         turned = np.ascontiguousarray(np.rot90(image, quarters))
         try:
-            faces = detector.faces(turned, names)
-            seen = min(visible_parts(turned, faces[0].points).values())
-            level = _roll(SimilarityCrop.from_landmarks(faces[0].points)) <= _LEVEL
-        except NoFaceError as error:
-            problem = problem or error
-        except MesynthError:  # landmarks on one point
+            found = detector.faces(turned, names)
+        except NoFaceError:
             continue
-        else:
-            if best is None or (level, seen) > best[0]:
-                best = (level, seen), [_turned_back(face, quarters, image.shape) for face in faces]
-            if quarters == 0 and ((level and seen >= _SURE) or isinstance(detector, TableLandmarks)):
-                break
-    if best is None:
-        h, w = image.shape[:2]
-        raise problem or NoFaceError(f"no face found in a {w}x{h} picture; give a frontal face")
-    return best[1]
+        seen, level = _seen(turned, found)
+        if seen > bar and (level or not best):
+            best, bar = [_turned_back(face, quarters, image.shape) for face in found], seen
+    if not best:
+        assert problem is not None
+        raise problem
+    return best
+
+
+def _seen(image: np.ndarray, faces: Sequence[DetectedFace]) -> tuple[float, bool]:
+    """How much of the largest face is visible, the mean of its parts; and whether it is level."""
+    if not faces:
+        return 0.0, False
+    points = faces[0].points
+    try:
+        roll = _roll(SimilarityCrop.from_landmarks(points))
+        return float(np.mean(list(visible_parts(image, points).values()))), roll <= _LEVEL
+    except MesynthError:  # landmarks on one point
+        return 0.0, False
 
 
 def _turned_back(face: DetectedFace, quarters: int, shape: tuple[int, ...]) -> DetectedFace:

@@ -325,9 +325,8 @@ def _heif(data: bytes, name: str) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
         if isinstance(error, UnreadableImageError):
             raise
-        raise UnreadableImageError(
-            f"{name} cannot be read as a HEIC picture ({error}); save it as JPEG or PNG"
-        ) from None
+        why = "cannot be read as a HEIC picture: it is truncated or damaged; replace it, or save it as JPEG or PNG"
+        raise UnreadableImageError(f"{name} {why}") from None
 
 
 def image_array(data: bytes, name: str) -> np.ndarray:

@@ -200,6 +200,12 @@ def test_the_same_name_twice_names_both(tmp_path: Path) -> None:
         assert all(name in str(error.value) for name in ("a.png", "a.jpg", "b/c.png", "b-c.png"))
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.png")
+    with pytest.raises(DatasetLayoutError, match=r"p\.png is neither a file nor a folder"):
+        choose_faces(tmp_path / "p.png")
+
+
 def test_names_and_files_that_are_none(tmp_path: Path) -> None:
     """Names of any language, names that are none, pipes and sockets: nothing hangs, nothing is dropped in silence."""
     save(tmp_path / "größe 李.png", person(500))
@@ -223,6 +229,21 @@ def test_names_and_files_that_are_none(tmp_path: Path) -> None:
         "link": "a link to a folder, which is not followed",
     }  # fmt: skip
     looked.write(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("v.mp4", b"film", "a video; save one frame"), ("r.nef", b"raw", "a .nef file, which is not read"),
+        ("t.txt", b"text", "cannot be read as an image"), ("z.png", b"", "it is empty"),
+    ],
+)  # fmt: skip
+def test_one_file_that_is_no_picture(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UnreadableImageError) as error:
+        choose_faces(tmp_path / name)
+    assert name in str(error.value)
+    assert says in str(error.value)
 
 
 def test_which_of_two_faces(tmp_path: Path) -> None:
