@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesynth.cli.options import EXCLUDE, OUT, SETTINGS, subject_keys, summary
+from mesynth.cli.options import EXCLUDE, FACE_LIMITS, OUT, SETTINGS, subject_keys, summary
 from mesynth.commandline import (
     Verb,
     by_step,
@@ -40,6 +40,7 @@ Examples:
 @SETTINGS
 @click.option("--faces", type=click.Path(path_type=Path), help="A picture, a folder of pictures, or a manifest.")
 @click.option("--subjects", default=0, help="Instead of --faces, for flow images: this many people without pictures.")
+@FACE_LIMITS
 @click.option("--aus-from", type=click.Path(path_type=Path), help="Prepared manifest whose coded AUs sources read.")
 @EXCLUDE
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for the plan.")
@@ -51,6 +52,7 @@ def plan(
     settings: tuple[str, ...],
     faces: Path | None,
     subjects: int,
+    face_limits: str,
     aus_from: Path | None,
     exclude_subjects: str,
     out: Path | None,
@@ -64,17 +66,29 @@ def plan(
     from mesynth.config import find_recipe
     from mesynth.core.errors import ConfigError
     from mesynth.corpus.design import load_design
+    from mesynth.corpus.faces import SHEET, SKIPPED_FACES, examine_to_plan, in_short
     from mesynth.corpus.planning import draft_plan
 
     if out is None and not dry_run:
         raise ConfigError("give --out for the plan's folder, or --dry-run to see what it comes to")
+    wanted = load_design(find_recipe(design), settings)
+    if face_limits and faces is None:
+        raise ConfigError("--face-limits has no effect without --faces; leave it out")
+    examination = None
+    if faces is not None and not subjects:
+        with progress_bars() as bar:
+            examination = examine_to_plan(faces, face_limits, bar("look at faces"))
     draft = draft_plan(
-        load_design(find_recipe(design), settings),
+        wanted,
         faces=faces,
         people=subjects,
         aus_from=aus_from,
         exclude=subject_keys(exclude_subjects),
+        examination=examination,
     )
+    if examination is not None and examination.left_out:
+        where = "" if dry_run or out is None else f"; {out / SKIPPED_FACES} says why, {out / SHEET} shows them"
+        click.echo(f"Warning: {in_short(examination.reasons)}{where}", err=True)
     with progress_bars() as bar:
         summary = draft.summary(bar("rows drawn"))
     if not as_json:

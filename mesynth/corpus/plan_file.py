@@ -238,7 +238,7 @@ class StoredPlan(Sequence["PlanRow"]):
         wanted = self.faces
         if any(face.database == VIRTUAL for face in wanted):
             raise ManifestError(f"the plan {self.folder} is of people without pictures; use --kind flow")
-        folder = faces or self.folder / str(self.info.get("faces_path", ""))
+        folder = self.faces_folder(faces)
         here = {tuple(source.identity): source for source in find_faces(folder)}
         for face in wanted:
             if face.identity not in here:
@@ -247,6 +247,10 @@ class StoredPlan(Sequence["PlanRow"]):
                     "give the folder it was planned from as --faces, or plan anew"
                 )
         return [here[face.identity] for face in wanted]
+
+    def faces_folder(self, faces: Path | None = None) -> Path:
+        """Where the faces are: ``faces``, or where they were when the plan was made."""
+        return faces or self.folder / str(self.info.get("faces_path", ""))
 
     def __len__(self) -> int:
         return len(self._part)

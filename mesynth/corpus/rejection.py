@@ -40,6 +40,8 @@ from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME
+from mesynth.preprocess.config import LARGEST
+from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store import digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, write_tables
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, only_writer, write_text
@@ -422,6 +424,8 @@ def generate_until_accepted(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
+    face: str = LARGEST,
+    face_limits: FaceLimits | None = None,
     **pace: Unpack[Pace],
 ) -> AcceptedCorpus:
     """:func:`mesynth.corpus.generate.generate` or ``generate_plan``, with every rejected clip drawn again.
@@ -436,7 +440,10 @@ def generate_until_accepted(
     """
     checks = Checks(acceptance.limits)
     checks.load()
-    run = face_run(rows, faces, model=model, preview=preview, landmarker=landmarker)
+    run = face_run(
+        rows, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
+        progress=pace.get("progress"),
+    )  # fmt: skip
     return _run_rounds(out, run, acceptance, checks, **pace)
 
 
