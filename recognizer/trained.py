@@ -23,7 +23,7 @@ from torch.func import functional_call
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.core.types import N_AUS
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import RUN_FILE, claim_folder, write_bytes, write_text
+from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_bytes, write_text
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import FLOW, FlowSet, Inputs
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
@@ -286,8 +286,21 @@ def train(
     synthetic_source = None if synthetic is None else sources(synthetic)
     pretrained = load_pretrained(config)
     claim_folder(folder, run_identity("train", real_source, synthetic_source, config) | dict(pretrained.digests))
-    if (folder / WEIGHTS).is_file():
-        return Recognizer.load(folder)
+    if not (folder / WEIGHTS).is_file():
+        with only_writer(folder):
+            if not (folder / WEIGHTS).is_file():  # else the writer before ended in this moment
+                return _trained(folder, real_source, synthetic_source, config, pretrained, progress)
+    return Recognizer.load(folder)
+
+
+def _trained(
+    folder: Path,
+    real_source: FlowSet | list[Manifest],
+    synthetic_source: FlowSet | list[Manifest] | None,
+    config: RunConfig,
+    pretrained: Pretrained,
+    progress: Progress | None,
+) -> Recognizer:
     real_set = as_flow_set(real_source, config, progress, "reading clips")
     made = None if synthetic_source is None else as_flow_set(synthetic_source, config, progress, "reading synthetic")
     mixtures = [_everything(real_set, made, config, seed) for seed in config.seeds]

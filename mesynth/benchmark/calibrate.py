@@ -29,7 +29,7 @@ from mesynth.generators.registry import Model, configured, option_text
 from mesynth.metrics.networks.judge import AUJudge
 from mesynth.store.families import makes_frames
 from mesynth.store.generator_folder import save_with_gains
-from mesynth.store.run_folder import write_text
+from mesynth.store.run_folder import only_maker, write_text
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
 
 if TYPE_CHECKING:
@@ -204,9 +204,15 @@ def calibrate(
     if model.folder is None or not makes_frames(model.name):
         why = unframed(model.name) if model.folder else "has no weights that a gain could go with"
         raise MesynthError(f"{model.name} {why}; give a folder that training wrote, of a generator that makes frames")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunFolderError(f"{out} is not empty; choose another --out")
-    judge = judge or AUJudge.load()
+    with only_maker(out):
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise RunFolderError(f"{out} is not empty; choose another --out")
+        return _calibrate(model, model.folder, out, config, judge or AUJudge.load(), progress)
+
+
+def _calibrate(
+    model: Model, source: Path, out: Path, config: CalibrationConfig, judge: AUJudge, progress: Progress | None
+) -> Calibration:
     readable = [code for code in config.codes if code in judge.trusted]
     if not readable:
         raise MesynthError(f"the judge is trusted with none of AUs {', '.join(map(str, config.codes))}; choose others")
@@ -252,7 +258,7 @@ def calibrate(
         fitted=tuple(fitted), people=tuple(map(person_key, fit)), checked=tuple(map(person_key, check)),
         options=option_text(model.options), settings=asdict(config) | {"judge": judge.meta.weights_sha256},
     )  # fmt: skip
-    save_with_gains(model.folder, out, new, card(made), made.people)
+    save_with_gains(source, out, new, card(made), made.people)
     write_text(out / RECORD, json.dumps(asdict(made) | {"gains": new}, indent=1, allow_nan=False) + "\n")
     return made
 

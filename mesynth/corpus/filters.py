@@ -28,7 +28,7 @@ from mesynth.metrics.networks import Networks
 from mesynth.metrics.networks.judge import visible_aus
 from mesynth.motion.warp import backward_flow, warp_backward
 from mesynth.store.manifest import FILE_NAME, Manifest, Row
-from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.shards import read_flow
 from mesynth.store.stage import Progress
 
@@ -259,15 +259,16 @@ def filter_corpus(
     claim_folder(out, {"filter": source.hash(), "limits": asdict(limits)})
     rejected: list[Rejection] = []
     keep = np.ones(len(source), np.bool_)
-    for index, (row, _, failed) in enumerate(_walk(source, checks)):
-        keep[index] = not failed
-        rejected += rejections(row, failed)
-        if progress:
-            progress(index + 1, len(source))
-    assert set(source.column("clip_id")[~keep]) == {r.clip_id for r in rejected}
-    write_text(out / REJECTED_FILE, rejected_csv(rejected))
-    kept = Manifest.join([source.filter(keep)], out)
-    kept.write(out)
+    with only_writer(out):
+        for index, (row, _, failed) in enumerate(_walk(source, checks)):
+            keep[index] = not failed
+            rejected += rejections(row, failed)
+            if progress:
+                progress(index + 1, len(source))
+        assert set(source.column("clip_id")[~keep]) == {r.clip_id for r in rejected}
+        write_text(out / REJECTED_FILE, rejected_csv(rejected))
+        kept = Manifest.join([source.filter(keep)], out)
+        kept.write(out)
     return Manifest.read(out / FILE_NAME), rejected
 
 

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.facs import AU_INDEX
 from mesynth.store.families import FAMILIES
+from mesynth.store.run_folder import temporary_beside
 
 INDEX = "mesynth.json"
 CARD = "README.md"
@@ -164,8 +165,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and not (folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))):
         raise RunFolderError(f"{folder} exists and is no saved generator; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    shutil.rmtree(made, ignore_errors=True)
+    made = temporary_beside(folder)
     made.mkdir()
     try:
         yield made
@@ -176,8 +176,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def _swap(made: Path, folder: Path) -> None:
     """Put ``made`` where ``folder`` is; at no moment is there half a pipeline under that name."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = temporary_beside(folder)
     if folder.exists():
         os.rename(folder, old)
     os.rename(made, folder)

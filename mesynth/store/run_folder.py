@@ -6,9 +6,9 @@ import errno
 import hashlib
 import json
 import os
-import threading
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,35 @@ def _plain(value: Any) -> Any:
 def only_writer(out: Path) -> Iterator[None]:
     """Hold the folder ``out`` for this process; the hold ends with it, however it ends, and leaves no file behind.
 
-    A writer that was killed leaves an empty ``.writing``, which holds nobody up; the next one removes it.
+    A writer that was killed leaves an empty ``.writing``, which holds nobody up, and files that it had begun under
+    temporary names; the next one removes both. Who writes a folder holds it from the first byte to the last: of any
+    number that start together one goes on, the others are told.
 
     Raises:
-        RunFolderError: another process (or another thread of this one) holds it.
+        RunFolderError: another process (or another thread of this one) holds it, or it cannot be written.
     """
-    with file_lock(out / LOCK_FILE, wait=False) as held:
+    with _held(out, out / LOCK_FILE):
+        for left in out.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(left.name) and left.is_file():
+                left.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def only_maker(out: Path) -> Iterator[None]:
+    """:func:`only_writer` for a folder that appears as a whole, and is not there before: the lock lies beside it."""
+    with _held(out, out.with_name(f".{_short(out.name)}{LOCK_FILE}")):
+        yield
+
+
+@contextmanager
+def _held(out: Path, lock: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(file_lock(lock, wait=False))
+        except OSError as error:
+            raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
         if not held:
             raise RunFolderError(f"{out} is being written by another process; wait for it or choose another --out")
         yield
@@ -124,10 +147,29 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
 # ---------------------------------------------------------------- whole files
 
 
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the folder of ``path`` that nobody else has, whatever process, thread or machine asks.
+
+    It is no longer than a file system takes, where that of ``path`` is not.
+
+    >>> one, other = (temporary_beside(Path("folder", "plan.jsonl")) for _ in range(2))
+    >>> one.parent == other.parent == Path("folder"), one == other, one.name[:12], one.suffix
+    (True, False, '.plan.jsonl.', '.tmp')
+    """
+    return path.with_name(f".{_short(path.name)}.{os.urandom(8).hex()}.tmp")
+
+
+def _short(name: str) -> str:
+    return os.fsencode(name)[:200].decode(errors="ignore")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write under a temporary name, then rename; folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -142,7 +184,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _create_text(path: Path, text: str) -> None:
     """Write a whole file unless another process was first."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary_beside(path)
     try:
         temporary.write_text(text)
         os.link(temporary, path)
