@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch.func import functional_call
 
+from mesynth.config import read_yaml
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.core.types import N_AUS
 from mesynth.store.manifest import Manifest
@@ -87,8 +88,8 @@ class Preparation:
         if not file.is_file():
             return Preparation()
         try:
-            return Preparation(**yaml.safe_load(file.read_text()))
-        except (yaml.YAMLError, TypeError, UnicodeDecodeError):
+            return Preparation(**read_yaml(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError, OverflowError):
             raise WeightsUnavailable(f"{file} cannot be read; train the model again") from None
 
     def require_one(self) -> Mapping[str, Any]:
@@ -114,8 +115,8 @@ class Preparation:
 def _prepare_run(manifest: Manifest) -> dict[str, Any]:
     """The configuration that ``mesynth prepare`` left beside a manifest; empty where something else made it."""
     try:
-        run = yaml.safe_load((manifest.root / RUN_FILE).read_text())["config"]
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        run = read_yaml((manifest.root / RUN_FILE).read_text(encoding="utf-8"))["config"]
+    except (OSError, TypeError, KeyError, ValueError, OverflowError):
         return {}
     return run if isinstance(run, dict) and run.get("stage") == "prepare" else {}
 

@@ -251,8 +251,8 @@ def run_plan(
         MesynthError: whatever the worker raises.
     """
     claim_folder(out, run.config)
-    bars = [progress(name) if progress else None for name in run.bars]
     with only_writer(out), writable(out):
+        bars = [progress(name) if progress else None for name in run.bars]
         run.prepare(out, workers, bars[0])
         with timed(run.worker(out), report) as work:
             made = run_stage(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings as python_warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,9 +158,15 @@ def picture_size(folder: Path, name: str) -> tuple[int, int]:
         return video_size(folder if folder.name == frame[0] else folder / frame[0])
     path = folder / name
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except (OSError, UnidentifiedImageError):
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return picture.height, picture.width
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImageError(
+            f"{path} claims more pixels than any frame has (over {Image.MAX_IMAGE_PIXELS:,}); replace it"
+        ) from None
+    except (OSError, ValueError, OverflowError, EOFError, UnidentifiedImageError):
         raise UnreadableImageError(f"{path} cannot be read as an image; it may be truncated, replace it") from None
 
 

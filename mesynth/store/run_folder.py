@@ -48,8 +48,8 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
         except OSError as error:
             raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
     try:
-        found = (yaml.safe_load(run_file.read_text()) or {}).get("hash")
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError, RecursionError):
+        found = (yaml.safe_load(run_file.read_text(encoding="utf-8")) or {}).get("hash")
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
         found = None
     if found != digest:
         raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
@@ -186,7 +186,7 @@ def _create_text(path: Path, text: str) -> None:
     """Write a whole file unless another process was first."""
     temporary = temporary_beside(path)
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.link(temporary, path)
     except FileExistsError:
         pass
