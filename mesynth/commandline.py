@@ -79,10 +79,9 @@ def refusal(error: BaseException) -> str:
     ''
     """
     text = " ".join(str(error).split())
-    if (
-        isinstance(error, MemoryError)
-        or ((isinstance(error, (RuntimeError, ImportError, OSError)) or type(error).__module__ == "cv2")
-        and (getattr(error, "errno", None) == errno.ENOMEM or any(sign in text.lower() for sign in _SIGNS_OF_MEMORY)))
+    if isinstance(error, MemoryError) or (
+        (isinstance(error, (RuntimeError, ImportError, OSError)) or type(error).__module__ == "cv2")
+        and (getattr(error, "errno", None) == errno.ENOMEM or any(sign in text.lower() for sign in _SIGNS_OF_MEMORY))
     ):
         return _NO_MEMORY.format(f" ({text[:160]})" if text else "")
     if isinstance(error, OSError):

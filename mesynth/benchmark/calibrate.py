@@ -21,7 +21,7 @@ from mesynth.benchmark.candidates import Candidate, unframed
 from mesynth.benchmark.figures import points
 from mesynth.benchmark.people import Person, RenderedTruth
 from mesynth.benchmark.requests import Request, requests_of
-from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY
 from mesynth.core.seeds import derived
 from mesynth.generators.base import LEAST, MOST, Generator, load_pipeline
@@ -205,8 +205,6 @@ def calibrate(
         why = unframed(model.name) if model.folder else "has no weights that a gain could go with"
         raise MesynthError(f"{model.name} {why}; give a folder that training wrote, of a generator that makes frames")
     with only_maker(out):
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise RunFolderError(f"{out} is not empty; choose another --out")
         return _calibrate(model, model.folder, out, config, judge or AUJudge.load(), progress)
 
 

@@ -29,7 +29,7 @@ from mesynth.core.types import N_AUS
 from mesynth.corpus.faces import FaceSource, find_faces
 from mesynth.corpus.plan import PlanRow
 from mesynth.motion.nuisance import Nuisance
-from mesynth.store.run_folder import temporary_beside
+from mesynth.store.run_folder import require_name, temporary_beside
 
 ROWS_FILE, DESIGN_FILE, INFO_FILE = "plan.parquet", "design.yaml", "plan.json"
 _GROUP = 1024
@@ -133,6 +133,7 @@ def write_plan_folder(
         RunFolderError: ``out`` holds something else, or cannot be written.
     """
     out = Path(out)
+    require_name(out)
     temporary = temporary_beside(out)
     try:
         temporary.mkdir(parents=True)

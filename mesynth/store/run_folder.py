@@ -36,6 +36,7 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
     Raises:
         RunFolderError: it holds another run, or files of something else, or cannot be written.
     """
+    require_name(out)
     digest = config_hash(config)
     run_file = out / RUN_FILE
     if not run_file.is_file():
@@ -53,6 +54,18 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
         found = None
     if found != digest:
         raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
+
+
+def require_name(out: Path) -> None:
+    """Raise RunFolderError for a name that is no text: records that hold it could not be written later."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise RunFolderError(
+            f"the name {os.fsencode(out)!r} is no text in UTF-8; choose another --out, or set PYTHONUTF8=1"
+        ) from None
+    if "\0" in str(out):
+        raise RunFolderError(f"the name {str(out)!r} holds a NUL character; choose another --out")
 
 
 def _foreign(out: Path) -> bool:
@@ -87,13 +100,27 @@ def only_writer(out: Path) -> Iterator[None]:
 
 @contextmanager
 def only_maker(out: Path) -> Iterator[None]:
-    """:func:`only_writer` for a folder that appears as a whole, and is not there before: the lock lies beside it."""
-    with _held(out, out.with_name(f".{_short(out.name)}{LOCK_FILE}")):
+    """:func:`only_writer` for a folder that appears as a whole, and is not there before: the lock lies beside it.
+
+    Raises:
+        RunFolderError: ``out`` is there already, another process makes it, or it cannot be written.
+    """
+    place = Path(os.path.abspath(out))
+    try:
+        out.lstat()  # a name that cannot be is found out before the work
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    with _held(out, place.parent / f".{_short(place.name)}{LOCK_FILE}"):
+        if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+            raise RunFolderError(f"{out} is not empty; choose another --out")
         yield
 
 
 @contextmanager
 def _held(out: Path, lock: Path) -> Iterator[None]:
+    require_name(out)
     with ExitStack() as stack:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +186,7 @@ def temporary_beside(path: Path) -> Path:
     >>> one.parent == other.parent == Path("folder"), one == other, one.name[:12], one.suffix
     (True, False, '.plan.jsonl.', '.tmp')
     """
-    return path.with_name(f".{_short(path.name)}.{os.urandom(8).hex()}.tmp")
+    return path.parent / f".{_short(path.name)}.{os.urandom(8).hex()}.tmp"
 
 
 def _short(name: str) -> str:
@@ -167,7 +194,13 @@ def _short(name: str) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename; folders are made as needed."""
+    """Write under a temporary name, then rename; folders are made as needed.
+
+    Raises:
+        RunFolderError: ``path`` is a device or a pipe, which renaming would replace.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RunFolderError(f"{path} is a device or a pipe, and no file is put in its place; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
