@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ class Batch:
     """[B] int64 class of the composite (classes.CLASSES_3), -1 where there is none"""
     seeds: np.ndarray
     """[B] int64, one a pair"""
-    _counts: ClassVar[Mapping[str, torch.Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.onset)
@@ -64,12 +63,13 @@ class Batch:
         Of a part of a batch, or of the share of one process, this is not its own number but the mean over all parts:
         the mean of the parts' losses and gradients is then that of the whole batch, however unevenly the rows fall.
         """
-        return self._counts[name] if name in self._counts else self.choices()[name].sum().clamp(min=1)
+        counts: Mapping[str, torch.Tensor] = vars(self).get("_counts", {})
+        return counts[name] if name in counts else self.choices()[name].sum().clamp(min=1)
 
     def counted(self, counts: Mapping[str, torch.Tensor]) -> Self:
         """The same rows, of a batch of which a part holds so many rows of each choice on average."""
         out = replace(self)
-        object.__setattr__(out, "_counts", counts)
+        object.__setattr__(out, "_counts", counts)  # no field: rows of a batch that is taken apart are counted anew
         return out
 
     def to(self, device: torch.device | str) -> Batch:
