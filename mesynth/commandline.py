@@ -98,7 +98,7 @@ def refusal(error: BaseException) -> str:
         shown = _brief(piece if isinstance(piece, str) else repr(piece))
         kind = getattr(error, "encoding", "unicode")
         return f"{shown!r} is no text in {kind}; rename it, or run the same command with PYTHONUTF8=1 ({_WHERE})"
-    if isinstance(error, OverflowError):
+    if isinstance(error, OverflowError) or (type(error).__name__ == "ArrowInvalid" and "too large to fit" in text):
         return f"a number is too large for what it counts ({text[:160]}); check the input ({_WHERE})"
     if isinstance(error, ValueError) and text.lower().startswith(
         ("embedded null", "source code string cannot contain")

@@ -8,12 +8,13 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -202,6 +203,12 @@ def _raising(error: BaseException) -> Result:
     return CliRunner().invoke(group, ["verb"])
 
 
+def _too_large() -> MemoryError:
+    with pytest.raises(MemoryError) as error:
+        np.empty(1 << 60, np.uint8)
+    return error.value
+
+
 REFUSED: list[tuple[BaseException, str]] = [
     *((OSError(number, os.strerror(number), "runs/a"), words) for number, words in [
         (errno.ENOSPC, "the disk of runs/a is full; make room"),
@@ -223,12 +230,13 @@ REFUSED: list[tuple[BaseException, str]] = [
     (OSError("cannot be opened"), "a file: cannot be opened; check the path"),
     (OSError(errno.ENOENT, "x", b"by\xfftes"), "is missing"),
     (MemoryError(), "memory ran out; take fewer --workers"),
-    (np._core._exceptions._ArrayMemoryError((9, 9), np.dtype("f8")), "memory ran out (Unable to allocate 648"),
+    (_too_large(), "memory ran out (Unable to allocate 1"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
     (RuntimeError("can't start new thread"), "memory ran out"),
     (ImportError("libtorch.so: failed to map segment from shared object"), "memory ran out (libtorch.so"),
     (RecursionError("maximum recursion depth exceeded"), "the input is nested too deeply"),
     (OverflowError("Python int too large to convert to C long"), "a number is too large for what it counts"),
+    (pa.ArrowInvalid("Value 1099511627776 too large to fit in C integer type"), "a number is too large"),
     (UnicodeEncodeError("latin-1", "sub\u7b11", 3, 4, "ordinal not in range"), "'sub\u7b11' is no text in latin-1"),
     (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "is no text in utf-8; rename it"),
     (UnicodeDecodeError("utf-8", b"\xff" * 999, 0, 1, "invalid start byte"), "is no text in utf-8"),
@@ -344,13 +352,40 @@ def test_a_header_that_claims_too_much_is_no_picture(width: int, height: int, tm
         picture_size(tmp_path, "1.png")
 
 
+CELLS = ("x" * 400, "\u00fc" * 200, "a\0b", "9" * 400, "1e308", "../" * 100, "\u7b11", "-1", "nan")
+
+
+@pytest.mark.parametrize("column", ["video", "subject", "onset", "apex", "offset", "aus", "emotion", "fps", "clip"])
+def test_cells_that_no_file_system_or_number_takes(column: str, tmp_path: Path) -> None:
+    """Read, left out with a reason or refused in one line; never a traceback."""
+    for clip in "ab":
+        (tmp_path / clip).mkdir()
+        for frame in range(1, 5):
+            Image.new("RGB", (64, 64), (frame, 90, 90)).save(tmp_path / clip / f"{frame}.png")
+    plain = dict.fromkeys(("video", "clip"), "a") | {
+        "subject": "s1", "onset": "1", "apex": "2", "offset": "4", "aus": "1+2", "emotion": "surprise", "fps": "100",
+    }  # fmt: skip
+    for cell in CELLS:
+        rows = [plain, plain | {"video": "b", "clip": "b", column: cell}]
+        text = "".join(",".join(line) + "\n" for line in (list(plain), *(list(row.values()) for row in rows)))
+        (tmp_path / "annotations.csv").write_text(text, encoding="utf-8")
+        result = run("mesynth", "prepare", "generic", "--root", tmp_path, "--check")
+        if result.exit_code == 2:
+            line_of(result)
+        else:
+            assert result.exit_code in (0, 1), (cell, repr(result.exception))
+            assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
 # ---------------------------------------------------------------- processes of their own
 
 
-def _process(*words: object, limit: Callable[[], Any] | None = None, **environment: str) -> tuple[int, bytes, bytes]:
+def _process(
+    words: Sequence[object], environment: Mapping[str, str], limit: Callable[[], Any] | None = None
+) -> tuple[int, bytes, bytes]:
     done = subprocess.run(
         [sys.executable, "-m", *map(str, words)], capture_output=True, check=False, preexec_fn=limit,
-        env=os.environ | environment, cwd=Path(__file__).parents[2],
+        env={**os.environ, **environment}, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -363,7 +398,7 @@ def test_too_little_memory_is_one_line(mib: int, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
 
     words = ("mesynth", "generate", "--kind", "flow", "--emotion", "surprise", "--count", 1, "--out", tmp_path / "out")
-    code, _, said = _process(*words, limit=limit, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    code, _, said = _process(words, {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}, limit)
     assert code == 2, said
     assert said.count(b"\n") == 1, said
     assert said.startswith(b"Error: memory ran out"), said
@@ -379,7 +414,7 @@ def test_names_that_the_terminal_cannot_show(environment: dict[str, str], tmp_pa
     """Umlauts and Chinese in folders, with a pipe or a locale that has neither: done, or said in one line."""
     out = tmp_path / "M\u00fcller \u5fae\u8868\u60c5"
     words = ("mesynth", "plan", "corpus/sweep", "aus.fixed=[1=A]", "--subjects", 2, "--out", out)
-    code, _, said = _process(*words, **environment)
+    code, _, said = _process(words, environment)
     if code == 0:
         assert sorted(p.name for p in out.iterdir()) == ["design.yaml", "plan.json", "plan.parquet"]
     else:
@@ -390,6 +425,6 @@ def test_names_that_the_terminal_cannot_show(environment: dict[str, str], tmp_pa
         assert list(tmp_path.iterdir()) == []
     assert b"Traceback" not in said
     assert code == (2 if environment.get("PYTHONUTF8") == "0" else 0), said
-    code, _, said = _process("mesynth", "card", tmp_path / "\u00fc\u7b11", **environment)
+    code, _, said = _process(("mesynth", "card", tmp_path / "\u00fc\u7b11"), environment)
     assert (code, said.count(b"\n")) == (2, 1), said
     assert b"no manifest.parquet in" in said

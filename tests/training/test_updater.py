@@ -218,7 +218,8 @@ def _rows_of(step: int, count: int, size: int, faces: bool, sequences: bool) -> 
 def _trained(name: str, faces: bool, ranks: int) -> tuple[torch.Tensor, list[dict[str, float]]]:
     """Gradients of the first update, and what four updates log."""
     recipe = load_recipe(name)
-    size, meeting, table = recipe.data.size, threading.Barrier(ranks), [[] for _ in range(ranks)]
+    size, meeting = recipe.data.size, threading.Barrier(ranks)
+    table: list[list[torch.Tensor]] = [[] for _ in range(ranks)]
     out: list[tuple[torch.Tensor, list[dict[str, float]]]] = [None] * ranks  # type: ignore[list-item]
 
     def work(rank: int, processes: Processes, task: Task) -> None:
