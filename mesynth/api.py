@@ -605,7 +605,6 @@ def measure(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"{out} is a file; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         try:
             found = run()

@@ -43,8 +43,88 @@ class InterruptedException(click.ClickException):
     exit_code = INTERRUPTED
 
 
+TRACEBACK = "MESYNTH_TRACEBACK"
+"""Set to 1, what the machine refuses is shown with its traceback instead of one line."""
+_WHERE = f"{TRACEBACK}=1 shows where"
+_REFUSALS: Mapping[int, str] = {
+    errno.ENOSPC: "the disk of {} is full; make room and run the same command again",
+    errno.EDQUOT: "your quota on the disk of {} is used up; make room and run the same command again",
+    errno.EACCES: "no permission for {}; choose another folder",
+    errno.EPERM: "no permission for {}; choose another folder",
+    errno.EROFS: "{} lies on a disk that is read-only here; choose another folder",
+    errno.ENAMETOOLONG: "the name {} is longer than a file system takes (255 bytes a part); choose a shorter one",
+    errno.ELOOP: "{} is a link that leads to itself; mend it or choose another folder",
+    errno.ENOTDIR: "a part of {} is a file where a folder is meant; choose another path",
+    errno.EISDIR: "{} is a folder where a file is meant; choose another path",
+    errno.ENOENT: "{} is missing; check the path",
+    errno.EEXIST: "{} exists already; choose another path",
+    errno.ENOTEMPTY: "{} is not empty; choose another folder",
+    errno.EMFILE: "too many files are open ({}); raise the limit with ulimit -n, or take fewer --workers",
+    errno.ENFILE: "too many files are open on this machine ({}); end other programs and run the same command again",
+    errno.EIO: "the disk of {} failed to read or write; check the disk and run the same command again",
+    errno.ENODEV: "{} is on a disk that is not there any more; check it and run the same command again",
+    errno.ESTALE: "{} is on a network disk that is not there any more; run the same command again",
+    errno.ETXTBSY: "{} is being used by another program; end it and run the same command again",
+}
+_NO_MEMORY = (
+    "memory ran out{}; take fewer --workers, a smaller batch or size, or raise the limit (ulimit -v), and run the same "
+    "command again"
+)
+_SIGNS_OF_MEMORY = (
+    "cannot allocate memory", "can't allocate memory", "failed to map segment", "out of memory", "insufficient memory",
+    "unable to allocate", "can't start new thread", "std::bad_alloc",
+)  # fmt: skip
+"""How libraries say it, some as RuntimeError or ImportError."""
+
+
+def refusal(error: BaseException) -> str:
+    """What the machine, or the input's shape, refuses, as one sentence with the value and the way out; "" for a fault
+    of the program.
+
+    >>> refusal(OSError(errno.ENOTDIR, "Not a directory", "a.txt/out"))
+    'a part of a.txt/out is a file where a folder is meant; choose another path'
+    >>> refusal(KeyError("clip"))
+    ''
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or (
+        (isinstance(error, (RuntimeError, ImportError, OSError)) or type(error).__module__ == "cv2")
+        and (getattr(error, "errno", None) == errno.ENOMEM or any(sign in text.lower() for sign in _SIGNS_OF_MEMORY))
+    ):
+        return _NO_MEMORY.format(f" ({text[:160]})" if text else "")
+    if isinstance(error, OSError):
+        names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, (str, bytes, os.PathLike))]
+        where = _brief(" and ".join(names)) if names else "a file"
+        if (words := _REFUSALS.get(error.errno or 0)) is not None:
+            return words.format(where)
+        return f"{where}: {error.strerror or text or type(error).__name__}; check the path and the disk ({_WHERE})"
+    if isinstance(error, RecursionError):
+        return f"the input is nested too deeply to be read; is it the right file? ({_WHERE})"
+    if isinstance(error, UnicodeError):
+        # Text that the locale cannot name, or bytes of another one; str(error) of a long text is long.
+        piece = getattr(error, "object", "")
+        shown = _brief(piece if isinstance(piece, str) else repr(piece))
+        kind = getattr(error, "encoding", "unicode")
+        return f"{shown!r} is no text in {kind}; rename it, or run the same command with PYTHONUTF8=1 ({_WHERE})"
+    if isinstance(error, OverflowError) or (type(error).__name__ == "ArrowInvalid" and "too large to fit" in text):
+        return f"a number is too large for what it counts ({text[:160]}); check the input ({_WHERE})"
+    if isinstance(error, ValueError) and text.lower().startswith(
+        ("embedded null", "source code string cannot contain")
+    ):
+        return f"a path or name holds a NUL character, which no file system takes; check the input ({_WHERE})"
+    if type(error).__name__ in ("DecompressionBombError", "DecompressionBombWarning"):
+        return f"a picture is larger than any frame ({text[:160]}); check the input ({_WHERE})"
+    return ""
+
+
+def _brief(name: str) -> str:
+    """A path of which both ends can be read."""
+    return name if len(name) <= 200 else f"{name[:80]}...{name[-60:]}"
+
+
 def translate(error: BaseException) -> NoReturn:
-    """Raise what click shows as one line: MesynthError -> exit code 2, an interrupt -> 130; else unchanged."""
+    """Raise what click shows as one line: MesynthError -> exit code 2, an interrupt -> 130, what the machine refuses
+    (:func:`refusal`) -> 2. Everything else is a fault of the program and keeps its traceback."""
     if isinstance(error, MesynthError):
         # By name: importing the stage engine only to know its class would slow every start.
         if type(error).__name__ == "Interrupted":
@@ -52,10 +132,9 @@ def translate(error: BaseException) -> NoReturn:
         raise MistakeException(error) from None
     if isinstance(error, KeyboardInterrupt):
         raise InterruptedException("interrupted; the same command goes on from what is finished") from None
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        raise MistakeException(OSError("the disk is full; make room and run the same command again")) from None
-    if isinstance(error, PermissionError):
-        raise MistakeException(OSError(f"no permission for {error.filename}; choose another folder")) from None
+    closed = isinstance(error, OSError) and error.errno == errno.EPIPE  # by who reads the output: click's business
+    if not closed and not os.environ.get(TRACEBACK) and (words := refusal(error)):
+        raise MistakeException(OSError(words)) from None
     raise error
 
 
@@ -68,11 +147,16 @@ class MistakeGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (MesynthError, KeyboardInterrupt, OSError) as error:
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
             translate(error)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """As click's; what this project warns of is one line on stderr, without the line of code it comes from."""
+        for stream in (sys.stdout, sys.stderr):
+            if callable(change := getattr(stream, "reconfigure", None)):
+                change(errors="backslashreplace")  # a name that a terminal or a pipe cannot show stops nothing
         with warnings.catch_warnings():
             shown = warnings.showwarning
 

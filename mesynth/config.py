@@ -29,6 +29,7 @@ BASE = "base"
 _MOST_BYTES = 1 << 20
 _MOST_VALUES = 100_000
 """What a recipe may hold, aliases followed: a few lines of YAML can stand for more than any memory."""
+_MOST_DEEP = 100
 _MOST_BASES = 8
 
 _DIFFUSION_KEYS = {
@@ -140,12 +141,25 @@ def read_given(recipe: Path | str | None = None, settings: Sequence[str] = ()) -
     for text in settings:
         if "=" not in text:
             raise ConfigError(f"'{text}' is no setting; write key=value, for example run.images=1000")
+        _check_setting(text)
     try:
         over: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(settings)))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"settings {' '.join(settings)} cannot be read: {_one_line(error)}") from None
+        raise ConfigError(f"settings {' '.join(settings)[:200]} cannot be read: {_one_line(error)}") from None
     values = _over(values, over, removed)
     return Given(values, tuple(sorted(removed)))
+
+
+def _check_setting(text: str) -> None:
+    key, _, value = text.partition("=")
+    try:
+        read_yaml(value)
+        if key.count(".") > _MOST_DEEP:
+            raise OverflowError(f"has a key of more than {_MOST_DEEP} parts")
+    except OverflowError as error:
+        raise ConfigError(f"setting {text[:80]} {error}; is it meant?") from None
+    except ValueError:
+        pass  # said by who reads it: its grammar knows a little more
 
 
 def _file(file: Path, after: tuple[Path, ...] = ()) -> tuple[dict[str, Any], set[str]]:
@@ -167,27 +181,69 @@ def _loaded(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"recipe {file} has more than {_MOST_BYTES:,} bytes; is it a recipe?")
-        loaded = yaml.safe_load(file.read_text())
-        _count(loaded)
+        loaded = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"recipe {file} cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except OverflowError as error:
+        raise ConfigError(f"recipe {file} {error}; is it a recipe?") from None
+    except ValueError as error:
         raise ConfigError(f"recipe {file} is no YAML: {_one_line(error)}") from None
-    except OverflowError:
-        raise ConfigError(f"recipe {file} stands for more than {_MOST_VALUES:,} values; is it a recipe?") from None
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"recipe {file} holds a {type(loaded).__name__}; expected keys and values")
     return {str(key): value for key, value in (loaded or {}).items()}
 
 
-def _count(value: Any) -> None:
-    """Raises OverflowError for more values than a recipe may hold: aliases are shared here, but copied later."""
-    waiting, seen = [value], 0
-    while waiting:
-        item, seen = waiting.pop(), seen + 1
-        if seen > _MOST_VALUES:
-            raise OverflowError
-        waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
+def read_yaml(text: str) -> Any:
+    """YAML of plain values; what it stands for is counted before any of it is built.
+
+    Raises:
+        ValueError: no YAML, or a value that is none (the 31st of February).
+        OverflowError: nested too deeply, an alias inside itself, or more values than any recipe has, aliases followed.
+
+    >>> read_yaml("{a: &one [1, 2], b: *one}")
+    {'a': [1, 2], 'b': [1, 2]}
+    """
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _weigh(node)
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise OverflowError(f"is nested more than {_MOST_DEEP} deep") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _weigh(root: yaml.Node) -> None:
+    """Raise OverflowError for a document that stands for too much, aliases followed; each node is looked at once,
+    however often it is named."""
+    known: dict[int, tuple[int, int]] = {}  # values and depth of a node
+    above: set[int] = set()
+
+    def weigh(node: yaml.Node) -> tuple[int, int]:
+        if id(node) in above:
+            raise OverflowError("holds an alias inside what it names")
+        if id(node) not in known:
+            if len(above) > _MOST_DEEP:
+                raise OverflowError(f"is nested more than {_MOST_DEEP} deep")
+            above.add(id(node))
+            inside = node.value if isinstance(node, yaml.CollectionNode) else ()
+            found = [weigh(n) for item in inside for n in (item if isinstance(item, tuple) else (item,))]
+            above.discard(id(node))
+            known[id(node)] = 1 + sum(w for w, _ in found), 1 + max((deep for _, deep in found), default=0)
+        return known[id(node)]
+
+    values, deep = weigh(root)
+    if values > _MOST_VALUES:
+        raise OverflowError(f"stands for more than {_MOST_VALUES:,} values")
+    if deep > _MOST_DEEP:
+        raise OverflowError(f"is nested more than {_MOST_DEEP} deep")
 
 
 def _over(values: Mapping[str, Any], over: Mapping[str, Any], removed: set[str], prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mesynth.core.errors import ConfigError
+from mesynth.core.process import launched
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import RUN_FILE, claim_folder
+from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer
 from recognizer import ablation_page, report
 from recognizer import results as predictions
 from recognizer import sources as ledger
@@ -30,7 +32,6 @@ from recognizer.cells import (
     grid,
     groups,
     read_cell,
-    share,
     write_cell,
 )
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
@@ -105,17 +106,33 @@ def _ablate(
     more: dict[str, Any],
     progress: Progress | None,
 ) -> AblationResult:
-    rank, count = share()
+    rank, count = launched()
     names = _names(synthetic_source, config)
     if folder is not None:
         if rank:
             _wait(lambda: (folder / RUN_FILE).is_file())
         identity = run_identity("ablate", real_source, synthetic_source, config)
         claim_folder(folder, identity | more | ({"sources": names} if len(names) > 1 else {}))
-        if (folder / RESULT).is_file():
-            return read_result(folder)
     elif count > 1:
         raise ConfigError(f"{count} processes share an ablation through its folder; pass out (--out)")
+    with ExitStack() as stack:
+        if folder is not None and rank == 0 and not (folder / RESULT).is_file():
+            stack.enter_context(only_writer(folder))  # for all processes of the launcher
+        if folder is not None and (folder / RESULT).is_file():
+            return read_result(folder)
+        return _completed(real_source, synthetic_source, names, config, folder, (rank, count), progress)
+
+
+def _completed(
+    real_source: FlowSet | list[Manifest],
+    synthetic_source: FlowSet | list[Manifest],
+    names: list[str],
+    config: AblationConfig,
+    folder: Path | None,
+    share: tuple[int, int],
+    progress: Progress | None,
+) -> AblationResult:
+    rank, count = share
     report_progress = progress if rank == 0 else None
     start = time.perf_counter()
     runner = _runner(real_source, synthetic_source, names, config, report_progress)

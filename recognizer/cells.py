@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,11 +120,6 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
         else:
             open_group[key].append(cell)
     return out
-
-
-def share() -> tuple[int, int]:
-    """(rank, count) of this process, as `accelerate launch` or torchrun say; (0, 1) without a launcher."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,9 @@ def ablate(given: _Inputs) -> None:
     --synthetic corpora/made --out runs/ablation
     """
     from mesynth.core.errors import ConfigError
+    from mesynth.core.process import launched
     from recognizer.ablation import ablate as run
     from recognizer.ablation import plan
-    from recognizer.cells import share
     from recognizer.config import AblationConfig
     from recognizer.report import ablation_table, ablation_verdicts, tally, terminal
 
@@ -176,7 +176,7 @@ def ablate(given: _Inputs) -> None:
             facts = plan(clips, made, config, progress=by_step(bars))
         _say(facts, given.as_json)
         return
-    if share()[0]:  # the first process speaks for all
+    if launched()[0]:  # the first process speaks for all
         run(clips, made, config, out=given.out)
         return
     with progress_bars() as bars:
@@ -259,7 +259,7 @@ def predict(
     if fps is not None or interval or landmarker != "auto":
         raise ConfigError("--fps, --interval and --landmarker have no effect on prepared clips; they go with --video")
     from mesynth.store.digests import seal
-    from mesynth.store.run_folder import claim_folder
+    from mesynth.store.run_folder import claim_folder, only_writer
     from recognizer.results import write_table
     from recognizer.trained import Recognizer
     from recognizer.trained import predict as run
@@ -269,11 +269,11 @@ def predict(
         _say({"model": recognizer.config.model, "rows": sum(map(len, clips)), "out": str(out)}, as_json)
         return
     claim_folder(out, {"verb": "predict", "weights": _digest(model), "manifest": [m.hash() for m in clips]})
-    with progress_bars() as bars:
+    with only_writer(out), progress_bars() as bars:
         bar = by_step(bars)
         result = run(recognizer, clips, progress=bar)
-    write_table(result.table, out / "predictions.parquet")
-    seal(out)
+        write_table(result.table, out / "predictions.parquet")
+        seal(out)
     facts = result.to_dict() | {"out": str(out)}
     if as_json:
         echo_json(facts)

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
+from mesynth.core.process import launched
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import claim_folder, write_bytes, write_last, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_text
 from mesynth.store.weights import join_tensors
 from recognizer import results, training
 from recognizer import sources as ledger
@@ -141,7 +143,7 @@ def _prepare(
 
 def _shared(run: _Run, progress: Progress | None) -> LosoResult:
     """The run by this process, or its part of it where there are several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launched()[1] == 1:
         return _alone(run, progress)
     from mesynth.training.processes import Processes
 
@@ -149,21 +151,37 @@ def _shared(run: _Run, progress: Progress | None) -> LosoResult:
     if folder is None:
         raise ConfigError("processes share a run through its folder; pass --out")
     processes = Processes(device="cpu")
-    # The first claims the folder; the others find it claimed by the same run.
-    processes.on_main(lambda: claim_folder(folder, run.identity))
-    if not (folder / RESULT).is_file():
-        _members(run, progress if processes.main else None, share=(processes.rank, processes.count))
-    processes.barrier()
-    processes.on_main(lambda: _alone(run, None))
+    with ExitStack() as stack:
+
+        def claim() -> bool:
+            """The first claims and holds the folder for all."""
+            claim_folder(folder, run.identity)
+            if not (folder / RESULT).is_file():
+                stack.enter_context(only_writer(folder))
+            return not (folder / RESULT).is_file()
+
+        if processes.gather(processes.on_main(claim))[0]:
+            _members(run, progress if processes.main else None, share=(processes.rank, processes.count))
+            processes.barrier()
+            processes.on_main(lambda: _complete(run, None))
     return _finished(folder, run.config)
 
 
 def _alone(run: _Run, progress: Progress | None) -> LosoResult:
+    folder = run.folder
+    if folder is None:
+        return _complete(run, progress)
+    claim_folder(folder, run.identity)
+    if not (folder / RESULT).is_file():
+        with only_writer(folder):
+            if not (folder / RESULT).is_file():  # else the writer before ended in this moment
+                return _complete(run, progress)
+    return _finished(folder, run.config)
+
+
+def _complete(run: _Run, progress: Progress | None) -> LosoResult:
+    """Train what is missing and write the result; the folder is held."""
     folder, config = run.folder, run.config
-    if folder is not None:
-        claim_folder(folder, run.identity)
-        if (folder / RESULT).is_file():
-            return _finished(folder, config)
     outcome, mixtures, real, seconds = _members(run, progress)
     assert outcome is not None
     result = LosoResult(

@@ -16,8 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
 from mesynth.store.digests import LEDGER
 from mesynth.store.families import has_property
@@ -88,8 +87,8 @@ def run_identity(
 def run_record(manifest: Manifest) -> dict[str, Any]:
     """The configuration in the ``run.yaml`` beside a manifest; empty where there is none, or no readable one."""
     try:
-        run = yaml.safe_load((manifest.root / RUN_FILE).read_text())["config"]
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        run = read_yaml((manifest.root / RUN_FILE).read_text(encoding="utf-8"))["config"]
+    except (OSError, TypeError, KeyError, ValueError, OverflowError):
         return {}
     return run if isinstance(run, dict) else {}
 

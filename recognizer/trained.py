@@ -20,11 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch.func import functional_call
 
+from mesynth.config import read_yaml
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.core.types import N_AUS
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import RUN_FILE, claim_folder, write_last, write_text
+from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import FLOW, FlowSet, Inputs
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
@@ -88,8 +89,8 @@ class Preparation:
         if not file.is_file():
             return Preparation()
         try:
-            return Preparation(**yaml.safe_load(file.read_text()))
-        except (yaml.YAMLError, TypeError, UnicodeDecodeError):
+            return Preparation(**read_yaml(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError, OverflowError):
             raise WeightsUnavailable(f"{file} cannot be read; train the model again") from None
 
     def require_one(self) -> Mapping[str, Any]:
@@ -122,8 +123,8 @@ def _prepare_run(manifest: Manifest) -> dict[str, Any]:
 def _older_settings(file: Path) -> list[str]:
     """What a model that was saved before data.pool was there did: nothing is averaged over cells."""
     try:
-        data = yaml.safe_load(file.read_text())["data"]
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        data = read_yaml(file.read_text(encoding="utf-8"))["data"]
+    except (OSError, TypeError, KeyError, ValueError, OverflowError):
         return []  # whoever reads it as a recipe says what is wrong
     return ["data.pool=0"] if isinstance(data, dict) and "pool" not in data else []
 
@@ -296,8 +297,21 @@ def train(
     synthetic_source = None if synthetic is None else sources(synthetic)
     pretrained = load_pretrained(config)
     claim_folder(folder, run_identity("train", real_source, synthetic_source, config) | dict(pretrained.digests))
-    if (folder / WEIGHTS).is_file():
-        return Recognizer.load(folder)
+    if not (folder / WEIGHTS).is_file():
+        with only_writer(folder):
+            if not (folder / WEIGHTS).is_file():  # else the writer before ended in this moment
+                return _trained(folder, real_source, synthetic_source, config, pretrained, progress)
+    return Recognizer.load(folder)
+
+
+def _trained(
+    folder: Path,
+    real_source: FlowSet | list[Manifest],
+    synthetic_source: FlowSet | list[Manifest] | None,
+    config: RunConfig,
+    pretrained: Pretrained,
+    progress: Progress | None,
+) -> Recognizer:
     real_set = as_flow_set(real_source, config, progress, "reading clips")
     made = None if synthetic_source is None else as_flow_set(synthetic_source, config, progress, "reading synthetic")
     mixtures = [_everything(real_set, made, config, seed) for seed in config.seeds]

@@ -26,7 +26,7 @@ from mesynth.preprocess.landmarks import Landmarker, resolve_landmarker
 from mesynth.preprocess.prepare import landmarker_identity, landmarker_of, prepare, thin
 from mesynth.preprocess.spot_intervals import IntervalConfig
 from mesynth.store.manifest import Manifest, Provenance, Row
-from mesynth.store.run_folder import claim_folder, write_bytes, write_last
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last
 from mesynth.store.shards import read_flow, read_frames
 from mesynth.store.stage import read_notes, read_skipped
 from mesynth.store.videos import read_pictures
@@ -213,26 +213,27 @@ def predict_video(
         bare = tuple(replace(interval, apex=None) for interval in found.intervals)  # spotted as for training
         found = replace(found, intervals=bare)
     claim_folder(out, run)
-    notes = [*recording.notes(), *model.preparation.notes(), *notes]
-    clips, left = _prepared(recording, found.intervals, settings, name, out / CLIPS, progress)
-    if requested and clips is None:
-        raise NoFaceError(f"none of the intervals of {recording.name} can be prepared: {left[0]['reason']}")
-    classified = _classified(model, found, recording, settings, clips)
-    facts = {
-        "recording": recording.name, "fps": recording.fps, "frames": len(recording.names),
-        "seconds": round(len(recording.names) / recording.fps, 4), "model": model.config.model,
-        "landmarker": name, "spotted": not requested, "threshold_px": round(found.threshold, 4),
-        "intervals": classified, "left_out": [*found.left_out, *left], "notes": notes,
-        "signal": {
-            "frame": found.at.tolist(),
-            "px": [round(float(v), 4) if np.isfinite(v) else None for v in found.signal],
-        },
-    }  # fmt: skip
-    result = VideoPrediction(facts=facts, table=table_of(classified, model.config.data.classes))
-    picture = _picture(model, recording, found, clips, classified)
-    write_table(result.table, out / PREDICTIONS)
-    write_bytes(out / TIMELINE, picture)
-    write_last(out / INTERVALS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
+    with only_writer(out):
+        notes = [*recording.notes(), *model.preparation.notes(), *notes]
+        clips, left = _prepared(recording, found.intervals, settings, name, out / CLIPS, progress)
+        if requested and clips is None:
+            raise NoFaceError(f"none of the intervals of {recording.name} can be prepared: {left[0]['reason']}")
+        classified = _classified(model, found, recording, settings, clips)
+        facts = {
+            "recording": recording.name, "fps": recording.fps, "frames": len(recording.names),
+            "seconds": round(len(recording.names) / recording.fps, 4), "model": model.config.model,
+            "landmarker": name, "spotted": not requested, "threshold_px": round(found.threshold, 4),
+            "intervals": classified, "left_out": [*found.left_out, *left], "notes": notes,
+            "signal": {
+                "frame": found.at.tolist(),
+                "px": [round(float(v), 4) if np.isfinite(v) else None for v in found.signal],
+            },
+        }  # fmt: skip
+        result = VideoPrediction(facts=facts, table=table_of(classified, model.config.data.classes))
+        picture = _picture(model, recording, found, clips, classified)
+        write_table(result.table, out / PREDICTIONS)
+        write_bytes(out / TIMELINE, picture)
+        write_last(out / INTERVALS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
     return result
 
 

@@ -21,7 +21,7 @@ from mesynth.benchmark.candidates import Candidate, unframed
 from mesynth.benchmark.figures import points
 from mesynth.benchmark.people import Person, RenderedTruth
 from mesynth.benchmark.requests import Request, requests_of
-from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY
 from mesynth.core.seeds import derived
 from mesynth.generators.base import LEAST, MOST, Generator, load_pipeline
@@ -29,7 +29,7 @@ from mesynth.generators.registry import Model, configured, option_text
 from mesynth.metrics.networks.judge import AUJudge
 from mesynth.store.families import makes_frames
 from mesynth.store.generator_folder import save_with_gains
-from mesynth.store.run_folder import write_listed
+from mesynth.store.run_folder import only_maker, write_listed
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
 
 if TYPE_CHECKING:
@@ -204,9 +204,13 @@ def calibrate(
     if model.folder is None or not makes_frames(model.name):
         why = unframed(model.name) if model.folder else "has no weights that a gain could go with"
         raise MesynthError(f"{model.name} {why}; give a folder that training wrote, of a generator that makes frames")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunFolderError(f"{out} is not empty; choose another --out")
-    judge = judge or AUJudge.load()
+    with only_maker(out):
+        return _calibrate(model, model.folder, out, config, judge or AUJudge.load(), progress)
+
+
+def _calibrate(
+    model: Model, source: Path, out: Path, config: CalibrationConfig, judge: AUJudge, progress: Progress | None
+) -> Calibration:
     readable = [code for code in config.codes if code in judge.trusted]
     if not readable:
         raise MesynthError(f"the judge is trusted with none of AUs {', '.join(map(str, config.codes))}; choose others")
@@ -254,7 +258,7 @@ def calibrate(
         fitted=tuple(fitted), people=tuple(map(person_key, fit)), checked=tuple(map(person_key, check)),
         options=option_text(model.options), settings=asdict(config) | {"judge": judge.meta.weights_sha256},
     )  # fmt: skip
-    save_with_gains(model.folder, out, new, card(made), made.people)
+    save_with_gains(source, out, new, card(made), made.people)
     record = json.dumps(asdict(made) | {"gains": new}, indent=1, allow_nan=False) + "\n"
     write_listed(out, {RECORD: record.encode()})
     return made

@@ -33,7 +33,7 @@ from mesynth.benchmark.result import Result, Standing, sheet
 from mesynth.core.errors import LeakError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.metrics.control import SOURCE_NOTE
-from mesynth.store.run_folder import claim_folder, write_bytes, write_last, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_text
 from mesynth.store.shards import png_bytes
 
 Progress = Callable[[int, int], None]
@@ -79,6 +79,13 @@ def compare(
         {"stage": "compare", "seeds_each": SEEDS, **settled, **tools.names,
          "models": [e.identity or e.name for e in candidates], "version": __version__},
     )  # fmt: skip
+    with only_writer(out):
+        return _compared(everyone, config, out, tools, progress)
+
+
+def _compared(
+    everyone: Sequence[Candidate], config: BenchmarkConfig, out: Path, tools: Instruments, progress: Progress | None
+) -> Result:
     targets = requests(config)
     _meet(everyone, targets, config, out / _PARTS, tools, progress)
     all_answered = read_answers(out, config, [e.generator.family for e in everyone], tools.judge.trusted)

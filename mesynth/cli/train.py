@@ -27,7 +27,8 @@ from mesynth.core.errors import MesynthError
 Examples:
   mesynth train gan/motion_64 --out runs/motion64
   mesynth train gan/motion_64 run.batch=64 --dry-run --out runs/b64
-  torchrun --standalone --nproc_per_node 4 -m mesynth train gan/motion_64 --out runs/m""",
+  torchrun --standalone --nproc_per_node 4 -m mesynth train gan/motion_64 --out runs/m
+  accelerate launch --multi_gpu --num_processes 4 -m mesynth train gan/motion_64 --out runs/m""",
 )
 @click.argument("recipe")
 @SETTINGS
@@ -58,18 +59,19 @@ def train(
 
     The same command resumes.
 
-    Runs under torchrun and accelerate launch, on one node or many; the batch is that of all processes together.
+    Runs under torchrun and accelerate launch, with and without GPUs, on one node or many; the batch is that of all
+    processes together.
     """
-    from mesynth.training.processes import launched_rank
+    from mesynth.core.process import launched
 
-    rank = launched_rank()
+    rank, _ = launched()
     excluded = subject_keys(exclude_subjects)
     try:
         result = _train(
             recipe, settings, out, excluded, cross_fit, device, cache, workers, tracker, dry_run, bars=rank == 0
         )
     except MesynthError as error:
-        if rank == 0:
+        if rank == 0 or type(error).__name__ == "ProcessLost":  # by name: no torch for the sake of a message
             raise
         try:  # one line for all processes: the first one's
             translate(error)
@@ -94,6 +96,7 @@ def _train(
     bars: bool,
 ) -> dict[str, object]:
     from mesynth.api import load_training_recipe
+    from mesynth.core.process import launched
     from mesynth.training.train import Machine, Trained
     from mesynth.training.train import cross_fit as run_groups
     from mesynth.training.train import train as run_one
@@ -101,9 +104,8 @@ def _train(
     recipe = load_training_recipe(name, settings)
     if dry_run:
         from mesynth.training.forecast import forecast
-        from mesynth.training.processes import launched_count
 
-        shown = forecast(recipe, launched_count()).to_dict()
+        shown = forecast(recipe, launched()[1]).to_dict()
         return {"task": recipe.task, "out": str(out), **({"runs": groups} if groups else {}), **shown}
     machine = Machine(device=device, cache=cache, workers=workers, trackers=trackers)
     with progress_bars(shown=bars) as bar:

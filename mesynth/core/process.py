@@ -1,4 +1,4 @@
-"""What a process is asked (to stop) and where its seconds go.
+"""What a process is asked (to stop), how many others were started beside it, and where its seconds go.
 
 Ctrl-C and termination requests become a question that a training loop asks between two updates. Code names the part of
 the work it does, and a listener adds up the seconds by name; while nobody listens, a part costs the reading of one
@@ -8,13 +8,16 @@ off the generator's own time.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ContextDecorator, contextmanager
 from types import TracebackType
 from typing import TypeVar
+
+from mesynth.core.errors import ConfigError
 
 Thing = TypeVar("Thing")
 
@@ -48,6 +51,58 @@ def counted(things: Iterable[Thing], total: int, progress: Callable[[int, int], 
     for done, thing in enumerate(things, 1):
         yield thing
         report(done, total)
+
+
+# ---------------------------------------------------------------- launchers
+
+
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Where torchrun and the launchers of MPI write them; the first that is set counts."""
+
+
+def launched(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """(rank, number) of the processes that a launcher says it started; (0, 1) without one.
+
+    ``environment``: None for that of this process.
+
+    Raises:
+        ConfigError: the launcher contradicts itself, or was asked for several processes and started one.
+
+    >>> launched({"WORLD_SIZE": "4", "RANK": "3"}), launched({})
+    ((3, 4), (0, 1))
+    """
+    given = os.environ if environment is None else environment
+    count = _told(given, _COUNTS)
+    if count is None:
+        # Without a GPU accelerate launch starts one process, however many it was asked for; it names a meeting place
+        # for them all the same.
+        if "ACCELERATE_MIXED_PRECISION" in given and "MASTER_ADDR" in given:
+            raise ConfigError(
+                "accelerate launch was asked for several processes and has started one, as it does without GPUs or "
+                "with --cpu; start them with accelerate launch --multi_gpu --num_processes N (also without GPUs), or "
+                "with torchrun --nproc_per_node N (for one process, unset MASTER_ADDR)"
+            )
+        return 0, 1
+    rank = _told(given, _RANKS)
+    if rank is None and count == 1:
+        rank = 0
+    if rank is None or not 0 <= rank < count:
+        which = "no RANK" if rank is None else f"RANK={rank}"
+        raise ConfigError(
+            f"the launcher says WORLD_SIZE={count} and {which}; start the processes with torchrun, or unset WORLD_SIZE"
+        )
+    return rank, count
+
+
+def _told(given: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        if text := given.get(name, ""):
+            try:
+                return int(text)
+            except ValueError:
+                raise ConfigError(f"{name}={text} is no number of a launcher; unset it, or use torchrun") from None
+    return None
 
 
 # ---------------------------------------------------------------- stopwatch

@@ -29,7 +29,7 @@ from mesynth.metrics.networks import Networks
 from mesynth.metrics.networks.judge import visible_aus
 from mesynth.motion.warp import backward_flow, warp_backward
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
-from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.shards import read_flow
 from mesynth.store.stage import Progress
 
@@ -260,13 +260,14 @@ def filter_corpus(
     claim_folder(out, {"filter": source.hash(), "limits": asdict(limits)})
     rejected: list[Rejection] = []
     keep = np.ones(len(source), np.bool_)
-    for index, (row, _, failed) in enumerate(counted(_walk(source, checks), len(source), progress)):
-        keep[index] = not failed
-        rejected += rejections(row, failed)
-    assert set(source.column("clip_id")[~keep]) == {r.clip_id for r in rejected}
-    write_text(out / REJECTED_FILE, rejected_csv(rejected))
-    kept = Manifest.join([source.filter(keep)], out)
-    write_tables(out, lambda: [kept.table], kept.meta, finishes=())
+    with only_writer(out):
+        for index, (row, _, failed) in enumerate(counted(_walk(source, checks), len(source), progress)):
+            keep[index] = not failed
+            rejected += rejections(row, failed)
+        assert set(source.column("clip_id")[~keep]) == {r.clip_id for r in rejected}
+        write_text(out / REJECTED_FILE, rejected_csv(rejected))
+        kept = Manifest.join([source.filter(keep)], out)
+        write_tables(out, lambda: [kept.table], kept.meta, finishes=())
     return Manifest.read(out / FILE_NAME), rejected
 
 

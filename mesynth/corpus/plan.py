@@ -24,6 +24,7 @@ from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.manifest import Row
+from mesynth.store.run_folder import temporary_beside
 
 FILE_NAME = "plan.jsonl"
 
@@ -182,7 +183,8 @@ def face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
 
 def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:
     """``plan.jsonl``, one row a line, AUs in request form beside their exact values."""
-    path, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
+    path = folder / FILE_NAME
+    temporary = temporary_beside(path)
     with open(temporary, "w") as file:
         for row in rows:
             # Field by field: asdict() copies every intensity, which took longer than drawing a flow image.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from mesynth.corpus.faces import FaceSource, find_faces
 from mesynth.corpus.plan import PlanRow
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store import digests
+from mesynth.store.run_folder import require_name, temporary_beside
 
 ROWS_FILE, DESIGN_FILE, INFO_FILE = "plan.parquet", "design.yaml", "plan.json"
 _GROUP = 1024
@@ -132,7 +134,8 @@ def write_plan_folder(
         RunFolderError: ``out`` holds something else, or cannot be written.
     """
     out = Path(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    require_name(out)
+    temporary = temporary_beside(out)
     try:
         temporary.mkdir(parents=True)
         digest, n = hashlib.sha256(), 0
@@ -154,10 +157,14 @@ def write_plan_folder(
         (temporary / DESIGN_FILE).write_text(yaml.safe_dump(design, sort_keys=False))
         (temporary / INFO_FILE).write_text(json.dumps(whole, indent=1) + "\n")
         digests.seal(temporary)
-        if out.exists():
-            _same_or_refuse(out, str(whole["hash"]))
-        else:
+        try:
+            if out.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
             os.replace(temporary, out)
+        except OSError as error:  # another process may have been first in this moment
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            _same_or_refuse(out, str(whole["hash"]))
     except OSError as error:
         raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
     finally:

@@ -23,7 +23,7 @@ from mesynth.core.errors import ManifestError, RunFolderError
 from mesynth.core.process import Stopwatch, part
 from mesynth.corpus.plan import PlanRow
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 FILE_NAME = "throughput.json"
@@ -251,10 +251,12 @@ def run_plan(
         MesynthError: whatever the worker raises.
     """
     claim_folder(out, run.config)
-    bars = [progress(name) if progress else None for name in run.bars]
-    with writable(out):
+    with only_writer(out), writable(out):
+        bars = [progress(name) if progress else None for name in run.bars]
         run.prepare(out, workers, bars[0])
         with timed(run.worker(out), report) as work:
-            made = run_stage(out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1])
+            made = run_stage(
+                out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1], held=True
+            )
     prove_complete(made, len(run.rows))
     return made

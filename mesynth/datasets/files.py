@@ -169,6 +169,7 @@ def _header(path: Path) -> tuple[int, int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 bits = 16 if "16" in picture.mode else 8
                 if picture.format == "PNG":  # Pillow says RGB of 16 bits too
@@ -177,9 +178,11 @@ def _header(path: Path) -> tuple[int, int, int]:
                 elif picture.format == "TIFF":
                     bits = max(picture.tag_v2.get(258, (8,)))  # type: ignore[attr-defined]
                 return picture.height, picture.width, bits
-    except Image.DecompressionBombError:
-        raise UnreadableImageError(f"{path} states more pixels than a picture has; replace it") from None
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, TypeError):
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImageError(
+            f"{path} claims more pixels than any frame has (over {Image.MAX_IMAGE_PIXELS:,}); replace it"
+        ) from None
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, TypeError, OverflowError, EOFError):
         raise UnreadableImageError(f"{path} cannot be read as an image; it may be truncated, replace it") from None
 
 

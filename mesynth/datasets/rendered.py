@@ -31,7 +31,7 @@ from mesynth.core.types import AUVector
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest, Provenance, Row
-from mesynth.store.run_folder import claim_folder, write_bytes, write_last, write_listed
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_listed
 from mesynth.store.shards import png_bytes
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -65,15 +65,16 @@ def render_faces(
     claim_folder(out, {"stage": "render", "layout": "faces", "subjects": subjects, "size": size, "seed": seed})
     neutral = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
     people = []
-    for i in counted(range(1, subjects + 1), subjects, progress):
-        identity = derived(seed, "rendered-face", i)
-        file = out / f"person{identity:010d}.png"  # a name that no other person has, in any folder
-        people.append({"file": file.name, "identity_seed": identity})
-        if not file.is_file():
-            subject = Subject(identity, size=size, frontal=True)
-            write_bytes(file, png_bytes(subject.render(neutral, noise_seed=identity)[0]))
-    card = {"kind": "rendered", "licence": LICENCE, "version": __version__, "seed": seed, "people": people}
-    write_last(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
+    with only_writer(out):
+        for i in counted(range(1, subjects + 1), subjects, progress):
+            identity = derived(seed, "rendered-face", i)
+            file = out / f"person{identity:010d}.png"  # a name that no other person has, in any folder
+            people.append({"file": file.name, "identity_seed": identity})
+            if not file.is_file():
+                subject = Subject(identity, size=size, frontal=True)
+                write_bytes(file, png_bytes(subject.render(neutral, noise_seed=identity)[0]))
+        card = {"kind": "rendered", "licence": LICENCE, "version": __version__, "seed": seed, "people": people}
+        write_last(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
     return out
 
 
@@ -155,17 +156,20 @@ def render_casme2(
         for s in range(1, subjects + 1)
         for c, emotion in enumerate(draw_emotions(clips_per_subject, stream(seed, "rendered-emotions", s)))
     ]
-    made = run_stage(
-        out,
-        jobs,
-        _Renderer(size, float(fps), seed),
-        config=config,
-        workers=workers,
-        shard_clips=clips_per_subject,  # one subject per process: building a face costs as much as a clip
-        progress=progress,
-    )
-    # The workbook last: a folder without it is no database yet.
-    write_listed(out, {RENDERED_FILE: _truth(made, seed, float(fps)), WORKBOOK: _workbook(made)})
+    claim_folder(out, config)
+    with only_writer(out):
+        made = run_stage(
+            out,
+            jobs,
+            _Renderer(size, float(fps), seed),
+            config=config,
+            workers=workers,
+            shard_clips=clips_per_subject,  # one subject per process: building a face costs as much as a clip
+            progress=progress,
+            held=True,
+        )
+        # The workbook last: a folder without it is no database yet.
+        write_listed(out, {RENDERED_FILE: _truth(made, seed, float(fps)), WORKBOOK: _workbook(made)})
     return load_casme2(out)
 
 

@@ -175,7 +175,7 @@ def _parts(folder: Path, people: list[int], config: PairConfig) -> Iterator[Pair
         file = folder / f"{person}.npz"
         if not file.is_file():
             made = render_pairs(person, config)
-            temporary = file.with_suffix(".tmp.npz")
+            temporary = file.with_name(f".{os.getpid()}.{file.name}")  # numpy wants the ending
             np.savez(temporary, seen=made.observed.astype(np.float16), aus=made.aus)
             os.replace(temporary, file)
         with np.load(file, allow_pickle=False) as stored:
@@ -313,12 +313,19 @@ def train(config: JudgeConfig, out: Path, progress: bool = True) -> AUJudge:
     Raises:
         RunFolderError: ``out`` holds another run.
     """
+    from mesynth.store.run_folder import claim_folder, only_writer
+
+    claim_folder(out, asdict(config))
+    with only_writer(out):
+        return _train(config, out, progress)
+
+
+def _train(config: JudgeConfig, out: Path, progress: bool) -> AUJudge:
     from tqdm import tqdm
 
     from mesynth.store.digests import seal
-    from mesynth.store.run_folder import claim_folder, write_text
+    from mesynth.store.run_folder import write_text
 
-    claim_folder(out, asdict(config))
     data = {}
     for split in SPLITS:
         people = len(config.pairs.people(split))

@@ -37,7 +37,7 @@ from mesynth.quickstart.page import Show, Study, write_page
 from mesynth.store.digests import seal
 from mesynth.store.families import makes_frames
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import claim_folder, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from recognizer.ablation import ablate
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.results import LosoResult
@@ -94,6 +94,11 @@ def run(
     picture = photo or _astronaut()
     find_faces(picture)  # a missing photo is noticed now, not after minutes
     claim_folder(out, {"verb": "quickstart", "scale": asdict(scale), "seed": seed, "version": __version__})
+    with only_writer(out):
+        return _run(out, picture, scale, seed, workers, bars)
+
+
+def _run(out: Path, picture: Path, scale: Scale, seed: int, workers: int, bars: Bars) -> Path:
     clock = Clock(out / "seconds.json")
 
     with clock("render the embedded database"):

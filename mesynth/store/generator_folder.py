@@ -24,6 +24,7 @@ from mesynth.core.facs import AU_INDEX
 from mesynth.store import digests
 from mesynth.store.digests import file_sha256
 from mesynth.store.families import FAMILIES
+from mesynth.store.run_folder import temporary_beside
 
 INDEX = "mesynth.json"
 CARD = "README.md"
@@ -165,8 +166,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and not (folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))):
         raise RunFolderError(f"{folder} exists and is no saved generator; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    shutil.rmtree(made, ignore_errors=True)
+    made = temporary_beside(folder)
     made.mkdir()
     try:
         yield made
@@ -178,8 +178,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def _swap(made: Path, folder: Path) -> None:
     """Put ``made`` where ``folder`` is; at no moment is there half a pipeline under that name."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = temporary_beside(folder)
     if folder.exists():
         os.rename(folder, old)
     os.rename(made, folder)

@@ -24,6 +24,7 @@ from mesynth.core import emotions
 from mesynth.core.errors import ManifestError
 from mesynth.core.types import N_AUS, AUVector
 from mesynth.store import digests
+from mesynth.store.run_folder import temporary_beside
 
 KINDS = ("real", "rendered", "synthetic")
 EXPRESSIONS = ("micro", "macro")
@@ -366,7 +367,8 @@ def write_tables(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    target, temporary = folder / FILE_NAME, folder / (FILE_NAME + ".tmp")
+    target = folder / FILE_NAME
+    temporary = temporary_beside(target)
     schema = SCHEMA.with_metadata(meta | {"mesynth.hash": _hash(tables()), _SEALED.decode(): digests.LIST})
     with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
         for group in _groups(tables()):

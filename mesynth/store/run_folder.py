@@ -6,9 +6,9 @@ import errno
 import hashlib
 import json
 import os
-import threading
+import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
         RunFolderError: it holds another run, or files of something else, or cannot be written.
         DigestError: its run.yaml was changed after it was finished.
     """
+    require_name(out)
     digest = config_hash(config)
     run_file = out / RUN_FILE
     if not run_file.is_file():
@@ -52,11 +53,23 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
             raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
     digests.check(out, [RUN_FILE], partly=True)
     try:
-        found = (yaml.safe_load(run_file.read_text()) or {}).get("hash")
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError, RecursionError):
+        found = (yaml.safe_load(run_file.read_text(encoding="utf-8")) or {}).get("hash")
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
         found = None
     if found != digest:
         raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
+
+
+def require_name(out: Path) -> None:
+    """Raise RunFolderError for a name that is no text: records that hold it could not be written later."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise RunFolderError(
+            f"the name {os.fsencode(out)!r} is no text in UTF-8; choose another --out, or set PYTHONUTF8=1"
+        ) from None
+    if "\0" in str(out):
+        raise RunFolderError(f"the name {str(out)!r} holds a NUL character; choose another --out")
 
 
 def _foreign(out: Path) -> bool:
@@ -75,12 +88,49 @@ def _plain(value: Any) -> Any:
 def only_writer(out: Path) -> Iterator[None]:
     """Hold the folder ``out`` for this process; the hold ends with it, however it ends, and leaves no file behind.
 
-    A writer that was killed leaves an empty ``.writing``, which holds nobody up; the next one removes it.
+    A writer that was killed leaves an empty ``.writing``, which holds nobody up, and files that it had begun under
+    temporary names; the next one removes both. Who writes a folder holds it from the first byte to the last: of any
+    number that start together one goes on, the others are told.
 
     Raises:
-        RunFolderError: another process (or another thread of this one) holds it.
+        RunFolderError: another process (or another thread of this one) holds it, or it cannot be written.
     """
-    with file_lock(out / LOCK_FILE, wait=False) as held:
+    with _held(out, out / LOCK_FILE):
+        for left in out.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(left.name) and left.is_file():
+                left.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def only_maker(out: Path) -> Iterator[None]:
+    """:func:`only_writer` for a folder that appears as a whole, and is not there before: the lock lies beside it.
+
+    Raises:
+        RunFolderError: ``out`` is there already, another process makes it, or it cannot be written.
+    """
+    place = Path(os.path.abspath(out))
+    try:
+        out.lstat()  # a name that cannot be is found out before the work
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    with _held(out, place.parent / f".{_short(place.name)}{LOCK_FILE}"):
+        if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+            raise RunFolderError(f"{out} is not empty; choose another --out")
+        yield
+
+
+@contextmanager
+def _held(out: Path, lock: Path) -> Iterator[None]:
+    require_name(out)
+    with ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(file_lock(lock, wait=False))
+        except OSError as error:
+            raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
         if not held:
             raise RunFolderError(f"{out} is being written by another process; wait for it or choose another --out")
         yield
@@ -128,10 +178,35 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
 # ---------------------------------------------------------------- whole files
 
 
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the folder of ``path`` that nobody else has, whatever process, thread or machine asks.
+
+    It is no longer than a file system takes, where that of ``path`` is not.
+
+    >>> one, other = (temporary_beside(Path("folder", "plan.jsonl")) for _ in range(2))
+    >>> one.parent == other.parent == Path("folder"), one == other, one.name[:12], one.suffix
+    (True, False, '.plan.jsonl.', '.tmp')
+    """
+    return path.parent / f".{_short(path.name)}.{os.urandom(8).hex()}.tmp"
+
+
+def _short(name: str) -> str:
+    return os.fsencode(name)[:200].decode(errors="ignore")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename; folders are made as needed."""
+    """Write under a temporary name, then rename; folders are made as needed.
+
+    Raises:
+        RunFolderError: ``path`` is a device or a pipe, which renaming would replace.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RunFolderError(f"{path} is a device or a pipe, and no file is put in its place; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -170,9 +245,9 @@ def write_beside(path: Path, data: bytes) -> None:
 
 def _create_text(path: Path, text: str) -> None:
     """Write a whole file unless another process was first."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary_beside(path)
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.link(temporary, path)
     except FileExistsError:
         pass

@@ -19,6 +19,7 @@ import numpy as np
 
 from mesynth.core.errors import ManifestError, UnreadableImageError
 from mesynth.store.manifest import Row, Span
+from mesynth.store.run_folder import temporary_beside
 from mesynth.store.videos import image_array, read_pictures
 
 _END = b"\0" * 1024  # two empty blocks end a tar
@@ -35,7 +36,7 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary = temporary_beside(path)
         self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed in __exit__
 
     def add(self, key: str, members: dict[str, bytes]) -> Span:

@@ -21,7 +21,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -37,7 +37,7 @@ from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.process import part
 from mesynth.store import digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
-from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_listed, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, temporary_beside, write_bytes, write_listed, write_text
 from mesynth.store.shards import ShardWriter, frames_members, npy_bytes
 
 # ------------------------------------------------------------------- processes
@@ -251,13 +251,15 @@ def run_shards(
     shard_clips: int = 0,
     progress: Progress | None = None,
     close: Callable[[], object] | None = None,
+    held: bool = False,
 ) -> None:
     """Make every shard of ``jobs`` that the claimed folder ``out`` lacks, then ``finish(n_shards)`` it.
 
     ``finish`` writes the file ``last`` after everything else: a folder that has it is left as it is. The journals are
     removed then. ``workers=0`` means one process per core; ``shard_clips=0``: see :func:`shard_size`.
     ``progress`` is told what was done before the first clip is made. ``close`` is called in the end in every process
-    that made shards (pickled together with ``make``).
+    that made shards (pickled together with ``make``). ``held``: the caller holds ``out``
+    (:func:`mesynth.store.run_folder.only_writer`).
 
     Raises:
         RunFolderError: another process is writing ``out``.
@@ -268,7 +270,7 @@ def run_shards(
     total = len(jobs)
     if not (out / last).is_file() or (out / PARTS).exists():
         try:
-            with only_writer(out):
+            with nullcontext() if held else only_writer(out):
                 # It may be there now: the writer before ended in this moment, or was killed while it tidied up.
                 if unfinished := not (out / last).is_file():
                     size = shard_clips or shard_size(total)
@@ -378,13 +380,14 @@ def run_stage(
     shard_clips: int = 0,
     skipped: Sequence[Skipped] = (),
     progress: Progress | None = None,
+    held: bool = False,
 ) -> Manifest:
     """Run ``worker`` over ``jobs`` and return the manifest written into ``out``.
 
     ``worker`` is a picklable callable; its ``close()``, if it has one, is called in the end. ``config`` is what
     the result depends on (never paths of the machine or the number of processes). ``workers=0`` means one per
     core. ``shard_clips=0``: see :func:`shard_size`. ``skipped``: what was left out before, listed first in
-    ``skipped.csv``.
+    ``skipped.csv``. ``held``: as in :func:`run_shards`.
 
     Raises:
         RunFolderError: see :func:`mesynth.store.run_folder.claim_folder`; or another process is writing ``out``.
@@ -394,7 +397,7 @@ def run_stage(
     claim_folder(out, config)
     run_shards(
         out, jobs, partial(_make_shard, worker, out), partial(_merge, out, skipped), last=FILE_NAME, workers=workers,
-        shard_clips=shard_clips, progress=progress, close=partial(_close, worker),
+        shard_clips=shard_clips, progress=progress, close=partial(_close, worker), held=held,
     )  # fmt: skip
     return Manifest.read(out)
 
@@ -472,7 +475,7 @@ def _part_tables(folders: Sequence[Path]) -> Iterator[Any]:
 
 
 def _merge_notes(file: Path, folders: Sequence[Path]) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = temporary_beside(file)
     with temporary.open("wb") as notes:
         for folder in folders:
             digests.check(folder, [NOTES_FILE])

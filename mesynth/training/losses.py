@@ -2,8 +2,8 @@
 
 Losses, measures and pictures of the GANs that paint pictures or flow images. Every loss is one number a row, [B].
 
-Means are taken within a row first and over rows last: a batch cut into parts, or spread over processes, has the
-same loss as the whole."""
+Means are taken within a row first and over rows last, those over some of the rows by :func:`chosen`: a batch cut into
+parts, or spread over processes, has the same loss as the whole."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from mesynth.core.types import N_AUS
 from mesynth.preprocess.warping import backward_of, bilinear
+from mesynth.training.data.batches import Batch
 
 
 def mean_of(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
@@ -27,10 +28,13 @@ def mean_of(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor
     return (x * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
 
 
-def chosen(loss: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    """Mean of [B] over the pairs in ``which`` [B] bool, as a scalar; 0 when there are none."""
-    weight = which.to(loss.dtype)
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+def chosen(loss: torch.Tensor, batch: Batch, name: str) -> torch.Tensor:
+    """Mean of [B] over the rows ``batch.choices()[name]``, as a scalar; 0 when there are none.
+
+    Divided by :meth:`~mesynth.training.data.batches.Batch.count`: the mean over the parts of a batch is that of the
+    whole, also where one part has more of these rows than another.
+    """
+    return (loss * batch.choices()[name]).sum() / batch.count(name)
 
 
 def multiscale_l1(made: torch.Tensor, real: torch.Tensor, scales: int = 3) -> torch.Tensor:
@@ -81,12 +85,12 @@ def inverse_consistency(flow: torch.Tensor) -> torch.Tensor:
     return mean_of((flow + bilinear(backward_of(flow), flow)).square().sum(1).add(1e-6).sqrt())
 
 
-def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Hinge loss of a discriminator's scores [B,...] (Lim and Ye, 2017) -> scalar.
 
-    Only pairs in ``which`` [B] bool have a real motion that counts; every made one does.
+    Only pairs have a real motion that counts; every made one does.
     """
-    return chosen(mean_of(F.relu(1 - real)), which) + F.relu(1 + fake).mean()
+    return chosen(mean_of(F.relu(1 - real)), batch, "paired") + F.relu(1 + fake).mean()
 
 
 def hinge_generator(fake: torch.Tensor) -> torch.Tensor:

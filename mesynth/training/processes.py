@@ -8,8 +8,8 @@ import atexit
 import functools
 import importlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.process import launched
 
 
 def check_trackers(trackers: Sequence[Any]) -> None:
@@ -46,6 +47,10 @@ def check_trackers(trackers: Sequence[Any]) -> None:
 # ------------------------------------------------------------------- processes
 
 
+class ProcessLost(MesynthError):
+    """Another process of the run ended; each that is left may say so, as the first may be the one that is gone."""
+
+
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # the first process may render a whole data set while the others wait
 
@@ -59,10 +64,11 @@ class Processes:
     """
 
     def __init__(self, device: str = "auto", precision: str = "fp32", trackers: Sequence[Any] = ()) -> None:
-        """``device``: auto, cpu or cuda.
+        """``device``: auto, cpu or cuda. Processes without a GPU meet on the CPU.
 
         Raises:
-            ConfigError: the device is not here, cannot do ``precision``, or the launcher asks for sharding.
+            ConfigError: the device is not here, cannot do ``precision``, the launcher asks for sharding, or the
+                processes that it says it started do not find each other.
         """
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
@@ -70,7 +76,8 @@ class Processes:
 
         if device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device {device} is unknown; choose auto, cpu or cuda (CUDA_VISIBLE_DEVICES picks one)")
-        if launched_count() > 1:
+        launched_rank, launched_count = launched()
+        if launched_count > 1:
             # Its functions keep the process group of the moment of import as a default: see _leave_group_at_exit.
             importlib.import_module("torch.distributed.nn.functional")
         cuda = torch.cuda.is_available()
@@ -80,16 +87,37 @@ class Processes:
             raise ConfigError("run.precision=fp16 needs CUDA; on the CPU use bf16 or fp32")
         if precision == "bf16" and device != "cpu" and cuda and not torch.cuda.is_bf16_supported():
             raise ConfigError("run.precision=bf16 is not known to this GPU; use fp16 or fp32")
+        here = _number("LOCAL_WORLD_SIZE", launched_count)
+        if device != "cpu" and cuda and here > max(torch.cuda.device_count(), 1):
+            raise ConfigError(
+                f"{here} processes on a machine with {torch.cuda.device_count()} GPUs; start one a GPU, "
+                "or add --device cpu"
+            )
         # An earlier run in this process may have had another device or precision.
         AcceleratorState._reset_state(
             reset_partial_state=not dist.is_initialized() and bool(PartialState._shared_state)
         )
-        self.accelerator = Accelerator(
-            cpu=device == "cpu",
-            mixed_precision="no" if precision == "fp32" else precision,
-            log_with=list(trackers) or None,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
-        )
+        try:
+            self.accelerator = Accelerator(
+                # Accelerate joins processes that have no GPU only where it is told that the CPU is meant.
+                cpu=device == "cpu" or (launched_count > 1 and not cuda),
+                mixed_precision="no" if precision == "fp32" else precision,
+                log_with=list(trackers) or None,
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            if launched_count == 1:
+                raise
+            raise ConfigError(
+                f"the {launched_count} processes of the launcher do not find each other ({_first_line(error)}); start "
+                "them with torchrun"
+            ) from None
+        found = (self.accelerator.process_index, self.accelerator.num_processes)
+        if found != (launched_rank, launched_count):
+            raise ConfigError(
+                f"the launcher says process {launched_rank} of {launched_count}, but this is process {found[0]} of "
+                f"{found[1]}: they would train apart; start them with torchrun"
+            )
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             raise ConfigError(f"the launcher asks for {kind.value}; train with plain processes (torchrun, no sharding)")
@@ -114,17 +142,30 @@ class Processes:
         """The context of a forward pass."""
         return self.accelerator.autocast()
 
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Around whatever waits for the others. Raises ProcessLost when one of them is gone."""
+        try:
+            yield
+        except RuntimeError as error:  # what torch.distributed raises, whatever the backend
+            raise ProcessLost(
+                f"another process of this run has ended ({_first_line(error)}); the same command goes on from the "
+                "newest checkpoint"
+            ) from None
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.count > 1:
-            dist.barrier(self._words)
+            with self._together():
+                dist.barrier(self._words)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag, true when any process says so."""
         if self.count == 1:
             return flags
         words = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(words, dist.ReduceOp.MAX, group=self._words)
+        with self._together():
+            dist.all_reduce(words, dist.ReduceOp.MAX, group=self._words)
         return tuple(map(bool, words.tolist()))
 
     def gather(self, value: T) -> list[T]:
@@ -132,7 +173,8 @@ class Processes:
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value, group=self._words)
+        with self._together():
+            dist.all_gather_object(values, value, group=self._words)
         return values
 
     def on_main(self, work: Callable[[], T]) -> T | None:
@@ -153,8 +195,9 @@ class Processes:
     def share(self, tensors: Sequence[torch.Tensor]) -> None:
         """Give every process the first one's ``tensors``, in place."""
         if self.count > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), 0)
+            with self._together():
+                for tensor in tensors:
+                    dist.broadcast(tensor.detach(), 0)
 
     @torch.no_grad()
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -162,7 +205,8 @@ class Processes:
         if self.count == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-        dist.all_reduce(flat)
+        with self._together():
+            dist.all_reduce(flat)
         flat /= self.count
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
@@ -173,7 +217,8 @@ class Processes:
         if self.count == 1:
             return
         here = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
-        dist.all_reduce(here, dist.ReduceOp.MAX, group=self._words)
+        with self._together():
+            dist.all_reduce(here, dist.ReduceOp.MAX, group=self._words)
         used = [p for p, some in zip(parameters, here.tolist(), strict=True) if some]
         for parameter in used:
             if parameter.grad is None:
@@ -215,14 +260,13 @@ def _leave_group_at_exit() -> None:
     atexit.register(leave)
 
 
-def launched_count() -> int:
-    """The number of processes that the launcher says it started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else default
 
 
-def launched_rank() -> int:
-    """This process's rank as the launcher says, before anything is set up."""
-    return int(os.environ.get("RANK", "0"))
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(" .")[:200]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

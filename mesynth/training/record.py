@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from mesynth.core.errors import RunFolderError
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store import digests
-from mesynth.store.run_folder import claim_folder, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
 from mesynth.store.shards import png_bytes
 from mesynth.training.config import Recipe
 
@@ -45,9 +46,15 @@ class RunFolder:
             RunFolderError: it holds another run, or cannot be written.
         """
         claim_folder(self.path, recipe.identity(start) | {"exclude_subjects": list(excluded)})
-        if not self.generator.is_dir():  # a finished run is left as it is
-            digests.unseal(self.path)
-            write_text(self.path / RECIPE, recipe.yaml())
+
+    @contextmanager
+    def hold(self, recipe: Recipe) -> Iterator[None]:
+        """Hold the claimed folder for as long as it is written. Raises RunFolderError: another process does."""
+        with only_writer(self.path):
+            if not self.generator.is_dir():  # a finished run is left as it is
+                digests.unseal(self.path)
+                write_text(self.path / RECIPE, recipe.yaml())
+            yield
 
     def keep_record(self, record: dict[str, Any]) -> None:
         """Note what the run learns from, or check that it is what it was.

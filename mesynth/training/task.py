@@ -149,6 +149,7 @@ class StepUpdater:
     def run(self, task: Task, parts: Sequence[tuple[int, Batch]], images: int) -> dict[str, torch.Tensor]:
         """One update on ``parts`` (each with its first draw number); returns the logged losses' means."""
         self._parts, self._pass, self._before, self._after = len(parts), 0, [], []
+        parts = self._counted(parts)
         while True:
             logs: list[dict[str, torch.Tensor]] = []
             cut = 0
@@ -170,6 +171,19 @@ class StepUpdater:
             name = self._before[-1][0]
             self._after.append([p.detach().clone() for p in self._parameters[name]])
             self._pass += 1
+
+    def _counted(self, parts: Sequence[tuple[int, Batch]]) -> Sequence[tuple[int, Batch]]:
+        """Parts that know how many rows of each choice the whole batch has, for losses that are means over them."""
+        split = len(parts) * self._processes.count
+        if split == 1:
+            return parts
+        by_part = [batch.choices() for _, batch in parts]
+        means = torch.stack([
+            torch.stack([choices[name].sum() for choices in by_part]).float().mean() for name in by_part[0]
+        ])  # fmt: skip
+        self._processes.average([means])
+        counts = dict(zip(by_part[0], means.clamp(min=1 / split), strict=True))
+        return [(draw, batch.counted(counts)) for draw, batch in parts]
 
     def _seed_torch(self, seed: int) -> None:
         # Not torch.manual_seed: where CUDA is not in use it formats a stack trace every time.

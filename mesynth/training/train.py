@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mesynth.preprocess.landmarks import default_folder
 from mesynth.store import digests
 from mesynth.store.families import trained_family
 from mesynth.store.generator_folder import GeneratorFacts
-from mesynth.store.run_folder import RUN_FILE, claim_folder, write_last
+from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last
 from mesynth.store.stage import Progress
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import PairSet, check_split
@@ -86,20 +87,28 @@ def train(
     for key, facts in task.teachers().items():
         refuse_leak(key, facts, excluded)
     folder = RunFolder(Path(out))
-    processes.on_main(lambda: folder.claim(recipe, excluded, start.sha256 if start else ""))
-    finished = processes.gather(folder.generator.is_dir())[0]
-    if finished:
-        return _finished(folder)
-    pairs = _open(recipe, excluded, machine.cache or default_folder() / "pairs", machine.workers, processes, progress)
-    record = _record(recipe, excluded, pairs, processes, start, task.teachers())
-    processes.on_main(lambda: folder.keep_record(record))
-    run = Run(recipe, folder, processes, pairs, record, task)
-    processes.start_trackers(folder.path / "trackers", recipe.plain())
-    try:
-        run.train(progress("train") if progress and processes.main else None)
-    finally:
-        processes.end_trackers()
-    processes.on_main(run.finish)
+    with ExitStack() as stack:
+
+        def claim() -> bool:
+            """Whether there is something to do; the first process holds the folder for all."""
+            folder.claim(recipe, excluded, start.sha256 if start else "")
+            if not folder.generator.is_dir():
+                stack.enter_context(folder.hold(recipe))
+            return not folder.generator.is_dir()
+
+        if not processes.gather(processes.on_main(claim))[0]:
+            return _finished(folder)
+        cache = machine.cache or default_folder() / "pairs"
+        pairs = _open(recipe, excluded, cache, machine.workers, processes, progress)
+        record = _record(recipe, excluded, pairs, processes, start, task.teachers())
+        processes.on_main(lambda: folder.keep_record(record))
+        run = Run(recipe, folder, processes, pairs, record, task)
+        processes.start_trackers(folder.path / "trackers", recipe.plain())
+        try:
+            run.train(progress("train") if progress and processes.main else None)
+        finally:
+            processes.end_trackers()
+        processes.on_main(run.finish)
     return _finished(folder)
 
 
@@ -132,16 +141,22 @@ def cross_fit(
     check_split(recipe.run.batch, processes.count, recipe.run.accumulate)
     identity = recipe.identity(start.sha256 if start else "")
     identity |= {"exclude_subjects": sorted(excluded), "cross_fit": groups, "subjects": subjects}
-    processes.on_main(lambda: claim_folder(out, identity))
     made = []
-    for g, part in enumerate(parts):
-        bars = (lambda name, g=g: progress(f"group {g + 1}/{groups}: {name}")) if progress else None
-        made.append(
-            train(recipe, out / f"group-{g}", exclude_subjects={*excluded, *part}, machine=machine, progress=bars)
-        )
-    table = {subject: f"group-{g}" for g, part in enumerate(parts) for subject in part}
-    text = json.dumps(table, indent=1, sort_keys=True) + "\n"
-    processes.on_main(lambda: write_last(out / CROSS_FIT, text.encode()))
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            claim_folder(out, identity)
+            stack.enter_context(only_writer(out))
+
+        processes.on_main(claim)
+        for g, part in enumerate(parts):
+            bars = (lambda name, g=g: progress(f"group {g + 1}/{groups}: {name}")) if progress else None
+            made.append(
+                train(recipe, out / f"group-{g}", exclude_subjects={*excluded, *part}, machine=machine, progress=bars)
+            )
+        table = {subject: f"group-{g}" for g, part in enumerate(parts) for subject in part}
+        text = json.dumps(table, indent=1, sort_keys=True) + "\n"
+        processes.on_main(lambda: write_last(out / CROSS_FIT, text.encode()))
     return made
 
 

@@ -1,4 +1,4 @@
-"""A second counts once, for the innermost part; who does not listen hears and pays nothing."""
+"""A second counts once, for the innermost part, who does not listen pays nothing; what launchers say of processes."""
 
 import threading
 import time
@@ -6,7 +6,8 @@ import time
 import pytest
 
 from mesynth.core import process
-from mesynth.core.process import Stopwatch, part
+from mesynth.core.errors import ConfigError
+from mesynth.core.process import Stopwatch, launched, part
 
 
 @pytest.fixture
@@ -102,3 +103,49 @@ def test_a_part_costs_microseconds(listening: bool) -> None:
         each.append((time.perf_counter() - begun) / 100)
     watch.stop()
     assert min(each) < 10e-6  # the best of twenty: the machine may be shared
+
+
+# ---------------------------------------------------------------- launchers
+
+TORCHRUN = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "False"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, (0, 1)),
+        (TORCHRUN, (2, 4)),
+        (TORCHRUN | ACCELERATE, (2, 4)),
+        (ACCELERATE, (0, 1)),
+        ({"MASTER_ADDR": "node1"}, (0, 1)),
+        ({"WORLD_SIZE": "1"}, (0, 1)),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, (0, 1)),
+        ({"WORLD_SIZE": "", "RANK": "3"}, (0, 1)),
+        ({"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"}, (1, 3)),
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"} | ACCELERATE | {"MASTER_ADDR": "127.0.0.1"}, (0, 2)),
+        ({"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"}, (1, 2)),
+    ],
+)
+def test_what_launchers_say(environment: dict[str, str], found: tuple[int, int]) -> None:
+    assert launched(environment) == found
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (
+            ACCELERATE | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+            "asked for several processes .*--multi_gpu",
+        ),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE=two is no number"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK=x is no number"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 and no RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 and RANK=2"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "WORLD_SIZE=2 and RANK=-1"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE=0 and RANK=0"),
+    ],
+)
+def test_a_launcher_that_contradicts_itself_is_refused(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        launched(environment)

@@ -42,6 +42,8 @@ INERT = frozenset({"text", "csv", "yaml", "json", "toml", "html"})
 """Languages of blocks that nobody types."""
 BUILTINS = frozenset({"printf", "mkdir", "cp", "ls", "cat"})
 """Programs of the shell that documents may use beside the project's own."""
+LAUNCHERS = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}
+"""Programs that start several processes, and the modules that they are."""
 
 INLINE = "inside a sentence"
 
@@ -183,7 +185,7 @@ def parse(command: Command, *, whole: bool = True) -> None:
         DocumentError: an unknown program, verb, option or choice, or a recipe or script that does not exist.
     """
     words = list(command.words)
-    if words[0] in ("torchrun", "accelerate"):
+    if words[0] in LAUNCHERS:
         if "-m" not in words:
             if not whole:
                 return
@@ -297,7 +299,7 @@ class Session:
                 raise DocumentError(f"'{words[1]}' is no environment that this project makes")
         elif program in GROUPS:
             self._verb(command, words)
-        elif program in BUILTINS or program == "python" or program == "torchrun":
+        elif program in BUILTINS or program == "python" or program in LAUNCHERS:
             self._process(command, words)
         else:
             raise DocumentError(f"'{program}' cannot run here; mark the block: <!-- not run: WHY -->")
@@ -312,13 +314,14 @@ class Session:
         raise DocumentError(f"as run: {shlex.join(words)}\n  exit code {result.exit_code}\n{result.output}{trace}")
 
     def _process(self, command: Command, words: Sequence[str]) -> None:
-        if words[0] in ("python", "torchrun"):
-            module = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
+        env = dict(os.environ)
+        if words[0] in LAUNCHERS:  # as on a machine without GPUs: it may have fewer than the command has processes
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        if words[0] == "python" or words[0] in LAUNCHERS:
+            module = ["-m", LAUNCHERS[words[0]]] if words[0] in LAUNCHERS else []
             words = [sys.executable, *module, *words[1:]]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-        done = subprocess.run(
-            words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path, **command.env}
-        )
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env | command.env)
         if done.returncode:
             raise DocumentError(f"as run: {shlex.join(words)}\n  exit code {done.returncode}\n{done.stderr}")
         if command.to:

@@ -112,13 +112,13 @@ SUBSTITUTIONS = (
         behind=("rows.count=6", "clip.fps=30", "clip.size=64"),
     ),
     Substitution(
-        r"^(mesynth train|torchrun)\b.*\b(gan|diffusion)/",
+        r"^(mesynth train|torchrun|accelerate)\b.*\b(gan|diffusion)/",
         "the family's recipe of seconds, cut to two updates",
         words=((r"\b(gan|diffusion)/(\w+?)_(64|128)(_student)?\b", r"\1/\2_tiny"),),
         behind=_FEW,
     ),
     Substitution(
-        r"^(mesynth train|torchrun)\b(?!.*(_manifest|data\.source=manifest))",
+        r"^(mesynth train|torchrun|accelerate)\b(?!.*(_manifest|data\.source=manifest))",
         "three rendered people to learn from",
         behind=("data.identities=3", "data.per_identity=4", "data.validation_identities=1"),
     ),
@@ -128,9 +128,9 @@ SUBSTITUTIONS = (
     ),
     Substitution(r"--cross-fit", "two groups of four people", options={"--cross-fit": "2"}),
     Substitution(
-        r"^torchrun\b",
-        "this machine may have two cores and no GPU",
-        options={"--device": "cpu", "--workers": "1"},
+        r"^(torchrun|accelerate)\b",
+        "this machine may have two cores",
+        options={"--workers": "1"},
         words=((r"^4$", "2"),),
     ),
     Substitution(r"^mesynth measure\b", "a few clips a side", options={"--clips": "4"}),

@@ -10,10 +10,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import mesynth
+from mesynth.cli import main
 from mesynth.core.errors import RunFolderError
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import LOCK_FILE, only_writer
+from mesynth.store.run_folder import LOCK_FILE, claim_folder, only_writer, temporary_beside, write_text
 from mesynth.store.stage import Produced, run_stage
 from tests.builders import row
 
@@ -101,3 +104,83 @@ def test_an_error_inside_lets_go(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with only_writer(tmp_path), pytest.raises(RunFolderError), only_writer(tmp_path):
         pass
+
+
+def test_of_a_hundred_that_start_together_one_goes_on(tmp_path: Path) -> None:
+    """Claim and hold as every verb does; the winner lets go when all have tried."""
+    start, outcomes, all_tried = threading.Barrier(100), [], threading.Event()
+
+    def run() -> None:
+        start.wait()
+        try:
+            claim_folder(tmp_path / "out", {"a": 1})
+            with only_writer(tmp_path / "out"):
+                outcomes.append("")
+                all_tried.wait(60)
+        except RunFolderError as error:
+            outcomes.append(str(error))
+        if len(outcomes) == 100:
+            all_tried.set()
+
+    threads = [threading.Thread(target=run) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = f"{tmp_path / 'out'} is being written by another process; wait for it or choose another --out"
+    assert set(outcomes) == {"", refused}
+    assert outcomes.count("") == 1
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["run.yaml"]
+
+
+CORPUS = ("generate", "--kind", "flow", "--emotion", "surprise", "--count", "4", "--workers", "1")
+
+
+def test_of_eight_processes_that_generate_together_one_goes_on(tmp_path: Path) -> None:
+    """Forked before they start, so that they meet; whoever comes when all is done finds the corpus finished."""
+    command = [*CORPUS, "--out", str(tmp_path / "out")]
+    mesynth.generate(kind="flow", emotion="surprise", count=4, out=tmp_path / "alone")  # everything is imported
+    go_read, go_write = os.pipe()
+    children = []
+    for n in range(8):
+        told = tmp_path / f"told-{n}"
+        if (pid := os.fork()) == 0:
+            try:
+                os.close(go_write)
+                os.read(go_read, 1)  # ends for all when the parent closes its side
+                result = CliRunner().invoke(main, command)
+                told.write_text(f"{result.exit_code}\n{result.stderr}")
+            finally:
+                os._exit(0)
+        children.append((pid, told))
+    os.close(go_read)
+    os.close(go_write)
+    codes = []
+    for pid, told in children:
+        os.waitpid(pid, 0)
+        code, _, words = told.read_text().partition("\n")
+        codes.append(int(code))
+        if code != "0":
+            assert code == "2", words
+            assert words.count("\n") == 1, words
+            assert "is being written by another process" in words
+    assert 0 in codes
+    assert Manifest.read(tmp_path / "out").hash() == Manifest.read(tmp_path / "alone").hash()
+    made, whole = ({p.name for p in (tmp_path / name).iterdir()} for name in ("out", "alone"))
+    assert made - {"throughput.json"} == whole
+
+
+def test_temporary_names_are_as_long_as_a_file_system_takes(tmp_path: Path) -> None:
+    for name in ("x" * 255, "\u00fc" * 127, "\u7b11" * 85):
+        write_text(tmp_path / name, name)
+        assert (tmp_path / name).read_text() == name
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_a_killed_writer_began_goes_with_the_next(tmp_path: Path) -> None:
+    begun, own = temporary_beside(tmp_path / "plan.jsonl"), tmp_path / ".notes.tmp"
+    begun.touch()
+    own.touch()
+    with only_writer(tmp_path):
+        assert not begun.exists()
+    assert own.exists(), "not a name that this project gives"

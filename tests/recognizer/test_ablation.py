@@ -376,6 +376,7 @@ def test_killed_between_cells_it_goes_on(corpora: dict[str, Manifest], tmp_path:
 
 def test_processes_need_a_folder(sets: dict[str, FlowSet], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match="2 processes share an ablation through its folder"):
         ablate(sets["real"], sets["synthetic"], load())
 

@@ -1,5 +1,7 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 
 from mesynth.core.errors import WeightsUnavailable
 from mesynth.training import losses
+from mesynth.training.data.batches import Batch
+from mesynth.training.forecast import random_batch
 from tests.generators.test_warping import swirl
 
 
@@ -24,8 +28,22 @@ def test_mean_of_counts_only_what_the_mask_shows() -> None:
 
 def test_chosen_pairs() -> None:
     loss = torch.tensor([1.0, 10.0, 4.0])
-    assert losses.chosen(loss, torch.tensor([True, False, True])) == 2.5
-    assert losses.chosen(loss, torch.zeros(3, dtype=torch.bool)) == 0
+    batch = random_batch(3, 4)
+    some = replace(batch, has_flow=torch.tensor([True, False, True]))
+    assert losses.chosen(loss, some, "flow") == 2.5
+    assert losses.chosen(loss, some, "no flow") == 10
+    assert losses.chosen(loss, some, "paired") == 5, "the AUs of all are known"
+    assert losses.chosen(loss, batch, "no flow") == 0
+
+
+def test_chosen_pairs_of_parts_are_those_of_the_whole() -> None:
+    """Two chosen rows in one part, none in the other: the mean of the parts is the mean of the two rows."""
+    loss = torch.tensor([1.0, 4.0, 10.0, 20.0])
+    whole = replace(random_batch(4, 4), has_flow=torch.tensor([True, True, False, False]))
+    count = {"flow": torch.tensor(1.0)}
+    parts = [whole.rows(np.arange(2)).counted(count), whole.rows(np.arange(2, 4)).counted(count)]
+    made = [losses.chosen(part, batch, "flow") for part, batch in zip(loss.split(2), parts, strict=True)]
+    assert sum(made) / 2 == losses.chosen(loss, whole, "flow") == 2.5
 
 
 def test_multiscale_l1_sees_fine_errors_less_than_broad_ones() -> None:
@@ -87,10 +105,15 @@ def test_inverse_consistency_grows_with_folds() -> None:
 
 def test_hinge() -> None:
     real, fake = torch.tensor([[2.0], [0.5]]), torch.tensor([[-3.0], [0.5]])
-    both = torch.tensor([True, True])
-    assert losses.hinge_discriminator(real, fake, both).item() == pytest.approx(0.25 + 0.75)
-    assert losses.hinge_discriminator(real, fake, torch.tensor([False, True])).item() == pytest.approx(0.5 + 0.75)
-    assert losses.hinge_discriminator(real, fake, ~both).item() == pytest.approx(0.75)
+
+    def paired(*rows: bool) -> Batch:
+        here = torch.tensor(rows)
+        batch = random_batch(2, 4)
+        return replace(batch, has_flow=here, known=batch.known & here[:, None, None])
+
+    assert losses.hinge_discriminator(real, fake, paired(True, True)).item() == pytest.approx(0.25 + 0.75)
+    assert losses.hinge_discriminator(real, fake, paired(False, True)).item() == pytest.approx(0.5 + 0.75)
+    assert losses.hinge_discriminator(real, fake, paired(False, False)).item() == pytest.approx(0.75)
     assert losses.hinge_generator(fake).item() == pytest.approx(1.25)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mesynth.core.errors import ConfigError
 from mesynth.training import checkpoint
+from mesynth.training.processes import Processes
 from mesynth.training.record import read_metrics
 from tests.training.toy import recipe_text
 
@@ -77,9 +79,15 @@ def recipe(tmp_path: Path) -> Path:
 def test_killed_in_the_middle_of_an_update_it_ends_with_the_same_bytes(
     tmp_path: Path, recipe: Path, command: list[str]
 ) -> None:
+    """Of two processes one is killed; the other says so and ends long before anyone's patience does."""
     assert _run(command, recipe, tmp_path / "whole")[0] == 0
-    code, _ = _run(command, recipe, tmp_path / "cut", TOY_DIE_AT="400")
+    code, errors = _run(command, recipe, tmp_path / "cut", TOY_DIE_AT="400")
     assert code == (-signal.SIGKILL if command is SINGLE else 1)
+    if command is TWO:
+        assert "Error: another process of this run has ended" in errors
+        assert "the same command goes on from the newest checkpoint" in errors
+        own = errors.split("Root Cause")[0].split("torch/distributed/elastic")[0]  # torchrun adds its own account
+        assert "mesynth/training" not in own, errors
     assert [int(f.name) for f in checkpoint.folders(tmp_path / "cut" / "checkpoints")] == [320, 160]
     code, errors = _run(command, recipe, tmp_path / "cut")
     assert code == 0, errors
@@ -156,3 +164,44 @@ def test_a_mistake_is_one_line_for_all_processes(tmp_path: Path, recipe: Path) -
     code, errors = _run(TWO, recipe, tmp_path / "full")
     assert code != 0
     assert sum("is not empty and holds no run" in line for line in errors.splitlines()) == 1, errors
+
+
+def test_processes_that_do_not_form_the_launchers_group_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would train alone, and all of them into one folder."""
+
+    class Alone:
+        process_index, num_processes = 0, 1
+
+        def __init__(self, **_: object) -> None: ...
+
+    monkeypatch.setattr("accelerate.Accelerator", Alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match=r"process 1 of 2, but this is process 0 of 1: they would train apart"):
+        Processes("cpu")
+
+
+def test_what_keeps_processes_apart_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine by that name: what the store of the group raises is told, not shown."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "", "MASTER_PORT": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="the 2 processes of the launcher do not find each other"):
+        Processes("cpu")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="2 processes on a machine with 1 GPUs; start one a GPU, or add --device cpu"):
+        Processes("auto")
+
+
+def test_accelerate_that_starts_one_process_for_two_is_refused(tmp_path: Path, recipe: Path) -> None:
+    environment = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    code, errors = _run(SINGLE, recipe, tmp_path / "run", **environment)
+    assert code == 2
+    assert "accelerate launch was asked for several processes and has started one" in errors
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,8 @@
 """A task and pairs so small that the loop itself is what is tested: the mean flow of a pair follows from its AUs.
 
 ``python -m tests.training.toy ARGUMENTS`` is ``mesynth train ARGUMENTS`` with the toy in the registry; run it by
-torchrun, kill it, start it again. ``TOY_DIE_AT=N`` ends it by SIGKILL in the middle of the update after N images;
+torchrun, kill it, start it again. ``TOY_DIE_AT=N`` ends its last process by SIGKILL in the middle of the update after
+N images;
 ``TOY_TELL_THREADS=1`` prints the native threads that are left when Python begins to end.
 """
 
@@ -24,6 +25,7 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
+from mesynth.core.process import launched
 from mesynth.core.seeds import stream
 from mesynth.store.families import FAMILIES, Family, Source
 from mesynth.store.generator_folder import GeneratorFacts
@@ -98,7 +100,7 @@ class ToyTask(Task):
         error = ((made - target) ** 2).mean(1, keepdim=True)
         critic_loss = ((self.networks["critic"](made.detach()) - error.detach()) ** 2).mean()
         updater.update("critic", critic_loss)
-        if die_at is not None and images >= int(die_at):
+        if die_at is not None and images >= int(die_at) and launched()[0] == launched()[1] - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         loss = error.mean() + 0.01 * self.networks["critic"](made).mean()
         if config.loss.poison_at >= 0 and images >= config.loss.poison_at:

@@ -40,7 +40,7 @@ from mesynth.corpus.exports.records import (
 )
 from mesynth.datasets.flow_folders import STRETCHED, UNITS, read_flow_image, unstretch
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.run_folder import write_bytes
+from mesynth.store.run_folder import temporary_beside, write_bytes
 from mesynth.store.stage import Produced
 
 FOLDER, INDEX = "flow", "index.csv"
@@ -199,7 +199,7 @@ def _test_file(out: Path, place: dict[str, Any]) -> Path:
 def _link(source: Path, target: Path) -> None:
     """``target`` with the bytes of ``source``: a hard link, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = temporary_beside(target)
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

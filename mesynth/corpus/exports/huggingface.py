@@ -32,7 +32,7 @@ from mesynth.corpus.exports.form import (
 )
 from mesynth.corpus.exports.records import AGAIN, inside, pictures, stored
 from mesynth.store.manifest import SCHEMA, Manifest, Row
-from mesynth.store.run_folder import write_text
+from mesynth.store.run_folder import temporary_beside, write_text
 from mesynth.store.shards import npy_array
 from mesynth.store.stage import Produced
 
@@ -97,7 +97,7 @@ class HuggingFaceForm(Form):
         name = f"{SPLIT}-{shard:05d}-of-{shards:05d}.parquet"
         target = out / FOLDER / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(name + ".tmp")
+        temporary = temporary_beside(target)
         held: list[dict[str, Any]] = []
         with pq.ParquetWriter(temporary, self.schema, compression="zstd", write_page_checksum=True) as writer:
             for number, clip in enumerate(clips):

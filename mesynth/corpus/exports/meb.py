@@ -29,7 +29,7 @@ from mesynth.corpus.exports.form import (
 )
 from mesynth.corpus.exports.records import CellValue, NamedForm, flow_planes, picture_files, write_csv
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.run_folder import write_bytes
+from mesynth.store.run_folder import temporary_beside, write_bytes
 from mesynth.store.shards import npy_bytes
 from mesynth.store.stage import Produced, journal
 
@@ -85,7 +85,7 @@ class MebForm(NamedForm):
     def _join(self, parts: list[Path], target: Path) -> None:
         """The arrays of all shards as one; a shard's is held at a time (a memory map would count as memory)."""
         clips = sum(len(np.load(part, mmap_mode="r")) for part in parts)
-        temporary = target.with_name(target.name + ".tmp")
+        temporary = temporary_beside(target)
         with open(temporary, "wb") as file:
             shape = (clips, 3, self.size, self.size)
             header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}

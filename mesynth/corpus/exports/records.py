@@ -27,7 +27,7 @@ from mesynth.core.types import optical_strain
 from mesynth.corpus.exports.form import ExportedClip, Form, Options, SourceClip
 from mesynth.datasets.rendered import without_dates
 from mesynth.store.manifest import SCHEMA, Manifest, Provenance, Row
-from mesynth.store.run_folder import write_bytes
+from mesynth.store.run_folder import temporary_beside, write_bytes
 from mesynth.store.shards import npy_array
 from mesynth.store.videos import image_array
 
@@ -196,7 +196,7 @@ _WRITTEN = b"2020-01-01T00:00:00Z"
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[CellValue]]) -> None:
     """Write under a temporary name, then rename; one row is held at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

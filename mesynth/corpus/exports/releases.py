@@ -37,7 +37,7 @@ from mesynth.datasets.casme2 import RENDERED_FILE
 from mesynth.datasets.rendered import FRAMES as FOLDER
 from mesynth.datasets.rendered import WORKBOOK
 from mesynth.store.manifest import Row
-from mesynth.store.run_folder import write_bytes
+from mesynth.store.run_folder import temporary_beside, write_bytes
 from mesynth.store.stage import Produced
 
 RENUMBERED = "frames renumbered from the onset on: the clip had been thinned or resampled"
@@ -155,7 +155,7 @@ def _row(one: ExportedClip) -> tuple[CellValue, ...]:
 
 def _write_sidecar(path: Path, origin: dict[str, object], placed: ExportedClips) -> None:
     """Exact action units of every clip, streamed; clips with unknown intensities are left to their workbook cell."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps(origin)[:-1] + ', "clips": {')
         separator = "\n"

@@ -26,7 +26,7 @@ from mesynth.corpus.exports.releases import Casme2Form, SammForm
 from mesynth.corpus.exports.webdataset import WebDatasetForm
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest, write_tables
-from mesynth.store.run_folder import claim_folder, write_last, write_listed, write_text
+from mesynth.store.run_folder import claim_folder, temporary_beside, write_last, write_listed, write_text
 from mesynth.store.stage import PARTS, Progress, Skipped, journal, run_shards, skipped_csv
 
 FORMS: dict[str, type[Form]] = {
@@ -192,7 +192,7 @@ def _write_left_out(out: Path, n_shards: int) -> Counter[str]:
 def _write_provenance(out: Path, n_shards: int) -> int:
     """Stream ``provenance.jsonl``; returns the number of clips."""
     target = out / PROVENANCE_FILE
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = temporary_beside(target)
     clips = 0
     with open(temporary, "w", encoding="utf-8") as file:
         for placed in _placed(out, n_shards):

@@ -95,7 +95,7 @@ class FlowVolumeTask(Task):
         told = batch.has_flow & (known == batch.known).flatten(1).all(1)
         missed = losses.charbonnier_epe(asked.apex, flows[:, RISING - 1], seen[:, RISING - 1])
         return {
-            "denoising": losses.chosen(process.weight(sigma) * error, batch.has_keys.any(1)),
+            "denoising": losses.chosen(process.weight(sigma) * error, batch, "keys"),
             "mean": (missed * told).mean(),
         }
 

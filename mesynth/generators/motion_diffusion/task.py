@@ -98,14 +98,14 @@ class MotionDiffusionTask(Task):
         told = batch.has_flow & (known == batch.known).flatten(1).all(1)
         missed = losses.charbonnier_epe(asked.expected, flow, seen[:, 0])
         out = {
-            "denoising": losses.chosen(process.weight(sigma) * error, batch.has_flow),
+            "denoising": losses.chosen(process.weight(sigma) * error, batch, "flow"),
             "mean": (missed * told).mean(),
         }
         if weights.fold:
             # Under noise the estimate is a mean of many motions and says nothing about folds.
             sure = 1 / (1 + (sigma / process.sigma_data).square())
             made = network.pixels(asked.mean + asked.spread * estimate)
-            out["fold"] = losses.chosen(sure * losses.folds(made), batch.has_flow)
+            out["fold"] = losses.chosen(sure * losses.folds(made), batch, "flow")
         return out
 
     def distilled(self, batch: Batch) -> torch.Tensor:

@@ -75,7 +75,7 @@ class MotionGANTask(Task):
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         if weights.reads:
             read = self.networks["reader"](batch.onset, batch.frame)
-            loss = losses.chosen(losses.au_mse(read, batch.aus, batch.known), paired)
+            loss = losses.chosen(losses.au_mse(read, batch.aus, batch.known), batch, "paired")
             logged["reader"] = loss.detach()
             updater.update("reader", loss)
         motion: Motion = self.networks["generator"](batch.onset, aus, known, z)
@@ -98,13 +98,15 @@ class MotionGANTask(Task):
         fake = _observe(network, batch, made.detach(), motion.flow.detach())
         scores, read = network(torch.cat([real, fake]))
         # Where there is only a face there is no real motion to tell from a made one.
-        hinge = losses.hinge_discriminator(scores[: len(batch)], scores[len(batch) :], paired)
-        head = losses.chosen(losses.au_mse(read[: len(batch)], batch.aus, batch.known), paired)
+        hinge = losses.hinge_discriminator(scores[: len(batch)], scores[len(batch) :], batch)
+        head = losses.chosen(losses.au_mse(read[: len(batch)], batch.aus, batch.known), batch, "paired")
         parts = {"discriminator": hinge.detach(), "discriminator_aus": head.detach()}
         total = hinge + head
         drawn = (batch.rand("r1", 1)[:, 0] < _R1_SHARE) & paired
-        if weights.r1 and bool(drawn.any()):
-            inputs = real[drawn].detach().requires_grad_(True)
+        if weights.r1:
+            # Where no row is drawn one goes through all the same and counts 0: every pass moves spectral norm's power
+            # iteration on, and it has to be as far in every part of a batch and in every process.
+            inputs = real[drawn if bool(drawn.any()) else slice(1)].detach().requires_grad_(True)
             with torch.enable_grad():
                 # Not network(inputs): a compiled network cannot be differentiated twice.
                 penalty = losses.r1(network.forward(inputs)[0].flatten(1).mean(1), inputs)
@@ -119,12 +121,12 @@ class MotionGANTask(Task):
         weights, flow, network = self._config.loss, motion.flow, self.networks["generator"]
         out: dict[str, torch.Tensor] = {}
         if weights.epe:
-            out["epe"] = losses.chosen(losses.charbonnier_epe(flow, batch.flow, batch.valid), batch.has_flow)
+            out["epe"] = losses.chosen(losses.charbonnier_epe(flow, batch.flow, batch.valid), batch, "flow")
         if weights.l1:
-            out["l1"] = losses.chosen(losses.multiscale_l1(made, batch.frame), paired)
+            out["l1"] = losses.chosen(losses.multiscale_l1(made, batch.frame), batch, "paired")
         if weights.perceptual:
             distance = self.frozen["perceptual"](2 * made - 1, 2 * batch.frame - 1).flatten(1).mean(1)
-            out["perceptual"] = losses.chosen(distance, paired)
+            out["perceptual"] = losses.chosen(distance, batch, "paired")
         if weights.tv:
             out["tv"] = losses.edge_aware_tv(flow, batch.onset).mean()
         if weights.smooth:
@@ -140,7 +142,7 @@ class MotionGANTask(Task):
         if weights.teacher:
             taught = self.frozen["teacher"](batch.onset, aus, known).flow.detach()
             every = torch.ones_like(batch.valid)
-            out["teacher"] = losses.chosen(losses.charbonnier_epe(flow, taught, every), ~batch.has_flow)
+            out["teacher"] = losses.chosen(losses.charbonnier_epe(flow, taught, every), batch, "no flow")
         if weights.discriminates:
             scores, read = self.networks["discriminator"](_observe(self.networks["discriminator"], batch, made, flow))
             if weights.adversarial:

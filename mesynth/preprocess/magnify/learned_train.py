@@ -350,10 +350,17 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
         RunFolderError: ``out`` holds another run or a damaged checkpoint.
         Interrupted: stopped by Ctrl-C; the same call goes on.
     """
-    from mesynth.store.digests import seal
-    from mesynth.store.run_folder import claim_folder, write_text
+    from mesynth.store.run_folder import claim_folder, only_writer
 
     claim_folder(out, asdict(config))
+    with only_writer(out):
+        return _train(config, out, device, progress)
+
+
+def _train(config: MagnifierConfig, out: Path, device: str, progress: bool) -> LearnedMagnifier:
+    from mesynth.store.digests import seal
+    from mesynth.store.run_folder import write_text
+
     triples = config.triples
     faces = face_pictures(triples.train_people(), triples.looks, triples.size)
     pictures = np.concatenate([faces, photographs(_TRAIN_PHOTOGRAPHS, triples.size)])

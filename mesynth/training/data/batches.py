@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -52,6 +52,25 @@ class Batch:
     def paired(self) -> torch.Tensor:
         """[B] bool: flow or AUs of the frame are known. The others are faces alone, whatever their frame shows."""
         return self.has_flow | self.known.flatten(1).any(1)
+
+    def choices(self) -> dict[str, torch.Tensor]:
+        """Rows that a loss may be a mean over, by name: [B] bool each."""
+        return {"paired": self.paired, "flow": self.has_flow, "no flow": ~self.has_flow}
+
+    def count(self, name: str) -> torch.Tensor:
+        """Rows of a choice that a mean is divided by, a scalar, at least 1 of the whole batch.
+
+        Of a part of a batch, or of the share of one process, this is not its own number but the mean over all parts:
+        the mean of the parts' losses and gradients is then that of the whole batch, however unevenly the rows fall.
+        """
+        counts: Mapping[str, torch.Tensor] = vars(self).get("_counts", {})
+        return counts[name] if name in counts else self.choices()[name].sum().clamp(min=1)
+
+    def counted(self, counts: Mapping[str, torch.Tensor]) -> Self:
+        """The same rows, of a batch of which a part holds so many rows of each choice on average."""
+        out = replace(self)
+        object.__setattr__(out, "_counts", counts)  # no field: rows of a batch that is taken apart are counted anew
+        return out
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

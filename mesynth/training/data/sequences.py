@@ -110,6 +110,10 @@ class SequenceBatch(Batch):
     clock: np.ndarray
     """[B,4]: apex as a share of the clip, hold, 1 for an exponential decay, seconds"""
 
+    def choices(self) -> dict[str, torch.Tensor]:
+        """Those of pairs, and the clips of which the flow at some time is known."""
+        return super().choices() | {"keys": self.has_keys.any(1)}
+
     def to(self, device: torch.device | str) -> SequenceBatch:
         """The same batch on another device."""
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in self._tensors()}
