@@ -8,6 +8,7 @@ import atexit
 import functools
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -266,7 +267,9 @@ def _number(name: str, default: int) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(" .")[:200]
+    """What a library says, without the line of its source that it begins with, up to the first full stop."""
+    line = (str(error).splitlines() or [""])[0]
+    return re.sub(r"^\[\S*/\S*:\d+\]\s*", "", line).split(". ")[0].rstrip(" .")[:160] or type(error).__name__
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
