@@ -86,6 +86,10 @@ def prepare(
     *,
     part: str = "",
     frames: str = "",
+    subjects: int | str | Collection[str] = (),
+    clips: str | Collection[str] = (),
+    limit: int | None = None,
+    annotation: Path | str | None = None,
     skip_bad: bool = False,
     landmarker: str = "auto",
     download: bool = False,
@@ -103,6 +107,10 @@ def prepare(
         root: the release's folder.
         part: subset of the release; "" for its first.
         frames: which rendering of the frames; flow_folders: the order of their channels.
+        subjects: these people alone, ``["sub01", "casme2/sub02"]``, or the first so many; none: all.
+        clips: these clips alone, ``["sub01/EP02_01f"]``; none: all.
+        limit: the first so many of them.
+        annotation: the annotation file, if it has another name than the release's or lies elsewhere.
         skip_bad: leave out clips that cannot be used, instead of raising on the first.
         landmarker: "face-alignment", "mediapipe", a file of points, "stored" or "auto".
         download: let face-alignment fetch its weights first, and use it.
@@ -113,8 +121,9 @@ def prepare(
         Crops [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels, landmarks [68,2] float32 pixels, by clip.
 
     Raises:
-        DatasetLayoutError: an unknown database, or a folder that is not laid out like the release.
-        ConfigError: a step out of range, or one that has no effect on what is read.
+        DatasetLayoutError: an unknown database, or a folder that is not laid out like the release (the right one is
+            named if it is near).
+        ConfigError: a step out of range, or without effect on what is read; a subject or clip that is not there.
         MesynthError: see :func:`mesynth.preprocess.prepare.prepare`.
 
     A corpus of flow images goes out in a published form, and comes back:
@@ -132,7 +141,8 @@ def prepare(
 
     root, out = Path(root), Path(out)
     if database in (EXPORT, FLOW_FOLDERS):
-        if idle := next(iter(steps), ""):
+        chosen = {"subjects": subjects, "clips": clips, "limit": limit, "annotation": annotation}
+        if idle := next(iter([*steps, *(name for name, value in chosen.items() if value)]), ""):
             raise ConfigError(f"{idle} has no effect on {database}, whose clips are prepared already; leave it out")
         if database == EXPORT:
             from mesynth.corpus.exports.imports import import_export
@@ -150,7 +160,10 @@ def prepare(
     if unknown := set(steps) - {f.name for f in fields(PrepareConfig)}:
         raise ConfigError(f"step '{min(unknown)}' is unknown; choose from {', '.join(_names(PrepareConfig))}")
     config = PrepareConfig(**steps)
-    manifest, skipped = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad)
+    manifest, skipped = load_database(
+        database, root, part=part, frames=frames, subjects=subjects, clips=clips, limit=limit, annotation=annotation,
+        skip_bad=skip_bad,
+    )  # fmt: skip
     return run(
         manifest, out, config, landmarker=fetch_landmarker(landmarker, download), device=device, workers=workers,
         cache=default_folder() if cache else None, skip_bad=skip_bad, skipped=skipped, progress=progress,
@@ -162,9 +175,20 @@ FLOW_FOLDERS = "flow_folders"
 
 
 def load_database(
-    database: str, root: Path, *, part: str = "", frames: str = "", skip_bad: bool = False
+    database: str,
+    root: Path,
+    *,
+    part: str = "",
+    frames: str = "",
+    subjects: int | str | Collection[str] = (),
+    clips: str | Collection[str] = (),
+    limit: int | None = None,
+    annotation: Path | str | None = None,
+    skip_bad: bool = False,
 ) -> tuple[Manifest, list[Any]]:
     """The clips of a release or of a corpus as they lie in ``root``, and those that cannot be used, with their reason.
+
+    ``subjects`` and so on: see :func:`prepare`; of others nothing is looked at, and nothing said.
 
     Raises:
         DatasetLayoutError: an unknown database, or a folder that is not laid out like the release.
@@ -173,20 +197,25 @@ def load_database(
     Traceback (most recent call last):
     mesynth.core.errors.DatasetLayoutError: database 'casme9' is unknown; choose from ...
     """
+    from mesynth.datasets.load import Selection
     from mesynth.datasets.registry import CORPUS, load_release_of
     from mesynth.store.manifest import Manifest
 
+    select = Selection.parse(subjects, clips, limit)
     if database == CORPUS:
-        return Manifest.read(root), []
+        if annotation:
+            raise ConfigError(f"a corpus has no annotation file; leave out annotation {annotation}")
+        return select.rows(Manifest.read(root)), []
     from mesynth.corpus.exports.imports import is_export, restored
     from mesynth.datasets.load import usable
     from mesynth.store.stage import Skipped
 
-    loaded = load_release_of(database, root, part=part, frames=frames)
+    loaded = load_release_of(database, root, part=part, frames=frames, annotation=annotation, select=select)
     manifest = usable(loaded, skip_bad=skip_bad)
     if is_export(root):  # made by `mesynth export`: its people, and whom its makers saw, are in the folder
         manifest = restored(manifest, root)
-    return manifest, [Skipped(problem.clip, problem.reason) for problem in loaded.problems]
+    left_out = [*((problem.clip, problem.reason) for problem in loaded.problems), *loaded.release.changed]
+    return manifest, [Skipped(clip, reason) for clip, reason in left_out]
 
 
 def fetch_landmarker(landmarker: str, download: bool) -> str:
@@ -217,7 +246,7 @@ def load_corpus(folder: Path | str) -> Manifest:
 
     >>> load_corpus("nowhere")
     Traceback (most recent call last):
-    mesynth.core.errors.ManifestError: no manifest.parquet in nowhere; give a folder written by prepare, render or ...
+    mesynth.store.manifest.NoManifest: no manifest.parquet in nowhere; give a folder written by prepare, render or ...
     """
     from mesynth.store.manifest import Manifest
 

@@ -7,17 +7,24 @@ import errno
 import json
 import os
 import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
 from mesynth.core.errors import MesynthError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 INTERRUPTED = 130
-Bars = Callable[[str], Callable[[int, int], None]]
+Bars = Callable[[str], Callable[[float, float], None]]
 
 
 class MistakeException(click.ClickException):
@@ -243,42 +250,233 @@ def show_result(result: dict[str, Any], as_json: bool) -> None:
         click.echo(f"{key:>10}  {value}")
 
 
-@contextmanager
-def progress_bars(*, lines: bool = True) -> Iterator[Bars]:
-    """Yields ``bar(name) -> report(done, total)``: bars on a terminal, elsewhere a line per step if ``lines``."""
+# ------------------------------------------------------------------- progress
+
+
+_FIRST, _LONGEST = 5.0, 30.0
+"""Seconds until a log's first line, and between lines once a job has gone on for a while."""
+_SAMPLES, _SPACING = 60, 2.0  # a rate is that of the last two minutes, or of the last 60 reports if they come slower
+
+
+class Pace:
+    """What a job has told: how much is done, how fast it goes, and what time is left.
+
+    The first report says where the job begins (a resumed one not at 0); what was there before makes no rate.
+
+    >>> pace = Pace("clips", now=0.0)
+    >>> pace.tell(0, 255, now=1.0)
+    >>> pace.tell(37, 255, now=21.0)
+    >>> pace.line(now=21.0)
+    'clips: 37 of 255, 1.9 a second, 1 min 58 s left, 21 s so far'
+    """
+
+    def __init__(self, name: str, now: float) -> None:
+        self.name, self.began = name, now
+        self.done, self.total = 0.0, 0.0
+        self.told = False
+        self._first = (now, 0.0)
+        self._seen: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
+        self._last = now
+
+    @property
+    def finished(self) -> bool:
+        """All is done, as far as one was told how much there is."""
+        return self.told and 0 < self.total <= self.done
+
+    def tell(self, done: float, total: float, now: float) -> None:
+        """``done`` of ``total`` (0: nobody knows how many)."""
+        if not self.told or done < self.done:
+            # Some jobs speak up after their first piece only: it took the time since they began.
+            since_began = not self.told and 0 < done <= 1 and now > self.began
+            self._first = (self.began, 0.0) if since_began else (now, done)
+            self._seen.clear()
+            self._seen.append(self._first)
+        elif done > self.done and now - self._seen[-1][0] >= _SPACING:
+            self._seen.append((now, done))
+        if done != self.done or not self.told:
+            self._last = now
+        self.done, self.total, self.told = done, total, True
+
+    def rate(self) -> float:
+        """Pieces a second lately, over all once finished; 0 while unknown."""
+        began, before = self._first if self.finished or not self._seen else self._seen[0]
+        return (self.done - before) / (self._last - began) if self._last > began else 0.0
+
+    def left(self, now: float) -> float | None:
+        """Seconds to go; None while nothing can be said."""
+        rate = self.rate()
+        if not rate or self.total <= 0:
+            return None
+        return max((self.total - self.done) / rate - min(now - self._last, 1 / rate), 0.0)
+
+    def words(self, now: float) -> str:
+        """Done of total, rate, time left, time so far: as much of it as is known."""
+        said, left = [], self.left(now)
+        if self.told:
+            said.append(f"{int(self.done):,}" + (f" of {int(self.total):,}" if self.total > 0 else ""))
+        if rate := self.rate():
+            said.append(_per_time(rate))
+        if self.finished:
+            return ", ".join([*said, duration(self._last - self.began)])
+        if left is not None:
+            said.append(f"{duration(left)} left")
+        return ", ".join([*said, f"{duration(now - self.began)} so far"])
+
+    def line(self, now: float) -> str:
+        """For a log."""
+        return f"{self.name}: {self.words(now)}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [duration(s) for s in (0.42, 9.96, 59.7, 115, 7265, 100_000)]
+    ['0.4 s', '10 s', '1 min 00 s', '1 min 55 s', '2 h 01 min', '1 d 03 h']
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, part, of in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part:02d} {of}"
+    return f"{whole} s"
+
+
+def _per_time(rate: float) -> str:
+    for unit, seconds in (("second", 1), ("minute", 60), ("hour", 3600)):
+        if rate * seconds >= 1 or unit == "hour":
+            break
+    value = rate * seconds
+    return f"{value:,.0f} a {unit}" if value >= 9.95 else f"{value:.2g} a {unit}"
+
+
+class Board:
+    """Every bar of one verb: drawn on a terminal, and a line now and then anywhere else.
+
+    Lines come after 5 seconds (10 where a job says nothing at all), then at growing intervals of up to 30, as soon as
+    there is an estimate where a line had none, and when a step ends; a verb that takes less says nothing. ``tick`` is
+    called every second or so, so that a job that says nothing is heard of too.
+    """
+
+    def __init__(self, stream: TextIO, *, live: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._lock = threading.RLock()
+        self._open: list[Pace] = []
+        self._current: Pace | None = None
+        self._wait = self._next = 0.0
+        self._unestimated = False
+        self._began = self._ended = clock()
+        self.drawn = _drawn(stream, clock) if live else None
+        self._tasks: dict[int, TaskID] = {}
+
+    def bar(self, name: str) -> Callable[[float, float], None]:
+        """``report(done, total)`` of a step; nothing is shown before it says something, or is slow to."""
+        with self._lock:
+            pace = Pace(name, self._clock())
+            self._open.append(pace)
+            self._choose()
+        return partial(self._tell, pace)
+
+    def tick(self) -> None:
+        """Show the step that is at work, if it is time."""
+        with self._lock:
+            now = self._clock()
+            if (pace := self._current) is None or now < self._next:
+                return
+            self._write(pace, now)
+            self._wait = min(self._wait + _FIRST, _LONGEST)
+            self._next = now + self._wait
+
+    def _tell(self, pace: Pace, done: float, total: float) -> None:
+        if done <= 0 and total <= 0:  # nothing to do, nothing to say
+            return
+        with self._lock:
+            now, was = self._clock(), pace.finished
+            if not pace.told:
+                pace.began = max(pace.began, self._ended)  # made early, begun when the step before it ended
+                if self._wait == _FIRST:  # no line yet
+                    self._next = min(self._next, max(pace.began + _FIRST, now))
+            pace.tell(done, total, now)
+            if pace.finished:
+                self._ended = now
+                if not was and now - self._began >= _FIRST:
+                    self._write(pace, now)
+                if pace in self._open:
+                    self._open.remove(pace)
+            elif pace not in self._open:
+                self._open.append(pace)
+            self._choose(pace)
+            if self.drawn is not None:
+                self._write(pace, now)
+            elif self._unestimated and pace is self._current and pace.left(now) is not None:
+                self._next = now
+                self.tick()
+
+    def _choose(self, told: Pace | None = None) -> None:
+        """Lines are about the step that spoke last, or else the first that has not yet."""
+        pace = told if told in self._open else next(iter(self._open), None)
+        if pace is not self._current and (told is not None or self._current not in self._open):
+            self._current, self._wait, self._unestimated = pace, _FIRST, False
+            # What has not begun may still be refused, in one line: it is left a little longer.
+            self._next = self._clock() + (_FIRST if told is not None else 2 * _FIRST)
+
+    def _write(self, pace: Pace, now: float) -> None:
+        if self.drawn is not None:
+            task = self._tasks.get(id(pace))
+            if task is None:
+                task = self._tasks[id(pace)] = self.drawn.add_task(pace.name, total=None, pace=pace)
+            self.drawn.update(task, completed=pace.done, total=pace.total if pace.total > 0 else None)
+            return
+        self._unestimated = not pace.finished and pace.left(now) is None
+        with suppress(OSError, ValueError):  # a log that is gone stops no job
+            self._stream.write(pace.line(now) + "\n")
+            self._stream.flush()
+
+
+def _drawn(stream: TextIO, clock: Callable[[], float]) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.text import Text
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    class Words(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(task.fields["pace"].words(clock()))
 
-        def bar(name: str) -> Callable[[int, int], None]:
-            task = progress.add_task(name, total=None)
-            if lines and not console.is_terminal:
-                console.print(f"{name} ...")
-
-            def report(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
-
-            return report
-
-        yield bar
+    columns = (TextColumn("{task.description:<28}"), BarColumn(bar_width=24), Words())
+    return Progress(*columns, console=Console(file=stream, stderr=True))
 
 
-def by_step(bars: Bars) -> Callable[[str, int, int], None]:
+@contextmanager
+def progress_bars(*, shown: bool = True) -> Iterator[Bars]:
+    """Yields ``bar(name) -> report(done, total)`` of a verb's steps (:class:`Board`); silent if not ``shown``."""
+    if not shown:
+        yield lambda name: lambda done, total: None
+        return
+    stream = sys.stderr
+    board = Board(stream, live=stream.isatty() and os.environ.get("TERM") != "dumb")
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            board.tick()
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    with board.drawn or nullcontext():
+        watcher.start()
+        try:
+            yield board.bar
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def by_step(bars: Bars) -> Callable[[str, float, float], None]:
     """``report(step, done, total)`` over ``bars``: a bar per step, made when the step first reports."""
-    reports: dict[str, Callable[[int, int], None]] = {}
+    reports: dict[str, Callable[[float, float], None]] = {}
 
-    def report(step: str, done: int, total: int) -> None:
+    def report(step: str, done: float, total: float) -> None:
         if step not in reports:
             reports[step] = bars(step)
         reports[step](done, total)
 
     return report
-
-
-def late_bar(bars: Bars, name: str) -> Callable[[int, int], None]:
-    """A bar that is made when it is first told something: a mistake found before that stands alone."""
-    report = by_step(bars)
-    return lambda done, total: report(name, done, total)

@@ -22,12 +22,23 @@ from recognizer import results as predictions
 from recognizer import sources as ledger
 from recognizer.ablation_page import curve_png
 from recognizer.ablation_result import CONFIG, RESULT, AblationResult, figures, read_result, write_result
-from recognizer.cells import PARTS, POOLED, Cell, CellResult, CellRunner, grid, groups, read_cell, write_cell
+from recognizer.cells import (
+    NONE,
+    PARTS,
+    POOLED,
+    Cell,
+    CellResult,
+    CellRunner,
+    grid,
+    groups,
+    read_cell,
+    write_cell,
+)
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
 from recognizer.data import FlowSet
 from recognizer.models import MODELS
 from recognizer.protocol import make_folds
-from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
+from recognizer.sources import Progress, Source, as_flow_set, flow_notes, run_identity, sources
 
 _POLL_SECONDS = 0.5
 
@@ -133,7 +144,9 @@ def _completed(
         assert folder is not None
         _wait(lambda: (folder / RESULT).is_file())
         return read_result(folder)
-    result = _result(runner, cells, results, load_seconds, _command(real_source, synthetic_source, folder))
+    command = _command(real_source, synthetic_source, folder)
+    notes = _notes(runner, cells, real_source, synthetic_source)
+    result = _result(runner, cells, results, load_seconds, command, notes)
     if folder is not None:
         texts = {"ablation.html": ablation_page.page(result), "report.md": report.ablation_markdown(result)}
         table = predictions.join([r.table for r in results])
@@ -151,9 +164,9 @@ def plan(
 
     Raises as :func:`ablate` does.
     """
-    synthetic_source = sources(synthetic)
+    real_source, synthetic_source = sources(real), sources(synthetic)
     names = _names(synthetic_source, config)
-    runner = _runner(sources(real), synthetic_source, names, config, progress)
+    runner = _runner(real_source, synthetic_source, names, config, progress)
     cells = grid(config, names)
     runner.check(cells)
     added = runner.mixture(cells[-1]).n_added
@@ -163,6 +176,7 @@ def plan(
         "clips": len(runner.real), "classes": classes,
         "left_out": runner.real.left_out, "ratios": list(config.ratios), "seeds": list(config.seeds),
         "cells": len(cells), "synthetic_per_fold": [int(added.min()), int(added.max())],
+        "notes": _notes(runner, cells, real_source, synthetic_source),
     }  # fmt: skip
 
 
@@ -192,9 +206,9 @@ def _run(
             if folder is not None and (folder / RESULT).is_file():
                 return None
 
-            def report_share(made: int, total: int, done: int = done, size: int = len(group)) -> None:
+            def report_share(made: float, total: float, done: int = done, size: int = len(group)) -> None:
                 if progress:
-                    progress("cells", round(100 * (done + size * made / max(total, 1))), 100 * len(cells))
+                    progress("cells", done + size * made / max(total, 1), len(cells))
 
             for cell, result in zip(group, runner.run(group, report_share), strict=True):
                 if folder is None:
@@ -203,7 +217,7 @@ def _run(
                     write_cell(result, cell.path(folder / PARTS))
         done += len(group)
         if progress:
-            progress("cells", 100 * done, 100 * len(cells))
+            progress("cells", done, len(cells))
     if folder is None:
         return [results[cell.index] for cell in cells]
     if rank:
@@ -254,8 +268,27 @@ def _made(
 # ---------------------------------------------------------------- result
 
 
+def _notes(
+    runner: CellRunner, cells: Sequence[Cell], real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest]
+) -> list[str]:
+    """Of the clips: flow of two kinds, and what folds lack where nothing is added, by the number of subjects."""
+    notes = flow_notes(real, synthetic)
+    plain = {c.condition.train_subjects: c for c in reversed(cells) if c.condition.arm == NONE}
+    for subjects, cell in sorted(plain.items()):
+        mixture = runner.mixture(cell)
+        lacking = {fold.name: mixture.lacking(f) for f, fold in enumerate(mixture.folds)}
+        of = f"{subjects} subjects, " if subjects else ""
+        notes += [f"{of}no synthetic clips: {line}" for line in report.lacking_notes(lacking)]
+    return notes
+
+
 def _result(
-    runner: CellRunner, cells: Sequence[Cell], results: Sequence[CellResult], load_seconds: float, command: str
+    runner: CellRunner,
+    cells: Sequence[Cell],
+    results: Sequence[CellResult],
+    load_seconds: float,
+    command: str,
+    notes: Sequence[str],
 ) -> AblationResult:
     start = time.perf_counter()
     rows, summary, by_fold = figures(cells, results, runner.config)
@@ -276,6 +309,7 @@ def _result(
         config=effective(runner.config, synthetic=True),
         config_hash=config_hash(runner.config, synthetic=True),
         command=command,
+        notes=tuple(notes),
         curve=curve,
     )
 

@@ -253,7 +253,7 @@ def _values(result: AblationResult) -> dict[str, Any]:
     protocol = result.config.get("protocol", {}).get("kind", "loso")
     return {
         "tally": tally(result),
-        "warning": resolution_note(result),
+        "warning": " ".join([resolution_note(result), *(f"{note}." for note in result.notes)]).strip(),
         "facts": _facts(result),
         "protocol": protocol,
         "shown_ratio": f"{shown_ratio(summary):g}",

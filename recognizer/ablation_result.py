@@ -84,6 +84,8 @@ class AblationResult:
     config_hash: str
     command: str
     """What makes this again; empty where the clips did not come from manifests."""
+    notes: tuple[str, ...]
+    """What to know of the clips themselves."""
     curve: bytes
     """PNG"""
 
@@ -93,6 +95,7 @@ class AblationResult:
             "rows": list(self.rows),
             "summary": [s.to_dict() for s in self.summary],
             "by_fold": [asdict(f) for f in self.by_fold],
+            "notes": list(self.notes),
         } | {name: getattr(self, name) for name in _PLAIN}
 
 
@@ -234,6 +237,7 @@ def read_result(folder: Path) -> AblationResult:
                 FoldDifference(**(f | {"difference": Interval(**f["difference"])})) for f in found["by_fold"]
             ),
             curve=(folder / CURVE).read_bytes(),
+            notes=tuple(found.get("notes", ())),
             **{name: found[name] for name in _PLAIN},
         )
     except (OSError, KeyError, TypeError, json.JSONDecodeError):

@@ -149,7 +149,7 @@ class CellRunner:
                 self._views_for(condition.model, self.real), self._views_for(condition.model, made), self.folds,
                 ratio=condition.ratio, seed=cell.seed, policy=config.mix.leak,
                 arm="synthetic" if condition.arm == NONE else condition.arm, train_subjects=condition.train_subjects,
-                balance=config.mix.balance, only_added=condition.mode == SYNTHETIC_ONLY, power=config.data.power,
+                balance=config.mix.balance, only_added=condition.mode == SYNTHETIC_ONLY,
             )  # fmt: skip
         except PoolTooSmallError as error:
             raise PoolTooSmallError(f"source {condition.source}, ratio {condition.ratio:g}: {error}") from None

@@ -136,7 +136,7 @@ def loso(given: _Inputs, also_oracle: bool) -> None:
     if given.dry_run:
         _plan(config, clips, made, given.as_json)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         result = run(clips, made or None, config, out=given.out, also_oracle=also_oracle, progress=bar)
     _write(given.out / "report.md", loso_markdown(result))
@@ -172,21 +172,21 @@ def ablate(given: _Inputs) -> None:
     config = given.of(AblationConfig)
     clips, made = _read(given.real), _read(given.synthetic)
     if given.dry_run:
-        with progress_bars(lines=False) as bars:
+        with progress_bars() as bars:
             facts = plan(clips, made, config, progress=by_step(bars))
         _say(facts, given.as_json)
         return
     if launched()[0]:  # the first process speaks for all
         run(clips, made, config, out=given.out)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         result = run(clips, made, config, out=given.out, progress=bar)
     if given.as_json:
         echo_json(result.to_dict())
         return
     terminal(*ablation_table(result))
-    for line in [*ablation_verdicts(result), tally(result)]:
+    for line in [*ablation_verdicts(result), *result.notes, tally(result)]:
         click.echo(line)
     click.echo(f"written: {given.out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
 
@@ -206,7 +206,7 @@ def train(given: _Inputs) -> None:
         facts = {"model": config.model, "rows": sum(map(len, clips)), "synthetic_rows": sum(map(len, made))}
         _say(facts | {"out": str(given.out)}, given.as_json)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         model = run(clips, made or None, config, out=given.out, progress=bar)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
@@ -268,7 +268,7 @@ def predict(
         _say({"model": recognizer.config.model, "rows": sum(map(len, clips)), "out": str(out)}, as_json)
         return
     claim_folder(out, {"verb": "predict", "weights": _digest(model), "manifest": [m.hash() for m in clips]})
-    with only_writer(out), progress_bars(lines=False) as bars:
+    with only_writer(out), progress_bars() as bars:
         bar = by_step(bars)
         result = run(recognizer, clips, progress=bar)
         write_table(result.table, out / "predictions.parquet")
@@ -305,7 +305,7 @@ def _predict_video(
         facts = {"model": recognizer.config.model, "frames": len(recording.names), "fps": recording.fps}
         _say(facts | {"intervals": len(given) or "to be spotted", "out": str(out)}, as_json)
         return
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         result = predict_video(
             recognizer, video, out=out, fps=fps, landmarker=landmarker, intervals=intervals,
             identity=_digest(model), progress=by_step(bars),
@@ -361,8 +361,10 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
     from recognizer.data import load
     from recognizer.mixing import mixed
     from recognizer.protocol import make_folds
+    from recognizer.report import lacking_notes
+    from recognizer.sources import flow_notes
 
-    with progress_bars(lines=False) as bars:
+    with progress_bars() as bars:
         bar = by_step(bars)
         real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total))
         synthetic = (
@@ -378,6 +380,9 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
         "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,
         "left_out": real_set.left_out, "ratios": [config.mix.ratio if made else 0.0], "seeds": list(config.seeds),
         "synthetic_per_fold": [int(mixture.n_added.min()), int(mixture.n_added.max())],
+        "notes": [
+            *lacking_notes({fold.name: mixture.lacking(f) for f, fold in enumerate(folds)}), *flow_notes(real, made),
+        ],
     }  # fmt: skip
     _say(facts, as_json)
 

@@ -20,9 +20,9 @@ import yaml
 
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
-from recognizer.data import FLOW, DataConfig
+from recognizer.data import FLOW, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
-from recognizer.models import CLOSED, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
+from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
 from recognizer.models.common import Shape
 from recognizer.models.outside import is_estimator
 from recognizer.models.sections import ModelSections
@@ -163,7 +163,7 @@ def skeleton(config: RunConfig, model: str | None = None) -> Any:
     """A run's network, or scikit-learn classifier, that has learned nothing; not for models in closed form."""
     name = model or config.model
     with SEEDING, torch.random.fork_rng(devices=[]):
-        made = make(name, section(config, name), len(config.data.classes), shape_of(config))
+        made = make(name, section(config, name), len(config.data.classes), shape_of(config, name))
     return made.eval() if getattr(made, "alone", False) else made
 
 
@@ -172,10 +172,21 @@ def is_closed(config: RunConfig, model: str) -> bool:
     return model in CLOSED or (not ships(model) and is_estimator(skeleton(config, model)))
 
 
-def shape_of(config: RunConfig) -> Shape:
-    """The sizes a run's networks are built for."""
+def transform_of(config: RunConfig, model: str | None = None) -> FlowTransform:
+    """What a model does to flow images first: data.power and data.pool, or its own where those are null."""
+    own = INPUTS.get(model or config.model, FlowTransform())
     data = config.data
-    return Shape(size=data.size, frame_size=data.frame_size, frames=data.frames)
+    pool = own.pool if data.size % max(own.pool, 1) == 0 else 0
+    return FlowTransform(
+        power=own.power if data.power is None else data.power, pool=pool if data.pool is None else data.pool
+    )
+
+
+def shape_of(config: RunConfig, model: str | None = None) -> Shape:
+    """The sizes a run's network is built for."""
+    data = config.data
+    size = transform_of(config, model).pool or data.size
+    return Shape(size=size, frame_size=data.frame_size, frames=data.frames)
 
 
 def needs_of(config: RunConfig) -> tuple[str, ...]:
@@ -252,6 +263,10 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
         for part in path:
             node = node.get(part, {})
         node.pop(last, None)
+    # What a model does first is its own where the settings leave it open: a run is known by what it was.
+    inputs = {transform_of(config, model) for model in config.used_models}
+    if len(inputs) == 1:
+        plain["data"] |= asdict(inputs.pop())
     # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
     plain.get("train", {}).pop("device", None)

@@ -34,12 +34,12 @@ def rounds_for(kind: str, wanted: int) -> int:
     return max(min(wanted, _ROUNDS[kind]), 1)
 
 
-def copies(real: FlowSet, kind: str, *, rounds: int = 1, seed: int = 0, power: float = 1.0) -> FlowSet:
+def copies(real: FlowSet, kind: str, *, rounds: int = 1, seed: int = 0) -> FlowSet:
     """``rounds`` copies of every clip: clip i's copy in round r is clip ``r * len(real) + i``.
 
     mirror: left and right swapped, frames too. magnified: u, v and strain times 1.5 to 3. augmented: the image rotated,
     scaled and shifted a little, its vectors with it, noise added, and strain computed anew. A round is a function of
-    (seed, round) alone. ``power``: the data.power the flow was raised to, so that vectors are turned as vectors.
+    (seed, round) alone.
 
     Raises:
         ConfigError: magnified or augmented copies of clips that have frames.
@@ -51,7 +51,7 @@ def copies(real: FlowSet, kind: str, *, rounds: int = 1, seed: int = 0, power: f
             f"{kind} copies exist for flow alone, and {', '.join(sorted(real.views))} of the clips are in use too; "
             f"leave the control {kind} out, or choose models that see flow alone"
         )
-    made = [_round(real, kind, r, seed, power) for r in range(rounds)]
+    made = [_round(real, kind, r, seed) for r in range(rounds)]
     x, au = (np.concatenate([part[i] for part in made]) for i in range(2))
     index = np.tile(np.arange(len(real)), rounds)
     names = [f"{clip}#{kind}{r}" for r in range(rounds) for clip in real.clip_ids]
@@ -64,30 +64,29 @@ def copies(real: FlowSet, kind: str, *, rounds: int = 1, seed: int = 0, power: f
     )  # fmt: skip
 
 
-def _round(real: FlowSet, kind: str, r: int, seed: int, power: float) -> tuple[np.ndarray, np.ndarray]:
+def _round(real: FlowSet, kind: str, r: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """x [N,3,S,S] and au [N,K*2] of one round."""
     if kind == "mirror":
         return mirror(real.x, real.au)
     rng = stream(seed, f"control/{kind}", r)
     if kind == "magnified":
-        factor = rng.uniform(*MAGNIFICATION, len(real)) ** power
+        factor = rng.uniform(*MAGNIFICATION, len(real))
         return real.x * factor.astype(np.float32)[:, None, None, None], real.au
-    return _augmented(real.x, rng, power), real.au
+    return _augmented(real.x, rng), real.au
 
 
-def _augmented(x: np.ndarray, rng: np.random.Generator, power: float) -> np.ndarray:
+def _augmented(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     n, size = len(x), x.shape[-1]
     degrees = rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, n)
     scale = rng.uniform(*SCALE, n)
     shift = rng.uniform(-SHIFT, SHIFT, (n, 2)) * size
-    flow = np.sign(x[:, :2]) * np.abs(x[:, :2]).astype(np.float64) ** (1 / power)
-    flow = similarity(flow, degrees, scale, shift)
+    flow = similarity(x[:, :2].astype(np.float64), degrees, scale, shift)
     rms = np.sqrt((flow**2).mean((1, 2, 3), keepdims=True))
     level = rng.uniform(*NOISE, (n, 1, 1, 1))
     # A function of the round alone, whatever the clip: sizes of all draws are fixed by the real set.
     flow = flow + level * rms * rng.standard_normal(flow.shape)
     image = np.concatenate([flow, optical_strain(flow)[:, None]], 1)
-    return np.asarray(np.sign(image) * np.abs(image) ** power, np.float32)
+    return image.astype(np.float32)
 
 
 def similarity(flow: np.ndarray, degrees: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:

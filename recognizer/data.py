@@ -19,6 +19,7 @@ import torch
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.process import counted
 from mesynth.core.types import N_AUS, optical_strain
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import read_flow, read_frames
@@ -119,8 +120,10 @@ class DataConfig:
     """Side of the grey frames that some networks see, pixels."""
     frames: int = 10
     """Frames a clip is brought to in time, for networks that see the whole clip."""
-    power: float = 1.0
-    """Signed power of every value; below 1 it lifts weak motion."""
+    power: float | None = None
+    """Signed power of every value; below 1 it lifts weak motion. null: the model's own (recognizer.models.INPUTS)."""
+    pool: int | None = None
+    """Cells a side that each channel is averaged over, of a divisor of the size; 0: none. null: the model's own."""
     label: str = "label"
     """The manifest column the class is read from: label, emotion or objective_class."""
     classes: tuple[str, ...] = CLASSES_3
@@ -136,8 +139,13 @@ class DataConfig:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
-        if not 0 < self.power <= 1:
+        if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
+        if self.pool and (self.pool < 2 or self.size % self.pool):
+            raise ConfigError(
+                f"data.pool={self.pool} does not divide data.size={self.size}; choose from "
+                f"{', '.join(str(n) for n in range(2, self.size + 1) if self.size % n == 0)}, or 0 for none"
+            )
         if self.label not in LABEL_COLUMNS:
             raise ConfigError(f"data.label='{self.label}' is no class column; choose from {', '.join(LABEL_COLUMNS)}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -169,16 +177,20 @@ class FlowSet:
     classes: tuple[str, ...]
     views: dict[str, np.ndarray] = field(default_factory=dict)
     """What else was loaded, uint8: ``apex`` [N,2,F,F] (onset, apex) and ``frames`` [N,T,F,F]."""
+    own_rms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """[N] bool: u and v are in units of their own root mean square, not in pixels; found from ``x`` if not given."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
 
     def __post_init__(self) -> None:
         n, size = len(self.x), self.x.shape[-1]
+        if n and not len(self.own_rms):
+            object.__setattr__(self, "own_rms", np.array([in_own_rms(x[:2]) for x in self.x]))
         if self.x.shape != (n, 3, size, size) or self.x.dtype != np.float32:
             raise ValueError(f"x is {self.x.dtype} {self.x.shape}; expected float32 [N,3,S,S]")
         if self.au.shape != (n, N_AUS * 2):
             raise ValueError(f"au has shape {self.au.shape}; expected [{n},{N_AUS * 2}]")
-        for name in ("y", "clip_ids", "subjects", "databases", "kinds", "generators", "subjects_seen"):
+        for name in ("y", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "subjects_seen"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} clips")
         for name, view in self.views.items():
@@ -275,7 +287,42 @@ class FlowSet:
         return replace(first, **arrays, views=views, subjects_seen=seen)
 
 
-_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators")
+_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms")
+
+
+def in_own_rms(uv: np.ndarray) -> bool:
+    """Whether flow [2,H,W] is in units of its own root mean square, as what is read from published flow images is.
+
+    >>> in_own_rms(np.full((2, 4, 4), 1.0)), in_own_rms(np.full((2, 4, 4), 1.3))
+    (True, False)
+    """
+    return bool(abs(np.sqrt(np.mean(np.square(uv, dtype=np.float64))) - 1) < _RMS_TOLERANCE)
+
+
+_RMS_TOLERANCE = 1e-4
+"""Of float16 storage; flow in pixels comes this near to 1 in one clip of ten thousand."""
+
+
+def require_one_unit(*sets: FlowSet | None) -> None:
+    """Raise ManifestError where flow in pixels would be mixed with flow in units of its own rms.
+
+    A database (its recordings, or its synthetic clips) is in own-rms units when nine tenths of its clips are.
+    """
+    units: dict[bool, str] = {}
+    for clips in sets:
+        if clips is None:
+            continue
+        origins = np.char.add(np.char.add(clips.kinds.astype(str), " clips of "), clips.databases.astype(str))
+        for origin in np.unique(origins):
+            units.setdefault(bool(clips.own_rms[origins == origin].mean() > _MOST), str(origin))
+    if len(units) > 1:
+        raise ManifestError(
+            f"flow of {units[True]} is in units of its own rms (as flow images are published), flow of {units[False]} "
+            "in pixels; data.normalise=robust brings both to one scale"
+        )
+
+
+_MOST = 0.9
 
 
 def load(
@@ -301,25 +348,26 @@ def load(
     left_out: Counter[str] = Counter()
     rows: list[tuple[Row, int]] = []
     images: list[np.ndarray] = []
+    own_rms: list[bool] = []
     frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
-    for done, (manifest, row) in enumerate(_walk(sources)):
+    for manifest, row in counted(_walk(sources), total, progress):
         name = getattr(row, config.label)
         y = index.get(name, -1)
         if y < 0:
             left_out[name or "(none)"] += 1
         if y >= 0 or unlabelled:
-            images.append(flow_image(read_flow(manifest.root, row), config))
+            uv = read_flow(manifest.root, row)
+            images.append(flow_image(uv, config))
+            own_rms.append(config.normalise == "robust" or in_own_rms(uv))
             if more:
                 for view, array in frame_views(manifest, row, more, config.frame_size, config.frames).items():
                     frames_of[view].append(array)
             rows.append((row, y))
-        if progress:
-            progress(done + 1, total)
     if not rows:
         found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
-    loaded = _assemble(rows, images, config.classes, dict(left_out))
+    loaded = _assemble(rows, images, np.array(own_rms), config.classes, dict(left_out))
     return replace(loaded, views={view: np.stack(arrays) for view, arrays in frames_of.items()})
 
 
@@ -330,7 +378,11 @@ def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:
 
 
 def _assemble(
-    rows: list[tuple[Row, int]], images: list[np.ndarray], classes: tuple[str, ...], left_out: dict[str, int]
+    rows: list[tuple[Row, int]],
+    images: list[np.ndarray],
+    own_rms: np.ndarray,
+    classes: tuple[str, ...],
+    left_out: dict[str, int],
 ) -> FlowSet:
     only = [row for row, _ in rows]
     ids = np.array([row.clip_id for row in only])
@@ -347,6 +399,7 @@ def _assemble(
         kinds=np.array([row.provenance.kind for row in only]),
         generators=np.array([row.provenance.generator for row in only]),
         subjects_seen=tuple(row.provenance.subjects_seen for row in only),
+        own_rms=own_rms,
         classes=classes,
         left_out=left_out,
     )
@@ -371,9 +424,29 @@ def flow_image(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
         flow = flow - np.median(flow, axis=(1, 2), keepdims=True)
         flow = flow / max(float(np.sqrt((flow**2).mean())), 1e-6)
     image = np.concatenate([flow, optical_strain(flow)[None]]).astype(np.float32)
-    if config.power != 1:
-        image = np.sign(image) * np.abs(image) ** np.float32(config.power)
-    return image.astype(np.float32)
+    return image
+
+
+@dataclass(frozen=True)
+class FlowTransform:
+    """What a model does to flow images first: a signed ``power`` of every value, then means over ``pool`` x ``pool``
+    cells (0: none).
+
+    >>> FlowTransform(power=0.5, pool=2)(np.full((1, 3, 4, 4), -4.0))[0, 0].tolist()
+    [[-2.0, -2.0], [-2.0, -2.0]]
+    """
+
+    power: float = 1.0
+    pool: int = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """[N,3,S,S] -> [N,3,P,P] float32; P is S without ``pool``."""
+        if self.power != 1:
+            x = (np.sign(x) * np.abs(x) ** np.float32(self.power)).astype(np.float32)
+        if self.pool and self.pool != x.shape[-1]:
+            cell = x.shape[-1] // self.pool
+            x = x.reshape(*x.shape[:-2], self.pool, cell, self.pool, cell).mean((-3, -1))
+        return x
 
 
 def mirror(x: np.ndarray, au: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

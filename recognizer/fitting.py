@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from mesynth.core.errors import ConfigError, LeakError
+from mesynth.core.process import counted
 from mesynth.core.seeds import derived
 from recognizer import mixing, training
-from recognizer.config import RunConfig, section, shape_of, skeleton
-from recognizer.data import FLOW, FlowSet, Inputs
+from recognizer.config import RunConfig, section, shape_of, skeleton, transform_of
+from recognizer.data import FLOW, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
 from recognizer.models import LDA, SVM, lda, svm
 from recognizer.models.common import FlowNetwork
@@ -46,9 +47,11 @@ class LdaMembers:
 
     weight: np.ndarray
     bias: np.ndarray
+    transform: FlowTransform = FlowTransform()
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
-        return _softmax(lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(_flow(clips)))
+        x = self.transform(_flow(clips))
+        return _softmax(lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(x))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
@@ -69,13 +72,16 @@ class SvmMembers:
     affine: np.ndarray
     added: np.ndarray
     pool: np.ndarray
+    """As transformed."""
+    transform: FlowTransform = FlowTransform()
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
         used = np.flatnonzero(self.coefficients[member].any(0))
         a, b = (self.affine[member, k][None, :, None, None] for k in (0, 1))
         support = self.pool[used].astype(np.float64)
         support = np.where(self.added[used][:, None, None, None], a * support + b, support).reshape(len(used), -1)
-        x = _flow(clips).reshape(len(_flow(clips)), -1).astype(np.float64)
+        x = self.transform(_flow(clips))
+        x = x.reshape(len(x), -1).astype(np.float64)
         distances = svm.squared_distances(x @ support.T, (x**2).sum(1), (support**2).sum(1))
         kernel = np.exp(-self.rate[member] * distances)
         return _softmax(svm.GAIN * (kernel @ self.coefficients[member][:, used].T + self.bias[member]))
@@ -89,10 +95,10 @@ class SvmMembers:
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, torch.Tensor]) -> SvmMembers:
+    def of(cls, tensors: Mapping[str, torch.Tensor], transform: FlowTransform = FlowTransform()) -> SvmMembers:
         """From :meth:`tensors`."""
         arrays = {name: value.numpy() for name, value in tensors.items()}
-        return cls(**(arrays | {"added": arrays["added"].astype(np.bool_)}))
+        return cls(**(arrays | {"added": arrays["added"].astype(np.bool_)}), transform=transform)
 
     @property
     def n_parameters(self) -> int:
@@ -106,10 +112,11 @@ class NetworkMembers:
 
     model: FlowNetwork
     stacked: Tensors
+    transform: FlowTransform = FlowTransform()
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
-        views = {FLOW: clips} if isinstance(clips, np.ndarray) else clips
-        return training.scores(self.model, self.stacked, member, views)
+        views = {} if isinstance(clips, np.ndarray) else dict(clips)
+        return training.scores(self.model, self.stacked, member, views | {FLOW: self.transform(_flow(clips))})
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.stacked
@@ -127,9 +134,10 @@ class EstimatorMembers:
     estimators: Sequence[Any]
     scale: np.ndarray
     n_classes: int
+    transform: FlowTransform = FlowTransform()
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
-        estimator, x = self.estimators[member], _flat(_flow(clips), self.scale[member])
+        estimator, x = self.estimators[member], _flat(self.transform(_flow(clips)), self.scale[member])
         out = np.zeros((len(x), self.n_classes))
         if not len(x):
             return out
@@ -186,12 +194,13 @@ class FusedMembers:
 def restored(config: RunConfig, tensors: Tensors) -> Trained:
     """Members made of saved tensors, fused if they were when they were saved."""
     members: Trained
+    transform = transform_of(config)
     if config.model == LDA:
-        members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy())
+        members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy(), transform)
     elif config.model == SVM:
-        members = SvmMembers.of(tensors)
+        members = SvmMembers.of(tensors, transform)
     else:
-        members = NetworkMembers(skeleton(config), tensors)
+        members = NetworkMembers(skeleton(config), tensors, transform)
     return FusedMembers(members, config.mix.fuse_weight) if config.mix.mode == mixing.FUSE else members
 
 
@@ -279,6 +288,10 @@ def fit(
     """
     if config.mix.mode == mixing.SYNTHETIC_ONLY:
         members = mixing.without_real(members, added)
+    if pretrained.teacher is not None:  # it transforms flow in its own way
+        taught = pretrained.teacher(pool.inputs())
+        pretrained = replace(pretrained, teacher=lambda _: taught)
+    pool = replace(pool, x=transform_of(config)(pool.x))
     weights = np.stack([member.weights for member in members])
     affine, scale = alignment(pool.x, added, weights)
     if not config.mix.align:
@@ -314,12 +327,8 @@ class _Fit:
 
     def each(self, fit_one: Callable[[int, Member], Fitted]) -> list[Fitted]:
         """One member after the other."""
-        out = []
-        for i, member in enumerate(self.members):
-            out.append(fit_one(i, member))
-            if self.progress:
-                self.progress(i + 1, len(self.members))
-        return out
+        members = counted(enumerate(self.members), len(self.members), self.progress)
+        return [fit_one(i, member) for i, member in members]
 
     def own_affine(self, i: int, index: np.ndarray | slice = slice(None)) -> np.ndarray:
         """[n,2,3] of each clip of ``index``: as it is, or member i's map where it is added."""
@@ -358,7 +367,7 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
         stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
     )  # fmt: skip
     stacked = training.train(task, config.train, data.progress, callback=callback, calls=calls)
-    return NetworkMembers(model, stacked)
+    return NetworkMembers(model, stacked, transform_of(config))
 
 
 def _fit_lda(data: _Fit) -> LdaMembers:
@@ -374,7 +383,7 @@ def _fit_lda(data: _Fit) -> LdaMembers:
                 affine=data.own_affine(i, used), prior_weight=prior,
             )
         )  # fmt: skip
-    return LdaMembers(np.stack([m.weight for m in models]), np.stack([m.bias for m in models]))
+    return LdaMembers(np.stack([m.weight for m in models]), np.stack([m.bias for m in models]), transform_of(config))
 
 
 def _fit_svm(data: _Fit) -> SvmMembers:
@@ -388,6 +397,7 @@ def _fit_svm(data: _Fit) -> SvmMembers:
     return SvmMembers(
         coefficients=np.stack([m.coefficients for m in models]), bias=np.stack([m.bias for m in models]),
         rate=np.array([m.rate for m in models]), affine=data.affine, added=data.added, pool=data.pool.x,
+        transform=transform_of(data.config),
     )  # fmt: skip
 
 
@@ -426,7 +436,7 @@ def _fit_estimators(data: _Fit, estimator: Any) -> EstimatorMembers:
         fresh.set_params(**dict.fromkeys(states, seed))
         return fresh.fit(x, y, **({} if name is None else {name: weights[index]}))
 
-    return EstimatorMembers(data.each(fit_one), data.scale, len(data.pool.classes))
+    return EstimatorMembers(data.each(fit_one), data.scale, len(data.pool.classes), transform_of(config))
 
 
 def _weight_name(estimator: Any) -> str | None:

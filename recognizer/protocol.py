@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, MesynthError
 from mesynth.core.seeds import stream
 from recognizer import controls
-from recognizer.data import FlowSet
+from recognizer.data import FlowSet, require_one_unit
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -169,6 +169,11 @@ class Mixture:
     n_real: IntArray
     n_added: IntArray
 
+    def lacking(self, f: int) -> list[str]:
+        """Classes that fold ``f`` learns from no clip of."""
+        there = np.unique(self.pool.y[self.weights[f] > 0])
+        return [name for c, name in enumerate(self.pool.classes) if c not in there]
+
     def subjects_seen(self, f: int, before: frozenset[str] = frozenset()) -> list[str]:
         """Every subject whose clips, or whose clips' makers, fold ``f`` learned from, and those seen ``before``."""
         out = set(before)
@@ -216,7 +221,6 @@ def mix(
     train_subjects: int = 0,
     balance: str = "same",
     only_added: bool = False,
-    power: float = 1.0,
 ) -> Mixture:
     """The clips every fold learns from: its real ones, and ratio x as many added ones.
 
@@ -233,21 +237,21 @@ def mix(
         balance: ``same``: the added clips' classes keep the shares of the fold's real training clips; ``class``: all
             classes in equal shares (all that the fold has clips of, where its own clips are added).
         only_added: the real training clips get weight 0 (where anything is added).
-        power: data.power of the real clips, for augmented copies.
 
     Raises:
         LeakError: see ``policy``; a real training clip is held to the same rule.
         PoolTooSmallError: fewer clips of a class than the ratio asks for.
-        ManifestError: a clip is in both sets.
+        ManifestError: a clip is in both sets, or flow of one is in pixels and of another in units of its own rms.
         ConfigError: a value out of range, or copies that cannot be made of these clips.
     """
     _check_request(synthetic, ratio, policy, arm, train_subjects, balance)
+    require_one_unit(real, synthetic)
     own = arm in OWN_CLIPS
     trains = [_training_clips(real, fold, policy, train_subjects, seed) for fold in folds]
     equal = [_sharing(real, train, own, balance) for train in trains]
     totals = [round(ratio * len(train)) for train in trains]
     wanted = [_class_sequence(shares, total) for shares, total in zip(equal, totals, strict=True)]
-    added_set = _own_copies(real, arm, trains, wanted, seed, power) if arm in controls.COPIES else synthetic
+    added_set = _own_copies(real, arm, trains, wanted, seed) if arm in controls.COPIES else synthetic
     rounds = len(added_set) // len(real) if added_set is not None and arm in controls.COPIES else 0
     pool = real
     if added_set is not None:  # also at ratio 0: runs that differ in the ratio alone then share one pool
@@ -362,15 +366,13 @@ def _shuffled(synthetic: FlowSet, seed: int) -> FlowSet:
 # ---------------------------------------------------------------- the fold's own clips
 
 
-def _own_copies(
-    real: FlowSet, arm: str, trains: Sequence[IntArray], wanted: Sequence[IntArray], seed: int, power: float
-) -> FlowSet:
+def _own_copies(real: FlowSet, arm: str, trains: Sequence[IntArray], wanted: Sequence[IntArray], seed: int) -> FlowSet:
     """Copies enough for every fold."""
     most = 1
     for train, count in zip(trains, wanted, strict=True):
         there = np.bincount(real.y[train], minlength=len(real.classes))
         most = max(most, int(np.ceil(count / np.maximum(there, 1)).max()))
-    return controls.copies(real, arm, rounds=controls.rounds_for(arm, most), seed=seed, power=power)
+    return controls.copies(real, arm, rounds=controls.rounds_for(arm, most), seed=seed)
 
 
 def _own_clips(real: FlowSet, rounds: int, train: IntArray, wanted: IntArray, seed: int, fold: Fold) -> IntArray:

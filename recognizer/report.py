@@ -83,6 +83,8 @@ def loso_notes(result: LosoResult) -> list[str]:
     blocked = sum(fold["blocked"] > 0 for fold in result.folds)
     if blocked:
         notes.append(f"{blocked} folds gave weight 0 to synthetic clips that had seen their held-out subjects")
+    notes += lacking_notes({fold["name"]: fold.get("lacking", []) for fold in result.folds})
+    notes += result.notes
     synthetic = [fold["synthetic"] for fold in result.folds]
     if max(synthetic) > 0:
         notes.append(f"synthetic training clips per fold: {min(synthetic)} to {max(synthetic)}")
@@ -92,6 +94,23 @@ def loso_notes(result: LosoResult) -> list[str]:
         leaked = f"UF1 {result.oracle['uf1']:.3f}, UAR {result.oracle['uar']:.3f}"
         notes.append(f"LEAKED, point of training picked on the test clips: {leaked}; not a result")
     return notes
+
+
+def lacking_notes(folds: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line per class that folds (by name) learn from no clip of, and so cannot predict.
+
+    >>> lacking_notes({"s01": [], "s02": ["surprise"]})
+    ['1 of 2 folds learns from no clip of surprise and cannot predict it: s02']
+    """
+    lines = []
+    for name in dict.fromkeys(name for lacking in folds.values() for name in lacking):
+        where = [fold for fold, lacking in folds.items() if name in lacking]
+        learn = "learns" if len(where) == 1 else "learn"
+        shown = ", ".join(where[:3]) + (", ..." if len(where) > 3 else "")
+        lines.append(
+            f"{len(where)} of {len(folds)} folds {learn} from no clip of {name} and cannot predict it: {shown}"
+        )
+    return lines
 
 
 def ablation_columns(summary: Sequence[Summary]) -> list[str]:
@@ -185,6 +204,7 @@ def ablation_markdown(result: AblationResult) -> str:
         f"## {title}",
         markdown(header, rows),
         verdicts,
+        *result.notes,
     ]
     if result.by_fold:
         parts += ["## Fold by fold", markdown(*fold_table(result))]

@@ -106,9 +106,12 @@ class LosoResult:
     per_database: dict[str, Metrics]
     """Over the classes that the database has clips of."""
     folds: tuple[dict[str, Any], ...]
-    """Per fold: name, test clips, real and synthetic training clips, clips kept out because of a leak."""
+    """Per fold: name, test clips, real and synthetic training clips, clips kept out because of a leak, and classes
+    that no training clip has (lacking)."""
     left_out: dict[str, int]
     """Clips without a class, by their label."""
+    notes: tuple[str, ...]
+    """What to know of the clips themselves."""
     n_parameters: int
     tried: int | None
     """Other configurations that were finished on these manifests before; None where nothing is known of that."""
@@ -125,6 +128,7 @@ class LosoResult:
         run = ("protocol", "model", "folds", "left_out", "n_parameters", "seconds", "config")
         return {name: getattr(self, name) for name in (*run, "seed_sd", "tried", "oracle")} | {
             "config_hash": self.config_hash,
+            "notes": list(self.notes),
             "metrics": self.metrics.to_dict(),
             "uf1": self.uf1.to_dict(),
             "uar": self.uar.to_dict(),

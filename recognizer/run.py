@@ -29,7 +29,7 @@ from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, wri
 from mesynth.store.weights import join_tensors
 from recognizer import results, training
 from recognizer import sources as ledger
-from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton
+from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import FlowSet
 from recognizer.fitting import NetworkMembers, Pretrained, fit
 from recognizer.mixing import Member, mixed
@@ -37,7 +37,7 @@ from recognizer.models import MODELS
 from recognizer.protocol import Mixture, make_folds
 from recognizer.report import log_text
 from recognizer.results import Condition, LosoResult, figures, oracle_figures
-from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
+from recognizer.sources import Progress, Source, as_flow_set, flow_notes, run_identity, sources
 from recognizer.trained import load_pretrained
 
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
@@ -188,6 +188,7 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
         model=config.model,
         folds=tuple(_fold_facts(mixtures[0], f) for f in range(len(mixtures[0].folds))),
         left_out=dict(real.left_out),
+        notes=tuple(flow_notes(run.real, run.synthetic)) if mixtures[0].n_added.any() else (),
         n_parameters=outcome.n_parameters,
         tried=ledger.tried_before(run.manifests, run.key) if run.manifests else None,
         oracle=oracle_figures(outcome.oracle, config.data.classes) if run.oracle else None,
@@ -245,6 +246,7 @@ def _fold_facts(mixture: Mixture, f: int) -> dict[str, Any]:
         "real": int(mixture.n_real[f]),
         "synthetic": int(mixture.n_added[f]),
         "blocked": int(mixture.blocked[f]),
+        "lacking": mixture.lacking(f),
     }
 
 
@@ -273,6 +275,7 @@ def _finished(folder: Path, config: RunConfig) -> LosoResult:
             **{k: found[k] for k in plain},
             config_hash=found["config_hash"],
             folds=tuple(found["folds"]),
+            notes=tuple(found.get("notes", ())),
             **figures(table, config.data.classes),
         )
     except (OSError, KeyError, json.JSONDecodeError):
@@ -361,16 +364,16 @@ def _run_blocks(
         found = None if parts is None else _read_block(parts, number)
         if found is None and number % share[1] == share[0]:
 
-            def report(done: int, of: int, first: int = first, n: int = len(block)) -> None:
+            def report(done: float, of: float, first: int = first, n: int = len(block)) -> None:
                 if progress:
-                    progress(round(100 * (first + n * done / max(of, 1))), 100 * total)
+                    progress(first + n * done / max(of, 1), total)
 
             found, tensors = _train(block, real, config, condition, pretrained, oracle, report)
             if parts is not None:
                 _write(parts, number, found, tensors if keep else {})
         out.append(found)
         if progress:
-            progress(100 * (first + len(block)), 100 * total)
+            progress(first + len(block), total)
     return out
 
 
@@ -387,7 +390,7 @@ def _train(
     predicted: list[list[np.ndarray]] = [[] for _ in block]  # a member belongs to one thread
 
     def predict_now(members: range, tensors: dict[str, torch.Tensor]) -> None:
-        here = NetworkMembers(skeleton(config), tensors)
+        here = NetworkMembers(skeleton(config), tensors, transform_of(config))
         for i, m in enumerate(members):
             predicted[m].append(here.probabilities(i, real.inputs(block[m].test)).argmax(1))
 

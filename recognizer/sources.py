@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
+from mesynth.store.families import has_property
 from mesynth.store.manifest import Manifest
-from recognizer.config import RunConfig, effective, needs_of
+from mesynth.store.run_folder import RUN_FILE
+from recognizer.config import RunConfig, effective, needs_of, transform_of
 from recognizer.data import FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, float, float], None]
 """Called with (what is being done, done, total)."""
 
 
@@ -69,12 +73,49 @@ def run_identity(
     config: RunConfig,
 ) -> dict[str, Any]:
     """What a run's results depend on; two runs with equal identity give equal results."""
+    inputs = {model: asdict(transform_of(config, model)) for model in config.used_models}
+    alike = len({tuple(one.items()) for one in inputs.values()}) == 1  # then they stand in the configuration
     return {
         "verb": verb,
         "config": effective(config, synthetic=synthetic is not None),
         "manifest": fingerprint(real),
         "synthetic": fingerprint(synthetic),
-    }
+    } | ({} if alike else {"inputs": inputs})
+
+
+def run_record(manifest: Manifest) -> dict[str, Any]:
+    """The configuration in the ``run.yaml`` beside a manifest; empty where there is none, or no readable one."""
+    try:
+        run = read_yaml((manifest.root / RUN_FILE).read_text(encoding="utf-8"))["config"]
+    except (OSError, TypeError, KeyError, ValueError, OverflowError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+_MOTION_PRIOR = "motion-prior"
+
+
+def exact_flow(manifest: Manifest) -> list[str]:
+    """Known generators whose clips here have the flow that moved their pixels: the motion prior and the families that
+    warp frames, unless `mesynth prepare` has estimated it since. Painters' flow is estimated, and flow images of the
+    flow prior or of flow_gan imitate an estimator's."""
+    if run_record(manifest).get("stage") in ("prepare", "augment"):
+        return []
+    names = {str(name).partition("@")[0] for name in manifest.column("provenance.generator") if name}
+    warping = (name for name in names if has_property(name, "frames") and not has_property(name, "paints_frames"))
+    return sorted({*warping, *({_MOTION_PRIOR} & names)})
+
+
+def flow_notes(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None) -> list[str]:
+    """Where exact flow is learned from beside estimated flow: a line that says so, and how to make them alike."""
+    if isinstance(real, FlowSet) or synthetic is None or isinstance(synthetic, FlowSet):
+        return []
+    makers = sorted({name for manifest in synthetic for name in exact_flow(manifest)})
+    if not makers or any(exact_flow(manifest) for manifest in real):
+        return []
+    which = f"the real clips' flow is estimated from frames, that of {', '.join(makers)} is exact"
+    way = "`mesynth prepare corpus --root CORPUS` estimates it as for real clips"
+    return [f"{which}: it lacks an estimator's noise and smoothing; {way}"]
 
 
 # ------------------------------------------------------------------- ledger

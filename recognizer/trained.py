@@ -24,7 +24,7 @@ from mesynth.config import read_yaml
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.core.types import N_AUS
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import FLOW, FlowSet, Inputs
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
@@ -32,7 +32,7 @@ from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import members_of, mixed
 from recognizer.models import CLOSED
 from recognizer.protocol import Fold, Mixture
-from recognizer.sources import Progress, Source, as_flow_set, run_identity, sources
+from recognizer.sources import Progress, Source, as_flow_set, run_identity, run_record, sources
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
@@ -114,11 +114,17 @@ class Preparation:
 
 def _prepare_run(manifest: Manifest) -> dict[str, Any]:
     """The configuration that ``mesynth prepare`` left beside a manifest; empty where something else made it."""
+    run = run_record(manifest)
+    return run if run.get("stage") == "prepare" else {}
+
+
+def _older_settings(file: Path) -> list[str]:
+    """What a model that was saved before data.pool was there did: nothing is averaged over cells."""
     try:
-        run = read_yaml((manifest.root / RUN_FILE).read_text(encoding="utf-8"))["config"]
+        data = read_yaml(file.read_text(encoding="utf-8"))["data"]
     except (OSError, TypeError, KeyError, ValueError, OverflowError):
-        return {}
-    return run if isinstance(run, dict) and run.get("stage") == "prepare" else {}
+        return []  # whoever reads it as a recipe says what is wrong
+    return ["data.pool=0"] if isinstance(data, dict) and "pool" not in data else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +150,8 @@ class Recognizer:
         if not isinstance(self.members, NetworkMembers) or not self.aus:
             return None
         network, total = self.members.model, np.zeros((len(clips[FLOW]), N_AUS * 2))
-        views = [torch.from_numpy(clips[name]) for name in network.needs]
+        seen = dict(clips) | {FLOW: self.members.transform(clips[FLOW])}
+        views = [torch.from_numpy(seen[name]) for name in network.needs]
         views = [v if v.is_floating_point() else v.float() / 255 for v in views]
         with torch.no_grad():
             for m in range(len(self.config.seeds)):
@@ -162,7 +169,7 @@ class Recognizer:
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
             raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
-        config = load_config(RunConfig, folder / CONFIG)
+        config = load_config(RunConfig, folder / CONFIG, _older_settings(folder / CONFIG))
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 meta = file.metadata() or {}
@@ -219,7 +226,8 @@ def load_pretrained(config: RunConfig) -> Pretrained:
         weights = {name: value[0] for name, value in found.members.stacked.items() if name in names}
     if train.teacher:
         master = _open("train.teacher", train.teacher, seen, digests)
-        if (master.config.data.classes, master.config.data) != (config.data.classes, config.data):
+        own, wanted = (replace(c.data, power=None, pool=None) for c in (master.config, config))
+        if own != wanted:
             raise ConfigError(
                 f"train.teacher={train.teacher} knows other data settings; train it with this run's data.*"
             )

@@ -155,7 +155,7 @@ def draw_batches(
 
 
 Tensors = dict[str, torch.Tensor]
-Progress = Callable[[int, int], None]
+Progress = Callable[[float, float], None]
 Callback = Callable[[range, Tensors], None]
 """Called with members and their tensors as they stand; the trainer itself never sees what is done with them."""
 _DISCRIMINATOR = "domain discriminator"

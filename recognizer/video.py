@@ -78,6 +78,8 @@ def spot(
     cores = [range(a, b) for a, b in pairwise(edges)]
     wide = [range(max(0, core.start - lag), min(n, core.stop + lag)) for core in cores]
     raw, noise = np.full(n, np.nan), []
+    if progress:
+        progress("spotting", 0, n)
     for i, frames in _windows(recording, at, wide, landmarker):
         core, first = cores[i], wide[i].start
         if frames is not None:

@@ -221,6 +221,8 @@ def _calibrate(
     targets = tuple(r for r in requests_of(readable, config.levels) if r.side == "B")
     reading = _Reading(targets, resampling.draws(config.people, config.resamples, config.seed))
     done, total = 0, 5 * config.people  # truth and generator, then truth, before and after
+    if progress:
+        progress(0, total)
 
     def tick() -> None:
         nonlocal done

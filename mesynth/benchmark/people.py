@@ -12,9 +12,9 @@ from mesynth import __version__
 from mesynth.benchmark.requests import BenchmarkConfig, Request
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
-from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.corpus.faces import margin
+from mesynth.generators.base import ClipRequest, Generator
 from mesynth.head import Subject
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
@@ -85,7 +85,7 @@ class Person:
         return self._exact[key]
 
 
-class RenderedTruth:
+class RenderedTruth(Generator):
     """The people themselves behind the call that all generators share: the ceiling of every figure."""
 
     family = "rendered"
@@ -102,31 +102,22 @@ class RenderedTruth:
         """Whose clips come next."""
         self._person = person
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """See :class:`mesynth.generators.base.Generator`. Frames between onset and apex are rendered too.
 
         Raises:
             MesynthError: a face other than the person's, or nuisances, which are not part of the truth.
         """
+        face, aus = request.face, request.aus
         if self._person is None or face is not self._person.face:
             raise MesynthError("the rendered truth knows only its own people")
-        if nuisance != Nuisance():
+        if request.nuisance != Nuisance():
             raise MesynthError("the rendered truth shows no nuisances; set them to 0")
-        alpha = profile.alpha(n_frames)
+        alpha = request.profile.alpha(request.n_frames)
         parts = [self._person.exact(AUVector(np.float32(a) * aus.intensity)) for a in alpha]
-        apex = profile.apex_index(n_frames)
+        apex = request.profile.apex_index(request.n_frames)
         frames = np.stack([face.image, *(part.apex for part in parts[1:])])
-        return Sample(Clip(frames, fps, apex), Flow(parts[apex].uv, parts[apex].valid), aus), ()
+        return Sample(Clip(frames, request.fps, apex), Flow(parts[apex].uv, parts[apex].valid), aus), ()
 
 
 @dataclass(frozen=True, eq=False)

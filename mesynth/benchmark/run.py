@@ -120,6 +120,8 @@ def _meet(
         if progress:
             progress(done, total)
 
+    if progress:
+        progress(0, total)
     means = None if all(ref.is_file() for _, ref in files) else MeanFlows.of(config, targets, tick)
     done = len(files)
     for seed, (own, ref) in zip(config.seeds, files, strict=True):

@@ -73,10 +73,14 @@ def plan(
         aus_from=aus_from,
         exclude=subject_keys(exclude_subjects),
     )
-    summary = draft.summary()
+    with progress_bars() as bar:
+        summary = draft.summary(bar("rows drawn"))
     if not as_json:
         click.echo(summary.text())
-    written = {} if dry_run or out is None else {"out": str(out), "hash": draft.write(out).hash}
+    written = {}
+    if not dry_run and out is not None:
+        with progress_bars() as bar:
+            written = {"out": str(out), "hash": draft.write(out, bar("rows written")).hash}
     if as_json:
         echo_json(summary.plain() | written)
     else:

@@ -11,7 +11,7 @@ import click
 from mesynth.api import FLOW_FOLDERS, load_database
 from mesynth.api import prepare as run_prepare
 from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
-from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, late_bar, progress_bars, show_result
+from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
 
@@ -84,6 +84,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 _OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
 """What `prepare export` takes: nothing is aligned or estimated."""
+_CHOICES = {"subjects", "clips", "limit", "annotation"}
+"""Which clips of a release."""
 INCOMPLETE = 1
 """Exit code of --check where the copy is not complete."""
 
@@ -99,6 +101,19 @@ Examples:
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="The release's folder, or a corpus.")
 @click.option("--part", default="", help="Subset of the release (smic: hs, vis, nir, long) [default: its first].")
 @click.option("--frames", default="", help="Which rendering of the frames: raw, cropped, ... [default: auto].")
+@click.option(
+    "--subjects", multiple=True, metavar="NAMES",
+    help="These people alone: sub01,sub02 or casme2/sub01, or 3: the first three [default: all]; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--clips", multiple=True, metavar="NAMES",
+    help="These clips alone: sub01/EP02_01f, or EP02_01f if it is one person's [default: all]; repeatable.",
+)  # fmt: skip
+@click.option("--limit", type=int, metavar="N", help="The first N of the clips, in the order of the annotation.")
+@click.option(
+    "--annotation", type=click.Path(path_type=Path), metavar="FILE",
+    help="The workbook or CSV, if it has another name than the release's or lies elsewhere.",
+)  # fmt: skip
 @click.option("--check", "check_only", is_flag=True, help="Say whether the copy is complete; write nothing.")
 @click.option("--skip-bad", is_flag=True, help="Go on without clips that cannot be used; skipped.csv lists them.")
 @click.option("--size", default=CROP_SIZE, show_default=True, help="Crop width and height in pixels.")
@@ -133,6 +148,10 @@ def prepare(
     root: Path,
     part: str,
     frames: str,
+    subjects: tuple[str, ...],
+    clips: tuple[str, ...],
+    limit: int | None,
+    annotation: Path | None,
     check_only: bool,
     skip_bad: bool,
     inputs: str,
@@ -162,11 +181,14 @@ def prepare(
         "keep_frames": not no_frames,
     }
     PrepareConfig(**steps)  # a step that cannot be is said before anything is read
+    if database in (EXPORT, FLOW_FOLDERS):
+        _refuse_idle(database)
+    chosen: dict[str, Any] = {"subjects": subjects, "clips": clips, "limit": limit, "annotation": annotation}
     if database == EXPORT:
         _import_export(root, out, workers, dry_run, as_json)
         return
     if check_only:
-        _check(database, root, part, frames, as_json)
+        _check(database, root, part, frames, as_json, **chosen)
         return
     if out is None:
         raise click.UsageError("Missing option '--out' (or ask with --check whether the copy is complete).")
@@ -174,21 +196,23 @@ def prepare(
         _import_flow(root, part, frames, out, workers, dry_run, as_json)
         return
     if dry_run:
-        manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad)
+        manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad, **chosen)
         click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
         return
+    from mesynth.datasets.check import kinds_of_warnings
     from mesynth.store.stage import read_skipped
 
     with progress_bars() as bar:
         done = run_prepare(
             database, root, out, part=part, frames=frames, skip_bad=skip_bad, landmarker=landmarker,
             download=download, device=device, workers=workers, cache=not no_cache,
-            progress=late_bar(bar, "clips"), **steps,
+            progress=bar("clips"), **chosen, **steps,
         )  # fmt: skip
     left = read_skipped(out)
     for entry in left[:10]:
         click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
-    show_result(summary(done, out) | {"left out": len(left)} | _drift(out), as_json)
+    told = {"warnings": kinds} if (kinds := kinds_of_warnings(done)) else {}
+    show_result(summary(done, out) | {"left out": len(left)} | told | _drift(out), as_json)
 
 
 def _drift(out: Path) -> dict[str, dict[str, float]]:
@@ -202,18 +226,24 @@ def _drift(out: Path) -> dict[str, dict[str, float]]:
     return {"drift, px": {name: round(sum(values) / len(values), 3) for name, values in means.items()}}
 
 
+def _refuse_idle(database: str) -> None:
+    """Raise UsageError for an option that does nothing on what is prepared already."""
+    context = click.get_current_context()
+    idle = _CHOICES if database == FLOW_FOLDERS else {option.name for option in context.command.params} - _OF_EXPORTS
+    what = "flow images" if database == FLOW_FOLDERS else "an export"
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
+        if given and option.name in idle:
+            raise click.UsageError(
+                f"{option.opts[0]} has no effect on {what}; `mesynth prepare corpus` prepares what comes back."
+            )
+
+
 def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as_json: bool) -> None:
     """What `mesynth export` wrote, a corpus again."""
     from mesynth.corpus.exports.imports import read_export
     from mesynth.datasets.registry import EXPORT
 
-    context = click.get_current_context()
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
-        if given and option.name not in _OF_EXPORTS:
-            raise click.UsageError(
-                f"{option.opts[0]} has no effect on an export; `mesynth prepare corpus` prepares what comes back."
-            )
     if out is None:
         raise click.UsageError("Missing option '--out'.")
     if dry_run:
@@ -242,12 +272,12 @@ def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dr
         return
     with progress_bars() as bar:
         done = run_prepare(
-            FLOW_FOLDERS, root, out, part=part, frames=frames, workers=workers, progress=late_bar(bar, "flow images")
+            FLOW_FOLDERS, root, out, part=part, frames=frames, workers=workers, progress=bar("flow images")
         )
     show_result(summary(done, out) | {"violations": len(found.violations)}, as_json)
 
 
-def _check(database: str, root: Path, part: str, frames: str, as_json: bool) -> None:
+def _check(database: str, root: Path, part: str, frames: str, as_json: bool, **chosen: Any) -> None:
     if database == FLOW_FOLDERS:
         from mesynth.datasets.flow_folders import read_flow_folders, require_order
 
@@ -259,9 +289,17 @@ def _check(database: str, root: Path, part: str, frames: str, as_json: bool) -> 
             sys.exit(INCOMPLETE)
         return
     from mesynth.datasets.check import check
+    from mesynth.datasets.load import Selection
     from mesynth.datasets.registry import load_release_of
 
-    found = check(load_release_of(database, root, part=part, frames=frames))
+    select = Selection.parse(chosen["subjects"], chosen["clips"], chosen["limit"])
+    annotation = chosen["annotation"]
+    with progress_bars() as bar:
+        loaded = load_release_of(
+            database, root, part=part, frames=frames, annotation=annotation, select=select,
+            progress=bar("clips looked at"),
+        )  # fmt: skip
+        found = check(loaded)
     if as_json:
         echo_json(found.to_dict())
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mesynth.cli.options import OUT, SEED, WORKERS
-from mesynth.commandline import echo_json, json_option, late_bar, progress_bars, show_result
+from mesynth.commandline import echo_json, json_option, progress_bars, show_result
 
 if TYPE_CHECKING:
     from mesynth.store.weights import Need
@@ -79,7 +79,7 @@ def measure(
         found = run(
             real, synthetic, out, training=training, clips=clips, seed=seed, inception_weights=inception_weights,
             lpips_weights=lpips_weights, download=download, workers=workers, command=_command(),
-            progress=late_bar(bar, "measure"),
+            progress=bar("measure"),
         )  # fmt: skip
     if download:  # what was requested and did not come is said now, not only on the page
         told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
@@ -132,7 +132,7 @@ def fid(
     with progress_bars() as bar:
         found, note = run(
             source, reference, inception_weights=inception_weights, download=download,
-            published_resize=published_resize, save=save, progress=late_bar(bar, "pictures"),
+            published_resize=published_resize, save=save, progress=bar("pictures"),
         )  # fmt: skip
     show_result(asdict(found) | {"note": note}, as_json)
 

@@ -12,7 +12,6 @@ from mesynth.commandline import (
     dry_run_option,
     echo_json,
     json_option,
-    late_bar,
     list_recipes_option,
     progress_bars,
     show_result,
@@ -109,7 +108,7 @@ def _train(
         shown = forecast(recipe, launched()[1]).to_dict()
         return {"task": recipe.task, "out": str(out), **({"runs": groups} if groups else {}), **shown}
     machine = Machine(device=device, cache=cache, workers=workers, trackers=trackers)
-    with progress_bars(lines=bars) as bar:
+    with progress_bars(shown=bars) as bar:
         shown_bars = bar if bars else None
         if groups:
             made = run_groups(recipe, out, groups, exclude_subjects=excluded, machine=machine, progress=shown_bars)
@@ -218,7 +217,7 @@ def compare(
             aus=codes,
             levels=targets,
             seed=seed,
-            progress=late_bar(bar, "compare"),
+            progress=bar("compare"),
         )
     if as_json:
         echo_json(result.to_dict())

@@ -35,6 +35,10 @@ class DatasetLayoutError(MesynthError):
     """A database folder or workbook does not look like the release its loader was written for."""
 
 
+class WrongRoot(DatasetLayoutError):
+    """A folder given as a release's lacks what that folder holds; the right one may be near."""
+
+
 class UnreadableImageError(MesynthError):
     """An image file is truncated, empty, or not an image."""
 

@@ -8,6 +8,7 @@ and :data:`SIDES` (2 columns: the subject's left and right). Reference: Ekman, F
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,10 +39,14 @@ AU_NAMES: dict[int, str] = {
     38: "nostril dilator", 39: "nostril compressor", 40: "sniff", 41: "lid droop", 42: "slit",
     43: "eyes closed", 44: "squint", 45: "blink", 46: "wink", 50: "speech",
     51: "head turn left", 52: "head turn right", 53: "head up", 54: "head down", 55: "head tilt left",
-    56: "head tilt right", 57: "head forward", 58: "head back", 61: "eyes turn left",
-    62: "eyes turn right", 63: "eyes up", 64: "eyes down", 65: "walleye", 66: "cross-eye",
-    80: "swallow",
+    56: "head tilt right", 57: "head forward", 58: "head back", 59: "head nod", 60: "head shake",
+    61: "eyes turn left", 62: "eyes turn right", 63: "eyes up", 64: "eyes down", 65: "walleye", 66: "cross-eye",
+    68: "upward rolling of eyes", 69: "eyes positioned to look at another", 70: "brows not visible",
+    71: "eyes not visible", 72: "lower face not visible", 73: "entire face not visible", 74: "unscorable",
+    80: "swallow", 81: "chew", 82: "shoulder shrug", 83: "head up and to the side", 84: "head shake back and forth",
+    85: "head nod up and down", 91: "flash", 92: "partial flash", 97: "shiver", 98: "fast up-down look",
 }  # fmt: skip
+"""Every code of FACS 2002; other numbers (3, 47, 99) name nothing."""
 
 # Nominal weight of each FACS letter. A proposal, not a measurement: FACS letters are ordinal.
 LETTER_INTENSITY: dict[str, float] = {"A": 0.10, "B": 0.25, "C": 0.50, "D": 0.75, "E": 1.00}
@@ -62,20 +67,25 @@ _BLENDS: dict[tuple[int, int], float] = {(1, 4): 0.8, (2, 4): 0.8}
 
 @dataclass(frozen=True)
 class AUItem:
-    """One coded action: ``code``, ``side`` ("L", "R" or "B" for both), and the letter if one was given."""
+    """One coded action: ``code``, ``side`` ("L", "R" or "B" for both), and the letter if one was given.
+
+    ``asymmetric``: both sides act, one of them more strongly; which one is not said.
+    """
 
     code: int
     side: str = "B"
     letter: str | None = None
+    asymmetric: bool = False
 
 
 @dataclass(frozen=True)
 class AUAnnotation:
     """What an annotation cell says, split into what is decided and what is not.
 
-    ``items`` are certain; ``undecided`` are AUs named in an alternative, a reference or with an
-    undecidable side; ``static`` AUs are present throughout (4DME ``4(k)``); ``unknown_text`` is
-    whatever could not be read. ``complete`` is False when the coder left the cell open (``?``).
+    ``items`` are certain; ``undecided`` are AUs named with a question mark, in an alternative or a reference, with an
+    undecidable side, or in text that could not be read; ``static`` AUs are present throughout (4DME ``4(k)``);
+    ``unknown_text`` are the terms that are not decided in full. ``open``: nothing is known about the AUs that the cell
+    does not name, because nothing was annotated, the coder left it open (``?``), or part of it could not be read.
     """
 
     text: str
@@ -83,16 +93,53 @@ class AUAnnotation:
     undecided: tuple[AUItem, ...] = ()
     static: tuple[AUItem, ...] = ()
     unknown_text: tuple[str, ...] = ()
-    complete: bool = True
+    open: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Which AUs are there is decided for every AU; intensities and sides may still be unknown."""
+        return not self.open and not self.undecided
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was annotated: a blank cell, ``?``, ``NULL`` and the like."""
+        return self.open and not (self.items or self.undecided or self.static or self.unknown_text)
 
     @property
     def codes(self) -> tuple[int, ...]:
         """The certain AU codes, ascending, without sides."""
         return tuple(sorted({item.code for item in self.items}))
 
+    @property
+    def objective_class(self) -> str | None:
+        """Objective class I-VII, None where the set of AUs is not decided."""
+        return objective_class(self.codes) if self.complete else None
+
+    @property
+    def doubt(self) -> str:
+        """One line on what is not decided, for people; empty where all is, or where nothing was annotated.
+
+        >>> parse_annotation("4+(14 or 23)").doubt
+        "action units not decided; '4+(14 or 23)': AU 14, 23 undecided"
+        """
+        if self.complete or self.empty:
+            return ""
+        said = []
+        if codes := sorted({item.code for item in self.undecided} - set(self.codes)):
+            said.append(f"AU {', '.join(map(str, codes))} undecided")
+        if self.open:
+            terms = [f"'{_line(term)}'" for term in self.unknown_text[:_TERMS]]
+            unread = ", ".join(terms) + (", ..." if len(self.unknown_text) > _TERMS else "")
+            said.append(
+                (f"{unread} not understood; " if unread else "") + "what it does not name is unknown, not absent"
+            )
+        if not said:  # one side of an AU of which the other is certain
+            said.append("a side is undecided")
+        return f"action units not decided; '{_line(self.text)}': {'; '.join(said)}"
+
     def presence(self) -> np.ndarray:
         """[K,2] int8: 1 present, 0 absent, -1 undecided (an AU of the vocabulary, per side)."""
-        out = np.full((len(AU_CODES), 2), 0 if self.complete else -1, np.int8)
+        out = np.full((len(AU_CODES), 2), -1 if self.open else 0, np.int8)
         for item in self.undecided:
             if item.code in AU_INDEX:
                 out[AU_INDEX[item.code], _columns(item.side)] = -1
@@ -102,88 +149,179 @@ class AUAnnotation:
         return out
 
     def vector(self) -> AUVector:
-        """Intensities where a letter fixes them; a present AU without a letter is marked unknown."""
+        """Intensities where a letter fixes them; a present AU without a letter is marked unknown.
+
+        So is one with a letter that is asymmetric: the letter is the stronger side's.
+        """
         presence = self.presence()
         intensity = np.zeros(presence.shape, np.float32)
         known = presence == 0
         for item in self.items:
-            if item.code in AU_INDEX and item.letter in LETTER_INTENSITY:
+            if item.code in AU_INDEX and item.letter in LETTER_INTENSITY and not item.asymmetric:
                 cell = (AU_INDEX[item.code], _columns(item.side))
                 intensity[cell] = LETTER_INTENSITY[item.letter]
                 known[cell] = True
         return AUVector(intensity, known)
 
 
-_PREFIX = r"(?P<kind>AU|AD|M|F)?\s*(?P<side>[LRABTU])?\s*(?P<code>\d{1,2})"
-_ITEM = re.compile(rf"^{_PREFIX}\s*(?P<letter>[A-E])?$", re.IGNORECASE)
-_TWO_LETTERS = re.compile(rf"^{_PREFIX}\s*(?P<letter>[A-E]\s*/\s*[A-E])$", re.IGNORECASE)
-_TWO_SIDES = re.compile(r"^(?P<sides>[LRABTU]\s*/\s*[LRABTU])\s*(?P<code>\d{1,2})\s*(?P<letter>[A-E])?$", re.I)
-_REFERENCE = re.compile(r"^ref\s*\(?(?P<inner>.*?)\)?$", re.IGNORECASE)
-_STATIC = re.compile(rf"^{_PREFIX}\s*\(k\)$", re.IGNORECASE)
-_OPEN = {"?", "unknown", "nan", "none", ""}
+_SHOWN, _TERMS = 60, 5
+"""Letters of a cell, and terms of it, that a message shows."""
+_NOTHING = frozenset(
+    {
+        "none", "null", "nil", "nan", "na", "nat", "n/a", "n.a.", "n.a", "<na>", "#n/a", "unknown", "unclear",
+        "missing", "empty", "blank", "not coded", "not annotated", "no annotation",
+    }
+)  # fmt: skip
+"""Words of a cell in which nothing was annotated (as is one without any letter or digit)."""
+_REMARKS = frozenset({"soft focus"})
+"""Remarks of the releases' coders about the picture, which say nothing of action units."""
+_NOT_VISIBLE = frozenset(range(70, 75))
+"""FACS codes for parts of the face that could not be seen: no AU there is known to be absent."""
+_SIDE_WORDS = {
+    "left": "L", "right": "R", "both": "B", "bilateral": "B", "top": "T", "bottom": "B", "unilateral": "U",
+    "asymmetric": "A", "asymmetrical": "A",
+}  # fmt: skip
+_GRADES = "trace|slight|weak|mild|moderate|marked|pronounced|strong|severe|extreme|maximum"
+"""Intensity in words, which no key translates into letters: present, intensity unknown."""
+_SEPARATORS = "+,、;&\n\r\t"
+_WORDS = "|".join(_SIDE_WORDS)
+_NAMED = re.compile(
+    rf"""(?: (?P<word>{_WORDS}) \s+ | (?:{_GRADES}) \s+ | (?P<ask>\?) \s* )?
+         (?: (?:AUs?|AD|M|F) (?![a-z]{{2}}) [\s:._\#-]* )?
+         (?: (?P<sides>[LRABTU]\s*/\s*[LRABTU]) | (?P<side>[LRABTU]) )? \s*
+         (?P<code>[0-9]{{1,2}}) (?: \.0+ (?![0-9]) )? (?P<marks> (?![0-9]) .* )""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+"""An action unit as it is named; what follows the number is read mark by mark."""
+_MARK = re.compile(
+    rf"""\s* (?: (?P<two_letters>[A-E]\s*[/-]\s*[A-E]) (?![a-z]) | (?P<two_sides>[LR]\s*/\s*[LR]) (?![a-z])
+         | (?P<letter>[A-E]) (?![a-z]{{2}}) | (?P<side>[LRTU]) (?![a-z]{{2}}) | (?P<word>{_WORDS})\b
+         | (?:{_GRADES})\b | (?P<ask>\?+) | \(\s*(?P<inner>[^()]*?)\s*\) )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_BRACKETED = re.compile(
+    rf"""(?P<static>k) | (?P<either>[AB]) | (?P<letter>[C-E]) | (?P<side>[LRTU]) | (?P<word>{_WORDS})
+         | (?:{_GRADES}) | (?P<ask>\?+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What stands in brackets after an action unit; ``12(A)`` and ``12(B)`` may be the intensity or both sides."""
+_REFERENCE = re.compile(r"ref\s*(?P<inner>.+)", re.IGNORECASE | re.DOTALL)
+_OR = re.compile(r"\s*(?:or|/|\|)\s*", re.IGNORECASE)
+_WORD_OR = re.compile("or", re.IGNORECASE)
+_AND = re.compile(r"(?<![a-z])and(?![a-z])", re.IGNORECASE)
 
 
 def parse_annotation(cell: object) -> AUAnnotation:
-    """Read one AU cell of any database's workbook.
+    """Read one AU cell of any database's workbook: FACS codes with the signs that coders add to them.
 
-    Understands plus, comma and full-width comma lists, side prefixes (``L``, ``R``; ``B`` bilateral),
-    letters (``4D``), ``ref(6)``, alternatives (``R12 or R14``, ``(R6 or R12) + R15``), undecided
-    letters (``10A/B``) and sides (``A/L12``), static AUs (``4(k)``), descriptors (``AD38``, ``M57``).
-    Never raises and never guesses: what it cannot decide is kept as text and marked.
+    | written | read |
+    |---|---|
+    | ``4+7``, ``4,7``, ``4;7``, ``4&7``, ``4 and 7``, ``4，7``, ``4、7``, a line each | both AUs |
+    | ``4``, ``4.0``, ``04``, ``AU4``, ``AU 4``, ``４`` | AU 4, on both sides |
+    | ``L4``, ``R4``, ``4R``, ``4(R)``, ``left 4`` | AU 4 on that side, not on the other |
+    | ``B12``, ``T23``, ``12(both)`` | both sides (``T``, ``B`` of a lip: top, bottom) |
+    | ``A12`` | both sides, asymmetric: which is the stronger is not said |
+    | ``U12``, ``A/L12``, ``12L/R`` | a side that is not said: undecided on both |
+    | ``4D``, ``4(D)``, ``R12B`` | FACS intensity A to E |
+    | ``10A/B``, ``12(A)``, ``12 weak`` | present, intensity unknown |
+    | ``R12 or R14``, ``14or23``, ``4/7``, ``(R6 or R12) + R15`` | undecided; a bare ``or`` spans the cell |
+    | ``13?``, ``(4)``, ``ref(6)`` | undecided |
+    | ``4(k)`` | static: there throughout, no part of the expression |
+    | ``AD38``, ``M57`` | action descriptors and movements; 70 to 74: not visible, so nothing else is known |
+    | blank, ``?``, ``-``, ``NULL``, ``nan``, ``N/A``, ``none`` | nothing annotated: every AU unknown |
+    | ``4+?`` | AU 4; every other one unknown |
+    | anything else (``4.5``, ``1-2``, ``100``, ``3``, ``smile``) | not understood: AUs not named are unknown |
+
+    Never raises and never guesses: what it cannot decide is kept as text, and no AU counts as absent because of it.
 
     >>> parse_annotation("4D+ref(6)+7C+43E").codes
     (4, 7, 43)
     >>> parse_annotation("R12 or R14").undecided
-    (AUItem(code=12, side='R', letter=None), AUItem(code=14, side='R', letter=None))
+    (AUItem(code=12, side='R', letter=None, asymmetric=False), AUItem(code=14, side='R', letter=None, asymmetric=False))
     """
     text = _cell_text(cell)
-    if text.lower() in _OPEN:
-        return AUAnnotation(text=text, complete=False)
-    items: list[AUItem] = []
-    undecided: list[AUItem] = []
-    static: list[AUItem] = []
+    plain = _AND.sub("+", _ascii(text))
+    if plain.lower() in _NOTHING or not any(map(str.isalnum, plain)):
+        return AUAnnotation(text=text, open=True)
+    said: list[tuple[str, AUItem]] = []
     unknown: list[str] = []
-    complete = True
-    for term in _split_terms(text):
-        if term == "?":
-            complete = False
-        elif match := _ITEM.match(term):
-            item, certain = _item(match["code"], match["side"], match["letter"])
-            (items if certain else undecided).append(item)
-        elif match := _TWO_LETTERS.match(term):  # present for certain, intensity undecided
-            item, certain = _item(match["code"], match["side"], None)
-            (items if certain else undecided).append(item)
-            unknown.append(term)
-        elif match := _TWO_SIDES.match(term):
-            undecided.append(AUItem(int(match["code"]), "B"))
-            unknown.append(term)
-        elif match := _STATIC.match(term):
-            static.append(_item(match["code"], match["side"], None)[0])
-        elif match := _REFERENCE.match(term):
-            undecided += _alternatives(match["inner"])
-            unknown.append(term)
+    left_open = spanning = False
+    terms = _split_terms(plain)
+    for term in terms:
+        if not any(map(str.isalnum, term)):  # ?, -
+            left_open = True
+        elif one := _item(term):
+            said.append((one.kind, one.item))
+            if one.half:
+                unknown.append(term)
         elif alternatives := _alternatives(term):
-            undecided += alternatives
+            said += [("undecided", item) for item in alternatives]
             unknown.append(term)
+            spanning |= bool(_WORD_OR.search(_outside_brackets(term)))
         else:
             unknown.append(term)
-    return AUAnnotation(text, tuple(items), tuple(undecided), tuple(static), tuple(unknown), complete)
+            if term.lower() not in _REMARKS:
+                left_open = True
+                named = [int(digits) for digits in re.findall("[0-9]+", term) if len(digits) < 3]
+                said += [("undecided", AUItem(code)) for code in named if code in AU_NAMES]
+    if spanning and len(terms) > 1:  # 12, 14 or 17; 4+7 or 4+12: what belongs together is not said
+        said = [("undecided" if kind == "certain" else kind, item) for kind, item in said]
+    if not said:  # a remark alone names no AU, and says of none that it is absent
+        left_open = True
+    of_kind = {kind: tuple(item for k, item in said if k == kind) for kind in ("certain", "undecided", "static")}
+    return AUAnnotation(text, of_kind["certain"], of_kind["undecided"], of_kind["static"], tuple(unknown), left_open)
+
+
+_SIDE = re.compile(r"(?<![a-z])(?:[LR](?![a-z])|left\b|right\b)|(?<=[0-9][A-E])[LR](?![a-z])", re.IGNORECASE)
+_OTHER_SIDE = {"L": "R", "R": "L", "l": "r", "r": "l", "left": "right", "right": "left"}
+
+
+def mirrored(text: str) -> str:
+    """The cell, or request, of a mirrored face: sides swapped; "" where it cannot be told what its letters mean.
+
+    >>> mirrored("L12B+R4+17"), mirrored("L12=0.2,4=0.5"), mirrored("12(R)")
+    ('R12B+L4+17', 'R12=0.2,4=0.5', '12(L)')
+    """
+    swapped = _SIDE.sub(lambda match: _OTHER_SIDE.get(match[0], _OTHER_SIDE.get(match[0].lower(), match[0])), text)
+    before, after = parse_annotation(text), parse_annotation(swapped)
+    same = before.open == after.open and np.array_equal(before.presence(), after.presence()[:, ::-1])
+    return swapped if same else ""
+
+
+def _line(text: str) -> str:
+    """For a message: one line, of letters that a terminal shows."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text[:_SHOWN]).split())
 
 
 def _cell_text(cell: object) -> str:
-    if cell is None or (isinstance(cell, float) and np.isnan(cell)):
-        return ""
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return str(cell).strip()
+    if isinstance(cell, (float, np.floating)):  # a number column with a gap
+        number = float(cell)
+        return "" if np.isnan(number) else str(int(number)) if number.is_integer() else str(number)
+    return "" if cell is None else str(cell).strip()
+
+
+def _ascii(text: str) -> str:
+    """Digits, signs and brackets of other widths and scripts as ASCII; format characters and quotes around it gone."""
+    out = ""
+    for char in text:
+        if unicodedata.decimal(char, None) is not None:
+            char = str(unicodedata.decimal(char))
+        elif unicodedata.decomposition(char).startswith(("<wide>", "<narrow>", "<small>")):
+            char = unicodedata.normalize("NFKC", char)
+        elif unicodedata.category(char) in {"Cf", "Zs"}:
+            char = " "
+        elif unicodedata.category(char) == "Pd":
+            char = "-"
+        out += {"[": "(", "]": ")", "{": "(", "}": ")"}.get(char, char)
+    return re.sub(" {2,}", " ", out).strip(" \t\r\n'\"`\u2018\u2019\u201c\u201d").rstrip(".")
 
 
 def _split_terms(text: str) -> list[str]:
     """Split on separators outside parentheses: ``(R6 or R12) + R15`` has two terms."""
     terms, depth, current = [], 0, ""
     for char in text:
-        depth += {"(": 1, "（": 1, ")": -1, "）": -1}.get(char, 0)
-        if depth <= 0 and char in "+,，、;&":
+        depth = max(0, depth + {"(": 1, ")": -1}.get(char, 0))
+        if depth == 0 and char in _SEPARATORS:
             terms.append(current.strip())
             current = ""
         else:
@@ -192,18 +330,81 @@ def _split_terms(text: str) -> list[str]:
     return [term for term in terms if term]
 
 
-def _item(code: str, side: str | None, letter: str | None) -> tuple[AUItem, bool]:
-    """The item, and whether its side is certain (``A``symmetric and ``U``nilateral leave it open)."""
-    prefix = (side or "B").upper()
-    certain = prefix not in {"A", "U"}
-    return AUItem(int(code), prefix if prefix in SIDES else "B", letter.upper() if letter else None), certain
+@dataclass(frozen=True)
+class _Term:
+    """One action unit as written; ``kind`` is certain, undecided or static, ``half``: what it says stays half open."""
+
+    kind: str
+    item: AUItem
+    half: bool = False
+
+
+def _item(term: str) -> _Term | None:
+    """An action unit with its signs; None where any of it is not understood."""
+    match = _NAMED.fullmatch(term)
+    code = int(match["code"]) if match else 0
+    if match is None or code not in AU_NAMES or code in _NOT_VISIBLE:
+        return None
+    sides = [_SIDE_WORDS.get(word.lower(), word.upper()) for word in (match["word"], match["side"]) if word]
+    letters: list[str] = []
+    asked, two_sides, two_letters, static = bool(match["ask"]), bool(match["sides"]), False, False
+    rest = match["marks"]
+    while rest:
+        mark = _MARK.match(rest)
+        if mark is None:
+            return None
+        rest = rest[mark.end() :].lstrip()
+        given = {name: value for name, value in mark.groupdict().items() if value}
+        if "inner" in given or mark[0].endswith(")"):
+            inside = _BRACKETED.fullmatch(given.get("inner", ""))
+            if inside is None:
+                return None
+            given = {name: value for name, value in inside.groupdict().items() if value}
+        asked, static = asked or "ask" in given, static or "static" in given
+        two_sides, two_letters = two_sides or "two_sides" in given, two_letters or "two_letters" in given
+        sides += [_SIDE_WORDS.get(v.lower(), v.upper()) for name, v in given.items() if name in {"side", "word"}]
+        letters += [v.upper() for name, v in given.items() if name == "letter"]
+        if "either" in given and sides:  # L12(B): the side is said, so this is the intensity
+            letters.append(given["either"].upper())
+    if len(sides) > 1 or len(letters) + two_letters > 1 or (two_sides and sides):
+        return None
+    side = sides[0] if sides else "B"
+    item = AUItem(code, side if side in SIDES else "B", letters[0] if letters else None, asymmetric=side == "A")
+    kind = "static" if static else "undecided" if asked or two_sides or side == "U" else "certain"
+    return _Term(kind, item, half=asked or two_sides or two_letters)
 
 
 def _alternatives(term: str) -> list[AUItem]:
-    """``(R6 or R12)`` -> both items; empty if any part is not an AU."""
-    parts = re.split(r"\s+or\s+|/", term.strip().strip("()"), flags=re.IGNORECASE)
-    found = [_ITEM.match(part.strip()) for part in parts]
-    return [_item(m["code"], m["side"], m["letter"])[0] for m in found if m] if all(found) else []
+    """``(R6 or R12)``, ``ref(6)``, ``4/7``, ``(4+7)`` -> the AUs; empty if any part is not an AU."""
+    if match := _REFERENCE.fullmatch(term):
+        term = match["inner"]
+    found = []
+    for group in _OR.split(_without_brackets(term)):
+        for part in _split_terms(_without_brackets(group)) or [""]:
+            one = _item(part)
+            if one is None:
+                return []
+            found.append(one.item)
+    return found
+
+
+def _outside_brackets(term: str) -> str:
+    out, depth = "", 0
+    for char in term:
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        out += char if depth == 0 else " "
+    return out
+
+
+def _without_brackets(term: str) -> str:
+    """``(R6 or R12)?`` -> ``R6 or R12``; as it is where the brackets do not enclose all of it."""
+    term = term.strip()
+    inner, depth = term.rstrip("? "), 0
+    for index, char in enumerate(inner):
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        if depth < 1:  # closed: by the last character, or before
+            return inner[1:-1].strip() if index and index == len(inner) - 1 else term
+    return term
 
 
 def _columns(side: str) -> list[int]:

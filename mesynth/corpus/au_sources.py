@@ -232,12 +232,17 @@ class Pool:
     def read(
         cls, manifest: Manifest, exclude: Collection[str], leave_out: Collection[int], expression: str = "micro"
     ) -> Pool:
-        """Real and rendered clips with a certain AU; one that has seen an excluded subject is not read."""
+        """Real and rendered clips with a certain AU; one that has seen an excluded subject is not read.
+
+        Nor is one of which an AU is undecided: drawn without that AU it would say that the coder saw it absent.
+        """
         excluded, found = set(exclude), []
         mute = [facs.AU_INDEX[code] for code in leave_out]
         for row in manifest:
             seen = tuple(sorted({row.subject_key, *row.provenance.subjects_seen}))
             if row.provenance.kind == "synthetic" or row.expression != expression or excluded & set(seen):
+                continue
+            if -1 in row.au_present:
                 continue
             strength = _strength(row)
             strength[mute] = 0

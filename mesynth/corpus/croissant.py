@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from mesynth import __version__
+from mesynth.core.process import counted
 from mesynth.corpus.card import CardConfig, CorpusFacts, licence_id
 from mesynth.store.manifest import FILE_NAME, SCHEMA, Manifest
 from mesynth.store.run_folder import write_text
@@ -79,10 +80,8 @@ def croissant(
     """The metadata as a plain mapping, see :func:`write_croissant`."""
     files = data_files(manifest)
     objects = []
-    for number, file in enumerate(files):
+    for file in counted(files, len(files), progress):
         objects.append(_file_object(manifest.root, file, folder))
-        if progress:
-            progress(number + 1, len(files))
     made = datetime.fromtimestamp((manifest.root / FILE_NAME).stat().st_mtime, UTC).date().isoformat()
     people = sum(len(found) for found in facts.people.values())
     return {

@@ -22,6 +22,7 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.facs import AU_INDEX
+from mesynth.core.process import counted
 from mesynth.metrics.clips import ClipData
 from mesynth.metrics.identity import different_people, distances
 from mesynth.metrics.networks import Networks
@@ -260,11 +261,9 @@ def filter_corpus(
     rejected: list[Rejection] = []
     keep = np.ones(len(source), np.bool_)
     with only_writer(out):
-        for index, (row, _, failed) in enumerate(_walk(source, checks)):
+        for index, (row, _, failed) in enumerate(counted(_walk(source, checks), len(source), progress)):
             keep[index] = not failed
             rejected += rejections(row, failed)
-            if progress:
-                progress(index + 1, len(source))
         assert set(source.column("clip_id")[~keep]) == {r.clip_id for r in rejected}
         write_text(out / REJECTED_FILE, rejected_csv(rejected))
         kept = Manifest.join([source.filter(keep)], out)
@@ -344,15 +343,13 @@ def measure_corpus(folder: Path, limits: Limits = Limits(), *, progress: Progres
     found: dict[str, list[float]] = {name: [] for name in CHECKS if getattr(limits, name) is not None}
     onsets: dict[str, np.ndarray] = {}
     left_out = 0
-    for index, (row, values, failed) in enumerate(_walk(source, checks)):
+    for row, values, failed in counted(_walk(source, checks), len(source), progress):
         for name, value in values.items():
             found[name].append(value)
         left_out += bool(failed)
         if limits.identity is not None and row.subject_key not in onsets and len(onsets) < _FLOOR_PEOPLE:
             clip = ClipData("synthetic", row, source.root)
             onsets[row.subject_key] = checks.embedding(clip.frames[:1], clip.landmarks)[0]
-        if progress:
-            progress(index + 1, len(source))
     out = [spread(name, getattr(limits, name), np.array(values)) for name, values in found.items()]
     if len(onsets) > 1:
         apart = different_people(np.stack(list(onsets.values())), list(onsets))

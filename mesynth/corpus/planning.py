@@ -15,6 +15,7 @@ import numpy as np
 from mesynth.core import facs, seeds
 from mesynth.core.emotions import AUSampling
 from mesynth.core.errors import ConfigError, LeakError
+from mesynth.core.process import counted
 from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count
 from mesynth.core.types import AUVector
 from mesynth.corpus.au_sources import AUSource, SampledAUs, make_sources
@@ -33,6 +34,7 @@ from mesynth.corpus.plan_file import (
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import WARP_LIMIT
 from mesynth.store.manifest import Manifest
+from mesynth.store.stage import Progress
 
 _WEAKEST, _STRONGEST = 0.02, facs.LETTER_INTENSITY["D"]  # FACS E is no micro-expression
 _WEAK_SIDE = 0.35
@@ -209,16 +211,18 @@ class PlanDraft:
     aus_hash: str
     excluded: tuple[str, ...]
 
-    def summary(self) -> Summary:
+    def summary(self, progress: Progress | None = None) -> Summary:
         """Draws every row once and counts."""
-        return summarise(self.planner, self.faces, self.design.clip.size)
+        rows = counted(self.planner, len(self.planner), progress)
+        return summarise(rows, self.faces, self.design.clip.size)
 
-    def write(self, out: Path) -> StoredPlan:
+    def write(self, out: Path, progress: Progress | None = None) -> StoredPlan:
         """See :func:`mesynth.corpus.plan_file.write_plan_folder`."""
         info = {"size": self.design.clip.size, "aus_from": self.aus_hash, "excluded": list(self.excluded)}
         if self.faces_path is not None:
             info["faces_path"] = os.path.relpath(self.faces_path, out)
-        return write_plan_folder(out, self.planner, self.faces, self.design.plain(), info)
+        rows = counted(self.planner, len(self.planner), progress)
+        return write_plan_folder(out, rows, self.faces, self.design.plain(), info)
 
 
 def draft_plan(

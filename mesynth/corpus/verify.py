@@ -85,6 +85,8 @@ def verify(folder: Path | str, *, progress: Progress | None = None) -> Verdict:
     checks = [_Check(manifest, os.path.relpath(part, folder)) for part, manifest in zip(parts, manifests, strict=True)]
     problems: list[Defect] = []
     done = 0
+    if progress:
+        progress(0, total)
     for check in checks:
         for found in check.run():
             problems += found

@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
-    contents,
     frame_number,
+    given_file,
     list_frames,
+    no_file,
     numbered_folders,
     read_workbook,
     release_folder,
@@ -45,10 +47,10 @@ def is_release(folder: Path) -> bool:
     return any(n.lower() in names for n in _RAW if n.startswith("CASME")) or any(map(_BOOK.match, names))
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the workbook. Raises DatasetLayoutError."""
     folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME")
-    sheet = read_workbook(_workbook(root), _COLUMNS, optional=("apex2",))
+    sheet = read_workbook(_workbook(root, annotation), _COLUMNS, optional=("apex2",))
     people = numbered_folders(folder, "sub")
     return Release(
         lines=tuple(_line(root, folder, people, sheet.path, cells) for cells in sheet.rows),
@@ -56,11 +58,13 @@ def read(root: Path, part: str, frames: str) -> Release:
     )
 
 
-def _workbook(root: Path) -> Path:
+def _workbook(root: Path, annotation: Path | None) -> Path:
+    if annotation:
+        return given_file(annotation)
     books = workbooks(root)
     named = [p for p in books if _BOOK.match(p.name)]
     if not named and len(books) != 1:
-        raise DatasetLayoutError(f"no workbook like casme.xlsx in {root}: {contents(root)}")
+        raise no_file("casme.xlsx", root)
     return (named or books)[0]
 
 
@@ -128,22 +132,8 @@ CASME = Database(
     "FG 2013",
     is_release=is_release,
     read=read,
+    layout="CASME_raw_selected/ (or Cropped/) and the workbook casme.xlsx",
+    annotation="casme.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={
-        "all": Published(
-            clips=189,
-            subjects=19,
-            emotions={
-                "disgust": 88,
-                "repression": 40,
-                "tense": 28,
-                "surprise": 20,
-                "sadness": 6,
-                "happiness": 5,
-                "contempt": 3,
-                "fear": 2,
-            },
-            source="rows of the workbook; emotions as surveys give them (they add up to 192; the paper counts 195)",
-        )
-    },
+    published=published("casme"),
 )

@@ -15,11 +15,23 @@ from typing import Any
 import numpy as np
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.core.facs import AU_CODES
+from mesynth.core.facs import AU_CODES, parse_annotation
 from mesynth.core.types import AUVector
 from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import contents, read_workbook, release_folder, rendering, roman_class, text_of, workbooks
+from mesynth.datasets.editions import published, recognise
+from mesynth.datasets.files import (
+    find_folder,
+    given_file,
+    no_file,
+    read_workbook,
+    release_folder,
+    rendering,
+    roman_class,
+    text_of,
+    workbooks,
+)
 from mesynth.datasets.load import Correction, load_release, usable
+from mesynth.datasets.registry import right_root
 from mesynth.store.manifest import Manifest
 
 RENDERED_FILE = "mesynth-rendered.json"
@@ -37,8 +49,13 @@ _COLUMNS = {
     "offset": ("OffsetFrame", "Offset", "OffsetF"),
     "aus": ("Action Units", "AUs", "AU"),
     "emotion": ("Estimated Emotion", "Emotion"),
+    "objective": ("Objective Classes", "Objective Class"),
 }
-_OBJECTIVE = {"subject": _COLUMNS["subject"], "clip": _COLUMNS["clip"], "objective": ("Objective Class", "Class")}
+_OBJECTIVE = {
+    "subject": _COLUMNS["subject"],
+    "clip": _COLUMNS["clip"],
+    "objective": ("Objective Class", "Objective Classes", "Class"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,23 +80,32 @@ def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Cor
     Raises:
         DatasetLayoutError: the folder, the workbook or a clip is not as in the release.
     """
-    return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
+    with right_root("casme2", Path(root)):
+        return usable(load_release(CASME2, root, frames=frames, corrections=corrections))
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the coding workbook. Raises DatasetLayoutError."""
     folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
-    sheet = read_workbook(_workbook(root), _COLUMNS)
-    objective = _objective_classes(root)
+    sheet = read_workbook(_workbook(root, annotation), _COLUMNS, ("objective",))
     origin = _origin(root)
-    return Release(
-        lines=tuple(_line(folder, sheet.path, cells, origin, objective) for cells in sheet.rows),
+    made = None
+    if origin.kind != "real":  # complete is what was rendered, not what was recorded
+        people = {name.partition("/")[0] for name in origin.clips}
+        made = Published(clips=len(origin.clips), subjects=len(people), source=RENDERED_FILE)
+    release = Release(
+        lines=tuple(_line(folder, sheet.path, cells, origin) for cells in sheet.rows),
+        sheet=sheet.name,
+        columns=sheet.columns,
+        published=made,
+        edition="" if made is None else "rendered",
         sources=(sheet.path.name,),
         database=origin.database,
         kind=origin.kind,
         licence=origin.licence,
         fps=origin.fps,
     )
+    return _with_objective_classes(root, release) if origin.kind == "real" else release
 
 
 # ---------------------------------------------------------------- finding files
@@ -87,29 +113,55 @@ def read(root: Path, part: str, frames: str) -> Release:
 
 def is_release(folder: Path) -> bool:
     """Whether ``folder`` is the root of a CASME II release, or of a rendered one."""
-    if (folder / RENDERED_FILE).is_file():
+    raw = (name for name in _RAW if name.startswith("CASME2"))
+    if (folder / RENDERED_FILE).is_file() or find_folder(folder, *raw):
         return True
     return any(p.suffix.lower() in {".xlsx", ".xls"} and p.name.lower().startswith("casme2") for p in folder.iterdir())
 
 
-def _workbook(root: Path) -> Path:
+def _workbook(root: Path, annotation: Path | None) -> Path:
+    if annotation:
+        return given_file(annotation)
     books = [p for p in workbooks(root) if "objective" not in p.name.lower()]
     for pattern in _WORKBOOKS:
         for book in books:
             if Path(book.name.lower()).match(pattern):
                 return book
-    raise DatasetLayoutError(f"no workbook like CASME2-coding-20140508.xlsx in {root}: {contents(root)}")
+    raise no_file("CASME2-coding-20140508.xlsx", root)
 
 
-def _objective_classes(root: Path) -> dict[tuple[str, str], str]:
-    """``(subject, clip)`` -> roman class, from CASME2-ObjectiveClasses.xlsx where it is present."""
+def _with_objective_classes(root: Path, release: Release) -> Release:
+    """The classes of CASME2-ObjectiveClasses.xlsx where the workbook has none and the file belongs to its edition.
+
+    The file was made for one edition; action units that another changed would keep the class of the former ones.
+    """
     book = next((p for p in workbooks(root) if "objective" in p.name.lower()), None)
     if book is None:
-        return {}
+        return release
     found = {}
     for row in read_workbook(book, _OBJECTIVE).rows:
         found[_subject(row["subject"], book), text_of(row["clip"])] = roman_class(row["objective"])
-    return found
+    of_file = {line.name: found.get((line.subject, line.clip), "") for line in release.lines}
+    edition = recognise("casme2", "all", release).edition
+    own = "its workbook has a column of them" if any(line.objective for line in release.lines) else ""
+    if not own and edition and not edition.objective_in.lower().endswith(".xlsx"):
+        own = f"they are those of 20140508, and the workbook is edition {edition.name}"
+    if own:
+        ours = {line.name: line.objective or parse_annotation(line.aus).objective_class or "" for line in release.lines}
+        unlike = [name for name in ours if of_file[name] and ours[name] and of_file[name] != ours[name]]
+        some = f": {', '.join(unlike[:3])}{', ...' if len(unlike) > 3 else ''}" if unlike else ""
+        note = f"{book.name} is not used: {own}; {len(unlike)} classes differ{some}"
+        return replace(release, notes=(*release.notes, note))
+    absent = sum(not name for name in of_file.values())
+    notes = [f"objective classes of {book.name}" + (f", which lacks {absent} of the clips" if absent else "")]
+    if edition is None:
+        notes = [f"{notes[0]}; the edition of the workbook is not known, so they may belong to another"]
+    return replace(
+        release,
+        lines=tuple(replace(line, objective=of_file[line.name]) for line in release.lines),
+        sources=(*release.sources, book.name),
+        notes=(*release.notes, *notes),
+    )
 
 
 def _origin(root: Path) -> _Origin:
@@ -134,9 +186,7 @@ def _subject(cell: object, book: Path) -> str:
     return f"sub{int(text):02d}"
 
 
-def _line(
-    folder: str, book: Path, cells: dict[str, object], origin: _Origin, objective: dict[tuple[str, str], str]
-) -> AnnotatedClip:
+def _line(folder: str, book: Path, cells: dict[str, object], origin: _Origin) -> AnnotatedClip:
     clip = text_of(cells["clip"])
     try:
         subject = _subject(cells["subject"], book)
@@ -152,7 +202,7 @@ def _line(
         offset=cells["offset"],
         aus=cells["aus"],
         emotion=text_of(cells["emotion"]),
-        objective=objective.get((subject, clip), ""),
+        objective=roman_class(cells.get("objective")),
     )
     if exact is None:
         return replace(line, provenance={"seed": origin.seed})
@@ -178,22 +228,8 @@ CASME2 = Database(
     paper="Yan et al., CASME II: an improved spontaneous micro-expression database, PLoS ONE 9(1), 2014",
     is_release=is_release,
     read=read,
+    layout="CASME2_RAW_selected/ (or Cropped/) and the workbook CASME2-coding-20140508.xlsx",
+    annotation="CASME2-coding-20140508.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={
-        "all": Published(
-            clips=255,
-            subjects=26,
-            emotions={
-                "others": 99,
-                "disgust": 63,
-                "happiness": 32,
-                "repression": 27,
-                "surprise": 25,
-                "sadness": 7,
-                "fear": 2,
-            },
-            objective={"I": 25, "II": 15, "III": 99, "IV": 26, "V": 20, "VI": 1, "VII": 69},
-            source="CASME2-coding-20140508.xlsx; Davison et al. 2018",
-        )
-    },
+    published=published("casme2"),
 )

@@ -11,13 +11,25 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import Sheet, contents, frame_number, nested, read_workbook, subfolders, text_of, workbooks
+from mesynth.core.errors import WrongRoot
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
+from mesynth.datasets.files import (
+    Sheet,
+    contents,
+    frame_number,
+    given_file,
+    nested,
+    no_file,
+    place_of,
+    read_workbook,
+    subfolders,
+    text_of,
+    workbooks,
+)
+from mesynth.datasets.load import LONGEST_S
 
 _FPS = 30.0
-_LONG_S = 10.0
-"""No expression lasts so long; the longest of part A with a plausible offset are of a few seconds."""
 _BOOK_FOLDERS = ("part_A", "part_C", "annotation", "annotations", "partA", "partC")
 _VIDEO_FOLDERS = ("part_A", "part_A_split", "data", "ME_A")
 _CLIP_FOLDERS = ("part_A", "data", "Part_A_ME_clip", "frame", "color", "depth")
@@ -59,18 +71,22 @@ def is_release(folder: Path) -> bool:
     return "part_a_me_clip" in names or any(map(_PERSON.match, names))
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of one part's workbook. Raises DatasetLayoutError."""
-    return _read_a(root, frames) if part == "a" else _read_c(root, frames)
+    return _read_a(root, frames, annotation) if part == "a" else _read_c(root, frames, annotation)
 
 
-def _book(root: Path, part: str, optional: tuple[str, ...], columns: dict[str, tuple[str, ...]]) -> tuple[Sheet, str]:
+def _book(
+    root: Path, part: str, optional: tuple[str, ...], columns: dict[str, tuple[str, ...]], annotation: Path | None
+) -> tuple[Sheet, str]:
     """The part's workbook of micro-expressions, the one of jpg indices and the newest edition first; a note."""
+    if annotation:
+        return read_workbook(given_file(annotation), columns, optional, sheets=("label",)), ""
     found = [b for folder in nested(root, *_BOOK_FOLDERS) if folder.is_dir() for b in workbooks(folder)]
     found = [b for b in found if re.search(rf"part_?{part}", b.name, re.IGNORECASE) and "_mae" not in b.name.lower()]
     if not found:
         usual = "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx" if part == "a" else "CAS(ME)3_part_C_ME.xlsx"
-        raise DatasetLayoutError(f"no workbook like {usual} in {root} or its annotation folder: {contents(root)}")
+        raise no_file(usual, root, " or its annotation folder")
     best = max(found, key=lambda b: ("jpgindex" in b.name.lower(), "_me" in b.name.lower(), b.name.lower()))
     note = "" if len(found) == 1 else f"{len(found)} workbooks of this part are there; {best.name} was read"
     return read_workbook(best, columns, optional, sheets=("label",)), note
@@ -79,8 +95,8 @@ def _book(root: Path, part: str, optional: tuple[str, ...], columns: dict[str, t
 # ---------------------------------------------------------------- part A
 
 
-def _read_a(root: Path, frames: str) -> Release:
-    sheet, note = _book(root, "a", ("objective", "type"), _COLUMNS_A)
+def _read_a(root: Path, frames: str, annotation: Path | None) -> Release:
+    sheet, note = _book(root, "a", ("objective", "type"), _COLUMNS_A, annotation)
     notes = [note] if note else []
     rows = [row for row in sheet.rows if text_of(row.get("type", "micro")).lower().startswith("micro")]
     if len(rows) < len(sheet.rows):
@@ -91,7 +107,9 @@ def _read_a(root: Path, frames: str) -> Release:
     beside = {f"{f.removesuffix('/' + frames)}/{other}" for line in lines if (f := line.folder).endswith("/" + frames)}
     return Release(
         lines=lines,
-        sources=(sheet.path.relative_to(root).as_posix(),),
+        sheet=sheet.name,
+        columns=sheet.columns,
+        sources=(place_of(sheet.path, root),),
         notes=tuple(notes),
         left_out=tuple(sorted(beside)),
     )
@@ -106,7 +124,7 @@ def _places(root: Path, frames: str) -> _Videos | _CutOuts:
         depth = "depth" in folder.relative_to(root).as_posix().lower().split("/")
         if depth == (frames == "depth") and any(map(_CUT_OUT.match, subfolders(folder))):
             return _CutOuts(root, folder)
-    raise DatasetLayoutError(
+    raise WrongRoot(
         f"no {frames} frames of part A in {root}: {contents(root)}; expected part_A/spNO.1/a/{frames}/ or "
         f"Part_A_ME_clip/{'depth' if frames == 'depth' else 'frame'}/spNO.1_a_355/"
     )
@@ -176,7 +194,7 @@ def _offset(row: dict[str, object]) -> tuple[object, tuple[str, ...]]:
         return row["offset"], ()
     if offset == 0:
         return apex, ("offset 0 means that none was seen; the clip ends at the apex",)
-    if offset - onset > _LONG_S * _FPS:
+    if offset - onset > LONGEST_S * _FPS:
         return apex, (f"offset {offset} is {(offset - onset) / _FPS:.0f} s after the onset; the clip ends at the apex",)
     return row["offset"], ()
 
@@ -184,14 +202,12 @@ def _offset(row: dict[str, object]) -> tuple[object, tuple[str, ...]]:
 # ---------------------------------------------------------------- part C
 
 
-def _read_c(root: Path, frames: str) -> Release:
+def _read_c(root: Path, frames: str, annotation: Path | None) -> Release:
     """One long video a person; no apex is annotated, so the middle frame stands in."""
-    sheet, note = _book(root, "c", ("apex", "emotion"), _COLUMNS_C)
+    sheet, note = _book(root, "c", ("apex", "emotion"), _COLUMNS_C, annotation)
     found = next((f for f in nested(root, *_C_FOLDERS) if any(n.isdigit() for n in subfolders(f))), None)
     if found is None:
-        raise DatasetLayoutError(
-            f"no {frames} frames of part C in {root}: {contents(root)}; expected part_C/01/a/{frames}/"
-        )
+        raise WrongRoot(f"no {frames} frames of part C in {root}: {contents(root)}; expected part_C/01/a/{frames}/")
     base = _below(root, found)
     people = {int(n): name for n, name in subfolders(found).items() if n.isdigit()}
     lines = []
@@ -222,7 +238,9 @@ def _read_c(root: Path, frames: str) -> Release:
     other = "color" if frames == "depth" else "depth"
     return Release(
         lines=tuple(lines),
-        sources=(sheet.path.relative_to(root).as_posix(),),
+        sheet=sheet.name,
+        columns=sheet.columns,
+        sources=(place_of(sheet.path, root),),
         notes=(note,) if note else (),
         left_out=tuple(sorted({f"{line.folder.rpartition('/')[0]}/{other}" for line in lines})),
     )
@@ -237,23 +255,9 @@ CASME3 = Database(
     "information and high ecological validity, IEEE TPAMI 45(3), 2023",
     is_release=is_release,
     read=read,
+    layout="part_A/ (or Part_A_ME_clip/, part_C/) and the workbook cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx",
+    annotation="cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx",
     parts=("a", "c"),
     frames=("color", "depth"),
-    published={
-        "a": Published(
-            clips=860,
-            subjects=94,
-            emotions={
-                "disgust": 250,
-                "surprise": 187,
-                "others": 161,
-                "fear": 86,
-                "anger": 64,
-                "sad": 57,
-                "happy": 55,
-            },
-            source="cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx; Li et al. 2023",
-        ),
-        "c": Published(clips=165, subjects=31, source="CAS(ME)3_part_C_ME.xlsx"),
-    },
+    published=published("casme3"),
 )

@@ -14,9 +14,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import contents, find_folder, frame_number, read_cells, subfolders, text_of, workbooks
+from mesynth.core.errors import DatasetLayoutError, WrongRoot
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
+from mesynth.datasets.files import (
+    contents,
+    find_folder,
+    frame_number,
+    given_file,
+    no_file,
+    read_cells,
+    subfolders,
+    text_of,
+    workbooks,
+)
 
 _FRAMES = {"raw": "rawpic", "selected": "selectedpic", "cropped": "cropped"}  # auto takes the first that is there
 _TYPES = {"micro-expression": "micro", "macro-expression": "macro"}
@@ -39,9 +50,9 @@ def is_release(folder: Path) -> bool:
     return any(_WORKBOOK.search(n) for n in names) or ("rawpic" in names and bool({"selectedpic", "cropped"} & names))
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The workbook's lines of one expression type. Raises DatasetLayoutError."""
-    book = _workbook(root)
+    book = _workbook(root, annotation)
     sheets = read_cells(book)
     table = _table(book, sheets)
     subjects, videos, notes = _naming(sheets)
@@ -70,10 +81,12 @@ def read(root: Path, part: str, frames: str) -> Release:
 # ---------------------------------------------------------------- the workbook
 
 
-def _workbook(root: Path) -> Path:
+def _workbook(root: Path, annotation: Path | None) -> Path:
+    if annotation:
+        return given_file(annotation)
     found = [book for book in workbooks(root) if _WORKBOOK.search(book.name)]
     if not found:
-        raise DatasetLayoutError(f"no workbook like CAS(ME)^2code_final.xlsx in {root}: {contents(root)}")
+        raise no_file("CAS(ME)^2code_final.xlsx", root)
     return next((book for book in found if "updated" in book.name.lower()), found[-1])
 
 
@@ -148,9 +161,7 @@ def _frame_folder(root: Path, frames: str) -> Path:
     names = tuple(_FRAMES.values()) if frames == "auto" else (_FRAMES[frames],)
     found = find_folder(root, *names)
     if found is None:
-        raise DatasetLayoutError(
-            f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the CAS(ME)^2 release"
-        )
+        raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the CAS(ME)^2 release")
     return find_folder(found, found.name) or found  # some archives unpack into a folder of the same name
 
 
@@ -232,11 +243,9 @@ CASME_SQ = Database(
     "recognition, IEEE Transactions on Affective Computing 9(4), 2018",
     is_release=is_release,
     read=read,
+    layout="rawpic/ (or selectedpic/, cropped/) and the workbook CAS(ME)^2code_final.xlsx",
+    annotation="CAS(ME)^2code_final.xlsx",
     parts=("micro", "macro", "all"),
     frames=("auto", "raw", "selected", "cropped"),
-    published={
-        "micro": Published(clips=57, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-        "macro": Published(clips=300, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-        "all": Published(clips=357, subjects=22, source="CAS(ME)^2code_final.xlsx; Qu et al. 2018"),
-    },
+    published=published("casme_sq"),
 )

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mesynth.core.emotions import CLASS_OF, PUBLISHED, label, plain_emotion
-from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.errors import WrongRoot
 from mesynth.core.facs import parse_annotation
 from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme_sq import CASME_SQ
-from mesynth.datasets.composite import Member, beside, composed, is_release, read_members
+from mesynth.datasets.composite import Member, beside, composed, holds, is_release, read_members
 from mesynth.datasets.database import Database, Published, Release
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
@@ -119,7 +119,7 @@ def compose(manifests: Sequence[Manifest], root: Path | str) -> Compound:
 
 def _codes(cell: object) -> tuple[int, ...]:
     annotation = parse_annotation(cell)
-    return annotation.codes if annotation.complete else ()
+    return () if annotation.open else annotation.codes
 
 
 def _counts(labels: Iterable[str]) -> dict[str, int]:
@@ -135,7 +135,7 @@ def read(root: Path, part: str, frames: str) -> Release:
     releases = read_members(root, MEMBERS, frames)
     if not releases:
         folders = ", ".join(member.folders[0] for member in MEMBERS)
-        raise DatasetLayoutError(f"none of the folders {folders} in {root}: {contents(root)}; put the releases there")
+        raise WrongRoot(f"none of the folders {folders} in {root}: {contents(root)}; put the releases there")
     lines = [line for release in releases.values() for line in release.lines]
     named = [compound(line.emotion, _codes(line.aus)) if line.expression == "micro" else "" for line in lines]
     kept = [replace(line, label=name) for line, name in zip(lines, named, strict=True) if name]
@@ -157,6 +157,8 @@ CMED = Database(
     paper=_PAPER,
     is_release=is_release,
     read=read,
+    layout="CASME/, CASME2/, CASME_SQ/, SAMM/, SMIC/ (each, or a link to it, the root of that release)",
+    is_root=holds(MEMBERS),
     frames=("auto", "raw", "cropped"),
     published={"all": Published(source=_PAPER)},  # 1050 clips, most of them synthesised: nothing to be complete by
 )

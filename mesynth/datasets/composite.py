@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +50,11 @@ def read_members(root: Path, members: Sequence[Member], frames: str) -> dict[str
 def is_release(folder: Path) -> bool:
     """Never: frames belong to the members, and a folder that holds several may hold other things as well."""
     return False
+
+
+def holds(members: Sequence[Member]) -> Callable[[Path], bool]:
+    """Whether a folder may be a composite's root: one of its members lies in it."""
+    return lambda folder: any(find_folder(folder, *member.folders) is not None for member in members)
 
 
 def composed(

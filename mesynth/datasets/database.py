@@ -61,6 +61,18 @@ class AnnotatedClip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """Counts in the paper or on the release's page; what is not known is left empty."""
+
+    clips: int | None = None
+    subjects: int | None = None
+    emotions: Mapping[str, int] = field(default_factory=dict)
+    """The database's words -> clips."""
+    objective: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """Everything annotated in one release on disk."""
 
@@ -71,23 +83,21 @@ class Release:
     """What the reader did that a user should know (text rows left out, an old edition, ...)."""
     left_out: tuple[str, ...] = ()
     """Clip folders that are annotated but left out on purpose; they do not count as unannotated."""
+    sheet: str = ""
+    """Of the workbook, by which an edition is told."""
+    columns: tuple[str, ...] = ()
+    """Of that sheet, as the file has them."""
+    changed: tuple[tuple[str, str], ...] = ()
+    """Clips that the annotation would have put in and a list leaves out: name, and why."""
+    published: Published | None = None
+    """Counts to be complete by, where the reader knows them better than the database (a list of clips it read)."""
+    edition: str = ""
+    """Where the reader tells it, and not what the lines count."""
     database: str = ""
     """First half of the subject keys, where it is not the database's name."""
     kind: str = "real"
     licence: str = ""
     fps: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """Counts in the paper or on the release's page; what is not known is left empty."""
-
-    clips: int | None = None
-    subjects: int | None = None
-    emotions: Mapping[str, int] = field(default_factory=dict)
-    """The database's words -> clips."""
-    objective: Mapping[str, int] = field(default_factory=dict)
-    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +112,16 @@ class Database:
     paper: str
     is_release: Callable[[Path], bool]
     """Whether a folder is the root of a release; looks at that folder's listing alone."""
-    read: Callable[[Path, str, str], Release]
-    """``read(root, part, frames)``. Raises DatasetLayoutError when the folder is not laid out like the release."""
+    read: Callable[..., Release]
+    """``read(root, part, frames)``, with a fourth argument where ``annotation`` names one: the file (a path) to read
+    instead of the usual one, or None. Raises DatasetLayoutError when the folder is not laid out like the release, and
+    of that kind WrongRoot when it lacks what a root holds: another folder is looked for then."""
+    layout: str = ""
+    """What the root holds, for who gave another folder."""
+    annotation: str = ""
+    """Usual name of the annotation file, where another can be given (``--annotation``)."""
+    is_root: Callable[[Path], bool] | None = None
+    """Whether a folder is what ``--root`` takes, where that is another than ``is_release`` tells."""
     parts: tuple[str, ...] = ("all",)
     """Subsets that can be asked for; the first is the default."""
     frames: tuple[str, ...] = ("auto",)

@@ -10,9 +10,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import USUAL_COLUMNS, contents, nested, read_workbook, subfolders, text_of, workbooks
+from mesynth.core.errors import DatasetLayoutError, WrongRoot
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
+from mesynth.datasets.files import (
+    USUAL_COLUMNS,
+    contents,
+    given_file,
+    nested,
+    no_file,
+    place_of,
+    read_workbook,
+    subfolders,
+    text_of,
+    workbooks,
+)
 
 _PARTS = ("train", "testA", "testB")
 # of a name in lower case, letters and digits alone: trainingfullwithau, dfmetestafullwithau, testdataa
@@ -40,10 +52,14 @@ def is_release(folder: Path) -> bool:
     return any(re.match(r"dfme_?(train|test)", n, re.IGNORECASE) or _is_book(n) or _is_clip(n) for n in names)
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of one set's workbook, or of all sets that are there. Raises DatasetLayoutError."""
     if part != "all":
-        return _read(root, part)
+        return _read(root, part, annotation)
+    if annotation:
+        raise DatasetLayoutError(
+            f"--annotation {annotation} is one set's file; name the set: --part train, testA, testB"
+        )
     found = [_read(root, name) for name in _PARTS if _book(root, name)]
     if not found:
         raise _no_book(root, "train")
@@ -55,15 +71,15 @@ def read(root: Path, part: str, frames: str) -> Release:
     )
 
 
-def _read(root: Path, part: str) -> Release:
-    book = _book(root, part)
+def _read(root: Path, part: str, annotation: Path | None = None) -> Release:
+    book = given_file(annotation) if annotation else _book(root, part)
     if book is None:
         raise _no_book(root, part)
     sheet = read_workbook(book, _COLUMNS, ("subject", "emotion", "emotion_id", "aus", "apex"))
     places = _Places(root, part)
     return Release(
         lines=tuple(_line(book, row, part, places) for row in sheet.rows),
-        sources=(book.relative_to(root).as_posix(),),
+        sources=(place_of(book, root),),
     )
 
 
@@ -100,7 +116,7 @@ def _book(root: Path, part: str) -> Path | None:
 
 def _no_book(root: Path, part: str) -> DatasetLayoutError:
     usual = {"train": "training"}.get(part, part)
-    return DatasetLayoutError(f"no workbook like {usual}_full_with_AU.xlsx in {root}: {contents(root)}")
+    return no_file(f"{usual}_full_with_AU.xlsx", root)
 
 
 class _Places:
@@ -113,7 +129,7 @@ class _Places:
         own = own or [c for c in holding if c[0] == root or _plain(c[0].name) == "dfme"]  # one set, nothing around it
         if not own:
             usual = {"train": "DFME_train", "testA": "test_data_A", "testB": "test_data_B"}[part]
-            raise DatasetLayoutError(
+            raise WrongRoot(
                 f"no folder {usual} with clips such as sub0003_01 in {root}: {contents(root)}; "
                 "give the folder of the DFME release"
             )
@@ -183,11 +199,8 @@ DFME = Database(
     "Affective Computing, 2023",
     is_release=is_release,
     read=read,
+    layout="DFME_train/ (or train_data/, test_data_A/, ...) and the workbook training_full_with_AU.xlsx",
+    annotation="training_full_with_AU.xlsx",
     parts=("train", "testA", "testB", "all"),
-    published={
-        "train": Published(clips=1856, subjects=176, source="training_full_with_AU.xlsx"),
-        "testA": Published(clips=474, subjects=42, source="testA_full_with_AU.xlsx"),
-        "testB": Published(clips=299, subjects=41, source="testB_full_with_AU.xlsx"),
-        "all": Published(clips=2629, source="the three workbooks"),
-    },
+    published=published("dfme"),
 )

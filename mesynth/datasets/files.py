@@ -19,10 +19,12 @@ import pandas as pd
 import xlrd
 from PIL import Image, UnidentifiedImageError
 
-from mesynth.core.errors import DatasetLayoutError, UnreadableImageError
+from mesynth.core.errors import DatasetLayoutError, UnreadableImageError, WrongRoot
 from mesynth.store.videos import is_video, listing, video_frame, video_size
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+LAST_FRAME = 2**63 - 1
+"""Frames may be named by the clock: milliseconds since 1970 have 13 digits, nanoseconds 19."""
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -48,13 +50,11 @@ def find_folder(parent: Path, *names: str) -> Path | None:
 def release_folder(root: Path, names: Sequence[str], title: str) -> Path:
     """The first of ``names`` in ``root``; archives that unpack into a folder of the same name are followed.
 
-    Raises DatasetLayoutError when there is none.
+    Raises WrongRoot when there is none.
     """
     found = find_folder(root, *names)
     if found is None:
-        raise DatasetLayoutError(
-            f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the {title} release"
-        )
+        raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the {title} release")
     return find_folder(found, *names) or found
 
 
@@ -133,6 +133,10 @@ def list_frames(folder: Path) -> Frames:
         if suffix.lower() not in IMAGE_SUFFIXES or name.startswith(".") or not match:
             continue
         number = int(match[1])
+        if number > LAST_FRAME:
+            raise DatasetLayoutError(
+                f"{folder / name} has a frame number of {len(str(number))} digits, above 2^63; rename the frames"
+            )
         if number in found:
             raise DatasetLayoutError(
                 f"{folder} holds two files for frame {number}: {found[number]} and {name}; remove one"
@@ -200,9 +204,30 @@ _REFERENCE = re.compile(rb"""\sr=["']([A-Z]{1,4})([0-9]{1,9})["']""")
 def workbooks(folder: Path) -> list[Path]:
     """Excel files of ``folder`` by name, without the lock files Excel leaves behind."""
     if not folder.is_dir():
-        raise DatasetLayoutError(f"folder {folder}: {contents(folder)}; give the folder of the release")
+        raise WrongRoot(f"folder {folder}: {contents(folder)}; give the folder of the release")
     books = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in {".xlsx", ".xls"})
     return [p for p in books if not p.name.startswith(("~$", "."))]
+
+
+def given_file(file: Path) -> Path:
+    """An annotation file given by name (``--annotation``). Raises DatasetLayoutError where there is none."""
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise DatasetLayoutError(f"annotation file {file} {what}; give the file, beside the release or elsewhere")
+    return file
+
+
+def no_file(usual: str, root: Path, where: str = "") -> WrongRoot:
+    """What a reader raises that finds no annotation file: what it is usually called, and how to name another."""
+    return WrongRoot(
+        f"no {'file' if usual.endswith('.csv') else 'workbook'} like {usual} in {root}{where}: {contents(root)}; "
+        "if it has another name, give it with --annotation FILE"
+    )
+
+
+def place_of(file: Path, root: Path) -> str:
+    """Of an annotation file relative to the root; its name alone where it lies elsewhere."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
 
 
 @dataclass(frozen=True)
@@ -210,6 +235,7 @@ class Sheet:
     """A workbook's table: ``rows`` map our column names to raw cells; ``columns`` are those of the file."""
 
     path: Path
+    name: str
     columns: tuple[str, ...]
     rows: tuple[dict[str, object], ...]
 
@@ -289,13 +315,13 @@ def read_workbook(
     found = _read_sheets(path)
     named = {name: sheet for name, sheet in found.items() if _plain(name) in {_plain(s) for s in sheets}}
     best: tuple[int, tuple[str, ...], list[str]] | None = None
-    for sheet in (named or found).values():
+    for name, sheet in (named or found).items():
         for index in range(min(len(sheet), _HEADER_ROWS)):
             header = tuple(str(cell) for cell in sheet.iloc[index] if not pd.isna(cell))
             places = _places(list(sheet.iloc[index]), wanted)
-            missing = [name for name in wanted if name not in places and name not in optional]
+            missing = [ours for ours in wanted if ours not in places and ours not in optional]
             if not missing:
-                return Sheet(path, header, _rows(sheet.iloc[index + 1 :], places))
+                return Sheet(path, name, header, _rows(sheet.iloc[index + 1 :], places))
             if places and (best is None or len(places) > best[0]):
                 best = (len(places), header, missing)
     if best is None:
@@ -328,10 +354,16 @@ def _rows(body: pd.DataFrame, places: dict[str, int]) -> tuple[dict[str, object]
 
 
 def frame_number(cell: object) -> int | None:
-    """A cell as a frame number; None where it holds none (``/``, blank)."""
+    """A cell as a frame number; None where it holds none (``/``, blank, more than 64 bits).
+
+    >>> frame_number("46"), frame_number(1561983045123.0), frame_number("/"), frame_number("9" * 20)
+    (46, 1561983045123, None, None)
+    """
+    if isinstance(cell, float) and cell.is_integer():  # 2.01907011230451e+16
+        cell = int(cell)
     text = str(cell).strip() if cell is not None else ""
-    match = re.fullmatch(r"(\d+)(?:\.0*)?", text)
-    return int(match[1]) if match else None
+    match = re.fullmatch(r"0*(\d{1,19})(?:\.0*)?", text)
+    return int(match[1]) if match and int(match[1]) <= LAST_FRAME else None
 
 
 def text_of(cell: object) -> str:

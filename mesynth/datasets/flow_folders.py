@@ -26,8 +26,9 @@ import numpy as np
 
 import mesynth
 from mesynth.core.emotions import CLASSES_3
-from mesynth.core.errors import DatasetLayoutError, MesynthError, UnreadableImageError
+from mesynth.core.errors import DatasetLayoutError, MesynthError, UnreadableImageError, WrongRoot
 from mesynth.datasets.files import contents
+from mesynth.datasets.registry import FLOW_FOLDERS, right_root
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -174,9 +175,14 @@ def read_flow_folders(root: Path | str, *, database: str = "") -> FlowFolders:
             subject of no known database.
     """
     root = Path(root)
+    with right_root(FLOW_FOLDERS, root):
+        return _read(root, database)
+
+
+def _read(root: Path, database: str) -> FlowFolders:
     people = sorted(p.name for p in root.iterdir() if (p / "u_test").is_dir()) if root.is_dir() else []
     if not people:
-        raise DatasetLayoutError(
+        raise WrongRoot(
             f"no folder like 006/u_test/0 in {root}: {contents(root)}; give the folder that holds the subjects"
         )
     trees = {name: {split: list(_images(root, f"{name}/{split}")) for split in _SPLITS} for name in people}

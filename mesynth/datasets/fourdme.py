@@ -12,9 +12,20 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.emotions import plain_emotion
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.files import contents, nested, read_workbook, subfolders, text_of, workbooks
+from mesynth.core.errors import WrongRoot
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
+from mesynth.datasets.files import (
+    contents,
+    given_file,
+    nested,
+    no_file,
+    place_of,
+    read_workbook,
+    subfolders,
+    text_of,
+    workbooks,
+)
 
 _FRAMES = {"raw": "gray_micro", "cropped": "gray_micro_crop"}
 _AROUND = ("4DME", "4DMicro")
@@ -38,11 +49,13 @@ def is_release(folder: Path) -> bool:
     return "gray_micro" in names or any(re.match(r"4dme_labell?ing.*\.xlsx?$", name) for name in names)
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the labelling workbook. Raises DatasetLayoutError."""
     books = [b for f in nested(root, *_AROUND) if f.is_dir() for b in workbooks(f) if b.name.lower().startswith("4dm")]
+    if annotation:
+        books = [given_file(annotation)]
     if not books:
-        raise DatasetLayoutError(f"no workbook like 4DME_Labelling_Micro_release v1.xlsx in {root}: {contents(root)}")
+        raise no_file("4DME_Labelling_Micro_release v1.xlsx", root)
     book = next((b for b in books if "micro" in b.name.lower()), books[0])
     sheet = read_workbook(book, _COLUMNS, ("blink", *_EMOTIONS))
     places = _Places(root, frames)
@@ -50,7 +63,7 @@ def read(root: Path, part: str, frames: str) -> Release:
     skipped = len(sheet.rows) - len(rows)
     return Release(
         lines=tuple(_line(row, places) for row in rows),
-        sources=(book.relative_to(root).as_posix(),),
+        sources=(place_of(book, root),),
         notes=(f"{skipped} rows of {book.name} name no clip and were left out",) if skipped else (),
     )
 
@@ -64,9 +77,7 @@ class _Places:
         # the innermost: an archive may lie in a folder of its own name
         found = next(([f for f in inside if f.name.lower() == n] for n in names if _named(inside, n)), [])
         if not found:
-            raise DatasetLayoutError(
-                f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the 4DME release"
-            )
+            raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the 4DME release")
         folder = found[-1]
         self.base = folder.relative_to(root).as_posix()
         self.people = _plain_names(folder)
@@ -128,9 +139,9 @@ def _emotion(row: dict[str, object]) -> tuple[str, list[str]]:
 
 
 def _without_static_slips(cell: object) -> object:
-    """``4（k）`` and ``4(k)-`` as ``4(k)``: slips of the pen that would hide which action unit is static."""
+    """``4（k）``, ``4(k)-`` and ``4(k`` as ``4(k)``: slips of the pen that would hide which action unit is static."""
     text = text_of(cell).replace("（", "(").replace("）", ")")
-    return re.sub(r"\(\s*k\s*\)[^+,，]*", "(k)", text, flags=re.IGNORECASE)
+    return re.sub(r"\(\s*k\s*\)?[^+,，]*", "(k)", text, flags=re.IGNORECASE)
 
 
 FOURDME = Database(
@@ -142,6 +153,8 @@ FOURDME = Database(
     "Affective Computing 14(4), 2023",
     is_release=is_release,
     read=read,
+    layout="gray_micro/ and the workbook 4DME_Labelling_Micro_release v1.xlsx",
+    annotation="4DME_Labelling_Micro_release v1.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={"all": Published(clips=267, source="4DME_Labelling_Micro_release v1.xlsx; Li et al. 2023")},
+    published=published("4dme"),
 )

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mesynth.core.emotions import CLASSES_3, plain_emotion
-from mesynth.core.errors import DatasetLayoutError, MesynthError
+from mesynth.core.errors import DatasetLayoutError, MesynthError, WrongRoot
 from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.files import contents, frame_number
+from mesynth.datasets.files import contents, frame_number, given_file
 from mesynth.store.manifest import EXPRESSIONS
 from mesynth.store.videos import is_video, video_fps
 
@@ -71,9 +71,9 @@ def is_release(folder: Path) -> bool:
         return False
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The CSV's rows. Raises DatasetLayoutError when it is missing, unreadable, or lacks a column."""
-    path = _find(root, CSV_NAME)
+    path = given_file(annotation) if annotation else _find(root, CSV_NAME)
     table = read_table(path)
     own = "" if all(cells.get("database") for _, cells, _ in table.rows) else _folder_database(root, path.name)
     return Release(lines=tuple(lines(root, table)), sources=(path.name,), database=own)
@@ -98,7 +98,9 @@ def _find(root: Path, usual: str) -> Path:
     if named or len(found) == 1:
         return (named or found)[0]
     what = f"{len(found)} CSV files, none called {usual}," if found else "no CSV file"
-    raise DatasetLayoutError(f"{what} in {root}: {contents(root)}; write {usual} with the header {HEADER}")
+    raise WrongRoot(
+        f"{what} in {root}: {contents(root)}; write {usual} with the header {HEADER}, or give a file with --annotation"
+    )
 
 
 def _text(path: Path) -> str:
@@ -318,4 +320,6 @@ GENERIC = Database(
     paper="",
     is_release=is_release,
     read=read,
+    layout="the recordings and annotations.csv",
+    annotation="annotations.csv",
 )

@@ -1,9 +1,11 @@
 """The composite of the MEGC 2019 challenge: 442 clips of CASME II, SAMM and SMIC-HS in three classes.
 
-Two ways say which clips belong to it, and must agree. The rule (See et al., MEGC 2019): positive is happiness,
-surprise is surprise; negative is every emotion of SMIC's and SAMM's negative classes, but only disgust and
-repression of CASME II, without the two clips in :data:`LEFT_OUT`. The challenge's own list is a CSV without header:
-database, subject, clip, class (0 negative, 1 positive, 2 surprise).
+The challenge's own list says which clips belong to it: a CSV without header of database, subject, clip and class (0
+negative, 1 positive, 2 surprise). It ships (``megc2019.csv``), so that the composite is the same with every edition of
+the workbooks; a second list, the one on the challenge's pages, lacks one clip (:data:`NOT_IN_441`). A rule (See et al.,
+MEGC 2019) leads to the same clips on the workbooks of that time: positive is happiness, surprise is surprise; negative
+is every emotion of SMIC's and SAMM's negative classes, but only disgust and repression of CASME II, without the two
+clips in :data:`LEFT_OUT`. Where rule and list disagree, an edition has changed a row, and the row is told.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from mesynth.core.emotions import CLASSES_3, label, plain_emotion
-from mesynth.core.errors import DatasetLayoutError
+from mesynth.core.errors import DatasetLayoutError, WrongRoot
 from mesynth.datasets.casme2 import CASME2
-from mesynth.datasets.composite import Member, beside, composed, is_release, plain_id, read_members
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.datasets.composite import Member, beside, composed, holds, is_release, plain_id, read_members
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import editions, recognise
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
@@ -35,11 +40,17 @@ MEMBERS = (
 LEFT_OUT: frozenset[Key] = frozenset({("casme2", "sub4", "ep12_1f"), ("casme2", "sub5", "ep9_5f")})
 """Clips of CASME II whose apex is missing or is the onset."""
 
+NOT_IN_441: Key = ("samm", "32", "32_3_1")
+"""In the list that the challenge's participants used, and not in the one on its pages."""
+
 EXPECTED: Mapping[str, Mapping[str, int]] = {
     "smic": {"negative": 70, "positive": 51, "surprise": 43, "clips": 164, "subjects": 16},
     "casme2": {"negative": 88, "positive": 32, "surprise": 25, "clips": 145, "subjects": 24},
     "samm": {"negative": 92, "positive": 26, "surprise": 15, "clips": 133, "subjects": 28},
 }
+_LISTS = ("442", "441")
+_COVERED = 0.9
+"""Share of the list's clips that a workbook must name to be the release's; those of toy folders do not."""
 _ALIASES = {"casme2": "casme2", "casmeii": "casme2", "samm": "samm", "smic": "smic", "smichs": "smic"}
 _CASME2_NEGATIVE = ("disgust", "repression")
 
@@ -71,14 +82,33 @@ def read_list(path: Path) -> Listed:
     Raises:
         DatasetLayoutError: a row that is no clip, a class that is none, or a clip listed with two classes.
     """
-    labels: dict[Key, str] = {}
-    notes = []
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetLayoutError(
             f"{path} cannot be read ({error}); expected rows like casme2,sub01,EP02_01f,0"
         ) from None
+    return _listed(rows, path.name)
+
+
+@cache
+def official(name: str = "442") -> Mapping[Key, str]:
+    """Clip -> class of the challenge's list of 442 clips, or of the one of 441 on its pages.
+
+    Ids and classes are those of the list as its users publish it (IcedDoggie/ME_Autoencoders, and the names in
+    christy1206/STSTNet, on GitHub) and of Facial-Micro-ExpressionGC/MEGC2019, where the challenge's pages are kept.
+
+    >>> len(official()), len(official("441")), official()["casme2", "sub1", "ep2_1f"]
+    (442, 441, 'positive')
+    """
+    text = (files("mesynth.datasets") / "megc2019.csv").read_text(encoding="utf-8")
+    labels = _listed(list(csv.reader(text.splitlines())), "megc2019.csv").labels
+    return labels if name == "442" else {key: label for key, label in labels.items() if key != NOT_IN_441}
+
+
+def _listed(rows: Sequence[Sequence[str]], file: str) -> Listed:
+    labels: dict[Key, str] = {}
+    notes = []
     for number, row in enumerate(rows, 1):
         cells = [cell.strip() for cell in row]
         if not any(cells):
@@ -88,19 +118,15 @@ def read_list(path: Path) -> Listed:
             continue
         name = _class_name(cells[3]) if len(cells) > 3 else ""
         if not database or not name:
-            raise DatasetLayoutError(
-                f"{path.name}, row {number}: '{','.join(row)}' is no row like casme2,sub01,EP02_01f,0"
-            )
+            raise DatasetLayoutError(f"{file}, row {number}: '{','.join(row)}' is no row like casme2,sub01,EP02_01f,0")
         key = (database, plain_id(cells[1]), plain_id(cells[2]))
         if labels.get(key, name) != name:
-            raise DatasetLayoutError(
-                f"{path.name} lists {'/'.join(key)} as {labels[key]} and as {name}; remove one row"
-            )
+            raise DatasetLayoutError(f"{file} lists {'/'.join(key)} as {labels[key]} and as {name}; remove one row")
         if key in labels:
-            notes.append(f"{path.name} lists {'/'.join(key)} twice")
+            notes.append(f"{file} lists {'/'.join(key)} twice")
         labels[key] = name
     if not labels:
-        raise DatasetLayoutError(f"{path.name} lists no clip; expected rows like casme2,sub01,EP02_01f,0")
+        raise DatasetLayoutError(f"{file} lists no clip; expected rows like casme2,sub01,EP02_01f,0")
     return Listed(labels, tuple(notes))
 
 
@@ -143,7 +169,8 @@ class Composite:
 def compose(manifests: Sequence[Manifest], root: Path | str, *, listed: Path | None = None) -> Composite:
     """The composite from prepared or loaded manifests of the three databases; paths are relative to ``root``.
 
-    ``listed``: the challenge's CSV, which then decides; None for the rule. Rows keep their own database's name.
+    ``listed``: a CSV of the challenge's form, which then decides; None for the challenge's list of 442 clips, or for
+    the rule where the manifests do not hold those clips. Rows keep their own database's name.
 
     Raises:
         DatasetLayoutError: a database is missing, or the CSV cannot be read.
@@ -155,13 +182,13 @@ def compose(manifests: Sequence[Manifest], root: Path | str, *, listed: Path | N
             raise DatasetLayoutError(f"no clip of {member.database.title} among the manifests; prepare it and add it")
     keys = [_key(row.database, row.subject, row.clip) for row in rows]
     by_rule = {key: name for key, row in zip(keys, rows, strict=True) if (name := _ruled(key, row))}
-    own = read_list(listed).labels if listed else by_rule
+    own = read_list(listed).labels if listed else official() if _covers(keys) else by_rule
     kept = [replace(row, label=own[key]) for key, row in zip(keys, rows, strict=True) if key in own]
     found = [(row.database, row.subject, row.label) for row in kept]
     return Composite(
         manifest=Manifest.from_rows(kept, Path(root)),
         differences=differences(by_rule, own),
-        counts=_counts(found),
+        counts=_counts(found, own),
         missing=tuple("/".join(key) for key in sorted(own.keys() - set(keys))),
     )
 
@@ -174,9 +201,25 @@ def _ruled(key: Key, clip: AnnotatedClip | Row) -> str:
     return _rule_label(key, clip.emotion) if clip.expression == "micro" else ""
 
 
-def _counts(found: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
+def _covers(keys: Iterable[Key]) -> bool:
+    """Whether CASME II's or SAMM's workbook names its clips of the challenge's list, which decides then.
+
+    SMIC has no workbook: what it names is what was unpacked.
+    """
+    there = set(keys)
+    lists = ({key for key in official() if key[0] == name} for name in ("casme2", "samm"))
+    return any(len(own & there) >= _COVERED * len(own) for own in lists)
+
+
+def _name_of(labels: Mapping[Key, str]) -> str:
+    """ "442" or "441" where these are the labels of that list."""
+    return next((name for name in _LISTS if labels == official(name)), "")
+
+
+def _counts(found: Iterable[tuple[str, str, str]], labels: Mapping[Key, str]) -> tuple[str, ...]:
     """Of (database, subject, class): one line a database and one for all, found and (published)."""
     entries = list(found)
+    without = Counter(clips=1, negative=1) if _name_of(labels) == "441" else Counter()
     total: Counter[str] = Counter()
     expected: Counter[str] = Counter()
     lines = []
@@ -184,8 +227,9 @@ def _counts(found: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
         mine = [entry for entry in entries if entry[0] == name]
         counts = Counter(entry[2] for entry in mine)
         counts |= Counter(clips=len(mine), subjects=len({entry[1] for entry in mine}))
-        lines.append(f"{name}: {beside(counts, published)}")
-        total, expected = total + counts, expected + Counter(published)
+        own = Counter(published) - (without if name == NOT_IN_441[0] else Counter())
+        lines.append(f"{name}: {beside(counts, own)}")
+        total, expected = total + counts, expected + own
     return (*lines, f"all: {beside(total, expected)}")
 
 
@@ -193,39 +237,91 @@ def _counts(found: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
 
 
 def read(root: Path, part: str, frames: str) -> Release:
-    """The composite's lines. Part "rule" or "list" says what decides; "auto" is the list where there is one.
+    """The composite's lines.
+
+    What decides: part "442" or "441" the challenge's list of so many clips, "list" a CSV in ``root``, "rule" the rule;
+    "auto" the CSV where there is one, else the list of 442 clips (the rule for workbooks that do not name them).
 
     Raises DatasetLayoutError when a release or the list is missing.
     """
     releases = read_members(root, MEMBERS, frames)
     for member in MEMBERS:
         if member.name not in releases:
-            raise DatasetLayoutError(
+            raise WrongRoot(
                 f"no folder {member.folders[0]} in {root}: {contents(root)}; put (or link) the release of "
                 f"{member.database.title} there"
             )
     lines = [line for release in releases.values() for line in release.lines]
     keys = [_key(line.database, line.subject, line.clip) for line in lines]
     by_rule = {key: name for key, line in zip(keys, lines, strict=True) if (name := _ruled(key, line))}
-    file = None if part == "rule" else _list_file(root)
+    file = _list_file(root) if part in {"auto", "list"} else None
     if part == "list" and file is None:
-        raise DatasetLayoutError(f"no CSV of the challenge in {root}: {contents(root)}; put it there or take part rule")
-    listed = read_list(file) if file else Listed(by_rule, ())
-    kept = [replace(line, label=listed.labels[k]) for k, line in zip(keys, lines, strict=True) if k in listed.labels]
-    absent = [_absent(key, file) for key in sorted(listed.labels.keys() - set(keys)) if file]
+        raise DatasetLayoutError(f"no CSV of the challenge in {root}: {contents(root)}; put it there or take part 442")
     if file:
-        unlike = differences(by_rule, listed.labels)
-        notes = [f"{file.name} decides; the rule disagrees on {len(unlike)} clips", *unlike, *listed.notes]
+        listed, source = read_list(file), file.name
+    elif part in _LISTS or (part == "auto" and _covers(keys)):
+        name = part if part in _LISTS else "442"
+        listed, source = Listed(dict(official(name)), ()), f"the challenge's list of {name} clips"
     else:
-        notes = ["the rule decides; no list of the challenge was read"]
-    notes += _counts((line.database, line.subject, line.label or "") for line in kept)
-    return composed(releases, kept, notes, absent=absent, sources=[file.name] if file else ())
+        listed, source = Listed(by_rule, ()), ""
+    of = _editions(releases)
+    kept = [
+        _labelled(line, listed.labels[key], by_rule.get(key, ""), source)
+        for key, line in zip(keys, lines, strict=True)
+        if key in listed.labels
+    ]
+    why = f"by the workbook ({of or 'of an unknown edition'}), and not in {source}"
+    changed = tuple(
+        (line.full_name, f"{by_rule[key]} {why}")
+        for key, line in zip(keys, lines, strict=True)
+        if key in by_rule and key not in listed.labels
+    )
+    absent = [_absent(key, source) for key in sorted(listed.labels.keys() - set(keys))]
+    edition = _name_of(listed.labels)
+    notes = _told(source, listed, by_rule, of, edition)
+    notes += _counts(((line.database, line.subject, line.label or "") for line in kept), listed.labels)
+    release = composed(releases, kept, notes, absent=absent, sources=[file.name] if file else ())
+    published = next((one.published for one in editions("megc2019") if one.name == edition), None)
+    return replace(release, published=published, edition=edition, changed=changed)
 
 
-def _absent(key: Key, file: Path) -> AnnotatedClip:
+def _labelled(line: AnnotatedClip, label: str, by_rule: str, source: str) -> AnnotatedClip:
+    """The line with the list's class, and a warning where the workbook's emotion leads to another."""
+    if label == by_rule:
+        return replace(line, label=label)
+    said = (
+        f"class {label} of {source}; the workbook's emotion '{line.emotion}' is {by_rule or 'of no class'} by the rule"
+    )
+    return replace(line, label=label, warnings=(*line.warnings, said))
+
+
+def _editions(releases: Mapping[str, Release]) -> str:
+    """``casme2 20190701, samm v2``: the editions that are known."""
+    found = {name: recognise(name, "all", release).name for name, release in releases.items()}
+    return ", ".join(f"{name} {edition}" for name, edition in found.items() if edition)
+
+
+def _told(source: str, listed: Listed, by_rule: Mapping[Key, str], of: str, edition: str) -> list[str]:
+    """What decides, and every clip that the rule would have labelled otherwise in these editions."""
+    if not source:
+        return ["the rule decides; no list of the challenge was read, and the workbooks do not name its clips"]
+    unlike = differences(by_rule, listed.labels)
+    notes = [
+        f"{source} decides; the rule disagrees on {len(unlike)} clips{f' (editions: {of})' if of else ''}",
+        *unlike,
+    ]
+    if edition and edition not in source:
+        notes.append(f"{source} is the challenge's list of {edition} clips")
+    elif not edition and _covers(listed.labels):
+        others = len(differences(listed.labels, official()))
+        notes.append(f"{source} is no list of the challenge: {others} clips differ from its list of 442")
+    return [*notes, *listed.notes]
+
+
+def _absent(key: Key, source: str) -> AnnotatedClip:
     """A clip of the list that the release does not name."""
     database, subject, clip = key
-    problem = f"clip {'/'.join(key)} of {file.name} is in no release beside it; complete the release of {database}"
+    problem = f"clip {'/'.join(key)} of {source} is in no release beside it; complete the release of {database}"
     return AnnotatedClip(subject=subject, clip=clip, folder="", database=database, problem=problem)
 
 
@@ -240,7 +336,7 @@ def _list_file(root: Path) -> Path | None:
 
 
 _PAPER = "See et al., MEGC 2019: the second facial micro-expressions grand challenge, FG 2019"
-_PUBLISHED = Published(clips=442, subjects=68, source=_PAPER)
+_OF_442, _OF_441 = (one.published for one in editions("megc2019"))
 
 MEGC2019 = Database(
     name="megc2019",
@@ -250,7 +346,9 @@ MEGC2019 = Database(
     paper=_PAPER,
     is_release=is_release,
     read=read,
-    parts=("auto", "rule", "list"),
+    layout="CASME2/, SAMM/ and SMIC/ (each, or a link to it, the root of that release)",
+    is_root=holds(MEMBERS),
+    parts=("auto", "442", "441", "rule", "list"),
     frames=("auto", "raw", "cropped"),
-    published=dict.fromkeys(("auto", "rule", "list"), _PUBLISHED),
+    published={part: _OF_441 if part == "441" else _OF_442 for part in ("auto", "442", "441", "rule", "list")},
 )

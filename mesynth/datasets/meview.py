@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import Database, Published, Release
-from mesynth.datasets.files import contents
+from mesynth.core.errors import WrongRoot
+from mesynth.datasets.database import Database, Release
+from mesynth.datasets.editions import published
+from mesynth.datasets.files import contents, given_file
 from mesynth.datasets.generic import HEADER, lines, read_table
 
 CSV_NAME = "meview.csv"
@@ -22,12 +23,15 @@ def is_release(folder: Path) -> bool:
     return any(p.name.lower() == CSV_NAME for p in folder.iterdir())
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The rows of ``meview.csv``. Raises DatasetLayoutError when it is missing or lacks a column."""
     found = [p for p in root.iterdir() if p.name.lower() == CSV_NAME] if root.is_dir() else []
+    if annotation:
+        found = [given_file(annotation)]
     if not found:
-        raise DatasetLayoutError(
-            f"no {CSV_NAME} in {root}: {contents(root)}; write one row an expression below the header {HEADER}"
+        raise WrongRoot(
+            f"no {CSV_NAME} in {root}: {contents(root)}; write one row an expression below the header {HEADER}, or "
+            "give it with --annotation FILE"
         )
     rows = lines(root, read_table(found[0]))
     return Release(
@@ -46,5 +50,7 @@ MEVIEW = Database(
     paper="Husak, Cech and Matas, Spotting facial micro-expressions 'in the wild', CVWW 2017",
     is_release=is_release,
     read=read,
-    published={"all": Published(clips=31, subjects=16, source="Husak et al., CVWW 2017")},
+    layout="the videos and meview.csv",
+    annotation="meview.csv",
+    published=published("meview"),
 )

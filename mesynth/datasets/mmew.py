@@ -11,13 +11,17 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.core.errors import DatasetLayoutError, WrongRoot
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     IMAGE_SUFFIXES,
     USUAL_COLUMNS,
     contents,
+    given_file,
     nested,
+    no_file,
+    place_of,
     read_workbook,
     subfolders,
     text_of,
@@ -44,9 +48,13 @@ def is_release(folder: Path) -> bool:
     return {"micro_expression", "macro_expression"} <= plain
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the workbook, or what lies in the macro folder. Raises DatasetLayoutError."""
-    return _read_micro(root) if part == "micro" else _read_macro(root)
+    if part == "micro":
+        return _read_micro(root, annotation)
+    if annotation:
+        raise DatasetLayoutError(f"part macro of MMEW has no annotation file; leave out --annotation {annotation}")
+    return _read_macro(root)
 
 
 def _folder(root: Path, names: tuple[str, ...]) -> Path:
@@ -54,9 +62,7 @@ def _folder(root: Path, names: tuple[str, ...]) -> Path:
     plain = {re.sub("[^a-z]", "", name.lower()) for name in names}
     found = [f for f in nested(root, *_AROUND, *names) if re.sub("[^a-z]", "", f.name.lower()) in plain]
     if not found:
-        raise DatasetLayoutError(
-            f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the MMEW release"
-        )
+        raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the MMEW release")
     # a folder may lie in one of the same name; the inner one holds the clips
     return max((f for f in found if f == found[0] or found[0] in f.parents), key=lambda f: len(f.parts))
 
@@ -64,18 +70,18 @@ def _folder(root: Path, names: tuple[str, ...]) -> Path:
 # ---------------------------------------------------------------- micro-expressions
 
 
-def _read_micro(root: Path) -> Release:
+def _read_micro(root: Path, annotation: Path | None) -> Release:
     books = [b for f in nested(root, *_AROUND) if f.is_dir() for b in workbooks(f) if "micro" in b.name.lower()]
-    if not books:
-        raise DatasetLayoutError(f"no workbook like MMEW_Micro_Exp.xlsx in {root}: {contents(root)}")
-    book = books[0]
+    if not books and not annotation:
+        raise no_file("MMEW_Micro_Exp.xlsx", root)
+    book = given_file(annotation) if annotation else books[0]
     sheet = read_workbook(book, _COLUMNS)
     base = _folder(root, _MICRO)
     found = _clips(root, base)
     usual = base.relative_to(root).as_posix()
     return Release(
         lines=tuple(_line(usual, book, row, found) for row in sheet.rows),
-        sources=(book.relative_to(root).as_posix(),),
+        sources=(place_of(book, root),),
     )
 
 
@@ -183,21 +189,8 @@ MMEW = Database(
     "IEEE TPAMI 44(9), 2022",
     is_release=is_release,
     read=read,
+    layout="Micro_Expression/ and the workbook MMEW_Micro_Exp.xlsx",
+    annotation="MMEW_Micro_Exp.xlsx",
     parts=("micro", "macro"),
-    published={
-        "micro": Published(
-            clips=300,
-            emotions={
-                "surprise": 89,
-                "disgust": 72,
-                "others": 66,
-                "happiness": 36,
-                "fear": 16,
-                "sadness": 13,
-                "anger": 8,
-            },
-            source="Ben et al. 2022",
-        ),
-        "macro": Published(clips=900, source="Ben et al. 2022 (single pictures)"),
-    },
+    published=published("mmew"),
 )

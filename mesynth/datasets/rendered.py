@@ -24,6 +24,7 @@ from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.emotions import CASME2_SHARES, CLASS_OF, AUSampling, sample_aus
 from mesynth.core.errors import MesynthError
+from mesynth.core.process import counted
 from mesynth.core.profiles import MAX_DURATION_S, draw_profile, frame_count
 from mesynth.core.seeds import derived, stream
 from mesynth.core.types import AUVector
@@ -64,15 +65,13 @@ def render_faces(
     neutral = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
     people = []
     with only_writer(out):
-        for i in range(1, subjects + 1):
+        for i in counted(range(1, subjects + 1), subjects, progress):
             identity = derived(seed, "rendered-face", i)
             file = out / f"person{identity:010d}.png"  # a name that no other person has, in any folder
             people.append({"file": file.name, "identity_seed": identity})
             if not file.is_file():
                 subject = Subject(identity, size=size, frontal=True)
                 write_bytes(file, png_bytes(subject.render(neutral, noise_seed=identity)[0]))
-            if progress:
-                progress(i, subjects)
         card = {"kind": "rendered", "licence": LICENCE, "version": __version__, "seed": seed, "people": people}
         write_text(out / CARD, json.dumps(card, indent=1) + "\n")
     return out

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.core.errors import WrongRoot
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     find_folder,
     frame_number,
+    given_file,
+    no_file,
     numbered_folders,
     read_workbook,
     rendering,
@@ -48,10 +51,10 @@ def is_release(folder: Path) -> bool:
     return any(_BOOK.match(p.name) for p in folder.iterdir())
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the sheet MICRO_ONLY. Raises DatasetLayoutError."""
     folder = _frame_folder(root, frames)
-    sheet = read_workbook(_workbook(root), _COLUMNS, _OPTIONAL, sheets=("MICRO_ONLY",))
+    sheet = read_workbook(_workbook(root, annotation), _COLUMNS, _OPTIONAL, sheets=("MICRO_ONLY",))
     people = numbered_folders(folder)
     rows = [cells for cells in sheet.rows if text_of(cells["subject"]) or text_of(cells["clip"])]
     notes = []
@@ -60,6 +63,8 @@ def read(root: Path, part: str, frames: str) -> Release:
     place = folder.relative_to(root).as_posix().removeprefix(".")
     return Release(
         lines=tuple(_line(place, people, sheet.path, cells) for cells in rows),
+        sheet=sheet.name,
+        columns=sheet.columns,
         sources=(sheet.path.name,),
         notes=tuple(notes),
     )
@@ -73,16 +78,18 @@ def _frame_folder(root: Path, frames: str) -> Path:
         return find_folder(found, *names) or found
     if frames != "cropped" and root.is_dir() and any(re.fullmatch(r"\d{3}", p.name) for p in root.iterdir()):
         return root
-    raise DatasetLayoutError(
+    raise WrongRoot(
         f"no folder {names[0]} and no subject folder like 006 in {root}: {contents(root)}; give the folder of the "
         "SAMM release"
     )
 
 
-def _workbook(root: Path) -> Path:
+def _workbook(root: Path, annotation: Path | None) -> Path:
+    if annotation:
+        return given_file(annotation)
     book = next((p for p in workbooks(root) if _BOOK.match(p.name)), None)
     if book is None:
-        raise DatasetLayoutError(f"no workbook like SAMM_Micro_FACS_Codes_v2.xlsx in {root}: {contents(root)}")
+        raise no_file("SAMM_Micro_FACS_Codes_v2.xlsx", root)
     return book
 
 
@@ -139,23 +146,8 @@ SAMM = Database(
     "Computing 9(1), 2018",
     is_release=is_release,
     read=read,
+    layout="SAMM/ (or the subjects' folders 006, 007, ...) and the workbook SAMM_Micro_FACS_Codes_v2.xlsx",
+    annotation="SAMM_Micro_FACS_Codes_v2.xlsx",
     frames=("auto", "raw", "cropped"),
-    published={
-        "all": Published(
-            clips=159,
-            subjects=29,
-            emotions={
-                "Anger": 57,
-                "Happiness": 26,
-                "Other": 26,
-                "Surprise": 15,
-                "Contempt": 12,
-                "Disgust": 9,
-                "Fear": 8,
-                "Sadness": 6,
-            },
-            objective={"I": 24, "II": 13, "III": 20, "IV": 8, "V": 3, "VI": 7, "VII": 84},
-            source="SAMM_Micro_FACS_Codes_v2.xlsx, sheet MICRO_ONLY",
-        )
-    },
+    published=published("samm"),
 )

@@ -18,13 +18,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
+from mesynth.core.errors import DatasetLayoutError, WrongRoot
+from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.editions import published
 from mesynth.datasets.files import (
     contents,
     find_folder,
     frame_number,
+    given_file,
+    no_file,
     numbered_folders,
+    place_of,
     read_cells,
     read_workbook,
     rendering,
@@ -54,10 +58,10 @@ _SPANS = (("onset", "offset"), ("onset2", "offset2"), ("onset3", "offset3"))
 _LONG_CLIP = re.compile(r"s0*(\d+)_(ne|po|sur)_(\d+)", re.IGNORECASE)
 
 
-def _read_long(root: Path, camera: str, fps: float) -> Release:
+def _read_long(root: Path, camera: str, fps: float, annotation: Path | None) -> Release:
     """The marked expressions of one camera ("hs", "vis", "nir"). Raises DatasetLayoutError."""
     places = _places(root, camera)
-    book = _workbook(places, camera)
+    book = given_file(annotation) if annotation else _workbook(places, camera)
     base, people = _people(places, camera, root)
     sheet = read_workbook(book, _COLUMNS, _OPTIONAL, sheets=(camera, f"SMIC-{camera}-E"))
     lines: list[AnnotatedClip] = []
@@ -83,7 +87,7 @@ def _read_long(root: Path, camera: str, fps: float) -> Release:
         notes.append(f"{absent} rows left out: their FirstF says in words that the video is missing")
     return Release(
         lines=tuple(lines),
-        sources=(book.relative_to(root).as_posix(),),
+        sources=(place_of(book, root),),
         notes=tuple(notes),
         fps=fps,
         left_out=tuple(left_out),
@@ -130,10 +134,7 @@ def _workbook(places: list[Path], camera: str) -> Path:
             return book
         if camera in {sheet.lower() for sheet in read_cells(book)}:
             return book
-    raise DatasetLayoutError(
-        f"no workbook like SMIC-{camera.upper()}-E_annotation.xlsx in {places[0]} or its {camera.upper()}_long: "
-        f"{contents(places[0])}; give the folder of the SMIC-E release"
-    )
+    raise no_file(f"SMIC-{camera.upper()}-E_annotation.xlsx", places[0], f" or its {camera.upper()}_long")
 
 
 def _places(root: Path, camera: str) -> list[Path]:
@@ -151,7 +152,7 @@ def _people(places: list[Path], camera: str, root: Path) -> tuple[Path, dict[int
     for place in reversed(places):
         if place != root and (people := numbered_folders(place, "s")):
             return place, people
-    raise DatasetLayoutError(
+    raise WrongRoot(
         f"no folder like {camera.upper()}_long/SMIC-{camera.upper()}-E/s03 in {root}: {contents(places[-1])}; give "
         "the folder of the SMIC-E release"
     )
@@ -165,7 +166,10 @@ _RAW = ("SMIC_all_raw", "SMIC_raw", "SMIC-raw")
 _CROPPED = ("SMIC_all_cropped", "SMIC_cropped", "SMIC-cropped")
 _CLIP = re.compile(r"s0*(\d+)_([a-z]+)_0*(\d+)", re.IGNORECASE)
 _FPS = {"hs": 100.0, "vis": 25.0, "nir": 25.0}
-_SIGN = re.compile(r"smic([_-]all)?[_-](raw|cropped)$|smic[_-](hs|vis|nir)[_-]e|smic[_-]e([ _-]|$)", re.IGNORECASE)
+_SIGN = re.compile(
+    r"smic([_-]all)?[_-](raw|cropped)$|smic[_-](hs|vis|nir)[_-]e|(hs|vis|nir)[_-]long$|smic[_-]e([ _-]|$)",
+    re.IGNORECASE,
+)
 
 
 def is_release(folder: Path) -> bool:
@@ -174,15 +178,20 @@ def is_release(folder: Path) -> bool:
     return any(map(_SIGN.match, names)) or {"micro", "non_micro"} <= names
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The clips of one camera: the folder tree is the annotation. Raises DatasetLayoutError."""
     camera, _, long = part.partition("-") if part != "long" else ("hs", "", "long")
     if long:
-        return _read_long(root, camera, _FPS[camera])
+        return _read_long(root, camera, _FPS[camera], annotation)
+    if annotation:
+        raise DatasetLayoutError(
+            f"part {part} of SMIC has no annotation file, its folders say the class; leave out --annotation "
+            f"{annotation}, or take part {'long' if part == 'hs' else f'{part}-long'}"
+        )
     base = _camera_folder(root, camera, frames)
     lines = tuple(_lines(root, base, "" if camera == "hs" else f"{camera}_"))
     if not lines:
-        raise DatasetLayoutError(f"{base} holds no clip like s1/micro/negative/s1_ne_01: {contents(base)}")
+        raise WrongRoot(f"{base} holds no clip like s1/micro/negative/s1_ne_01: {contents(base)}")
     return Release(lines=lines, fps=_FPS[camera])
 
 
@@ -194,7 +203,7 @@ def _camera_folder(root: Path, camera: str, frames: str) -> Path:
     for base in bases:
         if found := find_folder(base, camera, f"SMIC-{camera}", f"SMIC_{camera}"):
             return found
-    raise DatasetLayoutError(
+    raise WrongRoot(
         f"no folder {names[0]}/{camera.upper()} in {root}: {contents(bases[0] if bases else root)}; give the folder "
         "of the SMIC release"
     )
@@ -234,7 +243,6 @@ def _line(subject: str, prefix: str, clip: str, emotion: str, place: str) -> Ann
 
 
 _PAPER = "Li et al., A spontaneous micro-expression database: inducement, collection and baseline, FG 2013"
-_SLOW = Published(clips=71, subjects=8, source=_PAPER)
 
 SMIC = Database(
     name="smic",
@@ -244,19 +252,9 @@ SMIC = Database(
     paper=_PAPER,
     is_release=is_release,
     read=read,
+    layout="SMIC_all_raw/ or SMIC_all_cropped/ with HS/ in it; for SMIC-E HS_long/ and SMIC-HS-E_annotation.xlsx",
+    annotation="SMIC-HS-E_annotation.xlsx",
     parts=("hs", "vis", "nir", "long", "vis-long", "nir-long"),
     frames=("auto", "raw", "cropped"),
-    published={
-        "hs": Published(
-            clips=164,
-            subjects=16,
-            emotions={"negative": 70, "positive": 51, "surprise": 43},
-            source=_PAPER,
-        ),
-        "vis": _SLOW,
-        "nir": _SLOW,
-        "long": Published(source="SMIC-E holds 157 long clips, some of them with several expressions"),
-        "vis-long": Published(source="SMIC-E holds 71 long clips"),
-        "nir-long": Published(source="SMIC-E holds 71 long clips"),
-    },
+    published=published("smic"),
 )

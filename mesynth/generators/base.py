@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,36 +28,6 @@ if TYPE_CHECKING:
     from mesynth.motion.prior import Face
 
 
-@runtime_checkable
-class Generator(Protocol):
-    """One call: an onset face and action units in, a clip with its flow out. Safe to call in any order."""
-
-    family: str
-    size: int
-    facts: GeneratorFacts
-
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        """The clip at ``face.image``'s size with its onset -> apex flow, and warnings.
-
-        Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. The same arguments give the
-        same bytes on one machine, whatever was generated before.
-
-        Raises:
-            MesynthError: AUs that exclude each other, or a face this family cannot take.
-        """
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class ClipRequest:
     """One call of a generator, as its parts pass it on; see :meth:`Generator.generate`."""
@@ -71,8 +41,8 @@ class ClipRequest:
     seed: int = 0
 
 
-class FaceGenerator(ABC):
-    """A :class:`Generator` of clips of a face: a family says with :meth:`clip_of` how one is made."""
+class Generator(ABC):
+    """Clips of a face: a family says with :meth:`clip_of` how one is made. Safe to call in any order."""
 
     family: str
     size: int
@@ -90,7 +60,11 @@ class FaceGenerator(ABC):
         seed: int = 0,
         **own: Any,
     ) -> tuple[Sample, tuple[str, ...]]:
-        """See :meth:`Generator.generate`; ``own``: what :meth:`clip_of` of a family takes beside the request.
+        """The clip at ``face.image``'s size with its onset -> apex flow, and warnings.
+
+        Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. The same arguments give the
+        same bytes on one machine, whatever was generated before. ``own``: what :meth:`clip_of` of a family takes
+        beside the request.
 
         Raises:
             AUConflictError: AUs that exclude each other.

@@ -29,7 +29,7 @@ from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.core.process import part
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Sample
-from mesynth.generators.base import ClipRequest, FaceGenerator
+from mesynth.generators.base import ClipRequest, Generator
 from mesynth.generators.motion_gan.network import canonical_fields, crop_frame, read_canonical
 from mesynth.head.model import SIDE_SOFTNESS
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve
@@ -145,7 +145,7 @@ def painted_clip(
     return Sample(Clip(frames, request.fps, apex), flow, request.aus), (f"flow estimated by {FLOW_METHOD}",)
 
 
-class PaintingGenerator(FaceGenerator):
+class PaintingGenerator(Generator):
     """A saved network that paints every frame of a clip; see :func:`painted_clip` for sizes and errors."""
 
     def __init__(self, network: Any, facts: GeneratorFacts) -> None:

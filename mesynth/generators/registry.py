@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.generators.base import ClipRequest, FaceGenerator, Generator, load_pipeline
+from mesynth.generators.base import ClipRequest, Generator, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
 from mesynth.store.families import makes_frames
 from mesynth.store.generator_folder import (
@@ -36,7 +36,7 @@ Option = bool | int | float | str
 _FACES_KEPT = 8
 
 
-class PriorGenerator(FaceGenerator):
+class PriorGenerator(Generator):
     """The AU motion prior behind the call that all generators share. It learned from nobody."""
 
     family = NAME

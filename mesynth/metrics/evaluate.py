@@ -217,6 +217,8 @@ def _in_threads(
 ) -> Iterator[list[Iterator[Evaluation]]]:
     lock, stopped = threading.Lock(), threading.Event()
     done, total = 0, sum(len(rows) for _, _, rows in sides)
+    if progress:
+        progress(0, total)
 
     def tick() -> None:
         nonlocal done

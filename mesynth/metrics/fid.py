@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from mesynth.core.errors import ManifestError
 from mesynth.metrics.distribution import Moments, frechet_of_moments
@@ -23,6 +25,9 @@ from mesynth.store.videos import read_image
 SUFFIXES = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _LARGEST = 8192
 """Features a statistics file may have; its covariance has the square of it."""
+RECOMMENDED = 10_000
+"""Pictures a side that Heusel et al. (2017) recommend for FID; below, it is biased upwards."""
+_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".pgm": "PNM", ".ppm": "PNM"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,8 @@ class Fid:
     pictures: int
     extractor: str
     resize: str
+    notes: tuple[str, ...] = ()
+    """Why the value is not that of the pictures' content alone: too few, or saved unlike the reference."""
 
 
 class Pictures:
@@ -53,6 +60,10 @@ class Pictures:
             self._files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
         if len(self) < 2:
             raise ManifestError(f"{folder} holds {len(self)} pictures; a distance needs at least 2")
+        self.formats = Counter(map(format_of, self._files)) if self._corpus is None else stored_formats(self._corpus)
+        """Pictures by file format."""
+        self.sizes: Counter[str] = Counter()
+        """Pictures by size, as far as :meth:`parts` has come."""
 
     def __len__(self) -> int:
         return len(self._files) if self._corpus is None else len(self._corpus)
@@ -71,7 +82,9 @@ class Pictures:
     def parts(self) -> Iterator[np.ndarray]:
         """[n,H,W,3] uint8, n <= BATCH."""
         held: list[np.ndarray] = []
+        self.sizes.clear()
         for picture in self._each():
+            self.sizes[f"{picture.shape[1]}x{picture.shape[0]}"] += 1
             if held and (len(held) == BATCH or held[0].shape != picture.shape):
                 yield np.stack(held)
                 held = []
@@ -79,11 +92,61 @@ class Pictures:
         yield np.stack(held)
 
 
+def format_of(file: Path | str) -> str:
+    """Of a picture's name.
+
+    >>> format_of("a/b.jpeg"), format_of("b.PNG")
+    ('JPEG', 'PNG')
+    """
+    suffix = Path(file).suffix.lower()
+    return _FORMATS.get(suffix, suffix.removeprefix(".").upper())
+
+
+def stored_formats(manifest: Manifest) -> Counter[str]:
+    """Clips of a corpus by the format of their frames; shards hold PNG."""
+    first = pc.list_flatten(pc.list_slice(manifest.table["frame_files"], 0, 1)).to_pylist()
+    found = Counter(map(format_of, first))
+    if len(manifest) > len(first):
+        found["PNG"] += len(manifest) - len(first)
+    return found
+
+
+def unlike(what: str, ours: Mapping[str, int], theirs: Mapping[str, int]) -> list[str]:
+    """A line where two sides' pictures differ in ``what`` (format or size), or one side's do among themselves.
+
+    >>> unlike("format", {"PNG": 12}, {"JPEG": 12})
+    ["the sides' pictures differ in format (PNG; JPEG), which moves the distance by itself: save both alike"]
+    >>> unlike("size", {"64x64": 12}, {"64x64": 9})
+    []
+    """
+    if set(ours) == set(theirs) and len(ours) <= 1:
+        return []
+    sides = "; ".join(", ".join(sorted(side)) for side in (ours, theirs))
+    return [f"the sides' pictures differ in {what} ({sides}), which moves the distance by itself: save both alike"]
+
+
+def _notes(ours: Pictures, theirs: Pictures | None, dim: int) -> list[str]:
+    few = min(len(side) for side in (ours, theirs) if side is not None)
+    notes = []
+    if few <= dim:
+        notes.append(
+            f"{few} pictures are no more than the {dim} features, so the covariance has not its full rank: even equal "
+            "sets are far above 0; read KID with its interval (mesynth measure)"
+        )
+    elif few < RECOMMENDED:
+        notes.append(f"{few} pictures: FID is biased upwards below {RECOMMENDED} (Heusel et al., 2017)")
+    if theirs is not None:
+        notes += unlike("format", ours.formats, theirs.formats) + unlike("size", ours.sizes, theirs.sizes)
+    return notes
+
+
 def moments_of(pictures: Pictures, extractor: FeatureExtractor, progress: Progress | None = None) -> Moments:
     """Mean and covariance of the features of all ``pictures``."""
 
     def features() -> Iterator[np.ndarray]:
         done = 0
+        if progress:
+            progress(0, len(pictures))
         for part in pictures.parts():
             yield extractor(part)
             done += len(part)
@@ -143,14 +206,24 @@ def fid(
         ManifestError, UnreadableImageError: see :class:`Pictures` and :func:`read_statistics`.
     """
     pictures = Pictures(source)
-    if reference.suffix.lower() == ".npz":
+    others = None if reference.suffix.lower() == ".npz" else Pictures(reference)
+    total = len(pictures) + len(others or ())
+    seen = 0
+
+    def both(done: int, _: int) -> None:
+        if progress:
+            progress(seen + done, total)
+
+    if others is None:
         theirs = read_statistics(reference, extractor.dim)
     else:
-        theirs = moments_of(Pictures(reference), extractor)
-    ours = moments_of(pictures, extractor, progress)
+        theirs = moments_of(others, extractor, both)
+        seen = len(others)
+    ours = moments_of(pictures, extractor, both)
     if save is not None:
         write_statistics(save, ours)
     value = frechet_of_moments(ours, theirs)
     return Fid(
-        name=f"FID{extractor.suffix}", value=value, pictures=len(pictures), extractor=extractor.name, resize=resize
-    )
+        name=f"FID{extractor.suffix}", value=value, pictures=len(pictures), extractor=extractor.name, resize=resize,
+        notes=tuple(_notes(pictures, others, extractor.dim)),
+    )  # fmt: skip

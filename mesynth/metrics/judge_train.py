@@ -26,6 +26,7 @@ from mesynth.config import load_recipe
 from mesynth.core import emotions, facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_NAMES
+from mesynth.core.process import counted
 from mesynth.core.types import AUVector
 from mesynth.metrics.control import agreement
 from mesynth.metrics.networks.judge import (
@@ -165,11 +166,7 @@ def load_pairs(
     """The pairs of a split; people already rendered into ``folder`` are read, the others rendered."""
     folder.mkdir(parents=True, exist_ok=True)
     people = config.people(split)
-    parts = []
-    for i, part in enumerate(_parts(folder, people, config)):
-        parts.append(part)
-        if progress:
-            progress(i + 1, len(people))
+    parts = list(counted(_parts(folder, people, config), len(people), progress))
     return Pairs(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("observed", "aus", "person")))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from mesynth.core.errors import ConfigError, ManifestError, MesynthError, Weight
 from mesynth.metrics.base import METRICS, MeasureConfig, MeasureRow, Metric, Setup, not_measured
 from mesynth.metrics.clips import subset
 from mesynth.metrics.evaluate import Evaluation, Makers, Progress, clock, evaluate
+from mesynth.metrics.fid import stored_formats, unlike
 from mesynth.metrics.memorisation import KnownClips
 from mesynth.metrics.networks import GivenWeightsUnavailable, Networks
 from mesynth.metrics.pictures import Pictures
@@ -98,7 +100,7 @@ def measure_all(
             rows=(*rows, *concluded),
             corpora={"real": _describe(real, config.clips), "synthetic": _describe(manifest, config.clips)},
             settings=settings,
-            notes=(*networks.notes, *left_out),
+            notes=(*networks.notes, *_unlike(real, manifest), *left_out),
             seconds=own.seconds,
             plots=plots,
         )
@@ -176,6 +178,18 @@ def _by_clip(metrics: Mapping[str, Metric], pictures: Pictures | None, known: Kn
         )
         for clip in dict.fromkeys([*near, *identity, *errors])
     )
+
+
+def _unlike(real: Manifest, synthetic: Manifest) -> list[str]:
+    """Lines on formats and sizes of the frames, where those of the two sides differ."""
+
+    def sizes(manifest: Manifest) -> Counter[str]:
+        return Counter(f"{w}x{h}" for w, h in zip(manifest.column("width"), manifest.column("height"), strict=True))
+
+    return [
+        *unlike("format", stored_formats(real), stored_formats(synthetic)),
+        *unlike("size", sizes(real), sizes(synthetic)),
+    ]
 
 
 def _describe(manifest: Manifest, clips: int) -> dict[str, str | int]:

@@ -16,6 +16,8 @@ from mesynth.metrics.networks.perceptual import STLPIPS
 
 DIVERSITY_CLIPS = 12
 """Clips per side whose apexes are compared with each other: all pairs of them."""
+LEAST_PICTURES = 50
+"""Below, a side's KID says little more than its interval does."""
 
 
 class Pictures(ClipMetric):
@@ -69,6 +71,8 @@ class Pictures(ClipMetric):
         except ValueError:  # a single subject on one side
             value = dist.kid(x, y)
             kid_note = f"{how}; no interval: one {by} on a side"
+        if n < LEAST_PICTURES:
+            kid_note += f"; {n} pictures are fewer than {LEAST_PICTURES}: read the interval, not the value"
         fid = "FID" if not name else f"FD{name}"
         rows = [
             MeasureRow(group=self.label, name=f"KID{name}", key="kid", value=value, low=low, high=high, better="zero",

@@ -139,7 +139,11 @@ def _control(report: MeasureReport, row: MeasureRow) -> _Said:
         return text, "bad", basis
     if row.low >= low and row.high <= high:
         return "on target", "good", basis
-    return "about on target; the interval is too wide to say", "open", basis
+    assert row.value is not None
+    if low <= row.value <= high:
+        return "about on target; the interval is too wide to say", "open", basis
+    text = "weaker" if row.value < low else "stronger"
+    return f"{text} than the target, by an interval too wide to be sure", "open", basis
 
 
 @_answers("Is the motion as large as in real clips?", "motion", "sequence")
@@ -168,6 +172,9 @@ def _flow(report: MeasureReport, row: MeasureRow) -> _Said:
         return "yes", "good", basis
     if row.low >= still:
         return "no: no motion at all would fit as well", "bad", basis
+    assert row.value is not None
+    if row.value < FLOW_SHARE * still:
+        return "about; the interval is too wide to say", "open", basis
     return "in part", "open", basis
 
 
@@ -184,7 +191,9 @@ def _timing(report: MeasureReport, row: MeasureRow) -> _Said:
         return "yes", "good", basis
     if row.low > APEX_FRAMES:
         return f"off by {row.value:g} frames", "bad", basis
-    return "about there; the interval is too wide to say", "open", basis
+    if row.value <= APEX_FRAMES:
+        return "about there; the interval is too wide to say", "open", basis
+    return f"off by {row.value:g} frames, by an interval too wide to be sure", "open", basis
 
 
 @_answers(

@@ -18,12 +18,12 @@ from scipy.ndimage import gaussian_filter
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError
+from mesynth.core.framing import OWN, Framing
 from mesynth.core.profiles import Profile
 from mesynth.head.model import HeadModel
 from mesynth.motion.fields import basis, face_gate, frontal_skin
 from mesynth.motion.nuisance import blink_curve, head_basis, head_path
 from mesynth.motion.prior import WARP_LIMIT
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE
 
 NAME = "flow-prior"
 K = len(facs.AU_CODES)
@@ -147,17 +147,17 @@ def tables() -> _Tables:
 class FlowPrior:
     """Draws flow images of one size. An image's bytes depend on its :class:`FlowRequest` alone, never on the batch."""
 
-    def __init__(self, size: int = 28, nuisance: FlowNuisance = FlowNuisance()) -> None:
+    def __init__(self, size: int = 28, nuisance: FlowNuisance = FlowNuisance(), framing: Framing = OWN) -> None:
         """Raises ConfigError for a size outside 14..256 pixels."""
         self.check_size(size)
         self.size, self.nuisance = size, nuisance
         at = (np.arange(size) + 0.5) / size
-        u, v = np.meshgrid((at - 0.5) / IOD_SHARE, (at - EYE_LINE) / IOD_SHARE)
+        u, v = np.meshgrid((at - framing.column) / framing.eyes, (at - framing.row) / framing.height)
         self._uv = np.stack([u, v]).astype(np.float32)
         """[2,S,S]: canonical coordinates of the crop's pixels on the mean face."""
         self._knots = _spline_basis(u[0], v[:, 0])
         self._head = np.ascontiguousarray(head_basis(self._uv.transpose(1, 2, 0)).transpose(0, 3, 1, 2))
-        self._pixels = np.float32(IOD_SHARE * size)
+        self._pixels = np.array([framing.eyes * size, framing.height * size], np.float32)[:, None, None]
 
     @staticmethod
     def check_size(size: int) -> None:

@@ -18,11 +18,12 @@ import numpy as np
 from scipy.spatial import Delaunay
 
 from mesynth.core.errors import MesynthError
+from mesynth.core.framing import OWN
 from mesynth.preprocess.config import CROP_SIZE
 
-IOD_SHARE = 0.40
+IOD_SHARE = OWN.eyes
 """Distance of the eye centres as a share of the crop's width."""
-EYE_LINE = 0.35
+EYE_LINE = OWN.row
 """Height of the eye centres as a share of the crop's height."""
 RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)
 """iBUG-68 landmarks of the subject's right (image left) and left eye."""

@@ -21,7 +21,7 @@ import numpy as np
 
 import mesynth
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
-from mesynth.core.facs import AU_CODES
+from mesynth.core.facs import AU_CODES, mirrored
 from mesynth.core.seeds import derived, stream
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.preprocess.interpolate import Marks, SubsampleConfig, draw_subsample
@@ -396,6 +396,7 @@ class _Copier:
             fps=fps,
             n_frames=len(frames),
             apex_index=apex,
+            au_text=mirrored(row.au_text) if change.flip else row.au_text,
             frame_files=(),
             frames=None,
             flow=None,

@@ -268,6 +268,8 @@ class _State:
     def produced(self, parent: str) -> Produced:
         config, row = self.config, self.row
         uv = estimate_flow(self.frames[0], self.frames[self.apex], config.method, self.device).uv
+        if self.apex == 0:
+            self.warnings.append("the apex is the onset's frame: the flow from one to the other is zero")
         if config.global_motion != "none":
             uv = self._without_global_motion(uv)
         extra = {}

@@ -18,6 +18,7 @@ from mesynth.benchmark.candidates import default_models, load_candidates
 from mesynth.benchmark.requests import BenchmarkConfig
 from mesynth.benchmark.result import Result
 from mesynth.benchmark.run import compare
+from mesynth.commandline import Bars, by_step
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import LeakError, MesynthError
 from mesynth.corpus.faces import find_faces
@@ -36,13 +37,10 @@ from mesynth.quickstart.page import Show, Study, write_page
 from mesynth.store.families import makes_frames
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
-from mesynth.store.stage import Progress
 from recognizer.ablation import ablate
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.results import LosoResult
 from recognizer.run import loso
-
-Bars = Callable[[str], Progress]
 
 # Frame rate, noise and head motion of the synthetic corpus follow the rendered database's recording
 # conditions, which a lab would read off its own database's paper.
@@ -91,7 +89,7 @@ def run(
         MesynthError: too few subjects, an unusable photo, or a folder that holds something else.
     """
     out = Path(out)
-    bars = progress or _silent
+    bars: Bars = progress or _silent
     picture = photo or _astronaut()
     find_faces(picture)  # a missing photo is noticed now, not after minutes
     claim_folder(out, {"verb": "quickstart", "scale": asdict(scale), "seed": seed, "version": __version__})
@@ -142,7 +140,11 @@ def _run(out: Path, picture: Path, scale: Scale, seed: int, workers: int, bars: 
         recognition = _recognise(real, out, scale, bars)
     with clock("ablate the synthetic ratio"):
         ablation = ablate(
-            [real], [matched], _ablation_config(scale), out=out / "ablation", progress=_labelled(bars("ratio ablation"))
+            [real],
+            [matched],
+            _ablation_config(scale),
+            out=out / "ablation",
+            progress=by_step(_named(bars, "ratio ablation")),
         )
     with clock("try to leak a subject"):
         refusal = _try_to_leak(real, out, seed)
@@ -225,7 +227,9 @@ def _recognise(real: Manifest, out: Path, scale: Scale, bars: Bars) -> dict[str,
     results = {}
     for model, extra in settings.items():
         config = load_config(RunConfig, None, [f"model={model}", f"seeds={list(scale.seeds)}", *extra], synthetic=False)
-        results[model] = loso([real], None, config, out=out / "loso" / model, progress=_labelled(bars(f"LOSO {model}")))
+        results[model] = loso(
+            [real], None, config, out=out / "loso" / model, progress=by_step(_named(bars, f"LOSO {model}"))
+        )
     return results
 
 
@@ -286,13 +290,9 @@ def _now() -> dict[str, float]:
     return {"wall": time.perf_counter(), "processor": processor}
 
 
-def _silent(_: str) -> Progress:
+def _silent(_: str) -> Callable[[float, float], None]:
     return lambda done, total: None
 
 
 def _named(bars: Bars, name: str) -> Bars:
     return lambda part: bars(f"{name}: {part}")
-
-
-def _labelled(bar: Progress) -> Callable[[str, int, int], None]:
-    return lambda _, done, total: bar(done, total)

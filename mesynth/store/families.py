@@ -132,7 +132,7 @@ def trained_family(name: str) -> Family:
 
 
 def has_property(name: str, prop: str) -> bool:
-    """Whether ``name`` is a family with a property: ``paints_frames`` or ``diffusion``."""
+    """Whether ``name`` is a family with a property: ``frames``, ``paints_frames`` or ``diffusion``."""
     return name in FAMILIES and bool(getattr(FAMILIES[name], prop))
 
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ _PROVENANCE = pa.struct(
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()), ("database", pa.string()), ("subject", pa.string()), ("clip", pa.string()),
-        ("onset", pa.int32()), ("apex", pa.int32()), ("offset", pa.int32()), ("fps", pa.float64()),
+        ("onset", pa.int64()), ("apex", pa.int64()), ("offset", pa.int64()), ("fps", pa.float64()),
         ("n_frames", pa.int32()), ("apex_index", pa.int32()), ("height", pa.int32()), ("width", pa.int32()),
         ("expression", pa.string()), ("emotion", pa.string()), ("label", pa.string()), ("objective_class", pa.string()),
         ("au_text", pa.string()), ("au_intensity", pa.list_(pa.float32())), ("au_known", pa.list_(pa.bool_())),
@@ -161,6 +162,23 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 assert SCHEMA.names == [f.name for f in fields(Row)]
 assert [f.name for f in _PROVENANCE] == [f.name for f in fields(Provenance)]
+
+
+class NoManifest(ManifestError):
+    """There is no manifest where one was looked for. What lies near is looked for when somebody reads the message."""
+
+    _NEAR = "mesynth.datasets.registry:corpus_near"
+    """A room above this one: it knows what else a folder may be."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        module, _, function = self._NEAR.partition(":")
+        near = getattr(import_module(module), function)(self.path)
+        way = near or "give a folder written by prepare, render or generate"
+        return f"no {FILE_NAME} in {self.path}; {way}"
 
 
 @dataclass(frozen=True)
@@ -190,12 +208,17 @@ class Manifest:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row], root: Path) -> Manifest:
-        """Raises ManifestError when two rows share a clip_id."""
+        """Raises ManifestError when two rows share a clip_id, or a number is beyond its column (frames: 64 bits)."""
         ids = [row.clip_id for row in rows]
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise ManifestError(f"clip '{twice}' occurs twice; a clip's key is database/subject/clip/onset")
-        return cls(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), Path(root))
+        try:
+            table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+        except (OverflowError, pa.ArrowInvalid) as error:
+            reason = " ".join(str(error).split())
+            raise ManifestError(f"a value of a clip is too large for a manifest ({reason}); correct it") from None
+        return cls(table, Path(root))
 
     @classmethod
     def read(cls, path: Path | str) -> Manifest:
@@ -203,7 +226,7 @@ class Manifest:
         path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
         if not file.is_file():
-            raise ManifestError(f"no {FILE_NAME} in {path}; give a folder written by prepare, render or generate")
+            raise NoManifest(path)
         try:
             table = pq.read_table(file, page_checksum_verification=True)
             table.validate(full=True)
@@ -216,7 +239,7 @@ class Manifest:
             for k, v in raw.items()
             if k.startswith(b"mesynth.")
         }
-        manifest = cls(table.replace_schema_metadata(None), file.parent, meta)
+        manifest = cls(_widened(table.replace_schema_metadata(None)), file.parent, meta)
         if wrong := _damaged_column(manifest.table):
             raise ManifestError(f"{file} is damaged: {wrong}; make it anew")
         return manifest
@@ -340,6 +363,15 @@ def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield waiting.slice(0, GROUP_ROWS).combine_chunks()
             waiting = waiting.slice(GROUP_ROWS)
     yield waiting.combine_chunks()
+
+
+def _widened(table: pa.Table) -> pa.Table:
+    """Frame numbers of manifests of 0.1, which had 32 bits, in 64."""
+    for name in ("onset", "apex", "offset"):
+        if name in table.schema.names and table.schema.field(name).type == pa.int32():
+            index = table.schema.get_field_index(name)
+            table = table.set_column(index, SCHEMA.field(name), table[name].cast(pa.int64()))
+    return table
 
 
 def _damaged_column(table: pa.Table) -> str:

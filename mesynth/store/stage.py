@@ -248,7 +248,6 @@ def run_shards(
     workers: int = 1,
     shard_clips: int = 0,
     progress: Progress | None = None,
-    from_the_start: bool = False,
     close: Callable[[], object] | None = None,
     held: bool = False,
 ) -> None:
@@ -256,8 +255,8 @@ def run_shards(
 
     ``finish`` writes the file ``last`` after everything else: a folder that has it is left as it is. The journals are
     removed then. ``workers=0`` means one process per core; ``shard_clips=0``: see :func:`shard_size`.
-    ``from_the_start``: ``progress`` is told what is done before the first clip is. ``close`` is called in the end in
-    every process that made shards (pickled together with ``make``). ``held``: the caller holds ``out``
+    ``progress`` is told what was done before the first clip is made. ``close`` is called in the end in every process
+    that made shards (pickled together with ``make``). ``held``: the caller holds ``out``
     (:func:`mesynth.store.run_folder.only_writer`).
 
     Raises:
@@ -273,7 +272,7 @@ def run_shards(
                 # It may be there now: the writer before ended in this moment, or was killed while it tidied up.
                 if unfinished := not (out / last).is_file():
                     size = shard_clips or shard_size(total)
-                    _run_shards(out, jobs, make, finish, workers, size, report, from_the_start, close)
+                    _run_shards(out, jobs, make, finish, workers, size, report, close)
                 shutil.rmtree(out / _PARTS, ignore_errors=True)
                 if unfinished:
                     return
@@ -291,7 +290,6 @@ def _run_shards(
     workers: int,
     size: int,
     report: Progress,
-    from_the_start: bool,
     close: Callable[[], object] | None,
 ) -> None:
     (out / _PARTS).mkdir(exist_ok=True)
@@ -303,8 +301,7 @@ def _run_shards(
     # Its jobs are cut anew each time, as some keep what they have read.
     shards = ((index, n_shards, index * size, jobs[index * size : (index + 1) * size]) for index in todo)
     workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
-    if from_the_start:
-        report(done, total)
+    report(done, total)
     try:
         if workers == 1:
             for shard in shards:

@@ -121,6 +121,8 @@ class Run:
             accumulate=run.accumulate,
             prefetch=run.prefetch,
         )
+        if progress:
+            progress(clock.images, self.end)
         outside = torch.get_rng_state()
         try:
             with stop_requested() as asked, closing(data):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.registry import Registry
+from recognizer.data import FlowTransform
 
 if TYPE_CHECKING:
     from recognizer.models.common import FlowNetwork, Shape
@@ -29,6 +30,9 @@ _PUBLISHED = (
 )  # fmt: skip
 
 
+INPUTS: dict[str, FlowTransform] = {LDA: FlowTransform(power=0.5, pool=14)}
+"""What models do to flow images first where ``data.power`` and ``data.pool`` are null, as chosen on real flow images
+(docs/decisions/018); the others take them as they are."""
 RECIPE_KEYS = frozenset((
     "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "controls",
     "train_subjects", "resamples",

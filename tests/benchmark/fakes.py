@@ -10,10 +10,8 @@ import torch
 
 from mesynth.benchmark.people import RenderedTruth
 from mesynth.core.errors import MesynthError
-from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
-from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face
+from mesynth.generators.base import ClipRequest, Generator
 from mesynth.store.generator_folder import GeneratorFacts
 
 FACTS = RenderedTruth().facts
@@ -28,23 +26,12 @@ class Twisted(RenderedTruth):
         super().__init__()
         self._twist = twist
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        twisted = AUVector(np.ascontiguousarray(self._twist(aus.intensity), np.float32))
-        sample, _ = super().generate(face, twisted, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed)
-        return replace(sample, aus=aus), ("twisted",)
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        twisted = AUVector(np.ascontiguousarray(self._twist(request.aus.intensity), np.float32))
+        return super().clip_of(replace(request, aus=twisted))[0], ("twisted",)
 
 
-class Still:
+class Still(Generator):
     """Never moves; refuses what ``refuses`` says. Learned from ``seen``."""
 
     family, size = "still", 0
@@ -53,22 +40,13 @@ class Still:
         self.facts: GeneratorFacts = replace(FACTS, subjects_seen=seen)
         self._refuses = refuses
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
-        if self._refuses(aus):
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        if self._refuses(request.aus):
             raise MesynthError("not today; ask for something else")
-        uv = np.zeros((2, *face.image.shape[:2]), np.float32)
-        frames = np.repeat(face.image[None], n_frames, 0)
-        return Sample(Clip(frames, fps, profile.apex_index(n_frames)), Flow(uv), aus), ()
+        uv = np.zeros((2, *request.face.image.shape[:2]), np.float32)
+        frames = np.repeat(request.face.image[None], request.n_frames, 0)
+        apex = request.profile.apex_index(request.n_frames)
+        return Sample(Clip(frames, request.fps, apex), Flow(uv), request.aus), ()
 
 
 class FlowsOnly(Still):
@@ -76,7 +54,7 @@ class FlowsOnly(Still):
 
     family = "flow_gan"
 
-    def generate(self, *_: object, **__: object) -> tuple[Sample, tuple[str, ...]]:
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         raise MesynthError("flow images only")
 
     def flows(self, *, seeds: Sequence[int], aus: Sequence[AUVector], size: int) -> Iterator[Flow]:

@@ -1,6 +1,9 @@
 """The annotation grammar of every database, the request grammar, conflicts, objective classes."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +48,144 @@ def test_what_cannot_be_decided_is_kept_and_marked() -> None:
     assert parse_annotation("A/L12").undecided == (AUItem(12),)
     assert parse_annotation("R14+17+soft focus").unknown_text == ("soft focus",)
     assert parse_annotation("4(k)").static == (AUItem(4),)
+
+
+L, R, BOTH = "L", "R", "B"
+CELLS: list[tuple[object, tuple[str, ...], tuple[int, ...], str]] = [
+    # (cell, present as side and code, undecided codes, "" or "open": what is not named is unknown)
+    ("A12", ("A12",), (), ""),
+    ("A1+A2", ("A1", "A2"), (), ""),
+    ("A4+7", ("A4", "7"), (), ""),
+    ("4.0", ("4",), (), ""),
+    ("4.0+7.0", ("4", "7"), (), ""),
+    (4.0, ("4",), (), ""),
+    (np.float32(4), ("4",), (), ""),
+    (np.int64(7), ("7",), (), ""),
+    ("4 and 7", ("4", "7"), (), ""),
+    ("4&7", ("4", "7"), (), ""),
+    ("4;7", ("4", "7"), (), ""),
+    ("4\n7", ("4", "7"), (), ""),
+    ("AU4, AU7", ("4", "7"), (), ""),
+    ("AU 4 + AU 7", ("4", "7"), (), ""),
+    ("AUs: 1, 2", ("1", "2"), (), ""),
+    ("４＋７", ("4", "7"), (), ""),
+    ("4、7", ("4", "7"), (), ""),
+    ("'4+7'", ("4", "7"), (), ""),
+    ("04", ("4",), (), ""),
+    ("4+", ("4",), (), ""),
+    ("4.", ("4",), (), ""),
+    ("4++7", ("4", "7"), (), ""),
+    ("12(R)", ("R12",), (), ""),
+    ("12 (left)", ("L12",), (), ""),
+    ("12L", ("L12",), (), ""),
+    ("left 12", ("L12",), (), ""),
+    ("L4+R7", ("L4", "R7"), (), ""),
+    ("R12B", ("R12",), (), ""),
+    ("B12", ("12",), (), ""),
+    ("T4", ("4",), (), ""),
+    ("4E", ("4",), (), ""),
+    ("4(D)", ("4",), (), ""),
+    ("12 (weak)", ("12",), (), ""),
+    ("12(A)", ("12",), (), ""),
+    ("10A/B", ("10",), (), ""),
+    ("M63", ("63",), (), ""),
+    ("14or23", (), (14, 23), ""),
+    ("10or11", (), (10, 11), ""),
+    ("4 or 7", (), (4, 7), ""),
+    ("4/7", (), (4, 7), ""),
+    ("4|7", (), (4, 7), ""),
+    ("(4 or 7)+12", ("12",), (4, 7), ""),
+    ("4+(12(C) or 14)", ("4",), (12, 14), ""),
+    ("4+7 or 4+12", (), (4, 7, 12), ""),
+    ("12, 14 or 17", (), (12, 14, 17), ""),
+    ("13?", (), (13,), ""),
+    ("15?", (), (15,), ""),
+    ("4+7?", ("4",), (7,), ""),
+    ("?7+4", ("4",), (7,), ""),
+    ("(4)", (), (4,), ""),
+    ("(4+7)", (), (4, 7), ""),
+    ("U12", (), (12,), ""),
+    ("12L/R", (), (12,), ""),
+    ("A/L12", (), (12,), ""),
+    ("4+?", ("4",), (), "open"),
+    ("4+73", ("4",), (73,), "open"),  # FACS 73: the entire face is out of view
+    ("1-2", (), (1, 2), "open"),
+    ("4 7", (), (4, 7), "open"),
+    ("4.5", (), (4, 5), "open"),
+    ("4,0", ("4",), (), "open"),
+    ("4B7", (), (4, 7), "open"),
+    ("no 4", (), (4,), "open"),
+    ("4 (12-30)", (), (4, 12, 30), "open"),
+    ("(4", (), (4,), "open"),
+    ("4²", (), (4,), "open"),
+    ("100", (), (), "open"),
+    (100, (), (), "open"),
+    ("47", (), (), "open"),  # FACS has no AU 47; a plus may be missing
+    ("3", (), (), "open"),
+    ("0", (), (), "open"),
+    ("smile", (), (), "open"),
+    ("soft focus", (), (), "open"),
+    (True, (), (), "open"),
+    *[
+        (nothing, (), (), "open")
+        for nothing in (
+            "", " ", "?", "-", "--", "/", "NULL", "null", "nan", "NaN", "None", "none", "N/A", "n.a.", "#N/A", "NA",
+            None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, "unknown", "not coded",
+        )
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cell", "present", "undecided", "left"), CELLS, ids=lambda value: repr(value)[:24])
+def test_no_action_unit_is_absent_that_the_coder_did_not_rule_out(
+    cell: object, present: tuple[str, ...], undecided: tuple[int, ...], left: str
+) -> None:
+    annotation = parse_annotation(cell)
+    said = {f"{'A' if i.asymmetric else '' if i.side == 'B' else i.side}{i.code}" for i in annotation.items}
+    assert said == set(present)
+    assert {item.code for item in annotation.undecided} == set(undecided)
+    assert annotation.open == (left == "open")
+    assert annotation.complete == (not undecided and not left)
+    assert (annotation.objective_class is None) == (not annotation.complete)
+    presence, vector = annotation.presence(), annotation.vector()
+    for code, row in AU_INDEX.items():
+        for column, side in enumerate((L, R)):
+            there = bool({f"{code}", f"A{code}", f"{side}{code}"} & said)
+            unknown = left == "open" or code in undecided
+            assert presence[row, column] == (1 if there else -1 if unknown else 0), (code, side)
+            assert vector.mask[row, column] or presence[row, column] != 0
+            assert not vector.mask[row, column] or presence[row, column] != -1
+
+
+def test_the_document_has_the_grammar_of_the_docstring() -> None:
+    assert parse_annotation.__doc__
+    rows = [
+        line.strip().replace("``", "`") for line in parse_annotation.__doc__.splitlines() if line.strip()[:1] == "|"
+    ]
+    document = (Path(__file__).parents[2] / "docs/databases/README.md").read_text(encoding="utf-8")
+    assert len(rows) > 10
+    assert "\n".join(rows) in document
+
+
+def test_a_letter_of_an_asymmetric_action_unit_is_the_stronger_sides() -> None:
+    vector = parse_annotation("A12C+4C").vector()
+    assert not vector.mask[AU_INDEX[12]].any()
+    assert vector.intensity[AU_INDEX[4]].tolist() == [0.5, 0.5]
+
+
+def test_a_doubt_is_one_short_line_whatever_the_cell_holds() -> None:
+    for cell in ("4\n\x1b[31mx\ty", "x" * 30_000, "+".join(["x7"] * 9_000), "4" + " " * 30_000 + "x", "(" * 30_000):
+        doubt = parse_annotation(cell).doubt
+        assert doubt.isprintable()
+        assert len(doubt) < 500
+
+
+def test_nothing_annotated_is_no_doubt() -> None:
+    assert parse_annotation("NULL").empty
+    assert parse_annotation("NULL").doubt == ""
+    assert not parse_annotation("smile").empty
+    assert "'smile' not understood" in parse_annotation("smile").doubt
+    assert "AU 14, 23 undecided" in parse_annotation("4+(14 or 23)").doubt
 
 
 def test_open_cell_knows_nothing() -> None:

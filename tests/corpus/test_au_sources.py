@@ -12,7 +12,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.corpus.au_sources import Pool, SampledAUs, TableSource, Tree, make_sources
 from mesynth.corpus.design import AUDesign
 from mesynth.store.manifest import Manifest
-from tests.corpus.coded import coded_manifest
+from tests.corpus.coded import coded_manifest, coded_row
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,14 @@ def test_tables_draw_what_they_say(name: str, table: dict[str, dict[int, float]]
         assert set(_codes(d)) <= set(table[d.emotion])
     with pytest.raises(MesynthError, match="'tense' is not in"):
         source.choices("tense")
+
+
+def test_a_clip_with_an_undecided_action_unit_is_not_drawn(tmp_path: Path) -> None:
+    """Drawn without it, the clip would say that the coder saw the action unit absent."""
+    cells = ["4+7", "4+7?", "4+(14 or 23)", "4+smile"]
+    rows = [coded_row(i, f"0{i}", "disgust", cell) for i, cell in enumerate(cells)]
+    pool = Pool.read(Manifest.from_rows(rows, tmp_path), (), ())
+    assert [clip.seen for clip in pool.of("disgust")] == [("db/00",)]
 
 
 def test_pool_of_an_empty_manifest(tmp_path: Path) -> None:

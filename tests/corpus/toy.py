@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesynth.core.profiles import Profile
 from mesynth.core.seeds import stream
 from mesynth.core.types import AUVector, Sample
-from mesynth.generators.base import calibrated
+from mesynth.generators.base import ClipRequest, calibrated
 from mesynth.generators.registry import PriorGenerator
-from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face
 from mesynth.store.families import Family
 from mesynth.store.generator_folder import GeneratorFacts, save_pipeline
 from tests.builders import with_family
@@ -40,24 +37,12 @@ class Toy(PriorGenerator):
     def configured(self, *, steps: int = 4, guidance: float = 1.0) -> Toy:
         return Toy(self.facts, steps, guidance, self.gainless)
 
-    def generate(
-        self,
-        face: Face,
-        aus: AUVector,
-        profile: Profile,
-        *,
-        n_frames: int,
-        fps: float,
-        nuisance: Nuisance = Nuisance(),
-        seed: int = 0,
-    ) -> tuple[Sample, tuple[str, ...]]:
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        aus = request.aus
         asked = aus if self.gainless else calibrated(aus, self.facts)
-        drawn = 1 + 0.1 / np.sqrt(self.steps) * stream(seed, "toy").standard_normal() if self.steps else 1.0
+        drawn = 1 + 0.1 / np.sqrt(self.steps) * stream(request.seed, "toy").standard_normal() if self.steps else 1.0
         shown = AUVector(np.clip(SHARE * self.guidance * drawn * asked.intensity, 0, 1).astype(np.float32))
-        sample, warnings = super().generate(
-            face, shown, profile, n_frames=n_frames, fps=fps, nuisance=nuisance, seed=seed
-        )  # fmt: skip
-        return replace(sample, aus=aus), warnings
+        return super().clip_of(replace(request, aus=shown))
 
 
 def load(folder: Path, facts: GeneratorFacts) -> Toy:

@@ -87,6 +87,20 @@ def test_offsets_that_cannot_be(release: Path) -> None:
     assert late.warnings == ("offset 3460 is 115 s after the onset; the clip ends at the apex",)
 
 
+@pytest.mark.parametrize("apex", ["100", "90", "/", "3460"])
+def test_a_late_offset_is_no_clip_where_the_apex_cannot_end_it(tmp_path: Path, apex: str) -> None:
+    """spNO.190/m has such a row: onset and apex are one frame, the offset lies 10 s and more behind them."""
+    clip = ClipA(subject="spNO.190", video="m", onset="100", apex="104", offset="108")
+    root = write_casme3(tmp_path, [clip], depth=False)
+    write_frames(root / "part_A/spNO.190/m/color", range(100, 500), "{}.jpg")
+    cells = [replace(clip, onset="101").cells, replace(clip, apex=apex, offset="3460").cells]
+    write_book(root / f"annotation/{WORKBOOK}", {"label": [HEADER, *cells]})
+    found = load_release(CASME3, root, corrections=())
+    assert [p.clip for p in found.problems] == ["spNO.190/m_100"]
+    assert "no micro-expression is longer than 10 s" in found.problems[0].reason
+    assert [row.onset for row in found.manifest] == [101]
+
+
 def test_a_long_offset_that_can_be_is_left(release: Path) -> None:
     """72 rows of the release are longer than two seconds; they are annotated so and stay so."""
     row = rows(release)["spNO.217/b_10"]

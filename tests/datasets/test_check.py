@@ -6,11 +6,13 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 import mesynth.cli
+from mesynth.core.facs import AU_INDEX
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.check import check
 from mesynth.datasets.load import load_release
@@ -87,3 +89,61 @@ def test_a_complete_copy_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 0
     assert result.output.rstrip().endswith("complete")
     assert "NOT complete" not in result.output
+
+
+UNDECIDED = {
+    "EP21_01": ("14or23", "action units not decided; '14or23': AU 14, 23 undecided"),
+    "EP21_02": ("4+7?", "action units not decided; '4+7?': AU 7 undecided"),
+    "EP21_03": ("smile", "'smile' not understood"),
+    "EP21_04": ("4.5", "'4.5' not understood"),
+}
+
+
+def test_undecided_action_units_are_counted_and_never_absent(tmp_path: Path) -> None:
+    clips = [*CLIPS, *(ReleaseClip(name=name, aus=cell) for name, (cell, _) in UNDECIDED.items())]
+    clips += [ReleaseClip(name="EP21_05", aus="A4+7"), ReleaseClip(name="EP21_06", aus="NULL")]
+    root = write_release(tmp_path, clips)
+    loaded = load_release(CASME2, root)
+    found = check(loaded)
+    assert [note.clip for note in found.undecided] == [f"sub01/{name}" for name in UNDECIDED]
+    for note, (_, says) in zip(found.undecided, UNDECIDED.values(), strict=True):
+        assert says in note.reason
+    assert found.action_units == {"decided": 5, "undecided": 4, "not annotated": 2}
+    assert found.warnings["action units not decided"] == 4
+    rows = {row.clip: row for row in loaded.manifest}
+    for name in UNDECIDED:
+        assert rows[name].objective_class == ""
+        assert any(w.startswith("action units not decided") for w in rows[name].warnings)
+    either = np.array(rows["EP21_01"].au_present).reshape(-1, 2)
+    assert [either[AU_INDEX[code]].tolist() for code in (14, 23, 4)] == [[-1, -1], [-1, -1], [0, 0]]
+    assert not rows["EP21_01"].aus.mask[[AU_INDEX[14], AU_INDEX[23]]].any()
+    assert set(rows["EP21_03"].au_present) == set(rows["EP21_06"].au_present) == {-1}
+    assert (rows["EP21_05"].objective_class, rows["EP21_06"].objective_class) == ("III", "")
+    shown = text(root)
+    assert "decided 5, undecided 4, not annotated 2" in shown
+    assert "undecided: sub01/EP21_01: action units not decided; '14or23'" in shown
+    result = CliRunner().invoke(mesynth.cli.main, ["prepare", "casme2", "--root", str(root), "--check", "--json"])
+    told = json.loads(result.stdout)
+    assert told["action_units"] == found.action_units
+    assert [note["clip"] for note in told["undecided"]] == [note.clip for note in found.undecided]
+
+
+def test_an_undecided_action_unit_is_no_target_of_a_recognizer_or_a_generator(tmp_path: Path) -> None:
+    import torch
+
+    from recognizer.models.common import au_loss
+
+    row = load_release(CASME2, write_release(tmp_path, [ReleaseClip(aus="4+14or23")])).manifest.row(0)
+    au = torch.tensor(row.au_present)[None]
+    logits = torch.zeros(1, au.shape[1], requires_grad=True)
+    au_loss(logits, au).backward()
+    assert logits.grad is not None
+    touched = logits.grad[0].reshape(-1, 2).ne(0).any(1)
+    assert [bool(touched[AU_INDEX[code]]) for code in (4, 14, 23, 12)] == [
+        False,
+        False,
+        False,
+        True,
+    ]  # a bare or: 4 too
+    known = row.aus.mask  # what training masks its terms with
+    assert [bool(known[AU_INDEX[code]].any()) for code in (4, 14, 23, 12)] == [False, False, False, True]

@@ -17,6 +17,7 @@ from mesynth.datasets.check import check
 from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.files import Frames
 from mesynth.datasets.load import Correction, Loaded, load_release, usable
+from mesynth.store.manifest import Manifest
 from tests.datasets.releases.common import write_frames
 
 LINE = AnnotatedClip(
@@ -291,3 +292,78 @@ def test_the_releases_own_values_win_over_the_databases(tmp_path: Path) -> None:
         "rendered-toy", 50.0, "rendered", "none needed",
     )  # fmt: skip
     assert check(found).database == "rendered-toy"
+
+
+# ---------------------------------------------------------------- lengths and clocks
+
+
+@pytest.mark.parametrize("apex", [None, "/", 0, 10, 14, 2000])
+def test_no_clip_is_longer_than_ten_seconds_whatever_its_apex(tmp_path: Path, apex: object) -> None:
+    found = loaded(tmp_path, replace(LINE, apex=apex, offset=1011))
+    assert reason(found) == (
+        "clip p1/c1 lasts 10.01 s from onset 10 to offset 1011; no micro-expression is longer than 10 s, correct its "
+        "offset"
+    )
+
+
+def test_ten_seconds_are_no_limit_for_macro_expressions_and_shorter_clips(tmp_path: Path) -> None:
+    assert loaded(tmp_path, replace(LINE, offset=1011, expression="macro")).problems == ()
+    assert loaded(tmp_path, replace(LINE, offset=1010)).problems == ()
+
+
+def test_a_whole_folder_of_more_than_ten_seconds_is_no_clip(tmp_path: Path) -> None:
+    line = replace(LINE, onset=None, offset=None, apex=None, spans_folder=True, fps=1.0)
+    assert "lasts 14 s" in reason(loaded(tmp_path, line))
+
+
+@pytest.mark.parametrize("on_disk", [range(10, 21), [10, 15, 20], [10, 20]])
+def test_an_apex_that_becomes_the_onset_is_told(tmp_path: Path, on_disk: Iterable[int]) -> None:
+    row = loaded(tmp_path, replace(LINE, apex=11 if 11 not in on_disk else 10), on_disk=on_disk).manifest.row(0)
+    assert (row.apex_index, row.warnings[-1]) == (0, "onset and apex are the same frame")
+
+
+def test_the_middle_of_two_frames_is_the_onset_and_told(tmp_path: Path) -> None:
+    row = loaded(tmp_path, replace(LINE, apex=None), on_disk=[10, 20]).manifest.row(0)
+    assert (row.apex_index, row.warnings[-1]) == (0, "onset and apex are the same frame")
+
+
+CLOCKS = [1_561_983_045_123, 20_190_701_123_045, 1_561_983_045_123_456_789, 2**31 - 5, 2**32, 2**63 - 500]
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [(start, kind) for start in CLOCKS for kind in (int, str, float) if kind is not float or start < 2**53],
+)
+def test_frames_named_by_the_clock(tmp_path: Path, start: int, kind: type) -> None:
+    """Milliseconds at 30 frames a second: steps of 33 and 34."""
+    numbers = [start + round(i * 100 / 3) for i in range(11)]
+    line = replace(LINE, onset=kind(numbers[1]), apex=kind(numbers[4]), offset=kind(numbers[9]))
+    found = loaded(tmp_path, line, on_disk=numbers)
+    row = usable(found).row(0)
+    assert (row.onset, row.apex, row.offset) == (numbers[1], numbers[4], numbers[9])
+    assert (row.n_frames, row.apex_index, row.warnings, found.missing_frames) == (9, 3, (), {})
+    found.manifest.write(tmp_path / "out")
+    again = Manifest.read(tmp_path / "out")
+    assert again.row(0) == row
+    assert again.hash() == found.manifest.hash()
+
+
+def test_a_gap_of_the_clock_is_a_missing_frame(tmp_path: Path) -> None:
+    numbers = [CLOCKS[0] + round(i * 100 / 3) for i in range(11) if i not in (5, 6)]
+    line = replace(LINE, onset=numbers[0], apex=numbers[2], offset=numbers[-1])
+    row = loaded(tmp_path, line, on_disk=numbers).manifest.row(0)
+    assert row.warnings == ("2 of 11 annotated frames are not on disk",)
+
+
+@pytest.mark.parametrize("number", [2**63, 10**20, int("9" * 200)])
+def test_an_absurd_frame_number_is_one_line(tmp_path: Path, number: int) -> None:
+    said = reason(loaded(tmp_path, replace(LINE, offset=str(number))))
+    assert "both must be frame numbers" in said
+    assert len(said) < 200
+    folder = tmp_path / "p1/c1"
+    (folder / f"img{number}.jpg").write_bytes((folder / "img10.jpg").read_bytes())
+    said = reason(load_release(toy(), tmp_path))
+    assert f"a frame number of {len(str(number))} digits, above 2^63; rename the frames" in said
+    apex = loaded(tmp_path / "other", replace(LINE, apex=str(number))).manifest.row(0)
+    assert apex.apex is None
+    assert apex.warnings[0].startswith("no apex annotated ('")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from mesynth.cli import main
 from mesynth.core.emotions import CLASS_OF
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.facs import parse_annotation, parse_request
@@ -68,6 +72,25 @@ def test_workbook_has_the_releases_quirks(rendered: Path) -> None:
 def test_rows_read_back_equal_the_rows_rendered(rendered: Path) -> None:
     """Workbook and json carry everything: the loader's manifest is the renderer's own."""
     assert list(load_casme2(rendered)) == list(Manifest.read(rendered))
+
+
+def test_check_says_that_it_is_rendered_and_whether_all_of_it_is_there(rendered: Path, tmp_path: Path) -> None:
+    """Complete is what was rendered: the 255 clips of the release are no measure of it."""
+    words = ["prepare", "casme2", "--check", "--root"]
+    found = CliRunner().invoke(main, [*words, str(rendered)])
+    assert found.exit_code == 0, found.output
+    assert "rendered by mesynth, of nobody" in found.output
+    told = json.loads(CliRunner().invoke(main, [*words, str(rendered), "--json"]).stdout)
+    assert (told["kind"], told["complete"], told["annotated"], told["published"]["clips"]) == ("rendered", True, 6, 6)
+    assert (told["subjects"], told["published"]["subjects"], told["differences"]) == (2, 2, [])
+    part = shutil.copytree(rendered, tmp_path / "part")
+    shutil.rmtree(next((part / FRAMES / "sub01").iterdir()))
+    assert CliRunner().invoke(main, [*words, str(part)]).exit_code == 1
+    rows = pd.read_excel(rendered / WORKBOOK, sheet_name="Sheet1", dtype=object, engine="openpyxl")
+    rows.iloc[:4].to_excel(rendered.parent / "short.xlsx", index=False)
+    short = CliRunner().invoke(main, [*words, str(rendered), "--annotation", str(rendered.parent / "short.xlsx")])
+    assert short.exit_code == 1
+    assert "clips 4 (6)" in short.output
 
 
 def test_truth_and_annotation_agree(rendered: Path) -> None:
@@ -135,7 +158,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(rendered: Path, tmp_path: 
     assert not (out / WORKBOOK).exists()
     seen: list[int] = []
     render_casme2(out, workers=1, progress=lambda done, total: seen.append(done), **SMALL)  # type: ignore[arg-type]
-    assert min(seen) == 4  # the first subject was not rendered again
+    assert seen == [3, 4, 5, 6]  # the first subject was not rendered again
     assert digest(out) == digest(rendered)
 
 

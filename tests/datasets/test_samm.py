@@ -64,7 +64,8 @@ def test_the_grammar_of_action_units_reaches_the_row(tmp_path: Path) -> None:
     assert present["011_6_1"][AU_INDEX[10]].tolist() == [1, 1]
     assert not found["011_6_1"].aus.mask[AU_INDEX[10]].any()  # A or B: present, intensity open
     assert present["026_5_1"][AU_INDEX[14]].tolist() == [0, 1]
-    assert present["028_4_1"][AU_INDEX[14]].tolist() == [-1, -1]  # asymmetric: the sides are open
+    assert present["028_4_1"][AU_INDEX[14]].tolist() == [1, 1]  # asymmetric: both sides, which is stronger is open
+    assert not found["028_4_1"].aus.mask[AU_INDEX[14]].any()
 
 
 def test_the_files_objective_class_wins_over_the_action_units(tmp_path: Path) -> None:

@@ -91,6 +91,31 @@ def test_statistics_come_back_and_equal_sets_have_no_distance(pictures: Path, tm
     assert other.value > 1000  # the means alone are 64 grey levels apart
 
 
+def _saved(folder: Path, like: Path, suffix: str, side: int = 0) -> Path:
+    """The pictures of ``like`` in another file format, or all of one size."""
+    for file in sorted(like.rglob("*.png")):
+        picture = cv2.imread(str(file))
+        place = (folder / file.relative_to(like)).with_suffix(suffix)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place), cv2.resize(picture, (side, side)) if side else picture)
+    return folder
+
+
+def test_what_moves_the_distance_by_itself_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = _saved(tmp_path / "plain", draw(tmp_path / "drawn", 0, 12), ".png", side=24)
+    assert not [n for n in fid(plain, plain, Means(), resize="").notes if "differ" in n]
+    [_, note] = fid(plain, _saved(tmp_path / "jpeg", plain, ".JPG"), Means(), resize="").notes
+    assert "format (PNG; JPEG)" in note
+    [_, note] = fid(plain, _saved(tmp_path / "large", plain, ".png", side=32), Means(), resize="").notes
+    assert "size (24x24; 32x32)" in note
+    few = plain / "0"
+    assert len(Pictures(few)) == 4
+    [note] = fid(few, few, Means(), resize="").notes
+    assert note.startswith("4 pictures are no more than the 6 features")
+    monkeypatch.setattr(module, "RECOMMENDED", 12)
+    assert not fid(plain, plain, Means(), resize="").notes
+
+
 def test_moments_do_not_depend_on_the_parts(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = moments_of(Pictures(pictures), Means())
     monkeypatch.setattr(module, "BATCH", 3)

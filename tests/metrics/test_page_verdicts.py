@@ -43,7 +43,9 @@ def _row(group: str, key: str, value: float, low: float, high: float, **beside: 
         (0.91, 0.88, 0.94, "good", "on target"),
         (0.5, 0.4, 0.6, "bad", "weaker"),
         (1.5, 1.3, 1.6, "bad", "stronger"),
-        (0.8, 0.7, 0.9, "open", "too wide"),
+        (0.8, 0.7, 0.9, "open", "about on target"),
+        (0.711, 0.575, 0.826, "open", "weaker"),
+        (1.25, 1.1, 1.4, "open", "stronger"),
     ],
 )
 def test_au_control(value: float, low: float, high: float, kind: str, words: str) -> None:
@@ -77,6 +79,19 @@ def test_other_questions() -> None:
     assert _answer("stored flow", _row("flow", name, 2, 1.5, 2.5, zero_flow=1))[0] == "bad"
     assert _answer("where the clip says", _row("sequence", "apex_error", 0, 0, 1))[0] == "good"
     assert _answer("where the clip says", _row("sequence", "apex_error", 4, 3, 5))[1] == "off by 4 frames"
+
+
+@pytest.mark.parametrize(
+    ("question", "row", "about"),
+    [("stored flow", _row("flow", "flow_epe", 0.4, 0.3, 0.6, zero_flow=1), True),
+     ("stored flow", _row("flow", "flow_epe", 0.6, 0.4, 0.8, zero_flow=1), False),
+     ("where the clip says", _row("sequence", "apex_error", 1, 0.5, 3), True),
+     ("where the clip says", _row("sequence", "apex_error", 2, 0.5, 3), False)],
+)  # fmt: skip
+def test_about_is_said_within_the_limit_alone(question: str, row: MeasureRow, about: bool) -> None:
+    kind, words, _ = _answer(question, row)
+    assert kind == "open"
+    assert words.startswith("about") == about
 
 
 @pytest.mark.parametrize(("share", "n", "kind"), [(0.0, 600, "good"), (0.0, 30, "open"), (0.2, 100, "bad")])

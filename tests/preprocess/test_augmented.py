@@ -32,7 +32,8 @@ def clip(index: int) -> Produced:
     intensity[3] = 0.25, 0.5
     # onset(x) = apex(x + flow): the frames were read backwards, so the flow is minus the field to first order
     made = row(
-        f"c{index}", height=SIZE, width=SIZE, subject=f"{index:02d}", clip_id=f"db/{index:02d}/c{index}/0",
+        f"c{index}", height=SIZE, width=SIZE, au_text="L5B+R5C", subject=f"{index:02d}",
+        clip_id=f"db/{index:02d}/c{index}/0",
         provenance=provenance(subject=f"{index:02d}", subjects_seen=(f"db/{index:02d}",)),
         **Row.au_columns(AUVector(intensity)),
     )  # fmt: skip
@@ -74,6 +75,7 @@ def test_a_mirrored_copy(prepared: Manifest, tmp_path: Path) -> None:
     assert not hidden[:20, -30:].any()
     assert hidden.sum() == SIZE**2 - 600
     assert two.aus.intensity[3].tolist() == [0.5, 0.25]
+    assert (one.au_text, two.au_text) == ("L5B+R5C", "R5B+L5C")
     present = np.array(two.au_present).reshape(-1, 2)
     assert np.array_equal(present, np.array(one.au_present).reshape(-1, 2)[:, ::-1])
     points = read_landmarks(prepared.root, one)[IBUG_MIRROR]

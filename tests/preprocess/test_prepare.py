@@ -12,6 +12,7 @@ import pytest
 
 from mesynth.core.errors import MesynthError, NoFaceError, RunFolderError, UnreadableImageError, WeightsUnavailable
 from mesynth.datasets.casme2 import load_casme2
+from mesynth.datasets.check import kinds_of_warnings
 from mesynth.preprocess import landmarks as landmarks_module
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
 from mesynth.preprocess.config import PrepareConfig
@@ -104,6 +105,18 @@ def test_a_loader_that_leaves_the_apex_open(source: Manifest, tmp_path: Path) ->
     made = prepare(Manifest.from_rows([row], source.root), tmp_path / "out", landmarker="mediapipe", workers=1)
     assert made.row(0).apex_index == 2
     assert np.abs(read_flow(made.root, made.row(0))).max() > 1
+
+
+def test_frames_named_by_the_clock_and_an_apex_at_the_onset(source: Manifest, tmp_path: Path) -> None:
+    """Frame numbers of 64 bits come through; a flow that is zero because of the annotation is said to be."""
+    start, row = 1_561_983_045_123_456_789, source.row(0)
+    row = replace(row, onset=start, apex=start, offset=start + 400_000_000, apex_index=0)
+    made = prepare(Manifest.from_rows([row], source.root), tmp_path / "out", landmarker="mediapipe", workers=1)
+    again = Manifest.read(tmp_path / "out").row(0)
+    assert (again.onset, again.apex, again.offset) == (start, start, start + 400_000_000)
+    assert np.abs(read_flow(made.root, made.row(0))).max() < 1e-3
+    assert again.warnings[-1] == "the apex is the onset's frame: the flow from one to the other is zero"
+    assert kinds_of_warnings(made)[again.warnings[-1]] == 1
 
 
 def test_prepared_again_from_its_own_output(prepared: Manifest, tmp_path: Path) -> None:
@@ -228,7 +241,8 @@ def test_folder_of_another_run(source: Manifest, prepared: Manifest, tmp_path: P
 
 def test_interrupted_and_resumed(source: Manifest, prepared: Manifest, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
         prepare(source, tmp_path / "out", landmarker="mediapipe", workers=1, progress=stop)

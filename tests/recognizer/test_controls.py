@@ -44,12 +44,9 @@ def test_mirror_flips_flow_sides_and_frames(sets: dict[str, FlowSet]) -> None:
     np.testing.assert_array_equal(twice.x, real.x)
 
 
-@pytest.mark.parametrize("power", [1.0, 0.7])
-def test_magnified_flow_is_larger_and_its_strain_with_it(sets: dict[str, FlowSet], power: float) -> None:
+def test_magnified_flow_is_larger_and_its_strain_with_it(sets: dict[str, FlowSet]) -> None:
     real = sets["real"]
-    raised = replace(real, x=(np.sign(real.x) * np.abs(real.x) ** power).astype(np.float32))
-    made = copies(raised, "magnified", rounds=2, power=power)
-    plain = np.sign(made.x) * np.abs(made.x) ** (1 / power)
+    plain = copies(real, "magnified", rounds=2).x
     factor = np.abs(plain).sum((1, 2, 3)) / np.abs(np.tile(real.x, (2, 1, 1, 1))).sum((1, 2, 3))
     assert factor.min() >= 1.5 - 1e-3
     assert factor.max() <= 3 + 1e-3
@@ -91,12 +88,10 @@ def test_turning_there_and_back_gives_the_field_again() -> None:
     assert np.abs(back - flow).max() < 0.05  # two linear interpolations
 
 
-@pytest.mark.parametrize("power", [1.0, 0.5])
-def test_augmented_copies_stay_near_their_clip(sets: dict[str, FlowSet], power: float) -> None:
+def test_augmented_copies_stay_near_their_clip(sets: dict[str, FlowSet]) -> None:
     real = sets["real"]
-    raised = replace(real, x=(np.sign(real.x) * np.abs(real.x) ** power).astype(np.float32))
-    made = copies(raised, "augmented", rounds=2, power=power)
-    plain = np.sign(made.x) * np.abs(made.x) ** (1 / power)
+    made = copies(real, "augmented", rounds=2)
+    plain = made.x
     np.testing.assert_allclose(plain[:, 2], optical_strain(plain[:, :2]), rtol=1e-2, atol=2e-3)
     a, b = plain[:48, :2].reshape(48, -1), real.x[:, :2].reshape(48, -1)
     a, b = (v - v.mean(1, keepdims=True) for v in (a, b))

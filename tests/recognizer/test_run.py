@@ -13,7 +13,9 @@ from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.metrics import MissingClassError, evaluate
 from recognizer.models import CLOSED
+from recognizer.report import loso_notes
 from recognizer.run import loso
+from recognizer.sources import flow_notes
 
 QUICK = ["train.steps=60", "train.batch=24"]
 
@@ -126,3 +128,37 @@ def test_the_held_out_labels_cannot_matter(sets: dict[str, FlowSet]) -> None:
     scores = [np.stack(results.column(t, "scores"))[results.column(t, "subject") == "DB/00"] for t in tables]
     assert len(scores[0]) == 6
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
+
+
+# ---------------------------------------------------------------- what to know of the clips
+
+
+def test_a_fold_that_lacks_a_class_is_named(sets: dict[str, FlowSet]) -> None:
+    """All surprise clips of one subject: its fold learns of none, and synthetic clips fill the gap."""
+    real = sets["real"]
+    surprise = real.classes.index("surprise")
+    few = real.take((real.y != surprise) | (real.subjects == "DB/03"))
+    result = loso(few, None, config("lda"))
+    assert [fold["name"] for fold in result.folds if fold["lacking"]] == ["DB/03"]
+    assert "1 of 8 folds learns from no clip of surprise and cannot predict it: DB/03" in loso_notes(result)
+    filled = loso(few, sets["synthetic"], config("lda", "mix.balance=class", synthetic=True))
+    assert not any(fold["lacking"] for fold in filled.folds)
+
+
+def test_exact_flow_beside_estimated_flow_is_said(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    def of(generator: str, stage: str = "") -> list[str]:
+        rows = [replace(row, provenance=replace(row.provenance, generator=generator)) for row in corpora["synthetic"]]
+        folder = tmp_path / f"{generator}-{stage}"
+        folder.mkdir()
+        if stage:
+            (folder / "run.yaml").write_text(f"config: {{stage: {stage}}}")
+        return flow_notes([corpora["real"]], [Manifest.from_rows(rows[:2], folder)])
+
+    for exact in ("motion-prior", "motion_gan", "motion_diffusion@steps=8"):
+        [note] = of(exact)
+        assert exact.partition("@")[0] in note
+        assert "mesynth prepare corpus" in note
+    assert not of("motion_gan", "prepare")
+    for other in ("au_icgan", "flow-prior", "flow_gan", "somebody's"):
+        assert not of(other)
+    assert not flow_notes([corpora["real"]], None)

@@ -62,6 +62,26 @@ def test_a_file_does_not_depend_on_how_its_rows_come(
     assert pq.ParquetFile(tmp_path / "two" / "manifest.parquet").num_row_groups == max(-(-rows // group), 1)
 
 
+def test_a_manifest_of_frame_numbers_of_32_bits_is_read(tmp_path: Path) -> None:
+    """As 0.1 wrote them; the hash does not know how wide a number is stored."""
+    manifest = Manifest.from_rows([row("a", onset=3, apex=None, offset=9)], tmp_path)
+    narrow = manifest.table
+    for name in ("onset", "apex", "offset"):
+        at = narrow.schema.get_field_index(name)
+        narrow = narrow.set_column(at, pa.field(name, pa.int32()), narrow[name].cast(pa.int32()))
+    pq.write_table(narrow, tmp_path / "manifest.parquet")
+    again = Manifest.read(tmp_path)
+    assert again.hash() == manifest.hash()
+    assert again.table.schema.field("onset").type == pa.int64()
+
+
+def test_a_number_beyond_its_column_is_one_line(tmp_path: Path) -> None:
+    assert Manifest.from_rows([row("a", onset=2**62, offset=2**63 - 1)], tmp_path).row(0).offset == 2**63 - 1
+    with pytest.raises(ManifestError, match="too large for a manifest") as error:
+        Manifest.from_rows([row("a", offset=2**63)], tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_columns_and_subjects(tmp_path: Path) -> None:
     rows = [
         row("a"),

@@ -42,7 +42,8 @@ def au_cell(row: Row, *, letters: bool = False) -> str:
     if "=" not in row.au_text and row.au_text:
         return row.au_text
     if not row.au_text and not any(row.au_intensity):
-        return "+".join(map(str, present_codes(row)))
+        codes = list(map(str, present_codes(row)))
+        return "+".join([*codes, "?"] if codes and -1 in row.au_present else codes)  # ?: not all was coded
     vector = row.aus
     text = au_text(vector)
     if not letters or not text:

@@ -23,6 +23,7 @@ from mesynth.core.errors import ConfigError, ManifestError, MesynthError
 from mesynth.corpus.exports.form import PROVENANCE_FILE, Form
 from mesynth.corpus.exports.records import AGAIN, provenance_of, row_of
 from mesynth.corpus.exports.run import ACCOUNT_FILE, FORMS
+from mesynth.datasets.registry import EXPORT, advised
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -134,7 +135,8 @@ def read_export(root: Path | str) -> Exported:
 def _account(path: Path) -> tuple[type[Form], int]:
     """(form, clips) as the export states them, last of all its files."""
     if not path.is_file():
-        raise ManifestError(f"{path.parent} has no {ACCOUNT_FILE}; give a folder that `mesynth export` has finished")
+        reason = f"{path.parent} has no {ACCOUNT_FILE}; give a folder that `mesynth export` has finished"
+        raise ManifestError(advised(reason, EXPORT, path.parent))
     try:
         account = json.loads(path.read_text(encoding="utf-8"))
         return FORMS[account["form"]], int(account["clips"])

@@ -88,7 +88,7 @@ def export(
     claim_folder(out, _config(source, form, options))
     run_shards(
         out, source, partial(_make_shard, chosen, out), partial(_finish, chosen, out), last=ACCOUNT_FILE,
-        workers=workers, progress=progress, from_the_start=True,
+        workers=workers, progress=progress,
     )  # fmt: skip
     return ExportSummary(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
 

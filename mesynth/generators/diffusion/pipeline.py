@@ -8,14 +8,14 @@ from typing import Any, Self
 import torch
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.base import FaceGenerator
+from mesynth.generators.base import Generator
 from mesynth.generators.diffusion.config import Sampling
 from mesynth.store.generator_folder import GeneratorFacts
 
 _OPTIONS: dict[str, Any] = {"steps": int, "solver": str, "guidance": (int, float)}
 
 
-class SampledGenerator(FaceGenerator):
+class SampledGenerator(Generator):
     """A trained network with its facts and how it samples: ``steps``, ``solver`` and ``guidance``.
 
     See :meth:`configured`; ``network`` has ``sampling``, how it samples unless it is told otherwise.

@@ -20,7 +20,7 @@ import torch
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
-from mesynth.generators.base import ClipRequest, FaceGenerator, calibrated
+from mesynth.generators.base import ClipRequest, Generator, calibrated
 from mesynth.generators.diffusion.config import Process
 from mesynth.generators.image_diffusion.config import ImageSampling, Spread
 from mesynth.generators.image_diffusion.drawing import Codec, load_mean_model, painted
@@ -50,7 +50,7 @@ FAMILY = "image_diffusion"
 _BLOCK = 16  # pictures drawn together on CUDA
 
 
-class ImageDiffusion(FaceGenerator):
+class ImageDiffusion(Generator):
     """A saved image diffusion model as a generator; see :class:`mesynth.generators.base.Generator`.
 
     On the CPU every row is drawn by itself and has the same bytes in any batch; on CUDA rows are drawn together and

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mesynth.core import facs, seeds
-from mesynth.generators.base import ClipRequest, FaceGenerator, calibrated
+from mesynth.generators.base import ClipRequest, Generator, calibrated
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, onto_face, unfolded
 from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.preprocess.align import SimilarityCrop
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mesynth.store.generator_folder import GeneratorFacts
 
 
-class MotionGAN(FaceGenerator):
+class MotionGAN(Generator):
     """A trained :class:`MotionGenerator` as a :class:`mesynth.generators.base.Generator`.
 
     The network sees the face as training did: the canonical crop of its landmarks, at its own size, whatever the

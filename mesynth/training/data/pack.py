@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from mesynth.core.errors import ManifestError, MesynthError
+from mesynth.core.process import counted
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import file_lock, write_text
 from mesynth.training.data.packed_clip import PackConfig, PackedClip, Unusable, pack_clip
@@ -164,7 +165,7 @@ def _write_arrays(manifest: Manifest, folder: Path, config: PackConfig, progress
     unusable: dict[str, int] = {}
     try:
         writers["first"].add(np.zeros(1))
-        for n, row in enumerate(manifest):
+        for row in counted(manifest, len(manifest), progress):
             clip = pack_clip(manifest.root, row, config)
             if isinstance(clip, Unusable):
                 unusable[clip.reason] = unusable.get(clip.reason, 0) + 1
@@ -174,8 +175,6 @@ def _write_arrays(manifest: Manifest, folder: Path, config: PackConfig, progress
                 writers["subject"].add(np.array([subjects.setdefault(row.subject_key, len(subjects))]))
                 writers["seen"].add(np.array([seen_sets.setdefault(seen, len(seen_sets))]))
                 licences.add(row.provenance.licence)
-            if progress:
-                progress(n + 1, len(manifest))
     finally:
         for writer in writers.values():
             writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -166,6 +167,11 @@ def test_au_cells() -> None:
     present = tuple(int(code in {4, 17}) for code in facs.AU_CODES for _ in "LR")
     unknown = clip_row("x", au_text="", au_intensity=(0.0,) * 50, au_known=(False,) * 50, au_present=present)
     assert au_cell(unknown) == "4+17"
+    partly = tuple(
+        -1 if code == 12 else value for value, code in zip(present, np.repeat(facs.AU_CODES, 2), strict=True)
+    )
+    open_ = au_cell(replace(unknown, au_present=partly))
+    assert (open_, facs.parse_annotation(open_).open) == ("4+17+?", True)
 
 
 @given(st.dictionaries(st.sampled_from(facs.AU_CODES), st.floats(0.05, 1), min_size=1, max_size=5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -190,9 +191,9 @@ def test_an_interrupt_is_one_line(early: bool, many: Manifest, exported: Exporte
         os.killpg(process.pid, signal.SIGINT)
         told = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == 130
-    assert told[0] == "clips ..."
-    assert len(told) == 2, told
-    assert "interrupted; finished clips stay in" in told[1]
+    *before, last = told
+    assert all(re.fullmatch(rf"clips: \d+ of {len(many)}, .* so far", line) for line in before), told  # if slow
+    assert "interrupted; finished clips stay in" in last
     assert not list(out.rglob("*.tmp"))
     assert not (out / LOCK_FILE).exists()
     export(many, "webdataset", out)

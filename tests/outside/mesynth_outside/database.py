@@ -32,6 +32,13 @@ def read(root: Path, part: str, frames: str) -> Release:
 
 
 BEACH = Database(
-    name="beach", title="Beach recordings", fps=60.0, licence="CC-BY-4.0", paper="", is_release=is_release, read=read
+    name="beach",
+    title="Beach recordings",
+    fps=60.0,
+    licence="CC-BY-4.0",
+    paper="",
+    is_release=is_release,
+    read=read,
+    layout="beach.csv and a folder of frames a clip",
 )
 # [end]

@@ -18,7 +18,7 @@ from torch import nn
 
 from mesynth.core import facs
 from mesynth.core.types import Sample
-from mesynth.generators.base import ClipRequest, FaceGenerator, save_trained
+from mesynth.generators.base import ClipRequest, Generator, save_trained
 from mesynth.generators.formation import face_motion, motion_clip
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import flow_picture
@@ -91,7 +91,7 @@ class MeanFlowTask(Task):
 
 
 # [pipeline]
-class MeanFlowGenerator(FaceGenerator):
+class MeanFlowGenerator(Generator):
     family = "mean_flow"
 
     def __init__(self, network: MeanFlow, facts: GeneratorFacts) -> None:

@@ -1,0 +1,123 @@
+"""Framing: where a face lies in its crop, and flow taken from one framing to another.
+
+Crops of one database share a framing; those of two databases differ, and a recognizer that learned from one reads the
+other at the wrong places. Published flow images of the MEGC 2019 composite hold the eyes 1.4 times as far apart as
+crops of :mod:`mesynth.preprocess.align` do, and higher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass, fields
+
+import cv2
+import numpy as np
+
+from mesynth.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """Shares of the crop's sides, edge to edge.
+
+    >>> Framing(eyes=0.57, height=0.46, row=0.25).text()
+    'eyes=0.57,height=0.46,row=0.25,column=0.5'
+    """
+
+    eyes: float = 0.40
+    """Distance of the eye centres, of the width."""
+    height: float = 0.40
+    """The same distance laid along the height: other than ``eyes`` where crops were stretched."""
+    row: float = 0.35
+    """Height of the eye centres below the top."""
+    column: float = 0.50
+    """Place of the middle between the eyes, from the left."""
+
+    def __post_init__(self) -> None:
+        for name in ("eyes", "height"):
+            if not 0.1 <= getattr(self, name) <= 1.5:
+                raise ConfigError(
+                    f"framing {name}={getattr(self, name):g} is outside 0.1..1.5 of the crop; 0.4 is ours"
+                )
+        for name in ("row", "column"):
+            if not -0.5 <= getattr(self, name) <= 1.5:
+                raise ConfigError(f"framing {name}={getattr(self, name):g} is outside -0.5..1.5 of the crop")
+
+    def text(self) -> str:
+        """As :func:`parse_framing` reads it, rounded to thousandths."""
+        return ",".join(f"{name}={round(value, 3):g}" for name, value in asdict(self).items())
+
+    def distance(self, other: Framing) -> float:
+        """Largest difference between two crops' numbers, shares of the crop."""
+        return max(abs(a - b) for a, b in zip(astuple(self), astuple(other), strict=True))
+
+
+OWN = Framing()
+"""Of :mod:`mesynth.preprocess.align`'s crops."""
+
+
+def parse_framing(text: str) -> Framing:
+    """``own``, or our framing with changes: ``eyes=0.57,row=0.25``; ``height`` follows ``eyes`` unless it is given.
+
+    Raises:
+        ConfigError: an unknown name, no number, or out of range.
+
+    >>> parse_framing("eyes=0.5").height
+    0.5
+    """
+    if text.strip() == "own":
+        return OWN
+    known = [f.name for f in fields(Framing)]
+    values: dict[str, float] = {}
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        name, _, number = (p.strip() for p in part.partition("="))
+        if name not in known:
+            raise ConfigError(f"framing '{part}' is unknown; write name=share with {', '.join(known)}, or own")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ConfigError(f"framing '{part}' is no number; write for example {name}=0.4") from None
+    if "eyes" in values:
+        values.setdefault("height", values["eyes"])
+    return Framing(**values)
+
+
+def reframed(flow: np.ndarray, source: Framing, target: Framing, size: int = 0) -> np.ndarray:
+    """Flow [...,2,H,W] in pixels of a crop framed as ``source`` -> the same motion in one framed as ``target``.
+
+    Vectors grow with the face. What lies outside the source repeats its border. ``size``: side of the result, pixels
+    (0: as the source's).
+
+    >>> flow = np.ones((2, 8, 8), np.float32)
+    >>> reframed(flow, OWN, Framing(eyes=0.8, height=0.4))[:, 0, 0].tolist()
+    [2.0, 1.0]
+    """
+    height, width = flow.shape[-2:]
+    rows, columns = (size or height), (size or width)
+    # From the target's pixel centres to shares of it, to eye distances from the eyes' middle, and back in the source.
+    x = (((np.arange(columns) + 0.5) / columns - target.column) / target.eyes * source.eyes + source.column) * width
+    y = (((np.arange(rows) + 0.5) / rows - target.row) / target.height * source.height + source.row) * height
+    map_x, map_y = np.meshgrid((x - 0.5).astype(np.float32), (y - 0.5).astype(np.float32))
+    growth = (
+        columns * target.eyes / (width * source.eyes), rows * target.height / (height * source.height),
+    )  # fmt: skip
+    out = np.empty((*flow.shape[:-2], rows, columns), np.float32)
+    for image, made in zip(flow.reshape(-1, 2, height, width), out.reshape(-1, 2, rows, columns), strict=True):
+        for c in (0, 1):
+            plane = np.ascontiguousarray(image[c], np.float32)
+            made[c] = cv2.remap(plane, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            made[c] *= np.float32(growth[c])
+    return out
+
+
+def covered(source: Framing, target: Framing) -> float:
+    """Share of a crop framed as ``target`` that a crop framed as ``source`` shows.
+
+    >>> covered(OWN, OWN), round(covered(Framing(eyes=0.6, height=0.6), OWN), 2)
+    (1.0, 0.44)
+    """
+    shares = []
+    for place, along in (("column", "eyes"), ("row", "height")):
+        scale = getattr(target, along) / getattr(source, along)
+        low = getattr(target, place) - getattr(source, place) * scale
+        shares.append(max(0.0, min(1.0, low + scale) - max(0.0, low)))
+    return shares[0] * shares[1]

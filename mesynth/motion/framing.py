@@ -1,0 +1,108 @@
+"""The framing of flow images, found from the images alone: no label, no landmark, no picture.
+
+Motion of faces fills a small subspace, and which one depends on where the face lies. The flow prior draws random
+action units in a wide crop; a framing is as good as the share of the real images' energy that the principal directions
+of these draws, brought to that framing, explain. Labels take no part, so a framing may be found on all clips of a
+database before it is split into folds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mesynth.core import facs, seeds
+from mesynth.core.errors import ConfigError
+from mesynth.core.framing import OWN, Framing, reframed
+from mesynth.core.profiles import Profile
+from mesynth.motion.flow_prior import FlowPrior, FlowRequest, K
+
+_WIDE = Framing(eyes=0.25, height=0.25, row=1 / 3, column=0.5)
+"""Shows two eye distances to every side, so that any usual crop lies inside."""
+_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 24, 25, 26, 43)
+_DRAWS, _DIRECTIONS, _SIDE = 300, 30, 28
+_MOST = 500  # images that are looked at: evenly taken
+_FEWEST = 12
+_STEPS = (0.05, 0.05, 0.05, 0.025)
+"""First steps in eyes, height, row and column; they are halved until the smallest is below a tenth of a pixel of 28."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFraming:
+    """``explained``: share of the images' energy in the subspace of ``framing``; ``explained_own``: of our crop's."""
+
+    framing: Framing
+    explained: float
+    explained_own: float
+    images: int
+
+
+@lru_cache(maxsize=1)
+def _wide_draws() -> np.ndarray:
+    """[N,2,56,56] float32 of one to three random AUs each."""
+    rng = seeds.stream(0, "framing")
+    requests = []
+    for i in range(_DRAWS):
+        intensity = np.zeros((K, 2), np.float32)
+        for au in rng.choice(_AUS, int(rng.integers(1, 4)), replace=False):
+            sides = np.where(rng.random(2) < 0.85, 1.0, rng.random(2))
+            intensity[facs.AU_INDEX[int(au)]] = rng.uniform(0.2, 1) * sides
+        requests.append(
+            FlowRequest(
+                intensity=intensity, person=f"framing{i % 60}", seed=int(rng.integers(2**31)),
+                profile=Profile(apex=0.5), n_frames=65, fps=200.0,
+            )
+        )  # fmt: skip
+    return FlowPrior(2 * _SIDE, framing=_WIDE).draw(requests)
+
+
+def find_framing(flows: np.ndarray) -> FoundFraming:
+    """The framing of flow images [N,2,S,S], in pixels or any unit of one scale for u and v (some seconds).
+
+    Raises:
+        ConfigError: fewer than 12 images, or images without motion.
+    """
+    flows = np.asarray(flows, np.float32)[:: max(1, len(flows) // _MOST)][:_MOST]
+    real = _unit(reframed(flows, OWN, OWN, _SIDE))
+    real = real[np.isfinite(real).all(1) & (np.abs(real).max(1) > 0)] if len(real) else real
+    if len(real) < _FEWEST:
+        raise ConfigError(
+            f"{len(real)} flow images with motion say too little about their framing; it takes {_FEWEST}, or give it: "
+            f"{OWN.text()}"
+        )
+    best = own = _explained(real, OWN)
+    place, steps = np.array(astuple(OWN)), np.array(_STEPS)
+    while steps.min() * _SIDE > 0.1:
+        improved = False
+        for i in np.repeat(np.arange(len(steps)), 2):
+            steps[i] *= -1  # both directions in turn
+            tried = place.copy()
+            tried[i] += steps[i]
+            try:
+                value = _explained(real, Framing(**dict(zip(_NAMES, tried.tolist(), strict=True))))
+            except ConfigError:
+                continue
+            if value > best:
+                place, best, improved = tried, value, True
+        steps = np.abs(steps) if improved else np.abs(steps) / 2
+    framing = Framing(**{name: round(value, 4) for name, value in zip(_NAMES, place.tolist(), strict=True)})
+    return FoundFraming(framing=framing, explained=round(best, 4), explained_own=round(own, 4), images=len(real))
+
+
+_NAMES = ("eyes", "height", "row", "column")
+
+
+def _unit(flows: np.ndarray) -> np.ndarray:
+    """[N,2*S*S] of length 1, the median of each channel (still skin) taken out; 0 where nothing moves."""
+    flat = (flows - np.median(flows, axis=(2, 3), keepdims=True)).reshape(len(flows), -1)
+    length = np.sqrt((flat**2).sum(1, keepdims=True))
+    return flat / np.where(length > 0, length, 1)
+
+
+def _explained(real: np.ndarray, framing: Framing) -> float:
+    drawn = _unit(reframed(_wide_draws(), _WIDE, framing, _SIDE))
+    values, vectors = np.linalg.eigh(drawn @ drawn.T)
+    directions = drawn.T @ vectors[:, ::-1][:, :_DIRECTIONS] / np.sqrt(values[::-1][:_DIRECTIONS])
+    return float(((real @ directions) ** 2).sum(1).mean())
