@@ -72,7 +72,7 @@ class Source:
         apex = min(range(len(present)), key=lambda k: (abs(present[k] - apex), k))
         return Source(root, row, tuple(row.frame_files[i] for i in present), apex, tuple(warnings))
 
-    def frames(self, keep: list[int], digest: hashlib._Hash, notes: list[str]) -> Iterator[np.ndarray]:
+    def frames(self, keep: list[int], digest: hashlib._Hash, notes: list[str] | None = None) -> Iterator[np.ndarray]:
         """The kept frames [H,W,3] in order, all of one size; feeds what their files hold to ``digest``.
 
         ``notes`` is told what had to be done to read them.

@@ -255,6 +255,7 @@ def _plain(found: Comparison) -> str:
 
 @pytest.mark.slow
 def test_one_process_or_three_the_same_report(corpora: Corpora, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows, notes, settings, clips and memorisation: the same seed gives them again, whoever read the clips."""
     monkeypatch.setitem(METRICS._added, "mean", Mean)  # which other processes do not know
     monkeypatch.setitem(METRICS._loaded, "mean", Mean)
     real, synthetic = corpora

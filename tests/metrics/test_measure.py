@@ -64,12 +64,6 @@ def test_frames_copied_from_training_are_noticed(report: MeasureReport) -> None:
     assert report.row("distance_to_training").value == pytest.approx(0, abs=1e-2)
 
 
-def test_the_same_seed_gives_the_same_figures(corpora: Corpora, report: MeasureReport) -> None:
-    again = measure(*corpora, CONFIG, training=corpora[1])
-    assert again.rows == report.rows
-    assert again.notes == report.notes
-
-
 def test_subjects_are_what_every_interval_resamples(corpora: Corpora) -> None:
     """Each of four people's clips three times: as clips they say three times as much as they do as people."""
     sides = []

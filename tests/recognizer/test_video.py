@@ -299,7 +299,7 @@ def test_refusals(tmp_path: Path, root: Path, model: Path, two: Path) -> None:
     (pictures / "img3.png").write_bytes(b"")
     assert "img3.png cannot be read" in mistake(*base, "--video", pictures, "--fps", "60")
     cv2.imwrite(str(pictures / "img3.png"), np.zeros((50, 60, 3), np.uint8))
-    assert "frames of one size" in mistake(*base, "--video", pictures, "--fps", "60")
+    assert "img3.png has 60x50 pixels" in mistake(*base, "--video", pictures, "--fps", "60")
     assert not (tmp_path / "no").exists()  # nothing half-written
 
 
