@@ -24,6 +24,7 @@ import pyarrow as pa
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.types import N_AUS
 from mesynth.corpus.croissant import CROISSANT_FILE
+from mesynth.datasets.registry import corpus_near
 from mesynth.motion.prior import NAME as PRIOR
 from mesynth.store import digests
 from mesynth.store.generator_folder import read_facts
@@ -114,9 +115,10 @@ def verify(folder: Path | str, *, progress: Progress | None = None, files: Progr
     kind = kind_of(folder)
     inside = folder.is_dir() and any((child / digests.LIST).is_file() for child in folder.iterdir())
     if not kind and not inside and not (folder / digests.LIST).is_file() and not digests.says_sealed(folder):
+        near = corpus_near(folder)
         raise ManifestError(
             f"{folder} is no folder that mesynth wrote: it has no {FILE_NAME}, no {digests.LIST} and nothing else that "
-            "tells one"
+            f"tells one{f'; {near}' if near else ''}"
         )
     found = _Lists(folder, kind, files)
     if not (folder / FILE_NAME).is_file():
