@@ -416,7 +416,7 @@ def test_names_that_the_terminal_cannot_show(environment: dict[str, str], tmp_pa
     words = ("mesynth", "plan", "corpus/sweep", "aus.fixed=[1=A]", "--subjects", 2, "--out", out)
     code, _, said = _process(words, environment)
     if code == 0:
-        assert sorted(p.name for p in out.iterdir()) == ["design.yaml", "plan.json", "plan.parquet"]
+        assert sorted(p.name for p in out.iterdir()) == ["SHA256SUMS", "design.yaml", "plan.json", "plan.parquet"]
     else:
         assert code == 2
         assert said.count(b"\n") == 1, said
