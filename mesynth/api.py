@@ -388,6 +388,7 @@ def plan(
     aus_from: Path | str | None = None,
     exclude_subjects: Collection[str] = (),
     overrides: Sequence[str] = (),
+    face_limits: str = "",
 ) -> StoredPlan:
     """Plan a corpus: one row a clip, written into ``out`` before anything is made; for ``generate(plan=out)``.
 
@@ -398,9 +399,12 @@ def plan(
         aus_from: prepared manifest whose coded AUs the design's sources read.
         exclude_subjects: ``database/subject``; neither their faces nor their labels take part.
         overrides: settings of the design, ``["rows.count=500"]``.
+        face_limits: what a picture's face has to keep, ``"yaw=40,expression=off"``; ``out/skipped.csv`` lists the
+            pictures that were left out.
 
     Raises:
         ConfigError: no such design, an unknown key, neither faces nor subjects.
+        NoFaceError, UnreadableImageError: no picture can be used (all reasons are named).
         LeakError: nothing is left without the excluded subjects.
 
     >>> import tempfile
@@ -409,6 +413,7 @@ def plan(
     """
     from mesynth.config import find_recipe
     from mesynth.corpus.design import load_design
+    from mesynth.corpus.faces import examine_to_plan
     from mesynth.corpus.planning import draft_plan
 
     return draft_plan(
@@ -417,6 +422,7 @@ def plan(
         people=subjects,
         aus_from=None if aus_from is None else Path(aus_from),
         exclude=exclude_subjects,
+        examination=None if faces is None or subjects else examine_to_plan(Path(faces), face_limits),
     ).write(Path(out))
 
 
@@ -449,7 +455,9 @@ def generate(
         settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
             ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
             ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
-            that also lie loose), ``video`` ("gif", "mp4"), ``landmarker``, and ``until_accepted`` with ``keep`` and
+            that also lie loose), ``video`` ("gif", "mp4"), ``landmarker``, ``face`` ("largest", "all" or a number from
+            1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
+            pictures that were left out), and ``until_accepted`` with ``keep`` and
             ``attempts``: clips that fail a check are drawn again.
 
     Returns:
@@ -458,7 +466,7 @@ def generate(
 
     Raises:
         ConfigError: an argument out of range or without effect.
-        NoFaceError, UnreadableImageError: a face cannot be used (it is named).
+        NoFaceError, UnreadableImageError: no picture can be used (all reasons are named).
         LeakError: the pictures are frames of a database, whose subjects would go unnamed.
         RunFolderError: ``out`` holds another run.
 
@@ -563,6 +571,7 @@ def measure(
     from mesynth.metrics.measure import measure_all
     from mesynth.metrics.page import write_page
     from mesynth.metrics.report import corpus_names
+    from mesynth.store.digests import enter_files
     from mesynth.store.manifest import Manifest
     from mesynth.store.run_folder import only_writer
     from mesynth.store.stage import Interrupted
@@ -602,7 +611,7 @@ def measure(
         except KeyboardInterrupt:
             raise Interrupted("interrupted; the same command measures anew") from None
         found.write(out)
-        write_page(found, out, command=command)
+        enter_files(out, [write_page(found, out, command=command)])
     return found
 
 

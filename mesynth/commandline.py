@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -143,12 +144,6 @@ class MistakeGroup(click.Group):
     Commands answer ``--help`` without running, so heavy imports belong inside them.
     """
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if callable(change := getattr(stream, "reconfigure", None)):
-                change(errors="backslashreplace")  # a name that a terminal or a pipe cannot show stops nothing
-        return super().main(*args, **kwargs)
-
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -156,6 +151,23 @@ class MistakeGroup(click.Group):
             raise
         except (Exception, KeyboardInterrupt) as error:
             translate(error)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """As click's; what this project warns of is one line on stderr, without the line of code it comes from."""
+        for stream in (sys.stdout, sys.stderr):
+            if callable(change := getattr(stream, "reconfigure", None)):
+                change(errors="backslashreplace")  # a name that a terminal or a pipe cannot show stops nothing
+        with warnings.catch_warnings():
+            shown = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+                if category.__module__.partition(".")[0] in ("mesynth", "recognizer"):
+                    click.echo(f"Warning: {message}", err=True)
+                else:
+                    shown(message, category, *where, **more)
+
+            warnings.showwarning = show
+            return super().main(*args, **options)
 
 
 class Verb(click.Command):

@@ -150,7 +150,7 @@ def _completed(
     if folder is not None:
         texts = {"ablation.html": ablation_page.page(result), "report.md": report.ablation_markdown(result)}
         table = predictions.join([r.table for r in results])
-        write_result(folder, result, table, config_yaml(config, synthetic=True), texts)
+        write_result(folder, result, table, config_yaml(config, synthetic=True), texts, without=[PARTS])
         if not isinstance(real_source, FlowSet):
             ledger.record(real_source, result.config_hash, {"model": "+".join(config.models), "cells": len(cells)})
         shutil.rmtree(folder / PARTS)

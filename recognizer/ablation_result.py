@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from mesynth.core.errors import RunFolderError
 from mesynth.core.statistics import Comparison, Interval, bootstrap_counts, compare_counts, holm, subject_counts
-from mesynth.store.run_folder import write_bytes, write_text
+from mesynth.store import digests
+from mesynth.store.run_folder import write_bytes, write_last, write_text
 from recognizer import results as predictions
 from recognizer.cells import NONE, Cell, CellResult, baseline_of
 from recognizer.config import AblationConfig
@@ -211,9 +212,15 @@ def _by_fold(pooled: Mapping[Condition, _Predictions], config: AblationConfig) -
 
 
 def write_result(
-    folder: Path, result: AblationResult, table: pa.Table, config_text: str, texts: Mapping[str, str]
+    folder: Path,
+    result: AblationResult,
+    table: pa.Table,
+    config_text: str,
+    texts: Mapping[str, str],
+    *,
+    without: Collection[str] = (),
 ) -> None:
-    """All files; ``result.json`` last: with it the ablation is finished."""
+    """All files; ``result.json`` last: with it the ablation is finished. ``without``: what is not part of it."""
     predictions.write_table(table, folder / PREDICTIONS)
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(result.rows)), buffer)
@@ -223,13 +230,14 @@ def write_result(
     write_text(folder / CONFIG, config_text)
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_text(folder / RESULT, json.dumps(result.to_dict(), indent=1))
+    write_last(folder / RESULT, json.dumps(result.to_dict(), indent=1).encode(), without=without)
 
 
 def read_result(folder: Path) -> AblationResult:
     """Raises RunFolderError when the files are damaged."""
     try:
         found = json.loads((folder / RESULT).read_text())
+        digests.check(folder, [RESULT, CURVE, CONFIG, PREDICTIONS, f"{LONG}.parquet", f"{LONG}.jsonl"])
         return AblationResult(
             rows=tuple(found["rows"]),
             summary=tuple(_summary(s) for s in found["summary"]),
@@ -240,7 +248,9 @@ def read_result(folder: Path) -> AblationResult:
             notes=tuple(found.get("notes", ())),
             **{name: found[name] for name in _PLAIN},
         )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
+    except digests.DigestError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, RecursionError):
         raise RunFolderError(f"{folder} holds a damaged result; remove {folder / RESULT}") from None
 
 

@@ -258,6 +258,7 @@ def predict(
         return
     if fps is not None or interval or landmarker != "auto":
         raise ConfigError("--fps, --interval and --landmarker have no effect on prepared clips; they go with --video")
+    from mesynth.store.digests import seal
     from mesynth.store.run_folder import claim_folder, only_writer
     from recognizer.results import write_table
     from recognizer.trained import Recognizer
@@ -272,6 +273,7 @@ def predict(
         bar = by_step(bars)
         result = run(recognizer, clips, progress=bar)
         write_table(result.table, out / "predictions.parquet")
+        seal(out)
     facts = result.to_dict() | {"out": str(out)}
     if as_json:
         echo_json(facts)

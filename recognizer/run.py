@@ -22,10 +22,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from mesynth.core.errors import ConfigError, RunFolderError
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.core.process import launched
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_text
 from mesynth.store.weights import join_tensors
 from recognizer import results, training
 from recognizer import sources as ledger
@@ -205,7 +206,7 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
         join_tensors(blocks, folder / WEIGHTS, _weights_facts(mixtures, config, run.pretrained.subjects))
         log = log_text(outcome.table, config.data.classes, result.metrics, result.per_database)
         write_text(folder / MEGC_LOG, log)
-        write_text(folder / RESULT, json.dumps(result.to_dict(), indent=1))
+        write_last(folder / RESULT, json.dumps(result.to_dict(), indent=1).encode(), without=[PARTS])
         ledger.record(run.manifests, run.key, {"model": config.model, "uf1": round(result.uf1.value, 4)})
         _remove_blocks(folder)
     return result
@@ -268,6 +269,7 @@ def _weights_facts(mixtures: Sequence[Mixture], config: RunConfig, before: froze
 def _finished(folder: Path, config: RunConfig) -> LosoResult:
     try:
         found = json.loads((folder / RESULT).read_text())
+        digests.check(folder, [RESULT, PREDICTIONS, CONFIG])
         table = results.read_table(folder / PREDICTIONS)
         plain = ("protocol", "model", "left_out", "n_parameters", "tried", "oracle", "seconds", "config")
         return LosoResult(
@@ -278,7 +280,9 @@ def _finished(folder: Path, config: RunConfig) -> LosoResult:
             notes=tuple(found.get("notes", ())),
             **figures(table, config.data.classes),
         )
-    except (OSError, KeyError, json.JSONDecodeError):
+    except MesynthError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, RecursionError):
         raise RunFolderError(f"{folder} holds a damaged result; remove {os.path.join(folder, RESULT)}") from None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
+from mesynth.store.digests import LEDGER
 from mesynth.store.families import has_property
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE
@@ -121,7 +122,7 @@ def flow_notes(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifes
 # ------------------------------------------------------------------- ledger
 
 
-FILE_NAME = "recognizer-ledger.jsonl"
+FILE_NAME = LEDGER
 
 
 def tried_before(manifests: Sequence[Manifest], identity: str) -> int:

@@ -23,8 +23,9 @@ from torch.func import functional_call
 from mesynth.config import read_yaml
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
 from mesynth.core.types import N_AUS
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
+from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import FLOW, FlowSet, Inputs
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
@@ -114,6 +115,7 @@ class Preparation:
 
 def _prepare_run(manifest: Manifest) -> dict[str, Any]:
     """The configuration that ``mesynth prepare`` left beside a manifest; empty where something else made it."""
+    digests.check(manifest.root, [RUN_FILE], partly=True)
     run = run_record(manifest)
     return run if run.get("stage") == "prepare" else {}
 
@@ -325,7 +327,7 @@ def _trained(
     write_text(folder / CONFIG, config_yaml(config, synthetic=made is not None))
     write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen))
     tensors = {name: value.contiguous() for name, value in trained.tensors().items()}
-    write_bytes(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
+    write_last(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
     return Recognizer(config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, aus=aus)
 
 

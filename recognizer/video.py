@@ -26,7 +26,7 @@ from mesynth.preprocess.landmarks import Landmarker, resolve_landmarker
 from mesynth.preprocess.prepare import landmarker_identity, landmarker_of, prepare, thin
 from mesynth.preprocess.spot_intervals import IntervalConfig
 from mesynth.store.manifest import Manifest, Provenance, Row
-from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last
 from mesynth.store.shards import read_flow, read_frames
 from mesynth.store.stage import read_notes, read_skipped
 from mesynth.store.videos import read_pictures
@@ -232,8 +232,8 @@ def predict_video(
         result = VideoPrediction(facts=facts, table=table_of(classified, model.config.data.classes))
         picture = _picture(model, recording, found, clips, classified)
         write_table(result.table, out / PREDICTIONS)
-        write_text(out / INTERVALS, json.dumps(facts, indent=1, allow_nan=False) + "\n")
         write_bytes(out / TIMELINE, picture)
+        write_last(out / INTERVALS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
     return result
 
 

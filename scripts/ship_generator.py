@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mesynth.core.errors import MesynthError
+from mesynth.store.digests import seal
 from mesynth.store.generator_folder import CARD, SHIPPED, read_facts
 from mesynth.training.config import load_recipe
 from mesynth.training.initial import open_initial
@@ -57,6 +58,7 @@ def main() -> None:
     commands = [f"mesynth train {options.recipe} --out runs/{options.recipe.stem}", *options.after]
     with open(target / CARD, "a") as card:
         card.write(_section(mine[0], result, commands))
+    seal(target)
     print(f"{target}: {size:,} bytes")
 
 

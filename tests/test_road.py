@@ -32,16 +32,16 @@ def _json(program: str, *args: object) -> Any:
 def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Database, prepared database, faces, corpus, and the corpus with estimated flow."""
     out = tmp_path_factory.mktemp("road")
-    _run("mesynth", "render", "--subjects", 4, "--clips", 4, "--size", 160, "--out", out / "database")
+    _run("mesynth", "render", "--subjects", 4, "--clips", 3, "--size", 160, "--out", out / "database")
     prepared = _json("mesynth", "prepare", "casme2", "--root", out / "database", "--out", out / "real")
-    assert prepared["clips"] == 16
+    assert prepared["clips"] == 12
     assert prepared["subjects"] == 4
     _run("mesynth", "render", "--layout", "faces", "--subjects", 3, "--out", out / "faces")
     made = _json(
-        "mesynth", "generate", "--faces", out / "faces", "--emotion", "negative,positive,surprise", "--count", 24,
+        "mesynth", "generate", "--faces", out / "faces", "--emotion", "negative,positive,surprise", "--count", 18,
         "--fps", 60, "--noise", 1.5, "--head-motion", 1, "--blink", 0.3, "--style", 1, "--out", out / "corpus",
     )  # fmt: skip
-    assert made["classes"] == {"negative": 8, "positive": 8, "surprise": 8}
+    assert made["classes"] == {"negative": 6, "positive": 6, "surprise": 6}
     _run(
         "mesynth", "prepare", "corpus", "--root", out / "corpus", "--landmarker", "stored", "--out", out / "corpus-tvl1"
     )  # fmt: skip
@@ -57,7 +57,7 @@ def test_the_loader_reads_what_render_wrote(road: Path) -> None:
 
 def test_measures(road: Path) -> None:
     report = _json(
-        "mesynth", "measure", "--real", road / "real", "--synthetic", road / "corpus", "--clips", 12, "--out",
+        "mesynth", "measure", "--real", road / "real", "--synthetic", road / "corpus", "--clips", 8, "--out",
         road / "quality",
     )  # fmt: skip
     rows = {row["name"]: row for row in report["rows"]}

@@ -7,6 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,12 @@ def scene() -> Scene:
     return Scene(TINY)
 
 
+@pytest.fixture(scope="module")
+def drawn(scene: Scene) -> Callable[[str], Page]:
+    """A step's page of the scene, drawn once."""
+    return cache(lambda step: draw(step, scene))
+
+
 def commands(text: str, program: str) -> list[list[str]]:
     """The words after ``program`` of every line of a code block, and of every inline command with options."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -71,8 +79,8 @@ def pixels(page: Page) -> np.ndarray:
 
 
 @pytest.mark.parametrize("step", list(STEPS))
-def test_a_step_draws_a_page(step: str, scene: Scene) -> None:
-    page = draw(step, scene)
+def test_a_step_draws_a_page(step: str, drawn: Callable[[str], Page]) -> None:
+    page = drawn(step)
     data = page.png()
     picture = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     assert picture.shape == (page.height, WIDTH, 3)
@@ -83,19 +91,19 @@ def test_a_step_draws_a_page(step: str, scene: Scene) -> None:
     assert page.clashes() == []
 
 
-def test_a_scene_made_anew_gives_the_same_pixels(scene: Scene) -> None:
+def test_a_scene_made_anew_gives_the_same_pixels(drawn: Callable[[str], Page]) -> None:
     """Whatever was drawn before, and in whatever order."""
     again = Scene(TINY)
     for step in reversed(STEPS):
-        assert np.array_equal(pixels(draw(step, again)), pixels(draw(step, scene))), step
+        assert np.array_equal(pixels(draw(step, again)), pixels(drawn(step))), step
 
 
 @pytest.mark.parametrize(("step", "mode"), [("spot", "RGB"), ("regions", "P")])
-def test_the_same_bytes_twice(step: str, mode: str, scene: Scene, tmp_path: Path) -> None:
+def test_the_same_bytes_twice(step: str, mode: str, drawn: Callable[[str], Page], tmp_path: Path) -> None:
     """In all colours, and in a palette."""
     (file,) = write_pictures(tmp_path, [step], TINY)
     assert file == tmp_path / f"{step}.png"
-    assert file.read_bytes() == draw(step, scene).png()
+    assert file.read_bytes() == drawn(step).png()
     assert Image.open(file).mode == mode
 
 

@@ -29,7 +29,7 @@ from mesynth.generators.registry import Model, configured, option_text
 from mesynth.metrics.networks.judge import AUJudge
 from mesynth.store.families import makes_frames
 from mesynth.store.generator_folder import save_with_gains
-from mesynth.store.run_folder import only_maker, write_text
+from mesynth.store.run_folder import only_maker, write_listed
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
 
 if TYPE_CHECKING:
@@ -259,7 +259,8 @@ def _calibrate(
         options=option_text(model.options), settings=asdict(config) | {"judge": judge.meta.weights_sha256},
     )  # fmt: skip
     save_with_gains(source, out, new, card(made), made.people)
-    write_text(out / RECORD, json.dumps(asdict(made) | {"gains": new}, indent=1, allow_nan=False) + "\n")
+    record = json.dumps(asdict(made) | {"gains": new}, indent=1, allow_nan=False) + "\n"
+    write_listed(out, {RECORD: record.encode()})
     return made
 
 

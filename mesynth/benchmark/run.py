@@ -33,7 +33,7 @@ from mesynth.benchmark.result import Result, Standing, sheet
 from mesynth.core.errors import LeakError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.metrics.control import SOURCE_NOTE
-from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_text
 from mesynth.store.shards import png_bytes
 
 Progress = Callable[[int, int], None]
@@ -96,9 +96,9 @@ def _compared(
         standings.append(_standing(candidate, answered, tools, person, config))
     settings = dataclasses.asdict(config) | tools.names | {"threads": 1, "cores": os.cpu_count()}
     result = Result(standings=tuple(standings), settings=settings, notes=(ABOUT, SOURCE_NOTE, *tools.notes))
-    write_text(out / "compare.json", result.to_json())
     write_text(out / "compare.csv", result.to_csv())
     write_bytes(out / "sheet.png", png_bytes(sheet(everyone, person, config.codes, config.seed)))
+    write_last(out / "compare.json", result.to_json().encode())
     return result
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mesynth.cli.options import EXCLUDE, OUT, SETTINGS, subject_keys, summary
+from mesynth.cli.options import EXCLUDE, FACE_LIMITS, OUT, SETTINGS, subject_keys, summary
 from mesynth.commandline import (
     Verb,
+    by_step,
     dry_run_option,
     echo_json,
     json_option,
@@ -38,6 +40,7 @@ Examples:
 @SETTINGS
 @click.option("--faces", type=click.Path(path_type=Path), help="A picture, a folder of pictures, or a manifest.")
 @click.option("--subjects", default=0, help="Instead of --faces, for flow images: this many people without pictures.")
+@FACE_LIMITS
 @click.option("--aus-from", type=click.Path(path_type=Path), help="Prepared manifest whose coded AUs sources read.")
 @EXCLUDE
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for the plan.")
@@ -49,6 +52,7 @@ def plan(
     settings: tuple[str, ...],
     faces: Path | None,
     subjects: int,
+    face_limits: str,
     aus_from: Path | None,
     exclude_subjects: str,
     out: Path | None,
@@ -62,17 +66,29 @@ def plan(
     from mesynth.config import find_recipe
     from mesynth.core.errors import ConfigError
     from mesynth.corpus.design import load_design
+    from mesynth.corpus.faces import SHEET, SKIPPED_FACES, examine_to_plan, in_short
     from mesynth.corpus.planning import draft_plan
 
     if out is None and not dry_run:
         raise ConfigError("give --out for the plan's folder, or --dry-run to see what it comes to")
+    wanted = load_design(find_recipe(design), settings)
+    if face_limits and faces is None:
+        raise ConfigError("--face-limits has no effect without --faces; leave it out")
+    examination = None
+    if faces is not None and not subjects:
+        with progress_bars() as bar:
+            examination = examine_to_plan(faces, face_limits, bar("look at faces"))
     draft = draft_plan(
-        load_design(find_recipe(design), settings),
+        wanted,
         faces=faces,
         people=subjects,
         aus_from=aus_from,
         exclude=subject_keys(exclude_subjects),
+        examination=examination,
     )
+    if examination is not None and examination.left_out:
+        where = "" if dry_run or out is None else f"; {out / SKIPPED_FACES} says why, {out / SHEET} shows them"
+        click.echo(f"Warning: {in_short(examination.reasons)}{where}", err=True)
     with progress_bars() as bar:
         summary = draft.summary(bar("rows drawn"))
     if not as_json:
@@ -243,26 +259,40 @@ def card(
     show_result({"card": str(written), "croissant": str(metadata), "clips": facts.clips}, as_json)
 
 
-@click.command(epilog="Example: mesynth verify corpus --json")
-@_CORPUS
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth verify corpus --json
+  mesynth verify runs/motion/generator
+  mesynth verify corpus --seal"""
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seal", is_flag=True, help="First list the files as they are: of old folders, or after a change meant.")
 @json_option
-def verify(corpus: Path, as_json: bool) -> None:
-    """Check every hash, count, picture, array and provenance of CORPUS.
+def verify(folder: Path, seal: bool, as_json: bool) -> None:
+    """Check every file of FOLDER, any that mesynth or recognizer wrote, against its digest list SHA256SUMS; of a corpus
+    also every count, picture, array and provenance.
 
-    Exit code 2 and one line that names the first problem where something is wrong; all problems are on stdout.
+    Exit code 2 and one line that names the first problem where something is wrong; all problems are on stdout. Files
+    that somebody put there later are named on stderr.
     """
-    from mesynth.corpus.verify import require_clean
+    from mesynth.corpus.verify import require_clean, seal_again
     from mesynth.corpus.verify import verify as run
 
-    with progress_bars() as bar:
-        verdict = run(corpus, progress=bar("clips"))
+    if seal:
+        click.echo(f"listed as they are: {seal_again(folder)} files of {folder}", err=True)
+    with progress_bars() as bars:
+        report = by_step(bars)
+        verdict = run(folder, progress=partial(report, "clips"), files=partial(report, "files"))
+    for note in verdict.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         echo_json(verdict.to_dict())
     else:
         for problem in verdict.problems:
             click.echo(str(problem))
         if verdict.clean:
-            show_result(
-                {"clips": verdict.clips, "frames": verdict.frames, "files": verdict.files, "problems": 0}, False
-            )
+            counts = {"clips": verdict.clips, "frames": verdict.frames} if verdict.clips else {}
+            kind = {"kind": verdict.kind} if verdict.kind else {}
+            show_result(kind | counts | {"files": verdict.files, "problems": 0}, False)
     require_clean(verdict)

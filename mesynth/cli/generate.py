@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
+from mesynth.cli.options import FACE_LIMITS, OUT, SEED, WORKERS, landmarker_options, summary
 from mesynth.commandline import Verb, dry_run_option, json_option, progress_bars, show_result
 
 if TYPE_CHECKING:
@@ -148,6 +148,13 @@ Examples:
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
 @until_options
+@click.option(
+    "--face",
+    default="largest",
+    show_default=True,
+    help="Of several faces in a picture: largest, all (each a subject), or which, counted from 1 at image left.",
+)
+@FACE_LIMITS
 @landmarker_options
 @SEED
 @OUT
@@ -181,6 +188,8 @@ def generate(
     for speed in speeds:
         speed.write(out)
         click.echo(speed.text(), err=True)
+    for warning in made.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     show_result(summary(made.manifest, out) | made.shown, as_json)
     if made.missing:
         click.echo(f"Warning: {made.missing}", err=True)

@@ -15,6 +15,12 @@ SETTINGS = click.argument("settings", nargs=-1, metavar="[key=value]...")
 EXCLUDE = click.option(
     "--exclude-subjects", default="", help="Held-out subjects, who must not be seen: casme2/sub01,samm/006."
 )
+FACE_LIMITS = click.option(
+    "--face-limits",
+    default="",
+    help='What a face has to keep: "yaw=40,expression=off", names and usual values: size=60 (pixels), roll=45, yaw=25, '
+    "pitch=25 (degrees), outside=0.1, eyes=0.15, mouth=0.15, expression=0.5, visible=0.35.",
+)
 SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
 
 

@@ -117,6 +117,10 @@ Examples:
 @click.option("--check", "check_only", is_flag=True, help="Say whether the copy is complete; write nothing.")
 @click.option("--skip-bad", is_flag=True, help="Go on without clips that cannot be used; skipped.csv lists them.")
 @click.option("--size", default=CROP_SIZE, show_default=True, help="Crop width and height in pixels.")
+@click.option(
+    "--face", default="largest", show_default=True,
+    help="Of several faces on an onset: largest, or which, counted from 1 at image left.",
+)  # fmt: skip
 @click.option("--crop", type=click.Choice(CROPS), default="similarity", show_default=True, help="One per clip.")
 @click.option(
     "--stabilise", type=click.Choice(STABILISERS), default="none", show_default=True,

@@ -37,6 +37,22 @@ def stop_requested() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def counted(things: Iterable[Thing], total: int, progress: Callable[[int, int], None] | None) -> Iterator[Thing]:
+    """``things``, of which ``progress`` is told (done, ``total``) before the first and after each.
+
+    >>> list(counted("ab", 2, lambda done, total: print(f"{done} of {total}")))
+    0 of 2
+    1 of 2
+    2 of 2
+    ['a', 'b']
+    """
+    report = progress or (lambda done, total: None)
+    report(0, total)
+    for done, thing in enumerate(things, 1):
+        yield thing
+        report(done, total)
+
+
 # ---------------------------------------------------------------- launchers
 
 
@@ -87,22 +103,6 @@ def _told(given: Mapping[str, str], names: tuple[str, ...]) -> int | None:
             except ValueError:
                 raise ConfigError(f"{name}={text} is no number of a launcher; unset it, or use torchrun") from None
     return None
-
-
-def counted(things: Iterable[Thing], total: int, progress: Callable[[int, int], None] | None) -> Iterator[Thing]:
-    """``things``, of which ``progress`` is told (done, ``total``) before the first and after each.
-
-    >>> list(counted("ab", 2, lambda done, total: print(f"{done} of {total}")))
-    0 of 2
-    1 of 2
-    2 of 2
-    ['a', 'b']
-    """
-    report = progress or (lambda done, total: None)
-    report(0, total)
-    for done, thing in enumerate(things, 1):
-        yield thing
-        report(done, total)
 
 
 # ---------------------------------------------------------------- stopwatch

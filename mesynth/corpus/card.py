@@ -18,8 +18,9 @@ import yaml
 from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.run_folder import write_text
+from mesynth.store.run_folder import write_beside
 from mesynth.store.stage import read_skipped
 
 CARD_FILE = "README.md"
@@ -41,7 +42,7 @@ _MADE = (
     "generator's weights. Seed, action units and temporal profile of each clip are in its provenance."
 )
 _FILES = (
-    "Files: `manifest.parquet` (a row a clip), `*.tar` (frames, flow, landmarks). `mesynth verify` checks every hash; "
+    "Files: `manifest.parquet` (a row a clip), `*.tar` (frames, flow, landmarks). `mesynth verify` checks every file; "
     "`mesynth export` writes other forms."
 )
 _USE = """\
@@ -168,7 +169,7 @@ def write_card(
     target = target or manifest.root / CARD_FILE
     if target.is_file() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
         raise RunFolderError(f"{target} was not written by mesynth card; move it away or give another --out")
-    write_text(target, card_text(facts or corpus_facts(manifest), config))
+    write_beside(target, card_text(facts or corpus_facts(manifest), config).encode())
     return target
 
 
@@ -198,7 +199,10 @@ def read_quality(manifest: Manifest, folder: Path | None = None) -> dict[str, An
     try:
         report = json.loads(file.read_text())
         measured = report["corpora"]["synthetic"]["hash"]
-    except (ValueError, KeyError, TypeError):
+        digests.check(place, [_REPORT], promised=report.pop(digests.KEY, "") == digests.LIST)
+    except digests.DigestError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise MesynthError(f"{file} is no report of `mesynth measure`; measure the corpus again") from None
     if not manifest.hash().startswith(measured):
         raise MesynthError(f"{file} measures another corpus (hash {measured[:12]}); measure this one")

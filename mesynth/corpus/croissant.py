@@ -15,7 +15,7 @@ from mesynth import __version__
 from mesynth.core.process import counted
 from mesynth.corpus.card import CardConfig, CorpusFacts, licence_id
 from mesynth.store.manifest import FILE_NAME, SCHEMA, Manifest
-from mesynth.store.run_folder import write_text
+from mesynth.store.run_folder import write_beside
 from mesynth.store.stage import Progress
 
 CROISSANT_FILE = "croissant.json"
@@ -70,7 +70,7 @@ def write_croissant(
     """
     folder = folder or manifest.root
     record = croissant(manifest, facts, folder, config, progress=progress)
-    write_text(folder / CROISSANT_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_beside(folder / CROISSANT_FILE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
     return folder / CROISSANT_FILE
 
 

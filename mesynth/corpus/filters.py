@@ -28,7 +28,7 @@ from mesynth.metrics.identity import different_people, distances
 from mesynth.metrics.networks import Networks
 from mesynth.metrics.networks.judge import visible_aus
 from mesynth.motion.warp import backward_flow, warp_backward
-from mesynth.store.manifest import FILE_NAME, Manifest, Row
+from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.shards import read_flow
 from mesynth.store.stage import Progress
@@ -267,7 +267,7 @@ def filter_corpus(
         assert set(source.column("clip_id")[~keep]) == {r.clip_id for r in rejected}
         write_text(out / REJECTED_FILE, rejected_csv(rejected))
         kept = Manifest.join([source.filter(keep)], out)
-        kept.write(out)
+        write_tables(out, lambda: [kept.table], kept.meta, finishes=())
     return Manifest.read(out / FILE_NAME), rejected
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,7 +15,15 @@ from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import part
 from mesynth.core.types import Flow, Sample
-from mesynth.corpus.faces import FaceSource, face_landmarker, find_faces, margin, prepare_faces
+from mesynth.corpus.faces import (
+    Examination,
+    FaceSource,
+    choose_faces,
+    examine_planned,
+    face_landmarker,
+    margin,
+    prepare_faces,
+)
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
 from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.previews import loose_files
@@ -24,6 +32,8 @@ from mesynth.generators.base import Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
+from mesynth.preprocess.config import LARGEST
+from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.shards import read_frames, read_landmarks
 from mesynth.store.stage import Jobs, Produced, Progress
@@ -106,7 +116,7 @@ class GenerateWorker:
             subject=face.subject,
             clip=clip,
             **plan.columns(plan.aus, self.size, sample.clip.apex),
-            warnings=warnings,
+            warnings=(*face.warnings, *warnings),
             provenance=Provenance(
                 database=face.database,
                 subject=face.subject,
@@ -155,20 +165,27 @@ def generate(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
+    face: str = LARGEST,
+    face_limits: FaceLimits | None = None,
     **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
-    ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted one; the same
-    seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.throughput.Pace`: workers, progress, report).
+    ``face``, ``face_limits``: see :func:`mesynth.corpus.faces.choose_faces`; ``out/faces/skipped.csv`` lists what was
+    left out. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted
+    one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.throughput.Pace`: workers, progress,
+    report).
 
     Raises:
-        NoFaceError, UnreadableImageError, DatasetLayoutError: a face cannot be used (it is named).
+        NoFaceError, UnreadableImageError, DatasetLayoutError: no face can be used (all reasons are named).
         RunFolderError: ``out`` holds another run.
         PipelineError: ``model`` is no saved generator.
         MesynthError: a request or an option that the model is known to refuse.
     """
-    run = face_run(config, faces, model=model, preview=preview, landmarker=landmarker)
+    run = face_run(
+        config, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
+        progress=pace.get("progress"),
+    )  # fmt: skip
     return run_plan(run, out, **pace)
 
 
@@ -190,7 +207,7 @@ def generate_plan(
         ManifestError: a planned face is missing or another one now.
         MesynthError: what :func:`generate` refuses; a row that the model is known to refuse (it is named).
     """
-    run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker)
+    run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker, progress=pace.get("progress"))
     return run_plan(run, out, **pace)
 
 
@@ -224,6 +241,8 @@ class FaceRun:
     landmarker: str
     planned: dict[str, Any]
     """Tells the plan from others."""
+    examination: Examination | None = None
+    """How the faces were chosen, where they were not chosen before."""
 
     bars = ("faces", "clips")
 
@@ -239,8 +258,9 @@ class FaceRun:
 
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
         prepare_faces(
-            self.sources, out / "faces", self.size, landmarker=self.landmarker, workers=workers, progress=progress
-        )
+            self.sources, out / "faces", self.size, landmarker=self.landmarker, workers=workers, progress=progress,
+            examination=self.examination,
+        )  # fmt: skip
         write_plan(self.rows, out)
 
     def jobs(self, rows: Jobs) -> Jobs:
@@ -257,15 +277,26 @@ def face_run(
     model: str,
     preview: Preview,
     landmarker: str,
+    face: str = LARGEST,
+    face_limits: FaceLimits | None = None,
+    progress: Callable[[str], Progress] | None = None,
 ) -> FaceRun:
     """See :func:`generate` and :func:`generate_plan`; raises as they do, and nothing is written."""
     if isinstance(rows, StoredPlan):
         assert faces is None or isinstance(faces, (str, Path)), "a stored plan knows its faces"
         chosen, sources = choose_for_rows(model, rows), rows.find(faces)
-        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, {"stored_plan": rows.hash})
+        bar = progress("look at faces") if progress else None
+        planned_faces = examine_planned(sources, rows.faces_folder(faces), landmarker, bar)
+        planned: dict[str, Any] = {"stored_plan": rows.hash}
+        sources = sources if planned_faces is None else planned_faces.taken
+        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, planned, planned_faces)
     if faces is None:
         raise ConfigError("give faces a picture, a folder of pictures or a manifest; or a stored plan")
     chosen = choose(model, rows)
-    sources = find_faces(Path(faces)) if isinstance(faces, (str, Path)) else list(faces)
+    examination: Examination | None = None
+    if isinstance(faces, (str, Path)):
+        bar = progress("look at faces") if progress else None
+        examination = choose_faces(Path(faces), face=face, limits=face_limits, landmarker=landmarker, progress=bar)
+    sources = list(faces) if examination is None else examination.taken  # type: ignore[arg-type]
     planned = {"plan": dataclasses.asdict(rows)}
-    return FaceRun(Plan(rows, len(sources)), chosen, sources, rows.size, preview, landmarker, planned)
+    return FaceRun(Plan(rows, len(sources)), chosen, sources, rows.size, preview, landmarker, planned, examination)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ class Generation:
     preview: int = 8
     video: str = "gif"
     landmarker: str = "auto"
+    face: str = "largest"
+    face_limits: str = ""
     seed: int = 0
     until_accepted: bool = False
     keep: str = ""
@@ -79,13 +81,16 @@ class Generation:
         else:
             refuse(("keep", "attempts"), f"without {option('until_accepted')}")
         if self.kind == "flow":
-            refuse(("faces", "noise", "preview", "video", "landmarker", "download"), f"with {flow}")
+            refuse(
+                ("faces", "noise", "preview", "video", "landmarker", "download", "face", "face_limits"), f"with {flow}"
+            )
         else:
             refuse(("subjects", "nuisance"), f"without {flow}")
         if self.plan:
             refuse(_PLANNED, f"with {option('plan')}, whose rows say it")
             if self.kind == "clips":
                 refuse(("size",), f"with {option('plan')}, whose rows say it")
+                refuse(("face", "face_limits"), f"with {option('plan')}, whose faces are chosen")
         elif self.kind == "clips" and self.faces is None:
             names = option("faces"), option("plan")
             raise ConfigError(
@@ -157,11 +162,21 @@ class Generation:
         if self.until_accepted:
             from mesynth.corpus.rejection import generate_until_accepted
 
-            return _topped_up(generate_until_accepted(self._rows(), out, self.until, faces=self.faces, **common), out)
+            made = generate_until_accepted(
+                self._rows(), out, self.until, faces=self.faces, **common, **({} if self.plan else self._choice)
+            )
+            return _with_faces(_topped_up(made, out), out)
         if self.plan:
             return Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
         assert self.faces is not None
-        return Generated(generate(self.faces, self.config, out, **common))
+        return _with_faces(Generated(generate(self.faces, self.config, out, **common, **self._choice)), out)
+
+    @property
+    def _choice(self) -> dict[str, Any]:
+        """Which faces of ``faces``. Raises ConfigError for limits that cannot be."""
+        from mesynth.preprocess.face_quality import FaceLimits
+
+        return {"face": self.face, "face_limits": FaceLimits.parse(self.face_limits) if self.face_limits else None}
 
     @property
     def until(self) -> Acceptance:
@@ -227,6 +242,8 @@ class Generated:
     manifest: Manifest
     shown: dict[str, Any] = field(default_factory=dict)
     missing: str = ""
+    warnings: tuple[str, ...] = ()
+    """What was left out or decided, and where it is listed."""
 
 
 def _topped_up(made: AcceptedCorpus, out: Path) -> Generated:
@@ -237,3 +254,26 @@ def _topped_up(made: AcceptedCorpus, out: Path) -> Generated:
     rows = len(made.manifest) + never
     missing = f"{never} of {rows} rows were never accepted; {out / 'skipped.csv'} says why, {out} holds the others"
     return Generated(made.manifest, shown, missing)
+
+
+def _with_faces(made: Generated, out: Path) -> Generated:
+    """With what became of the pictures: how many were left out and why, and what was decided about those taken."""
+    from mesynth.corpus.faces import SHEET, SKIPPED_FACES, in_short, skipped_faces
+    from mesynth.store.manifest import Manifest
+
+    folder = out / "faces"
+    faces = Manifest.read(folder)
+    said = [f"{row.subject_key}: {text}" for row in faces for text in row.warnings]
+    more = [f"{len(said) - _SAID} more are listed in {folder / 'measured.csv'}"] if len(said) > _SAID else []
+    warnings = [*said[:_SAID], *more]
+    shown = dict(made.shown)
+    if left := skipped_faces(folder):
+        shown |= {"faces": len(faces), "left out": len(left)}
+        warnings.append(
+            f"{in_short(left)}; {folder / SKIPPED_FACES} says why, {folder / SHEET} shows them; "
+            "--face-limits sets what a face has to keep"
+        )
+    return replace(made, shown=shown, warnings=tuple(warnings))
+
+
+_SAID = 8

@@ -7,6 +7,7 @@ streams, so a plan of 1,000 clips begins with the plan of 100 made by the same c
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -154,7 +155,7 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
     seconds = float(rng.uniform(*config.duration))
     return PlanRow(
         index=index,
-        face=_face_of(index, n_faces, len(config.emotions or config.au), config.seed),
+        face=face_of(index, n_faces, len(config.emotions or config.au), config.seed),
         emotion=emotion,
         intensity=tuple((float(left), float(right)) for left, right in vector.intensity),
         au_source=source,
@@ -166,11 +167,18 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
     )
 
 
-def _face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
-    """Every face once per round and emotion (or request), in an order of the round's own."""
-    turn = index // n_kinds
-    order = seeds.stream(seed, "faces", turn // n_faces * n_kinds + index % n_kinds).permutation(n_faces)
-    return int(order[turn % n_faces])
+def face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
+    """Row ``index``'s face: none is taken again before all were; and in every ``n_faces * n_kinds`` rows each face
+    meets each emotion (or request; the kind of a row is ``index % n_kinds``) exactly once.
+
+    A round of all faces keeps the order of its block, moved on by one whenever the kinds would fall on the same faces
+    again: with g the greatest common divisor of both numbers, that is every ``n_kinds / g`` rounds.
+    """
+    block, rest = divmod(index, n_faces * n_kinds)
+    turn, place = divmod(rest, n_faces)
+    moved = turn // (n_kinds // math.gcd(n_faces, n_kinds))
+    order = seeds.stream(seed, "faces", block).permutation(n_faces)
+    return int(order[(place + moved) % n_faces])
 
 
 def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:

@@ -29,6 +29,7 @@ from mesynth.core.types import N_AUS
 from mesynth.corpus.faces import FaceSource, find_faces
 from mesynth.corpus.plan import PlanRow
 from mesynth.motion.nuisance import Nuisance
+from mesynth.store import digests
 from mesynth.store.run_folder import require_name, temporary_beside
 
 ROWS_FILE, DESIGN_FILE, INFO_FILE = "plan.parquet", "design.yaml", "plan.json"
@@ -149,10 +150,13 @@ def write_plan_folder(
         plain = {name: value for name, value in info.items() if not name.endswith("_path")}
         digest.update(json.dumps({"faces": people, "design": design} | plain, sort_keys=True).encode())
         whole: dict[str, Any] = (
-            {"rows": n, "hash": digest.hexdigest(), "code_version": __version__} | info | {"faces": people}
+            {"rows": n, "hash": digest.hexdigest(), "code_version": __version__, digests.KEY: digests.LIST}
+            | info
+            | {"faces": people}
         )
         (temporary / DESIGN_FILE).write_text(yaml.safe_dump(design, sort_keys=False))
         (temporary / INFO_FILE).write_text(json.dumps(whole, indent=1) + "\n")
+        digests.seal(temporary)
         try:
             if out.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
@@ -197,11 +201,20 @@ class StoredPlan(Sequence["PlanRow"]):
             people = [(*map(type, face), len(face)) for face in info["faces"]]
             if not isinstance(info["hash"], str) or any(p != (str, str, str, int, list, 5) for p in people):
                 raise KeyError("faces")
+            digests.check(folder, [INFO_FILE, ROWS_FILE, DESIGN_FILE], promised=info.get(digests.KEY) == digests.LIST)
         except FileNotFoundError:
             raise ManifestError(f"{folder} holds no plan; make one with `mesynth plan`") from None
         except ManifestError:
             raise
-        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise ManifestError(f"{folder} holds a damaged plan ({' '.join(str(error).split())}); plan anew") from None
         return cls(folder, info, range(info["rows"]))
 
@@ -232,7 +245,7 @@ class StoredPlan(Sequence["PlanRow"]):
         wanted = self.faces
         if any(face.database == VIRTUAL for face in wanted):
             raise ManifestError(f"the plan {self.folder} is of people without pictures; use --kind flow")
-        folder = faces or self.folder / str(self.info.get("faces_path", ""))
+        folder = self.faces_folder(faces)
         here = {tuple(source.identity): source for source in find_faces(folder)}
         for face in wanted:
             if face.identity not in here:
@@ -241,6 +254,10 @@ class StoredPlan(Sequence["PlanRow"]):
                     "give the folder it was planned from as --faces, or plan anew"
                 )
         return [here[face.identity] for face in wanted]
+
+    def faces_folder(self, faces: Path | None = None) -> Path:
+        """Where the faces are: ``faces``, or where they were when the plan was made."""
+        return faces or self.folder / str(self.info.get("faces_path", ""))
 
     def __len__(self) -> int:
         return len(self._part)

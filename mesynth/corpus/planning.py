@@ -20,8 +20,8 @@ from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_
 from mesynth.core.types import AUVector
 from mesynth.corpus.au_sources import AUSource, SampledAUs, make_sources
 from mesynth.corpus.design import MAX_ROWS, AUDesign, Design, Intensity, parse_intensity
-from mesynth.corpus.faces import find_faces
-from mesynth.corpus.plan import PlanRow
+from mesynth.corpus.faces import Examination, find_faces
+from mesynth.corpus.plan import PlanRow, face_of
 from mesynth.corpus.plan_file import (
     PlanFace,
     StoredPlan,
@@ -33,6 +33,7 @@ from mesynth.corpus.plan_file import (
 )
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import WARP_LIMIT
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 from mesynth.store.stage import Progress
 
@@ -92,11 +93,13 @@ class Planner:
                     yield emotion, name, cell, face
 
     def _balanced(self) -> Iterator[tuple[str, str, DesignCell, int]]:
-        """Emotions by their shares; in each, sources, cells and faces once a round, in an order of the round's own."""
+        """Emotions by their shares; in each, sources and cells once a round, in an order of the round's own. No face
+        is taken again before all were."""
         emotions, names = self.design.emotions, list(self.sources)
         weights = np.array(self.design.weights)
         made = np.zeros(len(emotions), np.int64)
         rounds = _PermutedBlocks(self.design.seed)
+        faces = _Faces(self.n_faces, len(emotions), self.design.seed, in_turn=bool(np.ptp(weights) < 1e-9))
         for index in range(self.design.rows.count):
             # The emotion that lags most behind its share; ties go to the first.
             c = int(np.argmax(np.round(weights * (index + 1) - made, 9)))
@@ -105,7 +108,7 @@ class Planner:
             name = names[rounds.take(f"source/{c}", turn, len(names))]
             cells = self.cells[emotions[c], name]
             cell = cells[rounds.take(f"cell/{c}/{name}", turn // len(names), len(cells))]
-            yield emotions[c], name, cell, rounds.take(f"face/{c}", turn, self.n_faces)
+            yield emotions[c], name, cell, faces.take(index, c)
 
     def _row(self, index: int, emotion: str, name: str, cell: DesignCell, face: int) -> PlanRow:
         design = self.design
@@ -145,6 +148,27 @@ class _PermutedBlocks:
             order = seeds.stream(self._seed, f"round/{name}", number).permutation(n)
             self._orders[name] = (number, order)
         return int(self._orders[name][1][turn % n])
+
+
+class _Faces:
+    """Faces, none of them again before all were; each meets the emotions as evenly as their shares allow."""
+
+    def __init__(self, n_faces: int, n_emotions: int, seed: int, *, in_turn: bool) -> None:
+        """``in_turn``: the emotions have equal shares, and so come in turn; then it is exactly even."""
+        self.n_faces, self.n_emotions, self.seed, self.in_turn = n_faces, n_emotions, seed, in_turn
+        self._met = np.zeros((n_emotions, n_faces), np.int64)
+        self._left: list[int] = []
+
+    def take(self, index: int, emotion: int) -> int:
+        """The face of row ``index``; rows are asked for in order."""
+        if self.in_turn:
+            return face_of(index, self.n_faces, self.n_emotions, self.seed)
+        if not self._left:
+            stream = seeds.stream(self.seed, "round/faces", index // self.n_faces)
+            self._left = [int(face) for face in stream.permutation(self.n_faces)]
+        face = self._left.pop(int(np.argmin(self._met[emotion, self._left])))
+        self._met[emotion, face] += 1
+        return face
 
 
 def show(
@@ -210,6 +234,8 @@ class PlanDraft:
     faces_path: Path | None
     aus_hash: str
     excluded: tuple[str, ...]
+    examination: Examination | None = None
+    """How the faces were chosen."""
 
     def summary(self, progress: Progress | None = None) -> Summary:
         """Draws every row once and counts."""
@@ -217,12 +243,15 @@ class PlanDraft:
         return summarise(rows, self.faces, self.design.clip.size)
 
     def write(self, out: Path, progress: Progress | None = None) -> StoredPlan:
-        """See :func:`mesynth.corpus.plan_file.write_plan_folder`."""
+        """See :func:`mesynth.corpus.plan_file.write_plan_folder`; how faces were chosen is written into it."""
         info = {"size": self.design.clip.size, "aus_from": self.aus_hash, "excluded": list(self.excluded)}
         if self.faces_path is not None:
             info["faces_path"] = os.path.relpath(self.faces_path, out)
         rows = counted(self.planner, len(self.planner), progress)
-        return write_plan_folder(out, rows, self.faces, self.design.plain(), info)
+        made = write_plan_folder(out, rows, self.faces, self.design.plain(), info)
+        if self.examination is not None and self.examination.left_out:
+            digests.enter_files(out, self.examination.write(out))
+        return made
 
 
 def draft_plan(
@@ -232,11 +261,13 @@ def draft_plan(
     people: int = 0,
     aus_from: Path | None = None,
     exclude: Iterable[str] = (),
+    examination: Examination | None = None,
 ) -> PlanDraft:
     """The plan of ``design`` on ``faces`` (see :func:`mesynth.corpus.faces.find_faces`), or on ``people`` face shapes.
 
     ``aus_from``: the manifest that coded sources read. ``exclude``: subjects as ``database/subject``; neither their
-    faces nor their labels take part, nor what was made from them.
+    faces nor their labels take part, nor what was made from them. ``examination``: of ``faces``, which says which are
+    taken; without it all files are, unseen.
 
     Raises:
         ConfigError: faces and people both or neither, a subject that occurs nowhere, a source without its manifest.
@@ -250,7 +281,11 @@ def draft_plan(
     excluded = tuple(sorted(set(exclude)))
     manifest = None if aus_from is None else Manifest.read(aus_from)
     known = set() if manifest is None else set(manifest.subject_keys())
-    found = virtual_faces(people) if faces is None else plan_faces(find_faces(faces))
+    found = (
+        virtual_faces(people)
+        if faces is None
+        else plan_faces(find_faces(faces) if examination is None else examination.taken)
+    )
     known |= {key for face in found for key in face.seen}
     for key in excluded:
         if key not in known:
@@ -269,4 +304,5 @@ def draft_plan(
         faces_path=faces,
         aus_hash="" if manifest is None else manifest.hash(),
         excluded=excluded,
+        examination=examination,
     )

@@ -40,7 +40,10 @@ from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME
-from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span
+from mesynth.preprocess.config import LARGEST
+from mesynth.preprocess.face_quality import FaceLimits
+from mesynth.store import digests
+from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, write_tables
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, only_writer, write_text
 from mesynth.store.shards import ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
@@ -94,6 +97,7 @@ class AcceptedCorpus:
     @staticmethod
     def read(out: Path) -> AcceptedCorpus:
         """Of a finished folder. Raises ManifestError and RunFolderError on a damaged one."""
+        digests.check(out, [REJECTED_FILE])
         try:
             with open(out / REJECTED_FILE, newline="", encoding="utf-8") as file:
                 lines = [(line["plan_row"], line["attempt"], line["check"]) for line in csv.DictReader(file)]
@@ -379,7 +383,7 @@ def _gather(out: Path, rounds: Sequence[Manifest], chosen: np.ndarray) -> None:
     ]
     table = pa.concat_tables(tables).combine_chunks() if tables else Manifest.from_rows([], out).table
     assert table.num_rows == total
-    Manifest(table, out).write(out)
+    write_tables(out, lambda: [table], {}, finishes=[ROUNDS])
 
 
 def _of(made: Manifest, chosen: np.ndarray, number: int) -> Iterator[tuple[Row, Path]]:
@@ -420,6 +424,8 @@ def generate_until_accepted(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
+    face: str = LARGEST,
+    face_limits: FaceLimits | None = None,
     **pace: Unpack[Pace],
 ) -> AcceptedCorpus:
     """:func:`mesynth.corpus.generate.generate` or ``generate_plan``, with every rejected clip drawn again.
@@ -434,7 +440,10 @@ def generate_until_accepted(
     """
     checks = Checks(acceptance.limits)
     checks.load()
-    run = face_run(rows, faces, model=model, preview=preview, landmarker=landmarker)
+    run = face_run(
+        rows, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
+        progress=pace.get("progress"),
+    )  # fmt: skip
     return _run_rounds(out, run, acceptance, checks, **pace)
 
 

@@ -1,7 +1,9 @@
-"""Is a corpus what its manifest says: hashes, counts, pictures and arrays that decode, provenance that is complete.
+"""Is a folder what was written: every file against its digest list, and a corpus also against its manifest: hashes,
+counts, pictures and arrays that decode, provenance that is complete.
 
-Every problem is found and named, not only the first. Covered are the manifest, every byte of every shard that it
-points into, loose frames, and the folder of faces; files without a hash (plan, previews, cards) are not.
+Every problem is found and named, not only the first. The folder may be any that mesynth writes (:data:`KINDS`). Of one
+that was written before there were digest lists, what its own metadata have hashes of is checked: the manifest, every
+byte of every shard that it points into, loose frames, the faces; a generator's networks; a checkpoint's tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.types import N_AUS
 from mesynth.corpus.croissant import CROISSANT_FILE
 from mesynth.motion.prior import NAME as PRIOR
-from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span
+from mesynth.store import digests
+from mesynth.store.generator_folder import read_facts
+from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, says_sealed
 from mesynth.store.shards import npy_array, read_span
 from mesynth.store.stage import Progress
 from mesynth.store.videos import file_of, image_array, read_pictures
@@ -55,6 +59,10 @@ class Verdict:
     frames: int
     files: int
     problems: tuple[Defect, ...]
+    kind: str = "corpus"
+    """What the folder is, of :data:`KINDS`."""
+    notes: tuple[str, ...] = ()
+    """What is to be known and nothing wrong: files that somebody put there later, what could not be checked."""
 
     @property
     def clean(self) -> bool:
@@ -66,10 +74,36 @@ class Verdict:
         return asdict(self) | {"clean": self.clean, "problems": [asdict(p) for p in self.problems]}
 
 
-def verify(folder: Path | str, *, progress: Progress | None = None) -> Verdict:
-    """Check a corpus, and the faces beside it. One clip is held at a time.
+KINDS = {
+    "report.html+seconds.json": "quickstart", "export.json": "export", "mesynth-rendered.json": "rendered database",
+    "plan.json": "plan", "calibration.json": "calibrated generator", "mesynth.json": "generator",
+    "state.json": "checkpoint", "cross_fit.json": "cross-fit", "record.json+recipe.yaml": "training run",
+    "compare.json": "comparison", "manifest.parquet+rejected.csv": "filtered corpus", "manifest.parquet": "corpus",
+    "ablation.html": "ablation", "model.safetensors+preparation.yaml": "recognizer",
+    "result.json": "recognizer run", "intervals.json": "prediction", "predictions.parquet": "prediction",
+    "mesynth-faces.json": "rendered faces", "report.json": "report",
+}  # fmt: skip
+"""What tells a kind of folder: files that one of it has once it is finished -> its name. The first that fits."""
+_NAMED = ("mesynth.json", "plan.json", "state.json", "report.json")
+"""JSON whose entry says that a digest list must lie beside it; a manifest says so in its metadata, others in run.yaml
+once they are finished."""
 
-    Raises ManifestError: there is no manifest to check, or it cannot be read.
+
+def kind_of(folder: Path) -> str:
+    """Of :data:`KINDS`; "" for a folder that is none, or is unfinished."""
+    fits = (kind for files, kind in KINDS.items() if all((folder / name).is_file() for name in files.split("+")))
+    return next(fits, "training run" if (folder / "checkpoints").is_dir() else "")
+
+
+def verify(folder: Path | str, *, progress: Progress | None = None, files: Progress | None = None) -> Verdict:
+    """Check a folder that mesynth wrote, with what lies in it. One clip is held at a time.
+
+    Args:
+        progress: is told how many clips are checked, of all.
+        files: is told how many files are held against digest lists, of all.
+
+    Raises:
+        ManifestError: it is no such folder, or its manifest cannot be read.
 
     >>> import mesynth, tempfile
     >>> made = mesynth.generate(kind="flow", emotion="surprise", count=4, out=tempfile.mkdtemp() + "/flow")
@@ -77,10 +111,111 @@ def verify(folder: Path | str, *, progress: Progress | None = None) -> Verdict:
     True
     """
     folder = Path(folder)
+    kind = kind_of(folder)
+    inside = folder.is_dir() and any((child / digests.LIST).is_file() for child in folder.iterdir())
+    if not kind and not inside and not (folder / digests.LIST).is_file() and not digests.says_sealed(folder):
+        raise ManifestError(
+            f"{folder} is no folder that mesynth wrote: it has no {FILE_NAME}, no {digests.LIST} and nothing else that "
+            "tells one"
+        )
+    found = _Lists(folder, kind, files)
+    if not (folder / FILE_NAME).is_file():
+        return Verdict(
+            corpus=str(folder), clips=0, frames=0, files=found.files, problems=tuple(found.problems), kind=kind,
+            notes=tuple(found.notes),
+        )  # fmt: skip
+    try:
+        deep = _corpus(folder, progress)
+    except ManifestError:
+        if found.problems:  # which say why it cannot be read
+            require_clean(Verdict(str(folder), 0, 0, found.files, tuple(found.problems)))
+        raise
+    told = {problem.file for problem in deep.problems}
+    more = [problem for problem in found.problems if problem.file not in told]
+    return replace(
+        deep, files=max(found.files, deep.files), problems=(*deep.problems, *more), kind=kind, notes=tuple(found.notes)
+    )
+
+
+def seal_again(folder: Path | str) -> int:
+    """List the files of a folder as they are now, and of the folders in it that have lists of their own; returns how
+    many. What was damaged before is taken as right from then on.
+
+    Raises:
+        ManifestError: it is no folder that mesynth wrote, or its metadata cannot be read.
+    """
+    folder = Path(folder)
+    kind = kind_of(folder)
+    if not kind and not digests.says_sealed(folder):
+        raise ManifestError(f"{folder} is no finished folder that mesynth wrote; there is nothing to list")
+    prefixes = list(digests.listed_folders(folder))
+    lists = [digests.seal(folder / prefix) for prefix in reversed(prefixes) if prefix] + [digests.seal(folder)]
+    return sum(1 for file in lists for _ in digests.entries(file.parent))
+
+
+class _Lists:
+    """What the digest lists of a folder, and of the folders in it, say."""
+
+    def __init__(self, folder: Path, kind: str, report: Progress | None) -> None:
+        self.files = 0
+        self.problems: list[Defect] = []
+        self.notes: list[str] = []
+        if not (folder / digests.LIST).is_file():
+            self._unlisted(folder, kind)
+
+        def count(done: int, total: int) -> None:
+            self.files = done
+            if report:
+                report(done, total)
+
+        for finding in digests.audit(folder, count):
+            if finding.harm:
+                self.problems.append(Defect(finding.what, file=finding.path))
+            else:
+                self.notes.append(f"{finding.path} {finding.what}")
+
+    def _unlisted(self, folder: Path, kind: str) -> None:
+        if _promised(folder, kind):
+            self.problems.append(Defect(digests.gone(folder), file=digests.LIST))
+            return
+        if not kind and not digests.says_sealed(folder):
+            self.notes.append(f"{folder} was not written as one: only what has a {digests.LIST} of its own was checked")
+            return
+        if digests.says_sealed(folder):
+            self.notes.append(f"{folder} is unfinished: only what has a {digests.LIST} of its own in it was checked")
+            return
+        self.notes.append(f"{folder} was written before digests: what no metadata have a hash of was not checked")
+        try:
+            if kind in ("generator", "calibrated generator"):
+                read_facts(folder)
+            elif kind == "checkpoint":
+                from mesynth.training.checkpoint import read
+
+                read(folder)
+        except MesynthError as error:
+            self.problems.append(Defect(str(error)))
+
+
+def _promised(folder: Path, kind: str) -> bool:
+    """Whether something in a folder without a digest list says that there must be one."""
+    if (folder / FILE_NAME).is_file() and says_sealed(folder / FILE_NAME):
+        return True
+    for name in _NAMED:
+        try:
+            if json.loads((folder / name).read_bytes()).get(digests.KEY) == digests.LIST:
+                return True
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+    finished = (folder / "generator").is_dir() if kind == "training run" else bool(kind)
+    return finished and digests.says_sealed(folder)
+
+
+def _corpus(folder: Path, progress: Progress | None) -> Verdict:
+    """A corpus, and the faces beside it, against their manifests."""
     parts = [folder]
     if (folder / "faces" / FILE_NAME).is_file():
         parts.append(folder / "faces")
-    manifests = [Manifest.read(part) for part in parts]
+    manifests = [Manifest.read(part, checked=False) for part in parts]
     total = sum(map(len, manifests))
     checks = [_Check(manifest, os.path.relpath(part, folder)) for part, manifest in zip(parts, manifests, strict=True)]
     problems: list[Defect] = []
@@ -285,8 +420,9 @@ def provenance_problems(row: Row) -> Iterator[str]:
 def require_clean(verdict: Verdict) -> None:
     """Raise ManifestError that names the first problem, if there is one."""
     if verdict.problems:
+        first = str(verdict.problems[0])
         more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
-        raise ManifestError(f"{verdict.problems[0]}{more}; copy the corpus again or make it anew")
+        raise ManifestError(f"{first}{more}; copy the {verdict.kind or 'folder'} again or make it anew")
 
 
 # ---------------------------------------------------------------- bytes

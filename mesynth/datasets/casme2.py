@@ -32,6 +32,7 @@ from mesynth.datasets.files import (
 )
 from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.datasets.registry import right_root
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 
 RENDERED_FILE = "mesynth-rendered.json"
@@ -168,6 +169,7 @@ def _origin(root: Path) -> _Origin:
     file = root / RENDERED_FILE
     if not file.is_file():
         return _Origin()
+    digests.check(root, [RENDERED_FILE])
     try:
         values = json.loads(file.read_text())
         return _Origin(**{name: values[name] for name in ("kind", "database", "fps", "licence", "seed", "clips")})

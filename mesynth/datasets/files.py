@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import warnings as python_warnings
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -168,18 +168,51 @@ def picture_size(folder: Path, name: str) -> tuple[int, int]:
     """
     if frame := video_frame(name):
         return video_size(folder if folder.name == frame[0] else folder / frame[0])
-    path = folder / name
+    height, width, _ = _header(folder / name)
+    return height, width
+
+
+def _header(path: Path) -> tuple[int, int, int]:
+    """(height, width, bits a sample) of an image file. Raises UnreadableImageError."""
     try:
-        with python_warnings.catch_warnings():
-            python_warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                return picture.height, picture.width
+                bits = 16 if "16" in picture.mode else 8
+                if picture.format == "PNG":  # Pillow says RGB of 16 bits too
+                    with path.open("rb") as file:
+                        bits = max(8, file.read(25)[24])
+                elif picture.format == "TIFF":
+                    bits = max(picture.tag_v2.get(258, (8,)))  # type: ignore[attr-defined]
+                return picture.height, picture.width, bits
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImageError(
             f"{path} claims more pixels than any frame has (over {Image.MAX_IMAGE_PIXELS:,}); replace it"
         ) from None
-    except (OSError, ValueError, OverflowError, EOFError, UnidentifiedImageError):
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, TypeError, OverflowError, EOFError):
         raise UnreadableImageError(f"{path} cannot be read as an image; it may be truncated, replace it") from None
+
+
+def clip_size(folder: Path, names: Sequence[str], said: list[str]) -> tuple[int, int]:
+    """(height, width) of a clip's frames, by the headers of those of ``names``.
+
+    ``said`` is told of 16-bit files, whose depth is found out when they are read.
+
+    Raises:
+        UnreadableImageError: there is none, or they differ in size.
+    """
+    sizes = {name: picture_size(folder, name) for name in dict.fromkeys(names)}
+    first, size = next(iter(sizes.items()))
+    for name, other in sizes.items():
+        if other != size:
+            raise UnreadableImageError(
+                f"frames of one clip differ in size: {folder / name} has {other[1]}x{other[0]} pixels, {first} "
+                f"{size[1]}x{size[0]}; one crop serves them all: export them anew, alike"
+            )
+    if not video_frame(first) and _header(folder / first)[2] > 8:
+        said.append("frames have 16 bits: the depth that the clip uses is scaled to 8 when they are read")
+    return size
 
 
 def nearest(numbers: Sequence[int], wanted: int, what: str, warnings: list[str]) -> int:

@@ -28,7 +28,7 @@ from mesynth.core.process import counted
 from mesynth.datasets.composite import plain_id
 from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.editions import Recognised, recognise
-from mesynth.datasets.files import Frames, frame_number, is_folder, list_frames, nearest, picture_size, text_of
+from mesynth.datasets.files import Frames, clip_size, frame_number, is_folder, list_frames, nearest, text_of
 from mesynth.store.manifest import Manifest, Provenance, Row
 
 _COLUMNS = ("database", "clip", "column", "old", "new", "reason")
@@ -438,7 +438,8 @@ class _Engine:
         onset, apex, offset = self._annotated(line, cells, files, warnings)
         inside = self._inside(line, onset, offset, files, warnings)
         apex_index = self._apex(line, cells["apex"], apex, onset, inside, warnings)
-        height, width = picture_size(self.root / line.folder, files[inside[0]])
+        shown = [files[inside[k]] for k in (0, min(max(apex_index, 0), len(inside) - 1), -1)]
+        height, width = clip_size(self.root / line.folder, shown, warnings)
         emotion = text_of(cells["emotion"]).lower()
         annotation = parse_annotation(cells["aus"])
         aus = (

@@ -29,8 +29,9 @@ from mesynth.core.profiles import MAX_DURATION_S, draw_profile, frame_count
 from mesynth.core.seeds import derived, stream
 from mesynth.core.types import AUVector
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest, Provenance, Row
-from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_listed
 from mesynth.store.shards import png_bytes
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -73,7 +74,7 @@ def render_faces(
                 subject = Subject(identity, size=size, frontal=True)
                 write_bytes(file, png_bytes(subject.render(neutral, noise_seed=identity)[0]))
         card = {"kind": "rendered", "licence": LICENCE, "version": __version__, "seed": seed, "people": people}
-        write_text(out / CARD, json.dumps(card, indent=1) + "\n")
+        write_last(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
     return out
 
 
@@ -82,6 +83,7 @@ def read_card(folder: Path) -> dict[str, str]:
     file = folder / CARD
     if not file.is_file():
         return {}
+    digests.check(folder, [CARD])
     try:
         card = json.loads(file.read_text())
         return {key: str(card[key]) for key in ("kind", "licence")}
@@ -166,8 +168,8 @@ def render_casme2(
             progress=progress,
             held=True,
         )
-        _write_truth(out, made, seed, float(fps))
-        _write_workbook(out, made)  # last: a folder without it is no database yet
+        # The workbook last: a folder without it is no database yet.
+        write_listed(out, {RENDERED_FILE: _truth(made, seed, float(fps)), WORKBOOK: _workbook(made)})
     return load_casme2(out)
 
 
@@ -280,7 +282,7 @@ def _jpeg(rgb: np.ndarray) -> bytes:
 # ---------------------------------------------------------------- annotation files
 
 
-def _write_truth(out: Path, manifest: Manifest, seed: int, fps: float) -> None:
+def _truth(manifest: Manifest, seed: int, fps: float) -> bytes:
     clips = {}
     for row in manifest:
         source = asdict(row.provenance)
@@ -296,10 +298,10 @@ def _write_truth(out: Path, manifest: Manifest, seed: int, fps: float) -> None:
         "kind": "rendered", "database": f"rendered-{seed}", "seed": seed, "fps": fps, "licence": LICENCE,
         "version": mesynth.__version__, "clips": clips,
     }  # fmt: skip
-    write_text(out / RENDERED_FILE, json.dumps(record, indent=1))
+    return json.dumps(record, indent=1).encode()
 
 
-def _write_workbook(out: Path, manifest: Manifest) -> None:
+def _workbook(manifest: Manifest) -> bytes:
     """The coding workbook with the release's quirks: nameless blank columns, empty further sheets, int AUs."""
     from openpyxl import Workbook
 
@@ -319,7 +321,7 @@ def _write_workbook(out: Path, manifest: Manifest) -> None:
     book.create_sheet("Sheet3")
     buffer = io.BytesIO()
     book.save(buffer)
-    write_bytes(out / WORKBOOK, without_dates(buffer.getvalue(), b"2014-05-08T00:00:00Z"))
+    return without_dates(buffer.getvalue(), b"2014-05-08T00:00:00Z")
 
 
 def without_dates(xlsx: bytes, written: bytes) -> bytes:

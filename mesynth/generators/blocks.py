@@ -23,12 +23,23 @@ from mesynth.core.types import N_AUS
 CELLS = 2 * N_AUS
 """AU intensities of one face: per AU, the subject's left and right."""
 _Layer = TypeVar("_Layer", bound=nn.Module)
+_SMALL = 2**22
+"""Numbers of a weight that may take memory for a moment, where the network is to take none."""
 
 
 def sn(layer: _Layer) -> _Layer:
     """``layer`` with its weight divided by its largest singular value (Miyato et al., 2018)."""
-    spectral_norm(layer)
-    return layer
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    if not weight.is_meta or weight.numel() > _SMALL:
+        spectral_norm(layer)
+        return layer
+    # Of a network without memory the shapes are asked for. PyTorch's first iterations take it a second a network there,
+    # and a hundredth on zeros; whatever they draw must not change what is drawn next.
+    layer.weight = nn.Parameter(torch.zeros(weight.shape, dtype=weight.dtype, device="cpu"))
+    with torch.random.fork_rng(devices=[]):
+        spectral_norm(layer)
+    return layer.to("meta")
 
 
 def halvings(size: int, smallest: int, most: int) -> int:

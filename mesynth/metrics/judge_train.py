@@ -323,6 +323,7 @@ def train(config: JudgeConfig, out: Path, progress: bool = True) -> AUJudge:
 def _train(config: JudgeConfig, out: Path, progress: bool) -> AUJudge:
     from tqdm import tqdm
 
+    from mesynth.store.digests import seal
     from mesynth.store.run_folder import write_text
 
     data = {}
@@ -347,6 +348,7 @@ def _train(config: JudgeConfig, out: Path, progress: bool) -> AUJudge:
     judge.save(out / "judge.safetensors")
     neutral = test.aus.reshape(len(test.aus), -1).max(1) == 0
     write_text(out / "judge.md", judge_card(judge, config, judge.read(test.observed[neutral])))
+    seal(out)
     return judge
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesynth.core.errors import ConfigError
 from mesynth.metrics.base import MeasureRow
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import write_bytes, write_text
 
@@ -25,6 +26,9 @@ CSV_COLUMNS = (
     "corpus", "group", "measure", "value", "low", "high", "unit", "n", "better", "headline", "beside", "note", "key",
 )  # fmt: skip
 CLIP_COLUMNS = ("corpus", "clip_id", "identity_distance", "au_error", "nearest_clip", "nearest_distance")
+
+
+_LISTED = {digests.KEY: digests.LIST}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ class MeasureReport:
     def from_json(text: str) -> MeasureReport:
         """A report without its plots; where rows have no keys (before 0.2), these are made of the names."""
         record = json.loads(text)
+        record.pop(digests.KEY, None)
         rows = tuple(MeasureRow(**r) for r in record.pop("rows"))
         record |= {"plots": {}, "notes": tuple(record["notes"])}
         return MeasureReport(rows=rows, **record)
@@ -108,10 +113,11 @@ class MeasureReport:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / "report.json", folder / "report.md", *(folder / f"{name}.png" for name in self.plots)]
-        write_text(files[0], self.to_json() + "\n")
+        write_text(files[0], json.dumps(self.to_dict() | _LISTED, indent=1, allow_nan=False) + "\n")
         write_text(files[1], self.to_markdown())
         for file, data in zip(files[2:], self.plots.values(), strict=True):
             write_bytes(file, data)
+        digests.enter_files(folder, files)
         return files
 
 
@@ -223,13 +229,15 @@ class Comparison:
             files = next(iter(self.reports.values())).write(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            files = [file for name, report in self.reports.items() for file in report.write(folder / name)]
-            files += [folder / "report.json", folder / "report.md"]
-            write_text(files[-2], json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+            inner = [file for name, report in self.reports.items() for file in report.write(folder / name)]
+            digests.enter_files(folder, [folder / name / digests.LIST for name in self.reports])
+            files = [*inner, folder / "report.json", folder / "report.md"]
+            write_text(files[-2], json.dumps(self.to_dict() | _LISTED, indent=1, allow_nan=False) + "\n")
             write_text(files[-1], self.to_markdown())
         files += [folder / "measures.csv", folder / "clips.csv"]
         write_text(files[-2], self.to_csv())
         write_text(files[-1], self.clips_csv())
+        digests.enter_files(folder, [file for file in files if file.parent == folder])
         return files
 
 

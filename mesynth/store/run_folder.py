@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mesynth.core.errors import RunFolderError
+from mesynth.store import digests
 
 RUN_FILE = "run.yaml"
 LOCK_FILE = ".writing"
@@ -35,6 +36,7 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
 
     Raises:
         RunFolderError: it holds another run, or files of something else, or cannot be written.
+        DigestError: its run.yaml was changed after it was finished.
     """
     require_name(out)
     digest = config_hash(config)
@@ -45,9 +47,11 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
             raise RunFolderError(f"{out} is not empty and holds no run of this command; choose another --out")
         try:
             out.mkdir(parents=True, exist_ok=True)
-            _create_text(run_file, yaml.safe_dump({"config": _plain(config), "hash": digest}, sort_keys=False))
+            run = {"config": _plain(config), "hash": digest, digests.KEY: digests.LIST}
+            _create_text(run_file, yaml.safe_dump(run, sort_keys=False))
         except OSError as error:
             raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    digests.check(out, [RUN_FILE], partly=True)
     try:
         found = (yaml.safe_load(run_file.read_text(encoding="utf-8")) or {}).get("hash")
     except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
@@ -213,6 +217,30 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """:func:`write_bytes` for text."""
     write_bytes(path, text.encode())
+
+
+def write_last(path: Path, data: bytes, *, without: Collection[str] = ()) -> None:
+    """Write the file that says that its folder is finished, after the folder's digest list: a finished one has a list.
+
+    ``without``: see :func:`mesynth.store.digests.seal`.
+    """
+    digests.seal(path.parent, ahead={path.name: hashlib.sha256(data).hexdigest()}, without=without)
+    write_bytes(path, data)
+
+
+def write_listed(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by name into a folder that is finished or has no list yet; its list has them, too."""
+    digests.enter(folder, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+    for name, data in files.items():
+        write_bytes(folder / name, data)
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write a file into a folder that may be finished: where that has a digest list, the list has the file, too."""
+    if (path.parent / digests.LIST).is_file():
+        write_listed(path.parent, {path.name: data})
+    else:
+        write_bytes(path, data)
 
 
 def _create_text(path: Path, text: str) -> None:

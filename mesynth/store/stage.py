@@ -35,8 +35,9 @@ import numpy as np
 
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.process import part
+from mesynth.store import digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
-from mesynth.store.run_folder import claim_folder, only_writer, temporary_beside, write_bytes, write_text
+from mesynth.store.run_folder import claim_folder, only_writer, temporary_beside, write_bytes, write_listed, write_text
 from mesynth.store.shards import ShardWriter, frames_members, npy_bytes
 
 # ------------------------------------------------------------------- processes
@@ -196,7 +197,8 @@ def _end_with_parent() -> None:
 # ------------------------------------------------------------------- engine
 
 
-_PARTS = "parts"
+PARTS = "parts"
+"""Folder of the journals."""
 
 
 class Jobs(Protocol):
@@ -235,7 +237,7 @@ def shard_size(n_jobs: int) -> int:
 
 def journal(out: Path, index: int) -> Path:
     """The file that says that shard ``index`` is done; what else must outlive a kill lies beside it."""
-    return out / _PARTS / f"{index:06d}" / FILE_NAME
+    return out / PARTS / f"{index:06d}" / FILE_NAME
 
 
 def run_shards(
@@ -266,14 +268,14 @@ def run_shards(
     """
     report = progress or (lambda done, total: None)
     total = len(jobs)
-    if not (out / last).is_file() or (out / _PARTS).exists():
+    if not (out / last).is_file() or (out / PARTS).exists():
         try:
             with nullcontext() if held else only_writer(out):
                 # It may be there now: the writer before ended in this moment, or was killed while it tidied up.
                 if unfinished := not (out / last).is_file():
                     size = shard_clips or shard_size(total)
                     _run_shards(out, jobs, make, finish, workers, size, report, close)
-                shutil.rmtree(out / _PARTS, ignore_errors=True)
+                shutil.rmtree(out / PARTS, ignore_errors=True)
                 if unfinished:
                     return
         except KeyboardInterrupt:  # wherever it comes, also before the first shard and while processes start
@@ -292,7 +294,8 @@ def _run_shards(
     report: Progress,
     close: Callable[[], object] | None,
 ) -> None:
-    (out / _PARTS).mkdir(exist_ok=True)
+    (out / PARTS).mkdir(exist_ok=True)
+    digests.unseal(out)  # of a run whose last file was removed
     _remove_temporaries(out)  # left by a kill
     total = len(jobs)
     n_shards = -(-total // size)
@@ -423,8 +426,8 @@ def _make_shard(worker: Worker, out: Path, index: int, n_shards: int, first: int
             yield n + 1
     with part("write"):
         folder = journal(out, index).parent
-        write_text(folder / SKIPPED_FILE, skipped_csv(skipped))
-        write_text(folder / NOTES_FILE, "".join(json.dumps(note) + "\n" for note in notes))
+        written = {SKIPPED_FILE: skipped_csv(skipped), NOTES_FILE: "".join(json.dumps(note) + "\n" for note in notes)}
+        write_listed(folder, {name: text.encode() for name, text in written.items()})
         Manifest.from_rows(rows, out).write(folder)
 
 
@@ -448,14 +451,14 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
 def _merge(out: Path, skipped: Sequence[Skipped], n_shards: int) -> None:
     """The journals become one manifest, one in memory at a time; it is written last."""
     folders = [journal(out, index).parent for index in range(n_shards)]
-    left = [*skipped, *(entry for folder in folders for entry in _read_csv(folder / SKIPPED_FILE))]
+    left = [*skipped, *(entry for folder in folders for entry in read_skipped(folder))]
     if left:
         write_text(out / SKIPPED_FILE, skipped_csv(left))
     _merge_notes(out / NOTES_FILE, folders)
     for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
         if tar.stat().st_size <= 1024:
             tar.unlink()
-    write_tables(out, partial(_part_tables, folders), {})
+    write_tables(out, partial(_part_tables, folders), {}, finishes=[PARTS])
 
 
 def _part_tables(folders: Sequence[Path]) -> Iterator[Any]:
@@ -475,6 +478,7 @@ def _merge_notes(file: Path, folders: Sequence[Path]) -> None:
     temporary = temporary_beside(file)
     with temporary.open("wb") as notes:
         for folder in folders:
+            digests.check(folder, [NOTES_FILE])
             notes.write((folder / NOTES_FILE).read_bytes())
     if temporary.stat().st_size:
         os.replace(temporary, file)
@@ -484,6 +488,7 @@ def _merge_notes(file: Path, folders: Sequence[Path]) -> None:
 
 def read_skipped(out: Path | str) -> list[Skipped]:
     """The clips a finished stage left out, in the order of its jobs."""
+    digests.check(Path(out), [SKIPPED_FILE])
     return _read_csv(Path(out) / SKIPPED_FILE)
 
 
@@ -492,6 +497,7 @@ def read_notes(out: Path | str) -> list[dict[str, Any]]:
     file = Path(out) / NOTES_FILE
     if not file.is_file():
         return []
+    digests.check(Path(out), [NOTES_FILE])
     try:
         notes = [json.loads(line) for line in file.read_text().splitlines()]
     except (ValueError, RecursionError) as error:

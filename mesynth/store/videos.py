@@ -8,12 +8,15 @@ trusts a header: a frame's number is the number of pictures that decode before i
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -234,15 +237,102 @@ def listing(path: Path | str) -> dict[int, str]:
 # ---------------------------------------------------------------- pictures
 
 
-def image_array(data: bytes, name: str) -> np.ndarray:
-    """[H,W,3] uint8 RGB of an encoded picture. Raises UnreadableImageError."""
+MOST_PIXELS = 150_000_000
+"""Of one picture; a header that states more is taken for a mistake or a trap, and nothing is decoded."""
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a sample of cameras. Files know 8 and 16 alone: the others are written into the low bits of 16."""
+
+
+def used_bits(peak: int) -> int:
+    """The least depth of a camera that holds the value ``peak``.
+
+    >>> used_bits(200), used_bits(1023), used_bits(4000), used_bits(65535)
+    (8, 10, 12, 16)
+    """
+    return next(bits for bits in _DEPTHS if peak < 1 << bits)
+
+
+def _eight_bits(image: np.ndarray, bits: int) -> np.ndarray:
+    """[H,W,3] uint8 of values below 2**bits."""
+    return image if image.dtype == np.uint8 else (image >> (bits - 8)).astype(np.uint8)
+
+
+def _deep_note(bits: int) -> str:
+    return f"16-bit frames use {bits} bits: all of them divided by {1 << (bits - 8)}"
+
+
+def _stated_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) in the header of an encoded picture, None where it is not found."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                return picture.size
+        except Image.DecompressionBombError:
+            return MOST_PIXELS, MOST_PIXELS
+        except Exception:  # a parser at what anyone may have written; the decoder says what is wrong
+            return None
+
+
+def _decoded(data: bytes, name: str) -> np.ndarray:
+    """[H,W,3] uint8 or uint16 RGB, upright, of an encoded picture. Raises UnreadableImageError."""
+    if not data:
+        raise UnreadableImageError(f"{name} cannot be read as an image: it is empty; replace it")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+        return _heif(data, name)
+    size = _stated_size(data)
+    if size is not None and size[0] * size[1] > MOST_PIXELS:
+        raise UnreadableImageError(
+            f"{name} cannot be read: it states {size[0]}x{size[1]} pixels, more than {MOST_PIXELS:,}; make it smaller"
+        )
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:  # a header that asks for more pixels than OpenCV or this machine has room for
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error:  # a header that asks for more than OpenCV or this machine has room for
         image = None
-    if image is None:
-        raise UnreadableImageError(f"{name} cannot be read as an image; it may be truncated, replace it")
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        why = "it may be truncated, replace it" if size is None else "it is truncated, or holds no 8 or 16 bit colours"
+        raise UnreadableImageError(f"{name} cannot be read as an image; {why}")
     return np.ascontiguousarray(image[..., ::-1])
+
+
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+def _heif(data: bytes, name: str) -> np.ndarray:
+    """A HEIC or HEIF picture by pillow-heif, which is not installed with this package. Raises UnreadableImageError."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise UnreadableImageError(
+            f"{name} is a HEIC picture, which needs pillow-heif: pip install pillow-heif, or save it as JPEG or PNG"
+        ) from None
+    from PIL import Image, ImageOps
+
+    register_heif_opener()
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise UnreadableImageError(f"{name} states {picture.width}x{picture.height} pixels; make it smaller")
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
+        if isinstance(error, UnreadableImageError):
+            raise
+        why = "cannot be read as a HEIC picture: it is truncated or damaged; replace it, or save it as JPEG or PNG"
+        raise UnreadableImageError(f"{name} {why}") from None
+
+
+def image_array(data: bytes, name: str) -> np.ndarray:
+    """[H,W,3] uint8 RGB of an encoded picture; 16 bits are scaled by the depth it uses. Raises UnreadableImageError."""
+    image = _decoded(data, name)
+    return _eight_bits(image, used_bits(int(image.max())))
 
 
 def _bytes(path: Path) -> bytes:
@@ -259,17 +349,79 @@ def read_image(path: Path | str) -> np.ndarray:
     return image_array(_bytes(path), str(path))
 
 
-def read_pictures(root: Path, names: Sequence[str], digest: hashlib._Hash | None = None) -> Iterator[np.ndarray]:
-    """The pictures [H,W,3] uint8 RGB of ``names`` in order; image files and video frames may be mixed.
+def read_photo(path: Path | str) -> tuple[np.ndarray, list[str]]:
+    """:func:`read_image` of what anyone may have saved, and what had to be decided to read it.
+
+    Transparent parts become white; of an animation or of several pages the first picture is read.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    image, notes = _decoded(data, str(path)), []
+    if image.dtype != np.uint8:
+        bits = used_bits(int(image.max()))
+        image = _eight_bits(image, bits)
+        notes.append(_deep_note(bits))
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                if getattr(picture, "is_animated", False):
+                    notes.append("the first of its several pictures was read")
+                if "A" in picture.getbands() or "transparency" in picture.info:
+                    rgba = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
+                    opacity = rgba[..., 3:].astype(np.float32) / 255
+                    if opacity.min() < 1 and rgba.shape[:2] == image.shape[:2]:
+                        image = np.rint(opacity * image + (1 - opacity) * 255).astype(np.uint8)
+                        notes.append("transparent parts were made white")
+        except Exception:  # Pillow does not know everything that OpenCV reads; what it would add is left out
+            pass
+    return image, notes
+
+
+def read_pictures(
+    root: Path, names: Sequence[str], digest: hashlib._Hash | None = None, notes: list[str] | None = None
+) -> Iterator[np.ndarray]:
+    """The pictures [H,W,3] uint8 RGB of a clip's ``names`` in order; image files and video frames may be mixed.
+
+    Files of 16 bits are scaled by the depth that the brightest of them uses, all alike; ``notes`` is told. The files
+    are then read twice, as the brightest has to be known first.
 
     A video is opened once for a run of its frames with numbers that do not fall, and decoded from its start;
     one picture is held at a time. ``digest`` is fed with the bytes of image files, and for a video frame with the
     sha256 of its file and its number: decoded pictures differ by a grey level between decoders, files do not.
 
     Raises:
-        UnreadableImageError: a missing or damaged image, a damaged video, a frame past a video's end.
+        UnreadableImageError: a missing or damaged image, a damaged video, a frame past a video's end; pictures of
+            different sizes or depths, which one transform cannot serve.
         DatasetLayoutError: a missing video.
     """
+    alike: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+    bits = 8
+    for name, picture in zip(names, _unscaled(root, names, digest), strict=True):
+        form = picture.shape, picture.dtype
+        if alike is None:
+            alike = form
+            if picture.dtype != np.uint8:
+                bits = used_bits(max(int(found.max()) for found in _unscaled(root, names)))
+                if notes is not None:
+                    notes.append(_deep_note(bits))
+        if form != alike:
+            what = "size" if form[0] != alike[0] else "depth"
+            raise UnreadableImageError(
+                f"frames of one clip differ in {what}: {root / name} has {_form(*form)}, {names[0]} {_form(*alike)}; "
+                "one crop and one scale serve them all: export them anew, alike"
+            )
+        yield _eight_bits(picture, bits)
+
+
+def _form(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{shape[1]}x{shape[0]} pixels of {8 * dtype.itemsize} bits"
+
+
+def _unscaled(root: Path, names: Sequence[str], digest: hashlib._Hash | None = None) -> Iterator[np.ndarray]:
+    """The pictures of :func:`read_pictures` in the depth of their files."""
     decoder: _Decoder | None = None
     last, held = -1, np.empty(0)
     try:
@@ -279,7 +431,7 @@ def read_pictures(root: Path, names: Sequence[str], digest: hashlib._Hash | None
                 data = _bytes(root / name)
                 if digest is not None:
                     digest.update(data)
-                yield image_array(data, str(root / name))
+                yield _decoded(data, str(root / name))
                 continue
             path, number = root / frame[0], frame[1]
             if decoder is None or decoder.path != path or number < last:

@@ -1,7 +1,7 @@
 """Checkpoints: tensors as safetensors, numbers as JSON, complete or not there at all.
 
 A checkpoint is a folder ``checkpoints/000012000`` named after the clock. It is written beside its place and renamed,
-its ``state.json`` holds the sha256 of every file, and the newest ones are kept, so a kill at any moment, a full disk
+its ``SHA256SUMS`` lists every file, and the newest ones are kept, so a kill at any moment, a full disk
 or a damaged file costs at most the images since the one before. Nothing is pickled.
 
 All there is to know about a run between two updates, as a checkpoint holds it.
@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from mesynth.core.errors import MesynthError, RunFolderError
+from mesynth.store import digests
 from mesynth.training.task import StepUpdater
 
 STATE = "state.json"
@@ -58,13 +59,14 @@ def write(root: Path, images: int, saved: Saved, keep: int) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         remove_unfinished(root)
         temporary.mkdir()
-        digests = {}
+        sha256 = {}
         for name, tensors in saved.tensors.items():
             data = save({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()})
-            digests[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
+            sha256[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
             _write_file(temporary / f"{name}.safetensors", data)
-        state = {"state": saved.state, "images": images, "sha256": digests}
+        state = {"state": saved.state, "images": images, "sha256": sha256, digests.KEY: digests.LIST}
         _write_file(temporary / STATE, json.dumps(state, indent=1).encode())
+        digests.seal(temporary)
         if final.exists():  # damaged, or this run would have begun there
             shutil.rmtree(final)
         os.replace(temporary, final)
@@ -124,7 +126,10 @@ def read(folder: Path) -> tuple[int, Saved]:
             tensors[Path(name).stem] = load_file(folder / name)
         if not isinstance(record["state"], dict):
             raise TypeError("its state is no mapping")
+        digests.check(folder, [STATE], promised=record.get(digests.KEY) == digests.LIST)
         return int(record["images"]), Saved(tensors, record["state"])
+    except digests.DigestError:
+        raise
     except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError,
             SafetensorError) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]

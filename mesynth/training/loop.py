@@ -17,6 +17,7 @@ from mesynth import __version__
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import stop_requested
 from mesynth.core.seeds import derived
+from mesynth.store import digests
 from mesynth.store.families import trained_family
 from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.store.stage import Interrupted, Progress
@@ -335,7 +336,11 @@ class Run:
             self.task.save(self.averages.networks, temporary, facts)
         except Problem as problem:
             raise TrainingFailed(f"{problem}; no generator is saved, the checkpoints stay") from None
-        temporary.rename(final)
+        own = temporary / digests.LIST
+        if not own.is_file():  # a family of somebody else's may save in its own way
+            digests.seal(temporary)
+        digests.seal(self.folder.path, ahead={f"{final.name}/{own.name}": digests.file_sha256(own)})
+        temporary.rename(final)  # last: it says that the run is finished
 
 
 def first(validation: Sequence[Batch], n: int) -> Batch:

@@ -16,6 +16,7 @@ import torch
 
 from mesynth.core.errors import RunFolderError
 from mesynth.preprocess.flow import flow_picture
+from mesynth.store import digests
 from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
 from mesynth.store.shards import png_bytes
 from mesynth.training.config import Recipe
@@ -50,7 +51,9 @@ class RunFolder:
     def hold(self, recipe: Recipe) -> Iterator[None]:
         """Hold the claimed folder for as long as it is written. Raises RunFolderError: another process does."""
         with only_writer(self.path):
-            write_text(self.path / RECIPE, recipe.yaml())
+            if not self.generator.is_dir():  # a finished run is left as it is
+                digests.unseal(self.path)
+                write_text(self.path / RECIPE, recipe.yaml())
             yield
 
     def keep_record(self, record: dict[str, Any]) -> None:
@@ -64,7 +67,7 @@ class RunFolder:
         if file.is_file():
             try:
                 before = json.loads(file.read_text())
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 before = {}
         for key in ("data_hash", "subjects_seen"):
             if key in before and before[key] != record[key]:
@@ -96,7 +99,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``; a line that was cut off is left out."""
     lines = []
     file = folder / METRICS
-    for text in file.read_text().splitlines() if file.is_file() else ():
+    for text in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:

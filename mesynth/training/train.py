@@ -13,9 +13,10 @@ from typing import Any
 from mesynth import __version__
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.preprocess.landmarks import default_folder
+from mesynth.store import digests
 from mesynth.store.families import trained_family
 from mesynth.store.generator_folder import GeneratorFacts
-from mesynth.store.run_folder import claim_folder, only_writer, write_text
+from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last
 from mesynth.store.stage import Progress
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import PairSet, check_split
@@ -23,7 +24,7 @@ from mesynth.training.data.subjects import subject_groups
 from mesynth.training.initial import InitialWeights, open_initial, refuse_leak
 from mesynth.training.loop import Run, build_task, warn
 from mesynth.training.processes import Processes, check_trackers
-from mesynth.training.record import RunFolder, read_metrics
+from mesynth.training.record import METRICS, RECIPE, RECORD, RunFolder, read_metrics
 
 CROSS_FIT = "cross_fit.json"
 Bars = Callable[[str], Progress]
@@ -154,7 +155,8 @@ def cross_fit(
                 train(recipe, out / f"group-{g}", exclude_subjects={*excluded, *part}, machine=machine, progress=bars)
             )
         table = {subject: f"group-{g}" for g, part in enumerate(parts) for subject in part}
-        processes.on_main(lambda: write_text(out / CROSS_FIT, json.dumps(table, indent=1, sort_keys=True) + "\n"))
+        text = json.dumps(table, indent=1, sort_keys=True) + "\n"
+        processes.on_main(lambda: write_last(out / CROSS_FIT, text.encode()))
     return made
 
 
@@ -166,7 +168,10 @@ def read_cross_fit(out: Path) -> dict[str, Path]:
     """
     try:
         table = json.loads((out / CROSS_FIT).read_text())
-    except (OSError, json.JSONDecodeError):
+        digests.check(out, [CROSS_FIT])
+    except digests.DigestError:
+        raise
+    except (OSError, ValueError, RecursionError):
         raise MesynthError(f"{out} holds no finished cross-fit; run mesynth train --cross-fit to its end") from None
     found = {subject: out / run / "generator" for subject, run in table.items()}
     missing = sorted({str(path) for path in found.values() if not path.is_dir()})
@@ -244,7 +249,8 @@ def _record(
 
 
 def _finished(folder: RunFolder) -> Trained:
-    record = json.loads((folder.path / "record.json").read_text())
+    digests.check(folder.path, [RUN_FILE, RECIPE, RECORD, METRICS])
+    record = json.loads((folder.path / RECORD).read_text())
     measured = [line for line in read_metrics(folder.path) if line["kind"] == "validation"]
     last: dict[str, Any] = measured[-1] if measured else {"images": 0, "measures": {}}
     return Trained(folder.path, last["images"], tuple(record["subjects_seen"]), last["measures"])

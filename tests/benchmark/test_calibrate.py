@@ -22,6 +22,7 @@ from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderE
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Sample
+from mesynth.corpus.verify import verify
 from mesynth.generators.base import calibrated
 from mesynth.generators.registry import find_model
 from mesynth.motion.prior import Face
@@ -113,6 +114,7 @@ def test_the_copy_is_another_generator_with_the_same_weights(made: tuple[Calibra
     assert card.startswith("# a toy\n")
     assert f"| 12 | {new.gains['12']:.2f} |" in card
     record = json.loads((made[1] / "calibration.json").read_text())
+    assert (verify(made[1]).kind, verify(made[1]).problems) == ("calibrated generator", ())
     assert record["gains"] == new.gains
     assert record["settings"]["people"] == 2
     assert [f["code"] for f in record["fitted"]] == [1, 4, 9, 12, 16, 45]

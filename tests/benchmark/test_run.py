@@ -16,6 +16,7 @@ from mesynth.benchmark.requests import BenchmarkConfig
 from mesynth.benchmark.result import Result
 from mesynth.benchmark.run import compare
 from mesynth.core.errors import LeakError, MesynthError, RunFolderError
+from mesynth.corpus.verify import verify
 from mesynth.generators.registry import PriorGenerator
 from mesynth.metrics.base import slug
 from mesynth.metrics.networks.judge import AUJudge
@@ -197,11 +198,13 @@ def test_same_seed_same_figures_and_a_second_start_goes_on(tools: Instruments, t
     again = compare(prior, few, tmp_path / "b", instruments=tools, progress=lambda *at: calls.append(at))
     assert steady(first) == steady(again)
     assert calls[-1] == (6, 6)
+    assert (verify(tmp_path / "a").kind, verify(tmp_path / "a").problems) == ("comparison", ())
     parts = sorted((tmp_path / "a/parts").iterdir())
     untouched = {p: p.stat().st_mtime_ns for p in parts[1:]}
     parts[0].unlink()
     assert steady(compare(prior, few, tmp_path / "a", instruments=tools)) == steady(first)
     assert {p: p.stat().st_mtime_ns for p in parts[1:]} == untouched
+    assert verify(tmp_path / "a").clean
     with pytest.raises(RunFolderError, match="another run"):
         compare([Candidate(name="still", generator=Still())], few, tmp_path / "a", instruments=tools)
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mesynth.core.emotions import CLASS_OF
 from mesynth.core.errors import MesynthError
-from mesynth.corpus.plan import Plan, PlanConfig, write_plan
+from mesynth.corpus.plan import Plan, PlanConfig, face_of, write_plan
 
 MIXED = PlanConfig(emotions=("negative", "positive", "surprise"), count=60, duration=(0.2, 0.5))
 
@@ -23,6 +25,24 @@ def test_classes_and_faces_are_balanced() -> None:
     assert Counter(CLASS_OF[r.emotion] for r in rows) == {"negative": 20, "positive": 20, "surprise": 20}
     assert set(Counter(r.face for r in rows).values()) == {12}
     assert len({r.face for r in rows if r.emotion == "surprise"}) == 5
+
+
+@given(n_faces=st.integers(1, 12), n_kinds=st.integers(1, 12), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_no_face_again_before_all_were(n_faces: int, n_kinds: int, seed: int) -> None:
+    """And after every face has met every kind once, it begins anew in another order."""
+    both = n_faces * n_kinds
+    faces = [face_of(index, n_faces, n_kinds, seed) for index in range(2 * both)]
+    for start in range(0, 2 * both, n_faces):
+        assert sorted(faces[start : start + n_faces]) == list(range(n_faces))
+    for block in (0, both):
+        met = Counter((faces[i], i % n_kinds) for i in range(block, block + both))
+        assert len(met) == both
+        assert set(met.values()) == {1}
+
+
+def test_few_clips_are_of_different_people() -> None:
+    assert len({r.face for r in Plan(replace(MIXED, count=9), 9)}) == 9
 
 
 def test_durations_and_frames() -> None:

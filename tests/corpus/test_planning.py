@@ -55,6 +55,17 @@ def test_shares() -> None:
     assert first == {"negative": 5, "positive": 3, "surprise": 2}  # also at the beginning
 
 
+@pytest.mark.parametrize("shares", ["", "shares=[0.5,0.3,0.2]", "shares=[0.62,0.2,0.18]"])
+@pytest.mark.parametrize("n_faces", [1, 3, 7, 10])
+def test_no_face_again_before_all_were(shares: str, n_faces: int) -> None:
+    made = rows(["rows.count=210", *([shares] if shares else [])], n_faces)
+    for start in range(0, 210 - n_faces + 1, n_faces):
+        assert sorted(r.face for r in made[start : start + n_faces]) == list(range(n_faces))
+    for name in ("negative", "positive", "surprise"):
+        met = Counter(r.face for r in made if CLASS_OF[r.emotion] == name)
+        assert max(met.values()) - min(met[face] for face in range(n_faces)) <= (2 if shares else 1)
+
+
 def test_a_longer_plan_begins_with_the_shorter() -> None:
     assert rows(["rows.count=40"]) == rows(["rows.count=130"])[:40]
     assert rows(["rows.count=40"]) != rows(["rows.count=40", "seed=1"])

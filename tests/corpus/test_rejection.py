@@ -107,7 +107,7 @@ def test_where_nothing_is_rejected_the_corpus_is_the_plain_one(root: Path, plain
     made = _make(root, "wide", wide, attempts=1)
     assert (made.rejected, made.never) == (0, ())
     assert made.manifest.hash() == plain.hash()
-    own = {"run.yaml", "manifest.parquet"}
+    own = {"run.yaml", "manifest.parquet", "SHA256SUMS"}
     before, after = made_bytes(plain.root), made_bytes(root / "wide")
     assert set(after) - set(before) == {"rejected.csv"}
     assert {n: d for n, d in before.items() if n not in own} == {n: after[n] for n in before if n not in own}

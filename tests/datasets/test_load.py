@@ -118,7 +118,7 @@ def test_any_listing_and_span(on_disk: list[int], span: tuple[int, int], apex: o
     line = replace(LINE, onset=span[0], apex=apex, offset=span[1])
     with (
         patch.object(engine, "list_frames", lambda folder: Frames({n: f"img{n}.jpg" for n in on_disk})),
-        patch.object(engine, "picture_size", lambda folder, name: (24, 32)),
+        patch.object(engine, "clip_size", lambda folder, names, said: (24, 32)),
     ):
         found = load_release(toy(line), Path("/nowhere"))
     ends = [min(on_disk, key=lambda n: (abs(n - end), n)) for end in span]

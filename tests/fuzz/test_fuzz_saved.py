@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.generators.base import load_pipeline
+from mesynth.store.digests import seal
 from mesynth.store.generator_folder import INDEX, WEIGHTS, PipelineError, read_facts
 from mesynth.store.weights import read_weights
 from mesynth.training import checkpoint
@@ -42,8 +43,8 @@ def test_damaged_checkpoints(tmp_path: Path, name: str) -> None:
         file.write_bytes(bad)
         found = result(lambda: checkpoint.read(file.parent))
         refused += found is None
-        assert found is None or _same(found)
-    assert refused > (290 if name != checkpoint.STATE else 100)
+        assert found is None or (_same(found) and bad == whole)
+    assert refused > 290
 
 
 def test_a_damaged_checkpoint_costs_only_itself(tmp_path: Path) -> None:
@@ -69,6 +70,7 @@ def test_a_damaged_checkpoint_costs_only_itself(tmp_path: Path) -> None:
 def test_states_that_are_none(tmp_path: Path, text: str) -> None:
     folder = _checkpoint(tmp_path)
     (folder / checkpoint.STATE).write_text(text)
+    seal(folder)
     with pytest.raises(RunFolderError, match="is damaged"):
         checkpoint.read(folder)
 
@@ -96,6 +98,7 @@ def test_tensors_that_say_more_than_they_hold(tmp_path: Path, data: bytes) -> No
     state = json.loads((folder / checkpoint.STATE).read_text())
     state["sha256"]["network.safetensors"] = hashlib.sha256(data).hexdigest()
     (folder / checkpoint.STATE).write_text(json.dumps(state))
+    seal(folder)
     assert peak(lambda: result(lambda: checkpoint.read(folder))) < 1 << 22
     with pytest.raises(RunFolderError):
         checkpoint.read(folder)
@@ -137,8 +140,8 @@ def test_damaged_generators(copy: Path, name: str) -> None:
         file.write_bytes(bad)
         found = result(lambda: read_facts(copy))
         refused += found is None
-        assert found is None or found.weights_sha256 == facts.weights_sha256
-    assert refused >= (60 if name == INDEX else 40)
+        assert found is None or (found == facts and bad == whole)
+    assert refused >= (145 if name == INDEX else 40)
 
 
 def _edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -182,7 +185,7 @@ def test_files_that_are_no_index(copy: Path, text: str) -> None:
 
 
 def _rehashed(folder: Path, name: str, data: bytes) -> None:
-    """Put ``data`` in place of a network's file, with an index that agrees."""
+    """Put ``data`` in place of a network's file, with an index and a digest list that agree."""
     from mesynth.store.generator_folder import _joint_sha256
 
     (folder / name).write_bytes(data)
@@ -192,6 +195,7 @@ def _rehashed(folder: Path, name: str, data: bytes) -> None:
         index["facts"]["weights_sha256"] = _joint_sha256(index["files"], index["facts"]["gains"])
 
     _edited(folder, change)
+    seal(folder)
 
 
 @pytest.mark.parametrize("data", FOREIGN)

@@ -14,6 +14,7 @@ from mesynth.core.errors import RunFolderError
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.types import AUVector
 from mesynth.generators.base import calibrated, load_pipeline
+from mesynth.store.digests import WrittenBeforeDigests
 from mesynth.store.generator_folder import INDEX, PipelineError, read_facts, save_with_gains
 from tests.generators.saved import FACTS, saved
 
@@ -68,8 +69,11 @@ def test_an_index_written_before_there_were_gains_is_read(plain: Path, tmp_path:
     saved(tmp_path / "old")
     index = json.loads((tmp_path / "old" / INDEX).read_text())
     assert index["facts"].pop("gains") == {}
+    assert index.pop("digests") == "SHA256SUMS"
     (tmp_path / "old" / INDEX).write_text(json.dumps(index))
-    assert read_facts(tmp_path / "old") == read_facts(plain)
+    (tmp_path / "old" / "SHA256SUMS").unlink()
+    with pytest.warns(WrittenBeforeDigests, match="old was written before digests"):
+        assert read_facts(tmp_path / "old") == read_facts(plain)
 
 
 def test_a_changed_gain_is_noticed(plain: Path, tmp_path: Path) -> None:

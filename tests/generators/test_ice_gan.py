@@ -13,6 +13,7 @@ from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
+from mesynth.generators import blocks
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import ClassCapsules, GraphReasoning, lengths, margin_loss, route, squash
 from mesynth.generators.ice_gan.network import CapsuleDiscriminator, ICEGenerator
@@ -127,6 +128,24 @@ def test_published_widths_and_capsules() -> None:
         assert judge.capsules.primaries == 1024
         assert judge.capsules.matrices.shape == (1024, 4, 16, 8)
         assert 25e6 < count(net) < 35e6
+
+
+def test_spectral_norm_without_memory_has_the_same_tensors_and_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading asks a network on the meta device for its shapes; a weight too large to be taken for that stays there."""
+    wanted = {name: (value.shape, value.dtype) for name, value in network().state_dict().items()}
+    for most in (blocks._SMALL, 8):
+        monkeypatch.setattr(blocks, "_SMALL", most)
+        before = torch.random.get_rng_state()
+        with torch.device("meta"):
+            made = ICEGenerator(size=SIZE, width=8, embedding=16, noise=4)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert {name: (value.shape, value.dtype) for name, value in made.state_dict().items()} == wanted
+        assert all(value.is_meta for value in made.state_dict().values())
+        assert all(parameter.requires_grad for parameter in made.parameters())
+    made.load_state_dict(network(1).state_dict(), assign=True)
+    onset, z, classes, aus = inputs(1)
+    with torch.no_grad():
+        torch.testing.assert_close(made.eval()(onset, z, classes, aus), network(1).eval()(onset, z, classes, aus))
 
 
 @pytest.mark.parametrize("size", [4, 24, 100])

@@ -63,7 +63,7 @@ def test_whoever_can_read_the_index_can_read_the_weights(whole: Path) -> None:
 
 def test_only_safetensors_and_json(whole: Path) -> None:
     names = {p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.is_file()}
-    assert names == {INDEX, "README.md", "generator/config.json", f"generator/{WEIGHTS}"}
+    assert names == {INDEX, "README.md", "SHA256SUMS", "generator/config.json", f"generator/{WEIGHTS}"}
 
 
 def test_saving_again_replaces_and_leaves_nothing_behind(copy: Path) -> None:

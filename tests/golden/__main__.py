@@ -54,7 +54,7 @@ SOFT = re.compile(
     r"(^|[.:])(hash|config_hash|data_hash|aus_from|input)$|:names$|\.md$"
     r"|^(measure|ablate|compare|calibrate|train[^/]*)/.*\.png$"
 )
-SKIPPED = re.compile(r"\.(html|yaml|tmp|lock)$|(^|/)(throughput|state)\.json$")
+SKIPPED = re.compile(r"\.(html|yaml|tmp|lock)$|(^|/)((throughput|state)\.json|SHA256SUMS)$")
 RAW_CSV = re.compile(r"^(?!measure/|compare/|calibrate/)")
 
 

@@ -66,11 +66,19 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Manifes
     return made[0], made[1]
 
 
+PROGRESS: list[tuple[int, int]] = []
+"""What the measurement behind :func:`whole` told of its progress."""
+
+
+def _note(done: int, total: int) -> None:
+    PROGRESS.append((done, total))
+
+
 @pytest.fixture(scope="session")
 def whole(corpora: tuple[Manifest, Manifest]) -> Comparison:
     """All clips of both corpora measured, the synthetic one given as its own training set; shared by all tests."""
     config = MeasureConfig(clips=12, identity_clips=4)
-    return measure_all(corpora[0], {"c": corpora[1]}, config, training=corpora[1])
+    return measure_all(corpora[0], {"c": corpora[1]}, config, training=corpora[1], progress=_note)
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_the_recipe_loads_and_mistakes_are_named(tmp_path: Path) -> None:
 
 
 def test_training_runs_resumes_and_refuses_another_run(tmp_path: Path) -> None:
-    pairs = PairConfig(train=3, validation=2, test=12, pairs=20, size=48, neutral=0.0, emotional=0.0)
+    pairs = PairConfig(train=1, validation=1, test=3, pairs=40, size=48, neutral=0.0, emotional=0.0)
     config = JudgeConfig(pairs=pairs, width=2, epochs=1)
     first = train(config, tmp_path / "run", progress=False)
     (tmp_path / "run" / "judge.safetensors").unlink()

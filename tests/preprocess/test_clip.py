@@ -15,6 +15,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.datasets.casme2 import load_casme2
 from mesynth.preprocess import prepare as clip_module
 from mesynth.preprocess.config import INPUTS, PrepareConfig
+from mesynth.preprocess.landmarks import DetectedFace
 from mesynth.preprocess.prepare import prepare
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import read_extra, read_flow, read_frames, read_landmarks
@@ -150,7 +151,7 @@ def test_landmarks_found_once_are_not_looked_for_again(
     class Blind:
         name = "mediapipe"
 
-        def detect(self, image: np.ndarray, names: object = ()) -> np.ndarray:
+        def faces(self, image: np.ndarray, names: object = ()) -> list[DetectedFace]:
             raise AssertionError("looked again")
 
         def close(self) -> None:

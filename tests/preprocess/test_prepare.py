@@ -10,9 +10,17 @@ import cv2
 import numpy as np
 import pytest
 
-from mesynth.core.errors import MesynthError, NoFaceError, RunFolderError, UnreadableImageError, WeightsUnavailable
-from mesynth.datasets.casme2 import load_casme2
-from mesynth.datasets.check import kinds_of_warnings
+from mesynth.core.errors import (
+    DatasetLayoutError,
+    MesynthError,
+    NoFaceError,
+    RunFolderError,
+    UnreadableImageError,
+    WeightsUnavailable,
+)
+from mesynth.datasets.casme2 import CASME2, load_casme2
+from mesynth.datasets.check import check, kinds_of_warnings
+from mesynth.datasets.load import load_release
 from mesynth.preprocess import landmarks as landmarks_module
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
 from mesynth.preprocess.config import PrepareConfig
@@ -289,3 +297,68 @@ def test_given_landmarks(source: Manifest, prepared: Manifest, tmp_path: Path) -
     np.savez(table, **{source.row(0).clip_id: found[0]})
     with pytest.raises(RunFolderError):  # the table's content is part of the run
         prepare(source, tmp_path / "out", landmarker=str(table), workers=1)
+
+
+# ---------------------------------------------------------------- depth, size, several faces
+
+
+def test_twelve_bits_in_sixteen_are_the_same_clip(own: Manifest, prepared: Manifest, tmp_path: Path) -> None:
+    """Frames, landmarks and flow, to the byte."""
+    for file in own.row(0).frame_files:
+        picture = cv2.imread(str(own.root / file))
+        assert cv2.imwrite(str(own.root / file), picture.astype(np.uint16) << 4)
+    loaded = load_casme2(own.root)
+    assert any("frames have 16 bits" in text for text in loaded.row(0).warnings)
+    assert not any("16 bits" in text for text in loaded.row(1).warnings)
+    made = prepare(loaded, tmp_path / "out", landmarker="mediapipe", workers=1)
+    assert "16-bit frames use 12 bits: all of them divided by 16" in made.row(0).warnings
+    for before, after in zip(prepared, made, strict=True):
+        assert np.array_equal(read_frames(prepared.root, before), read_frames(made.root, after))
+        assert np.array_equal(read_flow(prepared.root, before), read_flow(made.root, after))
+
+
+def test_frames_of_two_sizes_are_no_clip(own: Manifest, tmp_path: Path) -> None:
+    """One crop would show the smaller frame at another scale. The loader sees it on onset, apex and offset."""
+    row = own.row(0)
+    files = row.frame_files
+    for which in (0, row.apex_index, len(files) - 1, 1):
+        file = own.root / files[which]
+        whole = file.read_bytes()
+        cv2.imwrite(str(file), cv2.resize(cv2.imread(str(file)), None, fx=0.5, fy=0.5))
+        with pytest.raises(UnreadableImageError, match=r"frames of one clip differ in size: .*112x112"):
+            prepare(own, tmp_path / f"out{which}", landmarker="mediapipe", workers=1)
+        if which != 1:
+            with pytest.raises(DatasetLayoutError, match="differ in size"):
+                load_casme2(own.root)
+            found = check(load_release(CASME2, own.root))
+            assert "differ in size" in found.problems[0].reason
+            assert not found.complete
+        if which == 1:
+            made = prepare(own, tmp_path / "skipped", landmarker="mediapipe", workers=1, skip_bad=True)
+            assert len(made) == len(own) - 1
+            assert "differ in size" in read_skipped(tmp_path / "skipped")[0].reason
+        file.write_bytes(whole)
+
+
+def test_which_of_two_faces_on_an_onset(own: Manifest, tmp_path: Path) -> None:
+    """A smaller second face beside the first: said, and either can be asked for; found once for both."""
+    manifest = Manifest.from_rows([own.row(0)], own.root)
+    for file in own.row(0).frame_files:
+        picture = cv2.imread(str(own.root / file))
+        small = cv2.copyMakeBorder(cv2.resize(picture, (168, 168)), 28, 28, 0, 0, cv2.BORDER_REPLICATE)
+        cv2.imwrite(str(own.root / file), np.concatenate([small, picture], 1))
+    cache = tmp_path / "cache"
+    made = {
+        face: prepare(
+            manifest, tmp_path / face, PrepareConfig(face=face), landmarker="mediapipe", workers=1, cache=cache
+        )
+        for face in ("largest", "1", "2")
+    }
+    assert len(list(cache.rglob("*.npy"))) == 1
+    assert "the onset shows 2 faces: taken was the largest, 2 from the left" in made["largest"].row(0).warnings
+    assert "the onset shows 2 faces: taken was 1 from the left" in made["1"].row(0).warnings
+    frames = {face: read_frames(m.root, m.row(0)) for face, m in made.items()}
+    assert np.array_equal(frames["largest"], frames["2"])
+    assert np.abs(frames["1"].astype(int) - frames["2"]).mean() > 1
+    with pytest.raises(NoFaceError, match="shows 2 faces and no face 3"):
+        prepare(manifest, tmp_path / "3", PrepareConfig(face="3"), landmarker="mediapipe", workers=1, cache=cache)

@@ -10,12 +10,13 @@ from typing import Literal
 import pytest
 
 from mesynth.core.errors import MesynthError
+from mesynth.corpus.verify import verify
 from mesynth.quickstart.pipeline import Scale, generators, run
 from mesynth.store.manifest import Manifest
 
 TINY = Scale(
-    subjects=4, clips=4, faces=4, synthetic=36, measured=12, steps=30, ratios=(0.0, 1.0), few_subjects=2,
-    compared=2, asked=(12,), levels=(0.5, 1.0),
+    subjects=4, clips=3, faces=4, synthetic=24, measured=4, steps=30, ratios=(0.0, 1.0), few_subjects=2,
+    compared=2, asked=(12,), levels=(1.0,),
 )  # fmt: skip
 
 
@@ -52,11 +53,12 @@ def test_database_and_corpus_share_nobody(finished: Path) -> None:
     assert set(synthetic.column("provenance.kind")) == {"synthetic"}
     seen = {subject for row in synthetic.subjects_seen() for subject in row}
     assert not seen & set(real.subject_keys())
-    assert len(synthetic) == 36
+    assert len(synthetic) == 24
 
 
 @pytest.mark.slow
 def test_results_lie_beside_the_page(finished: Path) -> None:
+    assert (verify(finished.parent).kind, verify(finished.parent).problems) == ("quickstart", ())
     measures = json.loads((finished.parent / "measures" / "report.json").read_text())
     assert any(row["name"].startswith("KID") for row in measures["rows"])
     ablation = json.loads((finished.parent / "ablation" / "result.json").read_text())

@@ -15,6 +15,8 @@ from click.testing import CliRunner
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, RunFolderError
 from mesynth.core.statistics import Interval
+from mesynth.corpus.verify import verify
+from mesynth.store.digests import DigestError
 from mesynth.store.manifest import Manifest
 from recognizer import cells, results
 from recognizer.ablation import ablate, plan
@@ -32,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["models=[lda]", "seeds=[0,1]", "ratios=[1,2]", "resamples=300"]
 FILES = {
     "run.yaml", "config.yaml", "result.json", "curve.png", "predictions.parquet", "ablation.parquet",
-    "ablation.jsonl", "ablation.html", "report.md",
+    "ablation.jsonl", "ablation.html", "report.md", "SHA256SUMS",
 }  # fmt: skip
 
 
@@ -248,6 +250,11 @@ def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypa
     assert again == resumed
     with pytest.raises(RunFolderError, match="another run"):
         ablate(corpora["real"], corpora["synthetic"], load(), out=out)
+    assert (verify(out).kind, verify(out).problems, verify(out).notes) == ("ablation", (), ())
+    whole = (out / "result.json").read_text()
+    (out / "result.json").write_text(whole.replace('"uf1": ', '"uf1":  ', 1))
+    with pytest.raises(DigestError, match=r"result\.json is not the file that was written"):
+        ablate(corpora["real"], corpora["synthetic"], config, out=out)
     (out / "result.json").write_text("{")
     with pytest.raises(RunFolderError, match="damaged result"):
         ablate(corpora["real"], corpora["synthetic"], config, out=out)

@@ -62,7 +62,8 @@ def test_a_run_leaves_everything_behind_and_resumes(corpora: dict[str, Manifest]
     c = config("lda", "seeds=[0,1]", synthetic=True)
     first = loso(corpora["real"], corpora["synthetic"], c, out=out, progress=lambda name, *_: told.append(name))
     assert sorted(p.name for p in out.iterdir()) == [
-        "config.yaml", "megc.txt", "predictions.parquet", "result.json", "run.yaml", "weights.safetensors",
+        "SHA256SUMS", "config.yaml", "megc.txt", "predictions.parquet", "result.json", "run.yaml",
+        "weights.safetensors",
     ]  # fmt: skip
     assert set(told) == {"reading clips", "reading synthetic", "training lda"}
     table = results.read_table(out / "predictions.parquet")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 import pytest
@@ -31,6 +33,12 @@ def picture(centres: list[int], signal: np.ndarray | None = None, threshold: flo
     return decoded[..., ::-1]
 
 
+@cache
+def alone() -> np.ndarray:
+    """One interval, drawn once."""
+    return picture([300])
+
+
 def red(image: np.ndarray) -> int:
     """Pixels of the flow pictures."""
     return int((image == (255, 0, 0)).all(-1).sum())
@@ -39,7 +47,7 @@ def red(image: np.ndarray) -> int:
 @pytest.mark.parametrize("n", [0, 1, 2, 3, MOST, MOST + 3])
 def test_every_interval_is_pictured_up_to_a_limit(n: int) -> None:
     image = picture([20 + 45 * i for i in range(n)])
-    one = red(picture([300]))
+    one = red(alone())
     assert one > 5000
     assert red(image) == pytest.approx(min(n, MOST) * one, rel=0.05)
     assert image.shape[0] <= 1400
@@ -52,7 +60,7 @@ def test_more_intervals_make_it_taller_not_wider() -> None:
 
 
 def test_the_interval_is_shaded_in_the_colour_of_its_class() -> None:
-    image = picture([300]).astype(int)
+    image = alone().astype(int)
     band = image[60:250]
     shade = (np.abs(band - (205, 225, 238)).max(-1) < 12).mean(0) > 0.3  # C0 at the opacity of the shading
     columns = np.flatnonzero(shade)

@@ -15,11 +15,13 @@ import yaml
 from click.testing import CliRunner, Result
 
 from mesynth.core.errors import ManifestError, NoFaceError, UnreadableImageError, WeightsUnavailable
+from mesynth.corpus.verify import verify
 from mesynth.datasets.generic import GENERIC
 from mesynth.datasets.load import load_release, usable
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.prepare import prepare
 from mesynth.preprocess.spot import MIN_FRAMES as SPOTTED_FRAMES
+from mesynth.store.digests import DigestError, seal
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow
 from recognizer import trained
@@ -213,6 +215,7 @@ def record(folder: Path, manifest: Manifest, **changes: object) -> Manifest:
     run_file = yaml.safe_load((folder / "run.yaml").read_text())
     run_file["config"] |= changes
     (folder / "run.yaml").write_text(yaml.safe_dump(run_file))
+    seal(folder)
     return Manifest.read(folder)
 
 
@@ -245,8 +248,12 @@ def test_a_model_saved_without_preparation_uses_the_defaults_and_a_damaged_one_i
     old = tmp_path / "old"
     shutil.copytree(model, old)
     (old / PREPARATION).unlink()
+    with pytest.raises(DigestError, match=r"preparation\.yaml is missing"):
+        Recognizer.load(old)
+    seal(old)
     assert Recognizer.load(old).preparation == Preparation()
     (old / PREPARATION).write_text("nonsense: [1")
+    seal(old)
     with pytest.raises(WeightsUnavailable, match="train the model again"):
         Recognizer.load(old)
 
@@ -292,7 +299,7 @@ def test_refusals(tmp_path: Path, root: Path, model: Path, two: Path) -> None:
     (pictures / "img3.png").write_bytes(b"")
     assert "img3.png cannot be read" in mistake(*base, "--video", pictures, "--fps", "60")
     cv2.imwrite(str(pictures / "img3.png"), np.zeros((50, 60, 3), np.uint8))
-    assert "frames of one size" in mistake(*base, "--video", pictures, "--fps", "60")
+    assert "img3.png has 60x50 pixels" in mistake(*base, "--video", pictures, "--fps", "60")
     assert not (tmp_path / "no").exists()  # nothing half-written
 
 
@@ -333,6 +340,7 @@ def test_an_interval_with_a_face_after_a_beginning_without(tmp_path: Path, model
     frames[:10] = 128
     video = write_video(tmp_path / "late.avi", frames)
     made = predict_video(Recognizer.load(model), video, out=tmp_path / "o", intervals=["14,24,33"])
+    assert (verify(tmp_path / "o").kind, verify(tmp_path / "o").problems) == ("prediction", ())
     assert made.facts["intervals"][0]["predicted"] == "negative"
     assert made.facts["intervals"][0]["movement_px"] is None
     assert set(made.facts["signal"]["px"]) == {None}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mesynth.core.errors import DatasetLayoutError, UnreadableImageError
 from mesynth.datasets.files import list_frames, picture_size
@@ -24,7 +27,9 @@ from mesynth.store.videos import (
     is_video,
     listing,
     read_image,
+    read_photo,
     read_pictures,
+    used_bits,
     video_fps,
     video_frame,
     video_size,
@@ -259,3 +264,146 @@ def test_frames_of_a_manifest_row(root: Path) -> None:
     assert [frame_number_shown(f) for f in read_frames(root, row)] == [5, 6, 7, 8, 9]
     moved = Manifest.join([Manifest.from_rows([row], root)], root.parent).row(0)
     assert [frame_number_shown(f) for f in read_frames(root.parent, moved)] == [5, 6, 7, 8, 9]
+
+
+# ---------------------------------------------------------------- depth, size, damage
+
+
+def _clip(folder: Path, brightest: int, bits: int, suffix: str, colour: bool = True) -> tuple[list[str], np.ndarray]:
+    """Two frames of 8 bits, the first darker, written into the low ``bits`` of 16-bit files; what they show."""
+    shape = (2, 6, 7, 3) if colour else (2, 6, 7)
+    shown = np.random.default_rng(bits).integers(0, brightest, shape).astype(np.uint8)
+    shown[1].flat[0] = brightest
+    shown[0] //= 9
+    names = [f"{i}{suffix}" for i in range(2)]
+    for name, picture in zip(names, shown, strict=True):
+        deep = picture.astype(np.uint16) << (bits - 8)
+        assert cv2.imwrite(str(folder / name), deep[..., ::-1] if colour else deep)
+    return names, shown if colour else np.repeat(shown[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("colour", [True, False])
+def test_samples_of_any_depth_in_16_bits(tmp_path: Path, bits: int, suffix: str, colour: bool) -> None:
+    """One scale for the clip: its dark first frame alone would be made brighter."""
+    names, shown = _clip(tmp_path, 200, bits, suffix, colour)
+    said: list[str] = []
+    read = list(read_pictures(tmp_path, names, notes=said))
+    assert np.array_equal(np.stack(read), shown)
+    assert said == [f"16-bit frames use {bits} bits: all of them divided by {1 << (bits - 8)}"]
+    assert np.array_equal(read_image(tmp_path / names[1]), shown[1])
+
+
+def test_eight_bits_say_nothing(root: Path) -> None:
+    said: list[str] = []
+    assert len(list(read_pictures(root, ["clips/img7.png"] * 2, notes=said))) == 2
+    assert said == []
+
+
+@given(peak=st.integers(0, 65535))
+def test_a_depth_holds_its_peak_and_no_smaller_one_does(peak: int) -> None:
+    bits = used_bits(peak)
+    assert peak < 1 << bits
+    assert bits == 8 or peak >= 1 << (bits - 2)
+
+
+def test_frames_of_one_clip_are_alike(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 9, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((8, 10, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "c.png"), np.zeros((8, 9, 3), np.uint16))
+    for other, says in {"b.png": ("in size", "10x8", "9x8"), "c.png": ("in depth", "16 bits", "8 bits")}.items():
+        with pytest.raises(UnreadableImageError) as error:
+            list(read_pictures(tmp_path, ["a.png", "a.png", other]))
+        one_line(error, "a.png", other, *says)
+
+
+_PICTURE = np.random.default_rng(0).integers(0, 255, (24, 32, 3)).astype(np.uint8)
+
+
+def _saved(path: Path, **how: object) -> Path:
+    Image.fromarray(_PICTURE).save(path, **how)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".gif", ".jp2", ".avif"])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.95])
+def test_cut_off_pictures_are_one_line(
+    tmp_path: Path, suffix: str, kept: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = _saved(tmp_path / f"whole{suffix}")
+    assert read_image(whole).shape == _PICTURE.shape
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[: int(kept * whole.stat().st_size)])
+    with pytest.raises(UnreadableImageError) as error:
+        read_image(cut)
+    one_line(error, cut.name, "cannot be read as an image")
+    assert "OpenCV" not in capfd.readouterr().err
+
+
+def test_a_picture_by_another_name_is_what_it_holds(tmp_path: Path) -> None:
+    jpeg = _saved(tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.png").write_bytes(jpeg)
+    assert np.array_equal(read_image(tmp_path / "a.png"), read_image(tmp_path / "a.jpg"))
+
+
+def test_a_header_of_too_many_pixels(tmp_path: Path) -> None:
+    """Nothing of that size is asked for: the file holds a megabyte of zeros for 4.8 gigabytes of picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1_000_000))), chunk(b"IEND", b""))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    jpeg = bytearray(_saved(tmp_path / "a.jpg").read_bytes())
+    place = jpeg.index(b"\xff\xc0") + 5
+    jpeg[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
+    (tmp_path / "bomb.jpg").write_bytes(jpeg)
+    for name in ("bomb.png", "bomb.jpg"):
+        with pytest.raises(UnreadableImageError) as error:
+            read_image(tmp_path / name)
+        one_line(error, name, "150,000,000")
+        with pytest.raises(UnreadableImageError) as error:
+            picture_size(tmp_path, name)
+        one_line(error, name)
+
+
+def test_heic_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for brand in (b"heic", b"heix", b"mif1"):
+        (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(64))
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(UnreadableImageError) as error:
+            read_image(tmp_path / "a.heic")
+        one_line(error, "a.heic", "pip install pillow-heif", "JPEG or PNG")
+
+
+def test_photos_as_people_save_them(tmp_path: Path) -> None:
+    """Grey, palette, CMYK, turned, transparent, animated: the same picture, and a word where something was decided."""
+    image = Image.fromarray(_PICTURE)
+    grey = np.asarray(image.convert("L"))
+    upright = Image.Exif()
+    upright[0x0112] = 6  # a quarter clockwise makes it upright
+    turned = image.rotate(90, expand=True)
+    turned.save(tmp_path / "turned.png", exif=upright)
+    turned.save(tmp_path / "turned.tif", exif=upright)
+    image.convert("L").save(tmp_path / "grey.png")
+    image.convert("CMYK").save(tmp_path / "cmyk.tif")
+    image.save(tmp_path / "animated.png", save_all=True, append_images=[image.rotate(180)])
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.where(np.arange(32) < 4, 0, 255).astype(np.uint8)[None].repeat(24, 0)))
+    clear.save(tmp_path / "clear.png")
+    for name, expected, said in (
+        ("turned.png", _PICTURE, []),
+        ("turned.tif", _PICTURE, []),
+        ("grey.png", np.repeat(grey[..., None], 3, -1), []),
+        ("cmyk.tif", _PICTURE, []),
+        ("animated.png", _PICTURE, ["the first of its several pictures was read"]),
+        ("clear.png", np.where(np.arange(32)[:, None] < 4, 255, _PICTURE), ["transparent parts were made white"]),
+    ):
+        read, notes = read_photo(tmp_path / name)
+        assert np.array_equal(read, expected), name
+        assert notes == said, name
+    palette = image.quantize(16)
+    palette.save(tmp_path / "palette.png")
+    assert np.array_equal(read_photo(tmp_path / "palette.png")[0], np.asarray(palette.convert("RGB")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import torch
@@ -31,6 +33,15 @@ def person_pairs(
     person: int, n: int, size: int, *, codes: tuple[int, ...] = facs.AU_CODES, top: float = 0.6, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """``n`` pairs of one person as arrays of a Batch's fields (pictures uint8), and the crop's landmarks [68,2]."""
+    columns, landmarks = _person_pairs(person, n, size, codes, top, seed)
+    return {name: array.copy() for name, array in columns.items()}, landmarks.copy()
+
+
+@lru_cache(maxsize=256)
+def _person_pairs(
+    person: int, n: int, size: int, codes: tuple[int, ...], top: float, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Rendered once: a dozen tests look at the same people."""
     rng = seeds.stream(seed, "rendered-pairs", person)
     subject = Subject(person, size=round(1.5 * size))
     neutral = np.zeros((K, 2), np.float32)
@@ -54,6 +65,12 @@ def person_pairs(
 
 def person_face(person: int, size: int) -> Face:
     """One rendered person's neutral crop with its landmarks, as the generators' callers have it."""
+    face = _person_face(person, size)
+    return Face(face.image.copy(), face.landmarks.copy())
+
+
+@lru_cache(maxsize=64)
+def _person_face(person: int, size: int) -> Face:
     subject = Subject(person, size=round(1.5 * size))
     crop = SimilarityCrop.from_landmarks(subject.landmarks(), size)
     return Face(crop.frames(subject.render(np.zeros((1, K, 2), np.float32)))[0], crop.points(subject.landmarks()))

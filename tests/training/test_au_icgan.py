@@ -33,9 +33,9 @@ def task(seed: int = 0, **options: object) -> AUICGANTask:
 
 @pytest.fixture(scope="module")
 def trained() -> AUICGANTask:
-    """100 steps on three rendered people."""
+    """80 steps on three rendered people."""
     made = task(loss=LossConfig(cycle=1, mask=0.01))
-    fit(made, joined(range(3), 12, SIZE, codes=CODES), 100, 12)
+    fit(made, joined(range(3), 12, SIZE, codes=CODES), 80, 12)
     return made
 
 

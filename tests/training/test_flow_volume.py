@@ -84,8 +84,8 @@ def denoising(task: FlowVolumeTask, batch: SequenceBatch) -> float:
 @pytest.fixture(scope="module")
 def trained(clips: tuple[SequenceSet, SequenceSet]) -> FlowVolumeTask:
     """A short training on a few rendered people."""
-    task = task_of(loss=LossConfig(), optim=OptimConfig(lr=5e-3, flat=1.0))
-    fit(task, (clips[0].batch(np.arange(6 * step, 6 * step + 6)) for step in itertools.count()), 60)
+    task = task_of(loss=LossConfig(), optim=OptimConfig(lr=1e-2, flat=1.0))
+    fit(task, (clips[0].batch(np.arange(6 * step, 6 * step + 6)) for step in itertools.count()), 24)
     return task
 
 
@@ -117,7 +117,7 @@ def test_a_short_training_learns(trained: FlowVolumeTask, clips: tuple[SequenceS
 @pytest.mark.slow
 def test_clips_are_learned_by_heart(clips: tuple[SequenceSet, SequenceSet]) -> None:
     """Of the two whose AUs keep least to the profile, what is drawn comes nearer than the profile's expectation."""
-    whole, model = clips[0].batch(np.arange(32)), ModelConfig(widths=(16, 16), dim=16, mean_width=8, steps=4)
+    whole, model = clips[0].batch(np.arange(12)), ModelConfig(widths=(16, 16), dim=16, mean_width=8, steps=4)
     task = task_of(model, LossConfig(), OptimConfig(lr=5e-3, flat=1.0))
     few = whole.rows(task.validate(task.networks, whole)["epe_exact_apex"].topk(2).indices.numpy())
     before = denoising(task, few)

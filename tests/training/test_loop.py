@@ -120,7 +120,10 @@ def test_the_state_of_the_global_stream_is_left_alone(tmp_path: Path, recipe: Ma
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_accumulation_and_prefetching_do_not_change_the_run(tmp_path: Path, recipe: Make) -> None:
+def test_accumulation_and_prefetching_do_not_change_the_run(
+    tmp_path: Path, recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # two threads prepare batches
     train(recipe(), tmp_path / "one", machine=CPU)
     train(recipe(prefetch=0), tmp_path / "ahead", machine=CPU)
     assert _weights(tmp_path / "one") == _weights(tmp_path / "ahead")

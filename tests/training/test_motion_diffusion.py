@@ -86,7 +86,7 @@ def test_one_batch_is_learned_by_heart(batch: Batch, kind: str) -> None:
         return float(end_point_error(drawn(task, few, few.aus), few.flow, few.valid).mean())
 
     zero, before = float(end_point_error(0 * few.flow, few.flow, few.valid).mean()), epe()
-    fit(task, again(few), 120)
+    fit(task, again(few), 90)
     after = epe()
     assert after < 0.4 * zero
     assert after < 0.6 * before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +14,14 @@ from hypothesis import strategies as st
 from mesynth.core.errors import ConfigError
 from mesynth.training.data.batches import batches, check_split, shares
 from tests.training.toy import PairConfig, ToyPairs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_cores() -> Iterator[None]:
+    """Batches ahead are made by two threads, on any machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 2)
+        yield
 
 
 @given(start=st.integers(0, 10**12), share=st.integers(1, 7), processes=st.integers(1, 5), accumulate=st.integers(1, 5))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from mesynth.core.errors import ConfigError, LeakError, RunFolderError
 from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.generators.motion_gan.task import MotionGANTask
+from mesynth.store.digests import seal
 from mesynth.store.generator_folder import INDEX, SHIPPED, WEIGHTS, PipelineError, read_facts, save_pipeline
 from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint
@@ -114,6 +115,7 @@ def test_licences_are_united(place: Path, second: Make, tmp_path: Path) -> None:
     index = json.loads((tmp_path / "g" / INDEX).read_text())
     index["facts"]["licences"] = ["agreement of database a"]
     (tmp_path / "g" / INDEX).write_text(json.dumps(index))
+    seal(tmp_path / "g")
     train(second(start=tmp_path / "g"), tmp_path / "run", machine=on(place))
     assert read_facts(tmp_path / "run" / "generator").licences == ("CC0", "agreement of database a")
 
@@ -258,12 +260,14 @@ def test_folders_to_begin_with_that_are_none(place: Path, second: Make, tmp_path
     index = json.loads((silent / INDEX).read_text())
     index["facts"]["subjects_seen"] = []
     (silent / INDEX).write_text(json.dumps(index))
+    seal(silent)
     refused(silent, ConfigError, "does not say whom it learned from")
     index = json.loads((place / "first" / "generator" / INDEX).read_text())
     foreign = tmp_path / "foreign"
     shutil.copytree(place / "first" / "generator", foreign)
     index["family"] = index["facts"]["name"] = "ice_gan"
     (foreign / INDEX).write_text(json.dumps(index))
+    seal(foreign)
     refused(foreign, ConfigError, "holds weights of ice_gan; this recipe trains motion_gan")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+import mesynth.cli
 from mesynth.training import forecast
 from mesynth.training.config import Recipe, RunConfig, load_recipe
 from mesynth.training.forecast import measure, preparation
@@ -88,6 +91,12 @@ def test_preparation_is_counted_in_pairs(prefetch: int) -> None:
 # ---------------------------------------------------------------- the script
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script looks at the preparation for a fifth of a second, not for three."""
+    monkeypatch.setattr(forecast, "preparation", partial(preparation, seconds=0.2))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("--out", tmp_path / "gpu") == 2
@@ -97,6 +106,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "gpu").exists()
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_dry_run_measures_and_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--out", tmp_path / "gpu", *TINY, "--set", SMALL, "--dry-run"]
     assert main(*words, "--minutes", "0.02") == 0
@@ -132,14 +142,27 @@ def test_keys_in_images_keep_their_share() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief")
 def test_it_trains_and_compares(tmp_path: Path) -> None:
-    compare = ["--compare", "--people 2 --size 64 --aus 12 --levels 0.5"]
-    assert main("--out", tmp_path / "gpu", *TINY, "--set", SMALL, "--minutes", "0.02", *compare) == 0
+    """Its verbs run in this process, which has imported everything."""
+    module = script()
+
+    def here(*words: object) -> int:
+        done = CliRunner().invoke(mesynth.cli.main, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+        return done.exit_code
+
+    assert module.mesynth("train", "--list") == 0
+    assert module.mesynth("no-verb") == 2
+    module.mesynth = here
+    words = ["--out", str(tmp_path / "gpu"), *TINY, "--set", SMALL, "--minutes", "0.02"]
+    assert module.main([*words, "--compare", "--people 2 --size 64 --aus 12 --levels 0.5"]) == 0
     assert (tmp_path / "gpu" / "runs" / "motion_tiny" / "generator" / "mesynth.json").is_file()
     assert (tmp_path / "gpu" / "comparison" / "compare.json").is_file()
     assert "epe " in (tmp_path / "gpu" / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize(("status", "ends"), [(2, 1), (130, 130)])
 def test_a_training_that_fails_is_told_and_an_interrupted_one_ends_it(
     status: int, ends: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

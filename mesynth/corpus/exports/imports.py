@@ -24,6 +24,7 @@ from mesynth.corpus.exports.form import PROVENANCE_FILE, Form
 from mesynth.corpus.exports.records import AGAIN, provenance_of, row_of
 from mesynth.corpus.exports.run import ACCOUNT_FILE, FORMS
 from mesynth.datasets.registry import EXPORT, advised
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -121,6 +122,7 @@ def read_export(root: Path | str) -> Exported:
     """
     root = Path(root)
     form, clips = _account(root / ACCOUNT_FILE)
+    digests.check(root, [ACCOUNT_FILE, PROVENANCE_FILE])
     if not form.comes_back:
         raise ConfigError(
             f"{root} holds {form.name}, which are for looking at and come back as no corpus; "

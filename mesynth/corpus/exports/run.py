@@ -24,9 +24,10 @@ from mesynth.corpus.exports.meb import MebForm
 from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.releases import Casme2Form, SammForm
 from mesynth.corpus.exports.webdataset import WebDatasetForm
+from mesynth.store import digests
 from mesynth.store.manifest import Manifest, write_tables
-from mesynth.store.run_folder import claim_folder, temporary_beside, write_text
-from mesynth.store.stage import Progress, Skipped, journal, run_shards, skipped_csv
+from mesynth.store.run_folder import claim_folder, temporary_beside, write_last, write_listed, write_text
+from mesynth.store.stage import PARTS, Progress, Skipped, journal, run_shards, skipped_csv
 
 FORMS: dict[str, type[Form]] = {
     form.name: form
@@ -90,6 +91,7 @@ def export(
         out, source, partial(_make_shard, chosen, out), partial(_finish, chosen, out), last=ACCOUNT_FILE,
         workers=workers, progress=progress,
     )  # fmt: skip
+    digests.check(out, [ACCOUNT_FILE])
     return ExportSummary(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
 
 
@@ -149,8 +151,8 @@ def _make_shard(form: Form, out: Path, index: int, n_shards: int, first: int, pa
         places.append(placed.place)
         yield at
     folder = journal(out, index).parent
-    write_text(folder / _PLACES, _json_lines(places))
-    write_text(folder / _LEFT, _json_lines(map(asdict, left)))
+    written = {_PLACES: _json_lines(places), _LEFT: _json_lines(map(asdict, left))}
+    write_listed(folder, {name: text.encode() for name, text in written.items()})
     Manifest.from_rows(rows, out).write(folder)  # last: it says that the shard is done
     yield len(part)
 
@@ -162,6 +164,7 @@ def _json_lines(records: Iterable[object]) -> str:
 def _placed(out: Path, n_shards: int) -> Iterator[ExportedClip]:
     for index in range(n_shards):
         folder = journal(out, index).parent
+        digests.check(folder, [_PLACES])
         with open(folder / _PLACES, encoding="utf-8") as places:
             for row, line in zip(Manifest.read(folder), places, strict=True):
                 yield ExportedClip(row, json.loads(line))
@@ -175,7 +178,7 @@ def _finish(form: Form, out: Path, n_shards: int) -> None:
         # manifest.parquet from the journals, one in memory at a time
         write_tables(out, lambda: (Manifest.read(journal(out, index)).table for index in range(n_shards)), {})
     account = ExportSummary(form.name, "", clips, sum(reasons.values()), dict(reasons), facts)
-    write_text(out / ACCOUNT_FILE, json.dumps(asdict(account), indent=1) + "\n")
+    write_last(out / ACCOUNT_FILE, (json.dumps(asdict(account), indent=1) + "\n").encode(), without=[PARTS])
 
 
 def _write_left_out(out: Path, n_shards: int) -> Counter[str]:

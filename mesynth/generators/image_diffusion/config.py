@@ -12,6 +12,7 @@ from mesynth.config import check_range
 from mesynth.core.errors import ConfigError, WeightsUnavailable
 from mesynth.generators.diffusion.config import Process, Sampling
 from mesynth.generators.image_diffusion.foreign import find_foreign
+from mesynth.store.digests import DigestError
 from mesynth.store.families import FAMILIES
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, read_facts, saved_folder
 
@@ -167,7 +168,7 @@ class ModelConfig:
             raise ConfigError(f"model.mean_model is what a change is drawn around; model.target is {self.target}")
         try:
             found = find_mean_model(saved_folder(self.mean_model)).weights_sha256
-        except PipelineError as error:
+        except (PipelineError, DigestError) as error:
             raise ConfigError(f"model.mean_model: {error}") from None
         if self.mean_model_sha256 not in ("", found):
             meant = self.mean_model_sha256[:12]

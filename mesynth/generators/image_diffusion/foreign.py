@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesynth.core.errors import WeightsUnavailable
-from mesynth.store.generator_folder import WEIGHTS, file_sha256
+from mesynth.store.digests import file_sha256
+from mesynth.store.generator_folder import WEIGHTS
 
 if TYPE_CHECKING:
     import torch

@@ -358,6 +358,7 @@ def train(config: MagnifierConfig, out: Path, device: str = "cpu", progress: boo
 
 
 def _train(config: MagnifierConfig, out: Path, device: str, progress: bool) -> LearnedMagnifier:
+    from mesynth.store.digests import seal
     from mesynth.store.run_folder import write_text
 
     triples = config.triples
@@ -379,6 +380,7 @@ def _train(config: MagnifierConfig, out: Path, device: str, progress: bool) -> L
     made = LearnedMagnifier(net, meta)
     made.save(out / "magnifier.safetensors")
     write_text(out / "magnifier.md", _magnifier_card(made, config))
+    seal(out)
     return made
 
 

@@ -22,6 +22,7 @@ from mesynth.corpus.exports.imports import ProvenanceLines, import_export, read_
 from mesynth.corpus.exports.run import FORMS, export
 from mesynth.corpus.verify import verify
 from mesynth.datasets.flow_folders import STRETCHED, UNITS, unstretch
+from mesynth.store.digests import seal
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import npy_bytes, png_bytes, read_extra, read_flow, read_frames, read_landmarks, read_valid
 from mesynth.store.stage import Interrupted, Produced, run_stage
@@ -112,7 +113,7 @@ def test_what_comes_back_is_a_clean_corpus(form: str, whole: Manifest, back: Exp
 def test_a_whole_corpus_comes_back_byte_for_byte(form: str, whole: Manifest, back: Exported) -> None:
     ours, found = tree_bytes(whole.root), tree_bytes(back(whole, form))
     assert ours.keys() == found.keys()
-    assert [name for name in ours if ours[name] != found[name]] == ["run.yaml"]
+    assert [name for name in ours if ours[name] != found[name]] == ["SHA256SUMS", "run.yaml"]  # which lists it
 
 
 def test_further_arrays_come_back_from_webdataset_alone(tmp_path: Path) -> None:
@@ -316,6 +317,9 @@ def test_damage_is_one_line(name: str, whole: Manifest, exported: Exported, tmp_
     folder = tmp_path / "copy"
     shutil.copytree(exported(whole, form), folder)
     damage(folder)
+    with pytest.raises(MesynthError):  # by the digest list, if by nothing else
+        import_export(folder, tmp_path / "listed")
+    seal(folder)  # so that what is read is what is refused
     with pytest.raises(MesynthError, match=words) as error:
         import_export(folder, tmp_path / "out")
     assert "\n" not in str(error.value)
