@@ -177,7 +177,10 @@ class NoManifest(ManifestError):
 
     def __str__(self) -> str:
         module, _, function = self._NEAR.partition(":")
-        near = getattr(import_module(module), function)(self.path)
+        try:
+            near = getattr(import_module(module), function)(self.path)
+        except OSError:  # a message says what is missing, whatever lies near
+            near = ""
         way = near or "give a folder written by prepare, render or generate"
         return f"no {FILE_NAME} in {self.path}; {way}"
 
