@@ -395,7 +395,7 @@ def test_too_little_memory_is_one_line(mib: int, tmp_path: Path) -> None:
     code, _, said = _process(words, {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}, mib << 10)
     assert code == 2, said
     assert said.count(b"\n") == 1, said
-    assert said.startswith(b"Error: memory ran out"), said
+    assert said.startswith(b"Error: memory "), said
     assert not (tmp_path / "out").exists()
 
 
