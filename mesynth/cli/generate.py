@@ -145,6 +145,12 @@ Examples:
     help='Strengths of --kind flow: "noise=0,blur=0.5", or "none,head=1" for that alone. Of asymmetry, shape, heads, '
     "style, head, blink, texture, blur, noise, outliers, median.",
 )
+@click.option(
+    "--frame",
+    default="",
+    help="Where faces lie in images of --kind flow: like:PREPARED (as in that database, found from its flow), or "
+    "eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: as our crops].",
+)
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
 @until_options

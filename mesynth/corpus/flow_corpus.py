@@ -15,6 +15,7 @@ import numpy as np
 
 from mesynth.core import emotions
 from mesynth.core.errors import MesynthError
+from mesynth.core.framing import OWN, Framing, reframed
 from mesynth.core.process import part
 from mesynth.core.types import AUVector
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
@@ -65,9 +66,16 @@ class FlowWorker:
     """Makes the flow image of one row. Picklable: fields and networks are read in each process."""
 
     def __init__(
-        self, model: Model | None, people: Sequence[str], size: int, nuisance: FlowNuisance, plan: str
+        self,
+        model: Model | None,
+        people: Sequence[str],
+        size: int,
+        nuisance: FlowNuisance,
+        plan: str,
+        framing: Framing = OWN,
     ) -> None:
         self.model, self.people, self.size, self.nuisance, self.plan = model, tuple(people), size, nuisance, plan
+        self.framing = framing
         self._prior: FlowPrior | None = None
         self._gan: FlowGAN | None = None
         self._made: tuple[tuple[PlanRow, ...], np.ndarray] | None = None
@@ -87,7 +95,7 @@ class FlowWorker:
             return self._sampled(rows)
         if self._prior is None:
             with part("load"):
-                self._prior = FlowPrior(self.size, self.nuisance)
+                self._prior = FlowPrior(self.size, self.nuisance, self.framing)
         return self._prior.draw([self._asked(row) for row in rows])
 
     def _asked(self, row: PlanRow) -> FlowRequest:
@@ -113,12 +121,13 @@ class FlowWorker:
             assert isinstance(loaded, FlowGAN)
             self._gan = loaded
         trained = self._gan.network.config["condition"]
-        return self._gan.sample(
+        drawn = self._gan.sample(
             seeds=[row.seed for row in rows],
             labels=None if trained == "aus" else [emotions.label(row.emotion) for row in rows],
             aus=None if trained == "class" else np.stack([row.aus.intensity for row in rows]),
             size=self.size,
         )
+        return drawn if self.framing == OWN else reframed(drawn, OWN, self.framing)
 
     def _row(self, plan: PlanRow) -> Row:
         learned = self.model.facts if self.model else None
@@ -178,13 +187,15 @@ def generate_flow(
     people: int = 0,
     size: int = 28,
     nuisance: FlowNuisance = FlowNuisance(),
+    framing: Framing = OWN,
     **pace: Unpack[Pace],
 ) -> Manifest:
     """A corpus of flow images of ``size`` pixels in ``out``: manifest and shards, no frames; read as any corpus.
 
     ``rows``: a stored plan (each of its faces becomes a face shape), or what a plan is drawn from, of ``people`` face
     shapes (0: as many as rows, at most 1,000). Head motion, blinks and style are the rows' own; everything else, and
-    how strong those are, is ``nuisance``. Resumes, and gives the same bytes at any ``pace``, as
+    how strong those are, is ``nuisance``. ``framing``: where faces lie; images of a GAN are taken there from our crop.
+    Resumes, and gives the same bytes at any ``pace``, as
     :func:`mesynth.corpus.generate.generate`.
 
     Raises:
@@ -192,7 +203,7 @@ def generate_flow(
         ConfigError: a size or strength out of range.
         MesynthError: a model that is no flow GAN, or rows that it cannot draw.
     """
-    run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
+    run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance, framing=framing)
     return run_plan(run, out, **pace)
 
 
@@ -205,6 +216,7 @@ class FlowRun:
     people: list[str]
     size: int
     nuisance: FlowNuisance
+    framing: Framing
     plan_hash: str
     config: dict[str, Any]
 
@@ -217,10 +229,18 @@ class FlowRun:
         return Batches(rows)
 
     def worker(self, out: Path) -> FlowWorker:
-        return FlowWorker(self.model, self.people, self.size, self.nuisance, self.plan_hash)
+        return FlowWorker(self.model, self.people, self.size, self.nuisance, self.plan_hash, self.framing)
 
 
-def flow_run(rows: PlanConfig | StoredPlan, *, model: str, people: int, size: int, nuisance: FlowNuisance) -> FlowRun:
+def flow_run(
+    rows: PlanConfig | StoredPlan,
+    *,
+    model: str,
+    people: int,
+    size: int,
+    nuisance: FlowNuisance,
+    framing: Framing = OWN,
+) -> FlowRun:
     """See :func:`generate_flow`. Raises ConfigError and MesynthError as it does; nothing is written."""
     chosen = find_flow_model(model)
     FlowPrior.check_size(size)
@@ -236,7 +256,10 @@ def flow_run(rows: PlanConfig | StoredPlan, *, model: str, people: int, size: in
         identity = {"plan": dataclasses.asdict(rows), "people": len(faces)}
     run: dict[str, Any] = {"generator": NAME} if chosen is None else chosen.identity
     run = {"kind": "flow"} | run | identity | {"size": size, "nuisance": dataclasses.asdict(nuisance)}
-    return FlowRun(planned, chosen, [_person(face) for face in faces], size, nuisance, config_hash(identity), run)
+    if framing != OWN:
+        run["framing"] = dataclasses.asdict(framing)
+    shapes = [_person(face) for face in faces]
+    return FlowRun(planned, chosen, shapes, size, nuisance, framing, config_hash(identity), run)
 
 
 def _person(face: PlanFace) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mesynth.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mesynth.core.framing import Framing
     from mesynth.corpus.plan import PlanConfig
     from mesynth.corpus.plan_file import StoredPlan
     from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
@@ -45,6 +46,7 @@ class Generation:
     style: float | None = None
     subjects: int = 0
     nuisance: str = ""
+    frame: str = ""
     preview: int = 8
     video: str = "gif"
     landmarker: str = "auto"
@@ -85,7 +87,7 @@ class Generation:
                 ("faces", "noise", "preview", "video", "landmarker", "download", "face", "face_limits"), f"with {flow}"
             )
         else:
-            refuse(("subjects", "nuisance"), f"without {flow}")
+            refuse(("subjects", "nuisance", "frame"), f"without {flow}")
         if self.plan:
             refuse(_PLANNED, f"with {option('plan')}, whose rows say it")
             if self.kind == "clips":
@@ -146,6 +148,7 @@ class Generation:
                 "people": self.subjects,
                 "size": 28 if self.size is None else self.size,
                 "nuisance": parse_flow_nuisance(self.nuisance),
+                "framing": self.framing(),
             }
             if self.until_accepted:
                 from mesynth.corpus.rejection import generate_flow_until_accepted
@@ -170,6 +173,18 @@ class Generation:
             return Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
         assert self.faces is not None
         return _with_faces(Generated(generate(self.faces, self.config, out, **common, **self._choice)), out)
+
+    def framing(self) -> Framing:
+        """Of flow images. Raises ConfigError for what is none, ManifestError where a database's cannot be found."""
+        from mesynth.core.framing import OWN, parse_framing
+
+        if not self.frame:
+            return OWN
+        if not self.frame.startswith(LIKE):
+            return parse_framing(self.frame)
+        from mesynth.motion.framing import framing_of
+
+        return framing_of(self.frame.removeprefix(LIKE)).framing
 
     @property
     def _choice(self) -> dict[str, Any]:
@@ -203,8 +218,9 @@ class Generation:
 
         if self.kind == "flow":
             find_flow_model(self.model or "flow-prior")
+            framing = f", framed {self.framing().text()}" if self.frame else ""
             n = len(self._stored()) if self.plan else self.config.count
-            return f"{n} flow images of {28 if self.size is None else self.size} px"
+            return f"{n} flow images of {28 if self.size is None else self.size} px{framing}"
         model = self.model or "motion-prior"
         if self.plan:
             plan = self._stored()
@@ -229,6 +245,8 @@ class Generation:
         return StoredPlan.read(self.plan)
 
 
+LIKE = "like:"
+"""Before a prepared database's folder: its framing, found from its flow."""
 _PLANNED = (
     "aus", "emotion", "au_source", "count", "profile", "fps", "duration", "noise", "head_motion", "blink", "style",
     "seed", "subjects",

@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, RunFolderError
+from mesynth.core.framing import OWN, Framing
 from mesynth.corpus.faces import FaceSource
 from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejection, rejected_csv, rejections
 from mesynth.corpus.flow_corpus import flow_run
@@ -456,6 +457,7 @@ def generate_flow_until_accepted(
     people: int = 0,
     size: int = 28,
     nuisance: FlowNuisance = FlowNuisance(),
+    framing: Framing = OWN,
     **pace: Unpack[Pace],
 ) -> AcceptedCorpus:
     """:func:`mesynth.corpus.flow_corpus.generate_flow`, with every duplicate drawn again; see
@@ -467,5 +469,5 @@ def generate_flow_until_accepted(
     """
     if frames := acceptance.limits.of_frames:
         raise ConfigError(f"--keep {frames[0]} needs frames; with --kind flow use --keep duplicate")
-    run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance)
+    run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance, framing=framing)
     return _run_rounds(out, run, acceptance, Checks(acceptance.limits), **pace)

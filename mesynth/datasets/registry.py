@@ -285,8 +285,10 @@ def corpus_near(path: Path) -> str:
     """What to give instead of ``path``, in which no corpus is: one that is near, or a release to be prepared first."""
     if own := find_roots(path, CORPUS):
         return "there is one in " + " and ".join(str(found.path) for found in own[:_SHOWN])
-    found = find_roots(path)
-    return f"this is {_title(found[0].name)}: use `{found[0].command} --out FOLDER`, and that folder" if found else ""
+    if not (found := find_roots(path)):
+        return ""
+    place = "this" if _full(path).is_relative_to(found[0].path) else str(found[0].path)
+    return f"{place} is {_title(found[0].name)}: use `{found[0].command} --out FOLDER`, and that folder"
 
 
 def _title(name: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.framing import OWN, Framing, reframed
 from mesynth.core.profiles import Profile
 from mesynth.motion.flow_prior import FlowPrior, FlowRequest, K
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow
 
 _WIDE = Framing(eyes=0.25, height=0.25, row=1 / 3, column=0.5)
 """Shows two eye distances to every side, so that any usual crop lies inside."""
@@ -65,7 +68,7 @@ def find_framing(flows: np.ndarray) -> FoundFraming:
         ConfigError: fewer than 12 images, or images without motion.
     """
     flows = np.asarray(flows, np.float32)[:: max(1, len(flows) // _MOST)][:_MOST]
-    real = _unit(reframed(flows, OWN, OWN, _SIDE))
+    real = _unit(reframed(flows, OWN, OWN, _SIDE)) if len(flows) else np.zeros((0, 2 * _SIDE**2))
     real = real[np.isfinite(real).all(1) & (np.abs(real).max(1) > 0)] if len(real) else real
     if len(real) < _FEWEST:
         raise ConfigError(
@@ -89,6 +92,21 @@ def find_framing(flows: np.ndarray) -> FoundFraming:
         steps = np.abs(steps) if improved else np.abs(steps) / 2
     framing = Framing(**{name: round(value, 4) for name, value in zip(_NAMES, place.tolist(), strict=True)})
     return FoundFraming(framing=framing, explained=round(best, 4), explained_own=round(own, 4), images=len(real))
+
+
+def framing_of(folder: Path | str) -> FoundFraming:
+    """:func:`find_framing` of the flow of a prepared database or corpus, real clips' alone where it has any.
+
+    Raises:
+        ManifestError: no manifest there, or clips without flow.
+        ConfigError: too few clips, or none that move.
+    """
+    manifest = Manifest.read(folder)
+    kinds = manifest.column("provenance.kind")
+    rows = np.flatnonzero(kinds == "real") if (kinds == "real").any() else np.arange(len(manifest))
+    chosen = rows[:: max(1, len(rows) // _MOST)][:_MOST]
+    flows = (read_flow(manifest.root, manifest.row(int(i)))[None] for i in chosen)
+    return find_framing(np.concatenate([reframed(flow, OWN, OWN, _SIDE) for flow in flows] or [np.zeros((0, 2, 1, 1))]))
 
 
 _NAMES = ("eyes", "height", "row", "column")

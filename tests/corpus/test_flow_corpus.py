@@ -11,12 +11,14 @@ from click.testing import CliRunner, Result
 from mesynth.cli import main
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
+from mesynth.core.framing import OWN, parse_framing, reframed
 from mesynth.corpus.design import load_design
 from mesynth.corpus.flow_corpus import Batches, generate_flow
 from mesynth.corpus.plan import Plan, PlanConfig
 from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.verify import verify
 from mesynth.motion.flow_prior import OFF, FlowNuisance
+from mesynth.motion.framing import framing_of
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store import shards
 from mesynth.store.generator_folder import save_pipeline
@@ -186,3 +188,39 @@ def test_mistakes_are_one_line(tmp_path: Path, args: list[str], says: str) -> No
 def test_a_gan_has_no_nuisances_to_switch(gan: Path, tmp_path: Path) -> None:
     with pytest.raises(MesynthError, match="draws what it learned"):
         generate_flow(CONFIG, tmp_path / "x", model=str(gan), nuisance=replace(FlowNuisance(), noise=0.0))
+
+
+# ---------------------------------------------------------------- framing
+
+
+def test_images_are_framed_as_asked(tmp_path: Path, gan: Path) -> None:
+    """Eyes further apart and higher: the same people and AUs, moving elsewhere; a GAN's images are taken there."""
+    args = ["generate", "--kind", "flow", "--emotion", "negative,positive,surprise", "--count", 30, "--subjects", 7]
+    tight = "eyes=0.57,height=0.46,row=0.25,column=0.48"
+    made = _cli(*args, "--frame", tight, "--out", tmp_path / "a", "--workers", 1)
+    assert made.exit_code == 0, made.output
+    framed, own = Manifest.read(tmp_path / "a"), generate_flow(CONFIG, tmp_path / "own", people=7)
+    target = parse_framing(tight)
+    flows = [np.stack([shards.read_flow(m.root, row) for row in m]) for m in (framed, own)]
+    moved = reframed(flows[1], OWN, target)
+    same, apart = (np.abs(a - b).mean() for a, b in ((flows[0], moved), (flows[0], flows[1])))
+    assert same < 0.75 * apart  # estimator noise is that of each image's own pixels
+    again = _cli(*args, "--out", tmp_path / "a", "--workers", 1)
+    assert again.exit_code == 2
+    assert "holds another run" in again.stderr
+    drawn = [generate_flow(CONFIG, tmp_path / f"g{i}", model=str(gan), framing=f) for i, f in enumerate((OWN, target))]
+    first, second = (shards.read_flow(m.root, m.row(0)) for m in drawn)
+    np.testing.assert_allclose(second, reframed(first, OWN, target), atol=2e-3)
+
+
+def test_a_framing_like_a_databases(tmp_path: Path, corpus: Manifest) -> None:
+    args = ["generate", "--kind", "flow", "--emotion", "surprise", "--count", 3, "--out", tmp_path / "x"]
+    wanted = _cli(*args, "--frame", f"like:{corpus.root}", "--dry-run")
+    assert wanted.exit_code == 0, wanted.output
+    assert framing_of(corpus.root).framing.distance(OWN) < 0.1
+    assert f"framed {framing_of(corpus.root).framing.text()}" in wanted.stdout
+    for frame, words in (("like:" + str(tmp_path), "no manifest.parquet"), ("eyes=9", "eyes=9 is outside")):
+        refused = _cli(*args, "--frame", frame)
+        assert refused.exit_code == 2
+        assert words in refused.stderr
+        assert not (tmp_path / "x").exists()
