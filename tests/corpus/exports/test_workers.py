@@ -192,7 +192,7 @@ def test_an_interrupt_is_one_line(early: bool, many: Manifest, exported: Exporte
         told = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == 130
     *before, last = told
-    assert all(re.fullmatch(rf"clips: \d+ of {len(many)}, .* so far", line) for line in before), told  # if slow
+    assert all(re.fullmatch(rf"clips: (\d+ of {len(many)}, )?.* so far", line) for line in before), told  # if slow
     assert "interrupted; finished clips stay in" in last
     assert not list(out.rglob("*.tmp"))
     assert not (out / LOCK_FILE).exists()
@@ -206,8 +206,9 @@ def test_a_worker_that_dies_is_one_line(many: Manifest, exported: Exported, tmp_
     with _running(many, "huggingface", out, "die") as process:
         told = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == 2
-    assert len(told) == 2, told
-    assert "a worker process died" in told[1]
+    *before, last = told
+    assert all(re.fullmatch(rf"clips: (\d+ of {len(many)}, )?.* so far", line) for line in before), told  # if slow
+    assert "a worker process died" in last
     assert not list(out.rglob("*.tmp"))
     export(many, "huggingface", out)
     assert tree_bytes(out) == tree_bytes(exported(many, "huggingface"))
