@@ -183,7 +183,7 @@ def _origin(root: Path) -> _Origin:
 def _subject(cell: object, book: Path) -> str:
     """``'01'``, ``1`` and ``sub01`` are all the folder ``sub01``."""
     text = text_of(cell).lower().removeprefix("sub")
-    if not text.isdigit():
+    if not text.isdecimal():
         raise DatasetLayoutError(f"subject '{text_of(cell)}' in {book.name} is no number; expected for example 01")
     return f"sub{int(text):02d}"
 

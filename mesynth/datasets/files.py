@@ -415,4 +415,4 @@ def roman_class(cell: object) -> str:
     ('III', 'III', '12', '')
     """
     name = text_of(cell).upper()
-    return _ROMAN[int(name)] if name.isdigit() and 0 < int(name) < len(_ROMAN) else name
+    return _ROMAN[int(name)] if name.isdecimal() and 0 < int(name) < len(_ROMAN) else name

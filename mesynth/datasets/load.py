@@ -23,7 +23,7 @@ import numpy as np
 
 from mesynth.core import emotions
 from mesynth.core.errors import ConfigError, DatasetLayoutError, MesynthError
-from mesynth.core.facs import parse_annotation
+from mesynth.core.facs import OBJECTIVE_CLASSES, parse_annotation
 from mesynth.core.process import counted
 from mesynth.datasets.composite import plain_id
 from mesynth.datasets.database import AnnotatedClip, Database, Release
@@ -408,6 +408,16 @@ def _gaps(numbers: Sequence[int], onset: int, offset: int) -> tuple[int, int]:
     return len(inside) + max(absent, 0), max(absent, 0)
 
 
+def _objective(cell: str, of_aus: str, warnings: list[str]) -> str:
+    """The annotated class, or where there is none of I to VII, with a warning, that of the action units."""
+    if cell in OBJECTIVE_CLASSES:
+        return cell
+    if any(map(str.isalnum, cell)):
+        instead = f"{of_aus}, that of the action units, stands in" if of_aus else "it is left out"
+        warnings.append(f"objective class '{cell[:_SHOWN]}' is none of I to VII; {instead}")
+    return of_aus
+
+
 class _Engine:
     """Turns lines of one release into rows."""
 
@@ -450,6 +460,9 @@ class _Engine:
         if line.vector is None and annotation.doubt:
             warnings.append(annotation.doubt)
             self.undecided.append(ClipNote(line.full_name, annotation.doubt))
+        if said_of := emotions.doubt(emotion):
+            warnings.append(f"{said_of}; it has no class")
+        objective = _objective(line.objective, annotation.objective_class or "", warnings)
         source = {"kind": release.kind, "licence": line.licence or release.licence} | dict(line.provenance)
         return Row(
             clip_id=f"{database}/{line.subject}/{line.clip}/{onset}",
@@ -467,7 +480,7 @@ class _Engine:
             expression=line.expression,
             emotion=emotion,
             label=emotions.label(emotion) if line.label is None else line.label,
-            objective_class=line.objective or annotation.objective_class or "",
+            objective_class=objective,
             au_text=annotation.text,
             frame_files=tuple(files.path(line.folder, n) for n in inside),
             warnings=tuple(warnings),

@@ -137,7 +137,7 @@ def _database_of_list(cell: str) -> str:
 
 def _class_name(cell: str) -> str:
     number = plain_id(cell)
-    if number.isdigit():
+    if number.isdecimal():
         return CLASSES_3[int(number)] if int(number) < len(CLASSES_3) else ""
     return number if number in CLASSES_3 else ""
 
