@@ -250,11 +250,17 @@ def given_file(file: Path) -> Path:
     return file
 
 
+RENAMED = "; if it has another name, give it with --annotation"
+
+
 def no_file(usual: str, root: Path, where: str = "") -> WrongRoot:
     """What a reader raises that finds no annotation file: what it is usually called, and how to name another."""
+    kinds = {".csv"} if usual.endswith(".csv") else {".xlsx", ".xls"}
+    there = [p.name for p in root.iterdir() if p.suffix.lower() in kinds] if root.is_dir() else []
+    one = f" (is it '{there[0]}'?)" if len(there) == 1 else ""
     return WrongRoot(
-        f"no {'file' if usual.endswith('.csv') else 'workbook'} like {usual} in {root}{where}: {contents(root)}; "
-        "if it has another name, give it with --annotation FILE"
+        f"no {'file' if usual.endswith('.csv') else 'workbook'} like {usual} in {root}{where}: {contents(root)}"
+        f"{RENAMED} FILE{one}"
     )
 
 
@@ -298,6 +304,8 @@ def _read_sheets(path: Path) -> dict[str, pd.DataFrame]:
         _check_extent(path)
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="openpyxl")
     except Exception as error:  # openpyxl, xlrd and zipfile raise many kinds for a damaged file
+        if path.suffix.lower() not in {".xlsx", ".xls"}:
+            raise DatasetLayoutError(f"{path} is no workbook; save it as .xlsx, its columns as they are") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DatasetLayoutError(f"workbook {path} cannot be read ({reason}); copy it again") from None
     return {str(name): sheet for name, sheet in sheets.items()}
