@@ -32,7 +32,7 @@ def contents(folder: Path, limit: int = 8) -> str:
     """What lies in ``folder``, for error messages."""
     if not folder.is_dir():
         return "it does not exist"
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith("."))
+    names = sorted(p.name + ("/" if os.path.isdir(p) else "") for p in folder.iterdir() if not p.name.startswith("."))
     if not names:
         return "it is empty"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -43,7 +43,7 @@ def find_folder(parent: Path, *names: str) -> Path | None:
     """The first of ``names`` that is a folder in ``parent``, whatever the case of its letters."""
     if not parent.is_dir():
         return None
-    found = {p.name.lower(): p for p in sorted(parent.iterdir(), reverse=True) if p.is_dir()}
+    found = {p.name.lower(): p for p in sorted(parent.iterdir(), reverse=True) if os.path.isdir(p)}
     return next((found[n.lower()] for n in names if n.lower() in found), None)
 
 
@@ -75,10 +75,17 @@ def subfolders(folder: Path) -> dict[str, str]:
     """Lower-case name -> name of the folders in ``folder``, hidden ones left out; empty where it does not exist."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=True))
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     return {name.lower(): name for name in reversed(names)}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=True)
+    except OSError:  # a link that leads where one may not look
+        return False
 
 
 def nested(root: Path, *names: str, depth: int = 4) -> list[Path]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -147,7 +148,7 @@ def _people(key: Key) -> _Names:
 
 def _count(wanted: Sequence[str], people: Mapping[int, _Names], title: str) -> int | None:
     """How many people are meant; None where they are named. Raises ConfigError for a number that may be either."""
-    if len(wanted) != 1 or not wanted[0].isdecimal():
+    if len(wanted) != 1 or not re.fullmatch("0|[1-9][0-9]*", wanted[0]):  # 03 is somebody, as in a workbook
         return None
     names = dict.fromkeys(names[0][0] for names in people.values())
     if wanted[0] in names:

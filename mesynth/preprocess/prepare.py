@@ -31,7 +31,7 @@ from mesynth.preprocess.landmarks import (
 from mesynth.store.manifest import FILE_NAME, Manifest, Row
 from mesynth.store.run_folder import claim_folder
 from mesynth.store.shards import read_frames, read_landmarks
-from mesynth.store.stage import Produced, Progress, Skipped, read_skipped, run_stage
+from mesynth.store.stage import SKIPPED_FILE, Produced, Progress, Skipped, read_skipped, run_stage
 from mesynth.store.videos import file_of, read_pictures
 
 
@@ -383,7 +383,8 @@ def prepare(
     result = run_stage(out, manifest, worker, config=run, workers=workers, skipped=skipped, progress=progress)
     if len(result) == 0:
         first = read_skipped(out)[-len(manifest)]
-        raise NoFaceError(f"none of {len(manifest)} clips could be prepared; {first.clip_id}: {first.reason}")
+        every = f" ({out / SKIPPED_FILE} lists all)" if len(manifest) > 1 else ""
+        raise NoFaceError(f"none of {len(manifest)} clips could be prepared; {first.clip_id}: {first.reason}{every}")
     return result
 
 

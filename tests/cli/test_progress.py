@@ -260,7 +260,7 @@ def test_a_check_of_a_release_tells_how_far_it_is(at_once: None, tmp_path: Path)
         ("filter {corpus} --keep duplicate --dry-run", {"clips": 24}),
         ("export {corpus} --to flow-npy --out {out}", {"clips": 24}),
         ("card {corpus} --out {out}/README.md", {"files": -1}),
-        ("verify {corpus}", {"clips": 24}),
+        ("verify {corpus}", {"files": -1, "clips": 24}),
         ("recognizer predict", {}),
     ],
 )
