@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 import mesynth
-from mesynth.core.errors import MesynthError, NoFaceError
+from mesynth.core.errors import MesynthError, NoFaceError, UnreadableImageError
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import STORED, PrepareConfig, face_number
+from mesynth.preprocess.face_quality import looks_upside_down
 from mesynth.preprocess.flow import estimate_flow, raft_file
 from mesynth.preprocess.landmarks import (
     LandmarkCache,
@@ -153,6 +154,8 @@ class _ClipWorker:
             return Skipped(row.clip_id, str(error))
         except MesynthError as error:
             if not self.skip_bad:
+                if type(error) is UnreadableImageError:
+                    raise UnreadableImageError(f"{error}; --skip-bad goes on without such clips") from None
                 raise
             return Skipped(row.clip_id, str(error))
 
@@ -184,6 +187,10 @@ class _ClipWorker:
         (index,), said = pick_faces(list(faces), face_number(self.config.face))
         if said:
             notes.append(f"the onset shows {said}")
+        if not Path(self.landmarker).is_file():
+            detector = landmarker_of(self.landmarker, self.identity, self.device)
+            if looks_upside_down(detector, onset, faces[index]):
+                notes.append("the onset looks upside down: its landmarks mean little, turn the frames and prepare anew")
         return faces[index]
 
     def _faces(self, onset: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
