@@ -19,6 +19,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import chain, pairwise
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 
@@ -98,15 +99,23 @@ class Selection:
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        if self.limit is not None and (not isinstance(self.limit, (int, np.integer)) or isinstance(self.limit, bool)):
+            raise ConfigError(f"limit={self.limit!r} is no whole number; give 1 or more")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit={self.limit} leaves no clip; give 1 or more")
 
     @classmethod
     def parse(
-        cls, subjects: int | str | Collection[str] = (), clips: str | Collection[str] = (), limit: int | None = None
+        cls,
+        subjects: int | str | Collection[str] | None = (),
+        clips: str | Collection[str] | None = (),
+        limit: int | None = None,
     ) -> Selection:
-        """Names in a list, or in one text with commas between them. Raises ConfigError for a text without a name."""
-        subjects = str(subjects) if isinstance(subjects, int) else subjects
+        """Names in a list, or in one text with commas between them; None for all.
+
+        Raises ConfigError for a text without a name, and for what is neither a name nor names.
+        """
+        subjects = str(subjects) if isinstance(subjects, (int, np.integer)) else subjects
         return cls(_names("subjects", subjects), _names("clips", clips), limit)
 
     def __bool__(self) -> bool:
@@ -174,8 +183,10 @@ def _clips(key: Key) -> _Names:
     return whole + [("/".join(key[first:]), key) for first in (1, 0) if key[3]]
 
 
-def _names(what: str, given: str | Collection[str]) -> tuple[str, ...]:
-    texts = [given] if isinstance(given, str) else list(given)
+def _names(what: str, given: str | Collection[str] | None) -> tuple[str, ...]:
+    if not isinstance(given, (str, Collection, NoneType)):
+        raise ConfigError(f"{what}={given!r} is neither a name nor a list of names")
+    texts = [given] if isinstance(given, str) else [str(one) for one in given or ()]
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     if texts and not names:
         raise ConfigError(f"{what}: '{','.join(texts)}' names none; leave it out to take all")

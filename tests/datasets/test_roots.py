@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -545,3 +546,25 @@ def test_fewer_than_no_processes(words: list[str]) -> None:
     assert "-1 is not in the range" in found.stderr
     with pytest.raises(ConfigError, match="workers=-1"):
         run_shards(Path("x"), [], None, None, last="y", workers=-1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"subjects": 2.5}, "subjects=2.5 is neither a name"),
+        ({"subjects": [1, 2]}, r"subject '1' is none of the 5 of D \(nor are 2\)"),
+        ({"subjects": True}, "subject 'True' is none"),
+        ({"clips": 3}, "clips=3 is neither a name"),
+        ({"limit": "2"}, "limit='2' is no whole number"),
+        ({"limit": 2.5}, "limit=2.5 is no whole number"),
+        ({"limit": True}, "limit=True is no whole number"),
+    ],
+)
+def test_what_python_may_hand_over(given: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Selection.parse(**given).of(KEYS, "D")  # type: ignore[arg-type]
+
+
+def test_none_is_all() -> None:
+    assert not Selection.parse(None, None, None)
+    assert len(Selection.parse(np.int64(2)).of(KEYS, "D")) < len(KEYS)
