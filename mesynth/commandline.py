@@ -138,6 +138,23 @@ def translate(error: BaseException) -> NoReturn:
     raise error
 
 
+_LEAST_SPACE = 512
+"""MiB of address space below which the libraries themselves wait for ever or abort while they are loaded (OpenBLAS)."""
+
+
+def _require_address_space() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_SPACE << 20:
+        raise MesynthError(
+            f"memory is limited to {limit >> 20} MiB of address space (ulimit -v), and {_LEAST_SPACE} are the least to "
+            "start in; raise the limit, verbs with networks need some GiB"
+        )
+
+
 class MistakeGroup(click.Group):
     """A click group whose commands may raise MesynthError.
 
@@ -146,6 +163,8 @@ class MistakeGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            if "--help" not in ctx.args:
+                _require_address_space()
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise

@@ -171,6 +171,7 @@ class Recognizer:
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
             raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
+        digests.check(folder, [CONFIG, WEIGHTS, PREPARATION])
         config = load_config(RunConfig, folder / CONFIG, _older_settings(folder / CONFIG))
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as file:

@@ -67,25 +67,26 @@ def numbered_folders(folder: Path, prefix: str = "") -> dict[int, str]:
     """Number -> name of the folders ``<prefix><number>`` in ``folder``, whatever their case and padding."""
     pattern = re.compile(rf"{re.escape(prefix)}0*(\d+)", re.IGNORECASE)
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+        names = sorted(entry.name for entry in entries if is_folder(entry))
     return {int(match[1]): name for name in reversed(names) if (match := pattern.fullmatch(name))}
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or leads to one; a link that leads to itself, or a disk that is gone, does not."""
+    try:
+        return entry.is_dir(follow_symlinks=True)
+    except OSError:
+        return False
 
 
 def subfolders(folder: Path) -> dict[str, str]:
     """Lower-case name -> name of the folders in ``folder``, hidden ones left out; empty where it does not exist."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and is_folder(e))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     return {name.lower(): name for name in reversed(names)}
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=True)
-    except OSError:  # a link that leads where one may not look
-        return False
 
 
 def nested(root: Path, *names: str, depth: int = 4) -> list[Path]:

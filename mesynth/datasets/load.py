@@ -30,7 +30,7 @@ from mesynth.core.process import counted
 from mesynth.datasets.composite import plain_id
 from mesynth.datasets.database import AnnotatedClip, Database, Release
 from mesynth.datasets.editions import Recognised, recognise
-from mesynth.datasets.files import Frames, clip_size, frame_number, list_frames, nearest, text_of
+from mesynth.datasets.files import Frames, clip_size, frame_number, is_folder, list_frames, nearest, text_of
 from mesynth.store.manifest import Manifest, Provenance, Row
 
 _COLUMNS = ("database", "clip", "column", "old", "new", "reason")
@@ -391,7 +391,7 @@ def _unannotated(root: Path, release: Release) -> tuple[str, ...]:
     for parent in sorted({os.path.dirname(folder) for folder in used}):
         try:
             with os.scandir(root / parent) as entries:
-                names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=True)]
+                names = [e.name for e in entries if not e.name.startswith(".") and is_folder(e)]
         except OSError:  # the folder is missing: its clips are problems already
             continue
         found += [path for name in sorted(names) if (path := f"{parent}/{name}" if parent else name) not in used]

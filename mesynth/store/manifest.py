@@ -171,15 +171,18 @@ class NoManifest(ManifestError):
     _NEAR = "mesynth.datasets.registry:corpus_near"
     """A room above this one: it knows what else a folder may be."""
 
-    def __init__(self, path: Path | str, said: str = "") -> None:
+    def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        self.path, self.said = Path(path), said
+        self.path = Path(path)
 
     def __str__(self) -> str:
         module, _, function = self._NEAR.partition(":")
-        near = getattr(import_module(module), function)(self.path)
+        try:
+            near = getattr(import_module(module), function)(self.path)
+        except OSError:  # a message says what is missing, whatever lies near
+            near = ""
         way = near or "give a folder written by prepare, render or generate"
-        return f"{self.said or f'no {FILE_NAME} in {self.path}'}; {way}"
+        return f"no {FILE_NAME} in {self.path}; {way}"
 
 
 @dataclass(frozen=True)

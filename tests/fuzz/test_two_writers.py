@@ -10,10 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import mesynth
-from mesynth.cli import main
 from mesynth.core.errors import RunFolderError
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, only_writer, temporary_beside, write_text
@@ -133,39 +131,43 @@ def test_of_a_hundred_that_start_together_one_goes_on(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["run.yaml"]
 
 
-CORPUS = ("generate", "--kind", "flow", "--emotion", "surprise", "--count", "4", "--workers", "1")
+CORPUS = ("generate", "--kind", "flow", "--emotion", "surprise", "--count", "4", "--workers", "1", "--out")
+STARTS = """
+import sys
+import mesynth.cli, mesynth.corpus.flow_corpus, mesynth.store.stage
+print("ready", flush=True)
+sys.stdin.readline()
+mesynth.cli.main(sys.argv[1:])
+"""
 
 
 def test_of_eight_processes_that_generate_together_one_goes_on(tmp_path: Path) -> None:
-    """Forked before they start, so that they meet; whoever comes when all is done finds the corpus finished."""
-    command = [*CORPUS, "--out", str(tmp_path / "out")]
-    mesynth.generate(kind="flow", emotion="surprise", count=4, out=tmp_path / "alone")  # everything is imported
-    go_read, go_write = os.pipe()
-    children = []
-    for n in range(8):
-        told = tmp_path / f"told-{n}"
-        if (pid := os.fork()) == 0:
-            try:
-                os.close(go_write)
-                os.read(go_read, 1)  # ends for all when the parent closes its side
-                result = CliRunner().invoke(main, command)
-                told.write_text(f"{result.exit_code}\n{result.stderr}")
-            finally:
-                os._exit(0)
-        children.append((pid, told))
-    os.close(go_read)
-    os.close(go_write)
+    """They wait for each other once everything is imported; who comes when all is done finds the corpus finished."""
+    out = tmp_path / "out"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", STARTS, *CORPUS, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(8)
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     codes = []
-    for pid, told in children:
-        os.waitpid(pid, 0)
-        code, _, words = told.read_text().partition("\n")
-        codes.append(int(code))
-        if code != "0":
-            assert code == "2", words
-            assert words.count("\n") == 1, words
-            assert "is being written by another process" in words
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        codes.append(process.returncode)
+        if process.returncode:
+            assert process.returncode == 2, errors
+            assert errors == f"Error: {out} is being written by another process; wait for it or choose another --out\n"
     assert 0 in codes
-    assert Manifest.read(tmp_path / "out").hash() == Manifest.read(tmp_path / "alone").hash()
+    alone = mesynth.generate(kind="flow", emotion="surprise", count=4, out=tmp_path / "alone")
+    assert Manifest.read(out).hash() == alone.hash()
     made, whole = ({p.name for p in (tmp_path / name).iterdir()} for name in ("out", "alone"))
     assert made - {"throughput.json"} == whole
 

@@ -26,7 +26,7 @@ from mesynth.corpus.exports.run import ACCOUNT_FILE, FORMS
 from mesynth.datasets.registry import EXPORT, advised
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.stage import Produced, Progress, run_stage
+from mesynth.store.stage import PARTS, Produced, Progress, run_stage
 
 _OWN = (
     "clip_id", "database", "subject", "clip", "emotion", "label", "objective_class", "au_text", "expression", "fps",
@@ -137,8 +137,10 @@ def read_export(root: Path | str) -> Exported:
 def _account(path: Path) -> tuple[type[Form], int]:
     """(form, clips) as the export states them, last of all its files."""
     if not path.is_file():
-        reason = f"{path.parent} has no {ACCOUNT_FILE}; give a folder that `mesynth export` has finished"
-        raise ManifestError(advised(reason, EXPORT, path.parent))
+        folder = path.parent
+        reason = f"{folder} has no {ACCOUNT_FILE}; give a folder that `mesynth export` has finished"
+        begun = (folder / PROVENANCE_FILE).is_file() or (folder / PARTS).is_dir()  # of an export: nothing else is meant
+        raise ManifestError(reason if begun else advised(reason, EXPORT, folder))
     try:
         account = json.loads(path.read_text(encoding="utf-8"))
         return FORMS[account["form"]], int(account["clips"])
