@@ -483,7 +483,10 @@ def progress_bars(*, shown: bool = True) -> Iterator[Bars]:
     if not shown:
         yield lambda name: lambda done, total: None
         return
-    stream = sys.stderr
+    stream: TextIO | None = sys.stderr
+    if stream is None:  # closed by whoever started this (2>&-)
+        yield lambda name: lambda done, total: None
+        return
     board = Board(stream, live=stream.isatty() and os.environ.get("TERM") != "dumb")
     ended = threading.Event()
 

@@ -9,7 +9,11 @@ import click
 
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the result.")
 WORKERS = click.option(
-    "--workers", default=0, show_default="one per core", help="Processes; the result does not depend on it."
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default="one per core",
+    help="Processes; the result does not depend on it.",
 )
 SETTINGS = click.argument("settings", nargs=-1, metavar="[key=value]...")
 EXCLUDE = click.option(

@@ -47,6 +47,7 @@ def all_needs() -> list[Need]:
 )
 @click.option(
     "--workers",
+    type=click.IntRange(min=0),
     default=1,
     show_default=True,
     help="Processes that read the clips (0: one per core; 1: two threads); the figures do not depend on it.",

@@ -37,7 +37,10 @@ Examples:
 @click.option("--cross-fit", default=0, metavar="G", help="Train G generators; each subject is new to one.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared pairs [default: pairs/ in $MESYNTH_CACHE].")
-@click.option("--workers", default=0, show_default="one per core", help="Processes that prepare pairs the first time.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, show_default="one per core",
+    help="Processes that prepare pairs the first time.",
+)  # fmt: skip
 @click.option("--tracker", multiple=True, help="Also log to tensorboard, wandb, mlflow ... (if installed); repeatable.")
 @list_recipes_option("gan", "diffusion")
 @dry_run_option

@@ -10,9 +10,11 @@ corpus drawn from them stays leak-free for every fold.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -90,8 +92,28 @@ def label(emotion: str, scheme: str = "3", database: str = "") -> str:
 
 def _single(word: str, scheme: str, names: tuple[str, ...]) -> str:
     if scheme in {"3", "4"}:
-        return CLASS_OF.get(word, "others" if word and scheme == "4" else "")
+        return CLASS_OF.get(word, "others" if word and scheme == "4" and not doubt(word) else "")
     return word if word in names else ""
+
+
+_KNOWN: frozenset[str] = frozenset({*CLASS_OF, *_SYNONYMS, "others", "tense", "neutral"})
+
+
+@cache
+def doubt(text: str) -> str:
+    """Why an emotion is not understood, for people; "" where it is, or where none is given.
+
+    A word of one's own is understood: it is among the others. One that is all but a known word is a slip of the pen.
+
+    >>> doubt("happines"), doubt("boredom"), doubt("anger?")
+    ("emotion 'happines' is not known; is happiness meant?", '', "emotion 'anger?' is undecided")
+    """
+    for word in plain_emotion(text).split("+"):
+        if (word and not any(map(str.isalpha, word))) or re.search(r"\?|\bor\b", word):
+            return f"emotion '{word[:40]}' is undecided"
+        if word and word not in _KNOWN and (near := difflib.get_close_matches(word, sorted(_KNOWN), n=1, cutoff=0.85)):
+            return f"emotion '{word[:40]}' is not known; is {_SYNONYMS.get(near[0], near[0])} meant?"
+    return ""
 
 
 # ---------------------------------------------------------------- emotions

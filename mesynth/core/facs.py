@@ -128,8 +128,9 @@ class AUAnnotation:
         if codes := sorted({item.code for item in self.undecided} - set(self.codes)):
             said.append(f"AU {', '.join(map(str, codes))} undecided")
         if self.open:
-            terms = [f"'{_line(term)}'" for term in self.unknown_text[:_TERMS]]
-            unread = ", ".join(terms) + (", ..." if len(self.unknown_text) > _TERMS else "")
+            open_terms = list(dict.fromkeys(term for term in self.unknown_text if not _is_read(term)))
+            terms = [f"'{_line(term)}'" for term in open_terms[:_TERMS]]
+            unread = ", ".join(terms) + (", ..." if len(open_terms) > _TERMS else "")
             said.append(
                 (f"{unread} not understood; " if unread else "") + "what it does not name is unknown, not absent"
             )
@@ -151,15 +152,19 @@ class AUAnnotation:
     def vector(self) -> AUVector:
         """Intensities where a letter fixes them; a present AU without a letter is marked unknown.
 
-        So is one with a letter that is asymmetric: the letter is the stronger side's.
+        So is one with a letter that is asymmetric (the letter is the stronger side's) or with two different letters.
         """
         presence = self.presence()
         intensity = np.zeros(presence.shape, np.float32)
         known = presence == 0
+        said: dict[tuple[int, int], set[str]] = {}
         for item in self.items:
             if item.code in AU_INDEX and item.letter in LETTER_INTENSITY and not item.asymmetric:
-                cell = (AU_INDEX[item.code], _columns(item.side))
-                intensity[cell] = LETTER_INTENSITY[item.letter]
+                for column in _columns(item.side):
+                    said.setdefault((AU_INDEX[item.code], column), set()).add(item.letter)
+        for cell, letters in said.items():
+            if len(letters) == 1:
+                intensity[cell] = LETTER_INTENSITY[letters.pop()]
                 known[cell] = True
         return AUVector(intensity, known)
 
@@ -272,15 +277,21 @@ def parse_annotation(cell: object) -> AUAnnotation:
     return AUAnnotation(text, of_kind["certain"], of_kind["undecided"], of_kind["static"], tuple(unknown), left_open)
 
 
-_SIDE = re.compile(r"(?<![a-z])(?:[LR](?![a-z])|left\b|right\b)|(?<=[0-9][A-E])[LR](?![a-z])", re.IGNORECASE)
+_SIDE = re.compile(
+    r"""(?: (?<![a-z]) | (?<=\bAU) | (?<=\bAUs) | (?<=orAU) | (?<=\bAD) | (?<=\b[MF]) | (?<=[0-9A-ELRT?)\s]or) )
+        (?: [LR] (?! (?! or(?:[^a-z]|AU|AD|[LRABTUMF]) ) [a-z]) | (?:left|right)(?=\b|or) )
+        | (?<=[0-9][A-E]) [LR] (?! (?! or(?:[^a-z]|AU|AD|[LRABTUMF]) ) [a-z])""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A letter or word for a side: no part of another word, though ``AUL1`` and ``1Lor2`` do without blanks."""
 _OTHER_SIDE = {"L": "R", "R": "L", "l": "r", "r": "l", "left": "right", "right": "left"}
 
 
 def mirrored(text: str) -> str:
     """The cell, or request, of a mirrored face: sides swapped; "" where it cannot be told what its letters mean.
 
-    >>> mirrored("L12B+R4+17"), mirrored("L12=0.2,4=0.5"), mirrored("12(R)")
-    ('R12B+L4+17', 'R12=0.2,4=0.5', '12(L)')
+    >>> mirrored("L12B+R4+17"), mirrored("L12=0.2,4=0.5"), mirrored("12(R)"), mirrored("AUL1")
+    ('R12B+L4+17', 'R12=0.2,4=0.5', '12(L)', 'AUR1')
     """
     swapped = _SIDE.sub(lambda match: _OTHER_SIDE.get(match[0], _OTHER_SIDE.get(match[0].lower(), match[0])), text)
     before, after = parse_annotation(text), parse_annotation(swapped)
@@ -370,8 +381,13 @@ def _item(term: str) -> _Term | None:
         return None
     side = sides[0] if sides else "B"
     item = AUItem(code, side if side in SIDES else "B", letters[0] if letters else None, asymmetric=side == "A")
-    kind = "static" if static else "undecided" if asked or two_sides or side == "U" else "certain"
+    kind = "undecided" if asked or two_sides or side == "U" else "static" if static else "certain"
     return _Term(kind, item, half=asked or two_sides or two_letters)
+
+
+def _is_read(term: str) -> bool:
+    """Whether a term is understood, though it may leave open which action units there are."""
+    return term.lower() in _REMARKS or _item(term) is not None or bool(_alternatives(term))
 
 
 def _alternatives(term: str) -> list[AUItem]:
@@ -522,6 +538,7 @@ def damp(vector: AUVector) -> AUVector:
 
 # --------------------------------------------------------------------------- objective classes
 
+OBJECTIVE_CLASSES: tuple[str, ...] = ("I", "II", "III", "IV", "V", "VI", "VII")
 _OBJECTIVE: dict[str, str] = {
     "I": "6 12 6+12 6+7+12 7+12",
     "II": "1+2 5 25 1+2+25 25+26 5+24",

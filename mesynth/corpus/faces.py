@@ -111,6 +111,8 @@ def find_faces(source: Path) -> list[FaceSource]:
 
 def list_faces(source: Path) -> tuple[list[FaceSource], list[LeftOut]]:
     """As :func:`find_faces`, and the files that look like pictures and cannot be used as they are named."""
+    if _printable(str(source)) != str(source):
+        raise UnreadableImageError(f"{_printable(str(source))}: its name is not UTF-8; rename it")
     if found := database_of(source) if source.exists() else None:
         name, root = found
         raise LeakError(
@@ -221,6 +223,8 @@ def _manifest_faces(manifest: Manifest) -> list[FaceSource]:
     faces = []
     for index in first:
         row = manifest.row(int(index))
+        if row.frames is None and not row.frame_files:
+            read_frames(manifest.root, row)  # raises the error that names the way out
         digest = row.flow.sha256 if row.flow else ""
         p = row.provenance
         faces.append(
@@ -476,12 +480,15 @@ def _examine(
 ) -> Examination:
     entries = [Examined(entry.file, None, (entry.unfit,)) for entry in left]
     detector = choose_landmarker(landmarker) if sources else None
+    first: dict[str, str] = {}
     try:
         for done, found in enumerate(sources):
             if progress is not None:
                 progress(done, len(sources))
             assert detector is not None
-            entries += _examined(found, _file_name(found, source), detector, which, limits, mild)
+            file = _file_name(found, source)
+            twin = first.setdefault(found.sha256, file) if found.sha256 else file
+            entries += _examined(found, file, detector, which, limits, mild, "" if twin == file else twin)
     finally:
         if detector is not None:
             detector.close()
@@ -501,15 +508,22 @@ def _file_name(found: FaceSource, source: Path) -> str:
 
 
 def _examined(
-    source: FaceSource, file: str, detector: Landmarker, which: int, limits: FaceLimits, mild: Sequence[str]
+    source: FaceSource,
+    file: str,
+    detector: Landmarker,
+    which: int,
+    limits: FaceLimits,
+    mild: Sequence[str],
+    twin: str,
 ) -> list[Examined]:
-    """The faces of one picture that are asked for."""
+    """The faces of one picture that are asked for; ``twin``: an earlier file of the same bytes."""
     try:
         with native_silence():
             image, notes = read_photo(source.path)
     except (MesynthError, MemoryError) as error:
         said = str(error).removeprefix(f"{source.path} ") or "this machine has no room for it"
         return [Examined(file, None, (Unfit(said, ""),))]
+    notes += [f"the same picture as {twin}, under another subject: remove one of them"] if twin else []
     try:
         faces = find_upright(detector, image, _names(source))
     except NoFaceError as error:

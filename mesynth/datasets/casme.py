@@ -70,7 +70,7 @@ def _workbook(root: Path, annotation: Path | None) -> Path:
 
 def _line(root: Path, folder: Path, people: dict[int, str], book: Path, cells: dict[str, object]) -> AnnotatedClip:
     clip, text = text_of(cells["clip"]), text_of(cells["subject"]).lower().removeprefix("sub")
-    if not text.isdigit() or not clip:
+    if not text.isdecimal() or not clip:
         problem = f"row with subject '{text_of(cells['subject'])}' and file name '{clip}' in {book.name} names no clip"
         return AnnotatedClip(
             subject=text, clip=clip, folder="", problem=f"{problem}; expected for example 1 and EP01_5"

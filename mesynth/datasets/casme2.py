@@ -88,7 +88,8 @@ def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Cor
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the coding workbook. Raises DatasetLayoutError."""
     folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
-    sheet = read_workbook(_workbook(root, annotation), _COLUMNS, ("objective",))
+    book, notes = _workbook(root, annotation)
+    sheet = read_workbook(book, _COLUMNS, ("objective",))
     origin = _origin(root)
     made = None
     if origin.kind != "real":  # complete is what was rendered, not what was recorded
@@ -101,6 +102,7 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
         published=made,
         edition="" if made is None else "rendered",
         sources=(sheet.path.name,),
+        notes=notes,
         database=origin.database,
         kind=origin.kind,
         licence=origin.licence,
@@ -120,15 +122,16 @@ def is_release(folder: Path) -> bool:
     return any(p.suffix.lower() in {".xlsx", ".xls"} and p.name.lower().startswith("casme2") for p in folder.iterdir())
 
 
-def _workbook(root: Path, annotation: Path | None) -> Path:
+def _workbook(root: Path, annotation: Path | None) -> tuple[Path, tuple[str, ...]]:
+    """The coding workbook, and a note on others that lie beside it."""
     if annotation:
-        return given_file(annotation)
+        return given_file(annotation), ()
     books = [p for p in workbooks(root) if "objective" not in p.name.lower()]
-    for pattern in _WORKBOOKS:
-        for book in books:
-            if Path(book.name.lower()).match(pattern):
-                return book
-    raise no_file("CASME2-coding-20140508.xlsx", root)
+    found = [book for pattern in _WORKBOOKS for book in books if Path(book.name.lower()).match(pattern)]
+    if not found:
+        raise no_file("CASME2-coding-20140508.xlsx", root)
+    others = [book.name for book in dict.fromkeys(found) if book != found[0]]
+    return found[0], tuple(f"{name} lies beside it and was not read; --annotation takes it instead" for name in others)
 
 
 def _with_objective_classes(root: Path, release: Release) -> Release:
@@ -139,9 +142,13 @@ def _with_objective_classes(root: Path, release: Release) -> Release:
     book = next((p for p in workbooks(root) if "objective" in p.name.lower()), None)
     if book is None:
         return release
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for row in read_workbook(book, _OBJECTIVE).rows:
-        found[_subject(row["subject"], book), text_of(row["clip"])] = roman_class(row["objective"])
+        key, name = (_subject(row["subject"], book), text_of(row["clip"])), roman_class(row["objective"])
+        if found.setdefault(key, name) != name:
+            raise DatasetLayoutError(
+                f"{book} lists {'/'.join(key)} in class {found[key]} and in {name}; remove one row"
+            )
     of_file = {line.name: found.get((line.subject, line.clip), "") for line in release.lines}
     edition = recognise("casme2", "all", release).edition
     own = "its workbook has a column of them" if any(line.objective for line in release.lines) else ""
@@ -183,7 +190,7 @@ def _origin(root: Path) -> _Origin:
 def _subject(cell: object, book: Path) -> str:
     """``'01'``, ``1`` and ``sub01`` are all the folder ``sub01``."""
     text = text_of(cell).lower().removeprefix("sub")
-    if not text.isdigit():
+    if not text.isdecimal():
         raise DatasetLayoutError(f"subject '{text_of(cell)}' in {book.name} is no number; expected for example 01")
     return f"sub{int(text):02d}"
 

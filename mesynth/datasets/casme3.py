@@ -23,6 +23,7 @@ from mesynth.datasets.files import (
     no_file,
     place_of,
     read_workbook,
+    roman_class,
     subfolders,
     text_of,
     workbooks,
@@ -56,7 +57,6 @@ _COLUMNS_C = {
 }
 _PERSON = re.compile(r"^\s*spno\.?\s*0*(\d+)\s*$", re.IGNORECASE)
 _CUT_OUT = re.compile(r"^spno\.?\d+_[a-z]\w*_\d+$", re.IGNORECASE)
-_ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII")
 
 
 def is_release(folder: Path) -> bool:
@@ -172,7 +172,6 @@ def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> A
             subject=subject, clip=clip, folder=f"{places.base}{subject}/{video}/{clip}", problem=problem
         )
     offset, warnings = _offset(row)
-    objective = text_of(row.get("objective")).upper()
     return AnnotatedClip(
         subject=f"spNO.{int(match[1])}",
         clip=clip,
@@ -182,7 +181,7 @@ def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> A
         offset=offset,
         aus=row["aus"],
         emotion=text_of(row["emotion"]),
-        objective=objective if objective in _ROMAN else "",
+        objective=roman_class(row.get("objective")),
         warnings=warnings,
     )
 
@@ -205,15 +204,15 @@ def _offset(row: dict[str, object]) -> tuple[object, tuple[str, ...]]:
 def _read_c(root: Path, frames: str, annotation: Path | None) -> Release:
     """One long video a person; no apex is annotated, so the middle frame stands in."""
     sheet, note = _book(root, "c", ("apex", "emotion"), _COLUMNS_C, annotation)
-    found = next((f for f in nested(root, *_C_FOLDERS) if any(n.isdigit() for n in subfolders(f))), None)
+    found = next((f for f in nested(root, *_C_FOLDERS) if any(n.isdecimal() for n in subfolders(f))), None)
     if found is None:
         raise WrongRoot(f"no {frames} frames of part C in {root}: {contents(root)}; expected part_C/01/a/{frames}/")
     base = _below(root, found)
-    people = {int(n): name for n, name in subfolders(found).items() if n.isdigit()}
+    people = {int(n): name for n, name in subfolders(found).items() if n.isdecimal()}
     lines = []
     for row in sheet.rows:
         subject, count = text_of(row["subject"]), text_of(row["count"])
-        if not subject.isdigit():
+        if not subject.isdecimal():
             problem = f"subject '{subject}' in {sheet.path.name} is no number; expected for example 1; repair the cell"
             lines.append(
                 AnnotatedClip(subject=subject, clip=f"C_{count}", folder=f"{base}{subject}/a/{frames}", problem=problem)

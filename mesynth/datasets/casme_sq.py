@@ -143,10 +143,10 @@ def _naming(sheets: dict[str, list[tuple[object, ...]]]) -> tuple[dict[int, int]
             texts = [text_of(cell) for cell in row if cell is not None]
             folder = next((i for i, t in enumerate(texts) if re.fullmatch(r"s\d+", t, re.IGNORECASE)), None)
             if folder is not None:  # 15 | s15 | 1
-                index = next((int(t) for t in texts[folder + 1 :] if t.isdigit()), None)
+                index = next((int(t) for t in texts[folder + 1 :] if t.isdecimal()), None)
                 if index is not None:
                     subjects[index] = int(texts[folder][1:])
-            elif len(texts) >= 2 and texts[0].isdigit() and re.fullmatch(r"[a-z]+\d", texts[1], re.IGNORECASE):
+            elif len(texts) >= 2 and texts[0].isdecimal() and re.fullmatch(r"[a-z]+\d", texts[1], re.IGNORECASE):
                 videos[texts[1].lower()] = texts[0].zfill(4)  # 0101 | disgust1, the code often stored as a number
     notes = []
     if not subjects or not videos:
@@ -195,7 +195,7 @@ def _line(
 ) -> AnnotatedClip:
     clip, index = text_of(cells[table.clip]), text_of(cells[table.clip - 1])
     match, kind = _CLIP.match(clip), _type(cells[table.type])
-    person = subjects.get(int(index)) if index.isdigit() else None
+    person = subjects.get(int(index)) if index.isdecimal() else None
     problem = ""
     if person is None:
         problem = f"subject '{index}' of clip {clip} in {book.name} has no folder in the sheet 'naming rule1'"

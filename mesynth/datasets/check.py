@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesynth.core.emotions import SCHEMES, class_names, plain_emotion
-from mesynth.core.facs import parse_annotation
+from mesynth.core.facs import OBJECTIVE_CLASSES, parse_annotation
 from mesynth.datasets.database import Published
 from mesynth.datasets.editions import differences, editions, emotion_counts, plain_counts
 from mesynth.datasets.load import ClipNote, Loaded
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 _LISTED = 12
-_OBJECTIVE = ("I", "II", "III", "IV", "V", "VI", "VII")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +127,13 @@ def check(loaded: Loaded) -> Check:
     manifest, database = loaded.manifest, loaded.database
     coded: Counter[str] = Counter(dict.fromkeys(("decided", "undecided", "not annotated"), 0))
     for row in manifest:
-        exact = all(row.au_known)  # rendered: the cell is a rough copy of the values
+        # of a rendered clip the cell is a rough copy of the values; a real one's may name an AU outside the vocabulary
+        exact = row.provenance.kind != "real" and all(row.au_known)
         annotation = parse_annotation(row.au_text)
         coded["decided" if exact or annotation.complete else "not annotated" if annotation.empty else "undecided"] += 1
     name = loaded.release.database or database.name
     counted = {scheme: Counter(map(str, manifest.labels(scheme))) for scheme in (*SCHEMES, "objective")}
-    orders = {scheme: class_names(scheme, name) for scheme in SCHEMES} | {"objective": _OBJECTIVE}
+    orders = {scheme: class_names(scheme, name) for scheme in SCHEMES} | {"objective": OBJECTIVE_CLASSES}
     edition = loaded.edition.edition
     published = edition.published if edition else database.published.get(loaded.part, Published())
     published = Published() if loaded.selected else loaded.release.published or published

@@ -132,7 +132,7 @@ def _counts(labels: Iterable[str]) -> dict[str, int]:
 
 def read(root: Path, part: str, frames: str) -> Release:
     """The lines that have a class, of the releases that are there. Raises DatasetLayoutError when none is."""
-    releases = read_members(root, MEMBERS, frames)
+    releases = read_members(root, MEMBERS, frames, "CMED")
     if not releases:
         folders = ", ".join(member.folders[0] for member in MEMBERS)
         raise WrongRoot(f"none of the folders {folders} in {root}: {contents(root)}; put the releases there")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mesynth.core.errors import WrongRoot
 from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.files import find_folder
+from mesynth.datasets.files import RENAMED, find_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,11 @@ class Member:
         return self.database.name
 
 
-def read_members(root: Path, members: Sequence[Member], frames: str) -> dict[str, Release]:
+def read_members(root: Path, members: Sequence[Member], frames: str, title: str) -> dict[str, Release]:
     """Name -> release of every member whose subfolder is in ``root``; a line's folder is relative to ``root``.
 
-    Each line carries its database, licence, frame rate and kind, so that lines of all members can be joined.
+    ``title``: the composite's, for messages. Each line carries its database, licence, frame rate and kind, so that
+    lines of all members can be joined.
     Raises DatasetLayoutError when a member that is there cannot be read.
     """
     found = {}
@@ -36,7 +38,12 @@ def read_members(root: Path, members: Sequence[Member], frames: str) -> dict[str
         if folder is None:
             continue
         database = member.database
-        release = database.read(folder, database.parts[0], frames)
+        try:
+            release = database.read(folder, database.parts[0], frames)
+        except WrongRoot as error:
+            said, renamed, file = str(error).partition(RENAMED)
+            way = f"; {title} takes no --annotation: rename the workbook{file.removeprefix(' FILE')}" if renamed else ""
+            raise WrongRoot(said + way) from None
         found[member.name] = replace(
             release,
             lines=tuple(_carried(line, folder.name, database, release) for line in release.lines),

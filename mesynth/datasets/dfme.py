@@ -184,7 +184,7 @@ def _line(book: Path, row: dict[str, object], part: str, places: _Places) -> Ann
 def _emotion(row: dict[str, object]) -> tuple[str, tuple[str, ...]]:
     """The word, or the word of the id where there is none; a warning where the two disagree."""
     word, number = text_of(row.get("emotion")).lower(), text_of(row.get("emotion_id"))
-    by_id = _EMOTIONS[int(number)] if number.isdigit() and int(number) < len(_EMOTIONS) else ""
+    by_id = _EMOTIONS[int(number)] if number.isdecimal() and int(number) < len(_EMOTIONS) else ""
     if word and by_id and word != by_id:
         return word, (f"emotion {word} but EmotionId {number} ({by_id}); the word was kept",)
     return word or by_id, ()

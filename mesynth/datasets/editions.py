@@ -198,6 +198,8 @@ def recognise(database: str, part: str, release: Release) -> Recognised:
             notes.append(
                 f"no edition is known with these emotions; {near.name} is nearest, published in brackets: {unlike}"
             )
+    elif not found.compared and any(one.compared for one in editions(database, part)):
+        notes.append(f"as many rows as edition {found.name}, of which no more is known: it may be another")
     elif found.labels_sha256 and not exact:
         notes.append(
             f"counts are those of edition {found.name}, but some labels are not (sha256 of the labels {labels[:12]}, "

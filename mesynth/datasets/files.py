@@ -32,7 +32,7 @@ def contents(folder: Path, limit: int = 8) -> str:
     """What lies in ``folder``, for error messages."""
     if not folder.is_dir():
         return "it does not exist"
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith("."))
+    names = sorted(p.name + ("/" if os.path.isdir(p) else "") for p in folder.iterdir() if not p.name.startswith("."))
     if not names:
         return "it is empty"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -43,7 +43,7 @@ def find_folder(parent: Path, *names: str) -> Path | None:
     """The first of ``names`` that is a folder in ``parent``, whatever the case of its letters."""
     if not parent.is_dir():
         return None
-    found = {p.name.lower(): p for p in sorted(parent.iterdir(), reverse=True) if p.is_dir()}
+    found = {p.name.lower(): p for p in sorted(parent.iterdir(), reverse=True) if os.path.isdir(p)}
     return next((found[n.lower()] for n in names if n.lower() in found), None)
 
 
@@ -258,11 +258,17 @@ def given_file(file: Path) -> Path:
     return file
 
 
+RENAMED = "; if it has another name, give it with --annotation"
+
+
 def no_file(usual: str, root: Path, where: str = "") -> WrongRoot:
     """What a reader raises that finds no annotation file: what it is usually called, and how to name another."""
+    kinds = {".csv"} if usual.endswith(".csv") else {".xlsx", ".xls"}
+    there = [p.name for p in root.iterdir() if p.suffix.lower() in kinds] if root.is_dir() else []
+    one = f" (is it '{there[0]}'?)" if len(there) == 1 else ""
     return WrongRoot(
-        f"no {'file' if usual.endswith('.csv') else 'workbook'} like {usual} in {root}{where}: {contents(root)}; "
-        "if it has another name, give it with --annotation FILE"
+        f"no {'file' if usual.endswith('.csv') else 'workbook'} like {usual} in {root}{where}: {contents(root)}"
+        f"{RENAMED} FILE{one}"
     )
 
 
@@ -306,6 +312,8 @@ def _read_sheets(path: Path) -> dict[str, pd.DataFrame]:
         _check_extent(path)
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="openpyxl")
     except Exception as error:  # openpyxl, xlrd and zipfile raise many kinds for a damaged file
+        if path.suffix.lower() not in {".xlsx", ".xls"}:
+            raise DatasetLayoutError(f"{path} is no workbook; save it as .xlsx, its columns as they are") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DatasetLayoutError(f"workbook {path} cannot be read ({reason}); copy it again") from None
     return {str(name): sheet for name, sheet in sheets.items()}
@@ -423,4 +431,4 @@ def roman_class(cell: object) -> str:
     ('III', 'III', '12', '')
     """
     name = text_of(cell).upper()
-    return _ROMAN[int(name)] if name.isdigit() and 0 < int(name) < len(_ROMAN) else name
+    return _ROMAN[int(name)] if name.isdecimal() and 0 < int(name) < len(_ROMAN) else name

@@ -12,18 +12,20 @@ from __future__ import annotations
 import csv
 import difflib
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from itertools import chain, pairwise
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 
 from mesynth.core import emotions
 from mesynth.core.errors import ConfigError, DatasetLayoutError, MesynthError
-from mesynth.core.facs import parse_annotation
+from mesynth.core.facs import OBJECTIVE_CLASSES, parse_annotation
 from mesynth.core.process import counted
 from mesynth.datasets.composite import plain_id
 from mesynth.datasets.database import AnnotatedClip, Database, Release
@@ -97,15 +99,23 @@ class Selection:
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        if self.limit is not None and (not isinstance(self.limit, (int, np.integer)) or isinstance(self.limit, bool)):
+            raise ConfigError(f"limit={self.limit!r} is no whole number; give 1 or more")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit={self.limit} leaves no clip; give 1 or more")
 
     @classmethod
     def parse(
-        cls, subjects: int | str | Collection[str] = (), clips: str | Collection[str] = (), limit: int | None = None
+        cls,
+        subjects: int | str | Collection[str] | None = (),
+        clips: str | Collection[str] | None = (),
+        limit: int | None = None,
     ) -> Selection:
-        """Names in a list, or in one text with commas between them. Raises ConfigError for a text without a name."""
-        subjects = str(subjects) if isinstance(subjects, int) else subjects
+        """Names in a list, or in one text with commas between them; None for all.
+
+        Raises ConfigError for a text without a name, and for what is neither a name nor names.
+        """
+        subjects = str(subjects) if isinstance(subjects, (int, np.integer)) else subjects
         return cls(_names("subjects", subjects), _names("clips", clips), limit)
 
     def __bool__(self) -> bool:
@@ -147,7 +157,7 @@ def _people(key: Key) -> _Names:
 
 def _count(wanted: Sequence[str], people: Mapping[int, _Names], title: str) -> int | None:
     """How many people are meant; None where they are named. Raises ConfigError for a number that may be either."""
-    if len(wanted) != 1 or not wanted[0].isdecimal():
+    if len(wanted) != 1 or not re.fullmatch("0|[1-9][0-9]*", wanted[0]):  # 03 is somebody, as in a workbook
         return None
     names = dict.fromkeys(names[0][0] for names in people.values())
     if wanted[0] in names:
@@ -173,8 +183,10 @@ def _clips(key: Key) -> _Names:
     return whole + [("/".join(key[first:]), key) for first in (1, 0) if key[3]]
 
 
-def _names(what: str, given: str | Collection[str]) -> tuple[str, ...]:
-    texts = [given] if isinstance(given, str) else list(given)
+def _names(what: str, given: str | Collection[str] | None) -> tuple[str, ...]:
+    if not isinstance(given, (str, Collection, NoneType)):
+        raise ConfigError(f"{what}={given!r} is neither a name nor a list of names")
+    texts = [given] if isinstance(given, str) else [str(one) for one in given or ()]
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     if texts and not names:
         raise ConfigError(f"{what}: '{','.join(texts)}' names none; leave it out to take all")
@@ -408,6 +420,16 @@ def _gaps(numbers: Sequence[int], onset: int, offset: int) -> tuple[int, int]:
     return len(inside) + max(absent, 0), max(absent, 0)
 
 
+def _objective(cell: str, of_aus: str, warnings: list[str]) -> str:
+    """The annotated class, or where there is none of I to VII, with a warning, that of the action units."""
+    if cell in OBJECTIVE_CLASSES:
+        return cell
+    if any(map(str.isalnum, cell)):
+        instead = f"{of_aus}, that of the action units, stands in" if of_aus else "it is left out"
+        warnings.append(f"objective class '{cell[:_SHOWN]}' is none of I to VII; {instead}")
+    return of_aus
+
+
 class _Engine:
     """Turns lines of one release into rows."""
 
@@ -450,6 +472,9 @@ class _Engine:
         if line.vector is None and annotation.doubt:
             warnings.append(annotation.doubt)
             self.undecided.append(ClipNote(line.full_name, annotation.doubt))
+        if said_of := emotions.doubt(emotion):
+            warnings.append(f"{said_of}; it has no class")
+        objective = _objective(line.objective, annotation.objective_class or "", warnings)
         source = {"kind": release.kind, "licence": line.licence or release.licence} | dict(line.provenance)
         return Row(
             clip_id=f"{database}/{line.subject}/{line.clip}/{onset}",
@@ -467,7 +492,7 @@ class _Engine:
             expression=line.expression,
             emotion=emotion,
             label=emotions.label(emotion) if line.label is None else line.label,
-            objective_class=line.objective or annotation.objective_class or "",
+            objective_class=objective,
             au_text=annotation.text,
             frame_files=tuple(files.path(line.folder, n) for n in inside),
             warnings=tuple(warnings),

@@ -11,6 +11,7 @@ clips in :data:`LEFT_OUT`. Where rule and list disagree, an edition has changed 
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,8 @@ EXPECTED: Mapping[str, Mapping[str, int]] = {
     "samm": {"negative": 92, "positive": 26, "surprise": 15, "clips": 133, "subjects": 28},
 }
 _LISTS = ("442", "441")
+_DELIMITERS = ",;\t"
+"""Of a CSV, as spreadsheets of several countries write it."""
 _COVERED = 0.9
 """Share of the list's clips that a workbook must name to be the release's; those of toy folders do not."""
 _ALIASES = {"casme2": "casme2", "casmeii": "casme2", "samm": "samm", "smic": "smic", "smichs": "smic"}
@@ -83,7 +86,9 @@ def read_list(path: Path) -> Listed:
         DatasetLayoutError: a row that is no clip, a class that is none, or a clip listed with two classes.
     """
     try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        signs = Counter(char for line in lines[:8] for char in line if char in _DELIMITERS)
+        rows = list(csv.reader(lines, delimiter=max(_DELIMITERS, key=lambda sign: signs[sign])))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetLayoutError(
             f"{path} cannot be read ({error}); expected rows like casme2,sub01,EP02_01f,0"
@@ -137,7 +142,7 @@ def _database_of_list(cell: str) -> str:
 
 def _class_name(cell: str) -> str:
     number = plain_id(cell)
-    if number.isdigit():
+    if number.isdecimal():
         return CLASSES_3[int(number)] if int(number) < len(CLASSES_3) else ""
     return number if number in CLASSES_3 else ""
 
@@ -244,7 +249,7 @@ def read(root: Path, part: str, frames: str) -> Release:
 
     Raises DatasetLayoutError when a release or the list is missing.
     """
-    releases = read_members(root, MEMBERS, frames)
+    releases = read_members(root, MEMBERS, frames, "MEGC 2019")
     for member in MEMBERS:
         if member.name not in releases:
             raise WrongRoot(
@@ -276,9 +281,11 @@ def read(root: Path, part: str, frames: str) -> Release:
         for key, line in zip(keys, lines, strict=True)
         if key in by_rule and key not in listed.labels
     )
-    absent = [_absent(key, source) for key in sorted(listed.labels.keys() - set(keys))]
+    spelt = {(line.database, plain_id(line.subject)): line.subject for line in lines}
+    absent = [_absent(key, source, spelt.get(key[:2], key[1])) for key in sorted(listed.labels.keys() - set(keys))]
     edition = _name_of(listed.labels)
-    notes = _told(source, listed, by_rule, of, edition)
+    there = {key: listed.labels[key] for key in keys if key in listed.labels}
+    notes = _told(source, listed, differences(by_rule, there), of, edition)
     notes += _counts(((line.database, line.subject, line.label or "") for line in kept), listed.labels)
     release = composed(releases, kept, notes, absent=absent, sources=[file.name] if file else ())
     published = next((one.published for one in editions("megc2019") if one.name == edition), None)
@@ -301,11 +308,10 @@ def _editions(releases: Mapping[str, Release]) -> str:
     return ", ".join(f"{name} {edition}" for name, edition in found.items() if edition)
 
 
-def _told(source: str, listed: Listed, by_rule: Mapping[Key, str], of: str, edition: str) -> list[str]:
+def _told(source: str, listed: Listed, unlike: Sequence[str], of: str, edition: str) -> list[str]:
     """What decides, and every clip that the rule would have labelled otherwise in these editions."""
     if not source:
         return ["the rule decides; no list of the challenge was read, and the workbooks do not name its clips"]
-    unlike = differences(by_rule, listed.labels)
     notes = [
         f"{source} decides; the rule disagrees on {len(unlike)} clips{f' (editions: {of})' if of else ''}",
         *unlike,
@@ -318,9 +324,9 @@ def _told(source: str, listed: Listed, by_rule: Mapping[Key, str], of: str, edit
     return [*notes, *listed.notes]
 
 
-def _absent(key: Key, source: str) -> AnnotatedClip:
-    """A clip of the list that the release does not name."""
-    database, subject, clip = key
+def _absent(key: Key, source: str, subject: str) -> AnnotatedClip:
+    """A clip of the list that the release does not name; ``subject`` as the release's other lines spell it."""
+    database, _, clip = key
     problem = f"clip {'/'.join(key)} of {source} is in no release beside it; complete the release of {database}"
     return AnnotatedClip(subject=subject, clip=clip, folder="", database=database, problem=problem)
 
@@ -329,7 +335,7 @@ def _list_file(root: Path) -> Path | None:
     """The CSV of ``root`` whose first cell is a database's name."""
     for path in sorted(root.glob("*.[cC][sS][vV]")):
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            cells = (line.split(",")[0].strip() for line in (file.readline() for _ in range(8)))
+            cells = (re.split(f"[{_DELIMITERS}]", line)[0].strip() for line in (file.readline() for _ in range(8)))
             if any(_database_of_list(cell) for cell in cells):
                 return path
     return None

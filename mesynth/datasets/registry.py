@@ -7,8 +7,9 @@ import os
 import re
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,11 +89,24 @@ def database_of(path: Path) -> tuple[str, Path] | None:
 def require_database(name: str) -> Database:
     """The database of that name. Raises DatasetLayoutError on an unknown one."""
     if name not in DATABASES:
-        names = [*DATABASES, *_TREES]
-        near = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), names, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {', '.join(names)}{meant}")
+        near = _meant(name)
+        meant = f"; did you mean {near}?" if near else ""
+        names = ", ".join([*DATABASES, *_TREES])
+        raise DatasetLayoutError(f"database '{name}' is unknown; choose from {names}{meant}")
     return DATABASES[name]
+
+
+def _meant(text: str) -> str:
+    """The name that a misspelt one, or a title as papers write it, means: ``CASME II``, ``CAS(ME)2``, ``MEGC19``."""
+    key = re.sub(r"[\s_-]", "", text.lower())
+    titles = {re.sub(r"[\s_-]", "", DATABASES[name].title.lower()): name for name in DATABASES}
+    for dropped in ("", "^", "()"):  # CAS(ME)^2 is not CASME 2
+        for title, name in titles.items():
+            if key == "".join(char for char in title if char not in dropped):
+                return name
+    plain = re.sub("i{2,3}$", lambda numeral: str(len(numeral[0])), re.sub(r"[^a-z0-9]", "", key))
+    near = difflib.get_close_matches(plain, [*DATABASES, *_TREES], n=1)
+    return near[0] if near else ""
 
 
 def load_release_of(
@@ -204,11 +218,15 @@ def find_roots(path: Path, name: str = "") -> list[Root]:
 def _root(folder: Path, name: str) -> Root | None:
     if not _listable(folder):
         return None
-    for tree, (_, sign) in _TREES.items():
-        if name in ("", tree) and sign(folder):
-            return Root(tree, folder)
-    names = [name] if name else [other for other in DATABASES if DATABASES[other].is_root is None]
-    return next((Root(other, folder) for other in names if other in DATABASES and readable(other, folder)), None)
+    # What cannot be looked into (of another user, of the system) is no root; what is only looked at is not warned of.
+    with suppress(OSError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tree, (_, sign) in _TREES.items():
+            if name in ("", tree) and sign(folder):
+                return Root(tree, folder)
+        names = [name] if name else [other for other in DATABASES if DATABASES[other].is_root is None]
+        return next((Root(other, folder) for other in names if other in DATABASES and readable(other, folder)), None)
+    return None
 
 
 def _lower(start: Path, name: str, levels: int) -> list[Root]:
@@ -218,7 +236,10 @@ def _lower(start: Path, name: str, levels: int) -> list[Root]:
     for _ in range(levels):
         deeper: list[Path] = []
         for folder in filter(_listable, level):
-            for below in sorted(subfolders(folder).values()):
+            inside: list[str] = []
+            with suppress(OSError):
+                inside = sorted(subfolders(folder).values())
+            for below in inside:
                 count += 1
                 if count > _MOST_FOLDERS or time.monotonic() > until:
                     return found
@@ -271,7 +292,9 @@ def advised(reason: str, name: str, root: Path) -> str:
         uses = ", and ".join(f"{_title(other.name)}: use `{other.command}`" for other in others[:_SHOWN])
         # Anyone's table of clips is one's own recordings: it may be the wanted one under another name.
         lead = reason if "--annotation" in reason and others[0].name == "generic" else said
-        return f"{lead}; {'this is' if inside else 'it holds'} {uses}{_beside(root, name)}"
+        own_place = _full(root).is_relative_to(others[0].path)
+        where = "this is" if own_place else "it holds" if root.is_dir() else "near it is"
+        return f"{lead}; {where} {uses}{_beside(root, name)}"
     if archives := _archives(root):
         return f"{said}; unpack {', '.join(archives[:_SHOWN])} first"
     if "--annotation" in reason and root.is_dir() and any(root.iterdir()):
@@ -305,7 +328,7 @@ def _word(path: Path) -> str:
 
 
 def _listable(folder: Path) -> bool:
-    return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+    return os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
 
 
 def _where(root: Path, found: Path) -> str:

@@ -314,7 +314,7 @@ def _workbook(manifest: Manifest) -> bytes:
          "Estimated Emotion"]
     )  # fmt: skip
     for row in manifest:
-        aus = int(row.au_text) if row.au_text.isdigit() else row.au_text
+        aus = int(row.au_text) if row.au_text.isdecimal() else row.au_text
         subject = row.subject.removeprefix("sub")
         sheet.append([subject, row.clip, None, row.onset, row.apex, row.offset, None, aus, row.emotion])
     book.create_sheet("Sheet2")

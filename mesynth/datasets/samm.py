@@ -96,7 +96,7 @@ def _workbook(root: Path, annotation: Path | None) -> Path:
 def _line(place: str, people: dict[int, str], book: Path, cells: dict[str, object]) -> AnnotatedClip:
     subject, clip = text_of(cells["subject"]), text_of(cells["clip"])
     match = _CLIP.fullmatch(clip)
-    if not subject.isdigit() or not match:
+    if not subject.isdecimal() or not match:
         problem = f"row with subject '{subject}' and file name '{clip}' in {book.name} names no clip"
         return AnnotatedClip(
             subject=subject, clip=clip, folder="", problem=f"{problem}; expected for example 006 and 006_1_2"

@@ -100,7 +100,7 @@ def _long_lines(match: re.Match[str], cells: dict[str, object], place: str, came
     said, problem = text_of(cells.get("emotion")).lower(), ""
     warnings = []
     number = text_of(cells["subject"]).lower().removeprefix("s")
-    if number.isdigit() and int(number) != int(match[1]):
+    if number.isdecimal() and int(number) != int(match[1]):
         problem = f"clip {match[0]} is listed under subject {text_of(cells['subject'])}; correct one of the cells"
     if said and _EMOTION_OF.get(said, said) != emotion:
         warnings.append(f"the clip's name says {emotion}, the column {said}; the name counts")

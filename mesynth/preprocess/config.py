@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from mesynth.core.errors import ConfigError
 
 CROP_SIZE = 128
-MIN_SIZE = 32
+MIN_SIZE, MAX_SIZE = 32, 4096
+"""Pixels of a crop's side."""
+MAX_FRAMES = 10_000
+"""Of a clip that is resampled."""
 CROPS = ("similarity", "piecewise")
 STABILISERS = ("none", "ecc", "phase")
 APEXES = ("annotated", "flow", "frequency", "difference")
@@ -51,8 +54,9 @@ class PrepareConfig:
     """False stores flow, landmarks and inputs alone."""
 
     def __post_init__(self) -> None:
-        if self.size < MIN_SIZE:
-            raise ConfigError(f"size={self.size} is too small for a face crop; choose at least {MIN_SIZE}")
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            many = "small" if self.size < MIN_SIZE else "large"
+            raise ConfigError(f"size={self.size} is too {many} for a face crop; choose {MIN_SIZE} to {MAX_SIZE}")
         if self.max_frames is not None and self.max_frames < 3:
             raise ConfigError(f"max_frames={self.max_frames} has no room for onset, apex and offset; choose at least 3")
         for name, choices in (
@@ -85,8 +89,8 @@ class PrepareConfig:
         if not self.resample:
             return None
         method, frames = _method_and_number("resample", self.resample, INTERPOLATIONS, "tim:10")
-        if frames < 3 or frames != int(frames):
-            raise ConfigError(f"resample to {frames:g} frames: need a whole number of at least 3")
+        if not 3 <= frames <= MAX_FRAMES or frames != int(frames):
+            raise ConfigError(f"resample to {frames:g} frames: need a whole number of 3 to {MAX_FRAMES}")
         return method, int(frames)
 
 

@@ -283,6 +283,19 @@ def find_upright(detector: Landmarker, image: np.ndarray, names: Sequence[str] =
     return best
 
 
+def looks_upside_down(detector: Landmarker, image: np.ndarray, points: np.ndarray) -> bool:
+    """Whether clearly more of a face is seen the other way up than of the level one with landmarks [68,2]."""
+    seen, level = _seen(image, [DetectedFace(points)])
+    if seen >= _SURE or not level:
+        return False
+    turned = np.ascontiguousarray(np.rot90(image, 2))
+    try:
+        other, level = _seen(turned, detector.faces(turned, ()))
+    except NoFaceError:
+        return False
+    return level and other > seen + _CLEARLY
+
+
 def _seen(image: np.ndarray, faces: Sequence[DetectedFace]) -> tuple[float, bool]:
     """How much of the largest face is visible, the mean of its parts; and whether it is level."""
     if not faces:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 import mesynth
-from mesynth.core.errors import MesynthError, NoFaceError
+from mesynth.core.errors import MesynthError, NoFaceError, UnreadableImageError
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import STORED, PrepareConfig, face_number
+from mesynth.preprocess.face_quality import looks_upside_down
 from mesynth.preprocess.flow import estimate_flow, raft_file
 from mesynth.preprocess.landmarks import (
     LandmarkCache,
@@ -31,7 +32,7 @@ from mesynth.preprocess.landmarks import (
 from mesynth.store.manifest import FILE_NAME, Manifest, Row
 from mesynth.store.run_folder import claim_folder
 from mesynth.store.shards import read_frames, read_landmarks
-from mesynth.store.stage import Produced, Progress, Skipped, read_skipped, run_stage
+from mesynth.store.stage import SKIPPED_FILE, Produced, Progress, Skipped, read_skipped, run_stage
 from mesynth.store.videos import file_of, read_pictures
 
 
@@ -153,6 +154,8 @@ class _ClipWorker:
             return Skipped(row.clip_id, str(error))
         except MesynthError as error:
             if not self.skip_bad:
+                if type(error) is UnreadableImageError:
+                    raise UnreadableImageError(f"{error}; --skip-bad goes on without such clips") from None
                 raise
             return Skipped(row.clip_id, str(error))
 
@@ -184,6 +187,10 @@ class _ClipWorker:
         (index,), said = pick_faces(list(faces), face_number(self.config.face))
         if said:
             notes.append(f"the onset shows {said}")
+        if not Path(self.landmarker).is_file():
+            detector = landmarker_of(self.landmarker, self.identity, self.device)
+            if looks_upside_down(detector, onset, faces[index]):
+                notes.append("the onset looks upside down: its landmarks mean little, turn the frames and prepare anew")
         return faces[index]
 
     def _faces(self, onset: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
@@ -383,7 +390,8 @@ def prepare(
     result = run_stage(out, manifest, worker, config=run, workers=workers, skipped=skipped, progress=progress)
     if len(result) == 0:
         first = read_skipped(out)[-len(manifest)]
-        raise NoFaceError(f"none of {len(manifest)} clips could be prepared; {first.clip_id}: {first.reason}")
+        every = f" ({out / SKIPPED_FILE} lists all)" if len(manifest) > 1 else ""
+        raise NoFaceError(f"none of {len(manifest)} clips could be prepared; {first.clip_id}: {first.reason}{every}")
     return result
 
 

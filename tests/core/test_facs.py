@@ -48,6 +48,31 @@ def test_what_cannot_be_decided_is_kept_and_marked() -> None:
     assert parse_annotation("A/L12").undecided == (AUItem(12),)
     assert parse_annotation("R14+17+soft focus").unknown_text == ("soft focus",)
     assert parse_annotation("4(k)").static == (AUItem(4),)
+    assert parse_annotation("4(k)?").undecided == (AUItem(4),)
+    assert not parse_annotation("4(k)?").complete
+
+
+def test_two_intensities_of_one_action_unit_are_none() -> None:
+    vector = parse_annotation("12B+12D+L4C+4+R7A+L7E").vector()
+    assert vector.mask[AU_INDEX[12]].tolist() == [False, False]
+    assert vector.mask[AU_INDEX[4]].tolist() == [True, False]
+    assert vector.intensity[AU_INDEX[7]].tolist() == [1.0, np.float32(0.1)]
+
+
+def test_only_what_was_not_read_is_called_not_understood() -> None:
+    doubt = parse_annotation("soft focus+1?+(6 or 12)+ref(4)+10A/B+9?+15?+4.5").doubt
+    assert "'4.5' not understood" in doubt
+
+
+@pytest.mark.parametrize(
+    ("cell", "other"),
+    [
+        ("AUL1", "AUR1"), ("AUs L1", "AUs R1"), ("ML57", "MR57"), ("1Lor2", "1Ror2"), ("2orL1", "2orR1"),
+        ("1LorR2", "1RorL2"), ("7 rightorAUL2", "7 leftorAUR2"), ("12CLor4", "12CRor4"),
+    ],
+)  # fmt: skip
+def test_sides_without_blanks_are_mirrored(cell: str, other: str) -> None:
+    assert (facs.mirrored(cell), facs.mirrored(other)) == (other, cell)
 
 
 L, R, BOTH = "L", "R", "B"

@@ -182,8 +182,8 @@ def test_presence_and_intensity_claim_no_more_than_the_terms(cell: tuple[str, li
             assert presence[row, column] == (1 if said else -1 if open_ or meant(cell[1]).open else 0)
             letters = {LETTER_INTENSITY[item.letter] for item in said if item.letter and not item.asymmetric}
             if presence[row, column] == 1:
-                assert vector.mask[row, column] == bool(letters)
-                assert not letters or float(np.float32(vector.intensity[row, column])) in map(np.float32, letters)
+                assert vector.mask[row, column] == (len(letters) == 1)  # 12B+12D: which of them is not said
+                assert vector.intensity[row, column] == (np.float32(*letters) if len(letters) == 1 else 0)
             else:
                 assert vector.intensity[row, column] == 0
                 assert vector.mask[row, column] == (presence[row, column] == 0)

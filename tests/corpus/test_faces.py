@@ -349,3 +349,27 @@ def test_the_library_takes_the_same_settings(folder: Path, tmp_path: Path) -> No
     assert sorted(made.column("subject")) == ["closed", "smile"]
     with pytest.raises(DatasetLayoutError, match="does not exist"):
         api_generate(tmp_path / "none", aus="12=B", out=tmp_path / "b")
+
+
+def test_one_picture_under_two_names_is_told(folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "copy of a"):
+        (tmp_path / f"{name}.png").write_bytes((folder / ("b.jpg" if name == "b" else "a.png")).read_bytes())
+    notes = {entry.file: entry.note for entry in choose_faces(tmp_path).entries}
+    assert "the same picture as a.png" in notes.pop("copy of a.png")
+    assert not any("same picture" in note for note in notes.values())
+
+
+def test_faces_without_frames_or_a_name_leave_nothing(folder: Path, tmp_path: Path) -> None:
+    assert (
+        _cli("generate", "--kind", "flow", "--emotion", "fear", "--count", 1, "--out", tmp_path / "flow").exit_code == 0
+    )
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    odd.write_bytes((folder / "a.png").read_bytes())
+    for source, says in (
+        (tmp_path / "flow", "has no frames in this manifest"),
+        (odd, "its name is not UTF-8; rename it"),
+    ):
+        result = _cli("generate", "--faces", source, "--emotion", "fear", "--count", 1, "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert says in result.stderr
+        assert not (tmp_path / "out").exists()

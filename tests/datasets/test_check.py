@@ -16,7 +16,9 @@ from mesynth.core.facs import AU_INDEX
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.check import check
 from mesynth.datasets.load import load_release
+from mesynth.datasets.samm import SAMM
 from tests.datasets.releases.casme2 import CLIPS, ReleaseClip, write_release
+from tests.datasets.releases.samm import SammClip, write_samm
 
 
 def text(root: Path) -> str:
@@ -147,3 +149,41 @@ def test_an_undecided_action_unit_is_no_target_of_a_recognizer_or_a_generator(tm
     ]  # a bare or: 4 too
     known = row.aus.mask  # what training masks its terms with
     assert [bool(known[AU_INDEX[code]].any()) for code in (4, 14, 23, 12)] == [False, False, False, True]
+
+
+def test_an_undecided_action_unit_without_a_row_is_counted_as_undecided(tmp_path: Path) -> None:
+    clips = [ReleaseClip(name=f"EP9{i}_01", aus=aus) for i, aus in enumerate(["13?", "10or11", "4", "AD38?"])]
+    found = check(load_release(CASME2, write_release(tmp_path, clips)))
+    assert len(found.undecided) == 3
+    assert found.action_units == {"decided": 1, "undecided": 3, "not annotated": 0}
+
+
+@pytest.mark.parametrize("cell", [8, 0, "VIII", "3?", "III or IV", "³"])
+def test_an_objective_class_that_is_none_is_told_and_not_kept(cell: object, tmp_path: Path) -> None:
+    clips = [SammClip(objective=cell), SammClip(name="006_1_3", objective=cell, aus="13?")]
+    loaded = load_release(SAMM, write_samm(tmp_path, clips))
+    found = check(loaded)
+    assert [row.objective_class for row in loaded.manifest] == ["III", ""]
+    assert sum(found.classes["objective"].values()) == 2
+    said = [next(w for w in row.warnings if "none of I to VII" in w) for row in loaded.manifest]
+    assert "III, that of the action units, stands in" in said[0]
+    assert "left out" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("happines", "is happiness meant?"), ("Disgsut", "is disgust meant?"), ("anger?", "undecided"),
+     ("anger or fear", "undecided"), ("?", "undecided")],
+)  # fmt: skip
+def test_an_emotion_that_is_not_understood_is_told_and_of_no_class(word: str, said: str, tmp_path: Path) -> None:
+    clips = [ReleaseClip(emotion=word), ReleaseClip(name="EP90_01", emotion="boredom")]
+    loaded = load_release(CASME2, write_release(tmp_path, clips))
+    first, own = loaded.manifest
+    assert any(said in warning for warning in first.warnings)
+    assert not own.warnings
+    assert check(loaded).classes["4"] == {"negative": 0, "positive": 0, "surprise": 0, "others": 1, "": 1}
+
+
+def test_a_subject_in_digits_that_are_no_decimals_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    root = write_release(tmp_path, [ReleaseClip(), ReleaseClip(subject="²", name="EP90_01")])
+    assert [p.clip for p in load_release(CASME2, root).problems] == ["²/EP90_01"]

@@ -208,7 +208,7 @@ def test_a_csv_that_is_no_list_of_the_challenge_is_told(newer: Path) -> None:
 def test_a_listed_clip_that_no_workbook_names_is_a_problem(newer: Path) -> None:
     write_workbook(newer / "CASME2/CASME2-coding-20190701.xlsx", of_2019()[1:])
     loaded = load_release(MEGC2019, newer)
-    assert [p.clip for p in loaded.problems] == ["casme2/sub1/ep2_1f"]
+    assert [p.clip for p in loaded.problems] == ["casme2/sub01/ep2_1f"]
     assert "of the challenge's list of 442 clips is in no release" in loaded.problems[0].reason
     assert not check(loaded).complete
 
@@ -368,3 +368,64 @@ def test_objective_classes_beside_an_unknown_edition_are_told(tmp_path: Path) ->
     loaded = load_release(CASME2, with_classes(write_release(tmp_path, clips), clips))
     assert [row.objective_class for row in loaded.manifest] == ["VII"]
     assert "the edition of the workbook is not known" in loaded.release.notes[0]
+
+
+# ---------------------------------------------------------------- as laboratories keep them
+
+
+def refused(name: str, root: Path, *options: str) -> str:
+    result = CliRunner().invoke(mesynth.cli.main, ["prepare", name, "--root", str(root), "--check", *options])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_another_edition_beside_is_told(newer: Path) -> None:
+    write_workbook(newer / "CASME2/CASME2-coding-20140508.xlsx", of_2014())
+    assert "CASME2-coding-20190701.xlsx lies beside it" in load_release(CASME2, newer / "CASME2").release.notes[0]
+    chosen = load_release(CASME2, newer / "CASME2", annotation=newer / "CASME2/CASME2-coding-20190701.xlsx")
+    assert not any("beside" in note for note in chosen.release.notes)
+
+
+def test_a_renamed_workbook_in_a_composite_has_a_way_out(newer: Path) -> None:
+    (newer / "CASME2/CASME2-coding-20190701.xlsx").rename(newer / "CASME2/labels.xlsx")
+    assert "MEGC 2019 takes no --annotation: rename the workbook (is it 'labels.xlsx'?)" in refused("megc2019", newer)
+    assert "give it with --annotation FILE (is it 'labels.xlsx'?)" in refused("casme2", newer / "CASME2")
+
+
+def test_so_many_rows_alone_are_no_edition_for_certain(newer: Path) -> None:
+    clips = of_2019()
+    write_workbook(newer / "CASME2/CASME2-coding-20190701.xlsx", [*clips, replace(clips[3], onset=2)])
+    found = check(load_release(CASME2, newer / "CASME2"))
+    assert found.edition == "updated"
+    assert any("of which no more is known" in note for note in found.notes)
+
+
+def test_rows_that_a_workbook_lacks_are_no_disagreement_and_nobody_new(newer: Path) -> None:
+    write_workbook(newer / "CASME2/CASME2-coding-20190701.xlsx", [c for c in of_2014() if c.name != "EP02_01f"])
+    loaded = load_release(MEGC2019, newer)
+    assert loaded.problems
+    assert not any("not in it by the rule" in note for note in loaded.release.notes)
+    assert check(loaded).differences == ()  # sub1 of the list is sub01 of the workbook
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_list_as_other_spreadsheets_write_it(sign: str, newer: Path) -> None:
+    (newer / "gt.csv").write_text("\n".join(sign.join(map(str, row)) for row in listed()))
+    found = check(load_release(MEGC2019, newer))
+    assert (found.edition, found.complete) == ("442", True)
+    assert "gt.csv is the challenge's list of 442 clips" in found.notes
+
+
+def test_objective_classes_that_contradict_each_other_are_refused(newer: Path) -> None:
+    rows = [("sub01", "EP02_01f", 3), ("01", "EP02_01f", "I")]
+    write_book(
+        newer / "CASME2/CASME2-ObjectiveClasses.xlsx", {"a": [("Subject", "Filename", "Objective Class"), *rows]}
+    )
+    assert "lists sub01/EP02_01f in class III and in I; remove one row" in refused("casme2", newer / "CASME2")
+
+
+def test_a_table_that_is_no_workbook_is_told_what_to_do(newer: Path) -> None:
+    (newer / "labels.csv").write_text("Subject,Filename\n")
+    said = refused("casme2", newer / "CASME2", "--annotation", str(newer / "labels.csv"))
+    assert "labels.csv is no workbook; save it as .xlsx" in said

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +24,7 @@ from mesynth.datasets.flow_folders import read_flow_folders
 from mesynth.datasets.load import Selection
 from mesynth.datasets.registry import DATABASES, find_roots, load, load_release_of
 from mesynth.store.manifest import Manifest
+from mesynth.store.stage import run_shards
 from recognizer.cli import main as recognizer
 from tests.datasets.releases.casme import write_casme
 from tests.datasets.releases.casme2 import write_release
@@ -392,6 +397,7 @@ def test_selection(subjects: tuple[str, ...], clips: tuple[str, ...], limit: int
         (("6",), (), "may be 006 or 6 people; write 006"),
         (("9",), (), "subjects=9: D has 5; give 1 to 5"),
         (("0",), (), "subjects=0: D has 5"),
+        (("03",), (), "subject '03' is none of the 5"),
         ((), ("EP02_01f",), r"clip 'EP02_01f' is 2 of D; write one of casme2/sub01/EP02_01f, casme2/sub02/EP02_01f"),
         ((), ("EP02_01g",), "clip 'EP02_01g' is none of the 6 of D; nearest: EP02_01f"),
         (("sub17",), ("EP02_01f",), "clip 'EP02_01f' is none of the 1 of D; nearest: EP01_02"),
@@ -488,3 +494,77 @@ def test_of_a_corpus(roots: dict[str, Path], tmp_path: Path) -> None:
         load_database("corpus", tmp_path / "corpus", subjects="sub77")
     with pytest.raises(ConfigError, match="no annotation file"):
         load_database("corpus", tmp_path / "corpus", annotation="x.csv")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("CASME II", "casme2"), ("casmeII", "casme2"), ("CASME-2", "casme2"), ("CAS(ME)^2", "casme_sq"),
+        ("CAS(ME)2", "casme_sq"), ("casme^2", "casme_sq"), ("CASME III", "casme3"), ("CAS(ME)^3", "casme3"),
+        ("cas(me)3", "casme3"), ("MEGC 2019", "megc2019"), ("4D-ME", "4dme"), ("SAMM ", "samm"), ("smic-hs", "smic"),
+    ],
+)  # fmt: skip
+def test_a_title_as_papers_write_it(written: str, meant: str) -> None:
+    with pytest.raises(DatasetLayoutError, match=f"did you mean {meant}\\?$"):
+        load(written, ".")
+
+
+def test_what_may_not_be_looked_into_is_no_root(
+    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "others/secret").mkdir(parents=True)
+    shutil.copytree(roots["casme2"], tmp_path / "others/x/CASME2")
+
+    def is_release(folder: Path) -> bool:
+        if folder.name == "secret":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return casme2.is_release(folder)
+
+    casme2 = DATABASES["casme2"]
+    monkeypatch.setitem(DATABASES._loaded, "casme2", replace(casme2, is_release=is_release))
+    assert suggested(refusal("casme2", tmp_path)) == [tmp_path / "others/x/CASME2"]
+
+
+def test_nothing_but_the_refusal_is_said_of_what_lies_near(roots: dict[str, Path], tmp_path: Path) -> None:
+    """A rendered folder of an earlier version, which is warned of when it is read, is only looked at here."""
+    shutil.copytree(roots["samm"], tmp_path / "SAMM")
+    old = shutil.copytree(roots["casme2"], tmp_path / "in/CASME2")
+    facts = {"kind": "rendered", "database": "d", "fps": 200.0, "licence": "none", "seed": 1, "clips": {}}
+    (old / "mesynth-rendered.json").write_text(json.dumps(facts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "beside it" not in refusal("casme2", tmp_path / "SAMM")
+        assert "1 level lower" in refusal("casme2", tmp_path / "in")
+    said = refusal("casme2", tmp_path / "SAMN")
+    assert "near it is SAMM: use" in said or "SAMM does" in said
+
+
+@pytest.mark.parametrize("words", [["prepare", "casme2", "--root", ".", "--out", "x"], ["augment", ".", "--out", "x"]])
+def test_fewer_than_no_processes(words: list[str]) -> None:
+    found = CliRunner().invoke(main, [*words, "--workers", "-1"])
+    assert found.exit_code == 2
+    assert "-1 is not in the range" in found.stderr
+    with pytest.raises(ConfigError, match="workers=-1"):
+        run_shards(Path("x"), [], None, None, last="y", workers=-1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"subjects": 2.5}, "subjects=2.5 is neither a name"),
+        ({"subjects": [1, 2]}, r"subject '1' is none of the 5 of D \(nor are 2\)"),
+        ({"subjects": True}, "subject 'True' is none"),
+        ({"clips": 3}, "clips=3 is neither a name"),
+        ({"limit": "2"}, "limit='2' is no whole number"),
+        ({"limit": 2.5}, "limit=2.5 is no whole number"),
+        ({"limit": True}, "limit=True is no whole number"),
+    ],
+)
+def test_what_python_may_hand_over(given: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Selection.parse(**given).of(KEYS, "D")  # type: ignore[arg-type]
+
+
+def test_none_is_all() -> None:
+    assert not Selection.parse(None, None, None)
+    assert len(Selection.parse(np.int64(2)).of(KEYS, "D")) < len(KEYS)

@@ -362,3 +362,21 @@ def test_which_of_two_faces_on_an_onset(own: Manifest, tmp_path: Path) -> None:
     assert np.abs(frames["1"].astype(int) - frames["2"]).mean() > 1
     with pytest.raises(NoFaceError, match="shows 2 faces and no face 3"):
         prepare(manifest, tmp_path / "3", PrepareConfig(face="3"), landmarker="mediapipe", workers=1, cache=cache)
+
+
+def test_an_onset_that_stands_on_its_head_is_told(own: Manifest, tmp_path: Path) -> None:
+    row = own.row(0)
+    for name in row.frame_files:
+        file = own.root / name
+        assert cv2.imwrite(str(file), np.ascontiguousarray(cv2.imread(str(file))[::-1, ::-1]))
+    made = prepare(own, tmp_path / "out", landmarker="mediapipe", cache=tmp_path / "found")
+    told = [any("looks upside down" in warning for warning in row.warnings) for row in made]
+    assert told == [True, False, False]
+    again = prepare(own, tmp_path / "again", landmarker="mediapipe", cache=tmp_path / "found")
+    assert [row.warnings for row in again] == [row.warnings for row in made]
+
+
+def test_a_damaged_frame_names_the_way_on(own: Manifest, tmp_path: Path) -> None:
+    (own.root / own.row(0).frame_files[2]).write_bytes(b"")
+    with pytest.raises(UnreadableImageError, match="it is empty; replace it; --skip-bad goes on without"):
+        prepare(own, tmp_path / "out", landmarker="mediapipe")

@@ -145,7 +145,7 @@ def _headed(rows: Iterator[tuple[CellValue, ...]]) -> Iterator[tuple[CellValue, 
 def _row(one: ExportedClip) -> tuple[CellValue, ...]:
     place = one.place
     text = str(place["aus"])
-    aus = int(text) if text.isdigit() else text  # as in the release
+    aus = int(text) if text.isdecimal() else text  # as in the release
     apex = "/" if place["apex"] == "" else place["apex"]
     subject = str(place["subject"]).removeprefix("sub")
     return (
@@ -233,6 +233,6 @@ def _samm_row(one: ExportedClip) -> tuple[CellValue, ...]:
     kind = "Macro" if row.expression == "macro" else "Micro - 1/2"
     return (
         place["subject"], place["clip"], 1, place["onset"], place["apex"] if place["apex"] != "" else None,
-        place["offset"], row.n_frames, kind, int(text) if text.isdigit() else text, row.emotion.capitalize(),
+        place["offset"], row.n_frames, kind, int(text) if text.isdecimal() else text, row.emotion.capitalize(),
         row.objective_class, row.provenance.kind,
     )  # fmt: skip
