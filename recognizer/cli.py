@@ -127,6 +127,8 @@ def loso(given: _Inputs, also_oracle: bool) -> None:
     Example: recognizer loso recognizer/lda mix.ratio=2 --real corpora/casme2 --synthetic corpora/made
     --out runs/lda
     """
+    from mesynth.core.process import launched
+    from mesynth.store.run_folder import write_beside
     from recognizer.config import RunConfig
     from recognizer.report import loso_markdown, loso_notes, loso_tables, terminal
     from recognizer.run import loso as run
@@ -139,7 +141,9 @@ def loso(given: _Inputs, also_oracle: bool) -> None:
     with progress_bars() as bars:
         bar = by_step(bars)
         result = run(clips, made or None, config, out=given.out, also_oracle=also_oracle, progress=bar)
-    _write(given.out / "report.md", loso_markdown(result))
+    if launched()[0]:  # the first process speaks for all
+        return
+    write_beside(given.out / "report.md", loso_markdown(result).encode())
     if given.as_json:
         echo_json(result.to_dict())
         return
@@ -395,12 +399,6 @@ def _say(facts: dict[str, Any], as_json: bool) -> None:
     else:
         for key, value in facts.items():
             click.echo(f"{key}: {value}")
-
-
-def _write(path: Path, text: str) -> None:
-    from mesynth.store.run_folder import write_text
-
-    write_text(path, text)
 
 
 if __name__ == "__main__":

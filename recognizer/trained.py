@@ -167,7 +167,7 @@ class Recognizer:
 
     @classmethod
     def load(cls, folder: Path | str) -> Recognizer:
-        """Raises WeightsUnavailable when the folder holds no recognizer."""
+        """Raises WeightsUnavailable when the folder holds no recognizer, DigestError when a file of it was changed."""
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
             raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
@@ -196,6 +196,7 @@ def load(folder: Path | str) -> Recognizer:
 
     Raises:
         WeightsUnavailable: no recognizer in the folder, or a damaged one.
+        DigestError: a file of it was changed after it was trained.
         ConfigError: its model is none that is registered here.
 
     >>> load("no/such/folder")

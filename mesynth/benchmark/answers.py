@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -20,7 +22,7 @@ import numpy as np
 from mesynth.benchmark.candidates import Candidate, Shown
 from mesynth.benchmark.people import MeanFlows, Person
 from mesynth.benchmark.requests import Request
-from mesynth.core.errors import MesynthError, WeightsUnavailable
+from mesynth.core.errors import MesynthError, RunFolderError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import derived
 from mesynth.core.types import optical_strain
@@ -149,9 +151,14 @@ class _Stored:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """What :meth:`save` wrote."""
-        with np.load(file, allow_pickle=False) as stored:
-            return cls(**{_FORMER.get(key, key): stored[key] for key in stored.files})
+        """What :meth:`save` wrote. Raises RunFolderError where that was damaged since."""
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                return cls(**{_FORMER.get(key, key): stored[key] for key in stored.files})
+        except (BadZipFile, zlib.error, NotImplementedError, LookupError, TypeError, ValueError, EOFError) as error:
+            raise RunFolderError(
+                f"{file} is damaged ({' '.join(str(error).split())}); remove it and run the same command again"
+            ) from None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -33,6 +33,7 @@ from mesynth.benchmark.result import Result, Standing, sheet
 from mesynth.core.errors import LeakError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.metrics.control import SOURCE_NOTE
+from mesynth.store import digests
 from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_text
 from mesynth.store.shards import png_bytes
 
@@ -143,6 +144,8 @@ def read_answers(
     ``trusted``: AUs that the judge can read.
     """
     files = _files(folder / _PARTS, config, len(families))
+    kept = (file for own, reference in files for file in (*own, reference))
+    digests.check(folder, [file.relative_to(folder).as_posix() for file in kept], partly=True)
     answers = [[Answers.read(own[i]) for own, _ in files] for i in range(len(families))]
     beside = [References.read(reference) for _, reference in files]
     weights, targets = resampling.draws(config.people, config.resamples, config.seed), requests(config)

@@ -90,7 +90,7 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
     folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
     book, notes = _workbook(root, annotation)
     sheet = read_workbook(book, _COLUMNS, ("objective",))
-    origin = _origin(root)
+    origin = _origin(root, sheet.path)
     made = None
     if origin.kind != "real":  # complete is what was rendered, not what was recorded
         people = {name.partition("/")[0] for name in origin.clips}
@@ -172,11 +172,12 @@ def _with_objective_classes(root: Path, release: Release) -> Release:
     )
 
 
-def _origin(root: Path) -> _Origin:
+def _origin(root: Path, book: Path) -> _Origin:
     file = root / RENDERED_FILE
+    # Rendered clips whose sidecar was removed are none of CASME II; a release has no list of ours.
+    digests.check(root, [RENDERED_FILE, *([book.name] if book.parent == root else [])], partly=not file.is_file())
     if not file.is_file():
         return _Origin()
-    digests.check(root, [RENDERED_FILE])
     try:
         values = json.loads(file.read_text())
         return _Origin(**{name: values[name] for name in ("kind", "database", "fps", "licence", "seed", "clips")})

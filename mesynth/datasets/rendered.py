@@ -81,9 +81,9 @@ def render_faces(
 def read_card(folder: Path) -> dict[str, str]:
     """``kind`` and ``licence`` of a folder of faces; empty if it has no card."""
     file = folder / CARD
+    digests.check(folder, [CARD], partly=not file.is_file())  # pictures whose card was removed are no photos
     if not file.is_file():
         return {}
-    digests.check(folder, [CARD])
     try:
         card = json.loads(file.read_text())
         return {key: str(card[key]) for key in ("kind", "licence")}

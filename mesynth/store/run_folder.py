@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from mesynth.core.errors import RunFolderError
+from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.store import digests
 
 RUN_FILE = "run.yaml"
@@ -90,7 +91,8 @@ def only_writer(out: Path) -> Iterator[None]:
 
     A writer that was killed leaves an empty ``.writing``, which holds nobody up, and files that it had begun under
     temporary names; the next one removes both. Who writes a folder holds it from the first byte to the last: of any
-    number that start together one goes on, the others are told.
+    number that start together one goes on, the others are told. A mistake that shows before anything was written
+    gives the folder's claim up, so that the command put right may have the same folder.
 
     Raises:
         RunFolderError: another process (or another thread of this one) holds it, or it cannot be written.
@@ -99,7 +101,21 @@ def only_writer(out: Path) -> Iterator[None]:
         for left in out.glob(".*.tmp"):
             if _TEMPORARY.fullmatch(left.name) and left.is_file():
                 left.unlink(missing_ok=True)
-        yield
+        try:
+            yield
+        except MesynthError:
+            _give_up(out)
+            raise
+
+
+def _give_up(out: Path) -> None:
+    """Remove the claim of a folder that holds nothing else, but for folders without a file."""
+    files = {path.name: path for path in out.iterdir() if path.is_file()}
+    if files.keys() - {LOCK_FILE} == {RUN_FILE} and not any(p.is_file() for f in out.iterdir() for p in f.rglob("*")):
+        for folder in (path for path in out.iterdir() if path.is_dir() and not path.is_symlink()):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            files[RUN_FILE].unlink()
 
 
 @contextmanager

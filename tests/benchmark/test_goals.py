@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from mesynth.benchmark.candidates import TRUTH, Candidate
 from mesynth.benchmark.figures import Figure
 from mesynth.benchmark.requests import BenchmarkConfig
 from mesynth.benchmark.result import Result, Standing
-from mesynth.benchmark.run import compare
+from mesynth.benchmark.run import compare, read_answers
+from mesynth.core.errors import RunFolderError
 from mesynth.generators.registry import PriorGenerator
 from mesynth.metrics.networks.judge import AUJudge
 from tests.bench.goals import Goal, goals_of, read_goals, seconds_of, speed_goals
@@ -66,6 +68,18 @@ def _timed(result: Result, name: str, family: str, seconds: float | None) -> Sta
 @pytest.fixture(scope="module")
 def result(folder: Path) -> Result:
     return Result.from_json((folder / "compare.json").read_text())
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_answers_that_were_damaged_are_named(folder: Path, tmp_path: Path, listed: bool) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    if not listed:  # as while the comparison is made
+        (copy / "SHA256SUMS").unlink()
+    file = sorted(copy.glob("parts/*.npz"))[0]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] + b"?" + whole[len(whole) // 2 + 1 :])
+    with pytest.raises(RunFolderError, match=file.name):
+        read_answers(copy, WEAK, [""] * 6, ())
 
 
 def test_speed_is_compared_with_the_fastest_gan_that_paints_frames(result: Result) -> None:

@@ -18,6 +18,7 @@ from mesynth.corpus.card import corpus_facts, write_card
 from mesynth.corpus.croissant import write_croissant
 from mesynth.corpus.exports.run import export
 from mesynth.corpus.verify import provenance_problems, verify
+from mesynth.preprocess.augment import augment
 from mesynth.store.manifest import Manifest, Row
 from tests.builders import row as plain_row
 from tests.corpus.exports.corpora import SAMPLES, clip_row
@@ -54,6 +55,11 @@ def test_exports_that_are_corpora_are_clean(form: str, tmp_path: Path) -> None:
     verdict = verify(tmp_path / "out")
     assert verdict.problems == ()
     assert verdict.frames == 128
+
+
+def test_augmented_copies_are_clean(tmp_path: Path) -> None:
+    """They were made without weights."""
+    assert verify(augment(Manifest.read(SAMPLES), tmp_path / "out").root).problems == ()
 
 
 @pytest.mark.parametrize("shard", ["frames-000000.tar", "flow-000001.tar", "faces/frames-000000.tar"])

@@ -28,7 +28,8 @@ from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.rejection import Acceptance, AcceptedCorpus, generate_flow_until_accepted
 from mesynth.corpus.verify import KINDS, kind_of, verify
-from mesynth.datasets.rendered import read_card, render_casme2, render_faces
+from mesynth.datasets.casme2 import load_casme2
+from mesynth.datasets.rendered import WORKBOOK, read_card, render_casme2, render_faces
 from mesynth.generators.base import load_pipeline
 from mesynth.metrics.report import MeasureReport
 from mesynth.store import digests
@@ -148,6 +149,7 @@ READERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "filtered": (Manifest.read, ("manifest.parquet", "rejected.csv", "run.yaml")),
     "accepted": (AcceptedCorpus.read, ("manifest.parquet", "rejected.csv", "run.yaml")),
     "faces": (read_card, ("mesynth-faces.json",)),
+    "rendered": (load_casme2, ("mesynth-rendered.json", WORKBOOK)),
     "plan": (StoredPlan.read, ("plan.json", "plan.parquet", "design.yaml")),
     "generator": (
         read_facts,
@@ -258,6 +260,20 @@ def test_readers_refuse_what_was_changed(folders: dict[str, Path], kind: str) ->
             file.write_bytes(whole)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("faces", "mesynth-faces.json"), ("rendered", "mesynth-rendered.json")])
+def test_what_was_rendered_is_no_recording_where_the_file_that_says_so_was_removed(
+    folders: dict[str, Path], kind: str, name: str
+) -> None:
+    file = folders[kind] / name
+    whole = file.read_bytes()
+    file.unlink()
+    try:
+        with pytest.raises(DigestError, match=f"{name} is missing"):
+            READERS[kind][0](folders[kind])
+    finally:
+        file.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "old", "new"),
     [
@@ -298,7 +314,7 @@ def test_a_list_that_was_removed_is_missed(folders: dict[str, Path], kind: str) 
         file.write_bytes(whole)
 
 
-@pytest.mark.parametrize("kind", ["rendered", "training", "cross-fit", "report"])
+@pytest.mark.parametrize("kind", ["training", "cross-fit", "report"])
 def test_verify_misses_a_list_where_no_reader_does(folders: dict[str, Path], kind: str) -> None:
     file = folders[kind] / LIST
     whole = file.read_bytes()

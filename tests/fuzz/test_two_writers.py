@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mesynth
-from mesynth.core.errors import RunFolderError
+from mesynth.core.errors import LeakError, RunFolderError
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, only_writer, temporary_beside, write_text
 from mesynth.store.stage import Produced, run_stage
@@ -102,6 +102,29 @@ def test_an_error_inside_lets_go(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with only_writer(tmp_path), pytest.raises(RunFolderError), only_writer(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("kept", [(), ("parts/manifest.parquet",), ("frames-000000.tar",)])
+def test_a_mistake_before_the_first_file_gives_the_claim_up(tmp_path: Path, kept: tuple[str, ...]) -> None:
+    """The command put right may have the folder; what was finished keeps it."""
+    claim_folder(tmp_path, {"leak": "refuse"})
+    (tmp_path / "parts").mkdir()
+
+    def run() -> None:
+        with only_writer(tmp_path):
+            for name in kept:
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).write_bytes(b"x")
+            raise LeakError("the clip saw who is held out")
+
+    with pytest.raises(LeakError):
+        run()
+    if kept:
+        with pytest.raises(RunFolderError, match="holds another run"):
+            claim_folder(tmp_path, {"leak": "zero-weight"})
+    else:
+        assert list(tmp_path.iterdir()) == []
+        claim_folder(tmp_path, {"leak": "zero-weight"})
 
 
 def test_of_a_hundred_that_start_together_one_goes_on(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mesynth.core.errors import LeakError
+from mesynth.corpus.verify import verify
 from mesynth.store.manifest import Manifest
 from mesynth.store.stage import Interrupted
 from recognizer import run as protocol_run
@@ -77,6 +78,7 @@ def test_loso_prints_writes_and_resumes(corpora: dict[str, Manifest], tmp_path: 
     assert "UF1" in first.output
     assert "synthetic training clips per fold: 42 to 42" in first.output
     assert "| UF1 |" in (tmp_path / "r" / "report.md").read_text()
+    assert verify(tmp_path / "r").notes == ()
     again = run(*command, "--json")
     assert json.loads(again.stdout)["metrics"]["n"] == 48
     assert json.loads(again.stdout)["seconds"] == json.loads((tmp_path / "r" / "result.json").read_text())["seconds"]
