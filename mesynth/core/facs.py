@@ -235,6 +235,7 @@ def parse_annotation(cell: object) -> AUAnnotation:
     | ``AD38``, ``M57`` | action descriptors and movements; 70 to 74: not visible, so nothing else is known |
     | blank, ``?``, ``-``, ``NULL``, ``nan``, ``N/A``, ``none`` | nothing annotated: every AU unknown |
     | ``4+?`` | AU 4; every other one unknown |
+    | ``12B+12D`` | AU 12, intensity unknown |
     | anything else (``4.5``, ``1-2``, ``100``, ``3``, ``smile``) | not understood: AUs not named are unknown |
 
     Never raises and never guesses: what it cannot decide is kept as text, and no AU counts as absent because of it.

@@ -6,6 +6,7 @@ the names of their columns, whatever stands around them, and cells read for what
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -133,6 +134,12 @@ def list_frames(folder: Path) -> Frames:
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetLayoutError(
             f"clip folder {folder} is missing; {folder.parent.name}: {contents(folder.parent)}"
+        ) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise DatasetLayoutError(
+            f"'{folder.name[:40]}...' is no name of a clip folder, with {len(folder.name)} letters; correct the cell"
         ) from None
     found: dict[int, str] = {}
     for name in names:

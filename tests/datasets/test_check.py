@@ -17,7 +17,7 @@ from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.check import check
 from mesynth.datasets.load import load_release
 from mesynth.datasets.samm import SAMM
-from tests.datasets.releases.casme2 import CLIPS, ReleaseClip, write_release
+from tests.datasets.releases.casme2 import CLIPS, WORKBOOK, ReleaseClip, write_release, write_workbook
 from tests.datasets.releases.samm import SammClip, write_samm
 
 
@@ -187,3 +187,12 @@ def test_an_emotion_that_is_not_understood_is_told_and_of_no_class(word: str, sa
 def test_a_subject_in_digits_that_are_no_decimals_is_a_problem_of_its_row(tmp_path: Path) -> None:
     root = write_release(tmp_path, [ReleaseClip(), ReleaseClip(subject="²", name="EP90_01")])
     assert [p.clip for p in load_release(CASME2, root).problems] == ["²/EP90_01"]
+
+
+def test_a_name_that_no_folder_can_have_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    root = write_release(tmp_path, [ReleaseClip()])
+    write_workbook(root / WORKBOOK, [ReleaseClip(), ReleaseClip(name="x" * 300)])
+    loaded = load_release(CASME2, root)
+    (problem,) = loaded.problems
+    assert "with 300 letters; correct the cell" in problem.reason
+    assert len(loaded.manifest) == 1
