@@ -246,7 +246,7 @@ def load_corpus(folder: Path | str) -> Manifest:
 
     >>> load_corpus("nowhere")
     Traceback (most recent call last):
-    mesynth.store.manifest.NoManifest: no manifest.parquet in nowhere; give a folder written by prepare, render or ...
+    mesynth.store.manifest.NoManifest: no manifest.parquet in nowhere; ...
     """
     from mesynth.store.manifest import Manifest
 
