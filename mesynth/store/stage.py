@@ -33,7 +33,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from mesynth.core.errors import MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.core.process import part
 from mesynth.store import digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
@@ -266,6 +266,8 @@ def run_shards(
         Interrupted: on Ctrl-C.
         MesynthError: whatever ``make`` raised, a worker process died, or a full disk.
     """
+    if workers < 0:
+        raise ConfigError(f"workers={workers}; give 0 (one per core) or more")
     report = progress or (lambda done, total: None)
     total = len(jobs)
     if not (out / last).is_file() or (out / PARTS).exists():
