@@ -155,11 +155,24 @@ def _require_address_space() -> None:
         )
 
 
+def _not_negative(_: click.Context, param: click.Parameter, value: Any) -> Any:
+    if isinstance(value, int) and value < 0:
+        raise click.BadParameter(f"{param.name}={value} must not be negative; give 0 or more")
+    return value
+
+
 class MistakeGroup(click.Group):
     """A click group whose commands may raise MesynthError.
 
     Commands answer ``--help`` without running, so heavy imports belong inside them.
     """
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """As click's; ``--seed`` and ``--workers`` of every command count from 0."""
+        for param in cmd.params:
+            if param.name in ("seed", "workers") and param.callback is None:
+                param.callback = _not_negative
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

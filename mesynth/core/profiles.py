@@ -122,6 +122,9 @@ def draw_profile(name: str, rng: np.random.Generator) -> Profile:
     return profile
 
 
+_MAX_FRAMES = 100_000
+
+
 def frame_count(duration_s: float, fps: float) -> int:
     """Frames of a clip that lasts ``duration_s`` seconds, both ends included."""
     if not fps > 0:
@@ -131,4 +134,6 @@ def frame_count(duration_s: float, fps: float) -> int:
             f"duration {duration_s:g} s is not a micro-expression's; "
             f"choose {MIN_DURATION_S:g} to {MAX_DURATION_S:g} s (1/25 to 1/2 second)"
         )
+    if duration_s * fps > _MAX_FRAMES:
+        raise MesynthError(f"fps={fps:g} makes {duration_s * fps:.3g} frames a clip; at most {_MAX_FRAMES} are made")
     return max(3, round(duration_s * fps) + 1)

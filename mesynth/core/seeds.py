@@ -6,13 +6,17 @@ import zlib
 
 import numpy as np
 
+from mesynth.core.errors import ConfigError
+
 
 def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """A generator that depends on (seed, purpose, index) alone.
+    """A generator that depends on (seed, purpose, index) alone. Raises ConfigError for a negative seed.
 
     >>> bool(stream(0, "noise", 3).random() == stream(0, "noise", 3).random())
     True
     """
+    if seed < 0:
+        raise ConfigError(f"seed={seed} must not be negative; give 0 or more")
     return np.random.default_rng(np.random.SeedSequence((seed, zlib.crc32(purpose.encode()), index)))
 
 

@@ -107,6 +107,24 @@ def test_a_folder_that_is_held_is_left_alone(verb: str, world: Path, tmp_path: P
     assert left in ([], ["run.yaml"]), "who may not write has written"
 
 
+@pytest.mark.parametrize("what", [("--seed", "-1"), ("--workers", "-1"), ("--fps", "1e308")], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "mesynth generate --faces W/faces --au 12=B --count 1 --landmarker mediapipe",
+        "mesynth generate --kind flow --emotion surprise --count 1",
+        "mesynth render --subjects 1 --clips 1 --size 64",
+        "mesynth augment W/flow",
+    ],
+)
+def test_numbers_that_count_nothing(verb: str, what: tuple[str, str], world: Path, tmp_path: Path) -> None:
+    if what[0] == "--fps" and ("augment" in verb or "flow --emotion" in verb):
+        pytest.skip("this verb makes no frames of its own")
+    said = line_of(run(*_words(verb, world, ""), *what, "--out", tmp_path / "out"))
+    assert what[0].lstrip("-") in said.lower()
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
 def _hostile(folder: Path) -> dict[str, Path]:
     """Paths that no file system takes, or that lead nowhere."""
     (folder / "file").write_text("x")
