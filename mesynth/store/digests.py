@@ -66,7 +66,7 @@ def seal(folder: Path, *, ahead: Mapping[str, str] | None = None, without: Colle
     >>> with TemporaryDirectory() as name:
     ...     _ = Path(name, "a.txt").write_text("a")
     ...     print(seal(Path(name)).read_text().splitlines()[0])
-    ca978112ca1bbdcafac231b39a23dc4da786eff8147c4f72b9807785afee48bb  a.txt
+    ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb  a.txt
     """
     known = dict(ahead or {})
     found = (path for path in walk(folder, without) if path not in known)

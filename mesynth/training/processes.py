@@ -98,6 +98,7 @@ class Processes:
         AcceleratorState._reset_state(
             reset_partial_state=not dist.is_initialized() and bool(PartialState._shared_state)
         )
+        before = dict(os.environ)
         try:
             self.accelerator = Accelerator(
                 # Accelerate joins processes that have no GPU only where it is told that the CPU is meant.
@@ -107,6 +108,11 @@ class Processes:
                 kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
             )
         except (RuntimeError, ValueError, OSError) as error:
+            # Accelerate has written its own guess of these down, which a later run here would believe.
+            for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+                os.environ.pop(name, None)
+                if name in before:
+                    os.environ[name] = before[name]
             if launched_count == 1:
                 raise
             raise ConfigError(
