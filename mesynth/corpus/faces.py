@@ -542,11 +542,13 @@ def _examined(
             subject=f"{source.subject}-face{number}" if several else source.subject,
             which=number,
         )
-        made.append(_judged(own, f"{file}#{number}" if several else file, image, faces[index], limits, mild, notes))
+        made.append(
+            _measured_face(own, f"{file}#{number}" if several else file, image, faces[index], limits, mild, notes)
+        )
     return made
 
 
-def _judged(
+def _measured_face(
     source: FaceSource,
     file: str,
     image: np.ndarray,

@@ -174,7 +174,7 @@ def measure(image: np.ndarray, face: DetectedFace) -> Measured:
     level = crop.points(points)
     height, width = image.shape[:2]
     gone = ((points < -0.5) | (points > [width - 0.5, height - 0.5])).any(1)
-    yaw, pitch = _turn(face.rotation if face.rotation is not None else _fitted_rotation(level))
+    yaw, pitch = _yaw_and_pitch(face.rotation if face.rotation is not None else _fitted_rotation(level))
     parts = visible_parts(image, points)
     hidden = min(parts, key=lambda name: parts[name])
     values = {
@@ -210,7 +210,7 @@ def _lip_gap(points: np.ndarray) -> float:
     return float(np.mean(gaps) / max(np.hypot(*(points[60] - points[64])), 1e-6))
 
 
-def _turn(rotation: np.ndarray) -> tuple[float, float]:
+def _yaw_and_pitch(rotation: np.ndarray) -> tuple[float, float]:
     """(yaw, pitch) in degrees of a head's rotation [3,3]: image right and down are positive."""
     ahead = rotation[:, 2]
     return math.degrees(math.atan2(ahead[0], ahead[2])), math.degrees(math.asin(float(np.clip(-ahead[1], -1, 1))))
@@ -264,19 +264,19 @@ def find_upright(detector: Landmarker, image: np.ndarray, names: Sequence[str] =
         if problem is not None:
             raise problem
         return faces
-    seen, level = _seen(image, faces)
-    if level and seen >= _SURE:
+    visible, level = _visibility(image, faces)
+    if level and visible >= _SURE:
         return faces
-    best, bar = faces, seen + _CLEARLY if level else -math.inf
+    best, bar = faces, visible + _CLEARLY if level else -math.inf
     for quarters in (2,) if level else (1, 3) if faces else (2, 1, 3):
         turned = np.ascontiguousarray(np.rot90(image, quarters))
         try:
             found = detector.faces(turned, names)
         except NoFaceError:
             continue
-        seen, level = _seen(turned, found)
-        if seen > bar and (level or not best):
-            best, bar = [_turned_back(face, quarters, image.shape) for face in found], seen
+        visible, level = _visibility(turned, found)
+        if visible > bar and (level or not best):
+            best, bar = [_rotated_back(face, quarters, image.shape) for face in found], visible
     if not best:
         assert problem is not None
         raise problem
@@ -285,18 +285,18 @@ def find_upright(detector: Landmarker, image: np.ndarray, names: Sequence[str] =
 
 def looks_upside_down(detector: Landmarker, image: np.ndarray, points: np.ndarray) -> bool:
     """Whether clearly more of a face is seen the other way up than of the level one with landmarks [68,2]."""
-    seen, level = _seen(image, [DetectedFace(points)])
-    if seen >= _SURE or not level:
+    visible, level = _visibility(image, [DetectedFace(points)])
+    if visible >= _SURE or not level:
         return False
     turned = np.ascontiguousarray(np.rot90(image, 2))
     try:
-        other, level = _seen(turned, detector.faces(turned, ()))
+        other, level = _visibility(turned, detector.faces(turned, ()))
     except NoFaceError:
         return False
-    return level and other > seen + _CLEARLY
+    return level and other > visible + _CLEARLY
 
 
-def _seen(image: np.ndarray, faces: Sequence[DetectedFace]) -> tuple[float, bool]:
+def _visibility(image: np.ndarray, faces: Sequence[DetectedFace]) -> tuple[float, bool]:
     """How much of the largest face is visible, the mean of its parts; and whether it is level."""
     if not faces:
         return 0.0, False
@@ -308,7 +308,7 @@ def _seen(image: np.ndarray, faces: Sequence[DetectedFace]) -> tuple[float, bool
         return 0.0, False
 
 
-def _turned_back(face: DetectedFace, quarters: int, shape: tuple[int, ...]) -> DetectedFace:
+def _rotated_back(face: DetectedFace, quarters: int, shape: tuple[int, ...]) -> DetectedFace:
     """A face found in ``np.rot90(image, quarters)`` in the pixels of the image of that shape."""
     points = face.points
     height, width = shape[:2]

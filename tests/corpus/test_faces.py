@@ -105,19 +105,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def looked(folder: Path) -> Examination:
+def examined(folder: Path) -> Examination:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "pillow_heif", None)
         return choose_faces(folder)
 
 
-def test_good_faces_are_taken_in_order(looked: Examination) -> None:
-    assert [face.subject for face in looked.taken] == ["a", "b", "more-c", "x.png-inside"]
-    assert all(face.landmarks is not None and not face.warnings for face in looked.taken)
+def test_good_faces_are_taken_in_order(examined: Examination) -> None:
+    assert [face.subject for face in examined.taken] == ["a", "b", "more-c", "x.png-inside"]
+    assert all(face.landmarks is not None and not face.warnings for face in examined.taken)
 
 
-def test_every_other_file_is_named_with_its_reason(looked: Examination) -> None:
-    reasons = looked.reasons
+def test_every_other_file_is_named_with_its_reason(examined: Examination) -> None:
+    reasons = examined.reasons
     for name, (word, _) in BAD.items():
         assert any(word in reason for reason in reasons.pop(f"bad/{name}")), name
     said = {name: reason for name, (reason,) in reasons.items()}
@@ -130,11 +130,11 @@ def test_every_other_file_is_named_with_its_reason(looked: Examination) -> None:
     assert said == {}
 
 
-def test_values_and_limits_are_listed(looked: Examination, tmp_path: Path) -> None:
-    looked.write(tmp_path)
+def test_values_and_limits_are_listed(examined: Examination, tmp_path: Path) -> None:
+    examined.write(tmp_path)
     lines = list(csv.DictReader((tmp_path / "skipped.csv").open()))
     assert list(lines[0]) == ["file", "reason", "value", "limit"]
-    assert {line["file"] for line in lines} == set(looked.reasons)
+    assert {line["file"] for line in lines} == set(examined.reasons)
     limits = vars(FaceLimits())
     for name, measure in {"bad/closed.png": "eyes", "bad/tiny.png": "size", "bad/upside.png": "roll"}.items():
         line = next(line for line in lines if line["file"] == name and float(line["limit"]) == limits[measure])
@@ -144,7 +144,7 @@ def test_values_and_limits_are_listed(looked: Examination, tmp_path: Path) -> No
     assert float(measured["limit"]["yaw"]) == limits["yaw"]
     assert measured["a.png"]["taken"] == "yes"
     assert float(measured["bad/turned.png"]["yaw"]) > 35 > limits["yaw"] > float(measured["a.png"]["yaw"])
-    assert skipped_faces(tmp_path) == looked.reasons
+    assert skipped_faces(tmp_path) == examined.reasons
     sheet = read_image(tmp_path / "sheet.png")
     green, red = ((sheet == colour).all(-1).any() for colour in ((40, 150, 60), (190, 40, 40)))
     assert green
@@ -219,16 +219,16 @@ def test_names_and_files_that_are_none(tmp_path: Path) -> None:
     os.chdir(tmp_path)  # the path of a socket is short
     try:
         server.bind("s.png")
-        looked = choose_faces(tmp_path)
+        examined = choose_faces(tmp_path)
     finally:
         os.chdir(here)
         server.close()
-    assert {face.subject for face in looked.taken} == {"größe 李", "photo", "x-x"}
-    assert {name: reason[0].split(";")[0] for name, reason in looked.reasons.items()} == {
+    assert {face.subject for face in examined.taken} == {"größe 李", "photo", "x-x"}
+    assert {name: reason[0].split(";")[0] for name, reason in examined.reasons.items()} == {
         "pipe.png": "no regular file", "s.png": "no regular file", "\\udcff.png": "its name is not UTF-8",
         "link": "a link to a folder, which is not followed",
     }  # fmt: skip
-    looked.write(tmp_path / "out")
+    examined.write(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -317,9 +317,9 @@ def test_a_plan_takes_the_good_ones(folder: Path, tmp_path: Path) -> None:
     stored = StoredPlan.read(tmp_path / "plan")
     assert [face.subject for face in stored.faces] == ["a", "b", "more-c", "x.png-inside"]
     assert len(skipped_faces(tmp_path / "plan")) == 20
-    looked = examine_planned(stored.find(), stored.faces_folder())
-    assert looked is not None
-    assert len(looked.taken) == 4
+    examined = examine_planned(stored.find(), stored.faces_folder())
+    assert examined is not None
+    assert len(examined.taken) == 4
 
 
 def test_planned_faces_that_cannot_be_found_are_named_together(folder: Path) -> None:
