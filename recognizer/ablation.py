@@ -69,7 +69,7 @@ def ablate(
 
     Raises:
         LeakError: a synthetic clip has seen who is held out.
-        PoolTooSmallError: fewer synthetic clips than the ratio wants.
+        PoolTooSmallError: fewer synthetic clips than are asked for.
         ManifestError: clips without what the model needs, or none.
         ConfigError: settings that exclude each other.
         MissingClassError: a class without a clip.
@@ -174,7 +174,8 @@ def plan(
     return {
         "models": list(config.models), "modes": list(config.modes), "sources": names, "folds": len(runner.folds),
         "clips": len(runner.real), "classes": classes,
-        "left_out": runner.real.left_out, "ratios": list(config.ratios), "seeds": list(config.seeds),
+        "left_out": runner.real.left_out, "counts" if config.counts else "ratios": list(config.counts or config.ratios),
+        "seeds": list(config.seeds),
         "cells": len(cells), "synthetic_per_fold": [int(added.min()), int(added.max())],
         "notes": _notes(runner, cells, real_source, synthetic_source),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Curves of an ablation: UF1 against the ratio and against the number of real subjects, as PNG and as inline SVG.
+"""Curves of an ablation: UF1 against the clips added and against the number of real subjects, as PNG and as inline SVG.
 
 ``ablation.html``: verdicts first, then curves and tables; one file, no network, no script."""
 
@@ -51,16 +51,17 @@ class Panel:
     ticks: tuple[str, ...]
     lines: tuple[Line, ...]
     level: float | None = None
-    """Ratio 0, where x is the ratio."""
+    """Nothing added, where x is what is added."""
 
 
-def ratio_panels(summary: Sequence[Summary]) -> list[Panel]:
-    """UF1 against the ratio: a panel per model, mode and number of real subjects; a line per source and control.
+def amount_panels(summary: Sequence[Summary]) -> list[Panel]:
+    """UF1 against the clips added: a panel per model, mode and number of real subjects; a line per source and control.
 
-    The band is the 95 % interval of the bootstrap over subjects; the thin level is ratio 0. Controls are grey.
+    The band is the 95 % interval of the bootstrap over subjects; the thin level is nothing added. Controls are grey.
     """
-    ratios = sorted({s.ratio for s in summary})
-    place = {ratio: i for i, ratio in enumerate(ratios)}  # evenly spaced: ratios are chosen by doubling
+    amounts = sorted({s.amount for s in summary})
+    place = {amount: i for i, amount in enumerate(amounts)}  # evenly spaced: they are chosen by doubling
+    x_label = f"added clips {'of each class' if any(s.count for s in summary) else 'per real training clip'}"
     sources = list(dict.fromkeys(s.source for s in summary if s.arm == "synthetic"))
     out, few = [], any(s.train_subjects for s in summary)
     for key in dict.fromkeys((s.model, s.mode, s.train_subjects) for s in summary):
@@ -71,13 +72,13 @@ def ratio_panels(summary: Sequence[Summary]) -> list[Panel]:
             own = arm == "synthetic"
             if not own and source not in ("", POOLED):
                 continue  # controls of single sources are in the tables
-            points = [base, *sorted((s for s in here if (s.arm, s.source) == (arm, source)), key=lambda s: s.ratio)]
+            points = [base, *sorted((s for s in here if (s.arm, s.source) == (arm, source)), key=lambda s: s.amount)]
             if arm == "synthetic-only":
-                points = points[1:]  # without real clips it does not begin at ratio 0
+                points = points[1:]  # without real clips it does not begin at nothing added
             lines.append(
                 Line(
                     label=("synthetic" if source == POOLED else f"synthetic: {source}") if own else arm,
-                    points=tuple((place[s.ratio], s.uf1.value, s.uf1.low, s.uf1.high) for s in points),
+                    points=tuple((place[s.amount], s.uf1.value, s.uf1.low, s.uf1.high) for s in points),
                     colour=COLOURS[sources.index(source) % len(COLOURS)] if own else GREY,
                     dash="" if own else _DASHES[arm],
                     band=own and source == POOLED,
@@ -87,24 +88,27 @@ def ratio_panels(summary: Sequence[Summary]) -> list[Panel]:
         out.append(
             Panel(
                 title=f"{model}, {mode}" + (f", {subjects} real subjects" if subjects else ", all" if few else ""),
-                x_label="added clips per real training clip", ticks=tuple(f"{r:g}" for r in ratios),
+                x_label=x_label, ticks=tuple(f"{n:g}" for n in amounts),
                 lines=tuple(lines), level=base.uf1.value,
             )
         )  # fmt: skip
     return out
 
 
-def shown_ratio(summary: Sequence[Summary]) -> float:
-    """The ratio that the curves over subjects show: 1, or else the lowest above 0. It is not picked by its results."""
-    above = sorted({s.ratio for s in summary if s.ratio})
+def shown_amount(summary: Sequence[Summary]) -> float:
+    """The amount that the curves over subjects show, not picked by its results: of ratios 1, or else the lowest above
+    0; of counts the highest."""
+    above = sorted({s.amount for s in summary if s.amount})
+    if any(s.count for s in summary):
+        return above[-1]
     return 1.0 if 1.0 in above else above[0] if above else 0.0
 
 
 def subject_panels(summary: Sequence[Summary]) -> list[Panel]:
-    """UF1 against the number of real subjects learned from, at :func:`shown_ratio`; empty if there is one number."""
+    """UF1 against the number of real subjects learned from, at :func:`shown_amount`; empty if there is one number."""
     numbers = sorted({s.train_subjects for s in summary}, key=lambda n: n or math.inf)
-    ratio = shown_ratio(summary)
-    if len(numbers) < 2 or not ratio:
+    amount = shown_amount(summary)
+    if len(numbers) < 2 or not amount:
         return []
     out = []
     for model, mode in dict.fromkeys((s.model, s.mode) for s in summary):
@@ -112,11 +116,11 @@ def subject_panels(summary: Sequence[Summary]) -> list[Panel]:
         lines = []
         wanted = [
             ("real only", NONE, ""),
-            (f"synthetic x{ratio:g}", "synthetic", POOLED),
+            (next(added(s) for s in summary if (s.arm, s.amount) == ("synthetic", amount)), "synthetic", POOLED),
             ("shuffled", "shuffled", POOLED),
         ]
         for label, arm, source in wanted:
-            found = [s for s in here if (s.arm, s.source) == (arm, source) and s.ratio in (0, ratio)]
+            found = [s for s in here if (s.arm, s.source) == (arm, source) and s.amount in (0, amount)]
             points = tuple((numbers.index(s.train_subjects), s.uf1.value, s.uf1.low, s.uf1.high) for s in found)
             colour = {"synthetic": COLOURS[0], NONE: COLOURS[1]}.get(arm, GREY)
             if points:
@@ -140,8 +144,8 @@ def span(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def curve_png(summary: Sequence[Summary]) -> bytes:
-    """:func:`ratio_panels` as PNG: the numbers of real subjects beside each other, or up to three in a row."""
-    panels = ratio_panels(summary)
+    """:func:`amount_panels` as PNG: the numbers of real subjects beside each other, or up to three in a row."""
+    panels = amount_panels(summary)
     numbers = len({s.train_subjects for s in summary})
     columns = numbers if numbers > 1 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -248,7 +252,7 @@ def page(result: AblationResult) -> str:
 def _values(result: AblationResult) -> dict[str, Any]:
     summary = result.summary
     more = ablation_columns(summary)
-    ratios, subjects = ratio_panels(summary), subject_panels(summary)
+    amounts, subjects = amount_panels(summary), subject_panels(summary)
     header, folds = fold_table(result)
     protocol = result.config.get("protocol", {}).get("kind", "loso")
     return {
@@ -256,11 +260,11 @@ def _values(result: AblationResult) -> dict[str, Any]:
         "warning": " ".join([resolution_note(result), *(f"{note}." for note in result.notes)]).strip(),
         "facts": _facts(result),
         "protocol": protocol,
-        "shown_ratio": f"{shown_ratio(summary):g}",
+        "shown_amount": next((s.amount_text for s in _headlines(summary)), ""),
         "cards": [_card(s, summary, more) for s in _headlines(summary)],
         "comparisons": result.comparisons,
-        "ratio_panels": _panels(ratios, span([*ratios, *subjects])),
-        "subject_panels": _panels(subjects, span([*ratios, *subjects])),
+        "amount_panels": _panels(amounts, span([*amounts, *subjects])),
+        "subject_panels": _panels(subjects, span([*amounts, *subjects])),
         "columns": ["subjects" if name == "train_subjects" else name for name in more],
         "rows": [_row(s, more) for s in summary],
         "fold_header": header,
@@ -283,17 +287,17 @@ def _facts(result: AblationResult) -> list[tuple[str, str]]:
 
 
 def _headlines(summary: Sequence[Summary]) -> list[Summary]:
-    """Synthetic clips at the ratio that is fixed beforehand, once per curve."""
-    ratio = shown_ratio(summary)
-    return [s for s in summary if s.arm == "synthetic" and s.ratio == ratio]
+    """Synthetic clips at the amount that is fixed beforehand, once per curve."""
+    amount = shown_amount(summary)
+    return [s for s in summary if s.arm == "synthetic" and s.amount == amount]
 
 
 def _card(s: Summary, summary: Sequence[Summary], more: Sequence[str]) -> dict[str, Any]:
-    place = (s.model, s.mode, s.train_subjects, s.ratio)
+    place = (s.model, s.mode, s.train_subjects, s.amount)
     controls = [
         c
         for c in summary
-        if (c.model, c.mode, c.train_subjects, c.ratio) == place
+        if (c.model, c.mode, c.train_subjects, c.amount) == place
         and c.arm not in ("synthetic", "none")
         and c.source in ("", s.source)
     ]

@@ -21,7 +21,7 @@ from recognizer import results as predictions
 from recognizer.cells import NONE, Cell, CellResult, baseline_of
 from recognizer.config import AblationConfig
 from recognizer.metrics import Metrics, evaluate, f1_scores, uf1
-from recognizer.results import Condition
+from recognizer.results import Condition, amount_text
 
 RESULT, LONG, CURVE, CONFIG, PREDICTIONS = (
     "result.json", "ablation", "curve.png", "config.yaml", "predictions.parquet",
@@ -39,7 +39,7 @@ class Summary(Condition):
     seed_sd: float
     uar: float
     difference: Comparison | None
-    """Against ratio 0, paired by subject; None for ratio 0 itself."""
+    """Against nothing added, paired by subject; None for that itself."""
     p_holm: float | None
     """Permutation p-value corrected for all comparisons of this ablation."""
     verdict: str
@@ -60,10 +60,16 @@ class FoldDifference:
     source: str
     arm: str
     ratio: float
+    count: int
     without: float
     uf1: float
     difference: Interval
     """Paired bootstrap over the fold's test subjects; described, not tested."""
+
+    @property
+    def amount_text(self) -> str:
+        """As :attr:`recognizer.results.Condition.amount_text`."""
+        return amount_text(self.ratio, self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +248,8 @@ def read_result(folder: Path) -> AblationResult:
             rows=tuple(found["rows"]),
             summary=tuple(_summary(s) for s in found["summary"]),
             by_fold=tuple(
-                FoldDifference(**(f | {"difference": Interval(**f["difference"])})) for f in found["by_fold"]
+                FoldDifference(**({"count": 0} | f | {"difference": Interval(**f["difference"])}))
+                for f in found["by_fold"]
             ),
             curve=(folder / CURVE).read_bytes(),
             notes=tuple(found.get("notes", ())),

@@ -46,7 +46,7 @@ class Cell:
     def label(self) -> str:
         """For people."""
         c = self.condition
-        what = NONE if c.arm == NONE else f"{c.arm} x{c.ratio:g}"
+        what = NONE if c.arm == NONE else f"{c.arm} {c.amount_text}"
         few = f", {c.train_subjects} subjects" if c.train_subjects else ""
         source = f" of {c.source}" if c.source not in ("", POOLED) else ""
         return f"{c.model}, {c.mode}, {what}{source}{few}, seed {self.seed}"
@@ -54,9 +54,8 @@ class Cell:
     def path(self, parts: Path) -> Path:
         """Its file."""
         c = self.condition
-        return (
-            parts / f"{self.index:05d}-{c.model}-{c.mode}-{c.arm}-x{c.ratio:g}-{c.train_subjects}-{self.seed}.parquet"
-        )
+        many = f"{c.count}" if c.count else f"x{c.ratio:g}"
+        return parts / f"{self.index:05d}-{c.model}-{c.mode}-{c.arm}-{many}-{c.train_subjects}-{self.seed}.parquet"
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,19 @@ def conditions(config: AblationConfig, sources: Sequence[str]) -> list[Condition
             if mode == PRETRAIN and is_closed(config, model):
                 continue
             for subjects in config.train_subjects:
-                base = Condition(model=model, mode=mode, train_subjects=subjects, arm=NONE, ratio=0.0)
+                base = Condition(model=model, mode=mode, train_subjects=subjects, arm=NONE)
                 out.append(base)
                 for arm in ("synthetic", *config.controls):
                     if mode == SYNTHETIC_ONLY and arm in (SYNTHETIC_ONLY, "duplicates"):
                         continue  # the same as the arm synthetic, and as the baseline
                     for source in [""] if arm in OWN_CLIPS else sources:
-                        out += [replace(base, arm=arm, ratio=r, source=source) for r in config.ratios if r]
+                        out += [replace(base, arm=arm, source=source, **amount) for amount in config.amounts]
     return out
 
 
 def baseline_of(condition: Condition) -> Condition:
     """What a condition is compared with."""
-    return replace(condition, arm=NONE, ratio=0.0, source="")
+    return replace(condition, arm=NONE, ratio=0.0, count=0, source="")
 
 
 def grid(config: AblationConfig, sources: Sequence[str]) -> list[Cell]:
@@ -102,7 +101,7 @@ def grid(config: AblationConfig, sources: Sequence[str]) -> list[Cell]:
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells that train as one stack: ratios and seeds of one model, mode, source and number of real subjects.
+    """Cells that train as one stack: amounts and seeds of one model, mode, source and number of real subjects.
 
     They draw from one pool of clips, whatever they draw. Controls have pools of their own (other labels, copies) and
     run one by one. What a cell gives does not depend on its group; a kill loses one group at most.
@@ -147,26 +146,26 @@ class CellRunner:
         try:
             return mix(
                 self._views_for(condition.model, self.real), self._views_for(condition.model, made), self.folds,
-                ratio=condition.ratio, seed=cell.seed, policy=config.mix.leak,
+                ratio=condition.ratio, count=condition.count, seed=cell.seed, policy=config.mix.leak,
                 arm="synthetic" if condition.arm == NONE else condition.arm, train_subjects=condition.train_subjects,
                 balance=config.mix.balance, only_added=condition.mode == SYNTHETIC_ONLY,
             )  # fmt: skip
         except PoolTooSmallError as error:
-            raise PoolTooSmallError(f"source {condition.source}, ratio {condition.ratio:g}: {error}") from None
+            raise PoolTooSmallError(f"source {condition.source}, {condition.amount_text}: {error}") from None
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Find mistakes before the first hour of training: mix what asks most, with one model of each kind.
 
         Raises what :func:`recognizer.protocol.mix` does.
         """
-        above = [ratio for ratio in self.config.ratios if ratio]
+        above = [amount for one in self.config.amounts for amount in one.values()]
         done = set()
         for cell in cells:
             c = cell.condition
-            # Copies cost time to make, and whether they can be made shows at the lowest ratio.
+            # Copies cost time to make, and whether they can be made shows at the lowest amount.
             wanted = above[:1] if c.arm in FLOW_ONLY else above[-1:]
             key = (self._views[c.model] if c.arm in FLOW_ONLY else (), c.train_subjects, c.source, c.arm, cell.seed)
-            if key not in done and c.ratio in (0.0, *wanted):
+            if key not in done and c.amount in (0, *wanted):
                 done.add(key)
                 self.mixture(cell)
 

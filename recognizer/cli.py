@@ -384,7 +384,7 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
     counts = dict(zip(config.data.classes, real_set.class_counts.tolist(), strict=True))
     facts: dict[str, Any] = {
         "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,
-        "left_out": real_set.left_out, "ratios": [config.mix.ratio if made else 0.0], "seeds": list(config.seeds),
+        "left_out": real_set.left_out, "seeds": list(config.seeds),
         "synthetic_per_fold": [int(mixture.n_added.min()), int(mixture.n_added.max())],
         "notes": [
             *lacking_notes({fold.name: mixture.lacking(f) for f, fold in enumerate(folds)}), *flow_notes(real, made),

@@ -72,8 +72,10 @@ class AblationConfig(RunConfig):
     """Each seed draws its own synthetic clips, initial weights, batches, and real subjects where they are few."""
     ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)
     """Added clips per real training clip. 0 is always run: all else is compared with it."""
+    counts: tuple[int, ...] = ()
+    """Instead of ratios: added clips of each class."""
     controls: tuple[str, ...] = ()
-    """shuffled, synthetic-only, duplicates, mirror, magnified, augmented: run at every ratio above 0."""
+    """shuffled, synthetic-only, duplicates, mirror, magnified, augmented: run at every amount above 0."""
     train_subjects: tuple[int, ...] = (0,)
     """Real subjects a fold may learn from, each its own curve; 0 = all of them."""
     resamples: int = 2000
@@ -84,6 +86,7 @@ class AblationConfig(RunConfig):
         for name in ("models", "modes", "controls", "train_subjects"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         object.__setattr__(self, "ratios", tuple(sorted({0.0, *map(float, self.ratios)})))
+        object.__setattr__(self, "counts", tuple(sorted(set(self.counts))))
         _require_models(self.models, "models")
         for key, known in (("controls", ARMS[1:]), ("modes", MODES)):
             for value in getattr(self, key):
@@ -93,6 +96,8 @@ class AblationConfig(RunConfig):
             raise ConfigError(f"modes is empty; choose from {', '.join(MODES)}")
         if self.ratios[0] < 0:
             raise ConfigError(f"ratios={list(self.ratios)} must not be negative")
+        if self.counts and self.counts[0] < 1:
+            raise ConfigError(f"counts={list(self.counts)} must be positive; none added is always run")
         if not self.train_subjects or min(self.train_subjects) < 0:
             raise ConfigError(f"train_subjects={list(self.train_subjects)} must be 0 (all) or positive numbers")
         if self.resamples < 100:
@@ -102,6 +107,11 @@ class AblationConfig(RunConfig):
                 "controls: data.normalise=robust divides the size of the motion out, so magnified copies are "
                 "duplicates; leave magnified out, or choose data.normalise=none"
             )
+
+    @property
+    def amounts(self) -> list[dict[str, Any]]:
+        """How many clips are added, as fields of a :class:`recognizer.results.Condition`, in ascending order."""
+        return [{"count": n} for n in self.counts] or [{"ratio": r} for r in self.ratios if r]
 
     @property
     def used_models(self) -> tuple[str, ...]:
@@ -230,7 +240,9 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         idle["protocol.groups"] = idle["protocol.seed"] = f"protocol.kind={config.protocol.kind} has no groups"
     if isinstance(config, AblationConfig):
         idle["model"] = "an ablation reads 'models'"
-        idle["mix.ratio"] = "an ablation reads 'ratios'"
+        idle["mix.ratio"] = idle["mix.count"] = "an ablation reads 'ratios' or 'counts'"
+        if config.counts:
+            idle["ratios"] = "'counts' says how many are added"
         idle["train.start"] = idle["train.teacher"] = "the cells of an ablation begin with nothing learned before"
         idle["mix.mode"] = "an ablation reads 'modes'"
     if not synthetic:
@@ -238,6 +250,8 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         return idle
     modes = set(config.used_modes)
     chosen = f"mix.mode={', '.join(config.used_modes)} with model {', '.join(used)}"
+    if config.counts if isinstance(config, AblationConfig) else config.mix.ratio is None:
+        idle["mix.balance"] = "as many clips of every class are added, unless a ratio says how many"
     if PRIOR not in modes or not closed:
         idle["mix.prior_weight"] = f"{chosen} has no prior weight"
     if not modes & {PRIOR, PRETRAIN} or not networks:

@@ -48,6 +48,8 @@ class LdaMembers:
     weight: np.ndarray
     bias: np.ndarray
     transform: FlowTransform = FlowTransform()
+    prior_weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """[M] what synthetic clips of a class counted, see mix.prior_weight; nan where that plays no part."""
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
         x = self.transform(_flow(clips))
@@ -339,10 +341,13 @@ class _Fit:
         return own
 
     def clip_weights(self, member: Member) -> np.ndarray:
-        """[N] what the clips count; in mode prior the added ones together as much as ``prior_weight``."""
+        """[N] what the clips count; in mode prior the added ones of a class together as much as ``prior_weight``."""
         weights, added, mix = member.weights.astype(np.float64), self.added, self.config.mix
         if mix.mode == mixing.PRIOR and (weights * added).any() and (weights * ~added).any():
-            weights[added] *= mix.prior_weight / weights[added].sum()
+            worth = mixing.PRIOR_WEIGHT if mix.prior_weight is None else mix.prior_weight
+            for c in np.unique(member.labels[added & (weights > 0)]):
+                own = added & (member.labels == c)
+                weights[own] *= worth / weights[own].sum()
         return weights
 
 
@@ -373,17 +378,30 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
 def _fit_lda(data: _Fit) -> LdaMembers:
     config, added = data.config, data.added
     used = np.flatnonzero(np.any([m.weights > 0 for m in data.members], axis=0))
-    prior = config.mix.prior_weight if config.mix.mode == mixing.PRIOR else None
+    classes = len(data.pool.classes)
+
+    def one(i: int, member: Member) -> tuple[lda.LdaModel, float]:
+        affine, labels, weights = data.own_affine(i, used), member.labels[used], member.weights[used]
+        mixed = bool((weights * added[used]).any() and (weights * ~added[used]).any())
+        worth = config.mix.prior_weight if config.mix.mode == mixing.PRIOR and mixed else None
+        if config.mix.mode == mixing.PRIOR and mixed and worth is None:
+            worth = lda.chosen_prior_weight(
+                gram, labels, weights, added[used], data.pool.subjects[used], classes, config.lda, affine=affine,
+                candidates=mixing.PRIOR_WEIGHTS,
+            )  # fmt: skip
+        model = lda.fit(
+            gram, labels, weights, added[used], classes, config.lda, affine=affine, prior_weight=worth
+        )  # fmt: skip
+        return model, np.nan if worth is None else worth
+
     # Small products shared out over threads that wait for each other are lost time on a busy machine.
     with threadpool_limits(limits=1 if len(used) < 1500 else None):
         gram = lda.Gram(data.pool.x[used])
-        models = data.each(
-            lambda i, member: lda.fit(
-                gram, member.labels[used], member.weights[used], added[used], len(data.pool.classes), config.lda,
-                affine=data.own_affine(i, used), prior_weight=prior,
-            )
-        )  # fmt: skip
-    return LdaMembers(np.stack([m.weight for m in models]), np.stack([m.bias for m in models]), transform_of(config))
+        fitted = data.each(one)
+    models, worth = zip(*fitted, strict=True)
+    return LdaMembers(
+        np.stack([m.weight for m in models]), np.stack([m.bias for m in models]), transform_of(config), np.array(worth)
+    )
 
 
 def _fit_svm(data: _Fit) -> SvmMembers:

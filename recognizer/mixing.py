@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,23 +15,33 @@ from recognizer.training import Stage
 
 POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY = "pool", "prior", "pretrain", "fuse", "synthetic-only"
 MODES = (POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY)
+MOST = 1000
+"""Synthetic clips of a class that are mixed in where nothing is said; more of them change nothing that was measured."""
+PRIOR_WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""What lda chooses ``mix.prior_weight`` from."""
+PRIOR_WEIGHT = 10.0
+"""``mix.prior_weight`` of models that do not choose it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
     """How synthetic clips take part in training. Without synthetic clips none of it has an effect."""
 
-    ratio: float = 1.0
-    """Synthetic clips per real training clip of a fold."""
+    count: int | None = None
+    """Synthetic clips of each class, whatever the number of real ones. null: all there are, at most 1,000."""
+    ratio: float | None = None
+    """Instead of a count: synthetic clips per real training clip of a fold."""
     mode: str = PRIOR
-    """pool: as if they were real. prior: their class statistics count as ``prior_weight`` clips in the
+    """pool: as if they were real. prior: their class statistics count as ``prior_weight`` clips of each class in the
     discriminant; a network is pretrained on them and pulled back to that while it learns the real ones.
     pretrain: networks only, without the pull. fuse: one model learns the real clips and one the synthetic ones, their
     probabilities are averaged. synthetic-only: no real clip is learned from."""
     balance: str = "same"
-    """Classes of the synthetic clips. same: in the shares of the fold's real training clips. class: equal shares."""
-    prior_weight: float = 40.0
-    """Pseudo-clips the synthetic set is worth to the discriminant, over all classes."""
+    """With a ratio, classes of the synthetic clips. same: in the shares of the fold's real training clips. class: equal
+    shares."""
+    prior_weight: float | None = None
+    """Real clips that the synthetic ones of a class are worth together (0: nothing). null: lda chooses it in every fold
+    by that fold's training subjects alone (:data:`PRIOR_WEIGHTS`); other models take 10."""
     pretrain_steps: int = 150
     """Steps before the real clips. Arms without synthetic clips take them on real ones: equal budgets."""
     finetune_lr: float = 0.5
@@ -49,10 +60,14 @@ class MixConfig:
         for key, known in (("mode", MODES), ("balance", BALANCES), ("leak", LEAK_POLICIES)):
             if getattr(self, key) not in known:
                 raise ConfigError(f"mix.{key}='{getattr(self, key)}' is unknown; choose from {', '.join(known)}")
-        if not 0 <= self.ratio < float("inf"):
+        if self.ratio is not None and not 0 <= self.ratio < float("inf"):
             raise ConfigError(f"mix.ratio={self.ratio:g} must be 0 or a positive number")
-        if not self.prior_weight > 0:
-            raise ConfigError(f"mix.prior_weight={self.prior_weight:g} must be positive; 40 is usual")
+        if self.count is not None and self.count < 1:
+            raise ConfigError(f"mix.count={self.count} must be at least 1; 1000 is usual")
+        if self.count is not None and self.ratio is not None:
+            raise ConfigError(f"mix.count={self.count} and mix.ratio={self.ratio:g} both say how many; leave one out")
+        if self.prior_weight is not None and not 0 <= self.prior_weight < float("inf"):
+            raise ConfigError(f"mix.prior_weight={self.prior_weight:g} must be 0 or a positive number; 10 is usual")
         if not 0 < self.fuse_weight < 1:
             raise ConfigError(f"mix.fuse_weight={self.fuse_weight:g} is outside (0, 1); .5 weighs both models alike")
         if self.pretrain_steps < 1 or not 0 < self.finetune_lr <= 1 or self.pull < 0:
@@ -60,6 +75,13 @@ class MixConfig:
                 f"mix.pretrain_steps={self.pretrain_steps} must be >= 1, finetune_lr={self.finetune_lr:g} in (0, 1], "
                 f"pull={self.pull:g} >= 0"
             )
+
+    @property
+    def amount(self) -> dict[str, Any]:
+        """How many are added, as :func:`recognizer.protocol.mix` is told."""
+        if self.ratio is not None:
+            return {"ratio": self.ratio}
+        return {"count": self.count or MOST, "at_most": self.count is None}
 
     @property
     def only_added(self) -> bool:
@@ -95,7 +117,7 @@ def members_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[Member
 def mixed(real: FlowSet, made: FlowSet | None, folds: Sequence[Fold], config: MixConfig, seed: int) -> Mixture:
     """The clips every fold learns from, as ``config`` says. Raises what :func:`recognizer.protocol.mix` does."""
     return mix(
-        real, made, folds, ratio=0.0 if made is None else config.ratio, seed=seed, policy=config.leak,
+        real, made, folds, **({} if made is None else config.amount), seed=seed, policy=config.leak,
         balance=config.balance, only_added=config.only_added,
     )  # fmt: skip
 

@@ -214,7 +214,9 @@ def mix(
     synthetic: FlowSet | None,
     folds: Sequence[Fold],
     *,
-    ratio: float,
+    ratio: float = 0.0,
+    count: int = 0,
+    at_most: bool = False,
     seed: int = 0,
     policy: str = "raise",
     arm: str = "synthetic",
@@ -222,11 +224,14 @@ def mix(
     balance: str = "same",
     only_added: bool = False,
 ) -> Mixture:
-    """The clips every fold learns from: its real ones, and ratio x as many added ones.
+    """The clips every fold learns from: its real ones, and added ones: ratio x as many, or ``count`` of every class.
 
-    Which clips are added is a function of (seed, fold) alone; a larger ratio contains a smaller one's clips.
+    Which clips are added is a function of (seed, fold) alone; a larger ratio or count contains a smaller one's clips.
 
     Args:
+        ratio: added clips per real training clip.
+        count: added clips of each class, whatever the number of real ones; one of the two is 0.
+        at_most: of classes that have fewer clips than ``count``, take all there are.
         policy: ``raise`` on a clip that saw a held-out subject, or ``zero-weight``: it counts nothing
             in that fold (one pool then serves all folds).
         arm: ``synthetic``; controls: ``shuffled`` permutes the synthetic clips' labels, ``synthetic-only`` is
@@ -240,17 +245,20 @@ def mix(
 
     Raises:
         LeakError: see ``policy``; a real training clip is held to the same rule.
-        PoolTooSmallError: fewer clips of a class than the ratio asks for.
+        PoolTooSmallError: fewer clips of a class than are asked for.
         ManifestError: a clip is in both sets, or flow of one is in pixels and of another in units of its own rms.
         ConfigError: a value out of range, or copies that cannot be made of these clips.
     """
-    _check_request(synthetic, ratio, policy, arm, train_subjects, balance)
+    _check_request(synthetic, ratio, count, policy, arm, train_subjects, balance)
+    adds = ratio > 0 or count > 0
     require_one_unit(real, synthetic)
     own = arm in OWN_CLIPS
     trains = [_training_clips(real, fold, policy, train_subjects, seed) for fold in folds]
-    equal = [_sharing(real, train, own, balance) for train in trains]
-    totals = [round(ratio * len(train)) for train in trains]
-    wanted = [_class_sequence(shares, total) for shares, total in zip(equal, totals, strict=True)]
+    if count:  # copies of clips that a fold has not do not exist
+        wanted = [np.where((_present(real, train) > 0) | (not own), count, 0) for train in trains]
+    else:
+        shares = [_sharing(real, train, own, balance) for train in trains]
+        wanted = [_class_sequence(one, round(ratio * len(train))) for one, train in zip(shares, trains, strict=True)]
     added_set = _own_copies(real, arm, trains, wanted, seed) if arm in controls.COPIES else synthetic
     rounds = len(added_set) // len(real) if added_set is not None and arm in controls.COPIES else 0
     pool = real
@@ -260,23 +268,24 @@ def mix(
     added = np.arange(n) >= n_real
     weights = np.zeros((len(folds), n))
     counts = np.zeros((3, len(folds)), np.int64)
-    for f, (fold, train, count) in enumerate(zip(folds, trains, wanted, strict=True)):
+    for f, (fold, train, each) in enumerate(zip(folds, trains, wanted, strict=True)):
         weights[f, train] = 1.0
         forbidden = leaks(pool, fold.held_out)
-        if ratio > 0 and own:
-            chosen = _own_clips(real, rounds, train, count, seed, fold)
+        chosen = np.zeros(0, np.int64)
+        if adds and own:
+            chosen = _own_clips(real, rounds, train, each, seed, fold)
             _require_unseen(pool, fold, chosen, n_real)
             np.add.at(weights[f], chosen, 1.0)
-        elif ratio > 0:
+        elif adds:
             if policy == "raise":
                 check_leaks(pool.take(added & forbidden), fold)
-            chosen = _draw(pool, np.flatnonzero(added & ~forbidden), added, count, seed, fold)
+            chosen = _draw(pool, np.flatnonzero(added & ~forbidden), added, each, seed, fold, at_most=at_most)
             weights[f, chosen] = 1.0
-        if ratio > 0 and (only_added or arm == "synthetic-only"):
+        if adds and (only_added or arm == "synthetic-only"):
             weights[f, :n_real] = 0.0
         assert not weights[f, fold.test_index].any()
         blocked = 0 if own else forbidden[n_real:].sum()
-        counts[:, f] = blocked, (weights[f, :n_real] > 0).sum(), count.sum() if ratio > 0 else 0
+        counts[:, f] = blocked, (weights[f, :n_real] > 0).sum(), len(chosen)
     return Mixture(
         pool=pool, folds=tuple(folds), weights=weights, added=added, blocked=counts[0], n_real=counts[1],
         n_added=counts[2],
@@ -284,7 +293,7 @@ def mix(
 
 
 def _check_request(
-    synthetic: FlowSet | None, ratio: float, policy: str, arm: str, train_subjects: int, balance: str
+    synthetic: FlowSet | None, ratio: float, count: int, policy: str, arm: str, train_subjects: int, balance: str
 ) -> None:
     for key, value, known in (
         ("mix.leak", policy, LEAK_POLICIES),
@@ -295,10 +304,13 @@ def _check_request(
             raise ConfigError(f"{key}='{value}' is unknown; choose from {', '.join(known)}")
     if not 0 <= ratio < float("inf"):
         raise ConfigError(f"mix.ratio={ratio:g} must be 0 or a positive number")
+    if count < 0 or (count and ratio):
+        raise ConfigError(f"mix.count={count} must be a positive number, and mix.ratio={ratio:g} be left out beside it")
     if train_subjects < 0:
         raise ConfigError(f"train_subjects={train_subjects} must be 0 (all) or a positive number")
-    if ratio > 0 and arm not in OWN_CLIPS and synthetic is None:
-        raise ConfigError(f"a ratio of {ratio:g} needs synthetic clips; pass --synthetic, or choose a ratio of 0")
+    if (ratio > 0 or count) and arm not in OWN_CLIPS and synthetic is None:
+        asked = f"a count of {count}" if count else f"a ratio of {ratio:g}"
+        raise ConfigError(f"{asked} needs synthetic clips; pass --synthetic, or choose 0")
 
 
 def _training_clips(real: FlowSet, fold: Fold, policy: str, train_subjects: int, seed: int) -> IntArray:
@@ -320,9 +332,14 @@ def _training_clips(real: FlowSet, fold: Fold, policy: str, train_subjects: int,
     return train[np.isin(real.subjects[train], kept)]
 
 
+def _present(real: FlowSet, train: IntArray) -> FloatArray:
+    """[C] how many of a fold's real training clips each class has."""
+    return np.bincount(real.y[train], minlength=len(real.classes)).astype(np.float64)
+
+
 def _sharing(real: FlowSet, train: IntArray, own: bool, balance: str) -> FloatArray:
     """[C] the share of each class among a fold's added clips."""
-    counts = np.bincount(real.y[train], minlength=len(real.classes)).astype(np.float64)
+    counts = _present(real, train)
     if balance == "class":
         # Synthetic clips of a class that the few real subjects never showed are news; copies of them do not exist.
         counts = (counts > 0).astype(np.float64) if own else np.ones(len(counts))
@@ -341,17 +358,26 @@ def _class_sequence(shares: FloatArray, total: int) -> IntArray:
     return np.asarray(np.bincount(owner[order], minlength=len(shares)))
 
 
-def _draw(pool: FlowSet, allowed: IntArray, added: BoolArray, wanted: IntArray, seed: int, fold: Fold) -> IntArray:
+def _draw(
+    pool: FlowSet,
+    allowed: IntArray,
+    added: BoolArray,
+    wanted: IntArray,
+    seed: int,
+    fold: Fold,
+    *,
+    at_most: bool,
+) -> IntArray:
     out: list[IntArray] = []
     for c, count in enumerate(wanted):
         members = np.flatnonzero(added & (pool.y == c))
         # The permutation covers all clips of the class, allowed or not: it depends on (seed, fold) alone.
         order = members[stream(seed, f"mix/{fold.name}", c).permutation(len(members))]
         order = order[np.isin(order, allowed)]
-        if count > len(order):
+        if count > len(order) and not at_most:
             raise PoolTooSmallError(
                 f"fold {fold.name} needs {count} synthetic clips of class {pool.classes[c]} and may use {len(order)}; "
-                "generate more, or lower the ratio"
+                "generate more, or ask for fewer"
             )
         out.append(order[:count])
     return np.concatenate(out)

@@ -7,6 +7,7 @@ database. Its page no longer says how a line should look; this is subject, clip,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,16 @@ def loso_notes(result: LosoResult) -> list[str]:
     return notes
 
 
+def chosen_text(values: Sequence[float]) -> str:
+    """What members chose, and how many of them.
+
+    >>> chosen_text([3.0, 10.0, 3.0])
+    '3 in 2, 10 in 1'
+    """
+    counts = Counter(values)
+    return ", ".join(f"{value:g} in {counts[value]}" for value in sorted(counts))
+
+
 def lacking_notes(folds: Mapping[str, Sequence[str]]) -> list[str]:
     """A line per class that folds (by name) learn from no clip of, and so cannot predict.
 
@@ -114,14 +125,14 @@ def lacking_notes(folds: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def ablation_columns(summary: Sequence[Summary]) -> list[str]:
-    """What tells conditions apart, beside model, arm and ratio: of mode, source and subjects, those that vary."""
+    """What tells conditions apart, beside model, arm and amount: of mode, source and subjects, those that vary."""
     names = ("mode", "source", "train_subjects")
     return [name for name in names if len({getattr(s, name) for s in summary} - {""}) > 1]
 
 
 def added(s: Summary) -> str:
-    """Arm and ratio in words."""
-    return "none" if s.ratio == 0 else f"{s.arm} x{s.ratio:g}"
+    """Arm and amount in words."""
+    return f"{s.arm} {s.amount_text}" if s.amount else "none"
 
 
 def ablation_table(result: AblationResult) -> tuple[str, list[str], list[list[str]]]:
@@ -143,7 +154,7 @@ def _cell(s: Summary, name: str) -> str:
 
 
 def condition_words(s: Summary, more: Sequence[str]) -> str:
-    """A condition without its ratio, for a sentence."""
+    """A condition without its amount, for a sentence."""
     words = [s.model]
     words += [s.mode] if "mode" in more else []
     words += [s.source] if "source" in more and s.source else []
@@ -159,7 +170,7 @@ def ablation_verdicts(result: AblationResult) -> list[str]:
         if s.difference is not None:
             p = f"p {s.difference.p:.3f}, Holm {s.p_holm:.3f}"
             lines.append(f"{condition_words(s, more)}, {added(s)}: {s.verdict} ({p})")
-    return [*lines, f"UF1 against ratio 0, paired by subject; {result.comparisons} comparisons were made"]
+    return [*lines, f"UF1 against nothing added, paired by subject; {result.comparisons} comparisons were made"]
 
 
 def tally(result: AblationResult) -> str:
@@ -167,7 +178,7 @@ def tally(result: AblationResult) -> str:
     compared = [s for s in result.summary if s.arm == "synthetic"]
     gains, losses = (sum(s.verdict.startswith(word) for s in compared) for word in ("gain", "loss"))
     if not compared:
-        return "Nothing was compared: all ratios are 0."
+        return "Nothing was compared: no clips were added."
     if not gains and not losses:
         many = f"None of the {len(compared)} comparisons shows" if len(compared) > 1 else "The comparison does not show"
         return f"{many} that synthetic clips change UF1."
@@ -208,7 +219,7 @@ def ablation_markdown(result: AblationResult) -> str:
     ]
     if result.by_fold:
         parts += ["## Fold by fold", markdown(*fold_table(result))]
-    return "\n\n".join([*parts, "![UF1 against ratio](curve.png)"]) + "\n"
+    return "\n\n".join([*parts, "![UF1 against clips added](curve.png)"]) + "\n"
 
 
 def fold_table(result: AblationResult) -> tuple[list[str], list[list[str]]]:
@@ -219,9 +230,9 @@ def fold_table(result: AblationResult) -> tuple[list[str], list[list[str]]]:
         d = f.difference
         words = [f.model, *(str(getattr(f, n) or "all") for n in more)]
         change = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-        rows.append([f.fold, *words, f"x{f.ratio:g}", f"{f.without:.3f}", f"{f.uf1:.3f}", change])
+        rows.append([f.fold, *words, f.amount_text, f"{f.without:.3f}", f"{f.uf1:.3f}", change])
     shown = ["subjects" if name == "train_subjects" else name for name in more]
-    return ["fold", "model", *shown, "ratio", "without", "with", "difference"], rows
+    return ["fold", "model", *shown, "added", "without", "with", "difference"], rows
 
 
 # ------------------------------------------------------------------- megc

@@ -24,9 +24,9 @@ from recognizer.protocol import Fold
 SCHEMA = pa.schema(
     [
         ("model", pa.string()), ("mode", pa.string()), ("source", pa.string()), ("arm", pa.string()),
-        ("ratio", pa.float64()), ("train_subjects", pa.int32()), ("seed", pa.int64()), ("fold", pa.string()),
-        ("clip_id", pa.string()), ("database", pa.string()), ("subject", pa.string()), ("y", pa.int32()),
-        ("predicted", pa.int32()), ("scores", pa.list_(pa.float64())),
+        ("ratio", pa.float64()), ("count", pa.int32()), ("train_subjects", pa.int32()), ("seed", pa.int64()),
+        ("fold", pa.string()), ("clip_id", pa.string()), ("database", pa.string()), ("subject", pa.string()),
+        ("y", pa.int32()), ("predicted", pa.int32()), ("scores", pa.list_(pa.float64())),
     ]
 )  # fmt: skip
 
@@ -44,7 +44,29 @@ class Condition:
     """Which synthetic corpus; empty where none takes part."""
     arm: str
     """synthetic, a control, or none."""
-    ratio: float
+    ratio: float = 0.0
+    """Added clips per real training clip, or"""
+    count: int = 0
+    """added clips of each class; both 0: none."""
+
+    @property
+    def amount(self) -> float:
+        """Which of the two it is; conditions of one run share the kind."""
+        return self.count or self.ratio
+
+    @property
+    def amount_text(self) -> str:
+        """For people."""
+        return amount_text(self.ratio, self.count)
+
+
+def amount_text(ratio: float, count: int) -> str:
+    """How many clips are added, for people.
+
+    >>> amount_text(0.5, 0), amount_text(0, 1000)
+    ('x0.5', '1,000 a class')
+    """
+    return f"{count:,} a class" if count else f"x{ratio:g}"
 
 
 def fold_table(condition: Condition, seed: int, fold: Fold, real: FlowSet, scores: np.ndarray) -> pa.Table:
@@ -52,7 +74,7 @@ def fold_table(condition: Condition, seed: int, fold: Fold, real: FlowSet, score
     index, n = fold.test_index, len(fold.test_index)
     columns = {
         "model": [condition.model] * n, "mode": [condition.mode] * n, "source": [condition.source] * n,
-        "arm": [condition.arm] * n, "ratio": [condition.ratio] * n,
+        "arm": [condition.arm] * n, "ratio": [condition.ratio] * n, "count": [condition.count] * n,
         "train_subjects": [condition.train_subjects] * n, "seed": [seed] * n, "fold": [fold.name] * n,
         "clip_id": real.clip_ids[index].tolist(), "database": real.databases[index].tolist(),
         "subject": real.subjects[index].tolist(), "y": real.y[index].tolist(),

@@ -8,6 +8,7 @@ depend on the block it stands in, so neither does any figure.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -32,11 +33,11 @@ from recognizer import results, training
 from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import FlowSet
-from recognizer.fitting import NetworkMembers, Pretrained, fit
+from recognizer.fitting import LdaMembers, NetworkMembers, Pretrained, fit
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
 from recognizer.protocol import Mixture, make_folds
-from recognizer.report import log_text
+from recognizer.report import chosen_text, log_text
 from recognizer.results import Condition, LosoResult, figures, oracle_figures
 from recognizer.sources import Progress, Source, as_flow_set, flow_notes, run_identity, sources
 from recognizer.trained import load_pretrained
@@ -100,7 +101,7 @@ def loso(
 
     Raises:
         LeakError: a synthetic clip has seen who is held out.
-        PoolTooSmallError: fewer synthetic clips than the ratio wants.
+        PoolTooSmallError: fewer synthetic clips than are asked for.
         ManifestError: clips without what the model needs, or none.
         ConfigError: settings that exclude each other.
         MissingClassError: a class without a clip.
@@ -189,7 +190,7 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
         model=config.model,
         folds=tuple(_fold_facts(mixtures[0], f) for f in range(len(mixtures[0].folds))),
         left_out=dict(real.left_out),
-        notes=tuple(flow_notes(run.real, run.synthetic)) if mixtures[0].n_added.any() else (),
+        notes=tuple(_notes(run, outcome)) if mixtures[0].n_added.any() else (),
         n_parameters=outcome.n_parameters,
         tried=ledger.tried_before(run.manifests, run.key) if run.manifests else None,
         oracle=oracle_figures(outcome.oracle, config.data.classes) if run.oracle else None,
@@ -224,12 +225,14 @@ def _members(
     start = time.perf_counter()
     folds = make_folds(real, config.protocol)
     run.pretrained.check(folds)
-    ratio = config.mix.ratio if made is not None else 0.0
+    amount = dict(config.mix.amount) if made is not None else {}
+    amount.pop("at_most", None)
     mixtures = [mixed(real, made, folds, config.mix, seed) for seed in config.seeds]
-    arm = "synthetic" if ratio else "none"
+    adds = any(amount.values())
     condition = Condition(
-        model=config.model, train_subjects=0, arm=arm, ratio=ratio, mode=config.mix.mode if ratio else ""
-    )
+        model=config.model, train_subjects=0, arm="synthetic" if adds else "none", mode=config.mix.mode if adds else "",
+        **amount,
+    )  # fmt: skip
     found = _run_blocks(
         _places_of(mixtures, config.seeds), real, config, condition, folder=run.folder, pretrained=run.pretrained,
         oracle=run.oracle, share=share,
@@ -238,6 +241,14 @@ def _members(
     seconds["train"] = time.perf_counter() - start
     done = [outcome for outcome in found if outcome is not None]
     return (_joined(done) if len(done) == len(found) else None), mixtures, real, seconds
+
+
+def _notes(run: _Run, outcome: _Outcome) -> list[str]:
+    """Of the clips, and of what was chosen inside folds."""
+    notes = flow_notes(run.real, run.synthetic)
+    if outcome.prior_weights and run.config.mix.prior_weight is None:
+        notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
+    return notes
 
 
 def _fold_facts(mixture: Mixture, f: int) -> dict[str, Any]:
@@ -331,6 +342,8 @@ class _Outcome:
     table: pa.Table
     n_parameters: int
     oracle: pa.Table = field(default_factory=lambda: pa.table({n: [] for n in ORACLE_SCHEMA.names}, ORACLE_SCHEMA))
+    prior_weights: tuple[float, ...] = ()
+    """What synthetic clips of a class counted, by member; empty where that plays no part."""
 
 
 def _places_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[_Place]:
@@ -409,7 +422,11 @@ def _train(
         tables.append(results.fold_table(condition, place.seed, fold, real, scores))
         if oracle:
             best.append(_oracle_rows(place, real, [*predicted[i], scores.argmax(1)]))
-    outcome = _Outcome(table=results.join(tables), n_parameters=trained.n_parameters)
+    worth = trained.prior_weight.tolist() if isinstance(trained, LdaMembers) else []
+    outcome = _Outcome(
+        table=results.join(tables), n_parameters=trained.n_parameters,
+        prior_weights=() if any(map(math.isnan, worth)) else tuple(worth),
+    )  # fmt: skip
     return (replace(outcome, oracle=pa.concat_tables(best)) if oracle else outcome), trained.tensors()
 
 
@@ -432,7 +449,7 @@ def _write(parts: Path, number: int, outcome: _Outcome, tensors: dict[str, torch
     parts.mkdir(exist_ok=True)
     results.write_table(outcome.table, parts / f"{number:05d}.parquet")
     results.write_table(outcome.oracle, parts / f"{number:05d}.oracle.parquet")
-    meta = {"n_parameters": str(outcome.n_parameters)}
+    meta = {"n_parameters": str(outcome.n_parameters), "prior_weights": json.dumps(outcome.prior_weights)}
     kept = {name: value.contiguous() for name, value in tensors.items()}
     write_bytes(parts / f"{number:05d}.safetensors", safetensors_bytes(kept, metadata=meta))
 
@@ -448,19 +465,22 @@ def _read_block(parts: Path, number: int) -> _Outcome | None:
         return None
     try:
         with safe_open(file, framework="np") as opened:
-            n_parameters = int(json.loads((opened.metadata() or {})["n_parameters"]))
+            meta = opened.metadata() or {}
+            n_parameters = int(json.loads(meta["n_parameters"]))
+            worth = tuple(map(float, json.loads(meta.get("prior_weights", "[]"))))
         oracle = pa.parquet.read_table(parts / f"{number:05d}.oracle.parquet", schema=ORACLE_SCHEMA)
         table = results.read_table(parts / f"{number:05d}.parquet")
     except (SafetensorError, OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
         raise RunFolderError(f"{file} is damaged ({error}); remove it and run the same command again") from None
-    return _Outcome(table=table, n_parameters=n_parameters, oracle=oracle)
+    return _Outcome(table=table, n_parameters=n_parameters, oracle=oracle, prior_weights=worth)
 
 
 def _joined(outcomes: Sequence[_Outcome]) -> _Outcome:
     """All members of a run, in order."""
     table = results.join([o.table for o in outcomes])
     oracle = pa.concat_tables([o.oracle for o in outcomes]).combine_chunks()
-    return _Outcome(table=table, n_parameters=outcomes[0].n_parameters, oracle=oracle)
+    worth = tuple(value for o in outcomes for value in o.prior_weights)
+    return _Outcome(table=table, n_parameters=outcomes[0].n_parameters, oracle=oracle, prior_weights=worth)
 
 
 def _remove_blocks(folder: Path) -> None:

@@ -258,8 +258,8 @@ class FlowPrior:
     # ---------------------------------------------------------------- estimator
 
     def _gate(self, requests: Sequence[FlowRequest], uv: np.ndarray) -> np.ndarray:
-        """[B,1,S,S]: share of the motion that an estimator finds; U(.4, 1) of it where nothing is to be seen."""
-        floor = np.array([seeds.stream(one.seed, "texture").uniform(0.4, 1) for one in requests], np.float32)
+        """[B,1,S,S]: share of the motion that an estimator finds; U(0, .6) of it where nothing is to be seen."""
+        floor = np.array([seeds.stream(one.seed, "texture").uniform(0, 0.6) for one in requests], np.float32)
         lost = np.float32(self.nuisance.texture) * (1 - floor)[:, None]
         corner, share = _place(uv)
         texture = _read(tables().texture[:, None], corner, share)[..., 0]

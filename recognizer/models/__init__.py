@@ -34,8 +34,8 @@ INPUTS: dict[str, FlowTransform] = {LDA: FlowTransform(power=0.5, pool=14)}
 """What models do to flow images first where ``data.power`` and ``data.pool`` are null, as chosen on real flow images
 (docs/decisions/018); the others take them as they are."""
 RECIPE_KEYS = frozenset((
-    "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "controls",
-    "train_subjects", "resamples",
+    "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "counts",
+    "controls", "train_subjects", "resamples",
 ))  # fmt: skip
 """What else stands at the top of a recipe, where a model's name stands for its section."""
 SEEDING = threading.RLock()

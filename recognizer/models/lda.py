@@ -1,12 +1,15 @@
 """Regularised linear discriminant with clip weights, in closed form, on Gram matrices.
 
-With isotropic shrinkage the solution lies in the span of the training clips, so every fold, seed and
-ratio needs one solve of (training clips)^2, whatever the image size, on Gram matrices made once.
+With isotropic shrinkage the solution lies in the span of the training clips, so a fold needs one solve of (training
+clips)^2, whatever the image size, on Gram matrices made once; where there are more clips than values a clip, one of
+(values)^2 on the moments of its classes instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -56,8 +59,14 @@ class Gram:
         flat = x.reshape(len(x), x.shape[1], -1).astype(np.float64)
         self.x = flat
         self.shape = x.shape[1:]
-        self.products = [flat[:, ch] @ flat[:, ch].T for ch in range(flat.shape[1])] if len(x) <= keep else []
         self.sums = flat.sum(2)
+        self._keep = keep
+
+    @cached_property
+    def products(self) -> list[np.ndarray]:
+        """[N,N] per channel; empty for a pool that is not multiplied as a whole."""
+        flat = self.x
+        return [flat[:, ch] @ flat[:, ch].T for ch in range(flat.shape[1])] if len(flat) <= self._keep else []
 
     def block(self, rows: np.ndarray, columns: np.ndarray, affine: np.ndarray) -> np.ndarray:
         """Inner products of clips ``rows`` with ``columns``, each first mapped to a*x + b.
@@ -80,12 +89,126 @@ class Gram:
             out += np.hstack([scaled[rows], b[rows]]) @ np.hstack([b[columns], (a * self.sums)[columns]]).T
         return out
 
+    def mapped(self, index: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        """Clips ``index`` [n], each mapped to a*x + b -> [n,D]."""
+        x = self.x[index] * affine[index, 0, :, None] + affine[index, 1, :, None]
+        return np.asarray(x.reshape(len(index), -1))
+
     def combine(self, index: np.ndarray, coefficients: np.ndarray, affine: np.ndarray) -> np.ndarray:
         """Sum of coefficients [C,n] times the mapped clips ``index`` [n] -> [C,3,S,S]."""
         scaled = coefficients[:, :, None] * affine[None, index, 0]
         offset = np.einsum("cn,nk->ck", coefficients, affine[index, 1])
         out = np.einsum("cnk,nkp->ckp", scaled, self.x[index], optimize=True) + offset[:, :, None]
         return np.asarray(out.reshape(len(coefficients), *self.shape))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of a group of clips: what they count together, their mean [D], and their scatter about it [D,D]."""
+
+    label: int
+    added: bool
+    mass: float
+    mean: np.ndarray
+    scatter: np.ndarray
+
+
+def moments(x: np.ndarray, y: np.ndarray, w: np.ndarray, apart: np.ndarray, n_classes: int) -> list[Moments]:
+    """Of clips x [n,D] of classes y [n] that count w [n]: a group for each class, those ``apart`` [n] by themselves."""
+    out = []
+    for added in (False, True):
+        for c in range(n_classes):
+            members = (y == c) & (apart == added)
+            mass = float(w[members].sum())
+            if mass > 0:
+                mean = w[members] @ x[members] / mass
+                centred = (x[members] - mean) * np.sqrt(w[members])[:, None]
+                out.append(Moments(c, added, mass, mean, centred.T @ centred))
+    return out
+
+
+def _solved(groups: Sequence[Moments], n_classes: int, config: LdaConfig) -> tuple[np.ndarray, np.ndarray]:
+    """(weight [C,D], bias [C]) of the discriminant of these groups."""
+    dimensions = len(groups[0].mean)
+    mass, means = np.zeros(n_classes), np.zeros((n_classes, dimensions))
+    scatter = np.zeros((dimensions, dimensions))
+    for group in groups:
+        mass[group.label] += group.mass
+        means[group.label] += group.mass * group.mean
+        scatter += group.scatter
+    means /= np.where(mass > 0, mass, 1)[:, None]
+    scatter *= (1 - config.shrinkage) / mass.sum()
+    trace = np.trace(scatter) / max(1 - config.shrinkage, 1e-12)
+    if config.shrinkage == 1:
+        trace = sum(np.trace(group.scatter) for group in groups) / mass.sum()
+    scatter[np.diag_indices_from(scatter)] += config.shrinkage * max(trace, 1e-12) / dimensions
+    weight = cho_solve(cho_factor(scatter, overwrite_a=True, check_finite=False), means.T).T
+    return weight, _bias(-0.5 * (weight * means).sum(1), mass, config)
+
+
+def _bias(bias: np.ndarray, mass: np.ndarray, config: LdaConfig) -> np.ndarray:
+    present, n_classes = mass > 0, len(mass)
+    share = mass / mass.sum() if config.priors == "data" else np.full(n_classes, 1 / n_classes)
+    return np.where(present, bias + np.log(np.where(present, share, 1)), -np.inf)
+
+
+def chosen_prior_weight(
+    gram: Gram,
+    y: np.ndarray,
+    weights: np.ndarray,
+    added: np.ndarray,
+    subjects: np.ndarray,
+    n_classes: int,
+    config: LdaConfig,
+    *,
+    affine: np.ndarray,
+    candidates: Sequence[float],
+) -> float:
+    """The ``prior_weight`` of :func:`fit` that serves the training subjects themselves best; y, weights, added and
+    ``subjects`` [N], affine [N,2,3].
+
+    Subjects are put into up to five groups; each is predicted from the others and the synthetic clips. What counts is
+    the recall averaged over classes (UAR, of classes there are), less a pull towards ``EVIDENCE / subjects``: the more
+    people there are, the less a prior is worth, and few people cannot say how much. Nobody held out takes part.
+    """
+    real, made = np.flatnonzero((weights > 0) & ~added), np.flatnonzero((weights > 0) & added)
+    names, who = np.unique(subjects[real], return_inverse=True)
+    usual = EVIDENCE / len(names)
+    away = np.abs(np.log(np.maximum(candidates, NOTHING)) - np.log(usual))
+    if len(names) < 2:
+        return float(candidates[int(away.argmin())])
+    group = _spread(np.bincount(who), _GROUPS)[who]
+    x, labels, w = gram.mapped(real, affine), y[real], weights[real].astype(np.float64)
+    prior = moments(gram.mapped(made, affine), y[made], weights[made].astype(np.float64), added[made], n_classes)
+    right = np.zeros((len(candidates), len(real)))
+    for g in np.unique(group):
+        tested = group == g
+        own = moments(x[~tested], labels[~tested], w[~tested], np.zeros((~tested).sum(), np.bool_), n_classes)
+        for k, candidate in enumerate(candidates):
+            weight, bias = _solved([*own, *(_scaled(one, candidate) for one in prior if candidate)], n_classes, config)
+            right[k, tested] = (x[tested] @ weight.T + bias).argmax(1) == labels[tested]
+    recall = np.stack([right[:, labels == c].mean(1) for c in np.unique(labels)], 1).mean(1)
+    return float(candidates[int((recall - PULL / np.sqrt(len(real)) * away).argmax())])
+
+
+EVIDENCE, PULL = 150.0, 0.4
+"""Of :func:`chosen_prior_weight`, chosen on real flow images (docs/decisions/019)."""
+NOTHING = 0.3
+"""The weight that 0 is taken for on a logarithmic scale."""
+_GROUPS = 5
+
+
+def _scaled(group: Moments, mass: float) -> Moments:
+    return Moments(group.label, group.added, mass, group.mean, group.scatter * (mass / group.mass))
+
+
+def _spread(counts: np.ndarray, n: int) -> np.ndarray:
+    """A group for each subject: those of most clips first, each to the group with the fewest clips so far."""
+    load, out = np.zeros(min(n, len(counts))), np.zeros(len(counts), np.int64)
+    for i in np.argsort(-counts, kind="stable"):
+        out[i] = load.argmin()
+        load[out[i]] += counts[i]
+    return out
 
 
 def fit(
@@ -104,25 +227,30 @@ def fit(
     Args:
         y: [N] class index; only entries with weight are read.
         weights: [N] >= 0, how many clips each counts as.
-        added: [N] bool, the synthetic clips. With ``prior_weight`` k their class statistics count as
-            k pseudo-clips spread evenly over the classes, and their scatter is taken about their own
-            class means, so that a shift between the two sets is not mistaken for noise.
+        added: [N] bool, the synthetic clips. With ``prior_weight`` k they count as k clips in each of their classes,
+            and their scatter is taken about their own class means, so that a shift between the two sets is not mistaken
+            for noise.
         affine: [N,2,3] see :meth:`Gram.block`; None leaves all clips as they are.
 
     A class without a training clip gets bias -inf: it is never predicted.
     """
     index = np.flatnonzero(weights > 0)
+    if prior_weight == 0 and (weights * ~added).any():
+        index = index[~added[index]]
     if affine is None:
         affine = np.tile(np.array([1.0, 0.0])[:, None], (len(y), 1, gram.x.shape[1]))
     labels, synthetic = y[index], added[index]
     w = weights[index].astype(np.float64)
-    if prior_weight is not None and synthetic.any():
-        classes = np.unique(labels[synthetic])
-        for c in classes:
-            members = synthetic & (labels == c)
-            w[members] *= prior_weight / len(classes) / w[members].sum()
-    else:
+    if not prior_weight or synthetic.all():
         synthetic = np.zeros(len(index), np.bool_)
+    for c in np.unique(labels[synthetic]):
+        members = synthetic & (labels == c)
+        w[members] *= prior_weight / w[members].sum()
+    dimensions = gram.x.shape[1] * gram.x.shape[2]
+    if dimensions < len(index):
+        groups = moments(gram.mapped(index, affine), labels, w, synthetic, n_classes)
+        weight, bias = _solved(groups, n_classes, config)
+        return LdaModel(weight=weight.reshape(n_classes, *gram.shape), bias=bias)
     onehot = (labels == np.arange(n_classes)[:, None]).astype(np.float64)
     mass = (onehot * w).sum(1)
     present = mass > 0
@@ -142,7 +270,6 @@ def fit(
     scatter -= (scatter @ mean_of.T)[:, group]
     scatter *= root[:, None]
     scatter *= root
-    dimensions = gram.x.shape[1] * gram.x.shape[2]
     # A fold with one clip per class has no scatter; any ridge then gives the nearest mean.
     ridge = config.shrinkage * max(np.trace(scatter), 1e-12) / dimensions
     keep = 1 - config.shrinkage
@@ -152,7 +279,5 @@ def fit(
     solved = root[:, None] * cho_solve(cho_factor(scatter.T, overwrite_a=True, check_finite=False), centred_gm)
     uncentred = solved - mean_of.T @ (members_of.T @ solved)  # C^T
     coefficients = (means.T - keep * uncentred).T / ridge  # Woodbury: S^-1 mean, as clips
-    share = mass / mass.sum() if config.priors == "data" else np.full(n_classes, 1 / n_classes)
-    bias = -0.5 * np.einsum("cn,nc->c", coefficients, gm)
-    bias = np.where(present, bias + np.log(np.where(present, share, 1)), -np.inf)
+    bias = _bias(-0.5 * np.einsum("cn,nc->c", coefficients, gm), mass, config)
     return LdaModel(weight=gram.combine(index, coefficients, affine), bias=bias)
