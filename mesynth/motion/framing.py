@@ -20,7 +20,7 @@ from mesynth.core.framing import OWN, Framing, reframed
 from mesynth.core.profiles import Profile
 from mesynth.motion.flow_prior import FlowPrior, FlowRequest, K
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_flow
+from mesynth.store.shards import read_flows
 
 _WIDE = Framing(eyes=0.25, height=0.25, row=1 / 3, column=0.5)
 """Shows two eye distances to every side, so that any usual crop lies inside."""
@@ -105,8 +105,10 @@ def framing_of(folder: Path | str) -> FoundFraming:
     kinds = manifest.column("provenance.kind")
     rows = np.flatnonzero(kinds == "real") if (kinds == "real").any() else np.arange(len(manifest))
     chosen = rows[:: max(1, len(rows) // _MOST)][:_MOST]
-    flows = (read_flow(manifest.root, manifest.row(int(i)))[None] for i in chosen)
-    return find_framing(np.concatenate([reframed(flow, OWN, OWN, _SIDE) for flow in flows] or [np.zeros((0, 2, 1, 1))]))
+    looked_at = np.zeros(len(manifest), np.bool_)
+    looked_at[chosen] = True
+    flows = [reframed(flow[None], OWN, OWN, _SIDE) for flow in read_flows(manifest.filter(looked_at))]
+    return find_framing(np.concatenate(flows or [np.zeros((0, 2, 1, 1))]))
 
 
 _NAMES = ("eyes", "height", "row", "column")

@@ -5,6 +5,7 @@ import pickle
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from mesynth.core.errors import ManifestError, UnreadableImageError
 from mesynth.store import shards, videos
-from mesynth.store.shards import ShardWriter, read_span
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import ShardReader, ShardWriter, read_flows, read_span
 from tests.builders import row
 
 
@@ -99,3 +101,114 @@ def test_arrays_are_never_unpickled() -> None:
         shards.npy_array(buffer.getvalue())
     with pytest.raises(ValueError, match=r"pickle|magic"):
         shards.npy_array(pickle.dumps([1]))
+
+
+# ---------------------------------------------------------------- many clips
+
+
+def _flows(folder: Path, shapes: list[tuple[int, ...]], *, dtype: str = "float32") -> Manifest:
+    """Clips of these shapes, three a shard, the shards interleaved every fourth clip."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape).astype(dtype) for shape in shapes]
+    rows = []
+    with ShardWriter(folder / "x.tar") as x, ShardWriter(folder / "y.tar") as y:
+        for i, array in enumerate(arrays):
+            members = {"flow.npy": shards.npy_bytes(array)} | ({"landmarks.npy": b"?"} if i % 2 else {})
+            rows.append(row(f"{i:03d}", flow=(y if i % 4 == 3 else x).add(f"{i:08d}", members)))
+    return Manifest.from_rows(rows, folder)
+
+
+def test_many_flows_are_each_clip_s_own(tmp_path: Path) -> None:
+    manifest = _flows(tmp_path, [(2, 9 + i % 3, 7) for i in range(11)])
+    found = list(read_flows(manifest))
+    assert len(found) == 11
+    for flow, one in zip(found, manifest, strict=True):
+        assert flow.tobytes() == shards.read_flow(tmp_path, one).tobytes()
+        assert flow.shape == shards.read_flow(tmp_path, one).shape
+        assert flow.flags.writeable
+
+
+def test_a_shard_is_opened_once_while_its_clips_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = _flows(tmp_path, [(2, 4, 4)] * 11)
+    opened, real = [], ShardReader._opened
+
+    def counting(self: ShardReader, shard: str) -> object:
+        before = self._file
+        file = real(self, shard)
+        opened.extend([shard] if file is not before else [])
+        return file
+
+    monkeypatch.setattr(ShardReader, "_opened", counting)
+    list(read_flows(manifest))
+    assert opened == ["x.tar", "y.tar", "x.tar", "y.tar", "x.tar"]
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 4, 4), (1, 2, 4, 4), (2, 0, 4), ()])
+def test_what_is_no_flow_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    manifest = _flows(tmp_path, [(2, 4, 4), shape])
+    with pytest.raises(ManifestError, match=r"flow of clip db/01/001/0 is float32 .* not \[2,H,W\]"):
+        list(read_flows(manifest))
+    with pytest.raises(ManifestError, match="not \\[2,H,W\\]"):
+        shards.read_flow(tmp_path, manifest.row(1))
+
+
+def test_flow_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="is int16"):
+        list(read_flows(_flows(tmp_path, [(2, 4, 4)], dtype="int16")))
+
+
+def test_damage_in_the_middle_of_many_is_noticed(tmp_path: Path) -> None:
+    manifest = _flows(tmp_path, [(2, 4, 4)] * 3)
+    span = manifest.row(1).flow
+    assert span is not None
+    data = bytearray((tmp_path / "x.tar").read_bytes())
+    data[span.offset + 700] ^= 1  # a value of the flow: its headers are whole
+    (tmp_path / "x.tar").write_bytes(data)
+    read = read_flows(manifest)
+    next(read)
+    with pytest.raises(ManifestError, match=f"damaged at byte {span.offset}"):
+        next(read)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "flow.npy", "e" * 90, "größe.npy", "x y.z.npy"])
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 5000])
+def test_plain_tars_are_read_as_tarfile_reads_them(name: str, size: int) -> None:
+    """What :class:`ShardWriter` writes takes the short way, unless a name is not ASCII; both ways agree."""
+    data = b"".join(
+        shards._header(f"{i:08d}.{name}{i or ''}"[:100], size) + bytes([i + 1]) * size + b"\0" * (-size % 512)
+        for i in range(2)
+    )
+    plain = shards._plain_members(data)
+    assert plain == (shards._members(data) if name.isascii() else None)
+    assert len(shards._members(data)) == 2
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(
+    "changes", [{"mtime": 1}, {"mode": 0o600}, {"uname": "me"}, {"name": "00000000." + "é" * 40}, {"type": b"\0"}]
+)
+def test_tars_of_others_are_read_by_tarfile(form: Literal[0, 1, 2], changes: dict[str, object]) -> None:
+    info = tarfile.TarInfo("00000000.a.txt")
+    info.size = 3
+    for key, value in changes.items():
+        setattr(info, key, value)
+    data = info.tobuf(form) + b"abc" + b"\0" * 509
+    assert shards._plain_members(data) is None
+    assert list(shards._members(data).values()) == [b"abc"]
+
+
+def test_every_damaged_header_byte_goes_to_tarfile() -> None:
+    head = shards._header("00000000.a.txt", 600)
+    data = head + b"x" * 600 + b"\0" * 424
+    assert shards._plain_members(data) == {"a.txt": b"x" * 600}
+    for place in range(512):
+        for bit in (1, 0x10, 0x80):
+            bad = bytearray(data)
+            bad[place] ^= bit
+            assert shards._plain_members(bytes(bad)) is None, place
+    for cut in (100, 511, 700, 1535):
+        assert shards._plain_members(data[:cut]) is None
+    assert shards._plain_members(data + data) is None  # one name twice
+    assert shards._plain_members(data + b"\0" * 512) is None
