@@ -64,7 +64,7 @@ def render(
 
     >>> render("nowhere", subjects=0)
     Traceback (most recent call last):
-    mesynth.core.errors.MesynthError: subjects=0 is outside 1..99
+    mesynth.core.errors.MesynthError: subjects=0 is outside 1..10000
     """
     from mesynth.datasets.rendered import render_casme2, render_faces
 
