@@ -20,7 +20,8 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from mesynth.core.errors import ManifestError, UnreadableImageError
+from mesynth.core.errors import ConfigError, ManifestError, UnreadableImageError
+from mesynth.core.framing import LANDMARKS, KnownFraming, framing_of_eyes
 from mesynth.store.manifest import Manifest, Row, Span
 from mesynth.store.run_folder import temporary_beside
 from mesynth.store.videos import image_array, read_pictures
@@ -333,3 +334,38 @@ def _member(reader: ShardReader, clip_id: str, span: Span | None, name: str) -> 
     if name not in members:
         raise ManifestError(f"clip {clip_id} has no {name} in {span.shard}; run `mesynth prepare` again")
     return npy_array(members[name])
+
+
+_RIGHT_EYE, _LEFT_EYE = slice(36, 42), slice(42, 48)  # iBUG-68; as mesynth.preprocess.align has them
+_LOOKED_AT = 64
+
+
+def known_framing(manifest: Manifest) -> KnownFraming | None:
+    """Where faces lie in a manifest's clips: as recorded, else by the landmarks of up to 64 clips; None without either.
+
+    Raises:
+        ManifestError: a damaged record, shard or array.
+    """
+    recorded = manifest.framing
+    if recorded is not None or not len(manifest):
+        return recorded
+    chosen = np.zeros(len(manifest), np.bool_)
+    chosen[:: -(-len(manifest) // _LOOKED_AT)] = True
+    eyes, sizes = [], set()
+    with ShardReader(manifest.root) as reader:
+        for row in manifest.filter(chosen):
+            data = {} if row.flow is None else reader.read(row.flow, verify=True)
+            if "landmarks.npy" not in data:
+                return None
+            points = npy_array(data["landmarks.npy"])
+            if points.shape != (68, 2) or not np.isfinite(points).all():
+                raise ManifestError(f"landmarks of clip {row.clip_id} are no [68,2] numbers; prepare it again")
+            eyes.append([points[_RIGHT_EYE].mean(0), points[_LEFT_EYE].mean(0)])
+            sizes.add((row.height, row.width))
+    if len(sizes) != 1:
+        return None  # shares of crops of several sizes, each other: no one framing
+    try:
+        framing = framing_of_eyes(np.array(eyes, np.float64), *sizes.pop())
+    except ConfigError:  # faces that fill no crop, such as raw frames
+        return None
+    return KnownFraming(framing=framing, origin=LANDMARKS, images=len(eyes))

@@ -225,6 +225,8 @@ class ExportSummary:
     left_out: int
     reasons: dict[str, int] = field(default_factory=dict)
     facts: dict[str, object] = field(default_factory=dict)
+    framing: str = ""
+    """Of the clips, as the corpus records it (:meth:`mesynth.core.framing.KnownFraming.to_json`)."""
 
     def to_dict(self) -> dict[str, object]:
         """Flat, for JSON and people."""

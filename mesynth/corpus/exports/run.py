@@ -25,7 +25,7 @@ from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.releases import Casme2Form, SammForm
 from mesynth.corpus.exports.webdataset import WebDatasetForm
 from mesynth.store import digests
-from mesynth.store.manifest import Manifest, write_tables
+from mesynth.store.manifest import FRAMING, Manifest, framing_meta, write_tables
 from mesynth.store.run_folder import claim_folder, temporary_beside, write_last, write_listed, write_text
 from mesynth.store.stage import PARTS, Progress, Skipped, journal, run_shards, skipped_csv
 
@@ -174,10 +174,12 @@ def _finish(form: Form, out: Path, n_shards: int) -> None:
     reasons = _write_left_out(out, n_shards)
     clips = _write_provenance(out, n_shards)
     facts = form.finish(out, lambda: _placed(out, n_shards))
+    meta = framing_meta(form.source.framing)
     if form.readable:
         # manifest.parquet from the journals, one in memory at a time
-        write_tables(out, lambda: (Manifest.read(journal(out, index)).table for index in range(n_shards)), {})
-    account = ExportSummary(form.name, "", clips, sum(reasons.values()), dict(reasons), facts)
+        write_tables(out, lambda: (Manifest.read(journal(out, index)).table for index in range(n_shards)), meta)
+    framing = meta.get(FRAMING, "")
+    account = ExportSummary(form.name, "", clips, sum(reasons.values()), dict(reasons), facts, framing)
     write_last(out / ACCOUNT_FILE, (json.dumps(asdict(account), indent=1) + "\n").encode(), without=[PARTS])
 
 
