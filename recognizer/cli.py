@@ -282,6 +282,8 @@ def predict(
     if as_json:
         echo_json(facts)
         return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"{facts['n']} clips -> {out / 'predictions.parquet'}")
     if result.n_seen:
         click.echo(f"{result.n_seen} of them show subjects the model learned from: their results are no test")
@@ -368,8 +370,9 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
     from recognizer.mixing import mixed
     from recognizer.protocol import make_folds
     from recognizer.report import lacking_notes
-    from recognizer.sources import flow_notes
+    from recognizer.sources import flow_notes, framed
 
+    real, made, _ = framed(real, made, config.data)  # type: ignore[assignment]
     with progress_bars() as bars:
         bar = by_step(bars)
         real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total))

@@ -21,6 +21,7 @@ import torch
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.framing import Framing, KnownFraming, reframed, reframed_picture
 from mesynth.core.process import counted
 from mesynth.core.types import N_AUS, optical_strain
 from mesynth.store.manifest import Manifest, Row
@@ -30,6 +31,16 @@ FLOW, APEX, FRAMES = "flow", "apex", "frames"
 VIEWS = (FLOW, APEX, FRAMES)
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 """Flow images [N,3,S,S] float32, or views by name (:meth:`FlowSet.inputs`)."""
+
+
+READ_AS = "read as"
+"""Key of a manifest's metadata in memory: the framing (:class:`KnownFraming`, JSON) that its clips are read in."""
+
+
+def _move(manifest: Manifest) -> tuple[Framing, Framing] | None:
+    """From which framing a manifest's clips are taken to which, if to another."""
+    wanted, own = manifest.meta.get(READ_AS), manifest.framing
+    return (own.framing, KnownFraming.of_json(wanted).framing) if wanted and own else None
 
 
 def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int, length: int) -> dict[str, np.ndarray]:
@@ -42,6 +53,8 @@ def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int
         ManifestError: the clip has no frames.
     """
     frames = read_frames(manifest.root, row)
+    if move := _move(manifest):
+        frames = np.stack([reframed_picture(frame, *move) for frame in frames])
     if len(frames) <= row.apex_index:
         raise ManifestError(f"clip {row.clip_id} has {len(frames)} frames and its apex at {row.apex_index}; prepare it")
     out = {}
@@ -108,6 +121,7 @@ def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
 NORMALISATIONS = ("none", "robust")
+MATCH, AS_IS = FRAMES_OF_FACES = ("match", "own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +132,9 @@ class DataConfig:
     """Side of the flow image, pixels (28 in the MEGC 2019 composite's public flow images)."""
     normalise: str = "none"
     """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
+    frame: str = "match"
+    """``match``: clips whose faces lie elsewhere in the crop than the real clips' are taken to where those lie, as far
+    as their crop shows it; ``own``: read as they are. See :func:`recognizer.sources.framed`."""
     frame_size: int = 64
     """Side of the grey frames that some networks see, pixels."""
     frames: int = 10
@@ -141,6 +158,8 @@ class DataConfig:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
+        if self.frame not in FRAMES_OF_FACES:
+            raise ConfigError(f"data.frame='{self.frame}' is unknown; choose from {', '.join(FRAMES_OF_FACES)}")
         if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
         if self.pool and (self.pool < 2 or self.size % self.pool):
@@ -366,12 +385,13 @@ def load(
     if (counts > 1).any():
         raise ManifestError(f"clip '{values[counts > 1][0]}' occurs twice in the manifests; a clip may enter once")
     x = _no_images(n, config.size)
-    own_rms = np.ones(n, np.bool_)
+    own_rms: list[bool] = []
     frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
     rows: Iterable[tuple[Manifest, Row] | None] = _walk(kept) if more else repeat(None)
 
     def flows() -> Iterator[np.ndarray]:
-        for uv, clip in zip(chain.from_iterable(map(read_flows, kept)), rows, strict=False):
+        for (uv, own), clip in zip(chain.from_iterable(map(_flows, kept)), rows, strict=False):
+            own_rms.append(own or config.normalise == "robust")
             if clip is not None:
                 for view, array in frame_views(*clip, more, config.frame_size, config.frames).items():
                     frames_of[view].append(array)
@@ -381,8 +401,6 @@ def load(
     for several in _alike(counted(flows(), n, progress)):
         these = slice(done, done := done + len(several))
         x[these] = flow_images(several, config)
-        if config.normalise != "robust":
-            own_rms[these] = [in_own_rms(uv) for uv in several]
     return FlowSet(
         x=x,
         y=np.concatenate(classes),
@@ -393,11 +411,23 @@ def load(
         kinds=_column(kept, "provenance.kind"),
         generators=_column(kept, "provenance.generator"),
         subjects_seen=tuple(chain.from_iterable(manifest.subjects_seen() for manifest in kept)),
-        own_rms=own_rms,
+        own_rms=np.array(own_rms),
         classes=config.classes,
         left_out=dict(left_out),
         views={view: np.stack(arrays) for view, arrays in frames_of.items()},
     )
+
+
+def _flows(manifest: Manifest) -> Iterator[tuple[np.ndarray, bool]]:
+    """Each clip's flow [2,H,W] in the framing it is read in, and whether it is in units of its own rms."""
+    move = _move(manifest)
+    for uv in read_flows(manifest):
+        own = in_own_rms(uv)
+        if move:
+            uv = reframed(uv, *move)
+            if own:  # of what is shown now, as a published image's unit is
+                uv = uv / max(float(np.sqrt(np.mean(uv**2))), 1e-6)
+        yield uv, own
 
 
 def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:

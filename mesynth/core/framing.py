@@ -190,6 +190,13 @@ def reframed(flow: np.ndarray, source: Framing, target: Framing, size: int = 0) 
     return out
 
 
+def reframed_picture(picture: np.ndarray, source: Framing, target: Framing) -> np.ndarray:
+    """A picture [H,W,...] of a crop framed as ``source``, cut as ``target``; sampled linearly, its border repeated."""
+    height, width = picture.shape[:2]
+    maps = _maps(source, target, height, width, height, width)
+    return np.asarray(cv2.remap(picture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
 @lru_cache(maxsize=16)
 def _maps(
     source: Framing, target: Framing, height: int, width: int, rows: int, columns: int
