@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from mesynth.core.errors import ManifestError, UnreadableImageError
+from mesynth.core.framing import LANDMARKS, Framing, KnownFraming
 from mesynth.store import shards, videos
-from mesynth.store.manifest import Manifest
-from mesynth.store.shards import ShardReader, ShardWriter, read_flows, read_span
+from mesynth.store.manifest import Manifest, framing_meta
+from mesynth.store.shards import ShardReader, ShardWriter, known_framing, read_flows, read_span
 from tests.builders import row
 
 
@@ -212,3 +213,48 @@ def test_every_damaged_header_byte_goes_to_tarfile() -> None:
         assert shards._plain_members(data[:cut]) is None
     assert shards._plain_members(data + data) is None  # one name twice
     assert shards._plain_members(data + b"\0" * 512) is None
+
+
+# ---------------------------------------------------------------- where faces lie
+
+
+def _faces(folder: Path, sizes: list[int], eyes: float = 0.5, wrong: float | None = None) -> Manifest:
+    """Square crops of these sizes with eyes ``eyes`` of the side apart, .3 below the top."""
+    rows = []
+    with ShardWriter(folder / "x.tar") as writer:
+        for i, size in enumerate(sizes):
+            points = np.zeros((68, 2), np.float32)
+            points[36:42], points[42:48] = ((0.5 - eyes / 2) * size, 0.3 * size), ((0.5 + eyes / 2) * size, 0.3 * size)
+            points -= 0.5
+            if wrong is not None and i == 1:
+                points[3] = wrong
+            members = {"flow.npy": shards.npy_bytes(np.zeros((2, size, size), np.float32))}
+            members |= {} if eyes == 0.49 and i else {"landmarks.npy": shards.npy_bytes(points)}
+            rows.append(row(f"{i:03d}", flow=writer.add(f"{i:08d}", members), height=size, width=size))
+    return Manifest.from_rows(rows, folder)
+
+
+def test_landmarks_say_where_faces_lie(tmp_path: Path) -> None:
+    known = known_framing(_faces(tmp_path, [64] * 150))
+    assert known is not None
+    assert known.origin == LANDMARKS
+    assert known.images == 50  # every third of 150
+    assert known.framing.distance(Framing(eyes=0.5, height=0.5, row=0.3)) < 1e-3
+
+
+def test_a_record_counts_more_than_landmarks(tmp_path: Path) -> None:
+    recorded = KnownFraming(framing=Framing(eyes=0.7, height=0.7))
+    manifest = replace(_faces(tmp_path, [64] * 3), meta=framing_meta(recorded))
+    assert known_framing(manifest) == recorded
+
+
+@pytest.mark.parametrize(("sizes", "eyes"), [([64, 32], 0.5), ([], 0.5), ([64] * 3, 0.49), ([64] * 3, 0.01)])
+def test_where_nothing_says_so_a_framing_is_not_known(tmp_path: Path, sizes: list[int], eyes: float) -> None:
+    """Crops of two sizes, no clips, a clip without landmarks, faces that fill no crop."""
+    assert known_framing(_faces(tmp_path, sizes, eyes)) is None
+    assert known_framing(Manifest.from_rows([row("a")], tmp_path)) is None
+
+
+def test_landmarks_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="landmarks of clip db/01/001/0 are no"):
+        known_framing(_faces(tmp_path, [64] * 3, wrong=float("nan")))
