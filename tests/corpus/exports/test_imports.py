@@ -18,12 +18,13 @@ from click.testing import CliRunner
 from mesynth.cli import main
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.framing import Framing, KnownFraming
 from mesynth.corpus.exports.imports import ProvenanceLines, import_export, read_export
 from mesynth.corpus.exports.run import FORMS, export
 from mesynth.corpus.verify import verify
 from mesynth.datasets.flow_folders import STRETCHED, UNITS, unstretch
 from mesynth.store.digests import seal
-from mesynth.store.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row, framing_meta
 from mesynth.store.shards import npy_bytes, png_bytes, read_extra, read_flow, read_frames, read_landmarks, read_valid
 from mesynth.store.stage import Interrupted, Produced, run_stage
 from tests.builders import tree_bytes
@@ -45,7 +46,8 @@ def _whole(job: Row) -> Produced:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     rows = [clip_row(f"c{i}", subject=f"p{i % 3}", onset=10 * i, warnings=("squinting",)) for i in range(9)]
-    return run_stage(tmp_path_factory.mktemp("whole") / "corpus", rows, _whole, config={"test": "whole"})
+    meta = framing_meta(KnownFraming(framing=Framing(eyes=0.5, row=0.3), origin="given"))
+    return run_stage(tmp_path_factory.mktemp("whole") / "corpus", rows, _whole, config={"test": "whole"}, meta=meta)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,12 @@ def test_arrays_come_back(form: str, mixed: Manifest, whole: Manifest, back: Exp
 @pytest.mark.parametrize("form", BACK)
 def test_what_comes_back_is_a_clean_corpus(form: str, whole: Manifest, back: Exported) -> None:
     assert verify(back(whole, form)).problems == ()
+    assert Manifest.read(back(whole, form)).framing == whole.framing is not None
+
+
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if form.readable])
+def test_what_is_read_where_it_lies_says_where_faces_lie(form: str, whole: Manifest, exported: Exported) -> None:
+    assert Manifest.read(exported(whole, form)).framing == whole.framing
 
 
 @pytest.mark.parametrize("form", ["webdataset", "huggingface"])
