@@ -21,9 +21,9 @@ import torch
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
-from mesynth.core.framing import Framing, KnownFraming, reframed, reframed_picture
+from mesynth.core.framing import Framing, KnownFraming, reframed_flow, reframed_picture
 from mesynth.core.process import counted
-from mesynth.core.types import N_AUS, optical_strain
+from mesynth.core.types import N_AUS, in_own_rms, optical_strain
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import read_flows, read_frames
 
@@ -311,19 +311,6 @@ class FlowSet:
 _ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms")
 
 
-def in_own_rms(uv: np.ndarray) -> bool:
-    """Whether flow [2,H,W] is in units of its own root mean square, as what is read from published flow images is.
-
-    >>> in_own_rms(np.full((2, 4, 4), 1.0)), in_own_rms(np.full((2, 4, 4), 1.3))
-    (True, False)
-    """
-    return bool(abs(np.sqrt(np.mean(np.square(uv, dtype=np.float64))) - 1) < _RMS_TOLERANCE)
-
-
-_RMS_TOLERANCE = 1e-4
-"""Of float16 storage; flow in pixels comes this near to 1 in one clip of ten thousand."""
-
-
 def require_one_unit(*sets: FlowSet | None) -> None:
     """Raise ManifestError where flow in pixels would be mixed with flow in units of its own rms.
 
@@ -423,11 +410,7 @@ def _flows(manifest: Manifest) -> Iterator[tuple[np.ndarray, bool]]:
     move = _move(manifest)
     for uv in read_flows(manifest):
         own = in_own_rms(uv)
-        if move:
-            uv = reframed(uv, *move)
-            if own:  # of what is shown now, as a published image's unit is
-                uv = uv / max(float(np.sqrt(np.mean(uv**2))), 1e-6)
-        yield uv, own
+        yield reframed_flow(uv, *move) if move else uv, own
 
 
 def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from mesynth.core.errors import ConfigError
+from mesynth.core.types import in_own_rms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +189,26 @@ def reframed(flow: np.ndarray, source: Framing, target: Framing, size: int = 0) 
             made[c] = cv2.remap(plane, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             made[c] *= np.float32(growth[c])
     return out
+
+
+def reframed_flow(uv: np.ndarray, source: Framing, target: Framing) -> np.ndarray:
+    """:func:`reframed` of a clip's flow [2,H,W], which stays in units of its own rms where it is in them."""
+    moved = reframed(uv, source, target)
+    if in_own_rms(uv):  # the unit is that of what is shown now, as a published image's is
+        moved /= max(float(np.sqrt(np.mean(moved**2))), 1e-6)
+    return moved
+
+
+def reframed_points(points: np.ndarray, source: Framing, target: Framing, height: int, width: int) -> np.ndarray:
+    """Points [N,2] (x, y), pixels of a crop framed as ``source``, in one of the same size framed as ``target``.
+
+    >>> reframed_points(np.array([[37.9, 44.3]]), OWN, Framing(eyes=0.5, height=0.5, row=0.25), 128, 128)
+    array([[31.5, 31.5]], dtype=float32)
+    """
+    sides = np.array([width, height])
+    at = (points + 0.5) / sides - (source.column, source.row)
+    grown = at / (source.eyes, source.height) * (target.eyes, target.height)
+    return np.asarray((grown + np.array([target.column, target.row])) * sides - 0.5, np.float32)
 
 
 def reframed_picture(picture: np.ndarray, source: Framing, target: Framing) -> np.ndarray:

@@ -14,6 +14,7 @@ from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.framing import ESTIMATED, GIVEN, OWN, KnownFraming, parse_framing, reframed
 from mesynth.corpus.design import load_design
+from mesynth.corpus.exports.imports import import_export
 from mesynth.corpus.exports.run import export
 from mesynth.corpus.flow_corpus import Batches, generate_flow
 from mesynth.corpus.plan import Plan, PlanConfig
@@ -257,6 +258,33 @@ def test_a_framing_outlives_what_is_done_to_a_corpus(tmp_path: Path) -> None:
         back = _cli("prepare", "export", "--root", tmp_path / form, "--out", tmp_path / f"{form}-back")
         assert back.exit_code == 0, back.output
         assert Manifest.read(tmp_path / f"{form}-back").framing == wanted
+
+
+@pytest.mark.parametrize("form", ["flow-npy", "flow-folders"])
+def test_an_export_takes_flow_to_another_framing(tmp_path: Path, corpus: Manifest, form: str) -> None:
+    target = parse_framing(_TIGHT)
+    args = ["export", corpus.root, "--to", form]
+    done = _cli(*args, "--frame", _TIGHT, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    back = import_export(tmp_path / "a", tmp_path / "back")
+    assert back.framing == KnownFraming(framing=target)
+    for row, own in zip(back, corpus, strict=True):
+        moved = reframed(shards.read_flow(corpus.root, own), OWN, target)
+        if form == "flow-npy":
+            np.testing.assert_array_equal(shards.read_flow(back.root, row), moved)
+        else:
+            planes = shards.read_extra(back.root, row, "stretched").astype(float)
+            assert np.corrcoef(planes[1].ravel(), moved[1].ravel())[0, 1] > 0.999
+    like = _cli(*args, "--frame", f"like:{back.root}", "--out", tmp_path / "like")
+    assert like.exit_code == 0, like.output
+    assert str(back.root) not in (tmp_path / "like/run.yaml").read_text()
+    assert made_bytes(tmp_path / "like") == made_bytes(tmp_path / "a")
+    for frame, words in (("eyes=0.2", "show 25% of a crop framed eyes=0.2"), ("eyes=9", "eyes=9 is outside")):
+        for more in ([], ["--dry-run"]):
+            refused = _cli(*args, "--frame", frame, "--out", tmp_path / "x", *more)
+            assert refused.exit_code == 2
+            assert words in refused.stderr
+            assert not (tmp_path / "x").exists()
 
 
 def test_published_flow_images_are_framed_as_found_or_said(tmp_path: Path) -> None:
