@@ -18,7 +18,9 @@ from mesynth.core.framing import (
     framing_of_eyes,
     parse_framing,
     reframed,
+    reframed_flow,
     reframed_picture,
+    reframed_points,
 )
 
 
@@ -76,6 +78,31 @@ def test_a_picture_moves_as_its_flow_does() -> None:
     flow = reframed(np.stack([picture[..., 0], picture[..., 1]]), OWN, target)
     np.testing.assert_allclose(moved[..., 0] * (0.57 / 0.4), flow[0], rtol=1e-5)
     np.testing.assert_allclose(moved[..., 1] * (0.46 / 0.4), flow[1], rtol=1e-5)
+
+
+def test_points_move_as_flow_does() -> None:
+    """The brightest pixel of a picture and its coordinates go to one place."""
+    target = Framing(eyes=0.57, height=0.46, row=0.25, column=0.48)
+    y, x = np.mgrid[:96, :96]
+    dot = np.exp(-((x - 40) ** 2 + (y - 44) ** 2) / 60).astype(np.float32)
+    moved = reframed_picture(dot, OWN, target)
+    centre = np.array([(moved * x).sum(), (moved * y).sum()]) / moved.sum()
+    assert reframed_points(np.array([[40.0, 44.0]]), OWN, target, 96, 96)[0] == pytest.approx(centre, abs=0.1)
+    points = np.random.default_rng(0).uniform(0, 96, (20, 2))
+    back = reframed_points(reframed_points(points, OWN, target, 96, 80), target, OWN, 96, 80)
+    assert back == pytest.approx(points, abs=1e-3)
+
+
+def test_flow_in_units_of_its_own_rms_stays_in_them() -> None:
+    flow = _bump(OWN, 0.1, 0.4)
+    target = Framing(eyes=0.57, height=0.46, row=0.25)
+    np.testing.assert_array_equal(reframed_flow(flow, OWN, target), reframed(flow, OWN, target))
+    unit = flow / np.sqrt((flow**2).mean())
+    moved = reframed_flow(unit, OWN, target)
+    assert np.sqrt((moved**2).mean()) == pytest.approx(1, abs=1e-5)
+    plain = reframed(unit, OWN, target)
+    np.testing.assert_allclose(moved, plain / np.sqrt((plain**2).mean()), rtol=1e-5)
+    assert np.isfinite(reframed_flow(np.zeros((2, 8, 8), np.float32), OWN, target)).all()
 
 
 # ---------------------------------------------------------------- what is known of a database
