@@ -163,7 +163,7 @@ def prepare(
 
     if unknown := set(steps) - {f.name for f in fields(PrepareConfig)}:
         raise ConfigError(f"step '{min(unknown)}' is unknown; choose from {', '.join(_names(PrepareConfig))}")
-    config = PrepareConfig(**steps | _crop_frame(steps.get("frame", "")))
+    config = PrepareConfig(**steps | _crop_frame(str(steps.get("frame") or "")))
     manifest, skipped = load_database(
         database, root, part=part, frames=frames, subjects=subjects, clips=clips, limit=limit, annotation=annotation,
         skip_bad=skip_bad,

@@ -95,7 +95,7 @@ def framing_notes(*sources: FlowSet | list[Manifest] | None, others: str = "the 
     for manifest in (m for source in sources if isinstance(source, list) for m in source):
         if (wanted := manifest.meta.get(_WANTED)) is None:
             continue
-        name, own = manifest.root.name, manifest.framing
+        name, own = manifest.root.resolve().name, manifest.framing
         if not wanted or own is None:
             notes.append(
                 f"where faces lie in the crops of {name} is not recorded, and they are read as they are: `mesynth "

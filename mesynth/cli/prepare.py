@@ -85,8 +85,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 _OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
 """What `prepare export` takes: nothing is aligned or estimated."""
-_CHOICES = {"subjects", "clips", "limit", "annotation"}
-"""Which clips of a release."""
+_OF_FLOW = _OF_EXPORTS | {"part", "frames", "frame", "check_only"}
+"""What `prepare flow_folders` takes."""
 INCOMPLETE = 1
 """Exit code of --check where the copy is not complete."""
 
@@ -240,14 +240,14 @@ def _drift(out: Path) -> dict[str, dict[str, float]]:
 def _refuse_idle(database: str) -> None:
     """Raise UsageError for an option that does nothing on what is prepared already."""
     context = click.get_current_context()
-    idle = _CHOICES if database == FLOW_FOLDERS else {option.name for option in context.command.params} - _OF_EXPORTS
-    what = "flow images" if database == FLOW_FOLDERS else "an export"
+    idle = {option.name for option in context.command.params} - (_OF_FLOW if database == FLOW_FOLDERS else _OF_EXPORTS)
+    what, way = "an export", "`mesynth prepare corpus` prepares what comes back"
+    if database == FLOW_FOLDERS:
+        what, way = "flow images, which are finished", "leave it out"
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
         if given and option.name in idle:
-            raise click.UsageError(
-                f"{option.opts[0]} has no effect on {what}; `mesynth prepare corpus` prepares what comes back."
-            )
+            raise click.UsageError(f"{option.opts[0]} has no effect on {what}; {way}.")
 
 
 def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as_json: bool) -> None:

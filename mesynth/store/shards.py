@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 
 from mesynth.core.errors import ConfigError, ManifestError, UnreadableImageError
-from mesynth.core.framing import LANDMARKS, KnownFraming, framing_of_eyes
+from mesynth.core.framing import LANDMARKS, Framing, KnownFraming, framing_of_eyes
 from mesynth.store.manifest import Manifest, Row, Span
-from mesynth.store.run_folder import temporary_beside
+from mesynth.store.run_folder import RUN_FILE, temporary_beside
 from mesynth.store.videos import image_array, read_pictures
 
 _END = b"\0" * 1024  # two empty blocks end a tar
@@ -336,17 +336,29 @@ def _member(reader: ShardReader, clip_id: str, span: Span | None, name: str) -> 
     return npy_array(members[name])
 
 
+def _drawn(root: Path) -> KnownFraming | None:
+    """Of a corpus of flow images from before framings were recorded: its run says where it drew faces."""
+    from mesynth.config import read_yaml
+
+    try:
+        run = read_yaml((root / RUN_FILE).read_text(encoding="utf-8"))["config"]
+        return KnownFraming(framing=Framing(**run.get("framing", {}))) if run["kind"] == "flow" else None
+    except (OSError, TypeError, KeyError, AttributeError, ValueError, OverflowError, ConfigError):
+        return None
+
+
 _RIGHT_EYE, _LEFT_EYE = slice(36, 42), slice(42, 48)  # iBUG-68; as mesynth.preprocess.align has them
 _LOOKED_AT = 64
 
 
 def known_framing(manifest: Manifest) -> KnownFraming | None:
-    """Where faces lie in a manifest's clips: as recorded, else by the landmarks of up to 64 clips; None without either.
+    """Where faces lie in a manifest's clips: as recorded, else by the run that drew flow images, else by the landmarks
+    of up to 64 clips; None without any of these.
 
     Raises:
         ManifestError: a damaged record, shard or array.
     """
-    recorded = manifest.framing
+    recorded = manifest.framing or _drawn(manifest.root)
     if recorded is not None or not len(manifest):
         return recorded
     chosen = np.zeros(len(manifest), np.bool_)

@@ -24,6 +24,7 @@ from recognizer.data import (
 )
 from recognizer.protocol import make_folds, mix
 from tests.builders import row
+from tests.fuzz.damage import peak
 from tests.recognizer.corpora import write_corpus
 
 
@@ -244,3 +245,19 @@ def test_rows_of_other_numbers_of_aus_are_refused(corpora: dict[str, Manifest]) 
     rows = [replace(r, au_present=(1,) * 49) if i == 3 else r for i, r in enumerate(corpora["real"])]
     with pytest.raises(ManifestError, match=f"clip {rows[3].clip_id} lists 49 AUs, not 50"):
         load(Manifest.from_rows(rows, corpora["real"].root))
+
+
+def test_a_set_takes_little_more_memory_than_itself(tmp_path: Path) -> None:
+    """400 clips of 64 pixels (13 MB of flow) become 400 images of 28."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "x.tar") as writer:
+        spans = [
+            writer.add(f"{i:08d}", {"flow.npy": npy_bytes(rng.normal(size=(2, 64, 64)).astype(np.float32))})
+            for i in range(400)
+        ]
+    manifest = Manifest.from_rows([row(f"{i:03d}", flow=s, label="surprise") for i, s in enumerate(spans)], tmp_path)
+    load(manifest[:20])
+    sizes: list[int] = []
+    most = peak(lambda: sizes.append(load(manifest).x.nbytes))
+    assert sizes == [400 * 3 * 28 * 28 * 4]
+    assert most < sizes[0] + (10 << 20)

@@ -16,9 +16,9 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.framing import ESTIMATED, OWN, Framing, KnownFraming, reframed
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.shards import ShardWriter, frames_members, npy_bytes, read_flow
-from recognizer import trained
+from recognizer import ablation, trained
 from recognizer.cli import main
-from recognizer.config import RunConfig, load_config
+from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.data import DataConfig, FlowSet, flow_image, load
 from recognizer.run import loso
 from recognizer.sources import flow_notes, framed, framed_as, run_identity
@@ -216,6 +216,19 @@ def test_loso_reads_and_says_it(real: Manifest, made: Manifest, tmp_path: Path) 
     assert not direct.notes
     assert direct.predictions != result.predictions
     assert not loso(_with(real, TIGHT), None, RunConfig()).notes
+
+
+def test_an_ablation_reads_and_says_it(real: Manifest, made: Manifest, tmp_path: Path) -> None:
+    config = load_config(
+        AblationConfig, None, ["models=[lda]", "ratios=[1]", "seeds=[0]", "modes=[synthetic-only]", "resamples=100"]
+    )
+    facts = ablation.plan(_with(real, TIGHT), _with(made, OWN), config)
+    assert [note for note in facts["notes"] if "is read as the latter" in note]
+    result = ablation.ablate(_with(real, TIGHT), _with(made, OWN), config, out=tmp_path / "a")
+    assert [note for note in result.notes if "is read as the latter" in note]
+    plain = ablation.ablate(_with(real, None), _with(made, None), config)
+    assert not [note for note in plain.notes if "faces" in note]
+    assert TIGHT.text() in (tmp_path / "a/run.yaml").read_text()
 
 
 def test_a_saved_model_knows_its_framing_and_reads_other_clips_in_it(

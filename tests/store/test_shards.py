@@ -11,12 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
+import mesynth
 from mesynth.core.errors import ManifestError, UnreadableImageError
 from mesynth.core.framing import LANDMARKS, Framing, KnownFraming
 from mesynth.store import shards, videos
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.shards import ShardReader, ShardWriter, known_framing, read_flows, read_span
 from tests.builders import row
+from tests.fuzz.damage import peak
 
 
 def _write(folder: Path) -> list[shards.Span]:
@@ -215,6 +217,18 @@ def test_every_damaged_header_byte_goes_to_tarfile() -> None:
     assert shards._plain_members(data + b"\0" * 512) is None
 
 
+def test_many_flows_take_the_memory_of_one(tmp_path: Path) -> None:
+    manifest = _flows(tmp_path, [(2, 64, 64)] * 200)  # 6.5 MB
+    for _ in read_flows(manifest[:2]):  # what is kept once, such as headers
+        pass
+
+    def read() -> None:
+        for _ in read_flows(manifest):
+            pass
+
+    assert peak(read) < 1 << 20
+
+
 # ---------------------------------------------------------------- where faces lie
 
 
@@ -246,6 +260,16 @@ def test_a_record_counts_more_than_landmarks(tmp_path: Path) -> None:
     recorded = KnownFraming(framing=Framing(eyes=0.7, height=0.7))
     manifest = replace(_faces(tmp_path, [64] * 3), meta=framing_meta(recorded))
     assert known_framing(manifest) == recorded
+
+
+@pytest.mark.parametrize("frame", ["", "eyes=0.57,height=0.46,row=0.25,column=0.48"])
+def test_a_flow_corpus_from_before_framings_were_recorded_says_it_by_its_run(tmp_path: Path, frame: str) -> None:
+    made = mesynth.generate(kind="flow", emotion="surprise", count=2, frame=frame, out=tmp_path / "c", workers=1)
+    before = replace(made, meta={})
+    assert known_framing(before) == made.framing
+    for text in ("config: {kind: flow, framing: {eyes: 9}}", "config: {kind: clips}", "config: 3", "{", "[" * 5000):
+        (tmp_path / "c/run.yaml").write_text(text)
+        assert known_framing(before) is None
 
 
 @pytest.mark.parametrize(("sizes", "eyes"), [([64, 32], 0.5), ([], 0.5), ([64] * 3, 0.49), ([64] * 3, 0.01)])
