@@ -202,6 +202,7 @@ def train(given: _Inputs) -> None:
     Example: recognizer train --real corpora/casme2 model=lda --out models/lda
     """
     from recognizer.config import RunConfig
+    from recognizer.sources import flow_notes, framed
     from recognizer.trained import train as run
 
     config = given.of(RunConfig, synthetic=bool(given.synthetic))
@@ -213,6 +214,8 @@ def train(given: _Inputs) -> None:
     with progress_bars() as bars:
         bar = by_step(bars)
         model = run(clips, made or None, config, out=given.out, progress=bar)
+    for note in flow_notes(*framed(clips, made or None, config.data)[:2]):
+        click.echo(f"note: {note}", err=True)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
     _say(facts | {"out": str(given.out)}, given.as_json)
 

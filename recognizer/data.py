@@ -121,7 +121,8 @@ def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
 NORMALISATIONS = ("none", "robust")
-MATCH, AS_IS = FRAMES_OF_FACES = ("match", "own")
+MATCH = "match"
+FRAMINGS = (MATCH, "own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +159,8 @@ class DataConfig:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
-        if self.frame not in FRAMES_OF_FACES:
-            raise ConfigError(f"data.frame='{self.frame}' is unknown; choose from {', '.join(FRAMES_OF_FACES)}")
+        if self.frame not in FRAMINGS:
+            raise ConfigError(f"data.frame='{self.frame}' is unknown; choose from {', '.join(FRAMINGS)}")
         if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
         if self.pool and (self.pool < 2 or self.size % self.pool):

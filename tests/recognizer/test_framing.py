@@ -269,6 +269,25 @@ def test_the_command_line_says_it(real: Manifest, made: Manifest, tmp_path: Path
             told = CliRunner().invoke(main, [*command, *more, *settings])
             assert told.exit_code == 0, told.output
             assert "made is read as the latter (data.frame=own leaves it)" in " ".join(told.output.split())
+        train = ["train", "--real", str(real.root), "--synthetic", str(made.root), "--out", str(tmp_path / "model")]
+        told = CliRunner().invoke(main, [*train, *settings])
+        assert told.exit_code == 0, told.output
+        assert "made is read as the latter" in told.stderr
+        wide = write_corpus(tmp_path / "wide", subjects=2, database="W")
+        _with(wide, OWN).write(wide.root)
+        predict = ["predict", "--model", str(tmp_path / "model"), "--manifest", str(wide.root)]
+        told = CliRunner().invoke(main, [*predict, "--out", str(tmp_path / "p")])
+        assert told.exit_code == 0, told.output
+        assert "wide is read as the latter" in told.stderr
     finally:
         _with(real, None).write(real.root)
         _with(made, None).write(made.root)
+
+
+def test_an_empty_manifest_beside_others_changes_nothing(real: Manifest) -> None:
+    none = real.filter(np.zeros(len(real), np.bool_))
+    assert load([none, real]).x.tobytes() == load(real).x.tobytes()
+    ours, _, target = framed([_with(none, TIGHT), _with(real, OWN)], None, DataConfig())
+    assert isinstance(ours, list)
+    assert load(ours).clip_ids.tolist() == load(real).clip_ids.tolist()
+    assert target is not None
