@@ -11,7 +11,6 @@ import json
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from mesynth.core.errors import ConfigError
@@ -176,6 +175,8 @@ def reframed(flow: np.ndarray, source: Framing, target: Framing, size: int = 0) 
     >>> reframed(flow, OWN, Framing(eyes=0.8, height=0.4))[:, 0, 0].tolist()
     [2.0, 1.0]
     """
+    import cv2  # here: whoever only names a framing, such as a command line's help, needs no OpenCV
+
     height, width = flow.shape[-2:]
     rows, columns = (size or height), (size or width)
     map_x, map_y = _maps(source, target, height, width, rows, columns)
@@ -213,6 +214,8 @@ def reframed_points(points: np.ndarray, source: Framing, target: Framing, height
 
 def reframed_picture(picture: np.ndarray, source: Framing, target: Framing) -> np.ndarray:
     """A picture [H,W,...] of a crop framed as ``source``, cut as ``target``; sampled linearly, its border repeated."""
+    import cv2
+
     height, width = picture.shape[:2]
     maps = _maps(source, target, height, width, height, width)
     return np.asarray(cv2.remap(picture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
