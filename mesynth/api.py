@@ -64,7 +64,7 @@ def render(
 
     >>> render("nowhere", subjects=0)
     Traceback (most recent call last):
-    mesynth.core.errors.MesynthError: subjects=0 is outside 1..99
+    mesynth.core.errors.MesynthError: subjects=0 is outside 1..10000
     """
     from mesynth.datasets.rendered import render_casme2, render_faces
 
@@ -116,6 +116,8 @@ def prepare(
         download: let face-alignment fetch its weights first, and use it.
         cache: keep found landmarks in the user's cache folder.
         steps: of :class:`mesynth.preprocess.config.PrepareConfig`: ``size=128`` (pixels), ``apex="flow"`` ...
+            ``frame="eyes=0.57,row=0.25"`` or ``"like:PREPARED"`` says where faces lie in the crops; for flow_folders,
+            whose crops are made, where they lie there, instead of an estimate from the flow.
 
     Returns:
         Crops [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels, landmarks [68,2] float32 pixels, by clip.
@@ -142,6 +144,7 @@ def prepare(
     root, out = Path(root), Path(out)
     if database in (EXPORT, FLOW_FOLDERS):
         chosen = {"subjects": subjects, "clips": clips, "limit": limit, "annotation": annotation}
+        frame = steps.pop("frame", "") if database == FLOW_FOLDERS else ""
         if idle := next(iter([*steps, *(name for name, value in chosen.items() if value)]), ""):
             raise ConfigError(f"{idle} has no effect on {database}, whose clips are prepared already; leave it out")
         if database == EXPORT:
@@ -151,7 +154,8 @@ def prepare(
         from mesynth.datasets.flow_folders import import_flow_folders
 
         return import_flow_folders(
-            root, out, channels=frames, database=part, workers=workers, progress=progress
+            root, out, channels=frames, database=part, framing=_framing_of_images(str(frame)), workers=workers,
+            progress=progress,
         )  # fmt: skip
     from mesynth.preprocess.config import PrepareConfig
     from mesynth.preprocess.landmarks import default_folder
@@ -159,7 +163,7 @@ def prepare(
 
     if unknown := set(steps) - {f.name for f in fields(PrepareConfig)}:
         raise ConfigError(f"step '{min(unknown)}' is unknown; choose from {', '.join(_names(PrepareConfig))}")
-    config = PrepareConfig(**steps)
+    config = PrepareConfig(**steps | _crop_frame(str(steps.get("frame") or "")))
     manifest, skipped = load_database(
         database, root, part=part, frames=frames, subjects=subjects, clips=clips, limit=limit, annotation=annotation,
         skip_bad=skip_bad,
@@ -168,6 +172,33 @@ def prepare(
         manifest, out, config, landmarker=fetch_landmarker(landmarker, download), device=device, workers=workers,
         cache=default_folder() if cache else None, skip_bad=skip_bad, skipped=skipped, progress=progress,
     )  # fmt: skip
+
+
+def _crop_frame(frame: str) -> dict[str, str]:
+    """The step ``frame`` of crops, ``like:PREPARED`` looked up."""
+    from mesynth.core.framing import LIKE
+
+    if not frame.startswith(LIKE):
+        return {}
+    from mesynth.motion.framing import stated_framing
+
+    return {"frame": stated_framing(frame).framing.text()}
+
+
+def _framing_of_images(frame: str) -> Any:
+    """What :func:`mesynth.datasets.flow_folders.import_flow_folders` takes: stated, else to be found."""
+    from mesynth.motion.framing import find_framing, stated_framing
+
+    if frame:
+        return stated_framing(frame)
+
+    def found(flows: list[Any]) -> Any:
+        try:
+            return find_framing(flows)
+        except ConfigError:  # too few that move: not known, which is said
+            return None
+
+    return found
 
 
 FLOW_FOLDERS = "flow_folders"

@@ -38,7 +38,7 @@ from recognizer.config import AblationConfig, config_hash, config_yaml, effectiv
 from recognizer.data import FlowSet
 from recognizer.models import MODELS
 from recognizer.protocol import make_folds
-from recognizer.sources import Progress, Source, as_flow_set, flow_notes, run_identity, sources
+from recognizer.sources import Progress, Source, as_flow_set, flow_notes, framed, run_identity, sources
 
 _POLL_SECONDS = 0.5
 
@@ -107,6 +107,7 @@ def _ablate(
     progress: Progress | None,
 ) -> AblationResult:
     rank, count = launched()
+    real_source, synthetic_source = _framed(real_source, synthetic_source, config)
     names = _names(synthetic_source, config)
     if folder is not None:
         if rank:
@@ -157,6 +158,14 @@ def _completed(
     return result
 
 
+def _framed(
+    real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest], config: AblationConfig
+) -> tuple[FlowSet | list[Manifest], FlowSet | list[Manifest]]:
+    real, made, _ = framed(real, synthetic, config.data)
+    assert made is not None
+    return real, made
+
+
 def plan(
     real: Source, synthetic: Source, config: AblationConfig, *, progress: Progress | None = None
 ) -> dict[str, Any]:
@@ -164,7 +173,7 @@ def plan(
 
     Raises as :func:`ablate` does.
     """
-    real_source, synthetic_source = sources(real), sources(synthetic)
+    real_source, synthetic_source = _framed(sources(real), sources(synthetic), config)
     names = _names(synthetic_source, config)
     runner = _runner(real_source, synthetic_source, names, config, progress)
     cells = grid(config, names)

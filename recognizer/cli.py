@@ -202,6 +202,7 @@ def train(given: _Inputs) -> None:
     Example: recognizer train --real corpora/casme2 model=lda --out models/lda
     """
     from recognizer.config import RunConfig
+    from recognizer.sources import flow_notes, framed
     from recognizer.trained import train as run
 
     config = given.of(RunConfig, synthetic=bool(given.synthetic))
@@ -213,6 +214,8 @@ def train(given: _Inputs) -> None:
     with progress_bars() as bars:
         bar = by_step(bars)
         model = run(clips, made or None, config, out=given.out, progress=bar)
+    for note in flow_notes(*framed(clips, made or None, config.data)[:2]):
+        click.echo(f"note: {note}", err=True)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
     _say(facts | {"out": str(given.out)}, given.as_json)
 
@@ -282,6 +285,8 @@ def predict(
     if as_json:
         echo_json(facts)
         return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"{facts['n']} clips -> {out / 'predictions.parquet'}")
     if result.n_seen:
         click.echo(f"{result.n_seen} of them show subjects the model learned from: their results are no test")
@@ -368,8 +373,9 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
     from recognizer.mixing import mixed
     from recognizer.protocol import make_folds
     from recognizer.report import lacking_notes
-    from recognizer.sources import flow_notes
+    from recognizer.sources import flow_notes, framed
 
+    real, made, _ = framed(real, made, config.data)  # type: ignore[assignment]
     with progress_bars() as bars:
         bar = by_step(bars)
         real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total))

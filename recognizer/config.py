@@ -20,7 +20,7 @@ import yaml
 
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
-from recognizer.data import FLOW, DataConfig, FlowTransform
+from recognizer.data import FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
 from recognizer.models.common import Shape
@@ -281,6 +281,8 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
     inputs = {transform_of(config, model) for model in config.used_models}
     if len(inputs) == 1:
         plain["data"] |= asdict(inputs.pop())
+    if plain["data"]["frame"] == MATCH:  # what it comes to is part of a run's identity (recognizer.sources)
+        del plain["data"]["frame"]
     # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
     plain.get("train", {}).pop("device", None)

@@ -8,26 +8,39 @@ in time. Flips and shifts move a whole stack of batches at once, by numbers draw
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, repeat
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.framing import Framing, KnownFraming, reframed_flow, reframed_picture
 from mesynth.core.process import counted
-from mesynth.core.types import N_AUS, optical_strain
+from mesynth.core.types import N_AUS, in_own_rms, optical_strain
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import read_flow, read_frames
+from mesynth.store.shards import read_flows, read_frames
 
 FLOW, APEX, FRAMES = "flow", "apex", "frames"
 VIEWS = (FLOW, APEX, FRAMES)
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 """Flow images [N,3,S,S] float32, or views by name (:meth:`FlowSet.inputs`)."""
+
+
+READ_AS = "read as"
+"""Key of a manifest's metadata in memory: the framing (:class:`KnownFraming`, JSON) that its clips are read in."""
+
+
+def _move(manifest: Manifest) -> tuple[Framing, Framing] | None:
+    """From which framing a manifest's clips are taken to which, if to another."""
+    wanted, own = manifest.meta.get(READ_AS), manifest.framing
+    return (own.framing, KnownFraming.of_json(wanted).framing) if wanted and own else None
 
 
 def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int, length: int) -> dict[str, np.ndarray]:
@@ -40,6 +53,8 @@ def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int
         ManifestError: the clip has no frames.
     """
     frames = read_frames(manifest.root, row)
+    if move := _move(manifest):
+        frames = np.stack([reframed_picture(frame, *move) for frame in frames])
     if len(frames) <= row.apex_index:
         raise ManifestError(f"clip {row.clip_id} has {len(frames)} frames and its apex at {row.apex_index}; prepare it")
     out = {}
@@ -106,6 +121,8 @@ def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
 NORMALISATIONS = ("none", "robust")
+MATCH = "match"
+FRAMINGS = (MATCH, "own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +133,9 @@ class DataConfig:
     """Side of the flow image, pixels (28 in the MEGC 2019 composite's public flow images)."""
     normalise: str = "none"
     """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
+    frame: str = "match"
+    """``match``: clips whose faces lie elsewhere in the crop than the real clips' are taken to where those lie, as far
+    as their crop shows it; ``own``: read as they are. See :func:`recognizer.sources.framed`."""
     frame_size: int = 64
     """Side of the grey frames that some networks see, pixels."""
     frames: int = 10
@@ -139,6 +159,8 @@ class DataConfig:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
+        if self.frame not in FRAMINGS:
+            raise ConfigError(f"data.frame='{self.frame}' is unknown; choose from {', '.join(FRAMINGS)}")
         if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
         if self.pool and (self.pool < 2 or self.size % self.pool):
@@ -290,19 +312,6 @@ class FlowSet:
 _ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms")
 
 
-def in_own_rms(uv: np.ndarray) -> bool:
-    """Whether flow [2,H,W] is in units of its own root mean square, as what is read from published flow images is.
-
-    >>> in_own_rms(np.full((2, 4, 4), 1.0)), in_own_rms(np.full((2, 4, 4), 1.3))
-    (True, False)
-    """
-    return bool(abs(np.sqrt(np.mean(np.square(uv, dtype=np.float64))) - 1) < _RMS_TOLERANCE)
-
-
-_RMS_TOLERANCE = 1e-4
-"""Of float16 storage; flow in pixels comes this near to 1 in one clip of ten thousand."""
-
-
 def require_one_unit(*sets: FlowSet | None) -> None:
     """Raise ManifestError where flow in pixels would be mixed with flow in units of its own rms.
 
@@ -344,31 +353,65 @@ def load(
     more = tuple(name for name in views if name != FLOW)
     sources = [manifests] if isinstance(manifests, Manifest) else list(manifests)
     index = {name: i for i, name in enumerate(config.classes)}
-    total = sum(map(len, sources))
     left_out: Counter[str] = Counter()
-    rows: list[tuple[Row, int]] = []
-    images: list[np.ndarray] = []
-    own_rms: list[bool] = []
-    frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
-    for manifest, row in counted(_walk(sources), total, progress):
-        name = getattr(row, config.label)
-        y = index.get(name, -1)
-        if y < 0:
-            left_out[name or "(none)"] += 1
-        if y >= 0 or unlabelled:
-            uv = read_flow(manifest.root, row)
-            images.append(flow_image(uv, config))
-            own_rms.append(config.normalise == "robust" or in_own_rms(uv))
-            if more:
-                for view, array in frame_views(manifest, row, more, config.frame_size, config.frames).items():
-                    frames_of[view].append(array)
-            rows.append((row, y))
-    if not rows:
+    kept: list[Manifest] = []
+    classes: list[np.ndarray] = []
+    for manifest in sources:
+        names = manifest.column(config.label)
+        y = np.array([index.get(name, -1) for name in names], np.int64)
+        left_out.update(name or "(none)" for name in names[y < 0])
+        wanted = (y >= 0) | unlabelled
+        kept.append(manifest.filter(wanted))
+        classes.append(y[wanted])
+    n = sum(map(len, kept))
+    if not n:
         found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
-    loaded = _assemble(rows, images, np.array(own_rms), config.classes, dict(left_out))
-    return replace(loaded, views={view: np.stack(arrays) for view, arrays in frames_of.items()})
+    ids = _column(kept, "clip_id")
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise ManifestError(f"clip '{values[counts > 1][0]}' occurs twice in the manifests; a clip may enter once")
+    x = _no_images(n, config.size)
+    own_rms: list[bool] = []
+    frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
+    rows: Iterable[tuple[Manifest, Row] | None] = _walk(kept) if more else repeat(None)
+
+    def flows() -> Iterator[np.ndarray]:
+        for (uv, own), clip in zip(chain.from_iterable(map(_flows, kept)), rows, strict=False):
+            own_rms.append(own or config.normalise == "robust")
+            if clip is not None:
+                for view, array in frame_views(*clip, more, config.frame_size, config.frames).items():
+                    frames_of[view].append(array)
+            yield uv
+
+    done = 0
+    for several in _alike(counted(flows(), n, progress)):
+        these = slice(done, done := done + len(several))
+        x[these] = flow_images(several, config)
+    return FlowSet(
+        x=x,
+        y=np.concatenate(classes),
+        au=np.concatenate([_au_present(manifest) for manifest in kept]),
+        clip_ids=ids,
+        subjects=np.concatenate([manifest.subject_keys().astype(str) for manifest in kept]),
+        databases=_column(kept, "database"),
+        kinds=_column(kept, "provenance.kind"),
+        generators=_column(kept, "provenance.generator"),
+        subjects_seen=tuple(chain.from_iterable(manifest.subjects_seen() for manifest in kept)),
+        own_rms=np.array(own_rms),
+        classes=config.classes,
+        left_out=dict(left_out),
+        views={view: np.stack(arrays) for view, arrays in frames_of.items()},
+    )
+
+
+def _flows(manifest: Manifest) -> Iterator[tuple[np.ndarray, bool]]:
+    """Each clip's flow [2,H,W] in the framing it is read in, and whether it is in units of its own rms."""
+    move = _move(manifest)
+    for uv in read_flows(manifest):
+        own = in_own_rms(uv)
+        yield reframed_flow(uv, *move) if move else uv, own
 
 
 def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:
@@ -377,32 +420,45 @@ def _walk(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Row]]:
             yield manifest, row
 
 
-def _assemble(
-    rows: list[tuple[Row, int]],
-    images: list[np.ndarray],
-    own_rms: np.ndarray,
-    classes: tuple[str, ...],
-    left_out: dict[str, int],
-) -> FlowSet:
-    only = [row for row, _ in rows]
-    ids = np.array([row.clip_id for row in only])
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise ManifestError(f"clip '{values[counts > 1][0]}' occurs twice in the manifests; a clip may enter once")
-    return FlowSet(
-        x=np.stack(images),
-        y=np.array([y for _, y in rows], np.int64),
-        au=np.array([row.au_present for row in only], np.int8),
-        clip_ids=ids,
-        subjects=np.array([row.subject_key for row in only]),
-        databases=np.array([row.database for row in only]),
-        kinds=np.array([row.provenance.kind for row in only]),
-        generators=np.array([row.provenance.generator for row in only]),
-        subjects_seen=tuple(row.provenance.subjects_seen for row in only),
-        own_rms=own_rms,
-        classes=classes,
-        left_out=left_out,
-    )
+def _column(manifests: Sequence[Manifest], name: str) -> np.ndarray:
+    return np.concatenate([manifest.column(name).astype(str) for manifest in manifests])
+
+
+def _au_present(manifest: Manifest) -> np.ndarray:
+    """[N,K*2] int8. Raises ManifestError for rows that hold another number."""
+    lists = manifest.table["au_present"]
+    wrong = np.flatnonzero(pc.list_value_length(lists).to_numpy() != N_AUS * 2)
+    if len(wrong):
+        clip = manifest.row(int(wrong[0]))
+        found = len(clip.au_present)
+        raise ManifestError(f"clip {clip.clip_id} lists {found} AUs, not {N_AUS * 2}; make its manifest anew")
+    flat = np.asarray(lists.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.int8)
+    return flat.reshape(-1, N_AUS * 2)
+
+
+_AT_ONCE = 256 * 2 * 28 * 28
+"""Values of flow that are made into images at once: 256 clips of 28 pixels, 12 of 128."""
+
+
+def _alike(flows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Consecutive flows of one form as [n,2,H,W], a few megabytes at once."""
+    waiting: list[np.ndarray] = []
+    for uv in flows:
+        if waiting:
+            first = waiting[0]
+            alike = uv.shape == first.shape and uv.dtype == first.dtype
+            if not alike or (len(waiting) + 1) * uv.size > _AT_ONCE:
+                yield np.stack(waiting)
+                waiting = []
+        waiting.append(uv)
+    if waiting:
+        yield np.stack(waiting)
+
+
+def _no_images(n: int, size: int) -> np.ndarray:
+    """[N,3,S,S] to be filled. A pixel's channels lie together, as OpenCV leaves them: the order of later sums, and so
+    the last bit of every result, stays that of one clip after the other."""
+    return np.empty((n, size, size, 3), np.float32).transpose(0, 3, 1, 2)
 
 
 def flow_image(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
@@ -414,17 +470,26 @@ def flow_image(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
     >>> round(float(image[2].mean()), 4)  # strain does not depend on the size of the crop
     0.1
     """
-    _, height, width = uv.shape
+    return np.asarray(flow_images(uv[None], config)[0])
+
+
+def flow_images(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
+    """:func:`flow_image` of several clips, [N,2,H,W] -> [N,3,S,S]; a clip's values do not depend on the others."""
+    height, width = uv.shape[-2:]
     size = config.size
     # INTER_AREA averages what falls into a target pixel; it is meant for shrinking only.
     how = cv2.INTER_AREA if min(height, width) >= size else cv2.INTER_LINEAR
-    small = cv2.resize(np.ascontiguousarray(uv.transpose(1, 2, 0)), (size, size), interpolation=how)
-    flow = small.transpose(2, 0, 1) * np.array([size / width, size / height], np.float32)[:, None, None]
+    small = np.empty((len(uv), size, size, 2), np.float32)
+    for image, own in zip(np.ascontiguousarray(uv.transpose(0, 2, 3, 1)), small, strict=True):
+        own[:] = cv2.resize(image, (size, size), interpolation=how)
+    flow = small.transpose(0, 3, 1, 2) * np.array([size / width, size / height], np.float32)[:, None, None]
     if config.normalise == "robust":
-        flow = flow - np.median(flow, axis=(1, 2), keepdims=True)
-        flow = flow / max(float(np.sqrt((flow**2).mean())), 1e-6)
-    image = np.concatenate([flow, optical_strain(flow)[None]]).astype(np.float32)
-    return image
+        flow = flow - np.median(flow, axis=(2, 3), keepdims=True)
+        rms = np.array([max(float(np.sqrt((one**2).mean())), 1e-6) for one in flow], np.float32)
+        flow = flow / rms[:, None, None, None]
+    images = _no_images(len(uv), size)
+    images[:, :2], images[:, 2] = flow, optical_strain(flow)
+    return images
 
 
 @dataclass(frozen=True)

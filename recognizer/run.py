@@ -39,7 +39,7 @@ from recognizer.models import MODELS
 from recognizer.protocol import Mixture, make_folds
 from recognizer.report import chosen_text, log_text
 from recognizer.results import Condition, LosoResult, figures, oracle_figures
-from recognizer.sources import Progress, Source, as_flow_set, flow_notes, run_identity, sources
+from recognizer.sources import Progress, Source, as_flow_set, flow_notes, framed, run_identity, sources
 from recognizer.trained import load_pretrained
 
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
@@ -134,6 +134,7 @@ def _prepare(
     folder: Path | None,
     more: dict[str, Any],
 ) -> _Run:
+    real, synthetic, _ = framed(real, synthetic, config.data)
     if oracle and is_closed(config, config.model):
         raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
     pretrained = load_pretrained(config)
@@ -190,7 +191,7 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
         model=config.model,
         folds=tuple(_fold_facts(mixtures[0], f) for f in range(len(mixtures[0].folds))),
         left_out=dict(real.left_out),
-        notes=tuple(_notes(run, outcome)) if mixtures[0].n_added.any() else (),
+        notes=tuple(_notes(run, outcome, adds=bool(mixtures[0].n_added.any()))),
         n_parameters=outcome.n_parameters,
         tried=ledger.tried_before(run.manifests, run.key) if run.manifests else None,
         oracle=oracle_figures(outcome.oracle, config.data.classes) if run.oracle else None,
@@ -243,9 +244,9 @@ def _members(
     return (_joined(done) if len(done) == len(found) else None), mixtures, real, seconds
 
 
-def _notes(run: _Run, outcome: _Outcome) -> list[str]:
+def _notes(run: _Run, outcome: _Outcome, *, adds: bool) -> list[str]:
     """Of the clips, and of what was chosen inside folds."""
-    notes = flow_notes(run.real, run.synthetic)
+    notes = flow_notes(run.real, run.synthetic if adds else None)
     if outcome.prior_weights and run.config.mix.prior_weight is None:
         notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
     return notes

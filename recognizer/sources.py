@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import Any
 
 from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
+from mesynth.core.framing import KnownFraming, covered
 from mesynth.store.digests import LEDGER
 from mesynth.store.families import has_property
-from mesynth.store.manifest import Manifest
+from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
+from mesynth.store.shards import known_framing
 from recognizer.config import RunConfig, effective, needs_of, transform_of
-from recognizer.data import FlowSet, load
+from recognizer.data import MATCH, READ_AS, DataConfig, FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
 Progress = Callable[[str, float, float], None]
@@ -36,6 +38,82 @@ def sources(source: Source) -> FlowSet | list[Manifest]:
         return source
     many = [source] if isinstance(source, (Manifest, Path, str)) else list(source)
     return [m if isinstance(m, Manifest) else Manifest.read(m) for m in many]
+
+
+def framed(
+    real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None, data: DataConfig
+) -> tuple[FlowSet | list[Manifest], FlowSet | list[Manifest] | None, KnownFraming | None]:
+    """Both, to be read with faces where the real clips have them, and where that is (None: not known).
+
+    A recognizer reads motion by its place in the crop. Of several real manifests that are framed unlike, the framing
+    counts that most clips can be taken to. What cannot (its crop shows too little), or is not known, is read as it is;
+    :func:`flow_notes` says all of it. No label takes part, and four numbers of all real clips.
+    """
+    theirs = [(m, known_framing(m)) for m in real] if isinstance(real, list) else []
+    made = [(m, known_framing(m)) for m in synthetic] if isinstance(synthetic, list) else []
+    candidates = [known for _, known in theirs if known is not None]
+
+    def clips_there(target: KnownFraming) -> int:
+        return sum(len(m) for m, k in [*theirs, *made] if k and (not k.differs(target) or k.can_become(target)))
+
+    target = max(candidates, key=clips_there, default=None)
+    bound = [_bound(m, known, target, data) for m, known in theirs]
+    if target is None and any(known for _, known in made):
+        bound = [replace(m, meta=m.meta | {_WANTED: ""}) for m in bound]
+    return (
+        bound if isinstance(real, list) else real,
+        [_bound(m, known, target, data) for m, known in made] if isinstance(synthetic, list) else synthetic,
+        target,
+    )
+
+
+def framed_as(
+    source: FlowSet | list[Manifest], target: KnownFraming | None, data: DataConfig
+) -> FlowSet | list[Manifest]:
+    """``source``, to be read with faces where ``target`` has them, as :func:`framed` does it."""
+    if isinstance(source, FlowSet):
+        return source
+    return [_bound(m, known_framing(m) if target else None, target, data) for m in source]
+
+
+_WANTED = "framing wanted"
+"""Key of a manifest's metadata in memory: where the others' faces lie, if not there; "" where that is not known."""
+
+
+def _bound(manifest: Manifest, known: KnownFraming | None, target: KnownFraming | None, data: DataConfig) -> Manifest:
+    if target is None or (known is not None and not known.differs(target)):
+        return manifest
+    meta = {_WANTED: target.to_json()} | framing_meta(known)
+    if known is not None and data.frame == MATCH and known.can_become(target):
+        meta[READ_AS] = target.to_json()
+    return replace(manifest, meta=manifest.meta | meta)
+
+
+def framing_notes(*sources: FlowSet | list[Manifest] | None, others: str = "the real clips") -> list[str]:
+    """A line for every manifest whose faces lie elsewhere than the others': both numbers, and what is done about it."""
+    notes = []
+    for manifest in (m for source in sources if isinstance(source, list) for m in source):
+        if (wanted := manifest.meta.get(_WANTED)) is None:
+            continue
+        name, own = manifest.root.resolve().name, manifest.framing
+        if not wanted or own is None:
+            notes.append(
+                f"where faces lie in the crops of {name} is not recorded, and they are read as they are: `mesynth "
+                "prepare` records it (--frame says it)"
+            )
+            continue
+        target = KnownFraming.of_json(wanted)
+        both = f"faces of {name} lie at {own.text()}, those of {others} at {target.text()}"
+        if READ_AS in manifest.meta:
+            notes.append(f"{both}: {name} is read as the latter (data.frame=own leaves it)")
+        elif own.can_become(target):
+            notes.append(f"{both}: data.frame=own leaves it so; data.frame=match reads {name} as the latter")
+        else:
+            notes.append(
+                f"{both}, of which its crops show {covered(own.framing, target.framing):.0%}, so it is read as it is: "
+                f"make or prepare it with --frame {target.framing.text()}"
+            )
+    return notes
 
 
 def as_flow_set(
@@ -76,12 +154,23 @@ def run_identity(
     """What a run's results depend on; two runs with equal identity give equal results."""
     inputs = {model: asdict(transform_of(config, model)) for model in config.used_models}
     alike = len({tuple(one.items()) for one in inputs.values()}) == 1  # then they stand in the configuration
-    return {
-        "verb": verb,
-        "config": effective(config, synthetic=synthetic is not None),
-        "manifest": fingerprint(real),
-        "synthetic": fingerprint(synthetic),
-    } | ({} if alike else {"inputs": inputs})
+    return (
+        {
+            "verb": verb,
+            "config": effective(config, synthetic=synthetic is not None),
+            "manifest": fingerprint(real),
+            "synthetic": fingerprint(synthetic),
+        }
+        | _read_as(real, synthetic)
+        | ({} if alike else {"inputs": inputs})
+    )
+
+
+def _read_as(*sources: FlowSet | list[Manifest] | None) -> dict[str, Any]:
+    """For the run's identity: the framing each manifest is read in, where one is read in another's."""
+    manifests = [m for source in sources if isinstance(source, list) for m in source]
+    texts = [KnownFraming.of_json(m.meta[READ_AS]).framing.text() if READ_AS in m.meta else "" for m in manifests]
+    return {"framing": texts} if any(texts) else {}
 
 
 def run_record(manifest: Manifest) -> dict[str, Any]:
@@ -108,7 +197,12 @@ def exact_flow(manifest: Manifest) -> list[str]:
 
 
 def flow_notes(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None) -> list[str]:
-    """Where exact flow is learned from beside estimated flow: a line that says so, and how to make them alike."""
+    """Where exact flow is learned from beside estimated flow, or faces lie elsewhere: a line that says so, and how to
+    make them alike."""
+    return [*framing_notes(real, synthetic), *_exactness(real, synthetic)]
+
+
+def _exactness(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None) -> list[str]:
     if isinstance(real, FlowSet) or synthetic is None or isinstance(synthetic, FlowSet):
         return []
     makers = sorted({name for manifest in synthetic for name in exact_flow(manifest)})

@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from mesynth.config import read_yaml
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
+from mesynth.core.framing import KnownFraming
 from mesynth.core.types import N_AUS
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest
@@ -33,12 +34,22 @@ from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import members_of, mixed
 from recognizer.models import CLOSED
 from recognizer.protocol import Fold, Mixture
-from recognizer.sources import Progress, Source, as_flow_set, run_identity, run_record, sources
+from recognizer.sources import (
+    Progress,
+    Source,
+    as_flow_set,
+    framed,
+    framed_as,
+    framing_notes,
+    run_identity,
+    run_record,
+    sources,
+)
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
-_NO_STEPS = {"stage", "input", "landmarker", "skip_bad", "version", "inputs", "keep_frames"}
-"""Keys of a prepare run that leave the flow and the frames as they are."""
+_NO_STEPS = {"stage", "input", "landmarker", "skip_bad", "version", "inputs", "keep_frames", "frame"}
+"""Keys of a prepare run that leave the flow and the frames as they are, and where faces lie, which is a model's own."""
 _ANNOTATED = "annotated"
 
 
@@ -138,6 +149,8 @@ class Recognizer:
     subjects_seen: frozenset[str]
     """Every ``database/subject`` that its training clips, or their makers, had seen."""
     preparation: Preparation = field(default_factory=Preparation)
+    framing: KnownFraming | None = None
+    """Where faces lay in the crops it learned from; None where that is not known."""
     aus: tuple[int, ...] = ()
     """Columns of [K*2] (AU, side) that training clips showed both present and absent."""
 
@@ -187,6 +200,7 @@ class Recognizer:
             members=members,
             subjects_seen=frozenset(json.loads(meta["subjects_seen"])),
             preparation=Preparation.read(folder),
+            framing=KnownFraming.of_json(meta["framing"]) if "framing" in meta else None,
             aus=tuple(json.loads(meta.get("aus", "[]"))),
         )
 
@@ -296,13 +310,15 @@ def train(
         )
     folder = Path(out)
     real_source = sources(real)
-    synthetic_source = None if synthetic is None else sources(synthetic)
+    real_source, synthetic_source, framing = framed(
+        real_source, None if synthetic is None else sources(synthetic), config.data
+    )
     pretrained = load_pretrained(config)
     claim_folder(folder, run_identity("train", real_source, synthetic_source, config) | dict(pretrained.digests))
     if not (folder / WEIGHTS).is_file():
         with only_writer(folder):
             if not (folder / WEIGHTS).is_file():  # else the writer before ended in this moment
-                return _trained(folder, real_source, synthetic_source, config, pretrained, progress)
+                return _trained(folder, real_source, synthetic_source, framing, config, pretrained, progress)
     return Recognizer.load(folder)
 
 
@@ -310,6 +326,7 @@ def _trained(
     folder: Path,
     real_source: FlowSet | list[Manifest],
     synthetic_source: FlowSet | list[Manifest] | None,
+    framing: KnownFraming | None,
     config: RunConfig,
     pretrained: Pretrained,
     progress: Progress | None,
@@ -325,12 +342,16 @@ def _trained(
     aus = tuple(_shown_aus(mixtures[0]).tolist())
     preparation = Preparation.of([*_manifests(real_source), *_manifests(synthetic_source)])
     meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen), "aus": json.dumps(aus)}
+    if framing is not None:
+        meta["framing"] = framing.to_json()
     write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(preparation), sort_keys=False)))
     write_text(folder / CONFIG, config_yaml(config, synthetic=made is not None))
-    write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen))
+    write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen, framing))
     tensors = {name: value.contiguous() for name, value in trained.tensors().items()}
     write_last(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
-    return Recognizer(config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, aus=aus)
+    return Recognizer(
+        config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, framing=framing, aus=aus
+    )
 
 
 def _manifests(source: FlowSet | list[Manifest] | None) -> list[Manifest]:
@@ -349,7 +370,9 @@ def _everything(real: FlowSet, made: FlowSet | None, config: RunConfig, seed: in
     return mixed(real, made, [fold], config.mix, seed)
 
 
-def _card(config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence[str]) -> str:
+def _card(
+    config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence[str], framing: KnownFraming | None
+) -> str:
     counts = dict(
         zip(config.data.classes, mixture.pool.take(mixture.weights[0] > 0).class_counts.tolist(), strict=True)
     )
@@ -358,6 +381,8 @@ def _card(config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence
 
 - Classes: {", ".join(config.data.classes)}
 - Input: optical flow onset -> apex of an aligned face, resized to {config.data.size} px (u, v, strain)
+- Faces lie at {framing.text() if framing else "places that are not known"} in its crops; clips framed otherwise are
+  taken there, as far as they show it
 - Parameters: {n_parameters} for each of {len(config.seeds)} seed(s); probabilities are averaged
 - Trained on {int(mixture.n_real[0])} real and {int(mixture.n_added[0])} synthetic clips ({listed})
 - Subjects seen, directly or through the makers of synthetic clips: {", ".join(seen)}
@@ -379,10 +404,12 @@ class Prediction:
     """Clips of subjects the model had learned from."""
     metrics: dict[str, Any] | None
     """Figures over the labelled clips of unseen subjects (classes without clips left out of UAR), or None."""
+    notes: tuple[str, ...] = ()
+    """Where faces lie elsewhere in the clips than in those the model learned from."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"n": self.table.num_rows, "n_seen": self.n_seen, "metrics": self.metrics}
+        return {"n": self.table.num_rows, "n_seen": self.n_seen, "metrics": self.metrics, "notes": list(self.notes)}
 
 
 def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progress | None = None) -> Prediction:
@@ -408,7 +435,8 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
     (['negative', 'positive', 'surprise'], 1)
     """
     model = model if isinstance(model, Recognizer) else Recognizer.load(model)
-    clips = as_flow_set(sources(manifest), model.config, progress, "reading clips", unlabelled=True)
+    source = framed_as(sources(manifest), model.framing, model.config.data)
+    clips = as_flow_set(source, model.config, progress, "reading clips", unlabelled=True)
     p = model.probabilities(clips.inputs())
     names = np.array([*clips.classes, ""])
     seen = np.array(
@@ -428,4 +456,5 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
         counts = confusion(clips.y[fair], p[fair].argmax(1), len(clips.classes))
         metrics = from_confusion(counts, clips.classes).to_dict()
         metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
-    return Prediction(table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics)
+    notes = tuple(framing_notes(source, others="the clips that the model learned from"))
+    return Prediction(table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes)

@@ -18,6 +18,7 @@ import numpy as np
 
 from mesynth.core.errors import NoFaceError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
+from mesynth.core.framing import OWN, KnownFraming
 from mesynth.preprocess import spot_intervals as spotting
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import PrepareConfig
@@ -199,6 +200,10 @@ def predict_video(
     out = Path(out)
     model = model if isinstance(model, Recognizer) else Recognizer.load(model)
     settings = _settings(model.preparation)
+    frame = ""
+    if model.framing is not None and model.framing.differs(KnownFraming(framing=OWN)):
+        frame = model.framing.framing.text()
+        settings = replace(settings, crop="similarity", frame=frame)
     recording = Recording.open(path, fps)
     requested = tuple(Interval.parse(text, recording) for text in intervals)
     name, detector, notes = _landmarker(landmarker, model.preparation)
@@ -206,6 +211,8 @@ def predict_video(
         "verb": "predict", "weights": identity, "video": recording.digest(), "landmarker": landmarker_identity(name),
         "intervals": list(intervals), "preparation": dict(model.preparation.settings),
     }  # fmt: skip
+    if frame:
+        run["frame"] = frame
     if out.exists():
         claim_folder(out, run)  # an unfit folder is found out before the work
     found = spot(recording, detector, requested=requested, progress=progress)

@@ -185,6 +185,10 @@ Examples:
 @click.option("--to", "form", type=click.Choice(FORMS), required=True, help="Form of the export: see docs/exports.md.")
 @click.option("--size", default=0, help="Side of flow pictures, pixels [default: flow-folders 28, meb 64].")
 @click.option("--video", default="", help="Moving pictures of previews: gif or mp4 [default: gif].")
+@click.option(
+    "--frame", default="",
+    help="flow-folders, flow-npy: take faces to eyes=0.57,row=0.25, or like:PREPARED [default: where they lie].",
+)  # fmt: skip
 @click.option("--no-train", is_flag=True, help="flow-folders: u_test alone, which holds every clip once.")
 @click.option(
     "--workers", type=click.IntRange(min=0), default=1, show_default=True,
@@ -198,6 +202,7 @@ def export(
     form: str,
     size: int,
     video: str,
+    frame: str,
     no_train: bool,
     workers: int,
     out: Path,
@@ -214,7 +219,7 @@ def export(
     from mesynth.corpus.exports.run import forecast
     from mesynth.store.manifest import Manifest
 
-    options = Options(size=size, video=video, train=not no_train)
+    options = Options(size=size, video=video, train=not no_train, frame=frame)
     source = Manifest.read(corpus)
     if dry_run:
         expected = forecast(source, form, options)

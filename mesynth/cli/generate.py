@@ -54,8 +54,8 @@ def _range(text: str) -> tuple[float, float]:
     show_default=True,
     help="casme2: clips in the CASME II release's layout; faces: one neutral picture a subject.",
 )
-@click.option("--subjects", default=12, show_default=True, help="Number of identities.")
-@click.option("--clips", default=8, show_default=True, help="Clips a subject (casme2).")
+@click.option("--subjects", default=12, show_default=True, help="Number of identities, 1..10000.")
+@click.option("--clips", default=8, show_default=True, help="Clips a subject, 1..99 (casme2).")
 @click.option("--size", default=192, show_default=True, help="Frame width and height in pixels.")
 @click.option("--fps", default=60.0, show_default=True, help="Frames per second (casme2; the release has 200).")
 @SEED
@@ -67,6 +67,9 @@ def render(
 ) -> None:
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
     if dry_run:
+        from mesynth.datasets.rendered import check_render
+
+        check_render(subjects=subjects, clips=clips, size=size, fps=fps, seed=seed)
         n = subjects * clips if layout == "casme2" else subjects
         what = "clips" if layout == "casme2" else "pictures"
         click.echo(f"would render {n} {what} of {subjects} subjects into {out}")
@@ -148,7 +151,7 @@ Examples:
 @click.option(
     "--frame",
     default="",
-    help="Where faces lie in images of --kind flow: like:PREPARED (as in that database, found from its flow), or "
+    help="Where faces lie in images of --kind flow: like:PREPARED (as in that database), or "
     "eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: as our crops].",
 )
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")

@@ -79,8 +79,22 @@ def summary(manifest: Any, out: Path) -> dict[str, Any]:
         "frames": frames,
         **({} if frames else _flow_images(table)),
         "classes": {name: labels.count(name) for name in sorted(set(labels))},
+        **_framing(manifest),
         "hash": manifest.hash(),
     }
+
+
+def _framing(manifest: Any) -> dict[str, str]:
+    """Where faces lie, if it is not our crop; that it is not known, where there is flow."""
+    from mesynth.core.framing import MADE, OWN
+    from mesynth.store.shards import known_framing
+
+    if manifest.table["flow"].null_count == len(manifest):
+        return {}
+    known = known_framing(manifest)
+    if known is None:
+        return {"framing": "not known (say it with --frame)"}
+    return {} if known.origin == MADE and known.framing == OWN else {"framing": known.text()}
 
 
 def _flow_images(table: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mesynth.api import FLOW_FOLDERS, load_database
 from mesynth.api import prepare as run_prepare
 from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
 from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
+from mesynth.core.framing import LIKE
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
 
@@ -84,8 +85,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 _OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
 """What `prepare export` takes: nothing is aligned or estimated."""
-_CHOICES = {"subjects", "clips", "limit", "annotation"}
-"""Which clips of a release."""
+_OF_FLOW = _OF_EXPORTS | {"part", "frames", "frame", "check_only"}
+"""What `prepare flow_folders` takes."""
 INCOMPLETE = 1
 """Exit code of --check where the copy is not complete."""
 
@@ -122,6 +123,11 @@ Examples:
     help="Of several faces on an onset: largest, or which, counted from 1 at image left.",
 )  # fmt: skip
 @click.option("--crop", type=click.Choice(CROPS), default="similarity", show_default=True, help="One per clip.")
+@click.option(
+    "--frame", default="", metavar="FRAMING",
+    help="Where faces lie in the crops: eyes=0.57,row=0.25 (height, column; shares), or like:PREPARED [default: own]; "
+    "flow_folders: where they lie [default: estimated].",
+)  # fmt: skip
 @click.option(
     "--stabilise", type=click.Choice(STABILISERS), default="none", show_default=True,
     help="Take out the head motion that remains; notes.jsonl says how much there was and is.",
@@ -184,7 +190,8 @@ def prepare(
         "inputs": tuple(name.strip() for name in inputs.split(",") if name.strip()),
         "keep_frames": not no_frames,
     }
-    PrepareConfig(**steps)  # a step that cannot be is said before anything is read
+    # A step that cannot be is said before anything is read.
+    PrepareConfig(**steps | ({"frame": ""} if steps["frame"].startswith(LIKE) else {}))
     if database in (EXPORT, FLOW_FOLDERS):
         _refuse_idle(database)
     chosen: dict[str, Any] = {"subjects": subjects, "clips": clips, "limit": limit, "annotation": annotation}
@@ -197,7 +204,7 @@ def prepare(
     if out is None:
         raise click.UsageError("Missing option '--out' (or ask with --check whether the copy is complete).")
     if database == FLOW_FOLDERS:
-        _import_flow(root, part, frames, out, workers, dry_run, as_json)
+        _import_flow(root, part, frames, steps["frame"], out, workers, dry_run, as_json)
         return
     if dry_run:
         manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad, **chosen)
@@ -233,14 +240,14 @@ def _drift(out: Path) -> dict[str, dict[str, float]]:
 def _refuse_idle(database: str) -> None:
     """Raise UsageError for an option that does nothing on what is prepared already."""
     context = click.get_current_context()
-    idle = _CHOICES if database == FLOW_FOLDERS else {option.name for option in context.command.params} - _OF_EXPORTS
-    what = "flow images" if database == FLOW_FOLDERS else "an export"
+    idle = {option.name for option in context.command.params} - (_OF_FLOW if database == FLOW_FOLDERS else _OF_EXPORTS)
+    what, way = "an export", "`mesynth prepare corpus` prepares what comes back"
+    if database == FLOW_FOLDERS:
+        what, way = "flow images, which are finished", "leave it out"
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
         if given and option.name in idle:
-            raise click.UsageError(
-                f"{option.opts[0]} has no effect on {what}; `mesynth prepare corpus` prepares what comes back."
-            )
+            raise click.UsageError(f"{option.opts[0]} has no effect on {what}; {way}.")
 
 
 def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as_json: bool) -> None:
@@ -259,7 +266,9 @@ def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as
     show_result(summary(done, out), as_json)
 
 
-def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dry_run: bool, as_json: bool) -> None:
+def _import_flow(
+    root: Path, part: str, frames: str, frame: str, out: Path, workers: int, dry_run: bool, as_json: bool
+) -> None:
     """Published flow images: nothing to align or estimate. --frames is the order of channels, --part a database."""
     from mesynth.corpus.exports.imports import is_export
     from mesynth.datasets.flow_folders import read_flow_folders
@@ -276,8 +285,9 @@ def _import_flow(root: Path, part: str, frames: str, out: Path, workers: int, dr
         return
     with progress_bars() as bar:
         done = run_prepare(
-            FLOW_FOLDERS, root, out, part=part, frames=frames, workers=workers, progress=bar("flow images")
-        )
+            FLOW_FOLDERS, root, out, part=part, frames=frames, frame=frame, workers=workers,
+            progress=bar("flow images"),
+        )  # fmt: skip
     show_result(summary(done, out) | {"violations": len(found.violations)}, as_json)
 
 

@@ -7,12 +7,14 @@ crops of :mod:`mesynth.preprocess.align` do, and higher.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, astuple, dataclass, fields
+from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from mesynth.core.errors import ConfigError
+from mesynth.core.types import in_own_rms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,88 @@ class Framing:
 OWN = Framing()
 """Of :mod:`mesynth.preprocess.align`'s crops."""
 
+MADE, GIVEN, LANDMARKS, ESTIMATED = "made", "given", "landmarks", "estimated"
+_UNSURE = {MADE: 0.005, GIVEN: 0.005, LANDMARKS: 0.02, ESTIMATED: 0.05}
+"""How far numbers of each origin may lie from the truth, shares of the crop: estimates from halves of a database differ
+by up to .05, those from 100 clips of a known crop lie within .013 of it."""
+COVERED = 0.95
+"""Share of the target's crop that a source must show (:func:`covered`) for its flow to be taken there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFraming:
+    """The framing of a database, and how it is known.
+
+    >>> known = KnownFraming(framing=Framing(eyes=0.5, height=0.5), origin="given")
+    >>> KnownFraming.of_json(known.to_json()) == known, known.differs(KnownFraming(framing=OWN))
+    (True, True)
+    """
+
+    framing: Framing
+    origin: str = MADE
+    """``made``: the crop was cut or drawn so; ``given`` by the user; ``landmarks``: median of the clips' eyes;
+    ``estimated`` from the flow."""
+    explained: float = 0.0
+    """Of an estimate: share of the images' energy in the subspace of ``framing``."""
+    explained_own: float = 0.0
+    """The same for our crop."""
+    images: int = 0
+    """Clips that it was found on."""
+
+    def __post_init__(self) -> None:
+        if self.origin not in _UNSURE:
+            raise ConfigError(f"framing origin '{self.origin}' is unknown; choose from {', '.join(_UNSURE)}")
+
+    def differs(self, other: KnownFraming) -> bool:
+        """Whether the two lie further apart than the less sure of them may err."""
+        return self.framing.distance(other.framing) > max(_UNSURE[self.origin], _UNSURE[other.origin])
+
+    def can_become(self, other: KnownFraming) -> bool:
+        """Whether flow in this framing shows enough of the other to be taken there."""
+        return covered(self.framing, other.framing) >= COVERED
+
+    def text(self) -> str:
+        """For people: the numbers and how they are known."""
+        how = {LANDMARKS: f" (landmarks of {self.images} clips)", GIVEN: " (given)", MADE: ""}
+        found = f" (estimated from {self.images} flow images)"
+        return self.framing.text() + how.get(self.origin, found)
+
+    def to_json(self) -> str:
+        """As :meth:`of_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def of_json(text: str) -> KnownFraming:
+        """Raises ConfigError for text that is no framing."""
+        try:
+            values = json.loads(text)
+            framing = Framing(**{name: float(value) for name, value in values.pop("framing").items()})
+            known = KnownFraming(framing=framing, **values)
+            numbers = float(known.explained), float(known.explained_own), int(known.images)
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            raise ConfigError(f"'{text[:60]}' is no framing") from None
+        return KnownFraming(
+            framing=framing, origin=known.origin, explained=numbers[0], explained_own=numbers[1], images=numbers[2]
+        )
+
+
+def framing_of_eyes(eyes: np.ndarray, height: int, width: int) -> Framing:
+    """The median framing of clips whose eye centres [N,2,2] are (x, y) pixels of crops that were not stretched.
+
+    >>> framing_of_eyes(np.array([[[37.9, 44.3], [89.1, 44.3]]]), 128, 128)
+    Framing(eyes=0.4, height=0.4, row=0.35, column=0.5)
+    """
+    apart = np.median(np.hypot(*(eyes[:, 1] - eyes[:, 0]).T))
+    x, y = np.median(eyes.mean(1), axis=0) + 0.5
+    shares = (apart / width, apart / height, y / height, x / width)
+    return Framing(**{f.name: round(float(share), 4) for f, share in zip(fields(Framing), shares, strict=True)})
+
+
+LIKE = "like:"
+"""Before a prepared database's folder, where a framing is asked for: that database's."""
+
 
 def parse_framing(text: str) -> Framing:
     """``own``, or our framing with changes: ``eyes=0.57,row=0.25``; ``height`` follows ``eyes`` unless it is given.
@@ -91,12 +175,11 @@ def reframed(flow: np.ndarray, source: Framing, target: Framing, size: int = 0) 
     >>> reframed(flow, OWN, Framing(eyes=0.8, height=0.4))[:, 0, 0].tolist()
     [2.0, 1.0]
     """
+    import cv2  # here: whoever only names a framing, such as a command line's help, needs no OpenCV
+
     height, width = flow.shape[-2:]
     rows, columns = (size or height), (size or width)
-    # From the target's pixel centres to shares of it, to eye distances from the eyes' middle, and back in the source.
-    x = (((np.arange(columns) + 0.5) / columns - target.column) / target.eyes * source.eyes + source.column) * width
-    y = (((np.arange(rows) + 0.5) / rows - target.row) / target.height * source.height + source.row) * height
-    map_x, map_y = np.meshgrid((x - 0.5).astype(np.float32), (y - 0.5).astype(np.float32))
+    map_x, map_y = _maps(source, target, height, width, rows, columns)
     growth = (
         columns * target.eyes / (width * source.eyes), rows * target.height / (height * source.height),
     )  # fmt: skip
@@ -107,6 +190,47 @@ def reframed(flow: np.ndarray, source: Framing, target: Framing, size: int = 0) 
             made[c] = cv2.remap(plane, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             made[c] *= np.float32(growth[c])
     return out
+
+
+def reframed_flow(uv: np.ndarray, source: Framing, target: Framing) -> np.ndarray:
+    """:func:`reframed` of a clip's flow [2,H,W], which stays in units of its own rms where it is in them."""
+    moved = reframed(uv, source, target)
+    if in_own_rms(uv):  # the unit is that of what is shown now, as a published image's is
+        moved /= max(float(np.sqrt(np.mean(moved**2))), 1e-6)
+    return moved
+
+
+def reframed_points(points: np.ndarray, source: Framing, target: Framing, height: int, width: int) -> np.ndarray:
+    """Points [N,2] (x, y), pixels of a crop framed as ``source``, in one of the same size framed as ``target``.
+
+    >>> reframed_points(np.array([[37.9, 44.3]]), OWN, Framing(eyes=0.5, height=0.5, row=0.25), 128, 128)
+    array([[31.5, 31.5]], dtype=float32)
+    """
+    sides = np.array([width, height])
+    at = (points + 0.5) / sides - (source.column, source.row)
+    grown = at / (source.eyes, source.height) * (target.eyes, target.height)
+    return np.asarray((grown + np.array([target.column, target.row])) * sides - 0.5, np.float32)
+
+
+def reframed_picture(picture: np.ndarray, source: Framing, target: Framing) -> np.ndarray:
+    """A picture [H,W,...] of a crop framed as ``source``, cut as ``target``; sampled linearly, its border repeated."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    maps = _maps(source, target, height, width, height, width)
+    return np.asarray(cv2.remap(picture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+@lru_cache(maxsize=16)
+def _maps(
+    source: Framing, target: Framing, height: int, width: int, rows: int, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """From the target's pixel centres to shares of it, to eye distances from the eyes' middle, and back in the source:
+    x and y [rows,columns] float32."""
+    x = (((np.arange(columns) + 0.5) / columns - target.column) / target.eyes * source.eyes + source.column) * width
+    y = (((np.arange(rows) + 0.5) / rows - target.row) / target.height * source.height + source.row) * height
+    map_x, map_y = np.meshgrid((x - 0.5).astype(np.float32), (y - 0.5).astype(np.float32))
+    return map_x, map_y
 
 
 def covered(source: Framing, target: Framing) -> float:

@@ -85,6 +85,19 @@ def optical_strain(uv: np.ndarray) -> np.ndarray:
     return np.sqrt(ux**2 + vy**2 + 0.5 * (uy + vx) ** 2).astype(np.float32)
 
 
+_RMS_TOLERANCE = 1e-4
+"""Of float16 storage; flow in pixels comes this near to 1 in one clip of ten thousand."""
+
+
+def in_own_rms(uv: np.ndarray) -> bool:
+    """Whether flow [2,H,W] is in units of its own root mean square, as what is read from published flow images is.
+
+    >>> in_own_rms(np.full((2, 4, 4), 1.0)), in_own_rms(np.full((2, 4, 4), 1.3))
+    (True, False)
+    """
+    return bool(abs(np.sqrt(np.mean(np.square(uv, dtype=np.float64))) - 1) < _RMS_TOLERANCE)
+
+
 @dataclass(frozen=True)
 class AUVector:
     """AU intensities of one apex: ``intensity`` [K,2] float32 in [0,1], rows facs.AU_CODES, columns (L, R).

@@ -14,6 +14,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from mesynth.metrics.networks.judge import visible_aus
 from mesynth.motion.warp import backward_flow, warp_backward
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
-from mesynth.store.shards import read_flow
+from mesynth.store.shards import read_flows
 from mesynth.store.stage import Progress
 
 GHOST = 24
@@ -280,14 +281,14 @@ def _readable(folder: Path, limits: Limits) -> Manifest:
 
 def _walk(source: Manifest, checks: Checks) -> Iterator[tuple[Row, dict[str, float], list[Failure]]]:
     """Each clip with its values and the checks that it fails, in order; those that fail none are kept in mind."""
-    for row in source:
+    flows = repeat(None) if checks.limits.duplicate is None else read_flows(source)
+    for row, flow in zip(source, flows, strict=False):
         values = checks.measure(ClipData("synthetic", row, source.root)) if checks.limits.of_frames else {}
         of = ""
-        if checks.limits.duplicate is not None:
-            flow = read_flow(source.root, row)
+        if flow is not None:
             values["duplicate"], of = checks.nearest(flow)
         failed = checks.failed(values, of)
-        if checks.limits.duplicate is not None and not failed:
+        if flow is not None and not failed:
             checks.keep(row.clip_id, flow)
         yield row, values, failed
 

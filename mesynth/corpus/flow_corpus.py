@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from mesynth.core import emotions
-from mesynth.core.errors import MesynthError
-from mesynth.core.framing import OWN, Framing, reframed
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.framing import COVERED, OWN, Framing, covered, reframed
 from mesynth.core.process import part
 from mesynth.core.types import AUVector
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
@@ -160,11 +160,12 @@ def fields_hash() -> str:
     return hashlib.sha256(tables().fields.tobytes()).hexdigest()
 
 
-def find_flow_model(name: str) -> Model | None:
+def find_flow_model(name: str, framing: Framing = OWN) -> Model | None:
     """None for the flow prior, else a saved flow GAN.
 
     Raises:
         MesynthError: no such model, or one that makes frames.
+        ConfigError: a network's images, which are drawn in our crop, do not show what ``framing`` does.
     """
     if name == NAME:
         return None
@@ -175,6 +176,11 @@ def find_flow_model(name: str) -> Model | None:
     if model.name != FAMILY:
         raise MesynthError(
             f"model '{name}' is a {model.name} and makes frames; --kind flow takes {NAME} or a trained {FAMILY} folder"
+        )
+    if (shown := covered(OWN, framing)) < COVERED:
+        raise ConfigError(
+            f"{model.name} draws {shown:.0%} of a crop framed {framing.text()}; take one that lies inside ours "
+            f"({OWN.text()}), or the {NAME}, which draws any"
         )
     return model
 
@@ -242,7 +248,7 @@ def flow_run(
     framing: Framing = OWN,
 ) -> FlowRun:
     """See :func:`generate_flow`. Raises ConfigError and MesynthError as it does; nothing is written."""
-    chosen = find_flow_model(model)
+    chosen = find_flow_model(model, framing)
     FlowPrior.check_size(size)
     if chosen is not None and nuisance != FlowNuisance():
         raise MesynthError(f"flow nuisances are the {NAME}'s; {chosen.name} draws what it learned")

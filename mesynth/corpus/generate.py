@@ -13,6 +13,7 @@ import numpy as np
 
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.framing import OWN
 from mesynth.core.process import part
 from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import (
@@ -245,6 +246,7 @@ class FaceRun:
     """How the faces were chosen, where they were not chosen before."""
 
     bars = ("faces", "clips")
+    framing = OWN
 
     @property
     def config(self) -> dict[str, Any]:

@@ -176,15 +176,10 @@ class Generation:
 
     def framing(self) -> Framing:
         """Of flow images. Raises ConfigError for what is none, ManifestError where a database's cannot be found."""
-        from mesynth.core.framing import OWN, parse_framing
+        from mesynth.core.framing import OWN
+        from mesynth.motion.framing import stated_framing
 
-        if not self.frame:
-            return OWN
-        if not self.frame.startswith(LIKE):
-            return parse_framing(self.frame)
-        from mesynth.motion.framing import framing_of
-
-        return framing_of(self.frame.removeprefix(LIKE)).framing
+        return stated_framing(self.frame).framing if self.frame else OWN
 
     @property
     def _choice(self) -> dict[str, Any]:
@@ -217,8 +212,9 @@ class Generation:
         from mesynth.corpus.generate import choose, choose_for_rows
 
         if self.kind == "flow":
-            find_flow_model(self.model or "flow-prior")
-            framing = f", framed {self.framing().text()}" if self.frame else ""
+            framed = self.framing()
+            find_flow_model(self.model or "flow-prior", framed)
+            framing = f", framed {framed.text()}" if self.frame else ""
             n = len(self._stored()) if self.plan else self.config.count
             return f"{n} flow images of {28 if self.size is None else self.size} px{framing}"
         model = self.model or "motion-prior"
@@ -245,8 +241,6 @@ class Generation:
         return StoredPlan.read(self.plan)
 
 
-LIKE = "like:"
-"""Before a prepared database's folder: its framing, found from its flow."""
 _PLANNED = (
     "aus", "emotion", "au_source", "count", "profile", "fps", "duration", "noise", "head_motion", "blink", "style",
     "seed", "subjects",

@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, RunFolderError
-from mesynth.core.framing import OWN, Framing
+from mesynth.core.framing import OWN, Framing, KnownFraming
 from mesynth.corpus.faces import FaceSource
 from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejection, rejected_csv, rejections
 from mesynth.corpus.flow_corpus import flow_run
@@ -44,7 +44,7 @@ from mesynth.motion.prior import NAME
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store import digests
-from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, write_tables
+from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, framing_meta, write_tables
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, only_writer, write_text
 from mesynth.store.shards import ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
@@ -358,7 +358,7 @@ def _run_rounds(
         write_text(out / REJECTED_FILE, rejected_csv(rejected))
         if rounds.never:
             write_text(out / SKIPPED_FILE, skipped_csv(rounds.never[i] for i in sorted(rounds.never)))
-        _gather(out, rounds.made, rounds.chosen)
+        _gather(out, rounds.made, rounds.chosen, framing_meta(KnownFraming(framing=run.framing)))
         shutil.rmtree(out / ROUNDS)
     if report and speeds:
         report(joined(speeds))
@@ -368,7 +368,7 @@ def _run_rounds(
 # ---------------------------------------------------------------- one corpus of the rounds
 
 
-def _gather(out: Path, rounds: Sequence[Manifest], chosen: np.ndarray) -> None:
+def _gather(out: Path, rounds: Sequence[Manifest], chosen: np.ndarray, meta: dict[str, str]) -> None:
     """Copy clips into ``out``, in the order of their plan rows; the manifest is written last.
 
     ``chosen`` [N] int: the round that has the clip of each plan row, -1 where there is none. In each round's manifest
@@ -384,7 +384,7 @@ def _gather(out: Path, rounds: Sequence[Manifest], chosen: np.ndarray) -> None:
     ]
     table = pa.concat_tables(tables).combine_chunks() if tables else Manifest.from_rows([], out).table
     assert table.num_rows == total
-    write_tables(out, lambda: [table], {}, finishes=[ROUNDS])
+    write_tables(out, lambda: [table], meta, finishes=[ROUNDS])
 
 
 def _of(made: Manifest, chosen: np.ndarray, number: int) -> Iterator[tuple[Row, Path]]:

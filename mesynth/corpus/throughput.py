@@ -20,9 +20,10 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 
 from mesynth.core.errors import ManifestError, RunFolderError
+from mesynth.core.framing import Framing, KnownFraming
 from mesynth.core.process import Stopwatch, part
 from mesynth.corpus.plan import PlanRow
-from mesynth.store.manifest import Manifest
+from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
 
@@ -211,6 +212,11 @@ class CorpusRun(Protocol):
         """Names of what is waited for; the last are the clips."""
         ...
 
+    @property
+    def framing(self) -> Framing:
+        """Where faces lie in what is made."""
+        ...
+
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
         """Write what lies in the folder before there are clips: the plan, and faces."""
         ...
@@ -256,7 +262,8 @@ def run_plan(
         run.prepare(out, workers, bars[0])
         with timed(run.worker(out), report) as work:
             made = run_stage(
-                out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1], held=True
-            )
+                out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1], held=True,
+                meta=framing_meta(KnownFraming(framing=run.framing)),
+            )  # fmt: skip
     prove_complete(made, len(run.rows))
     return made

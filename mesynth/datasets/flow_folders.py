@@ -16,8 +16,8 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import permutations
 from pathlib import Path
 
@@ -27,9 +27,10 @@ import numpy as np
 import mesynth
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import DatasetLayoutError, MesynthError, UnreadableImageError, WrongRoot
+from mesynth.core.framing import KnownFraming
 from mesynth.datasets.files import contents
 from mesynth.datasets.registry import FLOW_FOLDERS, right_root
-from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.stage import Produced, Progress, run_stage
 
 ORDERS: tuple[str, ...] = tuple("".join(p) for p in permutations("uvs"))
@@ -209,6 +210,7 @@ def import_flow_folders(
     *,
     channels: str = "",
     database: str = "",
+    framing: KnownFraming | Callable[[list[np.ndarray]], KnownFraming | None] | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -216,7 +218,8 @@ def import_flow_folders(
 
     ``flow.npy`` [2,H,W] float32 is :func:`unstretch`'s, in units of its rms; every row warns of that. The image
     itself is kept as the extra array :data:`STRETCHED` (u, v, strain). ``channels``: what R, G and B
-    hold, such as "svu" where R is the strain; empty takes "uvs", if the images agree with it.
+    hold, such as "svu" where R is the strain; empty takes "uvs", if the images agree with it. ``framing`` is recorded:
+    where faces lie in the images, or what finds that from flows [2,H,W] of up to 512 of them.
 
     Raises:
         DatasetLayoutError: see :func:`read_flow_folders`, or the channels are in another order.
@@ -233,12 +236,30 @@ def import_flow_folders(
         data = _bytes(found.root / clip.file)
         _decode(data, found.root / clip.file)  # a damaged image is found before the folder is claimed
         digest.update(f"{clip}{hashlib.sha256(data).hexdigest()}".encode())
-    config = {
+    config: dict[str, object] = {
         "stage": "flow_folders", "input": digest.hexdigest(), "channels": channels or ORDERS[0],
         "version": mesynth.__version__,
     }  # fmt: skip
+    if isinstance(framing, KnownFraming):
+        config["framing"] = asdict(framing.framing)
+    elif framing is not None:
+        framing = framing(_some_flows(found, channels or ORDERS[0]))
     worker = _Worker(found.root, channels or ORDERS[0])
-    return run_stage(Path(out), list(found.clips), worker, config=config, workers=workers, progress=progress)
+    return run_stage(
+        Path(out), list(found.clips), worker, config=config, workers=workers, progress=progress,
+        meta=framing_meta(framing),
+    )  # fmt: skip
+
+
+def _some_flows(found: FlowFolders, order: str) -> list[np.ndarray]:
+    """Flows of up to _CHECKED clips, evenly taken."""
+    step = -(-len(found.clips) // _CHECKED)
+    return [unstretch(_planes(read_flow_image(found.root / clip.file), order)) for clip in found.clips[::step]]
+
+
+def _planes(picture: np.ndarray, order: str) -> np.ndarray:
+    """[3,H,W] of R, G, B -> u, v, strain."""
+    return picture[[order.index(letter) for letter in "uvs"]]
 
 
 def require_order(found: FlowFolders, order: str = ORDERS[0]) -> None:
@@ -367,7 +388,7 @@ class _Worker:
     def __call__(self, clip: FlowClip) -> Produced:
         path = self.root / clip.file
         picture = read_flow_image(path)
-        planes = picture[[self.order.index(letter) for letter in "uvs"]]
+        planes = _planes(picture, self.order)
         log_ratio, correlation = strain_agreement(*planes)
         row = Row(
             clip_id=clip.clip_id,

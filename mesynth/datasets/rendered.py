@@ -42,6 +42,24 @@ if TYPE_CHECKING:
 CARD = "mesynth-faces.json"
 
 
+MIN_SIZE = 64
+MAX_SUBJECTS = 10_000
+
+
+def check_render(*, subjects: int, size: int, seed: int, clips: int = 1, fps: float = 60.0) -> None:
+    """Raise MesynthError for an argument of a rendering that is out of range."""
+    if not 1 <= subjects <= MAX_SUBJECTS:
+        raise MesynthError(f"subjects={subjects} is outside 1..{MAX_SUBJECTS}")
+    if not 1 <= clips <= 99:  # a clip's random numbers are those of its number, a hundred a subject
+        raise MesynthError(f"clips={clips} a subject are outside 1..99; render more subjects")
+    if size < MIN_SIZE:
+        raise MesynthError(f"size={size} is too small to show an expression; choose at least {MIN_SIZE}")
+    if not 25 <= fps <= 1000:
+        raise MesynthError(f"fps={fps:g} is outside 25..1000")
+    if seed < 0:
+        raise MesynthError(f"seed={seed} must not be negative")
+
+
 def render_faces(
     out: Path | str, *, subjects: int = 24, size: int = 192, seed: int = 0, progress: Progress | None = None
 ) -> Path:
@@ -58,10 +76,7 @@ def render_faces(
     from mesynth.head import Subject
 
     out = Path(out)
-    if not 1 <= subjects <= 9999:
-        raise MesynthError(f"subjects={subjects} is outside 1..9999")
-    if size < MIN_SIZE:
-        raise MesynthError(f"size={size} is too small to show an expression; choose at least {MIN_SIZE}")
+    check_render(subjects=subjects, size=size, seed=seed)
     claim_folder(out, {"stage": "render", "layout": "faces", "subjects": subjects, "size": size, "seed": seed})
     neutral = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
     people = []
@@ -98,7 +113,6 @@ LICENCE = "CC0-1.0 (rendered from the MakeHuman-derived head)"
 WORKBOOK = "CASME2-coding-20140508.xlsx"
 FRAMES = "CASME2_RAW_selected"
 PROFILE = "casme2"
-MIN_SIZE = 64
 
 _JPEG_QUALITY = 95
 _OTHERS = 0.125  # share of clips outside the composite's three classes (0.39 in CASME II, where it is the rest class)
@@ -138,15 +152,7 @@ def render_casme2(
         RunFolderError: ``out`` holds something else.
     """
     out = Path(out)
-    for name, value, least in (("subjects", subjects, 1), ("clips_per_subject", clips_per_subject, 1)):
-        if not least <= value <= 99:
-            raise MesynthError(f"{name}={value} is outside {least}..99")
-    if size < MIN_SIZE:
-        raise MesynthError(f"size={size} is too small to show an expression; choose at least {MIN_SIZE}")
-    if not 25 <= fps <= 1000:
-        raise MesynthError(f"fps={fps:g} is outside 25..1000")
-    if seed < 0:
-        raise MesynthError(f"seed={seed} must not be negative")
+    check_render(subjects=subjects, clips=clips_per_subject, size=size, fps=fps, seed=seed)
     config = {
         "stage": "render", "layout": "casme2", "subjects": subjects, "clips_per_subject": clips_per_subject,
         "size": size, "fps": float(fps), "seed": seed, "version": mesynth.__version__,

@@ -8,7 +8,8 @@ database before it is split into folds.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,11 +17,11 @@ import numpy as np
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError
-from mesynth.core.framing import OWN, Framing, reframed
+from mesynth.core.framing import ESTIMATED, GIVEN, LIKE, OWN, Framing, KnownFraming, parse_framing, reframed
 from mesynth.core.profiles import Profile
 from mesynth.motion.flow_prior import FlowPrior, FlowRequest, K
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_flow
+from mesynth.store.shards import known_framing, read_flows
 
 _WIDE = Framing(eyes=0.25, height=0.25, row=1 / 3, column=0.5)
 """Shows two eye distances to every side, so that any usual crop lies inside."""
@@ -30,16 +31,6 @@ _MOST = 500  # images that are looked at: evenly taken
 _FEWEST = 12
 _STEPS = (0.05, 0.05, 0.05, 0.025)
 """First steps in eyes, height, row and column; they are halved until the smallest is below a tenth of a pixel of 28."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundFraming:
-    """``explained``: share of the images' energy in the subspace of ``framing``; ``explained_own``: of our crop's."""
-
-    framing: Framing
-    explained: float
-    explained_own: float
-    images: int
 
 
 @lru_cache(maxsize=1)
@@ -61,14 +52,15 @@ def _wide_draws() -> np.ndarray:
     return FlowPrior(2 * _SIDE, framing=_WIDE).draw(requests)
 
 
-def find_framing(flows: np.ndarray) -> FoundFraming:
-    """The framing of flow images [N,2,S,S], in pixels or any unit of one scale for u and v (some seconds).
+def find_framing(flows: Sequence[np.ndarray] | np.ndarray) -> KnownFraming:
+    """The framing of flow images [2,H,W], in pixels or any unit of one scale for u and v (some seconds).
 
     Raises:
         ConfigError: fewer than 12 images, or images without motion.
     """
-    flows = np.asarray(flows, np.float32)[:: max(1, len(flows) // _MOST)][:_MOST]
-    real = _unit(reframed(flows, OWN, OWN, _SIDE)) if len(flows) else np.zeros((0, 2 * _SIDE**2))
+    chosen = flows[:: max(1, len(flows) // _MOST)][:_MOST]
+    small = [reframed(np.asarray(flow, np.float32), OWN, OWN, _SIDE) for flow in chosen]
+    real = _unit(np.stack(small)) if small else np.zeros((0, 2 * _SIDE**2))
     real = real[np.isfinite(real).all(1) & (np.abs(real).max(1) > 0)] if len(real) else real
     if len(real) < _FEWEST:
         raise ConfigError(
@@ -91,22 +83,43 @@ def find_framing(flows: np.ndarray) -> FoundFraming:
                 place, best, improved = tried, value, True
         steps = np.abs(steps) if improved else np.abs(steps) / 2
     framing = Framing(**{name: round(value, 4) for name, value in zip(_NAMES, place.tolist(), strict=True)})
-    return FoundFraming(framing=framing, explained=round(best, 4), explained_own=round(own, 4), images=len(real))
+    return KnownFraming(
+        framing=framing, origin=ESTIMATED, explained=round(best, 4), explained_own=round(own, 4), images=len(real)
+    )
 
 
-def framing_of(folder: Path | str) -> FoundFraming:
-    """:func:`find_framing` of the flow of a prepared database or corpus, real clips' alone where it has any.
+def framing_of(folder: Path | str) -> KnownFraming:
+    """The framing of a prepared database or corpus: as recorded, by its landmarks, or else :func:`find_framing` of its
+    flow, real clips' alone where it has any.
 
     Raises:
         ManifestError: no manifest there, or clips without flow.
         ConfigError: too few clips, or none that move.
     """
     manifest = Manifest.read(folder)
+    known = known_framing(manifest)
+    if known is not None:
+        return known
     kinds = manifest.column("provenance.kind")
     rows = np.flatnonzero(kinds == "real") if (kinds == "real").any() else np.arange(len(manifest))
-    chosen = rows[:: max(1, len(rows) // _MOST)][:_MOST]
-    flows = (read_flow(manifest.root, manifest.row(int(i)))[None] for i in chosen)
-    return find_framing(np.concatenate([reframed(flow, OWN, OWN, _SIDE) for flow in flows] or [np.zeros((0, 2, 1, 1))]))
+    looked_at = np.zeros(len(manifest), np.bool_)
+    looked_at[rows[:: max(1, len(rows) // _MOST)][:_MOST]] = True
+    return find_framing([reframed(flow, OWN, OWN, _SIDE) for flow in read_flows(manifest.filter(looked_at))])
+
+
+def stated_framing(text: str) -> KnownFraming:
+    """``own``, ``eyes=0.57,row=0.25`` (:func:`mesynth.core.framing.parse_framing`), or ``like:PREPARED``.
+
+    Raises:
+        ConfigError: none of these, or a database whose framing cannot be found.
+        ManifestError: no prepared database there.
+
+    >>> stated_framing("eyes=0.5").text()
+    'eyes=0.5,height=0.5,row=0.35,column=0.5 (given)'
+    """
+    if text.startswith(LIKE):
+        return framing_of(text.removeprefix(LIKE))
+    return KnownFraming(framing=parse_framing(text), origin=GIVEN)
 
 
 _NAMES = ("eyes", "height", "row", "column")

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.spatial import Delaunay
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.framing import OWN
+from mesynth.core.framing import OWN, Framing
 from mesynth.preprocess.config import CROP_SIZE
 
 IOD_SHARE = OWN.eyes
@@ -66,19 +66,20 @@ class SimilarityCrop:
         return float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))
 
     @staticmethod
-    def from_landmarks(landmarks: np.ndarray, size: int = CROP_SIZE) -> SimilarityCrop:
-        """The canonical crop: eye centres level, IOD_SHARE of the width apart, EYE_LINE below the top.
+    def from_landmarks(landmarks: np.ndarray, size: int = CROP_SIZE, framing: Framing = OWN) -> SimilarityCrop:
+        """Eye centres level, and where ``framing`` has them: in the canonical crop IOD_SHARE of the width apart and
+        EYE_LINE below the top. A framing whose ``height`` is not its ``eyes`` stretches the face.
 
         Raises:
             MesynthError: the landmarks are not [68,2], not finite, or both eyes lie on one point.
         """
         right, left = checked_eyes(landmarks, "aligned")
         across, iod = eye_line(right, left)
-        scale = IOD_SHARE * size / iod
-        cos, sin = across / iod * scale
-        rotation = np.array([[cos, sin], [-sin, cos]])
+        cos, sin = across / iod
+        wide, high = framing.eyes * size / iod, framing.height * size / iod
+        rotation = np.array([[cos * wide, sin * wide], [-sin * high, cos * high]])
         # Shares are of the pixel grid from edge to edge; pixel centres lie half a pixel inside.
-        target = np.array([0.5, EYE_LINE]) * size - 0.5
+        target = np.array([framing.column, framing.row]) * size - 0.5
         return SimilarityCrop(np.column_stack([rotation, target - rotation @ (right + left) / 2]), size)
 
     def padded(self, margin: int) -> SimilarityCrop:

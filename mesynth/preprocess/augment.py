@@ -25,7 +25,7 @@ from mesynth.core.facs import AU_CODES, mirrored
 from mesynth.core.seeds import derived, stream
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.preprocess.interpolate import Marks, SubsampleConfig, draw_subsample
-from mesynth.store.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row, framing_meta
 from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -327,7 +327,10 @@ def augment(
         raise ManifestError(f"the manifest of {manifest.root} holds no clips; nothing to augment")
     run = {"stage": "augment", "input": manifest.hash(), "version": mesynth.__version__, **asdict(config)}
     jobs = _Copies(manifest, config.copies)
-    return run_stage(Path(out), jobs, _Copier(manifest.root, config), config=run, workers=workers, progress=progress)
+    return run_stage(
+        Path(out), jobs, _Copier(manifest.root, config), config=run, workers=workers, progress=progress,
+        meta=framing_meta(manifest.framing),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesynth.core.errors import ConfigError
+from mesynth.core.framing import OWN, Framing, parse_framing
 
 CROP_SIZE = 128
 MIN_SIZE, MAX_SIZE = 32, 4096
@@ -36,6 +37,9 @@ class PrepareConfig:
     """Of several faces on an onset "largest", or which, counted from 1 at image left; a warning says which it was."""
     crop: str = "similarity"
     """"similarity" keeps the face's shape; "piecewise" carries its landmarks onto a mean face. One per clip."""
+    frame: str = ""
+    """Where the face lies in the crop: "" is ours; "eyes=0.57,row=0.25" (:func:`mesynth.core.framing.parse_framing`).
+    Other framings are for recognition by flow: generators learn in ours."""
     stabilise: str = "none"
     """Head motion that remains after the crop: measured on rigid regions and taken out by "ecc" or "phase"."""
     apex: str = "annotated"
@@ -71,9 +75,18 @@ class PrepareConfig:
                 raise ConfigError(f"input '{name}' is unknown; choose from {', '.join(INPUTS)}")
         if len(set(self.inputs)) != len(self.inputs):
             raise ConfigError(f"inputs {', '.join(self.inputs)} name one array twice")
+        if self.framing != OWN and self.crop != "similarity":
+            raise ConfigError(
+                f"frame '{self.frame}' needs crop 'similarity'; '{self.crop}' is our mean face in our crop"
+            )
         face_number(self.face)
         self.magnifier()
         self.resampler()
+
+    @property
+    def framing(self) -> Framing:
+        """Of the crops. Raises ConfigError for what is none."""
+        return parse_framing(self.frame) if self.frame else OWN
 
     def magnifier(self) -> tuple[str, float] | None:
         """(method, factor), None for no magnification."""

@@ -18,6 +18,7 @@ import numpy as np
 
 import mesynth
 from mesynth.core.errors import MesynthError, NoFaceError, UnreadableImageError
+from mesynth.core.framing import OWN, KnownFraming
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import STORED, PrepareConfig, face_number
 from mesynth.preprocess.face_quality import looks_upside_down
@@ -29,7 +30,7 @@ from mesynth.preprocess.landmarks import (
     pick_faces,
     resolve_landmarker,
 )
-from mesynth.store.manifest import FILE_NAME, Manifest, Row
+from mesynth.store.manifest import FILE_NAME, Manifest, Row, framing_meta
 from mesynth.store.run_folder import claim_folder
 from mesynth.store.shards import read_frames, read_landmarks
 from mesynth.store.stage import SKIPPED_FILE, Produced, Progress, Skipped, read_skipped, run_stage
@@ -235,7 +236,7 @@ class _State:
 
             crop: SimilarityCrop | PiecewiseAffineCrop = PiecewiseAffineCrop.from_landmarks(landmarks, self.config.size)
         else:
-            crop = SimilarityCrop.from_landmarks(landmarks, self.config.size)
+            crop = SimilarityCrop.from_landmarks(landmarks, self.config.size, self.config.framing)
         self.frames = np.concatenate([crop.frames(frame[None]) for frame in (onset, *rest)])
         self.landmarks = crop.points(landmarks)
 
@@ -381,13 +382,18 @@ def prepare(
         "stage": "prepare", "input": fingerprint(manifest), "landmarker": identity, "skip_bad": skip_bad,
         **asdict(config), "version": mesynth.__version__,
     }  # fmt: skip
+    if config.framing == OWN:
+        del run["frame"]  # as runs were known before crops could be framed otherwise
     if name != STORED and not (out / FILE_NAME).is_file():
         landmarker_of(name, identity, device)  # missing weights are found out before the folder is claimed
     if config.method == "raft" and not (out / FILE_NAME).is_file():
         raft_file()
     claim_folder(out, run)
     worker = _ClipWorker(manifest.root, config, name, identity, device, cache, skip_bad)
-    result = run_stage(out, manifest, worker, config=run, workers=workers, skipped=skipped, progress=progress)
+    result = run_stage(
+        out, manifest, worker, config=run, workers=workers, skipped=skipped, progress=progress,
+        meta=framing_meta(KnownFraming(framing=config.framing)),
+    )  # fmt: skip
     if len(result) == 0:
         first = read_skipped(out)[-len(manifest)]
         every = f" ({out / SKIPPED_FILE} lists all)" if len(manifest) > 1 else ""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mesynth.core import emotions
-from mesynth.core.errors import ManifestError
+from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.framing import KnownFraming
 from mesynth.core.types import N_AUS, AUVector
 from mesynth.store import digests
 from mesynth.store.run_folder import temporary_beside
@@ -264,6 +265,21 @@ class Manifest:
 
     # ---------------------------------------------------------------- look
 
+    @property
+    def framing(self) -> KnownFraming | None:
+        """Where faces lie in these clips, as recorded; None where it is not. Raises ManifestError for a damaged record.
+
+        >>> import mesynth, tempfile
+        >>> corpus = mesynth.generate(kind="flow", emotion="surprise", count=2, out=tempfile.mkdtemp() + "/c")
+        >>> corpus.framing.text()
+        'eyes=0.4,height=0.4,row=0.35,column=0.5'
+        """
+        text = self.meta.get(FRAMING)
+        try:
+            return None if text is None else KnownFraming.of_json(text)
+        except ConfigError as error:
+            raise ManifestError(f"the framing recorded in {self.root} is damaged ({error}); make it anew") from None
+
     def __len__(self) -> int:
         return self.table.num_rows
 
@@ -334,7 +350,19 @@ class Manifest:
         for manifest in manifests:
             prefix = os.path.relpath(manifest.root, root)
             rows += [_rebased(row, prefix) for row in manifest]
-        return Manifest.from_rows(rows, root)
+        recorded = {manifest.meta.get(FRAMING) for manifest in manifests}
+        return replace(Manifest.from_rows(rows, root), meta=framing_meta(*recorded) if len(recorded) == 1 else {})
+
+
+FRAMING = "mesynth.framing"
+"""Key of :meth:`Manifest.framing` in a manifest's metadata."""
+
+
+def framing_meta(known: KnownFraming | str | None) -> dict[str, str]:
+    """A manifest's metadata that record ``known``; empty for None."""
+    if known is None:
+        return {}
+    return {FRAMING: known if isinstance(known, str) else known.to_json()}
 
 
 GROUP_ROWS = 16384

@@ -11,15 +11,19 @@ import io
 import math
 import os
 import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
-from mesynth.core.errors import ManifestError, UnreadableImageError
-from mesynth.store.manifest import Row, Span
-from mesynth.store.run_folder import temporary_beside
+from mesynth.core.errors import ConfigError, ManifestError, UnreadableImageError
+from mesynth.core.framing import LANDMARKS, Framing, KnownFraming, framing_of_eyes
+from mesynth.store.manifest import Manifest, Row, Span
+from mesynth.store.run_folder import RUN_FILE, temporary_beside
 from mesynth.store.videos import image_array, read_pictures
 
 _END = b"\0" * 1024  # two empty blocks end a tar
@@ -46,9 +50,7 @@ class ShardWriter:
         offset = self._file.tell()
         digest = hashlib.sha256()
         for name, data in members.items():
-            info = tarfile.TarInfo(f"{key}.{name}")  # mtime, owner and mode stay 0: same bytes, same tar
-            info.size = len(data)
-            block = info.tobuf(tarfile.USTAR_FORMAT) + data + b"\0" * (-len(data) % 512)
+            block = _header(f"{key}.{name}", len(data)) + data + b"\0" * (-len(data) % 512)
             self._file.write(block)
             digest.update(block)
         return Span(self.path.name, offset, self._file.tell() - offset, digest.hexdigest())
@@ -66,29 +68,106 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+def _header(name: str, size: int) -> bytes:
+    """The ustar header of a plain file; mtime and owner stay 0: same bytes, same tar."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
 def read_span(root: Path, span: Span, *, verify: bool = False) -> dict[str, bytes]:
     """The files of a clip by name (without key). ``verify`` checks the sha256.
 
     Raises:
         ManifestError: the shard is missing, too short, or not what the manifest says.
     """
-    path, data = root / span.shard, b""
-    try:
-        with open(path, "rb") as file:
+    with ShardReader(root) as reader:
+        return reader.read(span, verify=verify)
+
+
+class ShardReader:
+    """Reads the clips of a folder's shards one after the other; a shard stays open until one of another is read."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._shard = ""
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    def read(self, span: Span, *, verify: bool = False) -> dict[str, bytes]:
+        """As :func:`read_span`."""
+        path, data = self._root / span.shard, b""
+        try:
+            file = self._opened(span.shard)
             # A range beyond the file is not read: its size may be anything.
-            if span.offset >= 0 and 0 < span.size <= os.fstat(file.fileno()).st_size - span.offset:
+            if span.offset >= 0 and 0 < span.size <= self._size - span.offset:
                 file.seek(span.offset)
                 data = file.read(span.size)
-    except FileNotFoundError:
-        raise ManifestError(f"shard {path} is missing; copy it beside its manifest or make the corpus anew") from None
-    except (OSError, ValueError) as error:  # a folder, no permission, a name that no file can have
-        raise ManifestError(f"shard {path} cannot be read ({error}); copy it beside its manifest") from None
-    if not data or len(data) != span.size or (verify and hashlib.sha256(data).hexdigest() != span.sha256):
-        raise ManifestError(f"shard {path} is damaged at byte {span.offset}; copy it again or make the corpus anew")
-    try:
-        return _members(data)
-    except (tarfile.TarError, ValueError, LookupError, OSError) as error:
-        raise ManifestError(f"shard {path} is no tar at byte {span.offset} ({error}); make the corpus anew") from None
+        except FileNotFoundError:
+            raise ManifestError(
+                f"shard {path} is missing; copy it beside its manifest or make the corpus anew"
+            ) from None
+        except (OSError, ValueError) as error:  # a folder, no permission, a name that no file can have
+            raise ManifestError(f"shard {path} cannot be read ({error}); copy it beside its manifest") from None
+        if not data or len(data) != span.size or (verify and hashlib.sha256(data).hexdigest() != span.sha256):
+            raise ManifestError(f"shard {path} is damaged at byte {span.offset}; copy it again or make the corpus anew")
+        try:
+            return _plain_members(data) or _members(data)
+        except (tarfile.TarError, ValueError, LookupError, OSError) as error:
+            raise ManifestError(
+                f"shard {path} is no tar at byte {span.offset} ({error}); make the corpus anew"
+            ) from None
+
+    def _opened(self, shard: str) -> BinaryIO:
+        if self._file is None or shard != self._shard:
+            self.close()
+            self._file = open(self._root / shard, "rb")  # noqa: SIM115 - closed in close
+            self._shard, self._size = shard, os.fstat(self._file.fileno()).st_size
+        return self._file
+
+    def close(self) -> None:
+        """Let go of the open shard."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_PLAIN = _header("", 0)
+_PLAIN_SUM = sum(_PLAIN[:148]) + sum(_PLAIN[156:]) + 8 * ord(" ") - 11 * ord("0")
+"""Of a header's bytes, its checksum as spaces, without name and size."""
+
+
+def _plain_members(data: bytes) -> dict[str, bytes] | None:
+    """The files of a tar all of whose headers are, to the byte, :func:`_header` of an ASCII name; None for others.
+
+    tarfile, ten times as slow, reads those, and says what is wrong with a damaged one.
+    """
+    members: dict[str, bytes] = {}
+    place = 0
+    while place < len(data):
+        head = data[place : place + 512]
+        name, digits = head[:100].rstrip(b"\0"), head[124:135]
+        if digits.translate(None, b"01234567") or len(digits) != 11 or not name.isascii():
+            return None
+        checksum = b"%06o\0 " % (_PLAIN_SUM + sum(name) + sum(digits))
+        fields = (name.ljust(100, b"\0"), _PLAIN[100:124], digits, _PLAIN[135:148], checksum, _PLAIN[156:])
+        if head != b"".join(fields):
+            return None
+        short, size = name.partition(b".")[2].decode(), int(digits, 8)
+        if not short or short in members or _NO_NAME & set(name):
+            return None
+        members[short] = data[place + 512 : place + 512 + size]
+        place += 512 + -(-size // 512) * 512
+    return members if place == len(data) else None
+
+
+_NO_NAME = set(b"/\\\0")
 
 
 def _members(data: bytes) -> dict[str, bytes]:
@@ -101,7 +180,7 @@ def _members(data: bytes) -> dict[str, bytes]:
             # Sparse files and links say what they hold instead of holding it; paths are for unpacking.
             if not info.isreg() or info.issparse() or info.size < 0:
                 raise tarfile.ReadError(f"{info.name!r} is no plain file")
-            if not name or name in members or {"/", "\\", "\0"} & set(info.name):
+            if not name or name in members or _NO_NAME & set(info.name.encode("utf-8", "replace")):
                 raise tarfile.ReadError(f"{info.name!r} is no name of a clip's file")
             handle = tar.extractfile(info)
             assert handle is not None
@@ -128,21 +207,38 @@ def npy_array(data: bytes) -> np.ndarray:
     Raises:
         ManifestError: they are no npy, or of another size than their header says.
     """
-    buffer = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(buffer)
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = header(buffer)
+        start, shape, fortran, dtype = _npy_form(data)
     except Exception as error:  # numpy evaluates the header as a literal, which fails in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ManifestError(f"an array cannot be read ({reason}); make the corpus anew") from None
-    held = len(data) - buffer.tell()
+    held = len(data) - start
     if dtype.hasobject:
         raise ManifestError("an array holds pickled objects; they are never loaded (allow_pickle=False)")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
         raise ManifestError(f"an array says it is {dtype} {shape} and holds {held} bytes; make the corpus anew")
-    flat = np.frombuffer(data, dtype, offset=buffer.tell()) if held else np.empty(0, dtype)
+    flat = np.frombuffer(data, dtype, offset=start) if held else np.empty(0, dtype)
     return flat.reshape(shape, order="F" if fortran else "C").copy(order="A")
+
+
+_NpyForm = tuple[int, tuple[int, ...], bool, np.dtype]
+"""Where the values begin, their shape, whether the first index runs fastest, their type."""
+
+
+def _npy_form(data: bytes) -> _NpyForm:
+    """What the header of npy bytes says; arrays of one form share a header, which is parsed once."""
+    end = 10 + int.from_bytes(data[8:10], "little")
+    usual = data[:8] == b"\x93NUMPY\x01\x00" and end <= 256
+    return _parsed(data[:end]) if usual else _parsed.__wrapped__(data)
+
+
+@lru_cache(maxsize=64)
+def _parsed(data: bytes) -> _NpyForm:
+    buffer = io.BytesIO(data)
+    version = np.lib.format.read_magic(buffer)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = header(buffer)
+    return buffer.tell(), shape, fortran, dtype
 
 
 def png_bytes(rgb: np.ndarray) -> bytes:
@@ -183,7 +279,29 @@ def _stacked(row: Row, images: list[np.ndarray]) -> np.ndarray:
 
 def read_flow(root: Path, row: Row) -> np.ndarray:
     """Flow onset -> apex [2,H,W] float32, pixels. Raises ManifestError if the clip has none."""
-    return _flow_member(root, row, "flow.npy")
+    with ShardReader(root) as reader:
+        return _flow(reader, row.clip_id, row.flow)
+
+
+def read_flows(manifest: Manifest) -> Iterator[np.ndarray]:
+    """:func:`read_flow` of every clip in turn, one in memory; a shard is opened once, and no rows are made.
+
+    >>> import mesynth, tempfile
+    >>> corpus = mesynth.generate(kind="flow", emotion="surprise", count=3, out=tempfile.mkdtemp() + "/c")
+    >>> [flow.shape for flow in read_flows(corpus)]
+    [(2, 28, 28), (2, 28, 28), (2, 28, 28)]
+    """
+    with ShardReader(manifest.root) as reader:
+        for batch in manifest.table.select(["clip_id", "flow"]).to_batches(max_chunksize=1024):
+            for clip in batch.to_pylist():
+                yield _flow(reader, clip["clip_id"], clip["flow"] and Span(**clip["flow"]))
+
+
+def _flow(reader: ShardReader, clip_id: str, span: Span | None) -> np.ndarray:
+    flow = _member(reader, clip_id, span, "flow.npy")
+    if flow.ndim != 3 or flow.shape[0] != 2 or not flow.size or flow.dtype.kind != "f":
+        raise ManifestError(f"flow of clip {clip_id} is {flow.dtype} {flow.shape}, not [2,H,W]; make the corpus anew")
+    return flow
 
 
 def read_landmarks(root: Path, row: Row) -> np.ndarray:
@@ -205,9 +323,61 @@ def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
 
 
 def _flow_member(root: Path, row: Row, name: str) -> np.ndarray:
-    if row.flow is None:
-        raise ManifestError(f"clip {row.clip_id} has no flow; run `mesynth prepare` on its manifest first")
-    members = read_span(root, row.flow, verify=True)
+    with ShardReader(root) as reader:
+        return _member(reader, row.clip_id, row.flow, name)
+
+
+def _member(reader: ShardReader, clip_id: str, span: Span | None, name: str) -> np.ndarray:
+    if span is None:
+        raise ManifestError(f"clip {clip_id} has no flow; run `mesynth prepare` on its manifest first")
+    members = reader.read(span, verify=True)
     if name not in members:
-        raise ManifestError(f"clip {row.clip_id} has no {name} in {row.flow.shard}; run `mesynth prepare` again")
+        raise ManifestError(f"clip {clip_id} has no {name} in {span.shard}; run `mesynth prepare` again")
     return npy_array(members[name])
+
+
+def _drawn(root: Path) -> KnownFraming | None:
+    """Of a corpus of flow images from before framings were recorded: its run says where it drew faces."""
+    from mesynth.config import read_yaml
+
+    try:
+        run = read_yaml((root / RUN_FILE).read_text(encoding="utf-8"))["config"]
+        return KnownFraming(framing=Framing(**run.get("framing", {}))) if run["kind"] == "flow" else None
+    except (OSError, TypeError, KeyError, AttributeError, ValueError, OverflowError, ConfigError):
+        return None
+
+
+_RIGHT_EYE, _LEFT_EYE = slice(36, 42), slice(42, 48)  # iBUG-68; as mesynth.preprocess.align has them
+_LOOKED_AT = 64
+
+
+def known_framing(manifest: Manifest) -> KnownFraming | None:
+    """Where faces lie in a manifest's clips: as recorded, else by the run that drew flow images, else by the landmarks
+    of up to 64 clips; None without any of these.
+
+    Raises:
+        ManifestError: a damaged record, shard or array.
+    """
+    recorded = manifest.framing or _drawn(manifest.root)
+    if recorded is not None or not len(manifest):
+        return recorded
+    chosen = np.zeros(len(manifest), np.bool_)
+    chosen[:: -(-len(manifest) // _LOOKED_AT)] = True
+    eyes, sizes = [], set()
+    with ShardReader(manifest.root) as reader:
+        for row in manifest.filter(chosen):
+            data = {} if row.flow is None else reader.read(row.flow, verify=True)
+            if "landmarks.npy" not in data:
+                return None
+            points = npy_array(data["landmarks.npy"])
+            if points.shape != (68, 2) or not np.isfinite(points).all():
+                raise ManifestError(f"landmarks of clip {row.clip_id} are no [68,2] numbers; prepare it again")
+            eyes.append([points[_RIGHT_EYE].mean(0), points[_LEFT_EYE].mean(0)])
+            sizes.add((row.height, row.width))
+    if len(sizes) != 1:
+        return None  # shares of crops of several sizes, each other: no one framing
+    try:
+        framing = framing_of_eyes(np.array(eyes, np.float64), *sizes.pop())
+    except ConfigError:  # faces that fill no crop, such as raw frames
+        return None
+    return KnownFraming(framing=framing, origin=LANDMARKS, images=len(eyes))

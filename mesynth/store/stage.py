@@ -384,13 +384,14 @@ def run_stage(
     skipped: Sequence[Skipped] = (),
     progress: Progress | None = None,
     held: bool = False,
+    meta: dict[str, str] | None = None,
 ) -> Manifest:
     """Run ``worker`` over ``jobs`` and return the manifest written into ``out``.
 
     ``worker`` is a picklable callable; its ``close()``, if it has one, is called in the end. ``config`` is what
     the result depends on (never paths of the machine or the number of processes). ``workers=0`` means one per
     core. ``shard_clips=0``: see :func:`shard_size`. ``skipped``: what was left out before, listed first in
-    ``skipped.csv``. ``held``: as in :func:`run_shards`.
+    ``skipped.csv``. ``held``: as in :func:`run_shards`. ``meta``: metadata of the manifest, which ``config`` decides.
 
     Raises:
         RunFolderError: see :func:`mesynth.store.run_folder.claim_folder`; or another process is writing ``out``.
@@ -399,8 +400,8 @@ def run_stage(
     """
     claim_folder(out, config)
     run_shards(
-        out, jobs, partial(_make_shard, worker, out), partial(_merge, out, skipped), last=FILE_NAME, workers=workers,
-        shard_clips=shard_clips, progress=progress, close=partial(_close, worker), held=held,
+        out, jobs, partial(_make_shard, worker, out), partial(_merge, out, skipped, meta or {}), last=FILE_NAME,
+        workers=workers, shard_clips=shard_clips, progress=progress, close=partial(_close, worker), held=held,
     )  # fmt: skip
     return Manifest.read(out)
 
@@ -451,7 +452,7 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     return row
 
 
-def _merge(out: Path, skipped: Sequence[Skipped], n_shards: int) -> None:
+def _merge(out: Path, skipped: Sequence[Skipped], meta: dict[str, str], n_shards: int) -> None:
     """The journals become one manifest, one in memory at a time; it is written last."""
     folders = [journal(out, index).parent for index in range(n_shards)]
     left = [*skipped, *(entry for folder in folders for entry in read_skipped(folder))]
@@ -461,7 +462,7 @@ def _merge(out: Path, skipped: Sequence[Skipped], n_shards: int) -> None:
     for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
         if tar.stat().st_size <= 1024:
             tar.unlink()
-    write_tables(out, partial(_part_tables, folders), {}, finishes=[PARTS])
+    write_tables(out, partial(_part_tables, folders), meta, finishes=[PARTS])
 
 
 def _part_tables(folders: Sequence[Path]) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Corpora of flow alone: what rows say, the same bytes from any number of processes, read by the recognizer."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,16 @@ from click.testing import CliRunner, Result
 from mesynth.cli import main
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
-from mesynth.core.framing import OWN, parse_framing, reframed
+from mesynth.core.framing import ESTIMATED, GIVEN, OWN, KnownFraming, parse_framing, reframed
 from mesynth.corpus.design import load_design
+from mesynth.corpus.exports.imports import import_export
+from mesynth.corpus.exports.run import export
 from mesynth.corpus.flow_corpus import Batches, generate_flow
 from mesynth.corpus.plan import Plan, PlanConfig
 from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.verify import verify
 from mesynth.motion.flow_prior import OFF, FlowNuisance
-from mesynth.motion.framing import framing_of
+from mesynth.motion.framing import framing_of, stated_framing
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store import shards
 from mesynth.store.generator_folder import save_pipeline
@@ -224,3 +227,96 @@ def test_a_framing_like_a_databases(tmp_path: Path, corpus: Manifest) -> None:
         assert refused.exit_code == 2
         assert words in refused.stderr
         assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_gan_is_not_asked_for_more_than_its_crop_shows(tmp_path: Path, gan: Path, dry: bool) -> None:
+    args = ["generate", "--kind", "flow", "--emotion", "surprise", "--count", 2, "--model", gan, "--frame", "eyes=0.2"]
+    refused = _cli(*args, "--out", tmp_path / "a", *(["--dry-run"] if dry else []))
+    assert refused.exit_code == 2
+    assert "flow_gan draws 25% of a crop framed eyes=0.2,height=0.2" in refused.stderr
+    assert not (tmp_path / "a").exists()
+
+
+_TIGHT = "eyes=0.57,height=0.46,row=0.25,column=0.48"
+
+
+def test_a_framing_outlives_what_is_done_to_a_corpus(tmp_path: Path) -> None:
+    args = ["generate", "--kind", "flow", "--emotion", "surprise,negative", "--count", 6, "--frame", _TIGHT]
+    wanted = KnownFraming(framing=parse_framing(_TIGHT))
+    assert f"framing  {_TIGHT}" in _cli(*args, "--out", tmp_path / "a", "--workers", 1).stdout
+    for out, command in {
+        "sure": [*args, "--until-accepted", "--workers", 1],
+        "kept": ["filter", tmp_path / "a", "--keep", "duplicate"],
+    }.items():
+        done = _cli(*command, "--out", tmp_path / out)
+        assert done.exit_code == 0, done.output
+    for name in ("a", "sure", "kept"):
+        assert Manifest.read(tmp_path / name).framing == wanted
+    for form in ("flow-npy", "flow-folders"):
+        assert _cli("export", tmp_path / "kept", "--to", form, "--out", tmp_path / form).exit_code == 0
+        back = _cli("prepare", "export", "--root", tmp_path / form, "--out", tmp_path / f"{form}-back")
+        assert back.exit_code == 0, back.output
+        assert Manifest.read(tmp_path / f"{form}-back").framing == wanted
+
+
+@pytest.mark.parametrize("form", ["flow-npy", "flow-folders"])
+def test_an_export_takes_flow_to_another_framing(tmp_path: Path, corpus: Manifest, form: str) -> None:
+    target = parse_framing(_TIGHT)
+    args = ["export", corpus.root, "--to", form]
+    done = _cli(*args, "--frame", _TIGHT, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    back = import_export(tmp_path / "a", tmp_path / "back")
+    assert back.framing == KnownFraming(framing=target)
+    for row, own in zip(back, corpus, strict=True):
+        moved = reframed(shards.read_flow(corpus.root, own), OWN, target)
+        if form == "flow-npy":
+            np.testing.assert_array_equal(shards.read_flow(back.root, row), moved)
+        else:
+            planes = shards.read_extra(back.root, row, "stretched").astype(float)
+            assert np.corrcoef(planes[1].ravel(), moved[1].ravel())[0, 1] > 0.999
+    like = _cli(*args, "--frame", f"like:{back.root}", "--out", tmp_path / "like")
+    assert like.exit_code == 0, like.output
+    assert str(back.root) not in (tmp_path / "like/run.yaml").read_text()
+    assert made_bytes(tmp_path / "like") == made_bytes(tmp_path / "a")
+    for frame, words in (("eyes=0.2", "show 25% of a crop framed eyes=0.2"), ("eyes=9", "eyes=9 is outside")):
+        for more in ([], ["--dry-run"]):
+            refused = _cli(*args, "--frame", frame, "--out", tmp_path / "x", *more)
+            assert refused.exit_code == 2
+            assert words in refused.stderr
+            assert not (tmp_path / "x").exists()
+
+
+def test_published_flow_images_are_framed_as_found_or_said(tmp_path: Path) -> None:
+    """The flow prior's images in a known framing, as published images: found, given, and too few to be found."""
+    framing = parse_framing(_TIGHT)
+    made = generate_flow(replace(CONFIG, count=90), tmp_path / "made", framing=framing)
+    export(made, "flow-folders", tmp_path / "published")
+    few = export(generate_flow(replace(CONFIG, count=9), tmp_path / "nine"), "flow-folders", tmp_path / "few")
+    assert few.clips == 9
+    [root] = [p for p in (tmp_path / "published").iterdir() if p.is_dir() and any(p.glob("*/u_test"))]
+    args = ["prepare", "flow_folders", "--part", "made", "--workers", 1, "--json"]
+
+    def prepared(out: str, *more: object, root: Path = root) -> tuple[KnownFraming | None, str]:
+        done = _cli(*args, "--root", root, "--out", tmp_path / out, *more)
+        assert done.exit_code == 0, done.output
+        return Manifest.read(tmp_path / out).framing, json.loads(done.stdout)["framing"]
+
+    known, told = prepared("found")
+    assert known is not None
+    assert (known.origin, known.images) == (ESTIMATED, 90)
+    assert known.framing.distance(framing) < 0.07
+    assert told == known.text()
+    assert stated_framing(f"like:{tmp_path / 'found'}") == known
+    assert prepared("given", "--frame", _TIGHT) == (
+        KnownFraming(framing=framing, origin=GIVEN),
+        f"{_TIGHT} (given)",
+    )
+    like, _ = prepared("like", "--frame", f"like:{tmp_path / 'found'}")
+    assert like == known
+    refused = _cli(*args, "--root", root, "--out", tmp_path / "given", "--frame", "eyes=0.5")
+    assert refused.exit_code == 2
+    assert "another run" in refused.output
+    unknown, told = prepared("unknown", root=tmp_path / "few" / root.name)
+    assert unknown is None
+    assert told == "not known (say it with --frame)"

@@ -8,9 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesynth.cli import main
 from mesynth.core.errors import DatasetLayoutError, MesynthError, RunFolderError, UnreadableImageError
 from mesynth.core.types import optical_strain
 from mesynth.datasets.flow_folders import (
@@ -320,3 +322,18 @@ def test_a_discriminant_learns_from_the_import(tmp_path: Path) -> None:
     result = loso(manifest, config=RunConfig(model="lda"))
     assert len(result.folds) == 5
     assert result.metrics.uf1 > 0.8
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--size", "64"), ("--crop", "piecewise"), ("--skip-bad",), ("--method", "dis"), ("--no-frames",),
+     ("--subjects", "006"), ("--landmarker", "mediapipe"), ("--magnify", "phase:2")],
+)  # fmt: skip
+def test_what_has_no_effect_on_finished_flow_is_refused(root: Path, tmp_path: Path, option: tuple[str, ...]) -> None:
+    command = ["prepare", "flow_folders", "--root", str(root), "--out", str(tmp_path / "out"), *option]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2
+    assert f"{option[0]} has no effect on flow images, which are finished; leave it out" in " ".join(
+        refused.output.split()
+    )
+    assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from mesynth.cli import main
 from mesynth.core.emotions import CLASS_OF
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.core.facs import parse_annotation, parse_request
+from mesynth.datasets import rendered as rendered_module
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.datasets.rendered import (
     FRAMES,
@@ -174,7 +175,9 @@ def test_another_run_in_the_folder(rendered: Path, tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"subjects": 0}, "subjects=0"),
-        ({"clips_per_subject": 100}, "clips_per_subject=100"),
+        ({"subjects": 10_001}, "subjects=10001 is outside 1..10000"),
+        ({"clips_per_subject": 0}, "clips=0"),
+        ({"clips_per_subject": 100}, "clips=100"),
         ({"size": 8}, "size=8"),
         ({"fps": 5.0}, "fps=5"),
         ({"seed": -1}, "seed=-1"),
@@ -184,6 +187,60 @@ def test_arguments_out_of_range(tmp_path: Path, values: dict[str, float], words:
     with pytest.raises(MesynthError, match=words):
         render_casme2(tmp_path / "db", **(SMALL | values))  # type: ignore[arg-type]
     assert not (tmp_path / "db").exists()
+
+
+@pytest.mark.parametrize("layout", ["casme2", "faces"])
+@pytest.mark.parametrize("value", ["0", "-3", "10001"])
+def test_a_dry_run_refuses_what_the_run_refuses(tmp_path: Path, layout: str, value: str) -> None:
+    out = str(tmp_path / "db")
+    for more in ([], ["--dry-run"]):
+        told = CliRunner().invoke(main, ["render", "--layout", layout, "--subjects", value, "--out", out, *more])
+        assert told.exit_code == 2
+        assert f"subjects={value} is outside 1..10000" in told.output
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Grey:
+    """A person without a head: frames of one grey value each."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.seed, self.size = seed, size
+
+    def render(self, au: np.ndarray, pose: np.ndarray, noise_seed: int) -> np.ndarray:
+        return np.full((len(au), self.size, self.size, 3), noise_seed % 256, np.uint8)
+
+
+def test_more_people_than_two_digits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first 99 are who they are among fewer; every one has a folder, clips and random numbers of its own."""
+    monkeypatch.setattr(rendered_module, "_subject", _Grey)
+    few = render_casme2(tmp_path / "few", subjects=9, clips_per_subject=1, size=64, seed=5)
+    many = render_casme2(tmp_path / "many", subjects=103, clips_per_subject=1, size=64, seed=5)
+    names = [f"sub{i:02d}" for i in range(1, 104)]
+    assert names[98:100] == ["sub99", "sub100"]
+    assert many.column("subject").tolist() == names
+    assert sorted(p.name for p in (tmp_path / "many" / FRAMES).iterdir()) == sorted(names)
+    assert list(many)[:9] == list(few)
+    assert len({row.provenance.seed for row in many}) == 103
+    assert len({tuple(read_frames(many.root, row)[:, 0, 0, 0]) for row in many}) > 60  # of 256 greys, and lengths
+
+
+def test_rendered_people_of_any_number_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last person that may be rendered, beside the first."""
+    monkeypatch.setattr(rendered_module, "_subject", _Grey)
+    renderer = _Renderer(64, 60.0, 5)
+    rows = []
+    for number in (1, 99, 100, 1000, 10_000):
+        made = renderer(_Job(number, 98, "surprise"))
+        rows.append(made.row)
+        for name, data in made.files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(data)
+    manifest = Manifest.from_rows(rows, tmp_path)
+    (tmp_path / RENDERED_FILE).write_bytes(rendered_module._truth(manifest, 5, 60.0))
+    (tmp_path / WORKBOOK).write_bytes(rendered_module._workbook(manifest))
+    read = load_casme2(tmp_path)
+    assert read.column("subject").tolist() == ["sub01", "sub99", "sub100", "sub1000", "sub10000"]
+    assert [row.clip_id for row in read] == [row.clip_id for row in rows]
 
 
 def test_emotions_follow_casme2_with_every_class() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesynth.core.errors import MesynthError
+from mesynth.core.framing import OWN, Framing
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop, eye_centres
 
 
@@ -33,6 +34,24 @@ def test_eyes_come_to_the_canonical_place(iod: float, angle: float, x: float, y:
     assert left[1] == pytest.approx(right[1], abs=0.02)
     assert left[0] - right[0] == pytest.approx(IOD_SHARE * size, rel=1e-3)
     assert (left + right) / 2 == pytest.approx(np.array([0.5, EYE_LINE]) * size - 0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+@pytest.mark.parametrize(
+    "framing",
+    [OWN, Framing(eyes=0.57, height=0.57, row=0.25, column=0.48), Framing(eyes=0.57, height=0.46, row=0.25),
+     Framing(eyes=0.2, height=0.2, row=0.6, column=0.4)],
+)  # fmt: skip
+def test_eyes_come_to_where_a_framing_has_them(framing: Framing, angle: float) -> None:
+    points = landmarks(60, angle, 120, 110)
+    crop = SimilarityCrop.from_landmarks(points, 100, framing)
+    right, left = eye_centres(crop.points(points))
+    assert left[1] == pytest.approx(right[1], abs=0.02)
+    assert left[0] - right[0] == pytest.approx(framing.eyes * 100, rel=1e-3)
+    assert (left + right) / 2 == pytest.approx(np.array([framing.column, framing.row]) * 100 - 0.5, abs=0.05)
+    # A point one eye distance below the eyes: that far down the crop as the framing is high.
+    below = (points[36:48].reshape(2, 6, 2).mean(1).mean(0) + 60 * np.array([-np.sin(angle), np.cos(angle)]))[None]
+    assert crop.points(below)[0, 1] - (left + right)[1] / 2 == pytest.approx(framing.height * 100, rel=1e-3)
 
 
 def test_points_and_frames_move_together() -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mesynth.api import prepare as run_prepare
+from mesynth.cli import main
 from mesynth.core.errors import (
     DatasetLayoutError,
     MesynthError,
@@ -18,6 +21,7 @@ from mesynth.core.errors import (
     UnreadableImageError,
     WeightsUnavailable,
 )
+from mesynth.core.framing import OWN, KnownFraming, parse_framing
 from mesynth.datasets.casme2 import CASME2, load_casme2
 from mesynth.datasets.check import check, kinds_of_warnings
 from mesynth.datasets.load import load_release
@@ -27,7 +31,7 @@ from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.prepare import prepare, thin
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_flow, read_frames, read_landmarks
+from mesynth.store.shards import known_framing, read_flow, read_frames, read_landmarks
 from mesynth.store.stage import Interrupted, read_skipped, shard_size
 from mesynth.store.videos import read_image
 from tests.preprocess.faces import PEAK, write_faces
@@ -380,3 +384,43 @@ def test_a_damaged_frame_names_the_way_on(own: Manifest, tmp_path: Path) -> None
     (own.root / own.row(0).frame_files[2]).write_bytes(b"")
     with pytest.raises(UnreadableImageError, match="it is empty; replace it; --skip-bad goes on without"):
         prepare(own, tmp_path / "out", landmarker="mediapipe")
+
+
+# ---------------------------------------------------------------- where faces lie
+
+
+def test_our_crop_is_recorded_and_changes_no_run(prepared: Manifest) -> None:
+    assert prepared.framing == KnownFraming(framing=OWN)
+    assert "frame:" not in (prepared.root / "run.yaml").read_text()
+    again = known_framing(replace(prepared, meta={}))  # as of a folder that records nothing
+    assert again is not None
+    assert not again.differs(KnownFraming(framing=OWN))
+
+
+@pytest.mark.parametrize("frame", ["eyes=0.57,row=0.25,column=0.48", "eyes=0.5,height=0.4", "row=0.3"])
+def test_faces_lie_where_they_are_asked_to(prepared: Manifest, tmp_path: Path, frame: str) -> None:
+    made = run_prepare("corpus", prepared.root, tmp_path / "a", landmarker="stored", frame=frame, size=96)
+    wanted = parse_framing(frame)
+    assert made.framing == KnownFraming(framing=wanted)
+    for row in made:
+        right, left = eye_centres(read_landmarks(made.root, row))
+        assert left[0] - right[0] == pytest.approx(wanted.eyes * 96, rel=0.01)
+        assert (left + right) / 2 == pytest.approx(np.array([wanted.column, wanted.row]) * 96 - 0.5, abs=0.2)
+    like = run_prepare("corpus", prepared.root, tmp_path / "b", landmarker="stored", frame=f"like:{made.root}", size=96)
+    assert shards(like.root) == shards(made.root)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [({"frame": "eyes=3"}, "eyes=3"), ({"frame": "nose=1"}, "nose=1"), ({"frame": "like:no/such"}, "no/such"),
+     ({"frame": "eyes=0.5", "crop": "piecewise"}, "needs crop 'similarity'")],
+)  # fmt: skip
+def test_frames_that_cannot_be(prepared: Manifest, tmp_path: Path, steps: dict[str, str], words: str) -> None:
+    with pytest.raises(MesynthError, match=words):
+        run_prepare("corpus", prepared.root, tmp_path / "a", landmarker="stored", **steps)  # type: ignore[arg-type]
+    options = [part for name, value in steps.items() for part in (f"--{name}", value)]
+    command = ["prepare", "corpus", "--root", str(prepared.root), "--out", str(tmp_path / "a"), *options]
+    told = CliRunner().invoke(main, command)
+    assert told.exit_code == 2
+    assert words in " ".join(told.output.split())
+    assert not (tmp_path / "a").exists()

@@ -8,11 +8,14 @@ import torch
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.store.manifest import Manifest
+from mesynth.store.shards import ShardWriter, npy_bytes, read_flow
+from recognizer import data
 from recognizer.data import (
     DataConfig,
     FlowSet,
     FlowTransform,
     flow_image,
+    flow_images,
     gather_moved,
     load,
     mirror,
@@ -20,6 +23,8 @@ from recognizer.data import (
     swap_sides,
 )
 from recognizer.protocol import make_folds, mix
+from tests.builders import row
+from tests.fuzz.damage import peak
 from tests.recognizer.corpora import write_corpus
 
 
@@ -195,3 +200,64 @@ def test_a_transform_raises_signed_values_then_averages_over_cells() -> None:
 def test_cells_that_do_not_divide_the_size_are_refused(pool: int) -> None:
     with pytest.raises(ConfigError, match=f"data.pool={pool} does not divide .*=28; choose from 2, 4, 7, 14, 28"):
         DataConfig(pool=pool)
+
+
+@pytest.mark.parametrize("size", [16, 28, 40])
+@pytest.mark.parametrize("normalise", ["none", "robust"])
+@pytest.mark.parametrize("shape", [(28, 28), (21, 64), (128, 128)])
+def test_an_image_does_not_depend_on_the_others(shape: tuple[int, int], normalise: str, size: int) -> None:
+    uv = np.random.default_rng(1).normal(size=(7, 2, *shape)).astype(np.float32)
+    uv[3] = 0
+    config = DataConfig(normalise=normalise, size=size)
+    together = flow_images(uv, config)
+    assert together.dtype == np.float32
+    assert together.strides[1:] == flow_image(uv[0], config).strides
+    for image, one in zip(together, uv, strict=True):
+        assert image.tobytes() == flow_image(one, config).tobytes()
+
+
+@pytest.mark.parametrize("most", [1, 2 * 28 * 28, 3 * 2 * 28 * 28 + 1, 10**9])
+def test_images_do_not_depend_on_how_many_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Clips of three sizes by turns and in runs, against one clip after the other."""
+    rng = np.random.default_rng(2)
+    sizes = [28, 28, 28, 56, 28, 56, 56, 56, 56, 30, 28]
+    rows = []
+    with ShardWriter(tmp_path / "x.tar") as writer:
+        for i, side in enumerate(sizes):
+            flow = rng.normal(size=(2, side, side)).astype(np.float32)
+            span = writer.add(f"{i:08d}", {"flow.npy": npy_bytes(flow)})
+            rows.append(row(f"{i:03d}", flow=span, label="surprise" if i % 3 else ""))
+    manifest = Manifest.from_rows(rows, tmp_path)
+    monkeypatch.setattr(data, "_AT_ONCE", most)
+    told: list[tuple[int, int]] = []
+    loaded = load(manifest, progress=lambda *at: told.append(at))
+    kept = [one for one in manifest if one.label]
+    assert loaded.clip_ids.tolist() == [one.clip_id for one in kept]
+    assert loaded.left_out == {"(none)": 4}
+    assert told == [(i, 7) for i in range(8)]
+    for image, one in zip(loaded.x, kept, strict=True):
+        assert image.tobytes() == flow_image(read_flow(tmp_path, one)).tobytes()
+
+
+def test_rows_of_other_numbers_of_aus_are_refused(corpora: dict[str, Manifest]) -> None:
+    rows = [replace(r, au_present=(1,) * 49) if i == 3 else r for i, r in enumerate(corpora["real"])]
+    with pytest.raises(ManifestError, match=f"clip {rows[3].clip_id} lists 49 AUs, not 50"):
+        load(Manifest.from_rows(rows, corpora["real"].root))
+
+
+def test_a_set_takes_little_more_memory_than_itself(tmp_path: Path) -> None:
+    """400 clips of 64 pixels (13 MB of flow) become 400 images of 28."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "x.tar") as writer:
+        spans = [
+            writer.add(f"{i:08d}", {"flow.npy": npy_bytes(rng.normal(size=(2, 64, 64)).astype(np.float32))})
+            for i in range(400)
+        ]
+    manifest = Manifest.from_rows([row(f"{i:03d}", flow=s, label="surprise") for i, s in enumerate(spans)], tmp_path)
+    load(manifest[:20])
+    sizes: list[int] = []
+    most = peak(lambda: sizes.append(load(manifest).x.nbytes))
+    assert sizes == [400 * 3 * 28 * 28 * 4]
+    assert most < sizes[0] + (10 << 20)

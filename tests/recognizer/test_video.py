@@ -15,15 +15,17 @@ import yaml
 from click.testing import CliRunner, Result
 
 from mesynth.core.errors import ManifestError, NoFaceError, UnreadableImageError, WeightsUnavailable
+from mesynth.core.framing import Framing, KnownFraming
 from mesynth.corpus.verify import verify
 from mesynth.datasets.generic import GENERIC
 from mesynth.datasets.load import load_release, usable
+from mesynth.preprocess.align import eye_centres
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.prepare import prepare
 from mesynth.preprocess.spot import MIN_FRAMES as SPOTTED_FRAMES
 from mesynth.store.digests import DigestError, seal
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_flow
+from mesynth.store.shards import read_flow, read_landmarks
 from recognizer import trained
 from recognizer.cli import main
 from recognizer.config import RunConfig, load_config
@@ -167,6 +169,17 @@ def test_a_given_interval_equals_the_prepared_clip(root: Path, model: Path, prep
         found = made.table.to_pylist()[0]
         for name in ("negative", "positive", "surprise"):
             assert found[f"p_{name}"] == pytest.approx(expected[f"p_{name}"], abs=1e-9)
+
+
+def test_a_video_is_cropped_as_the_clips_that_the_model_knows(root: Path, model: Path) -> None:
+    tight = Framing(eyes=0.5, height=0.45, row=0.3)
+    recognizer = replace(Recognizer.load(model), framing=KnownFraming(framing=tight, origin="estimated", images=20))
+    made = predict_video(recognizer, root / "study/v1.avi", out=root / "tight", intervals=["2,11,21"])
+    clips = Manifest.read(root / "tight/clips")
+    assert clips.framing == KnownFraming(framing=tight)
+    right, left = eye_centres(read_landmarks(clips.root, clips.row(0)))
+    assert left[0] - right[0] == pytest.approx(0.5 * 96, rel=0.01)
+    assert len(made.facts["intervals"]) == 1
 
 
 def test_the_steps_of_training_change_what_is_prepared(root: Path, model: Path) -> None:

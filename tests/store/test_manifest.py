@@ -1,5 +1,6 @@
 """Manifests come back as written, refuse what they are not, and join without losing their shards."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from mesynth.core import facs
 from mesynth.core.errors import ManifestError, MesynthError
+from mesynth.core.framing import GIVEN, OWN, Framing, KnownFraming
 from mesynth.store import manifest as module
-from mesynth.store.manifest import Manifest, Row, Span, write_tables
+from mesynth.store.manifest import Manifest, Row, Span, framing_meta, write_tables
 from tests.builders import provenance, row
 
 
@@ -147,3 +149,38 @@ def test_provenance_needs_a_kind_and_a_licence() -> None:
         provenance(kind="fake")
     with pytest.raises(ManifestError, match="needs a licence"):
         provenance(licence="")
+
+
+# ---------------------------------------------------------------- where faces lie
+
+
+_TIGHT = KnownFraming(framing=Framing(eyes=0.57, height=0.46, row=0.25), origin=GIVEN)
+
+
+def _recorded(folder: Path, known: KnownFraming | None, clip: str = "a") -> Manifest:
+    replace(Manifest.from_rows([row(clip)], folder), meta=framing_meta(known)).write(folder)
+    return Manifest.read(folder)
+
+
+def test_a_recorded_framing_stays_with_the_rows(tmp_path: Path) -> None:
+    made = _recorded(tmp_path / "a", _TIGHT)
+    assert made.framing == _TIGHT
+    assert made.filter(np.array([True])).framing == made[:1].framing == _TIGHT
+    made.write(tmp_path / "b")
+    assert Manifest.read(tmp_path / "b").framing == _TIGHT
+    assert made.hash() == _recorded(tmp_path / "c", None).hash()  # the rows are the same
+    assert _recorded(tmp_path / "d", None).framing is None
+
+
+def test_joined_manifests_keep_a_framing_that_all_have(tmp_path: Path) -> None:
+    a, b = _recorded(tmp_path / "a", _TIGHT), _recorded(tmp_path / "b", _TIGHT, "b")
+    other, none = _recorded(tmp_path / "c", KnownFraming(framing=OWN), "c"), _recorded(tmp_path / "d", None, "d")
+    assert Manifest.join([a, b], tmp_path).framing == _TIGHT
+    for more in (other, none):
+        assert Manifest.join([a, more], tmp_path).framing is None
+
+
+def test_a_damaged_framing_is_one_line(tmp_path: Path) -> None:
+    replace(Manifest.from_rows([row("a")], tmp_path), meta=framing_meta('{"framing": 3}')).write(tmp_path)
+    with pytest.raises(ManifestError, match=r"^the framing recorded in .* is damaged .*; make it anew$"):
+        Manifest.read(tmp_path).framing  # noqa: B018

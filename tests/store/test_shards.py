@@ -5,15 +5,20 @@ import pickle
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
 
+import mesynth
 from mesynth.core.errors import ManifestError, UnreadableImageError
+from mesynth.core.framing import LANDMARKS, Framing, KnownFraming
 from mesynth.store import shards, videos
-from mesynth.store.shards import ShardWriter, read_span
+from mesynth.store.manifest import Manifest, framing_meta
+from mesynth.store.shards import ShardReader, ShardWriter, known_framing, read_flows, read_span
 from tests.builders import row
+from tests.fuzz.damage import peak
 
 
 def _write(folder: Path) -> list[shards.Span]:
@@ -99,3 +104,181 @@ def test_arrays_are_never_unpickled() -> None:
         shards.npy_array(buffer.getvalue())
     with pytest.raises(ValueError, match=r"pickle|magic"):
         shards.npy_array(pickle.dumps([1]))
+
+
+# ---------------------------------------------------------------- many clips
+
+
+def _flows(folder: Path, shapes: list[tuple[int, ...]], *, dtype: str = "float32") -> Manifest:
+    """Clips of these shapes, three a shard, the shards interleaved every fourth clip."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape).astype(dtype) for shape in shapes]
+    rows = []
+    with ShardWriter(folder / "x.tar") as x, ShardWriter(folder / "y.tar") as y:
+        for i, array in enumerate(arrays):
+            members = {"flow.npy": shards.npy_bytes(array)} | ({"landmarks.npy": b"?"} if i % 2 else {})
+            rows.append(row(f"{i:03d}", flow=(y if i % 4 == 3 else x).add(f"{i:08d}", members)))
+    return Manifest.from_rows(rows, folder)
+
+
+def test_many_flows_are_each_clip_s_own(tmp_path: Path) -> None:
+    manifest = _flows(tmp_path, [(2, 9 + i % 3, 7) for i in range(11)])
+    found = list(read_flows(manifest))
+    assert len(found) == 11
+    for flow, one in zip(found, manifest, strict=True):
+        assert flow.tobytes() == shards.read_flow(tmp_path, one).tobytes()
+        assert flow.shape == shards.read_flow(tmp_path, one).shape
+        assert flow.flags.writeable
+
+
+def test_a_shard_is_opened_once_while_its_clips_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = _flows(tmp_path, [(2, 4, 4)] * 11)
+    opened, real = [], ShardReader._opened
+
+    def counting(self: ShardReader, shard: str) -> object:
+        before = self._file
+        file = real(self, shard)
+        opened.extend([shard] if file is not before else [])
+        return file
+
+    monkeypatch.setattr(ShardReader, "_opened", counting)
+    list(read_flows(manifest))
+    assert opened == ["x.tar", "y.tar", "x.tar", "y.tar", "x.tar"]
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 4, 4), (1, 2, 4, 4), (2, 0, 4), ()])
+def test_what_is_no_flow_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    manifest = _flows(tmp_path, [(2, 4, 4), shape])
+    with pytest.raises(ManifestError, match=r"flow of clip db/01/001/0 is float32 .* not \[2,H,W\]"):
+        list(read_flows(manifest))
+    with pytest.raises(ManifestError, match="not \\[2,H,W\\]"):
+        shards.read_flow(tmp_path, manifest.row(1))
+
+
+def test_flow_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="is int16"):
+        list(read_flows(_flows(tmp_path, [(2, 4, 4)], dtype="int16")))
+
+
+def test_damage_in_the_middle_of_many_is_noticed(tmp_path: Path) -> None:
+    manifest = _flows(tmp_path, [(2, 4, 4)] * 3)
+    span = manifest.row(1).flow
+    assert span is not None
+    data = bytearray((tmp_path / "x.tar").read_bytes())
+    data[span.offset + 700] ^= 1  # a value of the flow: its headers are whole
+    (tmp_path / "x.tar").write_bytes(data)
+    read = read_flows(manifest)
+    next(read)
+    with pytest.raises(ManifestError, match=f"damaged at byte {span.offset}"):
+        next(read)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "flow.npy", "e" * 90, "größe.npy", "x y.z.npy"])
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 5000])
+def test_plain_tars_are_read_as_tarfile_reads_them(name: str, size: int) -> None:
+    """What :class:`ShardWriter` writes takes the short way, unless a name is not ASCII; both ways agree."""
+    data = b"".join(
+        shards._header(f"{i:08d}.{name}{i or ''}"[:100], size) + bytes([i + 1]) * size + b"\0" * (-size % 512)
+        for i in range(2)
+    )
+    plain = shards._plain_members(data)
+    assert plain == (shards._members(data) if name.isascii() else None)
+    assert len(shards._members(data)) == 2
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(
+    "changes", [{"mtime": 1}, {"mode": 0o600}, {"uname": "me"}, {"name": "00000000." + "é" * 40}, {"type": b"\0"}]
+)
+def test_tars_of_others_are_read_by_tarfile(form: Literal[0, 1, 2], changes: dict[str, object]) -> None:
+    info = tarfile.TarInfo("00000000.a.txt")
+    info.size = 3
+    for key, value in changes.items():
+        setattr(info, key, value)
+    data = info.tobuf(form) + b"abc" + b"\0" * 509
+    assert shards._plain_members(data) is None
+    assert list(shards._members(data).values()) == [b"abc"]
+
+
+def test_every_damaged_header_byte_goes_to_tarfile() -> None:
+    head = shards._header("00000000.a.txt", 600)
+    data = head + b"x" * 600 + b"\0" * 424
+    assert shards._plain_members(data) == {"a.txt": b"x" * 600}
+    for place in range(512):
+        for bit in (1, 0x10, 0x80):
+            bad = bytearray(data)
+            bad[place] ^= bit
+            assert shards._plain_members(bytes(bad)) is None, place
+    for cut in (100, 511, 700, 1535):
+        assert shards._plain_members(data[:cut]) is None
+    assert shards._plain_members(data + data) is None  # one name twice
+    assert shards._plain_members(data + b"\0" * 512) is None
+
+
+def test_many_flows_take_the_memory_of_one(tmp_path: Path) -> None:
+    manifest = _flows(tmp_path, [(2, 64, 64)] * 200)  # 6.5 MB
+    for _ in read_flows(manifest[:2]):  # what is kept once, such as headers
+        pass
+
+    def read() -> None:
+        for _ in read_flows(manifest):
+            pass
+
+    assert peak(read) < 1 << 20
+
+
+# ---------------------------------------------------------------- where faces lie
+
+
+def _faces(folder: Path, sizes: list[int], eyes: float = 0.5, wrong: float | None = None) -> Manifest:
+    """Square crops of these sizes with eyes ``eyes`` of the side apart, .3 below the top."""
+    rows = []
+    with ShardWriter(folder / "x.tar") as writer:
+        for i, size in enumerate(sizes):
+            points = np.zeros((68, 2), np.float32)
+            points[36:42], points[42:48] = ((0.5 - eyes / 2) * size, 0.3 * size), ((0.5 + eyes / 2) * size, 0.3 * size)
+            points -= 0.5
+            if wrong is not None and i == 1:
+                points[3] = wrong
+            members = {"flow.npy": shards.npy_bytes(np.zeros((2, size, size), np.float32))}
+            members |= {} if eyes == 0.49 and i else {"landmarks.npy": shards.npy_bytes(points)}
+            rows.append(row(f"{i:03d}", flow=writer.add(f"{i:08d}", members), height=size, width=size))
+    return Manifest.from_rows(rows, folder)
+
+
+def test_landmarks_say_where_faces_lie(tmp_path: Path) -> None:
+    known = known_framing(_faces(tmp_path, [64] * 150))
+    assert known is not None
+    assert known.origin == LANDMARKS
+    assert known.images == 50  # every third of 150
+    assert known.framing.distance(Framing(eyes=0.5, height=0.5, row=0.3)) < 1e-3
+
+
+def test_a_record_counts_more_than_landmarks(tmp_path: Path) -> None:
+    recorded = KnownFraming(framing=Framing(eyes=0.7, height=0.7))
+    manifest = replace(_faces(tmp_path, [64] * 3), meta=framing_meta(recorded))
+    assert known_framing(manifest) == recorded
+
+
+@pytest.mark.parametrize("frame", ["", "eyes=0.57,height=0.46,row=0.25,column=0.48"])
+def test_a_flow_corpus_from_before_framings_were_recorded_says_it_by_its_run(tmp_path: Path, frame: str) -> None:
+    made = mesynth.generate(kind="flow", emotion="surprise", count=2, frame=frame, out=tmp_path / "c", workers=1)
+    before = replace(made, meta={})
+    assert known_framing(before) == made.framing
+    for text in ("config: {kind: flow, framing: {eyes: 9}}", "config: {kind: clips}", "config: 3", "{", "[" * 5000):
+        (tmp_path / "c/run.yaml").write_text(text)
+        assert known_framing(before) is None
+
+
+@pytest.mark.parametrize(("sizes", "eyes"), [([64, 32], 0.5), ([], 0.5), ([64] * 3, 0.49), ([64] * 3, 0.01)])
+def test_where_nothing_says_so_a_framing_is_not_known(tmp_path: Path, sizes: list[int], eyes: float) -> None:
+    """Crops of two sizes, no clips, a clip without landmarks, faces that fill no crop."""
+    assert known_framing(_faces(tmp_path, sizes, eyes)) is None
+    assert known_framing(Manifest.from_rows([row("a")], tmp_path)) is None
+
+
+def test_landmarks_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="landmarks of clip db/01/001/0 are no"):
+        known_framing(_faces(tmp_path, [64] * 3, wrong=float("nan")))

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.framing import OWN, KnownFraming
 from mesynth.core.profiles import Profile
 from mesynth.head import Subject
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.store.manifest import Manifest
+from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.shards import read_flow, read_frames, read_valid
 from mesynth.training.data import pack as pack_module
 from mesynth.training.data.pack import META, Pack, open_pack
@@ -363,3 +364,18 @@ def test_what_clips_have_seen_is_kept(tmp_path: Path) -> None:
     small_manifest.write(tmp_path / "clips", [Job("a/1", 0, seen=("b/7", "c/2")), Job("a/2", 1)])
     pack = open_pack(tmp_path / "clips", tmp_path / "cache", FULL)
     assert [pack.seen_sets[s] for s in pack.seen] == [("a/1", "b/7", "c/2"), ("a/2",)]
+
+
+def test_generators_learn_in_our_crop_alone(folder: Path, tmp_path: Path) -> None:
+    """Clips that were prepared with --frame are refused; what says it is ours, within its error, is not."""
+    for framing, origin, ok in (
+        (OWN, "made", True), (replace(OWN, eyes=0.43), "estimated", True), (replace(OWN, eyes=0.43), "made", False),
+    ):  # fmt: skip
+        known = KnownFraming(framing=framing, origin=origin)
+        shutil.copytree(folder, copy := tmp_path / f"{framing.eyes}{origin}")
+        replace(Manifest.read(copy), meta=framing_meta(known)).write(copy)
+        if ok:
+            assert len(open_pack(copy, tmp_path / "cache", FULL)) == len(open_pack(folder, tmp_path / "cache", FULL))
+        else:
+            with pytest.raises(ManifestError, match=r"lie at eyes=0\.43,.* prepare the clips without --frame"):
+                open_pack(copy, tmp_path / "cache", FULL)

@@ -52,6 +52,7 @@ class FlowNpyForm(NamedForm):
 
     name = "flow-npy"
     needs = (FLOW,)
+    accepts = ("frame",)
 
     def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
         for clip in clips:
@@ -114,7 +115,7 @@ class FlowFoldersForm(NamedForm):
 
     name = "flow-folders"
     needs = (FLOW, CLASS)
-    accepts = ("size", "train")
+    accepts = ("size", "train", "frame")
     fresh = "syn{}"
     own: ClassVar[Mapping[str, str]] = {"casme2": r"sub\d{2}", "samm": r"\d{3}", "smic": r"s\d{2}"}
 

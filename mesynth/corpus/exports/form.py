@@ -15,9 +15,19 @@ import numpy as np
 from mesynth.core import facs
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError
+from mesynth.core.framing import (
+    Framing,
+    KnownFraming,
+    covered,
+    parse_framing,
+    reframed_flow,
+    reframed_picture,
+    reframed_points,
+)
 from mesynth.datasets.rendered import au_text
+from mesynth.motion.framing import stated_framing
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import png_bytes, read_flow, read_frames, read_span
+from mesynth.store.shards import known_framing, npy_array, npy_bytes, png_bytes, read_flow, read_frames, read_span
 from mesynth.store.stage import Produced
 
 
@@ -104,8 +114,12 @@ class Options:
     """"gif" or "mp4"; empty for gif."""
     train: bool = True
     """Write the ``u_train`` folders of flow folders."""
+    frame: str = ""
+    """Where faces are to lie, as :func:`mesynth.motion.framing.stated_framing` reads it; empty: where they do."""
 
     def __post_init__(self) -> None:
+        if self.frame:  # a database's folder is no part of what an export is known by
+            object.__setattr__(self, "frame", stated_framing(self.frame).framing.text())
         if self.size and not _SIZES[0] <= self.size <= _SIZES[1]:
             raise ConfigError(f"size={self.size} px is outside {list(_SIZES)}")
         if self.video and self.video not in VIDEOS:
@@ -123,6 +137,8 @@ class SourceClip:
     root: Path
     index: int
     row: Row
+    move: tuple[Framing, Framing] | None = None
+    """From which framing it is taken to which."""
 
     def pngs(self) -> list[bytes]:
         """The frames as PNG, byte for byte as the shard holds them."""
@@ -133,15 +149,28 @@ class SourceClip:
 
     def frames(self) -> np.ndarray:
         """[T,H,W,3] uint8 RGB."""
-        return read_frames(self.root, self.row)
+        frames = read_frames(self.root, self.row)
+        return np.stack([reframed_picture(frame, *self.move) for frame in frames]) if self.move else frames
 
     def flow(self) -> np.ndarray:
         """[2,H,W] float32, pixels, onset to apex."""
-        return read_flow(self.root, self.row)
+        flow = read_flow(self.root, self.row)
+        return reframed_flow(flow, *self.move) if self.move else flow
 
     def flow_members(self) -> dict[str, bytes]:
-        """``flow.npy``, ``landmarks.npy`` and what else the shard holds beside the flow; empty without flow."""
-        return read_span(self.root, self.row.flow, verify=True) if self.row.flow else {}
+        """``flow.npy``, ``landmarks.npy`` and what else the shard holds beside the flow; empty without flow. In another
+        framing, these and ``valid.npy`` alone."""
+        members = read_span(self.root, self.row.flow, verify=True) if self.row.flow else {}
+        if self.move is None or not members:
+            return members
+        flow = self.flow()
+        moved = {"flow.npy": flow}
+        if "landmarks.npy" in members:
+            moved["landmarks.npy"] = reframed_points(npy_array(members["landmarks.npy"]), *self.move, *flow.shape[1:])
+        if "valid.npy" in members:
+            valid = npy_array(members["valid.npy"]).astype(np.float32)
+            moved["valid.npy"] = reframed_picture(valid, *self.move) > 0.5
+        return {name: npy_bytes(array) for name, array in moved.items()}
 
 
 @dataclass(frozen=True)
@@ -172,11 +201,12 @@ class Form(ABC):
     """Whether :meth:`back` can make a corpus of the export again."""
 
     def __init__(self, source: Manifest, options: Options) -> None:
-        """Raises ConfigError on an option that this form does not have."""
+        """Raises ConfigError on an option that this form does not have, or a framing that the clips do not show."""
         for option in options.chosen():
             if option not in self.accepts:
                 raise ConfigError(f"export to {self.name} has no option '{option}'; leave it out")
         self.source, self.options = source, options
+        self.framing, self.move = _framing(source, options.frame)
 
     def __getstate__(self) -> dict[str, Any]:
         """What ``write`` needs in another process: everything but the corpus' table."""
@@ -215,6 +245,22 @@ class Form(ABC):
         raise NotImplementedError
 
 
+def _framing(source: Manifest, frame: str) -> tuple[KnownFraming | None, tuple[Framing, Framing] | None]:
+    """Where faces lie in an export, and from which framing its clips are taken to which."""
+    if not frame:
+        return source.framing, None
+    known, target = known_framing(source), KnownFraming(framing=parse_framing(frame))
+    if known is None:
+        raise ConfigError(f"where faces lie in {source.root} is not known, so frame '{frame}' cannot be reached")
+    if not known.can_become(target):
+        shown = covered(known.framing, target.framing)
+        raise ConfigError(
+            f"the clips of {source.root}, framed {known.text()}, show {shown:.0%} of a crop framed {frame}; choose a "
+            "framing that lies inside theirs"
+        )
+    return target, (known.framing, target.framing) if known.framing != target.framing else None
+
+
 @dataclass(frozen=True)
 class ExportSummary:
     """What an export did: counts, and what its form has to say."""
@@ -225,6 +271,8 @@ class ExportSummary:
     left_out: int
     reasons: dict[str, int] = field(default_factory=dict)
     facts: dict[str, object] = field(default_factory=dict)
+    framing: str = ""
+    """Of the clips, as the corpus records it (:meth:`mesynth.core.framing.KnownFraming.to_json`)."""
 
     def to_dict(self) -> dict[str, object]:
         """Flat, for JSON and people."""

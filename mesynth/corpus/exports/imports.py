@@ -20,12 +20,13 @@ import numpy as np
 
 import mesynth
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.framing import KnownFraming
 from mesynth.corpus.exports.form import PROVENANCE_FILE, Form
 from mesynth.corpus.exports.records import AGAIN, provenance_of, row_of
 from mesynth.corpus.exports.run import ACCOUNT_FILE, FORMS
 from mesynth.datasets.registry import EXPORT, advised
 from mesynth.store import digests
-from mesynth.store.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row, framing_meta
 from mesynth.store.stage import PARTS, Produced, Progress, run_stage
 
 _OWN = (
@@ -99,7 +100,10 @@ def import_export(root: Path | str, out: Path | str, *, workers: int = 1, progre
     found = read_export(root)
     config = {"stage": "import", "form": found.form.name, "input": found.sha256, "version": mesynth.__version__}
     worker = _Worker(found.root, found.form.name)
-    return run_stage(Path(out), found.lines, worker, config=config, workers=workers, progress=progress)
+    return run_stage(
+        Path(out), found.lines, worker, config=config, workers=workers, progress=progress,
+        meta=framing_meta(found.framing),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class Exported:
     lines: ProvenanceLines
     sha256: str
     """Of ``provenance.jsonl``."""
+    framing: KnownFraming | None = None
 
 
 def read_export(root: Path | str) -> Exported:
@@ -121,7 +126,7 @@ def read_export(root: Path | str) -> Exported:
         ConfigError: the form is for looking at.
     """
     root = Path(root)
-    form, clips = _account(root / ACCOUNT_FILE)
+    form, clips, framing = _account(root / ACCOUNT_FILE)
     digests.check(root, [ACCOUNT_FILE, PROVENANCE_FILE])
     if not form.comes_back:
         raise ConfigError(
@@ -131,11 +136,11 @@ def read_export(root: Path | str) -> Exported:
     lines, sha256 = _index(root / PROVENANCE_FILE)
     if len(lines) != clips:
         raise ManifestError(f"{lines.path} has {len(lines)} lines for the {clips} clips of {ACCOUNT_FILE}; {AGAIN}")
-    return Exported(root, form, lines, sha256)
+    return Exported(root, form, lines, sha256, framing)
 
 
-def _account(path: Path) -> tuple[type[Form], int]:
-    """(form, clips) as the export states them, last of all its files."""
+def _account(path: Path) -> tuple[type[Form], int, KnownFraming | None]:
+    """(form, clips, framing) as the export states them, last of all its files."""
     if not path.is_file():
         folder = path.parent
         reason = f"{folder} has no {ACCOUNT_FILE}; give a folder that `mesynth export` has finished"
@@ -143,8 +148,10 @@ def _account(path: Path) -> tuple[type[Form], int]:
         raise ManifestError(reason if begun else advised(reason, EXPORT, folder))
     try:
         account = json.loads(path.read_text(encoding="utf-8"))
-        return FORMS[account["form"]], int(account["clips"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        framing = account.get("framing") or ""
+        known = KnownFraming.of_json(framing) if framing else None
+        return FORMS[account["form"]], int(account["clips"]), known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ManifestError(f"{path} is damaged: it names no form and number of clips; {AGAIN}") from None
 
 

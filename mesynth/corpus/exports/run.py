@@ -25,7 +25,7 @@ from mesynth.corpus.exports.records import record_of
 from mesynth.corpus.exports.releases import Casme2Form, SammForm
 from mesynth.corpus.exports.webdataset import WebDatasetForm
 from mesynth.store import digests
-from mesynth.store.manifest import Manifest, write_tables
+from mesynth.store.manifest import FRAMING, Manifest, framing_meta, write_tables
 from mesynth.store.run_folder import claim_folder, temporary_beside, write_last, write_listed, write_text
 from mesynth.store.stage import PARTS, Progress, Skipped, journal, run_shards, skipped_csv
 
@@ -123,8 +123,9 @@ def forecast(source: Manifest, form: str, options: Options = Options()) -> Forec
 
 
 def _config(source: Manifest, form: str, options: Options) -> dict[str, Any]:
+    chosen = {name: value for name, value in asdict(options).items() if name != "frame" or value}
     return {
-        "stage": "export", "form": form, "options": asdict(options), "input": source.hash(), "version": __version__,
+        "stage": "export", "form": form, "options": chosen, "input": source.hash(), "version": __version__,
     }  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def _make_shard(form: Form, out: Path, index: int, n_shards: int, first: int, pa
             if why := form.lacks(row):
                 left.append(Skipped(row.clip_id, why))
             else:
-                yield SourceClip(part.root, first + number, row)
+                yield SourceClip(part.root, first + number, row, form.move)
 
     rows, places = [], []
     for placed in form.write(out, index, n_shards, usable()):
@@ -174,10 +175,12 @@ def _finish(form: Form, out: Path, n_shards: int) -> None:
     reasons = _write_left_out(out, n_shards)
     clips = _write_provenance(out, n_shards)
     facts = form.finish(out, lambda: _placed(out, n_shards))
+    meta = framing_meta(form.framing)
     if form.readable:
         # manifest.parquet from the journals, one in memory at a time
-        write_tables(out, lambda: (Manifest.read(journal(out, index)).table for index in range(n_shards)), {})
-    account = ExportSummary(form.name, "", clips, sum(reasons.values()), dict(reasons), facts)
+        write_tables(out, lambda: (Manifest.read(journal(out, index)).table for index in range(n_shards)), meta)
+    framing = meta.get(FRAMING, "")
+    account = ExportSummary(form.name, "", clips, sum(reasons.values()), dict(reasons), facts, framing)
     write_last(out / ACCOUNT_FILE, (json.dumps(asdict(account), indent=1) + "\n").encode(), without=[PARTS])
 
 

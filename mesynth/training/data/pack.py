@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from mesynth.core.errors import ManifestError, MesynthError
+from mesynth.core.framing import OWN, KnownFraming
 from mesynth.core.process import counted
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import file_lock, write_text
@@ -92,6 +93,12 @@ def open_pack(folder: Path | str, cache: Path, config: PackConfig, progress: Pro
     manifest = Manifest.read(folder)
     if len(manifest) == 0:
         raise ManifestError(f"the manifest of {manifest.root} holds no clips; nothing to learn from")
+    own = KnownFraming(framing=OWN)
+    if (known := manifest.framing) is not None and known.differs(own):
+        raise ManifestError(
+            f"faces of {manifest.root} lie at {known.text()}, and generators learn in our crop ({own.text()}); prepare "
+            "the clips without --frame"
+        )
     digest = _digest(manifest, config)
     target = Path(cache) / f"pack-{digest[:20]}"
     with locked(Path(cache)):

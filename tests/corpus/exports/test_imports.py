@@ -18,12 +18,14 @@ from click.testing import CliRunner
 from mesynth.cli import main
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.framing import Framing, KnownFraming, reframed_picture
+from mesynth.corpus.exports.form import Options
 from mesynth.corpus.exports.imports import ProvenanceLines, import_export, read_export
 from mesynth.corpus.exports.run import FORMS, export
 from mesynth.corpus.verify import verify
 from mesynth.datasets.flow_folders import STRETCHED, UNITS, unstretch
 from mesynth.store.digests import seal
-from mesynth.store.manifest import Manifest, Row
+from mesynth.store.manifest import Manifest, Row, framing_meta
 from mesynth.store.shards import npy_bytes, png_bytes, read_extra, read_flow, read_frames, read_landmarks, read_valid
 from mesynth.store.stage import Interrupted, Produced, run_stage
 from tests.builders import tree_bytes
@@ -45,7 +47,8 @@ def _whole(job: Row) -> Produced:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     rows = [clip_row(f"c{i}", subject=f"p{i % 3}", onset=10 * i, warnings=("squinting",)) for i in range(9)]
-    return run_stage(tmp_path_factory.mktemp("whole") / "corpus", rows, _whole, config={"test": "whole"})
+    meta = framing_meta(KnownFraming(framing=Framing(eyes=0.5, row=0.3), origin="given"))
+    return run_stage(tmp_path_factory.mktemp("whole") / "corpus", rows, _whole, config={"test": "whole"}, meta=meta)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,12 @@ def test_arrays_come_back(form: str, mixed: Manifest, whole: Manifest, back: Exp
 @pytest.mark.parametrize("form", BACK)
 def test_what_comes_back_is_a_clean_corpus(form: str, whole: Manifest, back: Exported) -> None:
     assert verify(back(whole, form)).problems == ()
+    assert Manifest.read(back(whole, form)).framing == whole.framing is not None
+
+
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if form.readable])
+def test_what_is_read_where_it_lies_says_where_faces_lie(form: str, whole: Manifest, exported: Exported) -> None:
+    assert Manifest.read(exported(whole, form)).framing == whole.framing
 
 
 @pytest.mark.parametrize("form", ["webdataset", "huggingface"])
@@ -373,3 +382,23 @@ def test_who_reads_flow_folders_of_ours_is_told_of_the_way_that_keeps_people(
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 0
     assert "`mesynth prepare export` on the folder above" in done.stderr
+
+
+def test_landmarks_and_mask_go_where_the_flow_goes(whole: Manifest, tmp_path: Path) -> None:
+    assert whole.framing is not None
+    own, target = whole.framing.framing, Framing(eyes=0.6, height=0.5, row=0.3, column=0.5)
+    export(whole, "flow-npy", tmp_path / "npy", Options(frame=target.text()))
+    back = import_export(tmp_path / "npy", tmp_path / "back")
+    for row, before in zip(back, whole, strict=True):
+        points = read_landmarks(whole.root, before)
+        u = ((points[:, 0] + 0.5) / SIZE - own.column) / own.eyes
+        v = ((points[:, 1] + 0.5) / SIZE - own.row) / own.height
+        there = np.stack([(u * 0.6 + 0.5) * SIZE - 0.5, (v * 0.5 + 0.3) * SIZE - 0.5], 1)
+        assert read_landmarks(back.root, row) == pytest.approx(there, abs=1e-3)
+        valid, mask = read_valid(back.root, row), read_valid(whole.root, before)
+        assert valid is not None
+        assert mask is not None
+        assert valid.dtype == np.bool_
+        assert (valid == (reframed_picture(mask.astype(np.float32), own, target) > 0.5)).all()
+    with pytest.raises(ConfigError, match="has no option 'frame'"):
+        export(whole, "webdataset", tmp_path / "no", Options(frame="eyes=0.6"))
