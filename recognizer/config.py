@@ -183,19 +183,34 @@ def is_closed(config: RunConfig, model: str) -> bool:
 
 
 def transform_of(config: RunConfig, model: str | None = None) -> FlowTransform:
-    """What a model does to flow images first: data.power and data.pool, or its own where those are null."""
-    own = INPUTS.get(model or config.model, FlowTransform())
-    data = config.data
+    """What a model does to flow images first: data.power, data.pool, data.symmetric, or its own where those are null.
+
+    Raises:
+        ConfigError: half a face for a network.
+    """
+    name = model or config.model
+    if config.data.symmetric and not is_closed(config, name):
+        raise ConfigError(
+            f"data.symmetric=true leaves one side of the face, and network {name} reads both; leave it out: each model "
+            "then reads what is its own"
+        )
+    return _inputs_of(config, name)
+
+
+def _inputs_of(config: RunConfig, model: str) -> FlowTransform:
+    own, data = INPUTS.get(model, FlowTransform()), config.data
     pool = own.pool if data.size % max(own.pool, 1) == 0 else 0
     return FlowTransform(
-        power=own.power if data.power is None else data.power, pool=pool if data.pool is None else data.pool
+        power=own.power if data.power is None else data.power,
+        pool=pool if data.pool is None else data.pool,
+        symmetric=own.symmetric if data.symmetric is None else data.symmetric,
     )
 
 
 def shape_of(config: RunConfig, model: str | None = None) -> Shape:
     """The sizes a run's network is built for."""
     data = config.data
-    size = transform_of(config, model).pool or data.size
+    size = _inputs_of(config, model or config.model).pool or data.size
     return Shape(size=size, frame_size=data.frame_size, frames=data.frames)
 
 

@@ -144,6 +144,9 @@ class DataConfig:
     """Signed power of every value; below 1 it lifts weak motion. null: the model's own (recognizer.models.INPUTS)."""
     pool: int | None = None
     """Cells a side that each channel is averaged over, of a divisor of the size; 0: none. null: the model's own."""
+    symmetric: bool | None = None
+    """Average both sides of the face (one of them mirrored): what differs between them is left out. For models that are
+    not networks. null: the model's own."""
     label: str = "label"
     """The manifest column the class is read from: label, emotion or objective_class."""
     classes: tuple[str, ...] = CLASSES_3
@@ -503,14 +506,19 @@ class FlowTransform:
 
     power: float = 1.0
     pool: int = 0
+    symmetric: bool = False
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """[N,3,S,S] -> [N,3,P,P] float32; P is S without ``pool``."""
+        """[N,3,S,S] -> [N,3,P,P] float32; P is S without ``pool``. If ``symmetric``, [N,3,P,(P+1)//2], the left half of
+        the image."""
         if self.power != 1:
             x = (np.sign(x) * np.abs(x) ** np.float32(self.power)).astype(np.float32)
         if self.pool and self.pool != x.shape[-1]:
             cell = x.shape[-1] // self.pool
             x = x.reshape(*x.shape[:-2], self.pool, cell, self.pool, cell).mean((-3, -1))
+        if self.symmetric:
+            both = x + x[..., ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None]
+            x = np.ascontiguousarray(both[..., : (x.shape[-1] + 1) // 2] / 2)
         return x
 
 

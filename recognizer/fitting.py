@@ -43,7 +43,7 @@ class Trained(Protocol):
 
 @dataclass(frozen=True)
 class LdaMembers:
-    """Discriminants: ``weight`` [M,C,3,S,S] and ``bias`` [M,C] float64."""
+    """Discriminants: ``weight`` [M,C,3,P,Q] (of flow as transformed) and ``bias`` [M,C] float64."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -293,20 +293,20 @@ def fit(
     if pretrained.teacher is not None:  # it transforms flow in its own way
         taught = pretrained.teacher(pool.inputs())
         pretrained = replace(pretrained, teacher=lambda _: taught)
-    pool = replace(pool, x=transform_of(config)(pool.x))
+    x = transform_of(config)(pool.x)
     weights = np.stack([member.weights for member in members])
-    affine, scale = alignment(pool.x, added, weights)
+    affine, scale = alignment(x, added, weights)
     if not config.mix.align:
         identity = np.broadcast_to(np.array([1.0, 0.0])[:, None], affine.shape)
-        affine, scale = identity.copy(), alignment(pool.x, np.zeros_like(added), weights)[1]
+        affine, scale = identity.copy(), alignment(x, np.zeros_like(added), weights)[1]
     if config.mix.mode != mixing.FUSE or not added.any():
-        return _fit(_Fit(pool, added, members, config, affine, scale, progress), pretrained, callback, calls)
+        return _fit(_Fit(pool, x, added, members, config, affine, scale, progress), pretrained, callback, calls)
     if callback is not None:
         raise ConfigError("the oracle watches one model a fold, and mix.mode=fuse has two; choose another mix.mode")
     # Both sides see the clips as the member does: the added ones aligned to its real ones.
     affine, scale = np.repeat(affine, 2, 0), np.repeat(scale, 2, 0)
     pairs = mixing.sides(members, added)
-    fitted = _fit(_Fit(pool, added, pairs, config, affine, scale, progress), pretrained, None, 0)
+    fitted = _fit(_Fit(pool, x, added, pairs, config, affine, scale, progress), pretrained, None, 0)
     return FusedMembers(fitted, config.mix.fuse_weight)
 
 
@@ -315,6 +315,8 @@ class _Fit:
     """What every kind of model is given: ``affine`` [M,2,3] and ``scale`` [M,3] as of :func:`alignment`."""
 
     pool: FlowSet
+    x: np.ndarray
+    """The pool's flow as the model's transform leaves it."""
     added: np.ndarray
     members: Sequence[Member]
     config: RunConfig
@@ -363,10 +365,11 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
             raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
         return _fit_estimators(data, model)
     pool, members = data.pool, data.members
+    inputs = pool.inputs() | {FLOW: data.x}
     task = Task(
         network=config.model, config=section(config, config.model), n_classes=len(pool.classes),
-        shape=shape_of(config), inputs=pool.inputs(), au=pool.au, initial=pretrained.weights,
-        teacher=None if pretrained.teacher is None else pretrained.teacher(pool.inputs()).astype(np.float32),
+        shape=shape_of(config), inputs=inputs, au=pool.au, initial=pretrained.weights,
+        teacher=None if pretrained.teacher is None else pretrained.teacher(inputs).astype(np.float32),
         labels=np.stack([m.labels for m in members]), affine=data.affine, added=data.added, scale=data.scale,
         names=[m.name for m in members], seeds=[m.seed for m in members],
         stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
@@ -396,7 +399,7 @@ def _fit_lda(data: _Fit) -> LdaMembers:
 
     # Small products shared out over threads that wait for each other are lost time on a busy machine.
     with threadpool_limits(limits=1 if len(used) < 1500 else None):
-        gram = lda.Gram(data.pool.x[used])
+        gram = lda.Gram(data.x[used])
         fitted = data.each(one)
     models, worth = zip(*fitted, strict=True)
     return LdaMembers(
@@ -405,7 +408,7 @@ def _fit_lda(data: _Fit) -> LdaMembers:
 
 
 def _fit_svm(data: _Fit) -> SvmMembers:
-    gram, n_classes = lda.Gram(data.pool.x), len(data.pool.classes)
+    gram, n_classes = lda.Gram(data.x), len(data.pool.classes)
     with threadpool_limits(limits=1):
         models = data.each(
             lambda i, member: svm.fit(
@@ -414,7 +417,7 @@ def _fit_svm(data: _Fit) -> SvmMembers:
         )
     return SvmMembers(
         coefficients=np.stack([m.coefficients for m in models]), bias=np.stack([m.bias for m in models]),
-        rate=np.array([m.rate for m in models]), affine=data.affine, added=data.added, pool=data.pool.x,
+        rate=np.array([m.rate for m in models]), affine=data.affine, added=data.added, pool=data.x,
         transform=transform_of(data.config),
     )  # fmt: skip
 
@@ -445,7 +448,7 @@ def _fit_estimators(data: _Fit, estimator: Any) -> EstimatorMembers:
             times = np.rint(weights if whole else member.weights).astype(np.int64)  # a clip that counts twice, twice
         index = np.repeat(np.flatnonzero(weights > 0), times[weights > 0])
         a, b = (data.own_affine(i, index)[:, k, :, None, None] for k in (0, 1))
-        x, y = _flat(a * data.pool.x[index] + b, data.scale[i]), member.labels[index]
+        x, y = _flat(a * data.x[index] + b, data.scale[i]), member.labels[index]
         if len(np.unique(y)) < 2:  # nothing to tell apart: what most classifiers refuse
             return DummyClassifier(strategy="prior").fit(x, y)
         seed = derived(member.seed, f"init/{member.name}") % 2**32

@@ -132,12 +132,13 @@ def _prepare_run(manifest: Manifest) -> dict[str, Any]:
 
 
 def _older_settings(file: Path) -> list[str]:
-    """What a model that was saved before data.pool was there did: nothing is averaged over cells."""
+    """What a model that was saved before data.pool and data.symmetric were there did: nothing is averaged."""
     try:
         data = read_yaml(file.read_text(encoding="utf-8"))["data"]
     except (OSError, TypeError, KeyError, ValueError, OverflowError):
         return []  # whoever reads it as a recipe says what is wrong
-    return ["data.pool=0"] if isinstance(data, dict) and "pool" not in data else []
+    older = {"pool": "data.pool=0", "symmetric": "data.symmetric=false"}
+    return [setting for key, setting in older.items() if key not in data] if isinstance(data, dict) else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,9 @@ _PUBLISHED = (
 )  # fmt: skip
 
 
-INPUTS: dict[str, FlowTransform] = {LDA: FlowTransform(power=0.5, pool=14)}
-"""What models do to flow images first where ``data.power`` and ``data.pool`` are null, as chosen on real flow images
-(docs/decisions/018); the others take them as they are."""
+INPUTS: dict[str, FlowTransform] = {LDA: FlowTransform(power=0.5, pool=14, symmetric=True)}
+"""What models do to flow images first where ``data.power``, ``data.pool`` and ``data.symmetric`` are null, as chosen on
+real flow images (docs/decisions/018, 019); the others take them as they are."""
 RECIPE_KEYS = frozenset((
     "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "counts",
     "controls", "train_subjects", "resamples",

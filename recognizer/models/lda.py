@@ -23,14 +23,14 @@ PRIORS = ("equal", "data")
 class LdaConfig:
     """Sw <- (1 - shrinkage) Sw + shrinkage tr(Sw)/D I."""
 
-    shrinkage: float = 0.9
-    """Chosen, with its flow's power and cells, on real flow images (docs/decisions/018)."""
+    shrinkage: float = 0.8
+    """Chosen, with its flow's power, cells and symmetry, on real flow images (docs/decisions/018, 019)."""
     priors: str = "equal"
     """Class priors: ``equal`` (what UF1 and UAR reward) or ``data`` (the weighted class shares)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.shrinkage <= 1:
-            raise ConfigError(f"lda.shrinkage={self.shrinkage:g} is outside (0, 1]; .9 is a fair start")
+            raise ConfigError(f"lda.shrinkage={self.shrinkage:g} is outside (0, 1]; .8 is a fair start")
         if self.priors not in PRIORS:
             raise ConfigError(f"lda.priors='{self.priors}' is unknown; choose from {', '.join(PRIORS)}")
 
