@@ -374,7 +374,7 @@ def _draw(
         # The permutation covers all clips of the class, allowed or not: it depends on (seed, fold) alone.
         order = members[stream(seed, f"mix/{fold.name}", c).permutation(len(members))]
         order = order[np.isin(order, allowed)]
-        if count > len(order) and not at_most:
+        if count > len(order) and not (at_most and len(order)):
             raise PoolTooSmallError(
                 f"fold {fold.name} needs {count} synthetic clips of class {pool.classes[c]} and may use {len(order)}; "
                 "generate more, or ask for fewer"

@@ -245,7 +245,7 @@ def load_pretrained(config: RunConfig) -> Pretrained:
         weights = {name: value[0] for name, value in found.members.stacked.items() if name in names}
     if train.teacher:
         master = _open("train.teacher", train.teacher, seen, digests)
-        own, wanted = (replace(c.data, power=None, pool=None) for c in (master.config, config))
+        own, wanted = (replace(c.data, power=None, pool=None, symmetric=None) for c in (master.config, config))
         if own != wanted:
             raise ConfigError(
                 f"train.teacher={train.teacher} knows other data settings; train it with this run's data.*"

@@ -172,7 +172,7 @@ def test_every_corpus_by_itself(corpora: dict[str, Manifest], tmp_path: Path) ->
     assert at["synthetic", "synthetic"] > at["synthetic", "other"] + 0.1  # whose labels say nothing
     alone = ablate(corpora["real"], both[:1], load("ratios=[2]", "modes=[pool]"))
     assert alone.summary[1].uf1 == next(s for s in result.summary if s.source == "synthetic").uf1
-    with pytest.raises(PoolTooSmallError, match=r"source other, ratio 4: fold DB/00 needs .* may use 48"):
+    with pytest.raises(PoolTooSmallError, match=r"source other, x4: fold DB/00 needs .* may use 48"):
         ablate(corpora["real"], both, load("ratios=[4]", "per_source=true"))
     twin = tmp_path / "b" / "synthetic"
     shutil.copytree(other.root, twin)

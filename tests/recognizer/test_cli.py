@@ -55,7 +55,7 @@ def test_corpora_may_be_named_among_the_settings(corpora: dict[str, Manifest], t
     real, made = corpora["real"].root, corpora["synthetic"].root
     words = ["loso", "model=lda", "--real", real, "--json"]
     one = run(*words, "--synthetic", made, "--out", tmp_path / "one")
-    two = run(*words, f"data.synthetic=[{made}]", "mix.ratio=1.0", "--out", tmp_path / "two")
+    two = run(*words, f"data.synthetic=[{made}]", "mix.prior_weight=null", "--out", tmp_path / "two")
     assert one.exit_code == two.exit_code == 0, two.output
     assert json.loads(one.stdout)["config_hash"] == json.loads(two.stdout)["config_hash"]
     same = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("one", "two")]
@@ -76,7 +76,7 @@ def test_loso_prints_writes_and_resumes(corpora: dict[str, Manifest], tmp_path: 
     first = run(*command)
     assert first.exit_code == 0, first.output
     assert "UF1" in first.output
-    assert "synthetic training clips per fold: 42 to 42" in first.output
+    assert "synthetic training clips per fold: 240 to 240" in first.output
     assert "| UF1 |" in (tmp_path / "r" / "report.md").read_text()
     assert verify(tmp_path / "r").notes == ()
     again = run(*command, "--json")

@@ -61,8 +61,8 @@ def test_the_prior_counts_as_its_weight_whatever_its_size() -> None:
 def test_a_shift_between_the_sets_is_not_noise() -> None:
     moved, added = X.copy(), np.arange(90) >= 45
     moved[added] += 5.0
-    own = fit(Gram(moved), Y, ONES, added, 3, prior_weight=45)
-    pooled = fit(Gram(moved), Y, ONES, added, 3)
+    own = fit(Gram(moved), Y, ONES, added, 3, LdaConfig(shrinkage=0.9), prior_weight=15)
+    pooled = fit(Gram(moved), Y, ONES, added, 3, LdaConfig(shrinkage=0.9))
     probe = X[~added]
     right = [(m.scores(probe) - m.scores(probe).mean(0)).argmax(1) == Y[~added] for m in (own, pooled)]
     assert right[0].mean() > 0.9

@@ -140,7 +140,7 @@ def test_regions_lie_where_they_should() -> None:
         (lambda: TrainConfig(steps=0), "train.steps"),
         (lambda: TrainConfig(lr=0), "train.lr"),
         (lambda: MixConfig(mode="blend"), "mix.mode"),
-        (lambda: MixConfig(prior_weight=0), "mix.prior_weight"),
+        (lambda: MixConfig(prior_weight=-1), "mix.prior_weight"),
         (lambda: StstnetConfig(filters=()), "ststnet.filters"),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_fold_that_lacks_a_class_is_named(sets: dict[str, FlowSet]) -> None:
     result = loso(few, None, config("lda"))
     assert [fold["name"] for fold in result.folds if fold["lacking"]] == ["DB/03"]
     assert "1 of 8 folds learns from no clip of surprise and cannot predict it: DB/03" in loso_notes(result)
-    filled = loso(few, sets["synthetic"], config("lda", "mix.balance=class", synthetic=True))
+    filled = loso(few, sets["synthetic"], config("lda", synthetic=True))
     assert not any(fold["lacking"] for fold in filled.folds)
 
 
