@@ -1,80 +1,102 @@
-"""Ours: regions of the face reason over a graph that starts from FACS, then vote through capsules.
+"""Ours: cells of the face reason over a graph that starts from nearness and symmetry, then vote through capsules.
 
-flow -> shared patch convolution -> region nodes -> graph reasoning (learned adjacency + FACS prior,
-residual) -> primary capsules per region -> dynamic routing -> class capsules; an AU head beside it.
-Capsules, squash, routing and margin loss: Sabour, Frosst and Hinton, 2017.
+flow -> cells -> node features and a learned place -> graph reasoning (learned adjacency that starts from near cells and
+from the mirrored side, residual, LayerNorm) -> one primary capsule a cell -> dynamic routing -> class capsules; an AU
+head beside it. At test the scores of a clip and of its mirror image are averaged. Capsules, squash, routing and margin
+loss: Sabour, Frosst and Hinton, 2017. Sizes and regularisation were chosen on real flow images (docs/decisions/019).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
-from recognizer.models.common import FlowNetwork, Outputs, RegionStem, Shape, au_loss, margin_loss, route, squash
-from recognizer.models.faces import MOMENTS, N_REGIONS, facs_adjacency
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, au_loss, margin_loss, route, squash
 
 
 @dataclass(frozen=True, kw_only=True)
 class CapsuleGraphConfig:
-    """Sizes of the network (about 29 thousand parameters as they stand)."""
+    """Sizes of the network (about 13 thousand parameters as they stand)."""
 
-    width: int = 24
-    """Features of the patch convolution."""
+    cells: int = 7
+    """Cells a side, each a node of the graph; a divisor of the flow image's side (data.pool)."""
     node: int = 32
-    """Features of a region node."""
-    graph_layers: int = 2
-    primary: int = 2
-    """Primary capsules per region."""
-    primary_dim: int = 8
-    class_dim: int = 8
+    """Features of a node."""
+    graph_layers: int = 1
+    primary_dim: int = 6
+    class_dim: int = 6
     routings: int = 2
-    facs_prior: float = 2.0
-    """Weight of the FACS adjacency in the graph's logits at the start; 0 starts from a full graph."""
+    nearness: float = 2.0
+    """Of the graph's logits at the start, nearness * exp(-distance in cells); 0 with symmetry 0: a full graph."""
+    symmetry: float = 2.0
+    """The same to the mirrored cell."""
+    dropout: float = 0.3
+    """Of whole nodes, while training."""
     au_weight: float = 0.3
-    """Weight of the AU loss; 0 trains without the AU head."""
+    """Weight of the AU loss; 0 trains without the AU head. Clips without known AUs do not take part in it."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "node", "graph_layers", "primary", "primary_dim", "class_dim", "routings"):
+        for name in ("cells", "node", "graph_layers", "primary_dim", "class_dim", "routings"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"capsule_graph.{name}={getattr(self, name)} must be at least 1")
-        if self.au_weight < 0:
-            raise ConfigError(f"capsule_graph.au_weight={self.au_weight:g} must not be negative")
+        for name in ("nearness", "symmetry", "au_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"capsule_graph.{name}={getattr(self, name):g} must not be negative")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"capsule_graph.dropout={self.dropout:g} is outside [0, 1)")
+
+
+def adjacency(cells: int, nearness: float, symmetry: float) -> np.ndarray:
+    """[cells^2, cells^2] float32, the graph's logits before training; cells count row by row.
+
+    >>> adjacency(2, 1.0, 0.0).round(2)[0].tolist()
+    [1.0, 0.37, 0.37, 0.24]
+    """
+    row, column = (grid.ravel() for grid in np.indices((cells, cells)))
+    near = np.hypot(row[:, None] - row, column[:, None] - column)
+    mirrored = np.hypot(row[:, None] - row, cells - 1 - column[:, None] - column)
+    return (nearness * np.exp(-near) + symmetry * np.exp(-mirrored)).astype(np.float32)
 
 
 class CapsuleGraph(FlowNetwork):
     """See the module's first lines. Scores are the lengths of the class capsules, in [0,1)."""
 
     probability_gain = 8.0
-    facs: torch.Tensor
+    mirrored = True
 
     def __init__(self, config: CapsuleGraphConfig, n_classes: int, size: int) -> None:
         super().__init__()
-        self.config = config
-        self.stem = RegionStem(size, config.width)
-        self.embed = nn.Linear(config.width * MOMENTS, config.node)
-        self.norm = nn.LayerNorm(config.node)
-        self.register_buffer("facs", torch.from_numpy(facs_adjacency()), persistent=False)
-        self.edges = nn.ParameterList(
-            nn.Parameter(config.facs_prior * self.facs.clone()) for _ in range(config.graph_layers)
-        )
+        if size % config.cells:
+            raise ConfigError(
+                f"capsule_graph.cells={config.cells} does not divide the flow image's side of {size} (data.pool, or "
+                "data.size without it)"
+            )
+        self.config, nodes = config, config.cells**2
+        self.embed = nn.Linear(3 * (size // config.cells) ** 2, config.node)
+        self.place = nn.Parameter(torch.randn(nodes, config.node) * 0.1)
+        start = torch.from_numpy(adjacency(config.cells, config.nearness, config.symmetry))
+        self.edges = nn.ParameterList(nn.Parameter(start.clone()) for _ in range(config.graph_layers))
         self.messages = nn.ModuleList(nn.Linear(config.node, config.node) for _ in range(config.graph_layers))
-        self.primary = nn.Linear(config.node, config.primary * config.primary_dim)
-        n_primary = N_REGIONS * config.primary
-        self.votes = nn.Parameter(torch.randn(n_primary, config.primary_dim, n_classes * config.class_dim) * 0.3)
-        self.au = nn.Linear(N_REGIONS * config.node, N_AUS * 2) if config.au_weight > 0 else None
+        self.norms = nn.ModuleList(nn.LayerNorm(config.node) for _ in range(config.graph_layers))
+        self.drop = Dropout(config.dropout)
+        self.primary = nn.Linear(config.node, config.primary_dim)
+        self.votes = nn.Parameter(torch.randn(nodes, config.primary_dim, n_classes * config.class_dim) * 0.3)
+        self.au = nn.Linear(nodes * config.node, N_AUS * 2) if config.au_weight > 0 else None
 
     def forward(self, x: torch.Tensor) -> Outputs:
         c = self.config
-        nodes = self.norm(self.embed(self.stem(self.scaled(x))))
-        for edges, message in zip(self.edges, self.messages, strict=True):
-            nodes = nodes + F.gelu(message(edges.softmax(-1) @ nodes))
-        primary = squash(self.primary(nodes).reshape(len(x), -1, c.primary_dim))
-        votes = torch.einsum("bpi,pio->bpo", primary, self.votes).reshape(*primary.shape[:2], -1, c.class_dim)
+        cells = self.scaled(x).unflatten(3, (c.cells, -1)).unflatten(2, (c.cells, -1))  # [B,3,cells,k,cells,k]
+        nodes = self.embed(cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)) + self.place
+        for edges, message, norm in zip(self.edges, self.messages, self.norms, strict=True):
+            nodes = norm(nodes + F.gelu(message(edges.softmax(-1) @ nodes)))
+        nodes = nodes * self.drop(torch.ones_like(nodes[..., :1]))
+        votes = torch.einsum("bpi,pio->bpo", squash(self.primary(nodes)), self.votes).unflatten(2, (-1, c.class_dim))
         lengths = (route(votes, c.routings) ** 2).sum(-1).add(1e-8).sqrt()
         features = nodes.flatten(1)
         return Outputs(lengths, self.au(features) if self.au is not None else None, features)
