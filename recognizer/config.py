@@ -164,7 +164,7 @@ def skeleton(config: RunConfig, model: str | None = None) -> Any:
     name = model or config.model
     with SEEDING, torch.random.fork_rng(devices=[]):
         made = make(name, section(config, name), len(config.data.classes), shape_of(config, name))
-    return made.eval() if getattr(made, "alone", False) else made
+    return made if is_estimator(made) else made.eval()
 
 
 def is_closed(config: RunConfig, model: str) -> bool:

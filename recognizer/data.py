@@ -20,9 +20,9 @@ import torch
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.process import counted
-from mesynth.core.types import N_AUS, optical_strain
+from mesynth.core.types import N_AUS, flow_planes, optical_strain, stretched
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import read_flow, read_frames
+from mesynth.store.shards import STRETCHED, read_extra, read_flow, read_frames
 
 FLOW, APEX, FRAMES = "flow", "apex", "frames"
 VIEWS = (FLOW, APEX, FRAMES)
@@ -73,10 +73,11 @@ def gather_moved(
     dx: torch.Tensor,
     *,
     signed: bool,
+    top: float = 0.0,
 ) -> torch.Tensor:
     """Clips ``index`` [...] of x [N,C,S,S], shifted by (dy, dx) [...] pixels, then mirrored where ``flip``.
 
-    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which changes its sign in a mirror. One gather
+    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which a mirror makes ``top`` - u. One gather
     for both moves: this runs for every step of every member and would otherwise take as long as the network.
     """
     size = x.shape[-1]
@@ -91,7 +92,10 @@ def gather_moved(
         return moved.reshape(*clips.shape[:-1], size, size)
     sign = torch.ones(*index.shape, x.shape[1], device=x.device)
     sign[..., 0] = torch.where(flip, -1.0, 1.0)
-    return (moved * sign[..., None]).reshape(*clips.shape[:-1], size, size)
+    moved = moved * sign[..., None]
+    if top:
+        moved = moved + top * (sign < 0)[..., None]
+    return moved.reshape(*clips.shape[:-1], size, size)
 
 
 def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
@@ -106,6 +110,9 @@ def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
 NORMALISATIONS = ("none", "robust")
+BYTES, TOP = "bytes", 255.0
+"""Flow as a published picture shows it, and the largest value there."""
+INPUTS = (FLOW, BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +121,9 @@ class DataConfig:
 
     size: int = 28
     """Side of the flow image, pixels (28 in the MEGC 2019 composite's public flow images)."""
+    input: str = FLOW
+    """``flow``, or ``bytes``: u, v and strain as flow images are published, each stretched from its least to its
+    largest value over 0..255. Clips read from such images give the images themselves. Networks get bytes undivided."""
     normalise: str = "none"
     """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
     frame_size: int = 64
@@ -139,6 +149,13 @@ class DataConfig:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
+        if self.input not in INPUTS:
+            raise ConfigError(f"data.input='{self.input}' is unknown; choose from {', '.join(INPUTS)}")
+        if self.input == BYTES and self.normalise != "none":
+            raise ConfigError(
+                f"data.normalise={self.normalise} is for flow, and data.input=bytes stretches each channel by itself; "
+                "leave one of them out"
+            )
         if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
         if self.pool and (self.pool < 2 or self.size % self.pool):
@@ -157,7 +174,7 @@ class FlowSet:
     """N clips as arrays. Equal positions of all fields belong to one clip."""
 
     x: np.ndarray
-    """[N,3,S,S] float32: u, v (pixels of the S grid), strain (dimensionless)."""
+    """[N,3,S,S] float32: u, v (pixels of the S grid), strain (dimensionless); or all three 0..255 (data.input)."""
     y: np.ndarray
     """[N] int64 class index; -1 where the class is not known (prediction only)."""
     au: np.ndarray
@@ -178,7 +195,8 @@ class FlowSet:
     views: dict[str, np.ndarray] = field(default_factory=dict)
     """What else was loaded, uint8: ``apex`` [N,2,F,F] (onset, apex) and ``frames`` [N,T,F,F]."""
     own_rms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
-    """[N] bool: u and v are in units of their own root mean square, not in pixels; found from ``x`` if not given."""
+    """[N] bool: u and v are in units that no pixel sets (their own root mean square, bytes); found from ``x`` if not
+    given."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
 
@@ -357,8 +375,9 @@ def load(
             left_out[name or "(none)"] += 1
         if y >= 0 or unlabelled:
             uv = read_flow(manifest.root, row)
-            images.append(flow_image(uv, config))
-            own_rms.append(config.normalise == "robust" or in_own_rms(uv))
+            as_flow = config.input == FLOW
+            images.append(flow_image(uv, config) if as_flow else _published(manifest, row, uv, config.size))
+            own_rms.append(config.normalise == "robust" or config.input == BYTES or in_own_rms(uv))
             if more:
                 for view, array in frame_views(manifest, row, more, config.frame_size, config.frames).items():
                     frames_of[view].append(array)
@@ -425,6 +444,27 @@ def flow_image(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
         flow = flow / max(float(np.sqrt((flow**2).mean())), 1e-6)
     image = np.concatenate([flow, optical_strain(flow)[None]]).astype(np.float32)
     return image
+
+
+def byte_image(uv: np.ndarray, size: int) -> np.ndarray:
+    """Flow [2,H,W] -> [3,S,S] float32 in 0..255 (u, v, strain), as ``mesynth export --as flow-folders`` writes it.
+
+    >>> ramp = np.zeros((2, 28, 28), np.float32)
+    >>> ramp[0] = np.arange(28)
+    >>> byte_image(ramp, 28)[0, 0, [0, 1, 27]].tolist()
+    [0.0, 9.0, 255.0]
+    """
+    return np.stack([stretched(plane) for plane in flow_planes(uv, size)]).astype(np.float32)
+
+
+def _published(manifest: Manifest, row: Row, uv: np.ndarray, size: int) -> np.ndarray:
+    """The flow image that a clip was read from, or what it would be published as: [3,S,S] float32 in 0..255."""
+    try:
+        planes = read_extra(manifest.root, row, STRETCHED)
+    except ManifestError:  # it was never a picture
+        return byte_image(uv, size)
+    how = cv2.INTER_AREA if min(planes.shape[1:]) >= size else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(plane.astype(np.float32), (size, size), interpolation=how) for plane in planes])
 
 
 @dataclass(frozen=True)

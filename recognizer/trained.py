@@ -120,13 +120,25 @@ def _prepare_run(manifest: Manifest) -> dict[str, Any]:
     return run if run.get("stage") == "prepare" else {}
 
 
+_BEFORE: dict[str, dict[str, object]] = {
+    "data": {"pool": 0}, "ststnet": {"norm": "group"}, "htnet": {"crops": "face"},
+}  # fmt: skip
+"""Keys that a model saved before they existed lacks, by section, and what it did."""
+
+
 def _older_settings(file: Path) -> list[str]:
-    """What a model that was saved before data.pool was there did: nothing is averaged over cells."""
+    """What a model did that was saved before a key was there, as settings."""
     try:
-        data = read_yaml(file.read_text(encoding="utf-8"))["data"]
-    except (OSError, TypeError, KeyError, ValueError, OverflowError):
+        saved = read_yaml(file.read_text(encoding="utf-8"))
+        sections = {name: saved[name] for name in _BEFORE if isinstance(saved.get(name), dict)}
+    except (OSError, AttributeError, TypeError, KeyError, ValueError, OverflowError):
         return []  # whoever reads it as a recipe says what is wrong
-    return ["data.pool=0"] if isinstance(data, dict) and "pool" not in data else []
+    return [
+        f"{name}.{key}={value}"
+        for name, section in sections.items()
+        for key, value in _BEFORE[name].items()
+        if key not in section
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +193,7 @@ class Recognizer:
             raise WeightsUnavailable(f"{folder / WEIGHTS} cannot be read ({error}); train it again") from None
         if meta.get("format") != FORMAT:
             raise WeightsUnavailable(f"{folder / WEIGHTS} is no recognizer of this program; train it again")
-        members = restored(config, tensors)
+        members = restored(config, tensors, folder / WEIGHTS)
         return cls(
             config=config,
             members=members,
@@ -226,8 +238,7 @@ def load_pretrained(config: RunConfig) -> Pretrained:
             raise ConfigError(
                 f"train.start={train.start} holds model {found.config.model}; this run has {config.model}"
             )
-        names = {name for name, _ in found.members.model.named_parameters()}
-        weights = {name: value[0] for name, value in found.members.stacked.items() if name in names}
+        weights = {name: value[0] for name, value in found.members.stacked.items() if name != "scale"}
     if train.teacher:
         master = _open("train.teacher", train.teacher, seen, digests)
         own, wanted = (replace(c.data, power=None, pool=None) for c in (master.config, config))
