@@ -20,7 +20,8 @@ import yaml
 
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
-from recognizer.data import FLOW, DataConfig, FlowTransform
+from recognizer.controls import COPIES
+from recognizer.data import BYTES, FLOW, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
 from recognizer.models.common import Shape
@@ -101,6 +102,12 @@ class AblationConfig(RunConfig):
             raise ConfigError(
                 "controls: data.normalise=robust divides the size of the motion out, so magnified copies are "
                 "duplicates; leave magnified out, or choose data.normalise=none"
+            )
+        moved = [name for name in self.controls if name in COPIES]
+        if moved and self.data.input == BYTES:
+            raise ConfigError(
+                f"controls: {', '.join(moved)} copies move flow, and data.input=bytes reads pictures of it; leave them "
+                "out, or choose data.input=flow"
             )
 
     @property
@@ -267,6 +274,8 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
     inputs = {transform_of(config, model) for model in config.used_models}
     if len(inputs) == 1:
         plain["data"] |= asdict(inputs.pop())
+    if plain["data"]["input"] == FLOW:
+        del plain["data"]["input"]  # as before there was another, so that runs of then go on
     # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
     plain.get("train", {}).pop("device", None)

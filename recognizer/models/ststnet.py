@@ -262,6 +262,7 @@ class StstnetConfig:
 class Ststnet(FlowNetwork):
     """Conv 3x3 pad 2 -> ReLU -> BatchNorm -> MaxPool 3 s3 p1 -> dropout, three times in parallel -> AvgPool 2 -> FC."""
 
+    share: torch.Tensor
     stack = 2
 
     def __init__(self, config: StstnetConfig, n_classes: int, size: int) -> None:
