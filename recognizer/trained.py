@@ -27,11 +27,12 @@ from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
-from recognizer.data import FLOW, FlowSet, Inputs
+from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
 from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import members_of, mixed
 from recognizer.models import CLOSED
+from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
 from recognizer.sources import Progress, Source, as_flow_set, run_identity, run_record, sources
 
@@ -379,6 +380,66 @@ the same `config.yaml`.
 Use: `recognizer predict --model THIS_FOLDER --manifest M --out DIR`, or `--video FILE`, which is prepared as
 `preparation.yaml` says.
 """
+
+
+# ---------------------------------------------------------------- weights of others
+
+
+_FOLDERS: dict[str, tuple[str, ...]] = {
+    "samm": tuple(f"{i:03d}" for i in range(6, 38) if i not in (8, 25, 27, 29)),
+    "smic": tuple(f"s{i:02d}" for i in range(1, 21) if i not in (7, 10, 16, 17)),
+    "casme2": tuple(f"sub{i:02d}" for i in range(1, 27) if i not in (10, 18)),
+}
+"""The 68 subjects of the MEGC 2019 composite as flow folders, and the files of its users' weights, name them."""
+_ADOPTED = """# Micro-expression recognizer: STSTNet, weights of its authors
+
+- Liong, Gan, See, Khor and Huang, FG 2019; read from `{file}`, sha256 {digest}
+- Classes: negative, positive, surprise
+- Input: flow images as published, 28 px, bytes (`data.input: bytes`)
+- Holds out subject {subject} of the MEGC 2019 composite and learned from the 67 others: results on those say nothing
+"""
+
+
+def import_published(file: Path | str, out: Path | str) -> Recognizer:
+    """Weights that STSTNet's authors publish as a recognizer like any other; the same call again returns it.
+
+    Args:
+        file: ``SUBJECT.pth``. Its name says whom it holds out: all other subjects of the MEGC 2019 composite count as
+            seen, so that a fold never meets a subject the weights know.
+        out: the folder, as of :func:`train`.
+
+    Raises:
+        WeightsUnavailable: no such file, a name that is no subject's, or not the state of a published STSTNet.
+        RunFolderError: ``out`` holds something else.
+
+    >>> import_published("weights/nobody.pth", "models/nobody")
+    Traceback (most recent call last):
+    mesynth.core.errors.WeightsUnavailable: weights/nobody.pth is named after no subject of the MEGC 2019 composite ...
+    """
+    file, folder = Path(file), Path(out)
+    everyone = {name: f"{database}/{name}" for database, names in _FOLDERS.items() for name in names}
+    if file.stem not in everyone:
+        raise WeightsUnavailable(
+            f"{file} is named after no subject of the MEGC 2019 composite (006, s01, sub01, ...), so nobody can say "
+            "whom it has seen; keep the authors' file names"
+        )
+    state = read_published(file) | {"scale": torch.ones(3)}
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    config = RunConfig(model="ststnet", data=DataConfig(input=BYTES))
+    claim_folder(folder, {"verb": "import", "weights": digest, "holds out": file.stem})
+    if not (folder / WEIGHTS).is_file():
+        with only_writer(folder):
+            seen = sorted(everyone[name] for name in everyone.keys() - {file.stem})
+            meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen)}
+            write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(Preparation()), sort_keys=False)))
+            write_text(folder / CONFIG, config_yaml(config, synthetic=False))
+            write_text(folder / CARD, _ADOPTED.format(file=file.name, digest=digest, subject=everyone[file.stem]))
+            tensors = {name: value[None].contiguous() for name, value in state.items()}
+            write_last(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
+    return Recognizer.load(folder)
+
+
+# ---------------------------------------------------------------- new clips
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,25 +6,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
 from torch.func import vmap
 
-from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
+from mesynth.core.errors import ConfigError, LeakError, ManifestError, WeightsUnavailable
 from mesynth.datasets.flow_folders import import_flow_folders
 from mesynth.store.digests import seal
 from mesynth.store.manifest import Manifest
+from recognizer.cli import main
 from recognizer.config import AblationConfig, RunConfig, config_yaml, load_config, skeleton
 from recognizer.data import BYTES, DataConfig, FlowSet, byte_image, gather_moved, load
 from recognizer.models.common import Shape
 from recognizer.models.ststnet import Ststnet, StstnetConfig, build, conv_pool, read_published, reference
 from recognizer.run import loso
-from recognizer.trained import Recognizer, train
+from recognizer.trained import Recognizer, predict, train
 from recognizer.training import Stage, Task, TrainConfig, draw_batches
 from recognizer.training import train as train_stack
 from tests.bench.bench_folds import PublishedStstnet
 from tests.datasets.releases.flow_folders import flow_images, planes_of, write_flow_folders
 
+QUICK = ["model=ststnet", "train.steps=8", "train.batch=8"]
 SIGN = torch.tensor([1.0, -1.0] * 8)
 
 
@@ -161,6 +164,32 @@ def test_what_is_no_published_state_is_refused(
     assert not (tmp_path / "harm").exists()
 
 
+def test_imported_weights_are_a_recognizer_that_knows_whom_it_has_seen(tmp_path: Path) -> None:
+    torch.save(states(), tmp_path / "sub02.pth")
+    clips = import_flow_folders(write_flow_folders(tmp_path / "tree", flow_images()), tmp_path / "clips")
+    words = ["import", "--weights", str(tmp_path / "sub02.pth"), "--out", str(tmp_path / "model")]
+    for _ in range(2):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        assert "subjects: 67" in result.output
+    model = Recognizer.load(tmp_path / "model")
+    assert "casme2/sub02" not in model.subjects_seen
+    assert {"samm/006", "smic/s20", "casme2/sub26"} <= model.subjects_seen
+    found = predict(model, clips)
+    assert found.n_seen == sum(row.subject_key != "casme2/sub02" for row in clips) > 0
+    bgr = torch.from_numpy(load(clips, model.config.data).x).flip(1)
+    expected = theirs(states())(bgr).double().softmax(1).detach().numpy()
+    got = np.stack([found.table[f"p_{name}"].to_numpy() for name in model.config.data.classes], 1)
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    with pytest.raises(LeakError, match="saw subject"):
+        loso(clips, None, load_config(RunConfig, None, [*QUICK, "data.input=bytes", f"train.start={tmp_path}/model"]))
+    (tmp_path / "sub02.pth").rename(tmp_path / "best.pth")
+    words[2] = str(tmp_path / "best.pth")
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 2
+    assert "is named after no subject of the MEGC 2019 composite" in again.stderr
+
+
 def task(network: str, config: object, clips: FlowSet, members: int, steps: int) -> Task:
     weights = np.random.default_rng(0).integers(0, 3, (members, len(clips))).astype(float)
     identity = np.tile(np.array([1.0, 0.0])[:, None], (members, 1, 3))
@@ -235,9 +264,6 @@ def test_members_keep_their_own_statistics(network: str, sets: dict[str, FlowSet
 
 
 # ---------------------------------------------------------------- saved, begun with, resumed
-
-
-QUICK = ["model=ststnet", "train.steps=8", "train.batch=8"]
 
 
 def run(*settings: str) -> RunConfig:
