@@ -101,7 +101,11 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B,C,...] -> the same shape."""
+        """[B,C,...] -> the same shape. Raises ConfigError in training where a channel is one number alone."""
+        if self.training and x.numel() == x.shape[1]:
+            raise ConfigError(
+                "train.batch=1 leaves BatchNorm one number a channel, which has no variance; set train.batch=2 or more"
+            )
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )

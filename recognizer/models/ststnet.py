@@ -335,6 +335,9 @@ def read_published(file: Path | str) -> dict[str, torch.Tensor]:
                 "authors' STSTNet_Weights/SUBJECT.pth"
             )
 
+    if not all(found[name].isfinite().all() for name in wanted):
+        raise WeightsUnavailable(f"{file} holds numbers that are not finite; copy it again")
+
     def joined(name: str) -> torch.Tensor:
         """Of the three streams, one after the other."""
         return torch.cat([found[name.format(i)].float() for i in range(1, len(filters) + 1)])

@@ -148,6 +148,7 @@ class _Harm:
         ({k: v for k, v in states().items() if k != "bn2.running_var"}, "holds no bn2.running_var"),
         (states() | {"fc.weight": torch.zeros(5, 400)}, r"fc.weight is \[5, 400\], expected \[3, 400\]"),
         (states() | {"conv3.bias": "text"}, "holds no conv3.bias"),
+        (states() | {"fc.bias": torch.tensor([0.0, float("nan"), 1.0])}, "not finite"),
     ],
 )
 def test_what_is_no_published_state_is_refused(
