@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from recognizer.models.common import Shape
 from recognizer.models.ststnet import Ststnet, StstnetConfig, build, conv_pool, read_published, reference
 from recognizer.run import loso
 from recognizer.trained import Recognizer, predict, train
-from recognizer.training import Stage, Task, TrainConfig, draw_batches
+from recognizer.training import Stage, Task, TrainConfig, _Chunk, draw_batches
 from recognizer.training import train as train_stack
 from tests.bench.bench_folds import PublishedStstnet
 from tests.datasets.releases.flow_folders import flow_images, planes_of, write_flow_folders
@@ -287,14 +288,20 @@ def test_running_statistics_are_saved_and_begun_with(
     assert moved.any()
 
 
-def test_a_model_with_the_former_norm_is_read_as_it_was(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "key", "was", "more"),
+    [("ststnet", "norm", "group", []), ("htnet", "crops", "face", ["htnet.dim=12", "htnet.repeats=[1,1,1]"])],
+)
+def test_models_of_version_0_1_are_read_as_they_were(
+    model: str, key: str, was: str, more: list[str], corpora: dict[str, Manifest], tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
-    made = train(corpora["real"], None, run("ststnet.norm=group"), out=folder)
+    made = train(corpora["real"], None, run(f"model={model}", f"{model}.{key}={was}", *more), out=folder)
     clips = load(corpora["shuffled"]).inputs()
     expected = made.probabilities(clips)
     assert not [name for name in made.members.tensors() if "running" in name]
     saved = yaml.safe_load((folder / "config.yaml").read_text())
-    assert saved["ststnet"].pop("norm") == "group"  # version 0.1 knew no other
+    assert saved[model].pop(key) == was  # version 0.1 knew no other
     (folder / "config.yaml").write_text(yaml.safe_dump(saved))
     seal(folder)
     np.testing.assert_array_equal(Recognizer.load(folder).probabilities(clips), expected)
@@ -347,6 +354,21 @@ def test_a_mirrored_u_is_taken_from_the_top(tmp_path: Path) -> None:
     zero, flip = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
     moved = gather_moved(x, zero, flip, zero, zero, signed=True, top=255.0)[0]
     assert np.abs(moved.numpy() - byte_image(mirrored, 28)).max() <= 1  # of rounding
+
+
+def test_aligned_bytes_are_mirrored_after_they_are_aligned(corpora: dict[str, Manifest]) -> None:
+    clips = load(corpora["real"], DataConfig(input=BYTES))
+    affine = np.tile(np.array([[0.8, 1.1, 1.0], [20.0, -5.0, 3.0]]), (1, 1, 1))
+    given = task("ststnet", StstnetConfig(), clips, members=1, steps=1)
+    given = replace(given, affine=affine, added=np.ones(len(clips), np.bool_), mirrored=255.0)
+    chunk = _Chunk(given, range(1), TrainConfig(batch=4), torch.device("cpu"))
+    index, none = torch.arange(4)[None], torch.zeros(1, 4, dtype=torch.int64)
+    plain, turned = (chunk._view("flow", index, torch.full((1, 4), flip), none, none)[0] for flip in (False, True))
+    a, b = (torch.from_numpy(affine[0, k]).float()[:, None, None] for k in (0, 1))
+    torch.testing.assert_close(plain, a * torch.from_numpy(clips.x[:4]) + b)
+    expected = plain.flip(-1)
+    expected[:, 0] = 255 - expected[:, 0]
+    torch.testing.assert_close(turned, expected, atol=1e-3, rtol=1e-5)
 
 
 def test_bytes_and_flow_are_told_apart(sets: dict[str, FlowSet], corpora: dict[str, Manifest]) -> None:
