@@ -47,9 +47,6 @@ class Outputs(NamedTuple):
     """[B,D] what the classifier sees, for losses on distances; None: nothing of the kind"""
 
 
-_MASK = 0xFFFFFFFF
-
-
 class Dropout(nn.Module):
     """Dropout whose mask is a hash of ``key`` and the place of the number: no generator, so copies under vmap and one
     copy alone draw the same. ``key`` 0 (as saved, and at test) is the identity; the trainer hands in another each step.
@@ -68,13 +65,22 @@ class Dropout(nn.Module):
         """[B,...] of any shape."""
         if self.p == 0:
             return x
-        place = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-        h = (place * 0x9E3779B1 + self.key * 0x85EBCA6B) & _MASK  # Murmur3's finalizer on 32 bits
-        h = ((h ^ (h >> 16)) * 0x85EBCA6B) & _MASK
-        h = ((h ^ (h >> 13)) * 0xC2B2AE35) & _MASK
-        kept = ((h ^ (h >> 16)) >= int(self.p * 2**32)) | (self.key == 0)
-        grown = torch.where(self.key == 0, 1.0, 1 / (1 - self.p))
-        return x * (kept * grown).to(x.dtype)
+        place = torch.arange(x.numel(), device=x.device, dtype=torch.int32).reshape(x.shape)
+        h = place * _signed(0x9E3779B1) + ((self.key * 0x85EBCA6B) & 0xFFFFFFFF).to(torch.int32)
+        # Murmur3's finalizer on 32 bits, in place: fresh memory costs more than the numbers.
+        h ^= (h >> 16) & 0xFFFF
+        h *= _signed(0x85EBCA6B)
+        h ^= (h >> 13) & 0x7FFFF
+        h *= _signed(0xC2B2AE35)
+        h ^= (h >> 16) & 0xFFFF
+        h ^= -(2**31)  # comparisons know signed numbers alone
+        kept = (h >= int(self.p * 2**32) - 2**31) | (self.key == 0)
+        return x * kept.to(x.dtype).mul_(torch.where(self.key == 0, 1.0, 1 / (1 - self.p)))
+
+
+def _signed(word: int) -> int:
+    """A word of 32 bits as a signed number; products of such wrap."""
+    return word - 2**32 if word >= 2**31 else word
 
 
 class BatchNorm(nn.Module):

@@ -74,15 +74,18 @@ def _map(spare, weight, values, side):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _moments(values, side):  # type: ignore[no-untyped-def]
-    """Mean and variance of a map; two passes, for a map may lie far from 0 and vary little."""
+    """Mean and variance of a map, whose two columns too many hold the mean afterwards.
+
+    Two passes, for a map may lie far from 0 and vary little.
+    """
     total, square, count = np.float32(0), np.float32(0), np.float32(side * side)
     for p in range(len(values)):
         total += values[p]
     mean = total / count
     for row in range(side):
-        here = values[row * (side + 2) : row * (side + 2) + side]
-        for i in range(len(here)):
-            square += (here[i] - mean) * (here[i] - mean)
+        values[row * (side + 2) + side] = values[row * (side + 2) + side + 1] = mean
+    for p in range(len(values)):
+        square += (values[p] - mean) * (values[p] - mean)
     return mean, square / count
 
 

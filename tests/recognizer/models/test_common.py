@@ -12,7 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from mesynth.core.errors import ConfigError
 from recognizer.data import FlowSet
 from recognizer.models import MODELS, register_model
-from recognizer.models.common import BatchNorm, FlowNetwork, Outputs, Shape
+from recognizer.models.common import BatchNorm, Dropout, FlowNetwork, Outputs, Shape
 from recognizer.training import TrainConfig
 from recognizer.training import train as train_stack
 from tests.recognizer.models.test_ststnet import task
@@ -22,6 +22,24 @@ MAPS: dict[str, Maps] = {
     "vectors": (nn.BatchNorm1d, ()), "1d": (nn.BatchNorm1d, (7,)), "2d": (nn.BatchNorm2d, (5, 4)),
     "3d": (nn.BatchNorm3d, (3, 4, 2)),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [1, 7, 2**31 - 1])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_is_a_hash_of_key_and_place(key: int, p: float) -> None:
+    def kept(place: int) -> bool:
+        h = (place * 0x9E3779B1 + key * 0x85EBCA6B) % 2**32
+        h = (h ^ (h >> 16)) * 0x85EBCA6B % 2**32
+        h = (h ^ (h >> 13)) * 0xC2B2AE35 % 2**32
+        return h ^ (h >> 16) >= int(p * 2**32)
+
+    drop, x = Dropout(p), torch.rand(8, 5, 60) + 1
+    drop.key = torch.tensor(key)
+    mask = torch.tensor([kept(place) for place in range(x.numel())]).reshape(x.shape)
+    torch.testing.assert_close(drop(x), torch.where(mask, x / (1 - p), 0.0))
+    assert mask.float().mean() == pytest.approx(1 - p, abs=0.03)
+    drop.key = torch.tensor(0)
+    assert torch.equal(drop(x), x)
 
 
 def steps(layer: nn.Module, x: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
