@@ -1,4 +1,4 @@
-"""`recognizer`: loso, ablate, train, predict. Torch is imported inside the verbs, so --help is quick."""
+"""`recognizer`: loso, ablate, train, import, predict. Torch is imported inside the verbs, so --help is quick."""
 
 from __future__ import annotations
 
@@ -218,6 +218,24 @@ def train(given: _Inputs) -> None:
         click.echo(f"note: {note}", err=True)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
     _say(facts | {"out": str(given.out)}, given.as_json)
+
+
+@main.command("import")
+@click.option("--weights", required=True, type=click.Path(path_type=Path), help="SUBJECT.pth of STSTNet's authors.")
+@_out
+@json_option
+def import_weights(weights: Path, out: Path, as_json: bool) -> None:
+    """Make a recognizer of weights that STSTNet's authors published, for `recognizer predict`.
+
+    The file's name says whom it holds out; everyone else of the MEGC 2019 composite counts as seen.
+
+    Example: recognizer import --weights STSTNet_Weights/006.pth --out models/ststnet-006
+    """
+    from recognizer.trained import import_published
+
+    model = import_published(weights, out)
+    facts = {"model": model.config.model, "n_parameters": model.members.n_parameters}
+    _say(facts | {"subjects": len(model.subjects_seen), "out": str(out)}, as_json)
 
 
 @main.command()

@@ -20,7 +20,8 @@ import yaml
 
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
-from recognizer.data import FLOW, MATCH, DataConfig, FlowTransform
+from recognizer.controls import COPIES
+from recognizer.data import BYTES, FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
 from recognizer.models.common import Shape
@@ -107,6 +108,12 @@ class AblationConfig(RunConfig):
                 "controls: data.normalise=robust divides the size of the motion out, so magnified copies are "
                 "duplicates; leave magnified out, or choose data.normalise=none"
             )
+        moved = [name for name in self.controls if name in COPIES]
+        if moved and self.data.input == BYTES:
+            raise ConfigError(
+                f"controls: {', '.join(moved)} copies move flow, and data.input=bytes reads pictures of it; leave them "
+                "out, or choose data.input=flow"
+            )
 
     @property
     def amounts(self) -> list[dict[str, Any]]:
@@ -174,7 +181,7 @@ def skeleton(config: RunConfig, model: str | None = None) -> Any:
     name = model or config.model
     with SEEDING, torch.random.fork_rng(devices=[]):
         made = make(name, section(config, name), len(config.data.classes), shape_of(config, name))
-    return made.eval() if getattr(made, "alone", False) else made
+    return made if is_estimator(made) else made.eval()
 
 
 def is_closed(config: RunConfig, model: str) -> bool:
@@ -298,6 +305,8 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
         plain["data"] |= asdict(inputs.pop())
     if plain["data"]["frame"] == MATCH:  # what it comes to is part of a run's identity (recognizer.sources)
         del plain["data"]["frame"]
+    if plain["data"]["input"] == FLOW:
+        del plain["data"]["input"]  # as before there was another, so that runs of then go on
     # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
     plain.get("train", {}).pop("device", None)

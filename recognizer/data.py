@@ -23,9 +23,9 @@ from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.framing import Framing, KnownFraming, reframed_flow, reframed_picture
 from mesynth.core.process import counted
-from mesynth.core.types import N_AUS, in_own_rms, optical_strain
+from mesynth.core.types import N_AUS, flow_planes, in_own_rms, optical_strain, stretched
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import read_flows, read_frames
+from mesynth.store.shards import STRETCHED, read_extra, read_flows, read_frames
 
 FLOW, APEX, FRAMES = "flow", "apex", "frames"
 VIEWS = (FLOW, APEX, FRAMES)
@@ -88,10 +88,11 @@ def gather_moved(
     dx: torch.Tensor,
     *,
     signed: bool,
+    top: float = 0.0,
 ) -> torch.Tensor:
     """Clips ``index`` [...] of x [N,C,S,S], shifted by (dy, dx) [...] pixels, then mirrored where ``flip``.
 
-    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which changes its sign in a mirror. One gather
+    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which a mirror makes ``top`` - u. One gather
     for both moves: this runs for every step of every member and would otherwise take as long as the network.
     """
     size = x.shape[-1]
@@ -106,7 +107,10 @@ def gather_moved(
         return moved.reshape(*clips.shape[:-1], size, size)
     sign = torch.ones(*index.shape, x.shape[1], device=x.device)
     sign[..., 0] = torch.where(flip, -1.0, 1.0)
-    return (moved * sign[..., None]).reshape(*clips.shape[:-1], size, size)
+    moved = moved * sign[..., None]
+    if top:
+        moved = moved + top * (sign < 0)[..., None]
+    return moved.reshape(*clips.shape[:-1], size, size)
 
 
 def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
@@ -123,6 +127,9 @@ LABEL_COLUMNS = ("label", "emotion", "objective_class")
 NORMALISATIONS = ("none", "robust")
 MATCH = "match"
 FRAMINGS = (MATCH, "own")
+BYTES, TOP = "bytes", 255.0
+"""Flow as a published picture shows it, and the largest value there."""
+INPUTS = (FLOW, BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +138,9 @@ class DataConfig:
 
     size: int = 28
     """Side of the flow image, pixels (28 in the MEGC 2019 composite's public flow images)."""
+    input: str = FLOW
+    """``flow``, or ``bytes``: u, v and strain as flow images are published, each stretched from its least to its
+    largest value over 0..255. Clips read from such images give the images themselves. Networks get bytes undivided."""
     normalise: str = "none"
     """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
     frame: str = "match"
@@ -164,6 +174,13 @@ class DataConfig:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
         if self.frame not in FRAMINGS:
             raise ConfigError(f"data.frame='{self.frame}' is unknown; choose from {', '.join(FRAMINGS)}")
+        if self.input not in INPUTS:
+            raise ConfigError(f"data.input='{self.input}' is unknown; choose from {', '.join(INPUTS)}")
+        if self.input == BYTES and self.normalise != "none":
+            raise ConfigError(
+                f"data.normalise={self.normalise} is for flow, and data.input=bytes stretches each channel by itself; "
+                "leave one of them out"
+            )
         if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
         if self.pool and (self.pool < 2 or self.size % self.pool):
@@ -182,7 +199,7 @@ class FlowSet:
     """N clips as arrays. Equal positions of all fields belong to one clip."""
 
     x: np.ndarray
-    """[N,3,S,S] float32: u, v (pixels of the S grid), strain (dimensionless)."""
+    """[N,3,S,S] float32: u, v (pixels of the S grid), strain (dimensionless); or all three 0..255 (data.input)."""
     y: np.ndarray
     """[N] int64 class index; -1 where the class is not known (prediction only)."""
     au: np.ndarray
@@ -203,7 +220,8 @@ class FlowSet:
     views: dict[str, np.ndarray] = field(default_factory=dict)
     """What else was loaded, uint8: ``apex`` [N,2,F,F] (onset, apex) and ``frames`` [N,T,F,F]."""
     own_rms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
-    """[N] bool: u and v are in units of their own root mean square, not in pixels; found from ``x`` if not given."""
+    """[N] bool: u and v are in units that no pixel sets (their own root mean square, bytes); found from ``x`` if not
+    given."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
 
@@ -378,11 +396,14 @@ def load(
     x = _no_images(n, config.size)
     own_rms: list[bool] = []
     frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
-    rows: Iterable[tuple[Manifest, Row] | None] = _walk(kept) if more else repeat(None)
+    as_bytes = config.input == BYTES
+    rows: Iterable[tuple[Manifest, Row] | None] = _walk(kept) if more or as_bytes else repeat(None)
 
     def flows() -> Iterator[np.ndarray]:
         for (uv, own), clip in zip(chain.from_iterable(map(_flows, kept)), rows, strict=False):
-            own_rms.append(own or config.normalise == "robust")
+            if clip is not None and as_bytes:
+                x[len(own_rms)] = _published(*clip, uv, config.size)
+            own_rms.append(own or as_bytes or config.normalise == "robust")
             if clip is not None:
                 for view, array in frame_views(*clip, more, config.frame_size, config.frames).items():
                     frames_of[view].append(array)
@@ -391,7 +412,8 @@ def load(
     done = 0
     for several in _alike(counted(flows(), n, progress)):
         these = slice(done, done := done + len(several))
-        x[these] = flow_images(several, config)
+        if not as_bytes:
+            x[these] = flow_images(several, config)
     return FlowSet(
         x=x,
         y=np.concatenate(classes),
@@ -493,6 +515,30 @@ def flow_images(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray
     images = _no_images(len(uv), size)
     images[:, :2], images[:, 2] = flow, optical_strain(flow)
     return images
+
+
+def byte_image(uv: np.ndarray, size: int) -> np.ndarray:
+    """Flow [2,H,W] -> [3,S,S] float32 in 0..255 (u, v, strain), as ``mesynth export --as flow-folders`` writes it.
+
+    >>> ramp = np.zeros((2, 28, 28), np.float32)
+    >>> ramp[0] = np.arange(28)
+    >>> byte_image(ramp, 28)[0, 0, [0, 1, 27]].tolist()
+    [0.0, 9.0, 255.0]
+    """
+    return np.stack([stretched(plane) for plane in flow_planes(uv, size)]).astype(np.float32)
+
+
+def _published(manifest: Manifest, row: Row, uv: np.ndarray, size: int) -> np.ndarray:
+    """The flow image that a clip was read from, or what it would be published as: [3,S,S] float32 in 0..255. ``uv`` is
+    its flow, in the framing it is read in."""
+    if _move(manifest):  # no picture shows that
+        return byte_image(uv, size)
+    try:
+        planes = read_extra(manifest.root, row, STRETCHED)
+    except ManifestError:  # it was never a picture
+        return byte_image(uv, size)
+    how = cv2.INTER_AREA if min(planes.shape[1:]) >= size else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(plane.astype(np.float32), (size, size), interpolation=how) for plane in planes])
 
 
 @dataclass(frozen=True)

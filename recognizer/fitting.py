@@ -5,18 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from mesynth.core.errors import ConfigError, LeakError
+from mesynth.core.errors import ConfigError, LeakError, WeightsUnavailable
 from mesynth.core.process import counted
 from mesynth.core.seeds import derived
 from recognizer import mixing, training
 from recognizer.config import RunConfig, section, shape_of, skeleton, transform_of
-from recognizer.data import FLOW, FlowSet, FlowTransform, Inputs
+from recognizer.data import BYTES, FLOW, TOP, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
 from recognizer.models import LDA, SVM, lda, svm
 from recognizer.models.common import FlowNetwork
@@ -193,8 +194,12 @@ class FusedMembers:
         return 2 * self.pairs.n_parameters
 
 
-def restored(config: RunConfig, tensors: Tensors) -> Trained:
-    """Members made of saved tensors, fused if they were when they were saved."""
+def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> Trained:
+    """Members made of saved tensors, fused if they were when they were saved.
+
+    Raises:
+        WeightsUnavailable: ``file`` lacks tensors that the model has today.
+    """
     members: Trained
     transform = transform_of(config)
     if config.model == LDA:
@@ -202,7 +207,13 @@ def restored(config: RunConfig, tensors: Tensors) -> Trained:
     elif config.model == SVM:
         members = SvmMembers.of(tensors, transform)
     else:
-        members = NetworkMembers(skeleton(config), tensors, transform)
+        model = skeleton(config)
+        if missing := sorted(model.state_dict().keys() - tensors.keys()):
+            raise WeightsUnavailable(
+                f"{file or 'these weights'}: saved by another version of {config.model}, it lacks {missing[0]} (a norm "
+                "that is BatchNorm today keeps running statistics); train it again"
+            )
+        members = NetworkMembers(model, tensors, transform)
     return FusedMembers(members, config.mix.fuse_weight) if config.mix.mode == mixing.FUSE else members
 
 
@@ -364,13 +375,14 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
         if callback is not None:
             raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
         return _fit_estimators(data, model)
-    pool, members = data.pool, data.members
+    pool, members, as_bytes = data.pool, data.members, config.data.input == BYTES
     inputs = pool.inputs() | {FLOW: data.x}
     task = Task(
         network=config.model, config=section(config, config.model), n_classes=len(pool.classes),
         shape=shape_of(config), inputs=inputs, au=pool.au, initial=pretrained.weights,
         teacher=None if pretrained.teacher is None else pretrained.teacher(inputs).astype(np.float32),
-        labels=np.stack([m.labels for m in members]), affine=data.affine, added=data.added, scale=data.scale,
+        labels=np.stack([m.labels for m in members]), affine=data.affine, added=data.added,
+        scale=np.ones_like(data.scale) if as_bytes else data.scale, mirrored=TOP if as_bytes else 0.0,
         names=[m.name for m in members], seeds=[m.seed for m in members],
         stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
     )  # fmt: skip

@@ -25,7 +25,7 @@ from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
 from recognizer.config import RunConfig, effective, needs_of, transform_of
-from recognizer.data import MATCH, READ_AS, DataConfig, FlowSet, load
+from recognizer.data import BYTES, MATCH, READ_AS, TOP, DataConfig, FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
 Progress = Callable[[str, float, float], None]
@@ -130,6 +130,12 @@ def as_flow_set(
             raise ManifestError(
                 f"the clips were loaded with classes {list(source.classes)} and size {source.x.shape[-1]}; this run "
                 f"has {list(config.data.classes)} and {config.data.size}: load them with the run's DataConfig"
+            )
+        pictures = bool(source.x.size and source.x.min() >= 0 and source.x.max() == TOP)
+        if source.x.size and pictures != (config.data.input == BYTES):
+            raise ManifestError(
+                f"the clips were loaded {'as bytes' if pictures else 'as flow'}; this run has "
+                f"data.input={config.data.input}: load them with the run's DataConfig"
             )
         return source
     report = None if progress is None else partial(progress, what)

@@ -28,11 +28,12 @@ from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
-from recognizer.data import FLOW, FlowSet, Inputs
+from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
 from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import members_of, mixed
 from recognizer.models import CLOSED
+from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
 from recognizer.sources import (
     Progress,
@@ -131,14 +132,25 @@ def _prepare_run(manifest: Manifest) -> dict[str, Any]:
     return run if run.get("stage") == "prepare" else {}
 
 
+_BEFORE: dict[str, dict[str, object]] = {
+    "data": {"pool": 0, "symmetric": False}, "ststnet": {"norm": "group"}, "htnet": {"crops": "face"},
+}  # fmt: skip
+"""Keys that a model saved before they existed lacks, by section, and what it did."""
+
+
 def _older_settings(file: Path) -> list[str]:
-    """What a model that was saved before data.pool and data.symmetric were there did: nothing is averaged."""
+    """What a model did that was saved before a key was there, as settings."""
     try:
-        data = read_yaml(file.read_text(encoding="utf-8"))["data"]
-    except (OSError, TypeError, KeyError, ValueError, OverflowError):
+        saved = read_yaml(file.read_text(encoding="utf-8"))
+        sections = {name: saved[name] for name in _BEFORE if isinstance(saved.get(name), dict)}
+    except (OSError, AttributeError, TypeError, KeyError, ValueError, OverflowError):
         return []  # whoever reads it as a recipe says what is wrong
-    older = {"pool": "data.pool=0", "symmetric": "data.symmetric=false"}
-    return [setting for key, setting in older.items() if key not in data] if isinstance(data, dict) else []
+    return [
+        f"{name}.{key}={value}"
+        for name, section in sections.items()
+        for key, value in _BEFORE[name].items()
+        if key not in section
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +207,7 @@ class Recognizer:
             raise WeightsUnavailable(f"{folder / WEIGHTS} cannot be read ({error}); train it again") from None
         if meta.get("format") != FORMAT:
             raise WeightsUnavailable(f"{folder / WEIGHTS} is no recognizer of this program; train it again")
-        members = restored(config, tensors)
+        members = restored(config, tensors, folder / WEIGHTS)
         return cls(
             config=config,
             members=members,
@@ -241,8 +253,7 @@ def load_pretrained(config: RunConfig) -> Pretrained:
             raise ConfigError(
                 f"train.start={train.start} holds model {found.config.model}; this run has {config.model}"
             )
-        names = {name for name, _ in found.members.model.named_parameters()}
-        weights = {name: value[0] for name, value in found.members.stacked.items() if name in names}
+        weights = {name: value[0] for name, value in found.members.stacked.items() if name != "scale"}
     if train.teacher:
         master = _open("train.teacher", train.teacher, seen, digests)
         own, wanted = (replace(c.data, power=None, pool=None, symmetric=None) for c in (master.config, config))
@@ -394,6 +405,66 @@ the same `config.yaml`.
 Use: `recognizer predict --model THIS_FOLDER --manifest M --out DIR`, or `--video FILE`, which is prepared as
 `preparation.yaml` says.
 """
+
+
+# ---------------------------------------------------------------- weights of others
+
+
+_FOLDERS: dict[str, tuple[str, ...]] = {
+    "samm": tuple(f"{i:03d}" for i in range(6, 38) if i not in (8, 25, 27, 29)),
+    "smic": tuple(f"s{i:02d}" for i in range(1, 21) if i not in (7, 10, 16, 17)),
+    "casme2": tuple(f"sub{i:02d}" for i in range(1, 27) if i not in (10, 18)),
+}
+"""The 68 subjects of the MEGC 2019 composite as flow folders, and the files of its users' weights, name them."""
+_ADOPTED = """# Micro-expression recognizer: STSTNet, weights of its authors
+
+- Liong, Gan, See, Khor and Huang, FG 2019; read from `{file}`, sha256 {digest}
+- Classes: negative, positive, surprise
+- Input: flow images as published, 28 px, bytes (`data.input: bytes`)
+- Holds out subject {subject} of the MEGC 2019 composite and learned from the 67 others: results on those say nothing
+"""
+
+
+def import_published(file: Path | str, out: Path | str) -> Recognizer:
+    """Weights that STSTNet's authors publish as a recognizer like any other; the same call again returns it.
+
+    Args:
+        file: ``SUBJECT.pth``. Its name says whom it holds out: all other subjects of the MEGC 2019 composite count as
+            seen, so that a fold never meets a subject the weights know.
+        out: the folder, as of :func:`train`.
+
+    Raises:
+        WeightsUnavailable: no such file, a name that is no subject's, or not the state of a published STSTNet.
+        RunFolderError: ``out`` holds something else.
+
+    >>> import_published("weights/nobody.pth", "models/nobody")
+    Traceback (most recent call last):
+    mesynth.core.errors.WeightsUnavailable: weights/nobody.pth is named after no subject of the MEGC 2019 composite ...
+    """
+    file, folder = Path(file), Path(out)
+    everyone = {name: f"{database}/{name}" for database, names in _FOLDERS.items() for name in names}
+    if file.stem not in everyone:
+        raise WeightsUnavailable(
+            f"{file} is named after no subject of the MEGC 2019 composite (006, s01, sub01, ...), so nobody can say "
+            "whom it has seen; keep the authors' file names"
+        )
+    state = read_published(file) | {"scale": torch.ones(3)}
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    config = RunConfig(model="ststnet", data=DataConfig(input=BYTES))
+    claim_folder(folder, {"verb": "import", "weights": digest, "holds out": file.stem})
+    if not (folder / WEIGHTS).is_file():
+        with only_writer(folder):
+            seen = sorted(everyone[name] for name in everyone.keys() - {file.stem})
+            meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen)}
+            write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(Preparation()), sort_keys=False)))
+            write_text(folder / CONFIG, config_yaml(config, synthetic=False))
+            write_text(folder / CARD, _ADOPTED.format(file=file.name, digest=digest, subject=everyone[file.stem]))
+            tensors = {name: value[None].contiguous() for name, value in state.items()}
+            write_last(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
+    return Recognizer.load(folder)
+
+
+# ---------------------------------------------------------------- new clips
 
 
 @dataclass(frozen=True, kw_only=True)

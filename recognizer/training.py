@@ -119,6 +119,8 @@ class Task:
     """Initial weights instead of fresh ones, without the members' dimension."""
     teacher: np.ndarray | None = None
     """[N,C] float32 probabilities for distillation."""
+    mirrored: float = 0.0
+    """A mirrored u is this minus u."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +188,9 @@ def train(
     Stacks run side by side, one thread each and as many as torch would use: the operations are too small
     to share out, and threads that wait for each other inside them lose all on a busy machine.
     ``progress(done, total)`` counts member-steps. ``callback`` is called ``calls`` times along the way, in the thread
-    that trains those members. Networks that keep running statistics or draw from torch's generator
-    (:attr:`~recognizer.models.common.FlowNetwork.alone`) train one after the other, each from a seed of its own.
+    that trains those members. Running statistics are among the tensors, a row for each member. Networks that draw from
+    torch's generator (:attr:`~recognizer.models.common.FlowNetwork.alone`) train one after the other, each from a seed
+    of its own.
 
     Raises:
         ConfigError: a loss on features, and the network shows none; weights to begin with of another shape.
@@ -253,8 +256,12 @@ class _Chunk:
         self.device = device
         every = [dict(network.named_parameters()) for network in networks]
         self.stacked = {n: torch.stack([p[n].detach().cpu() for p in every]).to(device) for n in every[0]}
+        # What training changes besides parameters, running statistics; a network that trains alone sees to its own.
+        names = [] if self.model.alone else sorted(_state(self.model) - self.stacked.keys())
+        states = [network.state_dict() for network in networks] if names else []
+        self.kept = {n: torch.stack([state[n].cpu() for state in states]).to(device) for n in names}
         if task.initial:
-            _initialise(self.stacked, task.initial)
+            _initialise(self.stacked | self.kept, task.initial)
         if config.loss.on_features:
             width = self._features()
             if config.loss.domain:
@@ -306,19 +313,28 @@ class _Chunk:
 
     def _tensors(self) -> Tensors:
         made = {n: p.detach() for n, p in self.stacked.items() if n != _DISCRIMINATOR} | {"scale": self.scale}
-        if self.model.alone:  # what it keeps besides parameters: running statistics
-            kept = self.model.state_dict()
-            made |= {n: kept[n].detach().clone()[None] for n in sorted(kept.keys() - made.keys())}
-        return {n: p.cpu() for n, p in made.items()}
+        if self.model.alone:
+            state = self.model.state_dict()
+            made |= {n: state[n].detach().clone()[None] for n in sorted(state.keys() - made.keys())}
+        return {n: p.cpu() for n, p in (made | self.kept).items()}
 
     def _one(
-        self, parameters: Tensors, scale: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, batch: Tensors
+        self,
+        parameters: Tensors,
+        kept: Tensors,
+        scale: torch.Tensor,
+        keys: torch.Tensor,
+        weights: torch.Tensor,
+        batch: Tensors,
     ) -> torch.Tensor:
-        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``batch`` y [B], au, added, teacher and views."""
+        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``batch`` y [B], au, added, teacher and views.
+
+        ``kept`` is changed in place, member by member.
+        """
         config, names = self.config.loss, {n: p for n, p in parameters.items() if n != _DISCRIMINATOR}
         masks = {f"{name}.key": keys[i] for i, name in enumerate(self.drops)}
         out = functional_call(
-            self.model, names | {"scale": scale} | masks, tuple(batch[view] for view in self.model.needs)
+            self.model, names | kept | {"scale": scale} | masks, tuple(batch[view] for view in self.model.needs)
         )
         total = losses.classification(self.model, out, batch["y"], batch["au"], weights, config)
         if config.on_features:
@@ -329,12 +345,12 @@ class _Chunk:
             total = total + config.distil * losses.distillation(out, batch["teacher"], self.model.probability_gain)
         return total
 
-    def _single(self, parameters: Tensors, *stacked: Any) -> torch.Tensor:
+    def _single(self, parameters: Tensors, kept: Tensors, *stacked: Any) -> torch.Tensor:
         """The plain path: what stacking is measured against."""
         *tensors, batch = stacked
         scale, keys, weights = (t[0] for t in tensors)
-        mine, own = ({k: v[0] for k, v in x.items()} for x in (parameters, batch))
-        return self._one(mine, scale, keys, weights, own)[None]
+        mine, held, own = ({k: v[0] for k, v in x.items()} for x in (parameters, kept, batch))
+        return self._one(mine, held, scale, keys, weights, own)[None]
 
     def _stage(self, stage: Stage, done: int, report: Callable[[int], None]) -> int:
         if stage.steps == 0:
@@ -365,7 +381,7 @@ class _Chunk:
             batch |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
             optimizer.zero_grad(set_to_none=True)
             keys = _keys(roots, step, len(self.drops)).to(self.device)
-            self.loss(self.stacked, self.scale, keys, self.class_weights, batch).sum().backward()
+            self.loss(self.stacked, self.kept, self.scale, keys, self.class_weights, batch).sum().backward()
             optimizer.step()
             if stage.pull:
                 with torch.no_grad():
@@ -381,14 +397,23 @@ class _Chunk:
             factor = x.shape[-1] / self.task.shape.size
             dy, dx = ((d * factor).round().long() for d in (dy, dx))
             return gather_moved(x, i, flip, dy, dx, signed=False).float() / 255
-        images = gather_moved(x, i, flip, dy, dx, signed=True)
+        top = self.task.mirrored
+        images = gather_moved(x, i, flip, dy, dx, signed=True, top=top)
         if self.mapped:
             # The offset belongs to the clip before it was mirrored, so that of u changes sign with it.
             mirrored = torch.tensor([-1.0, 1.0, 1.0], device=self.device)
             sign = torch.where(flip[..., None], mirrored, 1.0)[..., None, None]
-            mapped = self.affine[:, None, 0] * images + self.affine[:, None, 1] * sign
+            a, b = self.affine[:, None, 0], self.affine[:, None, 1]
+            mapped = a * images + b * sign
+            if top:
+                mapped = mapped + top * (1 - a) * (sign < 0)
             images = torch.where(self.added[i][..., None, None, None], mapped, images)
         return images
+
+
+def _state(model: FlowNetwork) -> set[str]:
+    """Names of all that a member is made of besides ``scale``, which comes with its clips."""
+    return model.state_dict().keys() - {"scale"}
 
 
 def _initialise(stacked: Tensors, initial: Mapping[str, torch.Tensor]) -> None:
@@ -427,6 +452,7 @@ def _keys(roots: list[int], step: int, count: int) -> torch.Tensor:
 @torch.no_grad()
 def scores(model: FlowNetwork, tensors: Tensors, member: int, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Class probabilities [N,C] float64 of one member's network for clips given by their views."""
+    model.eval()
     parameters = {name: value[member] for name, value in tensors.items()}
     parts = []
     for start in range(0, len(inputs[FLOW]), _SCORED):

@@ -96,6 +96,24 @@ def in_own_rms(uv: np.ndarray) -> bool:
     (True, False)
     """
     return bool(abs(np.sqrt(np.mean(np.square(uv, dtype=np.float64))) - 1) < _RMS_TOLERANCE)
+def flow_planes(uv: np.ndarray, size: int) -> np.ndarray:
+    """[3,S,S] float32: u, v and optical strain of flow [2,H,W], shrunk by area.
+
+    u and v keep the pixels of the fine grid; strain is computed there, before shrinking, as in the published images.
+    """
+    import cv2  # the one thing here that needs it
+
+    way = cv2.INTER_AREA if size < min(uv.shape[1:]) else cv2.INTER_LINEAR
+    planes = (uv[0], uv[1], optical_strain(uv))
+    return np.stack([cv2.resize(np.ascontiguousarray(p), (size, size), interpolation=way) for p in planes])
+
+
+def stretched(plane: np.ndarray) -> np.ndarray:
+    """uint8: minimum to 0, maximum to 255, rounded; a flat plane is 0."""
+    low, high = float(plane.min()), float(plane.max())
+    if not high > low:
+        return np.zeros(plane.shape, np.uint8)
+    return np.round((plane.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)

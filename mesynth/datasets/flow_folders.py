@@ -31,6 +31,7 @@ from mesynth.core.framing import KnownFraming
 from mesynth.datasets.files import contents
 from mesynth.datasets.registry import FLOW_FOLDERS, right_root
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
+from mesynth.store.shards import STRETCHED
 from mesynth.store.stage import Produced, Progress, run_stage
 
 ORDERS: tuple[str, ...] = tuple("".join(p) for p in permutations("uvs"))
@@ -113,8 +114,6 @@ UNITS = (
     "its u:v ratio recovered from the strain"
 )
 """Warning that every row carries."""
-STRETCHED = "stretched"
-"""Name by which :func:`mesynth.store.shards.read_extra` gives [3,H,W] uint8: u, v and strain as in the file."""
 
 _SMALLEST = 8
 _CHECKED = 512  # images that the order of channels is decided on
@@ -217,9 +216,9 @@ def import_flow_folders(
     """Write the clips of a flow folder tree into ``out`` as a manifest with flow, ready for the recognizer.
 
     ``flow.npy`` [2,H,W] float32 is :func:`unstretch`'s, in units of its rms; every row warns of that. The image
-    itself is kept as the extra array :data:`STRETCHED` (u, v, strain). ``channels``: what R, G and B
-    hold, such as "svu" where R is the strain; empty takes "uvs", if the images agree with it. ``framing`` is recorded:
-    where faces lie in the images, or what finds that from flows [2,H,W] of up to 512 of them.
+    itself is kept as the extra array :data:`~mesynth.store.shards.STRETCHED` (u, v, strain). ``channels``: what R, G
+    and B hold, such as "svu" where R is the strain; empty takes "uvs", if the images agree with it. ``framing`` is
+    recorded: where faces lie in the images, or what finds that from flows [2,H,W] of up to 512 of them.
 
     Raises:
         DatasetLayoutError: see :func:`read_flow_folders`, or the channels are in another order.

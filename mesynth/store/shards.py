@@ -317,6 +317,11 @@ def read_valid(root: Path, row: Row) -> np.ndarray | None:
     return npy_array(members["valid.npy"]) if "valid.npy" in members else None
 
 
+STRETCHED = "stretched"
+"""Name by which :func:`read_extra` gives a clip that was read from a flow image that image, [3,H,W] uint8: u, v and
+strain as in the file."""
+
+
 def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
     """An array that `prepare --inputs` stored beside the flow. Raises ManifestError without it."""
     return _flow_member(root, row, f"input_{name}.npy")

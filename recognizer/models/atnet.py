@@ -58,7 +58,7 @@ class Atnet(FlowNetwork):
     Published (authors' network definition): ResNet-10 with pre-activation, 64 time steps of 128 numbers, LSTMs of
     512, L2 normalisation, dropout .5.
     Deviations: the 128 numbers come from frame differences (:func:`cell_motion`), theirs from a dense flow; as many
-    time steps as data.frames allows; GroupNorm for BatchNorm; ``gain`` as in micro_attention (1 is published).
+    time steps as data.frames allows; ``gain`` as in micro_attention (1 is published).
     """
 
     needs = ("apex", "frames")

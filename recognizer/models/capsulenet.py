@@ -12,6 +12,7 @@ from torch import nn
 from mesynth.core.errors import ConfigError
 from recognizer.models.common import (
     APEX_INPUTS,
+    BatchNorm,
     ClassCapsules,
     FlowNetwork,
     Outputs,
@@ -22,7 +23,6 @@ from recognizer.models.common import (
     he,
     lengths,
     margin_loss,
-    norm,
     resized,
 )
 
@@ -70,11 +70,11 @@ class _Block(nn.Module):
     def __init__(self, a: int, b: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(a, b, 3, stride, 1, bias=False), norm(b), nn.ReLU(),
-            nn.Conv2d(b, b, 3, 1, 1, bias=False), norm(b),
+            nn.Conv2d(a, b, 3, stride, 1, bias=False), BatchNorm(b), nn.ReLU(),
+            nn.Conv2d(b, b, 3, 1, 1, bias=False), BatchNorm(b),
         )  # fmt: skip
         same = a == b and stride == 1
-        self.skip = nn.Identity() if same else nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), norm(b))
+        self.skip = nn.Identity() if same else nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), BatchNorm(b))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.body(x) + self.skip(x))
@@ -85,8 +85,8 @@ class Capsulenet(FlowNetwork):
 
     Published (paper, authors' code): ResNet18 without its max-pooling, so that 224 pixels leave 28x28 maps; kernels
     of 9; 8 and 16 numbers a capsule; 3 routings; margin loss .99/.01 with .5 for absent classes; apex frame alone.
-    Deviations: no ImageNet or macro-expression weights (none come with this package); GroupNorm for BatchNorm; grey
-    pictures; the four neighbour frames with which the authors fill up small classes are left to ``train.balance``.
+    Deviations: no ImageNet or macro-expression weights (none come with this package); grey pictures;
+    the four neighbour frames with which the authors fill up small classes are left to ``train.balance``.
     """
 
     needs = ("apex",)
@@ -99,7 +99,7 @@ class Capsulenet(FlowNetwork):
         trunk, side = TRUNKS[config.trunk], config.side or shape.frame_size
         widths = trunk.widths
         layers: list[nn.Module] = [
-            nn.Conv2d(APEX_INPUTS[config.input], widths[0], 7, 2, 3, bias=False), norm(widths[0]), nn.ReLU(),
+            nn.Conv2d(APEX_INPUTS[config.input], widths[0], 7, 2, 3, bias=False), BatchNorm(widths[0]), nn.ReLU(),
         ]  # fmt: skip
         maps = after(side, 7, 2, 3)
         for (a, b), stride in zip(pairwise((widths[0], *widths)), trunk.strides, strict=True):

@@ -1,9 +1,8 @@
-"""What the networks share: the contract with the trainer, dropout without a generator, losses, and parts of several.
+"""What the networks share: the contract with the trainer, dropout without a generator, norms, losses, parts of several.
 
-Each part gives the same under vmap as one by one.
-
-BatchNorm keeps running statistics and mixes the clips of a batch, so wherever a paper has it, :func:`norm` (GroupNorm,
-same number of parameters) stands in its place."""
+Each part gives the same under vmap as one by one. Where a paper or its authors' code has BatchNorm, so do the networks
+here (:class:`BatchNorm`); :func:`norm` stands where neither says what is normalised.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +47,6 @@ class Outputs(NamedTuple):
     """[B,D] what the classifier sees, for losses on distances; None: nothing of the kind"""
 
 
-_MASK = 0xFFFFFFFF
-
-
 class Dropout(nn.Module):
     """Dropout whose mask is a hash of ``key`` and the place of the number: no generator, so copies under vmap and one
     copy alone draw the same. ``key`` 0 (as saved, and at test) is the identity; the trainer hands in another each step.
@@ -69,17 +65,73 @@ class Dropout(nn.Module):
         """[B,...] of any shape."""
         if self.p == 0:
             return x
-        place = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-        h = (place * 0x9E3779B1 + self.key * 0x85EBCA6B) & _MASK  # Murmur3's finalizer on 32 bits
-        h = ((h ^ (h >> 16)) * 0x85EBCA6B) & _MASK
-        h = ((h ^ (h >> 13)) * 0xC2B2AE35) & _MASK
-        kept = ((h ^ (h >> 16)) >= int(self.p * 2**32)) | (self.key == 0)
-        grown = torch.where(self.key == 0, 1.0, 1 / (1 - self.p))
-        return x * (kept * grown).to(x.dtype)
+        place = torch.arange(x.numel(), device=x.device, dtype=torch.int32).reshape(x.shape)
+        h = place * _signed(0x9E3779B1) + ((self.key * 0x85EBCA6B) & 0xFFFFFFFF).to(torch.int32)
+        # Murmur3's finalizer on 32 bits, in place: fresh memory costs more than the numbers.
+        h ^= (h >> 16) & 0xFFFF
+        h *= _signed(0x85EBCA6B)
+        h ^= (h >> 13) & 0x7FFFF
+        h *= _signed(0xC2B2AE35)
+        h ^= (h >> 16) & 0xFFFF
+        h ^= -(2**31)  # comparisons know signed numbers alone
+        kept = (h >= int(self.p * 2**32) - 2**31) | (self.key == 0)
+        return x * kept.to(x.dtype).mul_(torch.where(self.key == 0, 1.0, 1 / (1 - self.p)))
+
+
+def _signed(word: int) -> int:
+    """A word of 32 bits as a signed number; products of such wrap."""
+    return word - 2**32 if word >= 2**31 else word
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm (Ioffe and Szegedy, 2015) of [B,C,...] for maps of any number of dimensions, as ``nn.BatchNorm1d`` to
+    ``3d`` compute it: in training by the batch's own mean and variance, at test by the running ones.
+
+    Training changes the running statistics in place. The trainer stacks them over members like parameters, so that each
+    member keeps its own, and a member of a stack gets what it gets alone.
+
+    >>> layer, x = BatchNorm(2), torch.randn(4, 2, 5)
+    >>> torch.allclose(layer(x), nn.BatchNorm1d(2)(x), atol=1e-6)
+    True
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    momentum = 0.1
+    eps = 1e-5
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B,C,...] -> the same shape. Raises ConfigError in training where a channel is one number alone."""
+        if self.training and x.numel() == x.shape[1]:
+            raise ConfigError(
+                "train.batch=1 leaves BatchNorm one number a channel, which has no variance; set train.batch=2 or more"
+            )
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+    def gain_and_shift(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+        """The same for maps whose ``mean`` and ``variance`` [C] over ``count`` numbers are known already: gain and
+        shift [C] of gain * x + shift."""
+        if self.training:
+            with torch.no_grad():
+                self.running_mean.mul_(1 - self.momentum).add_(self.momentum * mean)
+                self.running_var.mul_(1 - self.momentum).add_(self.momentum * count / (count - 1) * variance)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        gain = self.weight * (variance + self.eps).rsqrt()
+        return gain, self.bias - mean * gain
 
 
 class FlowNetwork(nn.Module):
-    """Base of the networks. No running statistics and no generator: a vmap over copies is exact.
+    """Base of the networks. No generator, and no state but buffers that are changed in place: a vmap over copies, with
+    their buffers stacked as well, is exact.
 
     ``scale`` [3] is the rms of each channel of the flow over the member's own training clips; the trainer sets it.
     """
@@ -92,7 +144,7 @@ class FlowNetwork(nn.Module):
     stack = 16
     """How many members train fastest together on a CPU; see tests/bench/bench_folds.py."""
     alone = False
-    """Whether it keeps running statistics or draws from torch's generator, so that members cannot train together."""
+    """Whether it draws from torch's generator or replaces its buffers, so that members cannot train together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +232,7 @@ def check(
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Stand-in for BatchNorm: groups of up to 8 channels' worth, 2 * ``channels`` parameters."""
+    """GroupNorm where no publication says what is normalised: up to 8 groups, 2 * ``channels`` parameters."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
@@ -362,14 +414,14 @@ class MicroAttention(nn.Module):
 
 
 class _Block(nn.Module):
-    """norm, ReLU, conv 3x3 with the stride, norm, ReLU, conv 3x3; the skip leaves after the first ReLU."""
+    """BatchNorm, ReLU, conv 3x3 with the stride, BatchNorm, ReLU, conv 3x3; the skip leaves after the first ReLU."""
 
     def __init__(self, a: int, b: int, *, first: bool, attention: bool) -> None:
         super().__init__()
         stride = 1 if first else 2
-        self.before = nn.Identity() if first else nn.Sequential(norm(a), nn.ReLU())
+        self.before = nn.Identity() if first else nn.Sequential(BatchNorm(a), nn.ReLU())
         self.one = nn.Conv2d(a, b, 3, stride, 1, bias=False)
-        self.between = nn.Sequential(norm(b), nn.ReLU())
+        self.between = nn.Sequential(BatchNorm(b), nn.ReLU())
         self.two = nn.Conv2d(b, b, 3, 1, 1, bias=False)
         self.skip = nn.Identity() if first else nn.Conv2d(a, b, 1, stride, bias=False)
         self.attend = MicroAttention(3 * b, b) if attention else None
@@ -385,21 +437,19 @@ class _Block(nn.Module):
 class ResNet10(nn.Module):
     """ResNet-10 with pre-activation (He et al., 2016): pictures [B,C,F,F] -> embedding [B,widths[-1]] of length 1.
 
-    Layer by layer after the definitions that ATNet's authors published for both networks that have it as their trunk.
-    Deviation: GroupNorm for BatchNorm.
-
-    The norm of the picture itself makes each one of mean 0 and variance 1, where BatchNorm did that for a batch.
+    Layer by layer after the definitions that ATNet's authors published for both networks that have it as their trunk,
+    the norm of the pictures themselves among them. Their framework's running statistics have momentum .001, here .1.
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...], *, attention: bool) -> None:
         super().__init__()
-        self.picture = nn.GroupNorm(1, channels)
+        self.picture = BatchNorm(channels)
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 7, 2, 3), norm(widths[0]), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)
+            nn.Conv2d(channels, widths[0], 7, 2, 3), BatchNorm(widths[0]), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)
         )
         pairs = list(pairwise((widths[0], *widths)))
         self.blocks = nn.ModuleList(_Block(a, b, first=i == 0, attention=attention) for i, (a, b) in enumerate(pairs))
-        self.last = norm(widths[-1])
+        self.last = BatchNorm(widths[-1])
         self.apply(he)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,13 @@ from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check
 from recognizer.models.faces import EYES, MOUTH_CORNERS
 
 _GRID = 4  # patches along a side of the four crops together
+PUBLISHED = (((9, 11), (21, 10)), ((10, 21), (20, 21)))
+"""Centres (row, column) of the authors' four crops as they lie in the mosaic, pixels of 28.
+
+Eyes at (9.53, 11.06) and (21.40, 10.92), lip corners at (10.26, 22.12) and (20.58, 22.26): the points that their code
+falls back on where the detector finds no face in a picture of 28 pixels. It moves them so that crops lie inside, cuts
+off decimals, and takes x for the row: the upper tiles show the left half of the face, the lower ones the right half."""
+CROPS = ("published", "face")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +37,16 @@ class HtnetConfig:
     mlp: int = 4
     """Width of the blocks' hidden layer in units of their input."""
     dropout: float = 0.0
+    crops: str = "published"
+    """published: where the authors' code crops published flow images. face: about the eyes and lip corners of a face as
+    ``mesynth prepare`` aligns it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "repeats", tuple(self.repeats))
-        check("htnet", self, least={"dim": 1, "heads": 1, "repeats": 1, "mlp": 1}, shares=("dropout",))
+        check(
+            "htnet", self, least={"dim": 1, "heads": 1, "repeats": 1, "mlp": 1}, shares=("dropout",),
+            choices={"crops": CROPS},
+        )  # fmt: skip
         if len(self.repeats) != 3:
             raise ConfigError(f"htnet.repeats={list(self.repeats)} needs three numbers, one for each level")
         if self.dim < self.heads:
@@ -76,19 +89,23 @@ class _Join(nn.Module):
         return F.max_pool2d(x, 3, 2, 1)
 
 
-def mosaic(flow: torch.Tensor) -> torch.Tensor:
-    """[B,3,S,S] -> [B,3,S,S]: half-size crops about both eyes (top row) and both lip corners (bottom row).
+def mosaic(flow: torch.Tensor, crops: str = "published") -> torch.Tensor:
+    """[B,3,S,S] -> [B,3,S,S]: four crops of half the size, see ``htnet.crops``; of a face, both eyes above, both lip
+    corners below.
 
     A crop that would leave the picture is moved inside, as published.
     """
     side = flow.shape[-1]
     half = side // 2
+    shares = [[(y, x) for x, y in row] for row in (EYES, MOUTH_CORNERS)]
+    if crops == "published":
+        shares = [[(y / 28, x / 28) for y, x in row] for row in PUBLISHED]
 
-    def crop(point: tuple[float, float]) -> torch.Tensor:
-        x, y = (min(max(round(share * side - half / 2), 0), side - half) for share in point)
+    def crop(centre: tuple[float, float]) -> torch.Tensor:
+        y, x = (min(max(round(share * side - half / 2), 0), side - half) for share in centre)
         return flow[:, :, y : y + half, x : x + half]
 
-    return torch.cat([torch.cat([crop(p) for p in row], 3) for row in (EYES, MOUTH_CORNERS)], 2)
+    return torch.cat([torch.cat([crop(p) for p in row], 3) for row in shares], 2)
 
 
 class Htnet(FlowNetwork):
@@ -97,15 +114,15 @@ class Htnet(FlowNetwork):
     Published (paper, authors' code): 14x14 crops of 28x28 (u, v, strain), patch 7, dimension 256, 3 heads, 2-2-10
     blocks, all doubling per level. With these numbers a block of the nested transformer holds one token, so the
     softmax of every attention is over one number and only its values act.
-    Deviations: crops at the mean face's eyes and lip corners (the authors detect five points per picture; their code
-    swaps x and y when it crops); other sizes of the flow image take patches of a quarter of it.
+    Deviations: one set of crops for all pictures (the authors detect five points in each, where their detector finds a
+    face); other sizes of the flow image take patches of a quarter of it.
     """
 
     stack = 1
 
     def __init__(self, config: HtnetConfig, n_classes: int, shape: Shape) -> None:
         super().__init__()
-        self.patch = shape.size // _GRID
+        self.patch, self.crops = shape.size // _GRID, config.crops
         dims = [config.dim * 2**level for level in range(3)]
         self.embed = nn.Linear(3 * self.patch**2, dims[0])
         self.places = nn.Parameter(torch.randn(3, 1))  # one number per level and place in a block, as published
@@ -119,7 +136,7 @@ class Htnet(FlowNetwork):
 
     def forward(self, *views: torch.Tensor) -> Outputs:
         """[B,3,S,S] flow -> scores."""
-        x = mosaic(self.scaled(views[0]))
+        x = mosaic(self.scaled(views[0]), self.crops)
         patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)  # [B,3,4,4,p,p]
         maps = self.embed(patches.permute(0, 2, 3, 4, 5, 1).flatten(3)).permute(0, 3, 1, 2)
         for i, level in enumerate(self.levels):

@@ -11,6 +11,7 @@ from torch import nn
 from mesynth.core.errors import ConfigError
 from recognizer.models.common import (
     APEX_INPUTS,
+    BatchNorm,
     ClassCapsules,
     FlowNetwork,
     Outputs,
@@ -20,7 +21,6 @@ from recognizer.models.common import (
     check,
     lengths,
     margin_loss,
-    norm,
 )
 
 _PRIMARY, _PRIMARY_DIM = 16, 8
@@ -71,7 +71,7 @@ class IceDiscriminator(FlowNetwork):
 
     Published (paper, authors' code): the layers, 8x8x16 = 1024 primary capsules at 128 pixels, 3 routings, margins
     .9/.1 without squares, .5 for absent classes. The size of a class capsule is free.
-    Deviations: GroupNorm for BatchNorm; coupling coefficients share a primary capsule out over the classes (the code
+    Deviations: coupling coefficients share a primary capsule out over the classes (the code
     normalises over the primary capsules); no authenticity capsule and no reconstruction, which serve the GAN.
     """
 
@@ -87,7 +87,7 @@ class IceDiscriminator(FlowNetwork):
         w, side = config.width, shape.frame_size
         layers: list[nn.Module] = [SpectralConv2d(APEX_INPUTS[config.input], w, 4, 2, 1), nn.LeakyReLU(0.2)]
         for a, b, stride in ((w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 8 * w, 1), (8 * w, 8 * w, 1)):
-            layers += [SpectralConv2d(a, b, 4, stride, 1, bias=False), norm(b), nn.LeakyReLU(0.2)]
+            layers += [SpectralConv2d(a, b, 4, stride, 1, bias=False), BatchNorm(b), nn.LeakyReLU(0.2)]
         layers += [SpectralConv2d(8 * w, w, 1, 2, 1), SpectralConv2d(w, _PRIMARY * _PRIMARY_DIM, 1)]
         self.patches = nn.Sequential(*layers)
         for stride in (2, 2, 2, 1, 1):

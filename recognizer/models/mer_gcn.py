@@ -49,9 +49,10 @@ class MerGcn(FlowNetwork):
     """3D convolutions -> a node per AU -> two graph convolutions on co-occurring AUs -> classifier.
 
     Published (abstract): 3D ConvNets for AU features, GCN layers over AU nodes, trained end to end with AU and class
-    labels. Free: all sizes, how features become nodes (one linear map), the read-out (all nodes, side by side).
+    labels. Free: all sizes, the norm (GroupNorm), how features become nodes (one linear map), the read-out (all nodes,
+    side by side).
     Deviations: co-occurrence from published tables, not from training labels; all 25 AUs of this package, both
-    sides; GroupNorm for BatchNorm.
+    sides.
     """
 
     needs = ("frames",)

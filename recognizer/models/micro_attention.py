@@ -31,7 +31,7 @@ class MicroAttentionNet(FlowNetwork):
     Published (authors' network definition): widths 64 to 512, one block each, the units, L2 normalisation, grey
     pictures of 224 pixels; any size from 32 runs.
     Deviations: no weights from macro-expressions (none come with this package), on which the paper's results rest;
-    GroupNorm for BatchNorm; the last unit comes before the last norm, like the others; ``gain``, for scores of a
+    the last unit comes before the last norm, like the others; ``gain``, for scores of a
     vector of length 1 stay too flat to be fitted in few steps (1 is published).
     """
 

@@ -1,17 +1,21 @@
-"""STSTNet's streams as one compiled pass: 3x3 convolution, ReLU, norm of each stream, 3x3 pooling, averaging.
+"""STSTNet: three shallow streams over (u, v, strain) (Liong et al., FG 2019).
 
-Plain operations write maps of 16 x 900 numbers a clip to memory some twenty times a step, and wait for memory. Here one
-map at a time lies in the nearest cache; backward makes it again, which costs less than reading it.
+Layers, sizes and training are those of the authors' code. Free: the order of the channels, which is u, v, strain here
+and OpenCV's strain, v, u there (:func:`read_published` turns their weights round); dropout draws from a hash, so that
+stacked folds equal single ones.
 
-STSTNet: three shallow streams over (u, v, strain) (Liong et al., FG 2019).
-
-Deviations, both so that stacked folds equal single ones: GroupNorm with one group per stream replaces BatchNorm (no
-running statistics), and dropout draws from a hash. The streams are one compiled pass (conv_pool)."""
+Convolution, ReLU and 3x3 pooling of all streams are one compiled pass. Plain operations write maps of 16 x 900 numbers
+a clip to memory some twenty times a step, and wait for memory. Here one map at a time lies in the nearest cache;
+backward makes it again, which costs less than reading it. The norm between ReLU and pooling scales and shifts a map as
+a whole, so that it commutes with the pooling, and the pass says what it needs: each map's mean and variance.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,27 +24,21 @@ import torch.nn.functional as F
 from numba import njit
 from torch import nn
 
-from mesynth.core.errors import ConfigError
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape
-
-EPS = 1e-5
+from mesynth.core.errors import WeightsUnavailable
+from recognizer.models.common import BatchNorm, Dropout, FlowNetwork, Outputs, Shape, check
 
 
 def reference(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, group: Any
-) -> torch.Tensor:
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, sign: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same by torch's own operations, on any device; see :func:`conv_pool`."""
     n, side, filters = len(x), x.shape[-1] + 2, len(weight)
     patches = F.pad(x, (2, 2, 2, 2)).unfold(2, 3, 1).unfold(3, 3, 1)  # [B,3,s,s,3,3]
     flat = patches.permute(0, 1, 4, 5, 2, 3).reshape(n, 27, side * side)
     maps = F.relu(torch.baddbmm(bias[:, None], weight.expand(n, -1, -1), flat))
-    same = torch.as_tensor(group, device=x.device)
-    share = (same[:, None] == same[None]).to(x.dtype)
-    share = share / share.sum(1, keepdim=True)  # row f averages over the filters of f's own stream
-    mean, square = (share @ m.mean(2, keepdim=True) for m in (maps, maps * maps))
-    gain = gamma[:, None] * (square - mean * mean + EPS).rsqrt()
-    normed = (maps * gain + (beta[:, None] - mean * gain)).reshape(n, filters, side, side)
-    return F.avg_pool2d(F.max_pool2d(normed, 3, 3, 1), 2).flatten(1)
+    turned = (sign[:, None] * maps).reshape(n, filters, side, side)
+    best = sign[:, None, None] * F.max_pool2d(turned, 3, 3, 1)
+    return best, maps.mean(2), maps.var(2, correction=0)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -56,7 +54,7 @@ def _pad(x, spare):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _map(spare, weight, values, side):  # type: ignore[no-untyped-def]
-    """One filter's map ``values`` [s*w] after ReLU, s = S+2; returns its sum and its sum of squares.
+    """One filter's map ``values`` [s*w] after ReLU, s = S+2.
 
     A tap is the padded clip, shifted; the two columns too many are 0. The compiler unrolls the three inner loops and
     fills vector registers with places; it does so only if no index can be negative (Python's indices from the end),
@@ -72,11 +70,23 @@ def _map(spare, weight, values, side):  # type: ignore[no-untyped-def]
         values[p] = max(value, np.float32(0))
     for row in range(side):
         values[row * (side + 2) + side] = values[row * (side + 2) + side + 1] = 0
-    total, square = np.float32(0), np.float32(0)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _moments(values, side):  # type: ignore[no-untyped-def]
+    """Mean and variance of a map, whose two columns too many hold the mean afterwards.
+
+    Two passes, for a map may lie far from 0 and vary little.
+    """
+    total, square, count = np.float32(0), np.float32(0), np.float32(side * side)
     for p in range(len(values)):
         total += values[p]
-        square += values[p] * values[p]
-    return total, square
+    mean = total / count
+    for row in range(side):
+        values[row * (side + 2) + side] = values[row * (side + 2) + side + 1] = mean
+    for p in range(len(values)):
+        square += (values[p] - mean) * (values[p] - mean)
+    return mean, square / count
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -129,76 +139,44 @@ def _pool(values, side, sign, best, places, column, rows):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _forward(x, weight, gamma, beta, group, sizes, out, best, places, moments):  # type: ignore[no-untyped-def]
-    """``best`` and ``places`` [B,F,P,P] as of :func:`_pool`; ``moments`` [B,2,F]: mean and 1/sd of filters' streams."""
-    n, side, filters = len(x), x.shape[2] + 2, len(weight)
-    cells = best.shape[2] // 2
+def _forward(x, weight, sign, best, places, mean, variance):  # type: ignore[no-untyped-def]
+    """``best`` and ``places`` [B,F,P,P] as of :func:`_pool`, the sign taken off again; ``mean``, ``variance`` [B,F]."""
+    side, filters = x.shape[2] + 2, len(weight)
     spare = np.empty((3, (side + 5) * (side + 2)), np.float32)
     values = np.empty(side * (side + 2), np.float32)
     column, rows = np.empty(side + 2, np.float32), np.empty(side + 2, np.int32)
-    sums = np.empty((2, filters), np.float32)
-    sign = np.where(gamma < 0, np.float32(-1), np.float32(1))
-    for b in range(n):
+    for b in range(len(x)):
         _pad(x[b], spare)
-        sums[:] = 0
         for f in range(filters):
-            total, square = _map(spare, weight[f], values, side)
-            sums[0, group[f]] += total
-            sums[1, group[f]] += square
+            _map(spare, weight[f], values, side)
+            mean[b, f], variance[b, f] = _moments(values, side)
             _pool(values, side, sign[f], best[b, f], places[b, f], column, rows)
-        for f in range(filters):
-            count = np.float32(sizes[group[f]] * side * side)
-            mean = sums[0, group[f]] / count
-            variance = max(sums[1, group[f]] / count - mean * mean, np.float32(0))
-            rate = np.float32(1) / np.sqrt(variance + np.float32(EPS))
-            moments[b, 0, f], moments[b, 1, f] = mean, rate
-            gain, shift = gamma[f] * rate * sign[f] * np.float32(0.25), beta[f] - mean * gamma[f] * rate
-            for i in range(cells):
-                for j in range(cells):
-                    four = best[b, f, 2 * i, 2 * j] + best[b, f, 2 * i, 2 * j + 1]
-                    four += best[b, f, 2 * i + 1, 2 * j] + best[b, f, 2 * i + 1, 2 * j + 1]
-                    out[b, (f * cells + i) * cells + j] = gain * four + shift
+            if sign[f] < 0:
+                for i in range(best.shape[2]):
+                    for j in range(best.shape[3]):
+                        best[b, f, i, j] = -best[b, f, i, j]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _backward(  # type: ignore[no-untyped-def]
-    x, weight, gamma, group, sizes, gradient, best, places, moments, d_weight, d_gamma, d_beta
-):
-    n, side, filters = len(x), x.shape[2] + 2, len(weight)
-    cells, width = best.shape[2] // 2, side + 2
+def _backward(x, weight, best, places, mean, d_best, d_mean, d_variance, d_weight):  # type: ignore[no-untyped-def]
+    """Add to ``d_weight`` [F,28] what the gradients of the three outputs say."""
+    side, filters, pools = x.shape[2] + 2, len(weight), best.shape[2]
+    width = side + 2
     spare = np.empty((3, (side + 5) * width), np.float32)
     values, slope = np.empty(side * width, np.float32), np.empty(side * width, np.float32)
-    first, second = np.empty(filters, np.float32), np.empty(filters, np.float32)
-    sign = np.where(gamma < 0, np.float32(-1), np.float32(1))
-    for b in range(n):
+    count = np.float32(side * side)
+    for b in range(len(x)):
         _pad(x[b], spare)
-        mean, rate = moments[b, 0], moments[b, 1]
         for f in range(filters):
-            first[f] = second[f] = 0
-            for i in range(2 * cells):
-                for j in range(2 * cells):
-                    d = np.float32(0.25) * gradient[b, (f * cells + i // 2) * cells + j // 2]
-                    first[f] += d
-                    second[f] += d * (sign[f] * best[b, f, i, j] - mean[f]) * rate[f]
-            d_beta[f] += first[f]
-            d_gamma[f] += second[f]
-        for f in range(filters):
-            one, two = np.float32(0), np.float32(0)
-            for other in range(filters):
-                if group[other] == group[f]:
-                    one += first[other] * gamma[other]
-                    two += second[other] * gamma[other]
-            count = np.float32(sizes[group[f]] * side * side)
-            per = -rate[f] * rate[f] * two / count  # what every place of the stream gets, by its value
-            level = -rate[f] * one / count - per * mean[f]
+            per = np.float32(2) * d_variance[b, f] / count  # what every place of the map gets, by its value
+            level = d_mean[b, f] / count - per * mean[b, f]
             _map(spare, weight[f], values, side)
             for p in range(side * width):
                 slope[p] = level + per * values[p] if values[p] > 0 else np.float32(0)
-            for i in range(2 * cells):
-                for j in range(2 * cells):
-                    if best[b, f, i, j] * sign[f] > 0:
-                        d = np.float32(0.25) * gradient[b, (f * cells + i // 2) * cells + j // 2]
-                        slope[places[b, f, i, j]] += rate[f] * gamma[f] * d
+            for i in range(pools):
+                for j in range(pools):
+                    if best[b, f, i, j] > 0:
+                        slope[places[b, f, i, j]] += d_best[b, f, i, j]
             _correlate(spare, slope, width, d_weight[f])
 
 
@@ -208,90 +186,86 @@ def _laid(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 class _ConvPool(torch.autograd.Function):
-    """Of CPU tensors; nothing flows back to ``x``, which is data. The outputs after the first are kept for backward."""
+    """Of CPU tensors; nothing flows back to ``x``, which is data. The last output is kept for backward."""
 
     @staticmethod
-    def forward(x: Any, weight: Any, bias: Any, gamma: Any, beta: Any, group: np.ndarray) -> tuple[torch.Tensor, ...]:
+    def forward(x: Any, weight: Any, bias: Any, sign: Any) -> tuple[torch.Tensor, ...]:
         n, filters, pools = len(x), len(weight), (x.shape[-1] + 1) // 3 + 1
-        out = np.empty((n, filters * (pools // 2) ** 2), np.float32)
-        best, moments = np.empty((n, filters, pools, pools), np.float32), np.empty((n, 2, filters), np.float32)
-        places = np.empty(best.shape, np.int32)
-        clips, w, b, g, shift = (t.detach().contiguous().numpy() for t in (x, weight, bias, gamma, beta))
-        _forward(clips, _laid(w, b), g, shift, group, np.bincount(group), out, best, places, moments)
-        return tuple(map(torch.from_numpy, (out, best, places, moments)))
+        best, places = (np.empty((n, filters, pools, pools), kind) for kind in (np.float32, np.int32))
+        mean, variance = np.empty((n, filters), np.float32), np.empty((n, filters), np.float32)
+        clips, w, b, way = (t.detach().contiguous().numpy() for t in (x, weight, bias, sign))
+        _forward(clips, _laid(w, b), way, best, places, mean, variance)
+        return tuple(map(torch.from_numpy, (best, mean, variance, places)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        *tensors, ctx.group = inputs
-        ctx.save_for_backward(*tensors, *output[1:])
-        ctx.mark_non_differentiable(*output[1:])
+        best, mean, _, places = output
+        ctx.save_for_backward(*inputs[:3], best, mean, places)
+        ctx.mark_non_differentiable(places)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
-        clips, w, b, g, _, best, places, moments = (t.detach().contiguous().numpy() for t in ctx.saved_tensors)
-        laid, above, sizes = _laid(w, b), gradients[0].contiguous().numpy(), np.bincount(ctx.group)
-        d_laid, d_gamma, d_beta = (np.zeros_like(a) for a in (laid, g, g))
-        _backward(clips, laid, g, ctx.group, sizes, above, best, places, moments, d_laid, d_gamma, d_beta)
-        found = (d_laid[:, :27], d_laid[:, 27], d_gamma, d_beta)
-        return (None, *(torch.from_numpy(np.ascontiguousarray(a)) for a in found), None)
+        clips, w, b, best, mean, places = (t.detach().contiguous().numpy() for t in ctx.saved_tensors)
+        laid, above = _laid(w, b), [g.contiguous().numpy() for g in gradients[:3]]
+        d_laid = np.zeros_like(laid)
+        _backward(clips, laid, best, places, mean, above[0], above[1], above[2], d_laid)
+        found = (np.ascontiguousarray(d_laid[:, :27]), np.ascontiguousarray(d_laid[:, 27]))
+        return (None, *map(torch.from_numpy, found), None)
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         """Members one after the other: each is a pass over its own clips, and keeps its own."""
-        moved = [
-            t if d is None or k == 5 else t.movedim(d, 0) for k, (t, d) in enumerate(zip(inputs, in_dims, strict=True))
-        ]
+        moved = [t if d is None else t.movedim(d, 0) for t, d in zip(inputs, in_dims, strict=True)]
         each = [
-            _ConvPool.apply(*(t if in_dims[k] is None else t[m] for k, t in enumerate(moved)))[0]
+            _ConvPool.apply(*(t if in_dims[k] is None else t[m] for k, t in enumerate(moved)))[:3]
             for m in range(info.batch_size)
         ]
-        nothing = (torch.empty(info.batch_size, 0) for _ in range(3))
-        return (torch.stack(each), *nothing), (0, 0, 0, 0)
+        stacked = (torch.stack(parts) for parts in zip(*each, strict=True))
+        return (*stacked, torch.empty(info.batch_size, 0)), (0, 0, 0, 0)
 
 
 def conv_pool(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    gamma: torch.Tensor,
-    beta: torch.Tensor,
-    group: np.ndarray,
-) -> torch.Tensor:
-    """Clips [B,3,S,S] through filters [F,27] (channel, row, column), ``bias``, ``gamma``, ``beta`` [F] -> [B,F*c*c].
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, sign: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clips [B,3,S,S] through filters [F,27] (channel, row, column) and ``bias`` [F], padding 2, then ReLU.
 
-    ``group`` [F] int64: the stream of each filter, from 0. Padding 2; ReLU; the mean and variance of a stream's maps
-    taken out; largest of 3x3, then means of 2x2 (c = 5 for S = 28). Gradients reach the four parameters, not ``x``.
+    Returns the largest value (where ``sign`` [F] is 1; the smallest where -1) of every 3x3 window at stride 3
+    [B,F,P,P], and each map's mean and variance before pooling [B,F]. Gradients reach ``weight`` and ``bias`` alone.
     """
     if x.device.type != "cpu" or x.dtype != torch.float32:
-        return reference(x, weight, bias, gamma, beta, group)
-    out: torch.Tensor = _ConvPool.apply(x, weight, bias, gamma, beta, group)[0]
-    return out
+        return reference(x, weight, bias, sign)
+    best, mean, variance, _ = _ConvPool.apply(x, weight, bias, sign)
+    return best, mean, variance
 
 
 # ------------------------------------------------------------------- ststnet
 
 
+NORMS = ("batch", "group")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StstnetConfig:
-    """Filters of the three streams."""
+    """Published sizes."""
 
     filters: tuple[int, ...] = (3, 5, 8)
+    """Of the three streams."""
     dropout: float = 0.5
-    """Before the classifier."""
+    """Of the pooled maps, before they are averaged."""
+    norm: str = "batch"
+    """batch (published), or group: one group a stream and no running statistics, as before version 0.2."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filters", tuple(self.filters))
-        if not self.filters or min(self.filters) < 1:
-            raise ConfigError(f"ststnet.filters={list(self.filters)} must be positive numbers")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"ststnet.dropout={self.dropout:g} is outside [0, 1)")
+        check("ststnet", self, least={"filters": 1}, shares=("dropout",), choices={"norm": NORMS})
 
 
 class Ststnet(FlowNetwork):
-    """Conv 3x3 pad 2 -> ReLU -> norm -> MaxPool 3 s3 p1, three times in parallel -> AvgPool 2 -> dropout -> FC."""
+    """Conv 3x3 pad 2 -> ReLU -> BatchNorm -> MaxPool 3 s3 p1 -> dropout, three times in parallel -> AvgPool 2 -> FC."""
 
+    share: torch.Tensor
     stack = 2
 
     def __init__(self, config: StstnetConfig, n_classes: int, size: int) -> None:
@@ -300,16 +274,80 @@ class Ststnet(FlowNetwork):
         bound = 1 / math.sqrt(27)
         self.weight = nn.Parameter(torch.empty(total, 27).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(total).uniform_(-bound, bound))
-        self.gamma, self.beta = nn.Parameter(torch.ones(total)), nn.Parameter(torch.zeros(total))
-        self.group = np.repeat(np.arange(len(config.filters)), config.filters)
-        side = ((size + 2 + 2 - 3) // 3 + 1) // 2
+        self.norm = BatchNorm(total) if config.norm == "batch" else None
+        if self.norm is None:
+            self.gamma, self.beta = nn.Parameter(torch.ones(total)), nn.Parameter(torch.zeros(total))
+            group = np.repeat(np.arange(len(config.filters)), config.filters)
+            share = torch.from_numpy((group[:, None] == group).astype(np.float32))
+            self.register_buffer("share", share / share.sum(1, keepdim=True), persistent=False)
+        self.side = (size + 2 + 2 - 3) // 3 + 1
         self.drop = Dropout(config.dropout)
-        self.classify = nn.Linear(total * side**2, n_classes)
+        self.classify = nn.Linear(total * (self.side // 2) ** 2, n_classes)
 
     def forward(self, x: torch.Tensor) -> Outputs:
-        pooled = conv_pool(self.scaled(x), self.weight, self.bias, self.gamma, self.beta, self.group)
-        features = self.drop(pooled)
+        """[B,3,S,S] flow -> scores."""
+        sign = torch.where((self.gamma if self.norm is None else self.norm.weight) < 0, -1.0, 1.0)
+        maps, mean, variance = conv_pool(self.scaled(x), self.weight, self.bias, sign)
+        if self.norm is None:  # statistics of a stream of a clip
+            level = mean @ self.share.T
+            spread = (variance + (mean - level).square()) @ self.share.T
+            gain = self.gamma * (spread + 1e-5).rsqrt()
+            normed = maps * gain[..., None, None] + (self.beta - level * gain)[..., None, None]
+        else:
+            level = mean.mean(0)
+            spread = (variance + (mean - level).square()).mean(0)
+            gain, shift = self.norm.gain_and_shift(level, spread, len(x) * (x.shape[-1] + 2) ** 2)
+            normed = maps * gain[:, None, None] + shift[:, None, None]
+        features = F.avg_pool2d(self.drop(normed), 2).flatten(1)
         return Outputs(self.classify(features), None, features)
+
+
+_BGR = [2, 1, 0]
+"""u, v, strain of published flow images as OpenCV reads them: strain, v, u."""
+
+
+def read_published(file: Path | str) -> dict[str, torch.Tensor]:
+    """One of the authors' weight files (``STSTNet_Weights/SUBJECT.pth``) as the parameters and statistics of an
+    :class:`Ststnet` with the default settings; that network answers flow images as bytes (``data.input=bytes``).
+
+    Nothing in the file is executed: it is read as a plain dictionary of tensors.
+
+    Raises:
+        WeightsUnavailable: no such file, or not the state of a published STSTNet.
+    """
+    file = Path(file)
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsUnavailable(f"{file} cannot be read ({error.strerror or error}); check the path") from None
+    except Exception:  # whatever a damaged or foreign file raises inside torch
+        found = None
+    filters = StstnetConfig().filters
+    wanted: dict[str, tuple[int, ...]] = {}
+    for i, n in enumerate(filters, 1):
+        wanted |= {f"conv{i}.weight": (n, 3, 3, 3), f"conv{i}.bias": (n,)}
+        wanted |= {f"bn{i}.{name}": (n,) for name in ("weight", "bias", "running_mean", "running_var")}
+    wanted |= {"fc.weight": (3, 400), "fc.bias": (3,)}
+    tensors = found.items() if isinstance(found, Mapping) else ()
+    shapes = {name: tuple(t.shape) for name, t in tensors if isinstance(t, torch.Tensor)}
+    for name, shape in wanted.items():
+        if shapes.get(name) != shape:
+            held = f"{name} is {list(shapes[name])}" if name in shapes else f"it holds no {name}"
+            raise WeightsUnavailable(
+                f"{file} is no state of the published STSTNet ({held}, expected {list(shape)}); give one of the "
+                "authors' STSTNet_Weights/SUBJECT.pth"
+            )
+
+    if not all(found[name].isfinite().all() for name in wanted):
+        raise WeightsUnavailable(f"{file} holds numbers that are not finite; copy it again")
+
+    def joined(name: str) -> torch.Tensor:
+        """Of the three streams, one after the other."""
+        return torch.cat([found[name.format(i)].float() for i in range(1, len(filters) + 1)])
+
+    state = {"weight": joined("conv{}.weight")[:, _BGR].flatten(1), "bias": joined("conv{}.bias")}
+    state |= {f"norm.{n}": joined(f"bn{{}}.{n}") for n in ("weight", "bias", "running_mean", "running_var")}
+    return state | {"classify.weight": found["fc.weight"].float(), "classify.bias": found["fc.bias"].float()}
 
 
 def build(config: StstnetConfig, n_classes: int, shape: Shape) -> FlowNetwork:

@@ -17,7 +17,6 @@ from mesynth.core.errors import DatasetLayoutError, MesynthError, RunFolderError
 from mesynth.core.types import optical_strain
 from mesynth.datasets.flow_folders import (
     ORDERS,
-    STRETCHED,
     UNITS,
     import_flow_folders,
     order_agreement,
@@ -28,7 +27,7 @@ from mesynth.datasets.flow_folders import (
     unstretch,
 )
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_extra, read_flow
+from mesynth.store.shards import STRETCHED, read_extra, read_flow
 from recognizer.config import RunConfig
 from recognizer.data import load
 from recognizer.run import loso

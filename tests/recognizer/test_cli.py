@@ -35,7 +35,7 @@ def mistake(*arguments: object) -> str:
     return str(lines[0])
 
 
-@pytest.mark.parametrize("verb", ["loso", "ablate", "train", "predict"])
+@pytest.mark.parametrize("verb", ["loso", "ablate", "train", "import", "predict"])
 def test_every_verb_has_an_example(verb: str) -> None:
     assert f"Example: recognizer {verb} " in run(verb, "--help").output
 

@@ -298,7 +298,8 @@ def test_settings_of_a_registered_model(theirs: str, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(config_yaml(config, synthetic=True))
     again = load_config(RunConfig, file)
-    assert again == replace(config, data=replace(config.data, power=1.0, pool=0, symmetric=False))  # saved as what the model did
+    did = replace(config.data, power=1.0, pool=0, symmetric=False)
+    assert again == replace(config, data=did)  # saved as what the model did
     assert config_hash(again, synthetic=True) == config_hash(config, synthetic=True)
     # Made in Python, without a section: its defaults, and the same run.
     bare, loaded = RunConfig(model="theirs"), load_config(RunConfig, None, ["model=theirs"])

@@ -33,11 +33,13 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.parametrize("model", ["region_attention", "ststnet"])  # the latter keeps running statistics
 def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
-    sets: dict[str, FlowSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, sets: dict[str, FlowSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "BLOCK", 3)
-    whole = loso(sets["real"], None, config(), out=tmp_path / "whole")
+    settings = config(f"model={model}")
+    whole = loso(sets["real"], None, settings, out=tmp_path / "whole")
     done = 0
     real_fit = run.fit
 
@@ -50,9 +52,9 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
 
     monkeypatch.setattr(run, "fit", stopping)
     with pytest.raises(Stopped):
-        loso(sets["real"], None, config(), out=tmp_path / "stopped")
+        loso(sets["real"], None, settings, out=tmp_path / "stopped")
     assert [p.name for p in sorted((tmp_path / "stopped" / "parts").glob("*.safetensors"))] == ["00000.safetensors"]
-    resumed = loso(sets["real"], None, config(), out=tmp_path / "stopped")
+    resumed = loso(sets["real"], None, settings, out=tmp_path / "stopped")
     assert done == 2 + 2  # the first block was not trained again
     assert resumed.predictions.equals(whole.predictions)
     for name in ("predictions.parquet", "megc.txt"):

@@ -15,7 +15,7 @@ from recognizer.models import dssn, elrcn
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
 from recognizer.models.capsulenet import CapsulenetConfig
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, ResNet10, Shape
+from recognizer.models.common import BatchNorm, Dropout, FlowNetwork, Outputs, ResNet10, Shape
 from recognizer.models.dssn import DssnConfig
 from recognizer.models.elrcn import ElrcnConfig, Vgg
 from recognizer.models.fusenet import FusenetConfig
@@ -34,6 +34,8 @@ TRAIN_KEYS = {
     "steps", "batch", "lr", "weight_decay", "flip", "shift", "balance", "optimizer", "schedule", "loss",
 }  # fmt: skip
 WITH_AU = {"au_gacn", "mer_gcn"}
+WITH_BATCH_NORM = {"capsulenet", "ice_discriminator", "micro_attention", "atnet"}
+"""By their authors' code."""
 Y, AU = torch.tensor([0, 2]), torch.tensor([1, 0, -1, 1, 0]).repeat(BATCH, N_AUS * 2 // 5)
 
 
@@ -99,22 +101,28 @@ def test_stacked_equals_one_by_one(name: str) -> None:
     alone = [one(dict(n.named_parameters()), dict(n.named_buffers()), *views) for n in networks]
     for many, *each in zip(together, *alone, strict=True):
         torch.testing.assert_close(many, torch.stack(each), atol=1e-5, rtol=1e-5)
+    for n, many in buffers.items():  # running statistics have moved, each member's by its own maps
+        torch.testing.assert_close(many, torch.stack([dict(net.named_buffers())[n] for net in networks]))
+        assert n.rpartition(".")[2] != "running_mean" or (many != 0).any()
     assert (together[1][0] != together[1][1]).any()
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_clip_does_not_depend_on_its_batch(name: str) -> None:
     entry = small(name)
-    network = entry.build()
+    network = entry.build().eval()
     views = entry.views(network.needs, batch=4)
     whole, part = network(*views).scores, network(*(v[1:3] for v in views)).scores
     torch.testing.assert_close(part, whole[1:3], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_no_state_but_weights_and_scale(name: str) -> None:
+def test_no_state_but_weights_scale_and_running_statistics(name: str) -> None:
     network = small(name).build()
-    assert set(network.state_dict()) == {n for n, _ in network.named_parameters()} | {"scale"}
+    norms = {n for n, module in network.named_modules() if isinstance(module, BatchNorm)}
+    running = {f"{n}.{kind}" for n in norms for kind in ("running_mean", "running_var")}
+    assert set(network.state_dict()) == {n for n, _ in network.named_parameters()} | {"scale"} | running
+    assert bool(norms) == (name in WITH_BATCH_NORM)
     for module in network.modules():
         assert not isinstance(module, nn.modules.batchnorm._NormBase)
         assert not isinstance(module, nn.modules.dropout._DropoutNd)
@@ -261,6 +269,7 @@ def test_elrcn_by_features() -> None:
         (lambda: MicroexpstcnnConfig(depth=0), "microexpstcnn.depth=0"),
         (lambda: FusenetConfig(fusion="early"), "fusenet.fusion='early'"),
         (lambda: AtnetConfig(grid=0), "atnet.grid=0"),
+        (lambda: HtnetConfig(crops="eyes"), "htnet.crops='eyes'.*published, face"),
         (lambda: HtnetConfig(repeats=(2, 2)), r"htnet.repeats=\[2, 2\]"),  # type: ignore[arg-type]
     ],
 )

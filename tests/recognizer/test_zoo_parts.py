@@ -148,13 +148,25 @@ def test_edges_are_the_same_in_the_mirror() -> None:
 
 def test_mosaic_shows_eyes_above_and_lip_corners_below() -> None:
     y, x = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
-    tiles = mosaic(torch.stack([x, y, torch.ones(28, 28)])[None])[0]
+    tiles = mosaic(torch.stack([x, y, torch.ones(28, 28)])[None], "face")[0]
     quarters = tiles.unfold(1, 14, 14).unfold(2, 14, 14).mean((3, 4))[:2]  # [x or y, row, column]
     # Pixel centres lie half a pixel inside; the mouth's crops stop at the lower edge.
     np.testing.assert_allclose(quarters[0], [[7.5, 20.5], [9.5, 17.5]], atol=1.01)
     np.testing.assert_allclose(quarters[1], [[9.5, 9.5], [20.5, 20.5]], atol=1.01)
     assert quarters[1, 0, 0] == quarters[1, 0, 1]
     assert (quarters[0].sum(1) - 27).abs().max() <= 1  # mirror images of each other
+
+
+@pytest.mark.parametrize("side", [28, 56])
+def test_published_mosaic_is_where_the_authors_code_crops(side: int) -> None:
+    """Their lines: rows from the x of the landmark, columns from its y, fourteen pixels each."""
+    image = torch.randn(1, 3, 28, 28)
+    landmarks = [(9.528073, 11.062551), (21.396168, 10.919773), (10.255435, 22.121233), (20.583706, 22.25584)]
+    points = [[int(min(max(value, 7), 21)) for value in point] for point in landmarks]
+    tiles = [image[:, :, a - 7 : a + 7, b - 7 : b + 7] for a, b in points]
+    expected = torch.cat([torch.cat(tiles[:2], 3), torch.cat(tiles[2:], 3)], 2)
+    grown = image.repeat_interleave(side // 28, 2).repeat_interleave(side // 28, 3)
+    assert torch.equal(mosaic(grown)[:, :, :: side // 28, :: side // 28], expected)
 
 
 def test_views_are_turned_into_what_the_papers_feed() -> None:

@@ -69,7 +69,7 @@ def config_class(name: str) -> Any:
 
 
 def _entry(name: str, data: dict[str, Any], section: dict[str, Any]) -> Entry:
-    return Entry(name, config_class(name)(**section), Shape(**data))
+    return Entry(name, config_class(name)(**section), Shape(**{k: v for k, v in data.items() if k != "input"}))
 
 
 @cache

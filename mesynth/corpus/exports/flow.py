@@ -38,9 +38,10 @@ from mesynth.corpus.exports.records import (
     stored,
     write_csv,
 )
-from mesynth.datasets.flow_folders import STRETCHED, UNITS, read_flow_image, unstretch
+from mesynth.datasets.flow_folders import UNITS, read_flow_image, unstretch
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import temporary_beside, write_bytes
+from mesynth.store.shards import STRETCHED
 from mesynth.store.stage import Produced
 
 FOLDER, INDEX = "flow", "index.csv"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mesynth.core.types import flow_planes
 from mesynth.corpus.exports.form import (
     AUS,
     EMOTION,
@@ -27,7 +28,7 @@ from mesynth.corpus.exports.form import (
     present_codes,
     with_files,
 )
-from mesynth.corpus.exports.records import CellValue, NamedForm, flow_planes, picture_files, write_csv
+from mesynth.corpus.exports.records import CellValue, NamedForm, picture_files, write_csv
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import temporary_beside, write_bytes
 from mesynth.store.shards import npy_bytes

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from mesynth.core import facs
 from mesynth.core.errors import ManifestError
-from mesynth.core.types import optical_strain
+from mesynth.core.types import flow_planes, stretched
 from mesynth.corpus.exports.form import ExportedClip, Form, Options, SourceClip
 from mesynth.datasets.rendered import without_dates
 from mesynth.store.manifest import SCHEMA, Manifest, Provenance, Row
@@ -235,24 +235,6 @@ def jpeg_bytes(image: np.ndarray) -> bytes:
 def grey(rgb: np.ndarray) -> np.ndarray:
     """[H,W] uint8 (ITU-R BT.601 luma) of [H,W,3]."""
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY))
-
-
-def flow_planes(uv: np.ndarray, size: int) -> np.ndarray:
-    """[3,S,S] float32: u, v and optical strain of flow [2,H,W], shrunk by area.
-
-    u and v keep the pixels of the fine grid; strain is computed there, before shrinking, as in the published images.
-    """
-    way = cv2.INTER_AREA if size < min(uv.shape[1:]) else cv2.INTER_LINEAR
-    planes = (uv[0], uv[1], optical_strain(uv))
-    return np.stack([cv2.resize(np.ascontiguousarray(p), (size, size), interpolation=way) for p in planes])
-
-
-def stretched(plane: np.ndarray) -> np.ndarray:
-    """uint8: minimum to 0, maximum to 255, rounded; a flat plane is 0."""
-    low, high = float(plane.min()), float(plane.max())
-    if not high > low:
-        return np.zeros(plane.shape, np.uint8)
-    return np.round((plane.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8)
 
 
 def flow_image(uv: np.ndarray, size: int) -> bytes:

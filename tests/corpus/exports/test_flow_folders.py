@@ -13,15 +13,15 @@ import pytest
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError
-from mesynth.core.types import optical_strain
+from mesynth.core.types import optical_strain, stretched
 from mesynth.corpus.exports.flow import FACES, TABLE, TREE, WHOLE, FlowFoldersForm
 from mesynth.corpus.exports.form import Options
 from mesynth.corpus.exports.imports import restored
-from mesynth.corpus.exports.records import flow_image, stretched
+from mesynth.corpus.exports.records import flow_image
 from mesynth.corpus.exports.run import export
-from mesynth.datasets.flow_folders import STRETCHED, import_flow_folders, read_flow_folders, read_flow_image
+from mesynth.datasets.flow_folders import import_flow_folders, read_flow_folders, read_flow_image
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_extra, read_flow
+from mesynth.store.shards import STRETCHED, read_extra, read_flow
 from tests.datasets.releases.flow_folders import planes_of, smooth_flow
 
 Exported = Callable[[Manifest, str], Path]

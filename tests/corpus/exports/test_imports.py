@@ -23,10 +23,19 @@ from mesynth.corpus.exports.form import Options
 from mesynth.corpus.exports.imports import ProvenanceLines, import_export, read_export
 from mesynth.corpus.exports.run import FORMS, export
 from mesynth.corpus.verify import verify
-from mesynth.datasets.flow_folders import STRETCHED, UNITS, unstretch
+from mesynth.datasets.flow_folders import UNITS, unstretch
 from mesynth.store.digests import seal
 from mesynth.store.manifest import Manifest, Row, framing_meta
-from mesynth.store.shards import npy_bytes, png_bytes, read_extra, read_flow, read_frames, read_landmarks, read_valid
+from mesynth.store.shards import (
+    STRETCHED,
+    npy_bytes,
+    png_bytes,
+    read_extra,
+    read_flow,
+    read_frames,
+    read_landmarks,
+    read_valid,
+)
 from mesynth.store.stage import Interrupted, Produced, run_stage
 from tests.builders import tree_bytes
 from tests.corpus.exports.corpora import SIZE, clip_row, make
