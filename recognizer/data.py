@@ -404,7 +404,7 @@ def load(
             if clip is not None and as_bytes:
                 x[len(own_rms)] = _published(*clip, uv, config.size)
             own_rms.append(own or as_bytes or config.normalise == "robust")
-            if clip is not None:
+            if clip is not None and more:
                 for view, array in frame_views(*clip, more, config.frame_size, config.frames).items():
                     frames_of[view].append(array)
             yield uv

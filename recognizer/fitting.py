@@ -16,7 +16,7 @@ from mesynth.core.errors import ConfigError, LeakError, WeightsUnavailable
 from mesynth.core.process import counted
 from mesynth.core.seeds import derived
 from recognizer import mixing, training
-from recognizer.config import RunConfig, section, shape_of, skeleton, transform_of
+from recognizer.config import RunConfig, is_closed, section, shape_of, skeleton, transform_of
 from recognizer.data import BYTES, FLOW, TOP, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
 from recognizer.models import LDA, SVM, lda, svm
@@ -116,10 +116,20 @@ class NetworkMembers:
     model: FlowNetwork
     stacked: Tensors
     transform: FlowTransform = FlowTransform()
+    top: float = 0.0
+    """A mirrored u is this minus u: 0 for flow, 255 for bytes."""
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
-        views = {} if isinstance(clips, np.ndarray) else dict(clips)
-        return training.scores(self.model, self.stacked, member, views | {FLOW: self.transform(_flow(clips))})
+        views = {FLOW: clips} if isinstance(clips, np.ndarray) else dict(clips)
+        found = self._scores(member, views)
+        if self.model.mirrored and len(found):
+            flipped = {name: np.ascontiguousarray(view[..., ::-1]) for name, view in views.items()}
+            flipped[FLOW][:, 0] = self.top - flipped[FLOW][:, 0]
+            found = (found + self._scores(member, flipped)) / 2
+        return found
+
+    def _scores(self, member: int, views: dict[str, np.ndarray]) -> np.ndarray:
+        return training.scores(self.model, self.stacked, member, views | {FLOW: self.transform(views[FLOW])})
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.stacked
@@ -171,27 +181,37 @@ class EstimatorMembers:
 
 
 @dataclass(frozen=True)
-class FusedMembers:
-    """Late fusion: ``pairs`` holds two members for each, of the real and of the added clips; see
-    :func:`recognizer.mixing.sides`."""
+class AveragedMembers:
+    """Members that are several each, whose probabilities are averaged: the two sides of a late fusion (of the real and
+    of the added clips, :func:`recognizer.mixing.sides`), the networks of an ensemble, or ensembles of both sides."""
 
-    pairs: Trained
-    weight: float
-    """Of the side that learned the added clips."""
+    each: Trained
+    """Several for each member, one after the other."""
+    shares: tuple[float, ...]
+    """What each of them counts; they add up to 1."""
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
         """N clips -> class probabilities [N,C] float64."""
-        real, added = (self.pairs.probabilities(2 * member + side, clips) for side in (0, 1))
-        return (1 - self.weight) * real + self.weight * added
+        first = member * len(self.shares)
+        found = (share * self.each.probabilities(first + i, clips) for i, share in enumerate(self.shares))
+        return np.asarray(sum(found))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Both sides' tensors, 2M of them along dimension 0, a member's two after one another."""
-        return dict(self.pairs.tensors())
+        """Of all, a member's own after one another along dimension 0."""
+        return dict(self.each.tensors())
 
     @property
     def n_parameters(self) -> int:
-        """Of both sides."""
-        return 2 * self.pairs.n_parameters
+        """Of all that a member is."""
+        return len(self.shares) * self.each.n_parameters
+
+
+def shares_of(config: RunConfig) -> tuple[float, ...]:
+    """What those count that a member is; one where it is no average."""
+    fused = config.mix.mode == mixing.FUSE
+    sides = (1 - config.mix.fuse_weight, config.mix.fuse_weight) if fused else (1.0,)
+    copies = 1 if is_closed(config, config.model) else config.train.ensemble
+    return tuple(side / copies for side in sides for _ in range(copies))
 
 
 def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> Trained:
@@ -213,8 +233,14 @@ def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> T
                 f"{file or 'these weights'}: saved by another version of {config.model}, it lacks {missing[0]} (a norm "
                 "that is BatchNorm today keeps running statistics); train it again"
             )
-        members = NetworkMembers(model, tensors, transform)
-    return FusedMembers(members, config.mix.fuse_weight) if config.mix.mode == mixing.FUSE else members
+        members = NetworkMembers(model, tensors, transform, top_of(config))
+    shares = shares_of(config)
+    return AveragedMembers(members, shares) if len(shares) > 1 else members
+
+
+def top_of(config: RunConfig) -> float:
+    """See :attr:`NetworkMembers.top`."""
+    return TOP if config.data.input == BYTES else 0.0
 
 
 def _flow(clips: Inputs) -> np.ndarray:
@@ -310,15 +336,23 @@ def fit(
     if not config.mix.align:
         identity = np.broadcast_to(np.array([1.0, 0.0])[:, None], affine.shape)
         affine, scale = identity.copy(), alignment(x, np.zeros_like(added), weights)[1]
-    if config.mix.mode != mixing.FUSE or not added.any():
+    if not added.any() and config.mix.mode == mixing.FUSE:
+        config = replace(config, mix=replace(config.mix, mode=mixing.POOL))
+    shares = shares_of(config)
+    if len(shares) == 1:
         return _fit(_Fit(pool, x, added, members, config, affine, scale, progress), pretrained, callback, calls)
     if callback is not None:
-        raise ConfigError("the oracle watches one model a fold, and mix.mode=fuse has two; choose another mix.mode")
-    # Both sides see the clips as the member does: the added ones aligned to its real ones.
-    affine, scale = np.repeat(affine, 2, 0), np.repeat(scale, 2, 0)
-    pairs = mixing.sides(members, added)
-    fitted = _fit(_Fit(pool, x, added, pairs, config, affine, scale, progress), pretrained, None, 0)
-    return FusedMembers(fitted, config.mix.fuse_weight)
+        raise ConfigError(
+            f"the oracle watches one network a fold, and here it is {len(shares)}; set train.ensemble=1, and choose "
+            "another mix.mode than fuse"
+        )
+    # All that a member is see the clips as the member does: the added ones aligned to its real ones.
+    affine, scale = np.repeat(affine, len(shares), 0), np.repeat(scale, len(shares), 0)
+    sides = mixing.sides(members, added) if config.mix.mode == mixing.FUSE else members
+    copies = len(shares) * len(members) // len(sides)
+    several = [replace(side, name=f"{side.name}/{k}" if k else side.name) for side in sides for k in range(copies)]
+    fitted = _fit(_Fit(pool, x, added, several, config, affine, scale, progress), pretrained, None, 0)
+    return AveragedMembers(fitted, shares)
 
 
 @dataclass(frozen=True)
@@ -382,12 +416,12 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
         shape=shape_of(config), inputs=inputs, au=pool.au, initial=pretrained.weights,
         teacher=None if pretrained.teacher is None else pretrained.teacher(inputs).astype(np.float32),
         labels=np.stack([m.labels for m in members]), affine=data.affine, added=data.added,
-        scale=np.ones_like(data.scale) if as_bytes else data.scale, mirrored=TOP if as_bytes else 0.0,
+        scale=np.ones_like(data.scale) if as_bytes else data.scale, mirrored=top_of(config),
         names=[m.name for m in members], seeds=[m.seed for m in members],
         stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
     )  # fmt: skip
     stacked = training.train(task, config.train, data.progress, callback=callback, calls=calls)
-    return NetworkMembers(model, stacked, transform_of(config))
+    return NetworkMembers(model, stacked, transform_of(config), top_of(config))
 
 
 def _fit_lda(data: _Fit) -> LdaMembers:

@@ -33,7 +33,7 @@ from recognizer import results, training
 from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import FlowSet
-from recognizer.fitting import LdaMembers, NetworkMembers, Pretrained, fit
+from recognizer.fitting import LdaMembers, NetworkMembers, Pretrained, fit, shares_of, top_of
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
 from recognizer.protocol import Mixture, make_folds
@@ -372,7 +372,7 @@ def _run_blocks(
     """
     size, keep = len(places), True
     if not is_closed(config, config.model):
-        bytes_each = 4 * sum(p.numel() for p in skeleton(config).parameters())
+        bytes_each = 4 * sum(p.numel() for p in skeleton(config).parameters()) * len(shares_of(config))
         size, keep = max(min(BLOCK, _HELD // (5 * bytes_each)), 1), bytes_each * len(places) <= _KEPT
     parts = None if folder is None else folder / PARTS
     out: list[_Outcome | None] = []
@@ -408,7 +408,7 @@ def _train(
     predicted: list[list[np.ndarray]] = [[] for _ in block]  # a member belongs to one thread
 
     def predict_now(members: range, tensors: dict[str, torch.Tensor]) -> None:
-        here = NetworkMembers(skeleton(config), tensors, transform_of(config))
+        here = NetworkMembers(skeleton(config), tensors, transform_of(config), top_of(config))
         for i, m in enumerate(members):
             predicted[m].append(here.probabilities(i, real.inputs(block[m].test)).argmax(1))
 

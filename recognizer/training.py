@@ -43,6 +43,8 @@ class TrainConfig:
     lr: float = 3e-3
     """Peak learning rate."""
     weight_decay: float = 0.05
+    ensemble: int = 1
+    """Networks that a model is: each begins with weights and batches of its own, their probabilities are averaged."""
     optimizer: str = "adamw"
     """adamw, adam, or sgd with momentum .9."""
     schedule: str = "cosine"
@@ -65,7 +67,7 @@ class TrainConfig:
     tests/bench/bench_folds.py found to be faster). The result does not depend on it."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("stack", 0)):
+        for name, least in (("steps", 1), ("batch", 1), ("ensemble", 1), ("stack", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least {least}")
         if not self.lr > 0 or self.weight_decay < 0 or self.shift < 0:

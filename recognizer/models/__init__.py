@@ -30,7 +30,9 @@ _PUBLISHED = (
 )  # fmt: skip
 
 
-INPUTS: dict[str, FlowTransform] = {LDA: FlowTransform(power=0.5, pool=14, symmetric=True)}
+INPUTS: dict[str, FlowTransform] = {
+    LDA: FlowTransform(power=0.5, pool=14, symmetric=True), "capsule_graph": FlowTransform(power=0.7, pool=14),
+}  # fmt: skip
 """What models do to flow images first where ``data.power``, ``data.pool`` and ``data.symmetric`` are null, as chosen on
 real flow images (docs/decisions/018, 019); the others take them as they are."""
 RECIPE_KEYS = frozenset((

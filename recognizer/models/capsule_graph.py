@@ -25,7 +25,7 @@ class CapsuleGraphConfig:
     """Sizes of the network (about 13 thousand parameters as they stand)."""
 
     cells: int = 7
-    """Cells a side, each a node of the graph; a divisor of the flow image's side (data.pool)."""
+    """Cells a side, each a node of the graph; where the flow image does not divide so, the next fewer that it does."""
     node: int = 32
     """Features of a node."""
     graph_layers: int = 1
@@ -72,33 +72,31 @@ class CapsuleGraph(FlowNetwork):
 
     def __init__(self, config: CapsuleGraphConfig, n_classes: int, size: int) -> None:
         super().__init__()
-        if size % config.cells:
-            raise ConfigError(
-                f"capsule_graph.cells={config.cells} does not divide the flow image's side of {size} (data.pool, or "
-                "data.size without it)"
-            )
-        self.config, nodes = config, config.cells**2
-        self.embed = nn.Linear(3 * (size // config.cells) ** 2, config.node)
+        self.config = config
+        self.cells = max(n for n in range(1, config.cells + 1) if size % n == 0)
+        nodes = self.cells**2
+        self.embed = nn.Linear(3 * (size // self.cells) ** 2, config.node)
         self.place = nn.Parameter(torch.randn(nodes, config.node) * 0.1)
-        start = torch.from_numpy(adjacency(config.cells, config.nearness, config.symmetry))
+        start = torch.from_numpy(adjacency(self.cells, config.nearness, config.symmetry))
         self.edges = nn.ParameterList(nn.Parameter(start.clone()) for _ in range(config.graph_layers))
         self.messages = nn.ModuleList(nn.Linear(config.node, config.node) for _ in range(config.graph_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(config.node) for _ in range(config.graph_layers))
         self.drop = Dropout(config.dropout)
         self.primary = nn.Linear(config.node, config.primary_dim)
         self.votes = nn.Parameter(torch.randn(nodes, config.primary_dim, n_classes * config.class_dim) * 0.3)
-        self.au = nn.Linear(nodes * config.node, N_AUS * 2) if config.au_weight > 0 else None
+        self.au = nn.Linear(nodes * config.primary_dim, N_AUS * 2) if config.au_weight > 0 else None
 
     def forward(self, x: torch.Tensor) -> Outputs:
-        c = self.config
-        cells = self.scaled(x).unflatten(3, (c.cells, -1)).unflatten(2, (c.cells, -1))  # [B,3,cells,k,cells,k]
+        c, n = self.config, self.cells
+        cells = self.scaled(x).unflatten(3, (n, -1)).unflatten(2, (n, -1))  # [B,3,n,k,n,k]
         nodes = self.embed(cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)) + self.place
         for edges, message, norm in zip(self.edges, self.messages, self.norms, strict=True):
             nodes = norm(nodes + F.gelu(message(edges.softmax(-1) @ nodes)))
         nodes = nodes * self.drop(torch.ones_like(nodes[..., :1]))
-        votes = torch.einsum("bpi,pio->bpo", squash(self.primary(nodes)), self.votes).unflatten(2, (-1, c.class_dim))
+        primary = squash(self.primary(nodes))
+        votes = torch.einsum("bpi,pio->bpo", primary, self.votes).unflatten(2, (-1, c.class_dim))
         lengths = (route(votes, c.routings) ** 2).sum(-1).add(1e-8).sqrt()
-        features = nodes.flatten(1)
+        features = primary.flatten(1)
         return Outputs(lengths, self.au(features) if self.au is not None else None, features)
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:

@@ -139,6 +139,8 @@ class FlowNetwork(nn.Module):
     scale: torch.Tensor
     needs: tuple[str, ...] = ("flow",)
     """The views that ``forward`` takes, in this order; see :class:`recognizer.data.FlowSet`."""
+    mirrored = False
+    """Whether a clip's probabilities are the mean of its own and of those of its mirror image."""
     probability_gain = 1.0
     """softmax(probability_gain * scores) are the class probabilities."""
     stack = 16

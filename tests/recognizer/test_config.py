@@ -37,7 +37,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("lda.shrinkage=much", "lda.shrinkage.*'much'"),
         ("lda.shrinkage=2", r"lda.shrinkage=2 is outside \(0, 1\]"),
         ("model=perceptron", "'perceptron' is unknown; choose from lda"),
-        ("capsule_graph.width=3", "capsule_graph.width has no effect: model lda does not read it"),
+        ("capsule_graph.node=3", "capsule_graph.node has no effect: model lda does not read it"),
         ("train.steps=3", "train.steps has no effect: model lda is not trained in steps"),
         ("protocol.groups=3", "protocol.groups has no effect"),
         ("mix.pull=3", "mix.pull has no effect"),

@@ -8,7 +8,7 @@ import pytest
 from mesynth.core.errors import ConfigError, LeakError
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
-from recognizer.fitting import FusedMembers, fit, restored
+from recognizer.fitting import AveragedMembers, fit, restored
 from recognizer.mixing import MODES, Member, MixConfig, sides, stages, without_real
 from recognizer.models import CLOSED
 from recognizer.protocol import make_folds, mix
@@ -59,11 +59,11 @@ def test_fusion_averages_what_the_two_sides_say(sets: dict[str, FlowSet], model:
     pairs = zip(mixture.folds, mixture.weights, strict=True)
     members = [Member.of(fold.name, 0, w, mixture.pool.y) for fold, w in pairs]
     fused = fit(mixture.pool, mixture.added, members, config)
-    assert isinstance(fused, FusedMembers)
+    assert isinstance(fused, AveragedMembers)
     clips = real.inputs(np.arange(6))
     alone = replace(config, mix=replace(config.mix, mode="pool"))
     for m, member in enumerate(members):
-        sides = [fused.pairs.probabilities(2 * m + side, clips) for side in (0, 1)]
+        sides = [fused.each.probabilities(2 * m + side, clips) for side in (0, 1)]
         np.testing.assert_allclose(fused.probabilities(m, clips), 0.7 * sides[0] + 0.3 * sides[1])
         parts = []
         for kind, suffix in ((~mixture.added, ""), (mixture.added, "/added")):
@@ -72,7 +72,7 @@ def test_fusion_averages_what_the_two_sides_say(sets: dict[str, FlowSet], model:
         if model in CLOSED:  # a network's input scale is that of both sides' clips
             np.testing.assert_allclose(sides, parts, atol=1e-9)
         np.testing.assert_allclose(fused.probabilities(m, clips).sum(1), 1)
-    assert fused.n_parameters == 2 * fused.pairs.n_parameters
+    assert fused.n_parameters == 2 * fused.each.n_parameters
     # What is saved gives the same members again.
     saved = {name: value.clone() for name, value in fused.tensors().items()}
     again = restored(config, saved)
@@ -86,9 +86,9 @@ def test_a_fusion_without_synthetic_clips_is_an_ensemble_of_two(sets: dict[str, 
     mixture = mix(sets["real"], sets["synthetic"], make_folds(sets["real"])[:1], ratio=0)
     member = Member.of("DB/00", 0, mixture.weights[0], mixture.pool.y)
     fused = fit(mixture.pool, mixture.added, [member], config)
-    assert isinstance(fused, FusedMembers)
+    assert isinstance(fused, AveragedMembers)
     clips = sets["real"].inputs(np.arange(6))
-    sides = [fused.pairs.probabilities(side, clips) for side in (0, 1)]
+    sides = [fused.each.probabilities(side, clips) for side in (0, 1)]
     assert np.abs(sides[0] - sides[1]).max() > 1e-4
     closed = load_config(RunConfig, None, ["model=lda", "mix.mode=fuse"])
     alone = fit(mixture.pool, mixture.added, [member], replace(closed, mix=replace(closed.mix, mode="pool")))
@@ -147,5 +147,5 @@ def test_an_oracle_does_not_watch_a_fusion(sets: dict[str, FlowSet]) -> None:
     config = load_config(RunConfig, None, ["model=region_attention", "mix.mode=fuse", "train.steps=2"])
     mixture = mix(sets["real"], sets["synthetic"], make_folds(sets["real"])[:1], ratio=1)
     member = Member.of("DB/00", 0, mixture.weights[0], mixture.pool.y)
-    with pytest.raises(ConfigError, match=r"mix\.mode=fuse has two"):
+    with pytest.raises(ConfigError, match="the oracle watches one network a fold, and here it is 2"):
         fit(mixture.pool, mixture.added, [member], config, callback=lambda *_: None, calls=2)
