@@ -51,6 +51,29 @@ def two_databases(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
 # ---------------------------------------------------------------- the grid
 
 
+def test_counts_stand_where_ratios_do(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    settings = ["models=[lda]", "seeds=[0,1]", "resamples=300", "counts=[40,10]", "controls=[shuffled,duplicates]"]
+    config = load_config(AblationConfig, None, settings)
+    assert [c.count for c in conditions(config, ["all"]) if c.arm == "synthetic"] == [10, 40]
+    result = ablate(corpora["real"], corpora["synthetic"], config, out=tmp_path / "a")
+    assert [(s.arm, s.amount_text) for s in result.summary[:3]] == [
+        ("none", "x0"), ("synthetic", "10 a class"), ("synthetic", "40 a class"),
+    ]  # fmt: skip
+    assert {row["n_synthetic"] for row in result.rows if row["arm"] == "shuffled"} == {30, 120}
+    assert result.config["counts"] == [10, 40]
+    assert "ratios" not in result.config
+    text = (tmp_path / "a" / "ablation.html").read_text()
+    assert "added clips of each class" in text
+    assert "40 a class, fixed before the results" in text
+    assert "synthetic 40 a class" in (tmp_path / "a" / "report.md").read_text()
+    assert ablate(corpora["real"], corpora["synthetic"], config, out=tmp_path / "a").summary == result.summary
+    assert plan(corpora["real"], corpora["synthetic"], config)["counts"] == [10, 40]
+    with pytest.raises(ConfigError, match="ratios has no effect: 'counts' says how many are added"):
+        load_config(AblationConfig, None, [*settings, "ratios=[1]"])
+    with pytest.raises(ConfigError, match=r"counts=\[0, 3\] must be positive"):
+        load_config(AblationConfig, None, ["counts=[3,0]"])
+
+
 def test_the_grid_holds_every_condition_once() -> None:
     config = load(
         "models=[lda,region_attention]", "modes=[pool,pretrain,synthetic-only]", "train_subjects=[2,0]",

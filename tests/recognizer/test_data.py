@@ -10,6 +10,7 @@ from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import ShardWriter, npy_bytes, read_flow
 from recognizer import data
+from recognizer.config import RunConfig, load_config, transform_of
 from recognizer.data import (
     DataConfig,
     FlowSet,
@@ -194,6 +195,25 @@ def test_a_transform_raises_signed_values_then_averages_over_cells() -> None:
     assert cells.dtype == np.float32
     np.testing.assert_allclose(cells[1, 2, 6, 0], raised[1, 2, 24:, :4].mean(), rtol=1e-5)
     np.testing.assert_allclose(FlowTransform(power=0.5, pool=28)(x), raised, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pool", [0, 14, 7])
+def test_both_sides_of_a_face_are_averaged(pool: int) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, 28, 28)).astype(np.float32)
+    mirrored, _ = mirror(x, np.zeros((2, 50), np.int8))
+    one, other = (FlowTransform(power=0.7, pool=pool, symmetric=True)(clips) for clips in (x, mirrored))
+    side = pool or 28
+    assert one.shape == (2, 3, side, (side + 1) // 2)
+    np.testing.assert_allclose(one, other, atol=1e-6)  # what differs between the sides is gone
+    whole = [FlowTransform(power=0.7, pool=pool)(clips) for clips in (x, mirrored)]
+    np.testing.assert_allclose(one, ((whole[0] + whole[1]) / 2)[..., : (side + 1) // 2], atol=1e-6)
+
+
+def test_networks_read_both_sides() -> None:
+    assert transform_of(RunConfig()).symmetric
+    assert not transform_of(RunConfig(model="ststnet")).symmetric
+    with pytest.raises(ConfigError, match=r"data\.symmetric=true leaves one side of the face, and network ststnet"):
+        transform_of(load_config(RunConfig, None, ["model=ststnet", "data.symmetric=true"], synthetic=False))
 
 
 @pytest.mark.parametrize("pool", [1, 5, -7, 56])

@@ -4,7 +4,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from mesynth.core.errors import ConfigError
 from recognizer.fitting import alignment
-from recognizer.models.lda import Gram, LdaConfig, fit
+from recognizer.models.lda import Gram, LdaConfig, chosen_prior_weight, fit
 
 RNG = np.random.default_rng(0)
 Y = np.arange(90) % 3
@@ -92,3 +92,52 @@ def test_alignment_gives_the_added_clips_the_real_ones_mean_and_spread() -> None
 def test_bad_settings(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"lda.{next(iter(values))}"):
         LdaConfig(**values)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- more clips than values, and what a prior is worth
+
+
+@pytest.mark.parametrize("shrinkage", [0.3, 0.9, 1.0])
+@pytest.mark.parametrize("prior", [None, 0.0, 7.0])
+def test_moments_give_what_inner_products_give(shrinkage: float, prior: float | None) -> None:
+    """192 values: 90 clips are solved by their inner products, the same clips three times by moments."""
+    added, weights = np.arange(90) >= 50, RNG.uniform(0.5, 2, 90)
+    few = fit(Gram(X), Y, weights, added, 3, LdaConfig(shrinkage=shrinkage), prior_weight=prior)
+    thrice = [np.tile(a, (3,) + (1,) * (a.ndim - 1)) for a in (X, Y, weights / 3, added)]
+    many = fit(Gram(thrice[0]), *thrice[1:], 3, LdaConfig(shrinkage=shrinkage), prior_weight=prior)
+    np.testing.assert_allclose(many.scores(X), few.scores(X), rtol=1e-6, atol=1e-6)
+
+
+def test_a_prior_of_nothing_is_no_prior() -> None:
+    added = np.arange(90) >= 50
+    without = fit(Gram(X), Y, np.where(added, 0.0, 1.0), added, 3)
+    np.testing.assert_allclose(fit(Gram(X), Y, ONES, added, 3, prior_weight=0).scores(X), without.scores(X))
+
+
+def _chosen(labels: np.ndarray, subjects: np.ndarray, real: int) -> float:
+    added = np.arange(len(labels)) >= real
+    affine = np.tile(np.array([1.0, 0.0])[:, None], (len(labels), 1, 3))
+    x = np.random.default_rng(1).normal(size=(len(labels), 3, 4, 4)).astype(np.float32)
+    x[:, 0] += 0.5 * TRUTH[: len(labels), None, None]
+    x[:, 1] -= 0.5 * (TRUTH[: len(labels), None, None] == 1)
+    return chosen_prior_weight(
+        Gram(x), labels, np.ones(len(labels)), added, subjects, 3, LdaConfig(), affine=affine,
+        candidates=(0, 1, 3, 10, 30, 100, 300),
+    )  # fmt: skip
+
+
+TRUTH = np.arange(900) % 3
+
+
+def test_labels_that_say_nothing_get_less_weight_than_right_ones() -> None:
+    wrong = TRUTH.copy()
+    wrong[150:] = np.random.default_rng(2).permutation(wrong[150:])
+    many = np.array([f"s{i // 5}" for i in range(900)])
+    assert _chosen(wrong, many, 150) <= 3 <= _chosen(TRUTH, many, 150)
+    assert _chosen(wrong, many, 150) < _chosen(TRUTH, many, 150)
+
+
+def test_one_subject_takes_what_is_usual_for_one() -> None:
+    assert _chosen(TRUTH, np.array(["s"] * 900), 30) == 100  # nearest to EVIDENCE on a logarithmic scale
+    few = _chosen(TRUTH, np.array([f"s{i // 15}" for i in range(900)]), 30)
+    assert few >= 30

@@ -149,3 +149,59 @@ def test_an_oracle_does_not_watch_a_fusion(sets: dict[str, FlowSet]) -> None:
     member = Member.of("DB/00", 0, mixture.weights[0], mixture.pool.y)
     with pytest.raises(ConfigError, match="the oracle watches one network a fold, and here it is 2"):
         fit(mixture.pool, mixture.added, [member], config, callback=lambda *_: None, calls=2)
+
+
+# ---------------------------------------------------------------- how many, and what they are worth
+
+
+def test_how_many_is_said_once() -> None:
+    assert MixConfig().amount == {"count": 1000, "at_most": True}
+    assert MixConfig(count=30).amount == {"count": 30, "at_most": False}
+    assert MixConfig(ratio=0.5).amount == {"ratio": 0.5}
+    for wrong, match in (
+        ({"count": 3, "ratio": 1.0}, r"mix\.count=3 and mix\.ratio=1 both say how many"),
+        ({"count": 0}, r"mix\.count=0 must be at least 1"),
+        ({"prior_weight": float("inf")}, r"mix\.prior_weight=inf"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            MixConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"mix\.balance has no effect"):
+        load_config(RunConfig, None, ["mix.balance=class"])
+
+
+def test_what_was_chosen_is_said_and_depends_on_no_held_out_label(sets: dict[str, FlowSet]) -> None:
+    real, made = sets["real"], sets["synthetic"]
+    first = loso(real, made, load_config(RunConfig, None, []))
+    assert sum("mix.prior_weight, chosen by the training subjects: " in note for note in first.notes) == 1
+    fixed = loso(real, made, load_config(RunConfig, None, ["mix.prior_weight=3"]))
+    assert not any("chosen by the training subjects" in note for note in fixed.notes)
+    other = replace(real, y=np.where(real.subjects == "DB/02", (real.y + 1) % 3, real.y))
+    again = loso(other, made, load_config(RunConfig, None, []))
+    here = [
+        [row["scores"] for row in result.predictions.to_pylist() if row["fold"] == "DB/02"] for result in (first, again)
+    ]
+    np.testing.assert_allclose(here[0], here[1])
+
+
+def test_an_ensemble_is_the_mean_of_its_networks(sets: dict[str, FlowSet]) -> None:
+    real = sets["real"]
+    settings = ["model=capsule_graph", "train.steps=4", "train.batch=8", "train.ensemble=3"]
+    config = load_config(RunConfig, None, settings, synthetic=False)
+    mixture = mix(real, None, make_folds(real)[:2], ratio=0)
+    pairs = zip(mixture.folds, mixture.weights, strict=True)
+    members = [Member.of(fold.name, 0, w, mixture.pool.y) for fold, w in pairs]
+    several = fit(mixture.pool, mixture.added, members, config)
+    assert isinstance(several, AveragedMembers)
+    clips = real.inputs(np.arange(6))
+    for m in range(2):
+        each = np.stack([several.each.probabilities(3 * m + k, clips) for k in range(3)])
+        np.testing.assert_allclose(several.probabilities(m, clips), each.mean(0))
+        assert np.abs(each[0] - each[1]).max() > 1e-4
+    single = fit(mixture.pool, mixture.added, members, replace(config, train=replace(config.train, ensemble=1)))
+    # The first network of each is the one that there is without an ensemble.
+    np.testing.assert_allclose(several.each.probabilities(3, clips), single.probabilities(1, clips), atol=1e-5)
+    again = restored(config, {name: value.clone() for name, value in several.tensors().items()})
+    np.testing.assert_allclose(again.probabilities(1, clips), several.probabilities(1, clips), atol=1e-6)
+    assert several.n_parameters == 3 * single.n_parameters
+    with pytest.raises(ConfigError, match=r"train\.ensemble has no effect"):
+        load_config(RunConfig, None, ["train.ensemble=2"])

@@ -6,7 +6,9 @@ import torch
 
 from mesynth.core.errors import ConfigError
 from mesynth.store.manifest import Manifest
-from recognizer.data import FlowSet
+from recognizer.config import RunConfig, load_config
+from recognizer.data import FlowSet, mirror
+from recognizer.fitting import fit
 from recognizer.mixing import Member, MixConfig
 from recognizer.models import build
 from recognizer.models.capsule_graph import CapsuleGraphConfig
@@ -14,6 +16,7 @@ from recognizer.models.common import Shape, au_loss, route, squash
 from recognizer.models.faces import MOMENTS, N_REGIONS, REGION_NAMES, facs_adjacency, masks
 from recognizer.models.region_attention import RegionAttentionConfig
 from recognizer.models.ststnet import StstnetConfig
+from recognizer.protocol import make_folds, mix
 from recognizer.training import Stage, Task, TrainConfig, draw_batches, train
 
 CONFIGS = {
@@ -168,3 +171,13 @@ def test_a_gpu_gives_what_the_cpu_gives(network: str, sets: dict[str, FlowSet]) 
 def test_a_gpu_that_is_not_here_is_named(sets: dict[str, FlowSet]) -> None:
     with pytest.raises(ConfigError, match=r"train\.device=cuda is not here"):
         train(task_of("ststnet", sets["real"]), TrainConfig(batch=8, device="cuda"))
+
+
+def test_a_mirrored_clip_is_the_same_clip_to_the_capsule_graph(sets: dict[str, FlowSet]) -> None:
+    config = load_config(RunConfig, None, ["model=capsule_graph", "train.steps=3", "train.batch=8"], synthetic=False)
+    fold = make_folds(sets["real"])[:1]
+    mixture = mix(sets["real"], None, fold, ratio=0)
+    trained = fit(mixture.pool, mixture.added, [Member.of("f", 0, mixture.weights[0], mixture.pool.y)], config)
+    clips = sets["real"].x[:5]
+    flipped, _ = mirror(clips, sets["real"].au[:5])
+    np.testing.assert_allclose(trained.probabilities(0, clips), trained.probabilities(0, flipped), atol=1e-6)

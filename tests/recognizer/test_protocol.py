@@ -340,3 +340,59 @@ def test_few_subjects_are_nested(sets: dict[str, FlowSet]) -> None:
     five = mix(sets["real"], None, folds, ratio=0, train_subjects=5)
     assert three.n_real.tolist() == [18] * 8
     assert (three.weights <= five.weights).all()
+
+
+# ---------------------------------------------------------------- a count of clips instead of a ratio
+
+
+@pytest.mark.parametrize("train_subjects", [0, 2])
+def test_a_count_adds_as_many_of_every_class_whatever_the_real_clips(
+    sets: dict[str, FlowSet], train_subjects: int
+) -> None:
+    real, made = sets["real"], sets["synthetic"]
+    folds = make_folds(real)
+    many, few = (mix(real, made, folds, count=n, train_subjects=train_subjects) for n in (30, 12))
+    for mixture, n in ((many, 30), (few, 12)):
+        for weights in mixture.weights:
+            assert np.bincount(mixture.pool.y[mixture.added & (weights > 0)]).tolist() == [n, n, n]
+        assert (mixture.n_added == 3 * n).all()
+        assert (mixture.n_real == (42 if not train_subjects else 12)).all()
+    assert ((few.weights > 0) <= (many.weights > 0)).all()  # a larger count contains a smaller one's clips
+    assert (many.weights[0] != many.weights[1])[many.added].any()  # each fold draws its own
+
+
+def test_more_than_there_are_is_refused_or_all_there_are(sets: dict[str, FlowSet]) -> None:
+    real, made = sets["real"], sets["synthetic"]
+    folds = make_folds(real)
+    with pytest.raises(PoolTooSmallError, match="needs 81 synthetic clips of class negative and may use 80"):
+        mix(real, made, folds, count=81)
+    everything = mix(real, made, folds, count=1000, at_most=True)
+    assert (everything.n_added == 240).all()
+    assert everything.weights[:, everything.added].all()
+    # A class of which a fold may use none is no amount: nothing would say that it was left out.
+    blind = replace(made, subjects_seen=tuple(("DB/02",) if y == 1 else () for y in made.y))
+    with pytest.raises(
+        PoolTooSmallError, match="fold DB/02 needs 1000 synthetic clips of class positive and may use 0"
+    ):
+        mix(real, blind, folds, count=1000, at_most=True, policy="zero-weight")
+
+
+@pytest.mark.parametrize("arm", OWN_CLIPS)
+def test_copies_of_a_count_are_of_the_classes_a_fold_has(sets: dict[str, FlowSet], arm: str) -> None:
+    real = sets["real"]
+    few = real.take((real.y != 2) | (real.subjects == "DB/03"))
+    mixture = mix(few, None, make_folds(few), count=7, arm=arm)
+    for fold, weights, n in zip(mixture.folds, mixture.weights, mixture.n_added, strict=True):
+        lacks = fold.name == "DB/03"
+        counted = np.array([weights[mixture.pool.y == c].sum() for c in range(3)])
+        own = np.bincount(few.y[fold.train_index], minlength=3)
+        assert (counted - own).tolist() == [7, 7, 0 if lacks else 7]
+        assert n == (14 if lacks else 21)
+
+
+def test_a_count_beside_a_ratio_is_refused(sets: dict[str, FlowSet]) -> None:
+    for wrong in ({"count": 5, "ratio": 1.0}, {"count": -1}):
+        with pytest.raises(ConfigError, match=r"mix\.count="):
+            mix(sets["real"], sets["synthetic"], make_folds(sets["real"]), **wrong)
+    with pytest.raises(ConfigError, match="a count of 5 needs synthetic clips"):
+        mix(sets["real"], None, make_folds(sets["real"]), count=5)
