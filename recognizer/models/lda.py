@@ -60,6 +60,8 @@ class Gram:
         self.x = flat
         self.shape = x.shape[1:]
         self.sums = flat.sum(2)
+        self.kept: tuple[tuple[bytes, ...], list[Moments]] | None = None
+        """Moments that were asked for last, and of which clips."""
         self._keep = keep
 
     @cached_property
@@ -107,24 +109,42 @@ class Moments:
     """Of a group of clips: what they count together, their mean [D], and their scatter about it [D,D]."""
 
     label: int
-    added: bool
     mass: float
     mean: np.ndarray
     scatter: np.ndarray
 
 
-def moments(x: np.ndarray, y: np.ndarray, w: np.ndarray, apart: np.ndarray, n_classes: int) -> list[Moments]:
-    """Of clips x [n,D] of classes y [n] that count w [n]: a group for each class, those ``apart`` [n] by themselves."""
+def moments(x: np.ndarray, y: np.ndarray, w: np.ndarray, n_classes: int) -> list[Moments]:
+    """Of clips x [n,D] of classes y [n] that count w [n]: a group for each class that has any."""
     out = []
-    for added in (False, True):
-        for c in range(n_classes):
-            members = (y == c) & (apart == added)
-            mass = float(w[members].sum())
-            if mass > 0:
-                mean = w[members] @ x[members] / mass
-                centred = (x[members] - mean) * np.sqrt(w[members])[:, None]
-                out.append(Moments(c, added, mass, mean, centred.T @ centred))
+    for c in range(n_classes):
+        members = y == c
+        mass = float(w[members].sum())
+        if mass > 0:
+            mean = w[members] @ x[members] / mass
+            centred = (x[members] - mean) * np.sqrt(w[members])[:, None]
+            out.append(Moments(c, mass, mean, centred.T @ centred))
     return out
+
+
+def _made(
+    gram: Gram, index: np.ndarray, y: np.ndarray, weights: np.ndarray, affine: np.ndarray, n_classes: int
+) -> list[Moments]:
+    """:func:`moments` of added clips, which share one map: of the clips as they are, kept, and mapped afterwards. Folds
+    that add the same clips, as they do where all are added, differ in the map alone."""
+    if not len(index):
+        return []
+    a, b = affine[index[0]]
+    assert (affine[index] == affine[index[0]]).all(), "added clips are aligned as one set"
+    w = weights[index].astype(np.float64)
+    key = (index.tobytes(), y[index].tobytes(), w.tobytes())
+    if gram.kept is None or gram.kept[0] != key:
+        gram.kept = key, moments(gram.x[index].reshape(len(index), -1), y[index], w, n_classes)
+    scale, shift = (np.repeat(v, gram.x.shape[2]) for v in (a, b))
+    return [
+        Moments(one.label, one.mass, scale * one.mean + shift, scale[:, None] * one.scatter * scale)
+        for one in gram.kept[1]
+    ]
 
 
 def _solved(groups: Sequence[Moments], n_classes: int, config: LdaConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -179,11 +199,11 @@ def chosen_prior_weight(
         return float(candidates[int(away.argmin())])
     group = _spread(np.bincount(who), _GROUPS)[who]
     x, labels, w = gram.mapped(real, affine), y[real], weights[real].astype(np.float64)
-    prior = moments(gram.mapped(made, affine), y[made], weights[made].astype(np.float64), added[made], n_classes)
+    prior = _made(gram, made, y, weights, affine, n_classes)
     right = np.zeros((len(candidates), len(real)))
     for g in np.unique(group):
         tested = group == g
-        own = moments(x[~tested], labels[~tested], w[~tested], np.zeros((~tested).sum(), np.bool_), n_classes)
+        own = moments(x[~tested], labels[~tested], w[~tested], n_classes)
         for k, candidate in enumerate(candidates):
             weight, bias = _solved([*own, *(_scaled(one, candidate) for one in prior if candidate)], n_classes, config)
             right[k, tested] = (x[tested] @ weight.T + bias).argmax(1) == labels[tested]
@@ -199,7 +219,7 @@ _GROUPS = 5
 
 
 def _scaled(group: Moments, mass: float) -> Moments:
-    return Moments(group.label, group.added, mass, group.mean, group.scatter * (mass / group.mass))
+    return Moments(group.label, mass, group.mean, group.scatter * (mass / group.mass))
 
 
 def _spread(counts: np.ndarray, n: int) -> np.ndarray:
@@ -248,7 +268,12 @@ def fit(
         w[members] *= prior_weight / w[members].sum()
     dimensions = gram.x.shape[1] * gram.x.shape[2]
     if dimensions < len(index):
-        groups = moments(gram.mapped(index, affine), labels, w, synthetic, n_classes)
+        own = index[~synthetic]
+        groups = moments(gram.mapped(own, affine), y[own], w[~synthetic], n_classes)
+        groups += [
+            _scaled(one, prior_weight or one.mass)
+            for one in _made(gram, index[synthetic], y, weights, affine, n_classes)
+        ]
         weight, bias = _solved(groups, n_classes, config)
         return LdaModel(weight=weight.reshape(n_classes, *gram.shape), bias=bias)
     onehot = (labels == np.arange(n_classes)[:, None]).astype(np.float64)
