@@ -30,7 +30,7 @@ def _flows(framing: Framing, n: int = 60) -> np.ndarray:
 def test_a_known_framing_is_found(framing: Framing) -> None:
     found = find_framing(_flows(framing) * 3.0)  # the unit does not matter
     assert found.framing.distance(framing) < 0.07  # two pixels of 28
-    assert found.explained >= found.explained_own
+    assert found.explained > found.explained_own - 0.01
     assert found.images == 60
     if framing != OWN:
         assert found.explained > found.explained_own + 0.03
