@@ -224,6 +224,7 @@ def _tested(run: _Run, real: FlowSet, folds: Sequence[Fold]) -> tuple[_Outcome, 
     """Every fold's test clips as ``run.tested`` answers; mixtures in which nothing is learned from."""
     assert run.tested is not None
     condition = Condition(model=run.name, train_subjects=0, arm="none")
+    run.tested.require_unit(real)
     scores = run.tested.probabilities(real.inputs())
     tables = [results.fold_table(condition, 0, fold, real, scores[fold.test_index]) for fold in folds]
     n, nothing = len(folds), np.zeros(len(folds), np.int64)

@@ -27,7 +27,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
 from mesynth.store.weights import packed
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
-from recognizer.data import FLOW, FlowSet, Inputs, require_one_unit
+from recognizer.data import FLOW, FlowSet, Inputs, in_one_unit, require_one_unit
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
 from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import PRIOR, SYNTHETIC_ONLY, members_of, mixed
@@ -161,6 +161,8 @@ class Recognizer:
     """Where faces lay in the crops it learned from; None where that is not known."""
     aus: tuple[int, ...] = ()
     """Columns of [K*2] (AU, side) that training clips showed both present and absent."""
+    own_rms: bool | None = None
+    """Whether the flow it learned from was in units of its own rms; None where that does not matter or is not known."""
     name: str = ""
     """``shipped``, or that of its folder."""
     sha256: str = ""
@@ -170,6 +172,16 @@ class Recognizer:
         """N clips -> [N,C] float64."""
         return np.asarray(
             np.mean([self.members.probabilities(m, clips) for m in range(len(self.config.seeds))], axis=0)
+        )
+
+    def require_unit(self, clips: FlowSet) -> None:
+        """Raise ManifestError for flow in pixels where it learned from flow in units of its own rms, or vice versa."""
+        if self.own_rms is None or not len(clips) or in_one_unit(clips.own_rms) == self.own_rms:
+            return
+        units, name = ("in pixels", "in units of its own rms (as flow images are published)"), self.name or "the model"
+        raise ManifestError(
+            f"flow of {clips.databases[0]} is {units[not self.own_rms]}, that of the clips that {name} learned from "
+            f"{units[self.own_rms]}: train it with data.normalise=robust, which brings both to one scale"
         )
 
     def au_probabilities(self, clips: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -215,6 +227,7 @@ class Recognizer:
             preparation=Preparation.read(folder),
             framing=KnownFraming.of_json(meta["framing"]) if "framing" in meta else None,
             aus=tuple(json.loads(meta.get("aus", "[]"))),
+            own_rms=json.loads(meta.get("own_rms", "null")),
             name=name,
             sha256=digests.file_sha256(folder / WEIGHTS),
         )
@@ -422,6 +435,10 @@ def _trained(
     meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen), "aus": json.dumps(aus)}
     if framing is not None:
         meta["framing"] = framing.to_json()
+    learned, own_rms = mixtures[0].weights[0] > 0, None
+    if config.data.normalise != "robust":
+        own_rms = in_one_unit(mixtures[0].pool.own_rms[learned])
+        meta["own_rms"] = json.dumps(own_rms)
     write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(preparation), sort_keys=False)))
     write_text(folder / CONFIG, config_yaml(config, synthetic=made is not None))
     write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen, framing))
@@ -429,7 +446,7 @@ def _trained(
     write_last(folder / WEIGHTS, packed(tensors, meta))
     return Recognizer(
         config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, framing=framing,
-        aus=aus, name=folder.resolve().name, sha256=digests.file_sha256(folder / WEIGHTS),
+        aus=aus, own_rms=own_rms, name=folder.resolve().name, sha256=digests.file_sha256(folder / WEIGHTS),
     )  # fmt: skip
 
 
@@ -515,7 +532,7 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
 
     Raises:
         WeightsUnavailable: no recognizer in the folder.
-        ManifestError: no clips, or clips without what the model sees.
+        ManifestError: no clips, clips without what the model sees, or flow in another unit than it learned from.
 
     >>> from tempfile import mkdtemp
     >>> y = np.arange(36) % 3
@@ -529,6 +546,7 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
     model = model if isinstance(model, Recognizer) else Recognizer.load(model)
     source = framed_as(sources(manifest), model.framing, model.config.data)
     clips = as_flow_set(source, model.config, progress, "reading clips", unlabelled=True)
+    model.require_unit(clips)
     p = model.probabilities(clips.inputs())
     names = np.array([*clips.classes, ""])
     seen = np.array(

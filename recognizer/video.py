@@ -335,6 +335,7 @@ def _classified(
     if clips is None:
         return []
     loaded = as_flow_set([clips], model.config, None, "reading clips", unlabelled=True)
+    model.require_unit(loaded)
     p, au = model.probabilities(loaded.inputs()), model.au_probabilities(loaded.inputs())
     spotted = {n["clip_id"]: n["spotted"]["apex"] for n in read_notes(clips.root) if "spotted" in n}
     confidence = {(interval.onset, interval.offset): interval.confidence for interval in found.intervals}

@@ -269,6 +269,8 @@ def test_wheel_holds_the_product_alone(wheel: Path) -> None:
         if file.is_file() and "__pycache__" not in file.parts and file.suffix not in (".nbi", ".nbc")
     }
     assert product <= names, "package data that pyproject.toml forgets"
+    shipped = {f"recognizer/shipped/{name}" for name in ("model.safetensors", "config.yaml", "README.md", "SHA256SUMS")}
+    assert shipped <= names
 
 
 def test_recipes_of_a_checkout() -> None:
