@@ -51,7 +51,7 @@ from recognizer.sources import (
     run_identity,
     sources,
 )
-from recognizer.trained import SHIPPED, Recognizer, load_pretrained
+from recognizer.trained import Recognizer, load_pretrained, names_recognizer
 
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
 MEGC_LOG = "megc.txt"
@@ -111,7 +111,7 @@ def loso(
             gives logits [B,C]; every fold trains a copy with fresh weights, seeded, by ``config.train``. A scikit-learn
             classifier takes the same as [N,3*S*S] float64; every fold fits a clone. Where its ``fit`` takes no
             ``sample_weight``, a warning says what of the mixing is left out. See :class:`recognizer.models.Model`.
-            A trained recognizer (``"shipped"``, the ``Path`` of its folder, or what :func:`recognizer.load` gives) is
+            A trained recognizer (``"shipped"``, its folder, or what :func:`recognizer.load` gives) is
             tested as it is, zero-shot: nothing is trained, of ``config`` only ``protocol`` and ``data.frame`` count.
         also_oracle: add the figure that picks the best point of training on the test clips themselves: leaked, and
             labelled so.
@@ -137,7 +137,7 @@ def loso(
     >>> result.model, len(result.folds), result.metrics.n, result.metrics.uf1 > 0.9
     ('GaussianNB', 4, 36, True)
     """
-    if model == SHIPPED or isinstance(model, (Path, Recognizer)):
+    if isinstance(model, (Path, Recognizer)) or (isinstance(model, str) and names_recognizer(model)):
         recognizer = model if isinstance(model, Recognizer) else Recognizer.load(model)
         return _shared(_zero_shot(sources(real), synthetic, recognizer, config, also_oracle, out), progress)
     with MODELS.lent([config.model if model is None else model]) as names:
@@ -199,7 +199,7 @@ def _zero_shot(
         raise ConfigError(f"{what}, and {recognizer.name or 'a trained recognizer'} is tested as it is; leave that out")
     config = zero_shot_config(recognizer, config)
     real = framed_as(real, recognizer.framing, config.data)
-    before = Pretrained(seen={"--model": recognizer.subjects_seen}, digests={"recognizer": recognizer.sha256})
+    before = Pretrained(seen={"model": recognizer.subjects_seen}, digests={"recognizer": recognizer.sha256})
     identity = run_identity("loso", real, None, config) | dict(before.digests)
     return _Run(real, None, config, False, None if out is None else Path(out), identity, before, recognizer)
 

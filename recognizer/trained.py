@@ -31,7 +31,7 @@ from recognizer.data import FLOW, FlowSet, Inputs, in_one_unit, require_one_unit
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
 from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import PRIOR, SYNTHETIC_ONLY, members_of, mixed
-from recognizer.models import CLOSED
+from recognizer.models import CLOSED, MODELS
 from recognizer.protocol import Fold, Mixture
 from recognizer.sources import (
     Progress,
@@ -162,7 +162,8 @@ class Recognizer:
     aus: tuple[int, ...] = ()
     """Columns of [K*2] (AU, side) that training clips showed both present and absent."""
     own_rms: bool | None = None
-    """Whether the flow it learned from was in units of its own rms; None where that does not matter or is not known."""
+    """Whether the flow it learned from was in units of its own rms (as what data.normalise=robust reads is); None where
+    that is not known."""
     name: str = ""
     """``shipped``, or that of its folder."""
     sha256: str = ""
@@ -179,9 +180,12 @@ class Recognizer:
         if self.own_rms is None or not len(clips) or in_one_unit(clips.own_rms) == self.own_rms:
             return
         units, name = ("in pixels", "in units of its own rms (as flow images are published)"), self.name or "the model"
+        way = "train it with data.normalise=robust, which brings both to one scale"
+        if self.config.data.normalise == "robust":  # clips in memory, which were loaded otherwise
+            way = "load them with its config.data"
         raise ManifestError(
             f"flow of {clips.databases[0]} is {units[not self.own_rms]}, that of the clips that {name} learned from "
-            f"{units[self.own_rms]}: train it with data.normalise=robust, which brings both to one scale"
+            f"{units[self.own_rms]}: {way}"
         )
 
     def au_probabilities(self, clips: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -231,6 +235,11 @@ class Recognizer:
             name=name,
             sha256=digests.file_sha256(folder / WEIGHTS),
         )
+
+
+def names_recognizer(name: str) -> bool:
+    """Whether a name that may also be a model's is ``shipped`` or a folder that holds a recognizer."""
+    return name == SHIPPED or (name not in MODELS and (Path(name) / WEIGHTS).is_file())
 
 
 def named_twice(name: str) -> str:
@@ -435,10 +444,8 @@ def _trained(
     meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen), "aus": json.dumps(aus)}
     if framing is not None:
         meta["framing"] = framing.to_json()
-    learned, own_rms = mixtures[0].weights[0] > 0, None
-    if config.data.normalise != "robust":
-        own_rms = in_one_unit(mixtures[0].pool.own_rms[learned])
-        meta["own_rms"] = json.dumps(own_rms)
+    own_rms = in_one_unit(mixtures[0].pool.own_rms[mixtures[0].weights[0] > 0])
+    meta["own_rms"] = json.dumps(own_rms)
     write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(preparation), sort_keys=False)))
     write_text(folder / CONFIG, config_yaml(config, synthetic=made is not None))
     write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen, framing))

@@ -235,8 +235,9 @@ def test_the_ledger_tells_it_from_a_trained_model(tmp_path: Path) -> None:
 
 def test_any_saved_recognizer(other: Path, two: list[Manifest], tmp_path: Path) -> None:
     """By folder, by object, and just trained: one answer."""
-    results = [loso(two, model=m).predictions for m in (other, load_recognizer(other))]
+    results = [loso(two, model=m).predictions for m in (other, str(other), load_recognizer(other))]
     assert results[0].equals(results[1])
+    assert results[0].equals(results[2])
     fresh = train(two[1], out=tmp_path / "fresh")
     assert loso(two[0], model=fresh).predictions.equals(loso(two[0], model=tmp_path / "fresh").predictions)
     assert loso(two[0], model=fresh).model == "fresh"
@@ -254,7 +255,7 @@ def test_who_was_seen_is_not_tested(kind: str, two: list[Manifest], tmp_path: Pa
         loso(two, config=config, model=seen, out=tmp_path / "out")
     assert loso(two[1], config=load_config(RunConfig, None, ["protocol.kind=loso"]), model=seen).metrics.n == 18
     line = mistake("loso", "--model", tmp_path / "seen", "--real", two[0].root, "--out", tmp_path / "out2")
-    assert line.startswith("Error: --model: the recognizer there saw subject A/00")
+    assert line.startswith("Error: model: the recognizer there saw subject A/00")
 
 
 @pytest.mark.parametrize(
@@ -336,10 +337,19 @@ def test_a_recognizer_of_another_unit_is_refused(tmp_path: Path) -> None:
             with pytest.raises(ManifestError, match=r"data\.normalise=robust"):
                 loso(sets[1], model=again)
         assert predict(model, sets[0]).table.num_rows == 12
-        free = train(
-            sets[0], config=load_config(RunConfig, None, ["data.normalise=robust"]), out=tmp_path / f"{name} 2"
-        )
-        assert predict(free, sets[1]).table.num_rows == 12
+
+
+def test_units_of_manifests_and_of_sets_in_memory(tmp_path: Path) -> None:
+    """data.normalise=robust brings manifests to one scale; what was loaded without it is not taken for that."""
+    pixels = write_corpus(tmp_path / "pixels", subjects=2)
+    config = load_config(RunConfig, None, ["data.normalise=robust"])
+    others = write_corpus(tmp_path / "others", subjects=2, database="OTHERS")
+    model = train(pixels, config=config, out=tmp_path / "robust")
+    assert model.own_rms
+    assert predict(model, load(pixels, config.data)).table.equals(predict(model, pixels).table)
+    for call in (predict, lambda model, clips: loso(clips, model=model)):
+        with pytest.raises(ManifestError, match=r"load them with its config\.data"):
+            call(model, load(others))
 
 
 # ---------------------------------------------------------------- training without real clips
