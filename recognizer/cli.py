@@ -304,7 +304,6 @@ def predict(
     from mesynth.store.run_folder import claim_folder, only_writer
     from recognizer.results import write_table
     from recognizer.trained import predict as run
-    from recognizer.trained import standing
 
     recognizer, clips = _loaded(model), _read(manifest)
     if dry_run:
@@ -320,7 +319,7 @@ def predict(
     if as_json:
         echo_json(facts)
         return
-    for note in [*standing(recognizer), *result.notes]:
+    for note in result.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{facts['n']} clips -> {out / 'predictions.parquet'}")
     if result.n_seen:
@@ -340,7 +339,6 @@ def _predict_video(
     dry_run: bool,
 ) -> None:
     from recognizer.recording import Interval, Recording
-    from recognizer.trained import standing
     from recognizer.video import predict_video
 
     recognizer = _loaded(model)
@@ -359,7 +357,7 @@ def _predict_video(
     if as_json:
         echo_json({key: value for key, value in result.facts.items() if key != "signal"} | {"out": str(out)})
         return
-    for note in [*standing(recognizer), *result.facts["notes"]]:
+    for note in result.facts["notes"]:
         click.echo(f"note: {note}", err=True)
     for left in result.facts["left_out"]:
         click.echo(f"left out at frame {left['frame']}: {left['reason']}", err=True)

@@ -288,7 +288,8 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
         tried=ledger.tried_before(run.manifests, run.key) if run.manifests else None,
         oracle=oracle_figures(outcome.oracle, config.data.classes) if run.oracle else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        config=effective(config, synthetic=run.synthetic is not None),
+        config=effective(config, synthetic=run.synthetic is not None)
+        | ({"recognizer": run.tested.sha256} if run.tested else {}),
         config_hash=run.key,
         predictions=outcome.table,
         **figures(outcome.table, config.data.classes),

@@ -521,11 +521,15 @@ class Prediction:
     metrics: dict[str, Any] | None
     """Figures over the labelled clips of unseen subjects (classes without clips left out of UAR), or None."""
     notes: tuple[str, ...] = ()
-    """Where faces lie elsewhere in the clips than in those the model learned from."""
+    """What the answers of the recognizer that ships are worth; where faces lie elsewhere in the clips than in those the
+    model learned from."""
+    recognizer: str = ""
+    """Its name: ``shipped``, or its folder's."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"n": self.table.num_rows, "n_seen": self.n_seen, "metrics": self.metrics, "notes": list(self.notes)}
+        plain = {"n": self.table.num_rows, "n_seen": self.n_seen, "metrics": self.metrics, "notes": list(self.notes)}
+        return plain | {"recognizer": self.recognizer}
 
 
 def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progress | None = None) -> Prediction:
@@ -573,5 +577,7 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
         counts = confusion(clips.y[fair], p[fair].argmax(1), len(clips.classes))
         metrics = from_confusion(counts, clips.classes).to_dict()
         metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
-    notes = tuple(framing_notes(source, others="the clips that the model learned from"))
-    return Prediction(table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes)
+    notes = (*standing(model), *framing_notes(source, others="the clips that the model learned from"))
+    return Prediction(
+        table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes, recognizer=model.name
+    )  # fmt: skip

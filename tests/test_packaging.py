@@ -269,8 +269,21 @@ def test_wheel_holds_the_product_alone(wheel: Path) -> None:
         if file.is_file() and "__pycache__" not in file.parts and file.suffix not in (".nbi", ".nbc")
     }
     assert product <= names, "package data that pyproject.toml forgets"
-    shipped = {f"recognizer/shipped/{name}" for name in ("model.safetensors", "config.yaml", "README.md", "SHA256SUMS")}
-    assert shipped <= names
+
+
+@pytest.mark.slow
+def test_an_installation_has_its_recognizer(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    show = (
+        "import recognizer; r = recognizer.load('shipped'); print(recognizer.__file__, r.config.model, r.subjects_seen)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", show], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    )  # fmt: skip
+    assert done.stdout.split(maxsplit=1)[0] == str(tmp_path / "site" / "recognizer" / "__init__.py")
+    assert "lda frozenset()" in done.stdout
 
 
 def test_recipes_of_a_checkout() -> None:

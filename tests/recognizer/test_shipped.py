@@ -89,11 +89,13 @@ def test_its_card_says_what_its_figures_do() -> None:
         assert standing(load_recognizer("shipped")) == []
         return
     flat = " ".join(card.split())
+    page = " ".join((ROOT / "docs/recognizers.md").read_text().split())
     for name in ("uf1", "uar"):
         one = figures[name]
         text = f"{name.upper()} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
         assert text in flat
         assert text in standing(load_recognizer("shipped"))[0]
+        assert text.replace(" 0.", " .").replace("[0.", "[.") in page
     for name, one in figures["databases"].items():
         assert f"| {name} | {one['clips']} | {one['uf1']:.3f} | {one['uar']:.3f} |" in card
 
@@ -129,7 +131,8 @@ def test_obvious_clips_are_recognised_in_any_wider_framing(frame: str, tmp_path:
     known = load_recognizer("shipped").framing
     assert known is not None
     differs = known.differs(KnownFraming(framing=parse_framing(frame)))
-    assert [("is read as the latter" in note) for note in result.notes] == [True] * differs
+    assert sum("is read as the latter" in note for note in result.notes) == differs
+    assert list(result.notes)[: len(result.notes) - differs] == standing(load_recognizer("shipped"))
 
 
 @pytest.mark.parametrize("scale", [0.01, 7.0])
@@ -152,7 +155,9 @@ def test_predict_needs_no_model(two: list[Manifest], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert all(f"note: {line}" in result.stderr for line in standing(load_recognizer("shipped")))
     named = run("predict", "--model", "shipped", "--manifest", two[0].root, "--out", tmp_path / "named", "--json")
-    assert json.loads(named.stdout)["n_seen"] == 0
+    facts = json.loads(named.stdout)
+    assert (facts["n_seen"], facts["recognizer"]) == (0, "shipped")
+    assert facts["notes"][: len(standing(load_recognizer("shipped")))] == standing(load_recognizer("shipped"))
     tables = [pq.read_table(tmp_path / name / "predictions.parquet") for name in ("default", "named")]
     assert tables[0].equals(tables[1])
 
@@ -165,6 +170,8 @@ def test_a_video_is_cropped_as_it_wants(tmp_path: Path) -> None:
     assert wanted is not None
     assert not framing.differs(wanted)
     assert [found["predicted"] for found in made.facts["intervals"]] == ["positive"]
+    assert made.facts["recognizer"] == "shipped"
+    assert set(standing(load_recognizer("shipped"))) <= set(made.facts["notes"])
 
 
 def test_the_name_is_what_ships_and_a_folder_of_it_has_a_dot(
@@ -220,6 +227,7 @@ def test_the_command_line_gives_the_same_row(two: list[Manifest], tmp_path: Path
     assert "zero-shot" in (tmp_path / "r" / "report.md").read_text()
     facts = json.loads(run(*base, "--out", tmp_path / "r", "--json").stdout)
     assert facts["uf1"] == loso(two, model="shipped").uf1.to_dict()
+    assert facts["config"]["recognizer"] == load_recognizer("shipped").sha256
     dry = json.loads(run(*base, "protocol.kind=hde", "--out", tmp_path / "no", "--dry-run", "--json").stdout)
     assert (dry["models"], dry["folds"], dry["clips"]) == (["shipped"], 2, 36)
     assert not (tmp_path / "no").exists()
