@@ -24,6 +24,7 @@ from mesynth.commandline import (
 if TYPE_CHECKING:
     from mesynth.store.manifest import Manifest
     from recognizer.config import AblationConfig, RunConfig
+    from recognizer.trained import Recognizer
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,6 +62,13 @@ class _Inputs:
     as_json: bool
     dry_run: bool
 
+    def require_real(self, verb: str) -> None:
+        """Raise ConfigError where no real clips are given to a verb that tests on them."""
+        from mesynth.core.errors import ConfigError
+
+        if not self.real:
+            raise ConfigError(f"{verb} tests on real clips and has none; pass --real")
+
     def of(self, kind: type[Config], **more: Any) -> Config:
         """The configuration that the settings make."""
         from recognizer.config import load_config
@@ -91,7 +99,7 @@ def _on_corpora(recipes: str, *own: Callable[[Command], Command]) -> Callable[[C
             click.argument("settings", nargs=-1, metavar="[RECIPE] [KEY=VALUE]..."),
             list_recipes_option(recipes),
             click.option(
-                "--real", multiple=True, required=True, type=path,
+                "--real", multiple=True, type=path,
                 help="Folder of real clips; may be given more than once.",
             ),
             click.option(
@@ -120,27 +128,41 @@ _FORMER = {"--manifest": "--real", "--set": ""}
         "--also-oracle", is_flag=True,
         help="Add the figure whose point of training is picked on the test clips: leaked, only to compare with papers.",
     ),
+    click.option(
+        "--model", metavar="FOLDER|shipped",
+        help="Test this trained recognizer as it is (zero-shot): a folder that `recognizer train` wrote, or shipped.",
+    ),
 )  # fmt: skip
-def loso(given: _Inputs, also_oracle: bool) -> None:
+def loso(given: _Inputs, also_oracle: bool, model: str | None) -> None:
     """Test one model by leave-one-subject-out (or protocol.kind=kfold, lovo, lodo, cde, hde).
 
     Example: recognizer loso recognizer/lda mix.ratio=2 --real corpora/casme2 --synthetic corpora/made
     --out runs/lda
+
+    Example: recognizer loso --model shipped --real corpora/casme2 --out runs/shipped
     """
     from mesynth.core.process import launched
     from mesynth.store.run_folder import write_beside
     from recognizer.config import RunConfig
     from recognizer.report import loso_markdown, loso_notes, loso_tables, terminal
     from recognizer.run import loso as run
+    from recognizer.run import zero_shot_plan
 
+    given.require_real("loso")
+    recognizer = None if model is None else _trained(model, given)
     config = given.of(RunConfig, synthetic=bool(given.synthetic))
     clips, made = _read(given.real), _read(given.synthetic)
     if given.dry_run:
+        if recognizer is not None:
+            _say(zero_shot_plan(clips, made or None, recognizer, config, also_oracle=also_oracle), given.as_json)
+            return
         _plan(config, clips, made, given.as_json)
         return
     with progress_bars() as bars:
         bar = by_step(bars)
-        result = run(clips, made or None, config, out=given.out, also_oracle=also_oracle, progress=bar)
+        result = run(
+            clips, made or None, config, model=recognizer, out=given.out, also_oracle=also_oracle, progress=bar
+        )
     if launched()[0]:  # the first process speaks for all
         return
     write_beside(given.out / "report.md", loso_markdown(result).encode())
@@ -171,6 +193,7 @@ def ablate(given: _Inputs) -> None:
     from recognizer.config import AblationConfig
     from recognizer.report import ablation_table, ablation_verdicts, tally, terminal
 
+    given.require_real("ablate")
     if not given.synthetic:
         raise ConfigError("an ablation compares with synthetic clips; pass --synthetic or data.synthetic=[...]")
     config = given.of(AblationConfig)
@@ -199,22 +222,28 @@ def ablate(given: _Inputs) -> None:
 def train(given: _Inputs) -> None:
     """Train one model on everything and save it for `recognizer predict`.
 
+    Without --real it learns from synthetic clips alone, and has seen nobody whom those or their makers do not show.
+
     Example: recognizer train --real corpora/casme2 model=lda --out models/lda
+
+    Example: recognizer train recognizer/shipped --synthetic corpora/made --out models/zero-shot
     """
     from recognizer.config import RunConfig
-    from recognizer.sources import flow_notes, framed
+    from recognizer.sources import flow_notes
     from recognizer.trained import train as run
+    from recognizer.trained import training_clips
 
     config = given.of(RunConfig, synthetic=bool(given.synthetic))
     clips, made = _read(given.real), _read(given.synthetic)
+    real, synthetic, _, config = training_clips(clips, made or None, config)
     if given.dry_run:
         facts = {"model": config.model, "rows": sum(map(len, clips)), "synthetic_rows": sum(map(len, made))}
         _say(facts | {"out": str(given.out)}, given.as_json)
         return
     with progress_bars() as bars:
         bar = by_step(bars)
-        model = run(clips, made or None, config, out=given.out, progress=bar)
-    for note in flow_notes(*framed(clips, made or None, config.data)[:2]):
+        model = run(clips or None, made or None, config, out=given.out, progress=bar)
+    for note in flow_notes(real, synthetic):
         click.echo(f"note: {note}", err=True)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
     _say(facts | {"out": str(given.out)}, given.as_json)
@@ -239,7 +268,10 @@ def import_weights(weights: Path, out: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Folder written by `recognizer train`.")
+@click.option(
+    "--model", default="shipped", show_default=True, metavar="FOLDER|shipped",
+    help="A folder that `recognizer train` wrote, or the recognizer that comes with the package.",
+)  # fmt: skip
 @click.option("--manifest", multiple=True, type=click.Path(path_type=Path), help="Prepared clips with flow.")
 @click.option("--video", type=click.Path(path_type=Path), help="A video, or a folder of its frames.")
 @click.option("--fps", type=float, help="With --video: its frame rate [default: what the file states].")
@@ -255,7 +287,7 @@ def import_weights(weights: Path, out: Path, as_json: bool) -> None:
 @json_option
 @dry_run_option
 def predict(
-    model: Path,
+    model: str,
     manifest: tuple[Path, ...],
     video: Path | None,
     fps: float | None,
@@ -267,7 +299,10 @@ def predict(
 ) -> None:
     """Class probabilities for every clip of a manifest, or for the micro-expressions spotted in a video.
 
-    Writes predictions.parquet; for a video also intervals.json, timeline.png and the prepared clips.
+    Writes predictions.parquet; for a video also intervals.json, timeline.png and the prepared clips. Without --model,
+    the recognizer that comes with the package answers, which learned from synthetic clips alone.
+
+    Example: recognizer predict --video interview.mp4 --out runs/interview
 
     Example: recognizer predict --model models/lda --manifest corpora/new --out runs/new
 
@@ -286,14 +321,13 @@ def predict(
     from mesynth.store.digests import seal
     from mesynth.store.run_folder import claim_folder, only_writer
     from recognizer.results import write_table
-    from recognizer.trained import Recognizer
     from recognizer.trained import predict as run
 
-    recognizer, clips = Recognizer.load(model), _read(manifest)
+    recognizer, clips = _loaded(model), _read(manifest)
     if dry_run:
         _say({"model": recognizer.config.model, "rows": sum(map(len, clips)), "out": str(out)}, as_json)
         return
-    claim_folder(out, {"verb": "predict", "weights": _digest(model), "manifest": [m.hash() for m in clips]})
+    claim_folder(out, {"verb": "predict", "weights": recognizer.sha256, "manifest": [m.hash() for m in clips]})
     with only_writer(out), progress_bars() as bars:
         bar = by_step(bars)
         result = run(recognizer, clips, progress=bar)
@@ -313,7 +347,7 @@ def predict(
 
 
 def _predict_video(
-    model: Path,
+    model: str,
     video: Path,
     fps: float | None,
     intervals: tuple[str, ...],
@@ -323,10 +357,9 @@ def _predict_video(
     dry_run: bool,
 ) -> None:
     from recognizer.recording import Interval, Recording
-    from recognizer.trained import Recognizer
     from recognizer.video import predict_video
 
-    recognizer = Recognizer.load(model)
+    recognizer = _loaded(model)
     if dry_run:
         recognizer.preparation.require_one()
         recording = Recording.open(video, fps)
@@ -337,7 +370,7 @@ def _predict_video(
     with progress_bars() as bars:
         result = predict_video(
             recognizer, video, out=out, fps=fps, landmarker=landmarker, intervals=intervals,
-            identity=_digest(model), progress=by_step(bars),
+            identity=recognizer.sha256, progress=by_step(bars),
         )  # fmt: skip
     if as_json:
         echo_json({key: value for key, value in result.facts.items() if key != "signal"} | {"out": str(out)})
@@ -354,12 +387,32 @@ def _predict_video(
 # ---------------------------------------------------------------- shared
 
 
-def _digest(model: Path) -> str:
-    import hashlib
+def _loaded(name: str) -> Recognizer:
+    """The recognizer that --model names; says so where that could be two."""
+    from recognizer.trained import Recognizer, named_twice
 
-    from recognizer.trained import WEIGHTS
+    recognizer = Recognizer.load(name)
+    if note := named_twice(name):
+        click.echo(f"note: {note}", err=True)
+    return recognizer
 
-    return hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
+
+def _trained(name: str, given: _Inputs) -> Recognizer:
+    """What loso's --model names, to be tested as it is.
+
+    Raises:
+        ConfigError: settings that would have no effect on it.
+    """
+    from mesynth.core.errors import ConfigError
+
+    recognizer = _loaded(name)
+    idle = [text for text in given.settings if not text.startswith(("protocol.", "data.frame="))]
+    if idle:
+        raise ConfigError(
+            f"'{idle[0]}' has no effect on {recognizer.name}, which --model tests as it is; only protocol.* and "
+            "data.frame count. To train a model by such settings, leave --model out"
+        )
+    return recognizer
 
 
 def _split(settings: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -138,6 +138,8 @@ class AblationConfig(RunConfig):
 
 def _require_models(names: Sequence[str], key: str) -> None:
     for name in names:
+        if name == "shipped":
+            raise ConfigError(f"{key}: 'shipped' is a trained recognizer; `recognizer loso --model shipped` tests it")
         if name not in MODELS:
             raise ConfigError(f"{key}: '{name}' is unknown; choose from {', '.join(MODELS)}")
     if not names:

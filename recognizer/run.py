@@ -7,13 +7,14 @@ depend on the block it stands in, so neither does any figure.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,25 @@ from mesynth.store.weights import join_tensors
 from recognizer import results, training
 from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
-from recognizer.data import FlowSet
+from recognizer.data import DataConfig, FlowSet
 from recognizer.fitting import LdaMembers, NetworkMembers, Pretrained, fit, shares_of, top_of
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
-from recognizer.protocol import Mixture, make_folds
+from recognizer.protocol import Fold, Mixture, make_folds
 from recognizer.report import chosen_text, log_text
 from recognizer.results import Condition, LosoResult, figures, oracle_figures
-from recognizer.sources import Progress, Source, as_flow_set, flow_notes, framed, run_identity, sources
-from recognizer.trained import load_pretrained
+from recognizer.sources import (
+    Progress,
+    Source,
+    as_flow_set,
+    flow_notes,
+    framed,
+    framed_as,
+    framing_notes,
+    run_identity,
+    sources,
+)
+from recognizer.trained import Recognizer, load_pretrained, names_recognizer
 
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
 MEGC_LOG = "megc.txt"
@@ -57,6 +68,8 @@ class _Run:
     folder: Path | None
     identity: dict[str, Any]
     pretrained: Pretrained
+    tested: Recognizer | None = None
+    """A trained recognizer that every fold is tested on as it is; None: each fold trains its own."""
 
     @property
     def manifests(self) -> list[Manifest]:
@@ -65,7 +78,13 @@ class _Run:
     @property
     def key(self) -> str:
         """Of the ledger: what was tried, whatever was found."""
-        return config_hash(self.config, synthetic=self.synthetic is not None)
+        key = config_hash(self.config, synthetic=self.synthetic is not None)
+        return key if self.tested is None else hashlib.sha256(f"{key} {self.tested.sha256}".encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """What is tested, as results call it."""
+        return self.config.model if self.tested is None else self.tested.name or "recognizer"
 
 
 def loso(
@@ -92,6 +111,8 @@ def loso(
             gives logits [B,C]; every fold trains a copy with fresh weights, seeded, by ``config.train``. A scikit-learn
             classifier takes the same as [N,3*S*S] float64; every fold fits a clone. Where its ``fit`` takes no
             ``sample_weight``, a warning says what of the mixing is left out. See :class:`recognizer.models.Model`.
+            A trained recognizer (``"shipped"``, its folder, or what :func:`recognizer.load` gives) is
+            tested as it is, zero-shot: nothing is trained, of ``config`` only ``protocol`` and ``data.frame`` count.
         also_oracle: add the figure that picks the best point of training on the test clips themselves: leaked, and
             labelled so.
 
@@ -100,7 +121,7 @@ def loso(
         subjects, and the predictions themselves.
 
     Raises:
-        LeakError: a synthetic clip has seen who is held out.
+        LeakError: a synthetic clip, or a trained recognizer, has seen who is held out.
         PoolTooSmallError: fewer synthetic clips than are asked for.
         ManifestError: clips without what the model needs, or none.
         ConfigError: settings that exclude each other.
@@ -116,6 +137,9 @@ def loso(
     >>> result.model, len(result.folds), result.metrics.n, result.metrics.uf1 > 0.9
     ('GaussianNB', 4, 36, True)
     """
+    if isinstance(model, (Path, Recognizer)) or (isinstance(model, str) and names_recognizer(model)):
+        recognizer = model if isinstance(model, Recognizer) else Recognizer.load(model)
+        return _shared(_zero_shot(sources(real), synthetic, recognizer, config, also_oracle, out), progress)
     with MODELS.lent([config.model if model is None else model]) as names:
         [(name, described)] = names.items()
         run = _prepare(
@@ -141,6 +165,74 @@ def _prepare(
     identity = run_identity("loso", real, synthetic, config) | dict(pretrained.digests)
     identity |= {"oracle": True} if oracle else {}
     return _Run(real, synthetic, config, oracle, folder, identity | more, pretrained)
+
+
+def zero_shot_config(recognizer: Recognizer, config: RunConfig) -> RunConfig:
+    """The settings that a trained recognizer is tested by: its own, under ``config.protocol`` and its ``data.frame``.
+
+    Raises:
+        ConfigError: ``config`` has other settings, which would have no effect.
+    """
+    own = replace(recognizer.config, protocol=config.protocol)
+    own = replace(own, data=replace(own.data, frame=config.data.frame))
+    if config != own:
+        usual = type(config)(protocol=config.protocol, data=DataConfig(frame=config.data.frame))
+        set_here = [f.name for f in fields(config) if getattr(config, f.name) != getattr(usual, f.name)]
+        if set_here:
+            raise ConfigError(
+                f"{', '.join(set_here)}: no effect on {recognizer.name or 'a trained recognizer'}, which is tested as "
+                "it is; only protocol.* and data.frame count"
+            )
+    return own
+
+
+def _zero_shot(
+    real: FlowSet | list[Manifest],
+    synthetic: Source | None,
+    recognizer: Recognizer,
+    config: RunConfig,
+    oracle: bool,
+    out: Path | str | None,
+) -> _Run:
+    if synthetic is not None or oracle:
+        what = "an oracle picks a point of training" if oracle else "synthetic clips are learned from"
+        raise ConfigError(f"{what}, and {recognizer.name or 'a trained recognizer'} is tested as it is; leave that out")
+    config = zero_shot_config(recognizer, config)
+    real = framed_as(real, recognizer.framing, config.data)
+    before = Pretrained(seen={"model": recognizer.subjects_seen}, digests={"recognizer": recognizer.sha256})
+    identity = run_identity("loso", real, None, config) | dict(before.digests)
+    return _Run(real, None, config, False, None if out is None else Path(out), identity, before, recognizer)
+
+
+def zero_shot_plan(
+    real: Source, synthetic: Source | None, recognizer: Recognizer, config: RunConfig, *, also_oracle: bool = False
+) -> dict[str, Any]:
+    """What :func:`loso` would test a trained recognizer on. Clips are read and folds made, so that every mistake shows;
+    nothing is written."""
+    run = _zero_shot(sources(real), synthetic, recognizer, config, also_oracle, None)
+    clips = as_flow_set(run.real, run.config, None, "reading clips")
+    folds = make_folds(clips, run.config.protocol)
+    run.pretrained.check(folds)
+    counts = dict(zip(clips.classes, clips.class_counts.tolist(), strict=True))
+    return {
+        "models": [run.name], "folds": len(folds), "clips": len(clips), "classes": counts, "left_out": clips.left_out,
+        "notes": _notes(run, None, adds=False),
+    }  # fmt: skip
+
+
+def _tested(run: _Run, real: FlowSet, folds: Sequence[Fold]) -> tuple[_Outcome, list[Mixture]]:
+    """Every fold's test clips as ``run.tested`` answers; mixtures in which nothing is learned from."""
+    assert run.tested is not None
+    condition = Condition(model=run.name, train_subjects=0, arm="none")
+    run.tested.require_unit(real)
+    scores = run.tested.probabilities(real.inputs())
+    tables = [results.fold_table(condition, 0, fold, real, scores[fold.test_index]) for fold in folds]
+    n, nothing = len(folds), np.zeros(len(folds), np.int64)
+    mixture = Mixture(
+        pool=real, folds=tuple(folds), weights=np.zeros((n, len(real))), added=np.zeros(len(real), np.bool_),
+        blocked=nothing, n_real=nothing, n_added=nothing,
+    )  # fmt: skip
+    return _Outcome(table=results.join(tables), n_parameters=run.tested.members.n_parameters), [mixture]
 
 
 def _shared(run: _Run, progress: Progress | None) -> LosoResult:
@@ -188,28 +280,30 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
     assert outcome is not None
     result = LosoResult(
         protocol=config.protocol.kind,
-        model=config.model,
-        folds=tuple(_fold_facts(mixtures[0], f) for f in range(len(mixtures[0].folds))),
+        model=run.name,
+        folds=tuple(_fold_facts(mixtures[0], f, tested=run.tested is not None) for f in range(len(mixtures[0].folds))),
         left_out=dict(real.left_out),
         notes=tuple(_notes(run, outcome, adds=bool(mixtures[0].n_added.any()))),
         n_parameters=outcome.n_parameters,
         tried=ledger.tried_before(run.manifests, run.key) if run.manifests else None,
         oracle=oracle_figures(outcome.oracle, config.data.classes) if run.oracle else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        config=effective(config, synthetic=run.synthetic is not None),
-        config_hash=config_hash(config, synthetic=run.synthetic is not None),
+        config=effective(config, synthetic=run.synthetic is not None)
+        | ({"recognizer": run.tested.sha256} if run.tested else {}),
+        config_hash=run.key,
         predictions=outcome.table,
         **figures(outcome.table, config.data.classes),
     )
     if folder is not None:
         results.write_table(outcome.table, folder / PREDICTIONS)
         write_text(folder / CONFIG, config_yaml(config, synthetic=run.synthetic is not None))
-        blocks = sorted((folder / PARTS).glob("*.safetensors"))
-        join_tensors(blocks, folder / WEIGHTS, _weights_facts(mixtures, config, run.pretrained.subjects))
+        if run.tested is None:
+            blocks = sorted((folder / PARTS).glob("*.safetensors"))
+            join_tensors(blocks, folder / WEIGHTS, _weights_facts(mixtures, config, run.pretrained.subjects))
         log = log_text(outcome.table, config.data.classes, result.metrics, result.per_database)
         write_text(folder / MEGC_LOG, log)
         write_last(folder / RESULT, json.dumps(result.to_dict(), indent=1).encode(), without=[PARTS])
-        ledger.record(run.manifests, run.key, {"model": config.model, "uf1": round(result.uf1.value, 4)})
+        ledger.record(run.manifests, run.key, {"model": run.name, "uf1": round(result.uf1.value, 4)})
         _remove_blocks(folder)
     return result
 
@@ -226,6 +320,10 @@ def _members(
     start = time.perf_counter()
     folds = make_folds(real, config.protocol)
     run.pretrained.check(folds)
+    if run.tested is not None:
+        outcome, mixtures = _tested(run, real, folds)
+        seconds["test"] = time.perf_counter() - start
+        return outcome, mixtures, real, seconds
     amount = dict(config.mix.amount) if made is not None else {}
     amount.pop("at_most", None)
     mixtures = [mixed(real, made, folds, config.mix, seed) for seed in config.seeds]
@@ -244,22 +342,27 @@ def _members(
     return (_joined(done) if len(done) == len(found) else None), mixtures, real, seconds
 
 
-def _notes(run: _Run, outcome: _Outcome, *, adds: bool) -> list[str]:
+def _notes(run: _Run, outcome: _Outcome | None, *, adds: bool) -> list[str]:
     """Of the clips, and of what was chosen inside folds."""
+    if run.tested is not None:
+        saw = len(run.tested.subjects_seen)
+        whom = f"{saw} subjects, none of them tested" if saw else "nobody: synthetic clips alone"
+        zero = f"zero-shot: {run.name} was tested as it is, and nothing was learned here (it had learned from {whom})"
+        return [zero, *framing_notes(run.real, others="the clips that it learned from")]
     notes = flow_notes(run.real, run.synthetic if adds else None)
-    if outcome.prior_weights and run.config.mix.prior_weight is None:
+    if outcome is not None and outcome.prior_weights and run.config.mix.prior_weight is None:
         notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
     return notes
 
 
-def _fold_facts(mixture: Mixture, f: int) -> dict[str, Any]:
+def _fold_facts(mixture: Mixture, f: int, *, tested: bool) -> dict[str, Any]:
     return {
         "name": mixture.folds[f].name,
         "test": len(mixture.folds[f].test_index),
         "real": int(mixture.n_real[f]),
         "synthetic": int(mixture.n_added[f]),
         "blocked": int(mixture.blocked[f]),
-        "lacking": mixture.lacking(f),
+        "lacking": [] if tested else mixture.lacking(f),
     }
 
 

@@ -5,7 +5,6 @@ Trained on everything and saved, read back, used on new clips, and built upon by
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,6 @@ import pyarrow as pa
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch.func import functional_call
 
 from mesynth.config import read_yaml
@@ -27,12 +25,13 @@ from mesynth.core.types import N_AUS
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
+from mesynth.store.weights import packed
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
-from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs
+from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_unit, require_one_unit
 from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
 from recognizer.metrics import confusion, from_confusion
-from recognizer.mixing import members_of, mixed
-from recognizer.models import CLOSED
+from recognizer.mixing import PRIOR, SYNTHETIC_ONLY, members_of, mixed
+from recognizer.models import CLOSED, MODELS
 from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
 from recognizer.sources import (
@@ -49,6 +48,14 @@ from recognizer.sources import (
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
+FIGURES = "figures.json"
+"""Beside a recognizer that ships: what it reached on real clips (scripts/ship_recognizer.py)."""
+SHIPPED = "shipped"
+"""Names the recognizer that comes with the package wherever a recognizer's folder is asked for; a folder that has this
+name is ``./shipped``."""
+SHIPPED_FOLDER = Path(__file__).resolve().parent / SHIPPED
+_SHAPES = "flow-prior"
+"""Database of synthetic clips that show a face shape of the flow prior: nobody."""
 _NO_STEPS = {"stage", "input", "landmarker", "skip_bad", "version", "inputs", "keep_frames", "frame"}
 """Keys of a prepare run that leave the flow and the frames as they are, and where faces lie, which is a model's own."""
 _ANNOTATED = "annotated"
@@ -166,11 +173,31 @@ class Recognizer:
     """Where faces lay in the crops it learned from; None where that is not known."""
     aus: tuple[int, ...] = ()
     """Columns of [K*2] (AU, side) that training clips showed both present and absent."""
+    own_rms: bool | None = None
+    """Whether the flow it learned from was in units of its own rms (as what data.normalise=robust reads is); None where
+    that is not known."""
+    name: str = ""
+    """``shipped``, or that of its folder."""
+    sha256: str = ""
+    """Of the file of its weights: what results are known by, wherever the folder lies."""
 
     def probabilities(self, clips: Inputs) -> np.ndarray:
         """N clips -> [N,C] float64."""
         return np.asarray(
             np.mean([self.members.probabilities(m, clips) for m in range(len(self.config.seeds))], axis=0)
+        )
+
+    def require_unit(self, clips: FlowSet) -> None:
+        """Raise ManifestError for flow in pixels where it learned from flow in units of its own rms, or vice versa."""
+        if self.own_rms is None or not len(clips) or in_one_unit(clips.own_rms) == self.own_rms:
+            return
+        units, name = ("in pixels", "in units of its own rms (as flow images are published)"), self.name or "the model"
+        way = "train it with data.normalise=robust, which brings both to one scale"
+        if self.config.data.normalise == "robust":  # clips in memory, which were loaded otherwise
+            way = "load them with its config.data"
+        raise ManifestError(
+            f"flow of {clips.databases[0]} is {units[not self.own_rms]}, that of the clips that {name} learned from "
+            f"{units[self.own_rms]}: {way}"
         )
 
     def au_probabilities(self, clips: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -194,7 +221,8 @@ class Recognizer:
     @classmethod
     def load(cls, folder: Path | str) -> Recognizer:
         """Raises WeightsUnavailable when the folder holds no recognizer, DigestError when a file of it was changed."""
-        folder = Path(folder)
+        name = SHIPPED if folder == SHIPPED else Path(folder).resolve().name
+        folder = SHIPPED_FOLDER if folder == SHIPPED else Path(folder)
         if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
             raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
         digests.check(folder, [CONFIG, WEIGHTS, PREPARATION])
@@ -215,17 +243,61 @@ class Recognizer:
             preparation=Preparation.read(folder),
             framing=KnownFraming.of_json(meta["framing"]) if "framing" in meta else None,
             aus=tuple(json.loads(meta.get("aus", "[]"))),
+            own_rms=json.loads(meta.get("own_rms", "null")),
+            name=name,
+            sha256=digests.file_sha256(folder / WEIGHTS),
         )
 
 
+def names_recognizer(name: str) -> bool:
+    """Whether a name that may also be a model's is ``shipped`` or a folder that holds a recognizer."""
+    return name == SHIPPED or (name not in MODELS and (Path(name) / WEIGHTS).is_file())
+
+
+def named_twice(name: str) -> str:
+    """A note where ``name`` is the recognizer that ships and a recognizer's folder lies here under it; "" otherwise."""
+    if name != SHIPPED or not (Path(SHIPPED) / WEIGHTS).is_file():
+        return ""
+    return f"'{SHIPPED}' is the recognizer that comes with the package; the folder of that name here is ./{SHIPPED}"
+
+
+def standing(recognizer: Recognizer) -> list[str]:
+    """What the answers of the recognizer that ships are worth, as far as that was measured: a line; none of others."""
+    figures = shipped_figures()
+    if not recognizer.sha256 or figures.get("weights_sha256") != recognizer.sha256:
+        return []
+    uf1, uar = (f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in (figures["uf1"], figures["uar"]))
+    who = f"{figures['clips']} real clips of {figures['subjects']} subjects"
+    what = "the recognizer that comes with the package learned from synthetic clips alone"
+    return [f"{what}; on {who} it reached UF1 {uf1}, UAR {uar}"]
+
+
+def shipped_figures() -> dict[str, Any]:
+    """What the recognizer that ships reached on real clips, and how that was measured; empty if that is not known of
+    these very weights.
+
+    >>> isinstance(shipped_figures(), dict)
+    True
+    """
+    try:
+        found = json.loads((SHIPPED_FOLDER / FIGURES).read_text())
+        weights = digests.file_sha256(SHIPPED_FOLDER / WEIGHTS)
+    except (OSError, ValueError):
+        return {}
+    return found if found.get("weights_sha256") == weights else {}
+
+
 def load(folder: Path | str) -> Recognizer:
-    """A recognizer that :func:`train` saved. Its class comes from the registry; nothing in the folder is executed.
+    """A recognizer that :func:`train` saved, or ``"shipped"``: the one that comes with the package, which learned from
+    synthetic clips alone. Its class comes from the registry; nothing in the folder is executed.
 
     Raises:
         WeightsUnavailable: no recognizer in the folder, or a damaged one.
         DigestError: a file of it was changed after it was trained.
         ConfigError: its model is none that is registered here.
 
+    >>> sorted(load("shipped").subjects_seen), load("shipped").config.data.classes
+    ([], ('negative', 'positive', 'surprise'))
     >>> load("no/such/folder")
     Traceback (most recent call last):
     mesynth.core.errors.WeightsUnavailable: no recognizer in no/such/folder; make one with `recognizer train --out ...
@@ -268,7 +340,7 @@ def load_pretrained(config: RunConfig) -> Pretrained:
 def _open(setting: str, folder: str, seen: dict[str, frozenset[str]], digests: dict[str, str]) -> Recognizer:
     found = Recognizer.load(folder)
     seen[setting] = found.subjects_seen
-    digests[setting] = hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
+    digests[setting] = found.sha256
     return found
 
 
@@ -276,7 +348,7 @@ def _open(setting: str, folder: str, seen: dict[str, frozenset[str]], digests: d
 
 
 def train(
-    real: Source,
+    real: Source | None = None,
     synthetic: Source | None = None,
     config: RunConfig = RunConfig(),
     *,
@@ -289,14 +361,16 @@ def train(
     The same call again returns the saved model.
 
     Args:
-        real: clips to learn from: a manifest or its folder, several of them, or a set in memory.
+        real: clips to learn from: a manifest or its folder, several of them, or a set in memory. None: it learns from
+            synthetic clips alone (mix.mode=synthetic-only), and has seen only whom those or their makers show.
         synthetic: more clips, mixed in as ``config.mix`` says.
         model: instead of ``config.model``. A saved folder names its model through the registry, so this is a name:
             :func:`recognizer.register_model` gives one to a network of your own.
         out: the folder. It holds weights (safetensors), settings (YAML) and a card.
 
     Raises:
-        ConfigError: a model that is no name, or a scikit-learn classifier (there is no file for those without pickle).
+        ConfigError: a model that is no name, or a scikit-learn classifier (there is no file for those without pickle);
+            no clips at all, or settings that need real ones where there are none.
         LeakError, PoolTooSmallError, ManifestError, MissingClassError, RunFolderError: as of :func:`recognizer.loso`.
 
     >>> from tempfile import mkdtemp
@@ -321,9 +395,8 @@ def train(
             "it with loso or ablate, or train a network"
         )
     folder = Path(out)
-    real_source = sources(real)
-    real_source, synthetic_source, framing = framed(
-        real_source, None if synthetic is None else sources(synthetic), config.data
+    real_source, synthetic_source, framing, config = training_clips(
+        None if real is None else sources(real), None if synthetic is None else sources(synthetic), config
     )
     pretrained = load_pretrained(config)
     claim_folder(folder, run_identity("train", real_source, synthetic_source, config) | dict(pretrained.digests))
@@ -332,6 +405,28 @@ def train(
             if not (folder / WEIGHTS).is_file():  # else the writer before ended in this moment
                 return _trained(folder, real_source, synthetic_source, framing, config, pretrained, progress)
     return Recognizer.load(folder)
+
+
+def training_clips(
+    real: FlowSet | list[Manifest] | None, synthetic: FlowSet | list[Manifest] | None, config: RunConfig
+) -> tuple[FlowSet | list[Manifest], FlowSet | list[Manifest] | None, KnownFraming | None, RunConfig]:
+    """What :func:`train` reads (see :func:`recognizer.sources.framed`; no real clips are an empty list), and its
+    settings: without real clips, mix.mode is synthetic-only.
+
+    Raises:
+        ConfigError: no clips, or settings that have no meaning without real ones.
+    """
+    if real is not None and (isinstance(real, FlowSet) or real):
+        return *framed(real, synthetic, config.data), config
+    if synthetic is None or not (isinstance(synthetic, FlowSet) or synthetic):
+        raise ConfigError("there are no clips to learn from; pass --real, --synthetic, or both")
+    mix = config.mix
+    if mix.mode not in (PRIOR, SYNTHETIC_ONLY):  # prior is the default: nobody asked for it
+        raise ConfigError(f"mix.mode={mix.mode} needs real clips; pass --real, or leave mix.mode out")
+    if mix.ratio is not None:
+        raise ConfigError(f"mix.ratio={mix.ratio:g} counts clips for each real one; pass --real, or choose mix.count")
+    made, _, framing = framed(synthetic, None, config.data)  # to the framing that most of them can be read in
+    return [], made, framing, replace(config, mix=replace(mix, mode=SYNTHETIC_ONLY))
 
 
 def _trained(
@@ -343,27 +438,42 @@ def _trained(
     pretrained: Pretrained,
     progress: Progress | None,
 ) -> Recognizer:
-    real_set = as_flow_set(real_source, config, progress, "reading clips")
     made = None if synthetic_source is None else as_flow_set(synthetic_source, config, progress, "reading synthetic")
+    if made is not None and isinstance(real_source, list) and not real_source:
+        require_one_unit(made)
+        real_set = made.take(np.zeros(0, np.int64))
+    else:
+        real_set = as_flow_set(real_source, config, progress, "reading clips")
     mixtures = [_everything(real_set, made, config, seed) for seed in config.seeds]
     trained = fit(
         mixtures[0].pool, mixtures[0].added, members_of(mixtures, config.seeds), config,
         progress and (lambda done, total: progress(f"training {config.model}", done, total)), pretrained=pretrained,
     )  # fmt: skip
-    seen = sorted({subject for mixture in mixtures for subject in mixture.subjects_seen(0, pretrained.subjects)})
+    seen = sorted({subject for mixture in mixtures for subject in _people(mixture, pretrained.subjects)})
     aus = tuple(_shown_aus(mixtures[0]).tolist())
     preparation = Preparation.of([*_manifests(real_source), *_manifests(synthetic_source)])
     meta = {"format": FORMAT, "model": config.model, "subjects_seen": json.dumps(seen), "aus": json.dumps(aus)}
     if framing is not None:
         meta["framing"] = framing.to_json()
+    own_rms = in_one_unit(mixtures[0].pool.own_rms[mixtures[0].weights[0] > 0])
+    meta["own_rms"] = json.dumps(own_rms)
     write_text(folder / PREPARATION, str(yaml.safe_dump(asdict(preparation), sort_keys=False)))
     write_text(folder / CONFIG, config_yaml(config, synthetic=made is not None))
     write_text(folder / CARD, _card(config, mixtures[0], trained.n_parameters, seen, framing))
     tensors = {name: value.contiguous() for name, value in trained.tensors().items()}
-    write_last(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
+    write_last(folder / WEIGHTS, packed(tensors, meta))
     return Recognizer(
-        config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, framing=framing, aus=aus
-    )
+        config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, framing=framing,
+        aus=aus, own_rms=own_rms, name=folder.resolve().name, sha256=digests.file_sha256(folder / WEIGHTS),
+    )  # fmt: skip
+
+
+def _people(mixture: Mixture, before: frozenset[str]) -> set[str]:
+    """Everybody that a mixture without held-out subjects has learned from; the flow prior's face shapes are nobody."""
+    learned, pool = mixture.weights[0] > 0, mixture.pool
+    shapes = learned & pool.synthetic & (pool.databases == _SHAPES)
+    nobody = set(map(str, np.unique(pool.subjects[shapes]))) - set(map(str, pool.subjects[~pool.synthetic]))
+    return set(mixture.subjects_seen(0, before)) - nobody
 
 
 def _manifests(source: FlowSet | list[Manifest] | None) -> list[Manifest]:
@@ -382,6 +492,12 @@ def _everything(real: FlowSet, made: FlowSet | None, config: RunConfig, seed: in
     return mixed(real, made, [fold], config.mix, seed)
 
 
+_ON_FIGURES = """No clip was held out: results on the subjects above say nothing. For figures run `recognizer loso` with
+the same `config.yaml`."""
+_ON_ZERO_SHOT = """It learned from no real clip. For figures on real ones run `recognizer loso --model THIS_FOLDER
+--real M`."""
+
+
 def _card(
     config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence[str], framing: KnownFraming | None
 ) -> str:
@@ -397,10 +513,9 @@ def _card(
   taken there, as far as they show it
 - Parameters: {n_parameters} for each of {len(config.seeds)} seed(s); probabilities are averaged
 - Trained on {int(mixture.n_real[0])} real and {int(mixture.n_added[0])} synthetic clips ({listed})
-- Subjects seen, directly or through the makers of synthetic clips: {", ".join(seen)}
+- Subjects seen, directly or through the makers of synthetic clips: {", ".join(seen) or "none"}
 
-No clip was held out: results on the subjects above say nothing. For figures run `recognizer loso` with
-the same `config.yaml`.
+{_ON_FIGURES if mixture.n_real[0] else _ON_ZERO_SHOT}
 
 Use: `recognizer predict --model THIS_FOLDER --manifest M --out DIR`, or `--video FILE`, which is prepared as
 `preparation.yaml` says.
@@ -477,11 +592,15 @@ class Prediction:
     metrics: dict[str, Any] | None
     """Figures over the labelled clips of unseen subjects (classes without clips left out of UAR), or None."""
     notes: tuple[str, ...] = ()
-    """Where faces lie elsewhere in the clips than in those the model learned from."""
+    """What the answers of the recognizer that ships are worth; where faces lie elsewhere in the clips than in those the
+    model learned from."""
+    recognizer: str = ""
+    """Its name: ``shipped``, or its folder's."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"n": self.table.num_rows, "n_seen": self.n_seen, "metrics": self.metrics, "notes": list(self.notes)}
+        plain = {"n": self.table.num_rows, "n_seen": self.n_seen, "metrics": self.metrics, "notes": list(self.notes)}
+        return plain | {"recognizer": self.recognizer}
 
 
 def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progress | None = None) -> Prediction:
@@ -490,12 +609,12 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
     The table: clip_id, subject, label (empty if unknown), predicted, subject_seen, and p_<class> each.
 
     Args:
-        model: a trained recognizer, or its folder.
+        model: a trained recognizer, its folder, or ``"shipped"``.
         manifest: prepared clips: a manifest or its folder, several of them, or a set in memory.
 
     Raises:
         WeightsUnavailable: no recognizer in the folder.
-        ManifestError: no clips, or clips without what the model sees.
+        ManifestError: no clips, clips without what the model sees, or flow in another unit than it learned from.
 
     >>> from tempfile import mkdtemp
     >>> y = np.arange(36) % 3
@@ -509,6 +628,7 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
     model = model if isinstance(model, Recognizer) else Recognizer.load(model)
     source = framed_as(sources(manifest), model.framing, model.config.data)
     clips = as_flow_set(source, model.config, progress, "reading clips", unlabelled=True)
+    model.require_unit(clips)
     p = model.probabilities(clips.inputs())
     names = np.array([*clips.classes, ""])
     seen = np.array(
@@ -528,5 +648,7 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
         counts = confusion(clips.y[fair], p[fair].argmax(1), len(clips.classes))
         metrics = from_confusion(counts, clips.classes).to_dict()
         metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
-    notes = tuple(framing_notes(source, others="the clips that the model learned from"))
-    return Prediction(table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes)
+    notes = (*standing(model), *framing_notes(source, others="the clips that the model learned from"))
+    return Prediction(
+        table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes, recognizer=model.name
+    )  # fmt: skip

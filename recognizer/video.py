@@ -35,7 +35,7 @@ from recognizer.recording import NOTHING, Interval, Recording, RecordingError, V
 from recognizer.results import write_table
 from recognizer.sources import Progress, as_flow_set
 from recognizer.timeline import Shown, timeline_png
-from recognizer.trained import Preparation, Recognizer
+from recognizer.trained import Preparation, Recognizer, standing
 
 PREDICTIONS, INTERVALS, TIMELINE, CLIPS = "predictions.parquet", "intervals.json", "timeline.png", "clips"
 _SPOT_SIZE, _SEGMENT_S = 128, 2.0
@@ -221,7 +221,7 @@ def predict_video(
         found = replace(found, intervals=bare)
     claim_folder(out, run)
     with only_writer(out):
-        notes = [*recording.notes(), *model.preparation.notes(), *notes]
+        notes = [*standing(model), *recording.notes(), *model.preparation.notes(), *notes]
         clips, left = _prepared(recording, found.intervals, settings, name, out / CLIPS, progress)
         if requested and clips is None:
             raise NoFaceError(f"none of the intervals of {recording.name} can be prepared: {left[0]['reason']}")
@@ -229,7 +229,8 @@ def predict_video(
         facts = {
             "recording": recording.name, "fps": recording.fps, "frames": len(recording.names),
             "seconds": round(len(recording.names) / recording.fps, 4), "model": model.config.model,
-            "landmarker": name, "spotted": not requested, "threshold_px": round(found.threshold, 4),
+            "recognizer": model.name, "landmarker": name, "spotted": not requested,
+            "threshold_px": round(found.threshold, 4),
             "intervals": classified, "left_out": [*found.left_out, *left], "notes": notes,
             "signal": {
                 "frame": found.at.tolist(),
@@ -335,6 +336,7 @@ def _classified(
     if clips is None:
         return []
     loaded = as_flow_set([clips], model.config, None, "reading clips", unlabelled=True)
+    model.require_unit(loaded)
     p, au = model.probabilities(loaded.inputs()), model.au_probabilities(loaded.inputs())
     spotted = {n["clip_id"]: n["spotted"]["apex"] for n in read_notes(clips.root) if "spotted" in n}
     confidence = {(interval.onset, interval.offset): interval.confidence for interval in found.intervals}

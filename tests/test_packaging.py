@@ -271,6 +271,21 @@ def test_wheel_holds_the_product_alone(wheel: Path) -> None:
     assert product <= names, "package data that pyproject.toml forgets"
 
 
+@pytest.mark.slow
+def test_an_installation_has_its_recognizer(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    show = (
+        "import recognizer; r = recognizer.load('shipped'); print(recognizer.__file__, r.config.model, r.subjects_seen)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", show], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    )  # fmt: skip
+    assert done.stdout.split(maxsplit=1)[0] == str(tmp_path / "site" / "recognizer" / "__init__.py")
+    assert "lda frozenset()" in done.stdout
+
+
 def test_recipes_of_a_checkout() -> None:
     assert recipes_root() == ROOT / "configs"
 

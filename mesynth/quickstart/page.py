@@ -24,6 +24,7 @@ from mesynth.store.run_folder import write_text
 from mesynth.store.shards import png_bytes, read_flow, read_frames
 from recognizer.ablation_result import AblationResult
 from recognizer.results import LosoResult
+from recognizer.trained import Prediction, load, standing
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Study:
     """The synthetic corpus with flow re-estimated from its frames, as the real clips' flow was."""
     shows: list[Show]
     """What each generator makes of the photo, the motion prior first."""
+    answers: dict[str, Prediction]
+    """What the recognizer that ships says of those clips, by generator."""
     comparison: Result
     measures: MeasureReport
     recognition: dict[str, LosoResult]
@@ -92,6 +95,8 @@ def _values(study: Study) -> dict[str, Any]:
             }
             for show in study.shows
         ],
+        "answers": [_answers(show, study.answers[show.model]) for show in study.shows],
+        "standing": standing(load("shipped")),
         "comparison": _comparison(study),
         "database": _columns(real, _spread(real, 8)),
         "corpus": _columns(synthetic, _spread(synthetic, 8)),
@@ -172,6 +177,16 @@ def _worth_showing(row: MeasureRow) -> bool:
 def _measure(row: MeasureRow) -> dict[str, str]:
     name, value, reference, n = row.text()
     return {"group": row.group, "name": name, "value": value, "reference": reference, "n": n, "note": row.note}
+
+
+def _answers(show: Show, answers: Prediction) -> dict[str, Any]:
+    """A generator's clips: what was asked for, and what was recognised."""
+    rows = zip(show.clips.column("emotion").tolist(), answers.table.to_pylist(), strict=True)
+    cells = [
+        {"asked": f"{emotion} ({row['label']})", "answer": row["predicted"], "p": f"{row['p_' + row['predicted']]:.2f}"}
+        for emotion, row in rows
+    ]
+    return {"model": show.model, "cells": cells}
 
 
 _COMPARED = (

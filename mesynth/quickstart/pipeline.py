@@ -42,6 +42,7 @@ from recognizer.ablation import ablate
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.results import LosoResult
 from recognizer.run import loso
+from recognizer.trained import SHIPPED, predict
 
 # Frame rate, noise and head motion of the synthetic corpus follow the rendered database's recording
 # conditions, which a lab would read off its own database's paper.
@@ -133,6 +134,8 @@ def _run(out: Path, picture: Path, scale: Scale, seed: int, workers: int, bars: 
         )  # fmt: skip
     with clock("generate on one photo, with every generator"):
         shows = [_shown(name, picture, out, seed, bars) for name in generators()]
+    with clock("ask the recognizer that ships"):
+        answers = {show.model: predict(SHIPPED, show.clips) for show in shows}
     with clock("compare generators with the rendered truth"):
         comparison = _comparison(out, scale, bars)
     with clock("measure quality"):
@@ -156,6 +159,7 @@ def _run(out: Path, picture: Path, scale: Scale, seed: int, workers: int, bars: 
         synthetic,
         matched,
         shows,
+        answers,
         comparison,
         measures,
         recognition,
@@ -233,6 +237,7 @@ def _recognise(real: Manifest, out: Path, scale: Scale, bars: Bars) -> dict[str,
         results[model] = loso(
             [real], None, config, out=out / "loso" / model, progress=by_step(_named(bars, f"LOSO {model}"))
         )
+    results[f"{SHIPPED} (zero-shot)"] = loso([real], model=SHIPPED, out=out / "loso" / SHIPPED)
     return results
 
 

@@ -109,6 +109,30 @@ def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def packed(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """The bytes of a safetensors file; equal tensors and metadata give equal ones.
+
+    >>> import torch
+    >>> one = packed({"a": torch.zeros(2)}, {"x": "1", "y": "2"})
+    >>> one == packed({"a": torch.zeros(2)}, {"y": "2", "x": "1"})
+    True
+    """
+    from safetensors.torch import save
+
+    data = save(tensors, metadata=metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    return data[:8] + _in_order(data[8:end]) + data[end:]
+
+
+def _in_order(header: bytes) -> bytes:
+    """A safetensors header of the same length, its metadata by key: the library's own order differs at every call."""
+    entries = json.loads(header)
+    if "__metadata__" in entries:
+        entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    return text.ljust(len(header)) if len(text) <= len(header) else header
+
+
 def join_tensors(parts: Sequence[Path], target: Path, metadata: dict[str, str]) -> bool:
     """The tensors of safetensors files, one file after the other along dimension 0, as one; False if there are none.
 
@@ -147,6 +171,10 @@ def join_tensors(parts: Sequence[Path], target: Path, metadata: dict[str, str]) 
                 at += piece[0]
         made = folder / target.name
         save_file(joined, made, metadata=metadata)
+        with open(made, "r+b") as file:
+            header = file.read(int.from_bytes(file.read(8), "little"))
+            file.seek(8)
+            file.write(_in_order(header))
         made.chmod(0o644)  # the library's files come readable by one alone
         os.replace(made, target)
     finally:

@@ -13,6 +13,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.corpus.verify import verify
 from mesynth.quickstart.pipeline import Scale, generators, run
 from mesynth.store.manifest import Manifest
+from recognizer.trained import load, standing
 
 TINY = Scale(
     subjects=4, clips=3, faces=4, synthetic=24, measured=4, steps=30, ratios=(0.0, 1.0), few_subjects=2,
@@ -28,7 +29,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_page_is_self_contained_and_complete(finished: Path) -> None:
     page = finished.read_text()
-    headings = ("One photo", "Generators beside", "embedded database", "synthetic corpus", "Quality", "Recognition")
+    headings = (
+        "One photo",
+        "has seen nobody",
+        "Generators beside",
+        "embedded database",
+        "synthetic corpus",
+        "Quality",
+        "Recognition",
+    )
     for heading in (*headings, "A leak, refused"):
         assert heading in page
     assert page.count("data:image/gif;base64,") == 4 * len(generators())
@@ -65,11 +74,24 @@ def test_results_lie_beside_the_page(finished: Path) -> None:
     assert {s["ratio"] for s in ablation["summary"]} == {0.0, 1.0}
     assert {s["train_subjects"] for s in ablation["summary"]} == {0, 2}
     seconds = json.loads((finished.parent / "seconds.json").read_text())
-    assert len(seconds) == 11
+    assert len(seconds) == 12
     for taken in seconds.values():
         assert set(taken) == {"wall", "processor"}
         assert 0 <= taken["wall"] < 3600
     assert sum(taken["processor"] for taken in seconds.values()) > 1
+
+
+@pytest.mark.slow
+def test_the_recognizer_that_ships_answers(finished: Path) -> None:
+    page = finished.read_text()
+    table = page[page.index("A recognizer that has seen nobody") : page.index("The intensity you ask for")]
+    assert table.count("<tr>") == 1 + len(generators())
+    assert len(re.findall(r"<td>(?:negative|positive|surprise) [01]\.\d\d</td>", table)) == 4 * len(generators())
+    assert all(line in table for line in standing(load("shipped")))
+    zero_shot = json.loads((finished.parent / "loso" / "shipped" / "result.json").read_text())
+    assert {fold["real"] + fold["synthetic"] for fold in zero_shot["folds"]} == {0}
+    assert zero_shot["metrics"]["n"] == len(Manifest.read(finished.parent / "real"))
+    assert "shipped (zero-shot)" in page
 
 
 @pytest.mark.slow
