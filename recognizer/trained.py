@@ -5,6 +5,7 @@ Trained on everything and saved, read back, used on new clips, and built upon by
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -575,7 +576,7 @@ def import_published(file: Path | str, out: Path | str) -> Recognizer:
             write_text(folder / CONFIG, config_yaml(config, synthetic=False))
             write_text(folder / CARD, _ADOPTED.format(file=file.name, digest=digest, subject=everyone[file.stem]))
             tensors = {name: value[None].contiguous() for name, value in state.items()}
-            write_last(folder / WEIGHTS, safetensors_bytes(tensors, metadata=meta))
+            write_last(folder / WEIGHTS, packed(tensors, meta))
     return Recognizer.load(folder)
 
 
