@@ -33,8 +33,8 @@ RECIPE = "recognizer/shipped"
 CLASSES = "negative,positive,surprise"
 COUNT, SEED = 3000, 1
 FRAME = "eyes=.5375,height=.4375,row=.2625,column=.4875"
-"""As `mesynth prepare` finds it in the published flow images, without a label. Clips of any wider crop, ours among them,
-can be taken there."""
+"""As `mesynth prepare` finds it in the published flow images, without a label. Clips of any wider crop, ours among
+them, can be taken there."""
 LARGEST = 200_000
 
 
