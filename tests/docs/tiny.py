@@ -149,7 +149,19 @@ SUBSTITUTIONS = (
         behind=("train.steps=4", "train.batch=8", "seeds=[0]"),
     ),
     Substitution(
-        r"^recognizer ablate\b",
+        r"^recognizer ablate\b.*real_flow",
+        "one seed, one count, one control, the discriminant: a few cells",
+        behind=(
+            "models=[lda]",
+            "seeds=[0]",
+            "counts=[2]",
+            "controls=[shuffled]",
+            "resamples=100",
+            "train_subjects=[3,0]",
+        ),
+    ),
+    Substitution(
+        r"^recognizer ablate\b(?!.*real_flow)",
         "one seed, one ratio, one control, the discriminant: a few cells",
         behind=("models=[lda]", "seeds=[0]", "ratios=[0,1]", "controls=[shuffled]", "resamples=100"),
     ),

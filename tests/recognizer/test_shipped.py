@@ -121,7 +121,7 @@ def test_figures_are_of_these_weights_alone(other: Path, monkeypatch: pytest.Mon
     assert standing(load_recognizer(other)) == []
 
 
-@pytest.mark.parametrize("frame", ["own", "eyes=.5625,height=.45,row=.255,column=.4875", "eyes=.3,row=.4"])
+@pytest.mark.parametrize("frame", ["own", "eyes=.5375,height=.4375,row=.2625,column=.4875", "eyes=.3,row=.4"])
 def test_obvious_clips_are_recognised_in_any_wider_framing(frame: str, tmp_path: Path) -> None:
     """Read, where faces lie elsewhere, as the recognizer's own crops are, with a note."""
     made = mesynth.generate(kind="flow", aus=list(OBVIOUS), count=24, seed=3, frame=frame, out=tmp_path / "made")
