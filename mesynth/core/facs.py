@@ -279,7 +279,8 @@ def parse_annotation(cell: object) -> AUAnnotation:
 
 
 _SIDE = re.compile(
-    r"""(?: (?<![a-z]) | (?<=\bAU) | (?<=\bAUs) | (?<=orAU) | (?<=\bAD) | (?<=\b[MF]) | (?<=[0-9A-ELRT?)\s]or) )
+    r"""(?: (?<![a-z]) | (?<=\bAU) | (?<=\bAUs) | (?<=orAU) | (?<=orAUs) | (?<=\bAD) | (?<=orAD) | (?<=\b[MF])
+          | (?<=or[MF]) | (?<=[0-9A-ELRT?)\s]or) )
         (?: [LR] (?! (?! or(?:[^a-z]|AU|AD|[LRABTUMF]) ) [a-z]) | (?:left|right)(?=\b|or) )
         | (?<=[0-9][A-E]) [LR] (?! (?! or(?:[^a-z]|AU|AD|[LRABTUMF]) ) [a-z])""",
     re.IGNORECASE | re.VERBOSE,

@@ -68,7 +68,8 @@ def test_only_what_was_not_read_is_called_not_understood() -> None:
     ("cell", "other"),
     [
         ("AUL1", "AUR1"), ("AUs L1", "AUs R1"), ("ML57", "MR57"), ("1Lor2", "1Ror2"), ("2orL1", "2orR1"),
-        ("1LorR2", "1RorL2"), ("7 rightorAUL2", "7 leftorAUR2"), ("12CLor4", "12CRor4"),
+        ("1LorR2", "1RorL2"), ("7 rightorAUL2", "7 leftorAUR2"), ("12CLor4", "12CRor4"), ("1orADL2", "1orADR2"),
+        ("1orML57", "1orMR57"), ("1orAUsL2", "1orAUsR2"),
     ],
 )  # fmt: skip
 def test_sides_without_blanks_are_mirrored(cell: str, other: str) -> None:
