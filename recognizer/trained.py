@@ -29,9 +29,9 @@ from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_
 from mesynth.store.weights import packed
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_unit, require_one_unit
-from recognizer.fitting import NetworkMembers, Pretrained, Trained, fit, restored
+from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, Trained, fit, restored
 from recognizer.metrics import confusion, from_confusion
-from recognizer.mixing import PRIOR, SYNTHETIC_ONLY, members_of, mixed
+from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, members_of, mixed
 from recognizer.models import CLOSED, MODELS
 from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
@@ -203,18 +203,22 @@ class Recognizer:
 
     def au_probabilities(self, clips: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Views of N clips -> [N,K,2] float64, NaN for AUs it never learned; None without an AU head."""
-        if not isinstance(self.members, NetworkMembers) or not self.aus:
+        members = self.members
+        if isinstance(members, AveragedMembers) and self.config.mix.mode != FUSE:  # an ensemble
+            members = members.each
+        if not isinstance(members, NetworkMembers) or not self.aus:
             return None
-        network, total = self.members.model, np.zeros((len(clips[FLOW]), N_AUS * 2))
-        seen = dict(clips) | {FLOW: self.members.transform(clips[FLOW])}
+        network, total = members.model, np.zeros((len(clips[FLOW]), N_AUS * 2))
+        n = len(self.config.seeds) * self.config.train.ensemble
+        seen = dict(clips) | {FLOW: members.transform(clips[FLOW])}
         views = [torch.from_numpy(seen[name]) for name in network.needs]
         views = [v if v.is_floating_point() else v.float() / 255 for v in views]
         with torch.no_grad():
-            for m in range(len(self.config.seeds)):
-                out = functional_call(network, {n: t[m] for n, t in self.members.stacked.items()}, tuple(views))
+            for m in range(n):
+                out = functional_call(network, {name: t[m] for name, t in members.stacked.items()}, tuple(views))
                 if out.au is None:
                     return None
-                total += out.au.double().sigmoid().numpy() / len(self.config.seeds)
+                total += out.au.double().sigmoid().numpy() / n
         unknown = np.setdiff1d(np.arange(N_AUS * 2), self.aus)
         total[:, unknown] = np.nan
         return total.reshape(-1, N_AUS, 2)
@@ -222,7 +226,7 @@ class Recognizer:
     @classmethod
     def load(cls, folder: Path | str) -> Recognizer:
         """Raises WeightsUnavailable when the folder holds no recognizer, DigestError when a file of it was changed."""
-        name = SHIPPED if folder == SHIPPED else Path(folder).resolve().name
+        name = SHIPPED if folder == SHIPPED else Path(folder).absolute().name
         folder = SHIPPED_FOLDER if folder == SHIPPED else Path(folder)
         if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
             raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
@@ -322,6 +326,11 @@ def load_pretrained(config: RunConfig) -> Pretrained:
     digests: dict[str, str] = {}
     if train.start:
         found = _open("train.start", train.start, seen, digests)
+        if isinstance(found.members, AveragedMembers):
+            raise ConfigError(
+                f"train.start={train.start} is several networks whose probabilities are averaged; begin with one "
+                "(train.ensemble=1, no mix.mode=fuse)"
+            )
         if found.config.model != config.model or not isinstance(found.members, NetworkMembers):
             raise ConfigError(
                 f"train.start={train.start} holds model {found.config.model}; this run has {config.model}"
@@ -465,7 +474,7 @@ def _trained(
     write_last(folder / WEIGHTS, packed(tensors, meta))
     return Recognizer(
         config=config, members=trained, subjects_seen=frozenset(seen), preparation=preparation, framing=framing,
-        aus=aus, own_rms=own_rms, name=folder.resolve().name, sha256=digests.file_sha256(folder / WEIGHTS),
+        aus=aus, own_rms=own_rms, name=folder.absolute().name, sha256=digests.file_sha256(folder / WEIGHTS),
     )  # fmt: skip
 
 

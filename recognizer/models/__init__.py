@@ -31,7 +31,8 @@ _PUBLISHED = (
 
 
 INPUTS: dict[str, FlowTransform] = {
-    LDA: FlowTransform(power=0.5, pool=14, symmetric=True), "capsule_graph": FlowTransform(power=0.7, pool=14),
+    LDA: FlowTransform(power=0.5, pool=14, symmetric=True), SVM: FlowTransform(power=0.7, pool=7, symmetric=True),
+    "capsule_graph": FlowTransform(power=0.7, pool=14),
 }  # fmt: skip
 """What models do to flow images first where ``data.power``, ``data.pool`` and ``data.symmetric`` are null, as chosen on
 real flow images (docs/decisions/018, 019); the others take them as they are."""

@@ -76,3 +76,19 @@ def test_mistakes_are_named(others: Path, corpora: dict[str, Manifest], tmp_path
         loso(corpora["real"], None, config("data.size=32", f"train.teacher={others}", "train.loss.distil=1"))
     with pytest.raises(ConfigError, match="go together"):
         config(f"train.teacher={others}")
+
+
+def test_an_ensemble_tells_aus_and_is_no_beginning(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    several = load_config(
+        RunConfig, None, ["model=capsule_graph", "train.steps=6", "train.batch=8", "train.ensemble=2"], synthetic=False
+    )
+    made = train(corpora["real"], None, several, out=tmp_path / "model")
+    clips = load(corpora["real"], several.data).inputs(np.arange(4))
+    found, again = made.au_probabilities(clips), Recognizer.load(tmp_path / "model").au_probabilities(clips)
+    assert found is not None
+    assert np.nanmin(found) > 0
+    assert np.nanmax(found) < 1
+    np.testing.assert_allclose(found, again, atol=1e-6)  # type: ignore[arg-type]
+    begin = ["model=capsule_graph", f"train.start={tmp_path / 'model'}"]
+    with pytest.raises(ConfigError, match="is several networks whose probabilities are averaged"):
+        loso(corpora["real"], None, load_config(RunConfig, None, begin, synthetic=False))
