@@ -1,12 +1,13 @@
 """Recognizers on real flow images: how their defaults were chosen, and what that choice is worth.
 
-    python -m tests.bench.bench_real --data PREPARED [--models lda,svm] [--out FILE]
+    python -m tests.bench.bench_real --data PREPARED [--models lda,svm] [--set KEY=VALUE] [--out FILE]
 
 ``PREPARED`` is what ``mesynth prepare flow_folders`` wrote, or any prepared database. For every setting of a grid the
 clips are predicted leave-one-subject-out. Choosing the best of them and reporting its figure would flatter, so the
 choice is nested: whom a fold holds out takes no part in choosing its setting, which is the best on the other subjects
 (leave-two-subjects-out, UF1). Printed are the figure of the shipped default, that of the nested choice, the paired
-difference of the two over subjects, how often each setting was chosen, and how many were tried.
+difference of the two over subjects, how often each setting was chosen, and how many were tried. ``--set`` holds for every
+setting of the grid: ``--set data.symmetric=false`` gives the table of decision 018.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ OWN = {
 }
 
 
-def settings(model: str) -> list[list[str]]:
+def settings(model: str, fixed: Sequence[str] = ()) -> list[list[str]]:
     """Every setting of a model's grid, as a user would write it."""
     inputs = itertools.product(POWERS, POOLS, OWN[model])
-    return [[f"model={model}", f"data.power={power}", f"data.pool={pool}", *own.split()] for power, pool, own in inputs]
+    return [
+        [f"model={model}", f"data.power={power}", f"data.pool={pool}", *own.split(), *fixed]
+        for power, pool, own in inputs
+    ]
 
 
 def predictions(clips: FlowSet, config: RunConfig, left_out: Sequence[tuple[str, ...]]) -> np.ndarray:
@@ -57,12 +61,12 @@ def score(clips: FlowSet, predicted: np.ndarray, where: np.ndarray) -> float:
     return float(uf1(confusion(clips.y[where], predicted[where], len(clips.classes))))
 
 
-def nested(clips: FlowSet, model: str) -> dict[str, Any]:
+def nested(clips: FlowSet, model: str, fixed: Sequence[str] = ()) -> dict[str, Any]:
     """Every setting leave-one-subject-out, and the choice that each subject's absence makes among them."""
     names = [str(name) for name in np.unique(clips.subjects)]
     own = [clips.subjects == name for name in names]
     pairs = list(itertools.combinations(range(len(names)), 2))
-    grid = settings(model)
+    grid = settings(model, fixed)
     alone = np.zeros((len(grid), len(clips)), np.int64)
     inner = np.zeros((len(grid), len(names)))
     for g, setting in enumerate(grid):
@@ -111,13 +115,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", default="lda,svm")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     clips = load(Manifest.read(given.data))
     found = []
     for model in given.models.split(","):
         start = time.perf_counter()
-        found.append(nested(clips, model) | {"seconds": round(time.perf_counter() - start, 1)})
+        found.append(nested(clips, model, given.set) | {"seconds": round(time.perf_counter() - start, 1)})
         print(json.dumps(found[-1], indent=1), flush=True)
     if given.out:
         given.out.write_text(json.dumps(found, indent=1))

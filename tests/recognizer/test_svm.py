@@ -5,7 +5,7 @@ from sklearn.svm import SVC
 from mesynth.core.errors import ConfigError
 from recognizer.config import RunConfig
 from recognizer.data import FlowSet
-from recognizer.fitting import SvmMembers, fit
+from recognizer.fitting import SvmMembers, fit, restored
 from recognizer.mixing import Member
 from recognizer.models.lda import Gram
 from recognizer.models.svm import SvmConfig
@@ -39,7 +39,7 @@ def test_clips_without_weight_do_not_count_and_saving_keeps_the_answers(sets: di
     trained = fit(real, added, members, RunConfig(model="svm"))
     assert isinstance(trained, SvmMembers)
     assert not trained.coefficients[0][:, weights == 0].any()
-    again = SvmMembers.of(trained.tensors())
+    again = restored(RunConfig(model="svm"), trained.tensors())
     for member in range(2):
         p = trained.probabilities(member, real.x)
         np.testing.assert_allclose(p.sum(1), 1)
