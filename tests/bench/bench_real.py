@@ -6,8 +6,8 @@
 clips are predicted leave-one-subject-out. Choosing the best of them and reporting its figure would flatter, so the
 choice is nested: whom a fold holds out takes no part in choosing its setting, which is the best on the other subjects
 (leave-two-subjects-out, UF1). Printed are the figure of the shipped default, that of the nested choice, the paired
-difference of the two over subjects, how often each setting was chosen, and how many were tried. ``--set`` holds for every
-setting of the grid: ``--set data.symmetric=false`` gives the table of decision 018.
+difference of the two over subjects, how often each setting was chosen, and how many were tried. ``--set`` holds for the
+whole grid: ``--set data.symmetric=false`` gives the table of decision 018.
 """
 
 from __future__ import annotations
