@@ -96,6 +96,8 @@ def in_own_rms(uv: np.ndarray) -> bool:
     (True, False)
     """
     return bool(abs(np.sqrt(np.mean(np.square(uv, dtype=np.float64))) - 1) < _RMS_TOLERANCE)
+
+
 def flow_planes(uv: np.ndarray, size: int) -> np.ndarray:
     """[3,S,S] float32: u, v and optical strain of flow [2,H,W], shrunk by area.
 
