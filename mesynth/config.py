@@ -369,9 +369,30 @@ def fill(kind: Any, values: Mapping[str, Any], section: str = "") -> Any:
         _unlock(base)
         return OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.create(dict(values))))
     except OmegaConfBaseException as error:
-        key = ".".join(part for part in (section, getattr(error, "full_key", None)) if part)
+        own = getattr(error, "full_key", None) or _refused(kind, values)
+        key = ".".join(part for part in (section, own) if part)
         where = key if section else f"configuration{f': {key}' if key else ''}"
-        raise ConfigError(f"{where}: {_one_line(error)}") from None
+        raise ConfigError(f"{where}: {_in_words(error, key, _get(values, own) if own else None)}") from None
+
+
+def _refused(kind: Any, values: Mapping[str, Any]) -> str:
+    """The first key whose value alone is refused: errors inside lists do not name theirs."""
+    for key in _leaves(values):
+        base = OmegaConf.structured(kind)
+        _unlock(base)
+        try:
+            OmegaConf.merge(base, OmegaConf.create(_put({}, key.split("."), _get(values, key))))
+        except OmegaConfBaseException:
+            return key
+    return ""
+
+
+def _in_words(error: Exception, key: str, value: Any) -> str:
+    """What OmegaConf says, with the value where it leaves that out."""
+    text = _one_line(error)
+    if "ListConfig" in text and not isinstance(value, (list, tuple)):
+        return f"'{value}' is no list; write {key}=[{value}]"
+    return text.replace("'$VALUE' of type '$VALUE_TYPE'", f"'{value}'")
 
 
 def _one_line(error: Exception) -> str:

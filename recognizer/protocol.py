@@ -374,7 +374,13 @@ def _draw(
         # The permutation covers all clips of the class, allowed or not: it depends on (seed, fold) alone.
         order = members[stream(seed, f"mix/{fold.name}", c).permutation(len(members))]
         order = order[np.isin(order, allowed)]
-        if count > len(order) and not (at_most and len(order)):
+        if at_most and count and not len(order):
+            out_of_it = "make some without the subjects it holds out" if len(members) else "generate some"
+            raise PoolTooSmallError(
+                f"fold {fold.name} may use none of the {len(members)} synthetic clips of class {pool.classes[c]}; "
+                f"{out_of_it}"
+            )
+        if count > len(order) and not at_most:
             raise PoolTooSmallError(
                 f"fold {fold.name} needs {count} synthetic clips of class {pool.classes[c]} and may use {len(order)}; "
                 "generate more, or ask for fewer"

@@ -35,6 +35,7 @@ from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import DataConfig, FlowSet
 from recognizer.fitting import LdaMembers, NetworkMembers, Pretrained, fit, shares_of, top_of
+from recognizer.metrics import MissingClassError
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
 from recognizer.protocol import Fold, Mixture, make_folds
@@ -213,6 +214,7 @@ def zero_shot_plan(
     clips = as_flow_set(run.real, run.config, None, "reading clips")
     folds = make_folds(clips, run.config.protocol)
     run.pretrained.check(folds)
+    _require_classes(run, clips)
     counts = dict(zip(clips.classes, clips.class_counts.tolist(), strict=True))
     return {
         "models": [run.name], "folds": len(folds), "clips": len(clips), "classes": counts, "left_out": clips.left_out,
@@ -220,10 +222,22 @@ def zero_shot_plan(
     }  # fmt: skip
 
 
+def _require_classes(run: _Run, real: FlowSet) -> None:
+    """Raise MissingClassError where a class that a trained recognizer tells apart has no clip: its classes are its own,
+    and data.classes is no way out."""
+    lacking = [name for name, n in zip(real.classes, real.class_counts, strict=True) if not n]
+    if lacking:
+        raise MissingClassError(
+            f"class {', '.join(lacking)} of {run.name} has no test clip, so UAR does not exist; add clips of it, or "
+            "take `recognizer predict --manifest`, which answers these"
+        )
+
+
 def _tested(run: _Run, real: FlowSet, folds: Sequence[Fold]) -> tuple[_Outcome, list[Mixture]]:
     """Every fold's test clips as ``run.tested`` answers; mixtures in which nothing is learned from."""
     assert run.tested is not None
     condition = Condition(model=run.name, train_subjects=0, arm="none")
+    _require_classes(run, real)
     run.tested.require_unit(real)
     scores = run.tested.probabilities(real.inputs())
     tables = [results.fold_table(condition, 0, fold, real, scores[fold.test_index]) for fold in folds]

@@ -89,8 +89,13 @@ def _bound(manifest: Manifest, known: KnownFraming | None, target: KnownFraming 
     return replace(manifest, meta=manifest.meta | meta)
 
 
-def framing_notes(*sources: FlowSet | list[Manifest] | None, others: str = "the real clips") -> list[str]:
-    """A line for every manifest whose faces lie elsewhere than the others': both numbers, and what is done about it."""
+def framing_notes(
+    *sources: FlowSet | list[Manifest] | None, others: str = "the real clips", settings: bool = True
+) -> list[str]:
+    """A line for every manifest whose faces lie elsewhere than the others': both numbers, and what is done about it.
+
+    ``settings``: whether data.frame can be set there.
+    """
     notes = []
     for manifest in (m for source in sources if isinstance(source, list) for m in source):
         if (wanted := manifest.meta.get(_WANTED)) is None:
@@ -105,7 +110,8 @@ def framing_notes(*sources: FlowSet | list[Manifest] | None, others: str = "the 
         target = KnownFraming.of_json(wanted)
         both = f"faces of {name} lie at {own.text()}, those of {others} at {target.text()}"
         if READ_AS in manifest.meta:
-            notes.append(f"{both}: {name} is read as the latter (data.frame=own leaves it)")
+            way = " (data.frame=own leaves it)" if settings else ""
+            notes.append(f"{both}: {name} is read as the latter{way}")
         elif own.can_become(target):
             notes.append(f"{both}: data.frame=own leaves it so; data.frame=match reads {name} as the latter")
         else:

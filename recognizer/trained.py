@@ -225,13 +225,23 @@ class Recognizer:
 
     @classmethod
     def load(cls, folder: Path | str) -> Recognizer:
-        """Raises WeightsUnavailable when the folder holds no recognizer, DigestError when a file of it was changed."""
+        """Raises WeightsUnavailable when the folder holds no recognizer or one of another version, DigestError when a
+        file of it was changed."""
         name = SHIPPED if folder == SHIPPED else Path(folder).absolute().name
         folder = SHIPPED_FOLDER if folder == SHIPPED else Path(folder)
         if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
             raise WeightsUnavailable(f"no recognizer in {folder}; make one with `recognizer train --out {folder}`")
         digests.check(folder, [CONFIG, WEIGHTS, PREPARATION])
-        config = load_config(RunConfig, folder / CONFIG, _older_settings(folder / CONFIG))
+        try:
+            config = load_config(RunConfig, folder / CONFIG, _older_settings(folder / CONFIG))
+        except ConfigError as error:
+            if not str(error).startswith("unknown key"):
+                raise
+            why = str(error).partition(";")[0]
+            raise WeightsUnavailable(
+                f"{folder / CONFIG} is of another version of the model, which this one does not build ({why}); "
+                "train it again"
+            ) from None
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 meta = file.metadata() or {}
@@ -658,7 +668,7 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
         counts = confusion(clips.y[fair], p[fair].argmax(1), len(clips.classes))
         metrics = from_confusion(counts, clips.classes).to_dict()
         metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
-    notes = (*standing(model), *framing_notes(source, others="the clips that the model learned from"))
+    notes = (*standing(model), *framing_notes(source, others="the clips that the model learned from", settings=False))
     return Prediction(
         table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes, recognizer=model.name
     )  # fmt: skip

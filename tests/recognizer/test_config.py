@@ -94,3 +94,17 @@ def test_broken_files(tmp_path: Path, text: str, match: str) -> None:
 
 def test_yaml_is_plain() -> None:
     assert yaml.safe_load(config_yaml(RunConfig(), synthetic=False))["model"] == "lda"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("counts=3", r"counts: '3' is no list; write counts=\[3\]"),
+        ("data.classes=positive", r"data.classes: 'positive' is no list; write data.classes=\[positive\]"),
+        ("counts=[2.5]", r"counts: Value '\[2\.5\]' could not be converted to Integer"),
+        ("ratios=[1,many]", r"ratios: Value '\[1, 'many'\]' could not be converted to Float"),
+    ],
+)
+def test_lists_of_wrong_values_are_named(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^configuration: {said}$"):
+        load_config(AblationConfig, None, ["resamples=100", setting])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mesynth.core.errors import ConfigError, LeakError, WeightsUnavailable
+from mesynth.store.digests import seal
 from mesynth.store.manifest import Manifest
 from recognizer.config import RunConfig, load_config
 from recognizer.data import load
@@ -92,3 +93,22 @@ def test_an_ensemble_tells_aus_and_is_no_beginning(corpora: dict[str, Manifest],
     begin = ["model=capsule_graph", f"train.start={tmp_path / 'model'}"]
     with pytest.raises(ConfigError, match="is several networks whose probabilities are averaged"):
         loso(corpora["real"], None, load_config(RunConfig, None, begin, synthetic=False))
+
+
+@pytest.mark.parametrize("verb", ["load", "start"])
+def test_one_of_a_network_that_is_built_otherwise_today(
+    verb: str, corpora: dict[str, Manifest], tmp_path: Path
+) -> None:
+    """Version 0.1's capsule graph had a width; whoever has such a folder is told which, and what to do."""
+    folder = tmp_path / "old"
+    train(corpora["real"], None, config(), out=folder)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(f"{text}capsule_graph:\n  width: 32\n")
+    seal(folder)
+    said = r"old/config\.yaml is of another version .*unknown key 'capsule_graph\.width'.*; train it again$"
+    read = {
+        "load": lambda: Recognizer.load(folder),
+        "start": lambda: loso(corpora["real"], None, config(f"train.start={folder}")),
+    }
+    with pytest.raises(WeightsUnavailable, match=said):
+        read[verb]()

@@ -372,9 +372,12 @@ def test_more_than_there_are_is_refused_or_all_there_are(sets: dict[str, FlowSet
     # A class of which a fold may use none is no amount: nothing would say that it was left out.
     blind = replace(made, subjects_seen=tuple(("DB/02",) if y == 1 else () for y in made.y))
     with pytest.raises(
-        PoolTooSmallError, match="fold DB/02 needs 1000 synthetic clips of class positive and may use 0"
+        PoolTooSmallError, match="fold DB/02 may use none of the 80 synthetic clips of class positive; make some"
     ):
         mix(real, blind, folds, count=1000, at_most=True, policy="zero-weight")
+    without = made.take(np.flatnonzero(made.y != 1))
+    with pytest.raises(PoolTooSmallError, match="DB/00 may use none of the 0 synthetic clips of class positive; gener"):
+        mix(real, without, folds, count=1000, at_most=True)
 
 
 @pytest.mark.parametrize("arm", OWN_CLIPS)

@@ -309,6 +309,17 @@ def test_other_mistakes(two: list[Manifest], tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_class_without_clips_is_no_matter_of_settings(tmp_path: Path) -> None:
+    """Its classes are its own: the way out is not data.classes, which is refused."""
+    few = write_corpus(tmp_path / "few", subjects=2, clips=4, labels=("negative", "positive"))
+    for dry in ([], ["--dry-run"]):
+        said = mistake("loso", "--model", "shipped", "--real", few.root, "--out", tmp_path / "out", *dry)
+        assert "class surprise of shipped has no test clip" in said
+        assert "recognizer predict --manifest" in said
+        assert "data.classes" not in said
+    assert len(predict(load_recognizer("shipped"), few).table) == 8
+
+
 def test_its_own_framing_is_what_clips_are_read_in(tmp_path: Path) -> None:
     """data.frame=own leaves them; the note says both numbers."""
     made = mesynth.generate(kind="flow", aus=list(OBVIOUS), count=12, seed=4, out=tmp_path / "made")
