@@ -42,3 +42,9 @@ def test_too_few_images_or_none_that_move_are_refused() -> None:
     for few in (flows, np.zeros((40, 2, 28, 28)), np.concatenate([flows, np.full((40, 2, 28, 28), 0.5)])):
         with pytest.raises(ConfigError, match=r"^[06] flow images"):
             find_framing(few)
+
+
+def test_motion_unlike_that_of_faces_has_no_framing() -> None:
+    noise = np.random.default_rng(0).normal(size=(24, 2, 28, 28)).astype(np.float32)
+    with pytest.raises(ConfigError, match="the motion in 24 flow images is not that of faces"):
+        find_framing(noise)
