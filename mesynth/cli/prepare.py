@@ -12,7 +12,6 @@ from mesynth.api import FLOW_FOLDERS, load_database
 from mesynth.api import prepare as run_prepare
 from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
 from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
-from mesynth.core.framing import LIKE
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
 
@@ -191,6 +190,8 @@ def prepare(
         "keep_frames": not no_frames,
     }
     # A step that cannot be is said before anything is read.
+    from mesynth.core.framing import LIKE
+
     PrepareConfig(**steps | ({"frame": ""} if steps["frame"].startswith(LIKE) else {}))
     if database in (EXPORT, FLOW_FOLDERS):
         _refuse_idle(database)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mesynth.core.errors import ConfigError
-from mesynth.core.framing import OWN, Framing, parse_framing
+
+if TYPE_CHECKING:
+    from mesynth.core.framing import Framing
 
 CROP_SIZE = 128
 MIN_SIZE, MAX_SIZE = 32, 4096
@@ -75,7 +78,7 @@ class PrepareConfig:
                 raise ConfigError(f"input '{name}' is unknown; choose from {', '.join(INPUTS)}")
         if len(set(self.inputs)) != len(self.inputs):
             raise ConfigError(f"inputs {', '.join(self.inputs)} name one array twice")
-        if self.framing != OWN and self.crop != "similarity":
+        if self.frame and self.crop != "similarity" and not self._own:
             raise ConfigError(
                 f"frame '{self.frame}' needs crop 'similarity'; '{self.crop}' is our mean face in our crop"
             )
@@ -86,7 +89,15 @@ class PrepareConfig:
     @property
     def framing(self) -> Framing:
         """Of the crops. Raises ConfigError for what is none."""
+        from mesynth.core.framing import OWN, parse_framing  # numpy; and --help reads this module
+
         return parse_framing(self.frame) if self.frame else OWN
+
+    @property
+    def _own(self) -> bool:
+        from mesynth.core.framing import OWN
+
+        return self.framing == OWN
 
     def magnifier(self) -> tuple[str, float] | None:
         """(method, factor), None for no magnification."""

@@ -55,7 +55,7 @@ class CapsuleGraphConfig:
 def adjacency(cells: int, nearness: float, symmetry: float) -> np.ndarray:
     """[cells^2, cells^2] float32, the graph's logits before training; cells count row by row.
 
-    >>> adjacency(2, 1.0, 0.0).round(2)[0].tolist()
+    >>> [round(float(value), 2) for value in adjacency(2, 1.0, 0.0)[0]]
     [1.0, 0.37, 0.37, 0.24]
     """
     row, column = (grid.ravel() for grid in np.indices((cells, cells)))

@@ -157,7 +157,7 @@ SUBSTITUTIONS = (
             "counts=[2]",
             "controls=[shuffled]",
             "resamples=100",
-            "train_subjects=[3,0]",
+            "train_subjects=[0]",
         ),
     ),
     Substitution(

@@ -255,7 +255,7 @@ def test_members_keep_their_own_statistics(network: str, sets: dict[str, FlowSet
 
         config = MicroAttentionConfig(widths=(4, 4, 4, 4))  # type: ignore[assignment]
         faces = np.random.default_rng(0).integers(0, 256, (len(clips), 2, 64, 64), dtype=np.uint8)
-        clips = FlowSet(**{**vars(clips), "views": {"apex": faces}})
+        clips = replace(clips, views={"apex": faces})
     given = task(network, config, clips, members=3, steps=2)
     alone, together = (train_stack(given, TrainConfig(batch=6, stack=stack, lr=1e-4)) for stack in (1, 3))
     running = [name for name in alone if name.endswith(("running_mean", "running_var"))]
