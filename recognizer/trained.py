@@ -32,7 +32,7 @@ from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_uni
 from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, Trained, fit, restored
 from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, members_of, mixed
-from recognizer.models import CLOSED, MODELS
+from recognizer.models import CLOSED, MODELS, ships
 from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
 from recognizer.sources import (
@@ -235,7 +235,8 @@ class Recognizer:
         try:
             config = load_config(RunConfig, folder / CONFIG, _older_settings(folder / CONFIG))
         except ConfigError as error:
-            if not str(error).startswith("unknown key"):
+            # Of a model that ships it is another version's; of others it is a model that is not registered here.
+            if not str(error).startswith("unknown key") or not ships(str(error).split("'")[1].partition(".")[0]):
                 raise
             why = str(error).partition(";")[0]
             raise WeightsUnavailable(
