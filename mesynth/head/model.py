@@ -49,6 +49,32 @@ AU_UNITS: dict[int, dict[str, float]] = {
     43: {"eyeBlink*": 1.0},
     45: {"eyeBlink*": 1.0},
 }
+# AU -> MakeHuman's own expression units ("*" stands for left and right), made by another artist than the face units:
+# a second opinion of what the AUs look like. AUs that are missing have no unit of their own there. The weights are
+# judgement, as above.
+EXPRESSION_UNITS: dict[int, dict[str, float]] = {
+    1: {"eyebrows-*-inner-up": 1.0},
+    2: {"eyebrows-*-extern-up": 1.0},
+    4: {"eyebrows-*-down": 1.0},
+    5: {"eye-*-opened-up": 1.0},
+    7: {"eye-*-slit": 1.0},
+    9: {"nose-*-elevation": 1.0, "nose-compression": 1.0},
+    10: {"mouth-elevation": 1.0},
+    12: {"mouth-corner-puller": 1.0},
+    14: {"mouth-retraction": 1.0},
+    15: {"mouth-depression": 1.0},
+    16: {"mouth-depression-retraction": 1.0},
+    17: {"mouth-eversion": 1.0},
+    18: {"mouth-pursing": 1.0},
+    20: {"neck-platysma": 1.0},
+    22: {"mouth-protusion": 1.0},
+    24: {"mouth-compression": 1.0},
+    25: {"mouth-part-later": 0.5},
+    26: {"mouth-open": 0.5},
+    27: {"mouth-open": 1.0},
+    43: {"eye-*-closure": 1.0},
+    45: {"eye-*-closure": 1.0},
+}
 # Width of the sigmoid in x (IOD) that shares a two-sided unit between the sides.
 SIDE_SOFTNESS = 0.10
 _EAR_PROTRUSION = 0.05
@@ -62,7 +88,8 @@ class HeadModel:
     uint8 (SKIN, EYE, MOUTH, TEETH, TONGUE); landmarks [68] int64 vertex numbers (iBUG order); uv [V,2]
     float32; lip, lash [V] float32 masks 0..1; vertex_eye [V] int8 (0 = image-left eye, 1 = image-right, -1 =
     none); ear [V] bool; ident [I,V,3] float16 in decimetres with ident_names; au_basis [K,2,V,3] float32 in IOD,
-    axis 1 = (L, R); origin [3] and unit: canonical * unit + origin = decimetres of the source mesh.
+    axis 1 = (L, R); expression_basis: the same of MakeHuman's expression units, 0 for AUs without one; origin [3] and
+    unit: canonical * unit + origin = decimetres of the source mesh.
 
     A midline AU has its unit shared over both sides by a sigmoid in x, so that equal sides give the whole.
     """
@@ -79,6 +106,7 @@ class HeadModel:
     ident: np.ndarray
     ident_names: tuple[str, ...]
     au_basis: np.ndarray
+    expression_basis: np.ndarray
     origin: np.ndarray
     unit: float
 
@@ -139,20 +167,41 @@ def head_model(arrays: dict[str, np.ndarray]) -> HeadModel:
         ident=arrays["ident"],
         ident_names=tuple(str(name) for name in arrays["ident_names"]),
         au_basis=_au_basis(vertices, unit, arrays),
+        expression_basis=_expression_basis(vertices, unit, arrays),
         origin=origin.astype(np.float32),
         unit=unit,
     )
 
 
 def _au_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    index = {str(name): i for i, name in enumerate(arrays["expr_names"])}
-    expr = arrays["expr"].astype(np.float32) / np.float32(unit)
+    units = {name: tuple(name.replace("*", end) for end in ("_L", "_R")) for row in AU_UNITS.values() for name in row}
+    return _basis_of(AU_UNITS, units, vertices, unit, arrays["expr_names"], arrays["expr"])
+
+
+def _expression_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    sides = ("left", "right")
+    units = {name: tuple(name.replace("*", s) for s in sides) for row in EXPRESSION_UNITS.values() for name in row}
+    return _basis_of(EXPRESSION_UNITS, units, vertices, unit, arrays["unit_names"], arrays["unit"])
+
+
+def _basis_of(
+    table: dict[int, dict[str, float]],
+    units: dict[str, tuple[str, ...]],
+    vertices: np.ndarray,
+    unit: float,
+    names: np.ndarray,
+    moves: np.ndarray,
+) -> np.ndarray:
+    """[K,2,V,3] IOD. ``units``: a name of the table -> its units on the subject's left and right, twice the same unit
+    for a midline one."""
+    index = {str(name): i for i, name in enumerate(names)}
+    expr = moves.astype(np.float32) / np.float32(unit)
     left_share = (1.0 / (1.0 + np.exp(-vertices[:, :1] / SIDE_SOFTNESS))).astype(np.float32)
     basis = np.zeros((len(AU_CODES), 2, *vertices.shape), np.float32)
     for k, code in enumerate(AU_CODES):
-        for name, weight in AU_UNITS[code].items():
-            sided = name.endswith("*")
-            wanted = [name[:-1] + "_L", name[:-1] + "_R"] if sided else [name]
+        for name, weight in table.get(code, {}).items():
+            wanted = units[name]
+            sided = wanted[0] != wanted[1]
             missing = [n for n in wanted if n not in index]
             if missing:
                 raise MesynthError(f"head.npz lacks the face units {missing} of AU{code}; rebuild it")
