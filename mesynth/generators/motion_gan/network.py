@@ -50,6 +50,8 @@ class Encoded:
     """[B,K,2,2,h,w] pixels of the h x w grid at intensity 1, per AU, side and direction"""
     share: torch.Tensor
     """[B,2,h,w]: how much of a pixel belongs to the subject's left and right; they add up to 1"""
+    uv: torch.Tensor
+    """[B,2,h,w]: where on the canonical face each pixel lies, IOD"""
     coarse: torch.Tensor
     middle: torch.Tensor
     fine: torch.Tensor
@@ -138,7 +140,7 @@ class MotionGenerator(ModelMixin, ConfigMixin):
             whole = whole + self.correct(features) * iod
         whole = whole.view(len(onset), K, 1, 2, h, h)
         fields = whole * torch.where(self.midline, 0.5, share[:, None, :, None])
-        return Encoded(fields, share, coarse, middle, fine)
+        return Encoded(fields, share, uv, coarse, middle, fine)
 
     def bent(
         self, seen: Encoded, aus: torch.Tensor, known: torch.Tensor, z: torch.Tensor | None
