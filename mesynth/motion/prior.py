@@ -63,21 +63,22 @@ def eye_frame(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return (left_in_image + right_in_image) / 2, np.array([[c, -s], [s, c]]), iod
 
 
-def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarray) -> FaceMap:
+def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarray, step: int = _GRID_STEP) -> FaceMap:
     """Thin-plate map from image landmarks [68,2] (pixels) to ``canonical`` landmarks [68,2] (IOD units).
 
-    Smoothing is 0.01 IOD: landmark jitter must not fold the face.
+    Smoothing is 0.01 IOD: landmark jitter must not fold the face. ``step``: pixels between the points at which the
+    spline is evaluated; in between it is interpolated.
     """
     centre, rotation, iod = eye_frame(landmarks.astype(np.float64))
     sources = np.vstack([landmarks, _ANCHORS @ (rotation.T * iod) + centre])
     spline = RBFInterpolator(
         sources, np.vstack([canonical, _ANCHORS]), kernel="thin_plate_spline", smoothing=0.01 * iod
     )
-    gy = np.arange(0, height + _GRID_STEP, _GRID_STEP)
-    gx = np.arange(0, width + _GRID_STEP, _GRID_STEP)
+    gy = np.arange(0, height + step, step)
+    gx = np.arange(0, width + step, step)
     nodes = np.stack(np.meshgrid(gx, gy), -1).reshape(-1, 2).astype(np.float64)
     coarse = spline(nodes).reshape(len(gy), len(gx), 2)
-    uv = _interpolate(_interpolate(coarse, height, 0), width, 1)
+    uv = _interpolate(_interpolate(coarse, height, 0, step), width, 1, step)
     return FaceMap(uv.astype(np.float32), rotation.astype(np.float32), iod)
 
 
@@ -112,8 +113,8 @@ def head_turn(landmarks: np.ndarray) -> np.ndarray:
     return np.asarray(turned * np.array([[1.0], [-1.0]]) * np.array([1.0, -1.0, 1.0]), np.float32)
 
 
-def _interpolate(coarse: np.ndarray, n: int, axis: int) -> np.ndarray:
-    position = np.arange(n) / _GRID_STEP
+def _interpolate(coarse: np.ndarray, n: int, axis: int, step: int) -> np.ndarray:
+    position = np.arange(n) / step
     low = position.astype(int)
     shape = [1, 1, 1]
     shape[axis] = n

@@ -28,7 +28,7 @@ from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.generators.blocks import AUCondition, FiLMBlock, group_norm
 from mesynth.generators.formation import MAX_RESIDUAL, Motion, amount, combine, limited
 from mesynth.head.model import SIDE_SOFTNESS
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE
+from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres, eye_line
 from mesynth.preprocess.warping import resize_flow, strain
 
 K = len(AU_CODES)
@@ -211,7 +211,11 @@ class FacePlaces:
 
 
 def face_places(landmarks: torch.Tensor | None, onset: torch.Tensor, h: int) -> FacePlaces:
-    """On a grid of h x h, from landmarks [B,68,2] in pixels of the onsets [B,3,S,S]; rows of NaN: a mean face's."""
+    """On a grid of h x h, from landmarks [B,68,2] in pixels of the onsets [B,3,S,S]; rows of NaN: a mean face's.
+
+    Raises:
+        MesynthError: landmarks that are no face's.
+    """
     from mesynth.head.model import HeadModel
     from mesynth.motion.prior import face_map, head_turn
 
@@ -224,7 +228,9 @@ def face_places(landmarks: torch.Tensor | None, onset: torch.Tensor, h: int) -> 
     canonical = model.uv[model.landmarks].astype(np.float64)
     points = landmarks.detach().double().cpu().numpy()
     for i in np.flatnonzero(np.isfinite(points).all((1, 2))):
-        found = face_map((points[i] + 0.5) * (h / size) - 0.5, h, h, canonical)
+        eye_line(*eye_centres(points[i]))
+        # The grid is coarse already: a face is some thirteen of its pixels between the eyes.
+        found = face_map((points[i] + 0.5) * (h / size) - 0.5, h, h, canonical, step=1)
         level = found.rotation @ head_turn(points[i]) * (found.iod / (IOD_SHARE * h))
         uv[i] = torch.from_numpy(found.uv.transpose(2, 0, 1)).to(uv)
         axes[i] = torch.from_numpy(level).to(axes)
