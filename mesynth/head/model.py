@@ -7,6 +7,7 @@ Texture coordinates are u = x and v = -y of the mean head, so (0, 0) is between 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -14,7 +15,7 @@ from importlib.resources import files
 import numpy as np
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.facs import AU_CODES
+from mesynth.core.facs import AU_CODES, SIDES
 
 # Triangle labels, in the order of the numbers in HeadModel.part.
 PARTS: tuple[str, ...] = ("skin", "eye", "mouth", "teeth", "tongue")
@@ -29,7 +30,7 @@ AU_UNITS: dict[int, dict[str, float]] = {
     5: {"eyeWide*": 1.0},
     6: {"cheekSquint*": 1.0},
     7: {"eyeSquint*": 1.0},
-    9: {"noseSneer*": 1.4},  # the source's sneer is about half as strong as a second head mesh's
+    9: {"noseSneer*": 1.0},
     10: {"mouthUpperUp*": 0.7, "mouthShrugUpper": 0.35},
     12: {"mouthSmile*": 1.0},
     14: {"mouthDimple*": 1.0},
@@ -49,6 +50,8 @@ AU_UNITS: dict[int, dict[str, float]] = {
     43: {"eyeBlink*": 1.0},
     45: {"eyeBlink*": 1.0},
 }
+# How much stronger than the packaged head's a unit is taken: its sneer is about half as strong as another mesh's.
+_PACKAGED_STRENGTH = {"noseSneer": 1.4}
 # Width of the sigmoid in x (IOD) that shares a two-sided unit between the sides.
 SIDE_SOFTNESS = 0.10
 _EAR_PROTRUSION = 0.05
@@ -145,25 +148,50 @@ def head_model(arrays: dict[str, np.ndarray]) -> HeadModel:
 
 
 def _au_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    index = {str(name): i for i, name in enumerate(arrays["expr_names"])}
     expr = arrays["expr"].astype(np.float32) / np.float32(unit)
-    left_share = (1.0 / (1.0 + np.exp(-vertices[:, :1] / SIDE_SOFTNESS))).astype(np.float32)
-    basis = np.zeros((len(AU_CODES), 2, *vertices.shape), np.float32)
-    for k, code in enumerate(AU_CODES):
-        for name, weight in AU_UNITS[code].items():
-            sided = name.endswith("*")
-            wanted = [name[:-1] + "_L", name[:-1] + "_R"] if sided else [name]
-            missing = [n for n in wanted if n not in index]
-            if missing:
-                raise MesynthError(f"head.npz lacks the face units {missing} of AU{code}; rebuild it")
-            if sided:
-                for side in (0, 1):
-                    basis[k, side] += weight * expr[index[wanted[side]]]
-            else:
-                delta = weight * expr[index[name]]
-                basis[k, 0] += delta * left_share
-                basis[k, 1] += delta * (1.0 - left_share)
+    units = {str(name): delta for name, delta in zip(arrays["expr_names"], expr, strict=True)}
+    basis, missing = au_basis(vertices, units, _PACKAGED_STRENGTH)
+    for code, names in missing.items():
+        raise MesynthError(f"head.npz lacks the face units {list(names)} of AU{code}; rebuild it")
     return basis
+
+
+def au_basis(
+    vertices: np.ndarray, units: Mapping[str, np.ndarray], strength: Mapping[str, float] | None = None
+) -> tuple[np.ndarray, dict[int, tuple[str, ...]]]:
+    """AU_UNITS laid out for one mesh: (basis [K,2,V,3] float32, axis 1 = (L, R); AU -> the units it lacks).
+
+    vertices [V,3] canonical; units: displacements [V,3] float32 at intensity 1 by ARKit name, sides ending in _L and
+    _R; strength: extra factors by name without side. A unit without sides where two are asked for is shared between
+    them by a sigmoid in x; two sides where one unit is asked for are added up before that. AU rows that lack a unit
+    are 0.
+    """
+    left = (1.0 / (1.0 + np.exp(-vertices[:, :1] / SIDE_SOFTNESS))).astype(np.float32)
+    basis = np.zeros((len(AU_CODES), 2, *vertices.shape), np.float32)
+    missing: dict[int, tuple[str, ...]] = {}
+    for k, code in enumerate(AU_CODES):
+        absent: list[str] = []
+        for starred, weight in AU_UNITS[code].items():
+            name, sided = starred.removesuffix("*"), starred.endswith("*")
+            weight *= (strength or {}).get(name, 1.0)
+            sides = [units.get(f"{name}_{side}") for side in SIDES]
+            whole = units.get(name)
+            if sided and sides[0] is not None and sides[1] is not None:
+                basis[k, 0] += weight * sides[0]
+                basis[k, 1] += weight * sides[1]
+                continue
+            if whole is None and sides[0] is not None and sides[1] is not None:
+                whole = sides[0] + sides[1]
+            if whole is None:
+                lacking = [f"{name}_{side}" for side, own in zip(SIDES, sides, strict=True) if own is None]
+                absent += lacking if sided else [name]
+                continue
+            delta = weight * whole
+            basis[k, 0] += delta * left
+            basis[k, 1] += delta * (1.0 - left)
+        if absent:
+            missing[code], basis[k] = tuple(absent), 0.0
+    return basis, missing
 
 
 # ---------------------------------------------------------------- pose
