@@ -51,7 +51,7 @@ _IRIS_RADIUS = 0.097
 _SEEN_TURNS = [(yaw, pitch) for yaw in (-50, -25, 0, 25, 50) for pitch in (-30, 0, 30)]
 _UNITS = {name.removesuffix("*").lower(): name.removesuffix("*") for units in AU_UNITS.values() for name in units}
 _AU_NAME = re.compile(r"au[ _-]?0*(\d{1,2})[ _-]?(l|r|left|right)?", re.IGNORECASE)
-_SIDE_END = re.compile(r"(?i:[ _.-]([lr])|[ _.-]?(left|right))")
+_SIDED = re.compile(r"(.+?)(?:[ _.-]?(left|right)|[ _.-]([lr]))", re.IGNORECASE)
 
 # Materials by what their names hold, the first that matches; anything else is skin. Lashes are cards, fluid, tear duct
 # and shadow are shells: mostly transparent in their makers' renderers, and opaque they would hide the eye.
@@ -369,11 +369,11 @@ def _materials(
     split = 2 if stored is not None and stored.shape[1] == 4 else 1
     numbers = None
     if mat is not None:
-        most = 256 if names is None else len(names)
-        numbers = file.indices(mat, "mat", (count // split,), most, "materials").repeat(split)
-        if names is not None:
-            for i, name in enumerate(file.names(names, "mat_names", None)):
-                part[numbers == i] = _material(name)
+        called = [] if names is None else file.names(names, "mat_names", None)
+        most = 256 if names is None else len(called)
+        numbers = np.tile(file.indices(mat, "mat", (count // split,), most, "materials"), split)
+        for i, name in enumerate(called):
+            part[numbers == i] = _material(name)
     elif by_mat is not None or names is not None:
         raise file.fail("mat", "is missing; give the material number of each triangle beside mat_names or mat_colours")
     if not (part == EYE).any():
@@ -502,10 +502,9 @@ def shape_name(name: str) -> str | tuple[int, str] | None:
         return (code, side) if code in AU_INDEX else None
     if last.lower() in _UNITS:
         return _UNITS[last.lower()]
-    for match in _SIDE_END.finditer(last):
-        base = last[: match.start()].lower()
-        if match.end() == len(last) and base in _UNITS:
-            return f"{_UNITS[base]}_{(match[1] or match[2])[0].upper()}"
+    sided = _SIDED.fullmatch(last)
+    if sided and sided[1].lower() in _UNITS:
+        return f"{_UNITS[sided[1].lower()]}_{(sided[2] or sided[3])[0].upper()}"
     return None
 
 
