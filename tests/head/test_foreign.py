@@ -215,7 +215,7 @@ def test_eyes_and_mouth_are_found_without_materials(head: ForeignHead, tmp_path:
     (x, top), (_, bottom) = subject.landmarks(asked(27, 1.0))[[62, 66]].round().astype(int)
     shut, gaping = subject.render(np.stack([asked(27, 0), asked(27, 1.0)])).mean(-1)[:, top:bottom, x]
     assert gaping.min() < 0.4 * shut.min()
-    assert (gaping < 0.6 * shut).mean() > 0.5
+    assert (gaping < 0.6 * shut).mean() > 0.4
 
 
 @pytest.mark.parametrize(
