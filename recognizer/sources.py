@@ -20,7 +20,7 @@ from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
 from mesynth.core.framing import KnownFraming, covered
 from mesynth.store.digests import LEDGER
-from mesynth.store.families import has_property
+from mesynth.store.families import UNTRAINED, has_property
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
@@ -194,18 +194,15 @@ def run_record(manifest: Manifest) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
-_MOTION_PRIOR = "motion-prior"
-
-
 def exact_flow(manifest: Manifest) -> list[str]:
-    """Known generators whose clips here have the flow that moved their pixels: the motion prior and the families that
-    warp frames, unless `mesynth prepare` has estimated it since. Painters' flow is estimated, and flow images of the
-    flow prior or of flow_gan imitate an estimator's."""
+    """Known generators whose clips here have the flow that moved their pixels: those without training and families
+    that warp frames, unless `mesynth prepare` has estimated it since. Painters' flow is estimated, and flow images of
+    the flow prior or of flow_gan imitate an estimator's."""
     if run_record(manifest).get("stage") in ("prepare", "augment"):
         return []
     names = {str(name).partition("@")[0] for name in manifest.column("provenance.generator") if name}
     warping = (name for name in names if has_property(name, "frames") and not has_property(name, "paints_frames"))
-    return sorted({*warping, *({_MOTION_PRIOR} & names)})
+    return sorted({*warping, *(names & set(UNTRAINED))})
 
 
 def flow_notes(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None) -> list[str]:

@@ -16,8 +16,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import configured, find_model, split_name
-from mesynth.motion.prior import NAME
-from mesynth.store.families import makes_frames
+from mesynth.store.families import UNTRAINED, makes_frames
 from mesynth.store.generator_folder import WEIGHTS, shipped_models
 from mesynth.training.data.rendered import person_key
 
@@ -89,8 +88,8 @@ class Candidate:
 
 
 def default_models() -> list[str]:
-    """The motion prior and everything that ships with the package."""
-    return [NAME, *shipped_models()]
+    """Those without training and everything that ships with the package."""
+    return [*UNTRAINED, *shipped_models()]
 
 
 def load_candidates(names: Sequence[str]) -> list[Candidate]:

@@ -25,9 +25,9 @@ from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.types import N_AUS
 from mesynth.corpus.croissant import CROISSANT_FILE
 from mesynth.datasets.registry import corpus_near
-from mesynth.motion.prior import NAME as PRIOR
 from mesynth.preprocess.augment import GENERATOR as AUGMENT
 from mesynth.store import digests
+from mesynth.store.families import UNTRAINED
 from mesynth.store.generator_folder import read_facts
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, says_sealed
 from mesynth.store.shards import npy_array, read_span
@@ -410,7 +410,7 @@ def provenance_problems(row: Row) -> Iterator[str]:
     if source.kind == "synthetic":
         if not source.generator:
             yield "its provenance names no generator"
-        elif not source.generator.startswith((PRIOR, AUGMENT)) and not source.weights_sha256:
+        elif not source.generator.startswith((*UNTRAINED, AUGMENT)) and not source.weights_sha256:
             yield f"its provenance has no sha256 of the weights of {source.generator}"
         for name, missing in (
             ("seed", source.seed < 0), ("parents", not source.parents), ("aus_source", not source.aus_source),

@@ -1,4 +1,4 @@
-"""Generators by name: the motion prior, a model that ships with the package, or a folder that training wrote.
+"""Generators by name: those without training, a model that ships with the package, or a folder that training wrote.
 
 A name may carry options of the model's family after its last ``@``: ``runs/d@steps=8,guidance=2``.
 """
@@ -18,7 +18,7 @@ from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest, Generator, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
-from mesynth.store.families import makes_frames
+from mesynth.store.families import UNTRAINED, makes_frames
 from mesynth.store.generator_folder import (
     INDEX,
     GeneratorFacts,
@@ -37,14 +37,14 @@ _FACES_KEPT = 8
 
 
 class PriorGenerator(Generator):
-    """The AU motion prior behind the call that all generators share. It learned from nobody."""
+    """The AU motion prior or the landmark mean behind the call that all generators share. They learned from nobody."""
 
-    family = NAME
     size = 0  # any
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = NAME) -> None:
+        self.family = name
         self.facts = GeneratorFacts(
-            name=NAME, size=0, subjects_seen=(), licences=(), data_hash="", config_hash="", images=0, seed=0,
+            name=name, size=0, subjects_seen=(), licences=(), data_hash="", config_hash="", images=0, seed=0,
             code_version=__version__,
         )  # fmt: skip
         self._priors: OrderedDict[int, MotionPrior] = OrderedDict()  # by identity of the face, which they keep alive
@@ -53,7 +53,7 @@ class PriorGenerator(Generator):
         """See :meth:`mesynth.motion.prior.MotionPrior.generate`; the fields of the last faces are kept."""
         key = id(request.face)
         if key not in self._priors:
-            self._priors[key] = MotionPrior(request.face)
+            self._priors[key] = MotionPrior(request.face, self.family)
             while len(self._priors) > _FACES_KEPT:
                 self._priors.popitem(last=False)
         self._priors.move_to_end(key)
@@ -70,7 +70,7 @@ class Model:
     name: str
     """The family."""
     folder: Path | None
-    """None for the motion prior."""
+    """None for generators without training."""
     facts: GeneratorFacts
     options: tuple[tuple[str, Option], ...] = ()
     """Of the family, sorted by name; see :func:`configured`."""
@@ -82,7 +82,7 @@ class Model:
             PipelineError: the folder has changed since it was found.
             ConfigError: options that the family does not have.
         """
-        generator: Generator = PriorGenerator() if self.folder is None else load_pipeline(self.folder)
+        generator: Generator = PriorGenerator(self.name) if self.folder is None else load_pipeline(self.folder)
         return configured(generator, dict(self.options))
 
     @property
@@ -114,7 +114,7 @@ class Model:
 
 
 def find_model(name: str) -> Model:
-    """``motion-prior``, the name of a shipped model, or a folder that ``mesynth train`` wrote, with options if any.
+    """A generator without training, the name of a shipped model, or a folder of ``mesynth train``, with options if any.
 
     A run's folder stands for the generator in it. A folder whose own name holds ``@`` is that folder; options of it
     come after one more ``@``.
@@ -129,11 +129,11 @@ def find_model(name: str) -> Model:
 
 
 def _found(name: str) -> Model:
-    if name == NAME:
-        return Model(NAME, None, PriorGenerator().facts)
+    if name in UNTRAINED:
+        return Model(name, None, PriorGenerator(name).facts)
     folder = saved_folder(name)
     if not folder.is_dir():
-        known = ", ".join([NAME, *shipped_models()])
+        known = ", ".join([*UNTRAINED, *shipped_models()])
         raise MesynthError(f"model '{name}' is unknown; choose from {known}, or give a folder that training wrote")
     if not (folder / INDEX).is_file() and (folder / "generator" / INDEX).is_file():
         folder = folder / "generator"
@@ -162,7 +162,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 
 def _exists(place: str) -> bool:
-    return place == NAME or place in shipped_models() or (bool(place) and Path(place).is_dir())
+    return place in UNTRAINED or place in shipped_models() or (bool(place) and Path(place).is_dir())
 
 
 def split_models(text: str) -> list[str]:

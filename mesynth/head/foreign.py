@@ -306,6 +306,7 @@ def _read(file: _Archive) -> ForeignHead:
         uv=np.ascontiguousarray(vertices[:, :2] * np.array([1, -1], np.float32)),
         lip=_lips(vertices, mean), lash=_lash_line(vertices, mean, vertex_eye), vertex_eye=vertex_eye,
         ear=np.zeros(n, bool), ident=np.zeros((0, n, 3), np.float16), ident_names=(), au_basis=basis,
+        expression_basis=np.zeros((0, 2, n, 3), np.float32),
         origin=origin.astype(np.float32), unit=unit,
     )  # fmt: skip
     model = replace(model, part=_with_mouth(model))

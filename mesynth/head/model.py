@@ -15,7 +15,7 @@ from importlib.resources import files
 import numpy as np
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.facs import AU_CODES, SIDES
+from mesynth.core.facs import AU_CODES
 
 # Triangle labels, in the order of the numbers in HeadModel.part.
 PARTS: tuple[str, ...] = ("skin", "eye", "mouth", "teeth", "tongue")
@@ -52,6 +52,32 @@ AU_UNITS: dict[int, dict[str, float]] = {
 }
 # How much stronger than the packaged head's a unit is taken: its sneer is about half as strong as another mesh's.
 _PACKAGED_STRENGTH = {"noseSneer": 1.4}
+# AU -> MakeHuman's own expression units ("*" stands for left and right), made by another artist than the face units:
+# a second opinion of what the AUs look like. AUs that are missing have no unit of their own there. The weights are
+# judgement, as above.
+EXPRESSION_UNITS: dict[int, dict[str, float]] = {
+    1: {"eyebrows-*-inner-up": 1.0},
+    2: {"eyebrows-*-extern-up": 1.0},
+    4: {"eyebrows-*-down": 1.0},
+    5: {"eye-*-opened-up": 1.0},
+    7: {"eye-*-slit": 1.0},
+    9: {"nose-*-elevation": 1.0, "nose-compression": 1.0},
+    10: {"mouth-elevation": 1.0},
+    12: {"mouth-corner-puller": 1.0},
+    14: {"mouth-retraction": 1.0},
+    15: {"mouth-depression": 1.0},
+    16: {"mouth-depression-retraction": 1.0},
+    17: {"mouth-eversion": 1.0},
+    18: {"mouth-pursing": 1.0},
+    20: {"neck-platysma": 1.0},
+    22: {"mouth-protusion": 1.0},
+    24: {"mouth-compression": 1.0},
+    25: {"mouth-part-later": 0.5},
+    26: {"mouth-open": 0.5},
+    27: {"mouth-open": 1.0},
+    43: {"eye-*-closure": 1.0},
+    45: {"eye-*-closure": 1.0},
+}
 # Width of the sigmoid in x (IOD) that shares a two-sided unit between the sides.
 SIDE_SOFTNESS = 0.10
 _EAR_PROTRUSION = 0.05
@@ -65,7 +91,8 @@ class HeadModel:
     uint8 (SKIN, EYE, MOUTH, TEETH, TONGUE); landmarks [68] int64 vertex numbers (iBUG order); uv [V,2]
     float32; lip, lash [V] float32 masks 0..1; vertex_eye [V] int8 (0 = image-left eye, 1 = image-right, -1 =
     none); ear [V] bool; ident [I,V,3] float16 in decimetres with ident_names; au_basis [K,2,V,3] float32 in IOD,
-    axis 1 = (L, R); origin [3] and unit: canonical * unit + origin = decimetres of the source mesh.
+    axis 1 = (L, R); expression_basis: the same of MakeHuman's expression units, 0 for AUs without one; origin [3] and
+    unit: canonical * unit + origin = decimetres of the source mesh.
 
     A midline AU has its unit shared over both sides by a sigmoid in x, so that equal sides give the whole.
     """
@@ -82,6 +109,7 @@ class HeadModel:
     ident: np.ndarray
     ident_names: tuple[str, ...]
     au_basis: np.ndarray
+    expression_basis: np.ndarray
     origin: np.ndarray
     unit: float
 
@@ -142,48 +170,66 @@ def head_model(arrays: dict[str, np.ndarray]) -> HeadModel:
         ident=arrays["ident"],
         ident_names=tuple(str(name) for name in arrays["ident_names"]),
         au_basis=_au_basis(vertices, unit, arrays),
+        expression_basis=_expression_basis(vertices, unit, arrays),
         origin=origin.astype(np.float32),
         unit=unit,
     )
 
 
 def _au_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    expr = arrays["expr"].astype(np.float32) / np.float32(unit)
-    units = {str(name): delta for name, delta in zip(arrays["expr_names"], expr, strict=True)}
-    basis, missing = au_basis(vertices, units, _PACKAGED_STRENGTH)
+    return _complete(au_basis(vertices, _units(arrays, "expr", unit), strength=_PACKAGED_STRENGTH))
+
+
+def _expression_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return _complete(au_basis(vertices, _units(arrays, "unit", unit), EXPRESSION_UNITS, ends=("left", "right")))
+
+
+def _units(arrays: dict[str, np.ndarray], name: str, unit: float) -> dict[str, np.ndarray]:
+    moves = arrays[name].astype(np.float32) / np.float32(unit)
+    return {str(text): delta for text, delta in zip(arrays[f"{name}_names"], moves, strict=True)}
+
+
+def _complete(found: tuple[np.ndarray, dict[int, tuple[str, ...]]]) -> np.ndarray:
+    basis, missing = found
     for code, names in missing.items():
         raise MesynthError(f"head.npz lacks the face units {list(names)} of AU{code}; rebuild it")
     return basis
 
 
 def au_basis(
-    vertices: np.ndarray, units: Mapping[str, np.ndarray], strength: Mapping[str, float] | None = None
+    vertices: np.ndarray,
+    units: Mapping[str, np.ndarray],
+    table: Mapping[int, Mapping[str, float]] = AU_UNITS,
+    *,
+    strength: Mapping[str, float] | None = None,
+    ends: tuple[str, str] = ("_L", "_R"),
 ) -> tuple[np.ndarray, dict[int, tuple[str, ...]]]:
-    """AU_UNITS laid out for one mesh: (basis [K,2,V,3] float32, axis 1 = (L, R); AU -> the units it lacks).
+    """A table of units laid out for one mesh: (basis [K,2,V,3] float32, axis 1 = (L, R); AU -> the units it lacks).
 
-    vertices [V,3] canonical; units: displacements [V,3] float32 at intensity 1 by ARKit name, sides ending in _L and
-    _R; strength: extra factors by name without side. A unit without sides where two are asked for is shared between
-    them by a sigmoid in x; two sides where one unit is asked for are added up before that. AU rows that lack a unit
-    are 0.
+    vertices [V,3] canonical; units: displacements [V,3] float32 at intensity 1 by name; ``ends`` stand for the ``*`` of
+    the table's two-sided names; strength: extra factors by name without side. A unit without sides where two are asked
+    for is shared between them by a sigmoid in x; two sides where one unit is asked for are added up before that. Rows
+    of AUs that lack a unit, or that the table does not have, are 0.
     """
     left = (1.0 / (1.0 + np.exp(-vertices[:, :1] / SIDE_SOFTNESS))).astype(np.float32)
     basis = np.zeros((len(AU_CODES), 2, *vertices.shape), np.float32)
     missing: dict[int, tuple[str, ...]] = {}
     for k, code in enumerate(AU_CODES):
         absent: list[str] = []
-        for starred, weight in AU_UNITS[code].items():
-            name, sided = starred.removesuffix("*"), starred.endswith("*")
-            weight *= (strength or {}).get(name, 1.0)
-            sides = [units.get(f"{name}_{side}") for side in SIDES]
+        for starred, plain in table.get(code, {}).items():
+            name, sided = starred.removesuffix("*"), "*" in starred
+            weight = plain * (strength or {}).get(name, 1.0)
+            wanted = [starred.replace("*", end) if sided else name + end for end in ends]
+            one, other = (units.get(side) for side in wanted)
             whole = units.get(name)
-            if sided and sides[0] is not None and sides[1] is not None:
-                basis[k, 0] += weight * sides[0]
-                basis[k, 1] += weight * sides[1]
-                continue
-            if whole is None and sides[0] is not None and sides[1] is not None:
-                whole = sides[0] + sides[1]
+            if one is not None and other is not None:
+                if sided:
+                    basis[k, 0] += weight * one
+                    basis[k, 1] += weight * other
+                    continue
+                whole = one + other if whole is None else whole
             if whole is None:
-                lacking = [f"{name}_{side}" for side, own in zip(SIDES, sides, strict=True) if own is None]
+                lacking = [side for side, own in zip(wanted, (one, other), strict=True) if own is None]
                 absent += lacking if sided else [name]
                 continue
             delta = weight * whole

@@ -1,8 +1,11 @@
-"""The AU motion prior as a generator: one onset face in, a micro-expression out. Nothing is trained.
+"""Generators without training, one onset face in, a micro-expression out: the AU motion prior and the landmark mean.
 
 Formation model: ``F_t = sum_k alpha_k(t) a_k B_k(T(x)) + head motion``, ``I_t(x) = I_0(x + b_t(x))`` with
 ``b_t = -F_t(x + b_t)``. Flow is what the frames are made from, not an estimate; at intensity 0 the input comes back bit
 for bit; identity is kept because every pixel is the person's own.
+
+B_k are the bumps of ``au_table.json`` (``motion-prior``), or the mean of several rigs carried by the landmarks
+(``landmark-mean``, :mod:`mesynth.motion.rigs`), whose displacements are three-dimensional and turn with the head.
 
 T maps a picture's pixels to the canonical face frame: origin between the eye centres, u to image right, v down, unit
 one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
@@ -15,15 +18,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import RBFInterpolator
+from scipy.spatial.transform import Rotation
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import MesynthError
 from mesynth.core.process import part
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
-from mesynth.head.model import HeadModel
+from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import basis
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
+from mesynth.motion.rigs import FieldTable, mean_table
 from mesynth.motion.warp import backward_flow, folding, stays_inside, warp_backward
 from mesynth.preprocess.align import eye_centres
 
@@ -76,6 +81,37 @@ def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarr
     return FaceMap(uv.astype(np.float32), rotation.astype(np.float32), iod)
 
 
+_INNER = slice(17, 68)
+"""Landmarks of brows, nose, eyes and mouth: those of the jaw slide along the outline of a turned head."""
+_YAW_DOUBT, _PITCH_DOUBT = np.radians(3.0), np.radians(8.0)
+"""How large an angle a frontal face of another shape than the mean may seem to have."""
+
+
+def head_turn(landmarks: np.ndarray) -> np.ndarray:
+    """[2,3] float32: what a canonical displacement (right, down, to the viewer) of a face with landmarks [68,2] is in
+    its picture, as (right, down) of the levelled picture in units of its eye distance.
+
+    The mean head's landmarks are fitted under scaled orthography (yaw, pitch, what roll is left after levelling the
+    eyes). Small angles are taken for the face's own shape: an angle a counts as a^3 / (a^2 + doubt^2).
+
+    >>> model = HeadModel.load()
+    >>> np.allclose(head_turn(model.uv[model.landmarks]), [[1, 0, 0], [0, 1, 0]], atol=1e-4)
+    True
+    """
+    centre, level, iod = eye_frame(np.asarray(landmarks, np.float64))
+    seen = (landmarks - centre) @ level / iod * [1, -1]
+    model = HeadModel.load()
+    points = model.vertices[model.landmarks].astype(np.float64)[_INNER]
+    shown = seen[_INNER]
+    fitted, *_ = np.linalg.lstsq(points - points.mean(0), shown - shown.mean(0), rcond=None)
+    u, sizes, vt = np.linalg.svd(fitted.T, full_matrices=False)
+    rows = u @ vt
+    yaw, pitch, roll = Rotation.from_matrix(np.vstack([rows, np.cross(rows[0], rows[1])])).as_euler("yxz")
+    yaw, pitch = (a**3 / (a**2 + doubt**2) for a, doubt in ((yaw, _YAW_DOUBT), (pitch, _PITCH_DOUBT)))
+    turned = sizes.mean() * rotation(np.array([yaw, pitch, roll]))[:2]
+    return np.asarray(turned * np.array([[1.0], [-1.0]]) * np.array([1.0, -1.0, 1.0]), np.float32)
+
+
 def _interpolate(coarse: np.ndarray, n: int, axis: int) -> np.ndarray:
     position = np.arange(n) / _GRID_STEP
     low = position.astype(int)
@@ -91,7 +127,7 @@ def _interpolate(coarse: np.ndarray, n: int, axis: int) -> np.ndarray:
 # A warp moves what is in the picture. It cannot show the eyeball's lid or the inside of the mouth, and
 # past these weights it folds the picture (smallest Jacobian determinant below .1 on the mean face).
 WARP_LIMIT: dict[int, float] = {22: 0.8, 27: 0.9, 28: 0.6, 43: 0.35, 45: 0.35}
-NAME = "motion-prior"
+NAME, MEAN = "motion-prior", "landmark-mean"
 
 
 @dataclass(frozen=True)
@@ -161,9 +197,9 @@ def formed_clip(
 
 
 class MotionPrior:
-    """Fields of one face, evaluated once and reused for all its clips."""
+    """Fields of one face, evaluated once and reused for all its clips; ``name``: NAME or MEAN, whose fields."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, name: str = NAME) -> None:
         height, width = face.image.shape[:2]
         model = HeadModel.load()
         canonical = model.uv[model.landmarks].astype(np.float64)
@@ -171,6 +207,13 @@ class MotionPrior:
         self._map = face_map(face.landmarks, height, width, canonical)
         self._fields: dict[tuple[int, int], np.ndarray] = {}
         self._head: np.ndarray | None = None
+        self._table: FieldTable | None = None
+        if name == MEAN:
+            self._table, self._turn = mean_table(), head_turn(face.landmarks)
+
+    def _canonical(self, uv: np.ndarray, cells: list[tuple[int, int]]) -> np.ndarray:
+        """[A,H,W,2] IOD units: the fields as the levelled picture shows them."""
+        return basis(uv, cells) if self._table is None else self._table.read(uv, cells) @ self._turn.T
 
     def _in_pixels(self, fields: np.ndarray) -> np.ndarray:
         """Canonical displacements [...,2] -> pixels along the picture's axes."""
@@ -180,7 +223,7 @@ class MotionPrior:
     def fields(self, cells: list[tuple[int, int]]) -> np.ndarray:
         """[A,H,W,2] float32 pixels at weight 1 of each (AU row, side)."""
         missing = [cell for cell in cells if cell not in self._fields]
-        for cell, field in zip(missing, self._in_pixels(basis(self._map.uv, missing)), strict=True):
+        for cell, field in zip(missing, self._in_pixels(self._canonical(self._map.uv, missing)), strict=True):
             self._fields[cell] = field
         height, width = self.face.image.shape[:2]
         return np.stack([self._fields[c] for c in cells]) if cells else np.zeros((0, height, width, 2), np.float32)
@@ -189,7 +232,7 @@ class MotionPrior:
     def _styled_fields(self, cells: list[tuple[int, int]], strength: float, seed: int) -> np.ndarray:
         """:meth:`fields` with one clip's own places and directions of pull."""
         style = draw_style(self._map.uv, strength, seeds.stream(seed, "style"))
-        fields = basis(self._map.uv + style.shift, cells)
+        fields = self._canonical(self._map.uv + style.shift, cells)
         cos, sin = np.cos(style.turn), np.sin(style.turn)
         turned = np.stack(
             [cos * fields[..., 0] - sin * fields[..., 1], sin * fields[..., 0] + cos * fields[..., 1]], -1

@@ -17,6 +17,9 @@ from typing import Any
 from mesynth.core.errors import ConfigError
 from mesynth.core.registry import Registry
 
+UNTRAINED = ("motion-prior", "landmark-mean")
+"""Generators that learned from nobody and have no folder (:mod:`mesynth.motion.prior`); their frames are warped."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -137,5 +140,5 @@ def has_property(name: str, prop: str) -> bool:
 
 
 def makes_frames(name: str) -> bool:
-    """Whether generators called ``name`` make clips of a face: all but some families (the motion prior is none)."""
+    """Whether generators called ``name`` make clips of a face: all but some families (UNTRAINED are none)."""
     return name not in FAMILIES or FAMILIES[name].frames

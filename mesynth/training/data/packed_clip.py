@@ -20,6 +20,7 @@ from mesynth.core.profiles import PROFILES, Profile
 from mesynth.core.seeds import stream
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import sequence_flows
+from mesynth.store.families import UNTRAINED
 from mesynth.store.manifest import Row
 from mesynth.store.shards import npy_array, read_span
 from mesynth.store.videos import image_array
@@ -183,17 +184,15 @@ def levels(row: Row, places: np.ndarray, frames: np.ndarray, apex: int) -> tuple
     """alpha [n] of the frames at ``places`` of a clip, and each AU's own [n,K]; NaN where it cannot be told.
 
     A synthetic clip whose stored profile has its apex where the clip has it: the profile's curve, with the AUs'
-    lags where the motion prior drew them (they follow from the clip's seed). Every other clip: the projection
+    lags where a generator without training drew them (they follow from its seed). Every other clip: the projection
     ``<F_t, F_apex> / <F_apex, F_apex>`` clipped to [0,1] of flow measured onset -> t (DIS) with its median vector
     taken out, one number for all AUs. Where the rest of F_t is large (MOST_LEFT) something else moves too, a head
     that turns or another expression, and the level is not told.
     """
-    from mesynth.motion.prior import NAME as MOTION_PRIOR  # here, because its warping takes a second to import
-
     profile = _profile(row)
     if profile is not None:
         alpha = profile.alpha(row.n_frames)[places]
-        if profile.lag == 0 or row.provenance.generator != MOTION_PRIOR:
+        if profile.lag == 0 or row.provenance.generator not in UNTRAINED:
             return alpha, np.repeat(alpha[:, None], len(AU_CODES), 1)
         lags = profile.draw_lags(len(AU_CODES), stream(row.provenance.seed, "lags"))
         return alpha, profile.alpha(row.n_frames, lags)[places]
