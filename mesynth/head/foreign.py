@@ -1,8 +1,8 @@
 """Blendshape heads of others: any rig with ARKit or AU shapes and 68 landmarks, read from a file and rendered.
 
 The file is documented in docs/compare.md. It is not trusted: nothing is unpickled, sizes are limited before anything
-is decompressed, and every array is checked. Such a head is rendered by the packaged head's kernels and, where it says
-nothing of its skin, under the packaged head's painted skin, so that pictures of both differ in shape and motion alone.
+is decompressed, and every array is checked. Such a head is rendered by the packaged head's kernels, in its own
+colours or, where it has none, in one tone with brows, lips and eyes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE, SIDES
-from mesynth.head.identity import Camera, Identity, sample_identity, stream
+from mesynth.head.identity import Identity, Skin, sample_identity
 from mesynth.head.model import (
     AU_UNITS,
     EYE,
@@ -35,7 +35,7 @@ from mesynth.head.model import (
     eye_frame,
     rotation,
 )
-from mesynth.head.render import MAX_SIZE, HeadFlow, check_au, check_pose, face_region, pack_texture, placements
+from mesynth.head.render import MAX_SIZE, HeadFlow, check_au, check_pose, face_region, pack_texture, placements, turned
 from mesynth.store.shards import npy_array
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ if TYPE_CHECKING:
 MAX_VERTICES, MAX_FACES, MAX_SHAPES, MAX_PEOPLE = 200_000, 400_000, 1_000, 10_000
 MAX_BYTES = 1 << 30
 """Of all arrays together, unpacked."""
-MAX_TURN = 40.0
-"""Largest yaw and pitch, degrees: beyond, half of the 68 landmarks lie behind the face."""
-_IOD_FRACTION, _DISTANCE, _EYES_AT = 0.36, 12.0, 0.33
+_CHIN_AT = 0.97
+"""Height of the chin in the picture, share of its side from the top."""
 _IRIS_RADIUS = 0.097
 _SEEN_TURNS = [(yaw, pitch) for yaw in (-50, -25, 0, 25, 50) for pitch in (-30, 0, 30)]
 _UNITS = {name.removesuffix("*").lower(): name.removesuffix("*") for units in AU_UNITS.values() for name in units}
@@ -613,17 +612,15 @@ class ForeignSubject:
             raise MesynthError(f"size {size} is outside 16..{MAX_SIZE} pixels")
         if not 1 <= supersample <= 4:
             raise MesynthError(f"supersample {supersample} is outside 1..4; 2 is the default")
-        for name, angle in (("yaw", yaw), ("pitch", pitch)):
-            if not abs(angle) <= MAX_TURN:
-                raise MesynthError(f"{name} {angle:g} is outside -{MAX_TURN:g}..{MAX_TURN:g} degrees")
         self.head, self.seed, self.size, self.supersample = head, int(index), int(size), int(supersample)
         self._rest, iod = head.vertices(index)
-        # Who a person looks like beside their shape is drawn from the index, as for the packaged head's people.
-        look = sample_identity(HeadModel.load(), self.seed, frontal=True)
-        camera = Camera(
-            float(np.radians(yaw)), float(np.radians(pitch)), 0.0, _DISTANCE, _IOD_FRACTION, (0.5, _EYES_AT)
-        )
-        self._identity = replace(look, camera=camera)
+        # All but a person's shape is drawn from the index, as for the packaged head's people: skin, light, camera and
+        # the pose at rest, to which the angles asked for are added.
+        look = sample_identity(HeadModel.load(), self.seed)
+        base, chin = look.camera, -float(self._rest[head.model.landmarks[8], 1])
+        share = float(np.clip((_CHIN_AT - base.centre[1]) / max(chin, 0.1), 0.32, 0.40))
+        self._identity = replace(look, camera=replace(base, iod_fraction=share))
+        self._pose = turned(yaw, pitch)
         self._scene = _build_scene(head, self._rest, iod, self._identity, self.size * self.supersample)
 
     @property
@@ -639,7 +636,7 @@ class ForeignSubject:
         from mesynth.head.shade import render_frames
 
         weights = check_au(au, 3)
-        placed = placements(self._identity.camera, check_pose(pose, len(weights)))
+        placed = placements(self._identity.camera, self._pose + check_pose(pose, len(weights)))
         folds, keys = np.zeros((len(weights), 1, 2), np.float32), np.zeros(len(weights), np.uint64)
         frames = render_frames(
             self._scene, self._weights(weights), folds, placed, keys, 0.0, self.size, self.supersample
@@ -665,7 +662,9 @@ class ForeignSubject:
         from mesynth.head.raster import deform, project
 
         points = deform(self._scene, self._weights(au[None])[0])
-        return np.asarray(project(points, placements(self._identity.camera, pose[None])[0], self._scene.camera))
+        return np.asarray(
+            project(points, placements(self._identity.camera, (self._pose + pose)[None])[0], self._scene.camera)
+        )
 
     def _weights(self, au: np.ndarray) -> np.ndarray:
         """Basis weights [T,2K]: linear, as rigs are; only one closure of a lid and one opening of the jaw count."""
@@ -715,30 +714,25 @@ def _build_scene(head: ForeignHead, rest: np.ndarray, iod: float, identity: Iden
     from mesynth.head import texture as canvas
 
     model, skin, light, camera = head.model, identity.skin, identity.light, identity.camera
-    rng = stream(identity.seed, "texture")
-    paint = canvas.paint_skin(
-        model.uv[model.landmarks], skin, canvas.paint_wrinkles(model.uv[model.landmarks], rng), rng
-    )
-    colour = paint.colour
+    tone = canvas.skin_tone(skin.tone)
     if head.colours is not None and head.plain:
         tone = head.colours[~head.hair & (model.vertex_eye < 0)].mean(0)
-        colour = np.clip(colour * (tone / paint.skin), 0.002, 1)
-    elif head.colours is not None:
-        colour = _baked(head, head.colours)
+    own = head.colours is not None and not head.plain
+    colour = _baked(head, head.colours) if head.colours is not None and own else _plain_skin(head, tone, skin)
+    flat = np.full(colour.shape[:2], 0.5, np.float32)
     key = np.array(light.key_direction)
     height = canvas.height_field(model, rest)
     occlusion = canvas.mend_outline(canvas.cavity_occlusion(height), height)
     turn = rotation(np.array([camera.yaw, camera.pitch, camera.roll]))
     shadow = canvas.mend_outline(canvas.cast_shadow(height, turn.T @ key), height)
-    texture = pack_texture(colour, occlusion, paint.strand, paint.gloss, shadow, paint.relief)
+    texture = pack_texture(colour, occlusion, flat, 0.5 * flat, shadow, flat)
 
-    own = head.colours is not None and not head.plain
     appearance = np.zeros(11, np.float32)
     appearance[fields.EXPOSURE], appearance[fields.KEY], appearance[fields.FILL] = light.exposure, light.key, light.fill
     appearance[fields.AMBIENT], appearance[fields.WARMTH] = light.ambient, light.warmth
     appearance[fields.LASH_STRENGTH], appearance[fields.GAIN], appearance[fields.HAIR_SOFT] = 0.9, 1.5, 0.10
     appearance[fields.LIP_SHIFT] = 0.0 if own else np.clip(0.55 + 0.45 * skin.lip_colour, 0, 1)
-    lip = paint.skin * (np.array([0.96, 0.80, 0.90]) - skin.lip_colour * np.array([0.16, 0.40, 0.36]))
+    lip = tone * (np.array([0.96, 0.80, 0.90]) - skin.lip_colour * np.array([0.16, 0.40, 0.36]))
     fill = np.array([-0.75 * np.sign(key[0]), 0.1, 0.65])
     eyes = np.zeros((2, 4), np.float32)
     lids = np.zeros(0, np.int32)
@@ -771,6 +765,22 @@ def _build_scene(head: ForeignHead, rest: np.ndarray, iod: float, identity: Iden
         background=(np.array(light.background) / light.exposure).astype(np.float32),
         camera=np.array([f, camera.distance, camera.centre[0] * side, camera.centre[1] * side], np.float32),
     )  # fmt: skip
+
+
+def _plain_skin(head: ForeignHead, tone: np.ndarray, skin: Skin) -> np.ndarray:
+    """One tone with brows on it, [HEIGHT,WIDTH,3] linear RGB float32. No more of the packaged head's painted skin: a
+    network that learned from that would meet what it knows."""
+    import cv2
+
+    from mesynth.head import texture as canvas
+
+    cover = np.zeros((canvas.HEIGHT, canvas.WIDTH), np.float32)
+    at = head.model.uv[head.model.landmarks]
+    for brow in (at[17:22], at[22:27]):
+        canvas.draw(cover, [canvas.curve(brow)], 1.0, 2 * skin.brow_width)
+    cover = cv2.GaussianBlur(cover, (0, 0), 0.02 * canvas.TEXELS_PER_IOD)[..., None]
+    hair = np.minimum(np.array(skin.hair), 0.4 * tone)
+    return np.asarray(tone + 0.8 * cover * (hair - tone), np.float32)
 
 
 def _attributes(head: ForeignHead, rest: np.ndarray, eyes: np.ndarray) -> np.ndarray:

@@ -26,6 +26,8 @@ _WIDEST_REST = np.float32(1.02)
 # The source's teeth touch the closed lips of some identities.
 _TEETH_BACK = np.float32(0.05)
 MAX_SIZE = 1024
+MAX_TURN = 40.0
+"""Largest yaw and pitch, degrees: beyond, half of the 68 landmarks lie behind the face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,24 @@ def check_pose(pose: np.ndarray | None, frames: int | None) -> np.ndarray:
     if (np.abs(array) > limit).any():
         raise MesynthError(f"pose {np.abs(array).max():g} is too large; keep angles below 1 rad, shifts below 3 IOD")
     return array
+
+
+def turned(yaw: float, pitch: float) -> np.ndarray:
+    """The pose [6] of a head turned by yaw and pitch (degrees; to image right, down) with its eyes kept in place.
+
+    Raises: MesynthError for more than MAX_TURN.
+
+    >>> turned(0, 0).tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    for name, angle in (("yaw", yaw), ("pitch", pitch)):
+        if not abs(angle) <= MAX_TURN:
+            raise MesynthError(
+                f"{name} {angle:g} is outside -{MAX_TURN:g}..{MAX_TURN:g} degrees; half the face is hidden"
+            )
+    angles = np.radians([yaw, pitch, 0.0])
+    moved = _NECK - rotation(angles) @ _NECK
+    return np.array([angles[0], angles[1], 0.0, -moved[0], moved[1], 0.0]) + 0.0
 
 
 class Subject:
