@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,10 @@ from mesynth.generators.base import ClipRequest, Generator
 from mesynth.head import Subject
 from mesynth.head.render import HeadFlow, turned
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face
+from mesynth.motion.prior import MEAN, Face, MotionPrior
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.generator_folder import GeneratorFacts
-from mesynth.training.data.rendered import RENDER_SCALE, cropped_flow, person_key
+from mesynth.training.data.rendered import RENDER_SCALE, TRAIN_SEEDS, cropped_flow, person_key
 
 if TYPE_CHECKING:
     from mesynth.head.foreign import ForeignHead
@@ -165,3 +165,38 @@ class MeanFlows:
         (which asks for nothing) left out, and the one of each request [R,2,S,S]."""
         same = (self.total - own) / (self.people - 1)
         return same[1:].mean(0), same
+
+
+# ------------------------------------------------------------------- mean motions
+
+HOME_PEOPLE = 8
+"""Rendered people whose mean exact flow is the packaged head's mean; none of them is compared on."""
+STEP = 1 / 512
+"""Of stored flows, pixels."""
+
+
+def stored(uv: np.ndarray) -> np.ndarray:
+    """Flow in pixels -> int16 in units of a 512th, beyond 63 px cut off; NaN becomes 0."""
+    return np.asarray(np.clip(np.round(np.nan_to_num(uv) / STEP), -32767, 32767), np.int16)
+
+
+def flows_of(array: np.ndarray) -> np.ndarray:
+    """What :func:`stored` made, in pixels, float32."""
+    return array.astype(np.float32) * np.float32(STEP)
+
+
+def home_mean(likened: Sequence[Request], size: int) -> np.ndarray:
+    """[A,2,S,S] float32: mean exact flow of HOME_PEOPLE of the packaged head, frontal, in the crop's frame."""
+    people = (Person(seed, size) for seed in TRAIN_SEEDS[:HOME_PEOPLE])
+    means = MeanFlows.of(people, tuple(likened), size)
+    return np.asarray(means.total / means.people, np.float32)
+
+
+def carried_mean(person: Person, likened: Sequence[Request]) -> np.ndarray:
+    """[A,2,S,S] float32: what ``landmark-mean`` says of each request, also beyond the intensities that it shows."""
+    prior = MotionPrior(person.face, MEAN)
+    sides = range(len(facs.SIDES))
+    moved = [
+        prior.fields([(facs.AU_INDEX[r.code], side) for side in sides]).sum(0) * np.float32(r.level) for r in likened
+    ]
+    return np.stack([person.inner_flow(uv.transpose(2, 0, 1)) for uv in moved])

@@ -774,7 +774,7 @@ def _plain_skin(head: ForeignHead, tone: np.ndarray, skin: Skin) -> np.ndarray:
 
     from mesynth.head import texture as canvas
 
-    cover = np.zeros((canvas.HEIGHT, canvas.WIDTH), np.float32)
+    cover: np.ndarray = np.zeros((canvas.HEIGHT, canvas.WIDTH), np.float32)
     at = head.model.uv[head.model.landmarks]
     for brow in (at[17:22], at[22:27]):
         canvas.draw(cover, [canvas.curve(brow)], 1.0, 2 * skin.brow_width)
