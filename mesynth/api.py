@@ -373,6 +373,9 @@ def compare(
     size: int = 128,
     aus: Sequence[int] = (),
     levels: Sequence[float] = (),
+    head: Path | str | None = None,
+    yaw: float = 0.0,
+    pitch: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -383,8 +386,10 @@ def compare(
         models: names as :func:`load_generator` takes them, a list or separated by commas; none: all that ship.
         subjects: rendered people; 95 % intervals come from resampling them.
         size: side of the crops, pixels.
-        aus: target FACS codes; none: all.
+        aus: target FACS codes; none: all (that the head has).
         levels: target intensities in (0, 1], ascending; none: those of the FACS letters.
+        head: an npz of another blendshape head (docs/compare.md), whose people are compared on; none: the packaged one.
+        yaw, pitch: degrees that every head is turned, to image right and down.
 
     Raises:
         ConfigError: an argument out of range.
@@ -399,12 +404,15 @@ def compare(
     from mesynth.benchmark.requests import BenchmarkConfig
     from mesynth.benchmark.run import compare as run
     from mesynth.generators.registry import split_models
+    from mesynth.head.foreign import ForeignHead
 
-    settings = {"codes": tuple(aus), "levels": tuple(levels)}
+    other = None if head is None else ForeignHead.read(head)
+    settings = {"codes": tuple(aus) or (other.available if other else ()), "levels": tuple(levels)}
     given = {name: value for name, value in settings.items() if value}
-    config = BenchmarkConfig(people=subjects, size=size, seed=seed, **given)  # type: ignore[arg-type]
+    turned = {"yaw": yaw, "pitch": pitch, "head": other.hash if other else ""}
+    config = BenchmarkConfig(people=subjects, size=size, seed=seed, **turned, **given)  # type: ignore[arg-type]
     names = split_models(models) if isinstance(models, str) else list(models)
-    return run(load_candidates(names or default_models()), config, Path(out), progress=progress)
+    return run(load_candidates(names or default_models()), config, Path(out), head=other, progress=progress)
 
 
 # ---------------------------------------------------------------- corpora

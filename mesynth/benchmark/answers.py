@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from mesynth.benchmark.candidates import Candidate, Shown
-from mesynth.benchmark.people import MeanFlows, Person
+from mesynth.benchmark.people import MeanFlows, Person, carried_mean, stored
 from mesynth.benchmark.requests import Request
 from mesynth.core.errors import MesynthError, RunFolderError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
@@ -184,6 +184,8 @@ class Answers(_Stored):
     """[R] mean distance of the flows of two seeds, pixels"""
     flow_images: np.ndarray
     """[I,DIM] of the imaged requests; NaN rows where they were refused"""
+    flows: np.ndarray
+    """[A,2,S,S] of the likened requests, as :func:`mesynth.benchmark.people.stored` has them; 0 where refused"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -199,6 +201,12 @@ class References(_Stored):
     features: np.ndarray
     """[R,D] of the onset, on the rows of pictured requests"""
     embedding: np.ndarray
+    inside: np.ndarray
+    """[A,S,S] bool: pixels of the face still seen at the apex of each likened request"""
+    carried: np.ndarray
+    """[A,2,S,S] stored: the mean motion carried to this face by its landmarks"""
+    home: np.ndarray
+    """[A,2,S,S] stored: the packaged head's mean motion"""
 
 
 def end_point_error(uv: np.ndarray, exact: np.ndarray, inside: np.ndarray) -> float:
@@ -215,9 +223,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def measure_references(
-    person: Person, targets: tuple[Request, ...], means: MeanFlows, instruments: Instruments
+    person: Person, targets: tuple[Request, ...], means: MeanFlows, home: np.ndarray, instruments: Instruments
 ) -> References:
-    """The references of one person."""
+    """The references of one person; ``home`` [A,2,S,S] is the packaged head's mean of the likened requests."""
     exact = [person.flow(request) for request in targets]
     mean, same = means.others(np.stack([uv for uv, _ in exact]))
     none = np.zeros_like(mean)
@@ -243,6 +251,9 @@ def measure_references(
         perceptual=distant,
         features=features,
         embedding=embedding,
+        inside=np.stack([inside for (_, inside), r in zip(exact, targets, strict=True) if r.likened]),
+        carried=stored(carried_mean(person, [r for r in targets if r.likened])),
+        home=stored(home),
     )
 
 
@@ -257,6 +268,7 @@ def question(
     measured = np.full((n, len(AU_CODES), 2), np.nan, np.float32)
     features = np.full((n, width), np.nan, np.float32)
     images = {i: np.full(DIM, np.nan, np.float16) for i, request in enumerate(targets) if request.imaged}
+    likened = {i: np.zeros((2, person.size, person.size), np.int16) for i, r in enumerate(targets) if r.likened}
     for i, request in enumerate(targets):
         own = derived(seed, f"contest-{person.seed}", i)
         more: list[Shown] = []
@@ -273,6 +285,8 @@ def question(
         blank["epe"][i] = end_point_error(shown.uv, exact, inside)
         if request.imaged:
             images[i] = flow_image(shown.uv, inside)
+        if request.likened:
+            likened[i] = stored(shown.uv)
         if more:
             flows = [shown.uv, *(other.uv for other in more)]
             pairs = [(a, b) for k, a in enumerate(flows) for b in flows[:k]]
@@ -285,7 +299,7 @@ def question(
             _pictures(shown, person, request, instruments, i, blank, features)
     return Answers(
         refused=np.array(refused), warned=np.array(warned), measured=measured, features=features,
-        flow_images=np.stack(list(images.values())), **blank,
+        flow_images=np.stack(list(images.values())), flows=np.stack(list(likened.values())), **blank,
     )  # fmt: skip
 
 

@@ -103,18 +103,19 @@ def load_candidates(names: Sequence[str]) -> list[Candidate]:
     if not names:
         raise MesynthError(f"no model was named; give --models, for example {','.join(default_models())}")
     candidates: list[Candidate] = []
-    loaded: dict[Path | None, Generator] = {}  # the same model with other options shares its networks
+    loaded: dict[Path | str, Generator] = {}  # the same model with other options shares its networks
     met: set[object] = set()
     for name, shown in zip(names, shown_names(names), strict=True):
         model = find_model(name)
-        if (model.folder, model.options) in met:
+        place = model.folder or model.name
+        if (place, model.options) in met:
             raise MesynthError(f"model '{name}' is given twice; name each once")
-        met.add((model.folder, model.options))
+        met.add((place, model.options))
         refuse_leaks(name, model.facts.subjects_seen)
         parameters, size = weights_size(model.folder, model.facts.networks) if model.folder else (0, 0)
-        if model.folder not in loaded:
-            loaded[model.folder] = replace(model, options=()).load()
-        generator = configured(loaded[model.folder], dict(model.options))
+        if place not in loaded:
+            loaded[place] = replace(model, options=()).load()
+        generator = configured(loaded[place], dict(model.options))
         candidates.append(
             Candidate(
                 name=shown, generator=generator, parameters=parameters, weight_bytes=size, identity=model.identity

@@ -10,7 +10,7 @@ import numpy as np
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY, MIDLINE, SIDES
 from mesynth.core.types import AUVector
-from mesynth.head.render import MAX_SIZE
+from mesynth.head.render import MAX_SIZE, turned
 from mesynth.training.data.rendered import RENDER_SCALE
 
 BENCHMARK_SEEDS = range(990_000, 1_000_000)
@@ -39,15 +39,23 @@ class BenchmarkConfig:
     repeats: int = 3
     """Timed clips, after one that is not counted."""
     seed: int = 0
+    head: str = ""
+    """Hash of the blendshape head whose people they are (mesynth.head.foreign); empty: the packaged head's."""
+    yaw: float = 0.0
+    """Degrees that every head is turned to image right."""
+    pitch: float = 0.0
+    """Degrees that every head is turned down."""
 
     def __post_init__(self) -> None:
         if self.people < 2:
             raise ConfigError(f"people={self.people} leaves no other people to compare with; choose at least 2")
-        if self.first not in BENCHMARK_SEEDS or self.first + self.people > BENCHMARK_SEEDS.stop:
+        inside = self.first in BENCHMARK_SEEDS and self.first + self.people <= BENCHMARK_SEEDS.stop
+        if not self.head and not inside:
             raise ConfigError(
                 f"people {self.first}..{self.first + self.people - 1} leave the head seeds kept for comparing, "
                 f"{BENCHMARK_SEEDS.start}..{BENCHMARK_SEEDS.stop - 1}; choose fewer"
             )
+        turned(self.yaw, self.pitch)  # checks them
         if not 64 <= self.size <= 256:
             raise ConfigError(f"size={self.size} is outside 64..256 pixels")
         assert RENDER_SCALE * self.size <= MAX_SIZE
@@ -65,8 +73,9 @@ class BenchmarkConfig:
 
     @property
     def seeds(self) -> range:
-        """Head seeds, one a person."""
-        return range(self.first, self.first + self.people)
+        """Head seeds, one a person; of another head its people's numbers."""
+        first = 0 if self.head else self.first
+        return range(first, first + self.people)
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,8 @@ class Request:
     """It is made with several seeds."""
     imaged: bool = False
     """Its flow also takes part in the distance between distributions of flow images."""
+    likened: bool = False
+    """Its flow is also held against mean motions (mesynth.benchmark.likeness)."""
 
     @property
     def aus(self) -> AUVector:
@@ -100,7 +111,8 @@ def requests(config: BenchmarkConfig) -> tuple[Request, ...]:
     """All requests; the first asks for nothing.
 
     Sided AUs are also requested on one side, left and right in turns from level to level. Pictures are compared on
-    both-sided requests at the levels nearest to the middle and at the highest, flow images at these levels on all.
+    both-sided requests at the level nearest to the middle and at the highest, flow images at these levels on all;
+    both-sided requests at the level nearest to the middle are held against mean motions.
     """
     return requests_of(config.codes, config.levels)
 
@@ -113,7 +125,7 @@ def requests_of(codes: Sequence[int], levels: Sequence[float]) -> tuple[Request,
     for i, code in enumerate(codes):
         for level in levels:
             chosen = level in (middle, levels[-1])
-            out.append(Request(code, "B", level, chosen, level == middle and code in spread, chosen))
+            out.append(Request(code, "B", level, chosen, level == middle and code in spread, chosen, level == middle))
         if code not in MIDLINE:
             for j, level in enumerate(levels):
                 out.append(Request(code, SIDES[(i + j) % 2], level, imaged=level in (middle, levels[-1])))

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -18,6 +18,7 @@ from mesynth.benchmark.answers import Warned
 from mesynth.benchmark.candidates import Candidate
 from mesynth.benchmark.figures import Figure
 from mesynth.benchmark.people import Person
+from mesynth.benchmark.requests import MIDDLE
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_INDEX, AU_NAMES
@@ -47,13 +48,27 @@ class Standing:
     """Warning with ``#`` for numbers -> answers that carried it, and the worst of them."""
     answered: int
     requests: int
+    likeness: tuple[Figure, ...] = ()
+    """Whether it reads the face: see :mod:`mesynth.benchmark.likeness`."""
+    people: dict[str, tuple[Figure, ...]] = field(default_factory=dict)
+    """The same of each person."""
 
     def figure(self, key: str) -> Figure:
         """The figure of that key. Raises KeyError."""
-        for found in self.figures:
+        figures = (*self.figures, *self.likeness)
+        for found in figures:
             if found.key == key:
                 return found
-        raise KeyError(f"{self.name} has no figure '{key}'; it has {', '.join(f.key for f in self.figures)}")
+        raise KeyError(f"{self.name} has no figure '{key}'; it has {', '.join(f.key for f in figures)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opponent:
+    """A mean motion that generators are held against (:data:`mesynth.benchmark.likeness.OPPONENTS`)."""
+
+    name: str
+    likeness: tuple[Figure, ...]
+    people: dict[str, tuple[Figure, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,7 @@ class Result:
     standings: tuple[Standing, ...]
     settings: dict[str, Any]
     notes: tuple[str, ...]
+    opponents: tuple[Opponent, ...] = ()
 
     def standing(self, name: str) -> Standing:
         """The standing of that name. Raises KeyError."""
@@ -85,18 +101,25 @@ class Result:
             standings=tuple(_standing(s) for s in record["standings"]),
             settings=record["settings"],
             notes=tuple(record["notes"]),
+            opponents=tuple(Opponent(**(o | _likeness(o))) for o in record.get("opponents", ())),
         )
 
     def to_csv(self) -> str:
-        """One line a figure: model, measure, au (empty: all), value, low, high, unit, note, key."""
+        """One line a figure: model, measure, au (empty: all), value, low, high, unit, note, key and person (empty:
+        all)."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", "measure", "au", "value", "low", "high", "unit", "note", "key"])
-        for s in self.standings:
-            lines = [("", f) for f in s.figures] + [(str(code), f) for code, found in s.by_au.items() for f in found]
-            for au, f in lines:
+        writer.writerow(["model", "measure", "au", "value", "low", "high", "unit", "note", "key", "person"])
+        everyone: tuple[Standing | Opponent, ...] = (*self.standings, *self.opponents)
+        for s in everyone:
+            lines = [("", "", f) for f in s.likeness]
+            if isinstance(s, Standing):
+                lines = [("", "", f) for f in s.figures] + lines
+                lines += [(str(code), "", f) for code, found in s.by_au.items() for f in found]
+            lines += [("", person, f) for person, found in s.people.items() for f in found]
+            for au, person, f in lines:
                 numbers = ["" if v is None else f"{v:.6g}" for v in (f.value, f.low, f.high)]
-                writer.writerow([s.name, f.name.strip(), au, *numbers, f.unit, f.note, f.key])
+                writer.writerow([s.name, f.name.strip(), au, *numbers, f.unit, f.note, f.key, person])
         return text.getvalue()
 
     def table(self) -> Table:
@@ -115,6 +138,25 @@ class Result:
             table.add_row(key.replace("_", " "), *(f"{s.facts[key]:,}" if key in s.facts else DASH
                                                   for s in self.standings))  # fmt: skip
         table.add_row("requests answered", *(f"{s.answered}/{s.requests}" for s in self.standings))
+        return table
+
+    def likeness_table(self) -> Table:
+        """Who reads the face: mean motions and generators down, measures across."""
+        from rich.table import Table
+
+        level = self.settings.get("likened_level", MIDDLE)
+        table = Table(
+            title=f"who reads the face: each AU at {level:g} on both sides, pixels of the face",
+            caption="px; gained: after the best gain per AU for the other people; blind: the same model's mean over the "
+            "other faces; own: nearer than that, %; wins: people nearer than the packaged head's mean / landmark-mean",
+        )
+        table.add_column("", no_wrap=True)
+        for name, _ in _LIKENESS:
+            table.add_column(name, justify="right", no_wrap=True)
+        everyone: tuple[Standing | Opponent, ...] = (*self.opponents, *self.standings)
+        for s in everyone:
+            found = {f.key: f for f in s.likeness}
+            table.add_row(s.name, *("/".join(_short(found.get(key)) for key in keys) for _, keys in _LIKENESS))
         return table
 
     def lines(self) -> list[str]:
@@ -152,6 +194,27 @@ class Result:
         return table
 
 
+_LIKENESS = (
+    ("EPE", ("epe",)), ("gained", ("epe_gain",)), ("blind", ("face_blind",)), ("gained", ("face_blind_gain",)),
+    ("own", ("own_face",)), ("cos", ("cosine",)), ("personal", ("personal",)), ("named", ("named",)),
+    ("wins", ("nearer_than_home", "nearer_than_carried")),
+)  # fmt: skip
+"""Columns of the table, with the figures' keys."""
+
+
+def _short(found: Figure | None) -> str:
+    if found is None or found.value is None:
+        return DASH
+    return f"{found.value:.0f}" if found.unit == "%" or found.unit.startswith("of ") else f"{found.value:.3f}"
+
+
+def _likeness(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "likeness": tuple(Figure(**f) for f in record.get("likeness", ())),
+        "people": {who: tuple(Figure(**f) for f in found) for who, found in record.get("people", {}).items()},
+    }
+
+
 def _standing(record: dict[str, Any]) -> Standing:
     former = {"asked": "requests"}  # before 0.2, when goals of this project stood here, too
     plain = {former.get(key, key): value for key, value in record.items() if key != "goals"}
@@ -161,7 +224,7 @@ def _standing(record: dict[str, Any]) -> Standing:
         "refused": {why: tuple(which) for why, which in plain["refused"].items()},
         "warnings": {kind: Warned(**warned) for kind, warned in plain["warnings"].items()},
     }
-    return Standing(**(plain | read))
+    return Standing(**(plain | read | _likeness(plain)))
 
 
 def _cell(found: Figure | None) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,15 +28,27 @@ from mesynth.benchmark.figures import (
     picture_figures,
     rest_figures,
 )
-from mesynth.benchmark.people import MeanFlows, Person, RenderedTruth
+from mesynth.benchmark.likeness import (
+    OPPONENTS,
+    OTHERS,
+    Likeness,
+    au_figures,
+    likeness,
+    likeness_figures,
+    people_figures,
+)
+from mesynth.benchmark.people import MeanFlows, Person, RenderedTruth, flows_of, home_mean, person_of
 from mesynth.benchmark.requests import BenchmarkConfig, Request, requests
-from mesynth.benchmark.result import Result, Standing, sheet
-from mesynth.core.errors import LeakError, MesynthError
+from mesynth.benchmark.result import Opponent, Result, Standing, sheet
+from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.metrics.control import SOURCE_NOTE
 from mesynth.store import digests
 from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_text
 from mesynth.store.shards import png_bytes
+
+if TYPE_CHECKING:
+    from mesynth.head.foreign import ForeignHead
 
 Progress = Callable[[int, int], None]
 _PARTS = "parts"
@@ -50,15 +63,18 @@ def compare(
     config: BenchmarkConfig,
     out: Path,
     *,
+    head: ForeignHead | None = None,
     instruments: Instruments | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Compare generators; writes compare.json, compare.csv, sheet.png and parts/ into ``out``.
+    """Compare generators, on the people of another ``head`` where one is given.
+
+    Writes compare.json, compare.csv, sheet.png and parts/ into ``out``.
 
     The same arguments give the same figures, except the seconds; an interrupted call goes on from what is finished.
 
     Raises:
-        MesynthError: no generator, or a name given twice.
+        MesynthError: no generator, a name given twice, or AUs or people that the head does not have.
         LeakError: a generator or the judge learned from people it would be compared on.
         WeightsUnavailable: the judge's weights are missing.
         RunFolderError: ``out`` holds something else.
@@ -69,8 +85,9 @@ def compare(
     for candidate in candidates:
         refuse_leaks(candidate.name, candidate.generator.facts.subjects_seen)
     tools = instruments or Instruments.load()
+    check_head(config, head)
     met = set(config.seeds) & set(tools.judge.meta.subjects_seen)
-    if met:
+    if met and head is None:
         raise LeakError(f"the AU judge learned from head seed {min(met)}; retrain it without the people compared on")
     everyone = [Candidate(name=TRUTH, generator=RenderedTruth()), *candidates]
     # Not the timing: it may be repeated into the same folder.
@@ -81,22 +98,50 @@ def compare(
          "models": [e.identity or e.name for e in candidates], "version": __version__},
     )  # fmt: skip
     with only_writer(out):
-        return _compared(everyone, config, out, tools, progress)
+        return _compared(everyone, config, out, head, tools, progress)
+
+
+def check_head(config: BenchmarkConfig, head: ForeignHead | None) -> None:
+    """Raises ConfigError where a configuration asks for people or AUs that a head does not have."""
+    if config.head != (head.hash if head else ""):
+        raise ConfigError("the configuration's head is not the head given; set head=head.hash")
+    if head is None:
+        return
+    if head.people and config.people > head.people:
+        few = " and means of others need at least 2" if head.people < 2 else ""
+        raise ConfigError(f"people={config.people}, and {head.name} has {head.people}{few}; choose fewer or add some")
+    lacking = [code for code in config.codes if code in head.missing]
+    if lacking:
+        raise ConfigError(
+            f"{head.name} has no shapes for AU {lacking[0]} ({', '.join(head.missing[lacking[0]])}); "
+            f"its AUs are {','.join(map(str, head.available))}"
+        )
 
 
 def _compared(
-    everyone: Sequence[Candidate], config: BenchmarkConfig, out: Path, tools: Instruments, progress: Progress | None
+    everyone: Sequence[Candidate],
+    config: BenchmarkConfig,
+    out: Path,
+    head: ForeignHead | None,
+    tools: Instruments,
+    progress: Progress | None,
 ) -> Result:
     targets = requests(config)
-    _meet(everyone, targets, config, out / _PARTS, tools, progress)
+    _meet(everyone, targets, config, out / _PARTS, head, tools, progress)
     all_answered = read_answers(out, config, [e.generator.family for e in everyone], tools.judge.trusted)
-    person = Person(config.first, config.size)
+    person = person_of(config, config.seeds[0], head)
+    against, opponents = _opponents(all_answered[0], config)
     standings = []
     for candidate, answered in zip(everyone, all_answered, strict=True):
         candidate.meet(person)
-        standings.append(_standing(candidate, answered, tools, person, config))
+        standings.append(_standing(candidate, answered, against, tools, person, config))
+    likened = [r for r in targets if r.likened]
     settings = dataclasses.asdict(config) | tools.names | {"threads": 1, "cores": os.cpu_count()}
-    result = Result(standings=tuple(standings), settings=settings, notes=(ABOUT, SOURCE_NOTE, *tools.notes))
+    settings |= {"likened_level": likened[0].level}
+    about = (ABOUT, SOURCE_NOTE) if head is None else (*_about_head(head), SOURCE_NOTE)
+    result = Result(
+        standings=tuple(standings), settings=settings, notes=(*about, *tools.notes), opponents=tuple(opponents)
+    )
     write_text(out / "compare.csv", result.to_csv())
     write_bytes(out / "sheet.png", png_bytes(sheet(everyone, person, config.codes, config.seed)))
     write_last(out / "compare.json", result.to_json().encode())
@@ -108,6 +153,7 @@ def _meet(
     targets: tuple[Request, ...],
     config: BenchmarkConfig,
     parts: Path,
+    head: ForeignHead | None,
     tools: Instruments,
     progress: Progress | None,
 ) -> None:
@@ -123,12 +169,16 @@ def _meet(
 
     if progress:
         progress(0, total)
-    means = None if all(ref.is_file() for _, ref in files) else MeanFlows.of(config, targets, tick)
+    means = home = None
+    if not all(ref.is_file() for _, ref in files):
+        everybody = (person_of(config, seed, head) for seed in config.seeds)
+        means = MeanFlows.of(everybody, targets, config.size, tick)
+        home = home_mean([r for r in targets if r.likened], config.size)
     done = len(files)
     for seed, (own, ref) in zip(config.seeds, files, strict=True):
-        person = None if all(f.is_file() for f in (*own, ref)) else Person(seed, config.size)
-        if person and means and not ref.is_file():
-            measure_references(person, targets, means, tools).save(ref)
+        person = None if all(f.is_file() for f in (*own, ref)) else person_of(config, seed, head)
+        if person and means and home is not None and not ref.is_file():
+            measure_references(person, targets, means, home, tools).save(ref)
         for candidate, file in zip(everyone, own, strict=True):
             if person and not file.is_file():
                 candidate.meet(person)
@@ -160,9 +210,51 @@ def _files(parts: Path, config: BenchmarkConfig, count: int) -> list[tuple[list[
     return [([parts / f"{seed}-{i}.npz" for i in range(count)], parts / f"{seed}-beside.npz") for seed in config.seeds]
 
 
+def _likeness(a: Answered, flows: np.ndarray, refused: np.ndarray | None = None) -> Likeness:
+    """Measures of flows [P,A,2,S,S] of the likened requests against the truth's."""
+    likened = [r for r in a.targets if r.likened]
+    exact = flows_of(np.stack([truth.flows for truth in a.truth]))
+    inside = np.stack([beside.inside for beside in a.beside])
+    known = np.ones(flows.shape[:2], np.bool_) if refused is None else ~refused
+    return likeness(flows, known, exact, inside, [r.code for r in likened])
+
+
+def _opponents(truth: Answered, config: BenchmarkConfig) -> tuple[dict[str, Likeness], list[Opponent]]:
+    exact = flows_of(np.stack([a.flows for a in truth.truth]))
+    others = (exact.sum(0) - exact) / (len(exact) - 1)
+    home, carried = (flows_of(np.stack([getattr(b, name) for b in truth.beside])) for name in ("home", "carried"))
+    fields = (np.zeros_like(exact), others, home, carried)
+    against = {name: _likeness(truth, field) for name, field in zip(OPPONENTS, fields, strict=True)}
+    against[OTHERS] = against[OTHERS].errors_alone()
+    people = [str(seed) for seed in config.seeds]
+    return against, [
+        Opponent(
+            name=name,
+            likeness=likeness_figures(own, against, truth.weights),
+            people=dict(zip(people, people_figures(own, against), strict=True)),
+        )
+        for name, own in against.items()
+    ]
+
+
+def _about_head(head: ForeignHead) -> list[str]:
+    found = [
+        (
+            f"People are those of the head '{head.name}' (arrays {head.hash[:12]}), rendered here; landmarks are "
+            "exact, frames hold no sensor noise. Whether a generator learned from this head is not known to mesynth."
+        )
+    ]
+    if head.missing:
+        found.append(f"{head.name} has no shapes for AU {', '.join(map(str, head.missing))}; they are left out.")
+    if head.unused:
+        found.append(f"{head.name}: shapes that belong to no AU and are not used: {', '.join(head.unused)}.")
+    return [*found, *(f"{head.name}: {note}." for note in head.notes)]
+
+
 def _standing(
     candidate: Candidate,
     a: Answered,
+    against: dict[str, Likeness],
     tools: Instruments,
     person: Person,
     config: BenchmarkConfig,
@@ -175,6 +267,9 @@ def _standing(
     if not truth:
         figures.append(seconds_per_clip(candidate, person, a.targets, config)[0])
     refused = a.stack("refused")
+    likened = np.array([r.likened for r in a.targets])
+    own = _likeness(a, flows_of(a.stack("flows")), refused[:, likened] != "")
+    each = dict(zip((r.code for r in a.targets if r.likened), au_figures(own, against, a.weights), strict=True))
     facts = candidate.generator.facts
     return Standing(
         name=candidate.name,
@@ -184,11 +279,13 @@ def _standing(
             "parameters": candidate.parameters, "weight_bytes": candidate.weight_bytes,
         },
         figures=tuple(figures),
-        by_au={code: tuple(found) for code, found in by_au(a).items()},
+        by_au={code: (*found, *each[code]) for code, found in by_au(a).items()},
         refused=_refusals(refused, a.targets),
         warnings=grouped(map(str, a.stack("warned").ravel())),
         answered=int((refused == "").sum()),
         requests=refused.size,
+        likeness=likeness_figures(own, against, a.weights),
+        people=dict(zip(map(str, config.seeds), people_figures(own, against), strict=True)),
     )  # fmt: skip
 
 

@@ -197,11 +197,20 @@ def calibrate(model: str, subjects: int, aus: str, levels: str, seed: int, out: 
 @click.option("--size", default=128, show_default=True, help="Side of the crops, pixels.")
 @click.option("--aus", default="", show_default="all", help="Target AUs, separated by commas.")
 @click.option("--levels", default="", show_default="0.1,0.25,0.5,0.75,1", help="Target intensities.")
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path),
+    show_default="the packaged head",
+    help="npz of another blendshape head whose people are compared on (its arrays: docs/compare.md).",
+)
+@click.option("--yaw", default=0.0, show_default=True, help="Degrees that every head is turned to image right.")
+@click.option("--pitch", default=0.0, show_default=True, help="Degrees that every head is turned down.")
 @SEED
 @OUT
 @json_option
 def compare(
-    models: str, subjects: int, size: int, aus: str, levels: str, seed: int, out: Path, as_json: bool
+    models: str, subjects: int, size: int, aus: str, levels: str, head: Path | None, yaw: float, pitch: float,
+    seed: int, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare generators on rendered people: flow against exact flow, AU control, identity, pictures, diversity, speed.
 
@@ -219,6 +228,9 @@ def compare(
             size=size,
             aus=codes,
             levels=targets,
+            head=head,
+            yaw=yaw,
+            pitch=pitch,
             seed=seed,
             progress=bar("compare"),
         )
@@ -229,6 +241,7 @@ def compare(
 
     console = Console()
     console.print(result.table())
+    console.print(result.likeness_table())
     console.print(result.au_table())
     for line in result.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)

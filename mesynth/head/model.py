@@ -7,6 +7,7 @@ Texture coordinates are u = x and v = -y of the mean head, so (0, 0) is between 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -29,7 +30,7 @@ AU_UNITS: dict[int, dict[str, float]] = {
     5: {"eyeWide*": 1.0},
     6: {"cheekSquint*": 1.0},
     7: {"eyeSquint*": 1.0},
-    9: {"noseSneer*": 1.4},  # the source's sneer is about half as strong as a second head mesh's
+    9: {"noseSneer*": 1.0},
     10: {"mouthUpperUp*": 0.7, "mouthShrugUpper": 0.35},
     12: {"mouthSmile*": 1.0},
     14: {"mouthDimple*": 1.0},
@@ -49,6 +50,8 @@ AU_UNITS: dict[int, dict[str, float]] = {
     43: {"eyeBlink*": 1.0},
     45: {"eyeBlink*": 1.0},
 }
+# How much stronger than the packaged head's a unit is taken: its sneer is about half as strong as another mesh's.
+_PACKAGED_STRENGTH = {"noseSneer": 1.4}
 # AU -> MakeHuman's own expression units ("*" stands for left and right), made by another artist than the face units:
 # a second opinion of what the AUs look like. AUs that are missing have no unit of their own there. The weights are
 # judgement, as above.
@@ -174,45 +177,67 @@ def head_model(arrays: dict[str, np.ndarray]) -> HeadModel:
 
 
 def _au_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    units = {name: tuple(name.replace("*", end) for end in ("_L", "_R")) for row in AU_UNITS.values() for name in row}
-    return _basis_of(AU_UNITS, units, vertices, unit, arrays["expr_names"], arrays["expr"])
+    return _complete(au_basis(vertices, _units(arrays, "expr", unit), strength=_PACKAGED_STRENGTH))
 
 
 def _expression_basis(vertices: np.ndarray, unit: float, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    sides = ("left", "right")
-    units = {name: tuple(name.replace("*", s) for s in sides) for row in EXPRESSION_UNITS.values() for name in row}
-    return _basis_of(EXPRESSION_UNITS, units, vertices, unit, arrays["unit_names"], arrays["unit"])
+    return _complete(au_basis(vertices, _units(arrays, "unit", unit), EXPRESSION_UNITS, ends=("left", "right")))
 
 
-def _basis_of(
-    table: dict[int, dict[str, float]],
-    units: dict[str, tuple[str, ...]],
-    vertices: np.ndarray,
-    unit: float,
-    names: np.ndarray,
-    moves: np.ndarray,
-) -> np.ndarray:
-    """[K,2,V,3] IOD. ``units``: a name of the table -> its units on the subject's left and right, twice the same unit
-    for a midline one."""
-    index = {str(name): i for i, name in enumerate(names)}
-    expr = moves.astype(np.float32) / np.float32(unit)
-    left_share = (1.0 / (1.0 + np.exp(-vertices[:, :1] / SIDE_SOFTNESS))).astype(np.float32)
-    basis = np.zeros((len(AU_CODES), 2, *vertices.shape), np.float32)
-    for k, code in enumerate(AU_CODES):
-        for name, weight in table.get(code, {}).items():
-            wanted = units[name]
-            sided = wanted[0] != wanted[1]
-            missing = [n for n in wanted if n not in index]
-            if missing:
-                raise MesynthError(f"head.npz lacks the face units {missing} of AU{code}; rebuild it")
-            if sided:
-                for side in (0, 1):
-                    basis[k, side] += weight * expr[index[wanted[side]]]
-            else:
-                delta = weight * expr[index[name]]
-                basis[k, 0] += delta * left_share
-                basis[k, 1] += delta * (1.0 - left_share)
+def _units(arrays: dict[str, np.ndarray], name: str, unit: float) -> dict[str, np.ndarray]:
+    moves = arrays[name].astype(np.float32) / np.float32(unit)
+    return {str(text): delta for text, delta in zip(arrays[f"{name}_names"], moves, strict=True)}
+
+
+def _complete(found: tuple[np.ndarray, dict[int, tuple[str, ...]]]) -> np.ndarray:
+    basis, missing = found
+    for code, names in missing.items():
+        raise MesynthError(f"head.npz lacks the face units {list(names)} of AU{code}; rebuild it")
     return basis
+
+
+def au_basis(
+    vertices: np.ndarray,
+    units: Mapping[str, np.ndarray],
+    table: Mapping[int, Mapping[str, float]] = AU_UNITS,
+    *,
+    strength: Mapping[str, float] | None = None,
+    ends: tuple[str, str] = ("_L", "_R"),
+) -> tuple[np.ndarray, dict[int, tuple[str, ...]]]:
+    """A table of units laid out for one mesh: (basis [K,2,V,3] float32, axis 1 = (L, R); AU -> the units it lacks).
+
+    vertices [V,3] canonical; units: displacements [V,3] float32 at intensity 1 by name; ``ends`` stand for the ``*`` of
+    the table's two-sided names; strength: extra factors by name without side. A unit without sides where two are asked
+    for is shared between them by a sigmoid in x; two sides where one unit is asked for are added up before that. Rows
+    of AUs that lack a unit, or that the table does not have, are 0.
+    """
+    left = (1.0 / (1.0 + np.exp(-vertices[:, :1] / SIDE_SOFTNESS))).astype(np.float32)
+    basis = np.zeros((len(AU_CODES), 2, *vertices.shape), np.float32)
+    missing: dict[int, tuple[str, ...]] = {}
+    for k, code in enumerate(AU_CODES):
+        absent: list[str] = []
+        for starred, plain in table.get(code, {}).items():
+            name, sided = starred.removesuffix("*"), "*" in starred
+            weight = plain * (strength or {}).get(name, 1.0)
+            wanted = [starred.replace("*", end) if sided else name + end for end in ends]
+            one, other = (units.get(side) for side in wanted)
+            whole = units.get(name)
+            if one is not None and other is not None:
+                if sided:
+                    basis[k, 0] += weight * one
+                    basis[k, 1] += weight * other
+                    continue
+                whole = one + other if whole is None else whole
+            if whole is None:
+                lacking = [side for side, own in zip(wanted, (one, other), strict=True) if own is None]
+                absent += lacking if sided else [name]
+                continue
+            delta = weight * whole
+            basis[k, 0] += delta * left
+            basis[k, 1] += delta * (1.0 - left)
+        if absent:
+            missing[code], basis[k] = tuple(absent), 0.0
+    return basis, missing
 
 
 # ---------------------------------------------------------------- pose

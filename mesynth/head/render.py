@@ -26,6 +26,8 @@ _WIDEST_REST = np.float32(1.02)
 # The source's teeth touch the closed lips of some identities.
 _TEETH_BACK = np.float32(0.05)
 MAX_SIZE = 1024
+MAX_TURN = 40.0
+"""Largest yaw and pitch, degrees: beyond, half of the 68 landmarks lie behind the face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class HeadFlow:
     face: np.ndarray
 
 
-def _check_au(au: np.ndarray, ndim: int) -> np.ndarray:
+def check_au(au: np.ndarray, ndim: int) -> np.ndarray:
     """AU intensities as float32 [...,K,2].
 
     Raises: MesynthError for a wrong shape, NaN, or a value outside [0, 1].
@@ -59,7 +61,7 @@ def _check_au(au: np.ndarray, ndim: int) -> np.ndarray:
     return array
 
 
-def _check_pose(pose: np.ndarray | None, frames: int | None) -> np.ndarray:
+def check_pose(pose: np.ndarray | None, frames: int | None) -> np.ndarray:
     """Pose offsets as float64 [T,6] (or [6] when frames is None); None is no offset.
 
     Raises: MesynthError for a wrong shape, NaN, or an offset no head camera would see.
@@ -76,6 +78,24 @@ def _check_pose(pose: np.ndarray | None, frames: int | None) -> np.ndarray:
     if (np.abs(array) > limit).any():
         raise MesynthError(f"pose {np.abs(array).max():g} is too large; keep angles below 1 rad, shifts below 3 IOD")
     return array
+
+
+def turned(yaw: float, pitch: float) -> np.ndarray:
+    """The pose [6] of a head turned by yaw and pitch (degrees; to image right, down) with its eyes kept in place.
+
+    Raises: MesynthError for more than MAX_TURN.
+
+    >>> turned(0, 0).tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    for name, angle in (("yaw", yaw), ("pitch", pitch)):
+        if not abs(angle) <= MAX_TURN:
+            raise MesynthError(
+                f"{name} {angle:g} is outside -{MAX_TURN:g}..{MAX_TURN:g} degrees; half the face is hidden"
+            )
+    angles = np.radians([yaw, pitch, 0.0])
+    moved = _NECK - rotation(angles) @ _NECK
+    return np.array([angles[0], angles[1], 0.0, -moved[0], moved[1], 0.0]) + 0.0
 
 
 class Subject:
@@ -144,8 +164,8 @@ class Subject:
 
         Raises: MesynthError for wrong shapes or values.
         """
-        weights = _check_au(au, 3)
-        placements = self._placements(_check_pose(pose, len(weights)))
+        weights = check_au(au, 3)
+        placements = self._placements(check_pose(pose, len(weights)))
         from mesynth.head.shade import render_frames
 
         keys = np.zeros(len(weights), np.uint64)
@@ -171,7 +191,7 @@ class Subject:
         """
         from mesynth.head.raster import exact_flow
 
-        screens = [self._screen(_check_au(a, 2), _check_pose(p, None)) for a, p in ((au0, pose0), (au1, pose1))]
+        screens = [self._screen(check_au(a, 2), check_pose(p, None)) for a, p in ((au0, pose0), (au1, pose1))]
         uv, visible, face = exact_flow(self._scene, screens[0], screens[1], self.size, self.supersample)
         return HeadFlow(uv, visible, face)
 
@@ -180,8 +200,8 @@ class Subject:
 
         au [K,2], None = neutral; pose [6], None = resting. Raises: MesynthError for wrong shapes or values.
         """
-        intensities = np.zeros((len(AU_CODES), 2), np.float32) if au is None else _check_au(au, 2)
-        screen = self._screen(intensities, _check_pose(pose, None))
+        intensities = np.zeros((len(AU_CODES), 2), np.float32) if au is None else check_au(au, 2)
+        screen = self._screen(intensities, check_pose(pose, None))
         return np.asarray(screen[self._model.landmarks, :2] / self.supersample - 0.5, np.float32)
 
     def _screen(self, au: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -265,7 +285,7 @@ def _build_scene(
     height = canvas.height_field(model, rest)
     occlusion = canvas.mend_outline(canvas.cavity_occlusion(height), height)
     shadow = canvas.mend_outline(canvas.cast_shadow(height, turn.T @ key), height)
-    texture = _pack_texture(paint.colour, occlusion, paint.strand, paint.gloss, shadow, paint.relief)
+    texture = pack_texture(paint.colour, occlusion, paint.strand, paint.gloss, shadow, paint.relief)
 
     appearance = np.zeros(11, np.float32)
     appearance[fields.EXPOSURE], appearance[fields.KEY], appearance[fields.FILL] = light.exposure, light.key, light.fill
@@ -319,7 +339,7 @@ def _build_scene(
     return scene, fold_matrix(strength), lid_reach(model, face)
 
 
-def _pack_texture(
+def pack_texture(
     colour: np.ndarray, occlusion: np.ndarray, strand: np.ndarray, gloss: np.ndarray, shadow: np.ndarray,
     relief: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
@@ -348,7 +368,7 @@ def _vertex_attributes(model: HeadModel, face: np.ndarray, eyes: np.ndarray, hai
         out[eye, fields.EYE_U] = local[:, 0] - (-0.10 if side == 0 else 0.10)
         out[eye, fields.EYE_V] = local[:, 1] + 0.20
     skin = np.unique(model.faces[model.part == SKIN])
-    out[skin, fields.FACE] = _face_region(model)[skin]
+    out[skin, fields.FACE] = face_region(model)[skin]
     x, y = np.abs(model.vertices[:, 0]), model.vertices[:, 1]
     out[skin, fields.CLOTH] = (np.maximum(x - 0.78, 0.0) - y - 2.02)[skin]
     lips_front = float(face[model.landmarks[60:68], 2].mean())
@@ -360,7 +380,7 @@ def _vertex_attributes(model: HeadModel, face: np.ndarray, eyes: np.ndarray, hai
     return out
 
 
-def _face_region(model: HeadModel) -> np.ndarray:
+def face_region(model: HeadModel) -> np.ndarray:
     """Field [V] float32, above 0 inside the face: jaw line to forehead, without hair, ears and neck."""
     u, v = model.uv.T.astype(np.float64)
     below = v - 0.3
