@@ -84,6 +84,8 @@ def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarr
 
 _INNER = slice(17, 68)
 """Landmarks of brows, nose, eyes and mouth: those of the jaw slide along the outline of a turned head."""
+_LIDS = (((43, 44), (47, 46)), ((37, 38), (41, 40)))
+"""Landmarks of the upper and the lower lid, of the subject's left and right eye."""
 _YAW_DOUBT, _PITCH_DOUBT = np.radians(3.0), np.radians(8.0)
 """How large an angle a frontal face of another shape than the mean may seem to have."""
 
@@ -111,6 +113,26 @@ def head_turn(landmarks: np.ndarray) -> np.ndarray:
     yaw, pitch = (a**3 / (a**2 + doubt**2) for a, doubt in ((yaw, _YAW_DOUBT), (pitch, _PITCH_DOUBT)))
     turned = sizes.mean() * rotation(np.array([yaw, pitch, roll]))[:2]
     return np.asarray(turned * np.array([[1.0], [-1.0]]) * np.array([1.0, -1.0, 1.0]), np.float32)
+
+
+def lid_travel(landmarks: np.ndarray) -> np.ndarray:
+    """[2] (left, right): how far a closing lid travels on a face with landmarks [68,2], over that of the mean head: the
+    ratio of the eyes' openings. Lids that are half closed have half the way left.
+
+    >>> model = HeadModel.load()
+    >>> np.allclose(lid_travel(model.uv[model.landmarks]), 1, atol=1e-4)
+    True
+    """
+
+    def openings(points: np.ndarray) -> np.ndarray:
+        iod = eye_frame(points)[2]
+        return np.array(
+            [np.linalg.norm(points[list(up)].mean(0) - points[list(low)].mean(0)) for up, low in _LIDS]
+        ) / iod  # fmt: skip
+
+    model = HeadModel.load()
+    mean = openings(model.uv[model.landmarks].astype(np.float64))
+    return np.asarray(np.clip(openings(np.asarray(landmarks, np.float64)) / mean, 0, 1.5), np.float32)
 
 
 def _interpolate(coarse: np.ndarray, n: int, axis: int, step: int) -> np.ndarray:
@@ -211,10 +233,14 @@ class MotionPrior:
         self._table: FieldTable | None = None
         if name == MEAN:
             self._table, self._turn = mean_table(), head_turn(face.landmarks)
+            self._lids = lid_travel(face.landmarks)
 
     def _canonical(self, uv: np.ndarray, cells: list[tuple[int, int]]) -> np.ndarray:
         """[A,H,W,2] IOD units: the fields as the levelled picture shows them."""
-        return basis(uv, cells) if self._table is None else self._table.read(uv, cells) @ self._turn.T
+        if self._table is None:
+            return basis(uv, cells)
+        reach = [self._lids[side] if facs.AU_CODES[k] in (43, 45) else 1.0 for k, side in cells]
+        return self._table.read(uv, cells) @ self._turn.T * np.array(reach, np.float32)[:, None, None, None]
 
     def _in_pixels(self, fields: np.ndarray) -> np.ndarray:
         """Canonical displacements [...,2] -> pixels along the picture's axes."""
