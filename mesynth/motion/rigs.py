@@ -23,8 +23,8 @@ from mesynth.motion.fields import au_field, face_gate
 
 _SHARE = 0.85
 """Of the mean that is expected of a rig which is not in it. Each known rig regressed on the mean of the others: face
-units .87, bumps .72, expression units .30; the mean of three says more than that of two. On a head of another make .8, .9
-and 1 have the same error."""
+units .87, bumps .72, expression units .30; the mean of three says more than that of two. On a head of another make
+.8, .9 and 1 have the same error."""
 K = len(facs.AU_CODES)
 RIGS: dict[str, float] = {"face units": 1.0, "expression units": 0.5, "bumps": 1.0}
 """Weight of each rig in the mean. The expression units are the coarsest: their cosine with the others is lowest."""

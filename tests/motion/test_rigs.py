@@ -148,7 +148,7 @@ def test_the_landmark_mean_is_nearer_to_a_rendered_person_than_the_prior() -> No
         for name, found in errors.items():
             field = 0.5 * MotionPrior(face, name).fields([(ROW[code], 0), (ROW[code], 1)]).sum(0)
             found.append(float(np.linalg.norm(field - truth.uv.transpose(1, 2, 0), axis=-1)[truth.face].mean()))
-    assert np.mean(errors[MEAN]) < 0.8 * np.mean(errors[NAME])
+    assert np.mean(errors[MEAN]) < 0.9 * np.mean(errors[NAME])
 
 
 def test_intensity_zero_gives_the_picture_back() -> None:
