@@ -173,7 +173,7 @@ def _meet(
     if not all(ref.is_file() for _, ref in files):
         everybody = (person_of(config, seed, head) for seed in config.seeds)
         means = MeanFlows.of(everybody, targets, config.size, tick)
-        home = home_mean([r for r in targets if r.likened], config.size)
+        home = home_mean(tuple(r for r in targets if r.likened), config.size)
     done = len(files)
     for seed, (own, ref) in zip(config.seeds, files, strict=True):
         person = None if all(f.is_file() for f in (*own, ref)) else person_of(config, seed, head)
