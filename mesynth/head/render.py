@@ -102,23 +102,34 @@ class Subject:
     """One synthetic person.
 
     seed: a non-negative int, the whole identity; size: output side in pixels (16..1024); supersample: samples per
-    pixel and axis (1..4); frontal: no resting head pose.
+    pixel and axis (1..4); frontal: no resting head pose; basis: how the vertices move, [K,2,V,3] as HeadModel.au_basis
+    (None: that).
 
     Raises: MesynthError for values outside these ranges.
     """
 
-    def __init__(self, seed: int, size: int = 128, supersample: int = 2, frontal: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        size: int = 128,
+        supersample: int = 2,
+        frontal: bool = False,
+        basis: np.ndarray | None = None,
+    ) -> None:
         if seed < 0 or int(seed) != seed:
             raise MesynthError(f"seed {seed} is not a non-negative int; identities are numbered from 0")
         if not 16 <= size <= MAX_SIZE:
             raise MesynthError(f"size {size} is outside 16..{MAX_SIZE} pixels")
         if not 1 <= supersample <= 4:
             raise MesynthError(f"supersample {supersample} is outside 1..4; 2 is the default")
+        model = HeadModel.load()
+        if basis is not None and (basis.shape != model.au_basis.shape or not np.isfinite(basis).all()):
+            raise MesynthError(f"basis has shape {basis.shape}; give finite {model.au_basis.shape} in IOD")
         self.seed, self.size, self.supersample = int(seed), int(size), int(supersample)
-        self._model = HeadModel.load()
+        self._model = model
         self._identity = sample_identity(self._model, self.seed, frontal)
         self._scene, self._folds, self._lid_reach = _build_scene(
-            self._model, self._identity, self.size * self.supersample
+            self._model, self._identity, self.size * self.supersample, model.au_basis if basis is None else basis
         )
 
     @property
@@ -245,7 +256,9 @@ def placements(camera: Camera, pose: np.ndarray) -> np.ndarray:
     return out
 
 
-def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene, np.ndarray, np.ndarray]:
+def _build_scene(
+    model: HeadModel, identity: Identity, side: int, basis: np.ndarray
+) -> tuple[Scene, np.ndarray, np.ndarray]:
     """Arrays for the kernels, the fold matrix [K,M] and the lid reach [2] of one identity.
 
     side: image side in samples. Everything that frames of a clip share is computed here, once.
@@ -302,7 +315,7 @@ def _build_scene(model: HeadModel, identity: Identity, side: int) -> tuple[Scene
     f = camera.iod_fraction * side * camera.distance
     scene = fields.Scene(
         rest=rest,
-        basis=np.ascontiguousarray(model.au_basis.reshape(-1, *face.shape)),
+        basis=np.ascontiguousarray(basis.reshape(-1, *face.shape), np.float32),
         faces=faces,
         part=part,
         attributes=attributes,

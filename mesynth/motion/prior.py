@@ -63,26 +63,29 @@ def eye_frame(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return (left_in_image + right_in_image) / 2, np.array([[c, -s], [s, c]]), iod
 
 
-def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarray) -> FaceMap:
+def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarray, step: int = _GRID_STEP) -> FaceMap:
     """Thin-plate map from image landmarks [68,2] (pixels) to ``canonical`` landmarks [68,2] (IOD units).
 
-    Smoothing is 0.01 IOD: landmark jitter must not fold the face.
+    Smoothing is 0.01 IOD: landmark jitter must not fold the face. ``step``: pixels between the points at which the
+    spline is evaluated; in between it is interpolated.
     """
     centre, rotation, iod = eye_frame(landmarks.astype(np.float64))
     sources = np.vstack([landmarks, _ANCHORS @ (rotation.T * iod) + centre])
     spline = RBFInterpolator(
         sources, np.vstack([canonical, _ANCHORS]), kernel="thin_plate_spline", smoothing=0.01 * iod
     )
-    gy = np.arange(0, height + _GRID_STEP, _GRID_STEP)
-    gx = np.arange(0, width + _GRID_STEP, _GRID_STEP)
+    gy = np.arange(0, height + step, step)
+    gx = np.arange(0, width + step, step)
     nodes = np.stack(np.meshgrid(gx, gy), -1).reshape(-1, 2).astype(np.float64)
     coarse = spline(nodes).reshape(len(gy), len(gx), 2)
-    uv = _interpolate(_interpolate(coarse, height, 0), width, 1)
+    uv = _interpolate(_interpolate(coarse, height, 0, step), width, 1, step)
     return FaceMap(uv.astype(np.float32), rotation.astype(np.float32), iod)
 
 
 _INNER = slice(17, 68)
 """Landmarks of brows, nose, eyes and mouth: those of the jaw slide along the outline of a turned head."""
+_LIDS = (((43, 44), (47, 46)), ((37, 38), (41, 40)))
+"""Landmarks of the upper and the lower lid, of the subject's left and right eye."""
 _YAW_DOUBT, _PITCH_DOUBT = np.radians(3.0), np.radians(8.0)
 """How large an angle a frontal face of another shape than the mean may seem to have."""
 
@@ -112,8 +115,28 @@ def head_turn(landmarks: np.ndarray) -> np.ndarray:
     return np.asarray(turned * np.array([[1.0], [-1.0]]) * np.array([1.0, -1.0, 1.0]), np.float32)
 
 
-def _interpolate(coarse: np.ndarray, n: int, axis: int) -> np.ndarray:
-    position = np.arange(n) / _GRID_STEP
+def lid_travel(landmarks: np.ndarray) -> np.ndarray:
+    """[2] (left, right): how far a closing lid travels on a face with landmarks [68,2], over that of the mean head: the
+    ratio of the eyes' openings. Lids that are half closed have half the way left.
+
+    >>> model = HeadModel.load()
+    >>> np.allclose(lid_travel(model.uv[model.landmarks]), 1, atol=1e-4)
+    True
+    """
+
+    def openings(points: np.ndarray) -> np.ndarray:
+        iod = eye_frame(points)[2]
+        return np.array(
+            [np.linalg.norm(points[list(up)].mean(0) - points[list(low)].mean(0)) for up, low in _LIDS]
+        ) / iod  # fmt: skip
+
+    model = HeadModel.load()
+    mean = openings(model.uv[model.landmarks].astype(np.float64))
+    return np.asarray(np.clip(openings(np.asarray(landmarks, np.float64)) / mean, 0, 1.5), np.float32)
+
+
+def _interpolate(coarse: np.ndarray, n: int, axis: int, step: int) -> np.ndarray:
+    position = np.arange(n) / step
     low = position.astype(int)
     shape = [1, 1, 1]
     shape[axis] = n
@@ -210,10 +233,14 @@ class MotionPrior:
         self._table: FieldTable | None = None
         if name == MEAN:
             self._table, self._turn = mean_table(), head_turn(face.landmarks)
+            self._lids = lid_travel(face.landmarks)
 
     def _canonical(self, uv: np.ndarray, cells: list[tuple[int, int]]) -> np.ndarray:
         """[A,H,W,2] IOD units: the fields as the levelled picture shows them."""
-        return basis(uv, cells) if self._table is None else self._table.read(uv, cells) @ self._turn.T
+        if self._table is None:
+            return basis(uv, cells)
+        reach = [self._lids[side] if facs.AU_CODES[k] in (43, 45) else 1.0 for k, side in cells]
+        return self._table.read(uv, cells) @ self._turn.T * np.array(reach, np.float32)[:, None, None, None]
 
     def _in_pixels(self, fields: np.ndarray) -> np.ndarray:
         """Canonical displacements [...,2] -> pixels along the picture's axes."""

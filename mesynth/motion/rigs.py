@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from mesynth.core import facs
 from mesynth.head.model import EXPRESSION_UNITS, SKIN, HeadModel
 from mesynth.head.raster import barycentric, rasterize
 from mesynth.motion.fields import au_field, face_gate
 
+_SHARE = 0.85
+"""Of the mean that is expected of a rig which is not in it. Each known rig regressed on the mean of the others: face
+units .87, bumps .72, expression units .30; the mean of three says more than that of two. On a head of another make
+.8, .9 and 1 have the same error."""
 K = len(facs.AU_CODES)
 RIGS: dict[str, float] = {"face units": 1.0, "expression units": 0.5, "bumps": 1.0}
 """Weight of each rig in the mean. The expression units are the coarsest: their cosine with the others is lowest."""
@@ -28,6 +32,9 @@ BOX = ((-1.7, 1.7), (-1.3, 2.1))
 """u and v range of the table, IOD."""
 SIDE = 129
 """Points of the table along either axis."""
+_SOFT = 1.5
+"""Standard deviation of the mean's blur, points: lips and lids of a mesh meet in a line, at which a picture folds. A
+blur of .04 IOD leaves 1 of 126 fields folded at .5 on a head of another make in place of 12, at the same error."""
 
 
 def rig_basis(name: str) -> np.ndarray:
@@ -68,6 +75,63 @@ def has_rigs() -> np.ndarray:
     """[R,K] bool: whether a rig of :data:`RIGS` knows an AU."""
     units = np.array([code in EXPRESSION_UNITS for code in facs.AU_CODES])
     return np.stack([units if name == "expression units" else np.ones(K, np.bool_) for name in RIGS])
+
+
+# ---------------------------------------------------------------- rigs of single people
+
+
+_CONCENTRATION = 1.5
+"""Of the Dirichlet distribution that a person's mixture of the rigs is drawn from: mostly one or two of them count."""
+_GAIN, _SIDE_GAIN = 0.25, 0.1
+"""Standard deviation of the log of how strong an AU is, and of the difference between its sides."""
+_TURN, _EXTENT = np.radians(12.0), 0.25
+"""Standard deviations of smooth maps over the face: direction of pull, and log of its strength from place to place."""
+_TOGETHER = 0.25
+"""Share of AUs that bring another one along, by a tenth to a third."""
+_KNOTS = 4
+_NO_BUMPS = (25, 26, 27, 28, 43, 45)
+"""AUs that part what touches: bumps are smooth across lips and lids."""
+
+
+def draw_rig(rng: np.random.Generator) -> np.ndarray:
+    """[K,2,V,3] float32: how one person's muscles pull the head's vertices, drawn around the known rigs.
+
+    Per AU: a mixture of the rigs that know it, how strong it is, on either side, its direction and strength from place
+    to place, and now and then another AU that comes along. Spreads are judgement.
+    """
+    model = HeadModel.load()
+    has = has_rigs()
+    has[list(RIGS).index("bumps"), [facs.AU_INDEX[code] for code in _NO_BUMPS]] = False
+    weights = np.array(list(RIGS.values()))[:, None] * has
+    drawn = rng.gamma(np.maximum(_CONCENTRATION * weights, 1e-9)) * has
+    drawn /= drawn.sum(0)
+    out = np.zeros((K, 2, *model.vertices.shape), np.float32)
+    for i, name in enumerate(RIGS):
+        out += drawn[i].astype(np.float32)[:, None, None, None] * rig_basis(name)
+    gains = np.exp(_GAIN * rng.standard_normal((K, 1)) + _SIDE_GAIN * rng.standard_normal((K, 2)))
+    midline = [facs.AU_INDEX[code] for code in facs.MIDLINE]
+    gains[midline] = gains[midline].mean(1, keepdims=True)
+    out *= gains.astype(np.float32)[:, :, None, None]
+    bends = _smooth(model.uv, rng, 2 * K).reshape(K, 2, -1)
+    angle = _TURN * bends[:, 0]
+    strength = np.exp(_EXTENT * bends[:, 1])
+    cos, sin = (strength * f(angle) for f in (np.cos, np.sin))
+    x, y = out[..., 0].copy(), out[..., 1].copy()
+    out[..., 0], out[..., 1] = cos[:, None] * x - sin[:, None] * y, sin[:, None] * x + cos[:, None] * y
+    out[..., 2] *= strength[:, None]
+    along, other, share = rng.random(K) < _TOGETHER, rng.integers(1, K, K), rng.uniform(0.1, 1 / 3, K)
+    alone = out.copy()
+    for k in np.flatnonzero(along):
+        out[k] += np.float32(share[k]) * alone[(k + other[k]) % K]
+    return out
+
+
+def _smooth(uv: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
+    """[n,V] float32 smooth random maps over the face, alike on both sides, of unit variance at the knots."""
+    u, v = (np.clip((uv[:, i] - low) / (high - low), 0, 1) for i, (low, high) in enumerate(BOX))
+    at = np.stack([v, np.abs(2 * u - 1)]) * (_KNOTS - 1)
+    grids = rng.standard_normal((n, _KNOTS, _KNOTS))
+    return np.stack([map_coordinates(grid, at, order=1, mode="nearest") for grid in grids]).astype(np.float32)
 
 
 # ---------------------------------------------------------------- tables over the face
@@ -131,8 +195,10 @@ def table_of(basis: np.ndarray) -> FieldTable:
 
 @lru_cache(maxsize=1)
 def mean_table() -> FieldTable:
-    """The rigs' mean, weighted as :data:`RIGS` says, over those that know an AU."""
+    """The rigs' mean, weighted as :data:`RIGS` says, over those that know an AU, as far as it says something of a rig
+    that it does not know."""
     has = has_rigs() * np.array(list(RIGS.values()))[:, None]
     share = (has / has.sum(0)).astype(np.float32)
     mean = sum(share[i][:, None, None, None] * rig_basis(name) for i, name in enumerate(RIGS))
-    return table_of(np.asarray(mean, np.float32))
+    sharp = table_of(np.asarray(mean, np.float32)).fields
+    return FieldTable(np.float32(_SHARE) * gaussian_filter(sharp, (0, 0, _SOFT, _SOFT, 0)))

@@ -24,27 +24,11 @@ from mesynth.core.errors import ConfigError, ManifestError, MesynthError
 from mesynth.core.facs import AU_CODES, mirrored
 from mesynth.core.seeds import derived, stream
 from mesynth.core.types import AUVector, Clip, Flow, Sample
+from mesynth.preprocess.align import MIRROR
 from mesynth.preprocess.interpolate import Marks, SubsampleConfig, draw_subsample
 from mesynth.store.manifest import Manifest, Row, framing_meta
 from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
 from mesynth.store.stage import Produced, Progress, run_stage
-
-_MIRRORED_RUNS = ((0, 17), (17, 27), (31, 36), (48, 55), (55, 60), (60, 65), (65, 68))
-_MIRRORED_EYES = {36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46}
-
-
-def _mirror_order() -> np.ndarray:
-    order = np.arange(68)
-    for first, end in _MIRRORED_RUNS:
-        order[first:end] = order[first:end][::-1]
-    for right, left in _MIRRORED_EYES.items():
-        order[[right, left]] = left, right
-    return order
-
-
-IBUG_MIRROR: np.ndarray = _mirror_order()
-"""[68]: the landmark of a mirrored face that takes each place in iBUG order; its own inverse."""
-IBUG_MIRROR.flags.writeable = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +141,7 @@ class Transform:
             raise MesynthError(f"landmarks have shape {points.shape}; expected [...,68,2] in iBUG order")
         matrix = self.matrix(height, width)
         moved = (points.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(points.dtype)
-        return moved[..., IBUG_MIRROR, :] if self.flip else moved
+        return moved[..., MIRROR, :] if self.flip else moved
 
     def aus(self, aus: AUVector) -> AUVector:
         """The AUs of the transformed face: left and right change places where it is mirrored."""

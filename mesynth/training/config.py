@@ -138,6 +138,13 @@ class AdamConfig:
         check_adam(self)
 
 
+_LATER: dict[str, dict[str, object]] = {
+    "data": {"yaw": 0.0, "rigs": 0.0, "expressive": 0.0, "landmark_noise": 0.0},
+    "model": {"face": False},
+}
+"""Keys that recipes did not have at first, as they were then: runs of before keep their hash."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A resolved recipe. ``config`` is the task's, ``data`` the pairs'."""
@@ -163,6 +170,10 @@ class Recipe:
         plain = self.plain()
         for key in _EXECUTION:
             plain["run"].pop(key, None)
+        for section, defaults in _LATER.items():
+            for key, value in defaults.items():
+                if plain.get(section, {}).get(key) == value:
+                    plain[section].pop(key)
         plain = by_former_names(_without_paths(plain), _former(self.task))
         if (teacher := plain.get("distil", {}).get("teacher")) in shipped_models():
             # Recipes named its folder before they could name the model: runs of before keep their hash.

@@ -116,6 +116,7 @@ def random_batch(n: int, size: int) -> Batch:
         has_flow=torch.ones(n, dtype=torch.bool),
         aus=uniform(len(AU_CODES), 2),
         known=torch.ones(n, len(AU_CODES), 2, dtype=torch.bool),
+        landmarks=torch.full((n, 68, 2), torch.nan),
         label=torch.arange(n) % 3,
         seeds=np.arange(n, dtype=np.int64),
     )

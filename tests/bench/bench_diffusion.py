@@ -27,7 +27,7 @@ STEPS = 25
 WIDTHS = {"usual size": (128, 128, 256, 256, 512), "small": (32, 32, 64, 64, 128)}
 """Channels from 128 px down; the first are those of Ho et al., "Denoising diffusion probabilistic models", 2020, at a
 level less than for their 256 px."""
-MODELS = ("motion_gan", "motion_gan_128", "motion_diffusion@steps=8", "motion_diffusion@steps=4")
+MODELS = ("landmark-mean", "motion_gan", "motion_diffusion@steps=8", "motion_diffusion@steps=4")
 
 
 def baseline(widths: tuple[int, ...]) -> Any:

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from mesynth.core import facs
+from mesynth.core.errors import MesynthError
 from mesynth.generators.formation import MAX_RESIDUAL, form
 from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.head.model import HeadModel
 from mesynth.motion.fields import basis
-from mesynth.motion.prior import face_map
+from mesynth.motion.prior import MEAN, Face, MotionPrior, face_map
 from mesynth.preprocess.align import SimilarityCrop
 from tests.generators.saved import SIZE, lively
 
@@ -93,6 +94,49 @@ def test_untrained_it_is_the_motion_prior_of_the_mean_face() -> None:
             assert off.mean() < 0.06 * np.linalg.norm(prior, axis=-1).max(), code
 
 
+def canonical_landmarks(size: int = 64, turn: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    """[1,68,2]: the mean head in its crop, turned in the picture and scaled by factors of its own."""
+    points = HeadModel.load().uv[HeadModel.load().landmarks].astype(np.float64)
+    points = points * [1, scale]
+    crop = SimilarityCrop.from_landmarks((100 * points + 200).astype(np.float32), size)
+    placed = crop.points(100 * points + 200)
+    cos, sin = np.cos(turn), np.sin(turn)
+    middle = size / 2
+    return torch.from_numpy(((placed - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle).astype(np.float32))[None]
+
+
+def test_untrained_on_the_face_it_is_the_landmark_mean() -> None:
+    """Of any face: longer than the mean, or leaning in its crop."""
+    network = MotionGenerator(size=64, width=8, template=128, face=True, max_flow=0.2)
+    for options in ({}, {"scale": 1.15}, {"turn": 0.2}):
+        landmarks = canonical_landmarks(**options)
+        mean = MotionPrior(Face(np.zeros((64, 64, 3), np.uint8), landmarks[0].numpy()), MEAN)
+        for code in (1, 4, 12, 15):
+            expected = 0.2 * mean.fields([(facs.AU_INDEX[code], 0), (facs.AU_INDEX[code], 1)]).sum(0)
+            made = network(onsets(1, 64), asked(**{f"B{code}": 0.2}), None, None, landmarks).flow[0]
+            off = np.linalg.norm(made.permute(1, 2, 0).detach().numpy() - expected, axis=-1)
+            assert off.mean() < 0.05 * np.linalg.norm(expected, axis=-1).max(), (code, options)
+
+
+def test_fields_move_with_the_face_and_not_with_the_crop() -> None:
+    network = MotionGenerator(size=64, width=8, template=48, face=True, max_flow=0.2)
+    landmarks, onset = canonical_landmarks(), onsets(1, 64)
+    moved = landmarks + torch.tensor([4.0, -2.0])
+    here, there = (network(onset, asked(B12=0.5), None, None, at).flow for at in (landmarks, moved))
+    assert float(here.detach().abs().max()) > 1
+    assert torch.allclose(there[..., :-2, 4:], here[..., 2:, :-4], atol=0.1)
+    # Of a face without landmarks the crop says where it lies.
+    unknown = network(onset, asked(B12=0.5), None, None, torch.full_like(landmarks, torch.nan)).flow
+    assert torch.equal(unknown, network(onset, asked(B12=0.5)).flow)
+    assert torch.allclose(unknown, here, atol=0.1)
+
+
+def test_landmarks_that_are_no_face_are_named() -> None:
+    network = MotionGenerator(size=SIZE, width=8, template=24, face=True)
+    with pytest.raises(MesynthError, match="eye centres are"):
+        network(onsets(1), asked(B12=0.5), None, None, torch.zeros(1, 68, 2))
+
+
 def test_an_item_does_not_depend_on_its_batch() -> None:
     network, onset = lively(), onsets(3)
     aus = torch.rand(3, K, 2, generator=torch.Generator().manual_seed(2))
@@ -109,7 +153,15 @@ def test_noise_changes_the_motion_where_there_is_noise() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"template": 0}, {"correction": False}, {"blocks": 3}, {"residual": False}, {"size": 128, "width": 4}]
+    "options",
+    [
+        {"template": 0},
+        {"correction": False},
+        {"blocks": 3},
+        {"residual": False},
+        {"size": 128, "width": 4},
+        {"face": True},
+    ],
 )
 def test_every_option_makes_a_motion_and_learns(options: dict[str, int]) -> None:
     network = MotionGenerator(**{"size": SIZE, "width": 8, **options})

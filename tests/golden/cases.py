@@ -49,7 +49,7 @@ CASES["until-accepted"] = (
 FLOWS = "mesynth generate --kind flow --emotion negative,positive,surprise --count 6 --workers 1 --json --out {out}/c"
 CASES["flow-prior"] = FLOWS
 CASES["flow-gan"] = FLOWS + " --model flow_gan"
-for _name in ("motion-prior", "motion_gan", "motion_gan_128", "au_icgan", "motion_diffusion", "motion_diffusion_fast"):
+for _name in ("motion-prior", "landmark-mean", "motion_gan", "motion_diffusion", "motion_diffusion_fast"):
     CASES[f"generate-{_name}"] = (
         f"mesynth generate --plan {{plan-sweep}}/plan --model {_name} --preview 0 --workers 1 --json --out {{out}}/c"
     )

@@ -11,7 +11,8 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.facs import parse_request
 from mesynth.core.types import Clip, Flow, Sample
 from mesynth.head import Subject
-from mesynth.preprocess.augment import IBUG_MIRROR, AugmentConfig, Transform, draw
+from mesynth.preprocess.align import MIRROR
+from mesynth.preprocess.augment import AugmentConfig, Transform, draw
 from mesynth.preprocess.flow import estimate_flow
 from tests.preprocess.textures import SIDE, end_point_error, smooth_field, texture, warped_pair
 
@@ -73,7 +74,7 @@ def test_landmarks_and_frames_move_alike(transform):
     moved = transform.landmarks(points, SIDE, SIDE)
     for i in (0, 30, 36, 48):
         x, y = grid(SIDE, SIDE)
-        source = IBUG_MIRROR[i] if transform.flip else i
+        source = MIRROR[i] if transform.flip else i
         blob = 250 * np.exp(-((x - points[source, 0]) ** 2 + (y - points[source, 1]) ** 2) / 18)
         picture = np.repeat(np.round(blob).astype(np.uint8)[None, :, :, None], 3, -1)
         out = transform.frames(picture)[0, :, :, 0].astype(np.float64)
@@ -115,8 +116,8 @@ def test_mirrored_landmarks_are_those_of_a_mirrored_face():
     mirrored = Transform(flip=True).landmarks(points, 128, 128)
     offset = mirrored.mean(0) - points.mean(0)
     assert np.abs(mirrored - offset - points).max() < 2.0
-    assert sorted(IBUG_MIRROR) == list(range(68))
-    assert np.array_equal(IBUG_MIRROR[IBUG_MIRROR], np.arange(68))
+    assert sorted(MIRROR) == list(range(68))
+    assert np.array_equal(MIRROR[MIRROR], np.arange(68))
 
 
 def test_photometric_changes_leave_the_flow_alone():

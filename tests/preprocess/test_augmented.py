@@ -13,7 +13,8 @@ from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import stream
 from mesynth.core.types import AUVector
-from mesynth.preprocess.augment import IBUG_MIRROR, AugmentConfig, CopiesConfig, _Copier, _Copies, augment
+from mesynth.preprocess.align import MIRROR
+from mesynth.preprocess.augment import AugmentConfig, CopiesConfig, _Copier, _Copies, augment
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
 from mesynth.store.stage import Produced, read_notes, run_stage
@@ -78,7 +79,7 @@ def test_a_mirrored_copy(prepared: Manifest, tmp_path: Path) -> None:
     assert (one.au_text, two.au_text) == ("L5B+R5C", "R5B+L5C")
     present = np.array(two.au_present).reshape(-1, 2)
     assert np.array_equal(present, np.array(one.au_present).reshape(-1, 2)[:, ::-1])
-    points = read_landmarks(prepared.root, one)[IBUG_MIRROR]
+    points = read_landmarks(prepared.root, one)[MIRROR]
     assert read_landmarks(made.root, two) == pytest.approx(np.column_stack([SIZE - 1 - points[:, 0], points[:, 1]]))
 
 

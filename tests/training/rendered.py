@@ -87,6 +87,7 @@ def batch_of(columns: dict[str, np.ndarray]) -> Batch:
         has_flow=torch.ones(n, dtype=torch.bool),
         aus=torch.from_numpy(columns["aus"]),
         known=torch.ones(n, K, 2, dtype=torch.bool),
+        landmarks=torch.full((n, 68, 2), torch.nan),
         label=torch.full((n,), -1),
         seeds=columns["seeds"],
     )

@@ -153,6 +153,38 @@ def test_mirrored_pairs_are_mirrored_whole(folder: Path, cache: Path) -> None:
     assert (both.seeds == straight.seeds).all()
 
 
+def test_landmarks_follow_their_picture(tmp_path: Path, cache: Path) -> None:
+    """Mirrored with the pair, as its mirror image's landmarks; errors are drawn by pair, in eye distances."""
+    from mesynth.preprocess.align import MIRROR, eye_centres
+
+    points = np.random.default_rng(4).uniform(4, 28, (68, 2)).astype(np.float32)
+    points[36:42], points[42:48] = [8, 10], [24, 10]
+    jobs = [Job("a/1", i, made={"landmarks": points}) for i in range(30)]
+    small_manifest.write(tmp_path / "clips", jobs)
+    straight, both, noisy = (
+        plain(tmp_path / "clips", cache, **options).batch(np.arange(90))
+        for options in ({}, {"flip": True}, {"landmark_noise": 0.02})
+    )
+    assert np.allclose(straight.landmarks, points)
+    turned = (points * [-1, 1] + [SIZE - 1, 0])[MIRROR]
+    mirrored = np.array([picture(a) != picture(b) for a, b in zip(straight.onset, both.onset, strict=True)])
+    assert 20 < mirrored.sum() < 70
+    assert np.allclose(both.landmarks[torch.from_numpy(mirrored)], turned, atol=1e-4)
+    assert eye_centres(turned)[0, 0] < eye_centres(turned)[1, 0]  # image left is still first
+    error = (noisy.landmarks.numpy() - points) / 16
+    assert error.std() == pytest.approx(0.02, rel=0.05)
+    assert abs(error.mean()) < 0.002
+    again = plain(tmp_path / "clips", cache, landmark_noise=0.02).batch(np.arange(45, 60))
+    assert (again.landmarks == noisy.landmarks[45:60]).all()
+
+
+def test_reduced_landmarks_lie_on_the_same_places(tmp_path: Path, cache: Path) -> None:
+    points = np.tile(np.array([[15.5, 7.5]], np.float32), (68, 1))  # the middle of the picture's width
+    small_manifest.write(tmp_path / "clips", [Job("a/1", 0, made={"landmarks": points})])
+    pack = open_pack(tmp_path / "clips", cache, PackConfig(size=16, frames=2))
+    assert np.allclose(pack.landmarks[0], [7.5, 3.5])
+
+
 def test_a_mirrored_face_moves_as_a_mirrored_request_would() -> None:
     """Column L of a mirrored pair lies where column R lay: the left of the subject is the right of the picture."""
     from mesynth.head import Subject
@@ -346,6 +378,8 @@ def test_an_empty_manifest(tmp_path: Path, cache: Path) -> None:
         ({"manifests": ("x",)}, "manifests has no effect"),
         ({"apex_share": 0.7}, "apex_share has no effect"),
         ({"size": 8}, "size=8"),
+        ({"rigs": 2.0}, "rigs=2 is no share"),
+        ({"landmark_noise": 0.5}, "landmark_noise=0.5 is outside"),
         ({"size": 512}, "size=512 is more than 256"),
         ({"identities": 0}, "identities=0"),
         ({"identities": 100_000}, "leave their range"),

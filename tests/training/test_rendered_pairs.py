@@ -120,6 +120,55 @@ def test_pictures_show_the_aus_of_the_row(tmp_path: Path) -> None:
     assert 2 <= blinks <= 10
 
 
+def test_people_with_rigs_move_in_ways_of_their_own(tmp_path: Path) -> None:
+    """The same faces, AUs and poses; the same picture before, another after. Who has a rig is drawn per person."""
+    shared = {"identities": 4, "per_identity": 3, "size": 32, "still": 1.0}
+    plain, own, some = (
+        render_pairs(tmp_path / str(rigs), RenderConfig(rigs=rigs, **shared)) for rigs in (0.0, 1.0, 0.5)
+    )
+    changed = []
+    for row, other, third in zip(plain, own, some, strict=True):
+        assert np.array_equal(row.aus.intensity, other.aus.intensity)
+        assert (read_frames(plain.root, row)[0] == read_frames(own.root, other)[0]).all()
+        flows = [read_flow(m.root, r) for m, r in ((plain, row), (own, other), (some, third))]
+        if row.aus.intensity.any():
+            assert np.abs(flows[0] - flows[1]).max() > 1e-3
+            changed.append((row.subject, bool(np.abs(flows[0] - flows[2]).max() > 1e-3)))
+    drawn = {subject: {c for s, c in changed if s == subject} for subject, _ in changed}
+    assert all(len(kinds) == 1 for kinds in drawn.values())
+    assert {c for _, c in changed} == {True, False}
+
+
+def test_expressive_onsets_show_aus_and_the_row_says_what_comes_on_top(tmp_path: Path) -> None:
+    config = RenderConfig(identities=1, per_identity=12, size=48, still=1.0, turn=0, jitter=0, blink=0, expressive=1.0)
+    manifest = render_pairs(tmp_path / "out", config)
+    subject = Subject(config.first, size=round(48 * RENDER_SCALE))
+    neutral = subject.landmarks()
+    crop = SimilarityCrop.from_landmarks(neutral, 48)
+    shown = 0
+    for row in manifest:
+        onset = read_frames(manifest.root, row)[0]
+        shown += bool((onset != crop.frames(subject.render(np.zeros((1, *row.aus.intensity.shape), np.float32)))).any())
+        assert row.aus.intensity.min() >= 0
+        assert row.aus.intensity.max() <= 1
+        if not row.aus.intensity.any():
+            assert np.abs(read_flow(manifest.root, row)).max() < 1e-5
+    assert shown == len(manifest)
+
+
+def test_half_of_the_onsets_are_turned(tmp_path: Path) -> None:
+    config = RenderConfig(identities=1, per_identity=24, size=32, still=1.0, turn=0, jitter=0, yaw=35.0)
+    manifest = render_pairs(tmp_path / "out", config)
+    width = []  # of the nose and mouth's place between the eyes: a turned head has them to one side
+    for row in manifest:
+        points = read_landmarks(manifest.root, row)
+        eyes = eye_centres(points)
+        width.append(abs(points[30, 0] - eyes[:, 0].mean()) / np.hypot(*(eyes[1] - eyes[0])))
+    rest = min(width)
+    turned = np.array(width) > rest + 0.03
+    assert 6 <= turned.sum() <= 18
+
+
 def test_static_background_is_known_to_rest(folder: Path) -> None:
     counted = 0
     for row in Manifest.read(folder):
@@ -243,6 +292,9 @@ def test_rows_say_where_pairs_come_from(folder: Path) -> None:
         ({"size": 8}, "size=8"),
         ({"neutral": 0.5, "single": 0.4}, "neutral \\+ single \\+ emotional = 1.1 exceeds 1"),
         ({"still": 1.5}, "still=1.5"),
+        ({"rigs": 1.5}, "rigs=1.5 is no share"),
+        ({"expressive": -0.1}, "expressive=-0.1 is no share"),
+        ({"yaw": 40.0}, "yaw=40 is outside 0..35"),
         ({"head": -1.0}, "head=-1"),
         ({"seed": -1}, "seed=-1"),
     ],

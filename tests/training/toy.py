@@ -166,6 +166,7 @@ class ToyPairs:
             has_flow=torch.ones(n, dtype=torch.bool),
             aus=torch.from_numpy(aus),
             known=torch.ones(n, K, 2, dtype=torch.bool),
+            landmarks=torch.full((n, 68, 2), torch.nan),
             label=torch.zeros(n, dtype=torch.int64),
             seeds=np.array([rng.integers(2**62) for rng in rngs], np.int64),
         )

@@ -33,6 +33,9 @@ class ModelConfig:
     """Its blocks that see the AUs."""
     prior: bool = True
     """Whether the mean model starts from the motion prior."""
+    face: bool = False
+    """Whether it reads fields at the face's own landmarks and starts as the mean of several rigs, as the ``motion_gan``
+    of that setting does; the UNet is then told where on the face it looks."""
     process: str = "edm"
     """"edm", or "v" for v-prediction on a cosine schedule."""
     scale: float = 0.024

@@ -34,7 +34,7 @@ class Conditioning:
     """What rows are conditioned on: everything that does not change while they are sampled."""
 
     picture: torch.Tensor
-    """[B,14,h,h]: the onset, nothing lost, and where each pixel lies (crops are aligned)"""
+    """[B,14,h,h]: the onset, nothing lost, and where each pixel lies, in the crop or on the face"""
     expected: torch.Tensor
     """[B,2,h,h] pixels of the h grid: the motion to be expected, with gradients"""
     mean: torch.Tensor
@@ -69,6 +69,7 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
         expect: int = 12,
         expect_blocks: int = 1,
         prior: bool = True,
+        face: bool = False,
         kind: str = "edm",
         scale: float = 0.024,
         share: float = 0.2,
@@ -89,6 +90,7 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
             template=48 if prior else 0,
             max_flow=max_flow,
             residual=False,
+            face=face,
         )
         self.tokens = AUTokens(dim)
         self.unet = UNet2DConditionModel(
@@ -147,19 +149,25 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
         null: torch.Tensor | None = None,
         seen: Encoded | None = None,
     ) -> Conditioning:
-        """``null`` [B] bool: rows without condition; ``seen``: what the regression saw of the onsets, if it is known.
+        """``null`` [B] bool: rows without condition; ``seen``: what the regression saw of the onsets, if it is known
+        (with ``face``, of their landmarks).
 
         Noise is taken off around the same mean with and without condition: without, the UNet is not told it.
         """
         told = self.tokens(aus, known, null)
-        expected = self.expected(self.regression.encode(onset) if seen is None else seen, aus, known)
+        seen = self.regression.encode(onset) if seen is None else seen
+        expected = self.expected(seen, aus, known)
         mean = self.normalised(expected.detach())
         shown = mean / self.config["whole"]
         if null is not None:
             shown = shown * ~null[:, None, None, None]
         spread = self._spread(mean, known)
-        at = torch.linspace(-1, 1, mean.shape[-1], device=onset.device, dtype=onset.dtype).expand_as(mean[:, 0])
-        picture = torch.cat([F.pixel_unshuffle(2 * onset - 1, 2), at[:, None], at.transpose(1, 2)[:, None]], 1)
+        if self.config["face"]:
+            at = seen.uv.detach()
+        else:
+            across = torch.linspace(-1, 1, mean.shape[-1], device=onset.device, dtype=onset.dtype).expand_as(mean[:, 0])
+            at = torch.stack([across, across.transpose(1, 2)], 1)
+        picture = torch.cat([F.pixel_unshuffle(2 * onset - 1, 2), at], 1)
         return Conditioning(picture, expected, mean, spread, shown, told.tokens, told.pooled)
 
     def _spread(self, mean: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,8 @@ class MotionDiffusion(SampledGenerator):
         aus = torch.from_numpy(np.stack([calibrated(r.aus, self.facts).intensity for r in requests])).to(device)
         known = torch.from_numpy(np.stack([r.aus.mask for r in requests])).to(device)
         noise = [seeds.stream(r.seed, "motion-diffusion").standard_normal((2, h, h), np.float32) for r in requests]
-        seen = self.network.regression.encode(onset)
+        points = torch.from_numpy(np.stack([c.points(r.face.landmarks) for r, c in zip(requests, crops, strict=True)]))
+        seen = self.network.regression.encode(onset, landmarks=points.to(device))
         flow = torch.zeros(len(requests), 2, h, h, device=device)
         # Where nothing is asked nothing moves: no sampler would say so to the bit.
         if any(r.aus.intensity.any() for r in requests):

@@ -88,7 +88,8 @@ class MotionDiffusionTask(Task):
         seen = F.avg_pool2d(batch.valid[:, None].to(flow.dtype), 2)
         seen = weights.occluded + (1 - weights.occluded) * seen
         known, null = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
-        asked = network.condition(batch.onset, batch.aus, known, null)
+        face = network.regression.encode(batch.onset, landmarks=batch.landmarks)
+        asked = network.condition(batch.onset, batch.aus, known, null, face)
         clean = (network.normalised(flow) - asked.mean) / asked.spread
         sigma = process.train_sigma(batch.rand("sigma", 1)[:, 0])
         z = clean + sigma[:, None, None, None] * batch.randn("noise", *clean.shape[1:])
@@ -119,14 +120,16 @@ class MotionDiffusionTask(Task):
         known, _ = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
         with torch.no_grad():
             teacher: Any = self.frozen["teacher"]
+            face = teacher.regression.encode(batch.onset, landmarks=batch.landmarks)
             target = sample_conditioned(
                 teacher,
-                teacher.condition(batch.onset, batch.aus, known),
-                teacher.condition(batch.onset, batch.aus, known, torch.ones_like(batch.has_flow)),
+                teacher.condition(batch.onset, batch.aus, known, None, face),
+                teacher.condition(batch.onset, batch.aus, known, torch.ones_like(batch.has_flow), face),
                 noise,
                 Sampling(steps=distil.steps, guidance=distil.guidance),
             )
-        asked = network.condition(batch.onset, batch.aus, known)
+        own = network.regression.encode(batch.onset, landmarks=batch.landmarks)
+        asked = network.condition(batch.onset, batch.aus, known, None, own)
         out, errors = torch.zeros_like(noise), []
         for level in few_levels(network.sampling, network.process):
             sigma = noise.new_full((len(noise),), level)
@@ -139,7 +142,9 @@ class MotionDiffusionTask(Task):
         """Measures [B] of one sample a pair; NaN where a pair has nothing to measure. See :meth:`check`."""
         flow = self._sampled(averaged, batch)
         network: Any = averaged["generator"]
-        expected = network.expected(network.regression.encode(batch.onset), batch.aus, batch.known)
+        expected = network.expected(
+            network.regression.encode(batch.onset, landmarks=batch.landmarks), batch.aus, batch.known
+        )
         expected = limited(resize_flow(expected, (self.size, self.size)), self._config.model.max_flow)
         out = losses.flow_measures(flow, batch.flow, batch.valid, batch.has_flow, epe_expected=expected)
         length = _length(flow)
@@ -150,6 +155,9 @@ class MotionDiffusionTask(Task):
         out["motion"] = torch.where(asks, length, torch.nan)
         again = self._sampled(averaged, batch, "sample-other")
         out["diversity"] = torch.where(asks, _length(flow - again), torch.nan)
+        # Energy score (Gneiting and Raftery, 2007) of two samples: lowest where they spread as the truth does.
+        both = losses.flow_measures(again, batch.flow, batch.valid, batch.has_flow)["epe"] + out["epe"]
+        out["energy_score"] = (both - losses.mean_of((flow - again).square().sum(1).sqrt(), batch.valid)) / 2
         out["fold"] = losses.folds(flow)
         paired = batch.has_flow | batch.known.flatten(1).any(1)
         return out | losses.frame_measures(_made(batch.onset, flow), batch.onset, batch.frame, paired)
@@ -162,8 +170,9 @@ class MotionDiffusionTask(Task):
         noise = batch.randn(purpose, 2, self.size // 2, self.size // 2)
         model = self._config.model
         sampling = Sampling(steps=model.steps, solver=model.solver)
+        face = network.regression.encode(batch.onset, landmarks=batch.landmarks)
         flow: torch.Tensor = network.flow(
-            batch.onset, batch.aus.roll(roll, 1), batch.known.roll(roll, 1), noise, sampling
+            batch.onset, batch.aus.roll(roll, 1), batch.known.roll(roll, 1), noise, sampling, face
         )
         # Nothing is drawn where nothing is asked: the generator gives the onset back.
         return flow * (batch.aus.flatten(1).amax(1) > 0).view(-1, 1, 1, 1)
@@ -214,8 +223,8 @@ def _teacher(name: str, student: nn.Module) -> tuple[GeneratorFacts, nn.Module]:
         raise ConfigError(f"distil.teacher={name} holds a {facts.name}; give a {MotionDiffusionTask.name}")
     network = load_network(MotionDiffuser, folder / "generator")
     own: Any = student
-    alike = ("widths", "attention", "layers", "dim", "mean_width", "process", "scale", "sigma_share", "sigma_min",
-             "sigma_data")  # fmt: skip
+    alike = ("widths", "attention", "layers", "dim", "mean_width", "face", "process", "scale", "sigma_share",
+             "sigma_min", "sigma_data")  # fmt: skip
     for key, argument in {"size": "size", **{key: ARGUMENTS.get(key, key) for key in alike}}.items():
         here, there = (list(v) if isinstance(v, tuple) else v for v in (own.config[argument], network.config[argument]))
         if here != there:

@@ -26,6 +26,9 @@ class ModelConfig:
     """Whether light and wrinkles may be painted over the warped onset. On skin the 64 px recipe painted speckles."""
     max_flow: float = 0.06
     """Longest flow, share of the width."""
+    face: bool = False
+    """Fields are read at the face's own landmarks, start as the mean of several rigs and turn with the head; without,
+    they start as the motion prior's in the crop's frame."""
     discriminator: int = 32
     """Channels of the discriminator's first layer."""
     reader: int = 24

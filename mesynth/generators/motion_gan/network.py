@@ -1,9 +1,12 @@
 """AU-intensity-controllable motion generator: displacement fields per AU and side, an occlusion mask, a residual.
 
-An encoder looks at the onset alone. Fields B_k are linear in intensity: a canonical field per AU (the motion prior's,
-learned further), read at canonical coordinates that the network finds on the face, plus a correction drawn by the
-decoder. What is not linear, N, and the heads of mask and residual see the AUs through FiLM, one side of the face
-at a time, and are gated by how much is asked of that side: the sides cannot disturb each other.
+An encoder looks at the onset alone. Fields B_k are linear in intensity: a canonical field per AU, learned further, read
+at canonical coordinates on the face, plus a correction drawn by the decoder. With ``face`` the coordinates are those of
+the face's own landmarks, the fields start as the mean of several rigs (:mod:`mesynth.motion.rigs`) and turn with the
+head, and the encoder is told where on the face it looks; without, they start as the motion prior's in the crop's frame,
+and the network finds where the face lies. What is not linear, N, and the heads of mask and residual see the AUs through
+FiLM, one side of the face at a time, and are gated by how much is asked of that side: the sides cannot disturb each
+other.
 
 The discriminator of motion and the reader of AU intensities that guide its training have spectral norm (Miyato et al.,
 2018) everywhere and no norm over the batch: a pair's score is its own.
@@ -25,7 +28,7 @@ from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.generators.blocks import AUCondition, FiLMBlock, group_norm
 from mesynth.generators.formation import MAX_RESIDUAL, Motion, amount, combine, limited
 from mesynth.head.model import SIDE_SOFTNESS
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE
+from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres, eye_line
 from mesynth.preprocess.warping import resize_flow, strain
 
 K = len(AU_CODES)
@@ -35,6 +38,8 @@ _POOLED = 4
 """Side of the map an AU head sees: pooling further would lose the sides of the face."""
 _MAX_SHIFT = 0.35
 """How far canonical coordinates may lie from where the crop's frame puts them, IOD."""
+_MAX_CORRECTION = 0.1
+"""The same, from where the landmarks put them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,8 @@ class Encoded:
     """[B,K,2,2,h,w] pixels of the h x w grid at intensity 1, per AU, side and direction"""
     share: torch.Tensor
     """[B,2,h,w]: how much of a pixel belongs to the subject's left and right; they add up to 1"""
+    uv: torch.Tensor
+    """[B,2,h,w]: where on the canonical face each pixel lies, IOD"""
     coarse: torch.Tensor
     middle: torch.Tensor
     fine: torch.Tensor
@@ -68,10 +75,11 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         max_flow: float = 0.06,
         correction: bool = True,
         residual: bool = True,
+        face: bool = False,
     ) -> None:
         super().__init__()
         w, c = width, 4 * width
-        self.stem = _conv(3, w, kernel=7)
+        self.stem = _conv(5 if face else 3, w, kernel=7)
         self.down = nn.ModuleList([_conv(w, 2 * w, 2), _conv(2 * w, c, 2), _conv(c, 2 * c, 2)])
         self.deep = nn.Sequential(_conv(2 * c, 2 * c), _conv(2 * c, 2 * c))
         self.up = nn.ModuleList([_conv(3 * c, c), _conv(c + 2 * w, 2 * w)])
@@ -90,13 +98,24 @@ class MotionGenerator(ModelMixin, ConfigMixin):
             if layer is not None:
                 for parameter in layer.parameters():
                     nn.init.zeros_(parameter)
-        self.canonical = nn.Parameter(canonical_fields(template)) if template else None
+        self.canonical = nn.Parameter(canonical_fields(template, face)) if template else None
         midline = torch.tensor([code in MIDLINE for code in AU_CODES])
         self.register_buffer("midline", midline.view(1, K, 1, 1, 1, 1), persistent=False)
 
-    def encode(self, onset: torch.Tensor, z: torch.Tensor | None = None) -> Encoded:
-        """What there is to know of the onsets [B,3,S,S] before any AU is asked for."""
-        fine = self.stem(2 * onset - 1)
+    def encode(
+        self, onset: torch.Tensor, z: torch.Tensor | None = None, landmarks: torch.Tensor | None = None
+    ) -> Encoded:
+        """What there is to know of the onsets [B,3,S,S] before any AU is asked for.
+
+        ``landmarks`` [B,68,2] pixels of the onset, for a network with ``face``; None or NaN: where a mean face has
+        them in the crop.
+        """
+        seen, place = 2 * onset - 1, None
+        if self.config["face"]:
+            place = face_places(landmarks, onset, onset.shape[-1] // 2)
+            off = place.uv - crop_frame(place.uv.shape[-1], onset)
+            seen = torch.cat([seen, F.interpolate(2 * off, seen.shape[-2:], mode="bilinear", align_corners=False)], 1)
+        fine = self.stem(seen)
         middle = self.down[0](fine)
         quarter = self.down[1](middle)
         deep = self.deep(self.down[2](quarter))
@@ -105,18 +124,23 @@ class MotionGenerator(ModelMixin, ConfigMixin):
             coarse = self.style(coarse, z)
         features = self.up[1](torch.cat([_twice(coarse), middle], 1))
         h = features.shape[-1]
-        uv = crop_frame(h, onset) + _MAX_SHIFT * torch.tanh(self.shift(features))
+        shift = torch.tanh(self.shift(features))
+        uv = crop_frame(h, onset) + _MAX_SHIFT * shift if place is None else place.uv + _MAX_CORRECTION * shift
         left = torch.sigmoid(uv[:, :1] / SIDE_SOFTNESS)
         share = torch.cat([left, 1 - left], 1)
         iod = IOD_SHARE * h
         whole = torch.zeros(len(onset), 2 * K, h, h, device=onset.device, dtype=features.dtype)
         if self.canonical is not None:
-            whole = whole + read_canonical(self.canonical, uv) * iod
+            read = read_canonical(self.canonical, uv)
+            if place is not None:
+                turned = torch.einsum("bij,bkjhw->bkihw", place.axes, read.view(len(onset), K, 3, h, h))
+                read = turned.reshape(len(onset), 2 * K, h, h)
+            whole = whole + read * iod
         if self.correct is not None:
             whole = whole + self.correct(features) * iod
         whole = whole.view(len(onset), K, 1, 2, h, h)
         fields = whole * torch.where(self.midline, 0.5, share[:, None, :, None])
-        return Encoded(fields, share, coarse, middle, fine)
+        return Encoded(fields, share, uv, coarse, middle, fine)
 
     def bent(
         self, seen: Encoded, aus: torch.Tensor, known: torch.Tensor, z: torch.Tensor | None
@@ -143,25 +167,74 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         return bend, mask, MAX_RESIDUAL * torch.tanh(painted[:, 1:]) * fine_gate
 
     def forward(
-        self, onset: torch.Tensor, aus: torch.Tensor, known: torch.Tensor | None = None, z: torch.Tensor | None = None
+        self,
+        onset: torch.Tensor,
+        aus: torch.Tensor,
+        known: torch.Tensor | None = None,
+        z: torch.Tensor | None = None,
+        landmarks: torch.Tensor | None = None,
     ) -> Motion:
-        """``aus`` [B,K,2] in [0,1]; ``known`` [B,K,2] bool (None: all)."""
+        """``aus`` [B,K,2] in [0,1]; ``known`` [B,K,2] bool (None: all); ``landmarks``: see :meth:`encode`."""
         known = torch.ones_like(aus, dtype=torch.bool) if known is None else known
         asked = aus * known
-        seen = self.encode(onset, z)
+        seen = self.encode(onset, z, landmarks)
         bend, mask, residual = self.bent(seen, asked, known, z)
         flow = resize_flow(combine(seen.fields, asked) + bend, (onset.shape[-2], onset.shape[-1]))
         return Motion(limited(flow, self.config["max_flow"]), mask, residual)
 
 
-def canonical_fields(side: int) -> torch.Tensor:
-    """The motion prior's field of each whole AU over the canonical box: [2K,side,side] IOD, K pairs (right, down)."""
+def canonical_fields(side: int, rigs: bool = False) -> torch.Tensor:
+    """The motion prior's field of each whole AU over the canonical box: [2K,side,side] IOD, K pairs (right, down).
+
+    ``rigs``: the mean of several rigs in its place, [3K,side,side], K times (right, down, to the viewer).
+    """
     from mesynth.motion.fields import basis
+    from mesynth.motion.rigs import mean_table
 
     u, v = np.linspace(_BOX[0], _BOX[1], side), np.linspace(_BOX[2], _BOX[3], side)
     uv = np.stack(np.meshgrid(u, v), -1)
-    both = basis(uv, [(k, s) for k in range(K) for s in (0, 1)]).reshape(K, 2, side, side, 2).sum(1)
-    return torch.from_numpy(np.ascontiguousarray(both.transpose(0, 3, 1, 2), np.float32).reshape(2 * K, side, side))
+    cells = [(k, s) for k in range(K) for s in (0, 1)]
+    fields = mean_table().read(uv, cells) if rigs else basis(uv, cells)
+    both = fields.reshape(K, 2, side, side, -1).sum(1).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(both, np.float32).reshape(-1, side, side))
+
+
+@dataclass(frozen=True, eq=False)
+class FacePlaces:
+    """Where faces lie in their crops."""
+
+    uv: torch.Tensor
+    """[B,2,h,h]: canonical coordinates of each pixel"""
+    axes: torch.Tensor
+    """[B,2,3]: a canonical displacement (right, down, to the viewer) in the crop, in units of the crop's own eye
+    distance"""
+
+
+def face_places(landmarks: torch.Tensor | None, onset: torch.Tensor, h: int) -> FacePlaces:
+    """On a grid of h x h, from landmarks [B,68,2] in pixels of the onsets [B,3,S,S]; rows of NaN: a mean face's.
+
+    Raises:
+        MesynthError: landmarks that are no face's.
+    """
+    from mesynth.head.model import HeadModel
+    from mesynth.motion.prior import face_map, head_turn
+
+    size, n = onset.shape[-1], len(onset)
+    uv = crop_frame(h, onset).repeat(n, 1, 1, 1)
+    axes = torch.eye(2, 3, dtype=onset.dtype, device=onset.device).repeat(n, 1, 1)
+    if landmarks is None:
+        return FacePlaces(uv, axes)
+    model = HeadModel.load()
+    canonical = model.uv[model.landmarks].astype(np.float64)
+    points = landmarks.detach().double().cpu().numpy()
+    for i in np.flatnonzero(np.isfinite(points).all((1, 2))):
+        eye_line(*eye_centres(points[i]))
+        # The grid is coarse already: a face is some thirteen of its pixels between the eyes.
+        found = face_map((points[i] + 0.5) * (h / size) - 0.5, h, h, canonical, step=1)
+        level = found.rotation @ head_turn(points[i]) * (found.iod / (IOD_SHARE * h))
+        uv[i] = torch.from_numpy(found.uv.transpose(2, 0, 1)).to(uv)
+        axes[i] = torch.from_numpy(level).to(axes)
+    return FacePlaces(uv, axes)
 
 
 def crop_frame(h: int, like: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,8 @@ class MotionGAN(Generator):
         n_z = self.network.config["z"]
         z = seeds.stream(seed, "motion-z").standard_normal((1, n_z), np.float32)
         noise = torch.from_numpy(z).to(device) if n_z else None
-        seen = self.network.encode(picture, noise)
+        points = torch.from_numpy(crop.points(face.landmarks))[None].to(device)
+        seen = self.network.encode(picture, noise, points)
         bend, mask, residual = self.network.bent(seen, asked, known, noise)
         cells = [(int(k), int(s)) for k, s in np.argwhere(aus.intensity > 0)]
         weights = np.array([aus.intensity[cell] for cell in cells], np.float32)

@@ -37,7 +37,7 @@ class MotionGANTask(Task):
         self._config, self.size = config, size
         shape = {
             name: getattr(model, name)
-            for name in ("width", "z", "blocks", "template", "correction", "residual", "max_flow")
+            for name in ("width", "z", "blocks", "template", "correction", "residual", "max_flow", "face")
         }
         self.networks: dict[str, nn.Module] = {"generator": MotionGenerator(size=size, **shape)}
         self.frozen: dict[str, nn.Module] = {}
@@ -78,7 +78,7 @@ class MotionGANTask(Task):
             loss = losses.chosen(losses.au_mse(read, batch.aus, batch.known), batch, "paired")
             logged["reader"] = loss.detach()
             updater.update("reader", loss)
-        motion: Motion = self.networks["generator"](batch.onset, aus, known, z)
+        motion: Motion = self.networks["generator"](batch.onset, aus, known, z, batch.landmarks)
         made = form(batch.onset, motion)
         if weights.discriminates:
             loss, parts = self._discriminator_loss(batch, motion, made, paired)
@@ -157,12 +157,12 @@ class MotionGANTask(Task):
                 out["leakage"] = losses.leakage(seen, aus, known).mean()
             if weights.rank:
                 share = 0.2 + 0.6 * batch.rand("rank", 1, 1)
-                weaker = form(batch.onset, network(batch.onset, aus * share, known, z))
+                weaker = form(batch.onset, network(batch.onset, aus * share, known, z, batch.landmarks))
                 less = self.networks["reader"](batch.onset, weaker)
                 out["rank"] = losses.rank(less, seen, aus * share, aus).mean()
         if weights.diversity and z is not None:
             other = batch.randn("z-other", z.shape[1])
-            moved = network(batch.onset, aus, known, other).flow
+            moved = network(batch.onset, aus, known, other, batch.landmarks).flow
             out["diversity"] = losses.diversity(flow, moved, z, other).mean()
         return out
 
@@ -171,11 +171,11 @@ class MotionGANTask(Task):
         network = averaged["generator"]
         (aus, known), paired = batch.targets(), batch.paired
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
-        motion = network(batch.onset, aus, known, z)
+        motion = network(batch.onset, aus, known, z, batch.landmarks)
         made = form(batch.onset, motion)
         out = losses.flow_measures(motion.flow, batch.flow, batch.valid, batch.has_flow)
         length = losses.mean_of(motion.flow.square().sum(1).sqrt())
-        other = network(batch.onset, aus.roll(7, 1), known.roll(7, 1), z).flow
+        other = network(batch.onset, aus.roll(7, 1), known.roll(7, 1), z, batch.landmarks).flow
         asks = aus.flatten(1).amax(1) > 0
         changed = losses.mean_of((motion.flow - other).square().sum(1).sqrt())
         both = length + losses.mean_of(other.square().sum(1).sqrt())
@@ -187,7 +187,7 @@ class MotionGANTask(Task):
         out["residual"] = losses.mean_of(motion.residual.abs())
         out |= losses.frame_measures(made, batch.onset, batch.frame, paired)
         if z is not None:
-            moved = network(batch.onset, aus, known, batch.randn("z-other", z.shape[1])).flow
+            moved = network(batch.onset, aus, known, batch.randn("z-other", z.shape[1]), batch.landmarks).flow
             out["z_effect"] = losses.mean_of((moved - motion.flow).square().sum(1).sqrt()) / length.clamp(min=1e-9)
         return out
 
@@ -224,7 +224,7 @@ class MotionGANTask(Task):
         aus, known = batch.targets()
         z = batch.randn("z", self._config.model.z) if self._config.model.z else None
         with torch.no_grad():
-            motion = averaged["generator"](batch.onset, aus, known, z)
+            motion = averaged["generator"](batch.onset, aus, known, z, batch.landmarks)
             made = form(batch.onset, motion)
         return record.motion_sheet(batch.onset, batch.frame, made, batch.flow, motion.flow)
 

@@ -40,6 +40,8 @@ class Batch:
     """[B,K,2] float32 in [0,1]: intensities shown in ``frame``; 0 where unknown"""
     known: torch.Tensor
     """[B,K,2] bool"""
+    landmarks: torch.Tensor
+    """[B,68,2] float32 pixels of the onset, as a detector finds them; NaN where they are not known"""
     label: torch.Tensor
     """[B] int64 class of the composite (classes.CLASSES_3), -1 where there is none"""
     seeds: np.ndarray

@@ -29,11 +29,11 @@ from mesynth.store.run_folder import file_lock, write_text
 from mesynth.training.data.packed_clip import PackConfig, PackedClip, Unusable, pack_clip
 
 META = "pack.json"
-_FORMAT = 1
-_SMALL = ("first", "apex", "flow_at", "alpha", "aus", "known", "label", "subject", "seen")
+_FORMAT = 2
+_SMALL = ("first", "apex", "flow_at", "alpha", "aus", "known", "landmarks", "label", "subject", "seen")
 _TYPES: dict[str, str] = {
     "frames": "u1", "flow": "<f2", "valid": "u1", "first": "<i8", "apex": "<i4", "flow_at": "<i8", "alpha": "<f4",
-    "aus": "<f4", "known": "u1", "label": "i1", "subject": "<i4", "seen": "<i4",
+    "aus": "<f4", "known": "u1", "landmarks": "<f4", "label": "i1", "subject": "<i4", "seen": "<i4",
 }  # fmt: skip
 Progress = Callable[[int, int], None]
 
@@ -55,6 +55,8 @@ class Pack:
     """[F,K,2] float32 intensities, 0 where unknown"""
     known: np.ndarray
     """[N,K,2] uint8, 1 where known"""
+    landmarks: np.ndarray
+    """[N,68,2] float32 pixels of the onset; NaN where there are none"""
     flow_at: np.ndarray
     """[N] int64: row of ``flow`` and ``valid``, -1 for a clip without flow"""
     flow: np.ndarray
@@ -203,6 +205,7 @@ def _write_clip(writers: dict[str, _Writer], clip: PackedClip) -> None:
     writers["alpha"].add(clip.alpha)
     writers["aus"].add(clip.aus)
     writers["known"].add(clip.known[None])
+    writers["landmarks"].add(clip.landmarks[None])
     writers["label"].add(np.array([clip.label]))
     writers["flow_at"].add(np.array([-1 if clip.flow is None else writers["flow"].rows]))
     if clip.flow is not None:
@@ -246,7 +249,7 @@ def _map(file: Path, name: str, rows: int, size: int) -> np.ndarray:
 
     tails: dict[str, tuple[int, ...]] = {
         "frames": (size, size, 3), "flow": (2, size, size), "valid": (-(-size * size // 8),), "aus": (N_AUS, 2),
-        "known": (N_AUS, 2),
+        "known": (N_AUS, 2), "landmarks": (68, 2),
     }  # fmt: skip
     shape, dtype = (rows, *tails.get(name, ())), np.dtype(_TYPES[name])
     if file.stat().st_size != int(np.prod(shape)) * dtype.itemsize:

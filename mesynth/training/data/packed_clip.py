@@ -72,6 +72,7 @@ class PackedClip:
     alpha: np.ndarray
     aus: np.ndarray
     known: np.ndarray
+    landmarks: np.ndarray
     label: int
     flow: np.ndarray | None
     valid: np.ndarray | None
@@ -101,11 +102,11 @@ def pack_clip(root: Path, row: Row, config: PackConfig) -> PackedClip | Unusable
     usable = np.isfinite(alpha)
     frames, alpha, levels_ = frames[usable], alpha[usable], levels_[usable]
     apex = int(usable[:apex].sum())
-    flow, valid = _read_flow(root, row, config.size)
+    flow, valid, points = _read_flow(root, row, config.size)
     vector = row.aus
     aus = np.clip(levels_[:, :, None] * vector.intensity, 0, 1).astype(np.float32)
     label = CLASSES_3.index(row.label) if row.label in CLASSES_3 else -1
-    return PackedClip(frames, apex, alpha.astype(np.float32), aus, vector.mask, label, flow, valid)
+    return PackedClip(frames, apex, alpha.astype(np.float32), aus, vector.mask, points, label, flow, valid)
 
 
 def _check_size(row: Row, size: int, height: float) -> None:
@@ -122,9 +123,11 @@ def _face(root: Path, row: Row, size: int) -> PackedClip:
     """The onset in the canonical crop of its landmarks; a picture without landmarks is taken to be in it."""
     onset, side = _read_frames(root, row, np.zeros(1, np.int64)), float(row.height)
     members = read_span(root, row.flow, verify=True) if row.flow is not None else {}
+    points = UNKNOWN
     if "landmarks.npy" in members and row.height == row.width:
+        points = npy_array(members["landmarks.npy"])
         try:
-            crop = SimilarityCrop.from_landmarks(npy_array(members["landmarks.npy"]), size)
+            crop = SimilarityCrop.from_landmarks(points, size)
         except MesynthError as error:
             raise ManifestError(f"clip {row.clip_id}: {error}; prepare it again") from None
         # The faces of a generated corpus have a margin: what counts is the side of the face's crop within them.
@@ -132,7 +135,9 @@ def _face(root: Path, row: Row, size: int) -> PackedClip:
         whole = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5]])
         if (np.abs(crop.matrix - whole) @ [row.width, row.height, 1]).max() > _MISFRAMED:
             _check_size(row, size, side)
-            onset = crop.frames(onset)
+            onset, points = crop.frames(onset), crop.points(points)
+        else:
+            points = reduced_points(points, row.height, size)
     _check_size(row, size, side)
     cells = (len(AU_CODES), 2)
     return PackedClip(
@@ -141,6 +146,7 @@ def _face(root: Path, row: Row, size: int) -> PackedClip:
         alpha=np.zeros(1, np.float32),
         aus=np.zeros((1, *cells), np.float32),
         known=np.zeros(cells, np.bool_),
+        landmarks=points,
         label=-1,
         flow=None,
         valid=None,
@@ -165,6 +171,15 @@ def reduced(frames: np.ndarray, size: int) -> np.ndarray:
     if frames.shape[1] == size:
         return frames
     return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA) for frame in frames])
+
+
+UNKNOWN = np.full((68, 2), np.nan, np.float32)
+"""Landmarks of a face of which there are none."""
+
+
+def reduced_points(points: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Points [N,2] of a picture of ``side`` pixels in one of ``size``; pixel centres lie half a pixel inside."""
+    return np.asarray((points + 0.5) * (size / side) - 0.5, np.float32)
 
 
 def reduced_flow(uv: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -247,11 +262,17 @@ def _read_frames(root: Path, row: Row, places: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _read_flow(root: Path, row: Row, size: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Flow onset -> apex and its validity at ``size``; (None, None) where the clip stores none."""
+def _read_flow(root: Path, row: Row, size: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """Flow onset -> apex and its validity at ``size``, None both where the clip stores none, and the landmarks."""
     members = read_span(root, row.flow, verify=True) if row.flow is not None else {}
+    points = UNKNOWN
+    if "landmarks.npy" in members:
+        points = npy_array(members["landmarks.npy"])
+        if points.shape != UNKNOWN.shape:
+            raise ManifestError(f"landmarks of {row.clip_id} have shape {points.shape}; prepare the clips again")
+        points = reduced_points(points, row.height, size)
     if "flow.npy" not in members:
-        return None, None
+        return None, None, points
     uv = npy_array(members["flow.npy"])
     if uv.shape != (2, row.height, row.width) or not np.isfinite(uv).all():
         raise ManifestError(
@@ -261,4 +282,4 @@ def _read_flow(root: Path, row: Row, size: int) -> tuple[np.ndarray | None, np.n
     valid = npy_array(members["valid.npy"]) if "valid.npy" in members else everywhere
     if valid.shape != uv.shape[1:] or valid.dtype != np.bool_:
         raise ManifestError(f"valid of {row.clip_id} does not fit its flow; prepare the clips again")
-    return reduced_flow(np.asarray(uv, np.float32), valid, size)
+    return *reduced_flow(np.asarray(uv, np.float32), valid, size), points

@@ -20,6 +20,7 @@ from mesynth import __version__
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import stream
+from mesynth.preprocess.align import LEFT_EYE, MIRROR, RIGHT_EYE
 from mesynth.store.families import Source
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import config_hash
@@ -41,7 +42,7 @@ from mesynth.training.data.rendered import (
 KINDS = ("rendered", "manifest")
 _RENDERED_ONLY = (
     "identities", "per_identity", "validation_identities", "neutral", "single", "emotional", "blink", "still", "head",
-    "turn", "jitter",
+    "turn", "yaw", "rigs", "expressive", "jitter",
 )  # fmt: skip
 _MANIFEST_ONLY = ("manifests", "frames", "apex_share", "validation_share")
 _PAIRS_ONLY = ("manifests", "frames", "apex_share", "faces_share")
@@ -83,8 +84,16 @@ class PairConfig:
     """Largest scale of the others' head movement."""
     turn: float = RenderConfig.turn
     """Standard deviation of the onset's head angles, degrees."""
+    yaw: float = RenderConfig.yaw
+    """Largest angle by which half of the onsets are turned to either side besides, degrees."""
+    rigs: float = RenderConfig.rigs
+    """Share of people whose muscles pull as a rig of their own says, drawn around several (mesynth.motion.rigs)."""
+    expressive: float = RenderConfig.expressive
+    """Share of pairs whose onset shows AUs already; the pair's AUs come on top."""
     jitter: float = RenderConfig.jitter
     """Standard deviation of the crop's landmark error, inter-ocular distances."""
+    landmark_noise: float = 0.0
+    """Standard deviation of each landmark's own error in training, inter-ocular distances, drawn anew each time."""
     flip: bool = True
     """Mirror half of the pairs, with flow, visibility and AU sides."""
     faces: tuple[Path, ...] = ()
@@ -102,6 +111,8 @@ class PairConfig:
         self.pack()
         if self.frames < 2:
             raise ConfigError(f"data.frames={self.frames} is less than 2; onset and apex are always kept")
+        if not 0 <= self.landmark_noise <= 0.1:
+            raise ConfigError(f"data.landmark_noise={self.landmark_noise:g} is outside 0...1 of the eye distance")
         for name in ("apex_share", "validation_share", "faces_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"data.{name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
@@ -264,6 +275,7 @@ class PairSet:
         flip: bool = False,
         apex_share: float = 1.0,
         camera: CameraConfig = OFF,
+        landmark_noise: float = 0.0,
         purpose: str = "pairs",
     ) -> None:
         """``keep``: per pack, the indices of its clips. Every pack has the same size. Sets of another ``purpose``
@@ -274,6 +286,7 @@ class PairSet:
         self._pack = np.concatenate([np.full(len(k), i, np.int32) for i, k in enumerate(keep)])
         self._clip = np.concatenate([np.asarray(k, np.int64) for k in keep])
         self._seed, self._flip, self._apex_share, self._camera = seed, flip, apex_share, camera
+        self._landmark_noise = landmark_noise
         self._purpose = purpose
         self._order = lru_cache(maxsize=8)(self._permutation)
         self.size = packs[0].size
@@ -306,7 +319,7 @@ class PairSet:
         epochs, places = np.divmod(draws, len(self))
         clips = np.array([self._order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64)
         seeds = draw_seeds(self._seed, self._purpose, draws)
-        return self._make(clips, seeds, self._flip, self._apex_share, self._camera)
+        return self._make(clips, seeds, self._flip, self._apex_share, self._camera, self._landmark_noise)
 
     def validation(self, n: int, batch: int = 16) -> Iterator[Batch]:
         """The first ``n`` clips of a fixed order (all, if there are fewer) with their apexes, ``batch`` at a time.
@@ -316,12 +329,14 @@ class PairSet:
         order = self._order(-1)[:n]
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
-            yield self._make(part, draw_seeds(self._seed, f"validation-{self._purpose}", part), False, 1.0, OFF)
+            yield self._make(part, draw_seeds(self._seed, f"validation-{self._purpose}", part), False, 1.0, OFF, 0.0)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return stream(self._seed, "pair-order", epoch + 1).permutation(len(self))
 
-    def _make(self, clips: np.ndarray, seeds: np.ndarray, flip: bool, apex_share: float, camera: CameraConfig) -> Batch:
+    def _make(
+        self, clips: np.ndarray, seeds: np.ndarray, flip: bool, apex_share: float, camera: CameraConfig, noise: float
+    ) -> Batch:
         n, size = len(clips), self.size
         u = uniforms(seeds, "pair", 3)
         frames = np.empty((n, 2, size, size, 3), np.uint8)
@@ -331,9 +346,11 @@ class PairSet:
         aus = np.empty((n, len(AU_CODES), 2), np.float32)
         known = np.empty(aus.shape, np.bool_)
         label = np.empty(n, np.int64)
+        landmarks = np.empty((n, 68, 2), np.float32)
         for i, index in enumerate(clips):
             pack, clip = self._packs[self._pack[index]], int(self._clip[index])
             first, apex = int(pack.first[clip]), int(pack.apex[clip])
+            landmarks[i] = pack.landmarks[clip]
             place = _later_frame(int(pack.first[clip + 1]) - first, apex, u[i, 0], u[i, 1], apex_share)
             frames[i, 0], frames[i, 1] = pack.frames[first], pack.frames[first + place]
             aus[i], known[i], label[i] = pack.aus[first + place], pack.known[clip], pack.label[clip]
@@ -342,12 +359,16 @@ class PairSet:
                 flow[i], has_flow[i] = pack.flow[stored], True
                 valid[i] = np.unpackbits(pack.valid[stored], count=size * size).reshape(size, size)
         frames = degrade(frames, seeds, camera)
+        if noise:
+            landmarks = _inexact(landmarks, noise, seeds)
         if flip:
             mirrored = u[:, 2] < 0.5
             frames[mirrored] = frames[mirrored, :, :, ::-1]
             flow[mirrored] = flow[mirrored, :, :, ::-1] * np.array([-1, 1], np.float32)[:, None, None]
             valid[mirrored] = valid[mirrored, :, ::-1]
             aus[mirrored], known[mirrored] = aus[mirrored, :, ::-1], known[mirrored, :, ::-1]
+            turned = landmarks[mirrored][:, MIRROR]
+            landmarks[mirrored] = turned * np.array([-1, 1], np.float32) + np.array([size - 1, 0], np.float32)
         pictures = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float().div_(255)
         return Batch(
             onset=pictures[:, 0].contiguous(),
@@ -357,9 +378,18 @@ class PairSet:
             has_flow=torch.from_numpy(has_flow),
             aus=torch.from_numpy(aus),
             known=torch.from_numpy(known),
+            landmarks=torch.from_numpy(landmarks),
             label=torch.from_numpy(label),
             seeds=seeds,
         )
+
+
+def _inexact(landmarks: np.ndarray, sd: float, seeds: np.ndarray) -> np.ndarray:
+    """Landmarks [B,68,2] with an error of their own each, ``sd`` of the distance between the eyes."""
+    u = uniforms(seeds, "landmarks", 2 * 68 * 2).reshape(len(seeds), 2, 68, 2)
+    normal = np.sqrt(-2 * np.log1p(-u[:, 0])) * np.cos(2 * np.pi * u[:, 1])  # Box and Muller, 1958
+    iod = np.linalg.norm(landmarks[:, LEFT_EYE].mean(1) - landmarks[:, RIGHT_EYE].mean(1), axis=-1)
+    return np.asarray(landmarks + sd * iod[:, None, None] * normal, np.float32)
 
 
 def _later_frame(n: int, apex: int, u: float, v: float, apex_share: float) -> int:
@@ -468,6 +498,7 @@ def _sides(
         flip=config.flip,
         apex_share=config.apex_share,
         camera=config.camera,
+        landmark_noise=config.landmark_noise,
         purpose=purpose,
     )
     return learned, PairSet(packs, held, seed=seed, purpose=purpose)

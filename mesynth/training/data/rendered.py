@@ -71,6 +71,14 @@ class RenderConfig:
     """Largest scale of the head movement (mesynth.head.head_motion) of the others, drawn from 0 to this."""
     turn: float = 2.5
     """Standard deviation of the onset's head angles about the person's resting pose, degrees."""
+    yaw: float = 0.0
+    """Largest angle by which half of the onsets are turned besides, to either side, degrees; a third up or down."""
+    rigs: float = 0.0
+    """Share of people whose muscles pull as a rig of their own says (:func:`mesynth.motion.rigs.draw_rig`); the others
+    all have the head's face units."""
+    expressive: float = 0.0
+    """Share of pairs whose onset shows AUs already: half-open or smiling mouths, narrow eyes, moved brows. The pair's
+    AUs are what comes on top."""
     jitter: float = 0.01
     """Standard deviation of the crop's landmark error, in inter-ocular distances (and of its log scale)."""
     seed: int = 0
@@ -88,12 +96,12 @@ class RenderConfig:
             )
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ConfigError(f"size={self.size} is outside {MIN_SIZE}..{MAX_SIZE} pixels")
-        for name in ("neutral", "single", "emotional", "blink", "still"):
+        for name in ("neutral", "single", "emotional", "blink", "still", "rigs", "expressive"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
         if (total := self.neutral + self.single + self.emotional) > 1 + 1e-9:
             raise ConfigError(f"neutral + single + emotional = {total:g} exceeds 1")
-        for name, most in (("head", 4.0), ("turn", 10.0), ("jitter", 0.1)):
+        for name, most in (("head", 4.0), ("turn", 10.0), ("yaw", 35.0), ("jitter", 0.1)):
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"{name}={getattr(self, name):g} is outside 0..{most:g}")
         if self.seed < 0:
@@ -183,14 +191,30 @@ def _mixture(rng: np.random.Generator) -> np.ndarray:
     return out
 
 
+_SHOWN = (1, 2, 4, 5, 7, 12, 15, 17, 25, 26, 43)
+"""AUs that onsets may show."""
+
+
+def draw_onset(rng: np.random.Generator) -> np.ndarray:
+    """[K,2] float32: one or two AUs that an expressive onset shows, at .05 to .6, alike on both sides; conflicts are
+    damped."""
+    out = np.zeros((len(facs.AU_CODES), 2), np.float32)
+    for code in rng.choice(_SHOWN, size=int(rng.integers(1, 3)), replace=False):
+        out[facs.AU_INDEX[int(code)]] = rng.uniform(0.05, 0.6)
+    return facs.damp(AUVector(out)).intensity
+
+
 # ---------------------------------------------------------------- one pair
 
 
 @lru_cache(maxsize=1)
-def _subject(person: int, size: int) -> Subject:
+def _subject(person: int, size: int, seed: int, rigs: float) -> Subject:
     from mesynth.head import Subject
+    from mesynth.motion.rigs import draw_rig
 
-    return Subject(person, size=size, supersample=_SUPERSAMPLE)
+    rng = stream(seed, "training-rig", person)
+    basis = draw_rig(rng) if rng.random() < rigs else None
+    return Subject(person, size=size, supersample=_SUPERSAMPLE, basis=basis)
 
 
 @dataclass(frozen=True)
@@ -213,13 +237,18 @@ class _Renderer:
         moves = rng.random() >= config.still
         motion = head_motion(int(rng.integers(5, 80)), rng, sd=rng.uniform(0, config.head), fps=_SPEED)[-1]
         pose[1] += motion if moves else 0
+        if config.yaw and rng.random() < 0.5:
+            pose[:, :2] += np.radians(rng.uniform(-config.yaw, config.yaw, 2) * [1, 1 / 3])
+        if config.expressive and rng.random() < config.expressive:
+            aus[0] = draw_onset(rng)
+            aus[1] = np.clip(aus[0] + aus[1], 0, MOST)
 
-        subject = _subject(person, round(config.size * RENDER_SCALE))
+        subject = _subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs)
         landmarks = subject.landmarks(pose=pose[0])
         crop = SimilarityCrop.from_landmarks(_misplaced(landmarks, config.jitter, rng), config.size)
         frames = crop.frames(subject.render(aus, pose))
         uv, valid = cropped_flow(crop, subject.flow(aus[0], aus[1], pose[0], pose[1]))
-        row_ = self._row(person, index, AUVector(aus[1]), emotion)
+        row_ = self._row(person, index, AUVector(aus[1] - aus[0]), emotion)
         return Produced(row_, frames=frames, flow=uv, landmarks=crop.points(landmarks), valid=valid)
 
     def _row(self, person: int, index: int, aus: AUVector, emotion: str) -> Row:

@@ -218,6 +218,7 @@ class SequenceSet:
             has_flow=torch.ones(len(rows), dtype=torch.bool),
             aus=torch.from_numpy(aus),
             known=torch.from_numpy(known),
+            landmarks=torch.full((len(rows), 68, 2), torch.nan),
             label=torch.tensor(labels),
             seeds=seeds,
             flows=whole,
