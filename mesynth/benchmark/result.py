@@ -198,6 +198,36 @@ class Result:
         return table
 
 
+def likeness_card(results: Sequence[Result], weights_sha256: str) -> str:
+    """The section of a generator's card that says whether it reads the face; empty where nothing was measured.
+
+    Raises:
+        MesynthError: a comparison without these weights.
+    """
+    rows = []
+    for result in results:
+        own = next((s for s in result.standings if s.facts.get("weights_sha256") == weights_sha256), None)
+        if own is None:
+            raise MesynthError("a comparison holds no figures of these weights; run mesynth compare on them")
+        if own.likeness:
+            found = {f.key: f for f in own.likeness}
+            where = result.settings.get("head_name") or "packaged"
+            turn = [f"{n} {a:g}" for n in ("yaw", "pitch") if (a := result.settings.get(n))]
+            who = ", ".join([f"{where}, {result.settings['people']} people", *turn])
+            rows.append(f"| {who} | {' | '.join(_short(found.get(key)) for key, _ in CARD_COLUMNS)} |")
+    if not rows:
+        return ""
+    head = " | ".join(["head", *(name for _, name in CARD_COLUMNS)])
+    about = "Each AU on both sides, pixels of the face; docs/compare.md says what the columns are."
+    lines = ["", "## Does it read the face?", "", about, "", f"| {head} |", "|---" * (1 + len(CARD_COLUMNS)) + "|", *rows, ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+CARD_COLUMNS = (
+    ("epe", "EPE"), ("face_blind", "its mean over other faces"), ("epe_home", "packaged head's mean"),
+    ("epe_carried", "landmark-mean"), ("epe_none", "no motion"), ("own_face", "own"), ("personal", "personal"),
+    ("named", "named"),
+)  # fmt: skip
 _LIKENESS = (
     ("EPE", ("epe",)), ("gained", ("epe_gain",)), ("blind", ("face_blind",)), ("own", ("own_face",)),
     ("cosine", ("cosine",)), ("personal", ("personal",)), ("named", ("named",)),

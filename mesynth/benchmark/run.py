@@ -137,7 +137,7 @@ def _compared(
         standings.append(_standing(candidate, answered, against, tools, person, config))
     likened = [r for r in targets if r.likened]
     settings = dataclasses.asdict(config) | tools.names | {"threads": 1, "cores": os.cpu_count()}
-    settings |= {"likened_level": likened[0].level}
+    settings |= {"likened_level": likened[0].level, "head_name": head.name if head else ""}
     about = (ABOUT, SOURCE_NOTE) if head is None else (*_about_head(head), SOURCE_NOTE)
     result = Result(
         standings=tuple(standings), settings=settings, notes=(*about, *tools.notes), opponents=tuple(opponents)

@@ -16,10 +16,10 @@ from mesynth.benchmark.candidates import TRUTH, Candidate
 from mesynth.benchmark.likeness import CARRIED, HOME, NONE, OPPONENTS, OTHERS
 from mesynth.benchmark.people import Person, carried_mean, home_mean
 from mesynth.benchmark.requests import MAX_PICTURED, BenchmarkConfig, Request, requests
-from mesynth.benchmark.result import Result
+from mesynth.benchmark.result import Result, likeness_card
 from mesynth.benchmark.run import compare
 from mesynth.cli import main
-from mesynth.core.errors import ConfigError, RunFolderError
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.generators.registry import PriorGenerator
 from mesynth.head.foreign import ForeignHead
 from mesynth.metrics.networks.judge import AUJudge
@@ -47,9 +47,8 @@ def config(head: ForeignHead) -> BenchmarkConfig:
 
 @pytest.fixture(scope="module")
 def tools() -> Instruments:
-    return Instruments(
-        judge=AUJudge.load(), features=CoarseFeatures(), perceptual=MeanDifference(), embedder=PixelEmbedder(), notes=()
-    )  # type: ignore[arg-type]
+    own = {"features": CoarseFeatures(), "perceptual": MeanDifference(), "embedder": PixelEmbedder()}
+    return Instruments(judge=AUJudge.load(), notes=(), **own)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +65,8 @@ def result(head: ForeignHead, config: BenchmarkConfig, tools: Instruments, folde
 
 
 def value(result: Result, model: str, key: str) -> float:
-    everyone = {s.name: s for s in (*result.opponents, *result.standings)}
-    found = next(f for f in everyone[model].likeness if f.key == key)
+    likeness = {o.name: o.likeness for o in result.opponents} | {s.name: s.likeness for s in result.standings}
+    found = next(f for f in likeness[model] if f.key == key)
     assert found.value is not None, found.note
     return found.value
 
@@ -130,11 +129,25 @@ def test_every_person_and_au_has_rows_in_all_files(result: Result, folder: Path)
 
 
 def test_few_pictures_are_compared_on_another_head(head: ForeignHead) -> None:
-    given = {"codes": (1, 2, 4, 5, 6, 7, 9, 10, 12), "levels": (0.5,)}
-    here, there = requests(BenchmarkConfig(**given)), requests(BenchmarkConfig(**given, head=head.hash))
+    here, there = (
+        requests(BenchmarkConfig(codes=(1, 2, 4, 5, 6, 7, 9, 10, 12), levels=(0.5,), head=of))
+        for of in ("", head.hash)
+    )  # fmt: skip
     assert sum(r.pictured for r in here) == 9
     assert sum(r.pictured for r in there) == MAX_PICTURED
     assert sum(r.likened for r in there) == sum(r.likened for r in here) == 9
+
+
+def test_a_card_says_where_it_was_measured_and_never_of_other_weights(result: Result) -> None:
+    truth = replace(result.standings[0], facts={"weights_sha256": "abc"})
+    turned = replace(result, standings=(truth,), settings=result.settings | {"yaw": 25.0, "head_name": ""})
+    text = likeness_card([replace(result, standings=(truth,)), turned], "abc")
+    assert "| lab, 3 people | 0.000 |" in text
+    assert "| packaged, 3 people, yaw 25 | 0.000 |" in text
+    assert "| 1.000 | 1.000 |" in text
+    with pytest.raises(MesynthError, match="no figures of these weights"):
+        likeness_card([result], "other")
+    assert likeness_card([replace(result, standings=(replace(truth, likeness=()),))], "abc") == ""
 
 
 @pytest.mark.parametrize("of_head", [False, True])

@@ -221,7 +221,7 @@ def test_people_are_counted_one_by_one() -> None:
     assert found["nearer_than_home"].value == P - 1
     rows = people_figures(own, AGAINST)
     assert len(rows) == P
-    first = {f.key: f.value for f in rows[0]}
+    first = {f.key: f.value or 0.0 for f in rows[0]}
     assert first["epe"] > first["epe_home"]
     assert found["epe"].value == pytest.approx(np.mean([{f.key: f.value for f in row}["epe"] for row in rows]))
     each = au_figures(own, AGAINST, WEIGHTS)
