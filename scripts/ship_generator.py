@@ -1,7 +1,7 @@
 """Put a trained generator into the package: weights, a card with measured figures and the commands that made it.
 
     python scripts/ship_generator.py runs/motion_64/generator motion_gan \
-        --recipe configs/gan/motion_64.yaml --figures comparison/compare.json
+        --recipe configs/gan/motion_64.yaml --figures comparison/compare.json --also on-another-head/compare.json
 
 The recipe must be the one that the generator was trained by, and the figures those of these very weights.
 """
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mesynth.benchmark.result import Result, likeness_card
 from mesynth.core.errors import MesynthError
 from mesynth.store.digests import seal
 from mesynth.store.generator_folder import CARD, SHIPPED, read_facts
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--figures", type=Path, required=True)
+    parser.add_argument("--also", action="append", default=[], type=Path, help="figures on another head, or turned")
     parser.add_argument("--after", action="append", default=[], help="a command that followed training")
     options = parser.parse_args()
     facts = read_facts(options.generator)
@@ -47,6 +49,7 @@ def main() -> None:
     mine = [s for s in result["standings"] if s["facts"].get("weights_sha256") == facts.weights_sha256]
     if not mine:
         raise MesynthError(f"{options.figures} holds no figures of these weights; run mesynth compare on them")
+    results = [options.figures, *options.also]
     target = SHIPPED / options.name
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(options.generator, target)
@@ -58,6 +61,7 @@ def main() -> None:
     commands = [f"mesynth train {options.recipe} --out runs/{options.recipe.stem}", *options.after]
     with open(target / CARD, "a") as card:
         card.write(_section(mine[0], result, commands))
+        card.write(likeness_card([Result.from_json(f.read_text()) for f in results], facts.weights_sha256))
     seal(target)
     print(f"{target}: {size:,} bytes")
 

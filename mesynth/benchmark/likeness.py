@@ -20,7 +20,7 @@ from mesynth.benchmark.figures import REPEATED, Figure, figure
 from mesynth.benchmark.people import STEP
 from mesynth.motion.prior import MEAN
 
-NONE, OTHERS, HOME, CARRIED = "no motion", "others' mean, same head", "packaged head's mean", f"{MEAN} (no training)"
+NONE, OTHERS, HOME, CARRIED = "no motion", "others' mean", "packaged head's mean", f"{MEAN} field"
 OPPONENTS = (NONE, OTHERS, HOME, CARRIED)
 """Means that look at no face: nothing; the exact mean of the other people compared on, which no generator can know; the
 packaged head's mean in the crop's frame (:func:`mesynth.benchmark.people.home_mean`). The last looks at the landmarks.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -78,6 +79,11 @@ class Person:
 
     def _moved(self, intensity: np.ndarray) -> HeadFlow:
         return self._subject.flow(self._rest, intensity, self._pose, self._pose)
+
+    def crop_points(self, aus: AUVector) -> np.ndarray:
+        """The 68 landmarks [68,2] at an apex, on the crop without its margin."""
+        points = self._crop.points(self._subject.landmarks(aus.intensity, self._pose))
+        return np.asarray(points - np.float32(self._inset))
 
     def flow(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Exact motion [2,S,S] of a request, and [S,S] bool: face pixels still seen at the apex."""
@@ -185,10 +191,11 @@ def flows_of(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) * np.float32(STEP)
 
 
-def home_mean(likened: Sequence[Request], size: int) -> np.ndarray:
+@lru_cache(maxsize=2)
+def home_mean(likened: tuple[Request, ...], size: int) -> np.ndarray:
     """[A,2,S,S] float32: mean exact flow of HOME_PEOPLE of the packaged head, frontal, in the crop's frame."""
     people = (Person(seed, size) for seed in TRAIN_SEEDS[:HOME_PEOPLE])
-    means = MeanFlows.of(people, tuple(likened), size)
+    means = MeanFlows.of(people, likened, size)
     return np.asarray(means.total / means.people, np.float32)
 
 

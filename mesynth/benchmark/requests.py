@@ -17,6 +17,8 @@ BENCHMARK_SEEDS = range(990_000, 1_000_000)
 """Head seeds of the people that generators are compared on; nobody trains or is chosen on them."""
 MIDDLE = 0.5
 MAX_DIVERSE = 4
+MAX_PICTURED = 6
+"""AUs whose pictures are compared on another head: there motion is what is asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +116,31 @@ def requests(config: BenchmarkConfig) -> tuple[Request, ...]:
     both-sided requests at the level nearest to the middle and at the highest, flow images at these levels on all;
     both-sided requests at the level nearest to the middle are held against mean motions.
     """
-    return requests_of(config.codes, config.levels)
+    return requests_of(config.codes, config.levels, MAX_PICTURED if config.head else None)
 
 
-def requests_of(codes: Sequence[int], levels: Sequence[float]) -> tuple[Request, ...]:
-    """:func:`requests` of ``codes`` at ``levels``, ascending."""
+def requests_of(codes: Sequence[int], levels: Sequence[float], pictured: int | None = None) -> tuple[Request, ...]:
+    """:func:`requests` of ``codes`` at ``levels``, ascending; pictures of at most ``pictured`` AUs, None for all."""
     middle = min(levels, key=lambda level: abs(level - MIDDLE))
-    spread = {codes[i] for i in np.linspace(0, len(codes) - 1, MAX_DIVERSE).round().astype(int)}
+    spread, shown = (
+        {codes[i] for i in np.linspace(0, len(codes) - 1, min(count, len(codes))).round().astype(int)}
+        for count in (MAX_DIVERSE, len(codes) if pictured is None else pictured)
+    )
     out = [Request(codes[0], "B", 0.0)]
     for i, code in enumerate(codes):
         for level in levels:
             chosen = level in (middle, levels[-1])
-            out.append(Request(code, "B", level, chosen, level == middle and code in spread, chosen, level == middle))
+            out.append(
+                Request(
+                    code,
+                    "B",
+                    level,
+                    chosen and code in shown,
+                    level == middle and code in spread,
+                    chosen,
+                    level == middle,
+                )
+            )
         if code not in MIDLINE:
             for j, level in enumerate(levels):
                 out.append(Request(code, SIDES[(i + j) % 2], level, imaged=level in (middle, levels[-1])))

@@ -17,6 +17,7 @@ import numpy as np
 from mesynth.benchmark.answers import Warned
 from mesynth.benchmark.candidates import Candidate
 from mesynth.benchmark.figures import Figure
+from mesynth.benchmark.likeness import CARRIED, HOME
 from mesynth.benchmark.people import Person
 from mesynth.benchmark.requests import MIDDLE
 from mesynth.core import facs
@@ -147,8 +148,11 @@ class Result:
         level = self.settings.get("likened_level", MIDDLE)
         table = Table(
             title=f"who reads the face: each AU at {level:g} on both sides, pixels of the face",
-            caption="px; gained: after the best gain per AU for the other people; blind: the same model's mean over the "
-            "other faces; own: nearer than that, %; wins: people nearer than the packaged head's mean / landmark-mean",
+            caption="EPE in px, gained: after the best gain per AU for the other people; blind: EPE of the model's "
+            "mean over the other faces, own: how much nearer, gained, its answer to this face is; wins: people nearer "
+            f"than {HOME} / than {CARRIED}",
+            box=None,
+            padding=(0, 1, 0, 0),
         )
         table.add_column("", no_wrap=True)
         for name, _ in _LIKENESS:
@@ -194,9 +198,39 @@ class Result:
         return table
 
 
+def likeness_card(results: Sequence[Result], weights_sha256: str) -> str:
+    """The section of a generator's card that says whether it reads the face; empty where nothing was measured.
+
+    Raises:
+        MesynthError: a comparison without these weights.
+    """
+    rows = []
+    for result in results:
+        own = next((s for s in result.standings if s.facts.get("weights_sha256") == weights_sha256), None)
+        if own is None:
+            raise MesynthError("a comparison holds no figures of these weights; run mesynth compare on them")
+        if own.likeness:
+            found = {f.key: f for f in own.likeness}
+            where = result.settings.get("head_name") or "packaged"
+            turn = [f"{n} {a:g}" for n in ("yaw", "pitch") if (a := result.settings.get(n))]
+            who = ", ".join([f"{where}, {result.settings['people']} people", *turn])
+            rows.append(f"| {who} | {' | '.join(_short(found.get(key)) for key, _ in CARD_COLUMNS)} |")
+    if not rows:
+        return ""
+    head = " | ".join(["head", *(name for _, name in CARD_COLUMNS)])
+    about = "Each AU on both sides, pixels of the face; docs/compare.md says what the columns are."
+    lines = ["", "## Does it read the face?", "", about, "", f"| {head} |", "|---" * (1 + len(CARD_COLUMNS)) + "|", *rows, ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+CARD_COLUMNS = (
+    ("epe", "EPE"), ("face_blind", "its mean over other faces"), ("epe_home", "packaged head's mean"),
+    ("epe_carried", "landmark-mean"), ("epe_none", "no motion"), ("own_face", "own"), ("personal", "personal"),
+    ("named", "named"),
+)  # fmt: skip
 _LIKENESS = (
-    ("EPE", ("epe",)), ("gained", ("epe_gain",)), ("blind", ("face_blind",)), ("gained", ("face_blind_gain",)),
-    ("own", ("own_face",)), ("cos", ("cosine",)), ("personal", ("personal",)), ("named", ("named",)),
+    ("EPE", ("epe",)), ("gained", ("epe_gain",)), ("blind", ("face_blind",)), ("own", ("own_face",)),
+    ("cosine", ("cosine",)), ("personal", ("personal",)), ("named", ("named",)),
     ("wins", ("nearer_than_home", "nearer_than_carried")),
 )  # fmt: skip
 """Columns of the table, with the figures' keys."""
@@ -205,7 +239,9 @@ _LIKENESS = (
 def _short(found: Figure | None) -> str:
     if found is None or found.value is None:
         return DASH
-    return f"{found.value:.0f}" if found.unit == "%" or found.unit.startswith("of ") else f"{found.value:.3f}"
+    if found.unit.startswith("of "):
+        return f"{found.value:.0f}"
+    return f"{found.value:.0f}%" if found.unit == "%" else f"{found.value:.3f}"
 
 
 def _likeness(record: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _compared(
         standings.append(_standing(candidate, answered, against, tools, person, config))
     likened = [r for r in targets if r.likened]
     settings = dataclasses.asdict(config) | tools.names | {"threads": 1, "cores": os.cpu_count()}
-    settings |= {"likened_level": likened[0].level}
+    settings |= {"likened_level": likened[0].level, "head_name": head.name if head else ""}
     about = (ABOUT, SOURCE_NOTE) if head is None else (*_about_head(head), SOURCE_NOTE)
     result = Result(
         standings=tuple(standings), settings=settings, notes=(*about, *tools.notes), opponents=tuple(opponents)
@@ -173,7 +173,7 @@ def _meet(
     if not all(ref.is_file() for _, ref in files):
         everybody = (person_of(config, seed, head) for seed in config.seeds)
         means = MeanFlows.of(everybody, targets, config.size, tick)
-        home = home_mean([r for r in targets if r.likened], config.size)
+        home = home_mean(tuple(r for r in targets if r.likened), config.size)
     done = len(files)
     for seed, (own, ref) in zip(config.seeds, files, strict=True):
         person = None if all(f.is_file() for f in (*own, ref)) else person_of(config, seed, head)

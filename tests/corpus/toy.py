@@ -28,10 +28,11 @@ SHARE = 0.5
 class Toy(PriorGenerator):
     """Shows ``SHARE * guidance`` of what it is asked for, give or take a tenth over the square root of ``steps``."""
 
-    family, size = "toy", 32
+    size = 32
 
     def __init__(self, facts: GeneratorFacts, steps: int = 4, guidance: float = 1.0, gainless: bool = False) -> None:
         super().__init__()
+        self.family = "toy"
         self.facts, self.steps, self.guidance, self.gainless = facts, steps, guidance, gainless
 
     def configured(self, *, steps: int = 4, guidance: float = 1.0) -> Toy:

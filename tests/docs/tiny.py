@@ -37,6 +37,7 @@ from tests.datasets.releases import (
     samm,
     smic,
 )
+from tests.head import heads
 from tests.recognizer import recordings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -326,6 +327,11 @@ def _generator(tiny: Tiny, out: Path) -> None:
     _run(*(str(ROOT / "configs/gan/motion_tiny.yaml") if word == "gan/motion_tiny" else word for word in words))
 
 
+def _head(tiny: Tiny, out: Path) -> None:
+    with out.open("wb") as file:
+        np.savez(file, **heads.arrays(("mouthSmile",)))  # type: ignore[arg-type]
+
+
 def _flow_images(tiny: Tiny, out: Path) -> None:
     flow_folders.write_flow_folders(out, flow_folders.flow_images())
 
@@ -367,6 +373,7 @@ NAMES: dict[str, Callable[[Tiny, Path], None]] = {
     "my-study": _study,
     "three_norm_u_v_os": _flow_images,
     "runs/motion": _generator,
+    "lab-head.npz": _head,
     "samples/corpus": _sample,
 }
 """Name in the documents -> what makes its data. Names that begin with / are replaced in commands, others laid out."""
