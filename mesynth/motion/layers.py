@@ -252,10 +252,11 @@ def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarra
 @njit(cache=True, nogil=True)
 def _lip_basis(
     box: np.ndarray, frame: np.ndarray, iod: float, up: np.ndarray, low: np.ndarray, red: np.ndarray, gap: float,
-    chin: float, gate: np.ndarray,
+    chin: float, gate: np.ndarray, loose: np.ndarray,
 ) -> np.ndarray:
     """[10,h,w] float32 in the box (y0, y1, x0, x1): the upper side's lift, closing, thinning and jaw, the lower side's
-    drop, closing, thinning and jaw, the corners, the share of the subject's left; pixels at strength 1."""
+    drop, closing, thinning and jaw, the corners, the share of the subject's left; pixels at strength 1. ``loose`` is the
+    gate of the jaw, which moves further and so fades more slowly."""
     out = np.zeros((10, box[1] - box[0], box[3] - box[2]), np.float32)
     near = min(1.0, _FAR / max(gap, 1e-3))
     opened = min(max(1 - 1.2 * (gap - 0.1), 0.35), 1.0)
@@ -279,10 +280,12 @@ def _lip_basis(
             out[4, j, i] = g * iod * lens * fade_low
             out[5, j, i] = -g * 0.58 * width * fade_low
             out[6, j, i] = -g * iod * tl * lens * _step(below / tl) * np.exp(-((max(below - tl, 0.0) / 0.12) ** 2))
-            jaw = opened * g * iod * np.exp(-2 * x * x) * _step((v / iod + 0.30) / 0.45)
-            jaw *= 1 - _step((v - 1.02 * chin) / (0.55 * iod))
-            out[3, j, i] = jaw * _step((abs(s) - 0.45) / 0.6)  # the upper lip's middle stays, the corners follow
-            out[7, j, i] = jaw
+            body = opened * loose[box[0] + j, box[2] + i] * iod * np.exp(-((x / 0.75) ** 4))
+            body *= 1 - _step((v - 1.02 * chin) / (0.75 * iod))
+            ramp = _step((v / iod + 0.40) / 0.80)  # half at the corners, all at the chin
+            r = min(abs(s) / 1.05, 1.0)
+            out[3, j, i] = body * ramp * r * r  # the upper lip's middle stays, the corners follow
+            out[7, j, i] = body * (1 - r**4 + ramp * r**4)  # the jaw is rigid: no slope where it is continued upwards
             if abs(s) >= 1.05:  # one skin beyond the corners
                 out[4, j, i], out[5, j, i], out[6, j, i], out[7, j, i] = (
                     out[0, j, i], out[1, j, i], out[2, j, i], out[3, j, i],
@@ -339,40 +342,40 @@ def _tooth(rows: np.ndarray, x: float) -> tuple[float, float, int]:
 
 @njit(cache=True, nogil=True)
 def _mouth(
-    x: float, d: float, drop: float, gap: float, depth: float, iod: float, tone: np.ndarray, out: np.ndarray
-) -> None:
-    """Colour behind closed lips that part. IOD: x from the middle, d below the closed lips' line, ``drop`` of the jaw,
-    ``gap`` the widest of the mouth, ``depth`` under the upper lip's edge."""
-    r, g, b = tone[0] * 0.24, tone[1] * 0.12, tone[2] * 0.11
+    x: float, d: float, low: float, upper: float, gap: float, depth: float, iod: float, tone: np.ndarray,
+    white: np.ndarray, dark: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """Colour behind lips that part, from ``dark`` at the back. IOD: x from the middle, d below the upper and ``low`` below
+    the lower lip's line as the jaw moved it, ``gap`` the widest of the mouth, ``depth`` under the upper lip's edge;
+    ``upper``: whether its upper teeth show, 0 or 1."""
+    r, g, b = dark
     x = abs(x)
     wide = _step(gap / 0.15)
     side = np.exp(-((x / 0.42) ** 2))
     # The tongue rests behind the lower teeth and goes with the jaw; the further back the darker.
-    top = drop - 0.015 - 0.05 * wide
-    cover = _step((d - top - 0.25 * x * x) / 0.05) * _step((0.40 - x) / 0.12) * wide
-    lit = (0.35 + 0.65 * _step((d - top) / 0.14)) * (0.6 + 0.4 * side) * (1 - 0.22 * np.exp(-((x / 0.018) ** 2)))
-    r += cover * (tone[0] * 0.66 * lit - r)
-    g += cover * (tone[1] * 0.36 * lit - g)
-    b += cover * (tone[2] * 0.36 * lit - b)
-    mean = (tone[0] + tone[1] + tone[2]) / 3
-    white = min(mean, 212.0)
-    lights = 0.45 + 0.55 * wide
+    top = -0.04 - 0.10 * wide + 0.5 * x * x
+    cover = _step((low - top) / 0.05) * _step((0.38 - x) / 0.12) * wide
+    lit = (0.45 + 0.55 * _step((low - top) / 0.12)) * (0.6 + 0.4 * side) * (1 - 0.18 * np.exp(-((x / 0.018) ** 2)))
+    r += cover * (tone[0] * 0.68 * lit - r)
+    g += cover * (tone[1] * 0.38 * lit - g)
+    b += cover * (tone[2] * 0.38 * lit - b)
+    light = (0.45 + 0.55 * wide) * side
     t, edge, k = _tooth(_LOWER, x)
     if k >= 0:
-        inside = d - drop - edge - 0.012 * t**6
+        inside = low - edge - 0.012 * t**6
         cover = min(max(0.5 + inside * iod, 0.0), 1.0) * side
-        bright = (0.66 - 0.20 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.012)) * side * lights
-        r += cover * (white * 1.16 * bright - r)
-        g += cover * (white * 1.07 * bright - g)
-        b += cover * (white * 0.94 * bright - b)
+        bright = light * (0.80 - 0.20 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.012))
+        r += cover * (white[0] * bright - r)
+        g += cover * (white[1] * bright - g)
+        b += cover * (white[2] * bright - b)
     t, edge, k = _tooth(_TEETH, x)
-    if k >= 0:
+    if k >= 0 and upper > 0:
         inside = edge - 0.03 * t**6 - d
         cover = min(max(0.5 + inside * iod, 0.0), 1.0) * side
-        bright = (0.80 - 0.22 * t**4 - 0.09 * np.exp(-max(inside, 0.0) / 0.015)) * side * lights
-        r += cover * (white * 1.18 * bright - r)
-        g += cover * (white * 1.09 * bright - g)
-        b += cover * (white * 0.97 * bright - b)
+        bright = light * (0.95 - 0.24 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.015))
+        r += cover * (white[0] * bright - r)
+        g += cover * (white[1] * bright - g)
+        b += cover * (white[2] * bright - b)
     shade = 1 - 0.55 * np.exp(-depth / 0.02)  # the upper lip's
     out[0], out[1], out[2] = r * shade, g * shade, b * shade
 
@@ -381,17 +384,19 @@ def _mouth(
 def _skin(
     image: np.ndarray, above: np.ndarray, below: np.ndarray, cut: bool, most: float, head: np.ndarray, frame: np.ndarray,
     edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
-    tone: np.ndarray, out: np.ndarray, share: np.ndarray,
+    colours: np.ndarray, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
     """The skin with both lips over the mouth, into ``out`` [H,W,3] and, unless it is empty, shares [4,H,W].
 
     ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of their
-    slopes. ``own`` [h,w,3] the photo's mouth carried on at ``place`` (y, x), ``rim`` [h,w] where it shows itself at rest, or
+    slopes. ``own`` [h,w,4] the photo's mouth carried on, and how much of it counts, at ``place`` (y, x), ``rim`` [h,w] where it shows itself at rest, or
     empty: a closed mouth. ``moved``: drop of the jaw, widest gap, IOD.
+    ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark.
     """
     height, width = image.shape[:2]
     wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
+    seen = np.empty(3, np.float32)
     rounds = 9 if cut else 6
     bottom = edges[1].max() + most + 2
     top = edges[0].min() - 2 - most
@@ -435,18 +440,21 @@ def _skin(
                 _colour(image, lx, ly, wx, wy, two)
             inner[:] = 0
             if hole > 0:
+                low = (v - _on(edges[1], s)) / iod - moved[0]
+                depth = max(vu - _on(edges[0], su), 0.0) / iod
+                upper = 0.0 if own.size else 1.0
+                _mouth(
+                    s * frame[4] / iod, (v - _on(edges[0], s)) / iod, low, upper, moved[1], depth, iod, colours[0],
+                    colours[1], colours[2], inner,
+                )  # fmt: skip
                 if own.size:
-                    _colour(own, qx - place[1], qy - place[0], wx, wy, inner)
-                    if stay > 0:
-                        i = _clamp(int(qx - place[1] + 0.5), rim.shape[1] - 1)
-                        j = _clamp(int(qy - place[0] + 0.5), rim.shape[0] - 1)
+                    i = _clamp(int(np.floor(qx - place[1] + 0.5)), own.shape[1] - 1)
+                    j = _clamp(int(np.floor(qy - place[0] + 0.5)), own.shape[0] - 1)
+                    _colour(own, qx - place[1], qy - place[0], wx, wy, seen)
+                    for c in range(3):
+                        inner[c] += own[j, i, 3] * (seen[c] - inner[c])
                         if rim[j, i]:
-                            for c in range(3):
-                                inner[c] += stay * (image[y, x, c] - inner[c])
-                else:
-                    d = (v - _on(edges[0], s)) / iod
-                    depth = max(vu - _on(edges[0], su), 0.0) / iod
-                    _mouth(s * frame[4] / iod, d, moved[0], moved[1], depth, iod, tone, inner)
+                            inner[c] += stay * (image[y, x, c] - inner[c])
             for c in range(3):
                 out[y, x, c] = a * one[c] + b * two[c] + hole * inner[c]
 
@@ -535,10 +543,11 @@ def _lids(
             if hole > 0:
                 _colour(ball, qx - box[2], qy - box[0], wx, wy, inner)
                 i, j = _clamp(int(qx + 0.5) - box[2], rim.shape[1] - 1), _clamp(int(qy + 0.5) - box[0], rim.shape[0] - 1)
-                if rim[j, i] and wide < 1:
+                own = rim[j, i] * (1 - wide)
+                if own > 0:
                     _colour(image, qx, qy, wx, wy, extra)
                     for c in range(3):
-                        inner[c] += (1 - wide) * (extra[c] - inner[c])
+                        inner[c] += own * (extra[c] - inner[c])
                 # The lid's shadow lies on the eyeball and goes with the lid.
                 now = 1 - 0.30 * np.exp(-max(below, 0.0) / (0.022 * iod))
                 was = 1 - 0.30 * np.exp(-max(v - _on(curves[0], s), 0.0) / (0.022 * iod))
@@ -633,6 +642,7 @@ class Layers:
         self.skin = self._segment()
         free = cv2.distanceTransform(self.skin.astype(np.uint8), cv2.DIST_L2, 5)
         self.gate = _smooth((free - 1.5) / (0.22 * self.iod)).astype(np.float32)
+        self._loose = _smooth((free - 1.5) / (0.36 * self.iod)).astype(np.float32)
         """[H,W] in [0,1]: share of a generator's motion that is let through; exactly 0 where nothing but the head moves."""
         self._mouth()
         self.eyes = tuple(self._eye(*eye) for eye in _EYES)
@@ -728,12 +738,17 @@ class Layers:
         self.open = gap > _OPEN
         if not self.open:
             up = low = self._darkest((up + low) / 2, 0.035 * iod)
+        else:  # a landmark contour lies a little inside: its hem goes with what is behind
+            hem = (np.abs(_S) < 0.97) * (0.5 + 0.006 * iod)
+            up, low = up - 0.5 * hem, low + hem
         low = np.maximum(low, up)
         self.gap = max(float(np.median((low - up)[middle])) / iod, 0.0)
         red = [up - lip.line(p[48:55]), lip.line(p[[48, 59, 58, 57, 56, 55, 54]]) - low]
         self._red = np.maximum(np.stack(red), 0.02 * iod)
         self._lips = np.stack([up, low, lip.slope(up), lip.slope(low)])
         self.tone = self._cheeks()
+        white = min(float(self.tone.mean()), 205.0) * np.array([1.18, 1.09, 0.97])
+        self._colours = np.stack([self.tone, white, self.tone * [0.24, 0.12, 0.11]])
         self._own, self._rim, self._place = _NONE3, np.zeros((0, 0), np.bool_), np.zeros(2)
         top = int(np.clip(lip.mid[1] - 0.62 * iod, 0, height - 1))
         self._jaw_box = np.array([top, height, 0, width])
@@ -761,10 +776,13 @@ class Layers:
             return
         seen = part[inside]
         darkest = seen[seen.mean(1) <= np.percentile(seen.mean(1), 15)].mean(0)
-        dark = np.minimum(darkest, self.tone * [0.30, 0.18, 0.17])
+        brightest = seen[seen.mean(1) >= np.percentile(seen.mean(1), 85)].mean(0)
+        if brightest.min() > 0.6 * brightest.max():  # teeth, not gums or a tongue
+            self._colours[1] = np.maximum(brightest, 0.7 * self._colours[1])
+        self._colours[2] = np.minimum(darkest, self.tone * [0.30, 0.18, 0.17])
         own, away = _carried_out(part, inside, 0.02 * iod)
-        own = dark + (own - dark) * np.exp(-((away / (0.07 * iod)) ** 2))[..., None]
-        self._own = np.ascontiguousarray(np.where(inside[..., None], part, own), np.float32)
+        fade = np.where(inside, 1, np.exp(-((away / (0.05 * iod)) ** 4)))
+        self._own = np.ascontiguousarray(np.concatenate([own, fade[..., None]], -1), np.float32)
         self._rim = (np.abs(s) < 1) & (v > _at(up, s) - 1) & (v < _at(low, s) + 1)
         self._place = np.array([y0, x0], np.float64)
 
@@ -796,22 +814,27 @@ class Layers:
         lid = np.maximum(up - slit.line(p[list(brow)]) - 0.06 * iod, 0.08 * iod)
         shape = (box[1] - box[0], box[3] - box[2])
         if min(shape) < 4:
-            none = np.zeros((0, 4, 0, 4))
             empty = np.zeros((1, 1, 3), np.float32)
-            return _Eye(slit, np.zeros(4, int), up, low, lid, empty, np.zeros((1, 1), bool), empty, empty[..., 0],
-                        np.ones(_N) + 0 * none.sum())  # fmt: skip
+            return _Eye(slit, np.zeros(4, int), up, low, lid, empty, empty[..., 0], empty, empty[..., 0],
+                        np.ones(_N))  # fmt: skip
         part = self.image[y0:y1, x0:x1].astype(np.float32)
         y, x = np.mgrid[y0:y1, x0:x1]
         grid = np.stack([x, y], -1).astype(np.float64)
         s, v = slit.of(grid)
         above = _at(up, s) - v
-        rim = (np.abs(s) < 1.02) & (above < 1.5) & (v < _at(low, s) + 1)
-        inside = (np.abs(s) < 0.95) & (above < -0.022 * iod - 0.6) & (v < _at(low, s) - 0.8)
+        rim = np.clip(1.5 - above, 0, 1) * np.clip(_at(low, s) + 1.5 - v, 0, 1) * _smooth((1.06 - np.abs(s)) / 0.06)
+        inside = (np.abs(s) < 0.93) & (above < -0.022 * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
         ball = self._ball(part, grid, inside, slit, up, low)
         # Lashes are thin dark lines over the lid: a closing removes them, the ratio keeps them.
         grey = part.mean(-1)
-        gain = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _disc(0.035 * iod)) / np.maximum(grey, 8)
-        bare = _soften(part * np.minimum(gain, 3)[..., None], 0.016 * iod)
+        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _disc(0.035 * iod))
+        gain = np.minimum(closed / np.maximum(grey, 8), 3)
+        # Of the ratio on luminance alone dark lashes would turn orange: their colour is that of the skin beside them.
+        plain = np.clip(1.25 - gain, 0.02, 0.25)
+        beside = _soften(part * plain[..., None], 0.05 * iod) / _soften(plain, 0.05 * iod)[..., None]
+        tinted = beside * (closed / np.maximum(beside.mean(-1), 1))[..., None]
+        bare = part * gain[..., None]
+        bare = _soften(bare + _smooth((gain - 1.05) / 0.3)[..., None] * (tinted - bare), 0.016 * iod)
         h, top = above / iod, np.minimum(0.12, 0.6 * _at(lid, s) / iod)
         on = _smooth((h - 0.004) / 0.02) * _smooth((top - h) / 0.03) * _smooth((1.35 - np.abs(s)) / 0.2)
         dark = np.clip(grey / np.maximum(bare.mean(-1), 1), 0.25, 1).astype(np.float32)
@@ -820,7 +843,7 @@ class Layers:
         at = (slit.to(_S[:, None] + 0 * across, up[:, None] - across) - [x0, y0]).astype(np.float32)
         line = cv2.remap(dark, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).min(1)
         return _Eye(
-            slit, box, up, low, lid, ball, rim, np.asarray(part + on[..., None] * (bare - part), np.float32),
+            slit, box, up, low, lid, ball, rim.astype(np.float32), np.asarray(part + on[..., None] * (bare - part), np.float32),
             np.asarray(1 - (1 - dark) * near, np.float32), np.clip(_soften(line[None], 5)[0], 0.3, 0.75).astype(float),
         )  # fmt: skip
 
@@ -832,22 +855,39 @@ class Layers:
             return part
         iod = self.iod
         ball, _ = _carried_out(part, inside, 0.02 * iod)
-        grey = part.mean(-1)
-        dark = np.maximum(np.percentile(grey[inside], 40) - grey, 0) * inside
-        if dark.sum() <= 0:
-            return ball
-        s = float((slit.of(grid)[0] * dark).sum() / dark.sum())  # the iris: where the eye is dark
-        at = np.array(s)
-        centre = slit.to(at, 0.45 * _at(up, at) + 0.55 * _at(low, at))
-        r = np.linalg.norm(grid - centre, axis=-1) / (0.093 * iod)
-        rings = [(k, part[inside & (np.abs(r - k) < 0.07)]) for k in np.arange(0.06, 1.3, 0.125)]
+        r = self._iris(part.mean(-1), grid, inside, slit, up, low)
+        rings = [(k, part[inside & (np.abs(r - k) < 0.07)]) for k in np.arange(0.06, 1.0, 0.11)]
         rings = [(k, np.median(q, 0)) for k, q in rings if len(q)]
         if not rings:
             return ball
         radii, colours = [k for k, _ in rings], np.stack([c for _, c in rings], -1)
         full = _soften(np.stack([np.interp(r, radii, c) for c in colours], -1), 0.6)
-        share = _smooth((1.15 - r) / 0.15) * ~inside
+        share = _smooth((1.04 - r) / 0.10) * ~inside
         return np.asarray(ball + share[..., None] * (full - ball), np.float32)
+
+    def _iris(
+        self, grey: np.ndarray, grid: np.ndarray, inside: np.ndarray, slit: Slit, up: np.ndarray, low: np.ndarray
+    ) -> np.ndarray:
+        """Distance [h,w] from the iris' centre in its radii: the circle whose seen edge is darkest within against without."""
+        iod = self.iod
+        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        ring = np.stack([np.cos(angle), np.sin(angle)], -1)
+        s = np.linspace(-0.6, 0.6, 25)
+        share = np.array([0.35, 0.45, 0.55, 0.65])
+        centres = np.concatenate([slit.to(s, (1 - k) * _at(up, s) + k * _at(low, s)) for k in share])
+        radii = np.array([0.078, 0.086, 0.094, 0.102, 0.110]) * iod
+        first = grid[0, 0]
+        best, found = -np.inf, (centres[len(centres) // 2], float(radii[2]))
+        for radius in radii:
+            at = [(centres[:, None] + radius * k * ring - first).astype(np.float32) for k in (0.82, 1.18)]
+            dark, light = (cv2.remap(grey, q[..., 0], q[..., 1], cv2.INTER_LINEAR) for q in at)
+            seen = [cv2.remap(inside.astype(np.float32), q[..., 0], q[..., 1], cv2.INTER_LINEAR) for q in at]
+            both = seen[0] * seen[1]
+            score = (both * (light - dark)).sum(1) / np.maximum(both.sum(1), 6) - 0.3 * (seen[0] * dark).sum(1) / 40
+            i = int(score.argmax())
+            if score[i] > best:
+                best, found = float(score[i]), (centres[i], float(radius))
+        return np.asarray(np.linalg.norm(grid - found[0], axis=-1) / found[1])
 
     # -------------------------------------------------------------- frames
 
@@ -882,8 +922,9 @@ class Layers:
         if self._basis is None:
             chin = float((self.points[8] - self.lip.mid) @ self.lip.n)
             self._basis = _lip_basis(
-                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self._red, self.gap, chin, self.gate
-            )
+                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self._red, self.gap, chin, self.gate,
+                self._loose,
+            )  # fmt: skip
         above, below = np.empty_like(skin), np.empty_like(skin)
         most = _lip_sides(skin, self._basis, self._jaw_box, self.lip.frame, weights, above, below)
         s = np.linspace(-0.9, 0.9, 25)
@@ -921,7 +962,8 @@ class Layers:
             eye.up - hem, eye.low, eye.slit.slope(eye.up - hem), eye.slit.slope(eye.low), up - hem, low, down, -lift,
             0.62 * eye.lid, eye.line,
         ])  # fmt: skip
-        wide = float(_smooth(-min(float(down.min()), 0) / 2))
+        bare = np.maximum(eye.up - up, low - eye.low)[np.abs(_S) < 0.95]
+        wide = float(_smooth(max(float(bare.max()), 0) / 2))  # pixels of the eyeball uncovered
         moves = float(np.abs(down).max() > 0 or np.abs(lift).max() > 0)
         return curves, np.array([iod, min(closure, 1.0), wide, moves])
 
@@ -939,7 +981,7 @@ class Layers:
         out = np.empty((*self.image.shape[:2], 3), np.float32)
         _skin(
             self.image, above, below, cut, most, head, self.lip.frame, self._lips, self._own, self._rim, self._place, stay,
-            self.iod, moved, self.tone, out, share,
+            self.iod, moved, self._colours, out, share,
         )  # fmt: skip
         for side, eye in enumerate(self.eyes):
             curves, numbers = self._curves(side, step.aus, above)
