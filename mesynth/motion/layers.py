@@ -70,6 +70,16 @@ def skin_aus(aus: AUVector) -> AUVector:
     return AUVector(left, aus.known)
 
 
+def with_layered(skin: AUVector, asked: AUVector) -> AUVector:
+    """``skin``, with what layers draw as it is in ``asked``: gains are a network's, not theirs."""
+    rows = [facs.AU_INDEX[code] for code in LAYERED]
+    if not asked.intensity[rows].any():
+        return skin
+    whole = skin.intensity.copy()
+    whole[rows] = asked.intensity[rows]
+    return AUVector(whole, skin.known)
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One frame's motion, as a generator hands it on."""
@@ -251,8 +261,16 @@ def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarra
 
 @njit(cache=True, nogil=True)
 def _lip_basis(
-    box: np.ndarray, frame: np.ndarray, iod: float, up: np.ndarray, low: np.ndarray, red: np.ndarray, gap: float,
-    chin: float, gate: np.ndarray, loose: np.ndarray,
+    box: np.ndarray,
+    frame: np.ndarray,
+    iod: float,
+    up: np.ndarray,
+    low: np.ndarray,
+    red: np.ndarray,
+    gap: float,
+    chin: float,
+    gate: np.ndarray,
+    loose: np.ndarray,
 ) -> np.ndarray:
     """[10,h,w] float32 in the box (y0, y1, x0, x1): the upper side's lift, closing, thinning and jaw, the lower side's
     drop, closing, thinning and jaw, the corners, the share of the subject's left; pixels at strength 1. ``loose`` is the
@@ -542,7 +560,10 @@ def _lids(
             inner[:] = 0
             if hole > 0:
                 _colour(ball, qx - box[2], qy - box[0], wx, wy, inner)
-                i, j = _clamp(int(qx + 0.5) - box[2], rim.shape[1] - 1), _clamp(int(qy + 0.5) - box[0], rim.shape[0] - 1)
+                i, j = (
+                    _clamp(int(qx + 0.5) - box[2], rim.shape[1] - 1),
+                    _clamp(int(qy + 0.5) - box[0], rim.shape[0] - 1),
+                )
                 own = rim[j, i] * (1 - wide)
                 if own > 0:
                     _colour(image, qx, qy, wx, wy, extra)
@@ -761,7 +782,10 @@ class Layers:
         iod, lip = self.iod, self.lip
         height, width = self.image.shape[:2]
         reach = lip.half + 0.12 * iod
-        (x0, y0), (x1, y1) = lip.mid - [reach, 0.5 * iod + self.gap * iod], lip.mid + [reach, 0.9 * iod + self.gap * iod]
+        (x0, y0), (x1, y1) = (
+            lip.mid - [reach, 0.5 * iod + self.gap * iod],
+            lip.mid + [reach, 0.9 * iod + self.gap * iod],
+        )
         y0, y1, x0, x1 = (int(np.clip(v, 0, m)) for v, m in ((y0, height), (y1, height), (x0, width), (x1, width)))
         if y1 - y0 < 4 or x1 - x0 < 4:
             return
@@ -955,7 +979,9 @@ class Layers:
         shut = min(1.05 * closure, 1.05)
         # Past the wet rim of the lower lid; a closing lid takes what it finds.
         down = shut * (gap + 0.016 * iod * lens) + max(1 - closure, 0) * lower
-        lift = np.minimum((1 - closure) * lift + 0.12 * closure * gap, 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0))
+        lift = np.minimum(
+            (1 - closure) * lift + 0.12 * closure * gap, 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
+        )
         up, low = up0 + down, np.maximum(low0 - lift, up0 + down)
         hem = 0.013 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
         curves = np.stack([
@@ -977,7 +1003,9 @@ class Layers:
 
         above, below, cut, most, moved = self._moved_skin(step)
         head = _NONE2 if step.head is None else backward_flow(step.head)
-        stay = 1.0 - float(_smooth((most + np.abs(above - below).sum(-1).max()) / (0.05 * self.iod))) if self.open else 0.0
+        stay = (
+            1.0 - float(_smooth((most + np.abs(above - below).sum(-1).max()) / (0.05 * self.iod))) if self.open else 0.0
+        )
         out = np.empty((*self.image.shape[:2], 3), np.float32)
         _skin(
             self.image, above, below, cut, most, head, self.lip.frame, self._lips, self._own, self._rim, self._place, stay,
@@ -987,7 +1015,21 @@ class Layers:
             curves, numbers = self._curves(side, step.aus, above)
             b = eye.box
             if numbers[3] or above[b[0] : b[1], b[2] : b[3]].any():
-                _lids(self.image, above, head, eye.slit.frame, b, curves, numbers, eye.ball, eye.rim, eye.bare, eye.lash, out, share)
+                _lids(
+                    self.image,
+                    above,
+                    head,
+                    eye.slit.frame,
+                    b,
+                    curves,
+                    numbers,
+                    eye.ball,
+                    eye.rim,
+                    eye.bare,
+                    eye.lash,
+                    out,
+                    share,
+                )
         return out if step.change is None else out + step.change
 
     def truth(self, step: Step) -> Truth:
