@@ -27,24 +27,22 @@ from numba import njit
 
 from mesynth.core import facs
 from mesynth.core.types import AUVector
-from mesynth.motion.warp import _clamp, _keys, _mirror
+from mesynth.motion.warp import _clamp, _keys, _mirror, backward_flow, warp_backward
 
-LAYERED: tuple[int, ...] = (5, 23, 24, 25, 26, 27, 43, 45)
+LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
 """AUs whose motion is that of lids and lips: layers alone draw them, generators are not asked for them."""
 LIDS: dict[int, tuple[float, float]] = {
-    5: (-0.22, -0.04), 6: (0.04, 0.24), 7: (0.10, 0.30), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.12),
+    5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0.04, 0.26), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.12),
     45: (1.05, 0.12),
 }  # fmt: skip
 """Share of the opening by which the upper lid falls and the lower lid rises; what the skin does already counts."""
-LIPS: dict[int, tuple[float, float, float, float, float]] = {
-    10: (0.03, 0, 0, 0, 0), 16: (0, 0.04, 0, 0, 0), 17: (0, 0, 0, 0.7, 0), 23: (0, 0, 0, 0.8, 0.25),
-    24: (0, 0, 0, 1.0, 0.4), 25: (0.02, 0.055, 0, 0, 0), 26: (0.005, 0.03, 0.22, 0, 0), 27: (0.02, 0.05, 0.42, 0, 0),
+LIPS: dict[int, tuple[float, float, float, float]] = {
+    10: (0.03, 0, 0, 0), 16: (0, 0.04, 0, 0), 17: (0, 0, 0, 0.7), 23: (0, 0, 0, 0.8), 24: (0, 0, 0, 1.0),
+    25: (0.012, 0.035, 0, 0), 26: (0.005, 0.050, 0.19, 0), 27: (0.02, 0.10, 0.40, 0),
 }  # fmt: skip
-"""Lift of the upper lip, drop of the lower lip, drop of the jaw; share of the gap closed, of the red taken in."""
-_CORNERS = {23: 0.03, 24: 0.015}
-"""How far the corners of the mouth are drawn in."""
-_MOST = (0.08, 0.12, 0.45, 1.0, 0.5, 0.05)
-"""Of lift, drop, jaw, closing, thinning and corners, of several AUs together."""
+"""Lift of the upper lip, drop of the lower lip, drop of the jaw; share of the gap closed."""
+_MOST = (0.08, 0.14, 0.42, 1.0)
+"""Of lift, drop, jaw and closing, of several AUs together."""
 
 _N, _REACH = 192, 1.5
 _S = np.linspace(-_REACH, _REACH, _N)
@@ -199,9 +197,11 @@ def _pair(field: np.ndarray, x: float, y: float) -> tuple[float, float]:
     height, width = field.shape[0], field.shape[1]
     ix, iy = int(np.floor(x)), int(np.floor(y))
     ax, ay = x - ix, y - iy
-    x0, x1 = _clamp(ix, width - 1), _clamp(ix + 1, width - 1)
-    y0, y1 = _clamp(iy, height - 1), _clamp(iy + 1, height - 1)
-    w00, w01, w10, w11 = (1 - ax) * (1 - ay), ax * (1 - ay), (1 - ax) * ay, ax * ay
+    x0, x1, y0, y1 = ix, ix + 1, iy, iy + 1
+    if x0 < 0 or y0 < 0 or x1 >= width or y1 >= height:
+        x0, x1, y0, y1 = _clamp(x0, width - 1), _clamp(x1, width - 1), _clamp(y0, height - 1), _clamp(y1, height - 1)
+    w01, w11 = ax * (1 - ay), ax * ay
+    w00, w10 = 1 - ay - w01, ay - w11
     return (
         w00 * field[y0, x0, 0] + w01 * field[y0, x1, 0] + w10 * field[y1, x0, 0] + w11 * field[y1, x1, 0],
         w00 * field[y0, x0, 1] + w01 * field[y0, x1, 1] + w10 * field[y1, x0, 1] + w11 * field[y1, x1, 1],
@@ -211,7 +211,11 @@ def _pair(field: np.ndarray, x: float, y: float) -> tuple[float, float]:
 @njit(cache=True, nogil=True)
 def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[float, float]:
     """p with p + field(p) = (x, y), by fixed point; converges where the field's slope stays below 1."""
-    fx, fy = _pair(field, x, y)
+    i, j = int(x), int(y)
+    if x == i and y == j and 0 <= i < field.shape[1] and 0 <= j < field.shape[0]:
+        fx, fy = np.float64(field[j, i, 0]), np.float64(field[j, i, 1])
+    else:
+        fx, fy = _pair(field, x, y)
     if fx == 0 and fy == 0:
         return x, y
     for _ in range(rounds):
@@ -224,58 +228,43 @@ def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[float, 
 
 
 @njit(cache=True, nogil=True)
-def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarray, out: np.ndarray) -> None:
+def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarray) -> tuple[float, float, float]:
     """Keys' bicubic at (x, y), mirrored beyond the border; exact on pixel centres."""
     height, width = image.shape[0], image.shape[1]
     ix, iy = int(np.floor(x)), int(np.floor(y))
     if x == ix and y == iy:
         yy, xx = _mirror(iy, height - 1), _mirror(ix, width - 1)
-        for c in range(3):
-            out[c] = image[yy, xx, c]
-        return
+        return np.float32(image[yy, xx, 0]), np.float32(image[yy, xx, 1]), np.float32(image[yy, xx, 2])
     _keys(x - ix, wx)
     _keys(y - iy, wy)
-    out[0] = out[1] = out[2] = 0
-    if 1 <= ix < width - 2 and 1 <= iy < height - 2:
-        for j in range(4):
-            r = g = b = np.float32(0)
-            for i in range(4):
-                w = wx[i]
-                r += w * image[iy - 1 + j, ix - 1 + i, 0]
-                g += w * image[iy - 1 + j, ix - 1 + i, 1]
-                b += w * image[iy - 1 + j, ix - 1 + i, 2]
-            out[0] += wy[j] * r
-            out[1] += wy[j] * g
-            out[2] += wy[j] * b
-    else:
-        for j in range(4):
-            yy = _mirror(iy - 1 + j, height - 1)
-            for i in range(4):
-                w = wx[i] * wy[j]
-                xx = _mirror(ix - 1 + i, width - 1)
-                for c in range(3):
-                    out[c] += w * image[yy, xx, c]
-    for c in range(3):
-        out[c] = min(max(out[c], np.float32(0)), np.float32(255))
+    w0, w1, w2, w3 = wx[0], wx[1], wx[2], wx[3]
+    x0, x1, x2, x3 = ix - 1, ix, ix + 1, ix + 2
+    if x0 < 0 or x3 >= width:
+        x0, x1, x2, x3 = (
+            _mirror(x0, width - 1), _mirror(x1, width - 1), _mirror(x2, width - 1), _mirror(x3, width - 1),
+        )  # fmt: skip
+    r = g = b = np.float32(0)
+    for j in range(4):
+        yy = iy - 1 + j
+        if yy < 0 or yy >= height:
+            yy = _mirror(yy, height - 1)
+        w = wy[j]
+        r += w * (w0 * image[yy, x0, 0] + w1 * image[yy, x1, 0] + w2 * image[yy, x2, 0] + w3 * image[yy, x3, 0])
+        g += w * (w0 * image[yy, x0, 1] + w1 * image[yy, x1, 1] + w2 * image[yy, x2, 1] + w3 * image[yy, x3, 1])
+        b += w * (w0 * image[yy, x0, 2] + w1 * image[yy, x1, 2] + w2 * image[yy, x2, 2] + w3 * image[yy, x3, 2])
+    zero, top = np.float32(0), np.float32(255)
+    return min(max(r, zero), top), min(max(g, zero), top), min(max(b, zero), top)
 
 
 @njit(cache=True, nogil=True)
 def _lip_basis(
-    box: np.ndarray,
-    frame: np.ndarray,
-    iod: float,
-    up: np.ndarray,
-    low: np.ndarray,
-    red: np.ndarray,
-    gap: float,
-    chin: float,
-    gate: np.ndarray,
-    loose: np.ndarray,
-) -> np.ndarray:
-    """[10,h,w] float32 in the box (y0, y1, x0, x1): the upper side's lift, closing, thinning and jaw, the lower side's
-    drop, closing, thinning and jaw, the corners, the share of the subject's left; pixels at strength 1. ``loose`` is the
-    gate of the jaw, which moves further and so fades more slowly."""
-    out = np.zeros((10, box[1] - box[0], box[3] - box[2]), np.float32)
+    box: np.ndarray, frame: np.ndarray, iod: float, up: np.ndarray, low: np.ndarray, gap: float, chin: float,
+    gate: np.ndarray, loose: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """[7,h,w] float32 in the box (y0, y1, x0, x1): the upper side's lift, closing and jaw, the lower side's drop, closing
+    and jaw, downwards in pixels at strength 1; the share of the subject's left. ``loose`` is the gate of the jaw, which
+    moves further and so fades more slowly."""
+    out = np.zeros((7, box[1] - box[0], box[3] - box[2]), np.float32)
     near = min(1.0, _FAR / max(gap, 1e-3))
     opened = min(max(1 - 1.2 * (gap - 0.1), 0.35), 1.0)
     for j in range(out.shape[1]):
@@ -283,7 +272,7 @@ def _lip_basis(
             g = gate[box[0] + j, box[2] + i]
             s, v = _of(frame, box[2] + i, box[0] + j)
             x = s * frame[4] / iod
-            out[9, j, i] = 1 / (1 + np.exp(min(max(-x / 0.05, -50.0), 50.0)))
+            out[6, j, i] = 1 / (1 + np.exp(min(max(-x / 0.05, -50.0), 50.0)))
             if g == 0:
                 continue
             eu, el = _on(up, s), _on(low, s)
@@ -291,54 +280,63 @@ def _lip_basis(
             lens = max(1 - s * s, 0.0)
             fade_up, fade_low = np.exp(-((above / 0.20) ** 2)), np.exp(-((below / 0.26) ** 2))
             width = (el - eu) * near
-            tu, tl = _on(red[0], s) / iod, _on(red[1], s) / iod
             out[0, j, i] = -g * iod * lens * fade_up
             out[1, j, i] = g * 0.42 * width * fade_up
-            out[2, j, i] = g * iod * tu * lens * _step(above / tu) * np.exp(-((max(above - tu, 0.0) / 0.10) ** 2))
-            out[4, j, i] = g * iod * lens * fade_low
-            out[5, j, i] = -g * 0.58 * width * fade_low
-            out[6, j, i] = -g * iod * tl * lens * _step(below / tl) * np.exp(-((max(below - tl, 0.0) / 0.12) ** 2))
-            body = opened * loose[box[0] + j, box[2] + i] * iod * np.exp(-((x / 0.75) ** 4))
-            body *= 1 - _step((v - 1.02 * chin) / (0.75 * iod))
-            ramp = _step((v / iod + 0.40) / 0.80)  # half at the corners, all at the chin
+            out[3, j, i] = g * iod * lens * (1 - _step((below - 0.35) / 0.45))  # the chin's middle goes along
+            out[4, j, i] = -g * 0.58 * width * fade_low
+            body = opened * loose[box[0] + j, box[2] + i] * iod / (1 + (x / 0.5) ** 2)
+            body *= (1 - _step((v - 1.02 * chin) / (0.75 * iod))) * _step((v / iod + 0.80) / 0.90)
             r = min(abs(s) / 1.05, 1.0)
-            out[3, j, i] = body * ramp * r * r  # the upper lip's middle stays, the corners follow
-            out[7, j, i] = body * (1 - r**4 + ramp * r**4)  # the jaw is rigid: no slope where it is continued upwards
+            out[2, j, i] = body * r * r  # the upper lip's middle stays, the corners follow
+            out[5, j, i] = body
             if abs(s) >= 1.05:  # one skin beyond the corners
-                out[4, j, i], out[5, j, i], out[6, j, i], out[7, j, i] = (
-                    out[0, j, i], out[1, j, i], out[2, j, i], out[3, j, i],
-                )  # fmt: skip
-            du = (abs(s) - 1) * frame[4] / iod / 0.14
-            out[8, j, i] = -np.sign(s) * g * iod * np.exp(-0.5 * du * du - 0.5 * (v / iod / 0.14) ** 2)
+                out[3, j, i], out[4, j, i], out[5, j, i] = out[0, j, i], out[1, j, i], out[2, j, i]
     return out
 
 
 @njit(cache=True, nogil=True)
+def _gated(skin: np.ndarray, gate: np.ndarray, out: np.ndarray) -> float:
+    """Fill ``out`` with ``gate`` times ``skin``; an upper bound of its largest length."""
+    most = np.float32(0)
+    for y in range(gate.shape[0]):
+        for x in range(gate.shape[1]):
+            g = gate[y, x]
+            u, v = g * skin[y, x, 0], g * skin[y, x, 1]
+            out[y, x, 0], out[y, x, 1] = u, v
+            most = max(most, abs(u) + abs(v))
+    return float(most)
+
+
+@njit(cache=True, nogil=True)
 def _lip_sides(
-    skin: np.ndarray, basis: np.ndarray, box: np.ndarray, frame: np.ndarray, weights: np.ndarray, above: np.ndarray,
-    below: np.ndarray,
-) -> float:  # fmt: skip
-    """Fill motion of the skin above and below the lips, of ``skin`` and weights [2,6] (left, right); its largest length."""
-    most = 0.0
-    above[:] = skin
-    below[:] = skin
-    w = np.empty(6)
+    basis: np.ndarray, box: np.ndarray, frame: np.ndarray, weights: np.ndarray, under: np.ndarray, above: np.ndarray,
+    below: np.ndarray, seen: np.ndarray,
+) -> tuple[float, float]:  # fmt: skip
+    """Add motion of the lips' two sides of weights [2,4] (left, right) to that of the skin, which all three arrays hold;
+    ``seen`` is below the lips where ``under``. An upper bound of the largest length, and of how far the sides part."""
+    most, apart = np.float32(0), np.float32(0)
+    w = np.empty((2, 4), np.float32)
+    w[:] = weights
+    ex, ey = np.float32(frame[2]), np.float32(frame[3])
     for j in range(basis.shape[1]):
         for i in range(basis.shape[2]):
             y, x = box[0] + j, box[2] + i
-            half = basis[9, j, i]
-            for k in range(6):
-                w[k] = half * weights[0, k] + (1 - half) * weights[1, k]
-            lift, drop, jaw, close, thin, corner = w
-            up = lift * basis[0, j, i] + close * basis[1, j, i] + thin * basis[2, j, i] + jaw * basis[3, j, i]
-            low = drop * basis[4, j, i] + close * basis[5, j, i] + thin * basis[6, j, i] + jaw * basis[7, j, i]
-            along = corner * basis[8, j, i]
-            above[y, x, 0] += along * frame[2] - up * frame[3]
-            above[y, x, 1] += along * frame[3] + up * frame[2]
-            below[y, x, 0] += along * frame[2] - low * frame[3]
-            below[y, x, 1] += along * frame[3] + low * frame[2]
-            most = max(most, abs(above[y, x, 0]) + abs(above[y, x, 1]), abs(below[y, x, 0]) + abs(below[y, x, 1]))
-    return most
+            half = basis[6, j, i]
+            lift = w[1, 0] + half * (w[0, 0] - w[1, 0])
+            drop = w[1, 1] + half * (w[0, 1] - w[1, 1])
+            jaw = w[1, 2] + half * (w[0, 2] - w[1, 2])
+            close = w[1, 3] + half * (w[0, 3] - w[1, 3])
+            up = lift * basis[0, j, i] + close * basis[1, j, i] + jaw * basis[2, j, i]
+            low = drop * basis[3, j, i] + close * basis[4, j, i] + jaw * basis[5, j, i]
+            if up != 0 or low != 0:
+                u, v = above[y, x, 0], above[y, x, 1]
+                above[y, x, 0], above[y, x, 1] = u - up * ey, v + up * ex
+                below[y, x, 0], below[y, x, 1] = u - low * ey, v + low * ex
+                own = low if under[y, x] else up
+                seen[y, x, 0], seen[y, x, 1] = u - own * ey, v + own * ex
+                most = max(most, abs(u) + abs(v) + max(abs(up), abs(low)) * np.float32(1.5))
+                apart = max(apart, abs(low - up))
+    return float(most), float(apart)
 
 
 _TEETH = np.array([[0.135, 0.24, 0.355, 0.465, 0.575], [0.035, 0.02, 0.03, 0.012, 0.0]])
@@ -373,7 +371,7 @@ def _mouth(
     # The tongue rests behind the lower teeth and goes with the jaw; the further back the darker.
     top = -0.04 - 0.10 * wide + 0.5 * x * x
     cover = _step((low - top) / 0.05) * _step((0.38 - x) / 0.12) * wide
-    lit = (0.45 + 0.55 * _step((low - top) / 0.12)) * (0.6 + 0.4 * side) * (1 - 0.18 * np.exp(-((x / 0.018) ** 2)))
+    lit = (0.45 + 0.55 * _step((low - top) / 0.12)) * (0.6 + 0.4 * side) * (1 - 0.10 * np.exp(-((x / 0.018) ** 2)))
     r += cover * (tone[0] * 0.68 * lit - r)
     g += cover * (tone[1] * 0.38 * lit - g)
     b += cover * (tone[2] * 0.38 * lit - b)
@@ -399,64 +397,70 @@ def _mouth(
 
 
 @njit(cache=True, nogil=True)
-def _skin(
-    image: np.ndarray, above: np.ndarray, below: np.ndarray, cut: bool, most: float, head: np.ndarray, frame: np.ndarray,
+def _backward(field: np.ndarray, head: np.ndarray, rounds: int) -> np.ndarray:
+    """Backward flow [H,W,2] of skin that moved by ``field`` and then with the head, whose backward motion is ``head``."""
+    out = np.empty_like(field)
+    for y in range(field.shape[0]):
+        for x in range(field.shape[1]):
+            px, py = _source(field, x + head[y, x, 0], y + head[y, x, 1], rounds)
+            out[y, x, 0], out[y, x, 1] = px - x, py - y
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _lips(
+    image: np.ndarray, above: np.ndarray, below: np.ndarray, most: float, head: np.ndarray, frame: np.ndarray,
     edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
     colours: np.ndarray, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
-    """The skin with both lips over the mouth, into ``out`` [H,W,3] and, unless it is empty, shares [4,H,W].
+    """Both lips over the mouth, into ``out`` [H,W,3] where the skin is seen already, and, unless it is empty, shares [4,H,W].
 
     ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of their
-    slopes. ``own`` [h,w,4] the photo's mouth carried on, and how much of it counts, at ``place`` (y, x), ``rim`` [h,w] where it shows itself at rest, or
-    empty: a closed mouth. ``moved``: drop of the jaw, widest gap, IOD.
+    slopes. ``own`` [h,w,4] the photo's mouth carried on, and how much of it counts, at ``place`` (y, x), ``rim`` [h,w]
+    where it shows itself at rest, or empty: a closed mouth. ``moved``: drop of the jaw, widest gap, IOD.
     ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark.
     """
     height, width = image.shape[:2]
     wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
     seen = np.empty(3, np.float32)
-    rounds = 9 if cut else 6
-    bottom = edges[1].max() + most + 2
-    top = edges[0].min() - 2 - most
-    for y in range(height):
-        for x in range(width):
+    top, bottom = edges[0].min() - 2 - most, edges[1].max() + 2 + most
+    reach = 1.3 * frame[4]
+    far = most + 6 if head.size else 2.0
+    high, wide = max(-top, bottom) + abs(frame[3]) * reach + far, reach + (bottom - top) * abs(frame[3]) + far
+    for y in range(max(int(frame[1] - high), 0), min(int(frame[1] + high) + 1, height)):
+        for x in range(max(int(frame[0] - wide), 0), min(int(frame[0] + wide) + 1, width)):
             qx, qy = float(x), float(y)
             if head.size:
                 qx += head[y, x, 0]
                 qy += head[y, x, 1]
-            a, hole, b = 1.0, 0.0, 0.0
-            if cut:
-                s, v = _of(frame, qx, qy)
-                if abs(s) < 1.3 and v > top:
-                    if v > bottom:
-                        a, b = 0.0, 1.0
-                    else:
-                        px, py = _source(above, qx, qy, rounds)
-                        su, vu = _of(frame, px, py)
-                        a = min(max(0.5 + (_on(edges[0], su) - vu) * _on(edges[2], su), 0.0), 1.0)
-                        if a < 1:
-                            lx, ly = _source(below, qx, qy, rounds)
-                            sl, vl = _of(frame, lx, ly)
-                            b = min(max(0.5 + (vl - _on(edges[1], sl)) * _on(edges[3], sl), 0.0), 1.0)
-                            hole = max(1 - a - b, 0.0)
-                            if min(abs(su), abs(sl)) > 1.02:
-                                hole = 0.0
-                            b = 1 - a - hole
+            s, v = _of(frame, qx, qy)
+            if abs(s) >= 1.3 or v < top:
+                continue
+            if v > bottom:
+                if share.size:
+                    share[0, y, x], share[1, y, x] = 0, 1
+                continue
+            px, py = _source(above, qx, qy, 9)
+            su, vu = _of(frame, px, py)
+            a = min(max(0.5 + (_on(edges[0], su) - vu) * _on(edges[2], su), 0.0), 1.0)
+            b, hole = 0.0, 0.0
+            lx, ly = px, py
+            if a < 1:
+                lx, ly = _source(below, qx, qy, 9)
+                sl, vl = _of(frame, lx, ly)
+                b = min(max(0.5 + (vl - _on(edges[1], sl)) * _on(edges[3], sl), 0.0), 1.0)
+                hole = max(1 - a - b, 0.0)
+                if min(abs(su), abs(sl)) > 1.02:
+                    hole = 0.0
+                b = 1 - a - hole
             if share.size:
                 share[0, y, x], share[1, y, x], share[2, y, x], share[3, y, x] = a, b, 0, hole
-            if a == 1 or (a == 0 and b == 1):
-                if a == 1:
-                    px, py = _source(above, qx, qy, rounds)
-                else:
-                    px, py = _source(below, qx, qy, rounds)
-                _colour(image, px, py, wx, wy, one)
-                out[y, x, 0], out[y, x, 1], out[y, x, 2] = one[0], one[1], one[2]
-                continue
-            _colour(image, px, py, wx, wy, one)
-            two[:] = 0
+            one[:] = two[:] = inner[:] = 0
+            if a > 0:
+                one[0], one[1], one[2] = _colour(image, px, py, wx, wy)
             if b > 0:
-                _colour(image, lx, ly, wx, wy, two)
-            inner[:] = 0
+                two[0], two[1], two[2] = _colour(image, lx, ly, wx, wy)
             if hole > 0:
                 low = (v - _on(edges[1], s)) / iod - moved[0]
                 depth = max(vu - _on(edges[0], su), 0.0) / iod
@@ -468,11 +472,13 @@ def _skin(
                 if own.size:
                     i = _clamp(int(np.floor(qx - place[1] + 0.5)), own.shape[1] - 1)
                     j = _clamp(int(np.floor(qy - place[0] + 0.5)), own.shape[0] - 1)
-                    _colour(own, qx - place[1], qy - place[0], wx, wy, seen)
+                    seen[0], seen[1], seen[2] = _colour(own, qx - place[1], qy - place[0], wx, wy)
                     for c in range(3):
                         inner[c] += own[j, i, 3] * (seen[c] - inner[c])
-                        if rim[j, i]:
-                            inner[c] += stay * (image[y, x, c] - inner[c])
+                    if rim[j, i] and stay > 0:
+                        seen[0], seen[1], seen[2] = _colour(image, qx, qy, wx, wy)
+                        for c in range(3):
+                            inner[c] += stay * (seen[c] - inner[c])
             for c in range(3):
                 out[y, x, c] = a * one[c] + b * two[c] + hole * inner[c]
 
@@ -506,8 +512,8 @@ def _lids(
             eu, el = _on(curves[4], s), _on(curves[5], s)
             # Steps backward: whole at the margin, falling to 0 over the lid as it unfolds. Slope D / (H + D) < 1: no fold.
             reach = _on(curves[8], s) + max(du, 0.0)
-            t = min(max((reach - eu + v) / max(reach - 0.03 * iod, 1e-3), 0.0), 1.0)
-            tl = min(max(1 - (v - el) / (0.16 * iod - min(dl, 0.0)), 0.0), 1.0)
+            t = min(max((reach - eu + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
+            tl = min(max(1 - (v - el) / (0.24 * iod - min(dl, 0.0)), 0.0), 1.0)
             if moves == 0 and (v < eu - 2 or v > el + 2):
                 continue
             if t == 0 and v < eu:
@@ -539,9 +545,9 @@ def _lids(
                 seam = 1 - (1 - _on(curves[9], s)) * shut * line
             one[:] = 0
             if a > 0:
-                _colour(image, px, py, wx, wy, one)
+                one[0], one[1], one[2] = _colour(image, px, py, wx, wy)
                 if shut > 0:
-                    _colour(bare, px - box[2], py - box[0], wx, wy, extra)
+                    extra[0], extra[1], extra[2] = _colour(bare, px - box[2], py - box[0], wx, wy)
                     for c in range(3):
                         one[c] = (one[c] + hang_on * (extra[c] - one[c])) * seam
             if shut > 0 and a < 1:
@@ -556,17 +562,17 @@ def _lids(
                 hang = 1 - (1 - dark) * shut * _step(below + 0.5)
             two[:] = 0
             if b > 0:
-                _colour(image, lx, ly, wx, wy, two)
+                two[0], two[1], two[2] = _colour(image, lx, ly, wx, wy)
             inner[:] = 0
             if hole > 0:
-                _colour(ball, qx - box[2], qy - box[0], wx, wy, inner)
+                inner[0], inner[1], inner[2] = _colour(ball, qx - box[2], qy - box[0], wx, wy)
                 i, j = (
                     _clamp(int(qx + 0.5) - box[2], rim.shape[1] - 1),
                     _clamp(int(qy + 0.5) - box[0], rim.shape[0] - 1),
                 )
                 own = rim[j, i] * (1 - wide)
                 if own > 0:
-                    _colour(image, qx, qy, wx, wy, extra)
+                    extra[0], extra[1], extra[2] = _colour(image, qx, qy, wx, wy)
                     for c in range(3):
                         inner[c] += own * (extra[c] - inner[c])
                 # The lid's shadow lies on the eyeball and goes with the lid.
@@ -599,10 +605,10 @@ def _lid_flow(
                 if kind == 0:
                     d = _on(curves[6], s)
                     reach = _on(curves[8], s) + max(d, 0.0)
-                    t = min(max((reach - _on(curves[4], s) + v) / max(reach - 0.03 * iod, 1e-3), 0.0), 1.0)
+                    t = min(max((reach - _on(curves[4], s) + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
                 else:
                     d = _on(curves[7], s)
-                    t = min(max(1 - (v - _on(curves[5], s)) / (0.16 * iod - min(d, 0.0)), 0.0), 1.0)
+                    t = min(max(1 - (v - _on(curves[5], s)) / (0.24 * iod - min(d, 0.0)), 0.0), 1.0)
                 g = d * t
             flow[y, x, 0] -= g * frame[3]
             flow[y, x, 1] += g * frame[2]
@@ -645,6 +651,23 @@ class _Eye:
     line: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """Skin that moved, [H,W,2] float32 pixels."""
+
+    above: np.ndarray
+    below: np.ndarray
+    seen: np.ndarray
+    """Below the lips' line that of the lower side, above it that of the upper."""
+    cut: bool
+    """Whether the mouth is looked at as a cut."""
+    most: float
+    """Upper bounds of the largest length, and of how far the lips part, pixels."""
+    apart: float
+    mouth: np.ndarray
+    """Drop of the jaw and widest gap, IOD."""
+
+
 class Layers:
     """What depends on the photo alone. :meth:`frame` makes a frame of it, :meth:`truth` says what that shows.
 
@@ -663,7 +686,7 @@ class Layers:
         self.skin = self._segment()
         free = cv2.distanceTransform(self.skin.astype(np.uint8), cv2.DIST_L2, 5)
         self.gate = _smooth((free - 1.5) / (0.22 * self.iod)).astype(np.float32)
-        self._loose = _smooth((free - 1.5) / (0.36 * self.iod)).astype(np.float32)
+        self._loose = _smooth((free - 1.5) / (0.45 * self.iod)).astype(np.float32)
         """[H,W] in [0,1]: share of a generator's motion that is let through; exactly 0 where nothing but the head moves."""
         self._mouth()
         self.eyes = tuple(self._eye(*eye) for eye in _EYES)
@@ -764,14 +787,15 @@ class Layers:
             up, low = up - 0.5 * hem, low + hem
         low = np.maximum(low, up)
         self.gap = max(float(np.median((low - up)[middle])) / iod, 0.0)
-        red = [up - lip.line(p[48:55]), lip.line(p[[48, 59, 58, 57, 56, 55, 54]]) - low]
-        self._red = np.maximum(np.stack(red), 0.02 * iod)
         self._lips = np.stack([up, low, lip.slope(up), lip.slope(low)])
         self.tone = self._cheeks()
         white = min(float(self.tone.mean()), 205.0) * np.array([1.18, 1.09, 0.97])
         self._colours = np.stack([self.tone, white, self.tone * [0.24, 0.12, 0.11]])
         self._own, self._rim, self._place = _NONE3, np.zeros((0, 0), np.bool_), np.zeros(2)
-        top = int(np.clip(lip.mid[1] - 0.62 * iod, 0, height - 1))
+        y, x = np.mgrid[:height, :width]
+        s, v = lip.of(np.stack([x, y], -1))
+        self._under = v > _at(low, s)
+        top = int(np.clip(lip.mid[1] - 0.95 * iod, 0, height - 1))
         self._jaw_box = np.array([top, height, 0, width])
         self._basis: np.ndarray | None = None
         if self.open:
@@ -907,7 +931,7 @@ class Layers:
             dark, light = (cv2.remap(grey, q[..., 0], q[..., 1], cv2.INTER_LINEAR) for q in at)
             seen = [cv2.remap(inside.astype(np.float32), q[..., 0], q[..., 1], cv2.INTER_LINEAR) for q in at]
             both = seen[0] * seen[1]
-            score = (both * (light - dark)).sum(1) / np.maximum(both.sum(1), 6) - 0.3 * (seen[0] * dark).sum(1) / 40
+            score = (both * (light - dark)).sum(1) / np.sqrt(np.maximum(both.sum(1), 4))
             i = int(score.argmax())
             if score[i] > best:
                 best, found = float(score[i]), (centres[i], float(radius))
@@ -916,12 +940,10 @@ class Layers:
     # -------------------------------------------------------------- frames
 
     def _lip_weights(self, aus: np.ndarray) -> np.ndarray:
-        """[2,6] of the subject's left and right: lift, drop, jaw, closing, thinning, corners."""
-        out = np.zeros((2, 6))
+        """[2,4] of the subject's left and right: lift, drop, jaw, closing."""
+        out = np.zeros((2, 4))
         for code, amounts in LIPS.items():
-            out[:, :5] += aus[facs.AU_INDEX[code], :, None] * np.array(amounts)
-        for code, amount in _CORNERS.items():
-            out[:, 5] += amount * aus[facs.AU_INDEX[code]]
+            out += aus[facs.AU_INDEX[code], :, None] * np.array(amounts)
         return np.minimum(out, _MOST)
 
     def _lid_weights(self, aus: np.ndarray, side: int) -> tuple[float, float, float]:
@@ -933,30 +955,28 @@ class Layers:
         )
         return closure, min(fall, 0.9), min(rise, 0.6)
 
-    def _moved_skin(self, step: Step) -> tuple[np.ndarray, np.ndarray, bool, float, np.ndarray]:
-        """Motion above and below the lips [H,W,2], whether the mouth is cut, the largest length in pixels, and of the
-        jaw's drop and the mouth's widest gap in IOD."""
+    def _moved_skin(self, step: Step) -> _Moved:
         weights = self._lip_weights(step.aus)
-        skin = np.ascontiguousarray(step.skin * self.gate[..., None], np.float32)
-        moves = bool(weights.any())
-        if not moves and not self.open:
-            return skin, skin, False, 0.0, np.zeros(2)
-        if not moves:
-            return skin, skin, bool(skin.any()), float(np.abs(skin).sum(-1).max()), np.array([0.0, self.gap])
+        above = np.empty(step.skin.shape, np.float32)
+        most = _gated(step.skin, self.gate, above)
+        if not weights.any():
+            return _Moved(above, above, above, self.open and most > 0, most, 0.0, np.array([0.0, self.gap]))
         if self._basis is None:
             chin = float((self.points[8] - self.lip.mid) @ self.lip.n)
             self._basis = _lip_basis(
-                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self._red, self.gap, chin, self.gate,
+                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self.gap, chin, self.gate,
                 self._loose,
             )  # fmt: skip
-        above, below = np.empty_like(skin), np.empty_like(skin)
-        most = _lip_sides(skin, self._basis, self._jaw_box, self.lip.frame, weights, above, below)
+        below, seen = above.copy(), above.copy()
+        lips, apart = _lip_sides(
+            self._basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
+        )  # fmt: skip
         s = np.linspace(-0.9, 0.9, 25)
         edges = [self._arrived(self.lip, field, _at(edge, s), s) for field, edge in
                  ((above, self._lips[0]), (below, self._lips[1]))]  # fmt: skip
         gap = float((edges[1] - edges[0]).max()) / self.iod
         jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
-        return above, below, True, most, np.array([jaw, max(gap, 0.0)])
+        return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
 
     def _arrived(self, slit: Slit, field: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:
         """v of points (s, v) after ``field`` [H,W,2]."""
@@ -986,7 +1006,7 @@ class Layers:
         hem = 0.013 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
         curves = np.stack([
             eye.up - hem, eye.low, eye.slit.slope(eye.up - hem), eye.slit.slope(eye.low), up - hem, low, down, -lift,
-            0.62 * eye.lid, eye.line,
+            0.5 * eye.lid, eye.line,
         ])  # fmt: skip
         bare = np.maximum(eye.up - up, low - eye.low)[np.abs(_S) < 0.95]
         wide = float(_smooth(max(float(bare.max()), 0) / 2))  # pixels of the eyeball uncovered
@@ -999,18 +1019,23 @@ class Layers:
         ``share`` [4,H,W] float32 is filled with the shares of the skin, the skin below the lips and below an eye, and of
         what is behind, unless it is empty.
         """
-        from mesynth.motion.warp import backward_flow
-
-        above, below, cut, most, moved = self._moved_skin(step)
-        head = _NONE2 if step.head is None else backward_flow(step.head)
-        stay = (
-            1.0 - float(_smooth((most + np.abs(above - below).sum(-1).max()) / (0.05 * self.iod))) if self.open else 0.0
-        )
-        out = np.empty((*self.image.shape[:2], 3), np.float32)
-        _skin(
-            self.image, above, below, cut, most, head, self.lip.frame, self._lips, self._own, self._rim, self._place, stay,
-            self.iod, moved, self._colours, out, share,
-        )  # fmt: skip
+        moved = self._moved_skin(step)
+        rounds = 9 if moved.apart else 6
+        head = _NONE2
+        if step.head is None:
+            backward = backward_flow(moved.seen, rounds)
+        else:
+            head = backward_flow(step.head)
+            backward = _backward(moved.seen, head, rounds)
+        out = np.asarray(warp_backward(self.image, backward))
+        if moved.cut:
+            # At rest an open mouth shows its own rim; as it moves, what was carried out.
+            stay = 1.0 - float(_smooth((moved.most + moved.apart) / (0.05 * self.iod)))
+            _lips(
+                self.image, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own, self._rim,
+                self._place, stay, self.iod, moved.mouth, self._colours, out, share,
+            )  # fmt: skip
+        above = moved.above
         for side, eye in enumerate(self.eyes):
             curves, numbers = self._curves(side, step.aus, above)
             b = eye.box
@@ -1036,17 +1061,18 @@ class Layers:
         """What :meth:`frame` of ``step`` shows."""
         height, width = self.image.shape[:2]
         share = np.zeros((4, height, width), np.float32)
-        share[0] = 1
+        share[0], share[1] = ~self._under, self._under
         self.frame(Step(step.skin, step.aus, step.head), share)
-        above, below, cut, _, _ = self._moved_skin(step)
+        moved = self._moved_skin(step)
+        above = moved.above
         y, x = np.mgrid[:height, :width]
         grid = np.stack([x, y], -1).astype(np.float64)
         label = np.zeros((height, width), np.int64)
-        if cut:
+        if moved.cut:
             s, v = self.lip.of(grid)
-            label[v > _at(self._lips[1], s)] = 1
+            label[self._under] = 1
             label[(label == 0) & (v > _at(self._lips[0], s)) & (np.abs(s) < 1)] = 3
-        flow = np.where((label == 1)[..., None], below, above)
+        flow = moved.seen.copy()
         for side, eye in enumerate(self.eyes):
             curves, numbers = self._curves(side, step.aus, above)
             b = eye.box
@@ -1068,6 +1094,8 @@ class Layers:
         seen = np.stack([
             cv2.remap(q, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for q in share
         ])  # fmt: skip
+        sides = np.abs(self.lip.of(grid)[0]) >= 1.05  # beyond the mouth's corners skin is one
+        seen[:2] = np.where(sides & (label < 2), seen[0] + seen[1], seen[:2])
         hidden = np.take_along_axis(seen, label[None], 0)[0] < 0.5
         new = (share[3] > 0.5) & (label != 3)
         return Truth(np.ascontiguousarray(flow, np.float32), hidden, new)
