@@ -138,14 +138,14 @@ class Slit:
         """Points [...,2] of (s, v)."""
         return np.asarray(self.mid + s[..., None] * self.half * self.e + v[..., None] * self.n)
 
-    def contour(self, points: np.ndarray) -> np.ndarray:
-        """(1 - s^2) times the polynomial through points [k,2] between the corners: what lids and lips look like."""
+    def contour(self, points: np.ndarray, power: float = 1.0) -> np.ndarray:
+        """(1 - s^2)^power times the polynomial through points [k,2] between the corners: what lids and lips look like."""
         s, v = self.of(points)
         s = np.clip(s, -0.92, 0.92)
         powers = np.vander(s, len(points), increasing=True)
         # Landmarks that fall on each other give no polynomial; the least one does.
-        weights = np.linalg.lstsq(powers, v / (1 - s**2), rcond=0.05)[0]
-        lens = np.maximum(1 - _S**2, 0)
+        weights = np.linalg.lstsq(powers, v / (1 - s**2) ** power, rcond=0.05)[0]
+        lens = np.maximum(1 - _S**2, 0) ** power
         bound = 1.5 * np.abs(v).max()
         return np.asarray(np.clip(lens * (np.vander(_S, len(points), increasing=True) @ weights), -bound, bound))
 
@@ -284,11 +284,12 @@ def _lip_basis(
             out[1, j, i] = g * 0.42 * width * fade_up
             out[3, j, i] = g * iod * lens * (1 - _step((below - 0.35) / 0.45))  # the chin's middle goes along
             out[4, j, i] = -g * 0.58 * width * fade_low
-            body = opened * loose[box[0] + j, box[2] + i] * iod / (1 + (x / 0.5) ** 2)
+            body = 0.42 * np.exp(-((x / 0.9) ** 4)) + 0.58 * max(1 - (x / 0.46) ** 2, 0.0)
+            body *= opened * loose[box[0] + j, box[2] + i] * iod
             body *= (1 - _step((v - 1.02 * chin) / (0.75 * iod))) * _step((v / iod + 0.80) / 0.90)
-            r = min(abs(s) / 1.05, 1.0)
-            out[2, j, i] = body * r * r  # the upper lip's middle stays, the corners follow
-            out[5, j, i] = body
+            r = min(abs(s) / 1.05, 1.0) ** 3
+            out[2, j, i] = 0.8 * body * r  # the upper lip's middle stays, the corners follow
+            out[5, j, i] = body * (1 - 0.2 * r)
             if abs(s) >= 1.05:  # one skin beyond the corners
                 out[3, j, i], out[4, j, i], out[5, j, i] = out[0, j, i], out[1, j, i], out[2, j, i]
     return out
@@ -380,7 +381,7 @@ def _mouth(
     if k >= 0:
         inside = low - edge - 0.012 * t**6
         cover = min(max(0.5 + inside * iod, 0.0), 1.0) * side
-        bright = light * (0.80 - 0.20 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.012))
+        bright = light * (0.88 - 0.20 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.012))
         r += cover * (white[0] * bright - r)
         g += cover * (white[1] * bright - g)
         b += cover * (white[2] * bright - b)
@@ -826,10 +827,12 @@ class Layers:
         darkest = seen[seen.mean(1) <= np.percentile(seen.mean(1), 15)].mean(0)
         brightest = seen[seen.mean(1) >= np.percentile(seen.mean(1), 85)].mean(0)
         if brightest.min() > 0.6 * brightest.max():  # teeth, not gums or a tongue
-            self._colours[1] = np.maximum(brightest, 0.7 * self._colours[1])
+            self._colours[1] = np.maximum(brightest * [1.0, 0.97, 0.91], 0.7 * self._colours[1])
         self._colours[2] = np.minimum(darkest, self.tone * [0.30, 0.18, 0.17])
         own, away = _carried_out(part, inside, 0.02 * iod)
-        fade = np.where(inside, 1, np.exp(-((away / (0.05 * iod)) ** 4)))
+        # Above the teeth there is gum; below and beside them the mouth's dark.
+        far = np.where(v < (_at(up, s) + _at(low, s)) / 2, 0.12, 0.05) * iod
+        fade = np.where(inside, 1, np.exp(-((away / far) ** 4)))
         self._own = np.ascontiguousarray(np.concatenate([own, fade[..., None]], -1), np.float32)
         self._rim = (np.abs(s) < 1) & (v > _at(up, s) - 1) & (v < _at(low, s) + 1)
         self._place = np.array([y0, x0], np.float64)
@@ -857,8 +860,8 @@ class Layers:
         x0, x1 = (int(np.clip(v, 0, width)) for v in (first[0], last[0] + 1))
         y0, y1 = (int(np.clip(v, 0, height)) for v in (first[1], last[1] + 1))
         box = np.array([y0, max(y1, y0), x0, max(x1, x0)])
-        up = slit.contour(p[list(upper)]) + 0.010 * iod * (np.abs(_S) < 0.9)
-        low = np.maximum(slit.contour(p[list(lower)]), up)
+        up = slit.contour(p[list(upper)], 0.75) + 0.010 * iod * (np.abs(_S) < 0.9)
+        low = np.maximum(slit.contour(p[list(lower)], 0.75), up)
         lid = np.maximum(up - slit.line(p[list(brow)]) - 0.06 * iod, 0.08 * iod)
         shape = (box[1] - box[0], box[3] - box[2])
         if min(shape) < 4:
@@ -871,7 +874,7 @@ class Layers:
         s, v = slit.of(grid)
         above = _at(up, s) - v
         rim = np.clip(1.5 - above, 0, 1) * np.clip(_at(low, s) + 1.5 - v, 0, 1) * _smooth((1.06 - np.abs(s)) / 0.06)
-        inside = (np.abs(s) < 0.93) & (above < -0.022 * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
+        inside = (np.abs(s) < 0.93) & (above < -0.034 * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
         ball = self._ball(part, grid, inside, slit, up, low)
         # Lashes are thin dark lines over the lid: a closing removes them, the ratio keeps them.
         grey = part.mean(-1)
@@ -887,12 +890,12 @@ class Layers:
         on = _smooth((h - 0.004) / 0.02) * _smooth((top - h) / 0.03) * _smooth((1.35 - np.abs(s)) / 0.2)
         dark = np.clip(grey / np.maximum(bare.mean(-1), 1), 0.25, 1).astype(np.float32)
         near = _smooth((h - 0.002) / 0.008) * _smooth((0.09 - h) / 0.03)
-        across = np.linspace(-0.005, 0.03, 7) * iod
+        across = np.linspace(-0.02, 0.03, 9) * iod
         at = (slit.to(_S[:, None] + 0 * across, up[:, None] - across) - [x0, y0]).astype(np.float32)
         line = cv2.remap(dark, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).min(1)
         return _Eye(
             slit, box, up, low, lid, ball, rim.astype(np.float32), np.asarray(part + on[..., None] * (bare - part), np.float32),
-            np.asarray(1 - (1 - dark) * near, np.float32), np.clip(_soften(line[None], 5)[0], 0.3, 0.75).astype(float),
+            np.asarray(1 - (1 - _soften(dark, 0.006 * iod)) * near, np.float32), np.clip(_soften(line[None], 5)[0], 0.3, 0.65).astype(float),
         )  # fmt: skip
 
     def _ball(
@@ -910,7 +913,8 @@ class Layers:
             return ball
         radii, colours = [k for k, _ in rings], np.stack([c for _, c in rings], -1)
         full = _soften(np.stack([np.interp(r, radii, c) for c in colours], -1), 0.6)
-        share = _smooth((1.04 - r) / 0.10) * ~inside
+        deep = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
+        share = _smooth((1.04 - r) / 0.10) * (1 - _smooth(deep / (0.02 * iod)))
         return np.asarray(ball + share[..., None] * (full - ball), np.float32)
 
     def _iris(
@@ -967,6 +971,11 @@ class Layers:
                 self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self.gap, chin, self.gate,
                 self._loose,
             )  # fmt: skip
+        # What the skin has closed already counts.
+        s = np.linspace(-0.5, 0.5, 9)
+        up, low = (self._arrived(self.lip, above, _at(edge, s), s) - _at(edge, s) for edge in self._lips[:2])
+        closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
+        weights[:, 3] = np.maximum(weights[:, 3] - max(closed, 0), 0)
         below, seen = above.copy(), above.copy()
         lips, apart = _lip_sides(
             self._basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
@@ -1003,7 +1012,7 @@ class Layers:
             (1 - closure) * lift + 0.12 * closure * gap, 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
         )
         up, low = up0 + down, np.maximum(low0 - lift, up0 + down)
-        hem = 0.013 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
+        hem = 0.020 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
         curves = np.stack([
             eye.up - hem, eye.low, eye.slit.slope(eye.up - hem), eye.slit.slope(eye.low), up - hem, low, down, -lift,
             0.5 * eye.lid, eye.line,
