@@ -515,11 +515,11 @@ def _lids(
             reach = _on(curves[8], s) + max(du, 0.0)
             t = min(max((reach - eu + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
             tl = min(max(1 - (v - el) / (0.24 * iod - min(dl, 0.0)), 0.0), 1.0)
-            if moves == 0 and (v < eu - 2 or v > el + 2):
+            if (moves == 0 and v > el + 2) or (tl == 0 and v > el):
+                if share.size:
+                    share[0, y, x], share[2, y, x] = 0, 1
                 continue
-            if t == 0 and v < eu:
-                continue
-            if tl == 0 and v > el:
+            if (moves == 0 and v < eu - 2) or (t == 0 and v < eu):
                 continue
             px, py = _source(above, qx + du * t * frame[3], qy - du * t * frame[2], 9)
             su, vu = _of(frame, px, py)
@@ -585,7 +585,7 @@ def _lids(
             share_of = _step((1.5 - abs(s)) / 0.2)
             for c in range(3):
                 mixed = a * one[c] + (b * two[c] + hole * inner[c]) * seam * hang
-                out[y, x, c] += share_of * (mixed - out[y, x, c])
+                out[y, x, c] += share_of * (min(mixed, 255.0) - out[y, x, c])
 
 
 @njit(cache=True, nogil=True)
@@ -1070,9 +1070,11 @@ class Layers:
         """What :meth:`frame` of ``step`` shows."""
         height, width = self.image.shape[:2]
         share = np.zeros((4, height, width), np.float32)
-        share[0], share[1] = ~self._under, self._under
-        self.frame(Step(step.skin, step.aus, step.head), share)
         moved = self._moved_skin(step)
+        share[0] = 1
+        if moved.cut:
+            share[0], share[1] = ~self._under, self._under
+        self.frame(Step(step.skin, step.aus, step.head), share)
         above = moved.above
         y, x = np.mgrid[:height, :width]
         grid = np.stack([x, y], -1).astype(np.float64)
