@@ -745,9 +745,11 @@ class Layers:
         if core.sum() < 20 or sure.sum() < 20 or (mark == cv2.GC_BGD).sum() < 20:
             return np.asarray(cv2.resize(oval, (width, height), interpolation=cv2.INTER_NEAREST) > 0)
         away = lab - lab[sure].mean(0)
-        spread = np.linalg.inv(np.cov(lab[sure].T) + np.diag([40.0, 6.0, 6.0]))
+        spread = np.linalg.inv(np.cov(lab[sure].T) + np.diag([150.0, 8.0, 8.0]))
         far = np.einsum("hwi,ij,hwj->hw", away, spread, away)
         mark[(mark == cv2.GC_PR_FGD) & (far > 14)] = cv2.GC_PR_BGD
+        alike = cv2.erode((far < 3).astype(np.uint8), _disc(0.04 * iod)) > 0  # a forehead beyond dark brows
+        mark[(mark == cv2.GC_PR_FGD) & alike] = cv2.GC_FGD
         mark[(mark == cv2.GC_PR_BGD) & (far < 6) & neck] = cv2.GC_PR_FGD
         cv2.setRNGSeed(1)
         cv2.grabCut(smooth, mark, None, np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
