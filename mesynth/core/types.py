@@ -49,10 +49,10 @@ class Clip:
 class Flow:
     """Optical flow onset -> apex: ``uv`` [2,H,W] float32, pixels, x right and y down, on the onset's grid.
 
-    ``valid`` [H,W] bool is False where the onset pixel is hidden at the apex or has left the picture; None means all valid.
-    ``new`` [H,W] bool, on the apex's grid, is True where the apex shows what the onset hides (an eyeball or the inside of a
-    mouth uncovered), ``still`` [H,W] bool where nothing but the head can move the onset's pixel (background, hair); None
-    means not known. Raises ValueError for other shapes or types.
+    ``valid`` [H,W] bool is False where the onset pixel is hidden at the apex or has left the picture; None means all
+    valid. ``new`` [H,W] bool, on the apex's grid, is True where the apex shows what the onset hides (an eyeball or the
+    inside of a mouth uncovered), ``still`` [H,W] bool where nothing but the head can move the onset's pixel
+    (background, hair); None means not known. Raises ValueError for other shapes or types.
 
     >>> right = np.zeros((2, 64, 64), np.float32)
     >>> right[0] = 1.5  # pixels, everywhere the same: nothing is strained

@@ -193,7 +193,8 @@ def _rms(values: np.ndarray) -> float:
 
 
 def artefact(clip: ClipData) -> float:
-    """Share of the face, where the apex shows it, that is further than GHOST grey levels from where the flow says it went.
+    """Share of the face, where the apex shows it, that is not found within GHOST grey levels where the flow says it
+    went.
 
     What is uncovered (an eyeball, a mouth) is nobody's artefact: no pixel of the onset goes there.
     """

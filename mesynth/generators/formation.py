@@ -1,9 +1,9 @@
 """The formation model: what a frame is made of once the motion is known.
 
-``I_t = layers(I_0, F_t, a(t)) + (1 - M_t) R_t`` with ``F_t = sum_ks a_ks(t) B_ks`` of the skin alone: lids and lips, what is
-behind them and what stays still are :mod:`mesynth.motion.layers`' for every generator, whatever drew the motion. Every
-term is 0 where no AU is asked for, so intensity 0 gives the onset back bit for bit, and the flow is what the frame is
-made from.
+``I_t = layers(I_0, F_t, a(t)) + (1 - M_t) R_t`` with ``F_t = sum_ks a_ks(t) B_ks`` of the skin alone: lids and lips,
+what is behind them and what stays still are :mod:`mesynth.motion.layers`' for every generator, whatever drew the
+motion. Every term is 0 where no AU is asked for, so intensity 0 gives the onset back bit for bit, and the flow is what
+the frame is made from.
 
 From one face's motion to a clip: temporal profile, nuisances, frames made from the very flow that is reported."""
 

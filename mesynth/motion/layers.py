@@ -1,20 +1,21 @@
 """A photo's face in layers: skin cut open at lids and lips, eyeball and mouth behind it, background and hair still.
 
 A flow that is smooth everywhere can neither open a mouth nor close a lid: skin would have to stretch over what is
-behind it. Here the skin is cut where a face is cut. Each cut (:class:`Slit`) has an upper and a lower side, and each side a
-motion of its own, defined on the whole picture; the two agree at the corners and beyond. What a pixel shows is the share
-of the upper side, of the lower side, and, in what is left, of what lies behind:
+behind it. Here the skin is cut where a face is cut. Each cut (:class:`Slit`) has an upper and a lower side, and each
+side a motion of its own, defined on the whole picture; the two agree at the corners and beyond. What a pixel shows is
+the share of the upper side, of the lower side, and, in what is left, of what lies behind:
 
-``I_t(x) = a I_0(p_a(x)) + b I_0(p_b(x)) + (1 - a - b) behind(x)``, ``a = c_above(p_a)``, ``b = min(c_below(p_b), 1 - a)``,
+``I_t(x) = a I_0(p_a(x)) + b I_0(p_b(x)) + (1 - a - b) behind(x)``
 
-with c the share of the pixel on its own side of the cut's edge at the source. Shares add: sides that touch have
-c_above + c_below = 1 and show no line. A generator says how the skin moves; lids and lips are moved here, by the AUs of
-:data:`LAYERED` alone and by the rest of others (:data:`LIDS`, :data:`LIPS`), relative to what the photo shows: a lid that is
-half closed closes the rest, a mouth that is open narrows under AU 24. Where nothing is asked for nothing changes, to the bit.
+with ``a = c_above(p_a)``, ``b = min(c_below(p_b), 1 - a)``, c the share of the pixel on its own side of the cut's edge
+at the source. Shares add: sides that touch have c_above + c_below = 1 and show no line. A generator says how the skin
+moves; lids and lips are moved here, by the AUs of :data:`LAYERED` alone and by what is left of others (:data:`LIDS`,
+:data:`LIPS`), relative to what the photo shows: a lid that is half closed closes the rest, a mouth that is open
+narrows under AU 24. Where nothing is asked for nothing changes, to the bit.
 
-Lengths are shares of the inter-ocular distance (IOD) unless they say pixels; s in [-1,1] runs from a cut's corner in the
-image's left to that in its right, v is the distance below their line. AU columns are the subject's (left, right), and the
-subject's left is the image's right.
+Lengths are shares of the inter-ocular distance (IOD) unless they say pixels; s in [-1,1] runs from a cut's corner in
+the image's left to that in its right, v is the distance below their line. AU columns are the subject's (left, right),
+and the subject's left is the image's right.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Slit:
         return np.asarray(self.mid + s[..., None] * self.half * self.e + v[..., None] * self.n)
 
     def contour(self, points: np.ndarray, power: float = 1.0) -> np.ndarray:
-        """(1 - s^2)^power times the polynomial through points [k,2] between the corners: what lids and lips look like."""
+        """(1 - s^2)^power times the polynomial through points [k,2] between the corners, as lids and lips are."""
         s, v = self.of(points)
         s = np.clip(s, -0.92, 0.92)
         powers = np.vander(s, len(points), increasing=True)
@@ -213,7 +214,7 @@ def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[float, 
     """p with p + field(p) = (x, y), by fixed point; converges where the field's slope stays below 1."""
     i, j = int(x), int(y)
     if x == i and y == j and 0 <= i < field.shape[1] and 0 <= j < field.shape[0]:
-        fx, fy = np.float64(field[j, i, 0]), np.float64(field[j, i, 1])
+        fx, fy = float(field[j, i, 0]), float(field[j, i, 1])
     else:
         fx, fy = _pair(field, x, y)
     if fx == 0 and fy == 0:
@@ -234,7 +235,7 @@ def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarra
     ix, iy = int(np.floor(x)), int(np.floor(y))
     if x == ix and y == iy:
         yy, xx = _mirror(iy, height - 1), _mirror(ix, width - 1)
-        return np.float32(image[yy, xx, 0]), np.float32(image[yy, xx, 1]), np.float32(image[yy, xx, 2])
+        return float(image[yy, xx, 0]), float(image[yy, xx, 1]), float(image[yy, xx, 2])
     _keys(x - ix, wx)
     _keys(y - iy, wy)
     w0, w1, w2, w3 = wx[0], wx[1], wx[2], wx[3]
@@ -253,7 +254,7 @@ def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarra
         g += w * (w0 * image[yy, x0, 1] + w1 * image[yy, x1, 1] + w2 * image[yy, x2, 1] + w3 * image[yy, x3, 1])
         b += w * (w0 * image[yy, x0, 2] + w1 * image[yy, x1, 2] + w2 * image[yy, x2, 2] + w3 * image[yy, x3, 2])
     zero, top = np.float32(0), np.float32(255)
-    return min(max(r, zero), top), min(max(g, zero), top), min(max(b, zero), top)
+    return float(min(max(r, zero), top)), float(min(max(g, zero), top)), float(min(max(b, zero), top))
 
 
 @njit(cache=True, nogil=True)
@@ -261,9 +262,9 @@ def _lip_basis(
     box: np.ndarray, frame: np.ndarray, iod: float, up: np.ndarray, low: np.ndarray, gap: float, chin: float,
     gate: np.ndarray, loose: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """[7,h,w] float32 in the box (y0, y1, x0, x1): the upper side's lift, closing and jaw, the lower side's drop, closing
-    and jaw, downwards in pixels at strength 1; the share of the subject's left. ``loose`` is the gate of the jaw, which
-    moves further and so fades more slowly."""
+    """[7,h,w] float32 in the box (y0, y1, x0, x1): the upper side's lift, closing and jaw, the lower side's drop,
+    closing and jaw, downwards in pixels at strength 1; the share of the subject's left. ``loose`` is the gate of the
+    jaw, which moves further and so fades more slowly."""
     out = np.zeros((7, box[1] - box[0], box[3] - box[2]), np.float32)
     near = min(1.0, _FAR / max(gap, 1e-3))
     opened = min(max(1 - 1.2 * (gap - 0.1), 0.35), 1.0)
@@ -313,8 +314,9 @@ def _lip_sides(
     basis: np.ndarray, box: np.ndarray, frame: np.ndarray, weights: np.ndarray, under: np.ndarray, above: np.ndarray,
     below: np.ndarray, seen: np.ndarray,
 ) -> tuple[float, float]:  # fmt: skip
-    """Add motion of the lips' two sides of weights [2,4] (left, right) to that of the skin, which all three arrays hold;
-    ``seen`` is below the lips where ``under``. An upper bound of the largest length, and of how far the sides part."""
+    """Add motion of the lips' two sides of weights [2,4] (left, right) to that of the skin, which all three arrays
+    hold; ``seen`` is below the lips where ``under``. Upper bounds of the largest length and of how far the sides
+    part."""
     most, apart = np.float32(0), np.float32(0)
     w = np.empty((2, 4), np.float32)
     w[:] = weights
@@ -347,7 +349,7 @@ _LOWER = np.array([[0.085, 0.175, 0.28, 0.385, 0.50], [0.0, 0.0, 0.008, 0.005, 0
 
 @njit(cache=True, nogil=True)
 def _tooth(rows: np.ndarray, x: float) -> tuple[float, float, int]:
-    """(distance from the tooth's middle in half widths, its edge, its number) at ``x`` >= 0; number -1 beyond the last."""
+    """(distance from the tooth's middle in half widths, its edge, its number) at ``x`` >= 0; -1 beyond the last."""
     start = 0.0
     for k in range(rows.shape[1]):
         if x < rows[0, k]:
@@ -362,9 +364,9 @@ def _mouth(
     x: float, d: float, low: float, upper: float, gap: float, depth: float, iod: float, tone: np.ndarray,
     white: np.ndarray, dark: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Colour behind lips that part, from ``dark`` at the back. IOD: x from the middle, d below the upper and ``low`` below
-    the lower lip's line as the jaw moved it, ``gap`` the widest of the mouth, ``depth`` under the upper lip's edge;
-    ``upper``: whether its upper teeth show, 0 or 1."""
+    """Colour behind lips that part, from ``dark`` at the back. IOD: x from the middle, d below the upper and ``low``
+    below the lower lip's line as the jaw moved it, ``gap`` the widest of the mouth, ``depth`` under the upper lip's
+    edge; ``upper``: whether its upper teeth show, 0 or 1."""
     r, g, b = dark
     x = abs(x)
     wide = _step(gap / 0.15)
@@ -399,7 +401,7 @@ def _mouth(
 
 @njit(cache=True, nogil=True)
 def _backward(field: np.ndarray, head: np.ndarray, rounds: int) -> np.ndarray:
-    """Backward flow [H,W,2] of skin that moved by ``field`` and then with the head, whose backward motion is ``head``."""
+    """Backward flow [H,W,2] of skin that moved by ``field`` and then with the head, backward by ``head``."""
     out = np.empty_like(field)
     for y in range(field.shape[0]):
         for x in range(field.shape[1]):
@@ -414,7 +416,7 @@ def _lips(
     edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
     colours: np.ndarray, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
-    """Both lips over the mouth, into ``out`` [H,W,3] where the skin is seen already, and, unless it is empty, shares [4,H,W].
+    """Both lips over the mouth, into ``out`` [H,W,3], which shows the skin, and shares [4,H,W] unless they are empty.
 
     ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of their
     slopes. ``own`` [h,w,4] the photo's mouth carried on, and how much of it counts, at ``place`` (y, x), ``rim`` [h,w]
@@ -492,8 +494,9 @@ def _lids(
 ) -> None:  # fmt: skip
     """Lids over the eyeball, into ``out`` [H,W,3]; they move over skin that has moved already.
 
-    ``curves`` [10,N]: edges at the source (upper with hem, lower) and their cosines, edges in the frame (upper, lower), steps
-    down of both, height of the lid over the frame's edge, darkness of the lash line. ``numbers``: IOD, closure, widening, whether lids move.
+    ``curves`` [10,N]: edges at the source (upper with hem, lower) and their cosines, edges in the frame (upper, lower),
+    steps down of both, height of the lid over the frame's edge, darkness of the lash line. ``numbers``: IOD, closure,
+    how far the eyeball is uncovered (0 to 1), whether lids move.
     """
     iod, shut, wide, moves = numbers
     wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
@@ -511,7 +514,7 @@ def _lids(
                 continue
             du, dl = _on(curves[6], s), _on(curves[7], s)
             eu, el = _on(curves[4], s), _on(curves[5], s)
-            # Steps backward: whole at the margin, falling to 0 over the lid as it unfolds. Slope D / (H + D) < 1: no fold.
+            # Steps backward: whole at the margin, falling to 0 over the lid as it unfolds. Slope D / (H + D) < 1.
             reach = _on(curves[8], s) + max(du, 0.0)
             t = min(max((reach - eu + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
             tl = min(max(1 - (v - el) / (0.24 * iod - min(dl, 0.0)), 0.0), 1.0)
@@ -686,9 +689,9 @@ class Layers:
         self.middle = (centres[0] + centres[1]) / 2
         self.skin = self._segment()
         free = cv2.distanceTransform(self.skin.astype(np.uint8), cv2.DIST_L2, 5)
+        # Share of a generator's motion that is let through, [H,W]: exactly 0 where nothing but the head moves.
         self.gate = _smooth((free - 1.5) / (0.22 * self.iod)).astype(np.float32)
         self._loose = _smooth((free - 1.5) / (0.45 * self.iod)).astype(np.float32)
-        """[H,W] in [0,1]: share of a generator's motion that is let through; exactly 0 where nothing but the head moves."""
         self._mouth()
         self.eyes = tuple(self._eye(*eye) for eye in _EYES)
 
@@ -752,7 +755,7 @@ class Layers:
         mark[(mark == cv2.GC_PR_FGD) & alike] = cv2.GC_FGD
         mark[(mark == cv2.GC_PR_BGD) & (far < 6) & neck] = cv2.GC_PR_FGD
         cv2.setRNGSeed(1)
-        cv2.grabCut(smooth, mark, None, np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(smooth, mark, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
         skin = np.isin(mark, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
         for kind, radius in ((cv2.MORPH_OPEN, 0.03), (cv2.MORPH_CLOSE, 0.05)):
             skin = cv2.morphologyEx(skin, kind, _disc(radius * iod)).astype(np.uint8)
@@ -762,6 +765,13 @@ class Layers:
         _, parts = cv2.connectedComponents(skin)
         nose = np.clip(p[30].round().astype(int), 0, [width - 1, height - 1])
         return np.asarray((parts == parts[nose[1], nose[0]]) & (skin > 0))
+
+    def _box(self, slit: Slit, reach: float, above: float, below: float) -> np.ndarray:
+        """Rows and columns y0, y1, x0, x1 about what is so far along, above and below a cut, pixels, in the picture."""
+        corners = [slit.mid + x * slit.e + y * slit.n for x in (-reach, reach) for y in (-above, below)]
+        (x0, y0), (x1, y1) = np.floor(np.min(corners, 0)), np.ceil(np.max(corners, 0)) + 1
+        height, width = self.image.shape[:2]
+        return np.array([int(np.clip(v, 0, m)) for v, m in ((y0, height), (y1, height), (x0, width), (x1, width))])
 
     # -------------------------------------------------------------- mouth
 
@@ -798,7 +808,7 @@ class Layers:
         y, x = np.mgrid[:height, :width]
         s, v = lip.of(np.stack([x, y], -1))
         self._under = v > _at(low, s)
-        top = int(np.clip(lip.mid[1] - 0.95 * iod, 0, height - 1))
+        top = int(np.clip(lip.mid[1] - 0.95 * iod, 0, height - 1)) if abs(lip.e[1]) < 0.15 else 0
         self._jaw_box = np.array([top, height, 0, width])
         self._basis: np.ndarray | None = None
         if self.open:
@@ -807,13 +817,8 @@ class Layers:
     def _carry_mouth(self, up: np.ndarray, low: np.ndarray) -> None:
         """Its own teeth and tongue, carried on under the lips and fading to the mouth's dark."""
         iod, lip = self.iod, self.lip
-        height, width = self.image.shape[:2]
         reach = lip.half + 0.12 * iod
-        (x0, y0), (x1, y1) = (
-            lip.mid - [reach, 0.5 * iod + self.gap * iod],
-            lip.mid + [reach, 0.9 * iod + self.gap * iod],
-        )
-        y0, y1, x0, x1 = (int(np.clip(v, 0, m)) for v, m in ((y0, height), (y1, height), (x0, width), (x1, width)))
+        y0, y1, x0, x1 = self._box(lip, reach, (0.5 + self.gap) * iod, (0.9 + self.gap) * iod)
         if y1 - y0 < 4 or x1 - x0 < 4:
             return
         part = self.image[y0:y1, x0:x1].astype(np.float32)
@@ -856,12 +861,9 @@ class Layers:
 
     def _eye(self, corners: tuple[int, int], upper: tuple[int, int], lower: tuple[int, int], brow: range) -> _Eye:
         p, iod = self.points, self.iod
-        height, width = self.image.shape[:2]
         slit = Slit(p[corners[0]], p[corners[1]])
-        first, last = slit.mid - [1.6 * slit.half, 0.55 * iod], slit.mid + [1.6 * slit.half, 0.42 * iod]
-        x0, x1 = (int(np.clip(v, 0, width)) for v in (first[0], last[0] + 1))
-        y0, y1 = (int(np.clip(v, 0, height)) for v in (first[1], last[1] + 1))
-        box = np.array([y0, max(y1, y0), x0, max(x1, x0)])
+        box = self._box(slit, 1.6 * slit.half, 0.55 * iod, 0.42 * iod)
+        y0, y1, x0, x1 = box
         up = slit.contour(p[list(upper)], 0.75) + 0.010 * iod * (np.abs(_S) < 0.9)
         low = np.maximum(slit.contour(p[list(lower)], 0.75), up)
         lid = np.maximum(up - slit.line(p[list(brow)]) - 0.06 * iod, 0.08 * iod)
@@ -896,8 +898,10 @@ class Layers:
         at = (slit.to(_S[:, None] + 0 * across, up[:, None] - across) - [x0, y0]).astype(np.float32)
         line = cv2.remap(dark, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).min(1)
         return _Eye(
-            slit, box, up, low, lid, ball, rim.astype(np.float32), np.asarray(part + on[..., None] * (bare - part), np.float32),
-            np.asarray(1 - (1 - _soften(dark, 0.006 * iod)) * near, np.float32), np.clip(_soften(line[None], 5)[0], 0.3, 0.65).astype(float),
+            slit, box, up, low, lid, ball, rim.astype(np.float32),
+            bare=np.asarray(part + on[..., None] * (bare - part), np.float32),
+            lash=np.asarray(1 - (1 - _soften(dark, 0.006 * iod)) * near, np.float32),
+            line=np.clip(_soften(line[None], 5)[0], 0.3, 0.65).astype(np.float64),
         )  # fmt: skip
 
     def _ball(
@@ -922,7 +926,7 @@ class Layers:
     def _iris(
         self, grey: np.ndarray, grid: np.ndarray, inside: np.ndarray, slit: Slit, up: np.ndarray, low: np.ndarray
     ) -> np.ndarray:
-        """Distance [h,w] from the iris' centre in its radii: the circle whose seen edge is darkest within against without."""
+        """Distance [h,w] from the iris' centre in its radii: of circles the one with most contrast at its seen edge."""
         iod = self.iod
         angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         ring = np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -1027,8 +1031,8 @@ class Layers:
     def frame(self, step: Step, share: np.ndarray = _NONE4) -> np.ndarray:
         """The photo after ``step``: [H,W,3] float32 in 0..255, the photo itself where nothing moves.
 
-        ``share`` [4,H,W] float32 is filled with the shares of the skin, the skin below the lips and below an eye, and of
-        what is behind, unless it is empty.
+        ``share`` [4,H,W] float32 is filled with the shares of the skin, the skin below the lips and below an eye, and
+        of what is behind, unless it is empty.
         """
         moved = self._moved_skin(step)
         rounds = 9 if moved.apart else 6
@@ -1043,8 +1047,8 @@ class Layers:
             # At rest an open mouth shows its own rim; as it moves, what was carried out.
             stay = 1.0 - float(_smooth((moved.most + moved.apart) / (0.05 * self.iod)))
             _lips(
-                self.image, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own, self._rim,
-                self._place, stay, self.iod, moved.mouth, self._colours, out, share,
+                self.image, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
+                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, out, share,
             )  # fmt: skip
         above = moved.above
         for side, eye in enumerate(self.eyes):

@@ -162,7 +162,7 @@ def formed_clip(
 
 
 def shown_aus(aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int) -> np.ndarray:
-    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink, if any, is AU 45."""
+    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink is AU 45."""
     out = np.asarray(alpha[:, :, None] * aus.intensity, np.float32)
     closure = blink_curve(len(alpha), fps, blink, seeds.stream(seed, "blink"))
     row = facs.AU_INDEX[45]

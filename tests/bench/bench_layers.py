@@ -1,7 +1,7 @@
 """Faces in layers against one smooth flow: lids, lips, what stays still, rendered truth, time.
 
-``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo]``: a table of rendered people of all tones, whose
-frames and flow are known exactly; with ``--photo`` the same measures, as far as they need no truth, on the astronaut of
+``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo]``: a table of rendered people of all tones,
+whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth, on the astronaut of
 scikit-image (needs mediapipe). *Smooth* is the motion prior's flow of all AUs, inverted and read, as before layers.
 """
 
@@ -161,6 +161,7 @@ def main() -> None:
     priors: list[tuple[str, MotionPrior, Subject | None]] = []
     if options.photo:
         import skimage.data
+
         from mesynth.preprocess.align import SimilarityCrop
 
         image = skimage.data.astronaut()

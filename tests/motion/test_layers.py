@@ -1,4 +1,5 @@
-"""Lids close, mouths open and narrow, what stays still stays; nothing asked for changes nothing; masks mean what they say."""
+"""Lids close, mouths open and narrow, what is still stays; nothing asked for changes nothing; masks say what is
+true."""
 
 import pickle
 
@@ -82,7 +83,9 @@ def test_nothing_asked_for_changes_nothing(seed: int, request_text: str) -> None
 
 
 @pytest.mark.parametrize("code", [43, 45])
-@pytest.mark.parametrize(("seed", "onset"), [(2, ""), (5, ""), (8, ""), (11, ""), (12, ""), (3, "45=0.4"), (5, "5=0.8")])
+@pytest.mark.parametrize(
+    ("seed", "onset"), [(2, ""), (5, ""), (8, ""), (11, ""), (12, ""), (3, "45=0.4"), (5, "5=0.8")]
+)
 def test_lids_close_all_the_way_from_where_they_are(seed: int, onset: str, code: int) -> None:
     face = rendered(seed, onset)
     for side in (0, 1):
@@ -110,7 +113,9 @@ def test_a_lid_that_is_raised_shows_more_of_the_eyeball(closed: Face) -> None:
 @pytest.mark.parametrize("seed", [2, 3, 5, 8, 12, 21])
 def test_closed_mouths_open_and_more_so(seed: int) -> None:
     face = rendered(seed)
-    holes = [hole(face, r) for r in ("25=0.25", "25=0.5", "25=1", "25=1,26=0.25", "25=1,26=0.5", "25=1,26=1", "25=1,27=1")]
+    holes = [
+        hole(face, r) for r in ("25=0.25", "25=0.5", "25=1", "25=1,26=0.25", "25=1,26=0.5", "25=1,26=1", "25=1,27=1")
+    ]
     assert hole(face, "45=1") == 0
     assert holes == sorted(holes)
     assert holes[0] > 2

@@ -10,7 +10,6 @@ from mesynth.head import Subject
 from mesynth.motion.fields import au_field, bumps
 from mesynth.motion.nuisance import Nuisance, blink_curve, head_path
 from mesynth.motion.prior import WARP_LIMIT, Face, MotionPrior, face_map
-from mesynth.motion.warp import folding
 
 STILL = np.zeros((1, 25, 2), np.float32)
 PROFILE = Profile(apex=0.5)
@@ -99,7 +98,9 @@ def test_agrees_with_the_3d_head_better_than_no_motion(prior: MotionPrior, subje
 @pytest.mark.parametrize("code", [1, 4, 15, 20])
 def test_flow_is_linear_in_intensity(prior: MotionPrior, code: int) -> None:
     """Where no lid or lip moves by itself."""
-    np.testing.assert_allclose(_apex_flow(prior, f"{code}=0.5"), 5 * _apex_flow(prior, f"{code}=0.1"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        _apex_flow(prior, f"{code}=0.5"), 5 * _apex_flow(prior, f"{code}=0.1"), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("request_text", ["12=B,4=B", "1=D,2=D", "25=E,26=E", "45=E", "24=E,17=C"])

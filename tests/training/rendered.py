@@ -19,7 +19,7 @@ K = len(facs.AU_CODES)
 
 
 def plain_skin(face: Face) -> np.ndarray:
-    """[H,W] bool: where a generator's motion is shown as it is, neither at an eye nor at the edge of what stays still."""
+    """[H,W] bool: where a generator's motion is shown as it is, not at an eye nor at the edge of what is still."""
     out: np.ndarray = face.layers.gate == 1
     for eye in face.layers.eyes:
         y0, y1, x0, x1 = eye.box

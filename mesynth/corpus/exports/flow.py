@@ -79,7 +79,8 @@ class FlowNpyForm(NamedForm):
 
     def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         header = (
-            "file", *_KINDS, "clip_id", "database", "subject", "clip", "label", "emotion", "aus", "height", "width", "fps",
+            "file", *_KINDS, "clip_id", "database", "subject", "clip", "label", "emotion", "aus", "height", "width",
+            "fps",
         )  # fmt: skip
         rows = (
             (
