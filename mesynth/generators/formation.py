@@ -21,7 +21,7 @@ from mesynth.core import facs, seeds
 from mesynth.core.process import part
 from mesynth.core.types import Sample
 from mesynth.generators.base import ClipRequest
-from mesynth.motion.layers import LAYERED, Step
+from mesynth.motion.layers import JAW, LAYERED, Step
 from mesynth.motion.nuisance import draw_style, head_basis, head_path
 from mesynth.motion.prior import formed_clip, shown_aus
 from mesynth.preprocess.align import SimilarityCrop
@@ -60,7 +60,8 @@ class FaceMotion:
     """Motion of one clip's apex on the face's own picture: what :mod:`mesynth.generators.formation` makes frames of."""
 
     cells: list[tuple[int, int]]
-    """(AU row, side) of each field; those of lids and lips (:data:`mesynth.motion.layers.LAYERED`) are not looked at"""
+    """(AU row, side) of each field; of lids and lips (:data:`mesynth.motion.layers.LAYERED`) the jaw's alone are looked
+    at"""
     fields: np.ndarray
     """[A,H,W,2] float32 pixels at intensity 1"""
     bend: np.ndarray
@@ -244,11 +245,15 @@ def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None)
     rows = [motion.cells[i][0] for i in kept]
     asked = np.array([request.aus.intensity[motion.cells[i]] for i in kept], np.float32)
     every = alpha[:, rows] * asked if weights is None else weights
+    drops = [i for i, (k, _) in enumerate(motion.cells) if weights is None and facs.AU_CODES[k] in JAW]
+    dropped = np.stack([shown[:, k, side] for k, side in (motion.cells[i] for i in drops)], 1) if drops else None
+    jaws = motion.fields[drops]
     path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
     place = _place(request.face) if nuisance.head or nuisance.style else None
     fields, bend = motion.fields[kept], motion.bend
     if nuisance.style and place is not None:
-        fields, bend = _styled([*fields, bend], place, nuisance.style, seed)
+        both, bend = _styled([*fields, *jaws, bend], place, nuisance.style, seed)
+        fields, jaws = both[: len(fields)], both[len(fields) :]
     basis = (head_basis(place.uv) @ place.rotation.T * np.float32(place.iod)) if nuisance.head and place else None
     for t in range(n_frames):
         # What is not linear follows the AUs on average.
@@ -258,7 +263,10 @@ def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None)
         if basis is not None:
             head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", path[t], basis), np.float32)
         light = np.float32(255 * share) * motion.change if share else None
-        yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, light)
+        jaw = None
+        if dropped is not None:
+            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", dropped[t], jaws), np.float32)
+        yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, light, jaw)
 
 
 def _place(face: Face) -> FaceMap:

@@ -32,6 +32,8 @@ from mesynth.motion.warp import _clamp, _keys, _mirror, backward_flow, warp_back
 
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
 """AUs whose motion is that of lids and lips: layers alone draw them, generators are not asked for them."""
+JAW = (26, 27)
+"""Those of them that drop the jaw: how its skin moves a generator may say (:attr:`Step.jaw`)."""
 LIDS: dict[int, tuple[float, float]] = {
     5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0.04, 0.26), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.12),
     45: (1.05, 0.12),
@@ -49,6 +51,8 @@ _N, _REACH = 192, 1.5
 _S = np.linspace(-_REACH, _REACH, _N)
 _OPEN = 0.035
 """A mouth whose inner gap is wider than this shows what is behind its lips."""
+_LIP_EDGE = 0.06
+"""This far below the line the skin is the lower lip's alone; a generator's field runs smoothly across the lips."""
 _FAR = 0.22
 """Lips close by at most this: a mouth that is wide open does not snap shut."""
 _WORKING = 38.0
@@ -79,6 +83,16 @@ def with_layered(skin: AUVector, asked: AUVector) -> AUVector:
     return AUVector(whole, skin.known)
 
 
+def jaw_cells(aus: AUVector) -> list[tuple[int, int]]:
+    """(AU row, side) of what of :data:`JAW` is asked for.
+
+    >>> jaw_cells(facs.parse_request("12=0.5,26=0.2")) == [(facs.AU_INDEX[26], 0), (facs.AU_INDEX[26], 1)]
+    True
+    """
+    rows = [facs.AU_INDEX[code] for code in JAW]
+    return [(row, side) for row in rows for side in (0, 1) if aus.intensity[row, side] > 0]
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One frame's motion, as a generator hands it on."""
@@ -91,6 +105,8 @@ class Step:
     """[H,W,2] float32 pixels: motion of the whole head, or None"""
     change: np.ndarray | None = None
     """[H,W,3] float32 grey levels added to the frame, or None"""
+    jaw: np.ndarray | None = None
+    """[H,W,2] float32 pixels: motion of the skin under the AUs of :data:`JAW`, or None: as layers draw it themselves"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -808,6 +824,11 @@ class Layers:
         y, x = np.mgrid[:height, :width]
         s, v = lip.of(np.stack([x, y], -1))
         self._under = v > _at(low, s)
+        # A jaw that a generator draws: of the lower side as below its lip, of the upper side less towards its middle.
+        corner = np.minimum(np.abs(s) / 1.05, 1.0)
+        reach = np.maximum(_at(low, s) + _LIP_EDGE * iod - v, 0) * (1 - corner**4)
+        self._jaw_from = lip.to(s, v + reach).astype(np.float32)
+        self._jaw_share = (0.8 * corner**3 / (1 - 0.2 * corner**3)).astype(np.float32)[..., None]
         top = int(np.clip(lip.mid[1] - 0.95 * iod, 0, height - 1)) if abs(lip.e[1]) < 0.15 else 0
         self._jaw_box = np.array([top, height, 0, width])
         self._basis: np.ndarray | None = None
@@ -967,6 +988,8 @@ class Layers:
 
     def _moved_skin(self, step: Step) -> _Moved:
         weights = self._lip_weights(step.aus)
+        if step.jaw is not None:
+            weights[:, 2] = 0
         above = np.empty(step.skin.shape, np.float32)
         most = _gated(step.skin, self.gate, above)
         if not weights.any():
@@ -983,14 +1006,26 @@ class Layers:
         closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
         weights[:, 3] = np.maximum(weights[:, 3] - max(closed, 0), 0)
         below, seen = above.copy(), above.copy()
+        jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
         lips, apart = _lip_sides(
             self._basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
+        if step.jaw is not None:
+            loose = self._loose[..., None] * np.float32(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+            low = loose * cv2.remap(step.jaw, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            up = loose * self._jaw_share * step.jaw
+            above += up
+            below += low
+            seen += np.where(self._under[..., None], low, up)
+            lips += 1.5 * float(np.abs(low).sum(-1).max())
+            apart += float(np.linalg.norm(low - up, axis=-1).max())
+            middle = np.linspace(-0.5, 0.5, 9)
+            dropped = self._arrived(self.lip, low, _at(self._lips[1], middle), middle) - _at(self._lips[1], middle)
+            jaw = float(dropped.mean()) / self.iod
         s = np.linspace(-0.9, 0.9, 25)
         edges = [self._arrived(self.lip, field, _at(edge, s), s) for field, edge in
                  ((above, self._lips[0]), (below, self._lips[1]))]  # fmt: skip
         gap = float((edges[1] - edges[0]).max()) / self.iod
-        jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
         return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
 
     def _arrived(self, slit: Slit, field: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import basis
-from mesynth.motion.layers import Layers, Step, skin_aus
+from mesynth.motion.layers import Layers, Step, jaw_cells, skin_aus
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
 from mesynth.motion.rigs import FieldTable, mean_table
 from mesynth.motion.warp import folding, stays_inside
@@ -283,7 +283,10 @@ class MotionPrior:
         cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity > 0)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
         shown = shown_aus(aus, profile.alpha(n_frames, lags), fps, nuisance.blink, seed)
-        fields = self.fields(cells) if not nuisance.style else self._styled_fields(cells, nuisance.style, seed)
+        drops = jaw_cells(aus)
+        every = [*cells, *drops]
+        drawn = self.fields(every) if not nuisance.style else self._styled_fields(every, nuisance.style, seed)
+        fields, jaws = drawn[: len(cells)], drawn[len(cells) :]
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))
@@ -293,7 +296,9 @@ class MotionPrior:
             head = None
             if nuisance.head and self._head is not None:
                 head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", path[t], self._head), np.float32)
-            yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head)
+            dropped = np.array([shown[t][cell] for cell in drops], np.float32)
+            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", dropped, jaws), np.float32) if drops else None
+            yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, jaw=jaw)
 
     @part("warp")
     def generate(

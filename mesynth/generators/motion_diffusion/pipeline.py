@@ -19,7 +19,7 @@ from mesynth.generators.base import ClipRequest, calibrated
 from mesynth.generators.diffusion.pipeline import SampledGenerator
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
 from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
-from mesynth.motion.layers import skin_aus
+from mesynth.motion.layers import jaw_cells, skin_aus
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
 from mesynth.store.generator_folder import load_sized_network
@@ -37,6 +37,8 @@ class Request:
     face: Face
     aus: AUVector
     seed: int = 0
+    jaws: tuple[tuple[int, int], ...] = ()
+    """(AU row, side) of a jaw's fields, which the mean model says for layers to use (mesynth.motion.layers.JAW)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class MotionDiffusion(SampledGenerator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """See the base class."""
-        apex = Request(request.face, skin_aus(request.aus), request.seed)
+        apex = Request(request.face, skin_aus(request.aus), request.seed, tuple(jaw_cells(request.aus)))
         return motion_clip(self.motions([apex])[0], request)
 
     @torch.inference_mode()
@@ -107,7 +109,9 @@ class MotionDiffusion(SampledGenerator):
         if cells:
             weights = np.array([request.aus.intensity[cell] for cell in cells], np.float32)
             left = unfolded(drawn.apex) - np.einsum("a,ahwc->hwc", weights, fields)
-        return face_motion(crop, (height, width), cells, fields, left, np.zeros((height, width, 3), np.float32))
+        fields = np.stack([*fields, *(drawn.fields[k, s] for k, s in request.jaws)]) if request.jaws else fields
+        still = np.zeros((height, width, 3), np.float32)
+        return face_motion(crop, (height, width), [*cells, *request.jaws], fields, left, still)
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionDiffusion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from mesynth.core import seeds
 from mesynth.generators.base import ClipRequest, Generator, calibrated
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, onto_face, unfolded
 from mesynth.generators.motion_gan.network import MotionGenerator
-from mesynth.motion.layers import skin_aus, with_layered
+from mesynth.motion.layers import jaw_cells, skin_aus, with_layered
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.generator_folder import load_sized_network
 
@@ -43,12 +44,15 @@ class MotionGAN(Generator):
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """One network pass a clip."""
         skin = calibrated(skin_aus(request.aus), self.facts)
-        motion = self.motion(request.face, skin, seed=request.seed)
+        motion = self.motion(request.face, skin, seed=request.seed, jaws=jaw_cells(request.aus))
         return motion_clip(motion, replace(request, aus=with_layered(skin, request.aus)))
 
     @torch.inference_mode()
-    def motion(self, face: Face, aus: AUVector, *, seed: int = 0) -> FaceMotion:
-        """Fields of the asked AUs, the bent part, and the change of light, on the face's picture."""
+    def motion(self, face: Face, aus: AUVector, *, seed: int = 0, jaws: Sequence[tuple[int, int]] = ()) -> FaceMotion:
+        """Fields of the asked AUs, the bent part, and the change of light, on the face's picture.
+
+        ``jaws``: further cells whose fields are wanted, of which the bent part knows nothing.
+        """
         height, width = face.image.shape[:2]
         crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
         device = self.network.device
@@ -70,7 +74,9 @@ class MotionGAN(Generator):
         limit = self.network.config["max_flow"] * bent.shape[0]
         straight = unfolded(limited_length(apex, limit)) - apex + bent
         change = onto_face(((1 - mask) * residual)[0].cpu().numpy(), crop, height, width)
-        return face_motion(crop, (height, width), cells, fields, straight, change)
+        more = [_map(seen.fields[0, k, s]) for k, s in jaws]
+        fields = np.stack([*fields, *more]) if more else fields
+        return face_motion(crop, (height, width), [*cells, *jaws], fields, straight, change)
 
 
 def _map(flow: torch.Tensor) -> np.ndarray:
