@@ -35,8 +35,8 @@ LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
 JAW = (26, 27)
 """Those of them that drop the jaw: how its skin moves a generator may say (:attr:`Step.jaw`)."""
 LIDS: dict[int, tuple[float, float]] = {
-    5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0.04, 0.26), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.12),
-    45: (1.05, 0.12),
+    5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0, 0.40), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.04),
+    45: (1.05, 0.04),
 }  # fmt: skip
 """Share of the opening by which the upper lid falls and the lower lid rises; what the skin does already counts."""
 LIPS: dict[int, tuple[float, float, float, float]] = {
@@ -533,7 +533,7 @@ def _lids(
             # Steps backward: whole at the margin, falling to 0 over the lid as it unfolds. Slope D / (H + D) < 1.
             reach = _on(curves[8], s) + max(du, 0.0)
             t = min(max((reach - eu + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
-            tl = min(max(1 - (v - el) / (0.24 * iod - min(dl, 0.0)), 0.0), 1.0)
+            tl = min(max(1 - (v - el) / (0.42 * iod - min(dl, 0.0)), 0.0), 1.0)
             if (moves == 0 and v > el + 2) or (tl == 0 and v > el):
                 if share.size:
                     share[0, y, x], share[2, y, x] = 0, 1
@@ -628,7 +628,7 @@ def _lid_flow(
                     t = min(max((reach - _on(curves[4], s) + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
                 else:
                     d = _on(curves[7], s)
-                    t = min(max(1 - (v - _on(curves[5], s)) / (0.24 * iod - min(d, 0.0)), 0.0), 1.0)
+                    t = min(max(1 - (v - _on(curves[5], s)) / (0.42 * iod - min(d, 0.0)), 0.0), 1.0)
                 g = d * t
             flow[y, x, 0] -= g * frame[3]
             flow[y, x, 1] += g * frame[2]
@@ -883,7 +883,7 @@ class Layers:
     def _eye(self, corners: tuple[int, int], upper: tuple[int, int], lower: tuple[int, int], brow: range) -> _Eye:
         p, iod = self.points, self.iod
         slit = Slit(p[corners[0]], p[corners[1]])
-        box = self._box(slit, 1.6 * slit.half, 0.55 * iod, 0.42 * iod)
+        box = self._box(slit, 1.6 * slit.half, 0.55 * iod, 0.56 * iod)
         y0, y1, x0, x1 = box
         up = slit.contour(p[list(upper)], 0.75) + 0.010 * iod * (np.abs(_S) < 0.9)
         low = np.maximum(slit.contour(p[list(lower)], 0.75), up)
@@ -1046,11 +1046,11 @@ class Layers:
         fell, rose = np.maximum(up0 - eye.up, 0), np.maximum(eye.low - low0, 0)
         lower = fall * own if fall < 0 else np.maximum(fall * own - fell, 0)
         lift = rise * own if rise < 0 else np.maximum(rise * own - rose, 0)
-        shut = min(1.05 * closure, 1.05)
+        shut = LIDS[45][0] * closure
         # Past the wet rim of the lower lid; a closing lid takes what it finds.
         down = shut * (gap + 0.016 * iod * lens) + max(1 - closure, 0) * lower
         lift = np.minimum(
-            (1 - closure) * lift + 0.12 * closure * gap, 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
+            (1 - closure) * lift + LIDS[45][1] * closure * gap, 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
         )
         up, low = up0 + down, np.maximum(low0 - lift, up0 + down)
         hem = 0.020 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
