@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX
-from mesynth.head.foreign import MAX_BYTES, ForeignHead, shape_name
+from mesynth.head.foreign import ForeignHead, shape_name
 from mesynth.head.model import AU_UNITS, EYE, MOUTH, TEETH, HeadModel
 from mesynth.store.shards import npy_bytes
 from tests.head.heads import arrays, write
@@ -314,7 +315,7 @@ BAD: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
     "ident large": (lambda a: a | {"ident": a["ident"] * 100}, "ident moves vertices by"),
     "identities small": (lambda a: a | {"identities": a["ident"]}, "identities has person 0 with eyes"),
     "z up": (lambda a: a | {"vertices": a["vertices"][:, [0, 2, 1]]}, "turn the head so that x points to its left"),
-    "mirrored": (lambda a: a | {"vertices": a["vertices"] * np.float32([-1, 1, 1])}, "turn the head"),
+    "mirrored": (lambda a: a | {"vertices": a["vertices"] * np.array([-1, 1, 1], np.float32)}, "turn the head"),
     "mat short": (lambda a: a | {"mat": a["mat"][:-1]}, "mat has shape"),
     "mat beyond": (lambda a: a | {"mat": a["mat"] + 9}, "and there are 5 materials"),
     "names without mat": (lambda a: {k: v for k, v in a.items() if k != "mat"}, "mat is missing"),
@@ -342,7 +343,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
         ForeignHead.read(path)
 
 
-def _member(name: str, data: bytes) -> Callable[[Path], None]:
+def _member(name: str, data: bytes) -> Callable[[Path], object]:
     def make(path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.npy", data)
@@ -350,21 +351,20 @@ def _member(name: str, data: bytes) -> Callable[[Path], None]:
     return make
 
 
-BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda path: None, "is no file"),
-    "empty": (lambda path: path.write_bytes(b"") and None, "is no readable npz"),
-    "text": (lambda path: path.write_text("hello") and None, "is no readable npz"),
+    "empty": (lambda path: path.touch(), "is no readable npz"),
+    "text": (lambda path: shutil.copy(__file__, path), "is no readable npz"),
     "no npy": (_member("vertices", b"hello"), "vertices cannot be read"),
     "short": (_member("vertices", npy_bytes(np.zeros((300, 3)))[:-8]), "vertices cannot be read"),
     "says more": (
         _member("vertices", npy_bytes(np.zeros((3, 3))).replace(b"(3, 3)", b"(99999999999, 3)")[:200]),
         "vertices cannot be read",
     ),
-    "bomb": (_member("vertices", bytes(MAX_BYTES + 1)), "holds 1,073,741,825 bytes of arrays, more than"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("broken", [name for name in BROKEN if name != "bomb"])
+@pytest.mark.parametrize("broken", BROKEN)
 def test_damaged_files(broken: str, tmp_path: Path) -> None:
     make, message = BROKEN[broken]
     path = tmp_path / "broken.npz"
