@@ -205,6 +205,34 @@ def test_own_colours_are_shown(tmp_path: Path) -> None:
     assert plain.person(0, 128).onset[brow[1] - 12, brow[0]].argmax() == 2
 
 
+def test_people_have_colours_of_their_own(tmp_path: Path) -> None:
+    given = arrays()
+    people = np.stack([given["vertices"], given["vertices"] + given["ident"][0]])
+    colours = np.stack([np.full((len(given["vertices"]), 3), tone) for tone in ((0.7, 0.2, 0.2), (0.2, 0.2, 0.7))])
+    found = ForeignHead.read(write(tmp_path / "two.npz", given | {"identities": people, "colours": colours}))
+    for i, channel in ((0, 0), (1, 2)):
+        person = found.person(i, 96)
+        x, y = person.landmarks[30].round().astype(int)
+        assert person.onset[y, x].argmax() == channel
+
+
+def test_what_is_half_there_is_left_out_and_named(tmp_path: Path) -> None:
+    given = arrays()
+    names = [str(name) for name in given["expr_names"]]
+    expr = given["expr"].copy()
+    expr[names.index("eyeBlink_L")] = 0
+    keep = [i for i, name in enumerate(names) if name != "browDown_R"]
+    expr, names = expr[keep], [names[i] for i in keep]
+    expr = np.concatenate([expr, given["expr"][:1]])
+    file = write(tmp_path / "half.npz", given | {"expr": expr, "expr_names": np.array([*names, "AU14_L"])})
+    found = ForeignHead.read(file)
+    assert found.available == (12, 26, 27)
+    assert found.missing[4] == ("browDown_R",)
+    assert found.missing[14] == ("AU14_R",)
+    assert found.missing[43] == found.missing[45] == ("eyeBlink_L",)
+    assert found.notes == ("shapes that move nothing and count as missing: eyeBlink_L",)
+
+
 def test_eyes_and_mouth_are_found_without_materials(head: ForeignHead, tmp_path: Path) -> None:
     given = {k: v for k, v in arrays().items() if not k.startswith("mat")}
     found = ForeignHead.read(write(tmp_path / "bare.npz", given))
@@ -297,15 +325,16 @@ BAD: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
     "names fewer": (lambda a: a | {"expr_names": a["expr_names"][:-1]}, "expr_names has shape"),
     "foreign names": (
         lambda a: a | {"expr_names": np.array([f"k{i}" for i in range(len(a["expr"]))])},
-        r"no ARKit or AU name \(k0, k1",
+        r"gives no AU on both sides \(k0, k1",
     ),
     "a name twice": (
         lambda a: a | {"expr_names": np.array(["jawOpen", "JawOpen", *a["expr_names"][2:]])}, "'JawOpen' twice",
     ),
     "one side": (
-        lambda a: a | {"expr": a["expr"][:1], "expr_names": np.array(["AU12_L"])}, "AU12 on one side alone; add AU12_R",
+        lambda a: a | {"expr": a["expr"][:1], "expr_names": np.array(["AU12_L"])},
+        r"gives no AU on both sides \(AU12_L",
     ),
-    "still": (lambda a: a | {"expr": a["expr"] * 0}, "moves nothing at 'browDown_L'"),
+    "still": (lambda a: a | {"expr": a["expr"] * 0}, "gives no AU on both sides"),
     "absolute": (lambda a: a | {"expr": a["expr"] + a["vertices"] + 100}, "inter-ocular distances; give displacements"),
     "no factor": (lambda a: a | {"expr": a["expr"].astype(np.int8)}, "expr is int8 without expr_scale"),
     "wrong factor": (lambda a: a | {"expr_scale": np.ones((2, 3, 4, 5))}, "expr_scale has shape"),
@@ -320,6 +349,7 @@ BAD: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
     "mat beyond": (lambda a: a | {"mat": a["mat"] + 9}, "and there are 5 materials"),
     "names without mat": (lambda a: {k: v for k, v in a.items() if k != "mat"}, "mat is missing"),
     "colours short": (lambda a: a | {"colours": np.zeros((9, 3), np.uint8)}, "colours has shape"),
+    "colours of few": (lambda a: a | {"colours": np.zeros((3, 4814, 3), np.uint8)}, "colours are of 3 people"),
     "bright": (lambda a: a | {"colours": np.full((4814, 3), 7.0)}, "colours reaches 7; give sRGB"),
     "mat colours short": (lambda a: a | {"mat_colours": np.zeros((2, 3))}, "has 2 rows, and mat names material 4"),
 }  # fmt: skip
