@@ -376,6 +376,7 @@ def compare(
     head: Path | str | None = None,
     yaw: float = 0.0,
     pitch: float = 0.0,
+    samples: int = 4,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -390,6 +391,7 @@ def compare(
         levels: target intensities in (0, 1], ascending; none: those of the FACS letters.
         head: an npz of another blendshape head (docs/compare.md), whose people are compared on; none: the packaged one.
         yaw, pitch: degrees that every head is turned, to image right and down.
+        samples: seeds whose flows are compared with each other and with the truth.
 
     Raises:
         ConfigError: an argument out of range.
@@ -410,7 +412,7 @@ def compare(
     settings = {"codes": tuple(aus) or (other.available if other else ()), "levels": tuple(levels)}
     given = {name: value for name, value in settings.items() if value}
     turned = {"yaw": yaw, "pitch": pitch, "head": other.hash if other else ""}
-    config = BenchmarkConfig(people=subjects, size=size, seed=seed, **turned, **given)  # type: ignore[arg-type]
+    config = BenchmarkConfig(people=subjects, size=size, samples=samples, seed=seed, **turned, **given)  # type: ignore[arg-type]
     names = split_models(models) if isinstance(models, str) else list(models)
     return run(load_candidates(names or default_models()), config, Path(out), head=other, progress=progress)
 

@@ -96,7 +96,10 @@ _FORMER = {"judged": "measured"}
 EQUAL_DB = 100.0
 """PSNR given to equal pictures, and the most that is given."""
 SEEDS = 4
-"""Clips of one request whose flows are compared with each other."""
+"""Clips of one request whose flows are compared with each other, unless more are asked for."""
+_DRAWN = ("spread", "coverage", "energy")
+_MOVES = 0.1
+"""Pixels: where neither the truth nor any sample moves by as much, being inside or outside says nothing."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -182,6 +185,10 @@ class Answers(_Stored):
     """[R,D]; NaN rows for requests that are not pictured"""
     spread: np.ndarray
     """[R] mean distance of the flows of two seeds, pixels"""
+    coverage: np.ndarray
+    """[R] share of what moves in which the truth lies within the seeds' range"""
+    energy: np.ndarray
+    """[R] energy score of the seeds' flows, pixels"""
     flow_images: np.ndarray
     """[I,DIM] of the imaged requests; NaN rows where they were refused"""
     flows: np.ndarray
@@ -257,14 +264,35 @@ def measure_references(
     )
 
 
+def sampled(flows: np.ndarray, exact: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
+    """Coverage and energy score of flows [N,2,S,S] drawn for one request, against the exact one inside [S,S].
+
+    Coverage is the share of displacements (u and v of each pixel where something moves) in which the truth lies between
+    the least and the greatest of the N samples; (N - 1) / (N + 1) where it is one of their kind. The energy score
+    (Gneiting and Raftery, JASA 2007) is the samples' mean end-point error less half their mean distance from each
+    other: least where they spread as the truth does; of a single answer it is the end-point error.
+    """
+    moving = inside & (np.maximum(np.hypot(*exact), np.hypot(flows[:, 0], flows[:, 1]).max(0)) > _MOVES)
+    within = (flows.min(0) <= exact) & (exact <= flows.max(0))
+    coverage = float(within[:, moving].mean()) if moving.any() else float("nan")
+    error = float(np.mean([end_point_error(flow, exact, inside) for flow in flows]))
+    apart = [end_point_error(a, b, inside) for k, a in enumerate(flows) for b in flows[:k]]
+    return coverage, error - float(np.mean(apart)) / 2
+
+
 def question(
-    candidate: Candidate, person: Person, targets: tuple[Request, ...], instruments: Instruments, seed: int
+    candidate: Candidate,
+    person: Person,
+    targets: tuple[Request, ...],
+    instruments: Instruments,
+    seed: int,
+    samples: int = SEEDS,
 ) -> Answers:
-    """Ask one generator everything about one person."""
+    """Ask one generator everything about one person; ``samples``: seeds of each diverse request."""
     n = len(targets)
     width = instruments.features.dim if instruments.features else 1
     refused, warned = [""] * n, [""] * n
-    blank = {f: np.full(n, np.nan) for f in ("epe", "change", "psnr", "perceptual", "identity", "spread")}
+    blank = {f: np.full(n, np.nan) for f in ("epe", "change", "psnr", "perceptual", "identity", *_DRAWN)}
     measured = np.full((n, len(AU_CODES), 2), np.nan, np.float32)
     features = np.full((n, width), np.nan, np.float32)
     images = {i: np.full(DIM, np.nan, np.float16) for i, request in enumerate(targets) if request.imaged}
@@ -275,7 +303,7 @@ def question(
         try:
             shown = candidate.show(person, request.aus, own)
             if request.diverse:
-                again = [derived(own, "contest-again", k) for k in range(1, SEEDS)]
+                again = [derived(own, "contest-again", k) for k in range(1, samples)]
                 more = [candidate.show(person, request.aus, other) for other in again]
         except MesynthError as error:
             refused[i] = str(error)
@@ -291,6 +319,7 @@ def question(
             flows = [shown.uv, *(other.uv for other in more)]
             pairs = [(a, b) for k, a in enumerate(flows) for b in flows[:k]]
             blank["spread"][i] = np.mean([end_point_error(a, b, person.on_face) for a, b in pairs])
+            blank["coverage"][i], blank["energy"][i] = sampled(np.stack(flows), exact, inside)
         if shown.apex is None or shown.onset is None:
             continue
         blank["change"][i] = np.abs(shown.apex.astype(np.float64) - shown.onset).mean()

@@ -223,11 +223,17 @@ def rest_figures(a: Answered) -> list[Figure]:
     absent = a.absent or "it was refused"
     apart = a.stack("spread")
     diversity = figure("diversity", resampling.mean(a.weights, apart), "px", "every request was refused")
-    if np.nanmax(apart, initial=-1) == 0:
+    same = np.nanmax(apart, initial=-1) == 0
+    if same:
         diversity = replace(diversity, note="deterministic, every seed gives the same flow")
+    # Of one answer the range is a point, which the truth itself would not meet.
+    inside = np.full_like(apart, np.nan) if same else a.stack("coverage")
+    why = "every seed gives the same flow" if same else "every request was refused"
     return [
         figure("change at rest", resampling.mean(a.weights, a.stack("change")[:, :1]), "grey", absent),
         diversity,
+        figure("coverage", resampling.mean(a.weights, inside), "share", why),
+        figure("energy score", resampling.mean(a.weights, a.stack("energy")), "px", "every request was refused"),
     ]
 
 

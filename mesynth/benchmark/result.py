@@ -219,8 +219,8 @@ def likeness_card(results: Sequence[Result], weights_sha256: str) -> str:
         return ""
     head = " | ".join(["head", *(name for _, name in CARD_COLUMNS)])
     about = "Each AU on both sides, pixels of the face; docs/compare.md says what the columns are."
-    line = "|---" * (1 + len(CARD_COLUMNS)) + "|"
-    lines = ["", "## Does it read the face?", "", about, "", f"| {head} |", line, *rows, ""]
+    rule = "|---" * (1 + len(CARD_COLUMNS)) + "|"
+    lines = ["", "## Does it read the face?", "", about, "", f"| {head} |", rule, *rows, ""]
     return "\n".join(lines)
 
 

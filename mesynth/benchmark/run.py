@@ -15,7 +15,7 @@ import numpy as np
 
 from mesynth import __version__
 from mesynth.benchmark import resampling
-from mesynth.benchmark.answers import SEEDS, Answers, Instruments, References, grouped, measure_references, question
+from mesynth.benchmark.answers import Answers, Instruments, References, grouped, measure_references, question
 from mesynth.benchmark.candidates import TRUTH, Candidate, refuse_leaks, unframed
 from mesynth.benchmark.figures import (
     Answered,
@@ -94,7 +94,7 @@ def compare(
     settled = {k: v for k, v in dataclasses.asdict(config).items() if k not in {"clip_frames", "repeats"}}
     claim_folder(
         out,
-        {"stage": "compare", "seeds_each": SEEDS, **settled, **tools.names,
+        {"stage": "compare", "seeds_each": settled.pop("samples"), **settled, **tools.names,
          "models": [e.identity or e.name for e in candidates], "version": __version__},
     )  # fmt: skip
     with only_writer(out):
@@ -182,7 +182,7 @@ def _meet(
         for candidate, file in zip(everyone, own, strict=True):
             if person and not file.is_file():
                 candidate.meet(person)
-                question(candidate, person, targets, tools, config.seed).save(file)
+                question(candidate, person, targets, tools, config.seed, config.samples).save(file)
             tick()
 
 

@@ -205,12 +205,18 @@ def calibrate(model: str, subjects: int, aus: str, levels: str, seed: int, out: 
 )
 @click.option("--yaw", default=0.0, show_default=True, help="Degrees that every head is turned to image right.")
 @click.option("--pitch", default=0.0, show_default=True, help="Degrees that every head is turned down.")
+@click.option(
+    "--samples",
+    default=4,
+    show_default=True,
+    help="Seeds whose flows are compared; the truth lies in the range of N with a chance of (N-1)/(N+1) at best.",
+)
 @SEED
 @OUT
 @json_option
 def compare(
     models: str, subjects: int, size: int, aus: str, levels: str, head: Path | None, yaw: float, pitch: float,
-    seed: int, out: Path, as_json: bool,
+    samples: int, seed: int, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare generators on rendered people: flow against exact flow, AU control, identity, pictures, diversity, speed.
 
@@ -231,6 +237,7 @@ def compare(
             head=head,
             yaw=yaw,
             pitch=pitch,
+            samples=samples,
             seed=seed,
             progress=bar("compare"),
         )

@@ -49,8 +49,10 @@ class Clip:
 class Flow:
     """Optical flow onset -> apex: ``uv`` [2,H,W] float32, pixels, x right and y down, on the onset's grid.
 
-    ``valid`` [H,W] bool is False where the onset pixel is hidden at the apex; None means all valid. Raises ValueError
-    for other shapes or types.
+    ``valid`` [H,W] bool is False where the onset pixel is hidden at the apex or has left the picture; None means all
+    valid. ``new`` [H,W] bool, on the apex's grid, is True where the apex shows what the onset hides (an eyeball or the
+    inside of a mouth uncovered), ``still`` [H,W] bool where nothing but the head can move the onset's pixel
+    (background, hair); None means not known. Raises ValueError for other shapes or types.
 
     >>> right = np.zeros((2, 64, 64), np.float32)
     >>> right[0] = 1.5  # pixels, everywhere the same: nothing is strained
@@ -60,14 +62,18 @@ class Flow:
 
     uv: np.ndarray
     valid: np.ndarray | None = None
+    new: np.ndarray | None = None
+    still: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _require(self.uv.ndim == 3 and self.uv.shape[0] == 2, f"flow has shape {self.uv.shape}; expected [2,H,W]")
         _require(self.uv.dtype == np.float32, f"flow is {self.uv.dtype}; expected float32 pixels")
         _require(bool(np.isfinite(self.uv).all()), "flow holds NaN or infinity")
-        if self.valid is not None:
-            _require(self.valid.shape == self.uv.shape[1:], f"valid {self.valid.shape} does not fit {self.uv.shape}")
-            _require(self.valid.dtype == np.bool_, f"valid is {self.valid.dtype}; expected bool")
+        for name in ("valid", "new", "still"):
+            mask = getattr(self, name)
+            if mask is not None:
+                _require(mask.shape == self.uv.shape[1:], f"{name} {mask.shape} does not fit {self.uv.shape}")
+                _require(mask.dtype == np.bool_, f"{name} is {mask.dtype}; expected bool")
 
     def strain(self) -> np.ndarray:
         """Optical strain magnitude [H,W] float32 (Shreve et al., 2011), see :func:`optical_strain`."""

@@ -28,7 +28,7 @@ from mesynth.metrics.clips import ClipData
 from mesynth.metrics.identity import different_people, distances
 from mesynth.metrics.networks import Networks
 from mesynth.metrics.networks.judge import visible_aus
-from mesynth.motion.warp import backward_flow, warp_backward
+from mesynth.motion.warp import warp_backward
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.shards import read_flows
@@ -193,10 +193,14 @@ def _rms(values: np.ndarray) -> float:
 
 
 def artefact(clip: ClipData) -> float:
-    """Share of the face whose apex is further than GHOST grey levels from the onset moved by the clip's flow."""
+    """Share of the face, where the apex shows it, that is not found within GHOST grey levels where the flow says it
+    went.
+
+    What is uncovered (an eyeball, a mouth) is nobody's artefact: no pixel of the onset goes there.
+    """
     forward = np.ascontiguousarray(clip.emitted_flow.transpose(1, 2, 0))
-    moved = warp_backward(clip.frames[0], backward_flow(forward))
-    wrong = np.abs(moved - clip.frames[clip.row.apex_index]).mean(-1) > GHOST
+    arrived = warp_backward(np.ascontiguousarray(clip.frames[clip.row.apex_index]), forward)
+    wrong = np.abs(arrived - clip.frames[0]).mean(-1) > GHOST
     return float(wrong[clip.face].mean()) if clip.face.any() else 0.0
 
 

@@ -93,6 +93,7 @@ class GenerateWorker:
             flow=sample.flow.uv,
             landmarks=face.landmarks - np.float32(inset),
             valid=sample.flow.valid,
+            extra=masks(sample.flow),
             files=files,
         )
 
@@ -140,7 +141,18 @@ def inner(sample: Sample, inset: int) -> Sample:
     middle = slice(inset, -inset)
     clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle, middle]))
     uv = np.ascontiguousarray(sample.flow.uv[:, middle, middle])
-    return Sample(clip, Flow(uv, stays_inside(uv)), sample.aus)
+    valid, new, still = (
+        None if mask is None else np.ascontiguousarray(mask[middle, middle])
+        for mask in (sample.flow.valid, sample.flow.new, sample.flow.still)
+    )
+    inside = stays_inside(uv)
+    return Sample(clip, Flow(uv, inside if valid is None else valid & inside, new, still), sample.aus)
+
+
+def masks(flow: Flow) -> dict[str, np.ndarray]:
+    """What a clip's shard holds beside ``valid.npy``, where it is known: ``new`` and ``still``; see :class:`Flow`."""
+    named = {"new": flow.new, "still": flow.still}
+    return {name: mask for name, mask in named.items() if mask is not None}
 
 
 def choose(model: str, config: PlanConfig) -> Model:

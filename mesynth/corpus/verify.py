@@ -350,7 +350,7 @@ class _Check:
         wanted = {
             "flow.npy": ((2, *size), np.float32),
             "landmarks.npy": ((_HEADS, 2), np.float32),
-            "valid.npy": (size, np.bool_),
+            **{f"{name}.npy": (size, np.bool_) for name in ("valid", "new", "still")},
         }
         if row.provenance.kind != "real" and "flow.npy" not in members and row.n_frames > 1:
             yield "has no flow.npy"

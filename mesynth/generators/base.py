@@ -106,7 +106,7 @@ LEAST, MOST = 0.5, 2.0
 def calibrated(aus: AUVector, facts: GeneratorFacts) -> AUVector:
     """The AUs to ask the network for: ``min(1, gain a)`` of every intensity; the same object without gains.
 
-    Intensity 0 stays 0, unknown stays unknown.
+    Intensity 0 stays 0, unknown stays unknown, and what layers draw (:data:`mesynth.motion.layers.LAYERED`) as asked.
     """
     if not facts.gains:
         return aus

@@ -1,7 +1,9 @@
 """The formation model: what a frame is made of once the motion is known.
 
-``I_t = warp(I_0, F_t) + (1 - M_t) R_t`` with ``F_t = sum_ks a_ks(t) B_ks + N``. Every term is 0 where no AU is asked
-for, so intensity 0 gives the onset back bit for bit, and the flow is what the frame is made from.
+``I_t = layers(I_0, F_t, a(t)) + (1 - M_t) R_t`` with ``F_t = sum_ks a_ks(t) B_ks`` of the skin alone: lids and lips,
+what is behind them and what stays still are :mod:`mesynth.motion.layers`' for every generator, whatever drew the
+motion. Every term is 0 where no AU is asked for, so intensity 0 gives the onset back bit for bit, and the flow is what
+the frame is made from.
 
 From one face's motion to a clip: temporal profile, nuisances, frames made from the very flow that is reported."""
 
@@ -19,8 +21,9 @@ from mesynth.core import facs, seeds
 from mesynth.core.process import part
 from mesynth.core.types import Sample
 from mesynth.generators.base import ClipRequest
-from mesynth.motion.nuisance import blink_curve, draw_style, head_basis, head_path
-from mesynth.motion.prior import WARP_LIMIT, formed_clip
+from mesynth.motion.layers import LAYERED, Step
+from mesynth.motion.nuisance import draw_style, head_basis, head_path
+from mesynth.motion.prior import formed_clip, shown_aus
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import backward_of, soft_limit, warp
 
@@ -57,11 +60,9 @@ class FaceMotion:
     """Motion of one clip's apex on the face's own picture: what :mod:`mesynth.generators.formation` makes frames of."""
 
     cells: list[tuple[int, int]]
-    """(AU row, side) of each field"""
+    """(AU row, side) of each field; those of lids and lips (:data:`mesynth.motion.layers.LAYERED`) are not looked at"""
     fields: np.ndarray
     """[A,H,W,2] float32 pixels at intensity 1"""
-    blink: np.ndarray
-    """[H,W,2] float32 pixels at full closure (0 if no blink is wanted)"""
     bend: np.ndarray
     """[H,W,2] float32 pixels: what is not linear in the AUs, at the apex"""
     change: np.ndarray
@@ -199,68 +200,65 @@ def face_motion(
     cells: list[tuple[int, int]],
     fields: np.ndarray,
     bend: np.ndarray,
-    lids: np.ndarray | None,
     change: np.ndarray,
 ) -> FaceMotion:
     """What a network says on its grid, on the picture [H,W] = ``shape`` that ``crop`` was taken from.
 
-    ``fields`` [A,h,h,2] of ``cells`` and ``bend`` [h,h,2] in pixels of the grid; ``lids`` [h,h,2]: the field of a
-    closing lid, where a blink is wanted, freed of folds up to what a warp shows; ``change`` as it shall be.
+    ``fields`` [A,h,h,2] of ``cells`` and ``bend`` [h,h,2] in pixels of the grid; ``change`` as it shall be.
     """
-    maps = [*fields, bend]
-    if lids is not None:
-        maps.append(unfolded(WARP_LIMIT[45] * lids) / WARP_LIMIT[45])
     height, width = shape
-    placed = [turned(onto_face(m.transpose(2, 0, 1), crop, height, width), crop, bend.shape[0]) for m in maps]
-    still = np.zeros((height, width, 2), np.float32)
-    return FaceMotion(
-        cells=cells,
-        fields=np.stack(placed[: len(cells)]) if cells else still[None][:0],
-        blink=still if lids is None else placed[-1],
-        bend=placed[len(cells)],
-        change=change,
-    )
+    placed = [
+        turned(onto_face(m.transpose(2, 0, 1), crop, height, width), crop, bend.shape[0]) for m in (*fields, bend)
+    ]
+    return FaceMotion(cells, np.stack(placed)[: len(cells)], placed[-1], change)
 
 
 # ------------------------------------------------------------------- sequence
 
 
 @part("warp")
-def motion_clip(motion: FaceMotion, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+def motion_clip(
+    motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None = None
+) -> tuple[Sample, tuple[str, ...]]:
     """The clip with its onset -> apex flow, and warnings. Random streams are the motion prior's, by name.
 
-    ``motion`` of ``request.face``; its fields follow ``request.aus`` and ``request.profile``.
+    ``motion`` of ``request.face``; its fields follow ``request.aus`` and ``request.profile``, or ``weights``
+    [n_frames,A] where they are not those of AUs. Lids and lips always follow the request.
     """
-    shown = ((flow, np.float32(255 * share) * motion.change) for flow, share in _flows(motion, request))
     apex = request.profile.apex_index(request.n_frames)
     clip, flow, warnings = formed_clip(
-        request.face.image, shown, request.n_frames, request.fps, apex, request.nuisance.noise, request.seed
-    )
+        request.face, _steps(motion, request, weights), request.n_frames, request.fps, apex, request.nuisance.noise,
+        request.seed,
+    )  # fmt: skip
     return Sample(clip, flow, request.aus), warnings
 
 
-def _flows(motion: FaceMotion, request: ClipRequest) -> Iterator[tuple[np.ndarray, float]]:
-    """Forward flow onset -> frame t, [H,W,2] float32 pixels, and the share of the change of light."""
+def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None) -> Iterator[Step]:
+    """Motion onset -> frame t, and the change of light."""
     nuisance, n_frames, seed = request.nuisance, request.n_frames, request.seed
     lags = request.profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
     alpha = request.profile.alpha(n_frames, lags)
-    asked = np.array([request.aus.intensity[cell] for cell in motion.cells], np.float32)
-    rows = [k for k, _ in motion.cells]
-    blink = np.minimum(blink_curve(n_frames, request.fps, nuisance.blink, seeds.stream(seed, "blink")), WARP_LIMIT[45])
+    shown = shown_aus(request.aus, alpha, request.fps, nuisance.blink, seed)
+    layered = [facs.AU_INDEX[code] for code in LAYERED]
+    kept = [i for i, (k, _) in enumerate(motion.cells) if weights is not None or k not in layered]
+    rows = [motion.cells[i][0] for i in kept]
+    asked = np.array([request.aus.intensity[motion.cells[i]] for i in kept], np.float32)
+    every = alpha[:, rows] * asked if weights is None else weights
     path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
     place = _place(request.face) if nuisance.head or nuisance.style else None
-    fields, bend = motion.fields, motion.bend
+    fields, bend = motion.fields[kept], motion.bend
     if nuisance.style and place is not None:
         fields, bend = _styled([*fields, bend], place, nuisance.style, seed)
-    head = (head_basis(place.uv) @ place.rotation.T * np.float32(place.iod)) if nuisance.head and place else None
+    basis = (head_basis(place.uv) @ place.rotation.T * np.float32(place.iod)) if nuisance.head and place else None
     for t in range(n_frames):
-        weights = alpha[t, rows] * asked
         # What is not linear follows the AUs on average.
-        share = float(weights.sum() / asked.sum()) if len(asked) else 0.0
-        flow = np.einsum("a,ahwc->hwc", weights, fields) + np.float32(share) * bend + blink[t] * motion.blink
-        if head is not None:
-            flow = flow + np.einsum("a,ahwc->hwc", path[t], head)
-        yield np.ascontiguousarray(flow, np.float32), share
+        share = float(every[t].sum() / asked.sum()) if weights is None and len(asked) else 0.0
+        skin = np.einsum("a,ahwc->hwc", every[t], fields) + np.float32(share) * bend
+        head = None
+        if basis is not None:
+            head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", path[t], basis), np.float32)
+        light = np.float32(255 * share) * motion.change if share else None
+        yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, light)
 
 
 def _place(face: Face) -> FaceMap:

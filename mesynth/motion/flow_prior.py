@@ -23,7 +23,6 @@ from mesynth.core.profiles import Profile
 from mesynth.head.model import HeadModel
 from mesynth.motion.fields import basis, face_gate, frontal_skin
 from mesynth.motion.nuisance import blink_curve, head_basis, head_path
-from mesynth.motion.prior import WARP_LIMIT
 
 NAME = "flow-prior"
 K = len(facs.AU_CODES)
@@ -32,6 +31,8 @@ _BOX = ((-1.6, 1.6), (-1.6, 2.2))
 """u and v range of the field tables, IOD; fields are 0 at its border."""
 _GRID = 112
 _KNOTS = 5
+_BLINK = 0.35
+"""Most of AU 45 that a blink adds: a smooth flow closes a lid no further without folding."""
 """Smooth random maps are a 5 x 5 grid over the box, as in :mod:`mesynth.motion.nuisance`."""
 _SCALES = (4, 7, 14, 28)
 """Grids of the estimator's noise."""
@@ -233,7 +234,7 @@ class FlowPrior:
         cells = effective_intensity(self.nuisance, one.intensity).astype(np.float64)
         apex = one.profile.apex_index(one.n_frames)
         blink = blink_curve(one.n_frames, one.fps, one.blink, seeds.stream(one.seed, "blink"))[apex]
-        closed = min(float(blink) * self.nuisance.blink, WARP_LIMIT[45])
+        closed = min(float(blink) * self.nuisance.blink, _BLINK)
         cells[facs.AU_INDEX[45]] = np.maximum(cells[facs.AU_INDEX[45]], closed)
         flat = cells.ravel()
         active = np.flatnonzero(flat > 0)

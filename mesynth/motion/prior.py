@@ -1,8 +1,9 @@
 """Generators without training, one onset face in, a micro-expression out: the AU motion prior and the landmark mean.
 
-Formation model: ``F_t = sum_k alpha_k(t) a_k B_k(T(x)) + head motion``, ``I_t(x) = I_0(x + b_t(x))`` with
-``b_t = -F_t(x + b_t)``. Flow is what the frames are made from, not an estimate; at intensity 0 the input comes back bit
-for bit; identity is kept because every pixel is the person's own.
+Formation model: the skin moves by ``F_t = sum_k alpha_k(t) a_k B_k(T(x))``, lids and lips as
+:mod:`mesynth.motion.layers` says, then the head. Flow is what the frames are made from, not an estimate; at intensity 0
+the input comes back bit for bit; identity is kept because every pixel is the person's own, but for what a photo does
+not show: the inside of a closed mouth, the eyeball under the lids.
 
 B_k are the bumps of ``au_table.json`` (``motion-prior``), or the mean of several rigs carried by the landmarks
 (``landmark-mean``, :mod:`mesynth.motion.rigs`), whose displacements are three-dimensional and turn with the head.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import RBFInterpolator
@@ -27,9 +29,10 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import basis
+from mesynth.motion.layers import Layers, Step, skin_aus
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
 from mesynth.motion.rigs import FieldTable, mean_table
-from mesynth.motion.warp import backward_flow, folding, stays_inside, warp_backward
+from mesynth.motion.warp import folding, stays_inside
 from mesynth.preprocess.align import eye_centres
 
 _GRID_STEP = 4  # the map is smooth: evaluating it every 4 pixels and interpolating loses nothing visible
@@ -147,9 +150,9 @@ def _interpolate(coarse: np.ndarray, n: int, axis: int, step: int) -> np.ndarray
 # ---------------------------------------------------------------- prior
 
 
-# A warp moves what is in the picture. It cannot show the eyeball's lid or the inside of the mouth, and
-# past these weights it folds the picture (smallest Jacobian determinant below .1 on the mean face).
-WARP_LIMIT: dict[int, float] = {22: 0.8, 27: 0.9, 28: 0.6, 43: 0.35, 45: 0.35}
+# Past these weights the skin between lips that are rolled in or pushed out folds (smallest Jacobian determinant below
+# .1 on the mean face). Lids that close and mouths that open have no limit: they are layers.
+WARP_LIMIT: dict[int, float] = {22: 0.8, 28: 0.6}
 NAME, MEAN = "motion-prior", "landmark-mean"
 
 
@@ -173,6 +176,11 @@ class Face:
         if self.landmarks.shape != (68, 2) or not np.isfinite(self.landmarks).all():
             raise MesynthError(f"landmarks have shape {self.landmarks.shape}; expected 68 finite points [68,2]")
 
+    @cached_property
+    def layers(self) -> Layers:
+        """The face cut at lids and lips, found once."""
+        return Layers(self.image, self.landmarks)
+
 
 def check_reach(aus: AUVector) -> None:
     """Raise MesynthError for an intensity a warp cannot show, and for conflicting AUs."""
@@ -187,36 +195,38 @@ def check_reach(aus: AUVector) -> None:
 
 
 def formed_clip(
-    image: np.ndarray,
-    motion: Iterable[tuple[np.ndarray, np.ndarray | None]],
-    n_frames: int,
-    fps: float,
-    apex: int,
-    noise: float,
-    seed: int,
+    face: Face, steps: Iterable[Step], n_frames: int, fps: float, apex: int, noise: float, seed: int
 ) -> tuple[Clip, Flow, tuple[str, ...]]:
-    """The clip that shows ``image`` [H,W,3] uint8 moved, its flow onset -> apex, and a warning where that folds.
+    """The clip that shows ``face`` moved, its flow onset -> apex with masks, and a warning where skin folds.
 
-    ``motion``: for each frame the flow [H,W,2] from the onset and what is added to the grey levels, or None.
     ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels.
     """
-    height, width = image.shape[:2]
+    height, width = face.image.shape[:2]
     frames = np.empty((n_frames, height, width, 3), np.uint8)
     stream = seeds.stream(seed, "noise")
-    apex_flow = np.zeros((height, width, 2), np.float32)
-    for t, (flow, change) in enumerate(motion):
+    shown = Step(np.zeros((height, width, 2), np.float32), np.zeros((len(facs.AU_CODES), 2), np.float32))
+    for t, step in enumerate(steps):
         if t == apex:
-            apex_flow = flow
-        frame = warp_backward(image, backward_flow(flow))
-        if change is not None:
-            frame = frame + change
+            shown = step
+        frame = face.layers.frame(step)
         # The onset keeps the photo's own noise: it is the frame the person took.
         frame = frame if t == 0 else add_noise(frame, noise, stream)
         frames[t] = np.clip(frame + 0.5, 0, 255)
-    determinant = folding(apex_flow)
+    truth = face.layers.truth(shown)
+    determinant = folding(shown.skin)
     warnings = (f"flow folds at the apex (det {determinant:.2f})",) if determinant <= 0 else ()
-    uv = np.ascontiguousarray(apex_flow.transpose(2, 0, 1))
-    return Clip(frames, fps, apex), Flow(uv, stays_inside(uv)), warnings
+    uv = np.ascontiguousarray(truth.flow.transpose(2, 0, 1))
+    valid = stays_inside(uv) & ~truth.hidden
+    return Clip(frames, fps, apex), Flow(uv, valid, truth.new, face.layers.still), warnings
+
+
+def shown_aus(aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int) -> np.ndarray:
+    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink is AU 45."""
+    out = np.asarray(alpha[:, :, None] * aus.intensity, np.float32)
+    closure = blink_curve(len(alpha), fps, blink, seeds.stream(seed, "blink"))
+    row = facs.AU_INDEX[45]
+    out[:, row] = np.maximum(out[:, row], closure[:, None])
+    return np.clip(out, 0, 1)
 
 
 class MotionPrior:
@@ -266,30 +276,24 @@ class MotionPrior:
         )
         return self._in_pixels(turned)
 
-    def flows(
+    def steps(
         self, aus: AUVector, profile: Profile, n_frames: int, fps: float, nuisance: Nuisance, seed: int
-    ) -> Iterator[np.ndarray]:
-        """Forward flow onset -> frame t, [H,W,2] float32 pixels, for each of ``n_frames`` frames."""
-        cells = [(int(k), int(s)) for k, s in np.argwhere(aus.intensity > 0)]
+    ) -> Iterator[Step]:
+        """Motion onset -> frame t for each of ``n_frames`` frames; a blink is AU 45."""
+        cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity > 0)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
-        alpha = profile.alpha(n_frames, lags)
-        weights = np.zeros((len(cells), n_frames), np.float32)
-        for i, (k, s) in enumerate(cells):
-            weights[i] = alpha[:, k] * aus.intensity[k, s]
-        blink = blink_curve(n_frames, fps, nuisance.blink, seeds.stream(seed, "blink"))
-        if blink.any():
-            row = facs.AU_INDEX[45]
-            cells = [*cells, (row, 0), (row, 1)]
-            weights = np.concatenate([weights, np.minimum(np.stack([blink, blink]), WARP_LIMIT[45])])
+        shown = shown_aus(aus, profile.alpha(n_frames, lags), fps, nuisance.blink, seed)
         fields = self.fields(cells) if not nuisance.style else self._styled_fields(cells, nuisance.style, seed)
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))
         for t in range(n_frames):
-            flow = np.einsum("a,ahwc->hwc", weights[:, t], fields)
+            weights = np.array([shown[t][cell] for cell in cells], np.float32)
+            skin = np.einsum("a,ahwc->hwc", weights, fields)
+            head = None
             if nuisance.head and self._head is not None:
-                flow = flow + np.einsum("a,ahwc->hwc", path[t], self._head)
-            yield np.ascontiguousarray(flow, np.float32)
+                head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", path[t], self._head), np.float32)
+            yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head)
 
     @part("warp")
     def generate(
@@ -307,7 +311,7 @@ class MotionPrior:
         Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex.
         """
         check_reach(aus)
-        flows = ((flow, None) for flow in self.flows(aus, profile, n_frames, fps, nuisance, seed))
+        steps = self.steps(aus, profile, n_frames, fps, nuisance, seed)
         apex = profile.apex_index(n_frames)
-        clip, flow, warnings = formed_clip(self.face.image, flows, n_frames, fps, apex, nuisance.noise, seed)
+        clip, flow, warnings = formed_clip(self.face, steps, n_frames, fps, apex, nuisance.noise, seed)
         return Sample(clip, flow, aus), warnings

@@ -26,6 +26,8 @@ from mesynth.store.manifest import Manifest, Row, Span
 from mesynth.store.run_folder import RUN_FILE, temporary_beside
 from mesynth.store.videos import image_array, read_pictures
 
+MASKS = ("valid.npy", "new.npy", "still.npy")
+"""Masks [H,W] bool beside a flow, as :class:`mesynth.core.types.Flow` has them."""
 _END = b"\0" * 1024  # two empty blocks end a tar
 _PICTURE = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 # One filter for all lines, and run lengths in place of a search for repeats, which a face has not: written more than
@@ -311,10 +313,15 @@ def read_landmarks(root: Path, row: Row) -> np.ndarray:
 
 def read_valid(root: Path, row: Row) -> np.ndarray | None:
     """[H,W] bool: False where an onset pixel is hidden at the apex; None where the flow is valid everywhere."""
+    return read_mask(root, row, "valid")
+
+
+def read_mask(root: Path, row: Row, name: str) -> np.ndarray | None:
+    """[H,W] bool: ``valid``, ``new`` or ``still`` of :class:`mesynth.core.types.Flow`; None where it is not stored."""
     if row.flow is None:
         return None
     members = read_span(root, row.flow, verify=True)
-    return npy_array(members["valid.npy"]) if "valid.npy" in members else None
+    return npy_array(members[f"{name}.npy"]) if f"{name}.npy" in members else None
 
 
 STRETCHED = "stretched"

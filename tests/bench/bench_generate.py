@@ -56,10 +56,10 @@ def parts() -> dict[str, float]:
     for row in (Plan(config, 1)[0], *Plan(config, 1)):  # the first clip compiles and is not counted
         if row.index == 0:
             seconds = dict.fromkeys(seconds, 0.0)
-        flows = prior.flows(row.aus, row.profile, FRAMES, 200, Nuisance(head=1, style=1), row.seed)
+        steps = prior.steps(row.aus, row.profile, FRAMES, 200, Nuisance(head=1, style=1), row.seed)
         for _ in range(FRAMES):
             t = [time.perf_counter()]
-            flow = next(flows)
+            flow = next(steps).skin
             t.append(time.perf_counter())
             backward = backward_flow(flow)
             t.append(time.perf_counter())

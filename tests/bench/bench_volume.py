@@ -96,7 +96,7 @@ def _drawn_apex(base: Any, steps: int, face: Face, aus: AUVector, seed: int) -> 
     drawn = from_means(base(picture, asked, known, noise, Sampling(steps=steps)))[0].permute(1, 2, 0).numpy()
     drawn = limited_length(np.ascontiguousarray(drawn), REACH * len(drawn))
     nothing = np.zeros((*face.image.shape[:2], 3), np.float32)
-    return face_motion(crop, face.image.shape[:2], [(0, 0)], drawn[None], 0 * drawn, None, nothing).fields[0]
+    return face_motion(crop, face.image.shape[:2], [(0, 0)], drawn[None], 0 * drawn, nothing).fields[0]
 
 
 def main() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mesynth.benchmark.answers import SEEDS, Instruments
+from mesynth.benchmark.answers import SEEDS, Instruments, sampled
 from mesynth.benchmark.candidates import TRUTH, load_candidates, shown_names
 from mesynth.benchmark.requests import BenchmarkConfig
 from mesynth.benchmark.result import Result
@@ -62,6 +63,28 @@ def test_who_is_deterministic_is_told(result: Result) -> None:
     names = [TRUTH, "runs/d@steps=0,guidance=1", "runs/d@steps=0,guidance=2"]
     assert told == [f"{n}: diversity: deterministic, every seed gives the same flow" for n in names]
     assert SEEDS >= 4
+    for name in names[1:]:
+        figures = {f.name: f for f in result.standing(name).figures}
+        assert figures["coverage"].value is None
+        assert figures["coverage"].note == "every seed gives the same flow"
+
+
+@pytest.mark.parametrize("n", [4, 19])
+def test_coverage_and_energy_score_of_what_is_drawn_like_the_truth(n: int) -> None:
+    """The truth one of their kind: inside the range (n - 1) / (n + 1) of the time; spread too small, and it is not."""
+    rng = np.random.default_rng(3)
+    inside = np.ones((40, 40), np.bool_)
+    kind = 3 + rng.standard_normal((60, n + 1, 2, 40, 40))
+    covered, scores = zip(*(sampled(k[:n], k[n], inside) for k in kind), strict=True)
+    assert np.mean(covered) == pytest.approx((n - 1) / (n + 1), abs=0.01)
+    narrow = [sampled(3 + 0.3 * (k[:n] - 3), k[n], inside) for k in kind]
+    assert np.mean([c for c, _ in narrow]) < (n - 1) / (n + 1) - 0.15
+    assert np.mean(scores) < np.mean([e for _, e in narrow])
+    same = np.repeat(kind[0, :1], n, 0)
+    assert sampled(same, kind[0, n], inside)[1] == pytest.approx(
+        float(np.hypot(*(kind[0, 0] - kind[0, n])).mean()), abs=1e-5
+    )
+    assert np.isnan(sampled(np.zeros((n, 2, 8, 8)), np.zeros((2, 8, 8)), np.ones((8, 8), np.bool_))[0])
 
 
 def test_models_with_other_options_share_their_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.throughput import ProcessTimes, Throughput
 from mesynth.generators.motion_gan.network import MotionGenerator
-from mesynth.motion import prior
+from mesynth.motion import layers, prior
 from tests.builders import tree_bytes
 from tests.generators.saved import saved
 
@@ -49,7 +49,7 @@ def test_a_generators_network_is_told_from_its_warp(
     assert times.model >= 0.8
     assert times.warp < 0.4
     monkeypatch.undo()
-    slow(prior, "warp_backward", 0.8 / 33)  # the one frame loop
+    slow(layers, "warp_backward", 0.8 / 33)  # the one frame loop
     times = made("slow-warp")
     assert times.warp >= 0.8
     assert times.model < 0.4

@@ -24,7 +24,7 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.saved import FACTS
-from tests.training.rendered import K, person_face
+from tests.training.rendered import K, person_face, plain_skin
 
 SIZE = 32
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
@@ -262,7 +262,9 @@ def test_a_clip_starts_and_ends_at_the_photo(generator: FlowVolume, face: Face, 
     volume = generator.volume(ClipRequest(face, aus, profile, n_frames=n_frames, fps=100, seed=7))
     flows = volume.flows()
     assert not flows[[0, -1]].any()
-    assert np.allclose(sample.flow.uv, flows[profile.apex_index(n_frames)].transpose(2, 0, 1), atol=1e-5)
+    skin = plain_skin(face)
+    assert skin.mean() > 0.2
+    assert np.allclose(sample.flow.uv.transpose(1, 2, 0)[skin], flows[profile.apex_index(n_frames)][skin], atol=1e-5)
     assert np.abs(sample.flow.uv).max() > 0.3
     assert np.array_equal(sample.aus.intensity, aus.intensity)
 
@@ -288,9 +290,6 @@ def test_the_duration_and_the_apex_matter_to_what_is_drawn(generator: FlowVolume
 
 def test_nuisances_come_on_top(generator: FlowVolume, face: Face) -> None:
     aus = facs.parse_request("12=0.4")
-    request = ClipRequest(face, aus, Profile(), n_frames=9, fps=100)
-    assert generator.volume(replace(request, nuisance=Nuisance(blink=1))).blink[..., 1].max() > 0.5
-    assert not generator.volume(request).blink.any()
     sample, _ = generator.generate(
         face, aus, Profile(), n_frames=30, fps=100, nuisance=Nuisance(blink=1.0, head=0.5, style=0.5, noise=1.0), seed=2
     )

@@ -18,6 +18,15 @@ from mesynth.training.data.batches import Batch
 K = len(facs.AU_CODES)
 
 
+def plain_skin(face: Face) -> np.ndarray:
+    """[H,W] bool: where a generator's motion is shown as it is, not at an eye nor at the edge of what is still."""
+    out: np.ndarray = face.layers.gate == 1
+    for eye in face.layers.eyes:
+        y0, y1, x0, x1 = eye.box
+        out[y0:y1, x0:x1] = False
+    return out
+
+
 def draw_aus(rng: np.random.Generator, codes: tuple[int, ...] = facs.AU_CODES, top: float = 0.6) -> np.ndarray:
     """[K,2] float32: one to three of ``codes`` up to ``top``, a third of them on one side, conflicts damped."""
     out = np.zeros((K, 2), np.float32)

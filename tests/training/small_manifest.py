@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from mesynth.core import seeds
 from mesynth.core.facs import AU_CODES
 from mesynth.core.types import AUVector
+from mesynth.head.model import HeadModel
+from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.stage import Produced, run_stage
 from tests.builders import provenance, row
@@ -27,6 +30,13 @@ class Job:
     changes: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
     seen: tuple[str, ...] = ()
+
+
+@cache
+def mean_landmarks() -> np.ndarray:
+    """[68,2]: a mean face's in its crop."""
+    points = 100 * HeadModel.load().uv[HeadModel.load().landmarks] + 200
+    return SimilarityCrop.from_landmarks(points, SIZE).points(points)
 
 
 def intensities(job: int) -> AUVector:
@@ -52,7 +62,7 @@ def produce(job: Job) -> Produced:
         frames=rng.integers(0, 255, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8),
         flow=rng.normal(size=(2, SIZE, SIZE)).astype(np.float32),
         valid=rng.random((SIZE, SIZE)) < 0.8,
-        landmarks=np.zeros((68, 2), np.float32),
+        landmarks=mean_landmarks(),
     )
     return replace(made, **job.made)
 

@@ -148,7 +148,7 @@ def test_levels_of_the_motion_prior_are_its_own(tmp_path: Path) -> None:
     prior = MotionPrior(Face(image, crop.points(subject.landmarks())))
     aus, profile, n, seed = facs.parse_request("12=0.6,1=0.5"), Profile(apex=0.4, lag=0.1), 20, 77
     sample, _ = prior.generate(aus, profile, n_frames=n, fps=60, seed=seed)
-    flows = list(prior.flows(aus, profile, n, 60, Nuisance(), seed))
+    flows = [step.skin for step in prior.steps(aus, profile, n, 60, Nuisance(), seed)]
     job = Job(
         "a/1", 0,
         {"n_frames": n, "apex_index": sample.clip.apex, **small_manifest.Row.au_columns(aus),

@@ -41,15 +41,16 @@ from mesynth.corpus.exports.records import (
 from mesynth.datasets.flow_folders import UNITS, read_flow_image, unstretch
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import temporary_beside, write_bytes
-from mesynth.store.shards import STRETCHED
+from mesynth.store.shards import MASKS, STRETCHED
 from mesynth.store.stage import Produced
 
 FOLDER, INDEX = "flow", "index.csv"
-_BESIDE = ("landmarks.npy", "valid.npy")
+_BESIDE = ("landmarks.npy", *MASKS)
+_KINDS = tuple(name.removesuffix(".npy") for name in _BESIDE)
 
 
 class FlowNpyForm(NamedForm):
-    """``flow/<subject>/<clip>.npy``; landmarks and the mask of valid pixels beside it where the corpus has them."""
+    """``flow/<subject>/<clip>.npy``; landmarks and masks (valid, new, still) beside it where the corpus has them."""
 
     name = "flow-npy"
     needs = (FLOW,)
@@ -70,7 +71,7 @@ class FlowNpyForm(NamedForm):
 
     @staticmethod
     def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
-        files = {"flow": place["file"]} | {kind: place[kind] for kind in ("landmarks", "valid") if kind in place}
+        files = {"flow": place["file"]} | {kind: place[kind] for kind in _KINDS if kind in place}
         arrays = {
             kind: (str(root / file), array(file_bytes(root, file), str(root / file))) for kind, file in files.items()
         }
@@ -78,12 +79,12 @@ class FlowNpyForm(NamedForm):
 
     def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
         header = (
-            "file", "landmarks", "valid", "clip_id", "database", "subject", "clip", "label", "emotion", "aus", "height",
-            "width", "fps",
+            "file", *_KINDS, "clip_id", "database", "subject", "clip", "label", "emotion", "aus", "height", "width",
+            "fps",
         )  # fmt: skip
         rows = (
             (
-                o.place["file"], o.place.get("landmarks", ""), o.place.get("valid", ""), o.row.clip_id, o.row.database,
+                o.place["file"], *(o.place.get(kind, "") for kind in _KINDS), o.row.clip_id, o.row.database,
                 o.row.subject, o.row.clip, o.row.label, o.row.emotion, au_cell(o.row, letters=True), o.row.height,
                 o.row.width, o.row.fps,
             )

@@ -27,7 +27,16 @@ from mesynth.core.framing import (
 from mesynth.datasets.rendered import au_text
 from mesynth.motion.framing import stated_framing
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import known_framing, npy_array, npy_bytes, png_bytes, read_flow, read_frames, read_span
+from mesynth.store.shards import (
+    MASKS,
+    known_framing,
+    npy_array,
+    npy_bytes,
+    png_bytes,
+    read_flow,
+    read_frames,
+    read_span,
+)
 from mesynth.store.stage import Produced
 
 
@@ -159,7 +168,7 @@ class SourceClip:
 
     def flow_members(self) -> dict[str, bytes]:
         """``flow.npy``, ``landmarks.npy`` and what else the shard holds beside the flow; empty without flow. In another
-        framing, these and ``valid.npy`` alone."""
+        framing, these and the masks alone."""
         members = read_span(self.root, self.row.flow, verify=True) if self.row.flow else {}
         if self.move is None or not members:
             return members
@@ -167,9 +176,10 @@ class SourceClip:
         moved = {"flow.npy": flow}
         if "landmarks.npy" in members:
             moved["landmarks.npy"] = reframed_points(npy_array(members["landmarks.npy"]), *self.move, *flow.shape[1:])
-        if "valid.npy" in members:
-            valid = npy_array(members["valid.npy"]).astype(np.float32)
-            moved["valid.npy"] = reframed_picture(valid, *self.move) > 0.5
+        for name in MASKS:
+            if name in members:
+                mask = npy_array(members[name]).astype(np.float32)
+                moved[name] = reframed_picture(mask, *self.move) > 0.5
         return {name: npy_bytes(array) for name, array in moved.items()}
 
 

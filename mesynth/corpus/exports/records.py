@@ -310,10 +310,15 @@ def stored(row: Row, arrays: Mapping[str, tuple[str, np.ndarray]]) -> dict[str, 
     """
     size = (row.height, row.width)
     wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "flow": ((2, *size), np.float32), "landmarks": ((68, 2), np.float32), "valid": (size, np.bool_),
+        "flow": ((2, *size), np.float32), "landmarks": ((68, 2), np.float32),
+        **dict.fromkeys(("valid", "new", "still"), (size, np.bool_)),
     }  # fmt: skip
-    known = {kind: shaped(found, name, *wanted[kind]) for kind, (name, found) in arrays.items() if kind in wanted}
-    return {**known, "extra": {kind: found for kind, (_, found) in arrays.items() if kind not in wanted}}
+    known = {
+        kind: shaped(found, name, *wanted[kind]) if kind in wanted else found for kind, (name, found) in arrays.items()
+    }
+    beside = ("new", "still")
+    plain = {kind: found for kind, found in known.items() if kind in wanted and kind not in beside}
+    return {**plain, "extra": {kind: found for kind, found in known.items() if kind not in plain}}
 
 
 def shaped(found: np.ndarray, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> np.ndarray:

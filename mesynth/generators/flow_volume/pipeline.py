@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from mesynth.core import facs, seeds
-from mesynth.core.facs import AU_CODES, AU_INDEX
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import ClipRequest, calibrated
@@ -24,6 +23,7 @@ from mesynth.generators.flow_volume.network import VolumeDiffuser
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
 from mesynth.generators.motion_diffusion.network import REACH
 from mesynth.motion.key_times import KEYS, Timing, key_weights, on_frames
+from mesynth.motion.layers import skin_aus
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
 from mesynth.store.generator_folder import load_sized_network
@@ -48,29 +48,10 @@ class Volume:
     """[KEYS+1,H,W,2] float32 pixels: what differs at each key time, then the expected apex"""
     weights: np.ndarray
     """[n_frames,KEYS+1] float32: what each frame takes of them"""
-    blink: np.ndarray
-    """[H,W,2] float32 pixels at full closure (0 if no blink is wanted)"""
 
     def flows(self) -> np.ndarray:
         """Flow onset -> every frame without nuisances, [n_frames,H,W,2] float32 pixels."""
         return np.asarray(np.einsum("tk,khwc->thwc", self.weights, self.fields), np.float32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Curves(Profile):
-    """The weights of a volume's parts as the curves of as many action units, for :func:`motion_clip`."""
-
-    weights: np.ndarray
-
-    def draw_lags(self, n_aus: int, rng: np.random.Generator) -> np.ndarray:
-        """None: what differs in time was drawn."""
-        return np.zeros(n_aus)
-
-    def alpha(self, n_frames: int, lags: np.ndarray | None = None) -> np.ndarray:
-        """[T,K], the first KEYS + 1 of them the weights."""
-        out = np.zeros((n_frames, len(AU_CODES)), np.float32)
-        out[:, :_PARTS] = self.weights
-        return out
 
 
 class FlowVolume(SampledGenerator):
@@ -80,18 +61,15 @@ class FlowVolume(SampledGenerator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """The profile's lag is left out: timing is drawn."""
-        volume = self.volume(request)
-        cells = [(k, 0) for k in range(_PARTS)]
-        one = np.zeros((len(AU_CODES), 2), np.float32)
-        one[:_PARTS, 0] = 1
+        volume = self.volume(replace(request, aus=skin_aus(request.aus)))
         height, width = request.face.image.shape[:2]
         still = np.zeros((height, width, 2), np.float32)
-        motion = FaceMotion(cells, volume.fields, volume.blink, still, np.zeros((height, width, 3), np.float32))
-        curves = _Curves(apex=volume.profile.apex, weights=volume.weights)
-        return motion_clip(motion, replace(request, aus=AUVector(one), profile=curves))
+        unlit = np.zeros((height, width, 3), np.float32)
+        motion = FaceMotion([(k, 0) for k in range(_PARTS)], volume.fields, still, unlit)
+        return motion_clip(motion, replace(request, profile=replace(volume.profile, lag=0)), volume.weights)
 
     def volume(self, request: ClipRequest) -> Volume:
-        """The flow of a clip, with the field of a closing lid where it may blink.
+        """The flow of a clip.
 
         Raises:
             AUConflictError: AUs that exclude each other.
@@ -102,7 +80,7 @@ class FlowVolume(SampledGenerator):
         placed, apex = on_frames(profile, n_frames), profile.apex_index(n_frames)
         timing = Timing.of(placed, (n_frames - 1) / request.fps, self.network.config["wander"])
         at = timing.at[0].double().numpy()
-        keys, expected, lids = self._drawn(face, request.aus, timing, request.seed)
+        keys, expected = self._drawn(face, request.aus, timing, request.seed)
         limit = REACH * expected.shape[0]
         expected = unfolded(limited_length(expected, limit))
         keys = np.stack([unfolded(limited_length(key, limit)) for key in keys])
@@ -112,14 +90,14 @@ class FlowVolume(SampledGenerator):
         nothing = np.zeros_like(expected)
         made = face_motion(
             crop, face.image.shape[:2], cells, np.concatenate([parts, expected[None]]), nothing,
-            lids if request.nuisance.blink > 0 else None, np.zeros((*face.image.shape[:2], 3), np.float32),
+            np.zeros((*face.image.shape[:2], 3), np.float32),
         )  # fmt: skip
         weights = np.concatenate([key_weights(at, n_frames, apex), level[:, None]], 1)
-        return Volume(placed, made.fields, weights, made.blink)
+        return Volume(placed, made.fields, weights)
 
     @torch.inference_mode()
-    def _drawn(self, face: Face, aus: AUVector, timing: Timing, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """In pixels of the network's grid: flow at the key times [KEYS,h,h,2], expected apex, a closing lid [h,h,2]."""
+    def _drawn(self, face: Face, aus: AUVector, timing: Timing, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """In pixels of the network's grid: flow at the key times [KEYS,h,h,2], expected apex [h,h,2]."""
         h, device = self.size // 2, self.network.device
         crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
         picture = torch.from_numpy(crop.frames(face.image[None])).to(device).permute(0, 3, 1, 2).float() / 255
@@ -135,10 +113,8 @@ class FlowVolume(SampledGenerator):
             drawn = torch.from_numpy(noise).to(device)
             keys = self.network(picture, asked, known, timing.to(device), drawn, self.sampling, seen)
             keys = from_means(keys.flatten(0, 1)).view_as(keys)
-        lids = seen.fields[0, AU_INDEX[45]].sum(0)
-        out = (x.movedim(-3, -1).float().cpu().numpy() for x in (keys[0], expected[0], lids))
-        drawn_, expected_, lids_ = (np.ascontiguousarray(x) for x in out)
-        return drawn_, expected_, lids_
+        drawn_, expected_ = (x.movedim(-3, -1).float().cpu().numpy() for x in (keys[0], expected[0]))
+        return np.ascontiguousarray(drawn_), np.ascontiguousarray(expected_)
 
 
 def load(folder: Path, facts: GeneratorFacts) -> FlowVolume:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from mesynth.core import facs, seeds
-from mesynth.core.facs import AU_INDEX
 from mesynth.generators.base import ClipRequest, calibrated
 from mesynth.generators.diffusion.pipeline import SampledGenerator
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
 from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
+from mesynth.motion.layers import skin_aus
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
 from mesynth.store.generator_folder import load_sized_network
@@ -37,8 +37,6 @@ class Request:
     face: Face
     aus: AUVector
     seed: int = 0
-    blinks: bool = False
-    """Whether the field of a closing lid is wanted too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class MotionDiffusion(SampledGenerator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """See the base class."""
-        apex = Request(request.face, request.aus, request.seed, request.nuisance.blink > 0)
+        apex = Request(request.face, skin_aus(request.aus), request.seed)
         return motion_clip(self.motions([apex])[0], request)
 
     @torch.inference_mode()
@@ -109,10 +107,7 @@ class MotionDiffusion(SampledGenerator):
         if cells:
             weights = np.array([request.aus.intensity[cell] for cell in cells], np.float32)
             left = unfolded(drawn.apex) - np.einsum("a,ahwc->hwc", weights, fields)
-        lids = drawn.fields[AU_INDEX[45]].sum(0) if request.blinks else None
-        return face_motion(
-            crop, (height, width), cells, fields, left, lids, np.zeros((height, width, 3), np.float32)
-        )  # fmt: skip
+        return face_motion(crop, (height, width), cells, fields, left, np.zeros((height, width, 3), np.float32))
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionDiffusion:

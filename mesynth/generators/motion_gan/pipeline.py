@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mesynth.core import facs, seeds
+from mesynth.core import seeds
 from mesynth.generators.base import ClipRequest, Generator, calibrated
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, onto_face, unfolded
 from mesynth.generators.motion_gan.network import MotionGenerator
+from mesynth.motion.layers import skin_aus, with_layered
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.generator_folder import load_sized_network
 
@@ -41,13 +42,13 @@ class MotionGAN(Generator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """One network pass a clip."""
-        request = replace(request, aus=calibrated(request.aus, self.facts))
-        blinks = request.nuisance.blink > 0
-        return motion_clip(self.motion(request.face, request.aus, seed=request.seed, blinks=blinks), request)
+        skin = calibrated(skin_aus(request.aus), self.facts)
+        motion = self.motion(request.face, skin, seed=request.seed)
+        return motion_clip(motion, replace(request, aus=with_layered(skin, request.aus)))
 
     @torch.inference_mode()
-    def motion(self, face: Face, aus: AUVector, *, seed: int = 0, blinks: bool = False) -> FaceMotion:
-        """Fields of the asked AUs (and of a blink), the bent part, and the change of light, on the face's picture."""
+    def motion(self, face: Face, aus: AUVector, *, seed: int = 0) -> FaceMotion:
+        """Fields of the asked AUs, the bent part, and the change of light, on the face's picture."""
         height, width = face.image.shape[:2]
         crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
         device = self.network.device
@@ -68,9 +69,8 @@ class MotionGAN(Generator):
         apex = np.einsum("a,ahwc->hwc", weights, fields) + bent
         limit = self.network.config["max_flow"] * bent.shape[0]
         straight = unfolded(limited_length(apex, limit)) - apex + bent
-        lids = _map(seen.fields[0, facs.AU_INDEX[45]].sum(0)) if blinks else None
         change = onto_face(((1 - mask) * residual)[0].cpu().numpy(), crop, height, width)
-        return face_motion(crop, (height, width), cells, fields, straight, lids, change)
+        return face_motion(crop, (height, width), cells, fields, straight, change)
 
 
 def _map(flow: torch.Tensor) -> np.ndarray:

@@ -104,10 +104,9 @@ class MeanFlowGenerator(Generator):
         maps = self.network.fields.permute(0, 1, 3, 4, 2).numpy()
         none = np.zeros((self.size, self.size, 2), np.float32)
         fields = np.stack([maps[cell] for cell in cells]) if cells else none[None][:0]
-        lids = maps[facs.AU_INDEX[45]].sum(0) if request.nuisance.blink else None
         unchanged = np.zeros((*face.image.shape[:2], 3), np.float32)
         crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
-        motion = face_motion(crop, face.image.shape[:2], cells, fields, none, lids, unchanged)
+        motion = face_motion(crop, face.image.shape[:2], cells, fields, none, unchanged)
         return motion_clip(motion, request)
 
 

@@ -1,0 +1,1118 @@
+"""A photo's face in layers: skin cut open at lids and lips, eyeball and mouth behind it, background and hair still.
+
+A flow that is smooth everywhere can neither open a mouth nor close a lid: skin would have to stretch over what is
+behind it. Here the skin is cut where a face is cut. Each cut (:class:`Slit`) has an upper and a lower side, and each
+side a motion of its own, defined on the whole picture; the two agree at the corners and beyond. What a pixel shows is
+the share of the upper side, of the lower side, and, in what is left, of what lies behind:
+
+``I_t(x) = a I_0(p_a(x)) + b I_0(p_b(x)) + (1 - a - b) behind(x)``
+
+with ``a = c_above(p_a)``, ``b = min(c_below(p_b), 1 - a)``, c the share of the pixel on its own side of the cut's edge
+at the source. Shares add: sides that touch have c_above + c_below = 1 and show no line. A generator says how the skin
+moves; lids and lips are moved here, by the AUs of :data:`LAYERED` alone and by what is left of others (:data:`LIDS`,
+:data:`LIPS`), relative to what the photo shows: a lid that is half closed closes the rest, a mouth that is open
+narrows under AU 24. Where nothing is asked for nothing changes, to the bit.
+
+Lengths are shares of the inter-ocular distance (IOD) unless they say pixels; s in [-1,1] runs from a cut's corner in
+the image's left to that in its right, v is the distance below their line. AU columns are the subject's (left, right),
+and the subject's left is the image's right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numba import njit
+
+from mesynth.core import facs
+from mesynth.core.types import AUVector
+from mesynth.motion.warp import _clamp, _keys, _mirror, backward_flow, warp_backward
+
+LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
+"""AUs whose motion is that of lids and lips: layers alone draw them, generators are not asked for them."""
+LIDS: dict[int, tuple[float, float]] = {
+    5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0.04, 0.26), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.12),
+    45: (1.05, 0.12),
+}  # fmt: skip
+"""Share of the opening by which the upper lid falls and the lower lid rises; what the skin does already counts."""
+LIPS: dict[int, tuple[float, float, float, float]] = {
+    10: (0.03, 0, 0, 0), 16: (0, 0.04, 0, 0), 17: (0, 0, 0, 0.7), 23: (0, 0, 0, 0.8), 24: (0, 0, 0, 1.0),
+    25: (0.012, 0.035, 0, 0), 26: (0.005, 0.050, 0.19, 0), 27: (0.02, 0.10, 0.40, 0),
+}  # fmt: skip
+"""Lift of the upper lip, drop of the lower lip, drop of the jaw; share of the gap closed."""
+_MOST = (0.08, 0.14, 0.42, 1.0)
+"""Of lift, drop, jaw and closing, of several AUs together."""
+
+_N, _REACH = 192, 1.5
+_S = np.linspace(-_REACH, _REACH, _N)
+_OPEN = 0.035
+"""A mouth whose inner gap is wider than this shows what is behind its lips."""
+_FAR = 0.22
+"""Lips close by at most this: a mouth that is wide open does not snap shut."""
+_WORKING = 38.0
+"""IOD in pixels at which skin is told from the rest."""
+
+
+def skin_aus(aus: AUVector) -> AUVector:
+    """The AUs a generator is asked for: without those that layers draw (:data:`LAYERED`).
+
+    >>> skin_aus(facs.parse_request("12=0.5,45=1")).intensity[facs.AU_INDEX[45]]
+    array([0., 0.], dtype=float32)
+    """
+    rows = [facs.AU_INDEX[code] for code in LAYERED]
+    if not aus.intensity[rows].any():
+        return aus
+    left = aus.intensity.copy()
+    left[rows] = 0
+    return AUVector(left, aus.known)
+
+
+def with_layered(skin: AUVector, asked: AUVector) -> AUVector:
+    """``skin``, with what layers draw as it is in ``asked``: gains are a network's, not theirs."""
+    rows = [facs.AU_INDEX[code] for code in LAYERED]
+    if not asked.intensity[rows].any():
+        return skin
+    whole = skin.intensity.copy()
+    whole[rows] = asked.intensity[rows]
+    return AUVector(whole, skin.known)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One frame's motion, as a generator hands it on."""
+
+    skin: np.ndarray
+    """[H,W,2] float32 pixels, onset -> frame on the onset's grid, of the skin: neither head nor what layers draw"""
+    aus: np.ndarray
+    """[K,2] float32 in [0,1]: the AUs of this frame, all of them"""
+    head: np.ndarray | None = None
+    """[H,W,2] float32 pixels: motion of the whole head, or None"""
+    change: np.ndarray | None = None
+    """[H,W,3] float32 grey levels added to the frame, or None"""
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a frame shows, exactly."""
+
+    flow: np.ndarray
+    """[H,W,2] float32 pixels: where each pixel of the photo goes, with its own layer"""
+    hidden: np.ndarray
+    """[H,W] bool, on the photo's grid: covered by another layer in the frame"""
+    new: np.ndarray
+    """[H,W] bool, on the frame's grid: shows what the photo did not (an eyeball or a mouth uncovered)"""
+
+
+def _smooth(x: np.ndarray | float) -> np.ndarray:
+    x = np.clip(x, 0, 1)
+    return np.asarray(x * x * (3 - 2 * x))
+
+
+def _soften(image: np.ndarray, sigma: float) -> np.ndarray:
+    return np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(sigma, 0.1)))
+
+
+def _disc(radius: float) -> np.ndarray:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(round(radius), 1) + 1,) * 2))
+
+
+# ------------------------------------------------------------------- cuts
+
+
+class Slit:
+    """A frame along two corners [2] (pixels, image left first); a contour is v in pixels at :data:`_S`."""
+
+    def __init__(self, left: np.ndarray, right: np.ndarray) -> None:
+        self.mid, self.half = (left + right) / 2, max(float(np.linalg.norm(right - left)) / 2, 1.0)
+        self.e = (right - left) / max(float(np.linalg.norm(right - left)), 1e-6)
+        self.n = np.array([-self.e[1], self.e[0]])
+        self.frame = np.array([*self.mid, *self.e, self.half])
+
+    def of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(s, v) of points [...,2]."""
+        d = points - self.mid
+        return (d @ self.e) / self.half, d @ self.n
+
+    def to(self, s: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Points [...,2] of (s, v)."""
+        return np.asarray(self.mid + s[..., None] * self.half * self.e + v[..., None] * self.n)
+
+    def contour(self, points: np.ndarray, power: float = 1.0) -> np.ndarray:
+        """(1 - s^2)^power times the polynomial through points [k,2] between the corners, as lids and lips are."""
+        s, v = self.of(points)
+        s = np.clip(s, -0.92, 0.92)
+        powers = np.vander(s, len(points), increasing=True)
+        # Landmarks that fall on each other give no polynomial; the least one does.
+        weights = np.linalg.lstsq(powers, v / (1 - s**2) ** power, rcond=0.05)[0]
+        lens = np.maximum(1 - _S**2, 0) ** power
+        bound = 1.5 * np.abs(v).max()
+        return np.asarray(np.clip(lens * (np.vander(_S, len(points), increasing=True) @ weights), -bound, bound))
+
+    def line(self, points: np.ndarray) -> np.ndarray:
+        """Straight from point to point [k,2], continued level."""
+        s, v = self.of(points)
+        k = np.argsort(s)
+        return np.interp(_S, s[k], v[k])
+
+    def slope(self, edge: np.ndarray) -> np.ndarray:
+        """Cosine of the edge's slope: a vertical distance times it is the distance across the edge."""
+        return np.asarray(1 / np.hypot(1, np.gradient(edge, 2 * _REACH / (_N - 1) * self.half)))
+
+
+def _at(edge: np.ndarray, s: np.ndarray) -> np.ndarray:
+    return np.asarray(np.interp(s, _S, edge))
+
+
+# ------------------------------------------------------------------- kernels
+
+
+@njit(cache=True, nogil=True)
+def _of(frame: np.ndarray, x: float, y: float) -> tuple[float, float]:
+    dx, dy = x - frame[0], y - frame[1]
+    return (dx * frame[2] + dy * frame[3]) / frame[4], dy * frame[2] - dx * frame[3]
+
+
+@njit(cache=True, nogil=True)
+def _on(edge: np.ndarray, s: float) -> float:
+    t = (s + _REACH) * ((_N - 1) / (2 * _REACH))
+    if t <= 0:
+        return float(edge[0])
+    if t >= _N - 1:
+        return float(edge[_N - 1])
+    i = int(t)
+    t -= i
+    return float((1 - t) * edge[i] + t * edge[i + 1])
+
+
+@njit(cache=True, nogil=True)
+def _step(x: float) -> float:
+    x = min(max(x, 0.0), 1.0)
+    return x * x * (3 - 2 * x)
+
+
+@njit(cache=True, nogil=True)
+def _pair(field: np.ndarray, x: float, y: float) -> tuple[float, float]:
+    """Bilinear, continued beyond the border."""
+    height, width = field.shape[0], field.shape[1]
+    ix, iy = int(np.floor(x)), int(np.floor(y))
+    ax, ay = x - ix, y - iy
+    x0, x1, y0, y1 = ix, ix + 1, iy, iy + 1
+    if x0 < 0 or y0 < 0 or x1 >= width or y1 >= height:
+        x0, x1, y0, y1 = _clamp(x0, width - 1), _clamp(x1, width - 1), _clamp(y0, height - 1), _clamp(y1, height - 1)
+    w01, w11 = ax * (1 - ay), ax * ay
+    w00, w10 = 1 - ay - w01, ay - w11
+    return (
+        w00 * field[y0, x0, 0] + w01 * field[y0, x1, 0] + w10 * field[y1, x0, 0] + w11 * field[y1, x1, 0],
+        w00 * field[y0, x0, 1] + w01 * field[y0, x1, 1] + w10 * field[y1, x0, 1] + w11 * field[y1, x1, 1],
+    )
+
+
+@njit(cache=True, nogil=True)
+def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[float, float]:
+    """p with p + field(p) = (x, y), by fixed point; converges where the field's slope stays below 1."""
+    i, j = int(x), int(y)
+    if x == i and y == j and 0 <= i < field.shape[1] and 0 <= j < field.shape[0]:
+        fx, fy = float(field[j, i, 0]), float(field[j, i, 1])
+    else:
+        fx, fy = _pair(field, x, y)
+    if fx == 0 and fy == 0:
+        return x, y
+    for _ in range(rounds):
+        nx, ny = _pair(field, x - fx, y - fy)
+        settled = abs(nx - fx) + abs(ny - fy) < 1e-3
+        fx, fy = nx, ny
+        if settled:
+            break
+    return x - fx, y - fy
+
+
+@njit(cache=True, nogil=True)
+def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarray) -> tuple[float, float, float]:
+    """Keys' bicubic at (x, y), mirrored beyond the border; exact on pixel centres."""
+    height, width = image.shape[0], image.shape[1]
+    ix, iy = int(np.floor(x)), int(np.floor(y))
+    if x == ix and y == iy:
+        yy, xx = _mirror(iy, height - 1), _mirror(ix, width - 1)
+        return float(image[yy, xx, 0]), float(image[yy, xx, 1]), float(image[yy, xx, 2])
+    _keys(x - ix, wx)
+    _keys(y - iy, wy)
+    w0, w1, w2, w3 = wx[0], wx[1], wx[2], wx[3]
+    x0, x1, x2, x3 = ix - 1, ix, ix + 1, ix + 2
+    if x0 < 0 or x3 >= width:
+        x0, x1, x2, x3 = (
+            _mirror(x0, width - 1), _mirror(x1, width - 1), _mirror(x2, width - 1), _mirror(x3, width - 1),
+        )  # fmt: skip
+    r = g = b = np.float32(0)
+    for j in range(4):
+        yy = iy - 1 + j
+        if yy < 0 or yy >= height:
+            yy = _mirror(yy, height - 1)
+        w = wy[j]
+        r += w * (w0 * image[yy, x0, 0] + w1 * image[yy, x1, 0] + w2 * image[yy, x2, 0] + w3 * image[yy, x3, 0])
+        g += w * (w0 * image[yy, x0, 1] + w1 * image[yy, x1, 1] + w2 * image[yy, x2, 1] + w3 * image[yy, x3, 1])
+        b += w * (w0 * image[yy, x0, 2] + w1 * image[yy, x1, 2] + w2 * image[yy, x2, 2] + w3 * image[yy, x3, 2])
+    zero, top = np.float32(0), np.float32(255)
+    return float(min(max(r, zero), top)), float(min(max(g, zero), top)), float(min(max(b, zero), top))
+
+
+@njit(cache=True, nogil=True)
+def _lip_basis(
+    box: np.ndarray, frame: np.ndarray, iod: float, up: np.ndarray, low: np.ndarray, gap: float, chin: float,
+    gate: np.ndarray, loose: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """[7,h,w] float32 in the box (y0, y1, x0, x1): the upper side's lift, closing and jaw, the lower side's drop,
+    closing and jaw, downwards in pixels at strength 1; the share of the subject's left. ``loose`` is the gate of the
+    jaw, which moves further and so fades more slowly."""
+    out = np.zeros((7, box[1] - box[0], box[3] - box[2]), np.float32)
+    near = min(1.0, _FAR / max(gap, 1e-3))
+    opened = min(max(1 - 1.2 * (gap - 0.1), 0.35), 1.0)
+    for j in range(out.shape[1]):
+        for i in range(out.shape[2]):
+            g = gate[box[0] + j, box[2] + i]
+            s, v = _of(frame, box[2] + i, box[0] + j)
+            x = s * frame[4] / iod
+            out[6, j, i] = 1 / (1 + np.exp(min(max(-x / 0.05, -50.0), 50.0)))
+            if g == 0:
+                continue
+            eu, el = _on(up, s), _on(low, s)
+            above, below = max(eu - v, 0.0) / iod, max(v - el, 0.0) / iod
+            lens = max(1 - s * s, 0.0)
+            fade_up, fade_low = np.exp(-((above / 0.20) ** 2)), np.exp(-((below / 0.26) ** 2))
+            width = (el - eu) * near
+            out[0, j, i] = -g * iod * lens * fade_up
+            out[1, j, i] = g * 0.42 * width * fade_up
+            out[3, j, i] = g * iod * lens * (1 - _step((below - 0.35) / 0.45))  # the chin's middle goes along
+            out[4, j, i] = -g * 0.58 * width * fade_low
+            body = 0.42 * np.exp(-((x / 0.9) ** 4)) + 0.58 * max(1 - (x / 0.46) ** 2, 0.0)
+            body *= opened * loose[box[0] + j, box[2] + i] * iod
+            body *= (1 - _step((v - 1.02 * chin) / (0.75 * iod))) * _step((v / iod + 0.80) / 0.90)
+            r = min(abs(s) / 1.05, 1.0) ** 3
+            out[2, j, i] = 0.8 * body * r  # the upper lip's middle stays, the corners follow
+            out[5, j, i] = body * (1 - 0.2 * r)
+            if abs(s) >= 1.05:  # one skin beyond the corners
+                out[3, j, i], out[4, j, i], out[5, j, i] = out[0, j, i], out[1, j, i], out[2, j, i]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _gated(skin: np.ndarray, gate: np.ndarray, out: np.ndarray) -> float:
+    """Fill ``out`` with ``gate`` times ``skin``; an upper bound of its largest length."""
+    most = np.float32(0)
+    for y in range(gate.shape[0]):
+        for x in range(gate.shape[1]):
+            g = gate[y, x]
+            u, v = g * skin[y, x, 0], g * skin[y, x, 1]
+            out[y, x, 0], out[y, x, 1] = u, v
+            most = max(most, abs(u) + abs(v))
+    return float(most)
+
+
+@njit(cache=True, nogil=True)
+def _lip_sides(
+    basis: np.ndarray, box: np.ndarray, frame: np.ndarray, weights: np.ndarray, under: np.ndarray, above: np.ndarray,
+    below: np.ndarray, seen: np.ndarray,
+) -> tuple[float, float]:  # fmt: skip
+    """Add motion of the lips' two sides of weights [2,4] (left, right) to that of the skin, which all three arrays
+    hold; ``seen`` is below the lips where ``under``. Upper bounds of the largest length and of how far the sides
+    part."""
+    most, apart = np.float32(0), np.float32(0)
+    w = np.empty((2, 4), np.float32)
+    w[:] = weights
+    ex, ey = np.float32(frame[2]), np.float32(frame[3])
+    for j in range(basis.shape[1]):
+        for i in range(basis.shape[2]):
+            y, x = box[0] + j, box[2] + i
+            half = basis[6, j, i]
+            lift = w[1, 0] + half * (w[0, 0] - w[1, 0])
+            drop = w[1, 1] + half * (w[0, 1] - w[1, 1])
+            jaw = w[1, 2] + half * (w[0, 2] - w[1, 2])
+            close = w[1, 3] + half * (w[0, 3] - w[1, 3])
+            up = lift * basis[0, j, i] + close * basis[1, j, i] + jaw * basis[2, j, i]
+            low = drop * basis[3, j, i] + close * basis[4, j, i] + jaw * basis[5, j, i]
+            if up != 0 or low != 0:
+                u, v = above[y, x, 0], above[y, x, 1]
+                above[y, x, 0], above[y, x, 1] = u - up * ey, v + up * ex
+                below[y, x, 0], below[y, x, 1] = u - low * ey, v + low * ex
+                own = low if under[y, x] else up
+                seen[y, x, 0], seen[y, x, 1] = u - own * ey, v + own * ex
+                most = max(most, abs(u) + abs(v) + max(abs(up), abs(low)) * np.float32(1.5))
+                apart = max(apart, abs(low - up))
+    return float(most), float(apart)
+
+
+_TEETH = np.array([[0.135, 0.24, 0.355, 0.465, 0.575], [0.035, 0.02, 0.03, 0.012, 0.0]])
+_LOWER = np.array([[0.085, 0.175, 0.28, 0.385, 0.50], [0.0, 0.0, 0.008, 0.005, 0.012]])
+"""Upper and lower teeth from the middle outwards: where each ends, and its edge below the line of the closed lips."""
+
+
+@njit(cache=True, nogil=True)
+def _tooth(rows: np.ndarray, x: float) -> tuple[float, float, int]:
+    """(distance from the tooth's middle in half widths, its edge, its number) at ``x`` >= 0; -1 beyond the last."""
+    start = 0.0
+    for k in range(rows.shape[1]):
+        if x < rows[0, k]:
+            half = (rows[0, k] - start) / 2
+            return abs(x - start - half) / half, rows[1, k], k
+        start = rows[0, k]
+    return 1.0, 0.0, -1
+
+
+@njit(cache=True, nogil=True)
+def _mouth(
+    x: float, d: float, low: float, upper: float, gap: float, depth: float, iod: float, tone: np.ndarray,
+    white: np.ndarray, dark: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """Colour behind lips that part, from ``dark`` at the back. IOD: x from the middle, d below the upper and ``low``
+    below the lower lip's line as the jaw moved it, ``gap`` the widest of the mouth, ``depth`` under the upper lip's
+    edge; ``upper``: whether its upper teeth show, 0 or 1."""
+    r, g, b = dark
+    x = abs(x)
+    wide = _step(gap / 0.15)
+    side = np.exp(-((x / 0.42) ** 2))
+    # The tongue rests behind the lower teeth and goes with the jaw; the further back the darker.
+    top = -0.04 - 0.10 * wide + 0.5 * x * x
+    cover = _step((low - top) / 0.05) * _step((0.38 - x) / 0.12) * wide
+    lit = (0.45 + 0.55 * _step((low - top) / 0.12)) * (0.6 + 0.4 * side) * (1 - 0.10 * np.exp(-((x / 0.018) ** 2)))
+    r += cover * (tone[0] * 0.68 * lit - r)
+    g += cover * (tone[1] * 0.38 * lit - g)
+    b += cover * (tone[2] * 0.38 * lit - b)
+    light = (0.45 + 0.55 * wide) * side
+    t, edge, k = _tooth(_LOWER, x)
+    if k >= 0:
+        inside = low - edge - 0.012 * t**6
+        cover = min(max(0.5 + inside * iod, 0.0), 1.0) * side
+        bright = light * (0.88 - 0.20 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.012))
+        r += cover * (white[0] * bright - r)
+        g += cover * (white[1] * bright - g)
+        b += cover * (white[2] * bright - b)
+    t, edge, k = _tooth(_TEETH, x)
+    if k >= 0 and upper > 0:
+        inside = edge - 0.03 * t**6 - d
+        cover = min(max(0.5 + inside * iod, 0.0), 1.0) * side
+        bright = light * (0.95 - 0.24 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.015))
+        r += cover * (white[0] * bright - r)
+        g += cover * (white[1] * bright - g)
+        b += cover * (white[2] * bright - b)
+    shade = 1 - 0.55 * np.exp(-depth / 0.02)  # the upper lip's
+    out[0], out[1], out[2] = r * shade, g * shade, b * shade
+
+
+@njit(cache=True, nogil=True)
+def _backward(field: np.ndarray, head: np.ndarray, rounds: int) -> np.ndarray:
+    """Backward flow [H,W,2] of skin that moved by ``field`` and then with the head, backward by ``head``."""
+    out = np.empty_like(field)
+    for y in range(field.shape[0]):
+        for x in range(field.shape[1]):
+            px, py = _source(field, x + head[y, x, 0], y + head[y, x, 1], rounds)
+            out[y, x, 0], out[y, x, 1] = px - x, py - y
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _lips(
+    image: np.ndarray, above: np.ndarray, below: np.ndarray, most: float, head: np.ndarray, frame: np.ndarray,
+    edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
+    colours: np.ndarray, out: np.ndarray, share: np.ndarray,
+) -> None:  # fmt: skip
+    """Both lips over the mouth, into ``out`` [H,W,3], which shows the skin, and shares [4,H,W] unless they are empty.
+
+    ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of their
+    slopes. ``own`` [h,w,4] the photo's mouth carried on, and how much of it counts, at ``place`` (y, x), ``rim`` [h,w]
+    where it shows itself at rest, or empty: a closed mouth. ``moved``: drop of the jaw, widest gap, IOD.
+    ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark.
+    """
+    height, width = image.shape[:2]
+    wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
+    one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
+    seen = np.empty(3, np.float32)
+    top, bottom = edges[0].min() - 2 - most, edges[1].max() + 2 + most
+    reach = 1.3 * frame[4]
+    far = most + 6 if head.size else 2.0
+    high, wide = max(-top, bottom) + abs(frame[3]) * reach + far, reach + (bottom - top) * abs(frame[3]) + far
+    for y in range(max(int(frame[1] - high), 0), min(int(frame[1] + high) + 1, height)):
+        for x in range(max(int(frame[0] - wide), 0), min(int(frame[0] + wide) + 1, width)):
+            qx, qy = float(x), float(y)
+            if head.size:
+                qx += head[y, x, 0]
+                qy += head[y, x, 1]
+            s, v = _of(frame, qx, qy)
+            if abs(s) >= 1.3 or v < top:
+                continue
+            if v > bottom:
+                if share.size:
+                    share[0, y, x], share[1, y, x] = 0, 1
+                continue
+            px, py = _source(above, qx, qy, 9)
+            su, vu = _of(frame, px, py)
+            a = min(max(0.5 + (_on(edges[0], su) - vu) * _on(edges[2], su), 0.0), 1.0)
+            b, hole = 0.0, 0.0
+            lx, ly = px, py
+            if a < 1:
+                lx, ly = _source(below, qx, qy, 9)
+                sl, vl = _of(frame, lx, ly)
+                b = min(max(0.5 + (vl - _on(edges[1], sl)) * _on(edges[3], sl), 0.0), 1.0)
+                hole = max(1 - a - b, 0.0)
+                if min(abs(su), abs(sl)) > 1.02:
+                    hole = 0.0
+                b = 1 - a - hole
+            if share.size:
+                share[0, y, x], share[1, y, x], share[2, y, x], share[3, y, x] = a, b, 0, hole
+            one[:] = two[:] = inner[:] = 0
+            if a > 0:
+                one[0], one[1], one[2] = _colour(image, px, py, wx, wy)
+            if b > 0:
+                two[0], two[1], two[2] = _colour(image, lx, ly, wx, wy)
+            if hole > 0:
+                low = (v - _on(edges[1], s)) / iod - moved[0]
+                depth = max(vu - _on(edges[0], su), 0.0) / iod
+                upper = 0.0 if own.size else 1.0
+                _mouth(
+                    s * frame[4] / iod, (v - _on(edges[0], s)) / iod, low, upper, moved[1], depth, iod, colours[0],
+                    colours[1], colours[2], inner,
+                )  # fmt: skip
+                if own.size:
+                    i = _clamp(int(np.floor(qx - place[1] + 0.5)), own.shape[1] - 1)
+                    j = _clamp(int(np.floor(qy - place[0] + 0.5)), own.shape[0] - 1)
+                    seen[0], seen[1], seen[2] = _colour(own, qx - place[1], qy - place[0], wx, wy)
+                    for c in range(3):
+                        inner[c] += own[j, i, 3] * (seen[c] - inner[c])
+                    if rim[j, i] and stay > 0:
+                        seen[0], seen[1], seen[2] = _colour(image, qx, qy, wx, wy)
+                        for c in range(3):
+                            inner[c] += stay * (seen[c] - inner[c])
+            for c in range(3):
+                out[y, x, c] = a * one[c] + b * two[c] + hole * inner[c]
+
+
+@njit(cache=True, nogil=True)
+def _lids(
+    image: np.ndarray, above: np.ndarray, head: np.ndarray, frame: np.ndarray, box: np.ndarray, curves: np.ndarray,
+    numbers: np.ndarray, ball: np.ndarray, rim: np.ndarray, bare: np.ndarray, lash: np.ndarray, out: np.ndarray,
+    share: np.ndarray,
+) -> None:  # fmt: skip
+    """Lids over the eyeball, into ``out`` [H,W,3]; they move over skin that has moved already.
+
+    ``curves`` [10,N]: edges at the source (upper with hem, lower) and their cosines, edges in the frame (upper, lower),
+    steps down of both, height of the lid over the frame's edge, darkness of the lash line. ``numbers``: IOD, closure,
+    how far the eyeball is uncovered (0 to 1), whether lids move.
+    """
+    iod, shut, wide, moves = numbers
+    wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
+    one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
+    extra = np.empty(3, np.float32)
+    hang_on = min(1.0, 1.6 * shut)
+    for y in range(box[0], box[1]):
+        for x in range(box[2], box[3]):
+            qx, qy = float(x), float(y)
+            if head.size:
+                qx += head[y, x, 0]
+                qy += head[y, x, 1]
+            s, v = _of(frame, qx, qy)
+            if abs(s) >= 1.5:
+                continue
+            du, dl = _on(curves[6], s), _on(curves[7], s)
+            eu, el = _on(curves[4], s), _on(curves[5], s)
+            # Steps backward: whole at the margin, falling to 0 over the lid as it unfolds. Slope D / (H + D) < 1.
+            reach = _on(curves[8], s) + max(du, 0.0)
+            t = min(max((reach - eu + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
+            tl = min(max(1 - (v - el) / (0.24 * iod - min(dl, 0.0)), 0.0), 1.0)
+            if (moves == 0 and v > el + 2) or (tl == 0 and v > el):
+                if share.size:
+                    share[0, y, x], share[2, y, x] = 0, 1
+                continue
+            if (moves == 0 and v < eu - 2) or (t == 0 and v < eu):
+                continue
+            px, py = _source(above, qx + du * t * frame[3], qy - du * t * frame[2], 9)
+            su, vu = _of(frame, px, py)
+            a = min(max(0.5 + (_on(curves[0], su) - vu) * _on(curves[2], su), 0.0), 1.0)
+            b, hole = 0.0, 0.0
+            lx, ly, sl = px, py, su
+            if a < 1:
+                lx, ly = _source(above, qx + dl * tl * frame[3], qy - dl * tl * frame[2], 9)
+                sl, vl = _of(frame, lx, ly)
+                b = min(max(0.5 + (vl - _on(curves[1], sl)) * _on(curves[3], sl), 0.0), 1.0)
+                hole = max(1 - a - b, 0.0)
+                if min(abs(su), abs(sl)) > 1.02:
+                    hole = 0.0
+                b = 1 - a - hole
+            if share.size:
+                share[0, y, x], share[1, y, x], share[2, y, x], share[3, y, x] = a, 0, b, hole
+            if moves == 0 and hole == 0:
+                continue
+            below = v - eu
+            # The margin keeps its dark line, and lashes turn from above the margin to below it.
+            seam, hang = 1.0, 1.0
+            if shut > 0:
+                line = np.exp(-((below / (0.014 * iod + 0.3)) ** 2)) * _step((1 - abs(s)) / 0.2)
+                seam = 1 - (1 - _on(curves[9], s)) * shut * line
+            one[:] = 0
+            if a > 0:
+                one[0], one[1], one[2] = _colour(image, px, py, wx, wy)
+                if shut > 0:
+                    extra[0], extra[1], extra[2] = _colour(bare, px - box[2], py - box[0], wx, wy)
+                    for c in range(3):
+                        one[c] = (one[c] + hang_on * (extra[c] - one[c])) * seam
+            if shut > 0 and a < 1:
+                fx, fy = qx + (du + 1.6 * below) * frame[3] - box[2], qy - (du + 1.6 * below) * frame[2] - box[0]
+                ix, iy = int(np.floor(fx)), int(np.floor(fy))
+                ax, ay = fx - ix, fy - iy
+                x0, x1 = _clamp(ix, lash.shape[1] - 1), _clamp(ix + 1, lash.shape[1] - 1)
+                y0, y1 = _clamp(iy, lash.shape[0] - 1), _clamp(iy + 1, lash.shape[0] - 1)
+                dark = (1 - ay) * ((1 - ax) * lash[y0, x0] + ax * lash[y0, x1]) + ay * (
+                    (1 - ax) * lash[y1, x0] + ax * lash[y1, x1]
+                )
+                hang = 1 - (1 - dark) * shut * _step(below + 0.5)
+            two[:] = 0
+            if b > 0:
+                two[0], two[1], two[2] = _colour(image, lx, ly, wx, wy)
+            inner[:] = 0
+            if hole > 0:
+                inner[0], inner[1], inner[2] = _colour(ball, qx - box[2], qy - box[0], wx, wy)
+                i, j = (
+                    _clamp(int(qx + 0.5) - box[2], rim.shape[1] - 1),
+                    _clamp(int(qy + 0.5) - box[0], rim.shape[0] - 1),
+                )
+                own = rim[j, i] * (1 - wide)
+                if own > 0:
+                    extra[0], extra[1], extra[2] = _colour(image, qx, qy, wx, wy)
+                    for c in range(3):
+                        inner[c] += own * (extra[c] - inner[c])
+                # The lid's shadow lies on the eyeball and goes with the lid.
+                now = 1 - 0.30 * np.exp(-max(below, 0.0) / (0.022 * iod))
+                was = 1 - 0.30 * np.exp(-max(v - _on(curves[0], s), 0.0) / (0.022 * iod))
+                shade = min(max(now / was, 0.6), 1.25)
+                for c in range(3):
+                    inner[c] *= shade
+            share_of = _step((1.5 - abs(s)) / 0.2)
+            for c in range(3):
+                mixed = a * one[c] + (b * two[c] + hole * inner[c]) * seam * hang
+                out[y, x, c] += share_of * (min(mixed, 255.0) - out[y, x, c])
+
+
+@njit(cache=True, nogil=True)
+def _lid_flow(
+    flow: np.ndarray, label: np.ndarray, frame: np.ndarray, box: np.ndarray, curves: np.ndarray, iod: float
+) -> None:
+    """Add the lids' own step to the flow of the skin (label 0 above the eye, 2 below), in place."""
+    for y in range(box[0], box[1]):
+        for x in range(box[2], box[3]):
+            kind = label[y, x]
+            s0, _ = _of(frame, x, y)
+            if abs(s0) >= 1.5 or (kind != 0 and kind != 2):
+                continue
+            ax, ay = x + flow[y, x, 0], y + flow[y, x, 1]
+            g = 0.0
+            for _ in range(16):  # down by g, with g = D t(y + g)
+                s, v = _of(frame, ax - g * frame[3], ay + g * frame[2])
+                if kind == 0:
+                    d = _on(curves[6], s)
+                    reach = _on(curves[8], s) + max(d, 0.0)
+                    t = min(max((reach - _on(curves[4], s) + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
+                else:
+                    d = _on(curves[7], s)
+                    t = min(max(1 - (v - _on(curves[5], s)) / (0.24 * iod - min(d, 0.0)), 0.0), 1.0)
+                g = d * t
+            flow[y, x, 0] -= g * frame[3]
+            flow[y, x, 1] += g * frame[2]
+
+
+# ------------------------------------------------------------------- a photo
+
+
+_EYES = (((42, 45), (43, 44), (46, 47), range(22, 27)), ((36, 39), (37, 38), (40, 41), range(17, 22)))
+"""Of the subject's left and right eye: corners from image left to right, upper lid, lower lid, brow."""
+_NONE2, _NONE3 = np.zeros((0, 0, 2), np.float32), np.zeros((0, 0, 3), np.float32)
+_NONE4 = np.zeros((0, 0, 0), np.float32)
+
+
+def _carried_out(image: np.ndarray, inside: np.ndarray, blur: float) -> tuple[np.ndarray, np.ndarray]:
+    """``image`` outside ``inside`` replaced by the nearest inside pixel, softened; and how far that is, pixels."""
+    outside = (~inside).astype(np.uint8)
+    away, label = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    colour = np.zeros((int(label.max()) + 1, 3), np.float32)
+    colour[label[inside]] = image[inside]
+    out = colour[label]
+    out = out + _smooth(away / (2 * blur))[..., None] * (_soften(out, max(blur, 0.5)) - out)
+    return np.where(inside[..., None], image, out).astype(np.float32), away
+
+
+@dataclass(frozen=True, eq=False)
+class _Eye:
+    slit: Slit
+    box: np.ndarray
+    """y0, y1, x0, x1"""
+    up: np.ndarray
+    low: np.ndarray
+    """Contours: the lash line goes with the upper lid."""
+    lid: np.ndarray
+    """Height of the lid up to the brow's lower edge, pixels, at each s"""
+    ball: np.ndarray
+    rim: np.ndarray
+    bare: np.ndarray
+    lash: np.ndarray
+    line: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """Skin that moved, [H,W,2] float32 pixels."""
+
+    above: np.ndarray
+    below: np.ndarray
+    seen: np.ndarray
+    """Below the lips' line that of the lower side, above it that of the upper."""
+    cut: bool
+    """Whether the mouth is looked at as a cut."""
+    most: float
+    """Upper bounds of the largest length, and of how far the lips part, pixels."""
+    apart: float
+    mouth: np.ndarray
+    """Drop of the jaw and widest gap, IOD."""
+
+
+class Layers:
+    """What depends on the photo alone. :meth:`frame` makes a frame of it, :meth:`truth` says what that shows.
+
+    image [H,W,3] uint8 RGB; landmarks [68,2] pixels.
+    """
+
+    def __init__(self, image: np.ndarray, landmarks: np.ndarray) -> None:
+        self.image, self.points = np.ascontiguousarray(image), landmarks.astype(np.float64)
+        p = self.points
+        centres = p[36:42].mean(0), p[42:48].mean(0)
+        axis = centres[1] - centres[0]
+        self.iod = max(float(np.hypot(*axis)), 2.0)
+        self.e = axis / max(float(np.hypot(*axis)), 1e-6)
+        self.n = np.array([-self.e[1], self.e[0]])
+        self.middle = (centres[0] + centres[1]) / 2
+        self.skin = self._segment()
+        free = cv2.distanceTransform(self.skin.astype(np.uint8), cv2.DIST_L2, 5)
+        # Share of a generator's motion that is let through, [H,W]: exactly 0 where nothing but the head moves.
+        self.gate = _smooth((free - 1.5) / (0.22 * self.iod)).astype(np.float32)
+        self._loose = _smooth((free - 1.5) / (0.45 * self.iod)).astype(np.float32)
+        self._mouth()
+        self.eyes = tuple(self._eye(*eye) for eye in _EYES)
+
+    @property
+    def still(self) -> np.ndarray:
+        """[H,W] bool: background, hair and clothes; no expression moves them."""
+        return np.asarray(self.gate == 0)
+
+    # -------------------------------------------------------------- what stays still
+
+    def _oval(self) -> np.ndarray:
+        """Outline of the face [k,2]: the jaw, and half an ellipse over the forehead, whose outline 68 points lack."""
+        p = self.points
+        left, right = p[0], p[16]
+        brow = (p[17:27].mean(0) - self.middle) @ self.n - 0.50 * self.iod
+        angle = np.linspace(0, np.pi, 15)[1:-1]
+        centre, half = (left + right) / 2, (right - left) / 2
+        rise = (centre - self.middle) @ self.n - brow
+        arc = centre + np.cos(angle)[:, None] * half - np.sin(angle)[:, None] * max(rise, 0.4 * self.iod) * self.n
+        return np.concatenate([p[:17], arc])
+
+    def _segment(self) -> np.ndarray:
+        """Skin of face and neck [H,W] bool: GrabCut from the landmarks, with the face's own skin colour as a prior."""
+        height, width = self.image.shape[:2]
+        k = min(1.0, _WORKING / self.iod)
+        size = max(round(width * k), 8), max(round(height * k), 8)
+        image = cv2.resize(self.image, size, interpolation=cv2.INTER_AREA) if k < 1 else self.image
+        scale = np.array([size[0] / width, size[1] / height])
+        iod = self.iod * k
+
+        def filled(points: np.ndarray) -> np.ndarray:
+            mask = np.zeros(size[::-1], np.uint8)
+            at = ((points + 0.5) * scale - 0.5).round().astype(np.int32)
+            cv2.fillPoly(mask, [cv2.convexHull(at)], (1,))
+            return mask
+
+        p = self.points
+        y, x = np.mgrid[: size[1], : size[0]]
+        d = (np.stack([x, y], -1) + 0.5) / scale - 0.5
+        chin, eyes = (d - p[8]) / self.iod, (d - self.middle) / self.iod
+        neck = (np.abs(chin @ self.n - 0.15) < 0.45) & (np.abs(chin @ self.e) < 0.75)
+        v = eyes @ self.n  # hair may hang over the forehead
+        oval = filled(self._oval())
+        wide = cv2.dilate(oval, _disc(0.22 * iod)) > 0
+        mark = np.where(wide | neck, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
+        mark[oval > 0] = cv2.GC_PR_FGD
+        core = (cv2.erode(oval, _disc(0.14 * iod)) > 0) & (v > -0.42)
+        mark[core] = cv2.GC_FGD
+        smooth = cv2.bilateralFilter(image, 5, 25, 3)
+        lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32)
+        sure = (cv2.erode(oval, _disc(0.2 * iod)) > 0) & (v > -0.3)
+        for part in (p[36:42], p[42:48], p[48:60], p[17:22], p[22:27]):
+            sure &= cv2.dilate(filled(part), _disc(0.08 * iod)) == 0
+        if core.sum() < 20 or sure.sum() < 20 or (mark == cv2.GC_BGD).sum() < 20:
+            return np.asarray(cv2.resize(oval, (width, height), interpolation=cv2.INTER_NEAREST) > 0)
+        away = lab - lab[sure].mean(0)
+        spread = np.linalg.inv(np.cov(lab[sure].T) + np.diag([150.0, 8.0, 8.0]))
+        far = np.einsum("hwi,ij,hwj->hw", away, spread, away)
+        mark[(mark == cv2.GC_PR_FGD) & (far > 14)] = cv2.GC_PR_BGD
+        alike = cv2.erode((far < 3).astype(np.uint8), _disc(0.04 * iod)) > 0  # a forehead beyond dark brows
+        mark[(mark == cv2.GC_PR_FGD) & alike] = cv2.GC_FGD
+        mark[(mark == cv2.GC_PR_BGD) & (far < 6) & neck] = cv2.GC_PR_FGD
+        cv2.setRNGSeed(1)
+        cv2.grabCut(smooth, mark, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
+        skin = np.isin(mark, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+        for kind, radius in ((cv2.MORPH_OPEN, 0.03), (cv2.MORPH_CLOSE, 0.05)):
+            skin = cv2.morphologyEx(skin, kind, _disc(radius * iod)).astype(np.uint8)
+        if k < 1:
+            grown = cv2.resize(skin.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+            skin = (grown > 0.5).astype(np.uint8)
+        _, parts = cv2.connectedComponents(skin)
+        nose = np.clip(p[30].round().astype(int), 0, [width - 1, height - 1])
+        return np.asarray((parts == parts[nose[1], nose[0]]) & (skin > 0))
+
+    def _box(self, slit: Slit, reach: float, above: float, below: float) -> np.ndarray:
+        """Rows and columns y0, y1, x0, x1 about what is so far along, above and below a cut, pixels, in the picture."""
+        corners = [slit.mid + x * slit.e + y * slit.n for x in (-reach, reach) for y in (-above, below)]
+        (x0, y0), (x1, y1) = np.floor(np.min(corners, 0)), np.ceil(np.max(corners, 0)) + 1
+        height, width = self.image.shape[:2]
+        return np.array([int(np.clip(v, 0, m)) for v, m in ((y0, height), (y1, height), (x0, width), (x1, width))])
+
+    # -------------------------------------------------------------- mouth
+
+    def _cheeks(self) -> np.ndarray:
+        """Mean colour [3] of the skin between the eyes and the mouth."""
+        p = self.points
+        mask = np.zeros(self.image.shape[:2], np.uint8)
+        for ids in ((1, 41, 31, 48, 3), (15, 46, 35, 54, 13)):
+            cv2.fillPoly(mask, [cv2.convexHull(p[list(ids)].round().astype(np.int32))], (1,))
+        mask &= self.skin.astype(np.uint8)
+        chosen = self.image[mask > 0]
+        return np.asarray(chosen.mean(0) if len(chosen) else self.image.reshape(-1, 3).mean(0), np.float64)
+
+    def _mouth(self) -> None:
+        p, iod = self.points, self.iod
+        height, width = self.image.shape[:2]
+        lip = self.lip = Slit(p[60], p[64])
+        up, low = lip.contour(p[61:64]), lip.contour(p[65:68])
+        middle = np.abs(_S) < 0.3
+        gap = float(np.median((low - up)[middle])) / iod
+        self.open = gap > _OPEN
+        if not self.open:
+            up = low = self._darkest((up + low) / 2, 0.035 * iod)
+        else:  # a landmark contour lies a little inside: its hem goes with what is behind
+            hem = (np.abs(_S) < 0.97) * (0.5 + 0.006 * iod)
+            up, low = up - 0.5 * hem, low + hem
+        low = np.maximum(low, up)
+        self.gap = max(float(np.median((low - up)[middle])) / iod, 0.0)
+        self._lips = np.stack([up, low, lip.slope(up), lip.slope(low)])
+        self.tone = self._cheeks()
+        white = min(float(self.tone.mean()), 205.0) * np.array([1.18, 1.09, 0.97])
+        self._colours = np.stack([self.tone, white, self.tone * [0.24, 0.12, 0.11]])
+        self._own, self._rim, self._place = _NONE3, np.zeros((0, 0), np.bool_), np.zeros(2)
+        y, x = np.mgrid[:height, :width]
+        s, v = lip.of(np.stack([x, y], -1))
+        self._under = v > _at(low, s)
+        top = int(np.clip(lip.mid[1] - 0.95 * iod, 0, height - 1)) if abs(lip.e[1]) < 0.15 else 0
+        self._jaw_box = np.array([top, height, 0, width])
+        self._basis: np.ndarray | None = None
+        if self.open:
+            self._carry_mouth(up, low)
+
+    def _carry_mouth(self, up: np.ndarray, low: np.ndarray) -> None:
+        """Its own teeth and tongue, carried on under the lips and fading to the mouth's dark."""
+        iod, lip = self.iod, self.lip
+        reach = lip.half + 0.12 * iod
+        y0, y1, x0, x1 = self._box(lip, reach, (0.5 + self.gap) * iod, (0.9 + self.gap) * iod)
+        if y1 - y0 < 4 or x1 - x0 < 4:
+            return
+        part = self.image[y0:y1, x0:x1].astype(np.float32)
+        y, x = np.mgrid[y0:y1, x0:x1]
+        s, v = lip.of(np.stack([x, y], -1).astype(np.float64))
+        edge = 0.028 * iod + 0.6  # a landmark contour lies on the red of the lip as often as not
+        inside = (np.abs(s) < 0.94) & (v > _at(up, s) + edge) & (v < _at(low, s) - edge)
+        if inside.sum() < 20:
+            inside = (np.abs(s) < 0.8) & (v > _at(up, s) + 0.35 * (_at(low, s) - _at(up, s))) & (v < _at(low, s) - 0.5)
+        if inside.sum() < 6:
+            return
+        seen = part[inside]
+        darkest = seen[seen.mean(1) <= np.percentile(seen.mean(1), 15)].mean(0)
+        brightest = seen[seen.mean(1) >= np.percentile(seen.mean(1), 85)].mean(0)
+        if brightest.min() > 0.6 * brightest.max():  # teeth, not gums or a tongue
+            self._colours[1] = np.maximum(brightest * [1.0, 0.97, 0.91], 0.7 * self._colours[1])
+        self._colours[2] = np.minimum(darkest, self.tone * [0.30, 0.18, 0.17])
+        own, away = _carried_out(part, inside, 0.02 * iod)
+        # Above the teeth there is gum; below and beside them the mouth's dark.
+        far = np.where(v < (_at(up, s) + _at(low, s)) / 2, 0.12, 0.05) * iod
+        fade = np.where(inside, 1, np.exp(-((away / far) ** 4)))
+        self._own = np.ascontiguousarray(np.concatenate([own, fade[..., None]], -1), np.float32)
+        self._rim = (np.abs(s) < 1) & (v > _at(up, s) - 1) & (v < _at(low, s) + 1)
+        self._place = np.array([y0, x0], np.float64)
+
+    def _darkest(self, line: np.ndarray, reach: float) -> np.ndarray:
+        """The darkest line within ``reach`` pixels of ``line``: where closed lips meet."""
+        from scipy.signal import medfilt
+
+        inside, offset = np.abs(_S) < 0.93, np.linspace(-reach, reach, 21)
+        grey = _soften(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY), 0.8)
+        at = self.lip.to(_S[inside, None] + 0 * offset, line[inside, None] + offset).astype(np.float32)
+        cost = cv2.remap(grey, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        cost = cost + 6 * (offset / max(reach, 1e-6)) ** 2
+        moved = np.zeros_like(line)
+        moved[inside] = medfilt(offset[_soften(cost, 3).argmin(1)], 15)
+        return np.asarray(line + _soften(moved[None], 4)[0], np.float64)
+
+    # -------------------------------------------------------------- eyes
+
+    def _eye(self, corners: tuple[int, int], upper: tuple[int, int], lower: tuple[int, int], brow: range) -> _Eye:
+        p, iod = self.points, self.iod
+        slit = Slit(p[corners[0]], p[corners[1]])
+        box = self._box(slit, 1.6 * slit.half, 0.55 * iod, 0.42 * iod)
+        y0, y1, x0, x1 = box
+        up = slit.contour(p[list(upper)], 0.75) + 0.010 * iod * (np.abs(_S) < 0.9)
+        low = np.maximum(slit.contour(p[list(lower)], 0.75), up)
+        lid = np.maximum(up - slit.line(p[list(brow)]) - 0.06 * iod, 0.08 * iod)
+        shape = (box[1] - box[0], box[3] - box[2])
+        if min(shape) < 4:
+            empty = np.zeros((1, 1, 3), np.float32)
+            return _Eye(slit, np.zeros(4, int), up, low, lid, empty, empty[..., 0], empty, empty[..., 0],
+                        np.ones(_N))  # fmt: skip
+        part = self.image[y0:y1, x0:x1].astype(np.float32)
+        y, x = np.mgrid[y0:y1, x0:x1]
+        grid = np.stack([x, y], -1).astype(np.float64)
+        s, v = slit.of(grid)
+        above = _at(up, s) - v
+        rim = np.clip(1.5 - above, 0, 1) * np.clip(_at(low, s) + 1.5 - v, 0, 1) * _smooth((1.06 - np.abs(s)) / 0.06)
+        inside = (np.abs(s) < 0.93) & (above < -0.034 * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
+        ball = self._ball(part, grid, inside, slit, up, low)
+        # Lashes are thin dark lines over the lid: a closing removes them, the ratio keeps them.
+        grey = part.mean(-1)
+        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _disc(0.035 * iod))
+        gain = np.minimum(closed / np.maximum(grey, 8), 3)
+        # Of the ratio on luminance alone dark lashes would turn orange: their colour is that of the skin beside them.
+        plain = np.clip(1.25 - gain, 0.02, 0.25)
+        beside = _soften(part * plain[..., None], 0.05 * iod) / _soften(plain, 0.05 * iod)[..., None]
+        tinted = beside * (closed / np.maximum(beside.mean(-1), 1))[..., None]
+        bare = part * gain[..., None]
+        bare = _soften(bare + _smooth((gain - 1.05) / 0.3)[..., None] * (tinted - bare), 0.016 * iod)
+        h, top = above / iod, np.minimum(0.12, 0.6 * _at(lid, s) / iod)
+        on = _smooth((h - 0.004) / 0.02) * _smooth((top - h) / 0.03) * _smooth((1.35 - np.abs(s)) / 0.2)
+        dark = np.clip(grey / np.maximum(bare.mean(-1), 1), 0.25, 1).astype(np.float32)
+        near = _smooth((h - 0.002) / 0.008) * _smooth((0.09 - h) / 0.03)
+        across = np.linspace(-0.02, 0.03, 9) * iod
+        at = (slit.to(_S[:, None] + 0 * across, up[:, None] - across) - [x0, y0]).astype(np.float32)
+        line = cv2.remap(dark, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).min(1)
+        return _Eye(
+            slit, box, up, low, lid, ball, rim.astype(np.float32),
+            bare=np.asarray(part + on[..., None] * (bare - part), np.float32),
+            lash=np.asarray(1 - (1 - _soften(dark, 0.006 * iod)) * near, np.float32),
+            line=np.clip(_soften(line[None], 5)[0], 0.3, 0.65).astype(np.float64),
+        )  # fmt: skip
+
+    def _ball(
+        self, part: np.ndarray, grid: np.ndarray, inside: np.ndarray, slit: Slit, up: np.ndarray, low: np.ndarray
+    ) -> np.ndarray:
+        """The eyeball under the lids [h,w,3]: the white from the nearest seen pixel, the iris by colour per radius."""
+        if inside.sum() <= 8:
+            return part
+        iod = self.iod
+        ball, _ = _carried_out(part, inside, 0.02 * iod)
+        r = self._iris(part.mean(-1), grid, inside, slit, up, low)
+        rings = [(k, part[inside & (np.abs(r - k) < 0.07)]) for k in np.arange(0.06, 1.0, 0.11)]
+        rings = [(k, np.median(q, 0)) for k, q in rings if len(q)]
+        if not rings:
+            return ball
+        radii, colours = [k for k, _ in rings], np.stack([c for _, c in rings], -1)
+        full = _soften(np.stack([np.interp(r, radii, c) for c in colours], -1), 0.6)
+        deep = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
+        share = _smooth((1.04 - r) / 0.10) * (1 - _smooth(deep / (0.02 * iod)))
+        return np.asarray(ball + share[..., None] * (full - ball), np.float32)
+
+    def _iris(
+        self, grey: np.ndarray, grid: np.ndarray, inside: np.ndarray, slit: Slit, up: np.ndarray, low: np.ndarray
+    ) -> np.ndarray:
+        """Distance [h,w] from the iris' centre in its radii: of circles the one with most contrast at its seen edge."""
+        iod = self.iod
+        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        ring = np.stack([np.cos(angle), np.sin(angle)], -1)
+        s = np.linspace(-0.6, 0.6, 25)
+        share = np.array([0.35, 0.45, 0.55, 0.65])
+        centres = np.concatenate([slit.to(s, (1 - k) * _at(up, s) + k * _at(low, s)) for k in share])
+        radii = np.array([0.078, 0.086, 0.094, 0.102, 0.110]) * iod
+        first = grid[0, 0]
+        best, found = -np.inf, (centres[len(centres) // 2], float(radii[2]))
+        for radius in radii:
+            at = [(centres[:, None] + radius * k * ring - first).astype(np.float32) for k in (0.82, 1.18)]
+            dark, light = (cv2.remap(grey, q[..., 0], q[..., 1], cv2.INTER_LINEAR) for q in at)
+            seen = [cv2.remap(inside.astype(np.float32), q[..., 0], q[..., 1], cv2.INTER_LINEAR) for q in at]
+            both = seen[0] * seen[1]
+            score = (both * (light - dark)).sum(1) / np.sqrt(np.maximum(both.sum(1), 4))
+            i = int(score.argmax())
+            if score[i] > best:
+                best, found = float(score[i]), (centres[i], float(radius))
+        return np.asarray(np.linalg.norm(grid - found[0], axis=-1) / found[1])
+
+    # -------------------------------------------------------------- frames
+
+    def _lip_weights(self, aus: np.ndarray) -> np.ndarray:
+        """[2,4] of the subject's left and right: lift, drop, jaw, closing."""
+        out = np.zeros((2, 4))
+        for code, amounts in LIPS.items():
+            out += aus[facs.AU_INDEX[code], :, None] * np.array(amounts)
+        return np.minimum(out, _MOST)
+
+    def _lid_weights(self, aus: np.ndarray, side: int) -> tuple[float, float, float]:
+        """Closure, fall of the upper and rise of the lower lid besides, in shares of the opening."""
+        closure = max(float(aus[facs.AU_INDEX[code], side]) for code in (43, 45))
+        fall, rise = (
+            sum(LIDS[code][i] * float(aus[facs.AU_INDEX[code], side]) for code in LIDS if code not in (43, 45))
+            for i in (0, 1)
+        )
+        return closure, min(fall, 0.9), min(rise, 0.6)
+
+    def _moved_skin(self, step: Step) -> _Moved:
+        weights = self._lip_weights(step.aus)
+        above = np.empty(step.skin.shape, np.float32)
+        most = _gated(step.skin, self.gate, above)
+        if not weights.any():
+            return _Moved(above, above, above, self.open and most > 0, most, 0.0, np.array([0.0, self.gap]))
+        if self._basis is None:
+            chin = float((self.points[8] - self.lip.mid) @ self.lip.n)
+            self._basis = _lip_basis(
+                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self.gap, chin, self.gate,
+                self._loose,
+            )  # fmt: skip
+        # What the skin has closed already counts.
+        s = np.linspace(-0.5, 0.5, 9)
+        up, low = (self._arrived(self.lip, above, _at(edge, s), s) - _at(edge, s) for edge in self._lips[:2])
+        closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
+        weights[:, 3] = np.maximum(weights[:, 3] - max(closed, 0), 0)
+        below, seen = above.copy(), above.copy()
+        lips, apart = _lip_sides(
+            self._basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
+        )  # fmt: skip
+        s = np.linspace(-0.9, 0.9, 25)
+        edges = [self._arrived(self.lip, field, _at(edge, s), s) for field, edge in
+                 ((above, self._lips[0]), (below, self._lips[1]))]  # fmt: skip
+        gap = float((edges[1] - edges[0]).max()) / self.iod
+        jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+        return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
+
+    def _arrived(self, slit: Slit, field: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """v of points (s, v) after ``field`` [H,W,2]."""
+        at = slit.to(s, v).astype(np.float32)[None]
+        moved = cv2.remap(field, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+        return np.asarray(v + moved @ slit.n)
+
+    def _curves(self, side: int, aus: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What :func:`_lids` draws an eye by."""
+        eye, iod = self.eyes[side], self.iod
+        closure, fall, rise = self._lid_weights(aus, side)
+        up0, low0 = (self._arrived(eye.slit, above, edge, _S) for edge in (eye.up, eye.low))
+        lens = np.sqrt(np.maximum(1 - _S**2, 0))
+        own = np.maximum(eye.low - eye.up, 0) * (np.abs(_S) < 1)
+        gap = np.maximum(low0 - up0, 0) * (np.abs(_S) < 1)
+        # What the skin has closed already counts.
+        fell, rose = np.maximum(up0 - eye.up, 0), np.maximum(eye.low - low0, 0)
+        lower = fall * own if fall < 0 else np.maximum(fall * own - fell, 0)
+        lift = rise * own if rise < 0 else np.maximum(rise * own - rose, 0)
+        shut = min(1.05 * closure, 1.05)
+        # Past the wet rim of the lower lid; a closing lid takes what it finds.
+        down = shut * (gap + 0.016 * iod * lens) + max(1 - closure, 0) * lower
+        lift = np.minimum(
+            (1 - closure) * lift + 0.12 * closure * gap, 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
+        )
+        up, low = up0 + down, np.maximum(low0 - lift, up0 + down)
+        hem = 0.020 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
+        curves = np.stack([
+            eye.up - hem, eye.low, eye.slit.slope(eye.up - hem), eye.slit.slope(eye.low), up - hem, low, down, -lift,
+            0.5 * eye.lid, eye.line,
+        ])  # fmt: skip
+        bare = np.maximum(eye.up - up, low - eye.low)[np.abs(_S) < 0.95]
+        wide = float(_smooth(max(float(bare.max()), 0) / 2))  # pixels of the eyeball uncovered
+        moves = float(np.abs(down).max() > 0 or np.abs(lift).max() > 0)
+        return curves, np.array([iod, min(closure, 1.0), wide, moves])
+
+    def frame(self, step: Step, share: np.ndarray = _NONE4) -> np.ndarray:
+        """The photo after ``step``: [H,W,3] float32 in 0..255, the photo itself where nothing moves.
+
+        ``share`` [4,H,W] float32 is filled with the shares of the skin, the skin below the lips and below an eye, and
+        of what is behind, unless it is empty.
+        """
+        moved = self._moved_skin(step)
+        rounds = 9 if moved.apart else 6
+        head = _NONE2
+        if step.head is None:
+            backward = backward_flow(moved.seen, rounds)
+        else:
+            head = backward_flow(step.head)
+            backward = _backward(moved.seen, head, rounds)
+        out = np.asarray(warp_backward(self.image, backward))
+        if moved.cut:
+            # At rest an open mouth shows its own rim; as it moves, what was carried out.
+            stay = 1.0 - float(_smooth((moved.most + moved.apart) / (0.05 * self.iod)))
+            _lips(
+                self.image, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
+                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, out, share,
+            )  # fmt: skip
+        above = moved.above
+        for side, eye in enumerate(self.eyes):
+            curves, numbers = self._curves(side, step.aus, above)
+            b = eye.box
+            if numbers[3] or above[b[0] : b[1], b[2] : b[3]].any():
+                _lids(
+                    self.image,
+                    above,
+                    head,
+                    eye.slit.frame,
+                    b,
+                    curves,
+                    numbers,
+                    eye.ball,
+                    eye.rim,
+                    eye.bare,
+                    eye.lash,
+                    out,
+                    share,
+                )
+        return out if step.change is None else out + step.change
+
+    def truth(self, step: Step) -> Truth:
+        """What :meth:`frame` of ``step`` shows."""
+        height, width = self.image.shape[:2]
+        share = np.zeros((4, height, width), np.float32)
+        moved = self._moved_skin(step)
+        share[0] = 1
+        if moved.cut:
+            share[0], share[1] = ~self._under, self._under
+        self.frame(Step(step.skin, step.aus, step.head), share)
+        above = moved.above
+        y, x = np.mgrid[:height, :width]
+        grid = np.stack([x, y], -1).astype(np.float64)
+        label = np.zeros((height, width), np.int64)
+        if moved.cut:
+            s, v = self.lip.of(grid)
+            label[self._under] = 1
+            label[(label == 0) & (v > _at(self._lips[0], s)) & (np.abs(s) < 1)] = 3
+        flow = moved.seen.copy()
+        for side, eye in enumerate(self.eyes):
+            curves, numbers = self._curves(side, step.aus, above)
+            b = eye.box
+            box = np.s_[b[0] : b[1], b[2] : b[3]]
+            if not (numbers[3] or above[box].any()):
+                continue
+            s, v = eye.slit.of(grid[box])
+            part = np.where(v > _at(eye.low, s), 2, 0)
+            part[(part == 0) & (v > _at(eye.up, s)) & (np.abs(s) < 1)] = 3
+            label[box] = np.where(np.abs(s) < 1.5, part, label[box])
+            _lid_flow(flow, label, eye.slit.frame, b, curves, self.iod)
+        flow[label == 3] = 0
+        arrived = grid + flow
+        if step.head is not None:
+            at = arrived.astype(np.float32)
+            more = cv2.remap(step.head, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            flow, arrived = flow + more, arrived + more
+        at = arrived.astype(np.float32)
+        seen = np.stack([
+            cv2.remap(q, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for q in share
+        ])  # fmt: skip
+        sides = np.abs(self.lip.of(grid)[0]) >= 1.05  # beyond the mouth's corners skin is one
+        seen[:2] = np.where(sides & (label < 2), seen[0] + seen[1], seen[:2])
+        hidden = np.take_along_axis(seen, label[None], 0)[0] < 0.5
+        new = (share[3] > 0.5) & (label != 3)
+        return Truth(np.ascontiguousarray(flow, np.float32), hidden, new)
