@@ -138,9 +138,15 @@ class _Archive:
             raise MesynthError(f"{self.path} has no array '{name}'{also}; add {what} (docs/compare.md)")
         return found
 
-    def numbers(self, array: np.ndarray, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        """``array`` with the file's scale, float32, of that shape (None: any) and finite."""
+    def numbers(
+        self, array: np.ndarray, name: str, shape: tuple[int | None, ...], rows: list[int] | None = None
+    ) -> np.ndarray:
+        """``array`` with the file's scale, float32, of that shape (None: any) and finite; ``rows``: these alone."""
         self.shaped(array, name, shape)
+        count = len(array)
+        array = array if rows is None else array[rows]
+        if 4 * array.size > MAX_BYTES:
+            raise self.fail(name, f"of shape {array.shape} needs {4 * array.size:,} bytes, more than {MAX_BYTES:,}")
         if array.dtype.kind not in "fiu":
             raise self.fail(name, f"is of type {array.dtype}; give numbers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -153,8 +159,10 @@ class _Archive:
             return array.astype(np.float32)
         if scale.dtype.kind not in "fiu" or not np.isfinite(scale).all():
             raise self.fail(f"{name}_scale", "holds something other than finite numbers; give factors")
-        if scale.ndim == 1 and len(scale) == len(array):
+        if scale.ndim == 1 and len(scale) == count:
             scale = scale.reshape(-1, *(1,) * (array.ndim - 1))
+        if rows is not None and scale.ndim == array.ndim and len(scale) == count:
+            scale = scale[rows]
         try:
             fits = np.broadcast_shapes(scale.shape, array.shape) == array.shape
         except ValueError:
@@ -213,7 +221,7 @@ class ForeignHead:
     modes: np.ndarray | None
     """[I,V,3] directions, IOD, one standard deviation each"""
     colours: np.ndarray | None
-    """[V,3] linear RGB"""
+    """[1,V,3] linear RGB, or [N,V,3] of each person"""
     plain: bool
     """The colours say no more than a tone."""
     hair: np.ndarray
@@ -287,9 +295,12 @@ def _read(file: _Archive) -> ForeignHead:
     vertex_eye = np.full(n, -1, np.int8)
     eyeballs = np.unique(faces[kinds == EYE])
     vertex_eye[eyeballs] = (vertices[eyeballs, 0] > 0).astype(np.int8)
-    plain = colours is None or float(colours[~hair & (vertex_eye < 0)].std(0).max()) < 0.02
+    plain = colours is None or float(colours[:, ~hair & (vertex_eye < 0)].std(1).max()) < 0.02
 
-    available, missing, unused, basis = _shapes(file, vertices, unit)
+    still: list[str] = []
+    available, missing, unused, basis = _shapes(file, vertices, unit, still)
+    if still:
+        notes.append(f"shapes that move nothing and count as missing: {', '.join(still)}")
     sets = file.raw("identities")
     if sets is not None:
         sets = _faces_of_people(file, sets, n, origin, unit, landmarks)
@@ -297,6 +308,9 @@ def _read(file: _Archive) -> ForeignHead:
     if modes is not None and sets is None:
         modes = file.numbers(modes, "ident", (None, n, 3)) / np.float32(unit)
         _check_modes(file, modes, vertices, origin / unit)
+    if colours is not None and len(colours) not in {1, len(sets) if sets is not None else 1}:
+        held = len(sets) if sets is not None else 0
+        raise file.fail("colours", f"are of {len(colours)} people, and identities of {held}; give one set or one each")
     if modes is not None and sets is not None:
         notes.append("identities are taken as the people; ident is not used")
         modes = None
@@ -385,14 +399,14 @@ def _materials(
     colours = file.raw("colours")
     painted: np.ndarray | None = None
     if colours is not None:
-        painted = _linear(file, colours, "colours", n)
+        painted = _linear(file, colours if colours.ndim == 3 else colours[None], "colours", (None, n, 3))
     elif by_mat is not None and numbers is not None:
-        of_mat = _linear(file, by_mat, "mat_colours", None)
+        of_mat = _linear(file, by_mat, "mat_colours", (None, 3))
         if numbers.max(initial=0) >= len(of_mat):
             raise file.fail("mat_colours", f"has {len(of_mat)} rows, and mat names material {numbers.max()}")
-        painted = np.zeros((n, 3), np.float32)
+        painted = np.zeros((1, n, 3), np.float32)
         for k in range(3):
-            painted[faces[:, k]] = of_mat[numbers]
+            painted[0, faces[:, k]] = of_mat[numbers]
     kinds = np.where(part < 0, SKIN, part).astype(np.uint8)
     return part, kinds, painted
 
@@ -406,9 +420,9 @@ def _material(name: str) -> int:
     return SKIN
 
 
-def _linear(file: _Archive, colours: np.ndarray, name: str, n: int | None) -> np.ndarray:
+def _linear(file: _Archive, colours: np.ndarray, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     whole = colours.dtype.kind in "iu"
-    values = file.numbers(colours, name, (n, 3))
+    values = file.numbers(colours, name, shape)
     values = values / 255 if whole else values
     if len(values) and (values.min() < 0 or values.max() > 1):
         worst = values.min() if values.min() < 0 else values.max()
@@ -438,7 +452,7 @@ def _eyeballs(faces: np.ndarray, vertices: np.ndarray, mean: np.ndarray) -> np.n
 
 
 def _shapes(
-    file: _Archive, vertices: np.ndarray, unit: float
+    file: _Archive, vertices: np.ndarray, unit: float, still: list[str]
 ) -> tuple[tuple[int, ...], dict[int, tuple[str, ...]], tuple[str, ...], np.ndarray]:
     n = len(vertices)
     expr = file.need("expr", "expression shapes as displacements from the neutral face, [K,V,3]")
@@ -446,17 +460,15 @@ def _shapes(
     if not 1 <= len(expr) <= MAX_SHAPES:
         raise file.fail("expr", f"has {len(expr)} shapes; give 1 to {MAX_SHAPES:,}")
     names = file.names(file.need("expr_names", "the ARKit or AU name of each shape"), "expr_names", len(expr))
-    scaled = file.numbers(expr, "expr", (None, n, 3)) / np.float32(unit)
+    keys = [shape_name(name) for name in names]
+    used = [i for i, key in enumerate(keys) if key is not None]
     units: dict[str, np.ndarray] = {}
     whole: dict[tuple[int, str], np.ndarray] = {}
-    unused: list[str] = []
-    for name, delta in zip(names, scaled, strict=True):
-        key = shape_name(name)
-        if key is None:
-            unused.append(name)
+    for i, row in zip(used, file.numbers(expr, "expr", (None, n, 3), used), strict=True):
+        name, key, delta = names[i], keys[i], row / np.float32(unit)
+        if not np.abs(delta).max() > 1e-4:  # a place kept for a shape that was never made
+            still.append(name)
             continue
-        if not np.abs(delta).max() > 1e-4:
-            raise file.fail("expr", f"moves nothing at '{name}'; leave the shape out or mend it")
         if np.abs(delta).max() > 3:
             raise file.fail(
                 "expr", f"moves '{name}' by {np.abs(delta).max():.3g} inter-ocular distances; give displacements from "
@@ -473,8 +485,9 @@ def _shapes(
         sides = [whole.get((code, side)) for side in SIDES]
         both = whole.get((code, ""))
         if both is None and (sides[0] is None or sides[1] is None):
-            lacking = SIDES[0] if sides[0] is None else SIDES[1]
-            raise file.fail("expr_names", f"has AU{code} on one side alone; add AU{code}_{lacking}")
+            if code in missing:
+                missing[code] = (f"AU{code}_{SIDES[0] if sides[0] is None else SIDES[1]}",)
+            continue
         if sides[0] is not None and sides[1] is not None:
             basis[row] = np.stack([sides[0], sides[1]])
         elif both is not None:
@@ -484,9 +497,11 @@ def _shapes(
     if not available:
         shown = ", ".join(names[:4])
         raise file.fail(
-            "expr_names", f"holds no ARKit or AU name ({shown} ...); name shapes browDown_L, jawOpen, AU12_R"
+            "expr_names",
+            f"gives no AU on both sides ({shown} ...); name shapes browDown_L and browDown_R, jawOpen, AU12",
         )
-    return available, missing, tuple(unused), basis
+    unused = tuple(name for name, key in zip(names, keys, strict=True) if key is None)
+    return available, missing, unused, basis
 
 
 def shape_name(name: str) -> str | tuple[int, str] | None:
@@ -715,10 +730,11 @@ def _build_scene(head: ForeignHead, rest: np.ndarray, iod: float, identity: Iden
 
     model, skin, light, camera = head.model, identity.skin, identity.light, identity.camera
     tone = canvas.skin_tone(skin.tone)
-    if head.colours is not None and head.plain:
-        tone = head.colours[~head.hair & (model.vertex_eye < 0)].mean(0)
-    own = head.colours is not None and not head.plain
-    colour = _baked(head, head.colours) if head.colours is not None and own else _plain_skin(head, tone, skin)
+    colours = None if head.colours is None else head.colours[identity.seed if len(head.colours) > 1 else 0]
+    own = colours is not None and not head.plain
+    if colours is not None and head.plain:
+        tone = colours[~head.hair & (model.vertex_eye < 0)].mean(0)
+    colour = _baked(head, colours) if colours is not None and own else _plain_skin(head, tone, skin)
     flat = np.full(colour.shape[:2], 0.5, np.float32)
     key = np.array(light.key_direction)
     height = canvas.height_field(model, rest)
@@ -757,7 +773,7 @@ def _build_scene(head: ForeignHead, rest: np.ndarray, iod: float, identity: Iden
         key=key.astype(np.float32),
         fill=(fill / np.linalg.norm(fill)).astype(np.float32),
         appearance=appearance,
-        hair=(head.colours[head.hair].mean(0) if head.colours is not None and head.hair.any() else np.array(skin.hair))
+        hair=(colours[head.hair].mean(0) if colours is not None and head.hair.any() else np.array(skin.hair))
         .astype(np.float32),
         iris=np.array(skin.iris, np.float32),
         lip=lip.astype(np.float32),
