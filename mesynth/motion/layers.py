@@ -1049,9 +1049,8 @@ class Layers:
         shut = LIDS[45][0] * closure
         # Past the wet rim of the lower lid; a closing lid takes what it finds.
         down = shut * (gap + 0.016 * iod * lens) + max(1 - closure, 0) * lower
-        lift = np.minimum(
-            (1 - closure) * lift + LIDS[45][1] * closure * gap, 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
-        )
+        most = 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
+        lift = np.minimum((1 - closure) * lift + LIDS[45][1] * closure * gap, most)
         up, low = up0 + down, np.maximum(low0 - lift, up0 + down)
         hem = 0.020 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
         curves = np.stack([
