@@ -184,9 +184,10 @@ class DataConfig:
         if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
         if self.pool and (self.pool < 2 or self.size % self.pool):
+            allowed = ", ".join(str(n) for n in range(2, self.size + 1) if self.size % n == 0)
             raise ConfigError(
-                f"data.pool={self.pool} does not divide data.size={self.size}; choose from "
-                f"{', '.join(str(n) for n in range(2, self.size + 1) if self.size % n == 0)}, or 0 for none"
+                f"data.pool={self.pool}: it is how many cells a side flow of data.size={self.size} is averaged "
+                f"over, at least 2 and a divisor of the size; choose from {allowed}, or 0 for no averaging"
             )
         if self.label not in LABEL_COLUMNS:
             raise ConfigError(f"data.label='{self.label}' is no class column; choose from {', '.join(LABEL_COLUMNS)}")

@@ -218,7 +218,8 @@ def test_networks_read_both_sides() -> None:
 
 @pytest.mark.parametrize("pool", [1, 5, -7, 56])
 def test_cells_that_do_not_divide_the_size_are_refused(pool: int) -> None:
-    with pytest.raises(ConfigError, match=f"data.pool={pool} does not divide .*=28; choose from 2, 4, 7, 14, 28"):
+    """With what the number means, and every number that is taken."""
+    with pytest.raises(ConfigError, match=f"data.pool={pool}: .*cells a side.*choose from 2, 4, 7, 14, 28, or 0"):
         DataConfig(pool=pool)
 
 
