@@ -223,6 +223,8 @@ class FlowSet:
     own_rms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
     """[N] bool: u and v are in units that no pixel sets (their own root mean square, bytes); found from ``x`` if not
     given."""
+    draws: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
+    """[N] str: what tells synthetic clips of one name apart, their generator and seed; empty for all others."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
 
@@ -230,11 +232,13 @@ class FlowSet:
         n, size = len(self.x), self.x.shape[-1]
         if n and not len(self.own_rms):
             object.__setattr__(self, "own_rms", np.array([in_own_rms(x[:2]) for x in self.x]))
+        if not len(self.draws):
+            object.__setattr__(self, "draws", np.full(n, "", np.str_))
         if self.x.shape != (n, 3, size, size) or self.x.dtype != np.float32:
             raise ValueError(f"x is {self.x.dtype} {self.x.shape}; expected float32 [N,3,S,S]")
         if self.au.shape != (n, N_AUS * 2):
             raise ValueError(f"au has shape {self.au.shape}; expected [{n},{N_AUS * 2}]")
-        for name in ("y", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "subjects_seen"):
+        for name in (*_ARRAYS[3:], "y", "subjects_seen"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} clips")
         for name, view in self.views.items():
@@ -321,17 +325,34 @@ class FlowSet:
                     f"flow sets differ: {first.x.shape[1:]} {first.classes} and {other.x.shape[1:]} {other.classes}; "
                     "load both with one DataConfig"
                 )
-        ids = np.concatenate([s.clip_ids for s in sets])
-        values, counts = np.unique(ids, return_counts=True)
-        if (counts > 1).any():
-            raise ManifestError(f"clip '{values[counts > 1][0]}' is in both manifests; a clip may enter once")
         arrays: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in sets]) for name in _ARRAYS}
+        arrays["clip_ids"] = _told_apart(arrays["clip_ids"], arrays["draws"], "is in both manifests")
         views = {name: np.concatenate([s.views[name] for s in sets]) for name in first.views}
         seen = tuple(subjects for s in sets for subjects in s.subjects_seen)
         return replace(first, **arrays, views=views, subjects_seen=seen)
 
 
-_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms")
+_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "draws")
+
+
+def _told_apart(ids: np.ndarray, draws: np.ndarray, where: str) -> np.ndarray:
+    """Names of clips [N]; those that several clips have, with what tells these apart (:attr:`FlowSet.draws`).
+
+    Raises:
+        ManifestError: two clips that nothing tells apart.
+    """
+    _, index, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    shared = counts[index] > 1
+    if not shared.any():
+        return ids
+    out = ids.astype(object)
+    out[shared] = [f"{name}#{draw}" if draw else name for name, draw in zip(ids[shared], draws[shared], strict=True)]
+    again, counts = np.unique(out[shared].astype(str), return_counts=True)
+    if (counts > 1).any():
+        name = again[counts > 1][0].partition("#")[0]
+        way = "; draw one of two corpora with another --seed" if draws[ids == name].astype(bool).any() else ""
+        raise ManifestError(f"clip '{name}' {where}; a clip may enter once{way}")
+    return out.astype(str)
 
 
 def in_one_unit(own_rms: np.ndarray) -> bool:
@@ -395,10 +416,8 @@ def load(
         found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
-    ids = _column(kept, "clip_id")
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise ManifestError(f"clip '{values[counts > 1][0]}' occurs twice in the manifests; a clip may enter once")
+    draws = np.concatenate([_draws(manifest) for manifest in kept])
+    ids = _told_apart(_column(kept, "clip_id"), draws, "occurs twice in the manifests")
     x = _no_images(n, config.size)
     own_rms: list[bool] = []
     frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
@@ -431,10 +450,19 @@ def load(
         generators=_column(kept, "provenance.generator"),
         subjects_seen=tuple(chain.from_iterable(manifest.subjects_seen() for manifest in kept)),
         own_rms=np.array(own_rms),
+        draws=draws,
         classes=config.classes,
         left_out=dict(left_out),
         views={view: np.stack(arrays) for view, arrays in frames_of.items()},
     )
+
+
+def _draws(manifest: Manifest) -> np.ndarray:
+    """:attr:`FlowSet.draws` of a manifest's rows."""
+    columns = ("provenance.kind", "provenance.generator", "provenance.seed")
+    rows = zip(*(manifest.column(name) for name in columns), strict=True)
+    texts = [f"{maker}, seed {seed}" if kind == "synthetic" and seed >= 0 else "" for kind, maker, seed in rows]
+    return np.array(texts, np.str_)
 
 
 def _flows(manifest: Manifest) -> Iterator[tuple[np.ndarray, bool]]:
