@@ -125,8 +125,8 @@ def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
 NORMALISATIONS = ("none", "robust")
-MATCH = "match"
-FRAMINGS = (MATCH, "own")
+MATCH, EACH = "match", "each"
+FRAMINGS = (MATCH, EACH, "own")
 BYTES, TOP = "bytes", 255.0
 """Flow as a published picture shows it, and the largest value there."""
 INPUTS = (FLOW, BYTES)
@@ -145,7 +145,8 @@ class DataConfig:
     """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
     frame: str = "match"
     """``match``: clips whose faces lie elsewhere in the crop than the real clips' are taken to where those lie, as far
-    as their crop shows it; ``own``: read as they are. See :func:`recognizer.sources.framed`."""
+    as their crop shows it; ``each``: and those of a composite's databases to what all of these show; ``own``: read as
+    they are. See :func:`recognizer.sources.framed`."""
     frame_size: int = 64
     """Side of the grey frames that some networks see, pixels."""
     frames: int = 10

@@ -46,7 +46,9 @@ def terminal(title: str, header: Sequence[str], rows: Rows) -> None:
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    # Numbers are never cut: a table that does not fit is wrapped by the terminal, or scrolls in a pager.
+    Console(width=max(console.width, Console(width=1000).measure(table).maximum)).print(table)
 
 
 def loso_tables(result: LosoResult) -> list[tuple[str, list[str], list[list[str]]]]:
