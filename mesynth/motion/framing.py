@@ -192,16 +192,24 @@ def _cells(flat: np.ndarray) -> np.ndarray:
     return flat.reshape(len(flat), 2, _CELLS, k, _CELLS, k).mean((3, 5)).reshape(len(flat), -1)
 
 
-def _likelihood(real: np.ndarray, framing: Framing) -> float:
-    """Mean log-likelihood of images [N,D] under the draws' Gaussian in ``framing``, up to a constant: -log det / 2
-    - D/2 log(q/D), q the squared Mahalanobis length; that is the maximum over each image's own scale."""
+@lru_cache(maxsize=64)
+def _gaussian(framing: Framing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean [D] of the draws in ``framing``, and their covariance's eigenvalues [D] and vectors [D,D]. Kept: searches
+    for a composite's databases pass the same places."""
     wide = _wide_draws()
     mirrored = wide[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]  # faces have no preferred side
     drawn = reframed(np.concatenate([wide, mirrored]), _WIDE, framing, _SIDE)
     cells = _cells(_unit(drawn)).astype(np.float64)
-    mean, d = cells.mean(0), cells.shape[1]
     covariance = np.cov(cells, rowvar=False, bias=True)
     values, vectors = eigh(covariance)
-    values = (1 - _SHRINKAGE) * values + _SHRINKAGE * np.trace(covariance) / d
+    values = (1 - _SHRINKAGE) * values + _SHRINKAGE * np.trace(covariance) / len(covariance)
+    return cells.mean(0), values, vectors
+
+
+def _likelihood(real: np.ndarray, framing: Framing) -> float:
+    """Mean log-likelihood of images [N,D] under the draws' Gaussian in ``framing``, up to a constant: -log det / 2
+    - D/2 log(q/D), q the squared Mahalanobis length; that is the maximum over each image's own scale."""
+    mean, values, vectors = _gaussian(framing)
+    d = len(mean)
     length = (((real - mean) @ vectors) ** 2 / values).sum(1)
     return float(-0.5 * d * np.log(length / d).mean() - 0.5 * np.log(values).sum())
