@@ -187,14 +187,14 @@ def _crop_frame(frame: str) -> dict[str, str]:
 
 def _framing_of_images(frame: str) -> Any:
     """What :func:`mesynth.datasets.flow_folders.import_flow_folders` takes: stated, else to be found."""
-    from mesynth.motion.framing import find_framing, stated_framing
+    from mesynth.motion.framing import find_framings, stated_framing
 
     if frame:
         return stated_framing(frame)
 
-    def found(flows: list[Any]) -> Any:
+    def found(flows: list[Any], databases: list[str]) -> Any:
         try:
-            return find_framing(flows)
+            return find_framings(flows, databases)
         except ConfigError:  # too few that move: not known, which is said
             return None
 

@@ -20,7 +20,19 @@ from matplotlib.figure import Figure
 from recognizer.ablation_result import AblationResult, Summary
 from recognizer.cells import NONE, POOLED
 from recognizer.protocol import OWN_CLIPS
-from recognizer.report import ablation_columns, added, condition_words, fold_table, resolution_note, tally
+from recognizer.report import (
+    ablation_columns,
+    added,
+    chosen_span,
+    condition_words,
+    fold_table,
+    form,
+    many,
+    p_text,
+    resolution_note,
+    tally,
+)
+from recognizer.results import counts_text
 
 COLOURS = ("#2456a6", "#b5482f", "#1f7a4d", "#7a4fa3", "#9a6b00", "#0f7f8c")
 """Of the sources, the pool of all first."""
@@ -262,7 +274,8 @@ def _values(result: AblationResult) -> dict[str, Any]:
         "protocol": protocol,
         "shown_amount": next((s.amount_text for s in _headlines(summary)), ""),
         "cards": [_card(s, summary, more) for s in _headlines(summary)],
-        "comparisons": result.comparisons,
+        "corrected": form(result.comparisons, "the comparison", f"all {result.comparisons} comparisons"),
+        "weighs": any(s.prior_weights for s in summary),
         "amount_panels": _panels(amounts, span([*amounts, *subjects])),
         "subject_panels": _panels(subjects, span([*amounts, *subjects])),
         "columns": ["subjects" if name == "train_subjects" else name for name in more],
@@ -279,10 +292,13 @@ def _values(result: AblationResult) -> dict[str, Any]:
 
 def _facts(result: AblationResult) -> list[tuple[str, str]]:
     return [
-        (str(result.n_subjects), f"people in {result.n_clips} real clips"),
+        (
+            str(result.n_subjects),
+            f"{form(result.n_subjects, 'person', 'people')} in {many(result.n_clips, 'real clip')}",
+        ),
         (f"{result.sources[POOLED]:,}", "synthetic clips to draw from"),
-        (str(len(result.rows)), "cells: a condition under a seed"),
-        (str(result.comparisons), "comparisons, corrected together"),
+        (str(len(result.rows)), form(len(result.rows), "cell", "cells") + ": a condition under a seed"),
+        (str(result.comparisons), form(result.comparisons, "comparison", "comparisons, corrected together")),
     ]
 
 
@@ -311,7 +327,8 @@ def _card(s: Summary, summary: Sequence[Summary], more: Sequence[str]) -> dict[s
         "kind": _KINDS.get(s.verdict.split(" ")[0], "none"),
         "uf1": f"{s.uf1.value:.3f}",
         "without": f"{s.uf1.value - gain:.3f}",
-        "p": f"{s.p_holm:.3f}" if s.p_holm is not None else "",
+        "p": p_text(s.p_holm) if s.p_holm is not None else "",
+        "worth": counts_text(s.prior_weights),
         "controls": [(c.arm, f"{c.difference.value:+.3f}") for c in controls if c.difference],
     }
 
@@ -341,7 +358,9 @@ def _row(s: Summary, more: Sequence[str]) -> dict[str, Any]:
         "uar": f"{s.uar:.3f}",
         "verdict": s.verdict,
         "kind": _KINDS.get(s.verdict.split(" ")[0], "none"),
-        "p": f"{d.p:.3f}" if d else "",
-        "p_holm": f"{s.p_holm:.3f}" if s.p_holm is not None else "",
+        "p": p_text(d.p) if d else "",
+        "p_holm": p_text(s.p_holm) if s.p_holm is not None else "",
+        "worth": chosen_span(s.prior_weights) if s.prior_weights else "",
+        "chosen": counts_text(s.prior_weights),
         "base": d is None,
     }

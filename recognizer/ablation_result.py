@@ -21,7 +21,7 @@ from recognizer import results as predictions
 from recognizer.cells import NONE, Cell, CellResult, baseline_of
 from recognizer.config import AblationConfig
 from recognizer.metrics import Metrics, evaluate, f1_scores, uf1
-from recognizer.results import Condition, amount_text
+from recognizer.results import Condition, amount_text, chosen_counts, chosen_text
 
 RESULT, LONG, CURVE, CONFIG, PREDICTIONS = (
     "result.json", "ablation", "curve.png", "config.yaml", "predictions.parquet",
@@ -43,6 +43,8 @@ class Summary(Condition):
     p_holm: float | None
     """Permutation p-value corrected for all comparisons of this ablation."""
     verdict: str
+    prior_weights: tuple[tuple[float, int], ...] = ()
+    """What folds chose as mix.prior_weight over all seeds, and how many chose it; empty where nothing was chosen."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -75,7 +77,8 @@ class FoldDifference:
 @dataclass(frozen=True, kw_only=True)
 class AblationResult:
     """``rows``: one per condition and seed: uf1, uar, accuracy, n_real and n_synthetic (clips trained on, means over
-    folds; n_synthetic counts all that was added). ``summary``: one entry per condition. ``comparisons``: how many."""
+    folds; n_synthetic counts all that was added), prior_weights (what how many
+    folds chose, in words). ``summary``: one entry per condition. ``comparisons``: how many."""
 
     rows: tuple[dict[str, Any], ...]
     summary: tuple[Summary, ...]
@@ -159,13 +162,16 @@ def figures(
     tables: dict[Condition, list[pa.Table]] = {}
     rows: list[dict[str, Any]] = []
     per_seed: dict[Condition, list[Metrics]] = {}
+    chosen: dict[Condition, list[float]] = {}
     for cell, result in zip(cells, results, strict=True):
         y, predicted = (predictions.column(result.table, name) for name in ("y", "predicted"))
         m = evaluate(y, predicted, classes)
         per_seed.setdefault(cell.condition, []).append(m)
         tables.setdefault(cell.condition, []).append(result.table)
+        chosen.setdefault(cell.condition, []).extend(result.prior_weights)
         row = asdict(cell.condition) | {"seed": cell.seed, "uf1": m.uf1, "uar": m.uar, "accuracy": m.accuracy}
-        rows.append(row | {"n_real": result.n_real, "n_synthetic": result.n_added})
+        row |= {"n_real": result.n_real, "n_synthetic": result.n_added}
+        rows.append(row | {"prior_weights": chosen_text(result.prior_weights)})
     pooled = {condition: _Predictions(found, len(classes)) for condition, found in tables.items()}
     compared = {c: a for c, a in pooled.items() if c.arm != NONE}
     draws = draws_for(config.resamples, len(compared))
@@ -187,6 +193,7 @@ def figures(
                 difference=difference,
                 p_holm=None if p is None else float(p),
                 verdict="" if difference is None or p is None else verdict(difference, float(p)),
+                prior_weights=chosen_counts(chosen[c]),
             )
         )
     return rows, summary, _by_fold(pooled, config) if config.protocol.kind in _BY_FOLD else []
@@ -263,4 +270,6 @@ def read_result(folder: Path) -> AblationResult:
 
 def _summary(plain: dict[str, Any]) -> Summary:
     difference = plain["difference"] and Comparison(**plain["difference"])
-    return Summary(**(plain | {"uf1": Interval(**plain["uf1"]), "difference": difference}))
+    worth = tuple((float(value), int(n)) for value, n in plain.get("prior_weights", ()))
+    more = {"uf1": Interval(**plain["uf1"]), "difference": difference, "prior_weights": worth}
+    return Summary(**(plain | more))

@@ -18,7 +18,8 @@ from recognizer import results
 from recognizer.config import AblationConfig, RunConfig, is_closed, needs_of
 from recognizer.controls import FLOW_ONLY
 from recognizer.data import FlowSet
-from recognizer.fitting import fit
+from recognizer.fitting import chosen_weights, fit
+from recognizer.metrics import require_classes
 from recognizer.mixing import PRETRAIN, SYNTHETIC_ONLY, members_of
 from recognizer.protocol import OWN_CLIPS, Fold, Mixture, PoolTooSmallError, mix
 from recognizer.results import Condition
@@ -66,6 +67,8 @@ class CellResult:
     n_real: float
     n_added: float
     seconds: float
+    prior_weights: tuple[float, ...] = ()
+    """What each fold chose that synthetic clips of a class are worth; empty where nothing was chosen."""
 
 
 def conditions(config: AblationConfig, sources: Sequence[str]) -> list[Condition]:
@@ -156,8 +159,9 @@ class CellRunner:
     def check(self, cells: Sequence[Cell]) -> None:
         """Find mistakes before the first hour of training: mix what asks most, with one model of each kind.
 
-        Raises what :func:`recognizer.protocol.mix` does.
+        Raises what :func:`recognizer.protocol.mix` does, and MissingClassError.
         """
+        require_classes(self.real.class_counts, self.real.classes)
         above = [amount for one in self.config.amounts for amount in one.values()]
         done = set()
         for cell in cells:
@@ -193,8 +197,10 @@ class CellRunner:
             for f, fold in enumerate(self.folds)
         ]  # fmt: skip
         seconds, n = (time.perf_counter() - start) / len(cells), len(self.folds)
+        worth = chosen_weights(trained, run)
         return [
-            CellResult(results.join(tables[c * n : (c + 1) * n]), *count, seconds) for c, count in enumerate(counts)
+            CellResult(results.join(tables[c * n : (c + 1) * n]), *count, seconds, worth[c * n : (c + 1) * n])
+            for c, count in enumerate(counts)
         ]
 
     def _config(self, cell: Cell) -> RunConfig:
@@ -206,7 +212,9 @@ class CellRunner:
 
 def write_cell(result: CellResult, path: Path) -> None:
     """Complete or absent."""
-    facts = json.dumps({"n_real": result.n_real, "n_added": result.n_added, "seconds": result.seconds})
+    facts = json.dumps(
+        {"n_real": result.n_real, "n_added": result.n_added, "seconds": result.seconds, "worth": result.prior_weights}
+    )
     results.write_table(result.table.replace_schema_metadata({_FACTS: facts.encode()}), path)
 
 
@@ -215,6 +223,7 @@ def read_cell(path: Path) -> CellResult:
     table = results.read_table(path)
     try:
         facts = json.loads((pq.read_schema(path).metadata or {})[_FACTS])
-        return CellResult(table, facts["n_real"], facts["n_added"], facts["seconds"])
-    except (KeyError, json.JSONDecodeError):
+        worth = tuple(map(float, facts.get("worth", ())))
+        return CellResult(table, facts["n_real"], facts["n_added"], facts["seconds"], worth)
+    except (KeyError, TypeError, json.JSONDecodeError):
         raise ManifestError(f"{path} is no cell of an ablation; remove it and run the same command again") from None

@@ -229,21 +229,21 @@ def train(given: _Inputs) -> None:
     Example: recognizer train recognizer/shipped --synthetic corpora/made --out models/zero-shot
     """
     from recognizer.config import RunConfig
-    from recognizer.sources import flow_notes
     from recognizer.trained import train as run
-    from recognizer.trained import training_clips
+    from recognizer.trained import training_clips, training_notes
 
     config = given.of(RunConfig, synthetic=bool(given.synthetic))
     clips, made = _read(given.real), _read(given.synthetic)
     real, synthetic, _, config = training_clips(clips, made or None, config)
     if given.dry_run:
         facts = {"model": config.model, "rows": sum(map(len, clips)), "synthetic_rows": sum(map(len, made))}
-        _say(facts | {"out": str(given.out)}, given.as_json)
+        notes = training_notes(real, synthetic, config)
+        _say(facts | {"out": str(given.out)} | ({"notes": notes} if notes else {}), given.as_json)
         return
     with progress_bars() as bars:
         bar = by_step(bars)
         model = run(clips or None, made or None, config, out=given.out, progress=bar)
-    for note in flow_notes(real, synthetic):
+    for note in training_notes(real, synthetic, config):
         click.echo(f"note: {note}", err=True)
     facts = {"model": config.model, "n_parameters": model.members.n_parameters, "subjects": len(model.subjects_seen)}
     _say(facts | {"out": str(given.out)}, given.as_json)

@@ -348,11 +348,17 @@ def load_config(
         for key in keys:
             if key == prefix or key.startswith(prefix + "."):
                 raise ConfigError(f"{key} has no effect: {why}")
+    names = {f.name for f in fields(kind)}
     closed = sorted(model for model in config.used_models if is_closed(config, model))
     alone = set(config.used_modes) == {PRETRAIN}
     if alone and closed and synthetic:
-        raise ConfigError(f"mix.mode=pretrain is for networks; choose mix.mode=prior or pool with model {closed[0]}")
+        raise ConfigError(only_networks_pretrain(closed[0], "modes=[prior]" if "modes" in names else "mix.mode=prior"))
     return config
+
+
+def only_networks_pretrain(model: str, way: str = "mix.mode=prior") -> str:
+    """What is said to whoever would pretrain a model that is fitted at once; ``way`` works also without real clips."""
+    return f"mix.mode=pretrain is for networks, and {model} is fitted at once; choose {way}"
 
 
 def _mentioned(file: Path | str | None, overrides: Sequence[str]) -> list[str]:

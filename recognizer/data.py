@@ -125,8 +125,8 @@ def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
 Progress = Callable[[int, int], None]
 LABEL_COLUMNS = ("label", "emotion", "objective_class")
 NORMALISATIONS = ("none", "robust")
-MATCH = "match"
-FRAMINGS = (MATCH, "own")
+MATCH, EACH = "match", "each"
+FRAMINGS = (MATCH, EACH, "own")
 BYTES, TOP = "bytes", 255.0
 """Flow as a published picture shows it, and the largest value there."""
 INPUTS = (FLOW, BYTES)
@@ -145,7 +145,8 @@ class DataConfig:
     """``none``, or ``robust``: u and v centred on their median (still skin), all divided by the rms of (u, v)."""
     frame: str = "match"
     """``match``: clips whose faces lie elsewhere in the crop than the real clips' are taken to where those lie, as far
-    as their crop shows it; ``own``: read as they are. See :func:`recognizer.sources.framed`."""
+    as their crop shows it; ``each``: and those of a composite's databases to what all of these show; ``own``: read as
+    they are. See :func:`recognizer.sources.framed`."""
     frame_size: int = 64
     """Side of the grey frames that some networks see, pixels."""
     frames: int = 10
@@ -184,9 +185,10 @@ class DataConfig:
         if self.power is not None and not 0 < self.power <= 1:
             raise ConfigError(f"data.power={self.power:g} is outside (0, 1]; 1 keeps the flow as it is")
         if self.pool and (self.pool < 2 or self.size % self.pool):
+            allowed = ", ".join(str(n) for n in range(2, self.size + 1) if self.size % n == 0)
             raise ConfigError(
-                f"data.pool={self.pool} does not divide data.size={self.size}; choose from "
-                f"{', '.join(str(n) for n in range(2, self.size + 1) if self.size % n == 0)}, or 0 for none"
+                f"data.pool={self.pool}: it is how many cells a side flow of data.size={self.size} is averaged "
+                f"over, at least 2 and a divisor of the size; choose from {allowed}, or 0 for no averaging"
             )
         if self.label not in LABEL_COLUMNS:
             raise ConfigError(f"data.label='{self.label}' is no class column; choose from {', '.join(LABEL_COLUMNS)}")
@@ -222,6 +224,8 @@ class FlowSet:
     own_rms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
     """[N] bool: u and v are in units that no pixel sets (their own root mean square, bytes); found from ``x`` if not
     given."""
+    draws: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
+    """[N] str: what tells synthetic clips of one name apart, their generator and seed; empty for all others."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
 
@@ -229,11 +233,13 @@ class FlowSet:
         n, size = len(self.x), self.x.shape[-1]
         if n and not len(self.own_rms):
             object.__setattr__(self, "own_rms", np.array([in_own_rms(x[:2]) for x in self.x]))
+        if not len(self.draws):
+            object.__setattr__(self, "draws", np.full(n, "", np.str_))
         if self.x.shape != (n, 3, size, size) or self.x.dtype != np.float32:
             raise ValueError(f"x is {self.x.dtype} {self.x.shape}; expected float32 [N,3,S,S]")
         if self.au.shape != (n, N_AUS * 2):
             raise ValueError(f"au has shape {self.au.shape}; expected [{n},{N_AUS * 2}]")
-        for name in ("y", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "subjects_seen"):
+        for name in (*_ARRAYS[3:], "y", "subjects_seen"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} clips")
         for name, view in self.views.items():
@@ -320,17 +326,34 @@ class FlowSet:
                     f"flow sets differ: {first.x.shape[1:]} {first.classes} and {other.x.shape[1:]} {other.classes}; "
                     "load both with one DataConfig"
                 )
-        ids = np.concatenate([s.clip_ids for s in sets])
-        values, counts = np.unique(ids, return_counts=True)
-        if (counts > 1).any():
-            raise ManifestError(f"clip '{values[counts > 1][0]}' is in both manifests; a clip may enter once")
         arrays: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in sets]) for name in _ARRAYS}
+        arrays["clip_ids"] = _told_apart(arrays["clip_ids"], arrays["draws"], "is in both manifests")
         views = {name: np.concatenate([s.views[name] for s in sets]) for name in first.views}
         seen = tuple(subjects for s in sets for subjects in s.subjects_seen)
         return replace(first, **arrays, views=views, subjects_seen=seen)
 
 
-_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms")
+_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "draws")
+
+
+def _told_apart(ids: np.ndarray, draws: np.ndarray, where: str) -> np.ndarray:
+    """Names of clips [N]; those that several clips have, with what tells these apart (:attr:`FlowSet.draws`).
+
+    Raises:
+        ManifestError: two clips that nothing tells apart.
+    """
+    _, index, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    shared = counts[index] > 1
+    if not shared.any():
+        return ids
+    out = ids.astype(object)
+    out[shared] = [f"{name}#{draw}" if draw else name for name, draw in zip(ids[shared], draws[shared], strict=True)]
+    again, counts = np.unique(out[shared].astype(str), return_counts=True)
+    if (counts > 1).any():
+        name = again[counts > 1][0].partition("#")[0]
+        way = "; draw one of two corpora with another --seed" if draws[ids == name].astype(bool).any() else ""
+        raise ManifestError(f"clip '{name}' {where}; a clip may enter once{way}")
+    return out.astype(str)
 
 
 def in_one_unit(own_rms: np.ndarray) -> bool:
@@ -394,10 +417,8 @@ def load(
         found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
-    ids = _column(kept, "clip_id")
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise ManifestError(f"clip '{values[counts > 1][0]}' occurs twice in the manifests; a clip may enter once")
+    draws = np.concatenate([_draws(manifest) for manifest in kept])
+    ids = _told_apart(_column(kept, "clip_id"), draws, "occurs twice in the manifests")
     x = _no_images(n, config.size)
     own_rms: list[bool] = []
     frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
@@ -430,10 +451,19 @@ def load(
         generators=_column(kept, "provenance.generator"),
         subjects_seen=tuple(chain.from_iterable(manifest.subjects_seen() for manifest in kept)),
         own_rms=np.array(own_rms),
+        draws=draws,
         classes=config.classes,
         left_out=dict(left_out),
         views={view: np.stack(arrays) for view, arrays in frames_of.items()},
     )
+
+
+def _draws(manifest: Manifest) -> np.ndarray:
+    """:attr:`FlowSet.draws` of a manifest's rows."""
+    columns = ("provenance.kind", "provenance.generator", "provenance.seed")
+    rows = zip(*(manifest.column(name) for name in columns), strict=True)
+    texts = [f"{maker}, seed {seed}" if kind == "synthetic" and seed >= 0 else "" for kind, maker, seed in rows]
+    return np.array(texts, np.str_)
 
 
 def _flows(manifest: Manifest) -> Iterator[tuple[np.ndarray, bool]]:

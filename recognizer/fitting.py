@@ -16,7 +16,7 @@ from mesynth.core.errors import ConfigError, LeakError, WeightsUnavailable
 from mesynth.core.process import counted
 from mesynth.core.seeds import derived
 from recognizer import mixing, training
-from recognizer.config import RunConfig, is_closed, section, shape_of, skeleton, transform_of
+from recognizer.config import RunConfig, is_closed, only_networks_pretrain, section, shape_of, skeleton, transform_of
 from recognizer.data import BYTES, FLOW, TOP, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
 from recognizer.models import LDA, SVM, lda, svm
@@ -283,6 +283,14 @@ class Pretrained:
                     )
 
 
+def chosen_weights(trained: Trained, config: RunConfig) -> tuple[float, ...]:
+    """What each member chose as its ``mix.prior_weight`` (nan: one without clips of both kinds); empty where it was
+    given, or plays no part."""
+    if config.mix.prior_weight is not None or not isinstance(trained, LdaMembers):
+        return ()
+    return () if np.isnan(trained.prior_weight).all() else tuple(map(float, trained.prior_weight))
+
+
 def alignment(x: np.ndarray, added: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per member: the map (a, b) [M,2,3] of added clips, and the rms [M,3] of all clips after it.
 
@@ -478,7 +486,7 @@ def _fit_estimators(data: _Fit, estimator: Any) -> EstimatorMembers:
 
     config = data.config
     if config.mix.mode == mixing.PRETRAIN and data.added.any():
-        raise ConfigError(f"mix.mode=pretrain is for networks; choose mix.mode=prior or pool with model {config.model}")
+        raise ConfigError(only_networks_pretrain(config.model))
     name = _weight_name(estimator)
 
     def fit_one(i: int, member: Member) -> Any:

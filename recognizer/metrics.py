@@ -98,13 +98,18 @@ def evaluate(y: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> 
     (0.733, 0.75, 0.75)
     """
     counts = confusion(y, predicted, len(classes))
-    empty = [name for name, n in zip(classes, counts.sum(1), strict=True) if n == 0]
+    require_classes(counts.sum(1), classes)
+    return from_confusion(counts, classes)
+
+
+def require_classes(counts: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Raise MissingClassError where one of the classes has no test clip; ``counts`` [C]."""
+    empty = [name for name, n in zip(classes, counts, strict=True) if n == 0]
     if empty:
         raise MissingClassError(
             f"class {', '.join(empty)} has no test clip, so UAR does not exist; "
             f"restrict the classes, for example data.classes=[{','.join(c for c in classes if c not in empty)}]"
         )
-    return from_confusion(counts, classes)
 
 
 def from_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Metrics:

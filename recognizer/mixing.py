@@ -41,7 +41,8 @@ class MixConfig:
     shares."""
     prior_weight: float | None = None
     """Real clips that the synthetic ones of a class are worth together (0: nothing). null: lda chooses it in every fold
-    by that fold's training subjects alone (:data:`PRIOR_WEIGHTS`); other models take 10."""
+    by that fold's training subjects alone (:data:`PRIOR_WEIGHTS`); svm and scikit-learn classifiers take 10, and
+    networks have none (``pull``)."""
     pretrain_steps: int = 150
     """Steps before the real clips. Arms without synthetic clips take them on real ones: equal budgets."""
     finetune_lr: float = 0.5

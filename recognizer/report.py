@@ -7,7 +7,6 @@ database. Its page no longer says how a line should look; this is subject, clip,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -47,7 +46,9 @@ def terminal(title: str, header: Sequence[str], rows: Rows) -> None:
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    # Numbers are never cut: a table that does not fit is wrapped by the terminal, or scrolls in a pager.
+    Console(width=max(console.width, Console(width=1000).measure(table).maximum)).print(table)
 
 
 def loso_tables(result: LosoResult) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -80,31 +81,61 @@ def loso_notes(result: LosoResult) -> list[str]:
     notes = []
     if result.left_out:
         listed = ", ".join(f"{name} {n}" for name, n in result.left_out.items())
-        notes.append(f"{sum(result.left_out.values())} clips have no class of this run and were left out: {listed}")
+        left = many(sum(result.left_out.values()), "clip has", "clips have")
+        notes.append(
+            f"{left} no class of this run and {form(sum(result.left_out.values()), 'was', 'were')} left out: {listed}"
+        )
     blocked = sum(fold["blocked"] > 0 for fold in result.folds)
     if blocked:
-        notes.append(f"{blocked} folds gave weight 0 to synthetic clips that had seen their held-out subjects")
+        notes.append(f"{many(blocked, 'fold')} gave weight 0 to synthetic clips that had seen their held-out subjects")
     notes += lacking_notes({fold["name"]: fold.get("lacking", []) for fold in result.folds})
     notes += result.notes
     synthetic = [fold["synthetic"] for fold in result.folds]
     if max(synthetic) > 0:
         notes.append(f"synthetic training clips per fold: {min(synthetic)} to {max(synthetic)}")
     if result.tried:
-        notes.append(f"{result.tried} other configurations were tried on these clips before: the best of many flatters")
+        others = many(result.tried, "other configuration was", "other configurations were")
+        notes.append(f"{others} tried on these clips before: the best of many flatters")
     if result.oracle:
         leaked = f"UF1 {result.oracle['uf1']:.3f}, UAR {result.oracle['uar']:.3f}"
         notes.append(f"LEAKED, point of training picked on the test clips: {leaked}; not a result")
     return notes
 
 
-def chosen_text(values: Sequence[float]) -> str:
-    """What members chose, and how many of them.
+def chosen_span(counts: Sequence[tuple[float, int]]) -> str:
+    """The median of what members chose (values and how many chose them), and from where to where it goes.
 
-    >>> chosen_text([3.0, 10.0, 3.0])
-    '3 in 2, 10 in 1'
+    >>> chosen_span([(0.0, 2), (3.0, 20), (30.0, 1)]), chosen_span([(10.0, 5)]), chosen_span([])
+    ('3 (0-30)', '10', '-')
     """
-    counts = Counter(values)
-    return ", ".join(f"{value:g} in {counts[value]}" for value in sorted(counts))
+    values = [value for value, n in counts for _ in range(n)]
+    if not values:
+        return "-"
+    low, high = min(values), max(values)
+    return f"{sorted(values)[len(values) // 2]:g}" + ("" if low == high else f" ({low:g}-{high:g})")
+
+
+def form(n: int, one: str, more: str) -> str:
+    """A word in its form for one thing, or for any other number."""
+    return one if n == 1 else more
+
+
+def many(n: int, one: str, more: str = "") -> str:
+    """A number of things; ``more``: their name if there is not one of them (an s more than ``one``).
+
+    >>> many(1, "comparison was", "comparisons were"), many(0, "clip"), many(1200, "clip")
+    ('1 comparison was', '0 clips', '1,200 clips')
+    """
+    return f"{n:,} {form(n, one, more or one + 's')}"
+
+
+def p_text(p: float) -> str:
+    """A p-value as it is written, three decimals without the zero before them.
+
+    >>> p_text(0.0004), p_text(0.0426), p_text(1.0)
+    ('< .001', '.043', '1.000')
+    """
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def lacking_notes(folds: Mapping[str, Sequence[str]]) -> list[str]:
@@ -116,8 +147,8 @@ def lacking_notes(folds: Mapping[str, Sequence[str]]) -> list[str]:
     lines = []
     for name in dict.fromkeys(name for lacking in folds.values() for name in lacking):
         where = [fold for fold, lacking in folds.items() if name in lacking]
-        learn = "learns" if len(where) == 1 else "learn"
         shown = ", ".join(where[:3]) + (", ..." if len(where) > 3 else "")
+        learn = form(len(where), "learns", "learn")
         lines.append(
             f"{len(where)} of {len(folds)} folds {learn} from no clip of {name} and cannot predict it: {shown}"
         )
@@ -138,15 +169,17 @@ def added(s: Summary) -> str:
 def ablation_table(result: AblationResult) -> tuple[str, list[str], list[list[str]]]:
     """(title, header, rows): one row per condition, narrow enough for a terminal of 80 columns where little varies."""
     more = ablation_columns(result.summary)
+    worth = any(s.prior_weights for s in result.summary)
     rows = []
     for s in result.summary:
         row = [s.model, added(s), *(_cell(s, name) for name in more)]
         rows.append(
             [*row, f"{s.uf1.value:.3f}", f"[{s.uf1.low:.3f}, {s.uf1.high:.3f}]", f"{s.seed_sd:.3f}", f"{s.uar:.3f}"]
+            + ([chosen_span(s.prior_weights)] if worth else [])
         )
     shown = ["subjects" if name == "train_subjects" else name for name in more]
-    header = ["model", "added", *shown, "UF1", "95 % interval", "seed sd", "UAR"]
-    return f"{result.n_subjects} subjects; intervals: bootstrap over subjects", header, rows
+    header = ["model", "added", *shown, "UF1", "95 % interval", "seed sd", "UAR", *(["weight"] if worth else [])]
+    return f"{many(result.n_subjects, 'subject')}; intervals: bootstrap over subjects", header, rows
 
 
 def _cell(s: Summary, name: str) -> str:
@@ -167,10 +200,14 @@ def ablation_verdicts(result: AblationResult) -> list[str]:
     more = ablation_columns(result.summary)
     lines = []
     for s in result.summary:
-        if s.difference is not None:
-            p = f"p {s.difference.p:.3f}, Holm {s.p_holm:.3f}"
+        if s.difference is not None and s.p_holm is not None:
+            p = f"p {p_text(s.difference.p)}, Holm {p_text(s.p_holm)}"
             lines.append(f"{condition_words(s, more)}, {added(s)}: {s.verdict} ({p})")
-    return [*lines, f"UF1 against nothing added, paired by subject; {result.comparisons} comparisons were made"]
+    return [*lines, f"UF1 against nothing added, paired by subject; {_comparisons(result)} made"]
+
+
+def _comparisons(result: AblationResult) -> str:
+    return many(result.comparisons, "comparison was", "comparisons were")
 
 
 def tally(result: AblationResult) -> str:
@@ -180,9 +217,11 @@ def tally(result: AblationResult) -> str:
     if not compared:
         return "Nothing was compared: no clips were added."
     if not gains and not losses:
-        many = f"None of the {len(compared)} comparisons shows" if len(compared) > 1 else "The comparison does not show"
-        return f"{many} that synthetic clips change UF1."
-    parts = [f"{gains} of {len(compared)} comparisons show a gain from synthetic clips"]
+        none = form(len(compared), "The comparison does not show", f"None of the {len(compared)} comparisons shows")
+        return f"{none} that synthetic clips change UF1."
+    if len(compared) == 1:
+        return f"The comparison shows a {'gain' if gains else 'loss'} from synthetic clips."
+    parts = [f"{gains} of {len(compared)} comparisons {form(gains, 'shows', 'show')} a gain from synthetic clips"]
     parts += [f"{losses} a loss"] if losses else []
     rest = len(compared) - gains - losses
     parts += [f"{rest} neither"] if rest else []
@@ -200,9 +239,10 @@ def resolution_note(result: AblationResult) -> str:
     least = 2.0 ** (1 - result.n_subjects) * result.comparisons
     if least < 0.05:
         return ""
+    asked = f"{many(result.n_subjects, 'subject')} and {many(result.comparisons, 'comparison')}"
     return (
-        f"With {result.n_subjects} subjects and {result.comparisons} comparisons the corrected p cannot fall below "
-        f"{min(least, 1):.2f}: nothing could have been shown here. Name fewer conditions, or take more subjects."
+        f"With {asked} the corrected p cannot fall below {min(least, 1):.2f}: nothing could have been shown here. Name "
+        "fewer conditions, or take more subjects."
     )
 
 

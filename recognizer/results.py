@@ -5,6 +5,8 @@ What a run under a protocol comes to: figures with intervals, per seed and datab
 from __future__ import annotations
 
 import io
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +69,25 @@ def amount_text(ratio: float, count: int) -> str:
     ('x0.5', '1,000 a class')
     """
     return f"{count:,} a class" if count else f"x{ratio:g}"
+
+
+def chosen_counts(values: Sequence[float]) -> tuple[tuple[float, int], ...]:
+    """What members chose, ascending, and how many of them; those that chose nothing (nan) are left out."""
+    return tuple(sorted(Counter(float(value) for value in values if not math.isnan(value)).items()))
+
+
+def chosen_text(values: Sequence[float]) -> str:
+    """:func:`chosen_counts` in words.
+
+    >>> chosen_text([3.0, 10.0, 3.0]), chosen_text([])
+    ('3 in 2, 10 in 1', '')
+    """
+    return counts_text(chosen_counts(values))
+
+
+def counts_text(counts: Sequence[tuple[float, int]]) -> str:
+    """Values and how many chose them, in words."""
+    return ", ".join(f"{value:g} in {n}" for value, n in counts)
 
 
 def fold_table(condition: Condition, seed: int, fold: Fold, real: FlowSet, scores: np.ndarray) -> pa.Table:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -34,13 +33,13 @@ from recognizer import results, training
 from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import DataConfig, FlowSet
-from recognizer.fitting import LdaMembers, NetworkMembers, Pretrained, fit, shares_of, top_of
-from recognizer.metrics import MissingClassError
+from recognizer.fitting import NetworkMembers, Pretrained, chosen_weights, fit, shares_of, top_of
+from recognizer.metrics import MissingClassError, require_classes
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
 from recognizer.protocol import Fold, Mixture, make_folds
-from recognizer.report import chosen_text, log_text
-from recognizer.results import Condition, LosoResult, figures, oracle_figures
+from recognizer.report import log_text
+from recognizer.results import Condition, LosoResult, chosen_text, figures, oracle_figures
 from recognizer.sources import (
     Progress,
     Source,
@@ -338,6 +337,7 @@ def _members(
         outcome, mixtures = _tested(run, real, folds)
         seconds["test"] = time.perf_counter() - start
         return outcome, mixtures, real, seconds
+    require_classes(real.class_counts, real.classes)
     amount = dict(config.mix.amount) if made is not None else {}
     amount.pop("at_most", None)
     mixtures = [mixed(real, made, folds, config.mix, seed) for seed in config.seeds]
@@ -364,7 +364,7 @@ def _notes(run: _Run, outcome: _Outcome | None, *, adds: bool) -> list[str]:
         zero = f"zero-shot: {run.name} was tested as it is, and nothing was learned here (it had learned from {whom})"
         return [zero, *framing_notes(run.real, others="the clips that it learned from")]
     notes = flow_notes(run.real, run.synthetic if adds else None)
-    if outcome is not None and outcome.prior_weights and run.config.mix.prior_weight is None:
+    if outcome is not None and outcome.prior_weights:
         notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
     return notes
 
@@ -461,7 +461,7 @@ class _Outcome:
     n_parameters: int
     oracle: pa.Table = field(default_factory=lambda: pa.table({n: [] for n in ORACLE_SCHEMA.names}, ORACLE_SCHEMA))
     prior_weights: tuple[float, ...] = ()
-    """What synthetic clips of a class counted, by member; empty where that plays no part."""
+    """As :func:`recognizer.fitting.chosen_weights`."""
 
 
 def _places_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[_Place]:
@@ -540,11 +540,9 @@ def _train(
         tables.append(results.fold_table(condition, place.seed, fold, real, scores))
         if oracle:
             best.append(_oracle_rows(place, real, [*predicted[i], scores.argmax(1)]))
-    worth = trained.prior_weight.tolist() if isinstance(trained, LdaMembers) else []
     outcome = _Outcome(
-        table=results.join(tables), n_parameters=trained.n_parameters,
-        prior_weights=() if any(map(math.isnan, worth)) else tuple(worth),
-    )  # fmt: skip
+        table=results.join(tables), n_parameters=trained.n_parameters, prior_weights=chosen_weights(trained, config)
+    )
     return (replace(outcome, oracle=pa.concat_tables(best)) if oracle else outcome), trained.tensors()
 
 

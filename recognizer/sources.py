@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
 from mesynth.core.framing import KnownFraming, covered
@@ -25,7 +27,7 @@ from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
 from recognizer.config import RunConfig, effective, needs_of, transform_of
-from recognizer.data import BYTES, MATCH, READ_AS, TOP, DataConfig, FlowSet, load
+from recognizer.data import BYTES, EACH, MATCH, READ_AS, TOP, DataConfig, FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
 Progress = Callable[[str, float, float], None]
@@ -47,7 +49,10 @@ def framed(
 
     A recognizer reads motion by its place in the crop. Of several real manifests that are framed unlike, the framing
     counts that most clips can be taken to. What cannot (its crop shows too little), or is not known, is read as it is;
-    :func:`flow_notes` says all of it. No label takes part, and four numbers of all real clips.
+    :func:`flow_notes` says all of it. No label takes part, and four numbers of all real clips, or of each database.
+
+    A composite's clips stay as they are, and others are taken to what all its databases show; with data.frame=each its
+    own are, too.
     """
     theirs = [(m, known_framing(m)) for m in real] if isinstance(real, list) else []
     made = [(m, known_framing(m)) for m in synthetic] if isinstance(synthetic, list) else []
@@ -57,14 +62,25 @@ def framed(
         return sum(len(m) for m, k in [*theirs, *made] if k and (not k.differs(target) or k.can_become(target)))
 
     target = max(candidates, key=clips_there, default=None)
+    if target is not None and data.frame == EACH:
+        theirs, target = [part for one in theirs for part in _by_database(*one)], target.goal
     bound = [_bound(m, known, target, data) for m, known in theirs]
     if target is None and any(known for _, known in made):
         bound = [replace(m, meta=m.meta | {_WANTED: ""}) for m in bound]
     return (
         bound if isinstance(real, list) else real,
         [_bound(m, known, target, data) for m, known in made] if isinstance(synthetic, list) else synthetic,
-        target,
+        target and target.goal,
     )
+
+
+def _by_database(manifest: Manifest, known: KnownFraming | None) -> list[tuple[Manifest, KnownFraming | None]]:
+    """A composite's databases, each with its own framing; a manifest of one stays whole."""
+    if known is None or not known.databases:
+        return [(manifest, known)]
+    names = manifest.column("database").astype(str)
+    each = [(name, manifest.filter(names == name)) for name in np.unique(names)]
+    return [(replace(part, meta=part.meta | framing_meta(known.of(name))), known.of(name)) for name, part in each]
 
 
 def framed_as(
@@ -73,7 +89,10 @@ def framed_as(
     """``source``, to be read with faces where ``target`` has them, as :func:`framed` does it."""
     if isinstance(source, FlowSet):
         return source
-    return [_bound(m, known_framing(m) if target else None, target, data) for m in source]
+    known = [(m, known_framing(m) if target else None) for m in source]
+    if data.frame == EACH:
+        known = [part for one in known for part in _by_database(*one)]
+    return [_bound(m, k, target, data) for m, k in known]
 
 
 _WANTED = "framing wanted"
@@ -83,9 +102,10 @@ _WANTED = "framing wanted"
 def _bound(manifest: Manifest, known: KnownFraming | None, target: KnownFraming | None, data: DataConfig) -> Manifest:
     if target is None or (known is not None and not known.differs(target)):
         return manifest
-    meta = {_WANTED: target.to_json()} | framing_meta(known)
-    if known is not None and data.frame == MATCH and known.can_become(target):
-        meta[READ_AS] = target.to_json()
+    goal = target.goal.to_json()
+    meta = {_WANTED: goal} | framing_meta(known)
+    if known is not None and data.frame in (MATCH, EACH) and known.can_become(target):
+        meta[READ_AS] = goal
     return replace(manifest, meta=manifest.meta | meta)
 
 

@@ -39,6 +39,7 @@ from recognizer.sources import (
     Progress,
     Source,
     as_flow_set,
+    flow_notes,
     framed,
     framed_as,
     framing_notes,
@@ -443,11 +444,30 @@ def training_clips(
         raise ConfigError("there are no clips to learn from; pass --real, --synthetic, or both")
     mix = config.mix
     if mix.mode not in (PRIOR, SYNTHETIC_ONLY):  # prior is the default: nobody asked for it
-        raise ConfigError(f"mix.mode={mix.mode} needs real clips; pass --real, or leave mix.mode out")
+        raise ConfigError(f"mix.mode={mix.mode} needs real clips; pass --real, or choose mix.mode={SYNTHETIC_ONLY}")
     if mix.ratio is not None:
         raise ConfigError(f"mix.ratio={mix.ratio:g} counts clips for each real one; pass --real, or choose mix.count")
+    if mix.prior_weight is not None:
+        raise ConfigError(
+            f"mix.prior_weight={mix.prior_weight:g} weighs synthetic clips against real ones; pass --real, or leave it "
+            "out"
+        )
     made, _, framing = framed(synthetic, None, config.data)  # to the framing that most of them can be read in
     return [], made, framing, replace(config, mix=replace(mix, mode=SYNTHETIC_ONLY))
+
+
+def training_notes(
+    real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None, config: RunConfig
+) -> list[str]:
+    """What to know of the clips of :func:`training_clips`, a line each."""
+    n = len(real) if isinstance(real, FlowSet) else sum(map(len, real))
+    if config.mix.mode != SYNTHETIC_ONLY or not n:
+        return flow_notes(real, synthetic)
+    idle = (
+        f"mix.mode={SYNTHETIC_ONLY} learns from no real clip: the {n:,} given say where faces lie and nothing more; to "
+        "learn from them choose mix.mode=prior"
+    )
+    return [idle, *flow_notes(real, synthetic)]
 
 
 def _trained(

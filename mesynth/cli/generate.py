@@ -151,7 +151,8 @@ Examples:
 @click.option(
     "--frame",
     default="",
-    help="Where faces lie in images of --kind flow: like:PREPARED (as in that database), or "
+    help="Where faces lie in images of --kind flow: like:PREPARED (as in that database; of a composite what all its "
+    "databases show, like:PREPARED:samm as in one of them), or "
     "eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: as our crops].",
 )
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")

@@ -94,7 +94,9 @@ def _framing(manifest: Any) -> dict[str, str]:
     known = known_framing(manifest)
     if known is None:
         return {"framing": "not known (say it with --frame)"}
-    return {} if known.origin == MADE and known.framing == OWN else {"framing": known.text()}
+    if known.origin == MADE and known.framing == OWN:
+        return {}
+    return {"framing": known.text()} | ({"of each": "; ".join(known.parts())} if known.databases else {})
 
 
 def _flow_images(table: Any) -> dict[str, Any]:

@@ -8,8 +8,10 @@ crops of :mod:`mesynth.preprocess.align` do, and higher.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -83,18 +85,38 @@ class KnownFraming:
     """The same for our crop."""
     images: int = 0
     """Clips that it was found on."""
+    databases: tuple[tuple[str, KnownFraming], ...] = ()
+    """Of a composite, as far as they are known: its databases' own, by name; empty where there is one database."""
 
     def __post_init__(self) -> None:
         if self.origin not in _UNSURE:
             raise ConfigError(f"framing origin '{self.origin}' is unknown; choose from {', '.join(_UNSURE)}")
 
+    def of(self, database: str) -> KnownFraming:
+        """One database's own framing, or that of all where nothing else is recorded of it."""
+        return dict(self.databases).get(database, replace(self, databases=()))
+
+    @property
+    def goal(self) -> KnownFraming:
+        """Where others' clips are drawn, or taken to, to be like these: of a composite the crop that each of its
+        databases shows whole (:func:`shared`), as chosen on real flow images (docs/decisions/019)."""
+        alone = replace(self, databases=())
+        if len(self.databases) < 2:
+            return alone
+        try:
+            return replace(alone, framing=shared([known.framing for _, known in self.databases]))
+        except ConfigError:  # no face is in all of them
+            return alone
+
     def differs(self, other: KnownFraming) -> bool:
-        """Whether the two lie further apart than the less sure of them may err."""
-        return self.framing.distance(other.framing) > max(_UNSURE[self.origin], _UNSURE[other.origin])
+        """Whether the two lie further apart than the less sure of them may err; a composite lies at its :attr:`goal`,
+        too."""
+        pairs = ((a, b) for a in {self.framing, self.goal.framing} for b in {other.framing, other.goal.framing})
+        return min(a.distance(b) for a, b in pairs) > max(_UNSURE[self.origin], _UNSURE[other.origin])
 
     def can_become(self, other: KnownFraming) -> bool:
-        """Whether flow in this framing shows enough of the other to be taken there."""
-        return covered(self.framing, other.framing) >= COVERED
+        """Whether flow in this framing shows enough of the other's :attr:`goal` to be taken there."""
+        return covered(self.framing, other.goal.framing) >= COVERED
 
     def text(self) -> str:
         """For people: the numbers and how they are known."""
@@ -102,25 +124,38 @@ class KnownFraming:
         found = f" (estimated from {self.images} flow images)"
         return self.framing.text() + how.get(self.origin, found)
 
+    def parts(self) -> list[str]:
+        """For people: a line for each database of a composite."""
+        return [f"{name} {known.text()}" for name, known in self.databases]
+
     def to_json(self) -> str:
         """As :meth:`of_json` reads it."""
-        return json.dumps(asdict(self))
+        return json.dumps(self._plain())
+
+    def _plain(self) -> dict[str, Any]:
+        own = {f.name: getattr(self, f.name) for f in fields(self)} | {"framing": asdict(self.framing)}
+        del own["databases"]  # of one database it is what was written before there were composites
+        return own | ({"databases": {name: known._plain() for name, known in self.databases}} if self.databases else {})
 
     @staticmethod
     def of_json(text: str) -> KnownFraming:
         """Raises ConfigError for text that is no framing."""
         try:
-            values = json.loads(text)
-            framing = Framing(**{name: float(value) for name, value in values.pop("framing").items()})
-            known = KnownFraming(framing=framing, **values)
-            numbers = float(known.explained), float(known.explained_own), int(known.images)
+            return _of_plain(json.loads(text))
         except ConfigError:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise ConfigError(f"'{text[:60]}' is no framing") from None
-        return KnownFraming(
-            framing=framing, origin=known.origin, explained=numbers[0], explained_own=numbers[1], images=numbers[2]
-        )
+
+
+def _of_plain(values: dict[str, Any]) -> KnownFraming:
+    framing = Framing(**{name: float(value) for name, value in values.pop("framing").items()})
+    databases = tuple((str(name), _of_plain(one)) for name, one in values.pop("databases", {}).items())
+    known = KnownFraming(framing=framing, **values)
+    return replace(
+        known, explained=float(known.explained), explained_own=float(known.explained_own), images=int(known.images),
+        databases=databases,
+    )  # fmt: skip
 
 
 def framing_of_eyes(eyes: np.ndarray, height: int, width: int) -> Framing:
@@ -231,6 +266,29 @@ def _maps(
     y = (((np.arange(rows) + 0.5) / rows - target.row) / target.height * source.height + source.row) * height
     map_x, map_y = np.meshgrid((x - 0.5).astype(np.float32), (y - 0.5).astype(np.float32))
     return map_x, map_y
+
+
+def shared(framings: Sequence[Framing]) -> Framing:
+    """The framing of the crop that crops in all of these framings show: their intersection, laid on the eyes' middle.
+
+    Raises:
+        ConfigError: they show nothing in common that is as large as a face.
+
+    >>> shared([Framing(eyes=0.5, height=0.5, row=0.25), Framing()]).text()
+    'eyes=0.5,height=0.5,row=0.25,column=0.5'
+    >>> shared([Framing(row=0.25), Framing(row=0.45)]).text()
+    'eyes=0.4,height=0.5,row=0.312,column=0.5'
+    """
+    found: dict[str, float] = {}
+    for place, along in (("column", "eyes"), ("row", "height")):
+        ends = [(-getattr(f, place) / getattr(f, along), (1 - getattr(f, place)) / getattr(f, along)) for f in framings]
+        low, high = max(start for start, _ in ends), min(end for _, end in ends)
+        if high <= low:
+            raise ConfigError(
+                "crops of these framings show nothing in common: " + "; ".join(f.text() for f in framings)
+            )
+        found |= {along: round(1 / (high - low), 4), place: round(-low / (high - low), 4)}
+    return Framing(**found)
 
 
 def covered(source: Framing, target: Framing) -> float:

@@ -209,7 +209,7 @@ def import_flow_folders(
     *,
     channels: str = "",
     database: str = "",
-    framing: KnownFraming | Callable[[list[np.ndarray]], KnownFraming | None] | None = None,
+    framing: KnownFraming | Callable[[list[np.ndarray], list[str]], KnownFraming | None] | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -218,7 +218,8 @@ def import_flow_folders(
     ``flow.npy`` [2,H,W] float32 is :func:`unstretch`'s, in units of its rms; every row warns of that. The image
     itself is kept as the extra array :data:`~mesynth.store.shards.STRETCHED` (u, v, strain). ``channels``: what R, G
     and B hold, such as "svu" where R is the strain; empty takes "uvs", if the images agree with it. ``framing`` is
-    recorded: where faces lie in the images, or what finds that from flows [2,H,W] of up to 512 of them.
+    recorded: where faces lie in the images, or what finds that from flows [2,H,W] of up to 512 of them and the names of
+    their databases.
 
     Raises:
         DatasetLayoutError: see :func:`read_flow_folders`, or the channels are in another order.
@@ -242,18 +243,15 @@ def import_flow_folders(
     if isinstance(framing, KnownFraming):
         config["framing"] = asdict(framing.framing)
     elif framing is not None:
-        framing = framing(_some_flows(found, channels or ORDERS[0]))
+        some = found.clips[:: -(-len(found.clips) // _CHECKED)]  # evenly taken
+        order = channels or ORDERS[0]
+        flows = [unstretch(_planes(read_flow_image(found.root / clip.file), order)) for clip in some]
+        framing = framing(flows, [clip.database for clip in some])
     worker = _Worker(found.root, channels or ORDERS[0])
     return run_stage(
         Path(out), list(found.clips), worker, config=config, workers=workers, progress=progress,
         meta=framing_meta(framing),
     )  # fmt: skip
-
-
-def _some_flows(found: FlowFolders, order: str) -> list[np.ndarray]:
-    """Flows of up to _CHECKED clips, evenly taken."""
-    step = -(-len(found.clips) // _CHECKED)
-    return [unstretch(_planes(read_flow_image(found.root / clip.file), order)) for clip in found.clips[::step]]
 
 
 def _planes(picture: np.ndarray, order: str) -> np.ndarray:

@@ -9,7 +9,8 @@ profiled out. Labels take no part, so a framing may be found on all clips of a d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from contextlib import suppress
+from dataclasses import astuple, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -105,8 +106,24 @@ def find_framing(flows: Sequence[np.ndarray] | np.ndarray) -> KnownFraming:
     )
 
 
+def find_framings(flows: Sequence[np.ndarray] | np.ndarray, databases: Sequence[str]) -> KnownFraming:
+    """:func:`find_framing` of all images, and, where they are of several ``databases`` [N], of each by itself: crops of
+    one differ from those of another. Left out is one whose own images say too little.
+
+    Raises: as :func:`find_framing`, of all images.
+    """
+    whole, names = find_framing(flows), np.asarray(databases, np.str_)
+    if len(np.unique(names)) < 2:
+        return whole
+    found = []
+    for name in np.unique(names):
+        with suppress(ConfigError):
+            found.append((str(name), find_framing([flow for flow, of in zip(flows, names, strict=True) if of == name])))
+    return replace(whole, databases=tuple(found))
+
+
 def framing_of(folder: Path | str) -> KnownFraming:
-    """The framing of a prepared database or corpus: as recorded, by its landmarks, or else :func:`find_framing` of its
+    """The framing of a prepared database or corpus: as recorded, by its landmarks, or else :func:`find_framings` of its
     flow, real clips' alone where it has any.
 
     Raises:
@@ -121,21 +138,33 @@ def framing_of(folder: Path | str) -> KnownFraming:
     rows = np.flatnonzero(kinds == "real") if (kinds == "real").any() else np.arange(len(manifest))
     looked_at = np.zeros(len(manifest), np.bool_)
     looked_at[rows[:: max(1, len(rows) // _MOST)][:_MOST]] = True
-    return find_framing([reframed(flow, OWN, OWN, _SIDE) for flow in read_flows(manifest.filter(looked_at))])
+    chosen = manifest.filter(looked_at)
+    flows = [reframed(flow, OWN, OWN, _SIDE) for flow in read_flows(chosen)]
+    return find_framings(flows, [str(name) for name in chosen.column("database")])
 
 
 def stated_framing(text: str) -> KnownFraming:
-    """``own``, ``eyes=0.57,row=0.25`` (:func:`mesynth.core.framing.parse_framing`), or ``like:PREPARED``.
+    """``own``, ``eyes=0.57,row=0.25`` (:func:`mesynth.core.framing.parse_framing`), ``like:PREPARED``: as that database
+    is framed (of a composite, what all its databases show), or ``like:PREPARED:DATABASE``: as one of a composite's is.
 
     Raises:
-        ConfigError: none of these, or a database whose framing cannot be found.
+        ConfigError: none of these, a database whose framing cannot be found, or one that is not in the composite.
         ManifestError: no prepared database there.
 
     >>> stated_framing("eyes=0.5").text()
     'eyes=0.5,height=0.5,row=0.35,column=0.5 (given)'
     """
     if text.startswith(LIKE):
-        return framing_of(text.removeprefix(LIKE))
+        folder, colon, database = text.removeprefix(LIKE).rpartition(":")
+        if not colon or Path(text.removeprefix(LIKE)).exists():  # a folder's name may hold a colon
+            return framing_of(text.removeprefix(LIKE)).goal
+        known = framing_of(folder)
+        there = dict(known.databases)
+        if database not in there:
+            which = f"choose from {', '.join(there)}" if there else f"leave :{database} out"
+            lacking = f"no framing of a database '{database}' is recorded in {folder}"
+            raise ConfigError(f"{lacking}; {which}")
+        return there[database]
     return KnownFraming(framing=parse_framing(text), origin=GIVEN)
 
 
@@ -163,16 +192,24 @@ def _cells(flat: np.ndarray) -> np.ndarray:
     return flat.reshape(len(flat), 2, _CELLS, k, _CELLS, k).mean((3, 5)).reshape(len(flat), -1)
 
 
-def _likelihood(real: np.ndarray, framing: Framing) -> float:
-    """Mean log-likelihood of images [N,D] under the draws' Gaussian in ``framing``, up to a constant: -log det / 2
-    - D/2 log(q/D), q the squared Mahalanobis length; that is the maximum over each image's own scale."""
+@lru_cache(maxsize=64)
+def _gaussian(framing: Framing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean [D] of the draws in ``framing``, and their covariance's eigenvalues [D] and vectors [D,D]. Kept: searches
+    for a composite's databases pass the same places."""
     wide = _wide_draws()
     mirrored = wide[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]  # faces have no preferred side
     drawn = reframed(np.concatenate([wide, mirrored]), _WIDE, framing, _SIDE)
     cells = _cells(_unit(drawn)).astype(np.float64)
-    mean, d = cells.mean(0), cells.shape[1]
     covariance = np.cov(cells, rowvar=False, bias=True)
     values, vectors = eigh(covariance)
-    values = (1 - _SHRINKAGE) * values + _SHRINKAGE * np.trace(covariance) / d
+    values = (1 - _SHRINKAGE) * values + _SHRINKAGE * np.trace(covariance) / len(covariance)
+    return cells.mean(0), values, vectors
+
+
+def _likelihood(real: np.ndarray, framing: Framing) -> float:
+    """Mean log-likelihood of images [N,D] under the draws' Gaussian in ``framing``, up to a constant: -log det / 2
+    - D/2 log(q/D), q the squared Mahalanobis length; that is the maximum over each image's own scale."""
+    mean, values, vectors = _gaussian(framing)
+    d = len(mean)
     length = (((real - mean) @ vectors) ** 2 / values).sum(1)
     return float(-0.5 * d * np.log(length / d).mean() - 0.5 * np.log(values).sum())

@@ -47,10 +47,11 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
         if (out.is_file() or _foreign(out)) and not run_file.is_file():
             raise RunFolderError(f"{out} is not empty and holds no run of this command; choose another --out")
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            _make(out)
             run = {"config": _plain(config), "hash": digest, digests.KEY: digests.LIST}
             _create_text(run_file, yaml.safe_dump(run, sort_keys=False))
         except OSError as error:
+            _unmake(out)
             raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
     digests.check(out, [RUN_FILE], partly=True)
     try:
@@ -73,6 +74,26 @@ def require_name(out: Path) -> None:
         raise RunFolderError(f"the name {str(out)!r} holds a NUL character; choose another --out")
 
 
+_made: dict[str, list[Path]] = {}
+"""By absolute name: folders that this process made for a run that has not written anything yet, the innermost first."""
+
+
+def _make(folder: Path) -> None:
+    """Make ``folder`` and those above it, so that :func:`_unmake` can remove just those that were not there."""
+    place = Path(os.path.abspath(folder))
+    missing = [path for path in (place, *place.parents) if not path.exists()]
+    if missing:
+        _made[str(place)] = missing
+    place.mkdir(parents=True, exist_ok=True)
+
+
+def _unmake(folder: Path) -> None:
+    """Remove what :func:`_make` made, as far as nothing lies in it."""
+    for path in _made.pop(os.path.abspath(folder), ()):
+        with suppress(OSError):
+            path.rmdir()
+
+
 def _foreign(out: Path) -> bool:
     """Whether ``out`` holds anything but what a claim in this moment, or a killed one, leaves."""
     return out.is_dir() and any(p.name != LOCK_FILE and not p.name.startswith(f".{RUN_FILE}") for p in out.iterdir())
@@ -92,7 +113,8 @@ def only_writer(out: Path) -> Iterator[None]:
     A writer that was killed leaves an empty ``.writing``, which holds nobody up, and files that it had begun under
     temporary names; the next one removes both. Who writes a folder holds it from the first byte to the last: of any
     number that start together one goes on, the others are told. A mistake that shows before anything was written
-    gives the folder's claim up, so that the command put right may have the same folder.
+    gives the folder's claim up, so that the command put right may have the same folder; a folder that was made for
+    this run then goes, too.
 
     Raises:
         RunFolderError: another process (or another thread of this one) holds it, or it cannot be written.
@@ -141,15 +163,20 @@ def only_maker(out: Path) -> Iterator[None]:
 @contextmanager
 def _held(out: Path, lock: Path) -> Iterator[None]:
     require_name(out)
-    with ExitStack() as stack:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            held = stack.enter_context(file_lock(lock, wait=False))
-        except OSError as error:
-            raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
-        if not held:
-            raise RunFolderError(f"{out} is being written by another process; wait for it or choose another --out")
-        yield
+    try:
+        with ExitStack() as stack:
+            try:
+                _make(lock.parent)
+                held = stack.enter_context(file_lock(lock, wait=False))
+            except OSError as error:
+                raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+            if not held:
+                raise RunFolderError(f"{out} is being written by another process; wait for it or choose another --out")
+            yield
+    except BaseException:
+        _unmake(lock.parent)  # when the lock is gone
+        raise
+    _made.pop(os.path.abspath(lock.parent), None)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mesynth.core.errors import RunFolderError
+from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store import digests
 from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_text
@@ -54,7 +54,12 @@ class RunFolder:
             if not self.generator.is_dir():  # a finished run is left as it is
                 digests.unseal(self.path)
                 write_text(self.path / RECIPE, recipe.yaml())
-            yield
+            try:
+                yield
+            except MesynthError:
+                if not (self.path / RECORD).is_file():  # nothing has begun: the folder is given up as it was found
+                    (self.path / RECIPE).unlink(missing_ok=True)
+                raise
 
     def keep_record(self, record: dict[str, Any]) -> None:
         """Note what the run learns from, or check that it is what it was.

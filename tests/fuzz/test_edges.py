@@ -125,6 +125,26 @@ def test_numbers_that_count_nothing(verb: str, what: tuple[str, str], world: Pat
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
+REFUSED_LATE = (
+    "mesynth train gan/motion_64_manifest data.manifests=[W/flow] --device cpu --workers 1 --out @",
+    "mesynth filter W/flow --keep identity=0.1 --out @", "mesynth export W/flow --to frames --workers 1 --out @",
+    "mesynth augment W/real --ratios 0.5 --workers 1 --out @",
+    "mesynth measure --real W/real --synthetic W/real --out @",
+    "mesynth generate --faces W/faces --model flow_gan --emotion surprise --count 1 --workers 1 --out @",
+    "recognizer loso --real W/flow model=lda --out @", "recognizer loso --model W/model --real W/real --out @",
+    "recognizer ablate --real W/real --synthetic W/flow models=[lda] counts=[99] seeds=[0] --out @",
+    "recognizer train --synthetic W/flow model=lda --out @",
+    "recognizer predict --model shipped --video W/faces --fps 30 --out @",
+)  # fmt: skip
+"""What is only seen in the data, long after the options."""
+
+
+@pytest.mark.parametrize("command", REFUSED_LATE)
+def test_a_refused_run_leaves_no_folder(command: str, world: Path, tmp_path: Path) -> None:
+    line_of(run(*_words(command, world, tmp_path / "runs" / "out")))
+    assert list(tmp_path.iterdir()) == []
+
+
 def _hostile(folder: Path) -> dict[str, Path]:
     """Paths that no file system takes, or that lead nowhere."""
     (folder / "file").write_text("x")

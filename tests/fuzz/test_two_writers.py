@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import mesynth
 from mesynth.core.errors import LeakError, RunFolderError
 from mesynth.store.manifest import Manifest
-from mesynth.store.run_folder import LOCK_FILE, claim_folder, only_writer, temporary_beside, write_text
+from mesynth.store.run_folder import LOCK_FILE, claim_folder, only_maker, only_writer, temporary_beside, write_text
 from mesynth.store.stage import Produced, run_stage
 from tests.builders import row
 
@@ -125,6 +126,41 @@ def test_a_mistake_before_the_first_file_gives_the_claim_up(tmp_path: Path, kept
     else:
         assert list(tmp_path.iterdir()) == []
         claim_folder(tmp_path, {"leak": "zero-weight"})
+
+
+@pytest.mark.parametrize("before", ["", "a", "a/b", "a/b/out"])
+@pytest.mark.parametrize("how", ["claimed", "held alone", "made whole"])
+@pytest.mark.parametrize("error", [LeakError("x"), ZeroDivisionError()])
+def test_a_run_that_wrote_nothing_removes_the_folders_it_made(
+    tmp_path: Path, before: str, how: str, error: Exception
+) -> None:
+    """And no other: what was there, empty or not, stays."""
+    out = tmp_path / "a" / "b" / "out"
+    (tmp_path / before).mkdir(parents=True, exist_ok=True)
+    there = sorted(tmp_path.rglob("*"))
+    if how == "claimed":
+        claim_folder(out, {"n": 1})
+    with pytest.raises(type(error)), (only_maker if how == "made whole" else only_writer)(out):
+        raise error
+    left = sorted(tmp_path.rglob("*"))
+    if how == "claimed" and isinstance(error, ZeroDivisionError):  # a fault, no mistake: the same command goes on
+        assert out / "run.yaml" in left
+    else:
+        assert left == there
+
+
+@pytest.mark.parametrize("how", ["claimed", "held alone", "made whole"])
+def test_a_run_that_ends_well_keeps_its_folder(tmp_path: Path, how: str) -> None:
+    out = tmp_path / "a" / "out"
+    if how == "claimed":
+        claim_folder(out, {"n": 1})
+    with (only_maker if how == "made whole" else only_writer)(out):
+        pass
+    assert out.parent.is_dir()
+    assert out.is_dir() == (how != "made whole")
+    with suppress(LeakError), only_writer(out):  # a later mistake in it takes nothing away
+        raise LeakError("x")
+    assert out.is_dir() == (how != "made whole")
 
 
 def test_of_a_hundred_that_start_together_one_goes_on(tmp_path: Path) -> None:

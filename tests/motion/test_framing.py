@@ -10,7 +10,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.framing import OWN, Framing
 from mesynth.core.profiles import Profile
 from mesynth.motion.flow_prior import FlowPrior, FlowRequest, K
-from mesynth.motion.framing import find_framing
+from mesynth.motion.framing import find_framing, find_framings
 
 
 def _flows(framing: Framing, n: int = 60) -> np.ndarray:
@@ -48,3 +48,16 @@ def test_motion_unlike_that_of_faces_has_no_framing() -> None:
     noise = np.random.default_rng(0).normal(size=(24, 2, 28, 28)).astype(np.float32)
     with pytest.raises(ConfigError, match="the motion in 24 flow images is not that of faces"):
         find_framing(noise)
+
+
+def test_each_database_of_a_composite_is_found() -> None:
+    """By its own images; one with too few of them is left out."""
+    tight = Framing(eyes=0.57, height=0.46, row=0.25, column=0.48)
+    flows = np.concatenate([_flows(OWN, 30), _flows(tight, 30), _flows(OWN, 5)])
+    names = ["ours"] * 30 + ["theirs"] * 30 + ["few"] * 5
+    found = find_framings(flows, names)
+    assert [name for name, _ in found.databases] == ["ours", "theirs"]
+    for name, framing in (("ours", OWN), ("theirs", tight)):
+        assert found.of(name).framing.distance(framing) < 0.05
+    with pytest.raises(ConfigError, match=r"^5 flow images"):
+        find_framings(flows[-5:], names[-5:])

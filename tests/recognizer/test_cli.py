@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,7 +111,8 @@ def test_ablate(corpora: dict[str, Manifest], tmp_path: Path) -> None:
         "models=[lda]", "ratios=[0,1]", "seeds=[0]",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "1 comparisons were made" in result.output
+    assert "1 comparison was made" in result.output
+    assert re.search(r"\(p (\.\d{3}|1\.000|< \.001), Holm (\.\d{3}|1\.000|< \.001)\)", result.output)
     assert max(map(len, result.output.splitlines()[:8])) <= 80
     assert (tmp_path / "a" / "curve.png").stat().st_size > 10_000
 
@@ -209,3 +211,114 @@ def test_ctrl_c_ends_a_training_at_once(corpora: dict[str, Manifest], tmp_path: 
     assert process.returncode == 130
     assert "Traceback" not in text
     assert "the same command goes on" in text
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "words"),
+    [
+        ("loso", ["model=lda", "data.classes=[negative,positive,sleepy]"], "class sleepy has no test clip"),
+        ("loso", ["model=lda", "protocol.kind=cde"], "needs at least two databases"),
+        ("loso", ["model=lda", "protocol.kind=kfold", "protocol.groups=99"], "exceeds the 8 subjects"),
+        ("loso", ["model=elrcn"], "has no frames"),
+        ("ablate", ["models=[lda]", "data.classes=[negative,positive,sleepy]"], "class sleepy has no test clip"),
+        ("ablate", ["models=[lda]", "counts=[9999]"], "needs 9999 synthetic clips"),
+        ("train", ["model=lda", "mix.count=9999"], "needs 9999 synthetic clips"),
+    ],
+)
+@pytest.mark.parametrize("before", ["nothing", "an empty folder"])
+def test_a_refused_run_leaves_what_it_found(
+    corpora: dict[str, Manifest], tmp_path: Path, verb: str, settings: list[str], words: str, before: str
+) -> None:
+    out = tmp_path / "runs" / "deep" / "out"
+    if before != "nothing":
+        out.mkdir(parents=True)
+    with_made = verb != "loso"
+    made = ["--synthetic", corpora["synthetic"].root] if with_made else []
+    result = run(verb, "--real", corpora["real"].root, *made, *settings, "--out", out)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert [p.relative_to(tmp_path) for p in tmp_path.rglob("*")] == (
+        [] if before == "nothing" else [Path("runs"), Path("runs/deep"), Path("runs/deep/out")]
+    )
+
+
+@pytest.mark.parametrize(("real", "words"), [(True, "learns from no real clip: the 48 given say where"), (False, "")])
+def test_real_clips_that_are_not_learned_from_are_said(
+    corpora: dict[str, Manifest], tmp_path: Path, real: bool, words: str
+) -> None:
+    given = ["--real", corpora["real"].root] if real else []
+    command = ["train", "recognizer/shipped", *given, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "m"]
+    planned, done = run(*command, "--dry-run"), run(*command)
+    assert done.exit_code == planned.exit_code == 0, done.output
+    for said in (planned.output, done.stderr):
+        assert (words in said) if words else ("real clip" not in said)
+
+
+@pytest.mark.parametrize("real", [True, False])
+@pytest.mark.parametrize("model", ["lda", "svm"])
+def test_what_is_advised_instead_of_pretraining_works(
+    corpora: dict[str, Manifest], tmp_path: Path, real: bool, model: str
+) -> None:
+    given = ["--real", corpora["real"].root] if real else []
+    command = ["train", *given, "--synthetic", corpora["synthetic"].root, f"model={model}", "--out", tmp_path / "m"]
+    refused = run(*command, "mix.mode=pretrain")
+    assert refused.exit_code == 2
+    advice = refused.stderr.strip().rsplit("choose ", 1)[1]
+    assert run(*command, advice).exit_code == 0
+
+
+def test_pretraining_of_a_network_without_real_clips_is_told_what_works(
+    corpora: dict[str, Manifest], tmp_path: Path
+) -> None:
+    command = [
+        "train",
+        "--synthetic",
+        corpora["synthetic"].root,
+        "model=offapex",
+        "train.steps=2",
+        "--out",
+        tmp_path / "m",
+    ]
+    refused = run(*command, "mix.mode=pretrain")
+    assert refused.exit_code == 2
+    advice = refused.stderr.strip().rsplit("choose ", 1)[1]
+    assert run(*command, advice).exit_code == 0
+
+
+def test_a_prior_weight_without_real_clips_is_refused(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    result = run(
+        "train", "--synthetic", corpora["synthetic"].root, "model=lda", "mix.prior_weight=3", "--out", tmp_path / "m"
+    )
+    assert result.exit_code == 2
+    assert "mix.prior_weight=3 weighs synthetic clips against real ones" in result.stderr
+
+
+@pytest.mark.parametrize("modes", ["modes=[pretrain]", "mix.mode=pretrain"])
+def test_an_ablation_is_advised_in_its_own_words(corpora: dict[str, Manifest], tmp_path: Path, modes: str) -> None:
+    corpus = ["--real", corpora["real"].root, "--synthetic", corpora["synthetic"].root, "--out", tmp_path / "m"]
+    result = run("ablate", *corpus, "models=[lda]", modes)
+    assert result.exit_code == 2
+    assert ("choose modes=[prior]" if modes.startswith("modes") else "an ablation reads 'modes'") in result.stderr
+
+
+def test_an_ablation_says_what_folds_chose(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    corpus = ["--real", corpora["real"].root, "--synthetic", corpora["synthetic"].root]
+    result = run("ablate", *corpus, "models=[lda]", "counts=[20]", "seeds=[0,1]", "--out", tmp_path / "a")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "a" / "result.json").read_text())
+    none, added = found["summary"]
+    assert none["prior_weights"] == []
+    assert sum(n for _, n in added["prior_weights"]) == 2 * 8  # seeds x folds
+    assert {value for value, _ in added["prior_weights"]} <= {0, 1, 3, 10, 30, 100, 300}
+    per_seed = [row["prior_weights"] for row in found["rows"]]
+    assert per_seed[:2] == ["", ""]
+    assert all(text for text in per_seed[2:])
+    assert "weight" in result.output
+    page = (tmp_path / "a" / "ablation.html").read_text()
+    assert '<th title="mix.prior_weight as folds chose it' in page
+    again = run("ablate", *corpus, "models=[lda]", "counts=[20]", "seeds=[0,1]", "--out", tmp_path / "a", "--json")
+    assert json.loads(again.output)["summary"][1]["prior_weights"] == added["prior_weights"]
+    fixed = run(
+        "ablate", *corpus, "models=[lda]", "counts=[20]", "seeds=[0]", "mix.prior_weight=3", "--out", tmp_path / "b"
+    )
+    assert "weight" not in fixed.output

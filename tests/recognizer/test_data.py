@@ -145,6 +145,43 @@ def test_sets_that_differ_do_not_join(sets: dict[str, FlowSet]) -> None:
         FlowSet.concat([sets["real"], other])
 
 
+@pytest.mark.parametrize("how", ["read together", "joined"])
+@pytest.mark.parametrize(
+    ("generators", "seeds", "apart"),
+    [
+        (("a", "b"), (1, 1), True),
+        (("a", "a"), (1, 2), True),
+        (("a", "a"), (1, 1), False),
+        (("a", "a"), (-1, -1), False),
+    ],
+)
+def test_synthetic_clips_of_one_name_are_told_apart_by_their_draw(
+    corpora: dict[str, Manifest], how: str, generators: tuple[str, str], seeds: tuple[int, int], apart: bool
+) -> None:
+    """Corpora of several generators name their clips alike; what is the same draw may still enter once."""
+    rows = list(corpora["synthetic"])[:6]
+    two = [
+        Manifest.from_rows(
+            [replace(row, provenance=replace(row.provenance, generator=g, seed=s)) for row in rows],
+            corpora["synthetic"].root,
+        )
+        for g, s in zip(generators, seeds, strict=True)
+    ]
+
+    def both() -> FlowSet:
+        return load(two) if how == "read together" else FlowSet.concat([load(one) for one in two])
+
+    if not apart:
+        with pytest.raises(ManifestError, match="may enter once" + ("; draw one of two" if seeds[0] > 0 else "$")):
+            both()
+        return
+    found = both()
+    assert len(set(found.clip_ids)) == 12
+    assert {name.partition("#")[0] for name in found.clip_ids} == {row.clip_id for row in rows}
+    assert found.take(np.arange(6)).draws.tolist() == [f"{generators[0]}, seed {seeds[0]}"] * 6
+    assert load(two[0]).clip_ids.tolist() == [row.clip_id for row in rows]  # names that are nobody else's stay
+
+
 # ---------------------------------------------------------------- units
 
 
@@ -218,7 +255,8 @@ def test_networks_read_both_sides() -> None:
 
 @pytest.mark.parametrize("pool", [1, 5, -7, 56])
 def test_cells_that_do_not_divide_the_size_are_refused(pool: int) -> None:
-    with pytest.raises(ConfigError, match=f"data.pool={pool} does not divide .*=28; choose from 2, 4, 7, 14, 28"):
+    """With what the number means, and every number that is taken."""
+    with pytest.raises(ConfigError, match=f"data.pool={pool}: .*cells a side.*choose from 2, 4, 7, 14, 28, or 0"):
         DataConfig(pool=pool)
 
 

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 import mesynth
 from mesynth.core.errors import ConfigError
-from mesynth.core.framing import ESTIMATED, OWN, Framing, KnownFraming, reframed
-from mesynth.store.manifest import Manifest, framing_meta
+from mesynth.core.framing import ESTIMATED, OWN, Framing, KnownFraming, reframed, shared
+from mesynth.motion.framing import stated_framing
+from mesynth.store.manifest import Manifest, framing_meta, write_tables
 from mesynth.store.shards import ShardWriter, frames_members, npy_bytes, read_flow
 from recognizer import ablation, trained
 from recognizer.cli import main
@@ -117,7 +118,7 @@ def test_flow_stays_where_it_is_if_that_is_wanted(real: Manifest, made: Manifest
     assert load(theirs, config).x.tobytes() == load(made, config).x.tobytes()
     [note] = flow_notes(ours, theirs)
     assert "data.frame=match reads made as the latter" in note
-    with pytest.raises(ConfigError, match=r"data\.frame='near' is unknown; choose from match, own"):
+    with pytest.raises(ConfigError, match=r"data\.frame='near' is unknown; choose from match, each, own"):
         DataConfig(frame="near")
 
 
@@ -293,3 +294,115 @@ def test_an_empty_manifest_beside_others_changes_nothing(real: Manifest) -> None
     assert isinstance(ours, list)
     assert load(ours).clip_ids.tolist() == load(real).clip_ids.tolist()
     assert target is not None
+
+
+# ---------------------------------------------------------------- composites
+
+LEFT = Framing(eyes=0.46, height=0.49, row=0.2, column=0.48)
+RIGHT = Framing(eyes=0.57, height=0.43, row=0.27, column=0.49)
+
+
+@pytest.fixture(scope="module")
+def composite(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Two databases in one folder, framed unlike; clips of a third of which nothing is recorded."""
+    root = tmp_path_factory.mktemp("composite")
+    parts = [write_corpus(root / name, subjects=3, database=name, seed=i) for i, name in enumerate(("A", "B", "C"))]
+    whole = Manifest.join(parts, root)
+    known = KnownFraming(
+        framing=TIGHT, origin=ESTIMATED,
+        databases=tuple((name, KnownFraming(framing=f, origin=ESTIMATED)) for name, f in (("A", LEFT), ("B", RIGHT))),
+    )  # fmt: skip
+    return replace(whole, meta=framing_meta(known))
+
+
+def test_a_composite_keeps_its_clips_and_others_are_taken_to_what_all_its_databases_show(
+    composite: Manifest, made: Manifest
+) -> None:
+    config = DataConfig()
+    ours, theirs, target = framed([composite], [_with(made, OWN)], config)
+    assert isinstance(ours, list)
+    assert isinstance(theirs, list)
+    goal = shared([LEFT, RIGHT])
+    assert target is not None
+    assert (target.framing, target.databases) == (goal, ())
+    assert load(ours, config).x.tobytes() == load(replace(composite, meta={}), config).x.tobytes()
+    for clip, image in zip(made, load(theirs, config).x, strict=True):
+        assert image.tobytes() == flow_image(reframed(read_flow(made.root, clip), OWN, goal)).tobytes()
+    [note] = flow_notes(ours, theirs)
+    assert goal.text() in note
+    assert OWN.text() in note
+
+
+@pytest.mark.parametrize("framing", [TIGHT, "goal"])
+def test_clips_framed_like_a_composite_are_left_alone(
+    composite: Manifest, made: Manifest, framing: Framing | str
+) -> None:
+    """As its whole was estimated (corpora made before databases were told apart), or as all its databases show."""
+    own = shared([LEFT, RIGHT]) if isinstance(framing, str) else framing
+    ours, theirs, _ = framed([composite], [_with(made, own)], DataConfig())
+    assert isinstance(theirs, list)
+    assert load(theirs).x.tobytes() == load(made).x.tobytes()
+    assert flow_notes(ours, theirs) == []
+    [again] = framed_as([composite], KnownFraming(framing=own), DataConfig())
+    assert again is composite
+
+
+def test_each_database_of_a_composite_is_taken_to_what_all_show(composite: Manifest) -> None:
+    config = DataConfig(frame="each")
+    ours, _, _ = framed([composite], None, config)
+    assert isinstance(ours, list)
+    found, goal = load(ours, config), shared([LEFT, RIGHT])
+    images = dict(zip(found.clip_ids, found.x, strict=True))
+    assert len(images) == len(composite)
+    for clip in composite:
+        flow = read_flow(composite.root, clip)
+        of = {"A": LEFT, "B": RIGHT, "C": None}[clip.database]  # C lies at the goal, as far as is known
+        assert images[clip.clip_id].tobytes() == flow_image(flow if of is None else reframed(flow, of, goal)).tobytes()
+    assert len(flow_notes(ours, None)) == 2
+    one, other = (run_identity("loso", m, None, load_config(RunConfig, None, [s])) for m, s in (
+        (ours, "data.frame=each"), ([composite], "data.frame=match"),
+    ))  # fmt: skip
+    assert one != other
+    result = loso([composite], None, load_config(RunConfig, None, ["model=lda", "data.frame=each"], synthetic=False))
+    assert result.metrics.n == len(composite)
+
+
+@pytest.mark.parametrize("text", ["", "A", "B"])
+def test_like_a_composite_or_one_of_its_databases(composite: Manifest, text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a:b"  # a colon in the folder's name is none of the grammar
+    folder.mkdir()
+    write_tables(folder, lambda: [composite.table], composite.meta)
+    ask = f"like:{folder}:{text}" if text else f"like:{folder}"
+    wanted = {"": shared([LEFT, RIGHT]), "A": LEFT, "B": RIGHT}[text]
+    assert stated_framing(ask).framing == wanted
+    corpus = mesynth.generate(kind="flow", emotion="surprise", count=2, frame=ask, out=tmp_path / "corpus")
+    assert corpus.framing == KnownFraming(framing=wanted)
+    with pytest.raises(ConfigError, match=r"no framing of a database 'D' is recorded in .*; choose from A, B"):
+        stated_framing(f"like:{folder}:D")
+    with pytest.raises(ConfigError, match=r"no framing of a database 'A' is recorded in .*; leave :A out"):
+        stated_framing(f"like:{corpus.root}:A")
+
+
+def test_a_record_of_one_database_is_read_and_written_as_before() -> None:
+    before = (
+        '{"framing": {"eyes": 0.5, "height": 0.5, "row": 0.3, "column": 0.5}, "origin": "estimated", "explained": 0.5, '
+    )
+    before += '"explained_own": 0.4, "images": 20}'
+    known = KnownFraming.of_json(before)
+    assert json.loads(known.to_json()) == json.loads(before)
+    assert known.goal == known == known.of("anyone")
+    several = replace(known, databases=(("A", known), ("B", KnownFraming(framing=OWN))))
+    assert KnownFraming.of_json(several.to_json()) == several
+    assert several.of("B").framing == OWN
+    assert several.of("C") == known
+    for broken in (before.replace("0.3", '"x"'), several.to_json().replace('"made"', '"guessed"'), '{"databases": {}}'):
+        with pytest.raises(ConfigError):
+            KnownFraming.of_json(broken)
+
+
+def test_crops_that_share_no_face_have_no_goal_of_their_own() -> None:
+    apart = [Framing(row=-0.5, eyes=1.5, height=1.5), Framing(row=1.5, eyes=1.5, height=1.5)]
+    with pytest.raises(ConfigError, match="show nothing in common"):
+        shared(apart)
+    known = KnownFraming(framing=OWN, databases=tuple(zip("AB", (KnownFraming(framing=f) for f in apart), strict=True)))
+    assert known.goal == KnownFraming(framing=OWN)

@@ -6,6 +6,7 @@ from sklearn.metrics import f1_score, recall_score
 
 from recognizer import metrics
 from recognizer.metrics import MissingClassError, confusion, evaluate, f1_scores
+from recognizer.report import terminal
 
 pairs = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
 
@@ -46,3 +47,14 @@ def test_an_absent_class_counts_zero_in_uf1_and_is_refused_by_evaluate() -> None
 def test_nonsense_is_refused(y: list[int], p: list[int], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         confusion(np.array(y), np.array(p), 3)
+
+
+@pytest.mark.parametrize("columns", [3, 9, 30])
+def test_a_table_is_never_cut(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    header = [f"column{i}" for i in range(columns)]
+    terminal("title", header, [[f"0.{i:03d}-value" for i in range(columns)]])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    for i, name in enumerate(header):
+        assert name in printed
+        assert f"0.{i:03d}-value" in printed
