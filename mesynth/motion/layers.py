@@ -540,10 +540,12 @@ def _lids(
                 continue
             if (moves == 0 and v < eu - 2) or (t == 0 and v < eu):
                 continue
-            px, py = _source(above, qx + du * t * frame[3], qy - du * t * frame[2], 9)
-            su, vu = _of(frame, px, py)
-            a = min(max(0.5 + (_on(curves[0], su) - vu) * _on(curves[2], su), 0.0), 1.0)
-            b, hole = 0.0, 0.0
+            a, b, hole = 0.0, 0.0, 0.0
+            px, py, su = qx, qy, s
+            if v < eu + 2:  # or nothing of the upper lid is here
+                px, py = _source(above, qx + du * t * frame[3], qy - du * t * frame[2], 9)
+                su, vu = _of(frame, px, py)
+                a = min(max(0.5 + (_on(curves[0], su) - vu) * _on(curves[2], su), 0.0), 1.0)
             lx, ly, sl = px, py, su
             if a < 1:
                 lx, ly = _source(above, qx + dl * tl * frame[3], qy - dl * tl * frame[2], 9)

@@ -179,7 +179,8 @@ class Face:
     @cached_property
     def layers(self) -> Layers:
         """The face cut at lids and lips, found once."""
-        return Layers(self.image, self.landmarks)
+        with part("model"):
+            return Layers(self.image, self.landmarks)
 
 
 def check_reach(aus: AUVector) -> None:

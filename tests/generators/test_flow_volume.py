@@ -21,7 +21,7 @@ from mesynth.generators.flow_volume.pipeline import FlowVolume
 from mesynth.generators.motion_diffusion.network import Conditioning, MotionDiffuser
 from mesynth.motion.key_times import KEYS, RISING, TOLD, Timing, key_times, key_weights, level, on_frames, slack
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face
+from mesynth.motion.prior import Face, MotionPrior
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.saved import FACTS
 from tests.training.rendered import K, person_face, plain_skin
@@ -294,6 +294,19 @@ def test_nuisances_come_on_top(generator: FlowVolume, face: Face) -> None:
         face, aus, Profile(), n_frames=30, fps=100, nuisance=Nuisance(blink=1.0, head=0.5, style=0.5, noise=1.0), seed=2
     )
     assert np.array_equal(sample.clip.frames[0], face.image)
+
+
+def test_lids_and_lips_are_the_layers_own(generator: FlowVolume, face: Face) -> None:
+    """No network is asked for them: the motion prior's frames to the byte, with its masks."""
+    asked = facs.parse_request("L45=1,25=0.7,26=0.3,5=0.2")
+    ours = generator.generate(face, asked, Profile(), n_frames=3, fps=100)[0]
+    prior = MotionPrior(face).generate(asked, Profile(), n_frames=3, fps=100)[0]
+    assert np.array_equal(ours.clip.frames, prior.clip.frames)
+    assert np.array_equal(ours.flow.uv, prior.flow.uv)
+    assert ours.flow.new is not None
+    assert prior.flow.new is not None
+    assert ours.flow.new.sum() > 10
+    assert np.array_equal(ours.flow.new, prior.flow.new)
 
 
 def test_no_apex_folds(face: Face) -> None:

@@ -18,7 +18,7 @@ from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
 from mesynth.generators.motion_diffusion.pipeline import MotionDiffusion, Request
 from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face
+from mesynth.motion.prior import Face, MotionPrior
 from mesynth.preprocess.warping import resize_flow
 from mesynth.store.generator_folder import PipelineError, save_pipeline
 from tests.generators.saved import FACTS
@@ -252,6 +252,19 @@ def test_nuisances_come_on_top(generator: MotionDiffusion, faces: list[Face]) ->
         faces[0], aus, Profile(), n_frames=30, fps=100, nuisance=Nuisance(blink=1.0, head=0.5, style=0.5), seed=2
     )
     assert np.array_equal(sample.clip.frames[0], faces[0].image)
+
+
+def test_lids_and_lips_are_the_layers_own(generator: MotionDiffusion, faces: list[Face]) -> None:
+    """No network is asked for them: the motion prior's frames to the byte, with its masks."""
+    asked = facs.parse_request("L45=1,25=0.7,26=0.3,5=0.2")
+    ours = generator.generate(faces[0], asked, Profile(), n_frames=3, fps=100)[0]
+    prior = MotionPrior(faces[0]).generate(asked, Profile(), n_frames=3, fps=100)[0]
+    assert np.array_equal(ours.clip.frames, prior.clip.frames)
+    assert np.array_equal(ours.flow.uv, prior.flow.uv)
+    assert ours.flow.new is not None
+    assert prior.flow.new is not None
+    assert ours.flow.new.sum() > 10
+    assert np.array_equal(ours.flow.new, prior.flow.new)
 
 
 def test_no_fold_survives(faces: list[Face]) -> None:

@@ -116,6 +116,19 @@ def test_untrained_fields_agree_with_the_motion_prior(face: Face) -> None:
     assert np.linalg.norm(ours - prior) < 0.5 * np.linalg.norm(prior)
 
 
+def test_lids_and_lips_are_the_layers_own(generator: MotionGAN, face: Face) -> None:
+    """No network is asked for them: the motion prior's frames to the byte, with its masks."""
+    asked = facs.parse_request("L45=1,25=0.7,26=0.3,5=0.2")
+    ours = generator.generate(face, asked, Profile(), n_frames=3, fps=100)[0]
+    prior = MotionPrior(face).generate(asked, Profile(), n_frames=3, fps=100)[0]
+    assert np.array_equal(ours.clip.frames, prior.clip.frames)
+    assert np.array_equal(ours.flow.uv, prior.flow.uv)
+    assert ours.flow.new is not None
+    assert prior.flow.new is not None
+    assert ours.flow.new.sum() > 10
+    assert np.array_equal(ours.flow.new, prior.flow.new)
+
+
 def test_conflicting_aus_are_refused(generator: MotionGAN, face: Face) -> None:
     with pytest.raises(MesynthError, match="exclude each other"):
         generator.generate(face, facs.parse_request("12=B,15=B"), Profile(), n_frames=5, fps=100)
