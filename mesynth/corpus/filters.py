@@ -28,7 +28,7 @@ from mesynth.metrics.clips import ClipData
 from mesynth.metrics.identity import different_people, distances
 from mesynth.metrics.networks import Networks
 from mesynth.metrics.networks.judge import visible_aus
-from mesynth.motion.warp import warp_backward
+from mesynth.motion.warp import backward_flow, warp_backward
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.shards import read_flows
@@ -193,17 +193,18 @@ def _rms(values: np.ndarray) -> float:
 
 
 def artefact(clip: ClipData) -> float:
-    """Share of the face, where the apex shows it, that is not found within GHOST grey levels where the flow says it
-    went.
+    """Share of the face whose apex is further than GHOST grey levels from the onset moved by the clip's flow.
 
-    What is uncovered (an eyeball, a mouth) is nobody's artefact: no pixel of the onset goes there; pixels beside hidden
+    Moved there, or read back from there: at a lid or a lip, where flow jumps, only the second is right. What is
+    uncovered (an eyeball, a mouth) is nobody's artefact, as no pixel of the onset goes there; pixels beside hidden
     ones, and at the face's edge, show two things at once and are left out.
     """
     forward = np.ascontiguousarray(clip.emitted_flow.transpose(1, 2, 0))
-    arrived = warp_backward(np.ascontiguousarray(clip.frames[clip.row.apex_index]), forward)
-    wrong = np.abs(arrived - clip.frames[0]).mean(-1) > GHOST
+    onset, apex = (np.ascontiguousarray(clip.frames[t]) for t in (0, clip.row.apex_index))
+    there = np.abs(warp_backward(onset, backward_flow(forward)) - apex).mean(-1)
+    back = np.abs(warp_backward(apex, forward) - onset).mean(-1)
     face = cv2.erode(clip.face.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return float(wrong[face].mean()) if face.any() else 0.0
+    return float((np.minimum(there, back) > GHOST)[face].mean()) if face.any() else 0.0
 
 
 # ------------------------------------------------------------------- filters

@@ -1030,11 +1030,14 @@ class Layers:
         gap = float((edges[1] - edges[0]).max()) / self.iod
         return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
 
+    def _shift(self, slit: Slit, field: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """What ``field`` [H,W,2] says at points (s, v): [n,2] pixels."""
+        at = slit.to(s, v).astype(np.float32)[None]
+        return cv2.remap(field, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+
     def _arrived(self, slit: Slit, field: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:
         """v of points (s, v) after ``field`` [H,W,2]."""
-        at = slit.to(s, v).astype(np.float32)[None]
-        moved = cv2.remap(field, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-        return np.asarray(v + moved @ slit.n)
+        return np.asarray(v + self._shift(slit, field, v, s) @ slit.n)
 
     def _curves(self, side: int, aus: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What :func:`_lids` draws an eye by."""
@@ -1081,7 +1084,10 @@ class Layers:
         out = np.asarray(warp_backward(self.image, backward))
         if moved.cut:
             # At rest an open mouth shows its own rim; as it moves, what was carried out.
-            stay = 1.0 - float(_smooth((moved.most + moved.apart) / (0.05 * self.iod)))
+            s = np.linspace(-1, 1, 25)
+            sides = ((moved.above, self._lips[0]), (moved.below, self._lips[1]))
+            far = max(float(np.abs(self._shift(self.lip, field, _at(edge, s), s)).max()) for field, edge in sides)
+            stay = 1.0 - float(_smooth(2 * far / (0.05 * self.iod)))
             _lips(
                 self.image, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
                 self._rim, self._place, stay, self.iod, moved.mouth, self._colours, out, share,

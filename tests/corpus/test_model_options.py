@@ -143,15 +143,15 @@ def test_a_wrong_option_leaves_nothing_behind(toy: Path, faces: Path, tmp_path: 
 
 
 def test_the_reach_of_the_prior_is_the_priors_own(toy: Path, faces: Path, tmp_path: Path) -> None:
-    config = plan(au=("45=E",))  # no plan is refused for what one model cannot show
+    config = plan(au=("28=E",))  # no plan is refused for what one model cannot show
     with pytest.raises(MesynthError, match="would fold the picture"):
         generate(find_faces(faces), config, tmp_path / "prior")
     assert not (tmp_path / "prior").exists()
-    find_model(str(toy)).check_request(facs.parse_request("45=E"))
+    find_model(str(toy)).check_request(facs.parse_request("28=E"))
     with pytest.raises(MesynthError, match="exclude each other"):
         find_model(str(toy)).check_request(facs.parse_request("12=B,15=B"))
-    # The toy is the prior inside, asked for half: it refuses by itself, when it is asked.
+    # The toy is the prior inside, asked for a share: it refuses by itself, when it is asked.
     with pytest.raises(MesynthError, match="would fold the picture"):
-        generate(find_faces(faces), config, tmp_path / "toy", model=f"{toy}@steps=0")
-    made = generate(find_faces(faces), plan(au=("45=0.6",)), tmp_path / "fits", model=f"{toy}@steps=0")
+        generate(find_faces(faces), config, tmp_path / "toy", model=f"{toy}@steps=0,guidance=2")
+    made = generate(find_faces(faces), config, tmp_path / "fits", model=f"{toy}@steps=0")
     assert len(made) == 1

@@ -148,6 +148,14 @@ def test_aus_are_relative_to_the_mouth_of_the_photo(opened: Face) -> None:
     assert np.abs(frame[y, x].astype(int) - opened.image[y, x]).max() < 12
 
 
+def test_a_brow_does_not_touch_an_open_mouth(opened: Face) -> None:
+    sample, _ = MotionPrior(opened).generate(facs.parse_request("1=1,2=1"), Profile(), n_frames=3, fps=50)
+    (x0, y0), (x1, y1) = opened.landmarks[48:68].min(0).astype(int), opened.landmarks[48:68].max(0).astype(int)
+    box = np.s_[y0:y1, x0:x1]
+    assert np.abs(sample.clip.frames[1][box].astype(int) - opened.image[box]).max() <= 2
+    assert np.abs(sample.clip.frames[1].astype(int) - opened.image).max() > 20
+
+
 def test_what_stays_still_stays_still_under_any_motion(closed: Face) -> None:
     still = closed.layers.still
     assert 0.1 < still.mean() < 0.7
