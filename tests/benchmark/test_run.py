@@ -140,7 +140,7 @@ def test_what_a_generator_refuses_is_listed_and_left_out_of_its_references_too(r
     assert "AU 28" in why
     assert set(prior.refused[why]) == {"28=0.8"}
     assert prior.answered == prior.requests - CONFIG.people
-    assert set(moody.refused["not today; ask for something else"]) == {"12=0.2", "12=0.4", "R12=0.2", "L12=0.4"}
+    assert set(moody.refused["not today; ask for something else"]) == {"12=0.2", "12=0.8", "R12=0.2", "L12=0.8"}
     assert value(result, "moody", "flow EPE") == value(result, "moody", "  of zero flow")
     assert value(result, "moody", "  of zero flow") != value(result, "still", "  of zero flow")
     assert {f.key: f for f in moody.by_au[12]}["flow_epe"].value is None

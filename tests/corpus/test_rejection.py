@@ -154,7 +154,7 @@ def test_the_folder_is_a_corpus_like_any_other(full: AcceptedCorpus, half: Limit
 def test_rows_that_are_never_accepted_are_listed(root: Path, errors: np.ndarray, half: Limits) -> None:
     """With one try the accepted are those that a filter would keep; the command says so and does not end well."""
     assert half.control is not None
-    args = ["generate", "--faces", root / "a.png", "--emotion", "negative,positive,surprise", "--count", 12]
+    args = ["generate", "--faces", root / "a.png", "--emotion", ",".join(CONFIG.emotions), "--count", 12]
     args += ["--fps", 25, "--duration", 0.2, "--size", 64, "--style", 1, "--head-motion", 1, "--workers", 1]
     args += ["--until-accepted", "--attempts", 1, "--keep", f"control={half.control!r}", "--out", root / "short"]
     dry = _cli(*args, "--dry-run")
@@ -262,6 +262,7 @@ def test_flow_images_are_not_counted_as_frames(tmp_path: Path) -> None:
 
 def test_stored_plans(root: Path, half: Limits, tmp_path: Path) -> None:
     settings = ["clip.size=64", "clip.fps=25", "clip.duration=[0.2,0.2]", "rows.count=6", "nuisance.style=[1]"]
+    settings.append("emotions=[happiness,contempt]")
     stored = draft_plan(load_design(None, settings), faces=root / "a.png").write(tmp_path / "plan")
     made = generate_until_accepted(stored, tmp_path / "corpus", Acceptance(limits=half, attempts=100))
     assert made.rejected > 0

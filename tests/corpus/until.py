@@ -22,8 +22,9 @@ from mesynth.corpus.rejection import Acceptance, AcceptedCorpus, generate_until_
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.shards import ShardWriter
 
+# Emotions without AU 5 and 7: lids move alike whatever is drawn, so that no other attempt would be read otherwise.
 CONFIG = PlanConfig(
-    emotions=("negative", "positive", "surprise"), count=12, fps=25, duration=(0.2, 0.2), size=64,
+    emotions=("positive", "contempt", "sadness"), count=12, fps=25, duration=(0.2, 0.2), size=64,
     nuisance=Nuisance(style=1, head=1),
 )  # fmt: skip
 ALIKE = PlanConfig(au=("12=C", "4=C"), count=8, fps=25, duration=(0.2, 0.2), size=64, nuisance=Nuisance(style=1))
