@@ -600,7 +600,7 @@ def _lids(
                 # The lid's shadow lies on the eyeball and goes with the lid.
                 now = 1 - 0.30 * np.exp(-max(below, 0.0) / (0.022 * iod))
                 was = 1 - 0.30 * np.exp(-max(v - _on(curves[0], s), 0.0) / (0.022 * iod))
-                shade = min(max(now / was, 0.6), 1.25)
+                shade = min(max(now / was, 0.6), 1.06)
                 for c in range(3):
                     inner[c] *= shade
             share_of = _step((1.5 - abs(s)) / 0.2)
@@ -937,7 +937,8 @@ class Layers:
         ball, _ = _carried_out(part, inside, 0.02 * iod)
         r = self._iris(part.mean(-1), grid, inside, slit, up, low)
         rings = [(k, part[inside & (np.abs(r - k) < 0.07)]) for k in np.arange(0.06, 1.0, 0.11)]
-        rings = [(k, np.median(q, 0)) for k, q in rings if len(q)]
+        # Darker than the median: a circle that is a little off holds some of the white.
+        rings = [(k, np.percentile(q, 30, 0)) for k, q in rings if len(q)]
         if not rings:
             return ball
         radii, colours = [k for k, _ in rings], np.stack([c for _, c in rings], -1)
