@@ -33,8 +33,8 @@ RECIPE = "recognizer/shipped"
 CLASSES = "negative,positive,surprise"
 COUNT, SEED = 3000, 1
 FRAME = "eyes=.575,height=.495,row=.203,column=.4875"
-"""The crop that all databases of the published flow images show, as `mesynth prepare` finds it without a label. Clips of
-any wider crop, ours among them, can be taken there."""
+"""The crop that all databases of the published flow images show, as `mesynth prepare` finds it without a label. Clips
+of any wider crop, ours among them, can be taken there."""
 LARGEST = 200_000
 
 
