@@ -18,7 +18,7 @@ from mesynth.corpus.plan import PlanConfig
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import find_model
 from mesynth.motion.prior import NAME
-from mesynth.store.families import makes_frames
+from mesynth.store.families import has_property, makes_frames
 from mesynth.store.generator_folder import CARD, SHIPPED, read_facts, shipped_models
 from mesynth.training.config import load_recipe
 from mesynth.training.data.rendered import TRAIN_SEEDS, person_key
@@ -90,7 +90,8 @@ def test_its_motion_is_nearer_to_the_truth_than_the_priors(name: str) -> None:
                 flow = 0 * exact if key == "zero" else who.inner_flow(apex(key, who, request)[1])
                 errors[key].append(float(np.linalg.norm(flow - exact, axis=0).mean()))
     own, prior, zero = (np.mean(errors[key]) for key in (name, NAME, "zero"))
-    assert own < 0.8 * prior
+    # A draw is one of the ways in which people's muscles pull, not their mean.
+    assert own < (0.9 if has_property(read_facts(SHIPPED / name).name, "diffusion") else 0.8) * prior
     assert own < 0.5 * zero
 
 
