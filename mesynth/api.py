@@ -390,7 +390,8 @@ def compare(
         aus: target FACS codes; none: all (that the head has).
         levels: target intensities in (0, 1], ascending; none: those of the FACS letters.
         head: an npz of another blendshape head (docs/compare.md), whose people are compared on; none: the packaged one.
-        yaw, pitch: degrees that every head is turned, to image right and down.
+        yaw: degrees that every head is turned to image right.
+        pitch: degrees that every head is turned down.
         samples: seeds whose flows are compared with each other and with the truth.
 
     Raises:

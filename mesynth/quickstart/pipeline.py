@@ -38,6 +38,7 @@ from mesynth.store.digests import seal
 from mesynth.store.families import makes_frames
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
+from mesynth.store.videos import is_video, read_photo
 from recognizer.ablation import ablate
 from recognizer.config import AblationConfig, RunConfig, load_config
 from recognizer.results import LosoResult
@@ -93,7 +94,9 @@ def run(
     out = Path(out)
     bars: Bars = progress or _silent
     picture = photo or _astronaut()
-    find_faces(picture)  # a missing photo is noticed now, not after minutes
+    for source in find_faces(picture):  # a photo that is missing or damaged is noticed now, not after minutes
+        if source.row < 0 and not is_video(source.path):
+            read_photo(source.path)
     claim_folder(out, {"verb": "quickstart", "scale": asdict(scale), "seed": seed, "version": __version__})
     with only_writer(out):
         return _run(out, picture, scale, seed, workers, bars)

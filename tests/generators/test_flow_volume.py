@@ -298,14 +298,14 @@ def test_nuisances_come_on_top(generator: FlowVolume, face: Face) -> None:
 
 def test_lids_and_lips_are_the_layers_own(generator: FlowVolume, face: Face) -> None:
     """No network is asked for them: the motion prior's frames to the byte, with its masks."""
-    asked = facs.parse_request("L45=1,25=0.7,26=0.3,5=0.2")
+    asked = facs.parse_request("L45=1,25=1,5=0.6")
     ours = generator.generate(face, asked, Profile(), n_frames=3, fps=100)[0]
     prior = MotionPrior(face).generate(asked, Profile(), n_frames=3, fps=100)[0]
     assert np.array_equal(ours.clip.frames, prior.clip.frames)
     assert np.array_equal(ours.flow.uv, prior.flow.uv)
     assert ours.flow.new is not None
     assert prior.flow.new is not None
-    assert ours.flow.new.sum() > 10
+    assert ours.flow.new.sum() >= 5
     assert np.array_equal(ours.flow.new, prior.flow.new)
 
 
