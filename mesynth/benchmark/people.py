@@ -18,7 +18,7 @@ from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.corpus.faces import margin
 from mesynth.generators.base import ClipRequest, Generator
 from mesynth.head import Subject
-from mesynth.head.render import HeadFlow, turned
+from mesynth.head.render import HeadFlow, head_pose
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import MEAN, Face, MotionPrior
 from mesynth.preprocess.align import SimilarityCrop
@@ -53,7 +53,7 @@ class Person:
         self.key = person_key(seed) if head is None else f"head/{head.name}/person{seed:04d}"
         side = round(RENDER_SCALE * size)
         self._subject = Subject(seed, size=side) if head is None else head.subject(seed, side)
-        self._pose = turned(yaw, pitch)
+        self._pose = head_pose(yaw, pitch)
         landmarks = self._subject.landmarks(pose=self._pose)
         self._inset = margin(size)
         self._crop = SimilarityCrop.from_landmarks(landmarks, size).padded(self._inset)

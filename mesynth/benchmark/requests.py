@@ -10,7 +10,7 @@ import numpy as np
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY, MIDLINE, SIDES
 from mesynth.core.types import AUVector
-from mesynth.head.render import MAX_SIZE, turned
+from mesynth.head.render import MAX_SIZE, head_pose
 from mesynth.training.data.rendered import RENDER_SCALE
 
 BENCHMARK_SEEDS = range(990_000, 1_000_000)
@@ -60,7 +60,7 @@ class BenchmarkConfig:
                 f"people {self.first}..{self.first + self.people - 1} leave the head seeds kept for comparing, "
                 f"{BENCHMARK_SEEDS.start}..{BENCHMARK_SEEDS.stop - 1}; choose fewer"
             )
-        turned(self.yaw, self.pitch)  # checks them
+        head_pose(self.yaw, self.pitch)  # checks them
         if not 64 <= self.size <= 256:
             raise ConfigError(f"size={self.size} is outside 64..256 pixels")
         assert RENDER_SCALE * self.size <= MAX_SIZE

@@ -35,7 +35,16 @@ from mesynth.head.model import (
     eye_frame,
     rotation,
 )
-from mesynth.head.render import MAX_SIZE, HeadFlow, check_au, check_pose, face_region, pack_texture, placements, turned
+from mesynth.head.render import (
+    MAX_SIZE,
+    HeadFlow,
+    check_au,
+    check_pose,
+    face_region,
+    head_pose,
+    pack_texture,
+    placements,
+)
 from mesynth.store.shards import npy_array
 
 if TYPE_CHECKING:
@@ -635,7 +644,7 @@ class ForeignSubject:
         base, chin = look.camera, -float(self._rest[head.model.landmarks[8], 1])
         share = float(np.clip((_CHIN_AT - base.centre[1]) / max(chin, 0.1), 0.32, 0.40))
         self._identity = replace(look, camera=replace(base, iod_fraction=share))
-        self._pose = turned(yaw, pitch)
+        self._pose = head_pose(yaw, pitch)
         self._scene = _build_scene(head, self._rest, iod, self._identity, self.size * self.supersample)
 
     @property

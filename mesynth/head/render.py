@@ -80,12 +80,12 @@ def check_pose(pose: np.ndarray | None, frames: int | None) -> np.ndarray:
     return array
 
 
-def turned(yaw: float, pitch: float) -> np.ndarray:
+def head_pose(yaw: float, pitch: float) -> np.ndarray:
     """The pose [6] of a head turned by yaw and pitch (degrees; to image right, down) with its eyes kept in place.
 
     Raises: MesynthError for more than MAX_TURN.
 
-    >>> turned(0, 0).tolist()
+    >>> head_pose(0, 0).tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
     for name, angle in (("yaw", yaw), ("pitch", pitch)):

@@ -21,8 +21,9 @@ from mesynth.generators.flow_volume.pipeline import FlowVolume
 from mesynth.generators.motion_diffusion.network import Conditioning, MotionDiffuser
 from mesynth.motion.key_times import KEYS, RISING, TOLD, Timing, key_times, key_weights, level, on_frames, slack
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face, MotionPrior
+from mesynth.motion.prior import Face
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
+from tests.generators.layered import check_lids_and_lips
 from tests.generators.saved import FACTS
 from tests.training.rendered import K, person_face, plain_skin
 
@@ -297,16 +298,7 @@ def test_nuisances_come_on_top(generator: FlowVolume, face: Face) -> None:
 
 
 def test_lids_and_lips_are_the_layers_own(generator: FlowVolume, face: Face) -> None:
-    """No network is asked for them: the motion prior's frames to the byte, with its masks."""
-    asked = facs.parse_request("L45=1,25=1,5=0.6")
-    ours = generator.generate(face, asked, Profile(), n_frames=3, fps=100)[0]
-    prior = MotionPrior(face).generate(asked, Profile(), n_frames=3, fps=100)[0]
-    assert np.array_equal(ours.clip.frames, prior.clip.frames)
-    assert np.array_equal(ours.flow.uv, prior.flow.uv)
-    assert ours.flow.new is not None
-    assert prior.flow.new is not None
-    assert ours.flow.new.sum() >= 5
-    assert np.array_equal(ours.flow.new, prior.flow.new)
+    check_lids_and_lips(generator, face)
 
 
 def test_no_apex_folds(face: Face) -> None:

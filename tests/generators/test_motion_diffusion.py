@@ -18,9 +18,10 @@ from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
 from mesynth.generators.motion_diffusion.pipeline import MotionDiffusion, Request
 from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
-from mesynth.motion.prior import Face, MotionPrior
+from mesynth.motion.prior import Face
 from mesynth.preprocess.warping import resize_flow
 from mesynth.store.generator_folder import PipelineError, save_pipeline
+from tests.generators.layered import check_lids_and_lips
 from tests.generators.saved import FACTS
 from tests.training.rendered import person_face, plain_skin
 
@@ -255,16 +256,7 @@ def test_nuisances_come_on_top(generator: MotionDiffusion, faces: list[Face]) ->
 
 
 def test_lids_and_lips_are_the_layers_own(generator: MotionDiffusion, faces: list[Face]) -> None:
-    """No network is asked for them: the motion prior's frames to the byte, with its masks."""
-    asked = facs.parse_request("L45=1,25=1,5=0.6")
-    ours = generator.generate(faces[0], asked, Profile(), n_frames=3, fps=100)[0]
-    prior = MotionPrior(faces[0]).generate(asked, Profile(), n_frames=3, fps=100)[0]
-    assert np.array_equal(ours.clip.frames, prior.clip.frames)
-    assert np.array_equal(ours.flow.uv, prior.flow.uv)
-    assert ours.flow.new is not None
-    assert prior.flow.new is not None
-    assert ours.flow.new.sum() >= 5
-    assert np.array_equal(ours.flow.new, prior.flow.new)
+    check_lids_and_lips(generator, faces[0])
 
 
 def test_no_fold_survives(faces: list[Face]) -> None:

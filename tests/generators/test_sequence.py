@@ -18,6 +18,7 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.generator_folder import GeneratorFacts, save_pipeline
+from tests.generators.layered import check_lids_and_lips
 from tests.generators.saved import FACTS, SIZE, lively
 from tests.training.rendered import person_face
 
@@ -117,16 +118,7 @@ def test_untrained_fields_agree_with_the_motion_prior(face: Face) -> None:
 
 
 def test_lids_and_lips_are_the_layers_own(generator: MotionGAN, face: Face) -> None:
-    """No network is asked for them: the motion prior's frames to the byte, with its masks."""
-    asked = facs.parse_request("L45=1,25=1,5=0.6")
-    ours = generator.generate(face, asked, Profile(), n_frames=3, fps=100)[0]
-    prior = MotionPrior(face).generate(asked, Profile(), n_frames=3, fps=100)[0]
-    assert np.array_equal(ours.clip.frames, prior.clip.frames)
-    assert np.array_equal(ours.flow.uv, prior.flow.uv)
-    assert ours.flow.new is not None
-    assert prior.flow.new is not None
-    assert ours.flow.new.sum() >= 5
-    assert np.array_equal(ours.flow.new, prior.flow.new)
+    check_lids_and_lips(generator, face)
 
 
 def test_conflicting_aus_are_refused(generator: MotionGAN, face: Face) -> None:
