@@ -38,16 +38,19 @@ if TYPE_CHECKING:
     from mesynth.core.types import AUVector, Clip, Flow, Sample
     from mesynth.corpus.exports.run import export
     from mesynth.corpus.verify import verify
+    from mesynth.data import ClipDataset, clip_loader
     from mesynth.metrics.distribution import kid
     from mesynth.motion.prior import Face
     from mesynth.preprocess.augment import augment
     from mesynth.store.generator_folder import shipped_models
+    from mesynth.store.hub import push_to_hub
     from mesynth.store.manifest import Manifest
 
 __version__ = "0.2.0"
 __all__ = [
     "AUVector",
     "Clip",
+    "ClipDataset",
     "Face",
     "Flow",
     "LeakError",
@@ -57,6 +60,7 @@ __all__ = [
     "Sample",
     "__version__",
     "augment",
+    "clip_loader",
     "compare",
     "export",
     "fid",
@@ -72,6 +76,7 @@ __all__ = [
     "parse_request",
     "plan",
     "prepare",
+    "push_to_hub",
     "register_database",
     "register_generator",
     "register_metric",
@@ -84,6 +89,7 @@ __all__ = [
 _HOME = {
     "AUVector": "core.types",
     "Clip": "core.types",
+    "ClipDataset": "data",
     "Face": "motion.prior",
     "Flow": "core.types",
     "LeakError": "core.errors",
@@ -92,6 +98,7 @@ _HOME = {
     "Profile": "core.profiles",
     "Sample": "core.types",
     "augment": "preprocess.augment",
+    "clip_loader": "data",
     "compare": "api",
     "export": "corpus.exports.run",
     "fid": "api",
@@ -107,6 +114,7 @@ _HOME = {
     "parse_request": "core.facs",
     "plan": "api",
     "prepare": "api",
+    "push_to_hub": "store.hub",
     "register_database": "datasets.registry:register",
     "register_generator": "store.families:FAMILIES.register",
     "register_metric": "metrics.base:register",

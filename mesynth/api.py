@@ -269,30 +269,45 @@ def fetch_landmarker(landmarker: str, download: bool) -> str:
 def load_corpus(folder: Path | str) -> Manifest:
     """The manifest of a folder that :func:`prepare`, :func:`render` or :func:`generate` wrote.
 
+    ``hf://datasets/ORG/NAME`` (``@REVISION``) is a folder that :func:`mesynth.push_to_hub` published: it is fetched
+    into the Hugging Face cache and held against its digest list. An export of the form ``huggingface`` is read back
+    into a corpus in the user's cache.
+
     A manifest is a table of clips, one a row: ``len(corpus)``, ``for row in corpus``, ``corpus.column("label")`` [N],
     ``corpus.filter(mask)``. Frames and flow stay in their files until they are read.
 
     Raises:
         ManifestError: no manifest there, or a damaged one.
+        HubError: the hub has it not, or does not answer.
 
     >>> load_corpus("nowhere")
     Traceback (most recent call last):
     mesynth.store.manifest.NoManifest: no manifest.parquet in nowhere; ...
     """
+    from mesynth.store.hub import is_hub, local_folder
     from mesynth.store.manifest import Manifest
 
-    return Manifest.read(folder)
+    place = local_folder(folder)
+    if is_hub(folder):
+        from mesynth.corpus.exports.imports import import_export, is_export
+        from mesynth.preprocess.landmarks import default_folder
+
+        if is_export(place) and not (place / "manifest.parquet").is_file():
+            return import_export(place, default_folder() / "hub" / place.parent.parent.name / place.name)
+    return Manifest.read(place)
 
 
 # ---------------------------------------------------------------- generators
 
 
 def load_generator(name: str) -> Generator:
-    """A generator: "motion-prior", a shipped model ("motion_gan"), or a folder that :func:`train` wrote.
+    """A generator: "motion-prior", a shipped one ("motion_gan"), a folder that :func:`train` wrote, ``hf://ORG/NAME``.
 
     Options of the family stand after ``@``: ``"runs/d@steps=8"``. ``generator.generate(face, aus, profile, n_frames=65,
     fps=200)`` gives a :class:`mesynth.Sample` (frames [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels) and warnings;
-    ``generator.facts.subjects_seen`` says whom it learned from.
+    ``generator.facts.subjects_seen`` says whom it learned from. ``generator.to("cuda")`` moves its networks; what
+    :meth:`~mesynth.generators.base.Generator.push_to_hub` published, ``hf://ORG/NAME`` (``@REVISION``), is fetched into
+    the Hugging Face cache and held against its digest list.
 
     Raises:
         MesynthError: an unknown name.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, MesynthError
 from mesynth.core.seeds import stream
+from mesynth.store.manifest import met
 from recognizer import controls
 from recognizer.data import FlowSet, require_one_unit
 
@@ -187,10 +188,7 @@ class Mixture:
 
 def leaks(pool: FlowSet, held_out: frozenset[str]) -> BoolArray:
     """[N] bool: the clip shows, or learned from, a held-out subject."""
-    own = np.isin(pool.subjects, list(held_out))
-    sets, which = pool.subject_sets
-    seen = np.array([not held_out.isdisjoint(subjects) for subjects in sets], np.bool_)
-    return np.asarray(own | seen[which])
+    return met(held_out, pool.subjects, *pool.subject_sets)
 
 
 def check_leaks(pool: FlowSet, fold: Fold) -> None:
