@@ -52,7 +52,7 @@ def _manifests(source: Source | Sequence[Source]) -> list[Manifest]:
     if not several:
         raise ManifestError("no corpus is given; name a folder that prepare, render or generate wrote")
     found = [one if isinstance(one, Manifest) else Manifest.read(local_folder(one)) for one in several]
-    if empty := next((m for m in found if not len(m)), None):
+    if (empty := next((m for m in found if not len(m)), None)) is not None:
         raise ManifestError(f"the corpus {empty.root} holds no clips; there is nothing to read")
     if len(found) > 1:
         ids = pa.concat_arrays([m.table["clip_id"].combine_chunks() for m in found])
