@@ -74,8 +74,7 @@ class _Many:
         return self.size
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("method", "stream"), [("fork", False), ("fork", True), ("spawn", True)])
 def test_workers_lose_and_double_nothing(clips: ClipDataset, method: str, stream: bool) -> None:
     clips[0]  # a reader is open when the workers are forked: they must not share its place in the file
     data = IterableClipDataset(clips, shuffle=True) if stream else clips
