@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import yaml
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_INDEX, reject_conflicts
@@ -222,7 +223,17 @@ def model_card(
     shown = ", ".join(seen[:_SHOWN]) + (f" and {len(seen) - _SHOWN} more (mesynth.json)" if len(seen) > _SHOWN else "")
     figures = "\n".join(f"| {name} | {float(value):.4g} |" for name, value in sorted(facts["figures"].items()))
     sizes = ", ".join(f"{name} {count:,}" for name, count in parameters.items())
-    return f"""# {title}
+    front = {
+        "library_name": "mesynth",
+        "license": "other",
+        "license_name": "; ".join(facts["licences"]) or "see-below",
+        "tags": ["micro-expression", "facial-action-units", "optical-flow", facts["name"]],
+    }
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000).strip()}
+---
+
+# {title}
 
 {what.strip()}
 

@@ -62,11 +62,22 @@ def schema(height: int, width: int, labels: Sequence[str] = CLASSES_3) -> pa.Sch
     ]  # fmt: skip
     columns = pa.schema(fields)
     features = {field.name: _feature(field.type) for field in columns}
+    shapes = {"flow": (2, height, width), "valid": (height, width), "landmarks": (68, 2)} if height else {}
+    for name, shape in shapes.items():
+        place, leaf = columns.get_field_index(name), "bool" if name == "valid" else "float32"
+        columns = columns.set(place, _fixed(columns.field(place), shape, leaf))
+        features[name] = {"shape": list(shape), "dtype": leaf, "_type": f"Array{len(shape)}D"}
     features["label"] = {"names": list(labels), "_type": "ClassLabel"}
     features["frames"] = {"feature": {"_type": "Image"}, "_type": "Sequence"}
-    if height:
-        features["flow"] = {"shape": [2, height, width], "dtype": "float32", "_type": "Array3D"}
     return columns.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _fixed(field: pa.Field, shape: Sequence[int], leaf: str) -> pa.Field:
+    """The column as the library's arrays of one shape: without its extension type in the file the library takes what
+    the features say for nested lists, which it reads item by item."""
+    name = f"datasets.features.features.Array{len(shape)}DExtensionType"
+    about = {"ARROW:extension:name": name, "ARROW:extension:metadata": json.dumps([list(shape), leaf])}
+    return field.with_metadata(about)
 
 
 def _feature(kind: pa.DataType) -> Any:
@@ -125,13 +136,19 @@ class HuggingFaceForm(Form):
             raise ManifestError(f"{where} is clip {record['clip_id']}; {PROVENANCE_FILE} says {row.clip_id}; {AGAIN}")
         frames = ((f"{where}, frame {i}", image["bytes"]) for i, image in enumerate(record["frames"]))
         arrays = {
-            kind: (f"{where}, {kind}", _array(record[kind], dtype)) for kind, dtype in _ARRAYS.items() if record[kind]
+            kind: (f"{where}, {kind}", _array(record[kind], dtype))
+            for kind, dtype in _ARRAYS.items()
+            if record[kind] is not None
         }
+        if "valid" in arrays and arrays["valid"][1].all():  # flow that is valid everywhere has no mask in a corpus
+            del arrays["valid"]
         return Produced(row, frames=pictures(row, frames), **stored(row, arrays))
 
     def _record(self, clip: SourceClip) -> dict[str, Any]:
         row, members = clip.row, clip.flow_members()
         held = {kind: npy_array(members[f"{kind}.npy"]).tolist() for kind in _ARRAYS if f"{kind}.npy" in members}
+        if "flow" in held:  # a mask for every clip: readers stack them
+            held.setdefault("valid", np.ones((row.height, row.width), np.bool_).tolist())
         return {name: getattr(row, name) for name in _SCALARS} | {
             "label": self.labels.index(row.label) if row.label else -1,
             "aus": list(present_codes(row)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_flow, read_frames, read_landmarks
+from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
 
 Exported = Callable[[Manifest, str], Path]
 
@@ -113,3 +114,46 @@ def test_flows_of_two_sizes_are_nested_lists(mixed: Manifest, exported: Exported
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert features["flow"]["_type"] == "Sequence"
     assert features["flow"]["feature"]["feature"]["feature"] == {"dtype": "float32", "_type": "Value"}
+
+
+def test_it_batches_as_tensors_of_fixed_shapes(samples: Manifest, exported: Exported, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    import torch
+
+    folder = exported(samples, "huggingface")
+    # As of the hub: the folder's own card says which files are tables.
+    found = datasets.load_dataset(str(folder), cache_dir=str(tmp_path), split="train")
+    assert found.features["flow"] == datasets.Array3D(shape=(2, 96, 96), dtype="float32")
+    held = found.with_format("torch")
+    held[0]
+    start = time.process_time()
+    item = held[1]
+    assert time.process_time() - start < 0.2  # seconds
+    row = samples.row(1)
+    assert (item["frames"].permute(0, 2, 3, 1).numpy() == read_frames(samples.root, row)).all()
+    assert (item["flow"].numpy() == read_flow(samples.root, row)).all()
+    assert (item["landmarks"].numpy() == read_landmarks(samples.root, row)).all()
+    for one, ours in zip(held, samples, strict=True):
+        mask = read_valid(samples.root, ours)
+        assert one["valid"].dtype == torch.bool
+        assert (one["valid"].numpy() == (True if mask is None else mask)).all()
+    chosen = held.select_columns(["flow", "valid", "landmarks", "au_intensity", "au_present", "label", "apex_index"])
+    batch = next(iter(torch.utils.data.DataLoader(chosen, batch_size=8)))
+    assert {name: tuple(values.shape) for name, values in batch.items()} == {
+        "flow": (8, 2, 96, 96), "valid": (8, 96, 96), "landmarks": (8, 68, 2), "au_intensity": (8, 50),
+        "au_present": (8, 50), "label": (8,), "apex_index": (8,),
+    }  # fmt: skip
+    lengths = sorted({row.n_frames for row in samples}, key=samples.column("n_frames").tolist().count)
+    alike = [i for i, row in enumerate(samples) if row.n_frames == lengths[-1]]
+    frames = next(iter(torch.utils.data.DataLoader(held.select_columns(["frames"]).select(alike), len(alike))))
+    assert frames["frames"].shape == (len(alike), lengths[-1], 3, 96, 96)
+
+
+def test_the_card_of_a_data_set_is_read_by_the_hub(samples: Manifest, exported: Exported) -> None:
+    from huggingface_hub import DatasetCard
+
+    card = DatasetCard.load(exported(samples, "huggingface") / "README.md")
+    held = card.data.to_dict()
+    assert held["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert held["license"]
+    assert "\n# Synthetic micro-expressions\n" in card.text
