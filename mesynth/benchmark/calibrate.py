@@ -27,8 +27,7 @@ from mesynth.core.seeds import derived
 from mesynth.generators.base import LEAST, MOST, Generator, load_pipeline
 from mesynth.generators.registry import Model, configured, option_text
 from mesynth.metrics.networks.judge import AUJudge
-from mesynth.store.families import makes_frames
-from mesynth.store.generator_folder import save_with_gains
+from mesynth.store.generator_folder import makes_frames, save_with_gains
 from mesynth.store.run_folder import only_maker, write_listed
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
 

@@ -16,8 +16,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import configured, find_model, split_name
-from mesynth.store.families import UNTRAINED, makes_frames
-from mesynth.store.generator_folder import WEIGHTS, shipped_models
+from mesynth.store.generator_folder import UNTRAINED, WEIGHTS, makes_frames, shipped_models
 from mesynth.training.data.rendered import person_key
 
 TRUTH = "rendered truth"

@@ -25,7 +25,7 @@ from mesynth.benchmark.run import read_answers
 from mesynth.core.facs import AU_CODES
 from mesynth.metrics.networks import Networks
 from mesynth.motion.prior import NAME
-from mesynth.store.families import has_property, makes_frames
+from mesynth.store.generator_folder import has_property, makes_frames
 
 FLOW_KID_KEY = "flow_kid"
 LEAST_AUS = 12
