@@ -403,8 +403,7 @@ def compare(
     Traceback (most recent call last):
     mesynth.core.errors.ConfigError: people=1 leaves no other people to compare with; choose at least 2
     """
-    from mesynth.benchmark.candidates import default_models, load_candidates
-    from mesynth.benchmark.requests import BenchmarkConfig
+    from mesynth.benchmark.protocol import BenchmarkConfig, default_models, load_candidates
     from mesynth.benchmark.run import compare as run
     from mesynth.generators.registry import split_models
     from mesynth.head.foreign import ForeignHead

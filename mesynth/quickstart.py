@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from mesynth import __version__
-from mesynth.benchmark.candidates import default_models, load_candidates
-from mesynth.benchmark.requests import BenchmarkConfig
+from mesynth.benchmark.protocol import BenchmarkConfig, default_models, load_candidates
 from mesynth.benchmark.result import DASH, Result
 from mesynth.benchmark.run import compare
 from mesynth.commandline import Bars, by_step

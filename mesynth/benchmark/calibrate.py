@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.candidates import Candidate, unframed
 from mesynth.benchmark.figures import points
-from mesynth.benchmark.people import Person, RenderedTruth
-from mesynth.benchmark.requests import Request, requests_of
+from mesynth.benchmark.protocol import Candidate, Person, RenderedTruth, Request, requests_of, unframed
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY
 from mesynth.core.seeds import derived

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.protocol import BENCHMARK_SEEDS, Person
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
