@@ -30,7 +30,7 @@ from mesynth.benchmark.protocol import (
 )
 from mesynth.benchmark.result import sheet
 from mesynth.benchmark.run import one_thread
-from mesynth.cli.train import compare
+from mesynth.cli.generators import compare
 from mesynth.commandline import MistakeGroup
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE

@@ -224,7 +224,7 @@ if __name__ == "__main__":
     if os.environ.get("TOY_TELL_THREADS"):
         atexit.register(_tell_threads)  # registered first: called last
 
-    from mesynth.cli.train import train
+    from mesynth.cli.generators import train
     from mesynth.commandline import MistakeGroup
 
     FAMILIES.register("toy", TOY)
