@@ -148,7 +148,7 @@ def prepare(
         if idle := next(iter([*steps, *(name for name, value in chosen.items() if value)]), ""):
             raise ConfigError(f"{idle} has no effect on {database}, whose clips are prepared already; leave it out")
         if database == EXPORT:
-            from mesynth.corpus.exports.imports import import_export
+            from mesynth.corpus.exports.run import import_export
 
             return import_export(root, out, workers=workers, progress=progress)
         from mesynth.datasets.flow_folders import import_flow_folders
@@ -237,7 +237,7 @@ def load_database(
         if annotation:
             raise ConfigError(f"a corpus has no annotation file; leave out annotation {annotation}")
         return select.rows(Manifest.read(root)), []
-    from mesynth.corpus.exports.imports import is_export, restored
+    from mesynth.corpus.exports.run import is_export, restored
     from mesynth.datasets.load import usable
     from mesynth.store.stage import Skipped
 

@@ -21,8 +21,7 @@ from click.testing import CliRunner
 import mesynth
 from mesynth.cli import main
 from mesynth.core.errors import MesynthError
-from mesynth.corpus.exports.imports import read_export
-from mesynth.corpus.exports.run import export
+from mesynth.corpus.exports.run import export, read_export
 from mesynth.corpus.filters import Limits, filter_corpus
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.plan_file import StoredPlan
