@@ -17,7 +17,7 @@ from mesynth.core.errors import ConfigError
 if TYPE_CHECKING:
     from mesynth.benchmark.result import Result
     from mesynth.corpus.filters import Rejection
-    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.plan import StoredPlan
     from mesynth.generators.base import Generator
     from mesynth.metrics.fid import Fid
     from mesynth.metrics.report import Comparison

@@ -34,7 +34,7 @@ from mesynth.commandline import (
 from mesynth.core.errors import MesynthError
 
 if TYPE_CHECKING:
-    from mesynth.corpus.throughput import Throughput
+    from mesynth.corpus.generate import Throughput
 
 
 @click.command(

@@ -11,8 +11,7 @@ from mesynth.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesynth.core.framing import Framing
-    from mesynth.corpus.plan import PlanConfig
-    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.plan import PlanConfig, StoredPlan
     from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
     from mesynth.store.manifest import Manifest
     from mesynth.store.stage import Progress
@@ -235,7 +234,7 @@ class Generation:
         return self._stored() if self.plan else self.config
 
     def _stored(self) -> StoredPlan:
-        from mesynth.corpus.plan_file import StoredPlan
+        from mesynth.corpus.plan import StoredPlan
 
         assert self.plan is not None
         return StoredPlan.read(self.plan)

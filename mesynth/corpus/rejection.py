@@ -33,10 +33,8 @@ from mesynth.core.framing import OWN, Framing, KnownFraming
 from mesynth.corpus.faces import FaceSource
 from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejection, rejected_csv, rejections
 from mesynth.corpus.flow_corpus import flow_run
-from mesynth.corpus.generate import Preview, face_run
-from mesynth.corpus.plan import PlanConfig, PlanRow
-from mesynth.corpus.plan_file import StoredPlan
-from mesynth.corpus.throughput import CorpusRun, Pace, Report, Throughput, joined, timed, writable
+from mesynth.corpus.generate import CorpusRun, Pace, Preview, Report, Throughput, face_run, joined, timed, writable
+from mesynth.corpus.plan import PlanConfig, PlanRow, StoredPlan
 from mesynth.metrics.clips import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance

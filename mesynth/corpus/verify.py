@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.types import N_AUS
-from mesynth.corpus.croissant import CROISSANT_FILE
+from mesynth.corpus.card import CROISSANT_FILE
 from mesynth.datasets.registry import corpus_near
 from mesynth.preprocess.augment import GENERATOR as AUGMENT
 from mesynth.store import digests

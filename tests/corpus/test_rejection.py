@@ -19,7 +19,7 @@ from mesynth.cli import main
 from mesynth.core.errors import MesynthError
 from mesynth.corpus.design import load_design
 from mesynth.corpus.filters import Checks, Limits, filter_corpus, parse_keep
-from mesynth.corpus.generate import Preview, generate
+from mesynth.corpus.generate import Preview, ProcessTimes, Throughput, generate, joined
 from mesynth.corpus.plan import Plan, PlanConfig
 from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.rejection import (
@@ -29,7 +29,6 @@ from mesynth.corpus.rejection import (
     generate_flow_until_accepted,
     generate_until_accepted,
 )
-from mesynth.corpus.throughput import ProcessTimes, Throughput, joined
 from mesynth.corpus.verify import verify
 from mesynth.metrics.clips import ClipData
 from mesynth.motion.nuisance import Nuisance

@@ -23,8 +23,7 @@ from mesynth.cli import main
 from mesynth.core.errors import MesynthError
 from mesynth.corpus.exports.run import export, read_export
 from mesynth.corpus.filters import Limits, filter_corpus
-from mesynth.corpus.plan import PlanConfig
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.plan import PlanConfig, StoredPlan
 from mesynth.corpus.rejection import Acceptance, AcceptedCorpus, generate_flow_until_accepted
 from mesynth.corpus.verify import KINDS, kind_of, verify
 from mesynth.datasets.casme2 import load_casme2

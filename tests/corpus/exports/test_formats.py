@@ -1,5 +1,5 @@
-"""Frames with a CSV, flow arrays, moving pictures, the data frame of MEB, WebDataset shards and Hugging Face parquet: in the
-form their libraries ask for, and by them if installed.
+"""Frames with a CSV, flow arrays, moving pictures, MEB, WebDataset shards and Hugging Face parquet: in the form their
+libraries ask for, and by them if installed.
 """
 
 from __future__ import annotations
