@@ -31,7 +31,7 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.previews import DIFFERENCE_GAIN, FLOW_SCALE, clip_column, video_bytes
 from mesynth.datasets.casme2 import load_casme2
-from mesynth.datasets.rendered import render_casme2, render_faces
+from mesynth.datasets.rendered import Rendering, render_casme2, render_faces
 from mesynth.generators.registry import find_model
 from mesynth.metrics.base import MeasureConfig, MeasureRow, format_number
 from mesynth.metrics.measure import measure
@@ -114,10 +114,8 @@ def _run(out: Path, picture: Path, scale: Scale, seed: int, workers: int, bars: 
     clock = Clock(out / "seconds.json")
 
     with clock("render the embedded database"):
-        render_casme2(
-            out / "database", subjects=scale.subjects, clips_per_subject=scale.clips, fps=FPS, seed=seed,
-            workers=workers, progress=bars("render database"),
-        )  # fmt: skip
+        people = Rendering(subjects=scale.subjects, clips_per_subject=scale.clips, fps=FPS, seed=seed)
+        render_casme2(out / "database", people, workers=workers, progress=bars("render database"))
     with clock("prepare it: landmarks, crops, TV-L1"):
         real = prepare(
             load_casme2(out / "database"), out / "real", PrepareConfig(size=SIZE), workers=workers,

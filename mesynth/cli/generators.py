@@ -328,9 +328,9 @@ def render(
 ) -> None:
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
     if dry_run:
-        from mesynth.datasets.rendered import check_render
+        from mesynth.datasets.rendered import Rendering
 
-        check_render(subjects=subjects, clips=clips, size=size, fps=fps, seed=seed)
+        Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)  # checks them
         n = subjects * clips if layout == "casme2" else subjects
         what = "clips" if layout == "casme2" else "pictures"
         click.echo(f"would render {n} {what} of {subjects} subjects into {out}")

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import pyarrow as pa
@@ -130,7 +130,31 @@ class PlanRow:
         }
 
 
-class Plan(Sequence["PlanRow"]):
+class _Rows(Sequence["PlanRow"]):
+    """Rows that are made when they are looked at; a slice is as small as its whole."""
+
+    _part: range
+    """Indices of the rows."""
+
+    def _row(self, index: int) -> PlanRow:
+        raise NotImplementedError
+
+    def _of(self, part: range) -> Self:
+        """These rows alone."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @overload
+    def __getitem__(self, index: int) -> PlanRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> PlanRow | Self:
+        return self._of(self._part[index]) if isinstance(index, slice) else self._row(self._part[index])
+
+
+class Plan(_Rows):
     """The rows of ``config`` over ``n_faces`` faces, each drawn when it is looked at: a plan of any length is small.
 
     Emotions are taken in turn, faces in random order per round, so that classes and faces stay balanced; AUs
@@ -144,17 +168,11 @@ class Plan(Sequence["PlanRow"]):
         self.config, self.n_faces = config, n_faces
         self._part = range(config.count) if part is None else part
 
-    def __len__(self) -> int:
-        return len(self._part)
+    def _row(self, index: int) -> PlanRow:
+        return _draw_row(self.config, self.n_faces, index)
 
-    @overload
-    def __getitem__(self, index: int) -> PlanRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> Plan: ...
-    def __getitem__(self, index: int | slice) -> PlanRow | Plan:
-        if isinstance(index, slice):
-            return Plan(self.config, self.n_faces, self._part[index])
-        return _draw_row(self.config, self.n_faces, self._part[index])
+    def _of(self, part: range) -> Plan:
+        return Plan(self.config, self.n_faces, part)
 
 
 def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
@@ -363,7 +381,7 @@ def _same_or_refuse(out: Path, digest: str) -> None:
         raise RunFolderError(f"{out} exists and holds another plan or something else; choose another --out")
 
 
-class StoredPlan(Sequence["PlanRow"]):
+class StoredPlan(_Rows):
     """The rows of a plan folder, or some of them; what is sent to another process is the path and the range."""
 
     def __init__(self, folder: Path, info: dict[str, Any], part: range) -> None:
@@ -441,17 +459,8 @@ class StoredPlan(Sequence["PlanRow"]):
         """Where the faces are: ``faces``, or where they were when the plan was made."""
         return faces or self.folder / str(self.info.get("faces_path", ""))
 
-    def __len__(self) -> int:
-        return len(self._part)
-
-    @overload
-    def __getitem__(self, index: int) -> PlanRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> StoredPlan: ...
-    def __getitem__(self, index: int | slice) -> PlanRow | StoredPlan:
-        if isinstance(index, slice):
-            return StoredPlan(self.folder, self.info, self._part[index])
-        return self._row(self._part[index])
+    def _of(self, part: range) -> StoredPlan:
+        return StoredPlan(self.folder, self.info, part)
 
     def __iter__(self) -> Iterator[PlanRow]:
         for index in self._part:

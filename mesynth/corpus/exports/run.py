@@ -41,8 +41,15 @@ from mesynth.corpus.exports.form import (
     record_of,
     row_of,
 )
-from mesynth.corpus.exports.formats import FramesForm, HuggingFaceForm, MebForm, PreviewsForm, WebDatasetForm
-from mesynth.corpus.exports.releases import Casme2Form, FlowFoldersForm, FlowNpyForm, SammForm
+from mesynth.corpus.exports.formats import (
+    FlowNpyForm,
+    FramesForm,
+    HuggingFaceForm,
+    MebForm,
+    PreviewsForm,
+    WebDatasetForm,
+)
+from mesynth.corpus.exports.releases import Casme2Form, FlowFoldersForm, SammForm
 from mesynth.datasets.registry import EXPORT, advised
 from mesynth.store import digests
 from mesynth.store.manifest import FRAMING, Manifest, Row, framing_meta, write_tables
@@ -295,7 +302,7 @@ def import_export(root: Path | str, out: Path | str, *, workers: int = 1, progre
     """
     found = read_export(root)
     config = {"stage": "import", "form": found.form.name, "input": found.sha256, "version": mesynth.__version__}
-    worker = _Worker(found.root, found.form.name)
+    worker = partial(_back, found.root, found.form.name)
     return run_stage(
         Path(out), found.lines, worker, config=config, workers=workers, progress=progress,
         meta=framing_meta(found.framing),
@@ -420,20 +427,12 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 # ---------------------------------------------------------------- one clip
 
 
-@dataclass(frozen=True)
-class _Worker:
-    """Picklable: one line to one clip with its arrays."""
-
-    root: Path
-    form: str
-
-    def __call__(self, line: ProvenanceLine) -> Produced:
-        try:
-            return FORMS[self.form].back(self.root, row_of(line.record), line.record["as"])
-        except MesynthError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise ManifestError(
-                f"line {line.number} of {self.root / PROVENANCE_FILE} is damaged ({reason}); {AGAIN}"
-            ) from None
+def _back(root: Path, form: str, line: ProvenanceLine) -> Produced:
+    """One line to one clip with its arrays."""
+    try:
+        return FORMS[form].back(root, row_of(line.record), line.record["as"])
+    except MesynthError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ManifestError(f"line {line.number} of {root / PROVENANCE_FILE} is damaged ({reason}); {AGAIN}") from None
