@@ -70,7 +70,7 @@ class AnnotatedClip:
     def of_cells(cls, cells: Mapping[str, object], **told: Any) -> AnnotatedClip:
         """From a workbook's row, whose onset, apex, offset, aus, emotion and objective class are taken as they are;
         ``told``: the other fields, and those of them that are not."""
-        values = {name: cells.get(name) for name in ("onset", "apex", "offset", "aus")}
+        values: dict[str, Any] = {name: cells.get(name) for name in ("onset", "apex", "offset", "aus")}
         values |= {"emotion": text_of(cells.get("emotion")), "objective": roman_class(cells.get("objective"))}
         return cls(**values | told)
 
