@@ -35,8 +35,8 @@ DATABASES: Registry[Database] = Registry(
         "4dme": "mesynth.datasets.fourdme:FOURDME",
         "dfme": "mesynth.datasets.dfme:DFME",
         "meview": "mesynth.datasets.meview:MEVIEW",
-        "megc2019": "mesynth.datasets.megc2019:MEGC2019",
-        "cmed": "mesynth.datasets.cmed:CMED",
+        "megc2019": "mesynth.datasets.composites:MEGC2019",
+        "cmed": "mesynth.datasets.composites:CMED",
         "generic": "mesynth.datasets.generic:GENERIC",
     },
 )

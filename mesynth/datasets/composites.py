@@ -1,11 +1,17 @@
-"""The composite of the MEGC 2019 challenge: 442 clips of CASME II, SAMM and SMIC-HS in three classes.
+"""Composites: several databases under one root, members found in subfolders, their lines carried over with their names.
 
-The challenge's own list says which clips belong to it: a CSV without header of database, subject, clip and class (0
-negative, 1 positive, 2 surprise). It ships (``megc2019.csv``), so that the composite is the same with every edition of
-the workbooks; a second list, the one on the challenge's pages, lacks one clip (:data:`NOT_IN_441`). A rule (See et al.,
+MEGC 2019, the composite of that challenge: 442 clips of CASME II, SAMM and SMIC-HS in three classes. The challenge's
+own list says which clips belong to it: a CSV without header of database, subject, clip and class (0 negative, 1
+positive, 2 surprise). It ships (``megc2019.csv``), so that the composite is the same with every edition of the
+workbooks; a second list, the one on the challenge's pages, lacks one clip (:data:`NOT_IN_441`). A rule (See et al.,
 MEGC 2019) leads to the same clips on the workbooks of that time: positive is happiness, surprise is surprise; negative
 is every emotion of SMIC's and SAMM's negative classes, but only disgust and repression of CASME II, without the two
 clips in :data:`LEFT_OUT`. Where rule and list disagree, an edition has changed a row, and the row is told.
+
+Compound micro-expressions after CMED (Zhao and Xu, Sensors 19(24), 2019): a reconstruction, not the database. CMED
+joins CASME, CASME II, CAS(ME)^2, SMIC-HS and SAMM and adds clips synthesised from two basic ones; its list of clips is
+not public. Here a real clip is compound when its emotion and its action units name two emotions at once, by the rule of
+:func:`compound`. Counts therefore differ from the published ones, most of all in the compound classes.
 """
 
 from __future__ import annotations
@@ -13,42 +19,120 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from mesynth.core.emotions import CLASSES_3, label, plain_emotion
+from mesynth.core.emotions import CLASS_OF, CLASSES_3, PUBLISHED, label, plain_emotion
 from mesynth.core.errors import DatasetLayoutError, WrongRoot
+from mesynth.core.facs import parse_annotation
+from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
-from mesynth.datasets.database import (
-    AnnotatedClip,
-    Member,
-    Release,
-    beside,
-    composed,
-    editions,
-    holds,
-    never,
-    plain_id,
-    read_members,
-    recognise,
-    shipped,
-)
-from mesynth.datasets.files import contents
+from mesynth.datasets.casme_sq import CASME_SQ
+from mesynth.datasets.database import AnnotatedClip, Database, Release, editions, plain_id, recognise, shipped
+from mesynth.datasets.files import RENAMED, contents, find_folder
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
 from mesynth.store.manifest import Manifest, Row
 
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A database that a composite draws from, and the names its subfolder may have."""
+
+    database: Database
+    folders: tuple[str, ...]
+
+
+def read_members(root: Path, members: Sequence[Member], frames: str, title: str) -> dict[str, Release]:
+    """Name -> release of every member whose subfolder is in ``root``; a line's folder is relative to ``root``.
+
+    ``title``: the composite's, for messages. Each line carries its database, licence, frame rate and kind, so that
+    lines of all members can be joined.
+    Raises DatasetLayoutError when a member that is there cannot be read.
+    """
+    found = {}
+    for member in members:
+        folder = find_folder(root, *member.folders)
+        if folder is None:
+            continue
+        database = member.database
+        try:
+            release = database.read(folder, database.parts[0], frames)
+        except WrongRoot as error:
+            said, renamed, file = str(error).partition(RENAMED)
+            way = f"; {title} takes no --annotation: rename the workbook{file.removeprefix(' FILE')}" if renamed else ""
+            raise WrongRoot(said + way) from None
+        found[database.name] = replace(
+            release,
+            lines=tuple(_carried(line, folder.name, database, release) for line in release.lines),
+            sources=tuple(f"{folder.name}/{source}" for source in release.sources),
+            notes=tuple(f"{database.title}: {note}" for note in release.notes),
+            left_out=tuple(f"{folder.name}/{place}" for place in release.left_out),
+        )
+    return found
+
+
+def never(folder: Path) -> bool:
+    """No release: frames belong to the members, and a folder that holds several may hold other things as well."""
+    return False
+
+
+def holds(members: Sequence[Member]) -> Callable[[Path], bool]:
+    """Whether a folder may be a composite's root: one of its members lies in it."""
+    return lambda folder: any(find_folder(folder, *member.folders) is not None for member in members)
+
+
+def composed(
+    releases: Mapping[str, Release],
+    kept: Sequence[AnnotatedClip],
+    notes: Sequence[str],
+    *,
+    absent: Sequence[AnnotatedClip] = (),
+    sources: Sequence[str] = (),
+) -> Release:
+    """The composite's release: ``kept`` of the members' lines, the others left out on purpose.
+
+    ``notes`` and ``sources`` follow the members' own; ``absent``: lines that no member has.
+    """
+    folders = {line.folder for release in releases.values() for line in release.lines}
+    return Release(
+        lines=(*kept, *absent),
+        sources=(*(source for release in releases.values() for source in release.sources), *sources),
+        notes=(*(note for release in releases.values() for note in release.notes), *notes),
+        left_out=tuple(sorted(folders - {line.folder for line in kept})),
+    )
+
+
+def _carried(line: AnnotatedClip, prefix: str, database: Database, release: Release) -> AnnotatedClip:
+    return replace(
+        line,
+        folder=f"{prefix}/{line.folder}" if line.folder else prefix,
+        database=release.database or database.name,
+        licence=release.licence or database.licence,
+        fps=line.fps or release.fps or database.fps,
+        provenance={"kind": release.kind} | dict(line.provenance),
+    )
+
+
+def beside(found: Mapping[str, int], published: Mapping[str, int]) -> str:
+    """``negative 70 (70), positive 50 (51)``: what was found, and what was published in brackets."""
+    words = [*published, *(word for word in found if word not in published)]
+    return ", ".join(f"{word} {found.get(word, 0)} ({published.get(word, '-')})" for word in words)
+
+
+# ---------------------------------------------------------------- MEGC 2019
+
+
 Key = tuple[str, str, str]
 """Database, subject, clip, in the plain spelling of :func:`mesynth.datasets.database.plain_id`."""
 
-MEMBERS = (
-    Member(database=CASME2, folders=("CASME2", "CASMEII", "CASME_II", "CASME-II", "CASME II")),
-    Member(database=SAMM, folders=("SAMM",)),
-    Member(database=SMIC, folders=("SMIC", "SMIC-HS", "SMIC_HS")),
-)
+_CASME2 = Member(database=CASME2, folders=("CASME2", "CASMEII", "CASME_II", "CASME-II", "CASME II"))
+_SAMM = Member(database=SAMM, folders=("SAMM",))
+_SMIC = Member(database=SMIC, folders=("SMIC", "SMIC-HS", "SMIC_HS"))
+MEGC2019_MEMBERS = (_CASME2, _SAMM, _SMIC)
 LEFT_OUT: frozenset[Key] = frozenset({("casme2", "sub4", "ep12_1f"), ("casme2", "sub5", "ep9_5f")})
 """Clips of CASME II whose apex is missing or is the onset."""
 
@@ -168,7 +252,7 @@ def differences(by_rule: Mapping[Key, str], listed: Mapping[Key, str]) -> tuple[
     return tuple(said)
 
 
-# ---------------------------------------------------------------- from manifests
+# ---------------------------------------------------------------- MEGC 2019 from manifests
 
 
 @dataclass(frozen=True)
@@ -182,7 +266,7 @@ class Composite:
     """Clips of the list that no manifest holds."""
 
 
-def compose(manifests: Sequence[Manifest], root: Path | str, *, listed: Path | None = None) -> Composite:
+def compose_megc2019(manifests: Sequence[Manifest], root: Path | str, *, listed: Path | None = None) -> Composite:
     """The composite from prepared or loaded manifests of the three databases; paths are relative to ``root``.
 
     ``listed``: a CSV of the challenge's form, which then decides; None for the challenge's list of 442 clips, or for
@@ -193,7 +277,7 @@ def compose(manifests: Sequence[Manifest], root: Path | str, *, listed: Path | N
     """
     joined = Manifest.join(manifests, root)
     rows = list(joined)
-    for member in MEMBERS:
+    for member in MEGC2019_MEMBERS:
         if not any(row.database == member.database.name for row in rows):
             raise DatasetLayoutError(f"no clip of {member.database.title} among the manifests; prepare it and add it")
     keys = [_key(row.database, row.subject, row.clip) for row in rows]
@@ -249,10 +333,10 @@ def _counts(found: Iterable[tuple[str, str, str]], labels: Mapping[Key, str]) ->
     return (*lines, f"all: {beside(total, expected)}")
 
 
-# ---------------------------------------------------------------- from the three releases
+# ---------------------------------------------------------------- MEGC 2019 from the three releases
 
 
-def read(root: Path, part: str, frames: str) -> Release:
+def read_megc2019(root: Path, part: str, frames: str) -> Release:
     """The composite's lines.
 
     What decides: part "442" or "441" the challenge's list of so many clips, "list" a CSV in ``root``, "rule" the rule;
@@ -260,8 +344,8 @@ def read(root: Path, part: str, frames: str) -> Release:
 
     Raises DatasetLayoutError when a release or the list is missing.
     """
-    releases = read_members(root, MEMBERS, frames, "MEGC 2019")
-    for member in MEMBERS:
+    releases = read_members(root, MEGC2019_MEMBERS, frames, "MEGC 2019")
+    for member in MEGC2019_MEMBERS:
         if member.database.name not in releases:
             raise WrongRoot(
                 f"no folder {member.folders[0]} in {root}: {contents(root)}; put (or link) the release of "
@@ -357,7 +441,137 @@ _OF_442, _OF_441 = (one.published for one in editions("megc2019"))
 MEGC2019 = shipped(
     "megc2019",
     is_release=never,
-    read=read,
-    is_root=holds(MEMBERS),
+    read=read_megc2019,
+    is_root=holds(MEGC2019_MEMBERS),
     published={part: _OF_441 if part == "441" else _OF_442 for part in ("auto", "442", "441", "rule", "list")},
 )
+
+
+# ---------------------------------------------------------------- CMED
+
+
+CMED_MEMBERS = (
+    Member(database=CASME, folders=("CASME", "CASME1", "CASME_I")),
+    _CASME2,
+    Member(database=CASME_SQ, folders=("CASME_SQ", "CASME_2", "CAS(ME)2", "CAS(ME)^2", "CASMESQ")),
+    _SAMM,
+    _SMIC,
+)
+CMED_CLASSES: Mapping[str, int] = {
+    "negative": 233,
+    "positive": 82,
+    "surprise": 70,
+    "positive+surprise": 74,
+    "negative+surprise": 236,
+    "positive+negative": 197,
+    "negative+negative": 158,
+}
+"""Class -> clips in the published database, whose compound clips are synthesised."""
+
+# Action units that tell an emotion from the others; AU 4 says negative, but not which.
+MARKS: Mapping[str, tuple[frozenset[int], ...]] = {
+    "happiness": (frozenset({12}),),
+    "surprise": (frozenset({1, 2}), frozenset({5})),
+    "disgust": (frozenset({9}), frozenset({10})),
+    "sadness": (frozenset({15}),),
+    "fear": (frozenset({20}),),
+    "anger": (frozenset({23}),),
+    "contempt": (frozenset({14}),),
+    "negative": (frozenset({4}),),
+}
+_USUAL = 0.2
+_PAIRS = {frozenset(name.split("+")): name for name in CMED_CLASSES if "+" in name}
+
+
+def compound(emotion: str, codes: Iterable[int]) -> str:
+    """The class of a clip by its emotion and its certain action units, "" where neither names one.
+
+    1. The emotion gives the first class (negative, positive, surprise), if it has one.
+    2. Action units that go with that emotion anyway are set aside: its own marks, and those in at least a fifth of
+       its published clips (:data:`mesynth.core.emotions.PUBLISHED`). A word without class (others) sets nothing aside.
+    3. Each further emotion whose mark (:data:`MARKS`) is left names a class. Two classes make a compound; so do two
+       different negative emotions. All three classes at once name none.
+
+    >>> compound("happiness", [6, 12]), compound("happiness", [1, 2, 12]), compound("others", [4, 12])
+    ('positive', 'positive+surprise', 'positive+negative')
+    >>> compound("disgust", [4, 7, 9]), compound("disgust", [4, 9, 15]), compound("others", [4])
+    ('negative', 'negative+negative', '')
+    """
+    word, present = plain_emotion(emotion), frozenset(codes)
+    first = label(word)
+    usual = {code for code, share in PUBLISHED.get(word, {}).items() if first and share >= _USUAL}
+    usual |= {code for mark in MARKS.get(word, ()) for code in mark}
+    told = {
+        name
+        for name, marks in MARKS.items()
+        if name != word and any(mark <= present and not mark <= usual for mark in marks)
+    }
+    classes = {CLASS_OF[name] for name in told} | ({first} if first else set())
+    if len(classes) == 2:
+        return _PAIRS[frozenset(classes)]
+    if len(classes) == 1 and first:
+        # which negative emotions: the clip's own, if it is one, and those its marks tell
+        kinds = {name for name in (word, *told) if CLASS_OF[name] == "negative" and name != "negative"}
+        return "negative+negative" if first == "negative" and len(kinds) > 1 else first
+    return ""
+
+
+# ---------------------------------------------------------------- CMED from manifests
+
+
+@dataclass(frozen=True)
+class Compound:
+    """The rows that have a class, which is their label, and counts beside the published ones."""
+
+    manifest: Manifest
+    counts: dict[str, int]
+
+    @property
+    def beside(self) -> str:
+        """``negative 120 (233), ...``."""
+        return beside(self.counts, CMED_CLASSES)
+
+
+def compose_cmed(manifests: Sequence[Manifest], root: Path | str) -> Compound:
+    """Label the micro-expressions of prepared or loaded manifests by :func:`compound`; paths relative to ``root``."""
+    kept = []
+    for row in Manifest.join(manifests, root):
+        name = compound(row.emotion, _codes(row.au_text)) if row.expression == "micro" else ""
+        if name:
+            kept.append(replace(row, label=name))
+    return Compound(Manifest.from_rows(kept, Path(root)), _class_counts(row.label for row in kept))
+
+
+def _codes(cell: object) -> tuple[int, ...]:
+    annotation = parse_annotation(cell)
+    return () if annotation.open else annotation.codes
+
+
+def _class_counts(labels: Iterable[str]) -> dict[str, int]:
+    found = Counter(labels)
+    return {name: found[name] for name in CMED_CLASSES}
+
+
+# ---------------------------------------------------------------- CMED from the releases
+
+
+def read_cmed(root: Path, part: str, frames: str) -> Release:
+    """The lines that have a class, of the releases that are there. Raises DatasetLayoutError when none is."""
+    releases = read_members(root, CMED_MEMBERS, frames, "CMED")
+    if not releases:
+        folders = ", ".join(member.folders[0] for member in CMED_MEMBERS)
+        raise WrongRoot(f"none of the folders {folders} in {root}: {contents(root)}; put the releases there")
+    lines = [line for release in releases.values() for line in release.lines]
+    named = [compound(line.emotion, _codes(line.aus)) if line.expression == "micro" else "" for line in lines]
+    kept = [replace(line, label=name) for line, name in zip(lines, named, strict=True) if name]
+    absent = [member.database.title for member in CMED_MEMBERS if member.database.name not in releases]
+    notes = ["a reconstruction by rule: the list of CMED is not public, and its compound clips are synthesised"]
+    if absent:
+        notes.append(f"without {', '.join(absent)}, which {root} does not hold")
+    counts = _class_counts(line.label or "" for line in kept)
+    notes.append(f"classes, published in brackets: {beside(counts, CMED_CLASSES)}")
+    return composed(releases, kept, notes)
+
+
+# 1050 clips are published, most of them synthesised: nothing to be complete by.
+CMED = shipped("cmed", is_release=never, read=read_cmed, is_root=holds(CMED_MEMBERS))
