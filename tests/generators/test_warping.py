@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mesynth.core.types import optical_strain
-from mesynth.preprocess.warping import backward_of, bilinear, from_means, resize_flow, soft_limit, strain
+from mesynth.preprocess.warping import backward_of, bilinear, differentiable_strain, from_means, resize_flow, soft_limit
 
 
 def swirl(size: int, amount: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -76,11 +76,11 @@ def test_soft_limit(length: float) -> None:
 
 def test_strain_is_the_projects() -> None:
     uv = torch.randn(2, 2, 9, 11, generator=torch.Generator().manual_seed(0))
-    assert np.allclose(strain(uv)[:, 0].numpy(), optical_strain(uv.numpy()), atol=1e-5)
+    assert np.allclose(differentiable_strain(uv)[:, 0].numpy(), optical_strain(uv.numpy()), atol=1e-5)
 
 
 def test_strain_of_no_motion_has_a_finite_gradient() -> None:
     flow = torch.zeros(1, 2, 8, 8, requires_grad=True)
-    strain(flow).sum().backward()
+    differentiable_strain(flow).sum().backward()
     assert flow.grad is not None
     assert bool(flow.grad.isfinite().all())

@@ -14,7 +14,8 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.facs import parse_request
 from mesynth.core.types import optical_strain
 from mesynth.head import Subject
-from mesynth.preprocess.flow_parts import (  # fmt: skip
+from mesynth.preprocess.regions import rigid_mask
+from mesynth.preprocess.warping import (  # fmt: skip
     curl,
     divergence,
     global_motion,
@@ -25,7 +26,6 @@ from mesynth.preprocess.flow_parts import (  # fmt: skip
     remove_global_motion,
     strain,
 )
-from mesynth.preprocess.regions import rigid_mask
 from tests.preprocess.textures import smooth_field
 
 DEVICES = [

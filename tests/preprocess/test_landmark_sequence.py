@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mesynth.core.errors import MesynthError, NoFaceError
 from mesynth.core.facs import parse_request
 from mesynth.head import Subject
-from mesynth.preprocess.tracks import RIGID, detect, displacements, follow, in_face_frame, smooth, without_head_motion
+from mesynth.preprocess.inputs import RIGID, detect, displacements, follow, in_face_frame, smooth, without_head_motion
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SHARES = (0.0, 0.4, 1.0, 0.5)

@@ -21,7 +21,7 @@ from torch import nn
 from mesynth.core.emotions import CLASSES_3
 from mesynth.generators.blocks import CELLS, FiLM, PatchTower, SelfAttention, group_norm, halvings, sn
 from mesynth.generators.painting import PriorFlow
-from mesynth.preprocess.warping import strain
+from mesynth.preprocess.warping import differentiable_strain
 
 N_CLASSES = len(CLASSES_3)
 _ATTENDED = 16
@@ -145,4 +145,4 @@ class FlowDiscriminator(nn.Module):
 
 def observe(generator: FlowGenerator, uv: torch.Tensor) -> torch.Tensor:
     """Flow [B,2,S,S] pixels -> u, v and strain [B,3,S,S], all compressed as the generator draws."""
-    return generator.compress(torch.cat([uv, 4 * strain(uv)], 1))
+    return generator.compress(torch.cat([uv, 4 * differentiable_strain(uv)], 1))

@@ -29,7 +29,7 @@ from mesynth.generators.blocks import AUCondition, FiLMBlock, group_norm
 from mesynth.generators.formation import MAX_RESIDUAL, Motion, amount, combine, limited
 from mesynth.head.model import SIDE_SOFTNESS
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres, eye_line
-from mesynth.preprocess.warping import resize_flow, strain
+from mesynth.preprocess.warping import differentiable_strain, resize_flow
 
 K = len(AU_CODES)
 _BOX = (-1.6, 1.6, -1.2, 2.0)
@@ -285,7 +285,7 @@ class MotionDiscriminator(ModelMixin, ConfigMixin):
         """
         unit = self.config["max_flow"] * flow.shape[-1]
         seen = has_flow.view(-1, 1, 1, 1).to(flow.dtype)
-        shown = torch.cat([flow / unit, strain(flow) / unit * 4], 1) * seen
+        shown = torch.cat([flow / unit, differentiable_strain(flow) / unit * 4], 1) * seen
         return torch.cat([2 * onset - 1, (frame - onset) / MAX_RESIDUAL, shown], 1)
 
     def forward(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 
 from mesynth.core.errors import ConfigError
 from mesynth.preprocess.magnify import EulerianConfig, PhaseConfig, TemporalFilter, eulerian, phase
-from mesynth.preprocess.magnify.eulerian import _amplified, _bands, _frequencies, level_alpha
+from mesynth.preprocess.magnify.classical import _amplified, _bands, _frequencies, level_alpha
 from tests.preprocess.magnify.clips import clip, grating, grating_shift
 
 

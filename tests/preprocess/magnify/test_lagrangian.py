@@ -9,8 +9,7 @@ import torch
 
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.preprocess.magnify import FoldError, LagrangianConfig, lagrangian, multi_ratio
-from mesynth.preprocess.magnify.common import psnr
-from mesynth.preprocess.magnify.lagrangian import smoothed_flow
+from mesynth.preprocess.magnify.classical import psnr, smoothed_flow
 from tests.preprocess.magnify.clips import DEVICES, clip, flows
 
 EXACT = LagrangianConfig(smooth=0.0)

@@ -8,7 +8,7 @@ import torch
 from scipy.signal import butter, sosfilt
 
 from mesynth.core.errors import ConfigError
-from mesynth.preprocess.magnify.common import TemporalFilter
+from mesynth.preprocess.magnify.classical import TemporalFilter
 
 FPS = 200.0
 
