@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mesynth.core.types import AUVector, Clip, Flow, Sample
     from mesynth.corpus.exports.run import export
     from mesynth.corpus.verify import verify
-    from mesynth.metrics.distribution import kid
+    from mesynth.metrics.fid import kid
     from mesynth.motion.prior import Face
     from mesynth.preprocess.augment import augment
     from mesynth.store.generator_folder import shipped_models

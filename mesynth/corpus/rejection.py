@@ -37,7 +37,7 @@ from mesynth.corpus.generate import Preview, face_run
 from mesynth.corpus.plan import PlanConfig, PlanRow
 from mesynth.corpus.plan_file import StoredPlan
 from mesynth.corpus.throughput import CorpusRun, Pace, Report, Throughput, joined, timed, writable
-from mesynth.metrics.clips import ClipData, face_mask
+from mesynth.metrics.base import ClipData, face_mask
 from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.prior import NAME

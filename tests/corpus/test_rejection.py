@@ -31,7 +31,7 @@ from mesynth.corpus.rejection import (
 )
 from mesynth.corpus.throughput import ProcessTimes, Throughput, joined
 from mesynth.corpus.verify import verify
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE

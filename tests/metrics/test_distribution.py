@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
-from mesynth.metrics import distribution as dist
-from mesynth.metrics.distribution import Moments, frechet, frechet_of_moments
+from mesynth.metrics import fid as dist
+from mesynth.metrics.fid import Moments, frechet, frechet_of_moments
 
 
 def gaussian(seed: int, n: int, d: int, mean: float = 0.0, sd: float = 1.0) -> np.ndarray:

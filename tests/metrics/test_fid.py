@@ -15,8 +15,7 @@ from click.testing import CliRunner
 from mesynth.cli import main
 from mesynth.core.errors import ManifestError, UnreadableImageError, WeightsUnavailable
 from mesynth.metrics import fid as module
-from mesynth.metrics.distribution import Moments
-from mesynth.metrics.fid import Pictures, fid, moments_of, read_statistics, write_statistics
+from mesynth.metrics.fid import Moments, Pictures, fid, moments_of, read_statistics, write_statistics
 from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, Inception
 from tests.metrics.inception import random_weights
 
