@@ -30,8 +30,7 @@ from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
 from mesynth.training.data.rendered import VALIDATION_SEEDS
-from mesynth.training.data.sequence_clips import Moves, Stand, draw_moves
-from mesynth.training.data.sequences import SequenceConfig
+from mesynth.training.data.sequences import Moves, SequenceConfig, Stand, draw_moves
 
 FRAMES, FPS, DRAWS = 32, 100, 4
 KINDS = {

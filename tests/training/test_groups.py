@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesynth.core.errors import ConfigError
-from mesynth.training.data.subjects import subject_groups
+from mesynth.training.data.pack import subject_groups
 
 SUBJECTS = st.lists(
     st.tuples(st.sampled_from(["casme2", "samm", "smic"]), st.integers(0, 99)).map(lambda s: f"{s[0]}/{s[1]:02d}"),

@@ -23,13 +23,15 @@ from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.shards import read_flow, read_frames, read_valid
 from mesynth.training.data import pack as pack_module
-from mesynth.training.data.pack import META, Pack, open_pack
-from mesynth.training.data.packed_clip import (
+from mesynth.training.data.pack import (
+    META,
+    Pack,
     PackConfig,
     PackedClip,
     Unusable,
     kept_frames,
     measured_levels,
+    open_pack,
     pack_clip,
     reduced_flow,
 )

@@ -25,11 +25,19 @@ from mesynth.store.families import Source
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Progress
-from mesynth.training.data import subjects
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.camera import OFF, CameraConfig, degrade, draw_seeds, uniforms
-from mesynth.training.data.pack import Pack, locked, open_pack
-from mesynth.training.data.packed_clip import PackConfig
+from mesynth.training.data.pack import (
+    Pack,
+    PackConfig,
+    allowed_clips,
+    clips_of,
+    locked,
+    open_pack,
+    people_left,
+    require_known,
+    validation_subjects,
+)
 from mesynth.training.data.rendered import (
     MAX_SIZE,
     TRAIN_SEEDS,
@@ -406,7 +414,7 @@ def _later_frame(n: int, apex: int, u: float, v: float, apex_share: float) -> in
 def list_subjects(config: PairConfig) -> tuple[str, ...]:
     """``database/subject`` of everyone that training on ``config`` may show, sorted; nothing is rendered or packed.
 
-    For :func:`mesynth.training.data.subjects.subject_groups`: each of its groups can be given as ``exclude_subjects``.
+    For :func:`mesynth.training.data.pack.subject_groups`: each of its groups can be given as ``exclude_subjects``.
 
     Raises:
         ManifestError: a folder without manifest.
@@ -448,19 +456,19 @@ def open_pairs(
         packs = _packs(config.manifests, config.pack(), cache, progress and progress("pack"))
     bar = progress("pack faces") if progress and config.faces else None
     faces = _packs(config.faces, config.pack_faces(), cache, bar)
-    subjects.require_known(excluded, (*packs, *faces))
-    people = subjects.people_left(packs, [subjects.allowed_clips(pack, excluded) for pack in packs])
+    require_known(excluded, (*packs, *faces))
+    people = people_left(packs, [allowed_clips(pack, excluded) for pack in packs])
     if config.source == "rendered":
         validating = frozenset(packs[1].subjects)
     else:
-        validating = subjects.validation_subjects(people, config.validation_share, seed) if packs else frozenset()
+        validating = validation_subjects(people, config.validation_share, seed) if packs else frozenset()
     pairs = _sides(packs, config, excluded, validating, seed) if packs else None
     if not faces:
         assert pairs is not None
         return pairs
-    strangers = subjects.people_left(faces, [subjects.allowed_clips(pack, excluded) for pack in faces]) - people
+    strangers = people_left(faces, [allowed_clips(pack, excluded) for pack in faces]) - people
     if pairs is None or len(strangers) > 1:
-        validating |= subjects.validation_subjects(strangers, config.validation_share, seed)
+        validating |= validation_subjects(strangers, config.validation_share, seed)
     alone = _sides(faces, config, excluded, validating, seed, purpose="faces", may_lack=pairs is not None)
     if pairs is None:
         return alone
@@ -483,8 +491,8 @@ def _sides(
     may_lack: bool = False,
 ) -> tuple[PairSet, PairSet]:
     """Clips to learn from, and clips of the people who validate (``may_lack``: there may be none)."""
-    allowed = [subjects.allowed_clips(pack, excluded) for pack in packs]
-    shown = [subjects.clips_of(pack, validating) for pack in packs]
+    allowed = [allowed_clips(pack, excluded) for pack in packs]
+    shown = [clips_of(pack, validating) for pack in packs]
     train = [np.flatnonzero(a & ~s) for a, s in zip(allowed, shown, strict=True)]
     held = [np.flatnonzero(a & s) for a, s in zip(allowed, shown, strict=True)]
     for name, part, needed in (("learn from", train, True), ("validate", held, not may_lack)):
