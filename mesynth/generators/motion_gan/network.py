@@ -2,7 +2,7 @@
 
 An encoder looks at the onset alone. Fields B_k are linear in intensity: a canonical field per AU, learned further, read
 at canonical coordinates on the face, plus a correction drawn by the decoder. With ``face`` the coordinates are those of
-the face's own landmarks, the fields start as the mean of several rigs (:mod:`mesynth.motion.rigs`) and turn with the
+the face's own landmarks, the fields start as the mean of several rigs (:mod:`mesynth.motion.fields`) and turn with the
 head, and the encoder is told where on the face it looks; without, they start as the motion prior's in the crop's frame,
 and the network finds where the face lies. What is not linear, N, and the heads of mask and residual see the AUs through
 FiLM, one side of the face at a time, and are gated by how much is asked of that side: the sides cannot disturb each
@@ -188,8 +188,7 @@ def canonical_fields(side: int, rigs: bool = False) -> torch.Tensor:
 
     ``rigs``: the mean of several rigs in its place, [3K,side,side], K times (right, down, to the viewer).
     """
-    from mesynth.motion.fields import basis
-    from mesynth.motion.rigs import mean_table
+    from mesynth.motion.fields import basis, mean_table
 
     u, v = np.linspace(_BOX[0], _BOX[1], side), np.linspace(_BOX[2], _BOX[3], side)
     uv = np.stack(np.meshgrid(u, v), -1)

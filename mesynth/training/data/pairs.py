@@ -95,7 +95,7 @@ class PairConfig:
     yaw: float = RenderConfig.yaw
     """Largest angle by which half of the onsets are turned to either side besides, degrees."""
     rigs: float = RenderConfig.rigs
-    """Share of people whose muscles pull as a rig of their own says, drawn around several (mesynth.motion.rigs)."""
+    """Share of people whose muscles pull as a rig of their own says, drawn around several (mesynth.motion.fields)."""
     expressive: float = RenderConfig.expressive
     """Share of pairs whose onset shows AUs already; the pair's AUs come on top."""
     jitter: float = RenderConfig.jitter

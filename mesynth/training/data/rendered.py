@@ -74,8 +74,8 @@ class RenderConfig:
     yaw: float = 0.0
     """Largest angle by which half of the onsets are turned besides, to either side, degrees; a third up or down."""
     rigs: float = 0.0
-    """Share of people whose muscles pull as a rig of their own says (:func:`mesynth.motion.rigs.draw_rig`); the others
-    all have the head's face units."""
+    """Share of people whose muscles pull as a rig of their own says (:func:`mesynth.motion.fields.draw_rig`); the
+    others all have the head's face units."""
     expressive: float = 0.0
     """Share of pairs whose onset shows AUs already: half-open or smiling mouths, narrow eyes, moved brows. The pair's
     AUs are what comes on top."""
@@ -210,7 +210,7 @@ def draw_onset(rng: np.random.Generator) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _subject(person: int, size: int, seed: int, rigs: float) -> Subject:
     from mesynth.head import Subject
-    from mesynth.motion.rigs import draw_rig
+    from mesynth.motion.fields import draw_rig
 
     rng = stream(seed, "training-rig", person)
     basis = draw_rig(rng) if rng.random() < rigs else None
