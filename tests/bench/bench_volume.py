@@ -22,7 +22,7 @@ from mesynth.core import facs, seeds
 from mesynth.core.facs import AUConflictError
 from mesynth.core.types import AUVector
 from mesynth.generators.base import ClipRequest
-from mesynth.generators.diffusion.config import Sampling
+from mesynth.generators.diffusion_config import Sampling
 from mesynth.generators.formation import face_motion, limited_length
 from mesynth.generators.motion_diffusion.network import REACH
 from mesynth.generators.registry import find_model

@@ -26,7 +26,7 @@ SATURATED = 0.998
 
 
 _WHAT = """Paints a face at action-unit intensities of choice, per side, relative to the picture given. A reconstruction
-after Xie et al. (ACM Multimedia 2020), whose code is not public; what is ours: mesynth.generators.au_icgan.pipeline.
+after Xie et al. (ACM Multimedia 2020), whose code is not public; what is ours: mesynth.generators.au_icgan.network.
 Intensity 0 gives the picture back bit for bit."""
 _LIMITS = """It paints and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
 head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""

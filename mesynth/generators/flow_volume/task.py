@@ -13,8 +13,8 @@ from torch import nn
 
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import save_trained
-from mesynth.generators.diffusion.config import Sampling
-from mesynth.generators.diffusion.tokens import dropped
+from mesynth.generators.diffusion import dropped
+from mesynth.generators.diffusion_config import Sampling
 from mesynth.generators.flow_volume.config import Config
 from mesynth.generators.flow_volume.network import VolumeDiffuser
 from mesynth.generators.formation import limited

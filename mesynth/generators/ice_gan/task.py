@@ -41,7 +41,7 @@ class _Request(NamedTuple):
 
 
 _WHAT = """Draws a face with action-unit intensities, per side, and one of three classes. Written after Yu et al.
-(2020), without their code; what is ours is listed in mesynth.generators.ice_gan.pipeline. Clips show the onset plus the
+(2020), without their code; what is ours is listed in mesynth.generators.ice_gan.network. Clips show the onset plus the
 difference of two drawings, with and without the expression: no request gives the picture back bit for bit."""
 _LIMITS = """It draws and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
 head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""

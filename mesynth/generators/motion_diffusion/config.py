@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from mesynth.config import check_adam, check_range, check_weights
 from mesynth.core.errors import ConfigError
-from mesynth.generators.diffusion.config import KINDS, Sampling
+from mesynth.generators.diffusion_config import KINDS, Sampling
 
 ARGUMENTS = {
     "mean_width": "expect", "mean_blocks": "expect_blocks", "process": "kind", "sigma_share": "share",

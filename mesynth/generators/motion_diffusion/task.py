@@ -13,9 +13,8 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.generators.base import save_trained
-from mesynth.generators.diffusion.config import Sampling
-from mesynth.generators.diffusion.sampling import few_levels, sample_conditioned
-from mesynth.generators.diffusion.tokens import dropped
+from mesynth.generators.diffusion import dropped, few_levels, sample_conditioned
+from mesynth.generators.diffusion_config import Sampling
 from mesynth.generators.formation import Motion, form, limited
 from mesynth.generators.motion_diffusion.config import ARGUMENTS, Config
 from mesynth.generators.motion_diffusion.network import MotionDiffuser

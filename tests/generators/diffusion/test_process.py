@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.diffusion.config import KINDS, Process
+from mesynth.generators.diffusion_config import KINDS, Process
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

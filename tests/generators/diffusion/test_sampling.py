@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.diffusion.config import KINDS, SOLVERS, Process, Sampling
-from mesynth.generators.diffusion.sampling import few_levels, guided, sample
+from mesynth.generators.diffusion import few_levels, guided, sample
+from mesynth.generators.diffusion_config import KINDS, SOLVERS, Process, Sampling
 
 MEAN, SD = 0.3, 0.2
 

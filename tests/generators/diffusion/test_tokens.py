@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mesynth.core.types import N_AUS
-from mesynth.generators.diffusion.tokens import DROP_ALL, DROP_AUS, DROP_ONE, HIDDEN, AUTokens, dropped
+from mesynth.generators.diffusion import DROP_ALL, DROP_AUS, DROP_ONE, HIDDEN, AUTokens, dropped
 
 CELLS = 2 * N_AUS
 
