@@ -21,18 +21,23 @@ from recognizer import ablation_page, report
 from recognizer import results as predictions
 from recognizer import sources as ledger
 from recognizer.ablation_page import curve_png
-from recognizer.ablation_result import CONFIG, RESULT, AblationResult, figures, read_result, write_result
-from recognizer.cells import (
+from recognizer.ablation_result import (
+    CONFIG,
     NONE,
     PARTS,
     POOLED,
+    RESULT,
+    AblationResult,
     Cell,
     CellResult,
     CellRunner,
+    figures,
     grid,
     groups,
     read_cell,
+    read_result,
     write_cell,
+    write_result,
 )
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
 from recognizer.data import FlowSet

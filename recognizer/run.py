@@ -34,12 +34,19 @@ from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import DataConfig, FlowSet
 from recognizer.fitting import NetworkMembers, Pretrained, chosen_weights, fit, shares_of, top_of
-from recognizer.metrics import MissingClassError, require_classes
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
 from recognizer.protocol import Fold, Mixture, make_folds
 from recognizer.report import log_text
-from recognizer.results import Condition, LosoResult, chosen_text, figures, oracle_figures
+from recognizer.results import (
+    Condition,
+    LosoResult,
+    MissingClassError,
+    chosen_text,
+    figures,
+    oracle_figures,
+    require_classes,
+)
 from recognizer.sources import (
     Progress,
     Source,

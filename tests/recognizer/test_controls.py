@@ -5,8 +5,8 @@ import pytest
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import optical_strain
-from recognizer.controls import COPIES, copies, rounds_for, similarity
 from recognizer.data import FlowSet
+from recognizer.protocol import COPIES, copies, rounds_for, similarity
 
 
 def test_copies_say_whose_they_are(sets: dict[str, FlowSet]) -> None:

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError
-from recognizer.controls import COPIES
 from recognizer.data import FlowSet, load
-from recognizer.protocol import ARMS, OWN_CLIPS, Fold, PoolTooSmallError, ProtocolConfig, make_folds, mix
+from recognizer.protocol import ARMS, COPIES, OWN_CLIPS, Fold, PoolTooSmallError, ProtocolConfig, make_folds, mix
 from tests.recognizer.corpora import write_corpus
 
 
