@@ -6,7 +6,6 @@ installed package (entry points of the group ``mesynth.metrics``); it then stand
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from abc import ABC, abstractmethod
@@ -28,7 +27,7 @@ from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import npy_array, read_flow, read_frames, read_landmarks, read_span
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 # ------------------------------------------------------------------- clips
 
@@ -415,26 +414,3 @@ def register(name: str) -> Any:
     >>> METRICS.remove("frames")
     """
     return METRICS.register(name)
-
-
-# ---------------------------------------------------------------- figures
-
-
-REAL, SYNTHETIC, OTHER = "#4c72b0", "#dd8452", "#8c8c8c"
-
-
-def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure that belongs to no GUI backend and to no pyplot state, and its axes [rows,columns]; inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made, made.subplots(rows, columns, squeeze=False)
-
-
-def png(made: Figure) -> bytes:
-    """The figure as PNG, 100 pixels an inch."""
-    buffer = io.BytesIO()
-    made.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()

@@ -13,20 +13,8 @@ import numpy as np
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import optical_strain
-from mesynth.metrics.base import (
-    LEFT_OUT,
-    REAL,
-    SIDES,
-    SYNTHETIC,
-    ClipData,
-    ClipMetric,
-    MeasureRow,
-    Observation,
-    face_mask,
-    figure,
-    median,
-    png,
-)
+from mesynth.metrics.base import LEFT_OUT, SIDES, ClipData, ClipMetric, MeasureRow, Observation, face_mask, median
+from mesynth.metrics.report import REAL, SYNTHETIC, figure, png
 
 MAGNITUDE_MAX = 4.0
 """Right end of the magnitude axis, pixels of the 128-pixel crop; motion beyond it is counted in the last bin."""

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mesynth.core.errors import ConfigError
 from mesynth.core.statistics import wilson
 from mesynth.metrics.base import MeasureRow, format_number
@@ -24,6 +26,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 FORMAT = "mesynth-comparison-1"
@@ -514,3 +517,26 @@ def _memory(report: MeasureReport, row: MeasureRow) -> _Said:
 _QUESTIONS: tuple[Callable[[MeasureReport], Verdict], ...] = (
     _control, _identity, _size, _flow, _timing, _pictures, _memory,
 )  # fmt: skip
+
+
+# ---------------------------------------------------------------- figures
+
+
+REAL, SYNTHETIC, OTHER = "#4c72b0", "#dd8452", "#8c8c8c"
+
+
+def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure that belongs to no GUI backend and to no pyplot state, and its axes [rows,columns]; inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made, made.subplots(rows, columns, squeeze=False)
+
+
+def png(made: Figure) -> bytes:
+    """The figure as PNG, 100 pixels an inch."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

@@ -79,14 +79,9 @@ class AUICGenerator(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        size: int = 128,
-        width: int = 64,
-        blocks: int = 6,
-        film: bool = True,
-        relative: bool = True,
+        self, size: int = 128, width: int = 64, blocks: int = 6, film: bool = True, relative: bool = True,
         prior: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         w = width
 

@@ -66,15 +66,9 @@ class FlowGenerator(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        size: int = 64,
-        width: int = 32,
-        z: int = 64,
-        condition: str = "both",
-        unit: float = 0.0025,
-        limit: float = 0.06,
-        prior: bool = True,
-    ) -> None:
+        self, size: int = 64, width: int = 32, z: int = 64, condition: str = "both", unit: float = 0.0025,
+        limit: float = 0.06, prior: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         rises = halvings(size, 4, 5)
         widths = [width * min(2 ** (rises - i), 8) for i in range(rises + 1)]

@@ -84,15 +84,9 @@ class ICEGenerator(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        size: int = 128,
-        width: int = 64,
-        embedding: int = 320,
-        noise: int = 100,
-        graph: bool = True,
-        prior: bool = True,
-        relative: bool = True,
-    ) -> None:
+        self, size: int = 128, width: int = 64, embedding: int = 320, noise: int = 100, graph: bool = True,
+        prior: bool = True, relative: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         levels = size.bit_length() - 1
         if 2**levels != size or levels < 3:

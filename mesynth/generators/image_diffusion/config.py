@@ -19,6 +19,7 @@ from mesynth.generators.diffusion_config import Process, Sampling
 from mesynth.store.digests import DigestError, file_sha256
 from mesynth.store.families import FAMILIES
 from mesynth.store.generator_folder import WEIGHTS, GeneratorFacts, PipelineError, read_facts, saved_folder
+from mesynth.training.config import AdamWConfig
 
 if TYPE_CHECKING:
     import torch
@@ -321,13 +322,11 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(AdamWConfig):
     """AdamW."""
 
     lr: float = 2e-4
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
+    """Learning rate."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < 1:

@@ -152,21 +152,11 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        unet: dict[str, Any],
-        channels: int = 12,
-        identity_tokens: int = 4,
-        identity_width: int = 32,
-        size: int = 64,
-        patch: int = 2,
-        target: str = "change",
-        gain: float = 18.0,
-        expect: str = "",
-        spread: dict[str, Any] | None = None,
-        process: dict[str, Any] | None = None,
-        sampling: dict[str, Any] | None = None,
-        origin: dict[str, str] | None = None,
-    ) -> None:
+        self, unet: dict[str, Any], channels: int = 12, identity_tokens: int = 4, identity_width: int = 32,
+        size: int = 64, patch: int = 2, target: str = "change", gain: float = 18.0, expect: str = "",
+        spread: dict[str, Any] | None = None, process: dict[str, Any] | None = None,
+        sampling: dict[str, Any] | None = None, origin: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         body: Any = UNet2DConditionModel(**dict(unet))
         self.body = body

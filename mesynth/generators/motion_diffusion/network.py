@@ -83,26 +83,11 @@ class MotionDiffuser(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        size: int = 64,
-        widths: Sequence[int] = (24, 48, 96),
-        attention: int = 1,
-        layers: int = 1,
-        dim: int = 64,
-        expect: int = 12,
-        expect_blocks: int = 1,
-        prior: bool = True,
-        face: bool = False,
-        kind: str = "edm",
-        scale: float = 0.024,
-        share: float = 0.2,
-        floor: float = 0.002,
-        whole: float = 0.15,
-        max_flow: float = 0.06,
-        steps: int = 8,
-        solver: str = "dpm++",
-        guidance: float = 1.0,
-    ) -> None:
+        self, size: int = 64, widths: Sequence[int] = (24, 48, 96), attention: int = 1, layers: int = 1,
+        dim: int = 64, expect: int = 12, expect_blocks: int = 1, prior: bool = True, face: bool = False,
+        kind: str = "edm", scale: float = 0.024, share: float = 0.2, floor: float = 0.002, whole: float = 0.15,
+        max_flow: float = 0.06, steps: int = 8, solver: str = "dpm++", guidance: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         n = len(widths)
         attends = [i >= n - attention for i in range(n)]

@@ -92,17 +92,9 @@ class MotionGenerator(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        size: int = 64,
-        width: int = 32,
-        z: int = 0,
-        blocks: int = 2,
-        template: int = 48,
-        max_flow: float = 0.06,
-        correction: bool = True,
-        residual: bool = True,
-        face: bool = False,
-    ) -> None:
+        self, size: int = 64, width: int = 32, z: int = 0, blocks: int = 2, template: int = 48,
+        max_flow: float = 0.06, correction: bool = True, residual: bool = True, face: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         w, c = width, 4 * width
         self.stem = _conv(5 if face else 3, w, kernel=7)

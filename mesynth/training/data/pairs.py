@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mesynth import __version__
+from mesynth.config import check_share
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import stream
@@ -121,9 +122,7 @@ class PairConfig:
             raise ConfigError(f"data.frames={self.frames} is less than 2; onset and apex are always kept")
         if not 0 <= self.landmark_noise <= 0.1:
             raise ConfigError(f"data.landmark_noise={self.landmark_noise:g} is outside 0...1 of the eye distance")
-        for name in ("apex_share", "validation_share", "faces_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"data.{name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
+        check_share("data.", self, "apex_share", "validation_share", "faces_share")
         defaults = {f.name: f.default for f in fields(self)}
         for name, why in self.idle().items():
             if getattr(self, name) != defaults[name]:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 import mesynth
+from mesynth.config import check_share
 from mesynth.core import emotions, facs
 from mesynth.core.emotions import CLASSES_3, AUSampling, draw_emotion, sample_aus
 from mesynth.core.errors import ConfigError
@@ -96,9 +97,7 @@ class RenderConfig:
             )
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ConfigError(f"size={self.size} is outside {MIN_SIZE}..{MAX_SIZE} pixels")
-        for name in ("neutral", "single", "emotional", "blink", "still", "rigs", "expressive"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
+        check_share("", self, "neutral", "single", "emotional", "blink", "still", "rigs", "expressive")
         if (total := self.neutral + self.single + self.emotional) > 1 + 1e-9:
             raise ConfigError(f"neutral + single + emotional = {total:g} exceeds 1")
         for name, most in (("head", 4.0), ("turn", 10.0), ("yaw", 35.0), ("jitter", 0.1)):
