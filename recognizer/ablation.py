@@ -73,12 +73,8 @@ def ablate(
         A figure for every condition, and its paired difference from no synthetic clips with Holm's correction.
 
     Raises:
-        LeakError: a synthetic clip has seen who is held out.
-        PoolTooSmallError: fewer synthetic clips than are asked for.
-        ManifestError: clips without what the model needs, or none.
-        ConfigError: settings that exclude each other.
-        MissingClassError: a class without a clip.
-        RunFolderError: ``out`` holds another run.
+        LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError: as
+            :func:`recognizer.loso`.
 
     >>> from sklearn.naive_bayes import GaussianNB
     >>> y = np.arange(36) % 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
@@ -221,20 +222,11 @@ class SampledGenerator(Generator):
         self.network, self.facts, self.size = network.eval().requires_grad_(False), facts, facts.size
         self.sampling: Sampling = network.sampling if sampling is None else sampling
 
-    @property
-    def steps(self) -> int:
-        """Noise levels: evaluations of the network, for all solvers but "heun" (twice as many less one)."""
-        return self.sampling.steps
-
-    @property
-    def solver(self) -> str:
-        """See :class:`mesynth.generators.diffusion_config.Sampling`."""
-        return self.sampling.solver
-
-    @property
-    def guidance(self) -> float:
-        """Strength of the AU condition, 1: as learned."""
-        return self.sampling.guidance
+    steps = property(
+        attrgetter("sampling.steps"), doc="Noise levels: evaluations of the network, twice for heun less one."
+    )
+    solver = property(attrgetter("sampling.solver"), doc="See mesynth.generators.diffusion_config.Sampling.")
+    guidance = property(attrgetter("sampling.guidance"), doc="Strength of the AU condition, 1: as learned.")
 
     def configured(self, **options: Any) -> Self:
         """The same generator with other ``steps``, ``solver`` or ``guidance``; the network is shared.

@@ -399,6 +399,44 @@ class AuNodes(nn.Module):
         return nodes, self.present(nodes).flatten(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuGraphConfig:
+    """What graphs of AUs share. Sizes are ours: the papers' are not public."""
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    """Of the 3D convolutions."""
+    node: int = 32
+    """Features of an AU."""
+    threshold: float = 0.1
+    """AUs are connected where one makes the other at least this likely."""
+    au_weight: float = 0.3
+    """Weight of the AU loss; 0 leaves the AU head untrained."""
+    dropout: float = 0.5
+
+    def check(self, section: str, **least: int) -> None:
+        """As :func:`check`, of the fields shared and of those in ``least``."""
+        object.__setattr__(self, "widths", tuple(self.widths))
+        shared = {"widths": 1, "node": 1, "threshold": 0, "au_weight": 0}
+        check(section, self, least=shared | least, shares=("dropout",))
+
+
+class AuGraph(FlowNetwork):
+    """3D convolutions -> a node per AU -> what a model makes of the graph."""
+
+    needs = ("frames",)
+    stack = 1
+
+    def __init__(self, config: AuGraphConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.nodes = AuNodes(config.widths, config.node)
+
+    def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy plus the AU loss over known AUs."""
+        assert outputs.au is not None
+        return F.cross_entropy(outputs.scores, y) + self.config.au_weight * au_loss(outputs.au, au)
+
+
 # ---------------------------------------------------------------- ResNet-10 (atnet, micro_attention)
 
 

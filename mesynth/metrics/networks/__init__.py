@@ -7,11 +7,12 @@ it is read without torch.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -80,6 +81,21 @@ class Published:
             raise WeightsUnavailable(f"{self.what}: {found or self.url} cannot be read ({error})") from None
         return state
 
+    def open(
+        self, given: Path | str | None, allow_download: bool, package: str, missing: str
+    ) -> tuple[Path | None, Any, dict[str, Any]]:
+        """The file (:meth:`find`), the module ``package`` that the weights go with, and the tensors by name.
+
+        Raises:
+            WeightsUnavailable: ``missing`` where the package is not installed, or as :meth:`find` and :meth:`read`.
+        """
+        found = self.find(given, allow_download)
+        try:
+            module = importlib.import_module(package)
+        except ImportError:
+            raise WeightsUnavailable(missing) from None
+        return found, module, self.read(found)
+
     def need(self, name: str, purpose: str, *, beside: bool, also: str = "", instead: str) -> Need:
         """The row of ``mesynth doctor``; ``beside``: whether the package that it goes with is here."""
         option = self.option.replace("_", "-")
@@ -104,23 +120,33 @@ def stalex_file() -> Path | None:
     return package_file("stlpips_pytorch", STALEX_FILE)
 
 
-def first_available(
-    best: Callable[[], T], stand_in: Callable[[], T], *, demanded: bool, note: str, replaced: str
-) -> tuple[T, str]:
-    """``best()`` with ``note``, else ``stand_in()`` with a note that says what it ``replaced`` and why.
+@dataclass(frozen=True)
+class Preferred(Generic[T]):
+    """A network, and what stands in while its weights cannot be had."""
 
-    Raises:
-        WeightsUnavailable: neither can be had, or the best was ``demanded`` (its file was given) and cannot.
-    """
-    try:
-        return best(), note
-    except WeightsUnavailable as missing:
-        if demanded:
-            raise
+    best: Callable[..., T]
+    """``best(file, allow_download=)``; file None: the usual place."""
+    stand_in: Callable[[], T]
+    note: str
+    """Names the best."""
+    replaced: str
+    """Says what the stand-in stands in for."""
+
+    def __call__(self, file: Path | str | None = None, *, allow_download: bool = False) -> tuple[T, str]:
+        """The best if its weights can be had, else the stand-in; and a note that says which was used and why.
+
+        Raises:
+            WeightsUnavailable: neither can be had, or the ``file`` given cannot be used.
+        """
         try:
-            return stand_in(), f"{replaced}: {missing}"
-        except WeightsUnavailable as also:
-            raise WeightsUnavailable(f"{missing}. Nor can the fallback be used: {also}") from None
+            return self.best(file, allow_download=allow_download), self.note
+        except WeightsUnavailable as missing:
+            if file is not None:
+                raise
+            try:
+                return self.stand_in(), f"{self.replaced}: {missing}"
+            except WeightsUnavailable as also:
+                raise WeightsUnavailable(f"{missing}. Nor can the fallback be used: {also}") from None
 
 
 def needs() -> list[Need]:

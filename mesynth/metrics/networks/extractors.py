@@ -28,7 +28,7 @@ from mesynth.metrics.networks import (
     INCEPTION_FILE,
     INCEPTION_URL,
     STALEX_FILE,
-    first_available,
+    Preferred,
     stalex_file,
 )
 
@@ -99,12 +99,8 @@ class Inception:
         self, file: Path | str | None = None, *, allow_download: bool = False, published_resize: bool = False
     ) -> None:
         """``published_resize``: pytorch-fid's own resize (bilinear, aliased), to compare with statistics it cached."""
-        found = INCEPTION.find(file, allow_download)
-        try:
-            from pytorch_fid import inception
-        except ImportError:
-            raise WeightsUnavailable("the package pytorch-fid is not installed; pip install pytorch-fid") from None
-        state = INCEPTION.read(found)
+        missing = "the package pytorch-fid is not installed; pip install pytorch-fid"
+        found, inception, state = INCEPTION.open(file, allow_download, "pytorch_fid.inception", missing)
         try:
             self._net = _inception_from(inception, state)
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -251,21 +247,12 @@ def pooled(maps: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([m.mean((2, 3)) / rms for m, rms in zip(maps, STAGE_RMS, strict=True)], 1)
 
 
-def best_extractor(
-    inception_weights: Path | str | None = None, *, allow_download: bool = False
-) -> tuple[FeatureExtractor, str]:
-    """The Inception if its weights can be had, else STAlexNet; and a note that says what was used and why.
-
-    Raises:
-        WeightsUnavailable: neither can be had, or the file given cannot be used.
-    """
-    return first_available(
-        lambda: Inception(inception_weights, allow_download=allow_download),
-        STAlexNet,
-        demanded=inception_weights is not None,
-        note="Inception of the published FID",
-        replaced="STAlexNet was used instead of the Inception",
-    )
+best_extractor: Preferred[FeatureExtractor] = Preferred(
+    Inception,
+    STAlexNet,
+    note="Inception of the published FID",
+    replaced="STAlexNet was used instead of the Inception",
+)
 
 
 # ---------------------------------------------------------------- perceptual distance
@@ -327,12 +314,8 @@ class LPIPS:
     name = "LPIPS"
 
     def __init__(self, file: Path | str | None = None, *, allow_download: bool = False) -> None:
-        found = ALEXNET.find(file, allow_download)
-        try:
-            import lpips
-        except ImportError:
-            raise WeightsUnavailable("LPIPS: the package lpips is not installed; pip install lpips") from None
-        state = ALEXNET.read(found)
+        missing = "LPIPS: the package lpips is not installed; pip install lpips"
+        found, lpips, state = ALEXNET.open(file, allow_download, "lpips", missing)
         try:
             # pnet_rand: the package's own constructor would fetch the trunk; it is filled in here instead.
             net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
@@ -362,18 +345,6 @@ def distance(measure: PerceptualDistance, a: np.ndarray, b: np.ndarray) -> np.nd
     )
 
 
-def best_distance(
-    lpips_weights: Path | str | None = None, *, allow_download: bool = False
-) -> tuple[PerceptualDistance, str]:
-    """LPIPS if its trunk can be had, else ST-LPIPS; and a note that says which and why.
-
-    Raises:
-        WeightsUnavailable: neither can be had, or the file given cannot be used.
-    """
-    return first_available(
-        lambda: LPIPS(lpips_weights, allow_download=allow_download),
-        STLPIPS,
-        demanded=lpips_weights is not None,
-        note="LPIPS 0.1, AlexNet",
-        replaced="ST-LPIPS was used instead of LPIPS",
-    )
+best_distance: Preferred[PerceptualDistance] = Preferred(
+    LPIPS, STLPIPS, note="LPIPS 0.1, AlexNet", replaced="ST-LPIPS was used instead of LPIPS"
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,15 +40,16 @@ from mesynth.training.data.pack import (
     validation_subjects,
 )
 from mesynth.training.data.rendered import (
+    EMPTY,
     MAX_SIZE,
     TRAIN_SEEDS,
     VALIDATION_SEEDS,
     RenderConfig,
+    SourceConfig,
     person_key,
     render_pairs,
 )
 
-KINDS = ("rendered", "manifest")
 _RENDERED_ONLY = (
     "identities", "per_identity", "validation_identities", "neutral", "single", "emotional", "blink", "still", "head",
     "turn", "yaw", "rigs", "expressive", "jitter",
@@ -58,23 +59,13 @@ _PAIRS_ONLY = ("manifests", "frames", "apex_share", "faces_share")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig:
+class PairConfig(SourceConfig):
     """Source, size and augmentation of training pairs."""
 
-    source: str = "rendered"
-    """"rendered": people of the 3D head, made on first use; "manifest": clips of prepared or generated folders."""
-    size: int = 64
-    """Side of the pictures, pixels."""
-    manifests: tuple[Path, ...] = ()
-    """Folders with a manifest of aligned frames, for source "manifest"."""
     frames: int = 6
     """Frames kept of each clip: onset, apex, and others at even distances."""
     apex_share: float = 0.5
     """Share of pairs whose later frame is the apex; in the others it is any other kept frame."""
-    validation_share: float = 0.1
-    """Share of each database's subjects that validate and are never learned from (at least one in all)."""
-    identities: int = 200
-    """Rendered people to learn from."""
     per_identity: int = 30
     """Rendered pairs of each person."""
     validation_identities: int = 16
@@ -103,30 +94,20 @@ class PairConfig:
     """Standard deviation of the crop's landmark error, inter-ocular distances."""
     landmark_noise: float = 0.0
     """Standard deviation of each landmark's own error in training, inter-ocular distances, drawn anew each time."""
-    flip: bool = True
-    """Mirror half of the pairs, with flow, visibility and AU sides."""
     faces: tuple[Path, ...] = ()
     """Folders with a manifest whose onsets are faces to learn from, whatever their clips show."""
     faces_share: float = 0.5
     """Share of the draws that are faces alone."""
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    """Cameras that training pairs are seen by; validation pairs are left as they are."""
 
     def __post_init__(self) -> None:
-        for name in ("manifests", "faces"):
-            object.__setattr__(self, name, tuple(Path(p) for p in getattr(self, name)))
-        if self.source not in KINDS:
-            raise ConfigError(f"data.source '{self.source}' is unknown; choose {' or '.join(KINDS)}")
+        self.check_source("manifests", "faces")
         self.pack()
         if self.frames < 2:
             raise ConfigError(f"data.frames={self.frames} is less than 2; onset and apex are always kept")
         if not 0 <= self.landmark_noise <= 0.1:
             raise ConfigError(f"data.landmark_noise={self.landmark_noise:g} is outside 0...1 of the eye distance")
         check_share("data.", self, "apex_share", "validation_share", "faces_share")
-        defaults = {f.name: f.default for f in fields(self)}
-        for name, why in self.idle().items():
-            if getattr(self, name) != defaults[name]:
-                raise ConfigError(f"data.{name} has no effect: {why}; leave it out")
+        self.check_idle()
         if self.faces and not 0 < self.faces_share < 1:
             less = "no face" if self.faces_share == 0 else "nothing but faces"
             raise ConfigError(
@@ -141,9 +122,7 @@ class PairConfig:
                 raise ConfigError(f"data.size={self.size} is more than {MAX_SIZE}, the largest that is rendered")
             self.render(), self.render(validation=True)
         elif not self.manifests and not self.faces:
-            raise ConfigError(
-                "data.manifests is empty; name the folders to learn from, as in data.manifests=[prepared]"
-            )
+            raise ConfigError(EMPTY)
 
     @property
     def faces_alone(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,13 +38,15 @@ from mesynth.store.shards import npy_array, read_frames, read_span
 from mesynth.store.stage import Produced, Progress, Skipped, run_stage
 from mesynth.store.videos import image_array
 from mesynth.training.data.batches import Batch
-from mesynth.training.data.camera import CameraConfig, degrade, draw_seeds, uniforms
+from mesynth.training.data.camera import degrade, draw_seeds, uniforms
 from mesynth.training.data.pack import locked, reduced, validation_subjects
 from mesynth.training.data.rendered import (
+    EMPTY,
     RENDER_SCALE,
     TRAIN_SEEDS,
     VALIDATION_SEEDS,
     RenderConfig,
+    SourceConfig,
     cropped_flow,
     draw_aus,
     person_key,
@@ -260,19 +262,9 @@ _RENDERED_ONLY = ("identities", "per_identity", "validation_identities", "lag", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceConfig:
-    """Source, size and augmentation of training clips."""
+class SequenceConfig(SourceConfig):
+    """Source, size and augmentation of training clips. Flow of clips of prepared folders is estimated."""
 
-    source: str = "rendered"
-    """"rendered": people of the 3D head, made on first use; "manifest": clips of prepared folders, flow estimated."""
-    size: int = 64
-    """Side of the pictures, pixels."""
-    manifests: tuple[Path, ...] = ()
-    """Folders with a manifest of aligned frames, for source "manifest"."""
-    validation_share: float = 0.1
-    """Share of each database's subjects that validate (source "manifest")."""
-    identities: int = 200
-    """Rendered people to learn from."""
     per_identity: int = 10
     """Clips of each person."""
     validation_identities: int = 12
@@ -281,25 +273,14 @@ class SequenceConfig:
     """How far at most an AU keeps from the clip's profile, a share of the clip; 0: all follow it."""
     ordered: float = ClipsConfig.ordered
     """Share of the lag that is the AU's habit; the rest is drawn for every clip."""
-    flip: bool = True
-    """Mirror half of the clips."""
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    """Cameras that training onsets are seen by."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "manifests", tuple(Path(p) for p in self.manifests))
-        if self.source not in ("rendered", "manifest"):
-            raise ConfigError(f"data.source '{self.source}' is unknown; choose rendered or manifest")
+        self.check_source("manifests")
         if not 0 <= self.validation_share <= 1:
             raise ConfigError(f"data.validation_share={self.validation_share:g} is no share; choose one in [0, 1]")
         if self.source == "manifest" and not self.manifests:
-            raise ConfigError(
-                "data.manifests is empty; name the folders to learn from, as in data.manifests=[prepared]"
-            )
-        defaults = {f.name: f.default for f in fields(self)}
-        for name, why in self.idle().items():
-            if getattr(self, name) != defaults[name]:
-                raise ConfigError(f"data.{name} has no effect: {why}; leave it out")
+            raise ConfigError(EMPTY)
+        self.check_idle()
         for validation in (False, True):
             self.clips(validation=validation)
 
