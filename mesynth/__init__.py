@@ -98,7 +98,7 @@ _HOME = {
     "filter_corpus": "api",
     "format_vector": "core.facs",
     "generate": "api",
-    "kid": "metrics.distribution",
+    "kid": "metrics.fid",
     "list_recipes": "config",
     "load_corpus": "api",
     "load_generator": "api",

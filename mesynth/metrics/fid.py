@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
@@ -25,12 +26,15 @@ from scipy.linalg import lapack
 from mesynth.core import seeds
 from mesynth.core.errors import ManifestError
 from mesynth.core.statistics import Interval, percentiles, resample, tails
-from mesynth.metrics.networks.extractors import BATCH, FeatureExtractor
+from mesynth.metrics.networks import BATCH
 from mesynth.store.manifest import FILE_NAME, Manifest
 from mesynth.store.run_folder import write_bytes
 from mesynth.store.shards import read_frames
 from mesynth.store.stage import Progress
 from mesynth.store.videos import read_image
+
+if TYPE_CHECKING:
+    from mesynth.metrics.networks.extractors import FeatureExtractor
 
 
 @dataclass(frozen=True, kw_only=True)

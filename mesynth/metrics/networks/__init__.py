@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mesynth.metrics.networks.judge import AUJudge
 
 T = TypeVar("T")
+BATCH = 32
+"""Pictures that a network sees at once."""
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"

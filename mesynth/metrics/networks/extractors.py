@@ -24,6 +24,7 @@ from mesynth.core.errors import WeightsUnavailable
 from mesynth.metrics.networks import (
     ALEXNET,
     ALEXNET_URL,
+    BATCH,
     INCEPTION,
     INCEPTION_FILE,
     INCEPTION_URL,
@@ -34,7 +35,6 @@ from mesynth.metrics.networks import (
 
 RESIZE = "antialiased bicubic, float32, not rounded to 8 bits"
 PUBLISHED_RESIZE = "bilinear without antialiasing, as pytorch-fid"
-BATCH = 32
 
 
 class FeatureExtractor(Protocol):
