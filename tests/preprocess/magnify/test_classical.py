@@ -1,4 +1,4 @@
-"""Temporal filters against sinusoids and against scipy."""
+"""Temporal filters against sinusoids and scipy, Eulerian magnification against gratings, Lagrangian with exact flow."""
 
 from __future__ import annotations
 
