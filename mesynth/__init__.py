@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mesynth.core.types import AUVector, Clip, Flow, Sample
     from mesynth.corpus.exports.run import export
     from mesynth.corpus.verify import verify
-    from mesynth.metrics.distribution import kid
+    from mesynth.metrics.fid import kid
     from mesynth.motion.prior import Face
     from mesynth.preprocess.augment import augment
     from mesynth.store.generator_folder import shipped_models
@@ -98,7 +98,7 @@ _HOME = {
     "filter_corpus": "api",
     "format_vector": "core.facs",
     "generate": "api",
-    "kid": "metrics.distribution",
+    "kid": "metrics.fid",
     "list_recipes": "config",
     "load_corpus": "api",
     "load_generator": "api",

@@ -21,18 +21,23 @@ from recognizer import ablation_page, report
 from recognizer import results as predictions
 from recognizer import sources as ledger
 from recognizer.ablation_page import curve_png
-from recognizer.ablation_result import CONFIG, RESULT, AblationResult, figures, read_result, write_result
-from recognizer.cells import (
+from recognizer.ablation_result import (
+    CONFIG,
     NONE,
     PARTS,
     POOLED,
+    RESULT,
+    AblationResult,
     Cell,
     CellResult,
     CellRunner,
+    figures,
     grid,
     groups,
     read_cell,
+    read_result,
     write_cell,
+    write_result,
 )
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
 from recognizer.data import FlowSet
@@ -68,12 +73,8 @@ def ablate(
         A figure for every condition, and its paired difference from no synthetic clips with Holm's correction.
 
     Raises:
-        LeakError: a synthetic clip has seen who is held out.
-        PoolTooSmallError: fewer synthetic clips than are asked for.
-        ManifestError: clips without what the model needs, or none.
-        ConfigError: settings that exclude each other.
-        MissingClassError: a class without a clip.
-        RunFolderError: ``out`` holds another run.
+        LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError: as
+            :func:`recognizer.loso`.
 
     >>> from sklearn.naive_bayes import GaussianNB
     >>> y = np.arange(36) % 3

@@ -30,11 +30,11 @@ from mesynth.store.weights import packed
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_unit, require_one_unit
 from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, Trained, fit, restored
-from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, members_of, mixed
 from recognizer.models import CLOSED, MODELS, ships
 from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
+from recognizer.results import confusion, from_confusion
 from recognizer.sources import (
     Progress,
     Source,

@@ -8,7 +8,7 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.previews import corpus_sheet
 from mesynth.datasets.rendered import render_faces
-from mesynth.head.sheet import au_sheet, identities_sheet
+from mesynth.head.render import au_sheet, identities_sheet
 from mesynth.store.run_folder import write_bytes
 from mesynth.store.shards import png_bytes
 

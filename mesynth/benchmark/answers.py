@@ -24,11 +24,9 @@ from mesynth.core.errors import MesynthError, RunFolderError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import derived
 from mesynth.core.types import optical_strain
-from mesynth.metrics.networks import Networks
-from mesynth.metrics.networks.extractors import FeatureExtractor
-from mesynth.metrics.networks.faces import FaceEmbedder
+from mesynth.metrics.networks import FaceEmbedder, Networks
+from mesynth.metrics.networks.extractors import FeatureExtractor, PerceptualDistance, distance
 from mesynth.metrics.networks.judge import AUJudge
-from mesynth.metrics.networks.perceptual import PerceptualDistance, distance
 from mesynth.store.run_folder import write_bytes
 
 SEPARATOR = "\n"

@@ -66,7 +66,7 @@ def quickstart(out: Path, photo: Path | None, subjects: int, seed: int, workers:
 
 def all_needs() -> list[Need]:
     """One row per piece, whether it is here or not."""
-    from mesynth.metrics.networks.weights import needs as quality_needs
+    from mesynth.metrics.networks import needs as quality_needs
     from mesynth.preprocess.flow import need as raft_need
     from mesynth.preprocess.landmarks import needs as landmark_needs
 

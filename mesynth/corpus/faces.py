@@ -33,7 +33,7 @@ from mesynth.core.errors import (
 )
 from mesynth.datasets.registry import database_of
 from mesynth.datasets.rendered import read_card
-from mesynth.head.sheet import contact_sheet
+from mesynth.head.render import contact_sheet
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import LARGEST, STORED, face_number
 from mesynth.preprocess.face_quality import FaceLimits, Measured, Unfit, find_upright, measure, number_text

@@ -26,7 +26,7 @@ from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Jobs, Produced, Progress
 
 if TYPE_CHECKING:
-    from mesynth.generators.flow_gan.pipeline import FlowGAN
+    from mesynth.generators.flow_gan.network import FlowGAN
     from mesynth.generators.registry import Model
 
 
@@ -111,7 +111,7 @@ class FlowWorker:
         )
 
     def _sampled(self, rows: tuple[PlanRow, ...]) -> np.ndarray:
-        from mesynth.generators.flow_gan.pipeline import FlowGAN
+        from mesynth.generators.flow_gan.network import FlowGAN
 
         assert self.model is not None
         if self._gan is None:
@@ -168,7 +168,7 @@ def find_flow_model(name: str, framing: Framing = OWN) -> Model | None:
     """
     if name == NAME:
         return None
-    from mesynth.generators.flow_gan.pipeline import FAMILY
+    from mesynth.generators.flow_gan.network import FAMILY
     from mesynth.generators.registry import find_model
 
     model = find_model(name)

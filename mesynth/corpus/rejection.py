@@ -35,7 +35,7 @@ from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejec
 from mesynth.corpus.flow_corpus import FlowRun
 from mesynth.corpus.generate import CorpusRun, Pace, Preview, Throughput, face_run, joined, timed, writable
 from mesynth.corpus.plan import PlanConfig, PlanRow, StoredPlan
-from mesynth.metrics.clips import ClipData, face_mask
+from mesynth.metrics.base import ClipData, face_mask
 from mesynth.motion.prior import NAME
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits

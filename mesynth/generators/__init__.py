@@ -1,4 +1,4 @@
-"""Learned generators, one folder a family: config (read without torch), network, pipeline (inference), task (training).
+"""Learned generators, one folder a family: config (read without torch), network (and the generator), task (training).
 
 A package adds a family of its own by an entry point of the group ``mesynth.generators`` that names a
 :class:`~mesynth.store.generator_folder.Family`, or in Python by :func:`register_family`. It is then trained by a recipe

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
-from mesynth.config import load_recipe
+from mesynth.config import check_share, load_recipe
 from mesynth.core import emotions, facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_NAMES
@@ -84,9 +84,7 @@ class PairConfig:
             raise ConfigError(f"{people} people are more than the {len(JUDGE_SEEDS)} head seeds kept for the judge")
         if not 48 <= self.size <= 256:
             raise ConfigError(f"size={self.size} is outside 48..256 pixels")
-        for name in ("neutral", "emotional", "blink"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name):g} is no probability; choose a number in [0, 1]")
+        check_share("", self, "neutral", "emotional", "blink", noun="probability")
         if self.neutral + self.emotional > 1:
             raise ConfigError(f"neutral + emotional = {self.neutral + self.emotional:g} exceeds 1")
         if self.head < 0 or self.jitter < 0:

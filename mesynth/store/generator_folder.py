@@ -114,7 +114,7 @@ def _shipped(name: str, pipeline: str, task: str, **properties: Any) -> Family:
     room = f"mesynth.generators.{name}"
     mean = properties.pop("mean_network", "")
     return Family(
-        pipeline=f"{room}.pipeline:{pipeline}",
+        pipeline=f"{room}.network:{pipeline}",
         task=f"{room}.task:{task}",
         config=f"{room}.config:Config",
         mean_network=mean and f"{room}.network:{mean}",

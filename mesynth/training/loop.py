@@ -21,10 +21,9 @@ from mesynth.store import digests
 from mesynth.store.generator_folder import GeneratorFacts, trained_family
 from mesynth.store.stage import Interrupted, Progress
 from mesynth.training import checkpoint
-from mesynth.training.checkpoint import Averages, Clock, Sums, capture, restore
+from mesynth.training.checkpoint import Averages, Clock, InitialWeights, Sums, capture, restore
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import Batch, PairSet, batches, check_split
-from mesynth.training.initial import InitialWeights
 from mesynth.training.processes import Processes
 from mesynth.training.record import RunFolder
 from mesynth.training.task import Problem, StepUpdater, Task

@@ -31,7 +31,7 @@ from mesynth.corpus.rejection import (
     generate_until_accepted,
 )
 from mesynth.corpus.verify import verify
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData
 from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.manifest import Manifest

@@ -18,9 +18,9 @@ from mesynth.generators.base import Generator
 from mesynth.generators.registry import find_model
 from mesynth.motion.prior import NAME
 from mesynth.store.generator_folder import CARD, SHIPPED, has_property, makes_frames, read_facts, shipped_models
+from mesynth.training.checkpoint import open_initial
 from mesynth.training.config import load_recipe
 from mesynth.training.data.rendered import TRAIN_SEEDS, person_key
-from mesynth.training.initial import open_initial
 
 ROOT = Path(__file__).parents[2]
 MODELS = shipped_models()

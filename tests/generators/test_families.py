@@ -36,7 +36,7 @@ THEIRS = '''
 
 from mesynth.generators.motion_gan.config import Config
 from mesynth.generators.motion_gan.network import MotionGenerator
-from mesynth.generators.motion_gan.pipeline import MotionGAN
+from mesynth.generators.motion_gan.network import MotionGAN
 from mesynth.generators.motion_gan.task import MotionGANTask
 from mesynth.store.generator_folder import Family
 from mesynth.store.generator_folder import load_sized_network
