@@ -124,7 +124,7 @@ def speed(prior: MotionPrior) -> list[tuple[str, float]]:
     face = prior.face
     five = _fields(prior, facs.parse_request("1=0.4,4=0.4,6=0.4,12=0.4,17=0.4").intensity)
     steps = {name: _step(prior, name) for name in ("1=0.4,4=0.4,20=0.4", "4=0.4,6=0.4,12=0.4,25=0.4,45=0.4")}
-    rows = [("setup of a photo", milliseconds(lambda: type(face.layers)(face.image, face.landmarks), 5))]
+    rows = [("setup of a photo", milliseconds(lambda: Face(face.image, face.landmarks).layers, 5))]
     rows.append(("smooth: invert and read", milliseconds(lambda: warp_backward(face.image, backward_flow(five)))))
     rows += [(f"layers, {name}", milliseconds(lambda s=step: face.layers.frame(s))) for name, step in steps.items()]
     return rows
