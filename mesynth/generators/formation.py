@@ -28,7 +28,7 @@ from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import backward_of, soft_limit, warp
 
 if TYPE_CHECKING:
-    from mesynth.motion.prior import Face, FaceMap
+    from mesynth.motion.prior import FaceMap
 
 
 MAX_RESIDUAL = 0.1

@@ -373,7 +373,8 @@ def paint_wrinkles(landmarks: np.ndarray, rng: np.random.Generator, spread: floa
             [([(s * 0.03, 0.10 + 0.075 * k), (s * 0.10, 0.06 + 0.075 * k), (s * 0.17, 0.11 + 0.09 * k)], 0.8)
              for s in sides for k in range(3)], 0.014),
         # Pebbles, which lie nowhere in the mean.
-        "chin": np.clip(noise(rng, [14.0, 9.0], [0.38, 0.20]), -1, 1) * blob(0.0, 1.52, 0.20, 0.10) * (0.3 + 0.7 * spread),
+        "chin": np.clip(noise(rng, [14.0, 9.0], [0.38, 0.20]), -1, 1)
+        * blob(0.0, 1.52, 0.20, 0.10) * (0.3 + 0.7 * spread),
         "corner": _furrows(
             [([(corner[0] + s * 0.055, corner[1] - 0.09), (corner[0] + s * 0.075, corner[1]),
                (corner[0] + s * 0.055, corner[1] + 0.10)], 0.9)

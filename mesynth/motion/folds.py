@@ -34,8 +34,8 @@ _LIMIT = 0.16
 _STRENGTH = np.array(
     [{"forehead": 0.25, "nose": 0.3, "nasolabial": 0.45}.get(fold, 0.6) for fold in texture.FOLDS], np.float32
 )
-"""Of each fold, of one whose age is not known. The head's people have .33 to 1 of all, .61 in the mean; of lines that lie
-elsewhere on everyone less is nearer to the truth than all (perceptual distance to rendered people, docs/figures.md)."""
+"""Of each fold, of one whose age is not known. The head's people have .33 to 1 of all, .61 in the mean; of lines that
+lie elsewhere on everyone less is nearer to the truth (perceptual distance to rendered people, docs/figures.md)."""
 _NORMALS = 0.05
 """Blur of the head's relief before its normals, IOD: the light is a face's, not a nostril's."""
 
@@ -89,7 +89,9 @@ class Folds:
         off = np.abs(y - design @ found)
         kept = off <= 2 * np.median(off)
         found = np.linalg.lstsq(design[kept], y[kept], rcond=None)[0]
-        return found[1:], np.maximum(found[0] + normals @ found[1:], max(0.25 * float(y.mean()), 1.0)).astype(np.float32)
+        return found[1:], np.maximum(found[0] + normals @ found[1:], max(0.25 * float(y.mean()), 1.0)).astype(
+            np.float32
+        )
 
     def _ratio(self, fold: int) -> np.ndarray:
         """R of one fold [H,W,3] float32, at depth 1."""

@@ -113,4 +113,5 @@ def test_a_picture_without_skin_is_no_error() -> None:
     for value in (0, 127, 255):
         small = Face(np.full((24, 24, 3), value, np.uint8), landmarks)
         lit = small.layers.folds.lit(small.image.astype(np.float32), np.ones_like(STILL[0]))
-        assert np.isfinite(lit).all() and lit.min() >= 0
+        assert np.isfinite(lit).all()
+        assert lit.min() >= 0
