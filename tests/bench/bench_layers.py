@@ -1,9 +1,10 @@
 """Faces in layers against one smooth flow: lids, lips, what stays still, rendered truth, time.
 
-``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo] [--folds]``: a table of rendered people of all tones,
-whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth, on the astronaut of
-scikit-image (needs mediapipe). ``--folds``: the perceptual distance to the truth of layers with and without folds of
-the skin, nothing else. *Smooth* is the motion prior's flow of all AUs, inverted and read, as before layers.
+``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo] [--folds]``: a table of rendered people of all
+tones, whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth, on the
+astronaut of scikit-image (needs mediapipe). ``--folds``: the perceptual distance to the truth of layers with and
+without folds of the skin, nothing else. *Smooth* is the motion prior's flow of all AUs, inverted and read, as before
+layers.
 """
 
 from __future__ import annotations
