@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesynth.core.lazy import lazy_names
+from mesynth.core import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.api import (
@@ -108,7 +108,7 @@ _HOME = {
     "plan": "api",
     "prepare": "api",
     "register_database": "datasets.registry:register",
-    "register_generator": "store.families:FAMILIES.register",
+    "register_generator": "store.generator_folder:FAMILIES.register",
     "register_metric": "metrics.base:register",
     "render": "api",
     "shipped_models": "store.generator_folder",

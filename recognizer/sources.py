@@ -22,7 +22,7 @@ from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
 from mesynth.core.framing import KnownFraming, covered
 from mesynth.store.digests import LEDGER
-from mesynth.store.families import UNTRAINED, has_property
+from mesynth.store.generator_folder import UNTRAINED, has_property
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing

@@ -19,9 +19,7 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
-from mesynth.benchmark.candidates import Candidate, Shown
-from mesynth.benchmark.people import MeanFlows, Person, carried_mean, stored
-from mesynth.benchmark.requests import Request
+from mesynth.benchmark.protocol import Candidate, MeanFlows, Person, Request, Shown, carried_mean, stored
 from mesynth.core.errors import MesynthError, RunFolderError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import derived
@@ -192,7 +190,7 @@ class Answers(_Stored):
     flow_images: np.ndarray
     """[I,DIM] of the imaged requests; NaN rows where they were refused"""
     flows: np.ndarray
-    """[A,2,S,S] of the likened requests, as :func:`mesynth.benchmark.people.stored` has them; 0 where refused"""
+    """[A,2,S,S] of the likened requests, as :func:`mesynth.benchmark.protocol.stored` has them; 0 where refused"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,18 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.candidates import Candidate, unframed
 from mesynth.benchmark.figures import points
-from mesynth.benchmark.people import Person, RenderedTruth
-from mesynth.benchmark.requests import Request, requests_of
+from mesynth.benchmark.protocol import Candidate, Person, RenderedTruth, Request, requests_of, unframed
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY
 from mesynth.core.seeds import derived
 from mesynth.generators.base import LEAST, MOST, Generator, load_pipeline
 from mesynth.generators.registry import Model, configured, option_text
 from mesynth.metrics.networks.judge import AUJudge
-from mesynth.store.families import makes_frames
-from mesynth.store.generator_folder import save_with_gains
+from mesynth.store.generator_folder import makes_frames, save_with_gains
 from mesynth.store.run_folder import only_maker, write_listed
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
 

@@ -9,10 +9,9 @@ import click
 
 from mesynth import __version__
 from mesynth.cli.corpus import card, export, filter_, plan, verify
-from mesynth.cli.generate import generate, render
+from mesynth.cli.generators import calibrate, compare, generate, render, train
 from mesynth.cli.prepare import augment, prepare
 from mesynth.cli.report import doctor, fid, measure, quickstart
-from mesynth.cli.train import calibrate, compare, train
 from mesynth.commandline import MistakeGroup
 
 

@@ -251,8 +251,7 @@ def card(
 
     The manifest is not touched. A README.md that this verb did not write is left alone.
     """
-    from mesynth.corpus.card import corpus_config, corpus_facts, write_card
-    from mesynth.corpus.croissant import write_croissant
+    from mesynth.corpus.card import corpus_config, corpus_facts, write_card, write_croissant
     from mesynth.store.manifest import Manifest
 
     manifest = Manifest.read(corpus)

@@ -162,7 +162,7 @@ def doctor(as_json: bool) -> None:
 @WORKERS
 def quickstart(out: Path, photo: Path | None, subjects: int, seed: int, workers: int) -> None:
     """Walk the whole road on embedded data: render, prepare, generate, measure, LOSO, ablation, report.html."""
-    from mesynth.quickstart.pipeline import Scale, run
+    from mesynth.quickstart import Scale, run
 
     with progress_bars() as bar:
         page = run(out, photo=photo, scale=Scale(subjects=subjects), seed=seed, workers=workers, progress=bar)

@@ -18,9 +18,8 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.framing import COVERED, OWN, Framing, covered, reframed
 from mesynth.core.process import part
 from mesynth.core.types import AUVector
-from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
-from mesynth.corpus.plan_file import VIRTUAL, PlanFace, StoredPlan, virtual_faces
-from mesynth.corpus.throughput import Pace, run_plan
+from mesynth.corpus.generate import Pace, run_plan
+from mesynth.corpus.plan import VIRTUAL, Plan, PlanConfig, PlanFace, PlanRow, StoredPlan, virtual_faces, write_plan
 from mesynth.motion.flow_prior import NAME, FlowNuisance, FlowPrior, FlowRequest, effective_intensity, tables
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import config_hash
@@ -215,7 +214,7 @@ def generate_flow(
 
 @dataclass(frozen=True)
 class FlowRun:
-    """A :class:`mesynth.corpus.throughput.CorpusRun` of flow images."""
+    """A :class:`mesynth.corpus.generate.CorpusRun` of flow images."""
 
     rows: Plan | StoredPlan
     model: Model | None

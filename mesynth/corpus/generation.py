@@ -11,8 +11,7 @@ from mesynth.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesynth.core.framing import Framing
-    from mesynth.corpus.plan import PlanConfig
-    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.plan import PlanConfig, StoredPlan
     from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
     from mesynth.store.manifest import Manifest
     from mesynth.store.stage import Progress
@@ -140,10 +139,10 @@ class Generation:
         """Make it; ``report`` is told how fast it was."""
         common: dict[str, Any] = {"workers": workers, "progress": bar, "report": report}
         if self.kind == "flow":
-            from mesynth.corpus.flow_corpus import generate_flow
+            from mesynth.corpus.flow_corpus import flow_run, generate_flow
             from mesynth.motion.flow_prior import parse_flow_nuisance
 
-            common |= {
+            drawn: dict[str, Any] = {
                 "model": self.model or "flow-prior",
                 "people": self.subjects,
                 "size": 28 if self.size is None else self.size,
@@ -153,8 +152,9 @@ class Generation:
             if self.until_accepted:
                 from mesynth.corpus.rejection import generate_flow_until_accepted
 
-                return _topped_up(generate_flow_until_accepted(self._rows(), out, self.until, **common), out)
-            return Generated(generate_flow(self._rows(), out, **common))
+                images = flow_run(self._rows(), **drawn)
+                return _topped_up(generate_flow_until_accepted(images, out, self.until, **common), out)
+            return Generated(generate_flow(self._rows(), out, **drawn, **common))
         from mesynth.corpus.generate import Preview, generate, generate_plan
 
         common |= {
@@ -235,7 +235,7 @@ class Generation:
         return self._stored() if self.plan else self.config
 
     def _stored(self) -> StoredPlan:
-        from mesynth.corpus.plan_file import StoredPlan
+        from mesynth.corpus.plan import StoredPlan
 
         assert self.plan is not None
         return StoredPlan.read(self.plan)

@@ -18,8 +18,16 @@ from mesynth.core.facs import parse_annotation
 from mesynth.datasets.casme import CASME
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme_sq import CASME_SQ
-from mesynth.datasets.composite import Member, beside, composed, holds, is_release, read_members
-from mesynth.datasets.database import Database, Published, Release
+from mesynth.datasets.database import (
+    Member,
+    Release,
+    beside,
+    composed,
+    holds,
+    never,
+    read_members,
+    shipped,
+)
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
@@ -139,7 +147,7 @@ def read(root: Path, part: str, frames: str) -> Release:
     lines = [line for release in releases.values() for line in release.lines]
     named = [compound(line.emotion, _codes(line.aus)) if line.expression == "micro" else "" for line in lines]
     kept = [replace(line, label=name) for line, name in zip(lines, named, strict=True) if name]
-    absent = [member.database.title for member in MEMBERS if member.name not in releases]
+    absent = [member.database.title for member in MEMBERS if member.database.name not in releases]
     notes = ["a reconstruction by rule: the list of CMED is not public, and its compound clips are synthesised"]
     if absent:
         notes.append(f"without {', '.join(absent)}, which {root} does not hold")
@@ -147,18 +155,5 @@ def read(root: Path, part: str, frames: str) -> Release:
     return composed(releases, kept, notes)
 
 
-_PAPER = "Zhao and Xu, A convolutional neural network for compound micro-expression recognition, Sensors 19(24), 2019"
-
-CMED = Database(
-    name="cmed",
-    title="CMED, reconstructed",
-    fps=200.0,
-    licence="licence agreements of CASME, CASME II, CAS(ME)^2, SAMM and SMIC",
-    paper=_PAPER,
-    is_release=is_release,
-    read=read,
-    layout="CASME/, CASME2/, CASME_SQ/, SAMM/, SMIC/ (each, or a link to it, the root of that release)",
-    is_root=holds(MEMBERS),
-    frames=("auto", "raw", "cropped"),
-    published={"all": Published(source=_PAPER)},  # 1050 clips, most of them synthesised: nothing to be complete by
-)
+# 1050 clips are published, most of them synthesised: nothing to be complete by.
+CMED = shipped("cmed", is_release=never, read=read, is_root=holds(MEMBERS))

@@ -22,16 +22,27 @@ from pathlib import Path
 from mesynth.core.emotions import CLASSES_3, label, plain_emotion
 from mesynth.core.errors import DatasetLayoutError, WrongRoot
 from mesynth.datasets.casme2 import CASME2
-from mesynth.datasets.composite import Member, beside, composed, holds, is_release, plain_id, read_members
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import editions, recognise
+from mesynth.datasets.database import (
+    AnnotatedClip,
+    Member,
+    Release,
+    beside,
+    composed,
+    editions,
+    holds,
+    never,
+    plain_id,
+    read_members,
+    recognise,
+    shipped,
+)
 from mesynth.datasets.files import contents
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
 from mesynth.store.manifest import Manifest, Row
 
 Key = tuple[str, str, str]
-"""Database, subject, clip, in the plain spelling of :func:`mesynth.datasets.composite.plain_id`."""
+"""Database, subject, clip, in the plain spelling of :func:`mesynth.datasets.database.plain_id`."""
 
 MEMBERS = (
     Member(database=CASME2, folders=("CASME2", "CASMEII", "CASME_II", "CASME-II", "CASME II")),
@@ -183,7 +194,7 @@ def compose(manifests: Sequence[Manifest], root: Path | str, *, listed: Path | N
     joined = Manifest.join(manifests, root)
     rows = list(joined)
     for member in MEMBERS:
-        if not any(row.database == member.name for row in rows):
+        if not any(row.database == member.database.name for row in rows):
             raise DatasetLayoutError(f"no clip of {member.database.title} among the manifests; prepare it and add it")
     keys = [_key(row.database, row.subject, row.clip) for row in rows]
     by_rule = {key: name for key, row in zip(keys, rows, strict=True) if (name := _ruled(key, row))}
@@ -251,7 +262,7 @@ def read(root: Path, part: str, frames: str) -> Release:
     """
     releases = read_members(root, MEMBERS, frames, "MEGC 2019")
     for member in MEMBERS:
-        if member.name not in releases:
+        if member.database.name not in releases:
             raise WrongRoot(
                 f"no folder {member.folders[0]} in {root}: {contents(root)}; put (or link) the release of "
                 f"{member.database.title} there"
@@ -341,20 +352,12 @@ def _list_file(root: Path) -> Path | None:
     return None
 
 
-_PAPER = "See et al., MEGC 2019: the second facial micro-expressions grand challenge, FG 2019"
 _OF_442, _OF_441 = (one.published for one in editions("megc2019"))
 
-MEGC2019 = Database(
-    name="megc2019",
-    title="MEGC 2019 composite",
-    fps=200.0,
-    licence="licence agreements of CASME II, SAMM and SMIC",
-    paper=_PAPER,
-    is_release=is_release,
+MEGC2019 = shipped(
+    "megc2019",
+    is_release=never,
     read=read,
-    layout="CASME2/, SAMM/ and SMIC/ (each, or a link to it, the root of that release)",
     is_root=holds(MEMBERS),
-    parts=("auto", "442", "441", "rule", "list"),
-    frames=("auto", "raw", "cropped"),
     published={part: _OF_441 if part == "441" else _OF_442 for part in ("auto", "442", "441", "rule", "list")},
 )

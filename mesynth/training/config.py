@@ -22,8 +22,7 @@ from mesynth.config import (
     valid_keys,
 )
 from mesynth.core.errors import ConfigError
-from mesynth.store.families import Family, trained_family
-from mesynth.store.generator_folder import SHIPPED, shipped_models
+from mesynth.store.generator_folder import SHIPPED, Family, shipped_models, trained_family
 from mesynth.store.run_folder import config_hash
 
 PRECISIONS = ("fp32", "bf16", "fp16")

@@ -18,8 +18,7 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import stop_requested
 from mesynth.core.seeds import derived
 from mesynth.store import digests
-from mesynth.store.families import trained_family
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.store.generator_folder import GeneratorFacts, trained_family
 from mesynth.store.stage import Interrupted, Progress
 from mesynth.training import checkpoint
 from mesynth.training.checkpoint import Averages, Clock, Sums, capture, restore

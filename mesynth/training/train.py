@@ -14,8 +14,7 @@ from mesynth import __version__
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.preprocess.landmarks import default_folder
 from mesynth.store import digests
-from mesynth.store.families import trained_family
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.store.generator_folder import GeneratorFacts, trained_family
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last
 from mesynth.store.stage import Progress
 from mesynth.training.config import Recipe

@@ -11,8 +11,7 @@ import json
 import statistics
 import time
 
-from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.protocol import BENCHMARK_SEEDS, Person
 from mesynth.benchmark.run import one_thread
 from mesynth.core.facs import parse_request
 from mesynth.core.profiles import Profile

@@ -29,7 +29,7 @@ from mesynth.corpus.faces import (
     prepare_faces,
     skipped_faces,
 )
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.plan import StoredPlan
 from mesynth.head import Subject
 from mesynth.preprocess import landmarks
 from mesynth.preprocess.face_quality import FaceLimits

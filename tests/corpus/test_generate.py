@@ -16,8 +16,7 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from mesynth.cli import main
-from mesynth.corpus.exports.imports import import_export
-from mesynth.corpus.exports.run import export
+from mesynth.corpus.exports.run import export, import_export
 from mesynth.corpus.faces import margin
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig

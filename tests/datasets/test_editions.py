@@ -16,12 +16,20 @@ from click.testing import CliRunner
 
 import mesynth.cli
 from mesynth.api import load_database
-from mesynth.datasets import editions as tables
+from mesynth.datasets import database as tables
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme3 import CASME3
 from mesynth.datasets.check import check
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.editions import editions, known_rows, labels_hash, recognise
+from mesynth.datasets.database import (
+    AnnotatedClip,
+    Database,
+    Published,
+    Release,
+    editions,
+    known_rows,
+    labels_hash,
+    recognise,
+)
 from mesynth.datasets.load import load_release, usable
 from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, NOT_IN_441, compose, official
 from mesynth.datasets.registry import DATABASES

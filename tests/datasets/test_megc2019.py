@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.check import check
-from mesynth.datasets.composite import plain_id
+from mesynth.datasets.database import plain_id
 from mesynth.datasets.load import Correction, Loaded, load_release, usable
-from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, compose, differences, is_release, read_list
+from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, compose, differences, read_list
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
 from mesynth.store.manifest import Manifest
@@ -278,7 +278,7 @@ def test_a_broken_line_is_told_with_its_database(tmp_path: Path) -> None:
 def test_frames_belong_to_the_release_and_not_to_the_composite(tmp_path: Path) -> None:
     """/data may hold the three releases, and faces beside them that are nobody's subjects."""
     root = write_megc2019(tmp_path)
-    assert not is_release(root)
+    assert not MEGC2019.is_release(root)
     assert CASME2.is_release(root / "CASME2")
     assert SAMM.is_release(root / "samm")
     assert SMIC.is_release(root / "SMIC")

@@ -13,8 +13,7 @@ from mesynth.core.errors import ConfigError, WeightsUnavailable
 from mesynth.generators.diffusion.config import Process, Sampling
 from mesynth.generators.image_diffusion.foreign import find_foreign
 from mesynth.store.digests import DigestError
-from mesynth.store.families import FAMILIES
-from mesynth.store.generator_folder import GeneratorFacts, PipelineError, read_facts, saved_folder
+from mesynth.store.generator_folder import FAMILIES, GeneratorFacts, PipelineError, read_facts, saved_folder
 
 if TYPE_CHECKING:
     import torch

@@ -18,8 +18,7 @@ from mesynth.generators.diffusion.sampling import Denoise, sample
 from mesynth.generators.formation import form
 from mesynth.generators.image_diffusion.config import ImageSampling, Spread, mean_families
 from mesynth.generators.image_diffusion.network import Space
-from mesynth.store.families import FAMILIES
-from mesynth.store.generator_folder import PipelineError, load_network
+from mesynth.store.generator_folder import FAMILIES, PipelineError, load_network
 
 FLOOR = 0.1
 """Intensity below which what is drawn fades out, down to nothing at 0: no jump where a clip starts."""

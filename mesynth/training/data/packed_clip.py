@@ -20,7 +20,7 @@ from mesynth.core.profiles import PROFILES, Profile
 from mesynth.core.seeds import stream
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import sequence_flows
-from mesynth.store.families import UNTRAINED
+from mesynth.store.generator_folder import UNTRAINED
 from mesynth.store.manifest import Row
 from mesynth.store.shards import npy_array, read_span
 from mesynth.store.videos import image_array

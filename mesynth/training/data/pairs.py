@@ -21,7 +21,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import stream
 from mesynth.preprocess.align import LEFT_EYE, MIRROR, RIGHT_EYE
-from mesynth.store.families import Source
+from mesynth.store.generator_folder import Source
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Progress

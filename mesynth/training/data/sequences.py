@@ -21,7 +21,7 @@ from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import stream
 from mesynth.motion.key_times import KEYS, RISING
-from mesynth.store.families import Source
+from mesynth.store.generator_folder import Source
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import config_hash
 from mesynth.store.shards import npy_array, read_span

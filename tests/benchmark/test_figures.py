@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.figures import Figure
-from mesynth.benchmark.likeness import (
+from mesynth.benchmark.figures import (
     CARRIED,
     HOME,
     NONE,
     OTHERS,
+    Figure,
     Likeness,
     au_figures,
     likeness,
     likeness_figures,
     people_figures,
 )
-from mesynth.benchmark.people import STEP, flows_of, stored
+from mesynth.benchmark.protocol import STEP, flows_of, stored
 
 P, S = 4, 8
 CODES = (4, 12, 17)

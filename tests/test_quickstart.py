@@ -11,7 +11,7 @@ import pytest
 
 from mesynth.core.errors import MesynthError
 from mesynth.corpus.verify import verify
-from mesynth.quickstart.pipeline import Scale, generators, run
+from mesynth.quickstart import Scale, generators, run
 from mesynth.store.manifest import Manifest
 from recognizer.trained import load, standing
 

@@ -20,8 +20,7 @@ from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
 from mesynth.core.framing import Framing, KnownFraming, reframed_picture
 from mesynth.corpus.exports.form import Options
-from mesynth.corpus.exports.imports import ProvenanceLines, import_export, read_export
-from mesynth.corpus.exports.run import FORMS, export
+from mesynth.corpus.exports.run import FORMS, ProvenanceLines, export, import_export, read_export
 from mesynth.corpus.verify import verify
 from mesynth.datasets.flow_folders import UNITS, unstretch
 from mesynth.store.digests import seal
