@@ -412,9 +412,9 @@ Examples:
 @click.option(
     "--frame",
     default="",
-    help="Where faces lie in images of --kind flow: like:PREPARED (as in that database; of a composite what all its "
-    "databases show, like:PREPARED:samm as in one of them), or "
-    "eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: as our crops].",
+    help="full: clips show whole pictures (at most 1024 px a side), not crops. With --kind flow where faces lie in the "
+    "images: like:PREPARED (as in that database; of a composite what all its databases show, like:PREPARED:samm as in "
+    "one of them), or eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: our crops].",
 )
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")

@@ -138,7 +138,7 @@ class FlowWorker:
             database=VIRTUAL,
             subject=person,
             clip=f"syn{plan.index:07d}",
-            **plan.columns(aus, self.size, plan.profile.apex_index(plan.n_frames)),
+            **plan.columns(aus, (self.size, self.size), plan.profile.apex_index(plan.n_frames)),
             provenance=Provenance(
                 database=VIRTUAL,
                 subject=person,

@@ -28,6 +28,7 @@ from mesynth.core.framing import OWN, Framing, KnownFraming
 from mesynth.core.process import Stopwatch, part
 from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import (
+    WHOLE,
     Examination,
     FaceSource,
     choose_faces,
@@ -235,8 +236,8 @@ class CorpusRun(Protocol):
         ...
 
     @property
-    def framing(self) -> Framing:
-        """Where faces lie in what is made."""
+    def framing(self) -> Framing | None:
+        """Where faces lie in what is made; None where they lie anywhere."""
         ...
 
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
@@ -285,7 +286,7 @@ def run_plan(
         with timed(run.worker(out), report) as work:
             made = run_stage(
                 out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1], held=True,
-                meta=framing_meta(KnownFraming(framing=run.framing)),
+                meta=framing_meta(KnownFraming(framing=run.framing) if run.framing else None),
             )  # fmt: skip
     prove_complete(made, len(run.rows))
     return made
@@ -339,7 +340,7 @@ class GenerateWorker:
                 seed=plan.seed,
             )
         inset = margin(self.size)
-        sample = inner(sample, inset)
+        sample = inner(sample, inset) if inset else sample
         row = self._row(plan, source, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
@@ -372,7 +373,7 @@ class GenerateWorker:
             database=face.database,
             subject=face.subject,
             clip=clip,
-            **plan.columns(plan.aus, self.size, sample.clip.apex),
+            **plan.columns(plan.aus, sample.clip.frames.shape[1:3], sample.clip.apex),
             warnings=(*face.warnings, *warnings),
             provenance=Provenance(
                 database=face.database,
@@ -435,14 +436,16 @@ def generate(
     landmarker: str = "auto",
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
+    whole: bool = False,
     **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
     ``face``, ``face_limits``: see :func:`mesynth.corpus.faces.choose_faces`; ``out/faces/skipped.csv`` lists what was
-    left out. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted
-    one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.generate.Pace`: workers, progress,
-    report).
+    left out. ``whole``: frames are the whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not
+    crops of ``config.size``. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an
+    interrupted one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.generate.Pace`: workers,
+    progress, report).
 
     Raises:
         NoFaceError, UnreadableImageError, DatasetLayoutError: no face can be used (all reasons are named).
@@ -452,7 +455,7 @@ def generate(
     """
     run = face_run(
         config, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
-        progress=pace.get("progress"),
+        whole=whole, progress=pace.get("progress"),
     )  # fmt: skip
     return run_plan(run, out, **pace)
 
@@ -513,7 +516,10 @@ class FaceRun:
     """How the faces were chosen, where they were not chosen before."""
 
     bars = ("faces", "clips")
-    framing = OWN
+
+    @property
+    def framing(self) -> Framing | None:
+        return None if self.size == WHOLE else OWN
 
     @property
     def config(self) -> dict[str, Any]:
@@ -523,6 +529,7 @@ class FaceRun:
             "faces": [s.identity for s in self.sources],
             "preview": dataclasses.asdict(self.preview),
             "landmarker": face_landmarker(self.sources, self.landmarker),
+            **({"frame": "full"} if self.size == WHOLE else {}),
         }
 
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
@@ -548,6 +555,7 @@ def face_run(
     landmarker: str,
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
+    whole: bool = False,
     progress: Callable[[str], Progress] | None = None,
 ) -> FaceRun:
     """See :func:`generate` and :func:`generate_plan`; raises as they do, and nothing is written."""
@@ -567,5 +575,5 @@ def face_run(
         bar = progress("look at faces") if progress else None
         examination = choose_faces(Path(faces), face=face, limits=face_limits, landmarker=landmarker, progress=bar)
     sources = list(faces) if examination is None else examination.taken  # type: ignore[arg-type]
-    planned = {"plan": dataclasses.asdict(rows)}
-    return FaceRun(Plan(rows, len(sources)), chosen, sources, rows.size, preview, landmarker, planned, examination)
+    planned, size = {"plan": dataclasses.asdict(rows)}, WHOLE if whole else rows.size
+    return FaceRun(Plan(rows, len(sources)), chosen, sources, size, preview, landmarker, planned, examination)

@@ -99,8 +99,8 @@ class PlanRow:
         """The target AUs."""
         return AUVector(np.array(self.intensity, np.float32))
 
-    def columns(self, shown: AUVector, size: int, apex: int) -> dict[str, Any]:
-        """Of the manifest's row: what the plan says of a clip of ``size`` pixels that shows these AUs."""
+    def columns(self, shown: AUVector, size: tuple[int, int], apex: int) -> dict[str, Any]:
+        """Of the manifest's row: what the plan says of a clip of ``size`` (height, width) that shows these AUs."""
         active = [facs.AU_CODES[k] for k in np.flatnonzero(shown.intensity.max(1) > 0)]
         return {
             "onset": 0,
@@ -109,8 +109,8 @@ class PlanRow:
             "fps": self.fps,
             "n_frames": self.n_frames,
             "apex_index": apex,
-            "height": size,
-            "width": size,
+            "height": size[0],
+            "width": size[1],
             "emotion": self.emotion,
             "label": emotions.label(self.emotion),
             "objective_class": facs.objective_class(active),

@@ -351,7 +351,8 @@ def _run_rounds(
         write_text(out / REJECTED_FILE, rejected_csv(rejected))
         if rounds.never:
             write_text(out / SKIPPED_FILE, skipped_csv(rounds.never[i] for i in sorted(rounds.never)))
-        _gather(out, rounds.made, rounds.chosen, framing_meta(KnownFraming(framing=run.framing)))
+        known = KnownFraming(framing=run.framing) if run.framing else None
+        _gather(out, rounds.made, rounds.chosen, framing_meta(known))
         shutil.rmtree(out / ROUNDS)
     if report and speeds:
         report(joined(speeds))

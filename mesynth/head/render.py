@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.facs import AU_CODES, MIDLINE
+from mesynth.core.facs import AU_CODES, level_midline
 from mesynth.head.identity import (
     NOISE_STREAM,
     Camera,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mesynth.head.raster import Scene
 
 _ROW = {code: i for i, code in enumerate(AU_CODES)}
-_MIDLINE_ROWS = [i for i, code in enumerate(AU_CODES) if code in MIDLINE]
 # The head turns about the top of the neck, not about the eyes (canonical IOD).
 _NECK = np.array([0.0, -1.5, -1.3])
 _IRIS_RADIUS = 0.097
@@ -187,7 +186,9 @@ class Subject:
             seeds = (np.random.SeedSequence([self.seed, NOISE_STREAM, noise_seed, t]) for t in range(len(keys)))
             keys[:] = [sequence.generate_state(1, np.uint64)[0] for sequence in seeds]
         sd = self._identity.light.noise_sd if noise_seed is not None else 0.0
-        folds = self._fold_depths(weights)
+        from mesynth.head.texture import fold_depths
+
+        folds = fold_depths(weights, self._folds)
         frames = render_frames(
             self._scene, self._weights(weights), folds, placements, keys, sd, self.size, self.supersample
         )
@@ -224,18 +225,8 @@ class Subject:
     def _weights(self, au: np.ndarray) -> np.ndarray:
         return _combine_aus(au, self._lid_reach)
 
-    def _fold_depths(self, au: np.ndarray) -> np.ndarray:
-        depths = np.einsum("tks,km->tms", _midline_mean(au), self._folds, optimize=False)
-        return np.ascontiguousarray(np.clip(depths, 0.0, 1.2), np.float32)
-
     def _placements(self, pose: np.ndarray) -> np.ndarray:
         return placements(self._identity.camera, pose)
-
-
-def _midline_mean(au: np.ndarray) -> np.ndarray:
-    out = au.copy()
-    out[:, _MIDLINE_ROWS] = au[:, _MIDLINE_ROWS].mean(-1, keepdims=True)
-    return out
 
 
 def _combine_aus(au: np.ndarray, lid_reach: np.ndarray) -> np.ndarray:
@@ -244,7 +235,7 @@ def _combine_aus(au: np.ndarray, lid_reach: np.ndarray) -> np.ndarray:
     Closing by AU 43 and 45 is one closure, the larger; a closed lid has no tightening (7) or raising (5) left;
     AU 26 and 27 open one jaw. lid_reach [2] (L, R) scales the blink to this person's eye opening.
     """
-    w = _midline_mean(au)
+    w = level_midline(au)
     closure = np.maximum(w[:, _ROW[43]], w[:, _ROW[45]])
     w[:, _ROW[5]] *= 1.0 - closure
     w[:, _ROW[7]] *= 1.0 - closure

@@ -179,7 +179,14 @@ class Face:
     def layers(self) -> Layers:
         """The face cut at lids and lips, found once."""
         with part("model"):
-            return Layers(self.image, self.landmarks)
+            return Layers(self.image, self.landmarks, self.place.uv)
+
+    @cached_property
+    def place(self) -> FaceMap:
+        """Where its pixels lie on the canonical face."""
+        model = HeadModel.load()
+        height, width = self.image.shape[:2]
+        return face_map(self.landmarks, height, width, model.uv[model.landmarks].astype(np.float64))
 
 
 def check_reach(aus: AUVector) -> None:
@@ -233,11 +240,8 @@ class MotionPrior:
     """Fields of one face, evaluated once and reused for all its clips; ``name``: NAME or MEAN, whose fields."""
 
     def __init__(self, face: Face, name: str = NAME) -> None:
-        height, width = face.image.shape[:2]
-        model = HeadModel.load()
-        canonical = model.uv[model.landmarks].astype(np.float64)
         self.face = face
-        self._map = face_map(face.landmarks, height, width, canonical)
+        self._map = face.place
         self._fields: dict[tuple[int, int], np.ndarray] = {}
         self._head: np.ndarray | None = None
         self._table: FieldTable | None = None
