@@ -46,6 +46,27 @@ MAX_PICTURED = 6
 """AUs whose pictures are compared on another head: there motion is what is asked about."""
 
 
+def check_size(size: int) -> None:
+    """Raise ConfigError for a side of crops, in pixels, that cannot be measured on."""
+    if not 64 <= size <= 256:
+        raise ConfigError(f"size={size} is outside 64..256 pixels")
+
+
+def check_codes(codes: Sequence[int]) -> None:
+    """Raise ConfigError for no AUs, an unknown one, and one given twice."""
+    unknown = [code for code in codes if code not in AU_INDEX]
+    if unknown or not codes or len(set(codes)) != len(codes):
+        what = f"AU {unknown[0]} is not in the vocabulary" if unknown else f"AUs {codes} must be different"
+        raise ConfigError(f"{what}; choose from {', '.join(map(str, AU_CODES))}")
+
+
+def check_least(config: object, **least: int) -> None:
+    """Raise ConfigError for a field of ``config`` that is less than its ``least``."""
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise ConfigError(f"{name}={getattr(config, name)} is too small; choose at least {smallest}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Whom the generators meet and the requests they get; every figure but the seconds depends on this alone."""
@@ -86,20 +107,14 @@ class BenchmarkConfig:
                 f"{BENCHMARK_SEEDS.start}..{BENCHMARK_SEEDS.stop - 1}; choose fewer"
             )
         head_pose(self.yaw, self.pitch)  # checks them
-        if not 64 <= self.size <= 256:
-            raise ConfigError(f"size={self.size} is outside 64..256 pixels")
+        check_size(self.size)
         assert RENDER_SCALE * self.size <= MAX_SIZE
-        unknown = [code for code in self.codes if code not in AU_INDEX]
-        if unknown or not self.codes or len(set(self.codes)) != len(self.codes):
-            what = f"AU {unknown[0]} is not in the vocabulary" if unknown else f"AUs {self.codes} must be different"
-            raise ConfigError(f"{what}; choose from {', '.join(map(str, AU_CODES))}")
+        check_codes(self.codes)
         if not self.levels or list(self.levels) != sorted(set(self.levels)):
             raise ConfigError(f"levels {self.levels} must be ascending intensities")
         if not 0 < self.levels[0] <= self.levels[-1] <= 1:
             raise ConfigError(f"levels {self.levels} are outside (0, 1]; 1 is FACS E")
-        for name, least in (("resamples", 20), ("clip_frames", 3), ("repeats", 1), ("samples", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)} is too small; choose at least {least}")
+        check_least(self, resamples=20, clip_frames=3, repeats=1, samples=2, seed=0)
 
     @property
     def seeds(self) -> range:
