@@ -47,7 +47,7 @@ from recognizer.results import (
     oracle_figures,
     require_classes,
 )
-from recognizer.sources import Progress, Source, as_flow_set, sources
+from recognizer.sources import Opened, Progress, Source, as_flow_set, sources
 from recognizer.trained import Recognizer, load_pretrained, names_recognizer
 
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
@@ -58,8 +58,8 @@ MEGC_LOG = "megc.txt"
 class _Run:
     """What a run depends on, and where it goes."""
 
-    real: FlowSet | list[Manifest]
-    synthetic: FlowSet | list[Manifest] | None
+    real: Opened
+    synthetic: Opened | None
     config: RunConfig
     oracle: bool
     folder: Path | None
@@ -148,12 +148,7 @@ def loso(
 
 
 def _prepare(
-    real: FlowSet | list[Manifest],
-    synthetic: FlowSet | list[Manifest] | None,
-    config: RunConfig,
-    oracle: bool,
-    folder: Path | None,
-    more: dict[str, Any],
+    real: Opened, synthetic: Opened | None, config: RunConfig, oracle: bool, folder: Path | None, more: dict[str, Any]
 ) -> _Run:
     real, synthetic, _ = ledger.framed(real, synthetic, config.data)
     if oracle and is_closed(config, config.model):
@@ -184,7 +179,7 @@ def zero_shot_config(recognizer: Recognizer, config: RunConfig) -> RunConfig:
 
 
 def _zero_shot(
-    real: FlowSet | list[Manifest],
+    real: Opened,
     synthetic: Source | None,
     recognizer: Recognizer,
     config: RunConfig,
