@@ -1,9 +1,9 @@
 """The AU judge on a head of another make: agreement per AU, and which AU it names.
 
-``python -m tests.bench.bench_judge --head FILE [--people 24] [--pairs 24] [JUDGE ...]``: ``FILE`` as ``mesynth compare
---head`` reads it; each ``JUDGE`` a ``judge.safetensors`` or ``packaged``. Half of the pairs show one AU of .2 to .8, the
-others what :func:`mesynth.metrics.judge_train.draw_aus` draws, of the AUs that the head has shapes for; with head motion,
-without noise and blinks. Nothing learns from these people.
+``python -m tests.bench.bench_judge --head FILE [--people 24] [--pairs 24] [JUDGE ...]``: ``FILE`` as ``mesynth
+compare --head`` reads it; each ``JUDGE`` a ``judge.safetensors`` or ``packaged``. Half of the pairs show one AU of .2
+to .8, the others what :func:`mesynth.metrics.judge_train.draw_aus` draws, of the AUs that the head has shapes for; with
+head motion, without noise and blinks. Nothing learns from these people.
 """
 
 from __future__ import annotations
