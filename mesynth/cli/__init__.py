@@ -21,7 +21,7 @@ from mesynth.cli.prepare import augment, prepare
 from mesynth.commandline import MistakeGroup, echo_json, json_option, progress_bars
 
 if TYPE_CHECKING:
-    from mesynth.store.weights import Need
+    from mesynth.store.assets import Need
 
 
 @click.group(cls=MistakeGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -98,7 +98,7 @@ def test_processes_use_what_was_fetched_and_fetch_nothing(
     from mesynth.metrics.base import MeasureConfig
     from mesynth.metrics.measure import measure
     from mesynth.metrics.networks import INCEPTION_FILE
-    from mesynth.store.weights import hub_folder
+    from mesynth.store.assets import hub_folder
 
     def fetch(url: str, **_: object) -> dict[str, torch.Tensor]:
         fetched.append(url)

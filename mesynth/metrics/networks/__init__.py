@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from mesynth.core.errors import WeightsUnavailable
-from mesynth.store.weights import Need, hub_folder, package_file
+from mesynth.store import assets
+from mesynth.store.assets import Need, hub_folder, package_file
 
 if TYPE_CHECKING:
     from mesynth.metrics.networks.extractors import FeatureExtractor, PerceptualDistance
@@ -30,9 +31,6 @@ INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET_FILE}"
-STALEX_FILE = "weights/vST0.0/alex_shift_tolerant.pth"
-DLIB_RESNET = "models/dlib_face_recognition_resnet_model_v1.dat"
-DLIB_FIVE = "models/shape_predictor_5_face_landmarks.dat"
 
 
 def given_file(path: Path | str | None, what: str) -> Path | None:
@@ -117,11 +115,6 @@ ALEXNET = Published("AlexNet", "LPIPS trunk", ALEXNET_FILE, ALEXNET_URL, "lpips_
 """torchvision's AlexNet."""
 
 
-def stalex_file() -> Path | None:
-    """The shift-tolerant AlexNet that ships in the package stlpips-pytorch."""
-    return package_file("stlpips_pytorch", STALEX_FILE)
-
-
 @dataclass(frozen=True)
 class Preferred(Generic[T]):
     """A network, and what stands in while its weights cannot be had."""
@@ -153,7 +146,7 @@ class Preferred(Generic[T]):
 
 def needs() -> list[Need]:
     """What each measure wants and whether it is on this machine (the rows of ``mesynth doctor``)."""
-    resnet, five = (package_file("face_recognition_models", f) for f in (DLIB_RESNET, DLIB_FIVE))
+    resnet, five, stalex = (assets.find(a) for a in (assets.FACE_RESNET, assets.FACE_CHIP, assets.SHIFT_TOLERANT))
     dlib = importlib.util.find_spec("_dlib_pybind11") or importlib.util.find_spec("dlib")
     return [
         INCEPTION.need(
@@ -172,17 +165,17 @@ def needs() -> list[Need]:
         Need(
             name="shift-tolerant AlexNet (FD-STAlexNet, ST-LPIPS)",
             purpose="distribution and perceptual distance without downloads",
-            present=stalex_file() is not None,
-            where=f"{STALEX_FILE} in the package stlpips-pytorch",
-            remedy="pip install stlpips-pytorch==0.0.2",
+            present=stalex is not None,
+            where=assets.SHIFT_TOLERANT.where,
+            remedy=assets.SHIFT_TOLERANT.remedy,
             instead="nothing: these measures are reported as not measured",
         ),
         Need(
             name="face ResNet (identity)",
             purpose="identity preservation",
             present=None not in (resnet, five, dlib),
-            where=f"{DLIB_RESNET} in the package face-recognition-models, and the package dlib-bin",
-            remedy="pip install dlib-bin face-recognition-models",
+            where=f"{assets.FACE_RESNET.where}; and the package dlib-bin",
+            remedy=assets.FACE_RESNET.remedy,
             instead="nothing: identity is reported as not measured",
         ),
         Need(
@@ -213,12 +206,7 @@ class FaceEmbedder:
     name = "dlib face ResNet, 128-d"
 
     def __init__(self) -> None:
-        resnet, five = (package_file("face_recognition_models", f) for f in (DLIB_RESNET, DLIB_FIVE))
-        if resnet is None or five is None:
-            raise WeightsUnavailable(
-                f"face ResNet: {DLIB_RESNET} and {DLIB_FIVE} were not found in an installed "
-                "face-recognition-models; pip install dlib-bin face-recognition-models"
-            )
+        resnet, five = (assets.require(asset) for asset in (assets.FACE_RESNET, assets.FACE_CHIP))
         try:
             import dlib
         except ImportError:

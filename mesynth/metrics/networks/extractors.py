@@ -28,10 +28,9 @@ from mesynth.metrics.networks import (
     INCEPTION,
     INCEPTION_FILE,
     INCEPTION_URL,
-    STALEX_FILE,
     Preferred,
-    stalex_file,
 )
+from mesynth.store import assets
 
 RESIZE = "antialiased bicubic, float32, not rounded to 8 bits"
 PUBLISHED_RESIZE = "bilinear without antialiasing, as pytorch-fid"
@@ -204,12 +203,7 @@ def _named(layers: dict[str, nn.Module]) -> nn.Sequential:
 
 def stalex_state() -> dict[str, torch.Tensor]:
     """The weight file of stlpips-pytorch. Raises WeightsUnavailable."""
-    file = stalex_file()
-    if file is None:
-        raise WeightsUnavailable(
-            f"shift-tolerant AlexNet: {STALEX_FILE} was not found in an installed stlpips-pytorch; "
-            "pip install stlpips-pytorch==0.0.2 (only the file is read, none of the package's code)"
-        )
+    file = assets.require(assets.SHIFT_TOLERANT)
     try:
         state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

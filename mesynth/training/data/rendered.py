@@ -252,7 +252,7 @@ def draw_onset(rng: np.random.Generator) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _subject(person: int, size: int, seed: int, rigs: float) -> Subject:
+def rigged_subject(person: int, size: int, seed: int, rigs: float) -> Subject:
     from mesynth.head import Subject
     from mesynth.motion.fields import draw_rig
 
@@ -287,7 +287,7 @@ class _Renderer:
             aus[0] = draw_onset(rng)
             aus[1] = np.clip(aus[0] + aus[1], 0, MOST)
 
-        subject = _subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs)
+        subject = rigged_subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs)
         landmarks = subject.landmarks(pose=pose[0])
         crop = SimilarityCrop.from_landmarks(_misplaced(landmarks, config.jitter, rng), config.size)
         frames = crop.frames(subject.render(aus, pose))
