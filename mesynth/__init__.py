@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesynth.core.lazy import lazy_names
+from mesynth.core import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.api import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mesynth.corpus.exports.run import export
     from mesynth.corpus.verify import verify
     from mesynth.data import ClipDataset, clip_loader
-    from mesynth.metrics.distribution import kid
+    from mesynth.metrics.fid import kid
     from mesynth.motion.prior import Face
     from mesynth.preprocess.augment import augment
     from mesynth.store.generator_folder import shipped_models
@@ -105,7 +105,7 @@ _HOME = {
     "filter_corpus": "api",
     "format_vector": "core.facs",
     "generate": "api",
-    "kid": "metrics.distribution",
+    "kid": "metrics.fid",
     "list_recipes": "config",
     "load_corpus": "api",
     "load_generator": "api",
@@ -116,7 +116,7 @@ _HOME = {
     "prepare": "api",
     "push_to_hub": "store.hub",
     "register_database": "datasets.registry:register",
-    "register_generator": "store.families:FAMILIES.register",
+    "register_generator": "store.generator_folder:FAMILIES.register",
     "register_metric": "metrics.base:register",
     "render": "api",
     "shipped_models": "store.generator_folder",

@@ -17,8 +17,7 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recognizer.ablation_result import AblationResult, Summary
-from recognizer.cells import NONE, POOLED
+from recognizer.ablation_result import NONE, POOLED, AblationResult, Summary
 from recognizer.protocol import OWN_CLIPS
 from recognizer.report import (
     ablation_columns,

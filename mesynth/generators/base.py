@@ -21,8 +21,15 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_INDEX, reject_conflicts
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
-from mesynth.store.families import FAMILIES
-from mesynth.store.generator_folder import INDEX, GeneratorFacts, PipelineError, read_facts, save_pipeline, saved_folder
+from mesynth.store.generator_folder import (
+    FAMILIES,
+    INDEX,
+    GeneratorFacts,
+    PipelineError,
+    read_facts,
+    save_pipeline,
+    saved_folder,
+)
 from mesynth.store.hub import MODEL, fetch, is_hub
 
 if TYPE_CHECKING:
@@ -44,8 +51,8 @@ class ClipRequest:
     seed: int = 0
 
 
-class Generator(ABC):
-    """Clips of a face: a family says with :meth:`clip_of` how one is made. Safe to call in any order."""
+class Pretrained:
+    """What generators of clips and of flow images share: where they run, come from and are published."""
 
     family: str
     size: int
@@ -54,7 +61,7 @@ class Generator(ABC):
     """Where it was loaded from; None for one without training."""
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> Generator:
+    def from_pretrained(cls, name: str | Path) -> Self:
         """A trained generator: one that ships, a folder, or ``hf://ORG/NAME``; see :func:`mesynth.load_generator`.
 
         Raises:
@@ -63,9 +70,9 @@ class Generator(ABC):
         >>> Generator.from_pretrained("motion_gan").family
         'motion_gan'
         """
-        found = load_pipeline(found_folder(str(name)))
+        found: Pretrained = load_pipeline(found_folder(str(name)))
         if not isinstance(found, cls):
-            raise PipelineError(f"'{name}' is a {found.family}, no {cls.__name__}; call Generator.from_pretrained")
+            raise PipelineError(f"'{name}' is a {found.family}, no {cls.__name__}; call mesynth.load_generator")
         return found
 
     def to(self, device: Any) -> Self:
@@ -96,6 +103,10 @@ class Generator(ABC):
         from mesynth.store.hub import push_to_hub
 
         return push_to_hub(self.folder, name, private=private, may_publish=may_publish, token=token)
+
+
+class Generator(Pretrained, ABC):
+    """Clips of a face: a family says with :meth:`clip_of` how one is made. Safe to call in any order."""
 
     def generate(
         self,

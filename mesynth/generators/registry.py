@@ -18,10 +18,11 @@ from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest, Generator, found_folder, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
-from mesynth.store.families import UNTRAINED, makes_frames
 from mesynth.store.generator_folder import (
+    UNTRAINED,
     GeneratorFacts,
     PipelineError,
+    makes_frames,
     read_facts,
     shipped_models,
 )

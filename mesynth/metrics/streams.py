@@ -16,8 +16,8 @@ import numpy as np
 from mesynth.core.errors import MesynthError
 from mesynth.core.types import N_AUS
 from mesynth.metrics.control import agreement
-from mesynth.metrics.distribution import Moments, frechet_of_moments, kid
-from mesynth.metrics.flow import flow_error
+from mesynth.metrics.fid import Moments, frechet_of_moments, kid
+from mesynth.metrics.motion import flow_error
 
 
 class StreamedMeasure(ABC):

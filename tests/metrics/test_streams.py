@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 from mesynth.core.errors import MesynthError
 from mesynth.data import ClipDataset, clip_loader
-from mesynth.metrics.base import METRICS, Setup
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import METRICS, ClipData, Setup
 from mesynth.metrics.control import agreement
-from mesynth.metrics.distribution import frechet, kid
-from mesynth.metrics.flow import flow_error
+from mesynth.metrics.fid import frechet, kid
+from mesynth.metrics.motion import flow_error
 from mesynth.metrics.streams import AUErrors, FlowErrors, FrechetDistance, KernelDistance, StreamedMeasure
 from tests.corpus.exports import corpora
 
