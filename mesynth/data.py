@@ -357,7 +357,7 @@ class ClipDataset(Dataset[Item]):
                 mask = share > 0.999
             item["valid"] = torch.from_numpy(np.ascontiguousarray(mask))
         if "landmarks" in found:
-            points = found["landmarks"].astype(np.float32)
+            points: np.ndarray = found["landmarks"].astype(np.float32)
             if self.size is not None:
                 points = (points + 0.5) * (np.float32(self.size) / np.array([width, height], np.float32)) - 0.5
             item["landmarks"] = torch.from_numpy(points.astype(np.float32))

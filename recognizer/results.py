@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mesynth.core.errors import ManifestError, MesynthError
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError
 from mesynth.core.statistics import Interval, bootstrap_counts, subject_counts
 from mesynth.store.run_folder import write_bytes
 from recognizer.data import FlowSet
@@ -140,6 +140,64 @@ def from_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Metrics:
         recall=tuple(map(float, recalls(counts))),
         confusion=tuple(tuple(int(v) for v in row) for row in counts),
     )
+
+
+class Scores:
+    """UF1, UAR and accuracy over the batches of a training loop: ``update``, ``compute``, ``merge``, ``reset``.
+
+    In ``torchmetrics``: ``mesynth.metrics.torchmetrics.Measure(lambda: Scores(classes))``.
+
+    Args:
+        classes: names by index, as :attr:`mesynth.ClipDataset.classes` has them.
+
+    Raises:
+        ConfigError: fewer than two classes, or one named twice.
+
+    >>> scores = Scores(["negative", "positive"])
+    >>> scores.update(np.array([0, 1]), np.array([0, 0]))
+    >>> scores.update(np.array([[0.1, 0.9], [2.0, 1.0]]), np.array([1, -1]))
+    >>> scores.compute().n, scores.compute().uar
+    (3, 0.75)
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        if isinstance(classes, str) or len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ConfigError(f"classes={classes!r} must name at least two different classes")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything taken in."""
+        self.counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+
+    def update(self, preds: Any, label: Any) -> None:
+        """Take in a batch: ``preds`` [B] class indices or [B,C] scores, ``label`` [B]; clips of label -1 do not count.
+
+        Raises:
+            MesynthError: other shapes, or an index that is no class.
+        """
+        found, truth = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (preds, label))
+        n = len(self.classes)
+        if truth.ndim != 1 or found.shape not in {truth.shape, (*truth.shape, n)}:
+            raise MesynthError(f"preds {list(found.shape)} and label {list(truth.shape)}; expected [B] or [B,{n}], [B]")
+        known = truth >= 0
+        chosen = found.argmax(1) if found.ndim == 2 else found
+        try:
+            self.counts += confusion(truth[known].astype(np.int64), chosen[known].astype(np.int64), n)
+        except ValueError as error:
+            raise MesynthError(str(error)) from None
+
+    def merge(self, other: Scores) -> None:
+        """Take in what another one has taken in. Raises MesynthError for one of other classes."""
+        if not isinstance(other, Scores) or other.classes != self.classes:
+            raise MesynthError(f"scores of {getattr(other, 'classes', other)} cannot be merged with {self.classes}")
+        self.counts = self.counts + other.counts
+
+    def compute(self) -> Metrics:
+        """The figures; a class without clips is left out of UAR. Raises MesynthError while no clip was taken in."""
+        if not self.counts.any():
+            raise MesynthError("no clip with a class was taken in yet; update first")
+        return from_confusion(self.counts, self.classes)
 
 
 # ---------------------------------------------------------------- predictions and figures

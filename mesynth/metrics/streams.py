@@ -197,12 +197,12 @@ class FlowErrors(StreamedMeasure):
         )
         if ours.shape != theirs.shape:
             raise MesynthError(f"flow {list(ours.shape)} and target {list(theirs.shape)} differ; give two {shape}")
-        where = [None] * len(ours)
+        where: list[np.ndarray | None] = [None] * len(ours)
         if valid is not None:
             mask = _array(valid, "valid", "[B,H,W]", lambda s: s == (len(ours), *ours.shape[2:]))
-            where = list(mask.astype(bool))
-            if any(not one.any() for one in where):
+            if not mask.any((1, 2)).all():
                 raise MesynthError("a clip has no valid pixel; leave it out")
+            where = list(mask.astype(bool))
         self.found += [asdict(flow_error(a, b, m)) for a, b, m in zip(ours, theirs, where, strict=True)]
 
     def merge(self, other: FlowErrors) -> None:
