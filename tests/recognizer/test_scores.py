@@ -14,7 +14,7 @@ from mesynth.core.errors import MesynthError
 from recognizer.results import Scores, evaluate
 
 pytest.importorskip("torchmetrics")
-from mesynth.metrics.torchmetrics import Measure  # noqa: E402
+from mesynth.metrics.torchmetrics import Measure
 
 CLASSES = ("negative", "positive", "surprise")
 
