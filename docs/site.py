@@ -45,7 +45,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for mark, fill in (("commands", commands), ("recipes", recipes)):
         if (comment := f"<!-- {mark} -->") in markdown:
             markdown = markdown.replace(comment, fill())
-    markdown = re.sub(r"<!-- api: ([\w.]+) -->", lambda match: api(match[1]), markdown)
+    markdown = re.sub(r"<!-- api: (\w+) -->", lambda match: api(match[1]), markdown)
     return re.sub(r"(?s)\A.*<!-- include: ([\w./-]+) -->\s*", lambda match: included(match[1]), markdown)
 
 

@@ -489,7 +489,8 @@ class ShardedSampler(Sampler[int]):
         shuffle: another order each epoch (:meth:`set_epoch`), the same on every machine.
         seed: of the order.
         even: give every process as many, for steps that all processes take together.
-        rank, world_size: instead of torch.distributed's.
+        rank: which process this is, instead of torch.distributed's.
+        world_size: of how many.
 
     Raises:
         ConfigError: a rank that there is not, or a negative seed.
@@ -541,7 +542,11 @@ class IterableClipDataset(IterableDataset[Item]):
 
     Args:
         clips: a :class:`ClipDataset`, or a source for one, with ``options`` of it.
-        shuffle, seed, even, rank, world_size: see :class:`ShardedSampler`.
+        shuffle: as :class:`ShardedSampler` has it; so are the others.
+        seed: of the order.
+        even: give every process as many.
+        rank: which process this is.
+        world_size: of how many.
 
     Raises:
         MesynthError: as :class:`ClipDataset` and :class:`ShardedSampler`.
@@ -672,7 +677,9 @@ def clip_loader(
     Args:
         clips: a data set; one that is a stream has its own order.
         batch_size: clips a batch and process.
-        shuffle, seed, even: see :class:`ShardedSampler`.
+        shuffle: another order each epoch.
+        seed: of the order.
+        even: give every process as many; see :class:`ShardedSampler`.
         options: of DataLoader: ``num_workers=4``, ``multiprocessing_context="spawn"``, ``pin_memory=True`` ...
 
     Raises:
