@@ -15,9 +15,10 @@ import torch
 
 import mesynth
 from mesynth.core import facs
-from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError, UnreadableImageError
 from mesynth.core.types import N_AUS
 from mesynth.data import ClipDataset, IterableClipDataset, ShardedSampler, clip_loader, collate_clips, resized_flow
+from mesynth.datasets.registry import load as load_release
 from mesynth.preprocess.interpolate import resample
 from mesynth.store.manifest import SCHEMA, Manifest
 from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
@@ -111,6 +112,21 @@ def test_classes_follow_the_scheme(mixed: Manifest, label: str, classes: tuple[s
 def test_named_classes_are_the_indices(mixed: Manifest) -> None:
     clips = ClipDataset(mixed, parts=[], classes=["positive", "negative"])
     assert [int(i) for i in clips.labels] == [{"positive": 0, "negative": 1}.get(w, -1) for w in mixed.column("label")]
+
+
+def test_frames_in_files_of_their_own(samples: Manifest, tmp_path: Path) -> None:
+    mesynth.export(samples, "frames", tmp_path / "frames")
+    loose = load_release("generic", tmp_path / "frames")
+    clips = ClipDataset(loose, length=5)
+    assert clips.parts == ("frames",)
+    for item, row in zip(clips, loose, strict=True):
+        frames = read_frames(loose.root, row)
+        first = row.apex_index - item["apex"]
+        assert (item["frames"].permute(0, 2, 3, 1).numpy() == frames[first : first + 5]).all()
+        assert item["kind"] == 0
+    (loose.root / row.frame_files[0]).unlink()
+    with pytest.raises(UnreadableImageError, match="cannot be read"):
+        clips[len(clips) - 1]
 
 
 # ---------------------------------------------------------------- leaks

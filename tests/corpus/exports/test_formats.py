@@ -247,11 +247,10 @@ def test_it_batches_as_tensors_of_fixed_shapes(samples: Manifest, exported: Expo
     found = datasets.load_dataset(str(folder), cache_dir=str(tmp_path), split="train")
     assert found.features["flow"] == datasets.Array3D(shape=(2, 96, 96), dtype="float32")
     held = found.with_format("torch")
-    held[0]
     start = time.process_time()
-    item = held[1]
+    item = held[0]
     assert time.process_time() - start < 0.2  # seconds
-    row = samples.row(1)
+    row = samples.row(0)
     assert (item["frames"].permute(0, 2, 3, 1).numpy() == read_frames(samples.root, row)).all()
     assert (item["flow"].numpy() == read_flow(samples.root, row)).all()
     assert (item["landmarks"].numpy() == read_landmarks(samples.root, row)).all()
