@@ -280,13 +280,13 @@ class ClipDataset(Dataset[Item]):
         return list(self._clips.columns["clip_id"].to_pylist())
 
     def __getitem__(self, index: int) -> Item:
-        at = range(len(self))[int(index)]
+        at = range(len(self))[index]
         found = self._item(at)
         return found if self.transform is None else self.transform(found)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Several items at once, as PyTorch's loader asks for a batch: neighbours in a shard are read in its order."""
-        order = sorted(range(len(indices)), key=lambda i: int(indices[i]))
+        order = sorted(range(len(indices)), key=lambda i: indices[i])
         found = {i: self[indices[i]] for i in order}
         return [found[i] for i in range(len(indices))]
 
@@ -379,7 +379,7 @@ class ClipDataset(Dataset[Item]):
 
 
 def _check(length: int | None, fit: str, size: int | None, parts: Collection[str] | None) -> None:
-    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+    if length is not None and (not isinstance(length, (int, np.integer)) or isinstance(length, bool) or length < 1):
         raise ConfigError(f"length={length} is no number of frames; give 1 or more, or None to keep clips as they are")
     if fit not in FITS:
         raise ConfigError(f"fit='{fit}' is unknown; choose from {', '.join(FITS)}")
@@ -387,7 +387,9 @@ def _check(length: int | None, fit: str, size: int | None, parts: Collection[str
         raise ConfigError(f"fit='{fit}' resamples to a length, and none is given; give length=, such as length=16")
     if fit != "pad" and length is not None and length < 3:
         raise ConfigError(f"length={length} cannot hold onset, apex and offset; resample to at least 3 frames")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not SMALLEST <= size <= 4096):
+    if size is not None and (
+        not isinstance(size, (int, np.integer)) or isinstance(size, bool) or not SMALLEST <= size <= 4096
+    ):
         raise ConfigError(f"size={size} is outside {SMALLEST}..4096 pixels; give None to keep clips as they are")
     if parts is not None:
         if isinstance(parts, str) or not all(isinstance(part, str) for part in parts):
