@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--recipes", default=",".join(RECIPES), help="names as gan/motion_64, or files; the first first"
+        "--recipes", default=",".join(RECIPES), help="gan/motion_64 and the like, or files; the first first"
     )
     parser.add_argument("--minutes", type=float, default=60.0, help="of training, all recipes together")
     parser.add_argument("--variant", choices=VARIANTS, default="fp32", help="what is trained with")
