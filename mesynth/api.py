@@ -497,9 +497,9 @@ def generate(
         settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
             ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
             ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
-            that also lie loose), ``video`` ("gif", "mp4"), ``landmarker``, ``face`` ("largest", "all" or a number from
-            1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
-            pictures that were left out), and ``until_accepted`` with ``keep`` and
+            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``landmarker``, ``face`` ("largest", "all"
+            or a number from 1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv``
+            lists the pictures that were left out), and ``until_accepted`` with ``keep`` and
             ``attempts``: clips that fail a check are drawn again.
 
     Returns:

@@ -184,7 +184,7 @@ Examples:
 @_CORPUS
 @click.option("--to", "form", type=click.Choice(FORMS), required=True, help="Form of the export: see docs/exports.md.")
 @click.option("--size", default=0, help="Side of flow pictures, pixels [default: flow-folders 28, meb 64].")
-@click.option("--video", default="", help="Moving pictures of previews: gif or mp4 [default: gif].")
+@click.option("--video", default="", help="Moving pictures of previews: mp4, webm, gif or apng [default: mp4].")
 @click.option(
     "--frame", default="",
     help="flow-folders, flow-npy: take faces to eyes=0.57,row=0.25, or like:PREPARED [default: where they lie].",

@@ -129,7 +129,7 @@ def _png(rgb: np.ndarray) -> str:
 
 def _moving(manifest: Manifest, row: Row) -> dict[str, str]:
     frames = read_frames(manifest.root, row)
-    gif = base64.b64encode(video_bytes(frames[:: max(1, round(row.fps / 100))], fps=12.5)).decode()
+    gif = base64.b64encode(video_bytes(frames[:: max(1, round(row.fps / 100))], "gif", fps=12.5)).decode()
     return {
         "emotion": row.emotion,
         "aus": row.au_text.replace(",", ", "),

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_previews_lie_loose(corpus: Manifest) -> None:
     folder = corpus.root / "clips" / "syn0000000"
     row = corpus.row(0)
     assert len(list((folder / "frames").iterdir())) == row.n_frames
-    assert (folder / "clip.gif").read_bytes()[:6] == b"GIF89a"
+    with av.open(str(folder / "clip.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == row.n_frames
     np.testing.assert_array_equal(np.load(folder / "flow.npy"), shards.read_flow(corpus.root, row))
     assert videos.read_image(folder / "flow.png").shape == (96, 96, 3)
     assert not (corpus.root / "clips" / "syn0000001").exists()
@@ -154,13 +156,6 @@ def test_zero_intensity_gives_the_crop_back(photo: Path, tmp_path: Path) -> None
     faces = Manifest.read(tmp_path / "a" / "faces")
     m = margin(64)
     assert (frames == shards.read_frames(faces.root, faces.row(0))[0, m:-m, m:-m]).all()
-
-
-def test_mp4(photo: Path, tmp_path: Path) -> None:
-    config = PlanConfig(au=("12=B",), fps=50, size=64)
-    made = generate(photo, config, tmp_path / "a", preview=Preview(video="mp4"), workers=1)
-    video = cv2.VideoCapture(str(made.root / "clips" / "syn0000000" / "clip.mp4"))
-    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == made.row(0).n_frames
 
 
 def test_dry_run_writes_nothing(photo: Path, tmp_path: Path) -> None:
