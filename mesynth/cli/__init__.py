@@ -10,6 +10,7 @@ import click
 from mesynth import __version__
 from mesynth.cli.corpus import card, export, filter_, plan, verify
 from mesynth.cli.generate import generate, render
+from mesynth.cli.panel import panel
 from mesynth.cli.prepare import augment, prepare
 from mesynth.cli.report import doctor, fid, measure, quickstart
 from mesynth.cli.train import calibrate, compare, train
@@ -27,5 +28,5 @@ def main() -> None:
 
 for verb in (quickstart, render, prepare, augment, train, calibrate, plan, generate, filter_, measure, compare, doctor):
     main.add_command(verb)
-for verb in (fid, export, card, verify):
+for verb in (fid, export, card, verify, panel):
     main.add_command(verb)
