@@ -52,6 +52,7 @@ def all_needs() -> list[Need]:
     show_default=True,
     help="Processes that read the clips (0: one per core; 1: two threads); the figures do not depend on it.",
 )
+@click.option("--panel", type=click.Path(path_type=Path), help="Results of `mesynth panel --collect`: their rows, too.")
 @SEED
 @OUT
 @json_option
@@ -64,6 +65,7 @@ def measure(
     lpips_weights: Path | None,
     download: bool,
     workers: int,
+    panel: Path | None,
     seed: int,
     out: Path,
     as_json: bool,
@@ -79,7 +81,7 @@ def measure(
     with progress_bars() as bar:
         found = run(
             real, synthetic, out, training=training, clips=clips, seed=seed, inception_weights=inception_weights,
-            lpips_weights=lpips_weights, download=download, workers=workers, command=_command(),
+            lpips_weights=lpips_weights, download=download, workers=workers, panel=panel, command=_command(),
             progress=bar("measure"),
         )  # fmt: skip
     if download:  # what was requested and did not come is said now, not only on the page

@@ -78,11 +78,14 @@ class Answers:
 
 def _json(path: Path, what: str) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise AnswersError(f"{path} has {path.stat().st_size:,} bytes, more than any {what}; is it the right file?")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise AnswersError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    if len(data) > MOST_BYTES:
+        raise AnswersError(f"{path} has more than {MOST_BYTES:,} bytes, which no {what} has; is it the right file?")
+    try:
+        found = json.loads(data)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise AnswersError(f"{path} is no {what}: it is torn or no JSON ({reason}); save it anew") from None
