@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ from mesynth.metrics.base import MeasureRow, format_number
 from mesynth.metrics.report import MeasureReport
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
+from mesynth.store.pages import render
 from mesynth.store.run_folder import write_text
 from mesynth.store.shards import png_bytes, read_flow, read_frames
 from recognizer.ablation_result import AblationResult
+from recognizer.report import tally
 from recognizer.results import LosoResult
 from recognizer.trained import Prediction, load, standing
 
@@ -64,12 +65,8 @@ class Study:
 
 def write_page(study: Study) -> Path:
     """Write the report and return its path."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("mesynth.quickstart").joinpath("page.html").read_text()
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     path = study.out / "report.html"
-    write_text(path, template.render(**_values(study)))
+    write_text(path, render("mesynth.quickstart", "page.html", **_values(study)))
     return path
 
 
@@ -77,6 +74,7 @@ def _values(study: Study) -> dict[str, Any]:
     real, synthetic = study.real, study.synthetic
     return {
         "version": __version__,
+        "answer": tally(study.ablation),
         "photo": study.photo_name,
         "counts": {
             "subjects": len(set(real.subject_keys())),
