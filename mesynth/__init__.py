@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesynth.core.lazy import lazy_names
+from mesynth.core import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.api import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mesynth.core.types import AUVector, Clip, Flow, Sample
     from mesynth.corpus.exports.run import export
     from mesynth.corpus.verify import verify
-    from mesynth.metrics.distribution import kid
+    from mesynth.metrics.fid import kid
     from mesynth.motion.prior import Face
     from mesynth.preprocess.augment import augment
     from mesynth.store.generator_folder import shipped_models
@@ -98,7 +98,7 @@ _HOME = {
     "filter_corpus": "api",
     "format_vector": "core.facs",
     "generate": "api",
-    "kid": "metrics.distribution",
+    "kid": "metrics.fid",
     "list_recipes": "config",
     "load_corpus": "api",
     "load_generator": "api",
@@ -108,7 +108,7 @@ _HOME = {
     "plan": "api",
     "prepare": "api",
     "register_database": "datasets.registry:register",
-    "register_generator": "store.families:FAMILIES.register",
+    "register_generator": "store.generator_folder:FAMILIES.register",
     "register_metric": "metrics.base:register",
     "render": "api",
     "shipped_models": "store.generator_folder",

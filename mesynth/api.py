@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mesynth.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesynth.benchmark.result import Result
     from mesynth.corpus.filters import Rejection
-    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.plan import StoredPlan
     from mesynth.generators.base import Generator
     from mesynth.metrics.base import MeasureRow
     from mesynth.metrics.fid import Fid
@@ -67,17 +67,15 @@ def render(
     Traceback (most recent call last):
     mesynth.core.errors.MesynthError: subjects=0 is outside 1..10000
     """
-    from mesynth.datasets.rendered import render_casme2, render_faces
+    from mesynth.datasets.rendered import Rendering, render_casme2, render_faces
 
     bar = progress or _no_bars
     if layout == "faces":
         return render_faces(out, subjects=subjects, size=size, seed=seed, progress=bar("faces"))
     if layout != "casme2":
         raise ConfigError(f"layout '{layout}' is unknown; choose casme2 or faces")
-    return render_casme2(
-        out, subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed, workers=workers,
-        progress=bar("clips"),
-    )  # fmt: skip
+    wanted = Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)
+    return render_casme2(out, wanted, workers=workers, progress=bar("clips"))
 
 
 def prepare(
@@ -149,7 +147,7 @@ def prepare(
         if idle := next(iter([*steps, *(name for name, value in chosen.items() if value)]), ""):
             raise ConfigError(f"{idle} has no effect on {database}, whose clips are prepared already; leave it out")
         if database == EXPORT:
-            from mesynth.corpus.exports.imports import import_export
+            from mesynth.corpus.exports.run import import_export
 
             return import_export(root, out, workers=workers, progress=progress)
         from mesynth.datasets.flow_folders import import_flow_folders
@@ -206,21 +204,22 @@ FLOW_FOLDERS = "flow_folders"
 """The database name of published flow images."""
 
 
-def load_database(
-    database: str,
-    root: Path,
-    *,
-    part: str = "",
-    frames: str = "",
-    subjects: int | str | Collection[str] = (),
-    clips: str | Collection[str] = (),
-    limit: int | None = None,
-    annotation: Path | str | None = None,
-    skip_bad: bool = False,
-) -> tuple[Manifest, list[Any]]:
+class Chosen(TypedDict, total=False):
+    """What of a database is taken; see :func:`prepare`."""
+
+    part: str
+    frames: str
+    subjects: int | str | Collection[str]
+    clips: str | Collection[str]
+    limit: int | None
+    annotation: Path | str | None
+    skip_bad: bool
+
+
+def load_database(database: str, root: Path, **chosen: Unpack[Chosen]) -> tuple[Manifest, list[Any]]:
     """The clips of a release or of a corpus as they lie in ``root``, and those that cannot be used, with their reason.
 
-    ``subjects`` and so on: see :func:`prepare`; of others nothing is looked at, and nothing said.
+    Of clips that are not ``chosen`` nothing is looked at, and nothing said.
 
     Raises:
         DatasetLayoutError: an unknown database, or a folder that is not laid out like the release.
@@ -233,17 +232,19 @@ def load_database(
     from mesynth.datasets.registry import CORPUS, load_release_of
     from mesynth.store.manifest import Manifest
 
-    select = Selection.parse(subjects, clips, limit)
+    select = Selection.parse(chosen.get("subjects"), chosen.get("clips"), chosen.get("limit"))
+    annotation = chosen.get("annotation")
     if database == CORPUS:
         if annotation:
             raise ConfigError(f"a corpus has no annotation file; leave out annotation {annotation}")
         return select.rows(Manifest.read(root)), []
-    from mesynth.corpus.exports.imports import is_export, restored
+    from mesynth.corpus.exports.run import is_export, restored
     from mesynth.datasets.load import usable
     from mesynth.store.stage import Skipped
 
+    part, frames = chosen.get("part", ""), chosen.get("frames", "")
     loaded = load_release_of(database, root, part=part, frames=frames, annotation=annotation, select=select)
-    manifest = usable(loaded, skip_bad=skip_bad)
+    manifest = usable(loaded, skip_bad=chosen.get("skip_bad", False))
     if is_export(root):  # made by `mesynth export`: its people, and whom its makers saw, are in the folder
         manifest = restored(manifest, root)
     left_out = [*((problem.clip, problem.reason) for problem in loaded.problems), *loaded.release.changed]
@@ -404,8 +405,7 @@ def compare(
     Traceback (most recent call last):
     mesynth.core.errors.ConfigError: people=1 leaves no other people to compare with; choose at least 2
     """
-    from mesynth.benchmark.candidates import default_models, load_candidates
-    from mesynth.benchmark.requests import BenchmarkConfig
+    from mesynth.benchmark.protocol import BenchmarkConfig, default_models, load_candidates
     from mesynth.benchmark.run import compare as run
     from mesynth.generators.registry import split_models
     from mesynth.head.foreign import ForeignHead
@@ -498,9 +498,10 @@ def generate(
         settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
             ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
             ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
-            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``landmarker``, ``face`` ("largest", "all"
-            or a number from 1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv``
-            lists the pictures that were left out), and ``until_accepted`` with ``keep`` and
+            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most
+            1024 pixels a side; flow: where faces lie), ``landmarker``, ``face`` ("largest", "all" or a number from
+            1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
+            pictures that were left out), and ``until_accepted`` with ``keep`` and
             ``attempts``: clips that fail a check are drawn again.
 
     Returns:

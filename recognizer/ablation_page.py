@@ -17,8 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mesynth.store.pages import render
-from recognizer.ablation_result import AblationResult, Detail, Summary
-from recognizer.cells import NONE, POOLED
+from recognizer.ablation_result import NONE, POOLED, AblationResult, Detail, Summary
 from recognizer.protocol import OWN_CLIPS
 from recognizer.report import (
     ablation_columns,

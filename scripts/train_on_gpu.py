@@ -163,7 +163,7 @@ def make_plan(
 ) -> dict[str, dict[str, Any]]:
     """Images and settings of each run; pairs are rendered here, so that no run spends its minutes on it."""
     from mesynth.core.errors import ConfigError
-    from mesynth.store.families import trained_family
+    from mesynth.store.generator_folder import trained_family
     from mesynth.training.forecast import preparation
 
     speed = {row["recipe"]: row for row in speeds if row["variant"] == options.variant}

@@ -24,7 +24,7 @@ import numpy as np
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.process import counted
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData
 from mesynth.metrics.identity import different_people, distances
 from mesynth.metrics.networks import Networks
 from mesynth.metrics.networks.judge import visible_aus
@@ -139,7 +139,7 @@ class Checks:
         return out
 
     def embedding(self, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        """See :class:`mesynth.metrics.networks.faces.FaceEmbedder`."""
+        """See :class:`mesynth.metrics.networks.FaceEmbedder`."""
         return self._networks.faces(frames, landmarks)
 
     def identity(self, clip: ClipData) -> float:

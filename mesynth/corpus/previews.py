@@ -11,7 +11,7 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import Sample
-from mesynth.head.sheet import contact_sheet
+from mesynth.head.render import contact_sheet
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import npy_bytes, png_bytes, read_flow, read_frames
@@ -87,6 +87,7 @@ def video_bytes(frames: np.ndarray, video: str = VIDEOS[0], fps: float = PREVIEW
         return _coded(frames, video, fps)
     from PIL import Image
 
+    options: dict[str, Any]
     if video == "gif":
         # One palette for all frames: a palette per frame flickers more than the expression moves.
         first = Image.fromarray(np.concatenate([frames[0], frames[len(frames) // 2]], 1)).quantize(256)

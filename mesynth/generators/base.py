@@ -19,8 +19,7 @@ import numpy as np
 from mesynth.core.facs import AU_INDEX, reject_conflicts
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
-from mesynth.store.families import FAMILIES
-from mesynth.store.generator_folder import GeneratorFacts, read_facts, save_pipeline
+from mesynth.store.generator_folder import FAMILIES, GeneratorFacts, read_facts, save_pipeline
 
 if TYPE_CHECKING:
     from mesynth.core.profiles import Profile

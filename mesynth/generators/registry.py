@@ -18,11 +18,12 @@ from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest, Generator, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
-from mesynth.store.families import UNTRAINED, makes_frames
 from mesynth.store.generator_folder import (
     INDEX,
+    UNTRAINED,
     GeneratorFacts,
     PipelineError,
+    makes_frames,
     read_facts,
     saved_folder,
     shipped_models,

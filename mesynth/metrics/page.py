@@ -22,11 +22,9 @@ import numpy as np
 from mesynth import __version__
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES
-from mesynth.metrics.base import MeasureRow
-from mesynth.metrics.clips import subset
+from mesynth.metrics.base import MeasureRow, subset
 from mesynth.metrics.control import SOURCE_NOTE
-from mesynth.metrics.report import ClipFigures, Comparison
-from mesynth.metrics.verdicts import Verdict, verdicts
+from mesynth.metrics.report import ClipFigures, Comparison, Verdict, verdicts
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.pages import render

@@ -21,11 +21,10 @@ from mesynth.core.statistics import Interval
 from mesynth.corpus.verify import verify
 from mesynth.store.digests import DigestError
 from mesynth.store.manifest import Manifest
-from recognizer import cells, results
+from recognizer import ablation_result, results
 from recognizer.ablation import ablate, plan
 from recognizer.ablation_page import page
-from recognizer.ablation_result import verdict
-from recognizer.cells import Cell, CellRunner, conditions, grid, groups, read_cell, write_cell
+from recognizer.ablation_result import Cell, CellRunner, conditions, grid, groups, read_cell, verdict, write_cell
 from recognizer.cli import main
 from recognizer.config import AblationConfig, load_config
 from recognizer.data import FlowSet
@@ -231,7 +230,7 @@ def test_a_leak_stops_it_before_anything_is_trained(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained before the check")
 
-    monkeypatch.setattr(cells, "fit", never)
+    monkeypatch.setattr(ablation_result, "fit", never)
     for mode in ("pool", "prior", "fuse", "synthetic-only"):
         with pytest.raises(LeakError, match="saw subject DB/06"):
             ablate(corpora["real"], [corpora["synthetic"], leaky], load(f"modes=[{mode}]"))
@@ -249,7 +248,7 @@ def test_seeds_change_which_clips_are_drawn(sets: dict[str, FlowSet]) -> None:
 def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, fitted = tmp_path / "a", []
     config = load("controls=[shuffled]")
-    real_fit = cells.fit
+    real_fit = ablation_result.fit
 
     def stop_at_fourth(*args: object, **kwargs: object) -> object:
         fitted.append(1)
@@ -257,7 +256,7 @@ def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypa
             raise KeyboardInterrupt
         return real_fit(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cells, "fit", stop_at_fourth)
+    monkeypatch.setattr(ablation_result, "fit", stop_at_fourth)
     with pytest.raises(KeyboardInterrupt):
         ablate(corpora["real"], corpora["synthetic"], config, out=out)
     assert len(list((out / "parts").iterdir())) == 6 + 2  # one group of ratios and seeds, two controls
@@ -325,7 +324,7 @@ def test_a_damaged_cell_is_named(corpora: dict[str, Manifest], tmp_path: Path) -
     assert table.comparisons == 1
     stored = results.read_table(tmp_path / "a" / "predictions.parquet")
     path = Cell(0, conditions(config, ["all"])[0], 0).path(tmp_path)
-    write_cell(cells.CellResult(stored, 1.0, 2.0, 3.0), path)
+    write_cell(ablation_result.CellResult(stored, 1.0, 2.0, 3.0), path)
     assert read_cell(path).n_added == 2.0
     results.write_table(stored.replace_schema_metadata(None), path)
     with pytest.raises(ManifestError, match=r"is no cell of an ablation; remove it"):
