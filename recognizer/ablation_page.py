@@ -301,7 +301,7 @@ def _behind(summary: Sequence[Summary], details: Sequence[Detail]) -> dict[str, 
         if base is None or own is None:
             continue
         title = condition_words(s, more)
-        matrices += [_matrix(base, f"{title.split(',')[0]}: nothing added"), _matrix(own, title)]
+        matrices += [_matrix(base, f"{title}: nothing added"), _matrix(own, f"{title}: {s.amount_text} added")]
         people.append(_people(base, own, title))
     return {"details": matrices, "people": people}
 
@@ -345,9 +345,9 @@ def people_svg(changes: Sequence[float]) -> str:
     inner = width - left - 10
     step = inner / max(len(changes), 1)
     out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="change of each person"><g class="axis">']
-    for value in (-1, 0, 1):
+    for value, text in ((-1, "-1"), (0, "0"), (1, "+1")):
         y = middle - 50 * value
-        out.append(f'<path d="M{left},{y}H{width - 10}"/><text x="{left - 6}" y="{y + 4}" class="y">{value:+d}</text>')
+        out.append(f'<path d="M{left},{y}H{width - 10}"/><text x="{left - 6}" y="{y + 4}" class="y">{text}</text>')
     out.append("</g>")
     for i, change in enumerate(changes):
         size = max(50 * abs(change), 0.8)

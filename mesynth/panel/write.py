@@ -438,7 +438,13 @@ def _write(made: Draft, folder: Path, secret: str, progress: Progress | None) ->
     total = len(made.rated) + len(made.practice) + len(made.repeats)
     for name, entry, clip in _clips(made, secret):
         frames = read_frames(made.corpora[clip.corpus].root, clip.row)
-        files[name] = video_bytes(shown_frames(frames, clip.frames, made.size, made.grey), "mp4", made.fps)
+        try:
+            files[name] = video_bytes(shown_frames(frames, clip.frames, made.size, made.grey), "mp4", made.fps)
+        except ConfigError:
+            raise ConfigError(
+                "clips of a panel are H.264, which the PyAV here cannot write; install the wheel of av from the package "
+                "index (pip install --force-reinstall av)"
+            ) from None
         items[name] = entry
         if progress:
             progress(total + len(files), 2 * total)

@@ -327,6 +327,16 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_machine_that_cannot_write_videos_is_told(
+    panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesynth.corpus.previews._CODECS", {"mp4": ("no_such_encoder",)})
+    code, said = run(panel.corpora["real"].root, "--clips", 3, "--out", tmp_path / "p")
+    assert code == 2
+    assert "clips of a panel are H.264, which the PyAV here cannot write; install the wheel of av" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failure_leaves_nothing(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = draft(panel.corpora, PanelConfig(clips=3, practice=0))
     monkeypatch.setattr("mesynth.panel.write.render", lambda *_, **__: 1 / 0)
