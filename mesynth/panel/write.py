@@ -442,8 +442,8 @@ def _write(made: Draft, folder: Path, secret: str, progress: Progress | None) ->
             files[name] = video_bytes(shown_frames(frames, clip.frames, made.size, made.grey), "mp4", made.fps)
         except ConfigError:
             raise ConfigError(
-                "clips of a panel are H.264, which the PyAV here cannot write; install the wheel of av from the package "
-                "index (pip install --force-reinstall av)"
+                "clips of a panel are H.264, which the PyAV here cannot write; install the wheel of av from the "
+                "package index (pip install --force-reinstall av)"
             ) from None
         items[name] = entry
         if progress:
