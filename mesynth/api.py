@@ -8,7 +8,7 @@ and defaults, shared with the command line. Everything is imported when it is ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mesynth.corpus.filters import Rejection
     from mesynth.corpus.plan import StoredPlan
     from mesynth.generators.base import Generator
+    from mesynth.metrics.base import MeasureRow
     from mesynth.metrics.fid import Fid
     from mesynth.metrics.report import Comparison
     from mesynth.store.manifest import Manifest
@@ -512,8 +513,8 @@ def generate(
         settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
             ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
             ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
-            that also lie loose), ``video`` ("gif", "mp4"), ``frame`` ("full": whole pictures of at most 1024 pixels a
-            side; flow: where faces lie), ``landmarker``, ``face`` ("largest", "all" or a number from
+            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most
+            1024 pixels a side; flow: where faces lie), ``landmarker``, ``face`` ("largest", "all" or a number from
             1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
             pictures that were left out), and ``until_accepted`` with ``keep`` and
             ``attempts``: clips that fail a check are drawn again.
@@ -598,6 +599,7 @@ def measure(
     lpips_weights: Path | str | None = None,
     download: bool = False,
     workers: int = 1,
+    panel: Path | str | None = None,
     command: str = "",
     progress: Progress | None = None,
 ) -> Comparison:
@@ -611,6 +613,7 @@ def measure(
         clips: of each side, drawn by ``seed``; at least 4.
         download: fetch weights that are missing; else a named stand-in is used, or the measure is not made.
         workers: processes (0: one per core; 1: two threads); no figure depends on it.
+        panel: folder of a coders' panel's results; its rows join the reports of the corpora that it showed.
         command: what the page says made it.
 
     Returns:
@@ -651,12 +654,17 @@ def measure(
         corpora = dict(synthetic)
     else:
         corpora = {name: Manifest.read(folder) for name, folder in zip(names, folders, strict=True)}
+    judged = None if panel is None else _judged(panel, corpora)
 
     def run() -> Comparison:
-        return measure_all(
+        found = measure_all(
             against, corpora, config, training=learned, inception_weights=inception_weights,
             lpips_weights=lpips_weights, allow_download=download, workers=workers, progress=progress,
         )  # fmt: skip
+        for name, rows in (judged or {}).items():
+            report = found.reports[name]
+            found.reports[name] = replace(report, rows=(*report.rows, *rows))
+        return found
 
     if out is None:
         return run()
@@ -671,6 +679,19 @@ def measure(
         found.write(out)
         enter_files(out, [write_page(found, out, command=command)])
     return found
+
+
+def _judged(panel: Path | str, corpora: Mapping[str, Manifest]) -> dict[str, list[MeasureRow]]:
+    """The rows of a coders' panel by the name of the measured corpus. Raises AnswersError, ConfigError."""
+    from mesynth.panel.collect import panel_rows
+
+    found = panel_rows(panel)
+    known = {name: found[digest] for name, manifest in corpora.items() if (digest := manifest.hash()) in found}
+    if not known:
+        raise ConfigError(
+            f"--panel {panel} showed none of {', '.join(corpora)}; give the results of a panel made of these corpora"
+        )
+    return known
 
 
 def fid(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,14 @@ from mesynth.preprocess.prepare import prepare
 from mesynth.store.digests import seal
 from mesynth.store.generator_folder import makes_frames
 from mesynth.store.manifest import Manifest, Row
+from mesynth.store.pages import render
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.shards import png_bytes, read_flow, read_frames
 from mesynth.store.videos import is_video, read_photo
 from recognizer.ablation import ablate
 from recognizer.ablation_result import AblationResult
 from recognizer.config import AblationConfig, RunConfig, load_config
+from recognizer.report import tally
 from recognizer.results import LosoResult
 from recognizer.run import loso
 from recognizer.trained import SHIPPED, Prediction, load, predict, standing
@@ -354,12 +355,8 @@ class Study:
 
 def write_page(study: Study) -> Path:
     """Write the report and return its path."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("mesynth").joinpath("quickstart.html").read_text()
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     path = study.out / "report.html"
-    write_text(path, template.render(**_values(study)))
+    write_text(path, render("mesynth", "quickstart.html", **_values(study)))
     return path
 
 
@@ -367,6 +364,7 @@ def _values(study: Study) -> dict[str, Any]:
     real, synthetic = study.real, study.synthetic
     return {
         "version": __version__,
+        "answer": tally(study.ablation),
         "photo": study.photo_name,
         "counts": {
             "subjects": len(set(real.subject_keys())),
@@ -419,7 +417,7 @@ def _png(rgb: np.ndarray) -> str:
 
 def _moving(manifest: Manifest, row: Row) -> dict[str, str]:
     frames = read_frames(manifest.root, row)
-    gif = base64.b64encode(video_bytes(frames[:: max(1, round(row.fps / 100))], fps=12.5)).decode()
+    gif = base64.b64encode(video_bytes(frames[:: max(1, round(row.fps / 100))], "gif", fps=12.5)).decode()
     return {
         "emotion": row.emotion,
         "aus": row.au_text.replace(",", ", "),

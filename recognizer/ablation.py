@@ -30,6 +30,7 @@ from recognizer.ablation_result import (
     Cell,
     CellResult,
     CellRunner,
+    details,
     figures,
     grid,
     groups,
@@ -149,7 +150,8 @@ def _completed(
     notes = _notes(runner, cells, real_source, synthetic_source)
     result = _result(runner, cells, results, load_seconds, command, notes)
     if folder is not None:
-        texts = {"ablation.html": ablation_page.page(result), "report.md": report.ablation_markdown(result)}
+        behind = details(cells, results, config)
+        texts = {"ablation.html": ablation_page.page(result, behind), "report.md": report.ablation_markdown(result)}
         table = predictions.join([r.table for r in results])
         write_result(folder, result, table, config_yaml(config, synthetic=True), texts, without=[PARTS])
         if not isinstance(real_source, FlowSet):

@@ -444,6 +444,41 @@ def _by_fold(pooled: Mapping[Condition, _Predictions], config: AblationConfig) -
     return out
 
 
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """What lies behind one condition's figure: all test predictions, counted over seeds.
+
+    ``confusion`` [C,C], rows are the truth; ``people``: of each test subject (database/subject) the clips and the share
+    of them told rightly, mean over seeds.
+    """
+
+    condition: Condition
+    classes: tuple[str, ...]
+    seeds: int
+    confusion: tuple[tuple[int, ...], ...]
+    people: dict[str, tuple[int, float]]
+
+
+def details(cells: Sequence[Cell], results: Sequence[CellResult], config: AblationConfig) -> list[Detail]:
+    """Of nothing added, and of synthetic clips of all sources at every amount, in the order of the cells."""
+    tables: dict[Condition, list[pa.Table]] = {}
+    for cell, result in zip(cells, results, strict=True):
+        if cell.condition.arm == NONE or (cell.condition.arm, cell.condition.source) == ("synthetic", POOLED):
+            tables.setdefault(cell.condition, []).append(result.table)
+    out = []
+    for condition, found in tables.items():
+        all_of = _Predictions(found, len(config.data.classes))
+        counts = all_of.counts.sum(0)  # [S,C,C], over seeds
+        seeds = len(all_of.counts)
+        clips, right = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
+        names = [str(name) for name in np.unique(all_of.subject)]
+        people = {name: (int(n) // seeds, float(r / n)) for name, n, r in zip(names, clips, right, strict=True)}
+        confusion = tuple(tuple(int(n) for n in row) for row in counts.sum(0))
+        classes = tuple(config.data.classes)
+        out.append(Detail(condition=condition, classes=classes, seeds=seeds, confusion=confusion, people=people))
+    return out
+
+
 # ---------------------------------------------------------------- files
 
 

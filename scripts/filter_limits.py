@@ -1,7 +1,7 @@
 """How rendered truth and generated clips lie to the limits of `mesynth filter`: `python scripts/filter_limits.py`
 
 Prints a Markdown table: people nobody learned from, as exact pairs and as recordings of them, then clips of each model
-on faces of further such people. The usual limits in mesynth/quality/checks.py were chosen from it.
+on faces of further such people. The usual limits in mesynth/corpus/filters.py were chosen from it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from mesynth import __version__
 from mesynth.cli.corpus import card, export, fid, filter_, measure, plan, verify
 from mesynth.cli.generators import calibrate, compare, generate, render, train
 from mesynth.cli.options import SEED, WORKERS
+from mesynth.cli.panel import panel
 from mesynth.cli.prepare import augment, prepare
 from mesynth.commandline import MistakeGroup, echo_json, json_option, progress_bars
 
@@ -75,5 +76,5 @@ def all_needs() -> list[Need]:
 
 for verb in (quickstart, render, prepare, augment, train, calibrate, plan, generate, filter_, measure, compare, doctor):
     main.add_command(verb)
-for verb in (fid, export, card, verify):
+for verb in (fid, export, card, verify, panel):
     main.add_command(verb)

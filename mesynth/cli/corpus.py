@@ -184,7 +184,7 @@ Examples:
 @_CORPUS
 @click.option("--to", "form", type=click.Choice(FORMS), required=True, help="Form of the export: see docs/exports.md.")
 @click.option("--size", default=0, help="Side of flow pictures, pixels [default: flow-folders 28, meb 64].")
-@click.option("--video", default="", help="Moving pictures of previews: gif or mp4 [default: gif].")
+@click.option("--video", default="", help="Moving pictures of previews: mp4, webm, gif or apng [default: mp4].")
 @click.option(
     "--frame", default="",
     help="flow-folders, flow-npy: take faces to eyes=0.57,row=0.25, or like:PREPARED [default: where they lie].",
@@ -333,6 +333,7 @@ def verify(folder: Path, seal: bool, as_json: bool) -> None:
     show_default=True,
     help="Processes that read the clips (0: one per core; 1: two threads); the figures do not depend on it.",
 )
+@click.option("--panel", type=click.Path(path_type=Path), help="Results of `mesynth panel --collect`: their rows, too.")
 @SEED
 @OUT
 @json_option
@@ -345,6 +346,7 @@ def measure(
     lpips_weights: Path | None,
     download: bool,
     workers: int,
+    panel: Path | None,
     seed: int,
     out: Path,
     as_json: bool,
@@ -360,7 +362,7 @@ def measure(
     with progress_bars() as bar:
         found = run(
             real, synthetic, out, training=training, clips=clips, seed=seed, inception_weights=inception_weights,
-            lpips_weights=lpips_weights, download=download, workers=workers, command=_command(),
+            lpips_weights=lpips_weights, download=download, workers=workers, panel=panel, command=_command(),
             progress=bar("measure"),
         )  # fmt: skip
     if download:  # what was requested and did not come is said now, not only on the page

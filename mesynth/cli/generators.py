@@ -417,7 +417,7 @@ Examples:
     "one of them), or eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: our crops].",
 )
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
-@click.option("--video", default="gif", show_default=True, help="Moving picture of a preview: gif or mp4.")
+@click.option("--video", default="mp4", show_default=True, help="Moving picture of a preview: mp4, webm, gif or apng.")
 @until_options
 @click.option(
     "--face",

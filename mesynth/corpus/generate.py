@@ -38,7 +38,7 @@ from mesynth.corpus.faces import (
     prepare_faces,
 )
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, StoredPlan, write_plan
-from mesynth.corpus.previews import loose_files
+from mesynth.corpus.previews import VIDEOS, check_video, loose_files
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
@@ -300,14 +300,13 @@ _CACHED_FACES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """How many clips also lie loose under ``clips/``, and as what: "gif" or "mp4"."""
+    """How many clips also lie loose under ``clips/``, and as what: one of :data:`mesynth.corpus.previews.VIDEOS`."""
 
     count: int = 8
-    video: str = "gif"
+    video: str = VIDEOS[0]
 
     def __post_init__(self) -> None:
-        if self.video not in {"gif", "mp4"}:
-            raise MesynthError(f"video '{self.video}' is unknown; choose gif or mp4")
+        check_video(self.video)
         if self.count < 0:
             raise MesynthError(f"preview={self.count} must not be negative")
 

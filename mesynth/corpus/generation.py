@@ -47,7 +47,7 @@ class Generation:
     nuisance: str = ""
     frame: str = ""
     preview: int = 8
-    video: str = "gif"
+    video: str = "mp4"
     landmarker: str = "auto"
     face: str = "largest"
     face_limits: str = ""
@@ -173,12 +173,25 @@ class Generation:
             made = generate_until_accepted(
                 self._rows(), out, self.until, faces=self.faces, **common, **({} if self.plan else self._choice)
             )
-            return _with_faces(_topped_up(made, out), out)
+            return self._with_picture(_with_faces(_topped_up(made, out), out), out)
         if self.plan:
-            return Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
+            made_plan = Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
+            return self._with_picture(made_plan, out)
         assert self.faces is not None
         common["whole"] = self.whole
-        return _with_faces(Generated(generate(self.faces, self.config, out, **common, **self._choice)), out)
+        made_clips = Generated(generate(self.faces, self.config, out, **common, **self._choice))
+        return self._with_picture(_with_faces(made_clips, out), out)
+
+    def _with_picture(self, made: Generated, out: Path) -> Generated:
+        """With where the first moving picture lies, and that a video's side was made even."""
+        from mesynth.corpus.previews import moving_picture, padded_note
+
+        path = moving_picture(out)
+        if path is None:
+            return made
+        note = padded_note(self.video, made.manifest.row(0).height, made.manifest.row(0).width)
+        warnings = (*made.warnings, note) if note else made.warnings
+        return replace(made, shown={**made.shown, "to look at": str(path)}, warnings=warnings)
 
     @property
     def whole(self) -> bool:

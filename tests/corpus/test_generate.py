@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -110,7 +111,8 @@ def test_previews_lie_loose(corpus: Manifest) -> None:
     folder = corpus.root / "clips" / "syn0000000"
     row = corpus.row(0)
     assert len(list((folder / "frames").iterdir())) == row.n_frames
-    assert (folder / "clip.gif").read_bytes()[:6] == b"GIF89a"
+    with av.open(str(folder / "clip.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == row.n_frames
     np.testing.assert_array_equal(np.load(folder / "flow.npy"), shards.read_flow(corpus.root, row))
     assert videos.read_image(folder / "flow.png").shape == (96, 96, 3)
     assert not (corpus.root / "clips" / "syn0000001").exists()
@@ -194,13 +196,6 @@ def test_a_whole_picture_and_its_crop_have_one_motion(photo: Path, tmp_path: Pat
         iod = np.linalg.norm(points[42:48].mean(0) - points[36:42].mean(0))
         longest.append(np.linalg.norm(shards.read_flow(manifest.root, row), axis=0).max() / iod)
     assert longest[0] == pytest.approx(longest[1], rel=0.05)
-
-
-def test_mp4(photo: Path, tmp_path: Path) -> None:
-    config = PlanConfig(au=("12=B",), fps=50, size=64)
-    made = generate(photo, config, tmp_path / "a", preview=Preview(video="mp4"), workers=1)
-    video = cv2.VideoCapture(str(made.root / "clips" / "syn0000000" / "clip.mp4"))
-    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == made.row(0).n_frames
 
 
 def test_dry_run_writes_nothing(photo: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from mesynth.core.framing import (
     reframed_points,
 )
 from mesynth.core.types import flow_planes, stretched
+from mesynth.corpus.previews import check_video
 from mesynth.datasets.rendered import au_text, without_dates
 from mesynth.motion.framing import stated_framing
 from mesynth.store.manifest import SCHEMA, Manifest, Provenance, Row
@@ -124,7 +125,6 @@ _MISSING = {
     AUS: "no action unit is known to be present",
     EMOTION: "no emotion word",
 }
-VIDEOS = ("gif", "mp4")
 _SIZES = (8, 1024)
 
 
@@ -135,7 +135,7 @@ class Options:
     size: int = 0
     """Side of flow pictures, pixels; 0 for the form's own."""
     video: str = ""
-    """"gif" or "mp4"; empty for gif."""
+    """One of :data:`mesynth.corpus.previews.VIDEOS`; empty for the first."""
     train: bool = True
     """Write the ``u_train`` folders of flow folders."""
     frame: str = ""
@@ -146,8 +146,8 @@ class Options:
             object.__setattr__(self, "frame", stated_framing(self.frame).framing.text())
         if self.size and not _SIZES[0] <= self.size <= _SIZES[1]:
             raise ConfigError(f"size={self.size} px is outside {list(_SIZES)}")
-        if self.video and self.video not in VIDEOS:
-            raise ConfigError(f"video '{self.video}' is unknown; choose from {', '.join(VIDEOS)}")
+        if self.video:
+            check_video(self.video)
 
     def chosen(self) -> list[str]:
         """Names of the options that differ from their defaults."""

@@ -1,7 +1,7 @@
 """Forms of no release: what scripts, toolkits and libraries read.
 
 - ``frames``: plain frames and a CSV in the layout that ``mesynth prepare generic`` reads and any script can;
-  ``previews``: moving pictures for people, every clip as a GIF or an MP4, slowed to 25 frames a second.
+  ``previews``: moving pictures for people, every clip as an MP4 (or WebM, GIF, APNG), slowed to 25 frames a second.
 - ``meb``: the data frame of MEB (Varanka et al., micro-expression benchmark): one table, frames by subject and
   material, and one array of flow whose rows are the table's. Its validation asks that a clip's folder holds the frames
   from onset to offset and nothing else, each file name with one number, and ``n_frames`` of them; that flow is
@@ -60,6 +60,7 @@ from mesynth.corpus.exports.form import (
     with_files,
     write_csv,
 )
+from mesynth.corpus.previews import PREVIEW_FPS, VIDEOS, suffix_of, video_bytes
 from mesynth.datasets.generic import CSV_NAME
 from mesynth.store.manifest import SCHEMA, Manifest, Row, Span
 from mesynth.store.run_folder import temporary_beside, write_bytes, write_text
@@ -127,29 +128,25 @@ PREVIEW_FOLDER, PREVIEW_INDEX = "previews", "index.csv"
 
 
 class PreviewsForm(NamedForm):
-    """``previews/<subject>/<clip>.gif`` and a table of them. Nothing to learn from: grey levels are lost."""
+    """``previews/<subject>/<clip>.mp4`` and a table of them. Nothing to learn from: grey levels are lost."""
 
     name = "previews"
     needs = (FRAMES,)
     accepts = ("video",)
-    comes_back = False  # a GIF has 256 colours, an MP4 is coded with loss, and both merge what hardly moves
+    comes_back = False  # videos are coded with loss, a GIF has 256 colours and merges what hardly moves
 
     def __init__(self, source: Manifest, options: Options) -> None:
         super().__init__(source, options)
-        self.video = options.video or "gif"
+        self.video = options.video or VIDEOS[0]
 
     def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
-        from mesynth.corpus.previews import video_bytes
-
         for clip in clips:
             person, name = self.names(clip)
-            file = f"{PREVIEW_FOLDER}/{person}/{name}.{self.video}"
+            file = f"{PREVIEW_FOLDER}/{person}/{name}.{suffix_of(self.video)}"
             write_bytes(out / file, video_bytes(clip.frames(), self.video))
             yield ExportedClip(clip.row, {"subject": person, "clip": name, "file": file})
 
     def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
-        from mesynth.corpus.previews import PREVIEW_FPS
-
         header = ("file", "clip_id", "emotion", "label", "au_text", "n_frames", "fps", "shown_at_fps")
         rows = (
             (

@@ -25,6 +25,7 @@ from mesynth.core.emotions import CLASSES_3
 from mesynth.core.types import optical_strain
 from mesynth.corpus.exports.form import Options, clip_names, plain_people, safe
 from mesynth.corpus.exports.run import export, restored
+from mesynth.corpus.previews import VIDEOS
 from mesynth.datasets.registry import load
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
@@ -67,7 +68,7 @@ def test_flow_arrays(mixed: Manifest, exported: Exported) -> None:
         assert (np.load(folder / str(line["landmarks"])) == read_landmarks(mixed.root, row)).all()
 
 
-@pytest.mark.parametrize("video", ["gif", "mp4"])
+@pytest.mark.parametrize("video", VIDEOS)
 def test_previews(video: str, samples: Manifest, tmp_path: Path) -> None:
     export(samples, "previews", tmp_path / "out", Options(video=video))
     with open(tmp_path / "out/index.csv", newline="") as file:
@@ -75,7 +76,7 @@ def test_previews(video: str, samples: Manifest, tmp_path: Path) -> None:
     for row in samples:
         path = tmp_path / "out" / lines[row.clip_id]["file"]
         wanted = read_frames(samples.root, row)
-        if video == "gif":
+        if video in ("gif", "apng"):
             with Image.open(path) as picture:
                 assert picture.n_frames >= 2  # equal neighbours are merged into one, shown longer
                 first = np.asarray(picture.convert("RGB"))
