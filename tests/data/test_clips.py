@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,20 @@ def test_sizes_are_not_mixed_in_a_batch(samples: Manifest, whole: Manifest) -> N
         collate_clips([clips[0], clips[len(samples)]])
     batch = next(iter(clip_loader(ClipDataset(both, size=32), len(samples) + len(whole))))
     assert batch["flow"].shape == (len(samples) + len(whole), 2, 32, 32)
+
+
+def test_units_of_flow_are_not_mixed(samples: Manifest, tmp_path: Path) -> None:
+    made = run_stage(tmp_path / "c", [(corpora.clip_row("c0"), ())], _in_own_rms, config={"test": "rms"})
+    with pytest.raises(ManifestError, match=r"is in units of its own rms .*, of .* in pixels"):
+        ClipDataset([samples, made], parts=["flow"])
+    assert len(ClipDataset([samples, made], parts=["frames"])) == 9
+    assert float(ClipDataset(made, size=16)[0]["flow"].square().mean()) == pytest.approx(1, abs=1e-5)
+
+
+def _in_own_rms(job: Any) -> Any:
+    made = corpora.make(job)
+    assert made.flow is not None
+    return replace(made, flow=(made.flow / np.sqrt(np.mean(made.flow**2))).astype(np.float32))
 
 
 def test_a_transform_is_the_last_word(samples: Manifest) -> None:
