@@ -12,6 +12,7 @@ from mesynth.cli.corpus import card, export, filter_, plan, verify
 from mesynth.cli.generate import generate, render
 from mesynth.cli.prepare import augment, prepare
 from mesynth.cli.report import doctor, fid, measure, quickstart
+from mesynth.cli.studio import studio
 from mesynth.cli.train import calibrate, compare, train
 from mesynth.commandline import MistakeGroup
 
@@ -27,5 +28,5 @@ def main() -> None:
 
 for verb in (quickstart, render, prepare, augment, train, calibrate, plan, generate, filter_, measure, compare, doctor):
     main.add_command(verb)
-for verb in (fid, export, card, verify):
+for verb in (fid, export, card, verify, studio):
     main.add_command(verb)

@@ -1,0 +1,36 @@
+"""The verb that shows a page: studio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example: mesynth studio --corpus corpus")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("studio"),
+    show_default=True,
+    help="Where photos, saved clips and studies go.",
+)
+@click.option("--corpus", type=click.Path(path_type=Path), help="A corpus or prepared database to open.")
+@click.option("--port", default=7860, show_default=True, help="Port on this machine; 0: any that is free.")
+@click.option("--no-browser", is_flag=True, help="Print the address, open no browser.")
+def studio(folder: Path, corpus: Path | None, port: int, no_browser: bool) -> None:
+    """Open a page to try things out: a face, a corpus, a study. It is seen on this machine alone.
+
+    Needs Gradio: pip install "mesynth[studio]".
+    """
+    from mesynth.core.errors import ConfigError
+
+    try:
+        from mesynth.studio.page import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("gradio", "fastapi", "uvicorn", "starlette"):
+            raise
+        raise ConfigError(
+            f'the studio needs {error.name}, which is not installed: pip install "mesynth[studio]"'
+        ) from None
+    serve(folder, port=port, corpus="" if corpus is None else str(corpus), browser=not no_browser, told=click.echo)
