@@ -28,7 +28,7 @@ from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer
 from mesynth.store.shards import png_bytes, read_flow, read_flows, read_frames
-from mesynth.studio.face import difference, flow_overlay
+from mesynth.studio.face import difference, flow_overlay, letter
 
 PER_PAGE = 12
 ANY = "any"
@@ -196,7 +196,7 @@ class Library:
         picture, kind = self._thumb(index, row)
         title = self._emotions[index] or row.objective_class or "no class"
         return Card(
-            index, row.clip_id, str(title), row.au_text or "AUs not coded", picture, kind, self.verdicts.get(index, "")
+            index, row.clip_id, str(title), au_words(row), picture, kind, self.verdicts.get(index, "")
         )
 
     def _thumb(self, index: int, row: Row) -> tuple[bytes, str]:
@@ -341,6 +341,27 @@ class Library:
 PASSES, _CANNOT = "passes", "cannot be checked"
 
 
+def au_words(row: Row) -> str:
+    """The action units as a coder writes them: ``L1D+12C``, ``12`` where no intensity is known.
+
+    Intensities are told by the nearest FACS letter.
+    """
+    vector = row.aus
+    terms = []
+    for k, code in enumerate(facs.AU_CODES):
+        present = [row.au_present[2 * k + side] == 1 for side in (0, 1)]
+        if not any(present):
+            continue
+        left, right = (
+            letter(float(vector.intensity[k, side])) if vector.mask[k, side] and present[side] else "" for side in (0, 1)
+        )
+        if all(present) and left == right:
+            terms.append(f"{code}{left}")
+        else:
+            terms += [f"{side}{code}{text}" for side, text, on in zip("LR", (left, right), present, strict=True) if on]
+    return "+".join(terms) or row.au_text or "action units not coded"
+
+
 def has_frames(row: Row) -> bool:
     """Whether a clip is more than its flow."""
     return row.frames is not None or bool(row.frame_files)
@@ -371,7 +392,7 @@ def _facts(row: Row, frames: np.ndarray | None, flow: np.ndarray | None, verdict
         ("person", row.subject_key),
         ("emotion", row.emotion or "not stated"),
         ("class", row.label or "none of the composite's three"),
-        ("action units", row.au_text or "not coded"),
+        ("action units", au_words(row) + (f" ({row.au_text})" if "=" in row.au_text else "")),
     ]
     if frames is not None and row.fps > 0:
         length = 1000 * (row.n_frames - 1) / row.fps

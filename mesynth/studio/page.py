@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import errno
 import functools
@@ -77,6 +76,13 @@ class Studio:
         self.runner = study.Runner()
         self.libraries: dict[str, Library] = {}
 
+    def warm(self) -> None:
+        """Load what the first picture needs, while the page is still being opened."""
+        with suppress(MesynthError, OSError):
+            photo = face.rendered_faces(self.folder)[0]
+            face.intake(photo)
+            self.desk.clip(Wish(photo=photo, aus=face.preset("surprise")))
+
     def library(self, folder: str) -> Library:
         """The open corpus of that folder."""
         if folder not in self.libraries:
@@ -114,13 +120,13 @@ def wish_of(*values: Any) -> Wish:
 def _face_tab(studio: Studio, photos: list[Path]) -> None:
     photo = gr.State(str(photos[0]) if photos else "")
     emotion = gr.State(("surprise", 0))
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=320):
+    with gr.Row(equal_height=False, elem_id="ms-face"):
+        with gr.Column(min_width=0, elem_id="ms-source"):
             gallery = gr.HTML(
                 view.faces(photos, str(photos[0]) if photos else ""), js_on_load=_js("list"), elem_id="ms-gallery"
             )
             drop = gr.File(
-                label="or drop a photo of yours", file_types=["image", ".heic", ".heif"], height=92, elem_id="ms-drop"
+                label="Your photo", file_types=["image", ".heic", ".heif"], height=74, show_label=False, elem_id="ms-drop"
             )
             verdict = gr.HTML(elem_id="ms-verdict")
             with gr.Row():
@@ -132,39 +138,39 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
                     False, label="Take it anyway", visible=False, elem_id="ms-anyway",
                     info="Clips show throughout what the picture shows already.",
                 )  # fmt: skip
+        with gr.Column(min_width=0, elem_id="ms-shown"):
+            message = gr.HTML(elem_id="ms-face-message")
+            stage = gr.HTML(view.stage(None), elem_id="ms-stage")
+        with gr.Column(min_width=0, elem_id="ms-expression"):
             gr.HTML(
-                '<div class="ms-title" style="margin-top:14px">Expression '
-                + view.info(
-                    "Action units (AUs) are the muscle movements of the Facial Action Coding System. Letters A to E are its "
-                    "intensities, from a trace to the maximum. An emotion draws units as databases have them."
+                view.title(
+                    "Expression",
+                    "Action units (AUs) are the muscle movements of the Facial Action Coding System. Letters A to E are "
+                    "their intensities, from a trace to the maximum. An emotion draws units as databases have them.",
                 )
-                + "</div>"
             )
             chips = gr.HTML(view.presets(), js_on_load=_js("list"), elem_id="ms-presets")
             board = gr.HTML(
-                face.preset("surprise"), html_template=view.board(), js_on_load=_js("board"), elem_id="ms-board",
-            )  # fmt: skip
-        with gr.Column(scale=7, min_width=320):
-            message = gr.HTML(elem_id="ms-face-message")
-            stage = gr.HTML(view.stage(None), elem_id="ms-stage")
+                face.preset("surprise"), html_template=view.board(), js_on_load=_js("board"), elem_id="ms-board"
+            )
+        with gr.Column(min_width=0, elem_id="ms-time"):
             gr.HTML(
-                '<div class="ms-title" style="margin-top:10px">Over time, ms '
-                + view.info(
+                view.title(
+                    "Over time, ms",
                     "Onset: nothing shows yet. Apex: full strength. Offset: gone again. Drag the circles, or use the "
-                    "sliders. Micro-expressions last up to half a second."
+                    "sliders. Micro-expressions last up to half a second.",
                 )
-                + "</div>"
             )
             curve = gr.HTML(view.curve_svg(Wish(photo=Path("-"), aus="")), js_on_load=_js("curve"), elem_id="ms-curve")
             with gr.Row():
-                onset = gr.Slider(0, 450, 0, step=5, label="Onset", elem_id="ms-onset", min_width=120)
-                apex = gr.Slider(5, 495, 160, step=5, label="Apex", elem_id="ms-apex-time", min_width=120)
-                hold = gr.Slider(0, 200, 0, step=5, label="Held for", elem_id="ms-hold", min_width=120)
-                offset = gr.Slider(40, 500, 320, step=5, label="Offset", elem_id="ms-offset", min_width=120)
-            with gr.Accordion("Generator and recording", open=False):
+                onset = gr.Slider(0, 450, 0, step=5, label="Onset", elem_id="ms-onset", min_width=230)
+                apex = gr.Slider(5, 495, 160, step=5, label="Apex", elem_id="ms-apex-time", min_width=230)
+                hold = gr.Slider(0, 200, 0, step=5, label="Held for", elem_id="ms-hold", min_width=230)
+                offset = gr.Slider(40, 500, 320, step=5, label="Offset", elem_id="ms-offset", min_width=230)
+            with gr.Accordion("Generator and recording", open=False, elem_id="ms-recording"):
                 with gr.Row():
                     model = gr.Dropdown(
-                        face.models(), value="motion-prior", label="Generator", min_width=200,
+                        face.models(), value="motion-prior", label="Generator", min_width=200, elem_id="ms-model",
                         info="What moves the face. The prior answers at once; trained ones load first.",
                     )  # fmt: skip
                     size = gr.Slider(64, 256, 128, step=8, label="Size, px", info="Side of the frames.")
@@ -184,8 +190,10 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
                 name = gr.Textbox(
                     label="Save as", placeholder="a name, or leave it empty", scale=3, min_width=180, elem_id="ms-name"
                 )
-                save = gr.Button("Save clip", variant="primary", scale=1, min_width=120, elem_id="ms-save")
-            with gr.Accordion("The same from the command line and in Python", open=False):
+                save = gr.Button(
+                    "Save clip", variant="primary", scale=1, min_width=120, elem_id="ms-save", elem_classes="ms-beside"
+                )
+            with gr.Accordion("The same from the command line and in Python", open=False, elem_id="ms-code"):
                 shell = gr.Code(language="shell", label="Command", interactive=False, elem_id="ms-shell", wrap_lines=True)
                 lines = gr.Code(language="python", label="Python", interactive=False, elem_id="ms-python", wrap_lines=True)
 
@@ -275,12 +283,12 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
 def _corpus_tab(studio: Studio, corpus: str) -> None:
     opened, wanted, marked = gr.State(""), gr.State([]), gr.State([])
     at, shown_clip = gr.State(1), gr.State(-1)
-    with gr.Row(equal_height=True):
+    with gr.Row():
         folder = gr.Textbox(
             corpus, label="Folder", placeholder="a corpus or a prepared database", scale=6, min_width=220, elem_id="ms-folder",
             info="What prepare, render or generate wrote.",
         )  # fmt: skip
-        go = gr.Button("Open", variant="primary", scale=1, min_width=100, elem_id="ms-open")
+        go = gr.Button("Open", variant="primary", scale=1, min_width=100, elem_id="ms-open", elem_classes="ms-beside")
     message = gr.HTML(elem_id="ms-corpus-message")
     summary = gr.HTML(elem_id="ms-summary")
     with gr.Group(visible=False) as inside:
@@ -304,13 +312,13 @@ def _corpus_tab(studio: Studio, corpus: str) -> None:
                 every = gr.Button("Mark all that match", min_width=130, elem_id="ms-mark-all")
                 none = gr.Button("Take marks back", min_width=130)
                 check = gr.Button("Check this page", min_width=130, elem_id="ms-check")
-            with gr.Row(equal_height=True):
+            with gr.Row():
                 form = gr.Dropdown(
                     list(browse.FORM_NAMES), value=browse.SELECTION, label="Export the marked clips as", min_width=170,
                     info="corpus: a folder that points here; the others copy, for other programs.",
                 )  # fmt: skip
                 out = gr.Textbox(label="into the new folder", scale=3, min_width=200, elem_id="ms-export-to")
-                export = gr.Button("Export", variant="primary", min_width=110, elem_id="ms-export")
+                export = gr.Button("Export", variant="primary", min_width=110, elem_id="ms-export", elem_classes="ms-beside")
             told = gr.HTML(elem_id="ms-export-message")
 
     filters = [emotion, au, subject, maker, verdict]
@@ -433,7 +441,10 @@ def _study_tab(studio: Studio) -> None:
                 info="None at all is always run, to compare with.",
             )  # fmt: skip
             with gr.Accordion("How much", open=False):
-                clips = gr.Number(300, label="Clips of each generator", precision=0, minimum=3, elem_id="ms-clips")
+                clips = gr.Number(
+                    0, label="Clips of each generator", precision=0, minimum=0, elem_id="ms-clips",
+                    info="0: as many as the largest ratio takes.",
+                )  # fmt: skip
                 people = gr.Number(
                     20, label="Rendered people", precision=0, minimum=1, elem_id="ms-people",
                     info="Faces that clips are made on, where no folder of pictures is given.",
@@ -447,7 +458,9 @@ def _study_tab(studio: Studio) -> None:
                 stop = gr.Button("Stop", variant="stop", min_width=100, elem_id="ms-stop")
             message = gr.HTML(elem_id="ms-study-message")
             progress = gr.HTML(view.study_state(study.State(study.IDLE)), elem_id="ms-progress")
-            script = gr.Code(language="shell", label="Commands", interactive=False, elem_id="ms-commands", wrap_lines=True)
+            script = gr.Code(
+                "# choose a database to see the commands", language="shell", label="Commands", interactive=False, elem_id="ms-commands", wrap_lines=True, lines=3,
+            )  # fmt: skip
     chosen = [name, database, makers, readers, ratios, clips, people, faces, seeds]
 
     def study_of(*values: Any) -> study.Study:
@@ -596,6 +609,7 @@ def serve(folder: Path, *, port: int = 7860, corpus: str = "", browser: bool = T
         studio = Studio(folder)
         app = application(studio, corpus)
         address = f"http://{HOST}:{listening.getsockname()[1]}"
+        threading.Thread(target=studio.warm, name="warm", daemon=True).start()
         told(f"mesynth studio: {address} (Ctrl-C ends it; files go to {folder})")
         if browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()

@@ -111,6 +111,9 @@ window.mesynthStudio = {
       const target = event.target.closest("[data-do]");
       if (!target || !element.contains(target)) return false;
       trigger("select", { index: target.dataset.do, value: target.dataset.value });
+      if (target.dataset.do === "open") {
+        setTimeout(() => document.querySelector("#ms-clip")?.scrollIntoView({ behavior: "smooth", block: "nearest" }), 700);
+      }
       return true;
     };
     element.addEventListener("click", say);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
 import re
 import shlex
@@ -25,12 +26,13 @@ import numpy as np
 
 from mesynth.commandline import duration
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, RunFolderError
+from mesynth.core.framing import MADE, OWN
 from mesynth.core.profiles import frame_count
 from mesynth.core.types import in_own_rms
 from mesynth.corpus.plan_file import frame_bytes
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import write_text
-from mesynth.store.shards import read_flow
+from mesynth.store.shards import known_framing, read_flow
 
 SPEC, LOG, RESULT = "study.json", "study.log", "result"
 PAGE = "ablation.html"
@@ -50,8 +52,8 @@ class Study:
     generators: tuple[str, ...] = ("motion-prior",)
     recognizers: tuple[str, ...] = ("lda",)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    clips: int = 300
-    """Of each generator."""
+    clips: int = 0
+    """Of each generator; 0: as many as the largest ratio takes (:meth:`count`)."""
     people: int = 20
     """Rendered faces that clips are made on; nobody of the database is."""
     faces: str = ""
@@ -62,12 +64,30 @@ class Study:
         for name, what in (("generators", "generator"), ("recognizers", "recognizer"), ("ratios", "ratio")):
             if not getattr(self, name):
                 raise ConfigError(f"no {what} is chosen; choose at least one")
-        for name, low, high in (("clips", 3, 1_000_000), ("people", 1, 10_000), ("seeds", 1, 100)):
+        for name, low, high in (("clips", 0, 1_000_000), ("people", 1, 10_000), ("seeds", 1, 100)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name}={getattr(self, name)} is outside {low}..{high}")
         for ratio in self.ratios:
             if not 0 < ratio <= 100:
                 raise ConfigError(f"ratio {ratio:g} is outside (0, 100]; 1 is as many synthetic clips as real ones")
+
+    def count(self, known: Database) -> int:
+        """Clips of each generator, a third of them of each class.
+
+        Raises:
+            ConfigError: fewer are asked for than the largest ratio takes of the largest class.
+        """
+        most = max(known.classes, key=lambda name: known.classes[name])
+        each = math.ceil(max(self.ratios) * known.classes[most])
+        if not self.clips:
+            return 3 * each
+        if self.clips // 3 < each:
+            raise ConfigError(
+                f"ratio {max(self.ratios):g} takes {each} synthetic clips of class {most} (the database has "
+                f"{known.classes[most]}), and a third of clips={self.clips} is {self.clips // 3}; give at least {3 * each}, "
+                "or 0 for as many as it takes"
+            )
+        return self.clips
 
     # ---------------------------------------------------------------- commands
 
@@ -84,15 +104,16 @@ class Study:
                 f"{self.database} holds published flow images, in units of their own; {frames[0]} makes flow in "
                 f"pixels: choose {FLOW_PRIOR} alone"
             )
+        clips = self.count(known)
         out, faces = [], self.faces or str(self.folder / "faces")
         if frames and not self.faces:
             out.append(Step("faces", _mesynth("render", "--layout", "faces", "--subjects", self.people, "--out", faces)))
         corpora = []
         for seed, name in enumerate(self.generators):
             made = self.folder / _folder_name(name)
-            common = ["--emotion", _CLASSES, "--count", self.clips, "--seed", seed]
+            common = ["--emotion", _CLASSES, "--count", clips, "--seed", seed]
             if name == FLOW_PRIOR:
-                framed = ["--frame", f"like:{self.database}"]
+                framed = ["--frame", f"like:{self.database}"] if known.framed else []
                 out.append(
                     Step(f"clips of {name}", _mesynth("generate", "--kind", "flow", *common, *framed, "--out", made))
                 )
@@ -138,10 +159,11 @@ class Study:
 
     def bytes(self) -> int:
         """Expected size of what is made, on disk."""
+        clips = self.count(look_at(self.database))
         n = frame_count(SECONDS, FPS)
         clip = n * frame_bytes(SIZE, NOISE) + 9 * SIZE**2 + _ROW_BYTES
         flow = 8 * 28**2 + _ROW_BYTES
-        return round(sum(self.clips * (flow if name == FLOW_PRIOR else 2 * clip) for name in self.generators))
+        return round(sum(clips * (flow if name == FLOW_PRIOR else 2 * clip) for name in self.generators))
 
     def estimate(self) -> Estimate:
         """How long it will take on this machine: a clip of each generator and a few steps of each recognizer are timed.
@@ -149,13 +171,14 @@ class Study:
         Raises as the commands do: a database that recognizers cannot read is found here.
         """
         steps = self.steps()
+        clips = self.count(look_at(self.database))
         cores = os.cpu_count() or 1
         parts: dict[str, float] = {}
         for name in self.generators:
             each = _seconds_a_clip(name)
-            parts[f"clips of {name}"] = self.clips * each / (1 if name == FLOW_PRIOR else cores)
+            parts[f"clips of {name}"] = clips * each / (1 if name == FLOW_PRIOR else cores)
             if name != FLOW_PRIOR:
-                parts[f"flow of {name}"] = self.clips * _seconds_a_flow() / cores
+                parts[f"flow of {name}"] = clips * _seconds_a_flow() / cores
         cells = self.cells()
         each_model = [_seconds_a_cell(self.database, name) for name in self.recognizers]
         parts["recognizers"] = cells / len(self.recognizers) * sum(each_model)
@@ -241,6 +264,8 @@ class Database:
     classes: dict[str, int]
     own_rms: bool
     """Flow as published images have it, without a unit."""
+    framed: bool
+    """Faces lie elsewhere in its pictures than in our crops."""
 
     def text(self) -> str:
         """One sentence."""
@@ -267,7 +292,11 @@ def look_at(folder: Path | str) -> Database:
     first = next((row for row in manifest if row.flow is not None), None)
     if first is None:
         raise ManifestError(f"the clips of {folder} have no flow; run `mesynth prepare` on them first")
-    return Database(len(manifest), people, counts, in_own_rms(read_flow(manifest.root, first)))
+    own_rms = in_own_rms(read_flow(manifest.root, first))
+    framing = known_framing(manifest)
+    # Where nothing is recorded of flow in pixels, it is that of our own crops: only published images are framed unknown.
+    framed = own_rms if framing is None else not (framing.origin == MADE and framing.framing == OWN)
+    return Database(len(manifest), people, counts, own_rms, framed)
 
 
 # ---------------------------------------------------------------- estimates

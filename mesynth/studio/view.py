@@ -36,6 +36,11 @@ def info(text: str) -> str:
     return f'<i class="ms-i" title="{escape(text)}" aria-label="{escape(text)}" role="img">i</i>'
 
 
+def title(text: str, explained: str) -> str:
+    """A small heading with its explanation."""
+    return f'<div class="ms-title">{escape(text)} {info(explained)}</div>'
+
+
 def head() -> str:
     """The top of the page."""
     return (
@@ -134,7 +139,7 @@ def stage(shown: Shown | None, *, waiting: bool = False) -> str:
     """Six tiles: onset, apex, both speeds, where it moves, what changes."""
     if shown is None:
         return '<div class="ms-empty">Choose a face, then move a slider or take an emotion.</div>'
-    moves = f"colour is direction; at most {shown.largest:.2f} px"
+    moves = f"up to {shown.largest:.2f} px; colour: direction"
     if shown.frames is None:
         wait = '<div class="ms-wait">' + ("being made …" if waiting else "") + "</div>"
         real, slow, length = wait, wait, ""
@@ -143,12 +148,12 @@ def stage(shown: Shown | None, *, waiting: bool = False) -> str:
         slow = video(video_bytes(shown.frames, "mp4", shown.fps / SLOWER), "clip, eight times slower")
         length = f"{1000 * (len(shown.frames) - 1) / shown.fps:.0f} ms"
     tiles = (
-        ("slow", slow, "Clip, 8 times slower", "onset, apex, offset, over and over"),
+        ("slow", slow, "Clip, 8 times slower", "onset, apex, offset, again"),
         ("real", real, "Clip, real time", length or "as a camera sees it"),
         ("apex", picture(shown.apex, "apex"), "Apex", "the frame of full strength"),
         ("onset", picture(shown.onset, "onset"), "Onset", "the picture itself, cropped"),
         ("flow", picture(shown.flow, "flow"), "Where it moves", moves),
-        ("difference", picture(shown.difference, "difference"), "What changes", "apex minus onset, 4 times as strong"),
+        ("difference", picture(shown.difference, "difference"), "What changes", "apex minus onset, × 4"),
     )
     figures = "".join(
         f'<figure id="ms-{name}">{content}<figcaption>{title}<small>{escape(line)}</small></figcaption></figure>'
@@ -237,7 +242,7 @@ def clip_page(page: ClipPage | None) -> str:
     if page.flow is not None:
         tiles.append((picture(page.flow, "flow"), "Where it moves", "colour is direction"))
     if page.difference is not None:
-        tiles.append((picture(page.difference, "difference"), "What changes", "4 times as strong"))
+        tiles.append((picture(page.difference, "difference"), "What changes", "apex minus onset, × 4"))
     figures = "".join(
         f"<figure>{content}<figcaption>{title}<small>{line}</small></figcaption></figure>" for content, title, line in tiles
     )
