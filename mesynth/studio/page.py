@@ -193,6 +193,7 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
                 save = gr.Button(
                     "Save clip", variant="primary", scale=1, min_width=120, elem_id="ms-save", elem_classes="ms-beside"
                 )
+            saved = gr.HTML(elem_id="ms-saved")
             with gr.Accordion("The same from the command line and in Python", open=False, elem_id="ms-code"):
                 shell = gr.Code(language="shell", label="Command", interactive=False, elem_id="ms-shell", wrap_lines=True)
                 lines = gr.Code(language="python", label="Python", interactive=False, elem_id="ms-python", wrap_lines=True)
@@ -205,7 +206,8 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
         wish = wish_of(*values)
         out = studio.desk.out_of(wish, label.strip())
         shown = studio.desk.apex(wish)
-        warned = view.message("; ".join(shown.warnings), "note") if shown.warnings else ""
+        told = [text for text in shown.warnings if not text.startswith("face: ")]  # which the verdict has said
+        warned = view.message("; ".join(told), "note") if told else ""
         return view.stage(shown, waiting=True), wish.command(out), wish.python(out), warned
 
     def show_clip(_: str, *values: Any) -> Any:
@@ -272,7 +274,7 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
     rest = [component.change for component in wished[4:]]
     gr.on([board.input, *rest], **made).then(**whole)
     name.change(**made)
-    save.click(guarded(1, keep), [name, *wished], message, **_CALLS | {"show_progress": "minimal"})
+    save.click(guarded(1, keep), [name, *wished], saved, **_CALLS | {"show_progress": "minimal"})
     load = gr.context.Context.root_block.load  # type: ignore[union-attr]
     load(**looked).then(**made).then(**whole)
 

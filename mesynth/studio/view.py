@@ -151,7 +151,7 @@ def stage(shown: Shown | None, *, waiting: bool = False) -> str:
         ("slow", slow, "Clip, 8 times slower", "onset, apex, offset, again"),
         ("real", real, "Clip, real time", length or "as a camera sees it"),
         ("apex", picture(shown.apex, "apex"), "Apex", "the frame of full strength"),
-        ("onset", picture(shown.onset, "onset"), "Onset", "the picture itself, cropped"),
+        ("onset-tile", picture(shown.onset, "onset"), "Onset", "the picture itself, cropped"),
         ("flow", picture(shown.flow, "flow"), "Where it moves", moves),
         ("difference", picture(shown.difference, "difference"), "What changes", "apex minus onset, × 4"),
     )
