@@ -140,12 +140,11 @@ class Library:
             return dict(sorted(Counter(str(v) for v in values if v).items(), key=lambda pair: (-pair[1], pair[0])))
 
         present = self._present.sum(0)
-        aus = {
-            f"{code} {facs.AU_NAMES[code]}": int(n)
-            for code, n in zip(facs.AU_CODES, present, strict=True)
-            if n
-        }
-        words = [*self._emotions, *(label for label, emotion in zip(self._labels, self._emotions, strict=True) if label != emotion)]
+        aus = {f"{code} {facs.AU_NAMES[code]}": int(n) for code, n in zip(facs.AU_CODES, present, strict=True) if n}
+        words = [
+            *self._emotions,
+            *(label for label, emotion in zip(self._labels, self._emotions, strict=True) if label != emotion),
+        ]
         return Facets(count(words), aus, count(self._subjects), count(self._makers))
 
     def select(
@@ -195,9 +194,7 @@ class Library:
         row = self.manifest.row(index)
         picture, kind = self._thumb(index, row)
         title = self._emotions[index] or row.objective_class or "no class"
-        return Card(
-            index, row.clip_id, str(title), au_words(row), picture, kind, self.verdicts.get(index, "")
-        )
+        return Card(index, row.clip_id, str(title), au_words(row), picture, kind, self.verdicts.get(index, ""))
 
     def _thumb(self, index: int, row: Row) -> tuple[bytes, str]:
         with self._lock:
@@ -353,7 +350,8 @@ def au_words(row: Row) -> str:
         if not any(present):
             continue
         left, right = (
-            letter(float(vector.intensity[k, side])) if vector.mask[k, side] and present[side] else "" for side in (0, 1)
+            letter(float(vector.intensity[k, side])) if vector.mask[k, side] and present[side] else ""
+            for side in (0, 1)
         )
         if all(present) and left == right:
             terms.append(f"{code}{left}")

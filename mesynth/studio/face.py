@@ -145,7 +145,13 @@ def intake(photo: Path, which: str = LARGEST, *, anyway: bool = False) -> Intake
     unfit = {u.measure: u for u in entry.measured.unfit(limits)}
     mild = {"mouth", "expression"}
     checks = tuple(
-        Check(name, _WORDS[name], number_text(value) + _UNITS.get(name, ""), f"{getattr(limits, name):g}", name not in unfit)
+        Check(
+            name,
+            _WORDS[name],
+            number_text(value) + _UNITS.get(name, ""),
+            f"{getattr(limits, name):g}",
+            name not in unfit,
+        )
         for name, value in entry.measured.values.items()
     )
     bad = [u.text() for u in unfit.values() if u.measure not in mild]
@@ -234,9 +240,7 @@ class Wish:
                 f"the apex at {self.apex:g} ms lies at {100 * share:.0f} % between onset {self.onset:g} and offset "
                 f"{self.offset:g} ms; keep it between 10 and 90 %"
             )
-        return Profile(
-            apex=share, hold=round(self.hold / length, 4), decay=self.decay, lag=round(self.lag / length, 4)
-        )
+        return Profile(apex=share, hold=round(self.hold / length, 4), decay=self.decay, lag=round(self.lag / length, 4))
 
     def settings(self) -> dict[str, Any]:
         """What differs from the defaults of ``mesynth.generate``, in its names."""
@@ -256,9 +260,7 @@ class Wish:
         """As the command line and the library hold it. Raises MesynthError for what they refuse."""
         given = self.settings()
         seconds = given.pop("duration", 0.32)
-        wanted = Generation(
-            **given | {"faces": self.photo, "aus": (given["aus"],), "duration": (seconds, seconds)}
-        )
+        wanted = Generation(**given | {"faces": self.photo, "aus": (given["aus"],), "duration": (seconds, seconds)})
         wanted.check({*given} - {"aus"})
         return wanted
 

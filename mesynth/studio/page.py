@@ -12,10 +12,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
 
 import errno
 import functools
+import inspect
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ _CSP = (
 """Gradio's own scripts compile templates, hence unsafe-eval; what matters is that all of it comes from here."""
 _ASSETS = Path(__file__).parent
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-_CALLS = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
+_CALLS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
 
 
 def said(error: BaseException) -> str:
@@ -56,15 +57,33 @@ def said(error: BaseException) -> str:
 def guarded(outputs: int, function: Callable[..., Any]) -> Callable[..., Any]:
     """The handler, whose last output is a message: a user's mistake is said there, and all else stays as it was."""
 
+    def wrong(error: BaseException) -> Any:
+        problem = view.message(said(error), "problem")
+        return problem if outputs == 1 else (*[gr.skip() for _ in range(outputs - 1)], problem)
+
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def each(*values: Any) -> Iterator[Any]:
+            try:
+                yield from function(*values)
+            except _MISTAKES as error:
+                yield wrong(error)
+
+        return each
+
     @functools.wraps(function)
     def run(*values: Any) -> Any:
         try:
             return function(*values)
-        except (MesynthError, OSError, MemoryError, ValueError, RuntimeError) as error:
-            problem = view.message(said(error), "problem")
-            return problem if outputs == 1 else (*[gr.skip() for _ in range(outputs - 1)], problem)
+        except _MISTAKES as error:
+            return wrong(error)
 
     return run
+
+
+_MISTAKES = (MesynthError, OSError, MemoryError, ValueError, RuntimeError)
+"""Of which :func:`said` raises again what is a fault of the program."""
 
 
 class Studio:
@@ -126,7 +145,11 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
                 view.faces(photos, str(photos[0]) if photos else ""), js_on_load=_js("list"), elem_id="ms-gallery"
             )
             drop = gr.File(
-                label="Your photo", file_types=["image", ".heic", ".heif"], height=74, show_label=False, elem_id="ms-drop"
+                label="Your photo",
+                file_types=["image", ".heic", ".heif"],
+                height=74,
+                show_label=False,
+                elem_id="ms-drop",
             )
             verdict = gr.HTML(elem_id="ms-verdict")
             with gr.Row():
@@ -145,8 +168,8 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
             gr.HTML(
                 view.title(
                     "Expression",
-                    "Action units (AUs) are the muscle movements of the Facial Action Coding System. Letters A to E are "
-                    "their intensities, from a trace to the maximum. An emotion draws units as databases have them.",
+                    "Action units (AUs) are the muscle movements of the Facial Action Coding System. Letters A to E "
+                    "are their intensities, from a trace to the maximum. An emotion draws units as in databases.",
                 )
             )
             chips = gr.HTML(view.presets(), js_on_load=_js("list"), elem_id="ms-presets")
@@ -195,26 +218,27 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
                 )
             saved = gr.HTML(elem_id="ms-saved")
             with gr.Accordion("The same from the command line and in Python", open=False, elem_id="ms-code"):
-                shell = gr.Code(language="shell", label="Command", interactive=False, elem_id="ms-shell", wrap_lines=True)
-                lines = gr.Code(language="python", label="Python", interactive=False, elem_id="ms-python", wrap_lines=True)
+                shell = gr.Code(
+                    language="shell", label="Command", interactive=False, elem_id="ms-shell", wrap_lines=True
+                )
+                lines = gr.Code(
+                    language="python", label="Python", interactive=False, elem_id="ms-python", wrap_lines=True
+                )
 
     wished = [
-        photo, which, anyway, board, onset, apex, hold, offset, decay, model, size, fps, noise, head, blink, style, seed,
+        photo, which, anyway, board, onset, apex, hold, offset, decay, model, size, fps, noise, head, blink, style,
+        seed,
     ]  # fmt: skip
 
-    def show_apex(label: str, *values: Any) -> Any:
+    def show(label: str, *values: Any) -> Iterator[Any]:
+        """The apex as soon as it is there, then the clip."""
         wish = wish_of(*values)
         out = studio.desk.out_of(wish, label.strip())
         shown = studio.desk.apex(wish)
         told = [text for text in shown.warnings if not text.startswith("face: ")]  # which the verdict has said
-        warned = view.message("; ".join(told), "note") if told else ""
-        return view.stage(shown, waiting=True), wish.command(out), wish.python(out), warned
-
-    def show_clip(_: str, *values: Any) -> Any:
-        try:
-            return view.stage(studio.desk.clip(wish_of(*values)))
-        except MesynthError:  # the apex has said it
-            return gr.skip()
+        lines = wish.command(out), wish.python(out), view.message("; ".join(told), "note")
+        yield view.stage(shown, waiting=True), *lines
+        yield view.stage(studio.desk.clip(wish)), *lines
 
     def redraw(*values: Any) -> str:
         given = dict(zip(_WISHED, values, strict=True)) | {"photo": Path("-"), "aus": ""}
@@ -230,7 +254,7 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
         )  # fmt: skip
 
     def take_rendered(event: gr.EventData) -> Any:
-        chosen = photos[int(event.value)]  # type: ignore[attr-defined]
+        chosen = photos[int(event.value)]
         return str(chosen), view.faces(photos, str(chosen)), None, "largest", False, ""
 
     def take_photo(upload: str | None) -> Any:
@@ -241,42 +265,43 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
 
     def take_preset(state: tuple[str, int], event: gr.EventData) -> Any:
         name, turn = state
-        if event.index == "again":  # type: ignore[attr-defined]
+        if event.index == "again":
             turn += 1
         else:
-            name, turn = event.value, 0  # type: ignore[attr-defined]
+            name, turn = event.value, 0
         return (face.preset(name, turn) if name else ""), (name or state[0], turn)
 
     def dragged(event: gr.EventData) -> Any:
         order = ("onset", "apex", "offset")
-        return tuple(event.value if event.index == n else gr.skip() for n in order)  # type: ignore[attr-defined]
+        return tuple(event.value if event.index == n else gr.skip() for n in order)
 
     def keep(label: str, *values: Any) -> Any:
         wish = wish_of(*values)
         out = studio.desk.save(wish, label.strip())
-        return view.message(f"Saved: {out / 'clips' / 'syn0000000' / 'clip.mp4'}, with frames, flow and provenance beside it.")
+        return view.message(
+            f"Saved: {out / 'clips' / 'syn0000000' / 'clip.mp4'}, with frames, flow and provenance beside it."
+        )
 
     looked: dict[str, Any] = {
-        "fn": guarded(4, look), "inputs": [photo, which, anyway], "outputs": [verdict, which, anyway, message], **_CALLS,
+        "fn": guarded(4, look), "inputs": [photo, which, anyway], "outputs": [verdict, which, anyway, message],
+        **_CALLS,
     }  # fmt: skip
     made: dict[str, Any] = {
-        "fn": guarded(4, show_apex), "inputs": [name, *wished], "outputs": [stage, shell, lines, message], **_CALLS,
+        "fn": guarded(4, show), "inputs": [name, *wished], "outputs": [stage, shell, lines, message], **_CALLS,
     }  # fmt: skip
-    whole: dict[str, Any] = {"fn": show_clip, "inputs": [name, *wished], "outputs": stage, **_CALLS}
-    gallery.select(
-        guarded(6, take_rendered), None, [photo, gallery, drop, which, anyway, message], **_CALLS
-    )
+    gallery.select(guarded(6, take_rendered), None, [photo, gallery, drop, which, anyway, message], **_CALLS)
     drop.upload(guarded(5, take_photo), drop, [photo, gallery, which, anyway, message], **_CALLS)
-    gr.on([photo.change, which.input, anyway.input], **looked).then(**made).then(**whole)
-    chips.select(take_preset, emotion, [board, emotion], **_CALLS).then(**made).then(**whole)
+    gr.on([photo.change, which.input, anyway.input], **looked).then(**made)
+    chips.select(take_preset, emotion, [board, emotion], **_CALLS).then(**made)
     curve.select(dragged, None, [onset, apex, offset], **_CALLS)
     gr.on([onset.change, apex.change, hold.change, offset.change, decay.change], redraw, wished, curve, **_CALLS)
-    rest = [component.change for component in wished[4:]]
-    gr.on([board.input, *rest], **made).then(**whole)
+    numbers: list[Any] = wished[4:]
+    rest = [component.change for component in numbers]
+    gr.on([board.input, *rest], **made)
     name.change(**made)
     save.click(guarded(1, keep), [name, *wished], saved, **_CALLS | {"show_progress": "minimal"})
     load = gr.context.Context.root_block.load  # type: ignore[union-attr]
-    load(**looked).then(**made).then(**whole)
+    load(**looked).then(**made)
 
 
 # ---------------------------------------------------------------- corpus
@@ -287,19 +312,18 @@ def _corpus_tab(studio: Studio, corpus: str) -> None:
     at, shown_clip = gr.State(1), gr.State(-1)
     with gr.Row():
         folder = gr.Textbox(
-            corpus, label="Folder", placeholder="a corpus or a prepared database", scale=6, min_width=220, elem_id="ms-folder",
-            info="What prepare, render or generate wrote.",
+            corpus, label="Folder", placeholder="a corpus or a prepared database", scale=6, min_width=220,
+            elem_id="ms-folder", info="What prepare, render or generate wrote.",
         )  # fmt: skip
         go = gr.Button("Open", variant="primary", scale=1, min_width=100, elem_id="ms-open", elem_classes="ms-beside")
     message = gr.HTML(elem_id="ms-corpus-message")
     summary = gr.HTML(elem_id="ms-summary")
-    with gr.Group(visible=False) as inside:
-        with gr.Row():
-            emotion = gr.Dropdown([ANY], value=ANY, label="Emotion or class", min_width=130, elem_id="ms-emotion")
-            au = gr.Dropdown([ANY], value=ANY, label="Action unit", min_width=130, elem_id="ms-au")
-            subject = gr.Dropdown([ANY], value=ANY, label="Person", min_width=130, elem_id="ms-subject")
-            maker = gr.Dropdown([ANY], value=ANY, label="Generator", min_width=130, elem_id="ms-maker")
-            verdict = gr.Dropdown(
+    with gr.Group(visible=False) as inside, gr.Row():
+        emotion = gr.Dropdown([ANY], value=ANY, label="Emotion or class", min_width=130, elem_id="ms-emotion")
+        au = gr.Dropdown([ANY], value=ANY, label="Action unit", min_width=130, elem_id="ms-au")
+        subject = gr.Dropdown([ANY], value=ANY, label="Person", min_width=130, elem_id="ms-subject")
+        maker = gr.Dropdown([ANY], value=ANY, label="Generator", min_width=130, elem_id="ms-maker")
+        verdict = gr.Dropdown(
                 list(browse.VERDICTS), value=ANY, label="Verdict", min_width=130, elem_id="ms-verdicts",
             )  # fmt: skip
     with gr.Column(visible=False) as below:
@@ -320,7 +344,9 @@ def _corpus_tab(studio: Studio, corpus: str) -> None:
                     info="corpus: a folder that points here; the others copy, for other programs.",
                 )  # fmt: skip
                 out = gr.Textbox(label="into the new folder", scale=3, min_width=200, elem_id="ms-export-to")
-                export = gr.Button("Export", variant="primary", min_width=110, elem_id="ms-export", elem_classes="ms-beside")
+                export = gr.Button(
+                    "Export", variant="primary", min_width=110, elem_id="ms-export", elem_classes="ms-beside"
+                )
             told = gr.HTML(elem_id="ms-export-message")
 
     filters = [emotion, au, subject, maker, verdict]
@@ -359,14 +385,14 @@ def _corpus_tab(studio: Studio, corpus: str) -> None:
         return lambda path, indices, marks, number: render(path, indices, marks, number + step)
 
     def clicked(path: str, indices: list[int], marks: list[int], number: int, event: gr.EventData) -> Any:
-        index = int(event.value)  # type: ignore[attr-defined]
-        if event.index == "mark":  # type: ignore[attr-defined]
+        index = int(event.value)
+        if event.index == "mark":
             marks = sorted(set(marks) ^ {index})
             return (marks, *render(path, indices, marks, number)[:2], gr.skip(), gr.skip(), "")
         return gr.skip(), gr.skip(), gr.skip(), view.clip_page(studio.library(path).clip(index)), index, ""
 
     def inspect(path: str, event: gr.EventData) -> Any:
-        index = int(event.value)  # type: ignore[attr-defined]
+        index = int(event.value)
         return view.clip_page(studio.library(path).clip(index)), index, ""
 
     def mark_all(path: str, indices: list[int], marks: list[int], number: int) -> Any:
@@ -382,28 +408,26 @@ def _corpus_tab(studio: Studio, corpus: str) -> None:
         part = indices[first : first + browse.PER_PAGE]
         found = library.check(part, lambda done, total: progress((done, total), desc="clips"))
         passed = sum(text == browse.PASSES for text in found.values())
-        text = f"{passed} of {len(found)} clips pass the checks of `mesynth filter` for identity, action units and artefacts."
-        return (*render(path, indices, marks, number)[:2], view.message(text, "done" if passed == len(found) else "note"))
+        text = f"{passed} of {len(found)} clips pass the checks of identity, action units and artefacts."
+        return (
+            *render(path, indices, marks, number)[:2],
+            view.message(text, "done" if passed == len(found) else "note"),
+        )
 
     def hand_on(path: str, marks: list[int], kind: str, target: str) -> Any:
         return view.message(studio.library(path).export(marks, kind, target))
 
     opening: dict[str, Any] = {
-        "fn": guarded(19, lambda path: (*open_folder(path)[:18], "")), "inputs": folder,
+        "fn": guarded(19, open_folder), "inputs": folder,
         "outputs": [
-            opened, wanted, marked, message, summary, *filters, inside, below, *view_of, detail, shown_clip, out, message,
+            opened, wanted, marked, told, summary, *filters, inside, below, *view_of, detail, shown_clip, out, message,
         ],
         **_CALLS,
     }  # fmt: skip
-    opening["outputs"] = [
-        opened, wanted, marked, told, summary, *filters, inside, below, *view_of, detail, shown_clip, out, message,
-    ]  # fmt: skip
     gr.on([go.click, folder.submit], **opening)
     page_in = [opened, wanted, marked, at]
     for component in filters:
-        component.input(
-            guarded(5, narrow), [opened, marked, *filters], [wanted, *view_of, message], **_CALLS
-        )
+        component.input(guarded(5, narrow), [opened, marked, *filters], [wanted, *view_of, message], **_CALLS)
     back.click(turn(-1), page_in, view_of, **_CALLS)
     on.click(turn(1), page_in, view_of, **_CALLS)
     grid.select(guarded(6, clicked), page_in, [marked, grid, pager, detail, shown_clip, message], **_CALLS)
@@ -423,10 +447,12 @@ def _study_tab(studio: Studio) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             gr.HTML(
-                '<div class="ms-card">Does synthetic data help on your database? Clips of people who are not in it are made, '
+                '<div class="ms-card">Does synthetic data help on your database? Clips of others are made, '
                 "recognizers learn with and without them, and everyone in the database is tested unseen.</div>"
             )
-            name = gr.Textbox("first", label="Name of the study", elem_id="ms-study-name", info="The same name goes on with it.")
+            name = gr.Textbox(
+                "first", label="Name of the study", elem_id="ms-study-name", info="The same name goes on with it."
+            )
             database = gr.Textbox(
                 label="Prepared database", placeholder="folder that `mesynth prepare` wrote", elem_id="ms-database"
             )
@@ -439,7 +465,8 @@ def _study_tab(studio: Studio) -> None:
                 info="lda is quick and reliable on few clips; networks take hours.",
             )  # fmt: skip
             ratios = gr.CheckboxGroup(
-                [("0.5", 0.5), ("1", 1.0), ("2", 2.0), ("5", 5.0)], value=[0.5, 1.0, 2.0], label="Synthetic clips per real one",
+                [("0.5", 0.5), ("1", 1.0), ("2", 2.0), ("5", 5.0)], value=[0.5, 1.0, 2.0],
+                label="Synthetic clips per real one",
                 info="None at all is always run, to compare with.",
             )  # fmt: skip
             with gr.Accordion("How much", open=False):
@@ -452,7 +479,14 @@ def _study_tab(studio: Studio) -> None:
                     info="Faces that clips are made on, where no folder of pictures is given.",
                 )  # fmt: skip
                 faces = gr.Textbox(label="Folder of pictures instead", info="Of people who are not in the database.")
-                seeds = gr.Number(3, label="Repetitions", precision=0, minimum=1, info="Seeds: other draws, other weights.", elem_id="ms-seeds")
+                seeds = gr.Number(
+                    3,
+                    label="Repetitions",
+                    precision=0,
+                    minimum=1,
+                    info="Seeds: other draws, other weights.",
+                    elem_id="ms-seeds",
+                )
         with gr.Column(scale=7, min_width=320):
             with gr.Row():
                 estimate = gr.Button("What will it take?", min_width=130, elem_id="ms-estimate")
@@ -461,7 +495,8 @@ def _study_tab(studio: Studio) -> None:
             message = gr.HTML(elem_id="ms-study-message")
             progress = gr.HTML(view.study_state(study.State(study.IDLE)), elem_id="ms-progress")
             script = gr.Code(
-                "# choose a database to see the commands", language="shell", label="Commands", interactive=False, elem_id="ms-commands", wrap_lines=True, lines=3,
+                "# choose a database to see the commands", language="shell", label="Commands", interactive=False,
+                elem_id="ms-commands", wrap_lines=True, lines=3,
             )  # fmt: skip
     chosen = [name, database, makers, readers, ratios, clips, people, faces, seeds]
 
@@ -591,12 +626,16 @@ def bound(port: int) -> socket.socket:
         made.listen(64)
     except OSError as error:
         made.close()
-        why = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not allowed"}.get(error.errno or 0, f"fails ({error.strerror})")
+        why = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not allowed"}.get(
+            error.errno or 0, f"fails ({error.strerror})"
+        )
         raise ConfigError(f"port {port} {why}; choose another with --port, or 0 for any that is free") from None
     return made
 
 
-def serve(folder: Path, *, port: int = 7860, corpus: str = "", browser: bool = True, told: Callable[[str], object] = print) -> None:
+def serve(
+    folder: Path, *, port: int = 7860, corpus: str = "", browser: bool = True, told: Callable[[str], object] = print
+) -> None:
     """Show the page until Ctrl-C.
 
     Raises:

@@ -1,7 +1,7 @@
 """A study: does synthetic data help on this database? Its commands, what they will cost, and running them.
 
-A study is a folder with ``study.json`` (what was chosen), ``study.log`` (what the commands said) and what they made. Each
-step is a command line of this project in a process of its own, which goes on where it was stopped.
+A study is a folder with ``study.json`` (what was chosen), ``study.log`` (what the commands said) and what they made.
+Each step is a command line of this project in a process of its own, which goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -84,8 +85,8 @@ class Study:
         if self.clips // 3 < each:
             raise ConfigError(
                 f"ratio {max(self.ratios):g} takes {each} synthetic clips of class {most} (the database has "
-                f"{known.classes[most]}), and a third of clips={self.clips} is {self.clips // 3}; give at least {3 * each}, "
-                "or 0 for as many as it takes"
+                f"{known.classes[most]}), and a third of clips={self.clips} is {self.clips // 3}; give at least "
+                f"{3 * each}, or 0 for as many as it takes"
             )
         return self.clips
 
@@ -107,7 +108,9 @@ class Study:
         clips = self.count(known)
         out, faces = [], self.faces or str(self.folder / "faces")
         if frames and not self.faces:
-            out.append(Step("faces", _mesynth("render", "--layout", "faces", "--subjects", self.people, "--out", faces)))
+            out.append(
+                Step("faces", _mesynth("render", "--layout", "faces", "--subjects", self.people, "--out", faces))
+            )
         corpora = []
         for seed, name in enumerate(self.generators):
             made = self.folder / _folder_name(name)
@@ -294,7 +297,7 @@ def look_at(folder: Path | str) -> Database:
         raise ManifestError(f"the clips of {folder} have no flow; run `mesynth prepare` on them first")
     own_rms = in_own_rms(read_flow(manifest.root, first))
     framing = known_framing(manifest)
-    # Where nothing is recorded of flow in pixels, it is that of our own crops: only published images are framed unknown.
+    # Flow in pixels of which nothing is recorded is that of our own crops: published images alone may lie anyhow.
     framed = own_rms if framing is None else not (framing.origin == MADE and framing.framing == OWN)
     return Database(len(manifest), people, counts, own_rms, framed)
 
@@ -573,10 +576,8 @@ class Runner:
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
     if hasattr(os, "killpg"):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
-        except ProcessLookupError:
-            pass
     else:  # Windows
         process.terminate()
 

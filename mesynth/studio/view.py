@@ -77,7 +77,8 @@ def faces(paths: Sequence[Path], chosen: str = "") -> str:
 
     buttons = [
         f'<button data-do="face" data-value="{number}" aria-label="rendered face {number + 1}"'
-        f' class="{"on" if str(path) == chosen else ""}">{picture(read_image(path)[::2, ::2], f"face {number + 1}")}</button>'
+        f' class="{"on" if str(path) == chosen else ""}">'
+        f"{picture(read_image(path)[::2, ::2], f'face {number + 1}')}</button>"
         for number, path in enumerate(paths)
     ]
     return f'<div class="ms-faces">{"".join(buttons)}</div>'
@@ -87,7 +88,8 @@ def intake_card(seen: Intake) -> str:
     """What a picture is worth: its faces, the sentence, and a chip for each measure."""
     tiles = "".join(picture(tile, f"face {i}") for i, tile in enumerate(seen.tiles, 1))
     chips = "".join(
-        f'<span class="ms-chip {"good" if check.kept else "bad"}" title="{escape(_measured(check.value, check.limit))}">'
+        f'<span class="ms-chip {"good" if check.kept else "bad"}" '
+        f'title="{escape(_measured(check.value, check.limit))}">'
         f"{escape(check.words)}</span>"
         for check in seen.checks
     )
@@ -187,7 +189,8 @@ def curve_svg(wish: Wish) -> str:
         else ""
     )
     ticks = "".join(
-        f'<text x="{x(ms):.0f}" y="{_BOTTOM + 30}" text-anchor="middle">{ms}</text>' for ms in range(0, int(_MOST) + 1, 100)
+        f'<text x="{x(ms):.0f}" y="{_BOTTOM + 30}" text-anchor="middle">{ms}</text>'
+        for ms in range(0, int(_MOST) + 1, 100)
     )
     heights = {"onset": (_BOTTOM, _TOP - 16), "apex": (_TOP, _TOP - 16), "offset": (_BOTTOM, _TOP - 16)}
     grips = "".join(
@@ -244,13 +247,14 @@ def clip_page(page: ClipPage | None) -> str:
     if page.difference is not None:
         tiles.append((picture(page.difference, "difference"), "What changes", "apex minus onset, × 4"))
     figures = "".join(
-        f"<figure>{content}<figcaption>{title}<small>{line}</small></figcaption></figure>" for content, title, line in tiles
+        f"<figure>{content}<figcaption>{title}<small>{line}</small></figcaption></figure>"
+        for content, title, line in tiles
     )
     near = ""
     if page.neighbour is not None:
         n = page.neighbour
         near = (
-            f'<h3>Most alike {info("The clip whose flow differs least: 0 is the same motion, 1 and more another one.")}</h3>'
+            f"<h3>Most alike {info('The clip whose flow differs least: 0 is the same motion, 1 another one.')}</h3>"
             f'<dl><dt>clip</dt><dd><button class="ms-link" data-do="open" data-value="{n.index}">{escape(n.clip_id)}'
             f"</button></dd><dt>difference</dt><dd>{n.difference:.2f}</dd></dl>"
         )
@@ -258,7 +262,7 @@ def clip_page(page: ClipPage | None) -> str:
     return (
         f'<div class="ms-card ms-detail"><div><div class="ms-stage">{figures}</div></div><div>'
         f"<h3>{escape(page.row.clip_id)}</h3>{_list(page.facts)}"
-        f'<h3>Where it comes from {info("Whom a clip has seen decides in which folds it may be learned from.")}</h3>'
+        f"<h3>Where it comes from {info('Whom a clip has seen decides in which folds it may be learned from.')}</h3>"
         f"{_list(page.provenance)}{near}{notes}</div></div>"
     )
 
@@ -285,7 +289,8 @@ def study_state(state: State, link: str = "") -> str:
     log = f'<pre class="ms-log">{escape(state.log.strip())}</pre>' if state.log.strip() else ""
     return (
         f'<div class="ms-card"><div class="ms-status ms-{kind}-text" id="ms-study-status">{text}</div>'
-        f'<div class="ms-bar" role="progressbar" aria-valuenow="{100 * share:.0f}"><i style="width:{100 * share:.0f}%"></i></div>'
+        f'<div class="ms-bar" role="progressbar" aria-valuenow="{100 * share:.0f}">'
+        f'<i style="width:{100 * share:.0f}%"></i></div>'
         f"{result}{log}</div>"
     )
 

@@ -154,10 +154,11 @@ def test_a_smiling_photo_is_usable_and_said_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"aus": ""}, "names no AU"), ({"aus": "99=1"}, "AU 99 is not in the vocabulary"), ({"aus": "12=B,15=B"}, "exclude"),
-        ({"offset": 30.0}, "from onset to offset are 30 ms"), ({"offset": 600.0}, "600 ms"), ({"onset": 400.0}, "-80 ms"),
-        ({"apex": 10.0}, "keep it between 10 and 90 %"), ({"apex": 320.0}, "100 % between"), ({"hold": 300.0}, "hold"),
-        ({"lag": 200.0}, "lag"), ({"decay": "linear"}, "decay 'linear'"), ({"model": "motion_gun"}, "'motion_gun' is unknown"),
+        ({"aus": ""}, "names no AU"), ({"aus": "99=1"}, "AU 99 is not in the vocabulary"),
+        ({"aus": "12=B,15=B"}, "exclude"), ({"offset": 30.0}, "from onset to offset are 30 ms"),
+        ({"offset": 600.0}, "600 ms"), ({"onset": 400.0}, "-80 ms"), ({"apex": 10.0}, "keep it between 10 and 90 %"),
+        ({"apex": 320.0}, "100 % between"), ({"hold": 300.0}, "hold"), ({"lag": 200.0}, "lag"),
+        ({"decay": "linear"}, "decay 'linear'"), ({"model": "motion_gun"}, "'motion_gun' is unknown"),
         ({"size": 8}, "size=8"), ({"which": "nose"}, "nose"), ({"fps": 0.0}, "fps=0"),
     ],
 )  # fmt: skip
@@ -244,7 +245,19 @@ def test_presets_are_requests_that_generators_take(wish: Wish, desk: FaceDesk) -
 
 
 def test_letters_are_the_nearest_weights() -> None:
-    told = {0: "", 0.01: "A", 0.17: "A", 0.18: "B", 0.37: "B", 0.38: "C", 0.62: "C", 0.63: "D", 0.87: "D", 0.88: "E", 1: "E"}
+    told = {
+        0: "",
+        0.01: "A",
+        0.17: "A",
+        0.18: "B",
+        0.37: "B",
+        0.38: "C",
+        0.62: "C",
+        0.63: "D",
+        0.87: "D",
+        0.88: "E",
+        1: "E",
+    }
     assert {value: letter(value) for value in told} == told
 
 

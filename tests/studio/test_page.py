@@ -51,7 +51,9 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        assert f"port {port} is taken; choose another with --port" in one_line("--folder", tmp_path / "a", "--port", port)
+        assert f"port {port} is taken; choose another with --port" in one_line(
+            "--folder", tmp_path / "a", "--port", port
+        )
     for port in (-1, 70_000):
         assert f"port {port} is none" in one_line("--folder", tmp_path / "a", "--port", port)
     assert "no manifest.parquet in" in one_line("--folder", tmp_path / "a", "--corpus", tmp_path, "--port", 0)
@@ -105,7 +107,9 @@ def test_it_answers_this_machine_alone(server: tuple[str, Path], tmp_path: Path)
         for name in ("..", "%2e%2e%2f%2e%2e", "first", "a%2fb", "%00", "x" * 99):
             assert client.get(f"/study/{name}").status_code == 404 or name == ".."  # which a client takes away
         assert client.get("/docs").status_code != 200 or "swagger" not in client.get("/docs").text.lower()
-    for other in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}:
+    for other in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {
+        "127.0.0.1"
+    }:
         with socket.socket() as knock:
             knock.settimeout(2)
             assert knock.connect_ex((str(other), port)) != 0
@@ -179,8 +183,8 @@ def test_a_face_in_a_browser(page: Any, server: tuple[str, Path], tmp_path: Path
     assert length[0] == pytest.approx(8 * length[1], rel=0.01)
     # an emotion, the command, a grip that is dragged
     page.click("#ms-presets button[data-value=disgust]")
-    page.wait_for_function("() => document.querySelectorAll('.ms-au.moved').length > 0 && "
-                           "!document.querySelector('.ms-au[data-code=\"12\"]').classList.contains('moved')")  # fmt: skip
+    page.wait_for_selector('.ms-au[data-code="12"]:not(.moved)')
+    page.wait_for_selector(".ms-au.moved")
     page.click("#ms-code button >> nth=0")
     page.wait_for_function("() => document.querySelector('#ms-shell').innerText.includes('--au')")
     grip = page.locator('#ms-curve .grip[data-name="apex"] circle').first

@@ -48,7 +48,7 @@ def test_commands_in_their_order(asked: Study) -> None:
     assert len({step.out for step in steps}) == len(steps)
     seeds = [step.words[step.words.index("--seed") + 1] for step in steps if "--seed" in step.words]
     assert len(set(seeds)) == 3  # clips of two corpora never have one seed and one generator
-    assert [s.name for s in replace(several, faces="people").steps()][0] == "clips of motion-prior"
+    assert replace(several, faces="people").steps()[0].name == "clips of motion-prior"
 
 
 def test_cells_are_those_of_the_ablation(asked: Study, tmp_path: Path) -> None:
@@ -66,7 +66,8 @@ def test_cells_are_those_of_the_ablation(asked: Study, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"generators": ()}, "no generator is chosen"), ({"recognizers": ()}, "no recognizer"), ({"ratios": ()}, "no ratio"),
+        ({"generators": ()}, "no generator is chosen"), ({"recognizers": ()}, "no recognizer"),
+        ({"ratios": ()}, "no ratio"),
         ({"clips": -1}, "clips=-1 is outside"), ({"people": 0}, "people=0"), ({"seeds": 1000}, "seeds=1000"),
         ({"ratios": (0.0,)}, "ratio 0 is outside"), ({"ratios": (-1.0,)}, "ratio -1"), ({"ratios": (1e9,)}, "ratio 1e"),
     ],
@@ -171,7 +172,12 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     return Runner()
 
 
-SLOW = "import time, sys\nfor i in range(600):\n print(f'clips: {i} of 600, 10 a second, 1 min left', flush=True)\n time.sleep(.1)"
+SLOW = """
+import time
+for i in range(600):
+    print(f"clips: {i} of 600, 10 a second, 1 min left", flush=True)
+    time.sleep(0.1)
+"""
 
 
 def test_it_runs_and_says_how_it_stands(asked: Study, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
