@@ -7,21 +7,27 @@ from pathlib import Path
 import click
 
 
-@click.command(epilog="Example: mesynth studio --corpus corpus")
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth studio
+  mesynth studio corpus --port 0 --no-browser"""
+)
+@click.argument("corpus", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--folder",
+    "--out",
     type=click.Path(path_type=Path),
     default=Path("studio"),
     show_default=True,
-    help="Where photos, saved clips and studies go.",
+    help="Folder for photos, saved clips and studies.",
 )
-@click.option("--corpus", type=click.Path(path_type=Path), help="A corpus or prepared database to open.")
 @click.option("--port", default=7860, show_default=True, help="Port on this machine; 0: any that is free.")
 @click.option("--no-browser", is_flag=True, help="Print the address, open no browser.")
-def studio(folder: Path, corpus: Path | None, port: int, no_browser: bool) -> None:
+def studio(corpus: Path | None, out: Path, port: int, no_browser: bool) -> None:
     """Open a page to try things out: a face, a corpus, a study. It is seen on this machine alone.
 
-    Needs Gradio: pip install "mesynth[studio]".
+    With CORPUS, a folder that prepare, render or generate wrote, it opens there. Needs the extra studio: pip install
+    "mesynth[studio]".
     """
     from mesynth.core.errors import ConfigError
 
@@ -33,4 +39,4 @@ def studio(folder: Path, corpus: Path | None, port: int, no_browser: bool) -> No
         raise ConfigError(
             f'the studio needs {error.name}, which is not installed: pip install "mesynth[studio]"'
         ) from None
-    serve(folder, port=port, corpus="" if corpus is None else str(corpus), browser=not no_browser, told=click.echo)
+    serve(out, port=port, corpus="" if corpus is None else str(corpus), browser=not no_browser, told=click.echo)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from mesynth.core import facs
-from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.types import in_own_rms
 from mesynth.corpus.exports.form import ExportSummary
 from mesynth.corpus.exports.run import FORMS, export
@@ -425,6 +425,3 @@ def _provenance(row: Row) -> tuple[tuple[str, str], ...]:
         ("written by", f"mesynth {p.code_version}" if p.code_version else ""), ("clip", row.clip_id),
     ]  # fmt: skip
     return tuple((name, str(value)) for name, value in pairs if value != "")
-
-
-__all__ = ["ANY", "FORM_NAMES", "VERDICTS", "Card", "ClipPage", "Facets", "Library", "ManifestError", "Neighbour"]

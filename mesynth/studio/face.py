@@ -23,7 +23,7 @@ from mesynth.core.emotions import PUBLISHED, AUSampling, sample_aus
 from mesynth.core.errors import ConfigError, MesynthError, UnreadableImageError
 from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile
 from mesynth.core.types import AUVector
-from mesynth.corpus.faces import Examined, FaceSource, choose_faces, prepare_faces
+from mesynth.corpus.faces import FaceSource, choose_faces, prepare_faces
 from mesynth.corpus.generate import GenerateWorker, Preview
 from mesynth.corpus.generation import Generation
 from mesynth.corpus.plan import Plan
@@ -94,9 +94,6 @@ def rendered_faces(folder: Path) -> list[Path]:
     out = folder / "rendered"
     render(out, subjects=RENDERED, layout="faces", size=RENDER_SIZE)
     return sorted(out.glob("*.png"))
-
-
-RENDER_COMMAND = ("mesynth", "render", "--layout", "faces", "--subjects", str(RENDERED), "--size", str(RENDER_SIZE))
 
 
 # ---------------------------------------------------------------- what a picture is worth
@@ -450,8 +447,3 @@ def flow_overlay(onset: np.ndarray, flow: np.ndarray) -> np.ndarray:
     scale = max(float(way.max()), FLOW_SCALE / 10)
     share = np.clip(way / scale, 0, 1)[..., None] ** 0.7
     return np.clip((1 - 0.8 * share) * grey + 0.8 * share * flow_picture(flow, scale), 0, 255).astype(np.uint8)
-
-
-def entries_of(examined: tuple[Examined, ...]) -> int:
-    """How many faces were found."""
-    return sum(entry.measured.values != {} for entry in examined)

@@ -601,11 +601,12 @@ def application(studio: Studio, corpus: str = "") -> FastAPI:
 
     app.add_middleware(BaseHTTPMiddleware, dispatch=guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no other name leads here
-    script = (_ASSETS / "studio.js").read_text(encoding="utf-8")
+    style, script = ((_ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "studio.js"))
     mounted: FastAPI = gr.mount_gradio_app(
         app, build(studio, corpus), path="", server_name=HOST, allowed_paths=[], max_file_size=face.MAX_UPLOAD,
         show_error=True, ssr_mode=False, enable_monitoring=False, theme=theme(), footer_links=[],
-        css=(_ASSETS / "studio.css").read_text(encoding="utf-8"), head=f"<script>{script}</script>",
+        css=style,
+        head=f"<style>{style}</style><script>{script}</script>",  # css= reaches no further than the tabs
     )  # fmt: skip
     return mounted
 

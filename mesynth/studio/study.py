@@ -26,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from mesynth.commandline import duration
-from mesynth.core.errors import ConfigError, ManifestError, MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, ManifestError, RunFolderError
 from mesynth.core.framing import MADE, OWN
 from mesynth.core.profiles import frame_count
 from mesynth.core.types import in_own_rms
@@ -610,6 +610,3 @@ def recognizers() -> list[str]:
     from recognizer.models import CLOSED, MODELS
 
     return sorted(MODELS, key=lambda name: (name not in CLOSED, name))
-
-
-__all__ = ["Database", "Estimate", "MesynthError", "Runner", "State", "Step", "Study", "look_at", "read_study"]

@@ -164,7 +164,7 @@ def stage(shown: Shown | None, *, waiting: bool = False) -> str:
     return f'<div class="ms-stage">{figures}</div>'
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 190, 34, 606, 40, 150
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 190, 48, 612, 40, 150
 _MOST = 1000 * MAX_DURATION_S
 
 
@@ -203,7 +203,7 @@ def curve_svg(wish: Wish) -> str:
         f'<div class="ms-curve"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" data-width="{_WIDTH}" data-left="{_LEFT}" '
         f'data-right="{_RIGHT}" data-most="{_MOST:g}" role="img" aria-label="intensity over time">'
         f'<line class="axis" x1="{_LEFT}" y1="{_BOTTOM}" x2="{_RIGHT}" y2="{_BOTTOM}"/>{drawn}{ticks}'
-        f'<text x="{_WIDTH - 4}" y="{_BOTTOM + 30}" text-anchor="end">ms</text>{grips}</svg></div>'
+        f"{grips}</svg></div>"
     )
 
 

@@ -51,14 +51,12 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        assert f"port {port} is taken; choose another with --port" in one_line(
-            "--folder", tmp_path / "a", "--port", port
-        )
+        assert f"port {port} is taken; choose another with --port" in one_line("--out", tmp_path / "a", "--port", port)
     for port in (-1, 70_000):
-        assert f"port {port} is none" in one_line("--folder", tmp_path / "a", "--port", port)
-    assert "no manifest.parquet in" in one_line("--folder", tmp_path / "a", "--corpus", tmp_path, "--port", 0)
+        assert f"port {port} is none" in one_line("--out", tmp_path / "a", "--port", port)
+    assert "no manifest.parquet in" in one_line(tmp_path, "--out", tmp_path / "a", "--port", 0)
     (tmp_path / "file").write_text("x")
-    assert "file" in one_line("--folder", tmp_path / "file" / "x", "--port", 0)
+    assert "file" in one_line("--out", tmp_path / "file" / "x", "--port", 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]  # nothing was begun
     monkeypatch.setitem(sys.modules, "mesynth.studio.page", None)
     monkeypatch.delitem(sys.modules, "mesynth.studio.page")
@@ -72,7 +70,7 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("studio") / "studio"
-    words = [sys.executable, "-m", "mesynth", "studio", "--folder", str(folder), "--port", "0", "--no-browser"]
+    words = [sys.executable, "-m", "mesynth", "studio", "--out", str(folder), "--port", "0", "--no-browser"]
     log = folder.parent / "log"
     with open(log, "wb") as out:
         process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT)
