@@ -279,7 +279,7 @@ def preset(emotion: str, seed: int = 0) -> str:
     """Action units that go with an emotion, drawn from the published tables as ``--emotion`` draws them.
 
     >>> preset("surprise")
-    '1=0.26,2=0.3'
+    '1=0.34,2=0.27,5=0.38'
     >>> preset("boredom")
     Traceback (most recent call last):
     mesynth.core.errors.ConfigError: emotion 'boredom' has no table; choose from happiness, ...

@@ -184,7 +184,7 @@ def test_a_face_in_a_browser(page: Any, server: tuple[str, Path], tmp_path: Path
     page.wait_for_selector('.ms-au[data-code="12"]:not(.moved)')
     page.wait_for_selector(".ms-au.moved")
     page.click("#ms-code button >> nth=0")
-    page.wait_for_function("() => document.querySelector('#ms-shell').innerText.includes('--au')")
+    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('--au')")
     grip = page.locator('#ms-curve .grip[data-name="apex"] circle').first
     grip.scroll_into_view_if_needed()
     box = grip.bounding_box()
@@ -193,8 +193,8 @@ def test_a_face_in_a_browser(page: Any, server: tuple[str, Path], tmp_path: Path
     page.mouse.down()
     page.mouse.move(x - 20, y, steps=4)
     page.mouse.up()
-    page.wait_for_function("() => Number(document.querySelector('#ms-apex-time input').value) < 160")
-    page.wait_for_function("() => document.querySelector('#ms-shell').innerText.includes('apex=0.')")
+    page.wait_for_function("() => Number(document.querySelector('#ms-apex-time input')?.value ?? 999) < 160")
+    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('apex=0.')")
     # units that exclude each other are one line, and the last pictures stay
     slide(page, 15, 0.5)
     slide(page, 12, 0.5)
@@ -204,14 +204,14 @@ def test_a_face_in_a_browser(page: Any, server: tuple[str, Path], tmp_path: Path
     # a photo of one's own, and what is none
     (tmp_path / "note.png").write_bytes(b"no picture")
     page.set_input_files("#ms-drop input[type=file]", tmp_path / "note.png")
-    page.wait_for_function("() => document.querySelector('#ms-face-message').innerText.includes('cannot be read')")
+    page.wait_for_function("() => document.querySelector('#ms-face-message')?.innerText?.includes('cannot be read')")
     Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.jpg")
     page.click("#ms-presets button[data-value=surprise]")
     page.click("#ms-gallery button >> nth=1")
     page.wait_for_function("() => !document.querySelector('#ms-face-message .ms-problem')")
     was = page.get_attribute("#ms-onset-tile img", "src")
     page.set_input_files("#ms-drop input[type=file]", tmp_path / "astronaut.jpg")
-    page.wait_for_function("() => document.querySelector('#ms-verdict').innerText.includes('not neutral')")
+    page.wait_for_function("() => document.querySelector('#ms-verdict')?.innerText?.includes('not neutral')")
     page.wait_for_function(OTHER, arg=["#ms-onset-tile img", was])
     page.wait_for_selector("#ms-slow video")
     page.click("#ms-save")
@@ -241,7 +241,7 @@ def test_a_corpus_in_a_browser(page: Any, tmp_path: Path) -> None:
     assert "motion-prior" in page.inner_text("#ms-clip")
     was = page.inner_text("#ms-clip h3 >> nth=0")
     page.click("#ms-clip .ms-link")
-    page.wait_for_function("was => document.querySelector('#ms-clip h3').innerText !== was", arg=was)
+    page.wait_for_function("was => document.querySelector('#ms-clip h3')?.innerText !== was", arg=was)
     page.locator("#ms-export-to textarea, #ms-export-to input").first.fill(str(tmp_path / "mine"))
     page.click("#ms-export")
     page.wait_for_selector("#ms-export-message .ms-done")
@@ -261,9 +261,9 @@ def test_a_study_in_a_browser(page: Any, server: tuple[str, Path], tmp_path: Pat
     page.locator("#ms-database textarea, #ms-database input").first.fill(str(tmp_path / "real"))
     page.get_by_label("motion prior: no training").last.uncheck()
     page.get_by_label("flow prior: flow images, no faces").check()
-    page.wait_for_function("() => document.querySelector('#ms-commands').innerText.includes('--kind flow')")
+    page.wait_for_function("() => document.querySelector('#ms-commands')?.innerText?.includes('--kind flow')")
     page.click("#ms-start")
-    status = "word => document.querySelector('#ms-study-status').innerText.startsWith(word)"
+    status = "word => document.querySelector('#ms-study-status')?.innerText?.startsWith(word)"
     page.wait_for_function(status, arg="Running")
     folder = server[1] / "studies" / f"wide{width}"
     deadline = time.monotonic() + 60
