@@ -184,8 +184,12 @@ def _all_faces(photo: Path, size: int, changed: int) -> Examination:
     return choose_faces(photo, face="all", limits=FaceLimits.parse(_ALL_OFF))
 
 
-@lru_cache(maxsize=32)
 def _chosen(photo: Path, which: str, limits: str) -> Examination:
+    return _chosen_of(photo, *_state(photo), which, limits)
+
+
+@lru_cache(maxsize=32)
+def _chosen_of(photo: Path, size: int, changed: int, which: str, limits: str) -> Examination:
     return choose_faces(photo, face=which, limits=FaceLimits.parse(limits) if limits else None)
 
 
@@ -236,6 +240,11 @@ class Wish:
             raise MesynthError(
                 f"the apex at {self.apex:g} ms lies at {100 * share:.0f} % between onset {self.onset:g} and offset "
                 f"{self.offset:g} ms; keep it between 10 and 90 %"
+            )
+        if not 0 <= self.hold <= length / 2:
+            raise MesynthError(
+                f"the apex is held for {self.hold:g} ms, and at most half of the clip's {length:g} ms are; "
+                "hold it shorter"
             )
         return Profile(apex=share, hold=round(self.hold / length, 4), decay=self.decay, lag=round(self.lag / length, 4))
 

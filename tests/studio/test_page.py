@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from PIL import Image
 from skimage import data
 
 from mesynth.cli import main
+from mesynth.core.errors import ConfigError
 from tests.recognizer.corpora import write_corpus
 
 pytest.importorskip("gradio", reason="the extra studio is not installed")
@@ -62,6 +64,79 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delitem(sys.modules, "mesynth.studio.page")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert 'needs gradio, which is not installed: pip install "mesynth[studio]"' in one_line("--port", 0)
+
+
+# ---------------------------------------------------------------- what stands between the page and the functions
+
+
+def test_a_mistake_is_a_message_and_a_fault_is_not_hidden() -> None:
+    from mesynth.studio.page import guarded
+
+    def raises(error: Exception) -> Any:
+        def handler(*_: object) -> Any:
+            raise error
+
+        def steps(*_: object) -> Iterator[Any]:
+            yield "first"
+            raise error
+
+        return guarded(1, handler), guarded(1, steps)
+
+    for error in (ConfigError("no <b>face</b>"), OSError(errno.ENOSPC, "No space left", "a/b")):
+        plain, stepped = raises(error)
+        assert 'role="alert"' in plain()
+        assert "<b>" not in plain()
+        first, last = list(stepped())
+        assert (first, last) == ("first", plain())
+    for fault in (KeyError("x"), ValueError("x"), RuntimeError("x"), ZeroDivisionError()):
+        plain, stepped = raises(fault)
+        with pytest.raises(type(fault)):
+            plain()
+        with pytest.raises(type(fault)):
+            list(stepped())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("photo", "", "no face is chosen"), ("aus", "", "no action unit"), ("seed", None, "seed is empty"),
+     ("head_motion", None, "head motion is empty")],
+)  # fmt: skip
+def test_what_is_left_empty_is_told(name: str, value: object, says: str) -> None:
+    from mesynth.studio.page import _WISHED, wish_of
+
+    full: dict[str, Any] = {
+        "photo": "a.png", "which": 2, "anyway": False, "aus": "12=1", "onset": 0, "apex": 100, "hold": 0, "offset": 200,
+        "decay": "cosine", "model": "motion-prior", "size": 128.0, "fps": 200, "noise": 0, "head_motion": 0, "blink": 0,
+        "style": 0, "seed": 3.0,
+    }  # fmt: skip
+    wish = wish_of(*(full[key] for key in _WISHED))
+    assert (wish.which, wish.size, wish.seed, wish.duration) == ("2", 128, 3, 0.2)
+    with pytest.raises(ConfigError, match=says):
+        wish_of(*((full | {name: value})[key] for key in _WISHED))
+
+
+def test_the_curve_keeps_its_grips_where_there_is_no_clip() -> None:
+    from mesynth.studio.face import Wish
+    from mesynth.studio.view import curve_svg
+
+    drawn = curve_svg(Wish(photo=Path("-"), aus=""))
+    assert drawn.count('class="grip"') == 3
+    assert "polyline" in drawn
+    impossible = curve_svg(Wish(photo=Path("-"), aus="", apex=400.0))
+    assert impossible.count('class="grip"') == 3
+    assert "apex 400" in impossible
+    assert "polyline" not in impossible
+
+
+def test_every_action_unit_has_a_row() -> None:
+    from mesynth.core import facs
+    from mesynth.studio.view import board
+
+    shown = board()
+    for code in facs.AU_CODES:
+        assert shown.count(f'data-code="{code}"') == 1
+        assert facs.AU_NAMES[code] in shown
+    assert shown.count('"sides none"') == len(facs.MIDLINE)
 
 
 # ---------------------------------------------------------------- the server
