@@ -41,6 +41,8 @@ _CSP = (
 )
 """Gradio's own scripts compile templates, hence unsafe-eval; what matters is that all of it comes from here."""
 _ASSETS = Path(__file__).parent
+_WIDE = 230
+"""Pixels that a slider takes at least, with its words."""
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _CALLS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
 
@@ -193,16 +195,34 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
             with gr.Accordion("Generator and recording", open=False, elem_id="ms-recording"):
                 with gr.Row():
                     model = gr.Dropdown(
-                        face.models(), value="motion-prior", label="Generator", min_width=200, elem_id="ms-model",
+                        face.models(), value="motion-prior", label="Generator", min_width=420, elem_id="ms-model",
                         info="What moves the face. The prior answers at once; trained ones load first.",
                     )  # fmt: skip
-                    size = gr.Slider(64, 256, 128, step=8, label="Size, px", info="Side of the frames.")
-                    fps = gr.Slider(25, 200, 200, step=5, label="Frames a second", info="200 is usual in databases.")
+                    size = gr.Slider(
+                        64, 256, 128, step=8, label="Size, px", info="Side of the frames.", min_width=_WIDE
+                    )
+                    fps = gr.Slider(
+                        25,
+                        200,
+                        200,
+                        step=5,
+                        label="Frames a second",
+                        info="200 is usual in databases.",
+                        min_width=_WIDE,
+                    )
                 with gr.Row():
-                    noise = gr.Slider(0, 5, 0, step=0.1, label="Sensor noise", info="Grey levels a camera adds.")
-                    head = gr.Slider(0, 3, 0, step=0.1, label="Head motion", info="1 is a seated person's.")
-                    blink = gr.Slider(0, 1, 0, step=0.05, label="Blink", info="Chance of a partial one.")
-                    style = gr.Slider(0, 2, 0, step=0.1, label="Personal style", info="1: how people differ.")
+                    noise = gr.Slider(
+                        0, 5, 0, step=0.1, label="Sensor noise", info="Grey levels a camera adds.", min_width=_WIDE
+                    )
+                    head = gr.Slider(
+                        0, 3, 0, step=0.1, label="Head motion", info="1 is a seated person's.", min_width=_WIDE
+                    )
+                    blink = gr.Slider(
+                        0, 1, 0, step=0.05, label="Blink", info="Chance of a partial one.", min_width=_WIDE
+                    )
+                    style = gr.Slider(
+                        0, 2, 0, step=0.1, label="Personal style", info="1: how people differ.", min_width=_WIDE
+                    )
                 with gr.Row():
                     decay = gr.Dropdown(
                         [("like it rose", "cosine"), ("fast, then slow", "exponential")], value="cosine",
@@ -219,11 +239,13 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
             saved = gr.HTML(elem_id="ms-saved")
             with gr.Accordion("The same from the command line and in Python", open=False, elem_id="ms-code"):
                 shell = gr.Code(
-                    language="shell", label="Command", interactive=False, elem_id="ms-shell", wrap_lines=True
-                )
+                    language="shell", label="Command", interactive=False, elem_id="ms-shell", wrap_lines=True, lines=2,
+                    max_lines=8,
+                )  # fmt: skip
                 lines = gr.Code(
-                    language="python", label="Python", interactive=False, elem_id="ms-python", wrap_lines=True
-                )
+                    language="python", label="Python", interactive=False, elem_id="ms-python", wrap_lines=True, lines=6,
+                    max_lines=20,
+                )  # fmt: skip
 
     wished = [
         photo, which, anyway, board, onset, apex, hold, offset, decay, model, size, fps, noise, head, blink, style,
@@ -233,7 +255,7 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
     def show(label: str, *values: Any) -> Iterator[Any]:
         """The apex as soon as it is there, then the clip."""
         wish = wish_of(*values)
-        out = studio.desk.out_of(wish, label.strip())
+        out = studio.desk.out_of(wish, _typed(label))
         shown = studio.desk.apex(wish)
         told = [text for text in shown.warnings if not text.startswith("face: ")]  # which the verdict has said
         lines = wish.command(out), wish.python(out), view.message("; ".join(told), "note")
@@ -277,7 +299,7 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
 
     def keep(label: str, *values: Any) -> Any:
         wish = wish_of(*values)
-        out = studio.desk.save(wish, label.strip())
+        out = studio.desk.save(wish, _typed(label))
         return view.message(
             f"Saved: {out / 'clips' / 'syn0000000' / 'clip.mp4'}, with frames, flow and provenance beside it."
         )
@@ -362,7 +384,8 @@ def _corpus_tab(studio: Studio, corpus: str) -> None:
         return view.grid(cards, set(marks)), text, number
 
     def open_folder(path: str) -> Any:
-        library = studio.library(path.strip())
+        path = _typed(path)
+        library = studio.library(path)
         facets = library.facets()
 
         def choices(found: dict[str, int]) -> Any:
@@ -370,10 +393,10 @@ def _corpus_tab(studio: Studio, corpus: str) -> None:
 
         indices = library.select().tolist()
         return (
-            path.strip(), indices, [], view.message(""), f'<div class="ms-card">{view.escape(library.summary())}</div>',
+            path, indices, [], view.message(""), f'<div class="ms-card">{view.escape(library.summary())}</div>',
             choices(facets.emotions), choices(facets.aus), choices(facets.subjects), choices(facets.generators), ANY,
-            gr.update(visible=True), gr.update(visible=True), *render(path.strip(), indices, [], 1), "", -1,
-            str(Path(path.strip() + "-selection")), "",
+            gr.update(visible=True), gr.update(visible=True), *render(path, indices, [], 1), "", -1,
+            str(Path(path + "-selection")), "",
         )  # fmt: skip
 
     def narrow(path: str, marks: list[int], *chosen: str) -> Any:
@@ -496,18 +519,20 @@ def _study_tab(studio: Studio) -> None:
             progress = gr.HTML(view.study_state(study.State(study.IDLE)), elem_id="ms-progress")
             script = gr.Code(
                 "# choose a database to see the commands", language="shell", label="Commands", interactive=False,
-                elem_id="ms-commands", wrap_lines=True, lines=3,
+                elem_id="ms-commands", wrap_lines=True, lines=3, max_lines=24,
             )  # fmt: skip
     chosen = [name, database, makers, readers, ratios, clips, people, faces, seeds]
 
     def study_of(*values: Any) -> study.Study:
         title, real, generators, models, shares, count, persons, pictures, draws = values
+        if not _typed(real):
+            raise ConfigError("no database is named; give a folder that `mesynth prepare` wrote")
         if None in (count, persons, draws):
             raise ConfigError("a number is empty; give clips, people and repetitions")
         return study.Study(
-            folder=study.study_folder(studio.folder, title), database=Path(str(real).strip()).expanduser(),
+            folder=study.study_folder(studio.folder, _typed(title)), database=Path(_typed(real)).expanduser(),
             generators=tuple(generators), recognizers=tuple(models), ratios=tuple(map(float, shares)), clips=int(count),
-            people=int(persons), faces=str(pictures).strip(), seeds=int(draws),
+            people=int(persons), faces=_typed(pictures), seeds=int(draws),
         )  # fmt: skip
 
     def looked_at(*values: Any) -> Any:
@@ -531,10 +556,10 @@ def _study_tab(studio: Studio) -> None:
 
     def standing(title: str) -> str:
         try:
-            folder = study.study_folder(studio.folder, title)
+            folder = study.study_folder(studio.folder, _typed(title))
         except MesynthError:
             return view.study_state(study.State(study.IDLE))
-        return view.study_state(studio.runner.state(folder), f"/study/{title.strip()}")
+        return view.study_state(studio.runner.state(folder), f"/study/{_typed(title)}")
 
     estimate.click(guarded(2, reckon), chosen, [script, message], **_CALLS | {"show_progress": "minimal"})
     start.click(guarded(3, begin), chosen, [script, progress, message], **_CALLS)
@@ -547,6 +572,11 @@ def _study_tab(studio: Studio) -> None:
 
 
 # ---------------------------------------------------------------- page and server
+
+
+def _typed(text: str | None) -> str:
+    """What stands in a field; one that was never shown holds None."""
+    return (text or "").strip()
 
 
 def _js(what: str) -> str:

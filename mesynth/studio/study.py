@@ -105,6 +105,8 @@ class Study:
                 f"{self.database} holds published flow images, in units of their own; {frames[0]} makes flow in "
                 f"pixels: choose {FLOW_PRIOR} alone"
             )
+        if frames and self.faces and not Path(self.faces).exists():
+            raise ConfigError(f"the pictures {self.faces} do not exist; give a folder, or none for rendered people")
         clips = self.count(known)
         out, faces = [], self.faces or str(self.folder / "faces")
         if frames and not self.faces:

@@ -334,6 +334,9 @@ def test_a_study_in_a_browser(page: Any, server: tuple[str, Path], tmp_path: Pat
     page.click("#ms-start")
     page.wait_for_selector("#ms-study-message .ms-problem")  # no database
     page.locator("#ms-database textarea, #ms-database input").first.fill(str(tmp_path / "real"))
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('#ms-commands')?.innerText?.includes('--layout faces')")
+    assert "None" not in page.inner_text("#ms-commands")
     page.get_by_label("motion prior: no training").last.uncheck()
     page.get_by_label("flow prior: flow images, no faces").check()
     page.wait_for_function("() => document.querySelector('#ms-commands')?.innerText?.includes('--kind flow')")

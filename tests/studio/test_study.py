@@ -48,7 +48,9 @@ def test_commands_in_their_order(asked: Study) -> None:
     assert len({step.out for step in steps}) == len(steps)
     seeds = [step.words[step.words.index("--seed") + 1] for step in steps if "--seed" in step.words]
     assert len(set(seeds)) == 3  # clips of two corpora never have one seed and one generator
-    assert replace(several, faces="people").steps()[0].name == "clips of motion-prior"
+    assert replace(several, faces=str(asked.database)).steps()[0].name == "clips of motion-prior"
+    with pytest.raises(ConfigError, match="the pictures people do not exist"):
+        replace(several, faces="people").steps()
 
 
 def test_cells_are_those_of_the_ablation(asked: Study, tmp_path: Path) -> None:
