@@ -87,11 +87,12 @@ def video_bytes(frames: np.ndarray, video: str = VIDEOS[0], fps: float = PREVIEW
         return _coded(frames, video, fps)
     from PIL import Image
 
+    options: dict[str, Any]
     if video == "gif":
         # One palette for all frames: a palette per frame flickers more than the expression moves.
         first = Image.fromarray(np.concatenate([frames[0], frames[len(frames) // 2]], 1)).quantize(256)
         images = [Image.fromarray(f).quantize(palette=first, dither=Image.Dither.NONE) for f in frames]
-        options: dict[str, Any] = {"format": "GIF", "optimize": False}
+        options = {"format": "GIF", "optimize": False}
     else:
         images, options = [Image.fromarray(f) for f in frames], {"format": "PNG"}
     buffer = io.BytesIO()
