@@ -6,6 +6,7 @@ generated can be neither stale nor edited by hand.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import re
 import sys
@@ -46,6 +47,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         if (comment := f"<!-- {mark} -->") in markdown:
             markdown = markdown.replace(comment, fill())
     markdown = re.sub(r"<!-- api: (\w+) -->", lambda match: api(match[1]), markdown)
+    markdown = re.sub(r"<!-- gallery: (\w+) -->", lambda match: gallery(match[1]), markdown)
     return re.sub(r"(?s)\A.*<!-- include: ([\w./-]+) -->\s*", lambda match: included(match[1]), markdown)
 
 
@@ -112,3 +114,40 @@ def included(name: str) -> str:
         return f"[{text}]({target[5:]})" if target.startswith("docs/") and ".md" in target else text
 
     return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", link, (ROOT / name).read_text(encoding="utf-8"))
+
+
+GALLERY_STYLE = """<style>
+.gallery { display:grid; gap:1rem 1.4rem; grid-template-columns:repeat(auto-fill,minmax(min(15rem,100%),1fr)); }
+.gallery figure { margin:0; max-width:none; text-align:left; }
+.gallery div { display:grid; grid-template-columns:repeat(4,1fr); gap:4px; }
+.gallery img { width:100%; border-radius:5px; display:block; }
+.gallery figcaption { margin:.3rem 0 0; font-size:.7rem; max-width:none; }
+</style>"""
+
+
+def gallery(what: str) -> str:
+    """Pictures of ``samples/``, inside the page: its clips moving and still, or one of its sheets (aus, identities)."""
+    from html import escape
+
+    import cv2
+
+    from mesynth.metrics.page import Gallery
+    from mesynth.store.manifest import Manifest
+
+    samples = ROOT / "samples"
+    if what != "clips":
+        sheet = cv2.imread(str(samples / f"{what}.png"))
+        done, data = cv2.imencode(".webp", sheet, [cv2.IMWRITE_WEBP_QUALITY, 82])
+        assert done
+        text = base64.b64encode(bytes(data)).decode()
+        return f'<img src="data:image/webp;base64,{text}" alt="{what}" loading="lazy">'
+    manifest = Manifest.read(samples / "corpus")
+    shown = Gallery(manifest)
+    rows = list(manifest)
+    figures = []
+    for still, strip in zip(shown.stills(rows, len(rows)), shown.strips(rows, len(rows)), strict=True):
+        pictures = [(strip["moving"], "moving")] + [(still[name], name) for name in ("apex", "difference", "flow")]
+        images = "".join(f'<img src="{uri}" alt="{escape(str(still["emotion"]))}, {name}">' for uri, name in pictures)
+        words = f"<b>{escape(str(still['emotion']))}</b> {escape(str(still['target']))}"
+        figures.append(f"<figure><div>{images}</div><figcaption>{words}</figcaption></figure>")
+    return f'{GALLERY_STYLE}\n<div class="gallery">{"".join(figures)}</div>'

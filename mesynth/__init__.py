@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesynth.core.lazy import lazy_names
+from mesynth.core import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.api import (
@@ -38,16 +38,19 @@ if TYPE_CHECKING:
     from mesynth.core.types import AUVector, Clip, Flow, Sample
     from mesynth.corpus.exports.run import export
     from mesynth.corpus.verify import verify
-    from mesynth.metrics.distribution import kid
+    from mesynth.data import ClipDataset, clip_loader
+    from mesynth.metrics.fid import kid
     from mesynth.motion.prior import Face
     from mesynth.preprocess.augment import augment
     from mesynth.store.generator_folder import shipped_models
+    from mesynth.store.hub import push_to_hub
     from mesynth.store.manifest import Manifest
 
 __version__ = "0.2.0"
 __all__ = [
     "AUVector",
     "Clip",
+    "ClipDataset",
     "Face",
     "Flow",
     "LeakError",
@@ -57,6 +60,7 @@ __all__ = [
     "Sample",
     "__version__",
     "augment",
+    "clip_loader",
     "compare",
     "export",
     "fid",
@@ -72,6 +76,7 @@ __all__ = [
     "parse_request",
     "plan",
     "prepare",
+    "push_to_hub",
     "register_database",
     "register_generator",
     "register_metric",
@@ -84,6 +89,7 @@ __all__ = [
 _HOME = {
     "AUVector": "core.types",
     "Clip": "core.types",
+    "ClipDataset": "data",
     "Face": "motion.prior",
     "Flow": "core.types",
     "LeakError": "core.errors",
@@ -92,13 +98,14 @@ _HOME = {
     "Profile": "core.profiles",
     "Sample": "core.types",
     "augment": "preprocess.augment",
+    "clip_loader": "data",
     "compare": "api",
     "export": "corpus.exports.run",
     "fid": "api",
     "filter_corpus": "api",
     "format_vector": "core.facs",
     "generate": "api",
-    "kid": "metrics.distribution",
+    "kid": "metrics.fid",
     "list_recipes": "config",
     "load_corpus": "api",
     "load_generator": "api",
@@ -107,8 +114,9 @@ _HOME = {
     "parse_request": "core.facs",
     "plan": "api",
     "prepare": "api",
+    "push_to_hub": "store.hub",
     "register_database": "datasets.registry:register",
-    "register_generator": "store.families:FAMILIES.register",
+    "register_generator": "store.generator_folder:FAMILIES.register",
     "register_metric": "metrics.base:register",
     "render": "api",
     "shipped_models": "store.generator_folder",

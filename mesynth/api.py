@@ -8,17 +8,18 @@ and defaults, shared with the command line. Everything is imported when it is ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mesynth.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesynth.benchmark.result import Result
     from mesynth.corpus.filters import Rejection
-    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.plan import StoredPlan
     from mesynth.generators.base import Generator
+    from mesynth.metrics.base import MeasureRow
     from mesynth.metrics.fid import Fid
     from mesynth.metrics.report import Comparison
     from mesynth.store.manifest import Manifest
@@ -66,17 +67,15 @@ def render(
     Traceback (most recent call last):
     mesynth.core.errors.MesynthError: subjects=0 is outside 1..10000
     """
-    from mesynth.datasets.rendered import render_casme2, render_faces
+    from mesynth.datasets.rendered import Rendering, render_casme2, render_faces
 
     bar = progress or _no_bars
     if layout == "faces":
         return render_faces(out, subjects=subjects, size=size, seed=seed, progress=bar("faces"))
     if layout != "casme2":
         raise ConfigError(f"layout '{layout}' is unknown; choose casme2 or faces")
-    return render_casme2(
-        out, subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed, workers=workers,
-        progress=bar("clips"),
-    )  # fmt: skip
+    wanted = Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)
+    return render_casme2(out, wanted, workers=workers, progress=bar("clips"))
 
 
 def prepare(
@@ -148,7 +147,7 @@ def prepare(
         if idle := next(iter([*steps, *(name for name, value in chosen.items() if value)]), ""):
             raise ConfigError(f"{idle} has no effect on {database}, whose clips are prepared already; leave it out")
         if database == EXPORT:
-            from mesynth.corpus.exports.imports import import_export
+            from mesynth.corpus.exports.run import import_export
 
             return import_export(root, out, workers=workers, progress=progress)
         from mesynth.datasets.flow_folders import import_flow_folders
@@ -205,21 +204,22 @@ FLOW_FOLDERS = "flow_folders"
 """The database name of published flow images."""
 
 
-def load_database(
-    database: str,
-    root: Path,
-    *,
-    part: str = "",
-    frames: str = "",
-    subjects: int | str | Collection[str] = (),
-    clips: str | Collection[str] = (),
-    limit: int | None = None,
-    annotation: Path | str | None = None,
-    skip_bad: bool = False,
-) -> tuple[Manifest, list[Any]]:
+class Chosen(TypedDict, total=False):
+    """What of a database is taken; see :func:`prepare`."""
+
+    part: str
+    frames: str
+    subjects: int | str | Collection[str]
+    clips: str | Collection[str]
+    limit: int | None
+    annotation: Path | str | None
+    skip_bad: bool
+
+
+def load_database(database: str, root: Path, **chosen: Unpack[Chosen]) -> tuple[Manifest, list[Any]]:
     """The clips of a release or of a corpus as they lie in ``root``, and those that cannot be used, with their reason.
 
-    ``subjects`` and so on: see :func:`prepare`; of others nothing is looked at, and nothing said.
+    Of clips that are not ``chosen`` nothing is looked at, and nothing said.
 
     Raises:
         DatasetLayoutError: an unknown database, or a folder that is not laid out like the release.
@@ -232,17 +232,19 @@ def load_database(
     from mesynth.datasets.registry import CORPUS, load_release_of
     from mesynth.store.manifest import Manifest
 
-    select = Selection.parse(subjects, clips, limit)
+    select = Selection.parse(chosen.get("subjects"), chosen.get("clips"), chosen.get("limit"))
+    annotation = chosen.get("annotation")
     if database == CORPUS:
         if annotation:
             raise ConfigError(f"a corpus has no annotation file; leave out annotation {annotation}")
         return select.rows(Manifest.read(root)), []
-    from mesynth.corpus.exports.imports import is_export, restored
+    from mesynth.corpus.exports.run import is_export, restored
     from mesynth.datasets.load import usable
     from mesynth.store.stage import Skipped
 
+    part, frames = chosen.get("part", ""), chosen.get("frames", "")
     loaded = load_release_of(database, root, part=part, frames=frames, annotation=annotation, select=select)
-    manifest = usable(loaded, skip_bad=skip_bad)
+    manifest = usable(loaded, skip_bad=chosen.get("skip_bad", False))
     if is_export(root):  # made by `mesynth export`: its people, and whom its makers saw, are in the folder
         manifest = restored(manifest, root)
     left_out = [*((problem.clip, problem.reason) for problem in loaded.problems), *loaded.release.changed]
@@ -269,30 +271,45 @@ def fetch_landmarker(landmarker: str, download: bool) -> str:
 def load_corpus(folder: Path | str) -> Manifest:
     """The manifest of a folder that :func:`prepare`, :func:`render` or :func:`generate` wrote.
 
+    ``hf://datasets/ORG/NAME`` (``@REVISION``) is a folder that :func:`mesynth.push_to_hub` published: it is fetched
+    into the Hugging Face cache and held against its digest list. An export of the form ``huggingface`` is read back
+    into a corpus in the user's cache.
+
     A manifest is a table of clips, one a row: ``len(corpus)``, ``for row in corpus``, ``corpus.column("label")`` [N],
     ``corpus.filter(mask)``. Frames and flow stay in their files until they are read.
 
     Raises:
         ManifestError: no manifest there, or a damaged one.
+        HubError: the hub has it not, or does not answer.
 
     >>> load_corpus("nowhere")
     Traceback (most recent call last):
     mesynth.store.manifest.NoManifest: no manifest.parquet in nowhere; ...
     """
+    from mesynth.store.hub import is_hub, local_folder
     from mesynth.store.manifest import Manifest
 
-    return Manifest.read(folder)
+    place = local_folder(folder)
+    if is_hub(folder):
+        from mesynth.corpus.exports.run import import_export, is_export
+        from mesynth.preprocess.landmarks import default_folder
+
+        if is_export(place) and not (place / "manifest.parquet").is_file():
+            return import_export(place, default_folder() / "hub" / place.parent.parent.name / place.name)
+    return Manifest.read(place)
 
 
 # ---------------------------------------------------------------- generators
 
 
 def load_generator(name: str) -> Generator:
-    """A generator: "motion-prior", a shipped model ("motion_gan"), or a folder that :func:`train` wrote.
+    """A generator: "motion-prior", a shipped one ("motion_gan"), a folder that :func:`train` wrote, ``hf://ORG/NAME``.
 
     Options of the family stand after ``@``: ``"runs/d@steps=8"``. ``generator.generate(face, aus, profile, n_frames=65,
     fps=200)`` gives a :class:`mesynth.Sample` (frames [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels) and warnings;
-    ``generator.facts.subjects_seen`` says whom it learned from.
+    ``generator.facts.subjects_seen`` says whom it learned from. ``generator.to("cuda")`` moves its networks; what
+    :meth:`~mesynth.generators.base.Generator.push_to_hub` published, ``hf://ORG/NAME`` (``@REVISION``), is fetched into
+    the Hugging Face cache and held against its digest list.
 
     Raises:
         MesynthError: an unknown name.
@@ -403,8 +420,7 @@ def compare(
     Traceback (most recent call last):
     mesynth.core.errors.ConfigError: people=1 leaves no other people to compare with; choose at least 2
     """
-    from mesynth.benchmark.candidates import default_models, load_candidates
-    from mesynth.benchmark.requests import BenchmarkConfig
+    from mesynth.benchmark.protocol import BenchmarkConfig, default_models, load_candidates
     from mesynth.benchmark.run import compare as run
     from mesynth.generators.registry import split_models
     from mesynth.head.foreign import ForeignHead
@@ -497,9 +513,10 @@ def generate(
         settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
             ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
             ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
-            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``landmarker``, ``face`` ("largest", "all"
-            or a number from 1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv``
-            lists the pictures that were left out), and ``until_accepted`` with ``keep`` and
+            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most
+            1024 pixels a side; flow: where faces lie), ``landmarker``, ``face`` ("largest", "all" or a number from
+            1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
+            pictures that were left out), and ``until_accepted`` with ``keep`` and
             ``attempts``: clips that fail a check are drawn again.
 
     Returns:
@@ -582,6 +599,7 @@ def measure(
     lpips_weights: Path | str | None = None,
     download: bool = False,
     workers: int = 1,
+    panel: Path | str | None = None,
     command: str = "",
     progress: Progress | None = None,
 ) -> Comparison:
@@ -595,6 +613,7 @@ def measure(
         clips: of each side, drawn by ``seed``; at least 4.
         download: fetch weights that are missing; else a named stand-in is used, or the measure is not made.
         workers: processes (0: one per core; 1: two threads); no figure depends on it.
+        panel: folder of a coders' panel's results; its rows join the reports of the corpora that it showed.
         command: what the page says made it.
 
     Returns:
@@ -635,12 +654,17 @@ def measure(
         corpora = dict(synthetic)
     else:
         corpora = {name: Manifest.read(folder) for name, folder in zip(names, folders, strict=True)}
+    judged = None if panel is None else _judged(panel, corpora)
 
     def run() -> Comparison:
-        return measure_all(
+        found = measure_all(
             against, corpora, config, training=learned, inception_weights=inception_weights,
             lpips_weights=lpips_weights, allow_download=download, workers=workers, progress=progress,
         )  # fmt: skip
+        for name, rows in (judged or {}).items():
+            report = found.reports[name]
+            found.reports[name] = replace(report, rows=(*report.rows, *rows))
+        return found
 
     if out is None:
         return run()
@@ -655,6 +679,19 @@ def measure(
         found.write(out)
         enter_files(out, [write_page(found, out, command=command)])
     return found
+
+
+def _judged(panel: Path | str, corpora: Mapping[str, Manifest]) -> dict[str, list[MeasureRow]]:
+    """The rows of a coders' panel by the name of the measured corpus. Raises AnswersError, ConfigError."""
+    from mesynth.panel.collect import panel_rows
+
+    found = panel_rows(panel)
+    known = {name: found[digest] for name, manifest in corpora.items() if (digest := manifest.hash()) in found}
+    if not known:
+        raise ConfigError(
+            f"--panel {panel} showed none of {', '.join(corpora)}; give the results of a panel made of these corpora"
+        )
+    return known
 
 
 def fid(

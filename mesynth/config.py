@@ -427,6 +427,13 @@ def check_range(section: str, config: Any, least: float, most: float, *names: st
             raise ConfigError(f"{section}.{name}={getattr(config, name):g} is outside {least:g}..{most:g}")
 
 
+def check_share(what: str, config: Any, *names: str, noun: str = "share") -> None:
+    """Raises ConfigError for the first of the fields ``names`` outside 0..1; ``what`` stands before its name."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{what}{name}={getattr(config, name):g} is no {noun}; choose a number in [0, 1]")
+
+
 def check_at_least_one(section: str, config: Any, *names: str) -> None:
     """Raises ConfigError for the first of the fields ``names`` that is less than 1."""
     for name in names:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recognizer.mixing import MixConfig
     from recognizer.models import Model, register_model
     from recognizer.protocol import ProtocolConfig
+    from recognizer.results import Scores
     from recognizer.run import loso
     from recognizer.trained import Recognizer, load, predict, train
     from recognizer.training import TrainConfig
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AblationConfig", "DataConfig", "FlowSet", "MixConfig", "Model", "ProtocolConfig", "Recognizer", "RunConfig",
-    "TrainConfig", "ablate", "load", "load_config", "loso", "predict", "predict_video", "register_model", "train",
+    "Scores", "TrainConfig", "ablate", "load", "load_config", "loso", "predict", "predict_video", "register_model",
+    "train",
 ]  # fmt: skip
 
 _HOME = {
     "AblationConfig": "config", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing", "Model": "models",
-    "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "TrainConfig": "training",
-    "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
+    "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "Scores": "results",
+    "TrainConfig": "training", "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
     "predict": "trained", "predict_video": "video", "register_model": "models", "train": "trained",
 }  # fmt: skip
 

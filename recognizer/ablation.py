@@ -15,30 +15,35 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.process import launched
-from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer
 from recognizer import ablation_page, report
 from recognizer import results as predictions
 from recognizer import sources as ledger
 from recognizer.ablation_page import curve_png
-from recognizer.ablation_result import CONFIG, RESULT, AblationResult, figures, read_result, write_result
-from recognizer.cells import (
+from recognizer.ablation_result import (
+    CONFIG,
     NONE,
     PARTS,
     POOLED,
+    RESULT,
+    AblationResult,
     Cell,
     CellResult,
     CellRunner,
+    details,
+    figures,
     grid,
     groups,
     read_cell,
+    read_result,
     write_cell,
+    write_result,
 )
 from recognizer.config import AblationConfig, config_hash, config_yaml, effective
 from recognizer.data import FlowSet
 from recognizer.models import MODELS
 from recognizer.protocol import make_folds
-from recognizer.sources import Progress, Source, as_flow_set, flow_notes, framed, run_identity, sources
+from recognizer.sources import Opened, Progress, Source, as_flow_set, flow_notes, framed, run_identity, sources
 
 _POLL_SECONDS = 0.5
 
@@ -68,12 +73,8 @@ def ablate(
         A figure for every condition, and its paired difference from no synthetic clips with Holm's correction.
 
     Raises:
-        LeakError: a synthetic clip has seen who is held out.
-        PoolTooSmallError: fewer synthetic clips than are asked for.
-        ManifestError: clips without what the model needs, or none.
-        ConfigError: settings that exclude each other.
-        MissingClassError: a class without a clip.
-        RunFolderError: ``out`` holds another run.
+        LeakError, PoolTooSmallError, ManifestError, ConfigError, MissingClassError, RunFolderError: as
+            :func:`recognizer.loso`.
 
     >>> from sklearn.naive_bayes import GaussianNB
     >>> y = np.arange(36) % 3
@@ -99,8 +100,8 @@ def ablate(
 
 
 def _ablate(
-    real_source: FlowSet | list[Manifest],
-    synthetic_source: FlowSet | list[Manifest],
+    real_source: Opened,
+    synthetic_source: Opened,
     config: AblationConfig,
     folder: Path | None,
     more: dict[str, Any],
@@ -125,8 +126,8 @@ def _ablate(
 
 
 def _completed(
-    real_source: FlowSet | list[Manifest],
-    synthetic_source: FlowSet | list[Manifest],
+    real_source: Opened,
+    synthetic_source: Opened,
     names: list[str],
     config: AblationConfig,
     folder: Path | None,
@@ -149,7 +150,8 @@ def _completed(
     notes = _notes(runner, cells, real_source, synthetic_source)
     result = _result(runner, cells, results, load_seconds, command, notes)
     if folder is not None:
-        texts = {"ablation.html": ablation_page.page(result), "report.md": report.ablation_markdown(result)}
+        behind = details(cells, results, config)
+        texts = {"ablation.html": ablation_page.page(result, behind), "report.md": report.ablation_markdown(result)}
         table = predictions.join([r.table for r in results])
         write_result(folder, result, table, config_yaml(config, synthetic=True), texts, without=[PARTS])
         if not isinstance(real_source, FlowSet):
@@ -158,9 +160,7 @@ def _completed(
     return result
 
 
-def _framed(
-    real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest], config: AblationConfig
-) -> tuple[FlowSet | list[Manifest], FlowSet | list[Manifest]]:
+def _framed(real: Opened, synthetic: Opened, config: AblationConfig) -> tuple[Opened, Opened]:
     real, made, _ = framed(real, synthetic, config.data)
     assert made is not None
     return real, made
@@ -191,11 +191,7 @@ def plan(
 
 
 def _runner(
-    real: FlowSet | list[Manifest],
-    synthetic: FlowSet | list[Manifest],
-    names: Sequence[str],
-    config: AblationConfig,
-    progress: Progress | None,
+    real: Opened, synthetic: Opened, names: Sequence[str], config: AblationConfig, progress: Progress | None
 ) -> CellRunner:
     real_set = as_flow_set(real, config, progress, "reading clips")
     made = _made(synthetic, names, config, progress)
@@ -246,7 +242,7 @@ def _wait(ready: Callable[[], bool]) -> None:
 # ---------------------------------------------------------------- sources
 
 
-def _names(source: FlowSet | list[Manifest], config: AblationConfig) -> list[str]:
+def _names(source: Opened, config: AblationConfig) -> list[str]:
     """All corpora pooled, and each by its folder's name where each is run by itself."""
     if not config.per_source:
         return [POOLED]
@@ -263,7 +259,7 @@ def _names(source: FlowSet | list[Manifest], config: AblationConfig) -> list[str
 
 
 def _made(
-    source: FlowSet | list[Manifest], names: Sequence[str], config: AblationConfig, progress: Progress | None
+    source: Opened, names: Sequence[str], config: AblationConfig, progress: Progress | None
 ) -> dict[str, FlowSet]:
     if len(names) == 1:
         return {POOLED: as_flow_set(source, config, progress, "reading synthetic")}
@@ -278,9 +274,7 @@ def _made(
 # ---------------------------------------------------------------- result
 
 
-def _notes(
-    runner: CellRunner, cells: Sequence[Cell], real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest]
-) -> list[str]:
+def _notes(runner: CellRunner, cells: Sequence[Cell], real: Opened, synthetic: Opened) -> list[str]:
     """Of the clips: flow of two kinds, and what folds lack where nothing is added, by the number of subjects."""
     notes = flow_notes(real, synthetic)
     plain = {c.condition.train_subjects: c for c in reversed(cells) if c.condition.arm == NONE}
@@ -324,7 +318,7 @@ def _result(
     )
 
 
-def _command(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest], folder: Path | None) -> str:
+def _command(real: Opened, synthetic: Opened, folder: Path | None) -> str:
     if isinstance(real, FlowSet) or isinstance(synthetic, FlowSet) or folder is None:
         return ""
     words = ["recognizer", "ablate", str(folder / CONFIG)]

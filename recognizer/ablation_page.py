@@ -10,15 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 from typing import Any
 
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recognizer.ablation_result import AblationResult, Summary
-from recognizer.cells import NONE, POOLED
+from mesynth.store.pages import render
+from recognizer.ablation_result import NONE, POOLED, AblationResult, Detail, Summary
 from recognizer.protocol import OWN_CLIPS
 from recognizer.report import (
     ablation_columns,
@@ -252,16 +251,12 @@ def legend_svg(line: Line) -> str:
 _KINDS = {"gain": "gain", "loss": "loss"}
 
 
-def page(result: AblationResult) -> str:
-    """The page of a finished ablation."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("recognizer").joinpath("ablation_page.html").read_text()
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
-    return template.render(**_values(result))
+def page(result: AblationResult, details: Sequence[Detail] = ()) -> str:
+    """The page of a finished ablation; ``details`` fill its confusion matrices and its view person by person."""
+    return render("recognizer", "ablation_page.html", **_values(result, details))
 
 
-def _values(result: AblationResult) -> dict[str, Any]:
+def _values(result: AblationResult, details: Sequence[Detail]) -> dict[str, Any]:
     summary = result.summary
     more = ablation_columns(summary)
     amounts, subjects = amount_panels(summary), subject_panels(summary)
@@ -287,7 +282,84 @@ def _values(result: AblationResult) -> dict[str, Any]:
         "hash": result.config_hash,
         "command": result.command,
         "seconds": result.seconds,
-    }
+    } | _behind(summary, details)
+
+
+_SHOWN = 4
+"""Headline comparisons whose confusions and people are shown; all are in predictions.parquet."""
+
+
+def _behind(summary: Sequence[Summary], details: Sequence[Detail]) -> dict[str, Any]:
+    """Confusions without and with added clips, and people, of the first headline comparisons."""
+    amount, more = shown_amount(summary), ablation_columns(summary)
+    matrices, people = [], []
+    for s in [s for s in _headlines(summary) if s.source == POOLED][:_SHOWN]:
+        place = (s.model, s.mode, s.train_subjects)
+        here = [d for d in details if (d.condition.model, d.condition.mode, d.condition.train_subjects) == place]
+        base = next((d for d in here if d.condition.arm == NONE), None)
+        own = next((d for d in here if d.condition.arm != NONE and d.condition.amount == amount), None)
+        if base is None or own is None:
+            continue
+        title = condition_words(s, more)
+        matrices += [_matrix(base, f"{title}: nothing added"), _matrix(own, f"{title}: {s.amount_text} added")]
+        people.append(_people(base, own, title))
+    return {"details": matrices, "people": people}
+
+
+def _matrix(detail: Detail, title: str) -> dict[str, Any]:
+    rows = []
+    for index, (name, counts) in enumerate(zip(detail.classes, detail.confusion, strict=True)):
+        total = max(sum(counts), 1)
+        rows.append(
+            {"name": name, "index": index, "cells": [{"n": n, "percent": round(100 * n / total)} for n in counts]}
+        )  # fmt: skip
+    return {"title": title, "classes": detail.classes, "seeds": detail.seeds, "matrix": rows}
+
+
+def _people(base: Detail, own: Detail, title: str) -> dict[str, Any]:
+    from markupsafe import Markup  # made of numbers alone
+
+    changes = sorted(
+        (own.people[name][1] - right, name) for name, (_, right) in base.people.items() if name in own.people
+    )
+    rows = [
+        {
+            "name": name, "n": base.people[name][0], "without": f"{base.people[name][1]:.2f}",
+            "right": f"{own.people[name][1]:.2f}", "change": f"{change:+.2f}",
+            "kind": "gain" if change > _SAME else "loss" if change < -_SAME else "",
+        }
+        for change, name in changes
+    ]  # fmt: skip
+    better, worse = (sum(row["kind"] == kind for row in rows) for kind in ("gain", "loss"))
+    same = len(rows) - better - worse
+    words = f"{better} better, {worse} worse, {same} the same, of {many(len(rows), 'person', 'people')}"
+    return {"title": title, "svg": Markup(people_svg([change for change, _ in changes])), "rows": rows, "words": words}
+
+
+_SAME = 1e-9
+
+
+def people_svg(changes: Sequence[float]) -> str:
+    """Bars of -1 to 1 around a line, one a person, in the order given; the axis is in shares."""
+    width, height, left, middle = 360, 130, 40, 60
+    inner = width - left - 10
+    step = inner / max(len(changes), 1)
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="change of each person"><g class="axis">']
+    for value, text in ((-1, "-1"), (0, "0"), (1, "+1")):
+        y = middle - 50 * value
+        out.append(f'<path d="M{left},{y}H{width - 10}"/><text x="{left - 6}" y="{y + 4}" class="y">{text}</text>')
+    out.append("</g>")
+    for i, change in enumerate(changes):
+        size = max(50 * abs(change), 0.8)
+        top = middle - size if change > 0 else middle
+        kind = "up" if change > _SAME else "down" if change < -_SAME else "same"
+        wide = max(step * 0.8, 0.6)
+        out.append(
+            f'<rect class="{kind}" x="{left + i * step + 0.1 * step:.2f}" y="{top:.2f}" width="{wide:.2f}" '
+            f'height="{size:.2f}"/>'
+        )
+    out.append(f'<path class="level" d="M{left},{middle}H{width - 10}"/></svg>')
+    return "".join(out)
 
 
 def _facts(result: AblationResult) -> list[tuple[str, str]]:

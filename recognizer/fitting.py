@@ -20,8 +20,7 @@ from recognizer.config import RunConfig, is_closed, only_networks_pretrain, sect
 from recognizer.data import BYTES, FLOW, TOP, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
 from recognizer.models import LDA, SVM, lda, svm
-from recognizer.models.common import FlowNetwork
-from recognizer.models.outside import is_estimator
+from recognizer.models.common import FlowNetwork, is_estimator
 from recognizer.protocol import Fold
 from recognizer.training import Callback, Progress, Task, Tensors
 

@@ -3,20 +3,145 @@
 Every protocol ends in the same two things: the folds over the real clips, and a :class:`Mixture`, one pool of clips
 whose ``weights`` [folds, clips] say what each fold may learn from: nothing that saw a held-out subject. Models see
 nothing else.
+
+Copies of a fold's own clips may be mixed in where synthetic clips would be: what copies gain is no new information. A
+copy carries its source clip's subject, and that it saw that subject, so the rule that keeps synthetic clips out of a
+fold keeps copies out too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, MesynthError
 from mesynth.core.seeds import stream
-from recognizer import controls
-from recognizer.data import FlowSet, require_one_unit
+from mesynth.core.types import optical_strain
+from mesynth.store.manifest import met
+from recognizer.data import FlowSet, mirror, require_one_unit
+
+__all__ = [
+    "ARMS",
+    "BALANCES",
+    "LEAK_POLICIES",
+    "OWN_CLIPS",
+    "PROTOCOLS",
+    "Fold",
+    "Mixture",
+    "PoolTooSmallError",
+    "ProtocolConfig",
+    "check_leaks",
+    "leaks",
+    "make_folds",
+    "mix",
+]
+
+# ---------------------------------------------------------------- copies of a fold's own clips
+
+
+COPIES = ("mirror", "magnified", "augmented")
+FLOW_ONLY = ("magnified", "augmented")
+"""Copies that exist for flow alone: frames cannot be made to show them."""
+MAKER = "control/"
+"""What a copy's ``generators`` begins with."""
+_ROUNDS = {"mirror": 1, "magnified": 8, "augmented": 8}
+"""Different copies of one clip at most; they are counted again where more are asked for."""
+MAGNIFICATION = (1.5, 3.0)
+ROTATION_DEGREES, SCALE, SHIFT, NOISE = 10.0, (0.9, 1.1), 0.05, (0.05, 0.15)
+"""Of augmented copies: largest angle, range of scales, largest shift (share of the side), and the range of the noise's
+standard deviation (share of the clip's rms of u and v)."""
+
+
+def rounds_for(kind: str, wanted: int) -> int:
+    """How many different copies of each clip are made where ``wanted`` would be counted."""
+    return max(min(wanted, _ROUNDS[kind]), 1)
+
+
+def copies(real: FlowSet, kind: str, *, rounds: int = 1, seed: int = 0) -> FlowSet:
+    """``rounds`` copies of every clip: clip i's copy in round r is clip ``r * len(real) + i``.
+
+    mirror: left and right swapped, frames too. magnified: u, v and strain times 1.5 to 3. augmented: the image rotated,
+    scaled and shifted a little, its vectors with it, noise added, and strain computed anew. A round is a function of
+    (seed, round) alone.
+
+    Raises:
+        ConfigError: magnified or augmented copies of clips that have frames.
+    """
+    if kind not in COPIES:
+        raise ConfigError(f"copies '{kind}' are unknown; choose from {', '.join(COPIES)}")
+    if kind in FLOW_ONLY and real.views:
+        raise ConfigError(
+            f"{kind} copies exist for flow alone, and {', '.join(sorted(real.views))} of the clips are in use too; "
+            f"leave the control {kind} out, or choose models that see flow alone"
+        )
+    made = [_round(real, kind, r, seed) for r in range(rounds)]
+    x, au = (np.concatenate([part[i] for part in made]) for i in range(2))
+    index = np.tile(np.arange(len(real)), rounds)
+    names = [f"{clip}#{kind}{r}" for r in range(rounds) for clip in real.clip_ids]
+    seen = [tuple(sorted({str(s), *more})) for s, more in zip(real.subjects, real.subjects_seen, strict=True)]
+    taken = real.take(index)
+    return replace(
+        taken, x=x, au=au, clip_ids=np.array(names), kinds=np.full(len(index), "synthetic"),
+        generators=np.full(len(index), MAKER + kind), subjects_seen=tuple(seen * rounds),
+        views={name: np.ascontiguousarray(view[..., ::-1]) for name, view in taken.views.items()},
+    )  # fmt: skip
+
+
+def _round(real: FlowSet, kind: str, r: int, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """x [N,3,S,S] and au [N,K*2] of one round."""
+    if kind == "mirror":
+        return mirror(real.x, real.au)
+    rng = stream(seed, f"control/{kind}", r)
+    if kind == "magnified":
+        factor = rng.uniform(*MAGNIFICATION, len(real))
+        return real.x * factor.astype(np.float32)[:, None, None, None], real.au
+    return _augmented(real.x, rng), real.au
+
+
+def _augmented(x: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
+    n, size = len(x), x.shape[-1]
+    degrees = rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, n)
+    scale = rng.uniform(*SCALE, n)
+    shift = rng.uniform(-SHIFT, SHIFT, (n, 2)) * size
+    flow = similarity(x[:, :2].astype(np.float64), degrees, scale, shift)
+    rms = np.sqrt((flow**2).mean((1, 2, 3), keepdims=True))
+    level = rng.uniform(*NOISE, (n, 1, 1, 1))
+    # A function of the round alone, whatever the clip: sizes of all draws are fixed by the real set.
+    flow = flow + level * rms * rng.standard_normal(flow.shape)
+    image = np.concatenate([flow, optical_strain(flow)[:, None]], 1)
+    return image.astype(np.float32)
+
+
+def similarity(
+    flow: npt.NDArray[Any], degrees: npt.NDArray[Any], scale: npt.NDArray[Any], shift: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Flow [N,2,S,S] of faces that are rotated (positive: x towards y), scaled about the centre, then shifted.
+
+    ``degrees`` and ``scale`` [N], ``shift`` [N,2] in pixels (x, y). A vector turns and grows with the face it moves.
+    Edges repeat.
+    """
+    size = flow.shape[-1]
+    angle = np.deg2rad(degrees)
+    turn = scale[:, None, None] * np.stack(
+        [np.stack([np.cos(angle), -np.sin(angle)], 1), np.stack([np.sin(angle), np.cos(angle)], 1)], 1
+    )  # [N,2,2]
+    # grid_sample asks where each target pixel comes from, in units in which the image spans [-1, 1].
+    back = np.linalg.inv(turn)
+    offset = -np.einsum("nij,nj->ni", back, shift * (2 / size))
+    theta = torch.from_numpy(np.concatenate([back, offset[..., None]], 2))
+    field = torch.from_numpy(np.ascontiguousarray(flow, dtype=np.float64))
+    grid = torch.nn.functional.affine_grid(theta, list(field.shape), align_corners=False)
+    moved = torch.nn.functional.grid_sample(field, grid, padding_mode="border", align_corners=False)
+    return np.asarray(np.einsum("nij,njhw->nihw", turn, moved.numpy()))
+
+
+# ---------------------------------------------------------------- folds
+
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -136,15 +261,10 @@ def _grouped(subjects: npt.NDArray[np.str_], config: ProtocolConfig) -> list[str
 # ------------------------------------------------------------------- protocol
 
 
-__all__ = [
-    "ARMS", "BALANCES", "LEAK_POLICIES", "OWN_CLIPS", "PROTOCOLS", "Fold", "Mixture", "PoolTooSmallError",
-    "ProtocolConfig", "check_leaks", "leaks", "make_folds", "mix",
-]  # fmt: skip
-
 LEAK_POLICIES = ("raise", "zero-weight")
 BALANCES = ("same", "class")
-ARMS = ("synthetic", "shuffled", "synthetic-only", "duplicates", *controls.COPIES)
-OWN_CLIPS = ("duplicates", *controls.COPIES)
+ARMS = ("synthetic", "shuffled", "synthetic-only", "duplicates", *COPIES)
+OWN_CLIPS = ("duplicates", *COPIES)
 """Arms that add the fold's own clips and no synthetic one."""
 
 
@@ -187,10 +307,7 @@ class Mixture:
 
 def leaks(pool: FlowSet, held_out: frozenset[str]) -> BoolArray:
     """[N] bool: the clip shows, or learned from, a held-out subject."""
-    own = np.isin(pool.subjects, list(held_out))
-    sets, which = pool.subject_sets
-    seen = np.array([not held_out.isdisjoint(subjects) for subjects in sets], np.bool_)
-    return np.asarray(own | seen[which])
+    return met(held_out, pool.subjects, *pool.subject_sets)
 
 
 def check_leaks(pool: FlowSet, fold: Fold) -> None:
@@ -237,7 +354,7 @@ def mix(
         arm: ``synthetic``; controls: ``shuffled`` permutes the synthetic clips' labels, ``synthetic-only`` is
             ``synthetic`` with ``only_added``. The others add the fold's own real clips, as many as the ratio asks:
             ``duplicates`` counts them again, ``mirror``, ``magnified`` and ``augmented`` add
-            :func:`recognizer.controls.copies` of them where synthetic clips would be.
+            :func:`recognizer.protocol.copies` of them where synthetic clips would be.
         train_subjects: learn from only so many of the fold's real subjects, a nested seeded draw; 0 = all.
         balance: ``same``: the added clips' classes keep the shares of the fold's real training clips; ``class``: all
             classes in equal shares (all that the fold has clips of, where its own clips are added).
@@ -259,8 +376,8 @@ def mix(
     else:
         shares = [_sharing(real, train, own, balance) for train in trains]
         wanted = [_class_sequence(one, round(ratio * len(train))) for one, train in zip(shares, trains, strict=True)]
-    added_set = _own_copies(real, arm, trains, wanted, seed) if arm in controls.COPIES else synthetic
-    rounds = len(added_set) // len(real) if added_set is not None and arm in controls.COPIES else 0
+    added_set = _own_copies(real, arm, trains, wanted, seed) if arm in COPIES else synthetic
+    rounds = len(added_set) // len(real) if added_set is not None and arm in COPIES else 0
     pool = real
     if added_set is not None:  # also at ratio 0: runs that differ in the ratio alone then share one pool
         pool = FlowSet.concat([real, _shuffled(added_set, seed) if arm == "shuffled" else added_set])
@@ -404,7 +521,7 @@ def _own_copies(real: FlowSet, arm: str, trains: Sequence[IntArray], wanted: Seq
     for train, count in zip(trains, wanted, strict=True):
         there = np.bincount(real.y[train], minlength=len(real.classes))
         most = max(most, int(np.ceil(count / np.maximum(there, 1)).max()))
-    return controls.copies(real, arm, rounds=controls.rounds_for(arm, most), seed=seed)
+    return copies(real, arm, rounds=rounds_for(arm, most), seed=seed)
 
 
 def _own_clips(real: FlowSet, rounds: int, train: IntArray, wanted: IntArray, seed: int, fold: Fold) -> IntArray:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from recognizer.metrics import Metrics
-from recognizer.results import column
+from recognizer.results import Metrics, column
 
 if TYPE_CHECKING:
     from recognizer.ablation_result import AblationResult, Summary

@@ -34,23 +34,20 @@ from recognizer import sources as ledger
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import DataConfig, FlowSet
 from recognizer.fitting import NetworkMembers, Pretrained, chosen_weights, fit, shares_of, top_of
-from recognizer.metrics import MissingClassError, require_classes
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
 from recognizer.protocol import Fold, Mixture, make_folds
 from recognizer.report import log_text
-from recognizer.results import Condition, LosoResult, chosen_text, figures, oracle_figures
-from recognizer.sources import (
-    Progress,
-    Source,
-    as_flow_set,
-    flow_notes,
-    framed,
-    framed_as,
-    framing_notes,
-    run_identity,
-    sources,
+from recognizer.results import (
+    Condition,
+    LosoResult,
+    MissingClassError,
+    chosen_text,
+    figures,
+    oracle_figures,
+    require_classes,
 )
+from recognizer.sources import Opened, Progress, Source, as_flow_set, sources
 from recognizer.trained import Recognizer, load_pretrained, names_recognizer
 
 RESULT, PREDICTIONS, CONFIG, WEIGHTS = "result.json", "predictions.parquet", "config.yaml", "weights.safetensors"
@@ -61,8 +58,8 @@ MEGC_LOG = "megc.txt"
 class _Run:
     """What a run depends on, and where it goes."""
 
-    real: FlowSet | list[Manifest]
-    synthetic: FlowSet | list[Manifest] | None
+    real: Opened
+    synthetic: Opened | None
     config: RunConfig
     oracle: bool
     folder: Path | None
@@ -151,18 +148,13 @@ def loso(
 
 
 def _prepare(
-    real: FlowSet | list[Manifest],
-    synthetic: FlowSet | list[Manifest] | None,
-    config: RunConfig,
-    oracle: bool,
-    folder: Path | None,
-    more: dict[str, Any],
+    real: Opened, synthetic: Opened | None, config: RunConfig, oracle: bool, folder: Path | None, more: dict[str, Any]
 ) -> _Run:
-    real, synthetic, _ = framed(real, synthetic, config.data)
+    real, synthetic, _ = ledger.framed(real, synthetic, config.data)
     if oracle and is_closed(config, config.model):
         raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
     pretrained = load_pretrained(config)
-    identity = run_identity("loso", real, synthetic, config) | dict(pretrained.digests)
+    identity = ledger.run_identity("loso", real, synthetic, config) | dict(pretrained.digests)
     identity |= {"oracle": True} if oracle else {}
     return _Run(real, synthetic, config, oracle, folder, identity | more, pretrained)
 
@@ -187,7 +179,7 @@ def zero_shot_config(recognizer: Recognizer, config: RunConfig) -> RunConfig:
 
 
 def _zero_shot(
-    real: FlowSet | list[Manifest],
+    real: Opened,
     synthetic: Source | None,
     recognizer: Recognizer,
     config: RunConfig,
@@ -198,9 +190,9 @@ def _zero_shot(
         what = "an oracle picks a point of training" if oracle else "synthetic clips are learned from"
         raise ConfigError(f"{what}, and {recognizer.name or 'a trained recognizer'} is tested as it is; leave that out")
     config = zero_shot_config(recognizer, config)
-    real = framed_as(real, recognizer.framing, config.data)
+    real = ledger.framed_as(real, recognizer.framing, config.data)
     before = Pretrained(seen={"model": recognizer.subjects_seen}, digests={"recognizer": recognizer.sha256})
-    identity = run_identity("loso", real, None, config) | dict(before.digests)
+    identity = ledger.run_identity("loso", real, None, config) | dict(before.digests)
     return _Run(real, None, config, False, None if out is None else Path(out), identity, before, recognizer)
 
 
@@ -362,8 +354,8 @@ def _notes(run: _Run, outcome: _Outcome | None, *, adds: bool) -> list[str]:
         saw = len(run.tested.subjects_seen)
         whom = f"{saw} subjects, none of them tested" if saw else "nobody: synthetic clips alone"
         zero = f"zero-shot: {run.name} was tested as it is, and nothing was learned here (it had learned from {whom})"
-        return [zero, *framing_notes(run.real, others="the clips that it learned from")]
-    notes = flow_notes(run.real, run.synthetic if adds else None)
+        return [zero, *ledger.framing_notes(run.real, others="the clips that it learned from")]
+    notes = ledger.flow_notes(run.real, run.synthetic if adds else None)
     if outcome is not None and outcome.prior_weights:
         notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
     return notes

@@ -22,7 +22,7 @@ from mesynth.config import read_yaml
 from mesynth.core.errors import ManifestError
 from mesynth.core.framing import KnownFraming, covered
 from mesynth.store.digests import LEDGER
-from mesynth.store.families import UNTRAINED, has_property
+from mesynth.store.generator_folder import UNTRAINED, has_property
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
@@ -30,11 +30,13 @@ from recognizer.config import RunConfig, effective, needs_of, transform_of
 from recognizer.data import BYTES, EACH, MATCH, READ_AS, TOP, DataConfig, FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
+Opened = FlowSet | list[Manifest]
+"""A source that was looked for: clips in memory, or manifests that are read when they are needed."""
 Progress = Callable[[str, float, float], None]
 """Called with (what is being done, done, total)."""
 
 
-def sources(source: Source) -> FlowSet | list[Manifest]:
+def sources(source: Source) -> Opened:
     """Manifests from paths; a FlowSet stays what it is."""
     if isinstance(source, FlowSet):
         return source
@@ -43,8 +45,8 @@ def sources(source: Source) -> FlowSet | list[Manifest]:
 
 
 def framed(
-    real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None, data: DataConfig
-) -> tuple[FlowSet | list[Manifest], FlowSet | list[Manifest] | None, KnownFraming | None]:
+    real: Opened, synthetic: Opened | None, data: DataConfig
+) -> tuple[Opened, Opened | None, KnownFraming | None]:
     """Both, to be read with faces where the real clips have them, and where that is (None: not known).
 
     A recognizer reads motion by its place in the crop. Of several real manifests that are framed unlike, the framing
@@ -83,9 +85,7 @@ def _by_database(manifest: Manifest, known: KnownFraming | None) -> list[tuple[M
     return [(replace(part, meta=part.meta | framing_meta(known.of(name))), known.of(name)) for name, part in each]
 
 
-def framed_as(
-    source: FlowSet | list[Manifest], target: KnownFraming | None, data: DataConfig
-) -> FlowSet | list[Manifest]:
+def framed_as(source: Opened, target: KnownFraming | None, data: DataConfig) -> Opened:
     """``source``, to be read with faces where ``target`` has them, as :func:`framed` does it."""
     if isinstance(source, FlowSet):
         return source
@@ -109,9 +109,7 @@ def _bound(manifest: Manifest, known: KnownFraming | None, target: KnownFraming 
     return replace(manifest, meta=manifest.meta | meta)
 
 
-def framing_notes(
-    *sources: FlowSet | list[Manifest] | None, others: str = "the real clips", settings: bool = True
-) -> list[str]:
+def framing_notes(*sources: Opened | None, others: str = "the real clips", settings: bool = True) -> list[str]:
     """A line for every manifest whose faces lie elsewhere than the others': both numbers, and what is done about it.
 
     ``settings``: whether data.frame can be set there.
@@ -143,12 +141,7 @@ def framing_notes(
 
 
 def as_flow_set(
-    source: FlowSet | list[Manifest],
-    config: RunConfig,
-    progress: Progress | None,
-    what: str,
-    *,
-    unlabelled: bool = False,
+    source: Opened, config: RunConfig, progress: Progress | None, what: str, *, unlabelled: bool = False
 ) -> FlowSet:
     """Load manifests under the run's DataConfig; a FlowSet must have been loaded under the same."""
     if isinstance(source, FlowSet):
@@ -168,7 +161,7 @@ def as_flow_set(
     return load(source, config.data, views=needs_of(config), unlabelled=unlabelled, progress=report)
 
 
-def fingerprint(source: FlowSet | list[Manifest] | None) -> list[str]:
+def fingerprint(source: Opened | None) -> list[str]:
     """What the data are, for the run's identity: manifest hashes, or the clip ids of a loaded set."""
     if source is None:
         return []
@@ -177,12 +170,7 @@ def fingerprint(source: FlowSet | list[Manifest] | None) -> list[str]:
     return [m.hash() for m in source]
 
 
-def run_identity(
-    verb: str,
-    real: FlowSet | list[Manifest],
-    synthetic: FlowSet | list[Manifest] | None,
-    config: RunConfig,
-) -> dict[str, Any]:
+def run_identity(verb: str, real: Opened, synthetic: Opened | None, config: RunConfig) -> dict[str, Any]:
     """What a run's results depend on; two runs with equal identity give equal results."""
     inputs = {model: asdict(transform_of(config, model)) for model in config.used_models}
     alike = len({tuple(one.items()) for one in inputs.values()}) == 1  # then they stand in the configuration
@@ -198,7 +186,7 @@ def run_identity(
     )
 
 
-def _read_as(*sources: FlowSet | list[Manifest] | None) -> dict[str, Any]:
+def _read_as(*sources: Opened | None) -> dict[str, Any]:
     """For the run's identity: the framing each manifest is read in, where one is read in another's."""
     manifests = [m for source in sources if isinstance(source, list) for m in source]
     texts = [KnownFraming.of_json(m.meta[READ_AS]).framing.text() if READ_AS in m.meta else "" for m in manifests]
@@ -225,13 +213,13 @@ def exact_flow(manifest: Manifest) -> list[str]:
     return sorted({*warping, *(names & set(UNTRAINED))})
 
 
-def flow_notes(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None) -> list[str]:
+def flow_notes(real: Opened, synthetic: Opened | None) -> list[str]:
     """Where exact flow is learned from beside estimated flow, or faces lie elsewhere: a line that says so, and how to
     make them alike."""
     return [*framing_notes(real, synthetic), *_exactness(real, synthetic)]
 
 
-def _exactness(real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None) -> list[str]:
+def _exactness(real: Opened, synthetic: Opened | None) -> list[str]:
     if isinstance(real, FlowSet) or synthetic is None or isinstance(synthetic, FlowSet):
         return []
     makers = sorted({name for manifest in synthetic for name in exact_flow(manifest)})

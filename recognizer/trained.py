@@ -30,12 +30,13 @@ from mesynth.store.weights import packed
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config
 from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_unit, require_one_unit
 from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, Trained, fit, restored
-from recognizer.metrics import confusion, from_confusion
 from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, members_of, mixed
 from recognizer.models import CLOSED, MODELS, ships
 from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
+from recognizer.results import confusion, from_confusion
 from recognizer.sources import (
+    Opened,
     Progress,
     Source,
     as_flow_set,
@@ -430,8 +431,8 @@ def train(
 
 
 def training_clips(
-    real: FlowSet | list[Manifest] | None, synthetic: FlowSet | list[Manifest] | None, config: RunConfig
-) -> tuple[FlowSet | list[Manifest], FlowSet | list[Manifest] | None, KnownFraming | None, RunConfig]:
+    real: Opened | None, synthetic: Opened | None, config: RunConfig
+) -> tuple[Opened, Opened | None, KnownFraming | None, RunConfig]:
     """What :func:`train` reads (see :func:`recognizer.sources.framed`; no real clips are an empty list), and its
     settings: without real clips, mix.mode is synthetic-only.
 
@@ -456,9 +457,7 @@ def training_clips(
     return [], made, framing, replace(config, mix=replace(mix, mode=SYNTHETIC_ONLY))
 
 
-def training_notes(
-    real: FlowSet | list[Manifest], synthetic: FlowSet | list[Manifest] | None, config: RunConfig
-) -> list[str]:
+def training_notes(real: Opened, synthetic: Opened | None, config: RunConfig) -> list[str]:
     """What to know of the clips of :func:`training_clips`, a line each."""
     n = len(real) if isinstance(real, FlowSet) else sum(map(len, real))
     if config.mix.mode != SYNTHETIC_ONLY or not n:
@@ -472,8 +471,8 @@ def training_notes(
 
 def _trained(
     folder: Path,
-    real_source: FlowSet | list[Manifest],
-    synthetic_source: FlowSet | list[Manifest] | None,
+    real_source: Opened,
+    synthetic_source: Opened | None,
     framing: KnownFraming | None,
     config: RunConfig,
     pretrained: Pretrained,
@@ -517,7 +516,7 @@ def _people(mixture: Mixture, before: frozenset[str]) -> set[str]:
     return set(mixture.subjects_seen(0, before)) - nobody
 
 
-def _manifests(source: FlowSet | list[Manifest] | None) -> list[Manifest]:
+def _manifests(source: Opened | None) -> list[Manifest]:
     return source if isinstance(source, list) else []
 
 

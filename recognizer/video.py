@@ -31,10 +31,18 @@ from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, wri
 from mesynth.store.shards import read_flow, read_frames
 from mesynth.store.stage import read_notes, read_skipped
 from mesynth.store.videos import read_pictures
-from recognizer.recording import NOTHING, Interval, Recording, RecordingError, VideoPrediction, table_of
+from recognizer.recording import (
+    NOTHING,
+    Interval,
+    Recording,
+    RecordingError,
+    Shown,
+    VideoPrediction,
+    table_of,
+    timeline_png,
+)
 from recognizer.results import write_table
 from recognizer.sources import Progress, as_flow_set
-from recognizer.timeline import Shown, timeline_png
 from recognizer.trained import Preparation, Recognizer, standing
 
 PREDICTIONS, INTERVALS, TIMELINE, CLIPS = "predictions.parquet", "intervals.json", "timeline.png", "clips"

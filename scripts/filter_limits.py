@@ -1,7 +1,7 @@
 """How rendered truth and generated clips lie to the limits of `mesynth filter`: `python scripts/filter_limits.py`
 
 Prints a Markdown table: people nobody learned from, as exact pairs and as recordings of them, then clips of each model
-on faces of further such people. The usual limits in mesynth/quality/checks.py were chosen from it.
+on faces of further such people. The usual limits in mesynth/corpus/filters.py were chosen from it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def sources(out: Path, people: int, models: list[str]) -> list[tuple[str, Path]]
     """Name and folder of every corpus, made if it is not there."""
     from mesynth.corpus.generate import Preview, generate
     from mesynth.corpus.plan import PlanConfig
-    from mesynth.datasets.rendered import render_casme2, render_faces
+    from mesynth.datasets.rendered import Rendering, render_casme2, render_faces
     from mesynth.motion.nuisance import Nuisance
     from mesynth.preprocess.config import PrepareConfig
     from mesynth.preprocess.prepare import prepare
@@ -52,7 +52,9 @@ def sources(out: Path, people: int, models: list[str]) -> list[tuple[str, Path]]
 
     pairs = RenderConfig(first=FIRST, identities=people, per_identity=15, size=128)
     render_pairs(out / "pairs", pairs)
-    recorded = render_casme2(out / "rendered", subjects=people, clips_per_subject=3, size=160, fps=30, seed=FIRST)
+    recorded = render_casme2(
+        out / "rendered", Rendering(subjects=people, clips_per_subject=3, size=160, fps=30, seed=FIRST)
+    )
     prepare(recorded, out / "recordings", PrepareConfig())
     faces = render_faces(out / "faces", subjects=people, seed=FIRST)
     plan = PlanConfig(

@@ -19,8 +19,8 @@ from mesynth.benchmark.result import Result, likeness_card
 from mesynth.core.errors import MesynthError
 from mesynth.store.digests import seal
 from mesynth.store.generator_folder import CARD, SHIPPED, read_facts
+from mesynth.training.checkpoint import open_initial
 from mesynth.training.config import load_recipe
-from mesynth.training.initial import open_initial
 
 SHOWN = (
     "flow_epe", "of_zero_flow", "of_mean_flow", "relative_epe", "au_mae_targeted", "au_slope_pooled",

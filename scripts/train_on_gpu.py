@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-RECIPES = ("motion_128", "motion_64", "au_icgan_128", "ice_gan_128", "flow_gan_128")
+RECIPES = ("diffusion/motion_64", "gan/motion_64", "gan/flow_gan_64", "diffusion/motion_128", "diffusion/image_64")
 VARIANTS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16+compile": ("bf16", True)}
 FIRST_SHARE = 0.5
 """Share of the minutes that the first recipe gets; the others share the rest."""
@@ -46,7 +46,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="names in configs/gan, or files; the first first")
+    parser.add_argument(
+        "--recipes", default=",".join(RECIPES), help="gan/motion_64 and the like, or files; the first first"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="of training, all recipes together")
     parser.add_argument("--variant", choices=VARIANTS, default="fp32", help="what is trained with")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="what is measured")
@@ -83,7 +85,7 @@ def work(options: argparse.Namespace) -> int:
     from mesynth.store.run_folder import claim_folder
 
     out: Path = options.out.resolve()
-    files = {find(name).stem: find(name) for name in options.recipes.split(",")}
+    files = {label(name): find(name) for name in options.recipes.split(",")}
     recipes = {name: load(file, options, options.variant) for name, file in files.items()}
     asked = {key: getattr(options, key) for key in ("recipes", "minutes", "variant", "variants", "set", "updates")}
     claim_folder(out, {"stage": "train on a GPU", "device": options.device} | asked)
@@ -113,8 +115,13 @@ def work(options: argparse.Namespace) -> int:
 
 def find(name: str) -> Path:
     """A recipe's file."""
-    file = ROOT / "configs" / "gan" / f"{name}.yaml"
-    return file if file.is_file() else Path(name).resolve()
+    known = (ROOT / "configs" / folder / f"{name}.yaml" for folder in (".", "gan"))
+    return next((file for file in known if file.is_file()), Path(name)).resolve()
+
+
+def label(name: str) -> str:
+    """What its run is called: two rooms of recipes may use one name."""
+    return Path(name).stem if Path(name).suffix else name.replace("/", "-")
 
 
 def load(file: Path, options: argparse.Namespace, variant: str, *settings: str) -> Any:
@@ -163,7 +170,7 @@ def make_plan(
 ) -> dict[str, dict[str, Any]]:
     """Images and settings of each run; pairs are rendered here, so that no run spends its minutes on it."""
     from mesynth.core.errors import ConfigError
-    from mesynth.store.families import trained_family
+    from mesynth.store.generator_folder import trained_family
     from mesynth.training.forecast import preparation
 
     speed = {row["recipe"]: row for row in speeds if row["variant"] == options.variant}

@@ -12,7 +12,7 @@ import pytest
 
 from mesynth.core import seeds
 from mesynth.core.errors import MesynthError
-from mesynth.store.families import FAMILIES, Family
+from mesynth.store.generator_folder import FAMILIES, Family
 from mesynth.store.manifest import Provenance, Row
 from mesynth.store.stage import Produced, Skipped
 

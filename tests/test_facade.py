@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mesynth
-from mesynth.core.lazy import lazy_names
+from mesynth.core import lazy_names
 
 ROOT = Path(__file__).parent.parent
 HOOKS = ["register_database", "register_generator", "register_metric"]

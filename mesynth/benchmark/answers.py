@@ -19,18 +19,14 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
-from mesynth.benchmark.candidates import Candidate, Shown
-from mesynth.benchmark.people import MeanFlows, Person, carried_mean, stored
-from mesynth.benchmark.requests import Request
+from mesynth.benchmark.protocol import Candidate, MeanFlows, Person, Request, Shown, carried_mean, stored
 from mesynth.core.errors import MesynthError, RunFolderError, WeightsUnavailable
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import derived
 from mesynth.core.types import optical_strain
-from mesynth.metrics.networks import Networks
-from mesynth.metrics.networks.extractors import FeatureExtractor
-from mesynth.metrics.networks.faces import FaceEmbedder
+from mesynth.metrics.networks import FaceEmbedder, Networks
+from mesynth.metrics.networks.extractors import FeatureExtractor, PerceptualDistance, distance
 from mesynth.metrics.networks.judge import AUJudge
-from mesynth.metrics.networks.perceptual import PerceptualDistance, distance
 from mesynth.store.run_folder import write_bytes
 
 SEPARATOR = "\n"
@@ -192,7 +188,7 @@ class Answers(_Stored):
     flow_images: np.ndarray
     """[I,DIM] of the imaged requests; NaN rows where they were refused"""
     flows: np.ndarray
-    """[A,2,S,S] of the likened requests, as :func:`mesynth.benchmark.people.stored` has them; 0 where refused"""
+    """[A,2,S,S] of the likened requests, as :func:`mesynth.benchmark.protocol.stored` has them; 0 where refused"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,18 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mesynth.benchmark import resampling
-from mesynth.benchmark.candidates import Candidate, unframed
 from mesynth.benchmark.figures import points
-from mesynth.benchmark.people import Person, RenderedTruth
-from mesynth.benchmark.requests import Request, requests_of
+from mesynth.benchmark.protocol import (
+    Candidate,
+    Person,
+    RenderedTruth,
+    Request,
+    check_codes,
+    check_least,
+    check_size,
+    requests_of,
+    unframed,
+)
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, LETTER_INTENSITY
 from mesynth.core.seeds import derived
 from mesynth.generators.base import LEAST, MOST, Generator, load_pipeline
 from mesynth.generators.registry import Model, configured, option_text
 from mesynth.metrics.networks.judge import AUJudge
-from mesynth.store.families import makes_frames
-from mesynth.store.generator_folder import save_with_gains
+from mesynth.store.generator_folder import makes_frames, save_with_gains
 from mesynth.store.run_folder import only_maker, write_listed
 from mesynth.training.data.rendered import VALIDATION_SEEDS, person_key
 
@@ -167,18 +174,12 @@ class CalibrationConfig:
     def __post_init__(self) -> None:
         if self.people < 2:
             raise ConfigError(f"people={self.people} cannot say how much people differ; choose at least 2")
-        unknown = [code for code in self.codes if code not in AU_INDEX]
-        if unknown or not self.codes or len(set(self.codes)) != len(self.codes):
-            what = f"AU {unknown[0]} is not in the vocabulary" if unknown else f"AUs {self.codes} must be different"
-            raise ConfigError(f"{what}; choose from {', '.join(map(str, AU_CODES))}")
+        check_codes(self.codes)
         levels = list(self.levels)
         if len(levels) < 2 or levels != sorted(set(levels)) or levels[0] <= 0 or levels[-1] != 1:
             raise ConfigError(f"levels {self.levels} must be at least two ascending intensities above 0 that end at 1")
-        if not 64 <= self.size <= 256:
-            raise ConfigError(f"size={self.size} is outside 64..256 pixels")
-        for name, least in (("resamples", 20), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)} is too small; choose at least {least}")
+        check_size(self.size)
+        check_least(self, resamples=20, seed=0)
 
 
 def calibrate(

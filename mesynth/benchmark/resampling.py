@@ -10,7 +10,7 @@ import numpy as np
 
 from mesynth.core.seeds import stream
 from mesynth.core.statistics import Interval, percentiles, resample, tails
-from mesynth.metrics.distribution import frechet, polynomial_kernel
+from mesynth.metrics.fid import frechet, polynomial_kernel
 
 FRECHET_DRAWS = 100
 

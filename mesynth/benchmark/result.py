@@ -15,11 +15,8 @@ import cv2
 import numpy as np
 
 from mesynth.benchmark.answers import Warned
-from mesynth.benchmark.candidates import Candidate
-from mesynth.benchmark.figures import Figure
-from mesynth.benchmark.likeness import CARRIED, HOME
-from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import MIDDLE
+from mesynth.benchmark.figures import CARRIED, HOME, Figure
+from mesynth.benchmark.protocol import MIDDLE, Candidate, Person
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_INDEX, AU_NAMES
@@ -50,7 +47,7 @@ class Standing:
     answered: int
     requests: int
     likeness: tuple[Figure, ...] = ()
-    """Whether it reads the face: see :mod:`mesynth.benchmark.likeness`."""
+    """Whether it reads the face: see :mod:`mesynth.benchmark.figures`."""
     people: dict[str, tuple[Figure, ...]] = field(default_factory=dict)
     """The same of each person."""
 
@@ -65,7 +62,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Opponent:
-    """A mean motion that generators are held against (:data:`mesynth.benchmark.likeness.OPPONENTS`)."""
+    """A mean motion that generators are held against (:data:`mesynth.benchmark.figures.OPPONENTS`)."""
 
     name: str
     likeness: tuple[Figure, ...]

@@ -16,29 +16,39 @@ import numpy as np
 from mesynth import __version__
 from mesynth.benchmark import resampling
 from mesynth.benchmark.answers import Answers, Instruments, References, grouped, measure_references, question
-from mesynth.benchmark.candidates import TRUTH, Candidate, refuse_leaks, unframed
 from mesynth.benchmark.figures import (
+    OPPONENTS,
+    OTHERS,
     Answered,
     Figure,
+    Likeness,
+    au_figures,
     by_au,
     control_figures,
     flow_figures,
     flow_image_figures,
     identity_figures,
-    picture_figures,
-    rest_figures,
-)
-from mesynth.benchmark.likeness import (
-    OPPONENTS,
-    OTHERS,
-    Likeness,
-    au_figures,
     likeness,
     likeness_figures,
     people_figures,
+    picture_figures,
+    rest_figures,
 )
-from mesynth.benchmark.people import MeanFlows, Person, RenderedTruth, flows_of, home_mean, person_of
-from mesynth.benchmark.requests import BenchmarkConfig, Request, requests
+from mesynth.benchmark.protocol import (
+    TRUTH,
+    BenchmarkConfig,
+    Candidate,
+    MeanFlows,
+    Person,
+    RenderedTruth,
+    Request,
+    flows_of,
+    home_mean,
+    person_of,
+    refuse_leaks,
+    requests,
+    unframed,
+)
 from mesynth.benchmark.result import Opponent, Result, Standing, sheet
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.core.profiles import Profile

@@ -1,4 +1,4 @@
-"""Verbs about a corpus: plan it, filter it, and hand it on: export, card, verify."""
+"""Verbs about a corpus: plan it, filter it, measure it, and hand it on: export, card, verify."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesynth.cli.options import EXCLUDE, FACE_LIMITS, OUT, SETTINGS, subject_keys, summary
+from mesynth.cli.options import EXCLUDE, FACE_LIMITS, OUT, SEED, SETTINGS, subject_keys, summary
 from mesynth.commandline import (
     Verb,
     by_step,
@@ -251,8 +251,7 @@ def card(
 
     The manifest is not touched. A README.md that this verb did not write is left alone.
     """
-    from mesynth.corpus.card import corpus_config, corpus_facts, write_card
-    from mesynth.corpus.croissant import write_croissant
+    from mesynth.corpus.card import corpus_config, corpus_facts, write_card, write_croissant
     from mesynth.store.manifest import Manifest
 
     manifest = Manifest.read(corpus)
@@ -301,3 +300,122 @@ def verify(folder: Path, seal: bool, as_json: bool) -> None:
             kind = {"kind": verdict.kind} if verdict.kind else {}
             show_result(kind | counts | {"files": verdict.files, "problems": 0}, False)
     require_clean(verdict)
+
+
+# ------------------------------------------------------------------- measure
+
+
+@click.command(epilog="Example: mesynth measure --real prepared/casme2 --synthetic a --synthetic b --out report")
+@click.option("--real", type=click.Path(path_type=Path), required=True, help="Prepared manifest folder.")
+@click.option(
+    "--synthetic",
+    type=click.Path(path_type=Path),
+    required=True,
+    multiple=True,
+    help="Generated manifest folder; repeat to compare several.",
+)
+@click.option("--training", type=click.Path(path_type=Path), help="What the generator learned from: is it repeated?")
+@click.option("--clips", default=200, show_default=True, help="Clips of each side to measure (a seeded subset).")
+@click.option(
+    "--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights, for FID itself."
+)
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="torchvision's AlexNet, for LPIPS itself.")
+@click.option(
+    "--download",
+    is_flag=True,
+    help="Fetch what is missing: FID's Inception from github.com/mseitzer/pytorch-fid (96 MB), LPIPS's AlexNet from "
+    "download.pytorch.org (244 MB).",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Processes that read the clips (0: one per core; 1: two threads); the figures do not depend on it.",
+)
+@click.option("--panel", type=click.Path(path_type=Path), help="Results of `mesynth panel --collect`: their rows, too.")
+@SEED
+@OUT
+@json_option
+def measure(
+    real: Path,
+    synthetic: tuple[Path, ...],
+    training: Path | None,
+    clips: int,
+    inception_weights: Path | None,
+    lpips_weights: Path | None,
+    download: bool,
+    workers: int,
+    panel: Path | None,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Measure synthetic corpora against a real one: KID, Frechet distance, LPIPS, identity, AU control, flow.
+
+    Writes report.html to read, and report.json, measures.csv and clips.csv to compute with. Measures whose
+    weights are not on this machine are replaced by a named stand-in or reported as not measured; nothing is fetched
+    without --download.
+    """
+    from mesynth.api import measure as run
+
+    with progress_bars() as bar:
+        found = run(
+            real, synthetic, out, training=training, clips=clips, seed=seed, inception_weights=inception_weights,
+            lpips_weights=lpips_weights, download=download, workers=workers, panel=panel, command=_command(),
+            progress=bar("measure"),
+        )  # fmt: skip
+    if download:  # what was requested and did not come is said now, not only on the page
+        told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
+        for note in sorted(told):
+            click.echo(note, err=True)
+    if as_json:
+        echo_json(found.to_dict())
+        return
+    from rich.console import Console
+
+    Console().print(found.table())
+    click.echo(f"Open {out / 'report.html'}")
+
+
+def _command() -> str:
+    """The command line that is running, as a shell takes it."""
+    import shlex
+    import sys
+
+    return shlex.join(["mesynth", *sys.argv[1:]])
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth fid corpus pictures/ --save corpus.npz
+  mesynth fid pictures/ statistics.npz --inception-weights FILE --published-resize"""
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.option("--inception-weights", type=click.Path(path_type=Path), help="The 2015 Inception weights.")
+@click.option(
+    "--download", is_flag=True, help="Fetch the weights if missing, from github.com/mseitzer/pytorch-fid (96 MB)."
+)
+@click.option("--published-resize", is_flag=True, help="Resize as pytorch-fid did for statistics it cached.")
+@click.option("--save", type=click.Path(path_type=Path), help="Write SOURCE's statistics here (.npz).")
+@json_option
+def fid(
+    source: Path, reference: Path, inception_weights: Path | None, download: bool, published_resize: bool,
+    save: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Frechet distance of SOURCE from REFERENCE: folders of pictures, corpora (their apex frames) or statistics.
+
+    Without the Inception weights a named stand-in is used, whose numbers compare with nothing else; with --download
+    there is none. Below a few thousand pictures FID is far above zero even for equal sets; `mesynth measure` tells KID
+    with its interval.
+    """
+    from mesynth.api import fid as run
+
+    with progress_bars() as bar:
+        found, note = run(
+            source, reference, inception_weights=inception_weights, download=download,
+            published_resize=published_resize, save=save, progress=bar("pictures"),
+        )  # fmt: skip
+    show_result(asdict(found) | {"note": note}, as_json)

@@ -93,7 +93,8 @@ def _framing(manifest: Any) -> dict[str, str]:
         return {}
     known = known_framing(manifest)
     if known is None:
-        return {"framing": "not known (say it with --frame)"}
+        whole = manifest.table["frames"].null_count < len(manifest)
+        return {"framing": "none (faces lie anywhere)" if whole else "not known (say it with --frame)"}
     if known.origin == MADE and known.framing == OWN:
         return {}
     return {"framing": known.text()} | ({"of each": "; ".join(known.parts())} if known.databases else {})

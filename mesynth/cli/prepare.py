@@ -253,7 +253,7 @@ def _refuse_idle(database: str) -> None:
 
 def _import_export(root: Path, out: Path | None, workers: int, dry_run: bool, as_json: bool) -> None:
     """What `mesynth export` wrote, a corpus again."""
-    from mesynth.corpus.exports.imports import read_export
+    from mesynth.corpus.exports.run import read_export
     from mesynth.datasets.registry import EXPORT
 
     if out is None:
@@ -271,7 +271,7 @@ def _import_flow(
     root: Path, part: str, frames: str, frame: str, out: Path, workers: int, dry_run: bool, as_json: bool
 ) -> None:
     """Published flow images: nothing to align or estimate. --frames is the order of channels, --part a database."""
-    from mesynth.corpus.exports.imports import is_export
+    from mesynth.corpus.exports.run import is_export
     from mesynth.datasets.flow_folders import read_flow_folders
 
     found = read_flow_folders(root, database=part)

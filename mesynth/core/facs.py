@@ -26,6 +26,7 @@ AU_INDEX: dict[int, int] = {code: i for i, code in enumerate(AU_CODES)}
 
 # AUs whose muscle crosses the midline: a side cannot be asked for.
 MIDLINE: frozenset[int] = frozenset({17, 18, 22, 25, 26, 27, 28})
+_MIDLINE_ROWS = [i for i, code in enumerate(AU_CODES) if code in MIDLINE]
 
 AU_NAMES: dict[int, str] = {
     1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser",
@@ -552,6 +553,13 @@ _OBJECTIVE: dict[str, str] = {
 _OBJECTIVE_OF: dict[frozenset[int], str] = {
     frozenset(map(int, group.split("+"))): name for name, groups in _OBJECTIVE.items() for group in groups.split()
 }
+
+
+def level_midline(intensity: np.ndarray) -> np.ndarray:
+    """Intensities [...,K,2] whose midline AUs (:data:`MIDLINE`) have the mean of their sides on both: a copy."""
+    out = intensity.copy()
+    out[..., _MIDLINE_ROWS, :] = intensity[..., _MIDLINE_ROWS, :].mean(-1, keepdims=True)
+    return out
 
 
 def objective_class(codes: Iterable[int]) -> str:

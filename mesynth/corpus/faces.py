@@ -33,7 +33,7 @@ from mesynth.core.errors import (
 )
 from mesynth.datasets.registry import database_of
 from mesynth.datasets.rendered import read_card
-from mesynth.head.sheet import contact_sheet
+from mesynth.head.render import contact_sheet
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import LARGEST, STORED, face_number
 from mesynth.preprocess.face_quality import FaceLimits, Measured, Unfit, find_upright, measure, number_text
@@ -239,8 +239,32 @@ def margin(size: int) -> int:
     return round(0.08 * size)
 
 
+WHOLE = 0
+"""As the size of a face: the picture it lies in, whole (of a manifest the onset as it is)."""
+LONGEST = 1024
+"""Of a whole picture, pixels; larger ones are made smaller."""
+
+
+def whole_picture(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[H,W,3] uint8 and landmarks [68,2], made smaller where a side is longer than :data:`LONGEST`.
+
+    >>> picture, _ = whole_picture(np.zeros((1500, 3000, 3), np.uint8), np.zeros((68, 2), np.float32))
+    >>> picture.shape
+    (512, 1024, 3)
+    """
+    height, width = image.shape[:2]
+    k = LONGEST / max(height, width)
+    if k >= 1:
+        return image, landmarks
+    size = round(width * k), round(height * k)
+    scale = np.array(size) / (width, height)
+    points = (landmarks + 0.5) * scale - 0.5  # shares are of the pixel grid from edge to edge
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.asarray(points, np.float32)
+
+
 class FaceWorker:
-    """Crops one face to ``size`` plus a :func:`margin` and finds its landmarks (a prepared onset brings its own)."""
+    """Crops one face to ``size`` plus a :func:`margin` and finds its landmarks (a prepared onset brings its own);
+    ``size`` :data:`WHOLE` keeps the picture whole."""
 
     def __init__(self, size: int, landmarker: str) -> None:
         self.size, self.landmarker = size, landmarker
@@ -251,7 +275,11 @@ class FaceWorker:
 
     def __call__(self, source: FaceSource) -> Produced:
         image, landmarks = self._load(source)
-        crop = SimilarityCrop.from_landmarks(landmarks, self.size).padded(margin(self.size))
+        if self.size == WHOLE:
+            picture, points = whole_picture(image, landmarks)
+        else:
+            crop = SimilarityCrop.from_landmarks(landmarks, self.size).padded(margin(self.size))
+            picture, points = crop.frames(image[None])[0], crop.points(landmarks)
         key = f"{source.database}/{source.subject}"
         row = Row(
             clip_id=f"{key}/face",
@@ -264,8 +292,8 @@ class FaceWorker:
             fps=1.0,
             n_frames=1,
             apex_index=0,
-            height=crop.size,
-            width=crop.size,
+            height=picture.shape[0],
+            width=picture.shape[1],
             warnings=source.warnings,
             provenance=Provenance(
                 kind="rendered" if source.database == "rendered" else "real",
@@ -277,8 +305,7 @@ class FaceWorker:
                 code_version=__version__,
             ),
         )
-        points = crop.points(landmarks)
-        return Produced(row, frames=crop.frames(image[None]), landmarks=points)
+        return Produced(row, frames=picture[None], landmarks=points)
 
     def close(self) -> None:
         """Let go of the detector."""
@@ -651,7 +678,8 @@ def prepare_faces(
     progress: Progress | None = None,
     examination: Examination | None = None,
 ) -> Manifest:
-    """One row per face in ``out``: the crop with its margin [1,S+2M,S+2M,3], and its landmarks.
+    """One row per face in ``out``: the crop with its margin [1,S+2M,S+2M,3], or the whole picture where ``size`` is
+    :data:`WHOLE`, and its landmarks.
 
     ``examination``: how they were chosen; it is written beside them.
     """

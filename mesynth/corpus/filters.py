@@ -24,7 +24,7 @@ import numpy as np
 from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.process import counted
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData
 from mesynth.metrics.identity import different_people, distances
 from mesynth.metrics.networks import Networks
 from mesynth.metrics.networks.judge import visible_aus
@@ -48,10 +48,10 @@ class Limits:
     """Distance of the apex's face embedding to the onset's: 99 % of true pairs are below .30, 5 % of different rendered
     people below .31. (The .6 of dlib's author is for photographs: 88 % of different rendered people are below it.)"""
     control: float | None = 2.5
-    """Largest error of a measured AU whose target is above 0, on the 0-5 scale: 99 % of true pairs are below 2.46."""
+    """Largest error of a measured AU whose target is above 0, on the 0-5 scale: 98 % of true pairs are below it."""
     artefact: float | None = 0.04
     """Share of the face where the apex is not the onset moved by the clip's flow (:data:`GHOST`): 99 % of true pairs
-    are below .034, whose mouths and lids open; what only moves the picture stays below .002."""
+    are below .003; what a lid or a lip uncovers is nobody's artefact."""
     duplicate: float | None = 0.01
     """Relative difference of the flow to that of any clip kept; must be reached. A clip made again has 0, even with
     other noise; the most alike of 300 true pairs have .07."""
@@ -139,7 +139,7 @@ class Checks:
         return out
 
     def embedding(self, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        """See :class:`mesynth.metrics.networks.faces.FaceEmbedder`."""
+        """See :class:`mesynth.metrics.networks.FaceEmbedder`."""
         return self._networks.faces(frames, landmarks)
 
     def identity(self, clip: ClipData) -> float:

@@ -18,16 +18,15 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.framing import COVERED, OWN, Framing, covered, reframed
 from mesynth.core.process import part
 from mesynth.core.types import AUVector
-from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
-from mesynth.corpus.plan_file import VIRTUAL, PlanFace, StoredPlan, virtual_faces
-from mesynth.corpus.throughput import Pace, run_plan
+from mesynth.corpus.generate import Pace, run_plan
+from mesynth.corpus.plan import VIRTUAL, Plan, PlanConfig, PlanFace, PlanRow, StoredPlan, virtual_faces, write_plan
 from mesynth.motion.flow_prior import NAME, FlowNuisance, FlowPrior, FlowRequest, effective_intensity, tables
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Jobs, Produced, Progress
 
 if TYPE_CHECKING:
-    from mesynth.generators.flow_gan.pipeline import FlowGAN
+    from mesynth.generators.flow_gan.network import FlowGAN
     from mesynth.generators.registry import Model
 
 
@@ -112,7 +111,7 @@ class FlowWorker:
         )
 
     def _sampled(self, rows: tuple[PlanRow, ...]) -> np.ndarray:
-        from mesynth.generators.flow_gan.pipeline import FlowGAN
+        from mesynth.generators.flow_gan.network import FlowGAN
 
         assert self.model is not None
         if self._gan is None:
@@ -139,7 +138,7 @@ class FlowWorker:
             database=VIRTUAL,
             subject=person,
             clip=f"syn{plan.index:07d}",
-            **plan.columns(aus, self.size, plan.profile.apex_index(plan.n_frames)),
+            **plan.columns(aus, (self.size, self.size), plan.profile.apex_index(plan.n_frames)),
             provenance=Provenance(
                 database=VIRTUAL,
                 subject=person,
@@ -169,7 +168,7 @@ def find_flow_model(name: str, framing: Framing = OWN) -> Model | None:
     """
     if name == NAME:
         return None
-    from mesynth.generators.flow_gan.pipeline import FAMILY
+    from mesynth.generators.flow_gan.network import FAMILY
     from mesynth.generators.registry import find_model
 
     model = find_model(name)
@@ -215,7 +214,7 @@ def generate_flow(
 
 @dataclass(frozen=True)
 class FlowRun:
-    """A :class:`mesynth.corpus.throughput.CorpusRun` of flow images."""
+    """A :class:`mesynth.corpus.generate.CorpusRun` of flow images."""
 
     rows: Plan | StoredPlan
     model: Model | None

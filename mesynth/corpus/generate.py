@@ -1,22 +1,34 @@
-"""Make the clips of a plan: frames, exact flow, provenance, and a few of them loose to look at."""
+"""Make the clips of a plan, complete and timed: frames, exact flow, provenance, and a few of them loose to look at.
+
+:func:`run_plan` makes a corpus of any plan's rows, :func:`generate_plan` clips on faces. A finished corpus holds every
+row of its plan exactly once; one that the disk cut short stays valid and goes on. How fast each process was is measured
+by part: seconds in the model, in making frames of its motion, in encoding, in writing.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Unpack
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 
 from mesynth.core import facs
-from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.core.framing import OWN
-from mesynth.core.process import part
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError, RunFolderError
+from mesynth.core.framing import OWN, Framing, KnownFraming
+from mesynth.core.process import Stopwatch, part
 from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import (
+    WHOLE,
     Examination,
     FaceSource,
     choose_faces,
@@ -25,19 +37,263 @@ from mesynth.corpus.faces import (
     margin,
     prepare_faces,
 )
-from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, write_plan
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, StoredPlan, write_plan
 from mesynth.corpus.previews import VIDEOS, check_video, loose_files
-from mesynth.corpus.throughput import Pace, run_plan
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
-from mesynth.store.manifest import Manifest, Provenance, Row
+from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
+from mesynth.store.run_folder import claim_folder, only_writer, write_text
 from mesynth.store.shards import read_frames, read_landmarks
-from mesynth.store.stage import Jobs, Produced, Progress
+from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
+
+THROUGHPUT_FILE = "throughput.json"
+"""The only file of a corpus that differs from run to run; it is no part of what a seed decides."""
+PARTS = ("model", "warp", "encode", "write", "other")
+"""What a process' seconds on clips are divided into; see :class:`ProcessTimes`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessTimes:
+    """One process: what it made, and in which seconds. Waiting for other processes is in none of them."""
+
+    clips: int
+    frames: int
+    load: float
+    """The generator read from disk, libraries included, once."""
+    model: float
+    """The network with what it reads and draws from, or the prior's fields."""
+    warp: float
+    """Frames and flow of what the model said: motion times profile, inverted, the picture warped, noise. Of painters:
+    the change put onto the picture, and the flow estimated."""
+    encode: float
+    """Arrays to PNG and npy bytes."""
+    write: float
+    """Tars, their checksums, and the shards' manifests."""
+    other: float
+    """Faces read, rows, clips to look at."""
+
+    @property
+    def busy(self) -> float:
+        """Seconds on clips: all but loading."""
+        return sum(getattr(self, name) for name in PARTS)
+
+    def shares(self) -> dict[str, float]:
+        """Of the seconds on clips, by part; all 0 if there are none."""
+        return {name: getattr(self, name) / self.busy if self.busy else 0.0 for name in PARTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """One run. A resumed run counts what it made itself."""
+
+    wall: float
+    processes: tuple[ProcessTimes, ...]
+
+    @property
+    def all(self) -> ProcessTimes:
+        """The processes added up."""
+        sums = {name: sum(getattr(p, name) for p in self.processes) for name in ("clips", "frames", "load", *PARTS)}
+        return ProcessTimes(**sums)
+
+    @property
+    def rate(self) -> float:
+        """Clips a second end to end, start of processes and merging included."""
+        return self.all.clips / self.wall if self.wall > 0 else 0.0
+
+    def text(self) -> str:
+        """For people, a line a process and one for all."""
+        each = [f"process {i}: {p.clips} clips, {_described(p)}" for i, p in enumerate(self.processes)]
+        whole = self.all
+        framed = f", {whole.frames} frames" if whole.frames else ""
+        last = f"all: {whole.clips} clips{framed} in {self.wall:.1f} s, {self.rate:.1f} clips a second, "
+        return "\n".join([*each, last + _described(whole)])
+
+    def write(self, out: Path) -> None:
+        """``throughput.json`` in ``out``."""
+        whole = {"clips_per_second": self.rate, "all": asdict(self.all), "shares": self.all.shares()}
+        write_text(out / THROUGHPUT_FILE, json.dumps(asdict(self) | whole, indent=1) + "\n")
+
+
+def joined(speeds: Sequence[Throughput]) -> Throughput:
+    """Runs one after the other as one: process by process, in their order."""
+    processes = []
+    for parts in zip_longest(*(speed.processes for speed in speeds)):
+        known = [p for p in parts if p is not None]
+        processes.append(ProcessTimes(**{f.name: sum(getattr(p, f.name) for p in known) for f in fields(ProcessTimes)}))
+    return Throughput(wall=sum(speed.wall for speed in speeds), processes=tuple(processes))
+
+
+def _described(times: ProcessTimes) -> str:
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in times.shares().items())
+    return f"{1000 * times.busy / max(times.clips, 1):.2f} ms a clip ({shares}), loading {times.load:.1f} s"
+
+
+Report = Callable[[Throughput], object]
+
+
+class Timed:
+    """A worker whose process is listened to: from its first job until it is closed."""
+
+    def __init__(self, worker: Worker, folder: Path) -> None:
+        self.worker, self.folder = worker, folder
+        self._watch: Stopwatch | None = None
+        self._clips = self._frames = 0
+
+    def __call__(self, job: Any) -> Produced | Skipped:
+        if self._watch is None:
+            self._watch = Stopwatch()
+            self._watch.start()
+        with part("other"):
+            made = self.worker(job)
+        self._clips += 1
+        if isinstance(made, Produced) and made.frames is not None:
+            self._frames += len(made.frames)
+        return made
+
+    def close(self) -> None:
+        """Leave the times for the process that asked for the run."""
+        if self._watch is not None:
+            self._watch.stop()
+        close = getattr(self.worker, "close", None)
+        if close is not None:
+            close()
+        if self._watch is not None:
+            seconds = {name: self._watch.seconds.get(name, 0.0) for name in ("load", *PARTS)}
+            times = ProcessTimes(clips=self._clips, frames=self._frames, **seconds)
+            write_text(self.folder / f"{os.getpid()}.json", json.dumps(asdict(times)))
+
+
+@contextmanager
+def timed(worker: Worker, report: Report | None) -> Iterator[Worker]:
+    """The worker to run; ``report`` is called in the end if anything was made."""
+    if report is None:
+        yield worker
+        return
+    started = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        yield Timed(worker, Path(folder))
+        found = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("*.json"))]
+    if found:
+        wall = time.perf_counter() - started
+        report(Throughput(wall=wall, processes=tuple(ProcessTimes(**times) for times in found)))
+
+
+# ------------------------------------------------------------------- complete
+
+
+@contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """What the disk refuses becomes one line; what is finished stays, and nothing half-written has its final name.
+
+    Raises:
+        RunFolderError: a full disk, a quota, a file or folder that cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"{error.filename or out} cannot be written ({error.strerror}); finished clips stay in {out}, "
+            "make it writable or make room and run the same command again"
+        ) from None
+
+
+def prove_complete(manifest: Manifest, n_rows: int) -> None:
+    """Every row of the plan is exactly one clip.
+
+    Raises:
+        ManifestError: names the first row that is missing or there twice.
+    """
+    counts = np.bincount(manifest.column("provenance.plan_row"), minlength=n_rows)
+    wrong = np.flatnonzero(counts != np.r_[np.ones(n_rows, np.int64), np.zeros(len(counts) - n_rows, np.int64)])
+    if len(wrong):
+        raise ManifestError(
+            f"row {wrong[0]} of the plan is {counts[wrong[0]]} clips of {manifest.root} instead of one "
+            f"({len(wrong)} such rows); remove the folder and generate anew"
+        )
+
+
+# ------------------------------------------------------------------- run
+
+
+class CorpusRun(Protocol):
+    """What a corpus is made of: a kind of clips, and the plan whose rows they are."""
+
+    @property
+    def rows(self) -> Sequence[PlanRow]: ...
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the corpus' bytes depend on."""
+        ...
+
+    @property
+    def bars(self) -> tuple[str, ...]:
+        """Names of what is waited for; the last are the clips."""
+        ...
+
+    @property
+    def framing(self) -> Framing | None:
+        """Where faces lie in what is made; None where they lie anywhere."""
+        ...
+
+    def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
+        """Write what lies in the folder before there are clips: the plan, and faces."""
+        ...
+
+    def jobs(self, rows: Jobs) -> Jobs:
+        """A job for each row, in order."""
+        ...
+
+    def worker(self, out: Path) -> Worker:
+        """Makes the jobs."""
+        ...
+
+
+class Pace(TypedDict, total=False):
+    """How a corpus is made and who is told; no byte of it depends on this."""
+
+    workers: int
+    """Processes, 0 for one per core; else 1. A script that asks for several keeps its calls under
+    ``if __name__ == "__main__":``."""
+    progress: Callable[[str], Progress] | None
+    """Gives a bar for each named part of the work."""
+    report: Report | None
+    """Told how fast each process was."""
+
+
+def run_plan(
+    run: CorpusRun,
+    out: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[str], Progress] | None = None,
+    report: Report | None = None,
+) -> Manifest:
+    """One clip a row of the run's plan, in the new folder ``out``; the same call resumes. See :class:`Pace`.
+
+    Raises:
+        RunFolderError: ``out`` holds another run or cannot be written.
+        MesynthError: whatever the worker raises.
+    """
+    claim_folder(out, run.config)
+    with only_writer(out), writable(out):
+        bars = [progress(name) if progress else None for name in run.bars]
+        run.prepare(out, workers, bars[0])
+        with timed(run.worker(out), report) as work:
+            made = run_stage(
+                out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1], held=True,
+                meta=framing_meta(KnownFraming(framing=run.framing) if run.framing else None),
+            )  # fmt: skip
+    prove_complete(made, len(run.rows))
+    return made
+
+
+# ---------------------------------------------------------------- clips
+
 
 _CACHED_FACES = 8
 
@@ -83,7 +339,7 @@ class GenerateWorker:
                 seed=plan.seed,
             )
         inset = margin(self.size)
-        sample = inner(sample, inset)
+        sample = inner(sample, inset) if inset else sample
         row = self._row(plan, source, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
@@ -116,7 +372,7 @@ class GenerateWorker:
             database=face.database,
             subject=face.subject,
             clip=clip,
-            **plan.columns(plan.aus, self.size, sample.clip.apex),
+            **plan.columns(plan.aus, sample.clip.frames.shape[1:3], sample.clip.apex),
             warnings=(*face.warnings, *warnings),
             provenance=Provenance(
                 database=face.database,
@@ -179,14 +435,16 @@ def generate(
     landmarker: str = "auto",
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
+    whole: bool = False,
     **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
     ``face``, ``face_limits``: see :func:`mesynth.corpus.faces.choose_faces`; ``out/faces/skipped.csv`` lists what was
-    left out. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an interrupted
-    one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.throughput.Pace`: workers, progress,
-    report).
+    left out. ``whole``: frames are the whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not
+    crops of ``config.size``. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an
+    interrupted one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.generate.Pace`: workers,
+    progress, report).
 
     Raises:
         NoFaceError, UnreadableImageError, DatasetLayoutError: no face can be used (all reasons are named).
@@ -196,7 +454,7 @@ def generate(
     """
     run = face_run(
         config, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
-        progress=pace.get("progress"),
+        whole=whole, progress=pace.get("progress"),
     )  # fmt: skip
     return run_plan(run, out, **pace)
 
@@ -243,7 +501,7 @@ def choose_for_rows(model: str, plan: StoredPlan) -> Model:
 
 @dataclass(frozen=True)
 class FaceRun:
-    """A :class:`mesynth.corpus.throughput.CorpusRun` of clips on faces."""
+    """A :class:`mesynth.corpus.generate.CorpusRun` of clips on faces."""
 
     rows: Plan | StoredPlan
     model: Model
@@ -257,7 +515,10 @@ class FaceRun:
     """How the faces were chosen, where they were not chosen before."""
 
     bars = ("faces", "clips")
-    framing = OWN
+
+    @property
+    def framing(self) -> Framing | None:
+        return None if self.size == WHOLE else OWN
 
     @property
     def config(self) -> dict[str, Any]:
@@ -267,6 +528,7 @@ class FaceRun:
             "faces": [s.identity for s in self.sources],
             "preview": dataclasses.asdict(self.preview),
             "landmarker": face_landmarker(self.sources, self.landmarker),
+            **({"frame": "full"} if self.size == WHOLE else {}),
         }
 
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
@@ -292,6 +554,7 @@ def face_run(
     landmarker: str,
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
+    whole: bool = False,
     progress: Callable[[str], Progress] | None = None,
 ) -> FaceRun:
     """See :func:`generate` and :func:`generate_plan`; raises as they do, and nothing is written."""
@@ -311,5 +574,5 @@ def face_run(
         bar = progress("look at faces") if progress else None
         examination = choose_faces(Path(faces), face=face, limits=face_limits, landmarker=landmarker, progress=bar)
     sources = list(faces) if examination is None else examination.taken  # type: ignore[arg-type]
-    planned = {"plan": dataclasses.asdict(rows)}
-    return FaceRun(Plan(rows, len(sources)), chosen, sources, rows.size, preview, landmarker, planned, examination)
+    planned, size = {"plan": dataclasses.asdict(rows)}, WHOLE if whole else rows.size
+    return FaceRun(Plan(rows, len(sources)), chosen, sources, size, preview, landmarker, planned, examination)

@@ -11,8 +11,7 @@ from mesynth.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesynth.core.framing import Framing
-    from mesynth.corpus.plan import PlanConfig
-    from mesynth.corpus.plan_file import StoredPlan
+    from mesynth.corpus.plan import PlanConfig, StoredPlan
     from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
     from mesynth.store.manifest import Manifest
     from mesynth.store.stage import Progress
@@ -87,7 +86,12 @@ class Generation:
                 ("faces", "noise", "preview", "video", "landmarker", "download", "face", "face_limits"), f"with {flow}"
             )
         else:
-            refuse(("subjects", "nuisance", "frame"), f"without {flow}")
+            refuse(("subjects", "nuisance"), f"without {flow}")
+            if self.frame not in ("", "full"):
+                refuse(("frame",), f"without {flow}, unless it is full")
+            if self.frame:
+                refuse(("size",), f"with {option('frame')} full, which keeps a picture's own size")
+                refuse(("until_accepted", "plan"), f"with {option('frame')} full: checks and plans are of crops")
         if self.plan:
             refuse(_PLANNED, f"with {option('plan')}, whose rows say it")
             if self.kind == "clips":
@@ -140,10 +144,10 @@ class Generation:
         """Make it; ``report`` is told how fast it was."""
         common: dict[str, Any] = {"workers": workers, "progress": bar, "report": report}
         if self.kind == "flow":
-            from mesynth.corpus.flow_corpus import generate_flow
+            from mesynth.corpus.flow_corpus import flow_run, generate_flow
             from mesynth.motion.flow_prior import parse_flow_nuisance
 
-            common |= {
+            drawn: dict[str, Any] = {
                 "model": self.model or "flow-prior",
                 "people": self.subjects,
                 "size": 28 if self.size is None else self.size,
@@ -153,8 +157,9 @@ class Generation:
             if self.until_accepted:
                 from mesynth.corpus.rejection import generate_flow_until_accepted
 
-                return _topped_up(generate_flow_until_accepted(self._rows(), out, self.until, **common), out)
-            return Generated(generate_flow(self._rows(), out, **common))
+                images = flow_run(self._rows(), **drawn)
+                return _topped_up(generate_flow_until_accepted(images, out, self.until, **common), out)
+            return Generated(generate_flow(self._rows(), out, **drawn, **common))
         from mesynth.corpus.generate import Preview, generate, generate_plan
 
         common |= {
@@ -173,6 +178,7 @@ class Generation:
             made_plan = Generated(generate_plan(self._stored(), out, faces=self.faces, **common))
             return self._with_picture(made_plan, out)
         assert self.faces is not None
+        common["whole"] = self.whole
         made_clips = Generated(generate(self.faces, self.config, out, **common, **self._choice))
         return self._with_picture(_with_faces(made_clips, out), out)
 
@@ -186,6 +192,11 @@ class Generation:
         note = padded_note(self.video, made.manifest.row(0).height, made.manifest.row(0).width)
         warnings = (*made.warnings, note) if note else made.warnings
         return replace(made, shown={**made.shown, "to look at": str(path)}, warnings=warnings)
+
+    @property
+    def whole(self) -> bool:
+        """Frames are whole pictures."""
+        return self.kind == "clips" and self.frame == "full"
 
     def framing(self) -> Framing:
         """Of flow images. Raises ConfigError for what is none, ManifestError where a database's cannot be found."""
@@ -220,7 +231,7 @@ class Generation:
 
     def _forecast(self) -> str:
         from mesynth.core.profiles import frame_count
-        from mesynth.corpus.faces import find_faces
+        from mesynth.corpus.faces import LONGEST, find_faces
         from mesynth.corpus.flow_corpus import find_flow_model
         from mesynth.corpus.generate import choose, choose_for_rows
 
@@ -241,14 +252,15 @@ class Generation:
         config = self.config
         choose(model, config)
         frames = config.count * frame_count(sum(config.duration) / 2, config.fps)
-        n_faces = len(find_faces(self.faces))
-        return f"{config.count} clips ({frames} frames of {config.size} px) on {n_faces} faces"
+        faces = find_faces(self.faces)
+        size = f"whole pictures of at most {LONGEST} px" if self.whole else f"{config.size} px"
+        return f"{config.count} clips ({frames} frames of {size}) on {len(faces)} faces"
 
     def _rows(self) -> Any:
         return self._stored() if self.plan else self.config
 
     def _stored(self) -> StoredPlan:
-        from mesynth.corpus.plan_file import StoredPlan
+        from mesynth.corpus.plan import StoredPlan
 
         assert self.plan is not None
         return StoredPlan.read(self.plan)

@@ -1,30 +1,43 @@
-"""The generation plan: one explicit row per clip, from which alone the clip is made.
+"""The generation plan: one explicit row per clip, from which alone the clip is made; drawn, and on disk.
 
 A row names the face, the AUs, the temporal profile and the seed. Rows are drawn from independent
 streams, so a plan of 1,000 clips begins with the plan of 100 made by the same command.
+
+On disk it is ``plan.parquet`` (a row a clip), ``design.yaml`` and ``plan.json`` (faces, hash), read in parts.
+:class:`Summary` says what it will make before anything runs: classes, faces, AUs, sources, frames, expected size.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
 from mesynth import __version__
 from mesynth.core import emotions, facs, seeds
 from mesynth.core.emotions import AUSampling
-from mesynth.core.errors import MesynthError
+from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
 from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
-from mesynth.core.types import AUVector
+from mesynth.core.types import N_AUS, AUVector
+from mesynth.corpus.faces import FaceSource, find_faces
 from mesynth.motion.nuisance import Nuisance
+from mesynth.store import digests
 from mesynth.store.manifest import Row
-from mesynth.store.run_folder import temporary_beside
+from mesynth.store.run_folder import require_name, temporary_beside
 
 FILE_NAME = "plan.jsonl"
 
@@ -86,8 +99,8 @@ class PlanRow:
         """The target AUs."""
         return AUVector(np.array(self.intensity, np.float32))
 
-    def columns(self, shown: AUVector, size: int, apex: int) -> dict[str, Any]:
-        """Of the manifest's row: what the plan says of a clip of ``size`` pixels that shows these AUs."""
+    def columns(self, shown: AUVector, size: tuple[int, int], apex: int) -> dict[str, Any]:
+        """Of the manifest's row: what the plan says of a clip of ``size`` (height, width) that shows these AUs."""
         active = [facs.AU_CODES[k] for k in np.flatnonzero(shown.intensity.max(1) > 0)]
         return {
             "onset": 0,
@@ -96,8 +109,8 @@ class PlanRow:
             "fps": self.fps,
             "n_frames": self.n_frames,
             "apex_index": apex,
-            "height": size,
-            "width": size,
+            "height": size[0],
+            "width": size[1],
             "emotion": self.emotion,
             "label": emotions.label(self.emotion),
             "objective_class": facs.objective_class(active),
@@ -117,7 +130,31 @@ class PlanRow:
         }
 
 
-class Plan(Sequence["PlanRow"]):
+class _Rows(Sequence["PlanRow"]):
+    """Rows that are made when they are looked at; a slice is as small as its whole."""
+
+    _part: range
+    """Indices of the rows."""
+
+    def _row(self, index: int) -> PlanRow:
+        raise NotImplementedError
+
+    def _of(self, part: range) -> Self:
+        """These rows alone."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @overload
+    def __getitem__(self, index: int) -> PlanRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> PlanRow | Self:
+        return self._of(self._part[index]) if isinstance(index, slice) else self._row(self._part[index])
+
+
+class Plan(_Rows):
     """The rows of ``config`` over ``n_faces`` faces, each drawn when it is looked at: a plan of any length is small.
 
     Emotions are taken in turn, faces in random order per round, so that classes and faces stay balanced; AUs
@@ -131,17 +168,11 @@ class Plan(Sequence["PlanRow"]):
         self.config, self.n_faces = config, n_faces
         self._part = range(config.count) if part is None else part
 
-    def __len__(self) -> int:
-        return len(self._part)
+    def _row(self, index: int) -> PlanRow:
+        return _draw_row(self.config, self.n_faces, index)
 
-    @overload
-    def __getitem__(self, index: int) -> PlanRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> Plan: ...
-    def __getitem__(self, index: int | slice) -> PlanRow | Plan:
-        if isinstance(index, slice):
-            return Plan(self.config, self.n_faces, self._part[index])
-        return _draw_row(self.config, self.n_faces, self._part[index])
+    def _of(self, part: range) -> Plan:
+        return Plan(self.config, self.n_faces, part)
 
 
 def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
@@ -196,3 +227,415 @@ def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:
             file.write(json.dumps(line) + "\n")
     os.replace(temporary, path)
     return path
+
+
+# ---------------------------------------------------------------- on disk
+
+
+ROWS_FILE, DESIGN_FILE, INFO_FILE = "plan.parquet", "design.yaml", "plan.json"
+_GROUP = 1024
+"""Rows read at once."""
+_STRINGS = pa.list_(pa.string())
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()), ("face", pa.int32()), ("face_key", pa.string()), ("emotion", pa.string()),
+        ("label", pa.string()), ("au", pa.string()), ("au_intensity", pa.list_(pa.float32())),
+        ("au_source", pa.string()), ("au_seen", _STRINGS), ("subjects_seen", _STRINGS), ("profile", pa.string()),
+        ("n_frames", pa.int32()), ("fps", pa.float64()), ("noise", pa.float64()), ("head", pa.float64()),
+        ("blink", pa.float64()), ("style", pa.float64()), ("seed", pa.int64()),
+    ]
+)  # fmt: skip
+VIRTUAL = "flow-prior"
+"""Database of people who exist as a face shape alone (flow images)."""
+
+
+@dataclass(frozen=True)
+class PlanFace:
+    """One face of a plan: which one, and whom a clip of it has seen for that alone."""
+
+    database: str
+    subject: str
+    sha256: str
+    row: int
+    seen: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """``database/subject``."""
+        return f"{self.database}/{self.subject}"
+
+    @property
+    def identity(self) -> tuple[str, str, str, int]:
+        """What says whether a found face is this one (:attr:`mesynth.corpus.faces.FaceSource.identity`)."""
+        return (self.database, self.subject, self.sha256, self.row)
+
+
+def plan_faces(sources: Iterable[FaceSource]) -> list[PlanFace]:
+    """The faces that :func:`mesynth.corpus.faces.find_faces` found."""
+    return [
+        PlanFace(s.database, s.subject, s.sha256, s.row, tuple(sorted({f"{s.database}/{s.subject}", *s.seen})))
+        for s in sources
+    ]
+
+
+def virtual_faces(n: int) -> list[PlanFace]:
+    """``n`` people without a picture: a face shape each, for flow images."""
+    return [PlanFace(VIRTUAL, f"p{i:05d}", "", -1, (f"{VIRTUAL}/p{i:05d}",)) for i in range(n)]
+
+
+def record(row: PlanRow, face: PlanFace) -> dict[str, Any]:
+    """A line of ``plan.parquet``. ``subjects_seen``: the face's and the AUs', not the generator's."""
+    nuisance = asdict(row.nuisance)
+    return {
+        "index": row.index,
+        "face": row.face,
+        "face_key": face.key,
+        "emotion": row.emotion,
+        "label": emotions.label(row.emotion),
+        "au": facs.format_vector(row.aus),
+        "au_intensity": np.array(row.intensity, np.float32).ravel().tolist(),
+        "au_source": row.au_source,
+        "au_seen": list(row.au_seen),
+        "subjects_seen": sorted({*face.seen, *row.au_seen}),
+        "profile": row.profile.text(),
+        "n_frames": row.n_frames,
+        "fps": row.fps,
+        **{name: nuisance[name] for name in ("noise", "head", "blink", "style")},
+        "seed": row.seed,
+    }
+
+
+def plan_row(line: dict[str, Any]) -> PlanRow:
+    """The row of a line of ``plan.parquet``."""
+    cells = np.array(line["au_intensity"], np.float32).reshape(N_AUS, 2)
+    return PlanRow(
+        index=line["index"],
+        face=line["face"],
+        emotion=line["emotion"],
+        intensity=tuple((float(left), float(right)) for left, right in cells),
+        au_source=line["au_source"],
+        profile=Profile.parse(line["profile"]),
+        n_frames=line["n_frames"],
+        fps=line["fps"],
+        nuisance=Nuisance(**{name: line[name] for name in ("noise", "head", "blink", "style")}),
+        seed=line["seed"],
+        au_seen=tuple(line["au_seen"]),
+    )
+
+
+def write_plan_folder(
+    out: Path, rows: Iterable[PlanRow], faces: Sequence[PlanFace], design: dict[str, Any], info: dict[str, Any]
+) -> StoredPlan:
+    """Write a plan under a temporary name and rename the folder; an equal plan that is there already is left alone.
+
+    ``info``: further entries of ``plan.json``; those named ``..._path`` are not part of the plan's hash.
+
+    Raises:
+        RunFolderError: ``out`` holds something else, or cannot be written.
+    """
+    out = Path(out)
+    require_name(out)
+    temporary = temporary_beside(out)
+    try:
+        temporary.mkdir(parents=True)
+        digest, n = hashlib.sha256(), 0
+        with pq.ParquetWriter(temporary / ROWS_FILE, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+            lines = (record(row, faces[row.face]) for row in rows)
+            while part := list(islice(lines, _GROUP)):
+                for line in part:
+                    digest.update(json.dumps(line, sort_keys=True).encode())
+                n += len(part)
+                writer.write_table(pa.Table.from_pylist(part, schema=SCHEMA))
+        people = [[*face.identity, list(face.seen)] for face in faces]
+        plain = {name: value for name, value in info.items() if not name.endswith("_path")}
+        digest.update(json.dumps({"faces": people, "design": design} | plain, sort_keys=True).encode())
+        whole: dict[str, Any] = (
+            {"rows": n, "hash": digest.hexdigest(), "code_version": __version__, digests.KEY: digests.LIST}
+            | info
+            | {"faces": people}
+        )
+        (temporary / DESIGN_FILE).write_text(yaml.safe_dump(design, sort_keys=False))
+        (temporary / INFO_FILE).write_text(json.dumps(whole, indent=1) + "\n")
+        digests.seal(temporary)
+        try:
+            if out.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+            os.replace(temporary, out)
+        except OSError as error:  # another process may have been first in this moment
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            _same_or_refuse(out, str(whole["hash"]))
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return StoredPlan.read(out)
+
+
+def _same_or_refuse(out: Path, digest: str) -> None:
+    try:
+        same = StoredPlan.read(out).hash == digest
+    except MesynthError:
+        same = False
+    if not same:
+        raise RunFolderError(f"{out} exists and holds another plan or something else; choose another --out")
+
+
+class StoredPlan(_Rows):
+    """The rows of a plan folder, or some of them; what is sent to another process is the path and the range."""
+
+    def __init__(self, folder: Path, info: dict[str, Any], part: range) -> None:
+        self.folder, self.info, self._part = folder, info, part
+        self._file: Any = None
+        self._group: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    @classmethod
+    def read(cls, folder: Path | str) -> StoredPlan:
+        """Raises ManifestError when the folder holds no plan, or a damaged one."""
+        folder = Path(folder)
+        try:
+            info = json.loads((folder / INFO_FILE).read_text())
+            stored = pq.ParquetFile(folder / ROWS_FILE)
+            if stored.schema_arrow.remove_metadata() != SCHEMA or stored.metadata.num_rows != info["rows"]:
+                raise ManifestError(f"{folder / ROWS_FILE} is not the plan that {INFO_FILE} describes; plan anew")
+            people = [(*map(type, face), len(face)) for face in info["faces"]]
+            if not isinstance(info["hash"], str) or any(p != (str, str, str, int, list, 5) for p in people):
+                raise KeyError("faces")
+            digests.check(folder, [INFO_FILE, ROWS_FILE, DESIGN_FILE], promised=info.get(digests.KEY) == digests.LIST)
+        except FileNotFoundError:
+            raise ManifestError(f"{folder} holds no plan; make one with `mesynth plan`") from None
+        except ManifestError:
+            raise
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            raise ManifestError(f"{folder} holds a damaged plan ({' '.join(str(error).split())}); plan anew") from None
+        return cls(folder, info, range(info["rows"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_group": (-1, []), "info": {"hash": self.hash}}
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the rows, the design and the faces."""
+        return str(self.info["hash"])
+
+    @property
+    def size(self) -> int:
+        """Crop width and height, pixels."""
+        return int(self.info["size"])
+
+    @property
+    def faces(self) -> list[PlanFace]:
+        """All faces, in the order that ``PlanRow.face`` counts."""
+        return [PlanFace(d, s, sha, row, tuple(seen)) for d, s, sha, row, seen in self.info["faces"]]
+
+    def find(self, faces: Path | None = None) -> list[FaceSource]:
+        """The planned faces in ``faces``, or where they were when the plan was made.
+
+        Raises:
+            ManifestError: a planned face is not there, or is another picture now; or they have no pictures.
+        """
+        wanted = self.faces
+        if any(face.database == VIRTUAL for face in wanted):
+            raise ManifestError(f"the plan {self.folder} is of people without pictures; use --kind flow")
+        folder = self.faces_folder(faces)
+        here = {tuple(source.identity): source for source in find_faces(folder)}
+        for face in wanted:
+            if face.identity not in here:
+                raise ManifestError(
+                    f"{folder} does not hold the planned face {face.key} (or another picture of it); "
+                    "give the folder it was planned from as --faces, or plan anew"
+                )
+        return [here[face.identity] for face in wanted]
+
+    def faces_folder(self, faces: Path | None = None) -> Path:
+        """Where the faces are: ``faces``, or where they were when the plan was made."""
+        return faces or self.folder / str(self.info.get("faces_path", ""))
+
+    def _of(self, part: range) -> StoredPlan:
+        return StoredPlan(self.folder, self.info, part)
+
+    def __iter__(self) -> Iterator[PlanRow]:
+        for index in self._part:
+            yield self._row(index)
+
+    def _row(self, index: int) -> PlanRow:
+        try:
+            return plan_row(self._line(index))
+        except MesynthError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ManifestError(f"row {index} of {self.folder / ROWS_FILE} is damaged ({reason}); plan anew") from None
+
+    def _line(self, index: int) -> dict[str, Any]:
+        group, place = divmod(index, _GROUP)
+        if self._group[0] != group:
+            if self._file is None:
+                self._file = pq.ParquetFile(self.folder / ROWS_FILE, page_checksum_verification=True)
+            self._group = (group, self._file.read_row_group(group).to_pylist())
+        line: dict[str, Any] = self._group[1][place]
+        return line
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All rows of the file as tables, one part at a time."""
+        file = pq.ParquetFile(self.folder / ROWS_FILE)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+# ---------------------------------------------------------------- what it will make
+
+
+_BAR = 30
+FLOW_SIZE = 28
+_ONCE = 5_500  # landmarks, tar headers, and the rows of the manifest and the plan for a clip, bytes
+_FACTORS = ("au_source", "profile_decay", "noise", "head", "blink", "style")
+
+
+def frame_bytes(size: int, noise: float) -> float:
+    """Expected bytes of a PNG frame of ``size`` pixels with sensor noise of ``noise`` grey levels.
+
+    A fit to a photo and rendered heads at 96 to 256 px and noise 0 to 4, within a sixth of each: small crops hold more
+    detail a pixel, and noise is what PNG cannot compress.
+    """
+    still = 1.4 + 46 / size
+    return float(size**2 * (still + (2.4 - still) * (1 - np.exp(-noise / 3.5))))
+
+
+@dataclass
+class Summary:
+    """Counts of a plan's rows; filled by :meth:`add`, a row at a time."""
+
+    rows: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    bytes: float = 0.0
+    labels: Counter[str] = field(default_factory=Counter)
+    emotions: Counter[str] = field(default_factory=Counter)
+    faces: Counter[int] = field(default_factory=Counter)
+    factors: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _FACTORS})
+    aus: Counter[int] = field(default_factory=Counter)
+    sides: Counter[str] = field(default_factory=Counter)
+    per_clip: Counter[int] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    intensity: np.ndarray = field(default_factory=lambda: np.zeros(101, np.int64))
+    """Histogram over active (AU, side) cells, hundredths."""
+
+    def add(self, row: PlanRow, face: PlanFace, size: int) -> None:
+        """Count one row."""
+        from mesynth.core.emotions import label
+
+        cells = np.array(row.intensity)
+        active = cells > 0
+        self.rows += 1
+        self.frames += row.n_frames
+        self.seconds += row.n_frames / row.fps
+        self.bytes += row.n_frames * frame_bytes(size, row.nuisance.noise) + 9 * size**2 + _ONCE
+        self.labels[label(row.emotion)] += 1
+        self.emotions[row.emotion] += 1
+        self.faces[row.face] += 1
+        n = row.nuisance
+        values = (row.au_source, row.profile.decay, *(f"{v:g}" for v in (n.noise, n.head, n.blink, n.style)))
+        for name, value in zip(_FACTORS, values, strict=True):
+            self.factors[name][value] += 1
+        for code in (facs.AU_CODES[k] for k in np.flatnonzero(active.any(1))):
+            self.aus[code] += 1
+        one = {(True, False): "left", (False, True): "right"}.get((bool(active[:, 0].any()), bool(active[:, 1].any())))
+        self.sides[one or ("uneven" if self._uneven(cells) else "both")] += 1
+        self.per_clip[int(active.any(1).sum())] += 1
+        self.seen.update({*face.seen, *row.au_seen})
+        self.intensity += np.bincount(np.round(100 * cells[active]).astype(int), minlength=101)
+
+    @staticmethod
+    def _uneven(cells: np.ndarray) -> bool:
+        """One side at less than half of the other."""
+        strong, weak = sorted((cells[:, 0].max(), cells[:, 1].max()), reverse=True)
+        return bool(weak < 0.5 * strong)
+
+    def quantiles(self) -> tuple[float, float, float]:
+        """5, 50 and 95 per cent of active intensities."""
+        total = np.cumsum(self.intensity)
+        low, middle, high = (float(np.searchsorted(total, share * total[-1])) / 100 for share in (0.05, 0.5, 0.95))
+        return low, middle, high
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "rows": self.rows,
+            "frames": self.frames,
+            "expected_bytes": round(self.bytes),
+            "expected_bytes_flow": self.flow_bytes,
+            "classes": dict(sorted(self.labels.items())),
+            "emotions": dict(self.emotions.most_common()),
+            "faces": len(self.faces),
+            "aus": {str(code): n for code, n in self.aus.most_common()},
+            "aus_per_clip": {str(n): self.per_clip[n] for n in sorted(self.per_clip)},
+            "sides": dict(self.sides.most_common()),
+            "intensity": list(self.quantiles()),
+            "sources": dict(self.factors["au_source"].most_common()),
+            "subjects_seen": len(self.seen),
+        }
+
+    @property
+    def flow_bytes(self) -> int:
+        """Expected size of the rows as flow images of 28 px."""
+        return round(self.rows * (8 * FLOW_SIZE**2 + _ONCE))
+
+    def text(self) -> str:
+        """For people."""
+        faces = sorted(self.faces.values())
+        spread = f"{faces[0]}" if faces[0] == faces[-1] else f"{faces[0]} to {faces[-1]}"
+        low, middle, high = self.quantiles()
+        minutes = self.seconds / 60
+        subject, n_seen = self.seen.most_common(1)[0]
+        lines = [
+            f"{self.rows} rows on {len(faces)} faces ({spread} a face), {self.frames} frames: {minutes:.1f} minutes",
+            f"classes    {_counts(self.labels)}",
+            f"emotions   {_counts(self.emotions)}",
+            *(f"{name.replace('_', ' '):<14} {_counts(c)}" for name, c in self.factors.items() if self._said(name, c)),
+            f"sides      {_counts(self.sides)}",
+            f"AUs a clip {', '.join(f'{n}: {self.per_clip[n]}' for n in sorted(self.per_clip))}",
+            f"intensity  {low:.2f} / {middle:.2f} / {high:.2f} (5, 50, 95 %)",
+            *self._histogram(),
+            f"subjects seen: {len(self.seen)}; a fold without {subject} leaves out {n_seen} rows, the most of all",
+            f"expected size: {_size(self.bytes)} with frames, {_size(self.flow_bytes)} as {FLOW_SIZE} px flow images",
+        ]
+        return "\n".join(lines)
+
+    @staticmethod
+    def _said(name: str, counts: Counter[str]) -> bool:
+        return name == "au_source" or len(counts) > 1
+
+    def _histogram(self) -> Iterable[str]:
+        most = max(self.aus.values(), default=1)
+        for code, n in sorted(self.aus.items()):
+            bar = "#" * max(1, round(_BAR * n / most))
+            yield f"  AU {code:<2} {facs.AU_NAMES[code]:<22} {n:>8} {bar}"
+
+
+def summarise(rows: Iterable[PlanRow], faces: list[PlanFace], size: int) -> Summary:
+    """Count ``rows``, one at a time."""
+    summary = Summary()
+    for row in rows:
+        summary.add(row, faces[row.face], size)
+    return summary
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{name or '(none)'} {n}" for name, n in counts.most_common())
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError

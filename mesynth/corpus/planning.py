@@ -18,14 +18,23 @@ from mesynth.core.errors import ConfigError, LeakError
 from mesynth.core.process import counted
 from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count
 from mesynth.core.types import AUVector
-from mesynth.corpus.au_sources import AUSource, SampledAUs, make_sources
-from mesynth.corpus.design import MAX_ROWS, AUDesign, Design, Intensity, parse_intensity
+from mesynth.corpus.design import (
+    MAX_ROWS,
+    AUDesign,
+    AUSource,
+    Design,
+    Intensity,
+    SampledAUs,
+    make_sources,
+    parse_intensity,
+)
 from mesynth.corpus.faces import Examination, find_faces
-from mesynth.corpus.plan import PlanRow, face_of
-from mesynth.corpus.plan_file import (
+from mesynth.corpus.plan import (
     PlanFace,
+    PlanRow,
     StoredPlan,
     Summary,
+    face_of,
     plan_faces,
     summarise,
     virtual_faces,
@@ -243,7 +252,7 @@ class PlanDraft:
         return summarise(rows, self.faces, self.design.clip.size)
 
     def write(self, out: Path, progress: Progress | None = None) -> StoredPlan:
-        """See :func:`mesynth.corpus.plan_file.write_plan_folder`; how faces were chosen is written into it."""
+        """See :func:`mesynth.corpus.plan.write_plan_folder`; how faces were chosen is written into it."""
         info = {"size": self.design.clip.size, "aus_from": self.aus_hash, "excluded": list(self.excluded)}
         if self.faces_path is not None:
             info["faces_path"] = os.path.relpath(self.faces_path, out)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import Sample
-from mesynth.head.sheet import contact_sheet
+from mesynth.head.render import contact_sheet
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import npy_bytes, png_bytes, read_flow, read_frames

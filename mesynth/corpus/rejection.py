@@ -17,7 +17,7 @@ import hashlib
 import heapq
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -29,17 +29,13 @@ import pyarrow as pa
 
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, RunFolderError
-from mesynth.core.framing import OWN, Framing, KnownFraming
+from mesynth.core.framing import KnownFraming
 from mesynth.corpus.faces import FaceSource
 from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejection, rejected_csv, rejections
-from mesynth.corpus.flow_corpus import flow_run
-from mesynth.corpus.generate import Preview, face_run
-from mesynth.corpus.plan import PlanConfig, PlanRow
-from mesynth.corpus.plan_file import StoredPlan
-from mesynth.corpus.throughput import CorpusRun, Pace, Report, Throughput, joined, timed, writable
-from mesynth.metrics.clips import ClipData, face_mask
-from mesynth.motion.flow_prior import NAME as FLOW_PRIOR
-from mesynth.motion.flow_prior import FlowNuisance
+from mesynth.corpus.flow_corpus import FlowRun
+from mesynth.corpus.generate import CorpusRun, Pace, Preview, Throughput, face_run, joined, timed, writable
+from mesynth.corpus.plan import PlanConfig, PlanRow, StoredPlan
+from mesynth.metrics.base import ClipData, face_mask
 from mesynth.motion.prior import NAME
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
@@ -50,7 +46,6 @@ from mesynth.store.shards import ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
     SKIPPED_FILE,
     Produced,
-    Progress,
     Skipped,
     Worker,
     read_notes,
@@ -314,10 +309,7 @@ def _run_rounds(
     run: CorpusRun,
     acceptance: Acceptance,
     checks: Checks,
-    *,
-    workers: int = 1,
-    progress: Callable[[str], Progress] | None = None,
-    report: Report | None = None,
+    **pace: Unpack[Pace],
 ) -> AcceptedCorpus:
     """Clips of a plan whose rows' indices count from 0.
 
@@ -326,6 +318,7 @@ def _run_rounds(
         MesynthError: whatever a worker raises.
     """
     plan, config = run.rows, run.config | acceptance.plain()
+    workers, progress, report = pace.get("workers", 1), pace.get("progress"), pace.get("report")
     claim_folder(out, config)
     if (out / FILE_NAME).is_file():
         if (out / ROUNDS).exists() or (out / LOCK_FILE).exists():  # a kill came between the last two steps
@@ -358,7 +351,8 @@ def _run_rounds(
         write_text(out / REJECTED_FILE, rejected_csv(rejected))
         if rounds.never:
             write_text(out / SKIPPED_FILE, skipped_csv(rounds.never[i] for i in sorted(rounds.never)))
-        _gather(out, rounds.made, rounds.chosen, framing_meta(KnownFraming(framing=run.framing)))
+        known = KnownFraming(framing=run.framing) if run.framing else None
+        _gather(out, rounds.made, rounds.chosen, framing_meta(known))
         shutil.rmtree(out / ROUNDS)
     if report and speeds:
         report(joined(speeds))
@@ -449,25 +443,15 @@ def generate_until_accepted(
 
 
 def generate_flow_until_accepted(
-    rows: PlanConfig | StoredPlan,
-    out: Path,
-    acceptance: Acceptance,
-    *,
-    model: str = FLOW_PRIOR,
-    people: int = 0,
-    size: int = 28,
-    nuisance: FlowNuisance = FlowNuisance(),
-    framing: Framing = OWN,
-    **pace: Unpack[Pace],
+    run: FlowRun, out: Path, acceptance: Acceptance, **pace: Unpack[Pace]
 ) -> AcceptedCorpus:
-    """:func:`mesynth.corpus.flow_corpus.generate_flow`, with every duplicate drawn again; see
+    """The flow images of ``run`` (:func:`mesynth.corpus.flow_corpus.flow_run`), with every duplicate drawn again; see
     :func:`generate_until_accepted`.
 
     Raises:
         ConfigError: a check of frames: there are none.
-        MesynthError: what it raises.
+        RunFolderError, MesynthError: see :func:`mesynth.corpus.flow_corpus.generate_flow`.
     """
     if frames := acceptance.limits.of_frames:
         raise ConfigError(f"--keep {frames[0]} needs frames; with --kind flow use --keep duplicate")
-    run = flow_run(rows, model=model, people=people, size=size, nuisance=nuisance, framing=framing)
     return _run_rounds(out, run, acceptance, Checks(acceptance.limits), **pace)

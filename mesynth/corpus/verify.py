@@ -23,12 +23,11 @@ import pyarrow as pa
 
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.types import N_AUS
-from mesynth.corpus.croissant import CROISSANT_FILE
+from mesynth.corpus.card import CROISSANT_FILE
 from mesynth.datasets.registry import corpus_near
 from mesynth.preprocess.augment import GENERATOR as AUGMENT
 from mesynth.store import digests
-from mesynth.store.families import UNTRAINED
-from mesynth.store.generator_folder import read_facts
+from mesynth.store.generator_folder import UNTRAINED, read_facts
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, says_sealed
 from mesynth.store.shards import npy_array, read_span
 from mesynth.store.stage import Progress

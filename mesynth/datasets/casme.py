@@ -11,20 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    frame_number,
-    given_file,
-    list_frames,
-    no_file,
-    numbered_folders,
-    read_workbook,
-    release_folder,
-    rendering,
-    text_of,
-    workbooks,
-)
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 
 _RAW = ("CASME_raw_selected", "CASME-raw-selected", "CASME_raw", "CASME_RAW_selected", "raw_selected")
 _CROPPED = ("Cropped", "CASME_Cropped", "CASME-Cropped")
@@ -49,9 +37,9 @@ def is_release(folder: Path) -> bool:
 
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the workbook. Raises DatasetLayoutError."""
-    folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME")
-    sheet = read_workbook(_workbook(root, annotation), _COLUMNS, optional=("apex2",))
-    people = numbered_folders(folder, "sub")
+    folder = files.release_folder(root, files.rendering(frames, _RAW, _CROPPED), "CASME")
+    sheet = files.read_workbook(_workbook(root, annotation), _COLUMNS, optional=("apex2",))
+    people = files.numbered_folders(folder, "sub")
     return Release(
         lines=tuple(_line(root, folder, people, sheet.path, cells) for cells in sheet.rows),
         sources=(sheet.path.name,),
@@ -59,35 +47,24 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
 
 
 def _workbook(root: Path, annotation: Path | None) -> Path:
-    if annotation:
-        return given_file(annotation)
-    books = workbooks(root)
-    named = [p for p in books if _BOOK.match(p.name)]
-    if not named and len(books) != 1:
-        raise no_file("casme.xlsx", root)
-    return (named or books)[0]
+    books = files.workbooks(root)
+    named = [p for p in books if _BOOK.match(p.name)] or (books if len(books) == 1 else [])
+    return files.annotation_file(annotation, next(iter(named), None), "casme.xlsx", root)
 
 
 def _line(root: Path, folder: Path, people: dict[int, str], book: Path, cells: dict[str, object]) -> AnnotatedClip:
-    clip, text = text_of(cells["clip"]), text_of(cells["subject"]).lower().removeprefix("sub")
+    clip, text = files.text_of(cells["clip"]), files.text_of(cells["subject"]).lower().removeprefix("sub")
     if not text.isdecimal() or not clip:
-        problem = f"row with subject '{text_of(cells['subject'])}' and file name '{clip}' in {book.name} names no clip"
+        problem = (
+            f"row with subject '{files.text_of(cells['subject'])}' and file name '{clip}' in {book.name} names no clip"
+        )
         return AnnotatedClip(
             subject=text, clip=clip, folder="", problem=f"{problem}; expected for example 1 and EP01_5"
         )
     subject = f"sub{int(text):02d}"
     place = folder.relative_to(root) / people.get(int(text), subject) / clip
-    line = AnnotatedClip(
-        subject=subject,
-        clip=clip,
-        folder=place.as_posix(),
-        onset=cells["onset"],
-        apex=cells["apex"],
-        offset=cells["offset"],
-        aus=cells["aus"],
-        emotion=text_of(cells["emotion"]),
-    )
-    second = frame_number(cells.get("apex2"))
+    line = AnnotatedClip.of_cells(cells, subject=subject, clip=clip, folder=place.as_posix())
+    second = files.frame_number(cells.get("apex2"))
     if second is not None:
         line = replace(line, warnings=(f"a second apex is annotated at frame {second}; the first is taken",))
     return _mended(root, line)
@@ -100,10 +77,10 @@ def _mended(root: Path, line: AnnotatedClip) -> AnnotatedClip:
     so it decides.
     """
     try:
-        numbers = list(list_frames(root / line.folder))
+        numbers = list(files.list_frames(root / line.folder))
     except DatasetLayoutError:  # the engine says which folder is missing
         return line
-    onset, offset = frame_number(line.onset), frame_number(line.offset)
+    onset, offset = files.frame_number(line.onset), files.frame_number(line.offset)
     if onset is None or offset is None or len(numbers) < 2:
         return line
     if sum(onset <= n <= offset for n in numbers) > 1:
@@ -112,7 +89,7 @@ def _mended(root: Path, line: AnnotatedClip) -> AnnotatedClip:
         f"onset {onset} and offset {offset} do not enclose the folder's frames {numbers[0]} to {numbers[-1]}; "
         "the whole folder is taken"
     )
-    apex = frame_number(line.apex)
+    apex = files.frame_number(line.apex)
     inside = apex is not None and numbers[0] < apex < numbers[-1]
     return replace(
         line,
@@ -123,17 +100,4 @@ def _mended(root: Path, line: AnnotatedClip) -> AnnotatedClip:
     )
 
 
-CASME = Database(
-    name="casme",
-    title="CASME",
-    fps=60.0,
-    licence="CASME licence agreement",
-    paper="Yan et al., CASME database: a dataset of spontaneous micro-expressions collected from neutralized faces, "
-    "FG 2013",
-    is_release=is_release,
-    read=read,
-    layout="CASME_raw_selected/ (or Cropped/) and the workbook casme.xlsx",
-    annotation="casme.xlsx",
-    frames=("auto", "raw", "cropped"),
-    published=published("casme"),
-)
+CASME = shipped("casme", is_release=is_release, read=read)

@@ -17,19 +17,8 @@ import numpy as np
 from mesynth.core.errors import DatasetLayoutError
 from mesynth.core.facs import AU_CODES, parse_annotation
 from mesynth.core.types import AUVector
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.editions import published, recognise
-from mesynth.datasets.files import (
-    find_folder,
-    given_file,
-    no_file,
-    read_workbook,
-    release_folder,
-    rendering,
-    roman_class,
-    text_of,
-    workbooks,
-)
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Published, Release, recognise, shipped
 from mesynth.datasets.load import Correction, load_release, usable
 from mesynth.datasets.registry import right_root
 from mesynth.store import digests
@@ -87,9 +76,11 @@ def load_casme2(root: Path | str, *, frames: str = "", corrections: Iterable[Cor
 
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the coding workbook. Raises DatasetLayoutError."""
-    folder = release_folder(root, rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
+    folder = (
+        files.release_folder(root, files.rendering(frames, _RAW, _CROPPED), "CASME II").relative_to(root).as_posix()
+    )
     book, notes = _workbook(root, annotation)
-    sheet = read_workbook(book, _COLUMNS, ("objective",))
+    sheet = files.read_workbook(book, _COLUMNS, ("objective",))
     origin = _origin(root, sheet.path)
     made = None
     if origin.kind != "real":  # complete is what was rendered, not what was recorded
@@ -117,7 +108,7 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
 def is_release(folder: Path) -> bool:
     """Whether ``folder`` is the root of a CASME II release, or of a rendered one."""
     raw = (name for name in _RAW if name.startswith("CASME2"))
-    if (folder / RENDERED_FILE).is_file() or find_folder(folder, *raw):
+    if (folder / RENDERED_FILE).is_file() or files.find_folder(folder, *raw):
         return True
     return any(p.suffix.lower() in {".xlsx", ".xls"} and p.name.lower().startswith("casme2") for p in folder.iterdir())
 
@@ -125,11 +116,11 @@ def is_release(folder: Path) -> bool:
 def _workbook(root: Path, annotation: Path | None) -> tuple[Path, tuple[str, ...]]:
     """The coding workbook, and a note on others that lie beside it."""
     if annotation:
-        return given_file(annotation), ()
-    books = [p for p in workbooks(root) if "objective" not in p.name.lower()]
+        return files.given_file(annotation), ()
+    books = [p for p in files.workbooks(root) if "objective" not in p.name.lower()]
     found = [book for pattern in _WORKBOOKS for book in books if Path(book.name.lower()).match(pattern)]
     if not found:
-        raise no_file("CASME2-coding-20140508.xlsx", root)
+        raise files.no_file("CASME2-coding-20140508.xlsx", root)
     others = [book.name for book in dict.fromkeys(found) if book != found[0]]
     return found[0], tuple(f"{name} lies beside it and was not read; --annotation takes it instead" for name in others)
 
@@ -139,12 +130,12 @@ def _with_objective_classes(root: Path, release: Release) -> Release:
 
     The file was made for one edition; action units that another changed would keep the class of the former ones.
     """
-    book = next((p for p in workbooks(root) if "objective" in p.name.lower()), None)
+    book = next((p for p in files.workbooks(root) if "objective" in p.name.lower()), None)
     if book is None:
         return release
     found: dict[tuple[str, str], str] = {}
-    for row in read_workbook(book, _OBJECTIVE).rows:
-        key, name = (_subject(row["subject"], book), text_of(row["clip"])), roman_class(row["objective"])
+    for row in files.read_workbook(book, _OBJECTIVE).rows:
+        key, name = (_subject(row["subject"], book), files.text_of(row["clip"])), files.roman_class(row["objective"])
         if found.setdefault(key, name) != name:
             raise DatasetLayoutError(
                 f"{book} lists {'/'.join(key)} in class {found[key]} and in {name}; remove one row"
@@ -190,30 +181,22 @@ def _origin(root: Path, book: Path) -> _Origin:
 
 def _subject(cell: object, book: Path) -> str:
     """``'01'``, ``1`` and ``sub01`` are all the folder ``sub01``."""
-    text = text_of(cell).lower().removeprefix("sub")
+    text = files.text_of(cell).lower().removeprefix("sub")
     if not text.isdecimal():
-        raise DatasetLayoutError(f"subject '{text_of(cell)}' in {book.name} is no number; expected for example 01")
+        raise DatasetLayoutError(
+            f"subject '{files.text_of(cell)}' in {book.name} is no number; expected for example 01"
+        )
     return f"sub{int(text):02d}"
 
 
 def _line(folder: str, book: Path, cells: dict[str, object], origin: _Origin) -> AnnotatedClip:
-    clip = text_of(cells["clip"])
+    clip = files.text_of(cells["clip"])
     try:
         subject = _subject(cells["subject"], book)
     except DatasetLayoutError as error:
-        return AnnotatedClip(subject=text_of(cells["subject"]), clip=clip, folder="", problem=str(error))
+        return AnnotatedClip(subject=files.text_of(cells["subject"]), clip=clip, folder="", problem=str(error))
     exact = origin.clips.get(f"{subject}/{clip}")
-    line = AnnotatedClip(
-        subject=subject,
-        clip=clip,
-        folder=f"{folder}/{subject}/{clip}",
-        onset=cells["onset"],
-        apex=cells["apex"],
-        offset=cells["offset"],
-        aus=cells["aus"],
-        emotion=text_of(cells["emotion"]),
-        objective=roman_class(cells.get("objective")),
-    )
+    line = AnnotatedClip.of_cells(cells, subject=subject, clip=clip, folder=f"{folder}/{subject}/{clip}")
     if exact is None:
         return replace(line, provenance={"seed": origin.seed})
     return replace(
@@ -230,16 +213,4 @@ def _line(folder: str, book: Path, cells: dict[str, object], origin: _Origin) ->
     )
 
 
-CASME2 = Database(
-    name="casme2",
-    title="CASME II",
-    fps=200.0,
-    licence="CASME II licence agreement",
-    paper="Yan et al., CASME II: an improved spontaneous micro-expression database, PLoS ONE 9(1), 2014",
-    is_release=is_release,
-    read=read,
-    layout="CASME2_RAW_selected/ (or Cropped/) and the workbook CASME2-coding-20140508.xlsx",
-    annotation="CASME2-coding-20140508.xlsx",
-    frames=("auto", "raw", "cropped"),
-    published=published("casme2"),
-)
+CASME2 = shipped("casme2", is_release=is_release, read=read)

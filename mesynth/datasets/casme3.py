@@ -12,25 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    Sheet,
-    contents,
-    frame_number,
-    given_file,
-    nested,
-    no_file,
-    place_of,
-    read_workbook,
-    roman_class,
-    subfolders,
-    text_of,
-    workbooks,
-)
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 from mesynth.datasets.load import LONGEST_S
 
-_FPS = 30.0
 _BOOK_FOLDERS = ("part_A", "part_C", "annotation", "annotations", "partA", "partC")
 _VIDEO_FOLDERS = ("part_A", "part_A_split", "data", "ME_A")
 _CLIP_FOLDERS = ("part_A", "data", "Part_A_ME_clip", "frame", "color", "depth")
@@ -78,18 +63,21 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
 
 def _book(
     root: Path, part: str, optional: tuple[str, ...], columns: dict[str, tuple[str, ...]], annotation: Path | None
-) -> tuple[Sheet, str]:
+) -> tuple[files.Sheet, str]:
     """The part's workbook of micro-expressions, the one of jpg indices and the newest edition first; a note."""
     if annotation:
-        return read_workbook(given_file(annotation), columns, optional, sheets=("label",)), ""
-    found = [b for folder in nested(root, *_BOOK_FOLDERS) if folder.is_dir() for b in workbooks(folder)]
-    found = [b for b in found if re.search(rf"part_?{part}", b.name, re.IGNORECASE) and "_mae" not in b.name.lower()]
+        return files.read_workbook(files.given_file(annotation), columns, optional, sheets=("label",)), ""
+    found = [
+        b
+        for b in files.nested_workbooks(root, *_BOOK_FOLDERS)
+        if re.search(rf"part_?{part}", b.name, re.IGNORECASE) and "_mae" not in b.name.lower()
+    ]
     if not found:
         usual = "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx" if part == "a" else "CAS(ME)3_part_C_ME.xlsx"
-        raise no_file(usual, root, " or its annotation folder")
+        raise files.no_file(usual, root, " or its annotation folder")
     best = max(found, key=lambda b: ("jpgindex" in b.name.lower(), "_me" in b.name.lower(), b.name.lower()))
     note = "" if len(found) == 1 else f"{len(found)} workbooks of this part are there; {best.name} was read"
-    return read_workbook(best, columns, optional, sheets=("label",)), note
+    return files.read_workbook(best, columns, optional, sheets=("label",)), note
 
 
 # ---------------------------------------------------------------- part A
@@ -98,7 +86,7 @@ def _book(
 def _read_a(root: Path, frames: str, annotation: Path | None) -> Release:
     sheet, note = _book(root, "a", ("objective", "type"), _COLUMNS_A, annotation)
     notes = [note] if note else []
-    rows = [row for row in sheet.rows if text_of(row.get("type", "micro")).lower().startswith("micro")]
+    rows = [row for row in sheet.rows if files.text_of(row.get("type", "micro")).lower().startswith("micro")]
     if len(rows) < len(sheet.rows):
         notes.append(f"{len(sheet.rows) - len(rows)} rows are no micro-expressions and were left out")
     places = _places(root, frames)
@@ -109,7 +97,7 @@ def _read_a(root: Path, frames: str, annotation: Path | None) -> Release:
         lines=lines,
         sheet=sheet.name,
         columns=sheet.columns,
-        sources=(place_of(sheet.path, root),),
+        sources=(files.place_of(sheet.path, root),),
         notes=tuple(notes),
         left_out=tuple(sorted(beside)),
     )
@@ -117,15 +105,15 @@ def _read_a(root: Path, frames: str, annotation: Path | None) -> Release:
 
 def _places(root: Path, frames: str) -> _Videos | _CutOuts:
     """Whole videos where the release has them, else the clips cut out. Raises DatasetLayoutError."""
-    for folder in nested(root, *_VIDEO_FOLDERS):
-        if any(map(_PERSON.match, subfolders(folder))):
+    for folder in files.nested(root, *_VIDEO_FOLDERS):
+        if any(map(_PERSON.match, files.subfolders(folder))):
             return _Videos(root, folder, frames)
-    for folder in nested(root, *_CLIP_FOLDERS, depth=5):
+    for folder in files.nested(root, *_CLIP_FOLDERS, depth=5):
         depth = "depth" in folder.relative_to(root).as_posix().lower().split("/")
-        if depth == (frames == "depth") and any(map(_CUT_OUT.match, subfolders(folder))):
+        if depth == (frames == "depth") and any(map(_CUT_OUT.match, files.subfolders(folder))):
             return _CutOuts(root, folder)
     raise WrongRoot(
-        f"no {frames} frames of part A in {root}: {contents(root)}; expected part_A/spNO.1/a/{frames}/ or "
+        f"no {frames} frames of part A in {root}: {files.contents(root)}; expected part_A/spNO.1/a/{frames}/ or "
         f"Part_A_ME_clip/{'depth' if frames == 'depth' else 'frame'}/spNO.1_a_355/"
     )
 
@@ -134,9 +122,9 @@ class _Videos:
     """``spNO.1/a/color``, in whatever case the folders are written."""
 
     def __init__(self, root: Path, folder: Path, frames: str) -> None:
-        self.base, self.frames = _below(root, folder), frames
-        self.people = {int(m[1]): name for n, name in subfolders(folder).items() if (m := _PERSON.match(n))}
-        self._inside = lru_cache(None)(lambda person: subfolders(folder / person))
+        self.base, self.frames = files.below(root, folder), frames
+        self.people = {int(m[1]): name for n, name in files.subfolders(folder).items() if (m := _PERSON.match(n))}
+        self._inside = lru_cache(None)(lambda person: files.subfolders(folder / person))
 
     def find(self, person: int, video: str, onset: str) -> str:
         own = self.people.get(person, f"spNO.{person}")
@@ -147,24 +135,19 @@ class _CutOuts:
     """``frame/spNO.1_a_355``."""
 
     def __init__(self, root: Path, folder: Path) -> None:
-        self.base, self.names = _below(root, folder), subfolders(folder)
+        self.base, self.names = files.below(root, folder), files.subfolders(folder)
 
     def find(self, person: int, video: str, onset: str) -> str:
         usual = f"spNO.{person}_{video}_{onset}"
         return f"{self.base}{self.names.get(usual.lower(), usual)}"
 
 
-def _below(root: Path, folder: Path) -> str:
-    relative = folder.relative_to(root).as_posix()
-    return "" if relative == "." else f"{relative}/"
-
-
 def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> AnnotatedClip:
-    video, onset = text_of(row["video"]).lower(), text_of(row["onset"])
-    match = _PERSON.match(text_of(row["subject"]))
+    video, onset = files.text_of(row["video"]).lower(), files.text_of(row["onset"])
+    match = _PERSON.match(files.text_of(row["subject"]))
     clip = f"{video}_{onset}"
     if match is None or not video:
-        subject = text_of(row["subject"])
+        subject = files.text_of(row["subject"])
         problem = (
             f"subject '{subject}', video '{video}' in {book.name}: expected for example spNO.1, a; repair the cells"
         )
@@ -172,29 +155,24 @@ def _line_a(book: Path, row: dict[str, object], places: _Videos | _CutOuts) -> A
             subject=subject, clip=clip, folder=f"{places.base}{subject}/{video}/{clip}", problem=problem
         )
     offset, warnings = _offset(row)
-    return AnnotatedClip(
-        subject=f"spNO.{int(match[1])}",
-        clip=clip,
-        folder=places.find(int(match[1]), video, onset),
-        onset=row["onset"],
-        apex=row["apex"],
-        offset=offset,
-        aus=row["aus"],
-        emotion=text_of(row["emotion"]),
-        objective=roman_class(row.get("objective")),
-        warnings=warnings,
+    person = int(match[1])
+    folder = places.find(person, video, onset)
+    return AnnotatedClip.of_cells(
+        row, subject=f"spNO.{person}", clip=clip, folder=folder, offset=offset, warnings=warnings
     )
 
 
 def _offset(row: dict[str, object]) -> tuple[object, tuple[str, ...]]:
     """The offset cell, or the apex where the cell cannot be an offset (0, 3460 after onset 5), and a warning."""
-    onset, apex, offset = (frame_number(row.get(name)) for name in ("onset", "apex", "offset"))
+    onset, apex, offset = (files.frame_number(row.get(name)) for name in ("onset", "apex", "offset"))
     if onset is None or apex is None or offset is None or apex <= onset:
         return row["offset"], ()
     if offset == 0:
         return apex, ("offset 0 means that none was seen; the clip ends at the apex",)
-    if offset - onset > LONGEST_S * _FPS:
-        return apex, (f"offset {offset} is {(offset - onset) / _FPS:.0f} s after the onset; the clip ends at the apex",)
+    if offset - onset > LONGEST_S * CASME3.fps:
+        return apex, (
+            f"offset {offset} is {(offset - onset) / CASME3.fps:.0f} s after the onset; the clip ends at the apex",
+        )
     return row["offset"], ()
 
 
@@ -204,14 +182,16 @@ def _offset(row: dict[str, object]) -> tuple[object, tuple[str, ...]]:
 def _read_c(root: Path, frames: str, annotation: Path | None) -> Release:
     """One long video a person; no apex is annotated, so the middle frame stands in."""
     sheet, note = _book(root, "c", ("apex", "emotion"), _COLUMNS_C, annotation)
-    found = next((f for f in nested(root, *_C_FOLDERS) if any(n.isdecimal() for n in subfolders(f))), None)
+    found = next((f for f in files.nested(root, *_C_FOLDERS) if any(n.isdecimal() for n in files.subfolders(f))), None)
     if found is None:
-        raise WrongRoot(f"no {frames} frames of part C in {root}: {contents(root)}; expected part_C/01/a/{frames}/")
-    base = _below(root, found)
-    people = {int(n): name for n, name in subfolders(found).items() if n.isdecimal()}
+        raise WrongRoot(
+            f"no {frames} frames of part C in {root}: {files.contents(root)}; expected part_C/01/a/{frames}/"
+        )
+    base = files.below(root, found)
+    people = {int(n): name for n, name in files.subfolders(found).items() if n.isdecimal()}
     lines = []
     for row in sheet.rows:
-        subject, count = text_of(row["subject"]), text_of(row["count"])
+        subject, count = files.text_of(row["subject"]), files.text_of(row["count"])
         if not subject.isdecimal():
             problem = f"subject '{subject}' in {sheet.path.name} is no number; expected for example 1; repair the cell"
             lines.append(
@@ -219,19 +199,12 @@ def _read_c(root: Path, frames: str, annotation: Path | None) -> Release:
             )
             continue
         own = people.get(int(subject), f"{int(subject):02d}")
-        inside = subfolders(found / own)
+        inside = files.subfolders(found / own)
         # one video a person, "a"; copies that cut the expressions out have a folder a count
         video = inside.get("a") or inside.get(count) or (next(iter(inside.values())) if len(inside) == 1 else "a")
         lines.append(
-            AnnotatedClip(
-                subject=f"C{int(subject):02d}",
-                clip=f"C_{count}",
-                folder=f"{base}{own}/{video}/{frames}",
-                onset=row["onset"],
-                apex=row.get("apex"),
-                offset=row["offset"],
-                aus=row["aus"],
-                emotion=text_of(row.get("emotion")),
+            AnnotatedClip.of_cells(
+                row, subject=f"C{int(subject):02d}", clip=f"C_{count}", folder=f"{base}{own}/{video}/{frames}"
             )
         )
     other = "color" if frames == "depth" else "depth"
@@ -239,24 +212,10 @@ def _read_c(root: Path, frames: str, annotation: Path | None) -> Release:
         lines=tuple(lines),
         sheet=sheet.name,
         columns=sheet.columns,
-        sources=(place_of(sheet.path, root),),
+        sources=(files.place_of(sheet.path, root),),
         notes=(note,) if note else (),
         left_out=tuple(sorted({f"{line.folder.rpartition('/')[0]}/{other}" for line in lines})),
     )
 
 
-CASME3 = Database(
-    name="casme3",
-    title="CAS(ME)^3",
-    fps=_FPS,
-    licence="CAS(ME)^3 licence agreement",
-    paper="Li et al., CAS(ME)^3: a third generation facial spontaneous micro-expression database with depth "
-    "information and high ecological validity, IEEE TPAMI 45(3), 2023",
-    is_release=is_release,
-    read=read,
-    layout="part_A/ (or Part_A_ME_clip/, part_C/) and the workbook cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx",
-    annotation="cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx",
-    parts=("a", "c"),
-    frames=("color", "depth"),
-    published=published("casme3"),
-)
+CASME3 = shipped("casme3", is_release=is_release, read=read)

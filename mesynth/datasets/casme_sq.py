@@ -14,20 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    contents,
-    find_folder,
-    frame_number,
-    given_file,
-    no_file,
-    read_cells,
-    subfolders,
-    text_of,
-    workbooks,
-)
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 
 _FRAMES = {"raw": "rawpic", "selected": "selectedpic", "cropped": "cropped"}  # auto takes the first that is there
 _TYPES = {"micro-expression": "micro", "macro-expression": "macro"}
@@ -53,14 +42,14 @@ def is_release(folder: Path) -> bool:
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The workbook's lines of one expression type. Raises DatasetLayoutError."""
     book = _workbook(root, annotation)
-    sheets = read_cells(book)
+    sheets = files.read_cells(book)
     table = _table(book, sheets)
     subjects, videos, notes = _naming(sheets)
     places = _Places(root, _frame_folder(root, frames))
     wanted = {"micro", "macro"} if part == "all" else {part}
     lines, left_out, skipped = [], set(), 0
     for cells in table.rows:
-        if not _CLIP.match(text_of(cells[table.clip])) and frame_number(cells[table.clip + 1]) is None:
+        if not _CLIP.match(files.text_of(cells[table.clip])) and files.frame_number(cells[table.clip + 1]) is None:
             skipped += 1
             continue
         line = _line(book, table, cells, subjects, videos, places)
@@ -82,12 +71,9 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
 
 
 def _workbook(root: Path, annotation: Path | None) -> Path:
-    if annotation:
-        return given_file(annotation)
-    found = [book for book in workbooks(root) if _WORKBOOK.search(book.name)]
-    if not found:
-        raise no_file("CAS(ME)^2code_final.xlsx", root)
-    return next((book for book in found if "updated" in book.name.lower()), found[-1])
+    found = [book for book in files.workbooks(root) if _WORKBOOK.search(book.name)]
+    best = next((book for book in found if "updated" in book.name.lower()), found[-1] if found else None)
+    return files.annotation_file(annotation, best, "CAS(ME)^2code_final.xlsx", root)
 
 
 @dataclass(frozen=True)
@@ -108,11 +94,11 @@ def _table(book: Path, sheets: dict[str, list[tuple[object, ...]]]) -> _Table:
         padded = [(*row, *(None,) * (width - len(row))) for row in rows]
         filled = [i for i in range(width) if any(row[i] is not None for row in padded)]
         table = [tuple(row[i] for i in filled) for row in padded]
-        clip = _most(table, lambda cell: bool(_CLIP.match(text_of(cell))))
+        clip = _most(table, lambda cell: bool(_CLIP.match(files.text_of(cell))))
         kind = _most(table, lambda cell: _type(cell) is not None)
         if clip is None or kind is None or not 1 <= clip <= kind - 4:
             continue
-        emotion = _most(table, lambda cell: text_of(cell).lower() in _WORDS)
+        emotion = _most(table, lambda cell: files.text_of(cell).lower() in _WORDS)
         aus = None if clip + 4 in {emotion, kind} else clip + 4  # a column of which every cell is empty is gone
         return _Table(tuple(row for row in table if any(c is not None for c in row)), clip, aus, kind, emotion)
     raise DatasetLayoutError(
@@ -129,7 +115,7 @@ def _most(table: Sequence[_Cells], matches: Callable[[object], bool]) -> int | N
 
 
 def _type(cell: object) -> str | None:
-    return _TYPES.get(re.sub(r"[\s_-]+", "-", text_of(cell).lower()))
+    return _TYPES.get(re.sub(r"[\s_-]+", "-", files.text_of(cell).lower()))
 
 
 def _naming(sheets: dict[str, list[tuple[object, ...]]]) -> tuple[dict[int, int], dict[str, str], list[str]]:
@@ -140,7 +126,7 @@ def _naming(sheets: dict[str, list[tuple[object, ...]]]) -> tuple[dict[int, int]
         if "rule" not in name.lower():
             continue
         for row in rows:
-            texts = [text_of(cell) for cell in row if cell is not None]
+            texts = [files.text_of(cell) for cell in row if cell is not None]
             folder = next((i for i, t in enumerate(texts) if re.fullmatch(r"s\d+", t, re.IGNORECASE)), None)
             if folder is not None:  # 15 | s15 | 1
                 index = next((int(t) for t in texts[folder + 1 :] if t.isdecimal()), None)
@@ -159,10 +145,10 @@ def _naming(sheets: dict[str, list[tuple[object, ...]]]) -> tuple[dict[int, int]
 
 def _frame_folder(root: Path, frames: str) -> Path:
     names = tuple(_FRAMES.values()) if frames == "auto" else (_FRAMES[frames],)
-    found = find_folder(root, *names)
+    found = files.find_folder(root, *names)
     if found is None:
-        raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the CAS(ME)^2 release")
-    return find_folder(found, found.name) or found  # some archives unpack into a folder of the same name
+        raise files.no_folder(names[0], root, "CAS(ME)^2")
+    return files.find_folder(found, found.name) or found  # some archives unpack into a folder of the same name
 
 
 class _Places:
@@ -170,9 +156,9 @@ class _Places:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.base = folder.relative_to(root).as_posix()
-        self.people = subfolders(folder)
+        self.people = files.subfolders(folder)
         self.raw = folder.name.lower() == "rawpic"
-        self._inside = lru_cache(None)(lambda person: subfolders(folder / person))
+        self._inside = lru_cache(None)(lambda person: files.subfolders(folder / person))
 
     def find(self, person: int, clip: str, code: str) -> tuple[str, str]:
         """(folder relative to the root, warning). A folder that is not there gets its usual name."""
@@ -193,7 +179,7 @@ class _Places:
 def _line(
     book: Path, table: _Table, cells: _Cells, subjects: dict[int, int], videos: dict[str, str], places: _Places
 ) -> AnnotatedClip:
-    clip, index = text_of(cells[table.clip]), text_of(cells[table.clip - 1])
+    clip, index = files.text_of(cells[table.clip]), files.text_of(cells[table.clip - 1])
     match, kind = _CLIP.match(clip), _type(cells[table.type])
     person = subjects.get(int(index)) if index.isdecimal() else None
     problem = ""
@@ -203,7 +189,7 @@ def _line(
         problem = f"clip '{clip}' of subject s{person} in {book.name} names no video of the sheet 'naming rule2'"
     elif kind is None:
         problem = (
-            f"clip s{person}/{clip} in {book.name} is of type '{text_of(cells[table.type])}'; "
+            f"clip s{person}/{clip} in {book.name} is of type '{files.text_of(cells[table.type])}'; "
             "expected micro-expression or macro-expression"
         )
     if problem or person is None or match is None:
@@ -217,7 +203,7 @@ def _line(
     folder, stray = places.find(person, clip.lower(), videos[match[1].lower()])
     onset, apex, offset = cells[table.clip + 1 : table.clip + 4]
     warnings = [stray] if stray else []
-    if frame_number(offset) == 0:
+    if files.frame_number(offset) == 0:
         offset = apex
         warnings.append("offset 0 means that none was seen; the clip ends at the apex")
     return AnnotatedClip(
@@ -228,24 +214,10 @@ def _line(
         apex=apex,
         offset=offset,
         aus=None if table.aus is None else cells[table.aus],
-        emotion="" if table.emotion is None else text_of(cells[table.emotion]),
+        emotion="" if table.emotion is None else files.text_of(cells[table.emotion]),
         expression=kind or "micro",
         warnings=tuple(warnings),
     )
 
 
-CASME_SQ = Database(
-    name="casme_sq",
-    title="CAS(ME)^2",
-    fps=30.0,
-    licence="CAS(ME)^2 licence agreement",
-    paper="Qu et al., CAS(ME)^2: a database for spontaneous macro-expression and micro-expression spotting and "
-    "recognition, IEEE Transactions on Affective Computing 9(4), 2018",
-    is_release=is_release,
-    read=read,
-    layout="rawpic/ (or selectedpic/, cropped/) and the workbook CAS(ME)^2code_final.xlsx",
-    annotation="CAS(ME)^2code_final.xlsx",
-    parts=("micro", "macro", "all"),
-    frames=("auto", "raw", "selected", "cropped"),
-    published=published("casme_sq"),
-)
+CASME_SQ = shipped("casme_sq", is_release=is_release, read=read)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesynth.core.emotions import SCHEMES, class_names, plain_emotion
 from mesynth.core.facs import OBJECTIVE_CLASSES, parse_annotation
-from mesynth.datasets.database import Published
-from mesynth.datasets.editions import differences, editions, emotion_counts, plain_counts
+from mesynth.datasets.database import Published, differences, editions, emotion_counts, plain_counts
 from mesynth.datasets.load import ClipNote, Loaded
 from mesynth.store.manifest import Manifest
 
@@ -53,7 +52,7 @@ class Check:
     edition: str
     """Of the annotation; "" where its counts are those of no known edition."""
     labels_sha256: str
-    """Of all clips and their emotions (:func:`mesynth.datasets.editions.labels_hash`)."""
+    """Of all clips and their emotions (:func:`mesynth.datasets.database.labels_hash`)."""
     known: tuple[str, ...]
     """Rows of this edition that are known to be changed or faulty."""
     differences: tuple[str, ...]

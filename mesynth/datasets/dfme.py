@@ -10,21 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    USUAL_COLUMNS,
-    contents,
-    given_file,
-    nested,
-    no_file,
-    place_of,
-    read_workbook,
-    subfolders,
-    text_of,
-    workbooks,
-)
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 
 _PARTS = ("train", "testA", "testB")
 # of a name in lower case, letters and digits alone: trainingfullwithau, dfmetestafullwithau, testdataa
@@ -37,7 +25,7 @@ _BOOK_FOLDERS = ("DFME", "annotation", "annotations", "full_release_annotation",
 _EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
 """By EmotionId."""
 _COLUMNS = {
-    **USUAL_COLUMNS,
+    **files.USUAL_COLUMNS,
     "emotion": ("Emotion",),
     "emotion_id": ("EmotionId", "Emotion_Id"),
     "fps": ("Fps", "FPS", "Frame rate"),
@@ -62,7 +50,7 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
         )
     found = [_read(root, name) for name in _PARTS if _book(root, name)]
     if not found:
-        raise _no_book(root, "train")
+        raise files.no_file(_usual("train"), root)
     absent = [name for name in _PARTS if not _book(root, name)]
     return Release(
         lines=tuple(line for release in found for line in release.lines),
@@ -72,14 +60,12 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
 
 
 def _read(root: Path, part: str, annotation: Path | None = None) -> Release:
-    book = given_file(annotation) if annotation else _book(root, part)
-    if book is None:
-        raise _no_book(root, part)
-    sheet = read_workbook(book, _COLUMNS, ("subject", "emotion", "emotion_id", "aus", "apex"))
+    book = files.annotation_file(annotation, _book(root, part), _usual(part), root)
+    sheet = files.read_workbook(book, _COLUMNS, ("subject", "emotion", "emotion_id", "aus", "apex"))
     places = _Places(root, part)
     return Release(
         lines=tuple(_line(book, row, part, places) for row in sheet.rows),
-        sources=(place_of(book, root),),
+        sources=(files.place_of(book, root),),
     )
 
 
@@ -109,33 +95,27 @@ def _is_clip(name: str) -> bool:
 
 
 def _book(root: Path, part: str) -> Path | None:
-    folders = [folder for folder in nested(root, *_BOOK_FOLDERS) if folder.is_dir()]
-    found = [book for folder in folders for book in workbooks(folder) if _is_part(book.stem, part)]
+    found = [book for book in files.nested_workbooks(root, *_BOOK_FOLDERS) if _is_part(book.stem, part)]
     return max(found, key=lambda book: "withau" in _plain(book.name), default=None)
 
 
-def _no_book(root: Path, part: str) -> DatasetLayoutError:
-    usual = {"train": "training"}.get(part, part)
-    return no_file(f"{usual}_full_with_AU.xlsx", root)
+def _usual(part: str) -> str:
+    return f"{'training' if part == 'train' else part}_full_with_AU.xlsx"
 
 
 class _Places:
     """Clip folders of one set, found by name and, where the padding differs, by number."""
 
     def __init__(self, root: Path, part: str) -> None:
-        candidates = [(folder, subfolders(folder)) for folder in nested(root, *_FOLDERS)]
+        candidates = [(folder, files.subfolders(folder)) for folder in files.nested(root, *_FOLDERS)]
         holding = [(f, names) for f, names in candidates if any(map(_CLIP.match, names))]
         own = [c for c in holding if _is_part(c[0].relative_to(root).as_posix(), part)]
         own = own or [c for c in holding if c[0] == root or _plain(c[0].name) == "dfme"]  # one set, nothing around it
         if not own:
             usual = {"train": "DFME_train", "testA": "test_data_A", "testB": "test_data_B"}[part]
-            raise WrongRoot(
-                f"no folder {usual} with clips such as sub0003_01 in {root}: {contents(root)}; "
-                "give the folder of the DFME release"
-            )
+            raise files.no_folder(f"{usual} with clips such as sub0003_01", root, "DFME")
         folder, self.names = own[0]
-        relative = folder.relative_to(root).as_posix()
-        self.base = "" if relative == "." else f"{relative}/"
+        self.base = files.below(root, folder)
         self.numbers = {_number(name): real for name, real in self.names.items() if _CLIP.match(name)}
 
     def find(self, clip: str) -> str:
@@ -152,11 +132,11 @@ def _number(clip: str) -> tuple[int, int] | None:
 
 
 def _line(book: Path, row: dict[str, object], part: str, places: _Places) -> AnnotatedClip:
-    name = text_of(row["clip"])
+    name = files.text_of(row["clip"])
     clip = name if part == "train" else f"{part}-{name}"
-    cell = text_of(row.get("subject"))
+    cell = files.text_of(row.get("subject"))
     match = re.fullmatch(r"(?:sub|s)?0*(\d+)", cell, re.IGNORECASE) or _CLIP.match(name)
-    fps = text_of(row["fps"]).lower().removesuffix("fps").strip()
+    fps = files.text_of(row["fps"]).lower().removesuffix("fps").strip()
     if match is None:
         problem = f"subject '{cell}' of clip '{name}' in {book.name} is no number; expected for example sub0003"
         return AnnotatedClip(subject=cell, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell")
@@ -167,40 +147,18 @@ def _line(book: Path, row: dict[str, object], part: str, places: _Places) -> Ann
             subject=subject, clip=clip, folder=places.find(name), problem=f"{problem}; repair the cell"
         )
     emotion, warnings = _emotion(row)
-    return AnnotatedClip(
-        subject=subject,
-        clip=clip,
-        folder=places.find(name),
-        onset=row["onset"],
-        apex=row.get("apex"),
-        offset=row["offset"],
-        aus=row.get("aus"),
-        emotion=emotion,
-        fps=float(fps),
-        warnings=warnings,
+    return AnnotatedClip.of_cells(
+        row, subject=subject, clip=clip, folder=places.find(name), emotion=emotion, fps=float(fps), warnings=warnings
     )
 
 
 def _emotion(row: dict[str, object]) -> tuple[str, tuple[str, ...]]:
     """The word, or the word of the id where there is none; a warning where the two disagree."""
-    word, number = text_of(row.get("emotion")).lower(), text_of(row.get("emotion_id"))
+    word, number = files.text_of(row.get("emotion")).lower(), files.text_of(row.get("emotion_id"))
     by_id = _EMOTIONS[int(number)] if number.isdecimal() and int(number) < len(_EMOTIONS) else ""
     if word and by_id and word != by_id:
         return word, (f"emotion {word} but EmotionId {number} ({by_id}); the word was kept",)
     return word or by_id, ()
 
 
-DFME = Database(
-    name="dfme",
-    title="DFME",
-    fps=500.0,
-    licence="DFME licence agreement",
-    paper="Zhao et al., DFME: a new benchmark for dynamic facial micro-expression recognition, IEEE Transactions on "
-    "Affective Computing, 2023",
-    is_release=is_release,
-    read=read,
-    layout="DFME_train/ (or train_data/, test_data_A/, ...) and the workbook training_full_with_AU.xlsx",
-    annotation="training_full_with_AU.xlsx",
-    parts=("train", "testA", "testB", "all"),
-    published=published("dfme"),
-)
+DFME = shipped("dfme", is_release=is_release, read=read)

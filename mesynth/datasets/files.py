@@ -55,8 +55,23 @@ def release_folder(root: Path, names: Sequence[str], title: str) -> Path:
     """
     found = find_folder(root, *names)
     if found is None:
-        raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the {title} release")
+        raise no_folder(names[0], root, title)
     return find_folder(found, *names) or found
+
+
+def no_folder(what: str, root: Path, title: str, looked_in: Path | None = None) -> WrongRoot:
+    """What a reader raises that does not find the folder ``what`` in ``root``; it tells what is there instead.
+
+    ``looked_in``: the last folder on the way, where it was missed; usually the root.
+    """
+    there = contents(looked_in or root)
+    return WrongRoot(f"no folder {what} in {root}: {there}; give the folder of the {title} release")
+
+
+def below(root: Path, folder: Path) -> str:
+    """``folder`` relative to ``root`` as the beginning of a path: with a slash, or empty for the root itself."""
+    relative = folder.relative_to(root).as_posix()
+    return "" if relative == "." else f"{relative}/"
 
 
 def rendering(frames: str, raw: Sequence[str], cropped: Sequence[str]) -> tuple[str, ...]:
@@ -255,6 +270,23 @@ def workbooks(folder: Path) -> list[Path]:
         raise WrongRoot(f"folder {folder}: {contents(folder)}; give the folder of the release")
     books = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in {".xlsx", ".xls"})
     return [p for p in books if not p.name.startswith(("~$", "."))]
+
+
+def nested_workbooks(root: Path, *names: str) -> list[Path]:
+    """Excel files of the folders of :func:`nested`."""
+    return [book for folder in nested(root, *names) if folder.is_dir() for book in workbooks(folder)]
+
+
+def annotation_file(given: Path | None, found: Path | None, usual: str, root: Path) -> Path:
+    """The file given by name, else the one that was ``found``.
+
+    Raises DatasetLayoutError where neither is there; ``usual``: what it is usually called.
+    """
+    if given:
+        return given_file(given)
+    if found is None:
+        raise no_file(usual, root)
+    return found
 
 
 def given_file(file: Path) -> Path:

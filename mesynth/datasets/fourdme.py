@@ -12,20 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from mesynth.core.emotions import plain_emotion
-from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    contents,
-    given_file,
-    nested,
-    no_file,
-    place_of,
-    read_workbook,
-    subfolders,
-    text_of,
-    workbooks,
-)
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 
 _FRAMES = {"raw": "gray_micro", "cropped": "gray_micro_crop"}
 _AROUND = ("4DME", "4DMicro")
@@ -51,19 +39,16 @@ def is_release(folder: Path) -> bool:
 
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the labelling workbook. Raises DatasetLayoutError."""
-    books = [b for f in nested(root, *_AROUND) if f.is_dir() for b in workbooks(f) if b.name.lower().startswith("4dm")]
-    if annotation:
-        books = [given_file(annotation)]
-    if not books:
-        raise no_file("4DME_Labelling_Micro_release v1.xlsx", root)
-    book = next((b for b in books if "micro" in b.name.lower()), books[0])
-    sheet = read_workbook(book, _COLUMNS, ("blink", *_EMOTIONS))
+    books = [book for book in files.nested_workbooks(root, *_AROUND) if book.name.lower().startswith("4dm")]
+    found = next((book for book in books if "micro" in book.name.lower()), next(iter(books), None))
+    book = files.annotation_file(annotation, found, "4DME_Labelling_Micro_release v1.xlsx", root)
+    sheet = files.read_workbook(book, _COLUMNS, ("blink", *_EMOTIONS))
     places = _Places(root, frames)
     rows = [row for row in sheet.rows if row["clip"] is not None]  # a last row counts the action units
     skipped = len(sheet.rows) - len(rows)
     return Release(
         lines=tuple(_line(row, places) for row in rows),
-        sources=(place_of(book, root),),
+        sources=(files.place_of(book, root),),
         notes=(f"{skipped} rows of {book.name} name no clip and were left out",) if skipped else (),
     )
 
@@ -73,11 +58,11 @@ class _Places:
 
     def __init__(self, root: Path, frames: str) -> None:
         names = tuple(_FRAMES.values()) if frames == "auto" else (_FRAMES[frames],)
-        inside = nested(root, *_AROUND, *names)
+        inside = files.nested(root, *_AROUND, *names)
         # the innermost: an archive may lie in a folder of its own name
         found = next(([f for f in inside if f.name.lower() == n] for n in names if _named(inside, n)), [])
         if not found:
-            raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the 4DME release")
+            raise files.no_folder(names[0], root, "4DME")
         folder = found[-1]
         self.base = folder.relative_to(root).as_posix()
         self.people = _plain_names(folder)
@@ -97,30 +82,28 @@ def _plain(name: str) -> str:
 
 
 def _plain_names(folder: Path) -> dict[str, str]:
-    return {_plain(name): real for name, real in subfolders(folder).items()}
+    return {_plain(name): real for name, real in files.subfolders(folder).items()}
 
 
 # ---------------------------------------------------------------- one clip
 
 
 def _line(row: dict[str, object], places: _Places) -> AnnotatedClip:
-    identity, clip = text_of(row["subject"]).rstrip("'"), text_of(row["clip"]).rstrip("'")
+    identity, clip = files.text_of(row["subject"]).rstrip("'"), files.text_of(row["clip"]).rstrip("'")
     match = re.match(r"s?(?:ub)?0*(\d+)(.*)$", identity, re.IGNORECASE)
     if match is None:
         problem = f"sub_ID '{identity}' of clip '{clip}' holds no number; expected for example S01; repair the cell"
         return AnnotatedClip(subject=identity, clip=clip, folder=places.find(identity, clip), problem=problem)
     emotion, warnings = _emotion(row)
-    if text_of(row.get("blink")).lower() not in {"", "0", "no", "n", "none"}:
+    if files.text_of(row.get("blink")).lower() not in {"", "0", "no", "n", "none"}:
         warnings.append("the subject blinks during the clip")
     # S13_1st and S13_2nd are recordings of one person: one subject, and names that tell the clips apart
     session = match[2].strip(" _-")
-    return AnnotatedClip(
+    return AnnotatedClip.of_cells(
+        row,
         subject=f"S{int(match[1]):02d}",
         clip=f"{session}_{clip}" if session else clip,
         folder=places.find(identity, clip),
-        onset=row["onset"],
-        apex=row["apex"],
-        offset=row["offset"],
         aus=_without_static_slips(row["aus"]),
         emotion=emotion,
         warnings=tuple(warnings),
@@ -129,9 +112,9 @@ def _line(row: dict[str, object], places: _Places) -> AnnotatedClip:
 
 def _emotion(row: dict[str, object]) -> tuple[str, list[str]]:
     """The word or words of the cell, or those of the columns where the cell is empty; a warning where they disagree."""
-    cell = text_of(row["emotion"]).strip("'")
+    cell = files.text_of(row["emotion"]).strip("'")
     words = [word.strip().lower() for word in re.split(r"[+,，/&]", cell) if word.strip()]
-    marked = [word for word in _EMOTIONS if text_of(row.get(word)).lower() not in {"", "0", "no"}]
+    marked = [word for word in _EMOTIONS if files.text_of(row.get(word)).lower() not in {"", "0", "no"}]
     if words and marked and set(map(plain_emotion, words)) != set(marked):
         warning = f"emotion {'+'.join(words)} but the columns mark {'+'.join(marked)}; the emotion was kept"
         return "+".join(words), [warning]
@@ -140,21 +123,8 @@ def _emotion(row: dict[str, object]) -> tuple[str, list[str]]:
 
 def _without_static_slips(cell: object) -> object:
     """``4（k）``, ``4(k)-`` and ``4(k`` as ``4(k)``: slips of the pen that would hide which action unit is static."""
-    text = text_of(cell).replace("（", "(").replace("）", ")")
+    text = files.text_of(cell).replace("（", "(").replace("）", ")")
     return re.sub(r"\(\s*k\s*\)?[^+,，]*", "(k)", text, flags=re.IGNORECASE)
 
 
-FOURDME = Database(
-    name="4dme",
-    title="4DME",
-    fps=60.0,
-    licence="4DME licence agreement",
-    paper="Li et al., 4DME: a spontaneous 4D micro-expression dataset with multimodalities, IEEE Transactions on "
-    "Affective Computing 14(4), 2023",
-    is_release=is_release,
-    read=read,
-    layout="gray_micro/ and the workbook 4DME_Labelling_Micro_release v1.xlsx",
-    annotation="4DME_Labelling_Micro_release v1.xlsx",
-    frames=("auto", "raw", "cropped"),
-    published=published("4dme"),
-)
+FOURDME = shipped("4dme", is_release=is_release, read=read)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mesynth.core.emotions import CLASSES_3, plain_emotion
 from mesynth.core.errors import DatasetLayoutError, MesynthError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 from mesynth.datasets.files import contents, frame_number, given_file
 from mesynth.store.manifest import EXPRESSIONS
 from mesynth.store.videos import is_video, video_fps
@@ -312,14 +312,4 @@ def _numbers(cells: Mapping[str, str], video: bool) -> dict[str, object]:
     return values | {"spans_folder": not cells["onset"]}
 
 
-GENERIC = Database(
-    name="generic",
-    title="Own recordings",
-    fps=0.0,
-    licence="unknown",
-    paper="",
-    is_release=is_release,
-    read=read,
-    layout="the recordings and annotations.csv",
-    annotation="annotations.csv",
-)
+GENERIC = shipped("generic", is_release=is_release, read=read)

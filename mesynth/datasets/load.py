@@ -20,6 +20,7 @@ from importlib.resources import files
 from itertools import chain, pairwise
 from pathlib import Path
 from types import NoneType
+from typing import TypedDict
 
 import numpy as np
 
@@ -27,9 +28,7 @@ from mesynth.core import emotions
 from mesynth.core.errors import ConfigError, DatasetLayoutError, MesynthError
 from mesynth.core.facs import OBJECTIVE_CLASSES, parse_annotation
 from mesynth.core.process import counted
-from mesynth.datasets.composite import plain_id
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import Recognised, recognise
+from mesynth.datasets.database import AnnotatedClip, Database, Recognised, Release, plain_id, recognise
 from mesynth.datasets.files import Frames, clip_size, frame_number, is_folder, list_frames, nearest, text_of
 from mesynth.store.manifest import Manifest, Provenance, Row
 
@@ -265,6 +264,16 @@ class Loaded:
     """Clip folders beside the annotated ones that no line names."""
     selected: bool = False
     """Only some clips were wanted: the counts are not those of the release."""
+
+
+class Asked(TypedDict, total=False):
+    """What of a release is read, and who is told; see :func:`load_release`."""
+
+    part: str
+    frames: str
+    annotation: Path | str | None
+    select: Selection
+    progress: Callable[[int, int], None] | None
 
 
 class _Bad(Exception):

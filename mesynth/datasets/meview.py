@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import Database, Release
-from mesynth.datasets.editions import published
+from mesynth.datasets.database import Release, shipped
 from mesynth.datasets.files import contents, given_file
 from mesynth.datasets.generic import HEADER, lines, read_table
 
@@ -42,15 +41,4 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
     )
 
 
-MEVIEW = Database(
-    name="meview",
-    title="MEVIEW",
-    fps=25.0,
-    licence="MEVIEW terms of use",
-    paper="Husak, Cech and Matas, Spotting facial micro-expressions 'in the wild', CVWW 2017",
-    is_release=is_release,
-    read=read,
-    layout="the videos and meview.csv",
-    annotation="meview.csv",
-    published=published("meview"),
-)
+MEVIEW = shipped("meview", is_release=is_release, read=read)

@@ -11,28 +11,15 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    IMAGE_SUFFIXES,
-    USUAL_COLUMNS,
-    contents,
-    given_file,
-    nested,
-    no_file,
-    place_of,
-    read_workbook,
-    subfolders,
-    text_of,
-    workbooks,
-)
+from mesynth.core.errors import DatasetLayoutError
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 
 _AROUND = ("MMEW", "MMEW_Final", "MMEW_Final_cropped")
 _MICRO = ("Micro_Expression", "MicroExpression", "Micro_Expressions")
 _MACRO = ("Macro_Expression", "MacroExpression", "Macro_Expressions")
 _COLUMNS = {
-    **USUAL_COLUMNS,
+    **files.USUAL_COLUMNS,
     "aus": ("Action Units", "AUs", "AU"),
     "emotion": ("Estimated Emotion", "Emotion"),
 }
@@ -60,9 +47,9 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
 def _folder(root: Path, names: tuple[str, ...]) -> Path:
     """``Micro_Expression`` in the root, however the archive was unpacked."""
     plain = {re.sub("[^a-z]", "", name.lower()) for name in names}
-    found = [f for f in nested(root, *_AROUND, *names) if re.sub("[^a-z]", "", f.name.lower()) in plain]
+    found = [f for f in files.nested(root, *_AROUND, *names) if re.sub("[^a-z]", "", f.name.lower()) in plain]
     if not found:
-        raise WrongRoot(f"no folder {names[0]} in {root}: {contents(root)}; give the folder of the MMEW release")
+        raise files.no_folder(names[0], root, "MMEW")
     # a folder may lie in one of the same name; the inner one holds the clips
     return max((f for f in found if f == found[0] or found[0] in f.parents), key=lambda f: len(f.parts))
 
@@ -71,17 +58,15 @@ def _folder(root: Path, names: tuple[str, ...]) -> Path:
 
 
 def _read_micro(root: Path, annotation: Path | None) -> Release:
-    books = [b for f in nested(root, *_AROUND) if f.is_dir() for b in workbooks(f) if "micro" in b.name.lower()]
-    if not books and not annotation:
-        raise no_file("MMEW_Micro_Exp.xlsx", root)
-    book = given_file(annotation) if annotation else books[0]
-    sheet = read_workbook(book, _COLUMNS)
+    books = (book for book in files.nested_workbooks(root, *_AROUND) if "micro" in book.name.lower())
+    book = files.annotation_file(annotation, next(books, None), "MMEW_Micro_Exp.xlsx", root)
+    sheet = files.read_workbook(book, _COLUMNS)
     base = _folder(root, _MICRO)
     found = _clips(root, base)
     usual = base.relative_to(root).as_posix()
     return Release(
         lines=tuple(_line(usual, book, row, found) for row in sheet.rows),
-        sources=(place_of(book, root),),
+        sources=(files.place_of(book, root),),
     )
 
 
@@ -92,7 +77,7 @@ def _clips(root: Path, base: Path) -> dict[str, list[str]]:
     for _ in range(3):
         deeper = []
         for folder in level:
-            for name in sorted(subfolders(folder).values()):
+            for name in sorted(files.subfolders(folder).values()):
                 if _CLIP.match(name):
                     found.setdefault(name.lower(), []).append((folder / name).relative_to(root).as_posix())
                 else:
@@ -102,16 +87,16 @@ def _clips(root: Path, base: Path) -> dict[str, list[str]]:
 
 
 def _line(base: str, book: Path, row: dict[str, object], found: dict[str, list[str]]) -> AnnotatedClip:
-    clip, emotion = text_of(row["clip"]), text_of(row["emotion"])
+    clip, emotion = files.text_of(row["clip"]), files.text_of(row["emotion"])
     match = _CLIP.match(clip)
     if match is None:
         problem = f"clip '{clip}' in {book.name} is not named as S01-01-001 (person, emotion, sample); repair the cell"
         return AnnotatedClip(
-            subject=text_of(row["subject"]), clip=clip, folder=f"{base}/{emotion}/{clip}", problem=problem
+            subject=files.text_of(row["subject"]), clip=clip, folder=f"{base}/{emotion}/{clip}", problem=problem
         )
     subject = f"S{int(match[1]):02d}"
     warnings = []
-    cell = re.sub(r"^[sS]?0*", "", text_of(row["subject"]))
+    cell = re.sub(r"^[sS]?0*", "", files.text_of(row["subject"]))
     if cell and cell != str(int(match[1])):
         warnings.append(f"the workbook says subject {cell}, the clip's name {subject}; the name was believed")
     folders = found.get(clip.lower(), [])
@@ -119,17 +104,8 @@ def _line(base: str, book: Path, row: dict[str, object], found: dict[str, list[s
     own = [f for f in folders if emotion.lower() in f.lower().split("/")]
     if len(folders) > 1:
         warnings.append(f"the clip lies in {' and '.join(folders)}; {[*own, *folders][0]} was taken")
-    return AnnotatedClip(
-        subject=subject,
-        clip=clip,
-        folder=[*own, *folders, f"{base}/{emotion}/{clip}"][0],
-        onset=row["onset"],
-        apex=row["apex"],
-        offset=row["offset"],
-        aus=row["aus"],
-        emotion=emotion,
-        warnings=tuple(warnings),
-    )
+    place = [*own, *folders, f"{base}/{emotion}/{clip}"][0]
+    return AnnotatedClip.of_cells(row, subject=subject, clip=clip, folder=place, warnings=tuple(warnings))
 
 
 # ---------------------------------------------------------------- macro-expressions
@@ -141,14 +117,16 @@ def _read_macro(root: Path) -> Release:
     lines: list[AnnotatedClip] = []
     stills: Counter[str] = Counter()
     for person, emotion, folder in _emotion_folders(base):
-        for name in sorted(subfolders(folder).values()):
+        for name in sorted(files.subfolders(folder).values()):
             place = (folder / name).relative_to(root).as_posix()
             who = _person(name) or person
             line = AnnotatedClip(
                 subject=who, clip=f"macro-{name}", folder=place, emotion=emotion, expression="macro", spans_folder=True
             )
             lines.append(line)
-        for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.stem[:1] != "."):
+        for file in sorted(
+            p for p in folder.iterdir() if p.suffix.lower() in files.IMAGE_SUFFIXES and p.stem[:1] != "."
+        ):
             stills[emotion] += 1
             problem = (
                 f"macro-expression {file.name} is one picture, no clip: it has no onset and no motion; take the micro "
@@ -160,7 +138,7 @@ def _read_macro(root: Path) -> Release:
                 AnnotatedClip(subject=who, clip=f"macro-{file.stem}", folder=place, expression="macro", problem=problem)
             )
     if not lines:
-        raise DatasetLayoutError(f"{base} holds no pictures as S01/anger/S01-07-001.jpg: {contents(base)}")
+        raise DatasetLayoutError(f"{base} holds no pictures as S01/anger/S01-07-001.jpg: {files.contents(base)}")
     counts = ", ".join(f"{emotion} {n}" for emotion, n in stills.most_common())
     return Release(lines=tuple(lines), notes=(f"single pictures: {counts}",) if counts else ())
 
@@ -168,8 +146,8 @@ def _read_macro(root: Path) -> Release:
 def _emotion_folders(base: Path) -> list[tuple[str, str, Path]]:
     """(person, emotion, folder) of ``S01/anger``, or of ``anger/S01`` in copies sorted by emotion."""
     found = []
-    for outer in sorted(subfolders(base).values()):
-        for inner in sorted(subfolders(base / outer).values()):
+    for outer in sorted(files.subfolders(base).values()):
+        for inner in sorted(files.subfolders(base / outer).values()):
             person, emotion = (outer, inner) if _person(outer) else (inner, outer)
             found.append((_person(person), emotion, base / outer / inner))
     return found
@@ -180,17 +158,4 @@ def _person(name: str) -> str:
     return f"S{int(match[1]):02d}" if match else ""
 
 
-MMEW = Database(
-    name="mmew",
-    title="MMEW",
-    fps=90.0,
-    licence="MMEW licence agreement",
-    paper="Ben et al., Video-based facial micro-expression analysis: a survey of datasets, features and algorithms, "
-    "IEEE TPAMI 44(9), 2022",
-    is_release=is_release,
-    read=read,
-    layout="Micro_Expression/ and the workbook MMEW_Micro_Exp.xlsx",
-    annotation="MMEW_Micro_Exp.xlsx",
-    parts=("micro", "macro"),
-    published=published("mmew"),
-)
+MMEW = shipped("mmew", is_release=is_release, read=read)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 from mesynth.core.errors import DatasetLayoutError, MesynthError, WrongRoot
 from mesynth.core.registry import Registry
 from mesynth.datasets.database import Database
 from mesynth.datasets.files import contents, subfolders
-from mesynth.datasets.load import Loaded, Selection, load_release, usable
+from mesynth.datasets.load import Asked, Loaded, Selection, load_release, usable
 from mesynth.store.manifest import FILE_NAME, Manifest
 
 DATABASES: Registry[Database] = Registry(
@@ -34,8 +35,8 @@ DATABASES: Registry[Database] = Registry(
         "4dme": "mesynth.datasets.fourdme:FOURDME",
         "dfme": "mesynth.datasets.dfme:DFME",
         "meview": "mesynth.datasets.meview:MEVIEW",
-        "megc2019": "mesynth.datasets.megc2019:MEGC2019",
-        "cmed": "mesynth.datasets.cmed:CMED",
+        "megc2019": "mesynth.datasets.composites:MEGC2019",
+        "cmed": "mesynth.datasets.composites:CMED",
         "generic": "mesynth.datasets.generic:GENERIC",
     },
 )
@@ -109,39 +110,18 @@ def _meant(text: str) -> str:
     return near[0] if near else ""
 
 
-def load_release_of(
-    name: str,
-    root: Path | str,
-    *,
-    part: str = "",
-    frames: str = "",
-    annotation: Path | str | None = None,
-    select: Selection = Selection(),
-    progress: Callable[[int, int], None] | None = None,
-) -> Loaded:
+def load_release_of(name: str, root: Path | str, **asked: Unpack[Asked]) -> Loaded:
     """See :func:`mesynth.datasets.load.load_release`, by the database's name; a wrong root is told the right one."""
     database, root = require_database(name), Path(root)
     with right_root(name, root):
-        return load_release(
-            database, root, part=part, frames=frames, annotation=annotation, select=select, progress=progress
-        )
+        return load_release(database, root, **asked)
 
 
-def load(
-    name: str,
-    root: Path | str,
-    *,
-    part: str = "",
-    frames: str = "",
-    annotation: Path | str | None = None,
-    select: Selection = Selection(),
-    skip_bad: bool = False,
-) -> Manifest:
+def load(name: str, root: Path | str, *, skip_bad: bool = False, **asked: Unpack[Asked]) -> Manifest:
     """The manifest of the database ``name`` in the folder ``root``.
 
-    ``part``, ``frames``: see :class:`mesynth.datasets.database.Database`; ``annotation``, ``select``: see
-    :func:`mesynth.datasets.load.load_release`. ``skip_bad`` leaves out clips that cannot be used instead of raising on
-    the first.
+    ``asked``: ``part``, ``frames``, ``annotation``, ``select`` of :func:`mesynth.datasets.load.load_release`.
+    ``skip_bad`` leaves out clips that cannot be used instead of raising on the first.
 
     Raises:
         DatasetLayoutError: unknown name, or a folder that is not laid out like the release (with the one that is, where
@@ -149,8 +129,8 @@ def load(
         ConfigError: ``select`` names what is not there.
     """
     if name == CORPUS:
-        return select.rows(Manifest.read(root))
-    loaded = load_release_of(name, root, part=part, frames=frames, annotation=annotation, select=select)
+        return asked.get("select", Selection()).rows(Manifest.read(root))
+    loaded = load_release_of(name, root, **asked)
     return usable(loaded, skip_bad=skip_bad)
 
 

@@ -46,18 +46,28 @@ MIN_SIZE = 64
 MAX_SUBJECTS = 10_000
 
 
-def check_render(*, subjects: int, size: int, seed: int, clips: int = 1, fps: float = 60.0) -> None:
-    """Raise MesynthError for an argument of a rendering that is out of range."""
-    if not 1 <= subjects <= MAX_SUBJECTS:
-        raise MesynthError(f"subjects={subjects} is outside 1..{MAX_SUBJECTS}")
-    if not 1 <= clips <= 99:  # a clip's random numbers are those of its number, a hundred a subject
-        raise MesynthError(f"clips={clips} a subject are outside 1..99; render more subjects")
-    if size < MIN_SIZE:
-        raise MesynthError(f"size={size} is too small to show an expression; choose at least {MIN_SIZE}")
-    if not 25 <= fps <= 1000:
-        raise MesynthError(f"fps={fps:g} is outside 25..1000")
-    if seed < 0:
-        raise MesynthError(f"seed={seed} must not be negative")
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """How many people are rendered, and how; raises MesynthError for what is out of range."""
+
+    subjects: int = 12
+    clips_per_subject: int = 8
+    size: int = 192
+    """Side of the frames, pixels."""
+    fps: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.subjects <= MAX_SUBJECTS:
+            raise MesynthError(f"subjects={self.subjects} is outside 1..{MAX_SUBJECTS}")
+        if not 1 <= self.clips_per_subject <= 99:  # a clip's random numbers are of its number, a hundred a subject
+            raise MesynthError(f"clips={self.clips_per_subject} a subject are outside 1..99; render more subjects")
+        if self.size < MIN_SIZE:
+            raise MesynthError(f"size={self.size} is too small to show an expression; choose at least {MIN_SIZE}")
+        if not 25 <= self.fps <= 1000:
+            raise MesynthError(f"fps={self.fps:g} is outside 25..1000")
+        if self.seed < 0:
+            raise MesynthError(f"seed={self.seed} must not be negative")
 
 
 def render_faces(
@@ -76,7 +86,7 @@ def render_faces(
     from mesynth.head import Subject
 
     out = Path(out)
-    check_render(subjects=subjects, size=size, seed=seed)
+    Rendering(subjects=subjects, size=size, seed=seed)  # checks them
     claim_folder(out, {"stage": "render", "layout": "faces", "subjects": subjects, "size": size, "seed": seed})
     neutral = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
     people = []
@@ -131,51 +141,38 @@ class _Job:
 
 
 def render_casme2(
-    out: Path | str,
-    *,
-    subjects: int = 12,
-    clips_per_subject: int = 8,
-    size: int = 192,
-    fps: float = 60.0,
-    seed: int = 0,
-    workers: int = 1,
-    progress: Progress | None = None,
+    out: Path | str, wanted: Rendering = Rendering(), *, workers: int = 1, progress: Progress | None = None
 ) -> Manifest:
     """Render a small database of synthetic people into ``out``; the same command again resumes.
 
-    ``size``: side of the frames, pixels; ``workers``: processes, 0 for one per core. The files depend on the
-    other arguments alone, bit for bit, whatever the number of processes. Each subject has clips of all three
-    composite classes where it has at least three clips.
+    ``workers``: processes, 0 for one per core. The files depend on what is ``wanted`` alone, bit for bit, whatever the
+    number of processes. Each subject has clips of all three composite classes where it has at least three clips.
 
     Raises:
-        MesynthError: an argument out of range.
         RunFolderError: ``out`` holds something else.
     """
     out = Path(out)
-    check_render(subjects=subjects, clips=clips_per_subject, size=size, fps=fps, seed=seed)
-    config = {
-        "stage": "render", "layout": "casme2", "subjects": subjects, "clips_per_subject": clips_per_subject,
-        "size": size, "fps": float(fps), "seed": seed, "version": mesynth.__version__,
-    }  # fmt: skip
+    subjects, seed, fps = wanted.subjects, wanted.seed, float(wanted.fps)
+    config = {"stage": "render", "layout": "casme2"} | asdict(wanted) | {"fps": fps, "version": mesynth.__version__}
     jobs = [
         _Job(s, c, emotion)
         for s in range(1, subjects + 1)
-        for c, emotion in enumerate(draw_emotions(clips_per_subject, stream(seed, "rendered-emotions", s)))
+        for c, emotion in enumerate(draw_emotions(wanted.clips_per_subject, stream(seed, "rendered-emotions", s)))
     ]
     claim_folder(out, config)
     with only_writer(out):
         made = run_stage(
             out,
             jobs,
-            _Renderer(size, float(fps), seed),
+            _Renderer(wanted.size, fps, seed),
             config=config,
             workers=workers,
-            shard_clips=clips_per_subject,  # one subject per process: building a face costs as much as a clip
+            shard_clips=wanted.clips_per_subject,  # one subject per process: building a face costs as much as a clip
             progress=progress,
             held=True,
         )
         # The workbook last: a folder without it is no database yet.
-        write_listed(out, {RENDERED_FILE: _truth(made, seed, float(fps)), WORKBOOK: _workbook(made)})
+        write_listed(out, {RENDERED_FILE: _truth(made, seed, fps), WORKBOOK: _workbook(made)})
     return load_casme2(out)
 
 

@@ -9,22 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mesynth.core.errors import WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    contents,
-    find_folder,
-    frame_number,
-    given_file,
-    no_file,
-    numbered_folders,
-    read_workbook,
-    rendering,
-    roman_class,
-    text_of,
-    workbooks,
-)
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 
 _RAW = ("SAMM", "SAMM_raw", "SAMM_RAW_selected", "SAMM_micro", "raw")
 _CROPPED = ("SAMM_cropped", "SAMM_CROP", "Cropped", "SAMM_crop_align")
@@ -54,9 +40,9 @@ def is_release(folder: Path) -> bool:
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
     """The lines of the sheet MICRO_ONLY. Raises DatasetLayoutError."""
     folder = _frame_folder(root, frames)
-    sheet = read_workbook(_workbook(root, annotation), _COLUMNS, _OPTIONAL, sheets=("MICRO_ONLY",))
-    people = numbered_folders(folder)
-    rows = [cells for cells in sheet.rows if text_of(cells["subject"]) or text_of(cells["clip"])]
+    sheet = files.read_workbook(_workbook(root, annotation), _COLUMNS, _OPTIONAL, sheets=("MICRO_ONLY",))
+    people = files.numbered_folders(folder)
+    rows = [cells for cells in sheet.rows if files.text_of(cells["subject"]) or files.text_of(cells["clip"])]
     notes = []
     if len(rows) < len(sheet.rows):
         notes.append(f"{len(sheet.rows) - len(rows)} rows without subject and file name left out")
@@ -72,29 +58,22 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
 
 def _frame_folder(root: Path, frames: str) -> Path:
     """The folder of the subjects' folders; the root itself where they lie beside the workbook."""
-    names = rendering(frames, _RAW, _CROPPED)
-    found = find_folder(root, *names)
+    names = files.rendering(frames, _RAW, _CROPPED)
+    found = files.find_folder(root, *names)
     if found is not None:
-        return find_folder(found, *names) or found
+        return files.find_folder(found, *names) or found
     if frames != "cropped" and root.is_dir() and any(re.fullmatch(r"\d{3}", p.name) for p in root.iterdir()):
         return root
-    raise WrongRoot(
-        f"no folder {names[0]} and no subject folder like 006 in {root}: {contents(root)}; give the folder of the "
-        "SAMM release"
-    )
+    raise files.no_folder(f"{names[0]} and no subject folder like 006", root, "SAMM")
 
 
 def _workbook(root: Path, annotation: Path | None) -> Path:
-    if annotation:
-        return given_file(annotation)
-    book = next((p for p in workbooks(root) if _BOOK.match(p.name)), None)
-    if book is None:
-        raise no_file("SAMM_Micro_FACS_Codes_v2.xlsx", root)
-    return book
+    book = next((p for p in files.workbooks(root) if _BOOK.match(p.name)), None)
+    return files.annotation_file(annotation, book, "SAMM_Micro_FACS_Codes_v2.xlsx", root)
 
 
 def _line(place: str, people: dict[int, str], book: Path, cells: dict[str, object]) -> AnnotatedClip:
-    subject, clip = text_of(cells["subject"]), text_of(cells["clip"])
+    subject, clip = files.text_of(cells["subject"]), files.text_of(cells["clip"])
     match = _CLIP.fullmatch(clip)
     if not subject.isdecimal() or not match:
         problem = f"row with subject '{subject}' and file name '{clip}' in {book.name} names no clip"
@@ -107,17 +86,13 @@ def _line(place: str, people: dict[int, str], book: Path, cells: dict[str, objec
         return AnnotatedClip(subject=subject, clip=clip, folder="", problem=problem)
     folder = "/".join(filter(None, (place, people.get(int(subject), subject), clip)))
     offset, warnings = _offset(cells)
-    return AnnotatedClip(
+    return AnnotatedClip.of_cells(
+        cells,
         subject=subject,
         clip=clip,
         folder=folder,
-        onset=cells["onset"],
-        apex=cells["apex"],
         offset=offset,
-        aus=cells["aus"],
-        emotion=text_of(cells["emotion"]),
-        objective=roman_class(cells.get("objective")),
-        expression="macro" if text_of(cells.get("kind")).lower().startswith("macro") else "micro",
+        expression="macro" if files.text_of(cells.get("kind")).lower().startswith("macro") else "micro",
         warnings=warnings,
     )
 
@@ -128,26 +103,13 @@ def _offset(cells: dict[str, object]) -> tuple[object, tuple[str, ...]]:
     The sheet's duration counts frames. An offset before the onset or more than a second after it is a slip of the
     pen; a smaller contradiction is only told, since it may be the duration that is wrong.
     """
-    onset, offset, duration = (frame_number(cells.get(name)) for name in ("onset", "offset", "duration"))
+    onset, offset, duration = (files.frame_number(cells.get(name)) for name in ("onset", "offset", "duration"))
     if onset is None or not duration or offset == onset + duration - 1:
         return cells["offset"], ()
-    said = f"offset {text_of(cells['offset'])} contradicts onset {onset} and duration {duration}"
+    said = f"offset {files.text_of(cells['offset'])} contradicts onset {onset} and duration {duration}"
     if offset is not None and onset < offset <= onset + _SECOND:
         return cells["offset"], (said,)
     return onset + duration - 1, (f"{said}; {onset + duration - 1} taken",)
 
 
-SAMM = Database(
-    name="samm",
-    title="SAMM",
-    fps=200.0,
-    licence="SAMM licence agreement",
-    paper="Davison et al., SAMM: a spontaneous micro-facial movement dataset, IEEE Transactions on Affective "
-    "Computing 9(1), 2018",
-    is_release=is_release,
-    read=read,
-    layout="SAMM/ (or the subjects' folders 006, 007, ...) and the workbook SAMM_Micro_FACS_Codes_v2.xlsx",
-    annotation="SAMM_Micro_FACS_Codes_v2.xlsx",
-    frames=("auto", "raw", "cropped"),
-    published=published("samm"),
-)
+SAMM = shipped("samm", is_release=is_release, read=read)

@@ -19,22 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mesynth.core.errors import DatasetLayoutError, WrongRoot
-from mesynth.datasets.database import AnnotatedClip, Database, Release
-from mesynth.datasets.editions import published
-from mesynth.datasets.files import (
-    contents,
-    find_folder,
-    frame_number,
-    given_file,
-    no_file,
-    numbered_folders,
-    place_of,
-    read_cells,
-    read_workbook,
-    rendering,
-    text_of,
-    workbooks,
-)
+from mesynth.datasets import files
+from mesynth.datasets.database import AnnotatedClip, Release, shipped
 
 _EMOTION_OF = {"ne": "negative", "po": "positive", "sur": "surprise"}
 """Middle of a clip's name -> emotion."""
@@ -61,21 +47,21 @@ _LONG_CLIP = re.compile(r"s0*(\d+)_(ne|po|sur)_(\d+)", re.IGNORECASE)
 def _read_long(root: Path, camera: str, fps: float, annotation: Path | None) -> Release:
     """The marked expressions of one camera ("hs", "vis", "nir"). Raises DatasetLayoutError."""
     places = _places(root, camera)
-    book = given_file(annotation) if annotation else _workbook(places, camera)
+    book = files.given_file(annotation) if annotation else _workbook(places, camera)
     base, people = _people(places, camera, root)
-    sheet = read_workbook(book, _COLUMNS, _OPTIONAL, sheets=(camera, f"SMIC-{camera}-E"))
+    sheet = files.read_workbook(book, _COLUMNS, _OPTIONAL, sheets=(camera, f"SMIC-{camera}-E"))
     lines: list[AnnotatedClip] = []
     left_out: list[str] = []
     text_rows = absent = 0
     for cells in sheet.rows:
-        match = _LONG_CLIP.fullmatch(text_of(cells["clip"]))
+        match = _LONG_CLIP.fullmatch(files.text_of(cells["clip"]))
         if not match:
             text_rows += 1
             continue
         person = int(match[1])
-        folder = base / people.get(person, f"s{person:02d}") / text_of(cells["clip"])
+        folder = base / people.get(person, f"s{person:02d}") / files.text_of(cells["clip"])
         place = folder.relative_to(root).as_posix()
-        if text_of(cells.get("first")) and frame_number(cells.get("first")) is None and not folder.is_dir():
+        if files.text_of(cells.get("first")) and files.frame_number(cells.get("first")) is None and not folder.is_dir():
             absent += 1  # the release says in words that this video was lost
             left_out.append(place)
             continue
@@ -87,7 +73,7 @@ def _read_long(root: Path, camera: str, fps: float, annotation: Path | None) -> 
         notes.append(f"{absent} rows left out: their FirstF says in words that the video is missing")
     return Release(
         lines=tuple(lines),
-        sources=(place_of(book, root),),
+        sources=(files.place_of(book, root),),
         notes=tuple(notes),
         fps=fps,
         left_out=tuple(left_out),
@@ -97,11 +83,11 @@ def _read_long(root: Path, camera: str, fps: float, annotation: Path | None) -> 
 def _long_lines(match: re.Match[str], cells: dict[str, object], place: str, camera: str) -> list[AnnotatedClip]:
     subject, emotion = f"s{int(match[1]):02d}", _EMOTION_OF[match[2].lower()]
     prefix = "long_" if camera == "hs" else f"{camera}_long_"
-    said, problem = text_of(cells.get("emotion")).lower(), ""
+    said, problem = files.text_of(cells.get("emotion")).lower(), ""
     warnings = []
-    number = text_of(cells["subject"]).lower().removeprefix("s")
+    number = files.text_of(cells["subject"]).lower().removeprefix("s")
     if number.isdecimal() and int(number) != int(match[1]):
-        problem = f"clip {match[0]} is listed under subject {text_of(cells['subject'])}; correct one of the cells"
+        problem = f"clip {match[0]} is listed under subject {files.text_of(cells['subject'])}; correct one of the cells"
     if said and _EMOTION_OF.get(said, said) != emotion:
         warnings.append(f"the clip's name says {emotion}, the column {said}; the name counts")
     lines = []
@@ -127,35 +113,33 @@ def _long_lines(match: re.Match[str], cells: dict[str, object], place: str, came
 
 def _workbook(places: list[Path], camera: str) -> Path:
     """The camera's annotation: a workbook that names it, one that names no camera, or one with a sheet of it."""
-    books = [book for place in places for book in workbooks(place) if book.stem.lower().startswith("smic")]
+    books = [book for place in places for book in files.workbooks(place) if book.stem.lower().startswith("smic")]
     named = {book: re.findall("|".join(_CAMERAS), book.stem.lower()) for book in books}
     for book in sorted(books, key=lambda b: (camera not in named[b], bool(named[b]))):
         if camera in named[book] or not named[book]:
             return book
-        if camera in {sheet.lower() for sheet in read_cells(book)}:
+        if camera in {sheet.lower() for sheet in files.read_cells(book)}:
             return book
-    raise no_file(f"SMIC-{camera.upper()}-E_annotation.xlsx", places[0], f" or its {camera.upper()}_long")
+    raise files.no_file(f"SMIC-{camera.upper()}-E_annotation.xlsx", places[0], f" or its {camera.upper()}_long")
 
 
 def _places(root: Path, camera: str) -> list[Path]:
     """Folders that may hold the workbook or the people: the root, HS_long, SMIC-HS-E and the like."""
     names = (f"{camera}_long", f"{camera}-long", f"SMIC-{camera}-E", f"SMIC_{camera}_E", camera)
-    extended = find_folder(root, "SMIC-E_raw image", "SMIC-E_raw_image", "SMIC-E")
+    extended = files.find_folder(root, "SMIC-E_raw image", "SMIC-E_raw_image", "SMIC-E")
     places = [root, extended] if extended else [root]
     for place in places:  # grows: each folder found is searched in turn
-        places += [found for name in names if (found := find_folder(place, name)) and found not in places]
+        places += [found for name in names if (found := files.find_folder(place, name)) and found not in places]
     return places
 
 
 def _people(places: list[Path], camera: str, root: Path) -> tuple[Path, dict[int, str]]:
     """The deepest place that holds people's folders ``s03``, and their names."""
     for place in reversed(places):
-        if place != root and (people := numbered_folders(place, "s")):
+        if place != root and (people := files.numbered_folders(place, "s")):
             return place, people
-    raise WrongRoot(
-        f"no folder like {camera.upper()}_long/SMIC-{camera.upper()}-E/s03 in {root}: {contents(places[-1])}; give "
-        "the folder of the SMIC-E release"
-    )
+    side = camera.upper()
+    raise files.no_folder(f"like {side}_long/SMIC-{side}-E/s03", root, "SMIC-E", places[-1])
 
 
 # ---------------------------------------------------------------- smic
@@ -191,30 +175,27 @@ def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> 
     base = _camera_folder(root, camera, frames)
     lines = tuple(_lines(root, base, "" if camera == "hs" else f"{camera}_"))
     if not lines:
-        raise WrongRoot(f"{base} holds no clip like s1/micro/negative/s1_ne_01: {contents(base)}")
+        raise WrongRoot(f"{base} holds no clip like s1/micro/negative/s1_ne_01: {files.contents(base)}")
     return Release(lines=lines, fps=_FPS[camera])
 
 
 def _camera_folder(root: Path, camera: str, frames: str) -> Path:
-    names = rendering(frames, _RAW, _CROPPED)
-    tried = [find_folder(root, name) for name in names]
+    names = files.rendering(frames, _RAW, _CROPPED)
+    tried = [files.find_folder(root, name) for name in names]
     # archives that unpack into a folder of the same name; copies that hold HS beside nothing else
-    bases = [find_folder(p, p.name) or p for p in tried if p] or ([root] if frames != "cropped" else [])
+    bases = [files.find_folder(p, p.name) or p for p in tried if p] or ([root] if frames != "cropped" else [])
     for base in bases:
-        if found := find_folder(base, camera, f"SMIC-{camera}", f"SMIC_{camera}"):
+        if found := files.find_folder(base, camera, f"SMIC-{camera}", f"SMIC_{camera}"):
             return found
-    raise WrongRoot(
-        f"no folder {names[0]}/{camera.upper()} in {root}: {contents(bases[0] if bases else root)}; give the folder "
-        "of the SMIC release"
-    )
+    raise files.no_folder(f"{names[0]}/{camera.upper()}", root, "SMIC", next(iter(bases), None))
 
 
 def _lines(root: Path, base: Path, prefix: str) -> Iterator[AnnotatedClip]:
-    for person, name in sorted(numbered_folders(base, "s").items()):
+    for person, name in sorted(files.numbered_folders(base, "s").items()):
         # some copies leave out the level of micro and non_micro
-        micro = find_folder(base / name, "micro") or base / name
+        micro = files.find_folder(base / name, "micro") or base / name
         for emotion in _EMOTIONS:
-            folder = find_folder(micro, emotion)
+            folder = files.find_folder(micro, emotion)
             if folder is None:
                 continue
             with os.scandir(folder) as entries:
@@ -242,19 +223,4 @@ def _line(subject: str, prefix: str, clip: str, emotion: str, place: str) -> Ann
     )
 
 
-_PAPER = "Li et al., A spontaneous micro-expression database: inducement, collection and baseline, FG 2013"
-
-SMIC = Database(
-    name="smic",
-    title="SMIC",
-    fps=100.0,
-    licence="SMIC licence agreement",
-    paper=_PAPER,
-    is_release=is_release,
-    read=read,
-    layout="SMIC_all_raw/ or SMIC_all_cropped/ with HS/ in it; for SMIC-E HS_long/ and SMIC-HS-E_annotation.xlsx",
-    annotation="SMIC-HS-E_annotation.xlsx",
-    parts=("hs", "vis", "nir", "long", "vis-long", "nir-long"),
-    frames=("auto", "raw", "cropped"),
-    published=published("smic"),
-)
+SMIC = shipped("smic", is_release=is_release, read=read)

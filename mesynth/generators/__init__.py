@@ -1,8 +1,8 @@
-"""Learned generators, one folder a family: config (read without torch), network, pipeline (inference), task (training).
+"""Learned generators, one folder a family: config (read without torch), network (and the generator), task (training).
 
 A package adds a family of its own by an entry point of the group ``mesynth.generators`` that names a
-:class:`~mesynth.store.families.Family`, or in Python by :func:`register_family`. It is then trained by a recipe that
-says ``task: NAME``, saved, generated with, compared and checked for leaks like those that ship.
+:class:`~mesynth.store.generator_folder.Family`, or in Python by :func:`register_family`. It is then trained by a recipe
+that says ``task: NAME``, saved, generated with, compared and checked for leaks like those that ship.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mesynth.store.families import FAMILIES, Family
+from mesynth.store.generator_folder import FAMILIES, Family
 
 __all__ = ["register_family"]
 

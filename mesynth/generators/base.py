@@ -12,15 +12,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import yaml
 
+from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_INDEX, reject_conflicts
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
-from mesynth.store.families import FAMILIES
-from mesynth.store.generator_folder import GeneratorFacts, read_facts, save_pipeline
+from mesynth.store.generator_folder import (
+    FAMILIES,
+    INDEX,
+    GeneratorFacts,
+    PipelineError,
+    read_facts,
+    save_pipeline,
+    saved_folder,
+)
+from mesynth.store.hub import MODEL, fetch, is_hub
 
 if TYPE_CHECKING:
     from mesynth.core.profiles import Profile
@@ -41,12 +51,62 @@ class ClipRequest:
     seed: int = 0
 
 
-class Generator(ABC):
-    """Clips of a face: a family says with :meth:`clip_of` how one is made. Safe to call in any order."""
+class Pretrained:
+    """What generators of clips and of flow images share: where they run, come from and are published."""
 
     family: str
     size: int
     facts: GeneratorFacts
+    folder: Path | None = None
+    """Where it was loaded from; None for one without training."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """A trained generator: one that ships, a folder, or ``hf://ORG/NAME``; see :func:`mesynth.load_generator`.
+
+        Raises:
+            PipelineError: also a generator of another family than the class that is asked.
+
+        >>> Generator.from_pretrained("motion_gan").family
+        'motion_gan'
+        """
+        found: Pretrained = load_pipeline(found_folder(str(name)))
+        if not isinstance(found, cls):
+            raise PipelineError(f"'{name}' is a {found.family}, no {cls.__name__}; call mesynth.load_generator")
+        return found
+
+    def to(self, device: Any) -> Self:
+        """Run its network there ("cpu", "cuda", "cuda:1"); frames are made on the CPU. Returns the generator itself.
+
+        Raises:
+            ConfigError: no such device.
+        """
+        network = getattr(self, "network", None)
+        if network is not None:
+            try:
+                network.to(device)
+            except (RuntimeError, AssertionError, TypeError) as error:  # torch: no such device, or built without
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f"device '{device}' cannot be used ({reason}); choose cpu, or one you have") from None
+        return self
+
+    def push_to_hub(
+        self, name: str, *, private: bool = True, may_publish: bool = False, token: str | None = None
+    ) -> str:
+        """Publish the folder that it was loaded from, as it lies there: see :func:`mesynth.push_to_hub`.
+
+        Raises:
+            PipelineError: a generator without training has no folder.
+        """
+        if self.folder is None:
+            raise PipelineError(f"{self.family} is not trained and has no folder to publish; it comes with mesynth")
+        from mesynth.store.hub import push_to_hub
+
+        return push_to_hub(self.folder, name, private=private, may_publish=may_publish, token=token)
+
+
+class Generator(Pretrained, ABC):
+    """Clips of a face: a family says with :meth:`clip_of` how one is made. Safe to call in any order."""
 
     def generate(
         self,
@@ -82,6 +142,15 @@ class Generator(ABC):
         """
 
 
+def found_folder(name: str) -> Path:
+    """Where a trained generator lies that is named by a user: one that ships, a folder, or ``hf://ORG/NAME``, which is
+    fetched. A run's folder stands for the generator in it."""
+    folder = fetch(name, MODEL) if is_hub(name) else saved_folder(name)
+    if not (folder / INDEX).is_file() and (folder / "generator" / INDEX).is_file():
+        return folder / "generator"
+    return folder
+
+
 def load_pipeline(folder: Path | str, gains: Mapping[str, float] | None = None) -> Generator:
     """The generator saved in ``folder``, on the CPU; ``gains``: in place of its own.
 
@@ -93,6 +162,7 @@ def load_pipeline(folder: Path | str, gains: Mapping[str, float] | None = None) 
     if gains is not None:
         facts = replace(facts, gains=dict(gains))
     generator: Generator = FAMILIES[facts.name].load(folder, facts)
+    generator.folder = folder
     return generator
 
 
@@ -164,7 +234,17 @@ def model_card(
     shown = ", ".join(seen[:_SHOWN]) + (f" and {len(seen) - _SHOWN} more (mesynth.json)" if len(seen) > _SHOWN else "")
     figures = "\n".join(f"| {name} | {float(value):.4g} |" for name, value in sorted(facts["figures"].items()))
     sizes = ", ".join(f"{name} {count:,}" for name, count in parameters.items())
-    return f"""# {title}
+    front = {
+        "library_name": "mesynth",
+        "license": "other",
+        "license_name": "; ".join(facts["licences"]) or "see-below",
+        "tags": ["micro-expression", "facial-action-units", "optical-flow", facts["name"]],
+    }
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000).strip()}
+---
+
+# {title}
 
 {what.strip()}
 

@@ -28,7 +28,7 @@ from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import backward_of, soft_limit, warp
 
 if TYPE_CHECKING:
-    from mesynth.motion.prior import Face, FaceMap
+    from mesynth.motion.prior import FaceMap
 
 
 MAX_RESIDUAL = 0.1
@@ -249,7 +249,7 @@ def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None)
     dropped = np.stack([shown[:, k, side] for k, side in (motion.cells[i] for i in drops)], 1) if drops else None
     jaws = motion.fields[drops]
     path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
-    place = _place(request.face) if nuisance.head or nuisance.style else None
+    place = request.face.place if nuisance.head or nuisance.style else None
     fields, bend = motion.fields[kept], motion.bend
     if nuisance.style and place is not None:
         both, bend = _styled([*fields, *jaws, bend], place, nuisance.style, seed)
@@ -267,15 +267,6 @@ def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None)
         if dropped is not None:
             jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", dropped[t], jaws), np.float32)
         yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, light, jaw)
-
-
-def _place(face: Face) -> FaceMap:
-    from mesynth.head.model import HeadModel
-    from mesynth.motion.prior import face_map
-
-    model = HeadModel.load()
-    height, width = face.image.shape[:2]
-    return face_map(face.landmarks, height, width, model.uv[model.landmarks].astype(np.float64))
 
 
 def _styled(fields: list[np.ndarray], place: FaceMap, strength: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.generators.base import ClipRequest, Generator, load_pipeline
+from mesynth.generators.base import ClipRequest, Generator, found_folder, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
-from mesynth.store.families import UNTRAINED, makes_frames
 from mesynth.store.generator_folder import (
-    INDEX,
+    UNTRAINED,
     GeneratorFacts,
     PipelineError,
+    makes_frames,
     read_facts,
-    saved_folder,
     shipped_models,
 )
 
@@ -131,12 +130,10 @@ def find_model(name: str) -> Model:
 def _found(name: str) -> Model:
     if name in UNTRAINED:
         return Model(name, None, PriorGenerator(name).facts)
-    folder = saved_folder(name)
+    folder = found_folder(name)
     if not folder.is_dir():
         known = ", ".join([*UNTRAINED, *shipped_models()])
         raise MesynthError(f"model '{name}' is unknown; choose from {known}, or give a folder that training wrote")
-    if not (folder / INDEX).is_file() and (folder / "generator" / INDEX).is_file():
-        folder = folder / "generator"
     facts = read_facts(folder)
     if not facts.subjects_seen:
         raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")
@@ -232,6 +229,7 @@ def configured(generator: Generator, options: Mapping[str, Option]) -> Generator
         known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         if len(known) < len(parameters) or set(options) <= set(known):
             made: Generator = method(**options)
+            made.folder = generator.folder
             assert made is not generator, "configured() makes another generator"
             return made
     unknown = next(name for name in options if name not in known)

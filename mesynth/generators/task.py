@@ -1,12 +1,12 @@
-"""What the training of GANs shares: one Adam a network, known failures, and what is worth saving.
+"""What the training of several families shares: networks and optimisers, known failures, and what is worth saving.
 
-A family's task says which networks there are and what its losses are; motion families keep their own optimisers.
+A family's task says which networks there are and what its losses are.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,6 +56,11 @@ class GANTask(Task):
         save_trained(folder, {"generator": generator}, facts, **self.card)
 
 
+UNMOVED = """and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
+head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
+"""Limits of those that paint, on their cards."""
+
+
 class PaintingTask(GANTask):
     """A GAN that paints a face at AU intensities."""
 
@@ -90,3 +95,37 @@ class PaintingTask(GANTask):
                 f"{self.name} has nothing real to {self.taught}: data.faces shows no expression; add data.manifests "
                 "(or rendered pairs)"
             )
+
+
+class DiffusedMotionTask(Task):
+    """Motion that is drawn by diffusion. There is one network, the generator."""
+
+    averaged = ("generator",)
+    network: ClassVar[type[Any]]
+    card: ClassVar[dict[str, str]]
+    """As :attr:`GANTask.card`."""
+    still: ClassVar[str] = "train longer or lower optim.lr"
+    """What helps where nothing moves."""
+    deaf: ClassVar[str]
+    """What helps where the AUs do not matter."""
+
+    def __init__(self, config: Any, size: int) -> None:
+        config.model.check_size(size)
+        self._config, self.size = config, size
+        self.networks: dict[str, nn.Module] = {"generator": self.network(size=size, **config.model.arguments())}
+        self.frozen: dict[str, nn.Module] = {}
+
+    def adam_w(self, groups: Iterable[dict[str, Any]]) -> dict[str, torch.optim.Optimizer]:
+        """One AdamW for those of the groups that hold parameters."""
+        o = self._config.optim
+        held = [group for group in groups if group["params"]]
+        adam = torch.optim.AdamW(held, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay)
+        return {"generator": adam}
+
+    def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
+        """Known failures: nothing moves, or the AUs do not matter. Seeds that do not matter are in the figures."""
+        return L.motion_failure(measured, self.size, still=self.still, deaf=self.deaf)
+
+    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
+        """See the base class."""
+        save_trained(folder, {"generator": averaged["generator"]}, facts, **self.card)

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesynth.core.lazy import lazy_names
+from mesynth.core import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.head.model import HeadModel, blink, head_motion
-    from mesynth.head.render import HeadFlow, Subject
-    from mesynth.head.sheet import au_sheet, contact_sheet, identities_sheet
+    from mesynth.head.render import HeadFlow, Subject, au_sheet, contact_sheet, identities_sheet
 
 __all__ = ["HeadFlow", "HeadModel", "Subject", "au_sheet", "blink", "contact_sheet", "head_motion", "identities_sheet"]
 _HOME = {
     "HeadFlow": "render",
     "HeadModel": "model",
     "Subject": "render",
-    "au_sheet": "sheet",
+    "au_sheet": "render",
     "blink": "model",
-    "contact_sheet": "sheet",
+    "contact_sheet": "render",
     "head_motion": "model",
-    "identities_sheet": "sheet",
+    "identities_sheet": "render",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

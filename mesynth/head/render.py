@@ -1,23 +1,33 @@
-"""A synthetic subject: one seed, one person, rendered at any action units and head pose."""
+"""A synthetic subject: one seed, one person, rendered at any action units and head pose, and contact sheets of many."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.facs import AU_CODES, MIDLINE
-from mesynth.head.identity import NOISE_STREAM, Camera, Identity, identity_vertices, sample_identity, stream
+from mesynth.core.facs import AU_CODES, level_midline
+from mesynth.head.identity import (
+    NOISE_STREAM,
+    Camera,
+    Identity,
+    grow_hair,
+    hair_field,
+    identity_vertices,
+    long_hair,
+    sample_identity,
+    stream,
+)
 from mesynth.head.model import EYE, SKIN, TEETH, HeadModel, rotation
 
 if TYPE_CHECKING:
     from mesynth.head.raster import Scene
 
-
 _ROW = {code: i for i, code in enumerate(AU_CODES)}
-_MIDLINE_ROWS = [i for i, code in enumerate(AU_CODES) if code in MIDLINE]
 # The head turns about the top of the neck, not about the eyes (canonical IOD).
 _NECK = np.array([0.0, -1.5, -1.3])
 _IRIS_RADIUS = 0.097
@@ -176,7 +186,9 @@ class Subject:
             seeds = (np.random.SeedSequence([self.seed, NOISE_STREAM, noise_seed, t]) for t in range(len(keys)))
             keys[:] = [sequence.generate_state(1, np.uint64)[0] for sequence in seeds]
         sd = self._identity.light.noise_sd if noise_seed is not None else 0.0
-        folds = self._fold_depths(weights)
+        from mesynth.head.texture import fold_depths
+
+        folds = fold_depths(weights, self._folds)
         frames = render_frames(
             self._scene, self._weights(weights), folds, placements, keys, sd, self.size, self.supersample
         )
@@ -213,18 +225,8 @@ class Subject:
     def _weights(self, au: np.ndarray) -> np.ndarray:
         return _combine_aus(au, self._lid_reach)
 
-    def _fold_depths(self, au: np.ndarray) -> np.ndarray:
-        depths = np.einsum("tks,km->tms", _midline_mean(au), self._folds, optimize=False)
-        return np.ascontiguousarray(np.clip(depths, 0.0, 1.2), np.float32)
-
     def _placements(self, pose: np.ndarray) -> np.ndarray:
         return placements(self._identity.camera, pose)
-
-
-def _midline_mean(au: np.ndarray) -> np.ndarray:
-    out = au.copy()
-    out[:, _MIDLINE_ROWS] = au[:, _MIDLINE_ROWS].mean(-1, keepdims=True)
-    return out
 
 
 def _combine_aus(au: np.ndarray, lid_reach: np.ndarray) -> np.ndarray:
@@ -233,7 +235,7 @@ def _combine_aus(au: np.ndarray, lid_reach: np.ndarray) -> np.ndarray:
     Closing by AU 43 and 45 is one closure, the larger; a closed lid has no tightening (7) or raising (5) left;
     AU 26 and 27 open one jaw. lid_reach [2] (L, R) scales the blink to this person's eye opening.
     """
-    w = _midline_mean(au)
+    w = level_midline(au)
     closure = np.maximum(w[:, _ROW[43]], w[:, _ROW[45]])
     w[:, _ROW[5]] *= 1.0 - closure
     w[:, _ROW[7]] *= 1.0 - closure
@@ -263,15 +265,14 @@ def _build_scene(
 
     side: image side in samples. Everything that frames of a clip share is computed here, once.
     """
-    from mesynth.head import hair
     from mesynth.head import raster as fields
     from mesynth.head import texture as canvas
     from mesynth.head.texture import FOLDS, fold_matrix, paint_skin, paint_wrinkles
 
     skin, light, camera = identity.skin, identity.light, identity.camera
     face = canvas.seal_lips(model, _rest_lids(model, identity_vertices(model, identity.shape)))
-    field = hair.hair_field(model, skin.hair_style, skin.hairline)
-    rest = hair.grow_hair(model, face, field, skin.hair_style)
+    field = hair_field(model, skin.hair_style, skin.hairline)
+    rest = grow_hair(model, face, field, skin.hair_style)
     rest[np.unique(model.faces[model.part == TEETH]), 2] -= _TEETH_BACK
     eyes = canvas.fit_eyes(model, face)
 
@@ -302,7 +303,7 @@ def _build_scene(
     if skin.hair_style == "long":
         # The sheets cover the ears, which would poke through them.
         kept = ~model.ear[faces].all(1)
-        sheets = hair.long_hair(model, face, rng)
+        sheets = long_hair(model, face, rng)
         faces = np.concatenate([faces[kept], sheets.faces + np.int32(len(rest))])
         part = np.concatenate([part[kept], np.full(len(sheets.faces), SKIN, np.uint8)])
         vertex_eye = np.concatenate([vertex_eye, np.full(len(sheets.vertices), -1, np.int8)])
@@ -406,3 +407,55 @@ def lid_reach(model: HeadModel, face: np.ndarray) -> np.ndarray:
     right = opening(face, (37, 38), (41, 40)) / opening(model.vertices, (37, 38), (41, 40))
     left = opening(face, (43, 44), (47, 46)) / opening(model.vertices, (43, 44), (47, 46))
     return np.asarray(np.clip(np.array([left, right], np.float32), 0.6, 1.5))
+
+
+# ---------------------------------------------------------------- contact sheets
+
+
+_GAP = 3
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int, labels: Sequence[str] | None = None) -> np.ndarray:
+    """Equal-sized pictures [H,W,3] uint8 RGB in rows of ``columns``, [...,3] uint8, each with its label on it.
+
+    Raises: MesynthError for no pictures, unequal sizes, columns < 1 or as many labels as there are not pictures.
+    """
+    if not len(images) or columns < 1:
+        raise MesynthError(f"{len(images)} images in {columns} columns; give at least one of each")
+    shapes = {np.asarray(image).shape for image in images}
+    if len(shapes) != 1:
+        raise MesynthError(f"images of sizes {sorted(shapes)} do not fit one sheet; give equal sizes")
+    if labels is not None and len(labels) != len(images):
+        raise MesynthError(f"{len(labels)} labels for {len(images)} images; give one each, or none")
+    height, width, _ = shapes.pop()
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = _GAP + (i // columns) * (height + _GAP), _GAP + (i % columns) * (width + _GAP)
+        tile = np.ascontiguousarray(image)
+        if labels is not None:
+            tile = tile.copy()
+            size = max(0.32, height / 380)
+            at = (4, height - 5)
+            cv2.putText(tile, labels[i], at, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
+            cv2.putText(tile, labels[i], at, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
+        sheet[y : y + height, x : x + width] = tile
+    return sheet
+
+
+def identities_sheet(seeds: Sequence[int], size: int = 128, columns: int = 8, frontal: bool = False) -> np.ndarray:
+    """Neutral faces of many seeds."""
+    neutral = np.zeros((1, len(AU_CODES), 2), np.float32)
+    faces = [Subject(seed, size, frontal=frontal).render(neutral, noise_seed=0)[0] for seed in seeds]
+    return contact_sheet(faces, columns, [str(seed) for seed in seeds])
+
+
+def au_sheet(seed: int, size: int = 128, columns: int = 8, intensities: Sequence[float] = (0.5, 1.0)) -> np.ndarray:
+    """One person at neutral and at every AU alone, both sides, at each intensity."""
+    au = np.zeros((1 + len(AU_CODES) * len(intensities), len(AU_CODES), 2), np.float32)
+    labels = ["neutral"]
+    for k, code in enumerate(AU_CODES):
+        for j, intensity in enumerate(intensities):
+            au[1 + k * len(intensities) + j, k] = intensity
+            labels.append(f"AU{code} {intensity:g}")
+    return contact_sheet(list(Subject(seed, size, frontal=True).render(au)), columns, labels)

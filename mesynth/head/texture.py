@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numba import njit
 
-from mesynth.core.facs import AU_CODES
+from mesynth.core.facs import AU_CODES, level_midline
 from mesynth.head.identity import Skin
 from mesynth.head.model import EYE, MOUTH, SKIN, HeadModel
 from mesynth.head.raster import Scalar, rasterize
@@ -308,6 +308,21 @@ def fold_matrix(strength: np.ndarray) -> np.ndarray:
     return matrix * strength[None, :].astype(np.float32)
 
 
+_FULL = fold_matrix(np.ones(len(FOLDS)))
+
+
+def fold_depths(aus: np.ndarray, matrix: np.ndarray = _FULL) -> np.ndarray:
+    """Depth [...,M,2] float32 in 0 to 1.2 of every fold and side at AU intensities [...,K,2], by :func:`fold_matrix`.
+
+    >>> aus = np.zeros((len(AU_CODES), 2), np.float32)
+    >>> aus[AU_CODES.index(4)] = 0.5
+    >>> fold_depths(aus)[FOLDS.index("glabella")]
+    array([0.45, 0.45], dtype=float32)
+    """
+    depths = np.einsum("...ks,km->...ms", level_midline(aus), matrix, optimize=False)
+    return np.ascontiguousarray(np.clip(depths, 0.0, 1.2), np.float32)
+
+
 def _furrows(curves: list[tuple[list[tuple[float, float]], float]], width: float) -> np.ndarray:
     """Furrows with a bulging edge above them: positive where the skin goes in, negative where it swells."""
     mask = np.zeros((HEIGHT, WIDTH), np.float32)
@@ -322,16 +337,19 @@ def _furrows(curves: list[tuple[list[tuple[float, float]], float]], width: float
     return np.asarray(groove - 0.40 * swelling, np.float32)
 
 
-def paint_wrinkles(landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fold maps [HEIGHT,WIDTH,M] int8 (127 = deepest furrow) for landmarks [68,2] in (u, v)."""
+def paint_wrinkles(landmarks: np.ndarray, rng: np.random.Generator, spread: float = 1.0) -> np.ndarray:
+    """Fold maps [HEIGHT,WIDTH,M] int8 (127 = deepest furrow) for landmarks [68,2] in (u, v).
+
+    ``spread``: how far folds lie from where they lie on the mean, in units of what people have.
+    """
     lm = landmarks
 
     def near(scale: float = 0.012) -> float:
-        return float(rng.normal(0.0, scale))
+        return float(rng.normal(0.0, scale)) * spread
 
     brow = 0.5 * (lm[19, 1] + lm[24, 1])
     forehead: list[tuple[list[tuple[float, float]], float]] = []
-    for k in range(int(rng.integers(2, 5))):
+    for k in range(int(rng.integers(2, 5)) if spread else 3):
         level = brow - 0.17 - 0.135 * k
         rise = {-0.62: 0.0, -0.3: -0.04, 0.0: -0.015, 0.3: -0.04, 0.62: 0.0}
         forehead.append(([(u, level + dv + near()) for u, dv in rise.items()], 1.0 - 0.18 * k))
@@ -354,7 +372,9 @@ def paint_wrinkles(landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarra
         "nose": _furrows(
             [([(s * 0.03, 0.10 + 0.075 * k), (s * 0.10, 0.06 + 0.075 * k), (s * 0.17, 0.11 + 0.09 * k)], 0.8)
              for s in sides for k in range(3)], 0.014),
-        "chin": np.clip(noise(rng, [14.0, 9.0], [0.38, 0.20]), -1, 1) * blob(0.0, 1.52, 0.20, 0.10),
+        # Pebbles, which lie nowhere in the mean.
+        "chin": np.clip(noise(rng, [14.0, 9.0], [0.38, 0.20]), -1, 1)
+        * blob(0.0, 1.52, 0.20, 0.10) * (0.3 + 0.7 * spread),
         "corner": _furrows(
             [([(corner[0] + s * 0.055, corner[1] - 0.09), (corner[0] + s * 0.075, corner[1]),
                (corner[0] + s * 0.055, corner[1] + 0.10)], 0.9)
@@ -364,7 +384,7 @@ def paint_wrinkles(landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarra
     # Folds drift from person to person; one gentle warp moves them all and their crossings together.
     drift = noise(rng, [120.0], [2.0]), noise(rng, [120.0], [2.0])
     columns, rows = np.meshgrid(np.arange(WIDTH, dtype=np.float32), np.arange(HEIGHT, dtype=np.float32))
-    maps_x, maps_y = columns + drift[0], rows + drift[1]
+    maps_x, maps_y = (at + np.float32(spread) * off for at, off in zip((columns, rows), drift, strict=True))
     warped = [cv2.remap(stack[..., m], maps_x, maps_y, cv2.INTER_LINEAR) for m in range(len(FOLDS))]
     return np.asarray(np.clip(np.stack(warped, axis=-1), -1, 1) * 127, np.int8)
 

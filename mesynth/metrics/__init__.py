@@ -9,22 +9,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesynth.core.lazy import lazy_names
+from mesynth.core import lazy_names
 
 if TYPE_CHECKING:
     from mesynth.metrics.base import METRICS, ClipMetric, MeasureConfig, MeasureRow, Metric, register
     from mesynth.metrics.control import intensity_sweep
     from mesynth.metrics.networks.judge import AUJudge
     from mesynth.metrics.report import MeasureReport
+    from mesynth.metrics.streams import AUErrors, FlowErrors, FrechetDistance, KernelDistance
 
 __all__ = [
-    "METRICS", "AUJudge", "ClipMetric", "MeasureConfig", "MeasureReport", "MeasureRow", "Metric", "intensity_sweep",
-    "register",
+    "METRICS", "AUErrors", "AUJudge", "ClipMetric", "FlowErrors", "FrechetDistance", "KernelDistance", "MeasureConfig",
+    "MeasureReport", "MeasureRow", "Metric", "intensity_sweep", "register",
 ]  # fmt: skip
 _HOME = {
     "METRICS": "base",
+    "AUErrors": "streams",
     "AUJudge": "networks.judge",
     "ClipMetric": "base",
+    "FlowErrors": "streams",
+    "FrechetDistance": "streams",
+    "KernelDistance": "streams",
     "MeasureConfig": "base",
     "MeasureReport": "report",
     "MeasureRow": "base",

@@ -16,10 +16,9 @@ from scipy.stats import rankdata
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE
 from mesynth.core.statistics import percentiles
-from mesynth.metrics.base import SIDES, ClipMetric, MeasureRow, Observation, Setup
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import SIDES, ClipData, ClipMetric, MeasureRow, Observation, Setup
 from mesynth.metrics.networks.judge import cells, luma_change, visible_aus
-from mesynth.metrics.plots import OTHER, SYNTHETIC, figure, png
+from mesynth.metrics.report import OTHER, SYNTHETIC, figure, png
 
 _TWICE = (43, 26)
 """AU 43 and 26 repeat what AU 45 and 27 show: they would count twice in the pool."""

@@ -22,8 +22,7 @@ import pyarrow as pa
 import torch
 
 from mesynth.core.errors import ManifestError, MesynthError
-from mesynth.metrics.base import METRICS, Metric, PartlyUsed, Setup
-from mesynth.metrics.clips import ClipData, walk
+from mesynth.metrics.base import METRICS, ClipData, Metric, PartlyUsed, Setup, walk
 from mesynth.store.manifest import Manifest
 from mesynth.store.stage import WorkerDied, run_pool
 

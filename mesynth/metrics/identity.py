@@ -12,9 +12,8 @@ import numpy as np
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.statistics import percentiles
-from mesynth.metrics.base import ClipMetric, MeasureRow, Observation, Setup
-from mesynth.metrics.clips import ClipData
-from mesynth.metrics.plots import OTHER, REAL, SYNTHETIC, figure, png
+from mesynth.metrics.base import ClipData, ClipMetric, MeasureRow, Observation, Setup
+from mesynth.metrics.report import OTHER, REAL, SYNTHETIC, figure, png
 
 THRESHOLD = 0.6
 """Distance below which the network's author calls two faces the same person (dlib's documentation)."""

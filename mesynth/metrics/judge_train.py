@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
-from mesynth.config import load_recipe
+from mesynth.config import check_share, load_recipe
 from mesynth.core import emotions, facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_NAMES
@@ -74,6 +74,8 @@ class PairConfig:
     """Largest scale of the head movement (mesynth.head.head_motion), drawn from 0 to this."""
     jitter: float = 0.02
     """Standard deviation of the crop's landmark error, in inter-ocular distances (and of its log scale)."""
+    rigs: float = 0.0
+    """Share of people whose muscles pull as no other's do (mesynth.motion.rigs); the rest have the head's."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,9 +86,7 @@ class PairConfig:
             raise ConfigError(f"{people} people are more than the {len(JUDGE_SEEDS)} head seeds kept for the judge")
         if not 48 <= self.size <= 256:
             raise ConfigError(f"size={self.size} is outside 48..256 pixels")
-        for name in ("neutral", "emotional", "blink"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name):g} is no probability; choose a number in [0, 1]")
+        check_share("", self, "neutral", "emotional", "blink", noun="probability")
         if self.neutral + self.emotional > 1:
             raise ConfigError(f"neutral + emotional = {self.neutral + self.emotional:g} exceeds 1")
         if self.head < 0 or self.jitter < 0:
@@ -132,11 +132,12 @@ def draw_aus(rng: np.random.Generator, config: PairConfig) -> np.ndarray:
 
 def render_pairs(person: int, config: PairConfig) -> Pairs:
     """All pairs of one head seed; depends on (person, config) alone."""
-    from mesynth.head import Subject, head_motion
+    from mesynth.head import head_motion
     from mesynth.preprocess.align import SimilarityCrop, eye_centres
+    from mesynth.training.data.rendered import rigged_subject
 
     rng = seeds.stream(config.seed, "judge-pairs", person)
-    subject = Subject(person, size=config.size)
+    subject = rigged_subject(person, config.size, config.seed, config.rigs)
     n = config.pairs
     aus = np.zeros((n + 1, len(facs.AU_CODES), 2), np.float32)
     pose = np.zeros((n + 1, 6))
@@ -396,6 +397,11 @@ def judge_card(judge: AUJudge, config: JudgeConfig, neutral: np.ndarray) -> str:
             f" While the judge learns, flows are smoothly shifted and turned (style {config.style:g}), so that it\n"
             "does not depend on one head's exact fields."
         )
+    if p.rigs:
+        kinds += (
+            f" The muscles of {p.rigs:.0%} of the people pull as a rig of their own says, of those below as well; on\n"
+            "a head of another make `python -m tests.bench.bench_judge --head FILE` measures it (docs/figures.md)."
+        )
     return f"""# AU judge
 
 Reads action unit intensities off the motion between an onset and a later frame of one clip.
@@ -403,7 +409,7 @@ Input: TV-L1 flow of the aligned 128-pixel crop, averaged to 32x32 ({sees}). Out
 A ridge regression plus a small convolutional network without biases: no motion gives exactly 0.
 
 **What it knows.** It was trained on this project's rendered heads only, with the AUs they were rendered
-with. It knows this head's idea of FACS; no human coder took part, and on real faces it is unvalidated. The
+with. It knows their rigs' idea of FACS; no human coder took part, and on real faces it is unvalidated. The
 motion prior takes its fields from the same meshes, so agreement between the two shows that the motion asked
 for arrives in the frames, and not that a FACS coder would agree.
 

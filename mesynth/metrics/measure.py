@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, WeightsUnavailable
-from mesynth.metrics.base import METRICS, MeasureConfig, MeasureRow, Metric, Setup, not_measured
-from mesynth.metrics.clips import subset
+from mesynth.metrics.base import METRICS, MeasureConfig, MeasureRow, Metric, Setup, not_measured, subset
 from mesynth.metrics.evaluate import Evaluation, Makers, Progress, clock, evaluate
 from mesynth.metrics.fid import stored_formats, unlike
 from mesynth.metrics.memorisation import KnownClips

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mesynth.metrics.base import MeasureRow, not_measured
-from mesynth.metrics.clips import subset, walk
+from mesynth.metrics.base import MeasureRow, not_measured, subset, walk
 from mesynth.metrics.networks.extractors import FeatureExtractor
 from mesynth.store.manifest import Manifest
 

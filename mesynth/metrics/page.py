@@ -1,4 +1,4 @@
-"""``report.html``: verdicts, then pictures, then tables, then how to reproduce; one file, no network, no script.
+"""``report.html``: the answer, then pictures, then tables; how to reproduce is folded; one file, no network, no script.
 
 Pictures are data URIs of WebP, at most SIDE pixels wide: clips still and moving, best and worst, intensities,
 neighbours. A clip that cannot be read is listed, never dropped in silence.
@@ -12,7 +12,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ import numpy as np
 from mesynth import __version__
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES
-from mesynth.metrics.base import MeasureRow
-from mesynth.metrics.clips import subset
+from mesynth.metrics.base import MeasureRow, subset
 from mesynth.metrics.control import SOURCE_NOTE
-from mesynth.metrics.report import ClipFigures, Comparison
-from mesynth.metrics.verdicts import verdicts
+from mesynth.metrics.report import ClipFigures, Comparison, Verdict, verdicts
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
+from mesynth.store.pages import render
 from mesynth.store.run_folder import write_text
 from mesynth.store.shards import read_flow, read_frames
 
@@ -234,15 +233,11 @@ def write_page(found: Comparison, folder: Path | str, *, command: str = "") -> P
 
 def page(found: Comparison, *, command: str = "") -> str:
     """The page of a measurement. Clips are read again for their pictures; one that cannot be read is listed."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("mesynth.metrics").joinpath("page.html").read_text()
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     words = _words(found, command)
     most = 12 // max(2, len(found.reports))
     text = ""
     for count in (n for n in _PICTURES if n <= max(most, _PICTURES[-1])):
-        text = template.render(**words, **_shown(found, count))
+        text = render("mesynth.metrics", "page.html", **words, **_shown(found, count))
         if len(text.encode()) <= LIMIT:
             break
     return text
@@ -259,7 +254,8 @@ def _shown(found: Comparison, count: int) -> dict[str, Any]:
     shows = [_real_show(real, clips, count)]
     shows += [_show(found, name, known, count, seed) for name in found.synthetic]
     left = [(g, why) for show in shows for g, why in show["left_out"]] + sorted(known.left_out.items())
-    return {"shows": shows, "left_out": list(dict.fromkeys(left))}
+    plotted = any(show.get("plots") for show in shows)
+    return {"shows": shows, "plotted": plotted, "left_out": list(dict.fromkeys(left))}
 
 
 def _drawn(manifest: Manifest, side: str, count: int, seed: int) -> list[Any]:
@@ -332,6 +328,7 @@ def _words(found: Comparison, command: str) -> dict[str, Any]:
     return {
         "names": names,
         "questions": questions,
+        "answers": [_answer(name, found) for name, found in answers.items()],
         "corpora": corpora,
         "tables": headline,
         "others": others,
@@ -348,6 +345,20 @@ def _words(found: Comparison, command: str) -> dict[str, Any]:
         "training_hash": found.training.hash() if found.training is not None else "",
         "seconds": {name: sum(report.seconds.values()) for name, report in found.reports.items()},
     }
+
+
+def _answer(name: str, found: Sequence[Verdict]) -> str:
+    """One corpus in one sentence: how many questions come out well, which badly, and how many stay open."""
+    kinds = [verdict.kind for verdict in found]
+    bad = [
+        f"{verdict.question} {verdict.verdict[0].upper()}{verdict.verdict[1:]}."
+        for verdict in found
+        if verdict.kind == "bad"
+    ]
+    text = f"{name}: {kinds.count('good')} of {len(found)} questions come out well, {len(bad)} badly"
+    rest = len(found) - kinds.count("good") - len(bad)
+    text += f", {rest} cannot be decided with these clips." if rest else "."
+    return text + (f" Badly: {' '.join(bad)}" if bad else "")
 
 
 def _tables(found: Comparison) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -8,11 +8,9 @@ import torch
 from mesynth.core import seeds
 from mesynth.core.errors import MesynthError
 from mesynth.core.statistics import interval_of
-from mesynth.metrics import distribution as dist
-from mesynth.metrics.base import SIDES, ClipMetric, MeasureRow, Observation, Setup
-from mesynth.metrics.clips import ClipData
-from mesynth.metrics.networks.extractors import RESIZE, STAlexNet, pooled
-from mesynth.metrics.networks.perceptual import STLPIPS
+from mesynth.metrics import fid as dist
+from mesynth.metrics.base import SIDES, ClipData, ClipMetric, MeasureRow, Observation, Setup
+from mesynth.metrics.networks.extractors import RESIZE, STLPIPS, STAlexNet, pooled
 
 DIVERSITY_CLIPS = 12
 """Clips per side whose apexes are compared with each other: all pairs of them."""

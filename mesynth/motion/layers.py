@@ -28,6 +28,7 @@ from numba import njit
 
 from mesynth.core import facs
 from mesynth.core.types import AUVector
+from mesynth.motion.folds import Folds
 from mesynth.motion.warp import _clamp, _keys, _mirror, backward_flow, warp_backward
 
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
@@ -693,11 +694,12 @@ class _Moved:
 class Layers:
     """What depends on the photo alone. :meth:`frame` makes a frame of it, :meth:`truth` says what that shows.
 
-    image [H,W,3] uint8 RGB; landmarks [68,2] pixels.
+    image [H,W,3] uint8 RGB; landmarks [68,2] pixels; uv [H,W,2] canonical coordinates of its pixels.
     """
 
-    def __init__(self, image: np.ndarray, landmarks: np.ndarray) -> None:
+    def __init__(self, image: np.ndarray, landmarks: np.ndarray, uv: np.ndarray) -> None:
         self.image, self.points = np.ascontiguousarray(image), landmarks.astype(np.float64)
+        self._photo = self.image.astype(np.float32)
         p = self.points
         centres = p[36:42].mean(0), p[42:48].mean(0)
         axis = centres[1] - centres[0]
@@ -712,6 +714,7 @@ class Layers:
         self._loose = _smooth((free - 1.5) / (0.45 * self.iod)).astype(np.float32)
         self._mouth()
         self.eyes = tuple(self._eye(*eye) for eye in _EYES)
+        self.folds = Folds(self.image, uv, *self._lit_skin(), self.iod)
 
     @property
     def still(self) -> np.ndarray:
@@ -790,6 +793,18 @@ class Layers:
         (x0, y0), (x1, y1) = np.floor(np.min(corners, 0)), np.ceil(np.max(corners, 0)) + 1
         height, width = self.image.shape[:2]
         return np.array([int(np.clip(v, 0, m)) for v, m in ((y0, height), (y1, height), (x0, width), (x1, width))])
+
+    def _lit_skin(self) -> tuple[np.ndarray, np.ndarray]:
+        """Skin of an even kind [H,W] bool, which says how the light falls; how much of a fold shows [H,W] float32."""
+        p, holes = self.points, np.zeros(self.image.shape[:2], np.uint8)
+        for part in (p[36:42], p[42:48], p[48:60]):
+            cv2.fillPoly(holes, [cv2.convexHull(part.round().astype(np.int32))], (1,))
+        near = cv2.dilate(holes, _disc(0.02 * self.iod)).astype(np.float32)
+        share = _smooth(self.gate / 0.3) * (1 - _soften(near, 0.02 * self.iod))
+        for part in (p[17:22], p[22:27]):
+            cv2.fillPoly(holes, [cv2.convexHull(part.round().astype(np.int32))], (1,))
+        even = (self.gate > 0.5) & (cv2.dilate(holes, _disc(0.07 * self.iod)) == 0)
+        return even, share.astype(np.float32)
 
     # -------------------------------------------------------------- mouth
 
@@ -1075,6 +1090,7 @@ class Layers:
         of what is behind, unless it is empty.
         """
         moved = self._moved_skin(step)
+        photo = self.folds.lit(self._photo, step.aus)
         rounds = 9 if moved.apart else 6
         head = _NONE2
         if step.head is None:
@@ -1082,7 +1098,7 @@ class Layers:
         else:
             head = backward_flow(step.head)
             backward = _backward(moved.seen, head, rounds)
-        out = np.asarray(warp_backward(self.image, backward))
+        out = np.asarray(warp_backward(photo, backward))
         if moved.cut:
             # At rest an open mouth shows its own rim; as it moves, what was carried out.
             s = np.linspace(-1, 1, 25)
@@ -1090,7 +1106,7 @@ class Layers:
             far = max(float(np.abs(self._shift(self.lip, field, _at(edge, s), s)).max()) for field, edge in sides)
             stay = 1.0 - float(_smooth(2 * far / (0.05 * self.iod)))
             _lips(
-                self.image, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
+                photo, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
                 self._rim, self._place, stay, self.iod, moved.mouth, self._colours, out, share,
             )  # fmt: skip
         above = moved.above
@@ -1099,7 +1115,7 @@ class Layers:
             b = eye.box
             if numbers[3] or above[b[0] : b[1], b[2] : b[3]].any():
                 _lids(
-                    self.image,
+                    photo,
                     above,
                     head,
                     eye.slit.frame,

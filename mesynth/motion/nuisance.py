@@ -30,14 +30,14 @@ class Nuisance:
     style: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise <= 32:
-            raise MesynthError(f"noise={self.noise:g} grey levels is outside [0, 32]")
-        if not 0 <= self.head <= 5:
-            raise MesynthError(f"head-motion={self.head:g} is outside [0, 5]")
-        if not 0 <= self.blink <= 1:
-            raise MesynthError(f"blink={self.blink:g} is no probability; choose a number in [0, 1]")
-        if not 0 <= self.style <= 2:
-            raise MesynthError(f"style={self.style:g} is outside [0, 2]")
+        for value, most, words in (
+            (self.noise, 32, "noise={:g} grey levels is outside [0, 32]"),
+            (self.head, 5, "head-motion={:g} is outside [0, 5]"),
+            (self.blink, 1, "blink={:g} is no probability; choose a number in [0, 1]"),
+            (self.style, 2, "style={:g} is outside [0, 2]"),
+        ):
+            if not 0 <= value <= most:
+                raise MesynthError(words.format(value))
 
 
 _STYLE_GRID = 5

@@ -6,7 +6,7 @@ the input comes back bit for bit; identity is kept because every pixel is the pe
 not show: the inside of a closed mouth, the eyeball under the lids.
 
 B_k are the bumps of ``au_table.json`` (``motion-prior``), or the mean of several rigs carried by the landmarks
-(``landmark-mean``, :mod:`mesynth.motion.rigs`), whose displacements are three-dimensional and turn with the head.
+(``landmark-mean``, :mod:`mesynth.motion.fields`), whose displacements are three-dimensional and turn with the head.
 
 T maps a picture's pixels to the canonical face frame: origin between the eye centres, u to image right, v down, unit
 one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
@@ -28,10 +28,9 @@ from mesynth.core.process import part
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
-from mesynth.motion.fields import basis
+from mesynth.motion.fields import FieldTable, basis, mean_table
 from mesynth.motion.layers import Layers, Step, jaw_cells, skin_aus
 from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
-from mesynth.motion.rigs import FieldTable, mean_table
 from mesynth.motion.warp import folding, stays_inside
 from mesynth.preprocess.align import eye_centres
 
@@ -180,7 +179,14 @@ class Face:
     def layers(self) -> Layers:
         """The face cut at lids and lips, found once."""
         with part("model"):
-            return Layers(self.image, self.landmarks)
+            return Layers(self.image, self.landmarks, self.place.uv)
+
+    @cached_property
+    def place(self) -> FaceMap:
+        """Where its pixels lie on the canonical face."""
+        model = HeadModel.load()
+        height, width = self.image.shape[:2]
+        return face_map(self.landmarks, height, width, model.uv[model.landmarks].astype(np.float64))
 
 
 def check_reach(aus: AUVector) -> None:
@@ -234,11 +240,8 @@ class MotionPrior:
     """Fields of one face, evaluated once and reused for all its clips; ``name``: NAME or MEAN, whose fields."""
 
     def __init__(self, face: Face, name: str = NAME) -> None:
-        height, width = face.image.shape[:2]
-        model = HeadModel.load()
-        canonical = model.uv[model.landmarks].astype(np.float64)
         self.face = face
-        self._map = face_map(face.landmarks, height, width, canonical)
+        self._map = face.place
         self._fields: dict[tuple[int, int], np.ndarray] = {}
         self._head: np.ndarray | None = None
         self._table: FieldTable | None = None

@@ -20,7 +20,7 @@ import numpy as np
 
 from mesynth.core.errors import MesynthError, WeightsUnavailable
 from mesynth.core.types import Flow
-from mesynth.store.weights import Need, hub_folder
+from mesynth.store.assets import Need, hub_folder
 
 if TYPE_CHECKING:
     import torch

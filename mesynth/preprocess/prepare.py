@@ -331,8 +331,8 @@ class _State:
     def _without_global_motion(self, uv: np.ndarray) -> np.ndarray:
         import torch
 
-        from mesynth.preprocess.flow_parts import remove_global_motion
         from mesynth.preprocess.regions import rigid_mask
+        from mesynth.preprocess.warping import remove_global_motion
 
         weights = torch.from_numpy(rigid_mask(self.landmarks, self.config.size).astype(np.float32))
         local, _ = remove_global_motion(torch.from_numpy(uv)[None], weights, self.config.global_motion)  # type: ignore[arg-type]

@@ -329,6 +329,32 @@ class Manifest:
         column = pc.struct_field(self.table["provenance"], "subjects_seen")
         return [tuple(v or ()) for v in column.to_pylist()]
 
+    def saw(self, subjects: Collection[str]) -> np.ndarray:
+        """[N] bool: the clip shows, or was made with the help of, one of ``subjects`` (``database/subject``).
+
+        >>> import mesynth, tempfile
+        >>> corpus = mesynth.generate(kind="flow", emotion="surprise", count=4, out=tempfile.mkdtemp() + "/c")
+        >>> bool(corpus.saw(corpus.subject_keys()[:1]).any()), bool(corpus.saw(["casme2/01"]).any())
+        (True, False)
+        """
+        sets, which = self.subject_sets()
+        return met(subjects, self.subject_keys(), sets, which)
+
+    def subject_sets(self) -> tuple[list[frozenset[str]], np.ndarray]:
+        """The different sets of subjects seen and each clip's place among them [N]: a corpus repeats a few."""
+        column = pc.struct_field(self.table["provenance"], "subjects_seen")
+        places: dict[str, int] = {}
+        which = np.empty(len(self), np.int64)
+        done = 0
+        for chunk in column.chunks:
+            for first in range(0, len(chunk), 4096):
+                joined = pc.binary_join(chunk.slice(first, 4096).fill_null([]), "\n").dictionary_encode()
+                place = [places.setdefault(text, len(places)) for text in joined.dictionary.to_pylist()]
+                codes = joined.indices.to_numpy()
+                which[done : done + len(codes)] = np.array(place, np.int64)[codes]
+                done += len(codes)
+        return [frozenset(text.split("\n")) if text else frozenset() for text in places], which
+
     def hash(self) -> str:
         """sha256 over all rows: equal content, equal hash, wherever the folder lies."""
         return _hash([self.table])
@@ -352,6 +378,19 @@ class Manifest:
             rows += [_rebased(row, prefix) for row in manifest]
         recorded = {manifest.meta.get(FRAMING) for manifest in manifests}
         return replace(Manifest.from_rows(rows, root), meta=framing_meta(*recorded) if len(recorded) == 1 else {})
+
+
+def met(subjects: Collection[str], shown: np.ndarray, sets: Sequence[frozenset[str]], which: np.ndarray) -> np.ndarray:
+    """[N] bool, the one rule of leak safety: a clip meets ``subjects`` when it shows one of them, or when one of them
+    took part in making it. ``shown`` [N]: whom it shows; ``sets[which[i]]``: who took part.
+
+    >>> met({"db/a"}, np.array(["db/a", "db/b", "db/b"]), [frozenset(), frozenset({"db/a"})], np.array([0, 0, 1]))
+    array([ True, False,  True])
+    """
+    held_out = frozenset(subjects)
+    own = np.isin(shown.astype(str), np.array(sorted(held_out), str))
+    seen = np.array([not held_out.isdisjoint(one) for one in sets], np.bool_)
+    return np.asarray(own | seen[which]) if len(shown) else own
 
 
 FRAMING = "mesynth.framing"

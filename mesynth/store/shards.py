@@ -11,7 +11,7 @@ import io
 import math
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -91,14 +91,14 @@ class ShardReader:
     """Reads the clips of a folder's shards one after the other; a shard stays open until one of another is read."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._shard = ""
         self._file: BinaryIO | None = None
         self._size = 0
 
     def read(self, span: Span, *, verify: bool = False) -> dict[str, bytes]:
         """As :func:`read_span`."""
-        path, data = self._root / span.shard, b""
+        path, data = self.root / span.shard, b""
         try:
             file = self._opened(span.shard)
             # A range beyond the file is not read: its size may be anything.
@@ -123,7 +123,7 @@ class ShardReader:
     def _opened(self, shard: str) -> BinaryIO:
         if self._file is None or shard != self._shard:
             self.close()
-            self._file = open(self._root / shard, "rb")  # noqa: SIM115 - closed in close
+            self._file = open(self.root / shard, "rb")  # noqa: SIM115 - closed in close
             self._shard, self._size = shard, os.fstat(self._file.fileno()).st_size
         return self._file
 
@@ -261,21 +261,27 @@ def frames_members(frames: np.ndarray) -> dict[str, bytes]:
 
 def read_frames(root: Path, row: Row) -> np.ndarray:
     """The clip's frames [T,H,W,3] uint8 RGB, from its shard or, before `prepare`, its image or video files."""
-    if row.frames is not None:
-        members = read_span(root, row.frames, verify=True)
+    with ShardReader(root) as reader:
+        return frames_of(reader, row.clip_id, row.frames, row.frame_files)
+
+
+def frames_of(reader: ShardReader, clip_id: str, span: Span | None, files: Sequence[str]) -> np.ndarray:
+    """:func:`read_frames` by a reader that stays open, of a clip whose row was not made."""
+    if span is not None:
+        members = reader.read(span, verify=True)
         names = sorted(n for n in members if n.endswith(".png"))
         if not names:
-            raise ManifestError(f"clip {row.clip_id} has no pictures in {row.frames.shard}; make the corpus anew")
-        return _stacked(row, [image_array(members[n], f"{row.clip_id}/{n}") for n in names])
-    if not row.frame_files:
-        raise ManifestError(f"clip {row.clip_id} has no frames in this manifest; use the corpus it came from")
-    return _stacked(row, list(read_pictures(root, row.frame_files)))
+            raise ManifestError(f"clip {clip_id} has no pictures in {span.shard}; make the corpus anew")
+        return _stacked(clip_id, [image_array(members[n], f"{clip_id}/{n}") for n in names])
+    if not files:
+        raise ManifestError(f"clip {clip_id} has no frames in this manifest; use the corpus it came from")
+    return _stacked(clip_id, list(read_pictures(reader.root, files)))
 
 
-def _stacked(row: Row, images: list[np.ndarray]) -> np.ndarray:
+def _stacked(clip_id: str, images: list[np.ndarray]) -> np.ndarray:
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
-        raise UnreadableImageError(f"frames of clip {row.clip_id} differ in size: {sorted(shapes)}; re-extract them")
+        raise UnreadableImageError(f"frames of clip {clip_id} differ in size: {sorted(shapes)}; re-extract them")
     return np.stack(images)
 
 
@@ -299,11 +305,32 @@ def read_flows(manifest: Manifest) -> Iterator[np.ndarray]:
                 yield _flow(reader, clip["clip_id"], clip["flow"] and Span(**clip["flow"]))
 
 
+FLOW_PARTS = ("flow", "valid", "landmarks")
+"""What :func:`flow_parts` reads."""
+
+
+def flow_parts(reader: ShardReader, clip_id: str, span: Span | None, wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """Those of FLOW_PARTS that are wanted, with one read: flow [2,H,W], valid [H,W] bool (missing where the flow is
+    valid everywhere), landmarks [68,2]. Raises ManifestError for a clip without flow, or a damaged one."""
+    members = _members_of(reader, clip_id, span)
+    found = {}
+    for name in wanted:
+        if name != "valid" or "valid.npy" in members:
+            found[name] = _one(members, clip_id, span, f"{name}.npy")
+    if "flow" in found:
+        _check_flow(clip_id, found["flow"])
+    return found
+
+
 def _flow(reader: ShardReader, clip_id: str, span: Span | None) -> np.ndarray:
     flow = _member(reader, clip_id, span, "flow.npy")
+    _check_flow(clip_id, flow)
+    return flow
+
+
+def _check_flow(clip_id: str, flow: np.ndarray) -> None:
     if flow.ndim != 3 or flow.shape[0] != 2 or not flow.size or flow.dtype.kind != "f":
         raise ManifestError(f"flow of clip {clip_id} is {flow.dtype} {flow.shape}, not [2,H,W]; make the corpus anew")
-    return flow
 
 
 def read_landmarks(root: Path, row: Row) -> np.ndarray:
@@ -340,9 +367,17 @@ def _flow_member(root: Path, row: Row, name: str) -> np.ndarray:
 
 
 def _member(reader: ShardReader, clip_id: str, span: Span | None, name: str) -> np.ndarray:
+    return _one(_members_of(reader, clip_id, span), clip_id, span, name)
+
+
+def _members_of(reader: ShardReader, clip_id: str, span: Span | None) -> dict[str, bytes]:
     if span is None:
         raise ManifestError(f"clip {clip_id} has no flow; run `mesynth prepare` on its manifest first")
-    members = reader.read(span, verify=True)
+    return reader.read(span, verify=True)
+
+
+def _one(members: dict[str, bytes], clip_id: str, span: Span | None, name: str) -> np.ndarray:
+    assert span is not None
     if name not in members:
         raise ManifestError(f"clip {clip_id} has no {name} in {span.shard}; run `mesynth prepare` again")
     return npy_array(members[name])

@@ -300,7 +300,7 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
     if image is None or image.dtype not in (np.uint8, np.uint16):
         why = "it may be truncated, replace it" if size is None else "it is truncated, or holds no 8 or 16 bit colours"
         raise UnreadableImageError(f"{name} cannot be read as an image; {why}")
-    return np.ascontiguousarray(image[..., ::-1])
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}

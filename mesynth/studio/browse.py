@@ -23,7 +23,7 @@ from mesynth.corpus.exports.form import ExportSummary
 from mesynth.corpus.exports.run import FORMS, export
 from mesynth.corpus.filters import Checks, Limits
 from mesynth.corpus.previews import video_bytes
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer

@@ -32,8 +32,7 @@ from mesynth.generators.registry import find_model
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits, number_text
 from mesynth.preprocess.flow import flow_picture
-from mesynth.store.families import UNTRAINED, makes_frames
-from mesynth.store.generator_folder import read_facts, saved_folder, shipped_models
+from mesynth.store.generator_folder import UNTRAINED, makes_frames, read_facts, saved_folder, shipped_models
 from mesynth.store.run_folder import write_bytes
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from mesynth.core.errors import ConfigError, ManifestError, RunFolderError
 from mesynth.core.framing import MADE, OWN
 from mesynth.core.profiles import frame_count
 from mesynth.core.types import in_own_rms
-from mesynth.corpus.plan_file import frame_bytes
+from mesynth.corpus.plan import frame_bytes
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import write_text
 from mesynth.store.shards import known_framing, read_flow
@@ -155,7 +155,7 @@ class Study:
 
     def cells(self) -> int:
         """Trainings of all folds that the last step comes to."""
-        from recognizer.cells import grid
+        from recognizer.ablation_result import grid
         from recognizer.config import AblationConfig, load_config
 
         config = load_config(AblationConfig, None, self._settings(False))

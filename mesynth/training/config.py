@@ -14,6 +14,7 @@ from mesynth.config import (
     FORMER_KEYS,
     by_former_names,
     check_adam,
+    check_at_least_one,
     check_keys,
     fill,
     find_recipe,
@@ -22,8 +23,7 @@ from mesynth.config import (
     valid_keys,
 )
 from mesynth.core.errors import ConfigError
-from mesynth.store.families import Family, trained_family
-from mesynth.store.generator_folder import SHIPPED, shipped_models
+from mesynth.store.generator_folder import SHIPPED, Family, shipped_models, trained_family
 from mesynth.store.run_folder import config_hash
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -79,9 +79,8 @@ class RunConfig:
     """Initial weights: a saved generator (a folder, or the name of one that ships), or the folder of a finished run."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "accumulate", "log_images", "validate_images", "validation", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"run.{name}={getattr(self, name)} must be at least 1")
+        least = ("images", "batch", "accumulate", "log_images", "validate_images", "validation", "keep")
+        check_at_least_one("run", self, *least)
         names = ("clip", "warmup", "half_life", "half_life_ramp", "sheet", "checkpoint_images")
         for name in (*names, "checkpoint_minutes", "patience", "prefetch", "seed"):
             value = getattr(self, name)
@@ -136,6 +135,20 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         check_adam(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """The section ``optim`` of families with one network: AdamW."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_adam(self, most=100)
 
 
 _LATER: dict[str, dict[str, object]] = {

@@ -15,10 +15,9 @@ import torch
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES
-from mesynth.training.checkpoint import Averages
+from mesynth.training.checkpoint import Averages, open_initial
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import Batch, PairSet, batches
-from mesynth.training.initial import open_initial
 from mesynth.training.loop import build_task
 from mesynth.training.processes import Processes
 from mesynth.training.task import StepUpdater, Task

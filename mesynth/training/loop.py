@@ -18,14 +18,12 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import stop_requested
 from mesynth.core.seeds import derived
 from mesynth.store import digests
-from mesynth.store.families import trained_family
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.store.generator_folder import GeneratorFacts, trained_family
 from mesynth.store.stage import Interrupted, Progress
 from mesynth.training import checkpoint
-from mesynth.training.checkpoint import Averages, Clock, Sums, capture, restore
+from mesynth.training.checkpoint import Averages, Clock, InitialWeights, Sums, capture, restore
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import Batch, PairSet, batches, check_split
-from mesynth.training.initial import InitialWeights
 from mesynth.training.processes import Processes
 from mesynth.training.record import RunFolder
 from mesynth.training.task import Problem, StepUpdater, Task

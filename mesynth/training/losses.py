@@ -144,7 +144,7 @@ def lpips_network() -> torch.nn.Module:
         WeightsUnavailable: the trunk's file is not on this machine.
     """
     from mesynth.core.errors import WeightsUnavailable
-    from mesynth.store.weights import hub_folder
+    from mesynth.store.assets import hub_folder
 
     file = hub_folder() / "alexnet-owt-7be5be79.pth"
     if not file.is_file():

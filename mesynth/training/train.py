@@ -14,14 +14,13 @@ from mesynth import __version__
 from mesynth.core.errors import ConfigError, LeakError, MesynthError
 from mesynth.preprocess.landmarks import default_folder
 from mesynth.store import digests
-from mesynth.store.families import trained_family
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.store.generator_folder import GeneratorFacts, trained_family
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last
 from mesynth.store.stage import Progress
+from mesynth.training.checkpoint import InitialWeights, open_initial, refuse_leak
 from mesynth.training.config import Recipe
 from mesynth.training.data.batches import PairSet, check_split
-from mesynth.training.data.subjects import subject_groups
-from mesynth.training.initial import InitialWeights, open_initial, refuse_leak
+from mesynth.training.data.pack import subject_groups
 from mesynth.training.loop import Run, build_task, warn
 from mesynth.training.processes import Processes, check_trackers
 from mesynth.training.record import METRICS, RECIPE, RECORD, RunFolder, read_metrics

@@ -163,7 +163,7 @@ def make(name: str, config: Any, n_classes: int, shape: Shape) -> Any:
     found = MODELS[name]
     if ships(name):
         return found.build(config, n_classes, shape)
-    from recognizer.models.outside import untrained
+    from recognizer.models.common import untrained
 
     factory = found.factory if isinstance(found, Model) else found
     return untrained(name, factory, config, n_classes, shape)

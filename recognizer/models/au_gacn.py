@@ -11,33 +11,22 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
-from recognizer.models.common import AuNodes, Dropout, FlowNetwork, Outputs, Shape, au_loss, check, cooccurrence
+from recognizer.models.common import AuGraph, AuGraphConfig, Dropout, FlowNetwork, Outputs, Shape, cooccurrence
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuGacnConfig:
-    """Sizes are ours: the paper's are not public."""
+class AuGacnConfig(AuGraphConfig):
+    """See the base class."""
 
-    widths: tuple[int, ...] = (16, 32, 64)
-    """Of the 3D convolutions."""
-    node: int = 32
-    """Features of an AU."""
     heads: int = 4
     """Of the graph attention; they share ``node`` out among them."""
     rounds: int = 2
     """Graph attention and pooling, this often."""
     ratio: float = 0.5
     """Nodes that a pooling keeps."""
-    threshold: float = 0.1
-    """AUs are connected where one makes the other at least this likely."""
-    au_weight: float = 0.3
-    """Weight of the AU loss; 0 leaves the AU head untrained."""
-    dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        sizes = {"widths": 1, "node": 1, "heads": 1, "rounds": 1, "threshold": 0, "au_weight": 0}
-        check("au_gacn", self, least=sizes, shares=("dropout",))
+        self.check("au_gacn", heads=1, rounds=1)
         if self.node % self.heads:
             raise ConfigError(f"au_gacn.heads={self.heads} must divide au_gacn.node={self.node}")
         if not 0 < self.ratio <= 1:
@@ -82,7 +71,7 @@ class AttentionPool(nn.Module):
         return chosen, rows.gather(2, index[:, None].expand(-1, self.keep, -1))
 
 
-class AuGacn(FlowNetwork):
+class AuGacn(AuGraph):
     """3D convolutions -> a node per AU -> rounds of graph attention and pooling, each read out -> classifier.
 
     Published (abstract, descriptions by later work): 3D convolution, AU nodes, graph attention with self-attention
@@ -90,14 +79,10 @@ class AuGacn(FlowNetwork):
     added up over the rounds). Deviations: as in mer_gcn, where the edges come from too.
     """
 
-    needs = ("frames",)
-    stack = 1
     edges: torch.Tensor
 
     def __init__(self, config: AuGacnConfig, n_classes: int, shape: Shape) -> None:
-        super().__init__()
-        self.config = config
-        self.nodes = AuNodes(config.widths, config.node)
+        super().__init__(config)
         likely = torch.from_numpy(cooccurrence())
         self.register_buffer("edges", torch.maximum(likely, likely.T) >= config.threshold, persistent=False)
         keep = [math.ceil(N_AUS * config.ratio ** (i + 1)) for i in range(config.rounds)]
@@ -116,11 +101,6 @@ class AuGacn(FlowNetwork):
             read = read + torch.cat([nodes.mean(1), nodes.amax(1)], 1)
         features = self.drop(read)
         return Outputs(self.classify(features), au, features)
-
-    def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy plus the AU loss over known AUs."""
-        assert outputs.au is not None
-        return F.cross_entropy(outputs.scores, y) + self.config.au_weight * au_loss(outputs.au, au)
 
 
 def build(config: AuGacnConfig, n_classes: int, shape: Shape) -> FlowNetwork:

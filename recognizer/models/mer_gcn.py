@@ -9,31 +9,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.types import N_AUS
-from recognizer.models.common import AuNodes, Dropout, FlowNetwork, Outputs, Shape, au_loss, check, cooccurrence
+from recognizer.models.common import AuGraph, AuGraphConfig, Dropout, FlowNetwork, Outputs, Shape, cooccurrence
 
 
 @dataclass(frozen=True, kw_only=True)
-class MerGcnConfig:
-    """Sizes are ours: the paper's are not public."""
+class MerGcnConfig(AuGraphConfig):
+    """See the base class."""
 
-    widths: tuple[int, ...] = (16, 32, 64)
-    """Of the 3D convolutions."""
-    node: int = 32
-    """Features of an AU."""
     layers: int = 2
     """Graph convolutions (2 published)."""
-    threshold: float = 0.1
-    """AUs are connected where one makes the other at least this likely."""
-    au_weight: float = 0.3
-    """Weight of the AU loss; 0 leaves the AU head untrained."""
-    dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        check(
-            "mer_gcn", self, least={"widths": 1, "node": 1, "layers": 1, "threshold": 0, "au_weight": 0},
-            shares=("dropout",),
-        )  # fmt: skip
+        self.check("mer_gcn", layers=1)
 
 
 def propagation(threshold: float) -> torch.Tensor:
@@ -45,7 +32,7 @@ def propagation(threshold: float) -> torch.Tensor:
     return scale[:, None] * adjacency * scale
 
 
-class MerGcn(FlowNetwork):
+class MerGcn(AuGraph):
     """3D convolutions -> a node per AU -> two graph convolutions on co-occurring AUs -> classifier.
 
     Published (abstract): 3D ConvNets for AU features, GCN layers over AU nodes, trained end to end with AU and class
@@ -55,14 +42,10 @@ class MerGcn(FlowNetwork):
     sides.
     """
 
-    needs = ("frames",)
-    stack = 1
     propagate: torch.Tensor
 
     def __init__(self, config: MerGcnConfig, n_classes: int, shape: Shape) -> None:
-        super().__init__()
-        self.config = config
-        self.nodes = AuNodes(config.widths, config.node)
+        super().__init__(config)
         self.register_buffer("propagate", propagation(config.threshold), persistent=False)
         self.layers = nn.ModuleList(nn.Linear(config.node, config.node) for _ in range(config.layers))
         self.drop = Dropout(config.dropout)
@@ -75,11 +58,6 @@ class MerGcn(FlowNetwork):
             nodes = F.relu(layer(self.propagate @ nodes))
         features = self.drop(nodes.flatten(1))
         return Outputs(self.classify(features), au, features)
-
-    def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy plus the AU loss over known AUs."""
-        assert outputs.au is not None
-        return F.cross_entropy(outputs.scores, y) + self.config.au_weight * au_loss(outputs.au, au)
 
 
 def build(config: MerGcnConfig, n_classes: int, shape: Shape) -> FlowNetwork:

@@ -8,10 +8,16 @@ from matplotlib.axes import Axes
 
 from mesynth.preprocess.align import eye_centres
 from mesynth.preprocess.flow import estimate_flow, flow_picture
-from mesynth.preprocess.flow_parts import Model, global_motion, magnitude, orientation, remove_global_motion, strain
-from mesynth.preprocess.inputs import active_image, difference_image, dynamic_image, to_picture
+from mesynth.preprocess.inputs import (
+    active_image,
+    difference_image,
+    dynamic_image,
+    follow,
+    to_picture,
+    without_head_motion,
+)
 from mesynth.preprocess.regions import rigid_mask
-from mesynth.preprocess.tracks import follow, without_head_motion
+from mesynth.preprocess.warping import Model, global_motion, magnitude, orientation, remove_global_motion, strain
 from scripts.step_pictures.page import BAR, BLUE, EDGE, GAP, GREEN, ORANGE, TITLE, WIDTH, Page, column
 from scripts.step_pictures.scene import Scene, video
 from scripts.step_pictures.space import FLOW_SCALE, _frame, _tinted

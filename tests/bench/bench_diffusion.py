@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.protocol import BENCHMARK_SEEDS, Person
 from mesynth.benchmark.run import one_thread
 from mesynth.generators.registry import find_model
 from mesynth.store.generator_folder import shipped_models

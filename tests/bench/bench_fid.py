@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from pytorch_fid import fid_score, inception
 
-from mesynth.metrics.distribution import Moments
-from mesynth.metrics.fid import fid, write_statistics
+from mesynth.metrics.fid import Moments, fid, write_statistics
 from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, Inception
 from tests.metrics.inception import random_weights
 

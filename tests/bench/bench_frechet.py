@@ -15,7 +15,7 @@ import time
 import numpy as np
 from pytorch_fid.fid_score import calculate_frechet_distance
 
-from mesynth.metrics.distribution import Moments, frechet, frechet_of_moments
+from mesynth.metrics.fid import Moments, frechet, frechet_of_moments
 
 
 def main() -> None:

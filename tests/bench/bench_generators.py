@@ -11,13 +11,11 @@ import json
 import statistics
 import time
 
-from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.protocol import BENCHMARK_SEEDS, Person
 from mesynth.benchmark.run import one_thread
 from mesynth.core.facs import parse_request
 from mesynth.core.profiles import Profile
-from mesynth.generators.au_icgan.network import AUICGenerator
-from mesynth.generators.au_icgan.pipeline import AUICGAN
+from mesynth.generators.au_icgan.network import AUICGAN, AUICGenerator
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import find_model
 from mesynth.motion.prior import NAME

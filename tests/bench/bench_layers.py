@@ -1,8 +1,10 @@
 """Faces in layers against one smooth flow: lids, lips, what stays still, rendered truth, time.
 
-``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo]``: a table of rendered people of all tones,
-whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth, on the astronaut of
-scikit-image (needs mediapipe). *Smooth* is the motion prior's flow of all AUs, inverted and read, as before layers.
+``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo] [--folds]``: a table of rendered people of all
+tones, whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth, on the
+astronaut of scikit-image (needs mediapipe). ``--folds``: the perceptual distance to the truth of layers with and
+without folds of the skin, nothing else. *Smooth* is the motion prior's flow of all AUs, inverted and read, as before
+layers.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+from mesynth.metrics.networks.perceptual import STLPIPS
 
 from mesynth.core import facs
 from mesynth.head import Subject
@@ -23,6 +26,10 @@ from mesynth.preprocess.landmarks import choose_landmarker
 
 PEOPLE = (8, 3, 11, 5, 12, 2, 33, 21)
 """Rendered people of tones .03, .26, .28, .54, .69, .87, .09, .90."""
+FOLDED = (
+    "1=1,2=1", "1=0.4,2=0.4", "4=1", "4=0.4", "6=1", "7=1", "9=1", "10=1", "12=1", "6=0.4,12=0.4", "14=1", "15=1",
+    "17=1",
+)  # fmt: skip
 AGAINST_TRUTH = (4, 5, 6, 7, 9, 12, 23, 24, 25, 26, 27, 43, 45)
 _STILL = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
 
@@ -124,7 +131,7 @@ def speed(prior: MotionPrior) -> list[tuple[str, float]]:
     face = prior.face
     five = _fields(prior, facs.parse_request("1=0.4,4=0.4,6=0.4,12=0.4,17=0.4").intensity)
     steps = {name: _step(prior, name) for name in ("1=0.4,4=0.4,20=0.4", "4=0.4,6=0.4,12=0.4,25=0.4,45=0.4")}
-    rows = [("setup of a photo", milliseconds(lambda: type(face.layers)(face.image, face.landmarks), 5))]
+    rows = [("setup of a photo", milliseconds(lambda: Face(face.image, face.landmarks).layers, 5))]
     rows.append(("smooth: invert and read", milliseconds(lambda: warp_backward(face.image, backward_flow(five)))))
     rows += [(f"layers, {name}", milliseconds(lambda s=step: face.layers.frame(s))) for name, step in steps.items()]
     return rows
@@ -149,14 +156,44 @@ def still_motion(prior: MotionPrior, make: Make) -> dict[str, float]:
     return {r: float(np.percentile(np.linalg.norm(make(r)[1], axis=-1)[still], 99)) for r in ("4=1", "6=1", "12=1")}
 
 
+def person(seed: int, size: int) -> tuple[Subject, MotionPrior]:
+    """A rendered person, and the prior on their face."""
+    subject = Subject(seed, size, frontal=True)
+    return subject, MotionPrior(Face(subject.render(_STILL)[0], subject.landmarks()))
+
+
+def folds(people: Sequence[int], size: int) -> None:
+    """Print the distance of the onset, and of layers without and with folds, to rendered truth: mean over people."""
+    distance = STLPIPS()
+    found: dict[str, list[np.ndarray]] = {}
+    for seed in people:
+        subject, prior = person(seed, size)
+        layers = prior.face.layers
+        lit = layers.folds.lit
+        for request in FOLDED:
+            true = subject.render(facs.parse_request(request).intensity[None])[0]
+            shown = [prior.face.image]
+            for change in (lambda photo, aus: photo, lit):
+                layers.folds.lit = change  # type: ignore[method-assign]
+                shown.append(np.clip(layers.frame(_step(prior, request)) + 0.5, 0, 255).astype(np.uint8))
+            far = distance.between(distance.maps(np.stack([true] * 3)), distance.maps(np.stack(shown)))
+            found.setdefault(request, []).append(far.ravel())
+    print("distance to rendered truth (shift-tolerant LPIPS): onset, layers without folds, with")
+    for request, far in found.items():
+        print(f"  {request:14s}" + " ".join(f"{v:.4f}" for v in np.mean(far, axis=0)))
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=6)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--photo", action="store_true")
+    parser.add_argument("--folds", action="store_true")
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    if options.folds:
+        return folds(PEOPLE[: options.people], options.size)
     landmarker = choose_landmarker("mediapipe")
     priors: list[tuple[str, MotionPrior, Subject | None]] = []
     if options.photo:
@@ -169,9 +206,8 @@ def main() -> None:
         picture = crop.frames(image[None])[0]
         priors.append(("astronaut", MotionPrior(Face(picture, landmarker.detect(picture))), None))
     for seed in PEOPLE[: options.people]:
-        subject = Subject(seed, options.size, frontal=True)
-        face = Face(subject.render(_STILL)[0], subject.landmarks())
-        priors.append((f"person {seed}", MotionPrior(face), subject))
+        subject, prior = person(seed, options.size)
+        priors.append((f"person {seed}", prior, subject))
     shares: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for name, prior, subject in priors:
         print(name)

@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 from mesynth.core.facs import parse_request
 from mesynth.head import Subject
 from mesynth.preprocess.magnify import METHODS, LearnedMagnifier, magnify
-from mesynth.preprocess.magnify.common import displacement_slope, noise_gain, psnr
+from mesynth.preprocess.magnify.classical import displacement_slope, noise_gain, psnr
 from mesynth.preprocess.magnify.learned_train import TripleConfig
 from mesynth.preprocess.warping import to_video
 from tests.preprocess.magnify.clips import clip, flows

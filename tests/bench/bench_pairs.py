@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mesynth.training.data.camera import OFF, CameraConfig
-from mesynth.training.data.pack import open_pack
-from mesynth.training.data.packed_clip import PackConfig
+from mesynth.training.data.pack import PackConfig, open_pack
 from mesynth.training.data.pairs import PairSet
 from mesynth.training.data.rendered import RenderConfig, render_pairs
 

@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from mesynth.store.manifest import Manifest
 from recognizer.config import RunConfig, load_config, skeleton
 from recognizer.data import BYTES, DataConfig, FlowSet, load
-from recognizer.metrics import confusion, uar, uf1
 from recognizer.models.ststnet import read_published
+from recognizer.results import confusion, uar, uf1
 from recognizer.run import loso
 from tests.bench.bench_folds import PublishedStstnet
 

@@ -28,8 +28,8 @@ from mesynth.store.manifest import Manifest
 from recognizer.config import RunConfig, load_config, transform_of
 from recognizer.data import FlowSet, load
 from recognizer.fitting import fit
-from recognizer.metrics import confusion, uar, uf1
 from recognizer.mixing import Member
+from recognizer.results import confusion, uar, uf1
 
 POWERS, POOLS = (1.0, 0.7, 0.5), (0, 14, 7, 4)
 OWN = {

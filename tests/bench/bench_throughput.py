@@ -18,12 +18,11 @@ from pathlib import Path
 
 from mesynth.corpus.design import load_design
 from mesynth.corpus.flow_corpus import generate_flow
-from mesynth.corpus.generate import Preview, generate_plan
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.generate import PARTS, Preview, Throughput, generate_plan
+from mesynth.corpus.plan import StoredPlan
 from mesynth.corpus.planning import draft_plan
-from mesynth.corpus.throughput import PARTS, Throughput
 from mesynth.datasets.rendered import render_faces
-from mesynth.generators.flow_gan.pipeline import FAMILY
+from mesynth.generators.flow_gan.network import FAMILY
 from mesynth.motion.flow_prior import NAME as PRIOR
 from mesynth.motion.prior import NAME
 from mesynth.store.generator_folder import shipped_models

@@ -22,7 +22,7 @@ from mesynth.core import facs, seeds
 from mesynth.core.facs import AUConflictError
 from mesynth.core.types import AUVector
 from mesynth.generators.base import ClipRequest
-from mesynth.generators.diffusion.config import Sampling
+from mesynth.generators.diffusion_config import Sampling
 from mesynth.generators.formation import face_motion, limited_length
 from mesynth.generators.motion_diffusion.network import REACH
 from mesynth.generators.registry import find_model
@@ -30,8 +30,7 @@ from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means
 from mesynth.training.data.rendered import VALIDATION_SEEDS
-from mesynth.training.data.sequence_clips import Moves, Stand, draw_moves
-from mesynth.training.data.sequences import SequenceConfig
+from mesynth.training.data.sequences import Moves, SequenceConfig, Stand, draw_moves
 
 FRAMES, FPS, DRAWS = 32, 100, 4
 KINDS = {

@@ -17,15 +17,14 @@ import numpy as np
 
 from mesynth.benchmark import resampling
 from mesynth.benchmark.answers import FLOW_KID
-from mesynth.benchmark.candidates import TRUTH
 from mesynth.benchmark.figures import REPEATED, SLOPES, Answered, in_range, slopes
-from mesynth.benchmark.requests import BenchmarkConfig
+from mesynth.benchmark.protocol import TRUTH, BenchmarkConfig
 from mesynth.benchmark.result import Result, Standing
 from mesynth.benchmark.run import read_answers
 from mesynth.core.facs import AU_CODES
 from mesynth.metrics.networks import Networks
 from mesynth.motion.prior import NAME
-from mesynth.store.families import has_property, makes_frames
+from mesynth.store.generator_folder import has_property, makes_frames
 
 FLOW_KID_KEY = "flow_kid"
 LEAST_AUS = 12

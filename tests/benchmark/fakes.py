@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mesynth.benchmark.people import RenderedTruth
+from mesynth.benchmark.protocol import RenderedTruth
 from mesynth.core.errors import MesynthError
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.generators.base import ClipRequest, Generator

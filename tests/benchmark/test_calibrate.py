@@ -14,8 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from mesynth.benchmark.calibrate import Calibration, CalibrationConfig, Slope, calibrate, fit_gain, free_people
-from mesynth.benchmark.people import RenderedTruth
-from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.protocol import BENCHMARK_SEEDS, RenderedTruth
 from mesynth.benchmark.resampling import draws
 from mesynth.cli import main
 from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from mesynth.benchmark.answers import DIM, SIDE, flow_image
-from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import BENCHMARK_SEEDS, Request, requests_of
+from mesynth.benchmark.protocol import BENCHMARK_SEEDS, Person, Request, requests_of
 from mesynth.benchmark.resampling import draws, paired_kid
 
 EVERYWHERE = np.ones((128, 128), np.bool_)

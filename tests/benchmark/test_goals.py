@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from mesynth.benchmark.answers import Instruments
-from mesynth.benchmark.candidates import TRUTH, Candidate
 from mesynth.benchmark.figures import Figure
-from mesynth.benchmark.requests import BenchmarkConfig
+from mesynth.benchmark.protocol import TRUTH, BenchmarkConfig, Candidate
 from mesynth.benchmark.result import Result, Standing
 from mesynth.benchmark.run import compare, read_answers
 from mesynth.core.errors import RunFolderError

@@ -12,10 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 from mesynth.benchmark.answers import Instruments
-from mesynth.benchmark.candidates import TRUTH, Candidate
-from mesynth.benchmark.likeness import CARRIED, HOME, NONE, OPPONENTS, OTHERS
-from mesynth.benchmark.people import Person, carried_mean, home_mean
-from mesynth.benchmark.requests import MAX_PICTURED, BenchmarkConfig, Request, requests
+from mesynth.benchmark.figures import CARRIED, HOME, NONE, OPPONENTS, OTHERS
+from mesynth.benchmark.protocol import (
+    MAX_PICTURED,
+    TRUTH,
+    BenchmarkConfig,
+    Candidate,
+    Person,
+    Request,
+    carried_mean,
+    home_mean,
+    requests,
+)
 from mesynth.benchmark.result import Result, likeness_card
 from mesynth.benchmark.run import compare
 from mesynth.cli import main

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mesynth.benchmark.answers import SEEDS, Instruments, sampled
-from mesynth.benchmark.candidates import TRUTH, load_candidates, shown_names
-from mesynth.benchmark.requests import BenchmarkConfig
+from mesynth.benchmark.protocol import TRUTH, BenchmarkConfig, load_candidates, shown_names
 from mesynth.benchmark.result import Result
 from mesynth.benchmark.run import compare
 from mesynth.core.errors import ConfigError, MesynthError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mesynth.benchmark import resampling
 from mesynth.metrics.control import agreement
-from mesynth.metrics.distribution import frechet
+from mesynth.metrics.fid import frechet
 
 
 @settings(max_examples=25, deadline=None)

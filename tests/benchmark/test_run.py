@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from mesynth.benchmark.answers import Instruments
-from mesynth.benchmark.candidates import TRUTH, Candidate
-from mesynth.benchmark.requests import BenchmarkConfig
+from mesynth.benchmark.protocol import TRUTH, BenchmarkConfig, Candidate
 from mesynth.benchmark.result import Result
 from mesynth.benchmark.run import compare
 from mesynth.core.errors import LeakError, MesynthError, RunFolderError
@@ -157,8 +156,7 @@ def test_a_family_without_frames_gets_what_can_be_measured_and_reasons_for_the_r
 
 
 def test_mean_flow_is_that_of_the_others(result: Result) -> None:
-    from mesynth.benchmark.people import Person
-    from mesynth.benchmark.requests import requests
+    from mesynth.benchmark.protocol import Person, requests
 
     asked = requests(CONFIG)
     people = [Person(seed, CONFIG.size) for seed in CONFIG.seeds]

@@ -21,7 +21,7 @@ from mesynth.core.statistics import (
     subject_counts,
     wilson,
 )
-from recognizer import metrics
+from recognizer import results
 
 # ---------------------------------------------------------------- values of clips
 
@@ -74,7 +74,7 @@ def test_wilson_holds_the_share_and_stays_a_share(n: int, data: st.DataObject) -
 
 
 def compared(a: np.ndarray, b: np.ndarray, draws: int = 2000) -> Comparison:
-    return compare_counts(a, b, statistic=metrics.uf1, draws=draws)
+    return compare_counts(a, b, statistic=results.uf1, draws=draws)
 
 
 def outcomes(right: float, seed: int, subjects: int = 20, clips: int = 12, seeds: int = 2) -> np.ndarray:
@@ -96,10 +96,10 @@ def test_subject_counts_sum_to_the_confusion() -> None:
 
 def test_bootstrap_equals_a_plain_loop() -> None:
     counts = outcomes(0.7, 0, subjects=6, seeds=1)
-    found = bootstrap_counts(counts, statistic=metrics.uf1, draws=4000, seed=1)
+    found = bootstrap_counts(counts, statistic=results.uf1, draws=4000, seed=1)
     rng = np.random.default_rng(5)
-    plain = [metrics.uf1(counts[0, rng.integers(0, 6, 6)].sum(0)) for _ in range(4000)]
-    assert found.value == pytest.approx(float(metrics.uf1(counts[0].sum(0))))
+    plain = [results.uf1(counts[0, rng.integers(0, 6, 6)].sum(0)) for _ in range(4000)]
+    assert found.value == pytest.approx(float(results.uf1(counts[0].sum(0))))
     assert found.sd == pytest.approx(np.std(plain), rel=0.1)
     np.testing.assert_allclose([found.low, found.high], np.quantile(plain, [0.025, 0.975]), atol=0.01)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mesynth.core import emotions, facs
-from mesynth.corpus.throughput import FILE_NAME
+from mesynth.corpus.generate import THROUGHPUT_FILE
 from mesynth.store.manifest import Manifest, Row
 from tests.builders import provenance, row, tree_bytes
 
@@ -62,4 +62,4 @@ def coded_manifest(root: Path) -> Manifest:
 
 def made_bytes(folder: Path) -> dict[str, bytes]:
     """Every file of a corpus but the one that says how fast it was made."""
-    return {name: data for name, data in tree_bytes(folder).items() if name != FILE_NAME}
+    return {name: data for name, data in tree_bytes(folder).items() if name != THROUGHPUT_FILE}

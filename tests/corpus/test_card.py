@@ -13,8 +13,18 @@ from click.testing import CliRunner
 
 from mesynth.cli import main
 from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
-from mesynth.corpus.card import CardConfig, card_text, corpus_config, corpus_facts, licence_id, read_quality, write_card
-from mesynth.corpus.croissant import CONFORMS_TO, croissant, write_croissant
+from mesynth.corpus.card import (
+    CONFORMS_TO,
+    CardConfig,
+    card_text,
+    corpus_config,
+    corpus_facts,
+    croissant,
+    licence_id,
+    read_quality,
+    write_card,
+    write_croissant,
+)
 from mesynth.corpus.verify import verify
 from mesynth.metrics.base import MeasureRow
 from mesynth.metrics.report import MeasureReport

@@ -29,10 +29,11 @@ from mesynth.corpus.faces import (
     prepare_faces,
     skipped_faces,
 )
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.plan import StoredPlan
 from mesynth.head import Subject
 from mesynth.preprocess import landmarks
 from mesynth.preprocess.face_quality import FaceLimits
+from mesynth.store import assets
 from mesynth.store.manifest import Manifest
 from mesynth.store.videos import read_image
 
@@ -331,7 +332,7 @@ def test_planned_faces_that_cannot_be_found_are_named_together(folder: Path) -> 
 
 
 def test_without_a_landmarker(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landmarks, "task_file", lambda: None)
+    monkeypatch.setattr(assets, "find", lambda asset: None)
     monkeypatch.setattr(landmarks, "_missing_weights", lambda: ["x"])
     refused = _cli("generate", "--faces", folder, "--au", "12=B", "--out", tmp_path / "out")
     assert refused.exit_code == 2

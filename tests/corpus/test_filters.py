@@ -22,7 +22,7 @@ from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.verify import verify
 from mesynth.datasets.rendered import render_faces
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import read_flow, read_frames, read_landmarks
 from mesynth.store.stage import Produced, run_stage

@@ -14,8 +14,7 @@ from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.framing import ESTIMATED, GIVEN, OWN, KnownFraming, parse_framing, reframed
 from mesynth.corpus.design import load_design
-from mesynth.corpus.exports.imports import import_export
-from mesynth.corpus.exports.run import export
+from mesynth.corpus.exports.run import export, import_export
 from mesynth.corpus.flow_corpus import Batches, generate_flow
 from mesynth.corpus.plan import Plan, PlanConfig
 from mesynth.corpus.planning import draft_plan

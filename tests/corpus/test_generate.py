@@ -17,8 +17,7 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from mesynth.cli import main
-from mesynth.corpus.exports.imports import import_export
-from mesynth.corpus.exports.run import export
+from mesynth.corpus.exports.run import export, import_export
 from mesynth.corpus.faces import margin
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
@@ -158,6 +157,47 @@ def test_zero_intensity_gives_the_crop_back(photo: Path, tmp_path: Path) -> None
     assert (frames == shards.read_frames(faces.root, faces.row(0))[0, m:-m, m:-m]).all()
 
 
+@pytest.mark.parametrize("shape", [(512, 512), (300, 420), (1536, 1200)])
+def test_whole_pictures_move_where_the_face_is(photo: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Frames are the picture itself, as large as 1024 pixels a side; only the head moves in it, by its own flow."""
+    height, width = shape
+    picture = cv2.resize(cv2.imread(str(photo)), (max(shape), max(shape)))[:height, :width]
+    path = tmp_path / "portrait.png"
+    cv2.imwrite(str(path), picture)
+    config = replace(CONFIG, au=("4=1,12=1",), emotions=(), count=1, nuisance=Nuisance(head=1))
+    made = generate(path, config, tmp_path / "out", whole=True, preview=Preview(count=0), landmarker="mediapipe")
+    row = made.row(0)
+    frames = shards.read_frames(made.root, row)
+    k = min(1, 1024 / max(shape))
+    assert frames.shape[1:3] == (row.height, row.width) == (round(height * k), round(width * k))
+    if k == 1:
+        np.testing.assert_array_equal(frames[0], picture[..., ::-1])
+    points = shards.read_landmarks(made.root, row)
+    middle, iod = points[27:].mean(0), np.linalg.norm(points[42:48].mean(0) - points[36:42].mean(0))
+    y, x = np.mgrid[: row.height, : row.width]
+    far = np.hypot(x - middle[0], y - middle[1]) / iod
+    moved = np.abs(frames[row.apex_index].astype(int) - frames[0]).max(-1)
+    assert moved[far > 3].max() == 0
+    assert moved[far < 1].max() > 30
+    assert np.abs(shards.read_flow(made.root, row)[:, far > 3]).max() == 0
+    assert made.framing is None
+
+
+def test_a_whole_picture_and_its_crop_have_one_motion(photo: Path, tmp_path: Path) -> None:
+    """The flow on the picture is that on the crop, in the picture's pixels."""
+    config = replace(CONFIG, au=("12=0.5",), emotions=(), count=1, size=192, nuisance=Nuisance())
+    made = [
+        generate(photo, config, tmp_path / str(whole), whole=whole, preview=Preview(count=0)) for whole in (False, True)
+    ]
+    longest = []
+    for manifest in made:
+        row = manifest.row(0)
+        points = shards.read_landmarks(manifest.root, row)
+        iod = np.linalg.norm(points[42:48].mean(0) - points[36:42].mean(0))
+        longest.append(np.linalg.norm(shards.read_flow(manifest.root, row), axis=0).max() / iod)
+    assert longest[0] == pytest.approx(longest[1], rel=0.05)
+
+
 def test_dry_run_writes_nothing(photo: Path, tmp_path: Path) -> None:
     result = _cli("generate", "--faces", photo, "--au", "12=B", "--out", tmp_path / "a", "--dry-run")
     assert result.exit_code == 0
@@ -179,6 +219,9 @@ def test_dry_run_writes_nothing(photo: Path, tmp_path: Path) -> None:
         (["--au", "12=B", "--profile", "slow"], "profile 'slow' is unknown"),
         (["--au", "12=B", "--video", "avi"], "video 'avi' is unknown"),
         (["--au", "12=B", "--landmarker", "eyes"], "'eyes'"),
+        (["--au", "12=B", "--frame", "full", "--size", "96"], "--size has no effect with --frame full"),
+        (["--au", "12=B", "--frame", "half"], "--frame has no effect without --kind flow, unless it is full"),
+        (["--au", "12=B", "--frame", "full", "--until-accepted"], "--until-accepted has no effect with --frame full"),
     ],
 )
 def test_bad_requests_end_in_one_line(photo: Path, tmp_path: Path, args: list[str], says: str) -> None:

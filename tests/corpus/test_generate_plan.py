@@ -19,10 +19,9 @@ from skimage import data
 from mesynth.cli import main
 from mesynth.core.errors import MesynthError
 from mesynth.corpus.design import load_design
-from mesynth.corpus.generate import Preview, generate_plan
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.generate import Preview, generate_plan, prove_complete
+from mesynth.corpus.plan import StoredPlan
 from mesynth.corpus.planning import draft_plan
-from mesynth.corpus.throughput import prove_complete
 from mesynth.corpus.verify import verify
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import ShardWriter

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from mesynth.core import facs
 from mesynth.core.emotions import CLASS_OF
 from mesynth.core.errors import MesynthError
-from mesynth.corpus.au_sources import make_sources
-from mesynth.corpus.design import load_design
+from mesynth.corpus.design import load_design, make_sources
 from mesynth.corpus.plan import PlanRow
 from mesynth.corpus.planning import Planner, _PermutedBlocks
 from mesynth.motion.prior import check_reach

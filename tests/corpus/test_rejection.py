@@ -19,7 +19,8 @@ from mesynth.cli import main
 from mesynth.core.errors import MesynthError
 from mesynth.corpus.design import load_design
 from mesynth.corpus.filters import Checks, Limits, filter_corpus, parse_keep
-from mesynth.corpus.generate import Preview, generate
+from mesynth.corpus.flow_corpus import flow_run
+from mesynth.corpus.generate import Preview, ProcessTimes, Throughput, generate, joined
 from mesynth.corpus.plan import Plan, PlanConfig
 from mesynth.corpus.planning import draft_plan
 from mesynth.corpus.rejection import (
@@ -29,9 +30,9 @@ from mesynth.corpus.rejection import (
     generate_flow_until_accepted,
     generate_until_accepted,
 )
-from mesynth.corpus.throughput import ProcessTimes, Throughput, joined
 from mesynth.corpus.verify import verify
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData
+from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE
@@ -236,8 +237,9 @@ def test_flow_images(tmp_path: Path) -> None:
     labels = made.column("emotion").tolist()
     assert labels == ["surprise", "fear"] * 15
     assert verify(made.root).clean
+    run = flow_run(config, model="flow-prior", people=0, size=28, nuisance=FlowNuisance())
     with pytest.raises(MesynthError, match="identity needs frames"):
-        generate_flow_until_accepted(config, tmp_path / "x", Acceptance())
+        generate_flow_until_accepted(run, tmp_path / "x", Acceptance())
 
 
 def test_identity_is_checked_too(root: Path) -> None:

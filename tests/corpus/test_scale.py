@@ -32,7 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from mesynth.corpus.design import load_design
 from mesynth.corpus.planning import draft_plan
-from mesynth.corpus.plan_file import write_plan_folder
+from mesynth.corpus.plan import write_plan_folder
 drawn, stored, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 draft = draft_plan(load_design(None, {TINY!r} + [f"rows.count={{drawn}}"]), people=1000)
 assert len(draft.write(out / "drawn")) == drawn
@@ -43,14 +43,14 @@ assert len(plan) == stored
 """
 ITERATE = """
 import sys
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.plan import StoredPlan
 plan = StoredPlan.read(sys.argv[1])
 assert sum(row.seed == i for i, row in enumerate(plan)) == int(sys.argv[2])
 """
 SHARDS = """
 import sys
 from pathlib import Path
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.plan import StoredPlan
 from mesynth.store.stage import Skipped, run_stage
 plan = StoredPlan.read(sys.argv[1])[:int(sys.argv[2])]
 run_stage(Path(sys.argv[3]), plan, lambda row: Skipped(str(row.index), "x"), config={}, shard_clips=100)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mesynth.benchmark.people import Person
-from mesynth.benchmark.requests import BENCHMARK_SEEDS
+from mesynth.benchmark.protocol import BENCHMARK_SEEDS, Person
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
@@ -18,11 +17,10 @@ from mesynth.corpus.plan import PlanConfig
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import find_model
 from mesynth.motion.prior import NAME
-from mesynth.store.families import has_property, makes_frames
-from mesynth.store.generator_folder import CARD, SHIPPED, read_facts, shipped_models
+from mesynth.store.generator_folder import CARD, SHIPPED, has_property, makes_frames, read_facts, shipped_models
+from mesynth.training.checkpoint import open_initial
 from mesynth.training.config import load_recipe
 from mesynth.training.data.rendered import TRAIN_SEEDS, person_key
-from mesynth.training.initial import open_initial
 
 ROOT = Path(__file__).parents[2]
 MODELS = shipped_models()

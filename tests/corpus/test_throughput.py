@@ -3,14 +3,22 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mesynth.core.process import part
-from mesynth.corpus.throughput import FILE_NAME, PARTS, ProcessTimes, Throughput, timed
+from mesynth.corpus.generate import PARTS, THROUGHPUT_FILE, Preview, ProcessTimes, Throughput, generate, timed
+from mesynth.corpus.plan import PlanConfig
+from mesynth.generators.motion_gan.network import MotionGenerator
+from mesynth.motion import layers, prior
 from mesynth.store.shards import ShardWriter
 from mesynth.store.stage import Produced, Skipped, run_stage
 from tests.builders import NumberWorker, tree_bytes
+from tests.generators.saved import saved
+
+# ---------------------------------------------------------------- noted where it is spent
+
 
 STEP = 0.01
 
@@ -56,7 +64,7 @@ def test_parts_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "all: 20 clips, 57 frames" in told.text()
     assert _run(tmp_path / "a", 1) == []  # finished: nothing was made
     told.write(tmp_path / "a")
-    read = json.loads((tmp_path / "a" / FILE_NAME).read_text())
+    read = json.loads((tmp_path / "a" / THROUGHPUT_FILE).read_text())
     assert read["processes"][0]["clips"] == 20
     assert list(read["shares"]) == list(PARTS)
 
@@ -95,3 +103,45 @@ def test_without_a_listener_the_worker_is_the_worker() -> None:
     worker = NumberWorker()
     with timed(worker, None) as work:
         assert work is worker
+
+
+# ---------------------------------------------------------------- told apart
+
+
+FACES = Path(__file__).parents[2] / "samples" / "corpus"
+
+
+@pytest.mark.parametrize("model", ["motion-prior", "gan"])
+def test_a_generators_network_is_told_from_its_warp(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is slowed down by a known time, which must come back under its own name and no other."""
+    saved(tmp_path / "gan")
+    config = PlanConfig(au=("12=0.3",), count=3, fps=50, duration=(0.2, 0.2), size=32)
+
+    def made(out: str) -> ProcessTimes:
+        told: list[Throughput] = []
+        name = model if model == prior.NAME else str(tmp_path / model)
+        generate(FACES, config, tmp_path / out, model=name, preview=Preview(count=0), report=told.append)
+        return told[0].all
+
+    def slow(owner: Any, name: str, seconds: float) -> None:
+        call = getattr(owner, name)
+
+        def slowed(*arguments: Any, **options: Any) -> Any:
+            time.sleep(seconds)
+            return call(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, slowed)
+
+    assert made("plain").frames == 33  # and compiles
+    slow(*((prior.MotionPrior, "_in_pixels") if model == prior.NAME else (MotionGenerator, "bent")), 0.8)
+    times = made("slow-network")
+    assert times.model >= 0.8
+    assert times.warp < 0.4
+    monkeypatch.undo()
+    slow(layers, "warp_backward", 0.8 / 33)  # the one frame loop
+    times = made("slow-warp")
+    assert times.warp >= 0.8
+    assert times.model < 0.4
+    assert tree_bytes(tmp_path / "plain") == tree_bytes(tmp_path / "slow-warp")

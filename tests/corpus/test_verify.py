@@ -14,8 +14,7 @@ from click.testing import CliRunner
 
 from mesynth.cli import main
 from mesynth.core.errors import ManifestError
-from mesynth.corpus.card import corpus_facts, write_card
-from mesynth.corpus.croissant import write_croissant
+from mesynth.corpus.card import corpus_facts, write_card, write_croissant
 from mesynth.corpus.exports.run import export
 from mesynth.corpus.verify import provenance_problems, verify
 from mesynth.preprocess.augment import augment

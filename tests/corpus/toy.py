@@ -12,8 +12,7 @@ from mesynth.core.seeds import stream
 from mesynth.core.types import AUVector, Sample
 from mesynth.generators.base import ClipRequest, calibrated
 from mesynth.generators.registry import PriorGenerator
-from mesynth.store.families import Family
-from mesynth.store.generator_folder import GeneratorFacts, save_pipeline
+from mesynth.store.generator_folder import Family, GeneratorFacts, save_pipeline
 from tests.builders import with_family
 from tests.generators.saved import lively
 

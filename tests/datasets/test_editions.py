@@ -16,14 +16,22 @@ from click.testing import CliRunner
 
 import mesynth.cli
 from mesynth.api import load_database
-from mesynth.datasets import editions as tables
+from mesynth.datasets import database as tables
 from mesynth.datasets.casme2 import CASME2
 from mesynth.datasets.casme3 import CASME3
 from mesynth.datasets.check import check
-from mesynth.datasets.database import AnnotatedClip, Database, Published, Release
-from mesynth.datasets.editions import editions, known_rows, labels_hash, recognise
+from mesynth.datasets.composites import EXPECTED, MEGC2019, NOT_IN_441, compose_megc2019, official
+from mesynth.datasets.database import (
+    AnnotatedClip,
+    Database,
+    Published,
+    Release,
+    editions,
+    known_rows,
+    labels_hash,
+    recognise,
+)
 from mesynth.datasets.load import load_release, usable
-from mesynth.datasets.megc2019 import EXPECTED, MEGC2019, NOT_IN_441, compose, official
 from mesynth.datasets.registry import DATABASES
 from mesynth.datasets.samm import SAMM
 from mesynth.datasets.smic import SMIC
@@ -215,7 +223,7 @@ def test_a_listed_clip_that_no_workbook_names_is_a_problem(newer: Path) -> None:
 
 def test_from_prepared_manifests_the_list_decides_as_well(newer: Path) -> None:
     parts = [usable(load_release(d, newer / f)) for d, f in ((CASME2, "CASME2"), (SAMM, "samm"), (SMIC, "SMIC"))]
-    made = compose(parts, newer)
+    made = compose_megc2019(parts, newer)
     assert counted(made.manifest) == EXPECTED
     assert len(made.differences) == 3
 

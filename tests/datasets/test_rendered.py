@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.datasets.rendered import (
     FRAMES,
     WORKBOOK,
+    Rendering,
     _Job,
     _Renderer,
     _subject,
@@ -34,7 +36,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_frames
 from mesynth.store.stage import Interrupted
 
-SMALL = {"subjects": 2, "clips_per_subject": 3, "size": 64, "fps": 60.0, "seed": 5}
+SMALL = Rendering(subjects=2, clips_per_subject=3, size=64, fps=60.0, seed=5)
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -48,7 +50,7 @@ def digest(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rendered") / "db"
-    render_casme2(out, workers=1, **SMALL)  # type: ignore[arg-type]
+    render_casme2(out, SMALL)
     return out
 
 
@@ -136,10 +138,10 @@ def test_something_moves_and_returns(rendered: Path) -> None:
 def test_a_clip_does_not_depend_on_processes_or_on_other_clips(rendered: Path) -> None:
     """A worker that was sent elsewhere renders any clip alone; the stage only hands jobs to workers."""
     _subject.cache_clear()
-    worker = pickle.loads(pickle.dumps(_Renderer(SMALL["size"], SMALL["fps"], SMALL["seed"])))  # type: ignore[arg-type]
+    worker = pickle.loads(pickle.dumps(_Renderer(SMALL.size, SMALL.fps, SMALL.seed)))
     rows = list(Manifest.read(rendered))
     for index in (4, 1):
-        subject, clip = divmod(index, SMALL["clips_per_subject"])
+        subject, clip = divmod(index, SMALL.clips_per_subject)
         made = worker(_Job(subject + 1, int(clip), rows[index].emotion))
         assert made.row == rows[index]
         for name, data in made.files.items():
@@ -155,20 +157,20 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(rendered: Path, tmp_path: 
 
     out = tmp_path / "db"
     with pytest.raises(Interrupted):
-        render_casme2(out, workers=1, progress=stop, **SMALL)  # type: ignore[arg-type]
+        render_casme2(out, SMALL, progress=stop)
     assert not (out / WORKBOOK).exists()
     seen: list[int] = []
-    render_casme2(out, workers=1, progress=lambda done, total: seen.append(done), **SMALL)  # type: ignore[arg-type]
+    render_casme2(out, SMALL, progress=lambda done, total: seen.append(done))
     assert seen == [3, 4, 5, 6]  # the first subject was not rendered again
     assert digest(out) == digest(rendered)
 
 
 def test_another_run_in_the_folder(rendered: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="another run"):
-        render_casme2(rendered, workers=1, **(SMALL | {"seed": 6}))  # type: ignore[arg-type]
+        render_casme2(rendered, replace(SMALL, seed=6))
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(RunFolderError, match="not empty"):
-        render_casme2(tmp_path, workers=1, **SMALL)  # type: ignore[arg-type]
+        render_casme2(tmp_path, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_another_run_in_the_folder(rendered: Path, tmp_path: Path) -> None:
 )
 def test_arguments_out_of_range(tmp_path: Path, values: dict[str, float], words: str) -> None:
     with pytest.raises(MesynthError, match=words):
-        render_casme2(tmp_path / "db", **(SMALL | values))  # type: ignore[arg-type]
+        render_casme2(tmp_path / "db", replace(SMALL, **values))  # type: ignore[arg-type]
     assert not (tmp_path / "db").exists()
 
 
@@ -213,8 +215,8 @@ class _Grey:
 def test_more_people_than_two_digits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first 99 are who they are among fewer; every one has a folder, clips and random numbers of its own."""
     monkeypatch.setattr(rendered_module, "_subject", _Grey)
-    few = render_casme2(tmp_path / "few", subjects=9, clips_per_subject=1, size=64, seed=5)
-    many = render_casme2(tmp_path / "many", subjects=103, clips_per_subject=1, size=64, seed=5)
+    few = render_casme2(tmp_path / "few", Rendering(subjects=9, clips_per_subject=1, size=64, seed=5))
+    many = render_casme2(tmp_path / "many", Rendering(subjects=103, clips_per_subject=1, size=64, seed=5))
     names = [f"sub{i:02d}" for i in range(1, 104)]
     assert names[98:100] == ["sub99", "sub100"]
     assert many.column("subject").tolist() == names

@@ -10,7 +10,7 @@ import pytest
 
 from mesynth.datasets.registry import DATABASES
 from mesynth.metrics.base import METRICS
-from mesynth.store.families import FAMILIES
+from mesynth.store.generator_folder import FAMILIES
 from recognizer.models import MODELS
 from tests.docs.runner import PAGES, ROOT, Command, DocumentError, Session, blocks, commands, inline, parse
 from tests.docs.tiny import SUBSTITUTIONS, Tiny, small

@@ -14,7 +14,7 @@ import mesynth
 import tests.docs.excerpts
 from mesynth.datasets.registry import DATABASES
 from mesynth.metrics.base import METRICS
-from mesynth.store.families import FAMILIES
+from mesynth.store.generator_folder import FAMILIES
 from recognizer.models import MODELS
 from tests.docs.excerpts import excerpts, section
 from tests.docs.runner import PAGES, ROOT, Block

@@ -12,6 +12,7 @@ from mkdocs.config import load_config
 
 import mesynth.cli
 import recognizer.cli
+from mesynth.store.manifest import Manifest
 from tests.docs.runner import ROOT
 
 
@@ -47,6 +48,15 @@ def test_what_is_generated_is_complete(site: Path) -> None:
     contributing = (site / "contributing.html").read_text()
     assert "A generator family" in contributing
     assert "<!-- include" not in contributing
+
+
+@pytest.mark.slow
+def test_the_gallery_shows_the_samples(site: Path) -> None:
+    page = (site / "gallery.html").read_text()
+    assert "<!-- gallery" not in page
+    assert page.count("<figure>") == len(Manifest.read(ROOT / "samples" / "corpus"))
+    assert page.count('src="data:image/webp;base64,') == 4 * page.count("<figure>") + 2
+    assert len(page) < 3_000_000
 
 
 @pytest.mark.slow

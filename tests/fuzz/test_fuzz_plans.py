@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from mesynth.core.errors import ManifestError
-from mesynth.corpus.au_sources import make_sources
-from mesynth.corpus.design import load_design
-from mesynth.corpus.plan import PlanRow
-from mesynth.corpus.plan_file import INFO_FILE, ROWS_FILE, StoredPlan, virtual_faces, write_plan_folder
+from mesynth.corpus.design import load_design, make_sources
+from mesynth.corpus.plan import INFO_FILE, ROWS_FILE, PlanRow, StoredPlan, virtual_faces, write_plan_folder
 from mesynth.corpus.planning import Planner
 from tests.fuzz.damage import damaged, result
 

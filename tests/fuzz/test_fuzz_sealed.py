@@ -21,17 +21,17 @@ from click.testing import CliRunner
 import mesynth
 from mesynth.cli import main
 from mesynth.core.errors import MesynthError
-from mesynth.corpus.exports.imports import read_export
-from mesynth.corpus.exports.run import export
+from mesynth.corpus.exports.run import export, read_export
 from mesynth.corpus.filters import Limits, filter_corpus
-from mesynth.corpus.plan import PlanConfig
-from mesynth.corpus.plan_file import StoredPlan
+from mesynth.corpus.flow_corpus import flow_run
+from mesynth.corpus.plan import PlanConfig, StoredPlan
 from mesynth.corpus.rejection import Acceptance, AcceptedCorpus, generate_flow_until_accepted
 from mesynth.corpus.verify import KINDS, kind_of, verify
 from mesynth.datasets.casme2 import load_casme2
-from mesynth.datasets.rendered import WORKBOOK, read_card, render_casme2, render_faces
+from mesynth.datasets.rendered import WORKBOOK, Rendering, read_card, render_casme2, render_faces
 from mesynth.generators.base import load_pipeline
 from mesynth.metrics.report import MeasureReport
+from mesynth.motion.flow_prior import FlowNuisance
 from mesynth.store import digests
 from mesynth.store.digests import LIST, DigestError, WrittenBeforeDigests
 from mesynth.store.generator_folder import read_facts, save_with_gains
@@ -75,7 +75,8 @@ def _filtered(out: Path) -> None:
 def _accepted(out: Path) -> None:
     until = Acceptance(limits=Limits(identity=None, control=None, artefact=None, duplicate=0.01), attempts=2)
     rows = PlanConfig(emotions=EMOTIONS, count=3, fps=50, duration=(0.2, 0.3), size=128)
-    generate_flow_until_accepted(rows, out, until, model="flow-prior", people=2, size=28)
+    run = flow_run(rows, model="flow-prior", people=2, size=28, nuisance=FlowNuisance())
+    generate_flow_until_accepted(run, out, until)
 
 
 def _trained(out: Path, patch: pytest.MonkeyPatch, groups: int = 0) -> None:
@@ -130,7 +131,9 @@ BUILD: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "prepared": lambda out, _: _prepared(out),
     "filtered": lambda out, _: _filtered(out),
     "accepted": lambda out, _: _accepted(out),
-    "rendered": lambda out, _: render_casme2(out, subjects=1, clips_per_subject=1, size=64, fps=30.0, seed=5),
+    "rendered": lambda out, _: render_casme2(
+        out, Rendering(subjects=1, clips_per_subject=1, size=64, fps=30.0, seed=5)
+    ),
     "faces": lambda out, _: render_faces(out, subjects=1, size=64, seed=5),
     "plan": lambda out, _: _planned(out),
     "generator": lambda out, _: saved(out),

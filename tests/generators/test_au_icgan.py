@@ -14,8 +14,7 @@ from mesynth.core import facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import PROFILES, Profile
 from mesynth.core.types import AUVector
-from mesynth.generators.au_icgan.network import AUICGenerator, IntensityDiscriminator, RealismCritic
-from mesynth.generators.au_icgan.pipeline import AUICGAN
+from mesynth.generators.au_icgan.network import AUICGAN, AUICGenerator, IntensityDiscriminator, RealismCritic
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import halvings
 from mesynth.generators.painting import carried_back, intensities

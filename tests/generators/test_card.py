@@ -1,6 +1,8 @@
 import re
 from importlib import import_module
 
+from huggingface_hub import ModelCard
+
 from mesynth.generators.base import model_card
 from mesynth.store.generator_folder import CARD, SHIPPED, shipped_models
 from tests.generators.saved import FACTS
@@ -20,6 +22,16 @@ def test_a_card_says_what_the_facts_say() -> None:
         "| epe | 0.5 |",
     ):
         assert part in text
+
+
+def test_the_hub_reads_its_front_matter() -> None:
+    facts = {**FACTS, "licences": ("CC0-1.0", 'terms: of "a: lab"')}
+    card = ModelCard(model_card(facts, title="T", what="w", limits="l", parameters={}))
+    held = card.data.to_dict()
+    assert held["license_name"] == 'CC0-1.0; terms: of "a: lab"'
+    assert held["library_name"] == "mesynth"
+    assert FACTS["name"] in held["tags"]
+    assert card.text.lstrip().startswith("# T")
 
 
 def test_many_subjects_are_counted_and_no_figures_are_no_figures() -> None:

@@ -17,8 +17,15 @@ from mesynth.core.errors import ConfigError, LeakError
 from mesynth.generators import register_family
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import find_model
-from mesynth.store.families import FAMILIES, has_property, makes_frames, trained_family
-from mesynth.store.generator_folder import INDEX, PipelineError, read_facts
+from mesynth.store.generator_folder import (
+    FAMILIES,
+    INDEX,
+    PipelineError,
+    has_property,
+    makes_frames,
+    read_facts,
+    trained_family,
+)
 from mesynth.store.manifest import Manifest
 from mesynth.training.config import load_recipe
 from mesynth.training.train import Machine, train
@@ -29,9 +36,9 @@ THEIRS = '''
 
 from mesynth.generators.motion_gan.config import Config
 from mesynth.generators.motion_gan.network import MotionGenerator
-from mesynth.generators.motion_gan.pipeline import MotionGAN
+from mesynth.generators.motion_gan.network import MotionGAN
 from mesynth.generators.motion_gan.task import MotionGANTask
-from mesynth.store.families import Family
+from mesynth.store.generator_folder import Family
 from mesynth.store.generator_folder import load_sized_network
 
 
@@ -72,7 +79,7 @@ def test_every_family_that_ships_is_whole() -> None:
 
 def test_configurations_are_read_without_torch() -> None:
     code = (
-        "import sys; from mesynth.store.families import FAMILIES; import mesynth.training.config\n"
+        "import sys; from mesynth.store.generator_folder import FAMILIES; import mesynth.training.config\n"
         "for name in FAMILIES.shipped(): FAMILIES[name].config_class()\n"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )

@@ -15,8 +15,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, optical_strain
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import SelfAttention
-from mesynth.generators.flow_gan.network import FlowDiscriminator, FlowGenerator, observe
-from mesynth.generators.flow_gan.pipeline import FlowGAN
+from mesynth.generators.flow_gan.network import FlowDiscriminator, FlowGAN, FlowGenerator, observe
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.gan_facts import count, damage, facts, wide_face
 

@@ -14,10 +14,9 @@ from mesynth.core.facs import AUConflictError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import ClipRequest, load_pipeline
-from mesynth.generators.diffusion.config import Sampling
-from mesynth.generators.diffusion.sampling import sample_conditioned
-from mesynth.generators.flow_volume.network import TimeMixer, VolumeDiffuser
-from mesynth.generators.flow_volume.pipeline import FlowVolume
+from mesynth.generators.diffusion import sample_conditioned
+from mesynth.generators.diffusion_config import Sampling
+from mesynth.generators.flow_volume.network import FlowVolume, TimeMixer, VolumeDiffuser
 from mesynth.generators.motion_diffusion.network import Conditioning, MotionDiffuser
 from mesynth.motion.key_times import KEYS, RISING, TOLD, Timing, key_times, key_weights, level, on_frames, slack
 from mesynth.motion.nuisance import Nuisance

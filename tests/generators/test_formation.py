@@ -17,7 +17,7 @@ from mesynth.generators.formation import (
 )
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import bilinear, soft_limit
-from tests.generators.test_warping import swirl
+from tests.preprocess.test_warping import swirl
 
 
 def smooth_picture(size: int) -> torch.Tensor:

@@ -16,8 +16,7 @@ from mesynth.core.types import AUVector
 from mesynth.generators import blocks
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import ClassCapsules, GraphReasoning, lengths, margin_loss, route, squash
-from mesynth.generators.ice_gan.network import CapsuleDiscriminator, ICEGenerator
-from mesynth.generators.ice_gan.pipeline import ICEGAN
+from mesynth.generators.ice_gan.network import ICEGAN, CapsuleDiscriminator, ICEGenerator
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.generators.gan_facts import count, damage, facts, wide_face
 

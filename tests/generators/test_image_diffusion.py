@@ -16,21 +16,22 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion.config import Process
+from mesynth.generators.diffusion_config import Process
 from mesynth.generators.image_diffusion.config import ImageSampling, Spread
-from mesynth.generators.image_diffusion.drawing import (
+from mesynth.generators.image_diffusion.network import (
     Around,
     Codec,
+    ImageDenoiser,
+    ImageDiffusion,
+    PixelSpace,
     expected_picture,
     guided_denoiser,
     painted,
     strength,
     two_guided,
+    unet_config,
 )
-from mesynth.generators.image_diffusion.network import ImageDenoiser, PixelSpace, unet_config
-from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
-from mesynth.generators.motion_gan.network import MotionGenerator
-from mesynth.generators.motion_gan.pipeline import MotionGAN
+from mesynth.generators.motion_gan.network import MotionGAN, MotionGenerator
 from mesynth.generators.painting import region_mask
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline

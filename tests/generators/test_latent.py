@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from mesynth.core.errors import WeightsUnavailable
-from mesynth.generators.image_diffusion.foreign import build_foreign, find_foreign
+from mesynth.generators.image_diffusion.config import build_foreign, find_foreign
 from mesynth.generators.image_diffusion.network import LatentSpace, PixelSpace
 from mesynth.store.generator_folder import WEIGHTS, file_sha256
 from tests.generators.tiny_foreign import save_unet, save_vae

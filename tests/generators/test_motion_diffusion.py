@@ -11,11 +11,10 @@ from mesynth.core.facs import AUConflictError
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion.config import Sampling
-from mesynth.generators.diffusion.sampling import sample_conditioned
+from mesynth.generators.diffusion import sample_conditioned
+from mesynth.generators.diffusion_config import Sampling
 from mesynth.generators.formation import FaceMotion
-from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser
-from mesynth.generators.motion_diffusion.pipeline import MotionDiffusion, Request
+from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser, MotionDiffusion, Request
 from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face

@@ -12,8 +12,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.generators.base import ClipRequest, load_pipeline
 from mesynth.generators.formation import motion_clip
-from mesynth.generators.motion_gan.network import MotionGenerator
-from mesynth.generators.motion_gan.pipeline import MotionGAN
+from mesynth.generators.motion_gan.network import MotionGAN, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.preprocess.align import SimilarityCrop

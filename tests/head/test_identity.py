@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from mesynth.head import texture
-from mesynth.head.hair import STYLES, hair_field, long_hair
-from mesynth.head.identity import identity_vertices, sample_identity, stream, target_groups
+from mesynth.head.identity import (
+    STYLES,
+    hair_field,
+    identity_vertices,
+    long_hair,
+    sample_identity,
+    stream,
+    target_groups,
+)
 from mesynth.head.model import HeadModel, eye_frame
 from mesynth.head.texture import FOLDS, fold_matrix, paint_skin, paint_wrinkles, skin_tone
 

@@ -84,7 +84,7 @@ def whole(corpora: tuple[Manifest, Manifest]) -> Comparison:
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without any pretrained weights: empty torch cache, and no package that ships some."""
-    from mesynth.metrics.networks import weights
+    from mesynth.metrics import networks
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: None)

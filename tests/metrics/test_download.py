@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from mesynth.cli import main
-from mesynth.metrics.networks.weights import ALEXNET_URL, INCEPTION_URL
+from mesynth.metrics.networks import ALEXNET_URL, INCEPTION_URL
 from mesynth.store.manifest import Manifest
 from tests.metrics.inception import random_weights
 
@@ -97,8 +97,8 @@ def test_processes_use_what_was_fetched_and_fetch_nothing(
 ) -> None:
     from mesynth.metrics.base import MeasureConfig
     from mesynth.metrics.measure import measure
-    from mesynth.metrics.networks.weights import INCEPTION_FILE
-    from mesynth.store.weights import hub_folder
+    from mesynth.metrics.networks import INCEPTION_FILE
+    from mesynth.store.assets import hub_folder
 
     def fetch(url: str, **_: object) -> dict[str, torch.Tensor]:
         fetched.append(url)

@@ -22,13 +22,13 @@ from mesynth.metrics import evaluate as module
 from mesynth.metrics.base import (
     LEFT_OUT,
     METRICS,
+    ClipData,
     ClipMetric,
     MeasureConfig,
     MeasureRow,
     Observation,
     Setup,
 )
-from mesynth.metrics.clips import ClipData
 from mesynth.metrics.evaluate import Evaluation, Makers, Side, evaluate, evaluate_slice
 from mesynth.metrics.measure import measure, measure_all
 from mesynth.metrics.pictures import Diversity

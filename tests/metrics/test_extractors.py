@@ -10,8 +10,8 @@ import torch
 
 from mesynth.core.errors import WeightsUnavailable
 from mesynth.head import Subject
-from mesynth.metrics import identity
-from mesynth.metrics.networks import extractors, faces, perceptual, weights
+from mesynth.metrics import identity, networks
+from mesynth.metrics.networks import extractors
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +65,17 @@ PUBLISHED = [0.09280181, 0.01493456, 0.00995032, 0.00559434, 0.00145405]
 
 
 def test_perceptual_distance_is_zero_for_equals_and_grows(clips: np.ndarray) -> None:
-    measure, note = perceptual.best_distance()
+    measure, note = extractors.best_distance()
     assert measure.name in note
-    pairs = perceptual.distance(measure, clips[[0, 0, 0]], clips[[0, 1, 2]])
+    pairs = extractors.distance(measure, clips[[0, 0, 0]], clips[[0, 1, 2]])
     assert pairs[0] == pytest.approx(0, abs=1e-6)
     assert 0 < pairs[1] < pairs[2]
     with pytest.raises(ValueError, match="one size"):
-        perceptual.distance(measure, clips[:1], clips[:2])
+        extractors.distance(measure, clips[:1], clips[:2])
 
 
 def test_identity_separates_people_and_survives_an_expression(clips: np.ndarray) -> None:
-    embed = faces.FaceEmbedder()
+    embed = networks.FaceEmbedder()
     first, second = (embed(clips[2 * i : 2 * i + 2], Subject(3 + i, size=96).landmarks()) for i in (0, 1))
     apart = identity.different_people(np.stack([first[0], second[0]]), ["a", "b"])
     assert identity.distances(first)[0] < apart[0]
@@ -94,18 +94,18 @@ def test_identity_score_of_known_distances() -> None:
 
 @pytest.mark.usefixtures("no_weights")
 def test_every_missing_weight_is_named_with_its_place_and_remedy() -> None:
-    with pytest.raises(WeightsUnavailable, match=weights.INCEPTION_FILE) as error:
+    with pytest.raises(WeightsUnavailable, match=networks.INCEPTION_FILE) as error:
         extractors.best_extractor()
     assert "stlpips-pytorch" in str(error.value)
     assert "inception_weights=FILE" in str(error.value)
     with pytest.raises(WeightsUnavailable, match="lpips_weights=FILE"):
-        perceptual.best_distance()
+        extractors.best_distance()
     with pytest.raises(WeightsUnavailable, match="pip install dlib-bin face-recognition-models"):
-        faces.FaceEmbedder()
-    present = {need.name: need.present for need in weights.needs()}
+        networks.FaceEmbedder()
+    present = {need.name: need.present for need in networks.needs()}
     assert present.pop("AU judge")
     assert not any(present.values())
-    assert all(need.remedy and need.where and need.instead for need in weights.needs())
+    assert all(need.remedy and need.where and need.instead for need in networks.needs())
 
 
 def test_a_given_file_that_is_not_there_or_no_weights_is_an_error(tmp_path: Path) -> None:
@@ -115,23 +115,23 @@ def test_a_given_file_that_is_not_there_or_no_weights_is_an_error(tmp_path: Path
         with pytest.raises(WeightsUnavailable, match=words):
             extractors.best_extractor(file)
         with pytest.raises(WeightsUnavailable, match=words):
-            perceptual.best_distance(file)
+            extractors.best_distance(file)
 
 
 def test_lpips_is_used_when_its_trunk_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    weights.hub_folder().mkdir(parents=True)
+    networks.hub_folder().mkdir(parents=True)
     torch.manual_seed(0)
     trunk = torchvision.models.alexnet(weights=None).state_dict()  # random, but of the right shape
-    torch.save(trunk, weights.hub_folder() / weights.ALEXNET_FILE)
-    measure, _ = perceptual.best_distance()
+    torch.save(trunk, networks.hub_folder() / networks.ALEXNET_FILE)
+    measure, _ = extractors.best_distance()
     assert measure.name == "LPIPS"
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (2, 64, 64, 3)).astype(np.uint8)
-    assert perceptual.distance(measure, frames, frames) == pytest.approx(0)
-    assert perceptual.distance(measure, frames[:1], frames[1:])[0] > 0
+    assert extractors.distance(measure, frames, frames) == pytest.approx(0)
+    assert extractors.distance(measure, frames[:1], frames[1:])[0] > 0
 
 
 def test_inception_is_used_when_its_file_is_given(tmp_path: Path) -> None:

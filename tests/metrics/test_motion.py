@@ -7,7 +7,7 @@ import pytest
 
 from mesynth.core.profiles import PROFILES, Profile
 from mesynth.metrics import motion
-from mesynth.metrics.flow import flow_error
+from mesynth.metrics.motion import flow_error
 
 
 def constant(u: float, v: float, side: int = 16) -> np.ndarray:

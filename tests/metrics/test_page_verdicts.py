@@ -17,8 +17,7 @@ from mesynth.metrics.base import MeasureRow, not_measured
 from mesynth.metrics.control import control, pooled_columns, slopes
 from mesynth.metrics.networks.judge import visible_aus
 from mesynth.metrics.page import Gallery
-from mesynth.metrics.report import ClipFigures, MeasureReport
-from mesynth.metrics.verdicts import verdicts
+from mesynth.metrics.report import ClipFigures, MeasureReport, verdicts
 from mesynth.store.manifest import Manifest
 
 Corpora = tuple[Manifest, Manifest]

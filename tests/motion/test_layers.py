@@ -292,7 +292,7 @@ STRANGE = _strange()
 def test_strange_pictures_are_moved_or_left_alone(name: str) -> None:
     """No error and no NaN, and nothing where nothing is asked for."""
     face = STRANGE[name]
-    layers = Layers(face.image, face.landmarks)
+    layers = Layers(face.image, face.landmarks, face.place.uv)
     none = np.zeros((*face.image.shape[:2], 2), np.float32)
     assert np.array_equal(layers.frame(Step(none, STILL[0])), face.image)
     for request in ("45=1", "5=1", "25=1,27=1", "24=1", "6=1,12=1"):

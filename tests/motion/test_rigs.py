@@ -10,8 +10,8 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.head import Subject
 from mesynth.head.model import EXPRESSION_UNITS, HeadModel, rotation
+from mesynth.motion.fields import RIGS, K, draw_rig, has_rigs, mean_table, rig_basis, table_of
 from mesynth.motion.prior import MEAN, NAME, Face, MotionPrior, head_turn
-from mesynth.motion.rigs import RIGS, K, draw_rig, has_rigs, mean_table, rig_basis, table_of
 
 ROW = facs.AU_INDEX
 

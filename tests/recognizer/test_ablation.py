@@ -1,11 +1,13 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,16 +15,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, RunFolderError
 from mesynth.core.statistics import Interval
 from mesynth.corpus.verify import verify
 from mesynth.store.digests import DigestError
 from mesynth.store.manifest import Manifest
-from recognizer import cells, results
+from recognizer import ablation_result, results
 from recognizer.ablation import ablate, plan
 from recognizer.ablation_page import page
-from recognizer.ablation_result import verdict
-from recognizer.cells import Cell, CellRunner, conditions, grid, groups, read_cell, write_cell
+from recognizer.ablation_result import Cell, CellRunner, conditions, grid, groups, read_cell, verdict, write_cell
 from recognizer.cli import main
 from recognizer.config import AblationConfig, load_config
 from recognizer.data import FlowSet
@@ -228,7 +230,7 @@ def test_a_leak_stops_it_before_anything_is_trained(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained before the check")
 
-    monkeypatch.setattr(cells, "fit", never)
+    monkeypatch.setattr(ablation_result, "fit", never)
     for mode in ("pool", "prior", "fuse", "synthetic-only"):
         with pytest.raises(LeakError, match="saw subject DB/06"):
             ablate(corpora["real"], [corpora["synthetic"], leaky], load(f"modes=[{mode}]"))
@@ -246,7 +248,7 @@ def test_seeds_change_which_clips_are_drawn(sets: dict[str, FlowSet]) -> None:
 def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, fitted = tmp_path / "a", []
     config = load("controls=[shuffled]")
-    real_fit = cells.fit
+    real_fit = ablation_result.fit
 
     def stop_at_fourth(*args: object, **kwargs: object) -> object:
         fitted.append(1)
@@ -254,7 +256,7 @@ def test_files_and_resume(corpora: dict[str, Manifest], tmp_path: Path, monkeypa
             raise KeyboardInterrupt
         return real_fit(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cells, "fit", stop_at_fourth)
+    monkeypatch.setattr(ablation_result, "fit", stop_at_fourth)
     with pytest.raises(KeyboardInterrupt):
         ablate(corpora["real"], corpora["synthetic"], config, out=out)
     assert len(list((out / "parts").iterdir())) == 6 + 2  # one group of ratios and seeds, two controls
@@ -322,7 +324,7 @@ def test_a_damaged_cell_is_named(corpora: dict[str, Manifest], tmp_path: Path) -
     assert table.comparisons == 1
     stored = results.read_table(tmp_path / "a" / "predictions.parquet")
     path = Cell(0, conditions(config, ["all"])[0], 0).path(tmp_path)
-    write_cell(cells.CellResult(stored, 1.0, 2.0, 3.0), path)
+    write_cell(ablation_result.CellResult(stored, 1.0, 2.0, 3.0), path)
     assert read_cell(path).n_added == 2.0
     results.write_table(stored.replace_schema_metadata(None), path)
     with pytest.raises(ManifestError, match=r"is no cell of an ablation; remove it"):
@@ -417,8 +419,8 @@ def page_file(corpora: dict[str, Manifest], tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1200, 360])
-def test_page_in_a_browser(page_file: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "dark")])
+def test_page_in_a_browser(page_file: Path, width: int, scheme: Literal["light", "dark"]) -> None:
     """All curves are drawn, nothing is fetched, nothing sticks out, on a desk and on a phone."""
     from playwright.sync_api import sync_playwright
 
@@ -428,11 +430,18 @@ def test_page_in_a_browser(page_file: Path, width: int) -> None:
     requests: list[str] = []
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         tab.on("request", lambda request: requests.append(request.url))
         tab.goto(page_file.as_uri())
+        folded = tab.evaluate("[...document.querySelectorAll('pre')].every(e => !e.checkVisibility())")
+        tab.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+        ink, paper = tab.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+            ".map(c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0))"
+        )
         overflow = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        curves = tab.evaluate("document.querySelectorAll('figure > svg').length")
+        curves = tab.evaluate("document.querySelectorAll('.panels:not(.persons) figure > svg').length")
+        behind = [tab.locator(where).count() for where in (".persons figure > svg", "table.matrix")]
         sizes = tab.evaluate(
             "[...document.querySelectorAll('figure > svg text')]"
             ".map(t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a)"
@@ -442,7 +451,27 @@ def test_page_in_a_browser(page_file: Path, width: int) -> None:
         browser.close()
     assert overflow <= 0
     assert curves == 4 + 2
+    assert behind == [4, 8]  # of each headline comparison: its people, and confusions without and with
+    assert folded, "settings and command are folded away"
+    assert abs(ink - paper) > 500
+    assert (paper > ink) == (scheme == "light")
     assert min(sizes) >= 9.5, "labels of curves must be legible"
     assert first == "Verdicts"
     assert "NaN" not in text
     assert len([url for url in requests if not url.startswith("data:")]) == 1
+
+
+@pytest.mark.slow
+def test_confusions_and_people_are_those_of_the_predictions(page_file: Path) -> None:
+    """Counted again from predictions.parquet, as the page shows them."""
+    text = page_file.read_text()
+    table = pq.read_table(page_file.parent / "predictions.parquet").to_pylist()
+    none = [row for row in table if row["arm"] == "none" and row["train_subjects"] == 0 and row["mode"] == "pool"]
+    names = sorted({row["subject"] for row in none})
+    shares = {n: [r["y"] == r["predicted"] for r in none if r["subject"] == n] for n in names}
+    for name, right in shares.items():
+        assert f"<td>{name}</td><td>{len(right)}</td><td>{np.mean(right):.2f}</td>" in text
+    for truth in range(3):
+        row = [sum(r["y"] == truth and r["predicted"] == answer for r in none) for answer in range(3)]
+        cells = "".join(rf"<td[^>]*>{round(100 * n / sum(row))}&nbsp;%<small>{n}</small></td>" for n in row)
+        assert re.search(rf"<th>{CLASSES_3[truth]}</th>{cells}", text)

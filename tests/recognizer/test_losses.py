@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from mesynth.core.errors import ConfigError
-from recognizer import losses
+from recognizer import training
 from recognizer.data import FlowSet
-from recognizer.losses import LossConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig, build
 from recognizer.models.common import Dropout, Outputs, Shape
-from recognizer.training import TrainConfig, train
+from recognizer.training import LossConfig, TrainConfig, train
 from tests.recognizer.test_networks import task_of
 
 Y = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -22,7 +21,7 @@ SCORES = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
 def of(config: LossConfig, weights: torch.Tensor | None = None) -> torch.Tensor:
     ones = torch.ones(3)
-    return losses.classification(MODEL, Outputs(SCORES, None), Y, AU, ones if weights is None else weights, config)
+    return training.classification(MODEL, Outputs(SCORES, None), Y, AU, ones if weights is None else weights, config)
 
 
 def test_cross_entropy_and_focal_against_torch() -> None:
@@ -37,12 +36,12 @@ def test_cross_entropy_and_focal_against_torch() -> None:
 def test_class_weights_even_out_the_classes() -> None:
     labels = np.array([[0] * 8 + [1] * 2 + [-1] * 3])
     weights = (labels >= 0).astype(float)
-    inverse = losses.class_weights(labels, weights, 3, "inverse")[0]
+    inverse = training.class_weights(labels, weights, 3, "inverse")[0]
     assert inverse[2] == 0  # a class without clips weighs nothing
     assert inverse[1] / inverse[0] == pytest.approx(4)
     assert inverse.sum() == pytest.approx(2)
-    effective = losses.class_weights(labels, weights, 3, "effective")[0]
-    number = (1 - losses.BETA**8) / (1 - losses.BETA**2)
+    effective = training.class_weights(labels, weights, 3, "effective")[0]
+    number = (1 - training.BETA**8) / (1 - training.BETA**2)
     assert effective[1] / effective[0] == pytest.approx(number, rel=1e-5)
 
 
@@ -51,9 +50,9 @@ def test_distances_are_least_where_classes_stand_apart() -> None:
     mixed = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
     for name in ("center", "triplet", "contrastive"):
         config = LossConfig(**{name: 1.0})
-        assert losses.on_features(apart, Y, config) < losses.on_features(mixed, Y, config), name
-    assert losses.on_features(apart, Y, LossConfig(center=1.0)) == 0
-    lonely = losses.on_features(mixed[:1], Y[:1], LossConfig(triplet=1.0, contrastive=1.0))
+        assert training.on_features(apart, Y, config) < training.on_features(mixed, Y, config), name
+    assert training.on_features(apart, Y, LossConfig(center=1.0)) == 0
+    lonely = training.on_features(mixed[:1], Y[:1], LossConfig(triplet=1.0, contrastive=1.0))
     assert lonely == 0  # no partner, no loss, no NaN
 
 
@@ -61,7 +60,7 @@ def test_the_domain_judge_learns_and_the_features_hide() -> None:
     features = torch.randn(8, 4, requires_grad=True)
     judge = torch.randn(5, requires_grad=True)
     added = torch.arange(8) % 2 == 0
-    losses.domain(features, added, judge, 0.5).backward()
+    training.domain(features, added, judge, 0.5).backward()
     plain_features, plain_judge = (x.detach().clone().requires_grad_() for x in (features, judge))
     logits = plain_features @ plain_judge[:-1] + plain_judge[-1]
     F.binary_cross_entropy_with_logits(logits, added.float()).backward()

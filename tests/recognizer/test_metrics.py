@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
-from recognizer import metrics
-from recognizer.metrics import MissingClassError, confusion, evaluate, f1_scores
+from recognizer import results
 from recognizer.report import terminal
+from recognizer.results import MissingClassError, confusion, evaluate, f1_scores
 
 pairs = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
 
@@ -15,14 +15,14 @@ pairs = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, ma
 def test_uf1_equals_sklearn_over_the_full_label_list(items: list[tuple[int, int]]) -> None:
     y, predicted = np.array(items).T
     expected = f1_score(y, predicted, labels=[0, 1, 2], average="macro", zero_division=0)
-    assert metrics.uf1(confusion(y, predicted, 3)) == pytest.approx(expected)
+    assert results.uf1(confusion(y, predicted, 3)) == pytest.approx(expected)
 
 
 @given(pairs)
 def test_uar_equals_sklearn_over_the_classes_with_clips(items: list[tuple[int, int]]) -> None:
     y, predicted = np.array(items).T
     expected = recall_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)
-    assert metrics.uar(confusion(y, predicted, 3)) == pytest.approx(expected)
+    assert results.uar(confusion(y, predicted, 3)) == pytest.approx(expected)
 
 
 @given(pairs, st.integers(1, 5))

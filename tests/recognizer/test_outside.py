@@ -23,14 +23,13 @@ from mesynth.core.errors import ConfigError, LeakError, RunFolderError
 from mesynth.store.manifest import Manifest
 from recognizer import results
 from recognizer.cli import main
-from recognizer.config import AblationConfig, RunConfig, config_hash, config_yaml, effective, load_config
+from recognizer.config import AblationConfig, ModelSections, RunConfig, config_hash, config_yaml, effective, load_config
 from recognizer.data import FlowSet
 from recognizer.fitting import EstimatorMembers, fit
 from recognizer.mixing import Member, MixConfig
 from recognizer.models import CLOSED, MODELS, NETWORKS, RECIPE_KEYS, Model, region_attention
 from recognizer.models.common import Shape
 from recognizer.models.region_attention import RegionAttentionConfig
-from recognizer.models.sections import ModelSections
 from recognizer.training import TrainConfig
 from tests.recognizer.test_protocol import saw
 

@@ -11,9 +11,9 @@ from mesynth.store.manifest import Manifest
 from recognizer import results
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
-from recognizer.metrics import MissingClassError, evaluate
 from recognizer.models import CLOSED
 from recognizer.report import loso_notes
+from recognizer.results import MissingClassError, evaluate
 from recognizer.run import loso
 from recognizer.sources import flow_notes
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from recognizer.timeline import MOST, Shown, timeline_png
+from recognizer.recording import MOST, Shown, timeline_png
 
 T = np.arange(600) / 100
 

@@ -10,7 +10,6 @@ from torch.func import functional_call, stack_module_state, vmap
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
 from recognizer.data import DataConfig
-from recognizer.losses import LossConfig
 from recognizer.models import dssn, elrcn
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
@@ -26,7 +25,7 @@ from recognizer.models.mer_gcn import MerGcnConfig
 from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
 from recognizer.models.offapex import OffapexConfig
-from recognizer.training import TrainConfig
+from recognizer.training import LossConfig, TrainConfig
 from tests.recognizer.zoo import BATCH, ZOO, Entry, published, recipe, small
 
 DOCS = Path(__file__).parents[2] / "docs" / "recognizers.md"

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from mesynth.config import FORMER_KEYS, list_recipes
 from mesynth.core.errors import ConfigError
-from mesynth.store.families import FAMILIES
-from mesynth.store.generator_folder import read_facts
+from mesynth.store.generator_folder import FAMILIES, read_facts
 from mesynth.training.config import Recipe, RunConfig, load_recipe
 from mesynth.training.forecast import forecast
 from mesynth.training.train import Machine, train

@@ -20,8 +20,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_frames
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.camera import OFF
-from mesynth.training.data.pack import open_pack
-from mesynth.training.data.packed_clip import PackConfig, PackedClip, pack_clip
+from mesynth.training.data.pack import PackConfig, PackedClip, open_pack, pack_clip
 from mesynth.training.data.pairs import MixedPairs, PairConfig, PairSet, list_subjects, open_pairs
 from tests.training import small_manifest
 from tests.training.small_manifest import SIZE, Job

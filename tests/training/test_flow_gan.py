@@ -12,7 +12,7 @@ import torch
 from mesynth.core.errors import ConfigError
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.flow_gan.config import Config, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.flow_gan.pipeline import FlowGAN
+from mesynth.generators.flow_gan.network import FlowGAN
 from mesynth.generators.flow_gan.task import FlowGANTask, request_reach
 from mesynth.training.config import load_recipe
 from mesynth.training.loop import build_task

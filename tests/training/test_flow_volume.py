@@ -25,10 +25,10 @@ from mesynth.motion.key_times import RISING
 from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint
+from mesynth.training.checkpoint import InitialWeights
 from mesynth.training.config import load_recipe
 from mesynth.training.data.sequences import SequenceBatch, SequenceConfig, SequenceSet, open_pairs
 from mesynth.training.forecast import forecast
-from mesynth.training.initial import InitialWeights
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import facts as plain_facts
 from tests.training.gan_checks import Losses, facts, measured

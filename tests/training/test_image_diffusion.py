@@ -15,9 +15,9 @@ from mesynth.core.errors import ConfigError, LeakError
 from mesynth.core.profiles import Profile
 from mesynth.generators.au_icgan.network import AUICGenerator
 from mesynth.generators.base import load_pipeline
-from mesynth.generators.diffusion.config import Process
+from mesynth.generators.diffusion_config import Process
 from mesynth.generators.image_diffusion.config import Config, ImageSampling, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.image_diffusion.pipeline import ImageDiffusion
+from mesynth.generators.image_diffusion.network import ImageDiffusion
 from mesynth.generators.image_diffusion.task import ImageDiffusionTask
 from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline

@@ -11,7 +11,7 @@ from mesynth.core.errors import WeightsUnavailable
 from mesynth.training import losses
 from mesynth.training.data.batches import Batch
 from mesynth.training.forecast import random_batch
-from tests.generators.test_warping import swirl
+from tests.preprocess.test_warping import swirl
 
 
 def grid(size: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,8 +10,8 @@ from mesynth.core.errors import ConfigError, LeakError
 from mesynth.generators.motion_diffusion.config import LossConfig
 from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline
+from mesynth.training.checkpoint import InitialWeights
 from mesynth.training.config import load_recipe
-from mesynth.training.initial import InitialWeights
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import facts as plain_facts
 from tests.training.gan_checks import facts

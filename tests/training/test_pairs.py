@@ -19,10 +19,8 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow, read_frames, read_valid
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.camera import OFF, CameraConfig
-from mesynth.training.data.pack import open_pack
-from mesynth.training.data.packed_clip import PackConfig
+from mesynth.training.data.pack import PackConfig, open_pack, subject_groups
 from mesynth.training.data.pairs import PairConfig, PairSet, list_subjects, open_pairs
-from mesynth.training.data.subjects import subject_groups
 from tests.training import small_manifest
 from tests.training.small_manifest import APEX, FRAMES, SIZE, Job
 

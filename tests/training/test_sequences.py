@@ -20,8 +20,17 @@ from mesynth.store.shards import read_frames
 from mesynth.store.stage import read_skipped
 from mesynth.training.data.camera import OFF
 from mesynth.training.data.rendered import person_key
-from mesynth.training.data.sequence_clips import Moves, Stand, draw_moves, record_clips
-from mesynth.training.data.sequences import SequenceBatch, SequenceConfig, SequenceSet, list_subjects, open_pairs
+from mesynth.training.data.sequences import (
+    Moves,
+    SequenceBatch,
+    SequenceConfig,
+    SequenceSet,
+    Stand,
+    draw_moves,
+    list_subjects,
+    open_pairs,
+    record_clips,
+)
 from tests.training import small_manifest
 from tests.training.rendered import rendered_batch
 

@@ -21,9 +21,9 @@ from mesynth.store.digests import seal
 from mesynth.store.generator_folder import INDEX, SHIPPED, WEIGHTS, PipelineError, read_facts, save_pipeline
 from mesynth.store.stage import Interrupted
 from mesynth.training import checkpoint
+from mesynth.training.checkpoint import open_initial
 from mesynth.training.config import Recipe, load_recipe
 from mesynth.training.forecast import forecast
-from mesynth.training.initial import open_initial
 from mesynth.training.loop import build_task
 from mesynth.training.train import Machine, cross_fit, train
 from tests.training import small_manifest

@@ -130,6 +130,15 @@ def test_a_dry_run_measures_and_plans(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "another run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", [*script().RECIPES, "motion_tiny"])
+def test_recipes_are_known_and_runs_have_names_of_their_own(name: str) -> None:
+    module = script()
+    assert load_recipe(module.find(name)).run.images > 0
+    labels = [module.label(each) for each in module.RECIPES]
+    assert len(set(labels)) == len(labels)
+    assert not any("/" in each for each in labels)
+
+
 def test_keys_in_images_keep_their_share() -> None:
     module = script()
     run = RunConfig(images=1000, batch=10, warmup=100, half_life=0, log_images=50, validate_images=500)

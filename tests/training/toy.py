@@ -27,8 +27,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.process import launched
 from mesynth.core.seeds import stream
-from mesynth.store.families import FAMILIES, Family, Source
-from mesynth.store.generator_folder import GeneratorFacts
+from mesynth.store.generator_folder import FAMILIES, Family, GeneratorFacts, Source
 from mesynth.training.data.batches import Batch
 from mesynth.training.task import Task, Updater
 
@@ -225,7 +224,7 @@ if __name__ == "__main__":
     if os.environ.get("TOY_TELL_THREADS"):
         atexit.register(_tell_threads)  # registered first: called last
 
-    from mesynth.cli.train import train
+    from mesynth.cli.generators import train
     from mesynth.commandline import MistakeGroup
 
     FAMILIES.register("toy", TOY)

@@ -1,1 +1,1 @@
-"""Exports: a corpus in the forms other code bases read, one module a form, provenance beside every one of them."""
+"""Exports: a corpus in the forms other code bases read, provenance beside every one of them, and back."""

@@ -1,43 +1,60 @@
-"""The layouts of the CASME II and SAMM releases, as readers of the field expect them.
+"""Layouts as published: the CASME II and SAMM releases, as readers of the field expect them, and flow folders.
 
-Frames come back as the JPEGs decode; flow does not, which `mesynth prepare corpus` estimates."""
+Frames come back as the JPEGs decode; flow does not, which `mesynth prepare corpus` estimates.
+
+Flow folders were published with STSTNet (Liong et al., FG 2019) and are read by HTNet and others:
+``three_norm_u_v_os/<subject>/{u_train,u_test}/{0,1,2}/<subject>_<clip> .png``; beside it what HTNet reads as well: all
+images in one folder, the apex faces, and the table that names them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from mesynth.core.emotions import CLASSES_3
+from mesynth.core.errors import ConfigError
 from mesynth.corpus.exports.form import (
     AUS,
+    CLASS,
     EMOTION,
+    FLOW,
     FRAMES,
+    CellValue,
     ExportedClip,
     ExportedClips,
+    NamedForm,
+    Options,
     SourceClip,
     au_cell,
-    numbers_of,
-    with_files,
-    with_warning,
-)
-from mesynth.corpus.exports.records import (
-    CellValue,
-    NamedForm,
+    flow_image,
     grey,
+    inside,
     jpeg_bytes,
+    numbers_of,
     one_database,
     picture_files,
+    shaped,
+    with_files,
+    with_warning,
+    write_csv,
     write_workbook,
 )
 from mesynth.datasets.casme2 import RENDERED_FILE
+from mesynth.datasets.flow_folders import UNITS, read_flow_image, unstretch
 from mesynth.datasets.rendered import FRAMES as FOLDER
 from mesynth.datasets.rendered import WORKBOOK
-from mesynth.store.manifest import Row
+from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import temporary_beside, write_bytes
+from mesynth.store.shards import STRETCHED
 from mesynth.store.stage import Produced
 
 RENUMBERED = "frames renumbered from the onset on: the clip had been thinned or resampled"
@@ -236,3 +253,121 @@ def _samm_row(one: ExportedClip) -> tuple[CellValue, ...]:
         place["offset"], row.n_frames, kind, int(text) if text.isdecimal() else text, row.emotion.capitalize(),
         row.objective_class, row.provenance.kind,
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- flow folders
+
+
+TREE = "three_norm_u_v_os"
+WHOLE = "STSNet_whole_norm_u_v_os"
+FACES = "combined_datasets_whole"
+TABLE = "combined_3_class2_for_optical_flow.csv"
+WITHHELD = "u_train_withheld.csv"
+FLOW_SIZE = 28
+_SPLITS = ("u_train", "u_test")
+_MOST = 4_000_000
+"""Entries of all ``u_train`` folders together above which a file system is not asked to hold them."""
+
+
+class FlowFoldersForm(NamedForm):
+    """``u_test`` of a subject holds that subject's clips; ``u_train`` every other clip that has not seen the subject.
+
+    A clip whose provenance names a subject is withheld from that subject's ``u_train``, even where it shows somebody
+    else: its generator learned from the person who is tested. ``u_train_withheld.csv`` lists those.
+    """
+
+    name = "flow-folders"
+    needs = (FLOW, CLASS)
+    accepts = ("size", "train", "frame")
+    fresh = "syn{}"
+    own: ClassVar[Mapping[str, str]] = {"casme2": r"sub\d{2}", "samm": r"\d{3}", "smic": r"s\d{2}"}
+
+    def __init__(self, source: Manifest, options: Options) -> None:
+        """Raises ConfigError: ``u_train`` would hold too many files."""
+        super().__init__(source, options)
+        self.size = options.size or FLOW_SIZE
+        entries = len(source) * (len(self.people) - 1)
+        if options.train and entries > _MOST:
+            raise ConfigError(
+                f"u_train of {len(self.people)} subjects would hold {entries:,} files (each clip once a subject); "
+                "export with --no-train, u_test holds every clip once"
+            )
+
+    def write(self, out: Path, shard: int, shards: int, clips: Iterator[SourceClip]) -> Iterator[ExportedClip]:
+        for clip in clips:
+            row = clip.row
+            person, name = self.names(clip)
+            label = CLASSES_3.index(row.label)
+            file = f"{person}_{name} .png"  # with that space
+            write_bytes(out / TREE / person / "u_test" / str(label) / file, flow_image(clip.flow(), self.size))
+            face = ""
+            if row.frames is not None or row.frame_files:
+                face = f"{person}_{name}.jpg"
+                write_bytes(out / FACES / face, jpeg_bytes(clip.frames()[row.apex_index]))
+            place: dict[str, str | int] = {
+                "subject": person, "clip": name, "label": label, "file": file, "face": face, "size": self.size,
+            }  # fmt: skip
+            yield ExportedClip(row, place)
+
+    @staticmethod
+    def back(root: Path, row: Row, place: dict[str, Any]) -> Produced:
+        """The image itself, and flow in units of its rms, as the loader of published images reads them."""
+        path = _tested_file(root, place)
+        inside(root, str(path.relative_to(root)))
+        planes, side = read_flow_image(path), place["size"]
+        shaped(planes, str(path), (3, side, side), np.uint8)
+        made = replace(with_warning(row, UNITS), height=side, width=side)
+        return Produced(made, flow=unstretch(planes), extra={f"input_{STRETCHED}": planes})
+
+    def finish(self, out: Path, placed: ExportedClips) -> dict[str, object]:
+        """The other folders hold the same files once more: hard links where the file system has them."""
+        keys: dict[str, str] = {}
+        for one in placed():
+            keys[str(one.place["subject"])] = one.row.subject_key
+            _link(_tested_file(out, one.place), out / WHOLE / str(one.place["file"]))
+        for person in keys:
+            for split in _SPLITS:  # HTNet lists both, also where one is empty
+                (out / TREE / person / split).mkdir(parents=True, exist_ok=True)
+        withheld = self._train(out, placed, keys) if self.options.train else 0
+        header = ("dataset", "sub", "filename_o", "label", "apex", "imagename", "sub_filename")
+        write_csv(
+            out / TABLE,
+            header,
+            (
+                (o.row.database, o.place["subject"], o.place["clip"], o.place["label"], "", o.place["face"], "")
+                for o in placed()
+            ),
+        )
+        return {"subjects": len(keys), "withheld from u_train": withheld}
+
+    def _train(self, out: Path, placed: ExportedClips, keys: dict[str, str]) -> int:
+        withheld: list[tuple[str, str]] = []
+        for one in placed():
+            seen = set(one.row.provenance.subjects_seen)
+            for person, key in keys.items():
+                if person == one.place["subject"]:
+                    continue
+                if key in seen:
+                    withheld.append((person, one.row.clip_id))
+                    continue
+                target = out / TREE / person / "u_train" / str(one.place["label"]) / str(one.place["file"])
+                _link(_tested_file(out, one.place), target)
+        write_csv(out / WITHHELD, ("subject", "clip_id"), withheld)
+        return len(withheld)
+
+
+def _tested_file(out: Path, place: dict[str, Any]) -> Path:
+    return out / TREE / str(place["subject"]) / "u_test" / str(place["label"]) / str(place["file"])
+
+
+def _link(source: Path, target: Path) -> None:
+    """``target`` with the bytes of ``source``: a hard link, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # renaming onto a link of the same file leaves the old name

@@ -6,19 +6,28 @@ family (Pumarola et al., 2018): a colour picture and an attention mask that says
 Ours: intensities are relative (target minus the input picture's), each AU has two sides, the mask is gated by how
 much is asked for, so that asking for nothing gives the input bit for bit, and the first layer has no normalisation:
 instance norm would subtract the tiled AU channels, which are constant over the picture.
+
+The generator paints every frame of a clip.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from mesynth.generators.base import ClipRequest
 from mesynth.generators.blocks import CELLS, FiLM, PatchTower, halvings
-from mesynth.generators.painting import PriorFlow, logit, moved_change
+from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change
+from mesynth.store.generator_folder import load_network
+
+if TYPE_CHECKING:
+    from mesynth.core.types import Sample
+    from mesynth.store.generator_folder import GeneratorFacts
 
 MOTION_GAIN = 4.0
 """The intensity discriminator sees the change of the picture times this: micro-expressions change little."""
@@ -70,14 +79,9 @@ class AUICGenerator(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        size: int = 128,
-        width: int = 64,
-        blocks: int = 6,
-        film: bool = True,
-        relative: bool = True,
+        self, size: int = 128, width: int = 64, blocks: int = 6, film: bool = True, relative: bool = True,
         prior: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         w = width
 
@@ -153,3 +157,26 @@ class IntensityDiscriminator(nn.Module):
         seen = torch.cat([2 * onset - 1, MOTION_GAIN * (picture - onset)], 1)
         out: torch.Tensor = self.head(self.tower(seen)).reshape(len(onset), -1, 2)
         return out
+
+
+# ---------------------------------------------------------------- the generator
+
+
+class AUICGAN(PaintingGenerator):
+    """A saved AU-ICGAN as a generator; see :class:`mesynth.generators.base.Generator`."""
+
+    family = "au_icgan"
+
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors."""
+        return self.painted(self._paint, request)
+
+    def _paint(self, onset: torch.Tensor, aus: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+        pictures = onset.expand(len(aus), -1, -1, -1)
+        out: torch.Tensor = self.network.forward(pictures, aus).picture - pictures
+        return out
+
+
+def load(folder: Path, facts: GeneratorFacts) -> AUICGAN:
+    """From a checked pipeline folder. Raises PipelineError for weights of another class."""
+    return AUICGAN(load_network(AUICGenerator, folder / "generator"), facts)

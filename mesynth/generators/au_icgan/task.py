@@ -14,7 +14,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.generators.au_icgan.config import Config
 from mesynth.generators.au_icgan.network import AUICGenerator, IntensityDiscriminator, RealismCritic
 from mesynth.generators.blocks import halvings
-from mesynth.generators.task import PaintingTask
+from mesynth.generators.task import UNMOVED, PaintingTask
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
@@ -26,17 +26,15 @@ SATURATED = 0.998
 
 
 _WHAT = """Paints a face at action-unit intensities of choice, per side, relative to the picture given. A reconstruction
-after Xie et al. (ACM Multimedia 2020), whose code is not public; what is ours: mesynth.generators.au_icgan.pipeline.
+after Xie et al. (ACM Multimedia 2020), whose code is not public; what is ours: mesynth.generators.au_icgan.network.
 Intensity 0 gives the picture back bit for bit."""
-_LIMITS = """It paints and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
-head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
 
 
 class AUICGANTask(PaintingTask):
     """See the module's first lines."""
 
     name = "au_icgan"
-    card: ClassVar = {"title": "AU-ICGAN", "what": _WHAT, "limits": _LIMITS}
+    card: ClassVar = {"title": "AU-ICGAN", "what": _WHAT, "limits": f"It paints {UNMOVED}"}
     taught = "learn AUs from"
     remedy = "lower loss.mask"
     _config: Config

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesynth.config import check_adam, check_range, check_weights
-from mesynth.core.errors import ConfigError
+from mesynth.config import check_range, check_weights
 from mesynth.generators.motion_diffusion.config import ModelConfig as MotionModelConfig
+from mesynth.generators.motion_diffusion.config import OptimConfig as MotionOptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,24 +36,15 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW."""
+class OptimConfig(MotionOptimConfig):
+    """AdamW: ``lr`` is the learning rate of what is added for time."""
 
-    lr: float = 1e-3
-    """Learning rate of what is added for time."""
     flat: float = 0.3
     """Learning rate of the 2D network's UNet and tokens over that; 0: they stay as they are."""
-    canonical: float = 2.0
-    """Learning rate of the mean model's canonical fields over that."""
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        check_adam(self, most=100)
+        super().__post_init__()
         check_range("optim", self, 0, 10, "flat")
-        if not 0 < self.canonical < 100:
-            raise ConfigError(f"optim.canonical={self.canonical:g} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,33 +11,38 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.profiles import Profile
-from mesynth.generators.base import save_trained
-from mesynth.generators.diffusion.config import Sampling
-from mesynth.generators.diffusion.tokens import dropped
+from mesynth.generators.diffusion import dropped
+from mesynth.generators.diffusion_config import Sampling
 from mesynth.generators.flow_volume.config import Config
 from mesynth.generators.flow_volume.network import VolumeDiffuser
 from mesynth.generators.formation import limited
 from mesynth.generators.motion_diffusion.network import REACH
+from mesynth.generators.task import DiffusedMotionTask
 from mesynth.motion.key_times import RISING, Timing
 from mesynth.preprocess.warping import from_means, resize_flow
-from mesynth.store.generator_folder import GeneratorFacts
 from mesynth.training import losses, record
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.sequences import SequenceBatch
-from mesynth.training.task import Task, Updater
+from mesynth.training.task import Updater
+
+_WHAT = """An onset face, action-unit intensities, per side, and a temporal profile to a micro-expression clip with the
+flow its frames are made from. Flow at eight key times, the apex among them, is drawn together by diffusion around the
+profile's share of the apex motion that a regression expects, so that action units may start and peak at moments of
+their own; frames between take a spline. Every pixel is the person's own, moved. Intensity 0 gives the picture back bit
+for bit, and so do onset and offset."""
+_LIMITS = """It moves what the picture shows and knows the AUs, and the way they follow each other in time, of its
+training data only; the order of AUs in rendered clips is a rule of that corpus, not of faces. No FACS coder has looked
+at it; the figures below are all that was measured."""
 
 
-class FlowVolumeTask(Task):
+class FlowVolumeTask(DiffusedMotionTask):
     """See the module. One network, the generator. Plain pairs teach the apex alone."""
 
     name = "flow_volume"
-    averaged = ("generator",)
-
-    def __init__(self, config: Config, size: int) -> None:
-        config.model.check_size(size)
-        self._config, self.size = config, size
-        self.networks: dict[str, nn.Module] = {"generator": VolumeDiffuser(size=size, **config.model.arguments())}
-        self.frozen: dict[str, nn.Module] = {}
+    network = VolumeDiffuser
+    card: ClassVar = {"title": "Flow volume", "what": _WHAT, "limits": _LIMITS}
+    deaf = "begin with a trained motion_diffusion (run.start) or raise loss.mean"
+    _config: Config
 
     def begun_by(self, family: str) -> Mapping[str, nn.Module]:
         """Its own family, or a ``motion_diffusion``, which every key time starts as."""
@@ -58,10 +62,7 @@ class FlowVolumeTask(Task):
             {"params": [p for n, p in regression if n.endswith(".canonical")], "lr": o.lr * o.canonical,
              "weight_decay": 0.0},
         ]  # fmt: skip
-        adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay
-        )
-        return {"generator": adam}
+        return self.adam_w(groups)
 
     def timing(self, batch: SequenceBatch) -> Timing:
         """When the clips' key times are."""
@@ -145,15 +146,6 @@ class FlowVolumeTask(Task):
         asks = (batch.aus.flatten(1).amax(1) > 0).view(-1, 1, 1, 1, 1)
         return whole.view(*drawn.shape[:3], self.size, self.size) * asks
 
-    def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
-        """Known failures: nothing moves, or the AUs do not matter."""
-        return losses.motion_failure(
-            measured,
-            self.size,
-            still="train longer or lower optim.lr",
-            deaf="begin with a trained motion_diffusion (run.start) or raise loss.mean",
-        )
-
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Two rows a clip, exact flow and drawn flow: onset, then every key time."""
         clips = SequenceBatch.of_pairs(batch)
@@ -163,22 +155,6 @@ class FlowVolumeTask(Task):
         columns = [record.pictures(clips.onset.repeat_interleave(2, 0))]
         columns += [record.flows(paired[:, t]) for t in range(paired.shape[1])]
         return record.sheet(columns, scale=max(1, 128 // self.size))
-
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
-        """See the base class."""
-        save_trained(
-            folder, {"generator": averaged["generator"]}, facts, title="Flow volume", what=_WHAT, limits=_LIMITS
-        )
-
-
-_WHAT = """An onset face, action-unit intensities, per side, and a temporal profile to a micro-expression clip with the
-flow its frames are made from. Flow at eight key times, the apex among them, is drawn together by diffusion around the
-profile's share of the apex motion that a regression expects, so that action units may start and peak at moments of
-their own; frames between take a spline. Every pixel is the person's own, moved. Intensity 0 gives the picture back bit
-for bit, and so do onset and offset."""
-_LIMITS = """It moves what the picture shows and knows the AUs, and the way they follow each other in time, of its
-training data only; the order of AUs in rendered clips is a rule of that corpus, not of faces. No FACS coder has looked
-at it; the figures below are all that was measured."""
 
 
 def _profile(row: np.ndarray) -> Profile:

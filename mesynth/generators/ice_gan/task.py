@@ -17,7 +17,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.generators.blocks import margin_loss
 from mesynth.generators.ice_gan.config import Config
 from mesynth.generators.ice_gan.network import N_CLASSES, CapsuleDiscriminator, ICEGenerator, Judgement
-from mesynth.generators.task import PaintingTask
+from mesynth.generators.task import UNMOVED, PaintingTask
 from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
@@ -41,17 +41,15 @@ class _Request(NamedTuple):
 
 
 _WHAT = """Draws a face with action-unit intensities, per side, and one of three classes. Written after Yu et al.
-(2020), without their code; what is ours is listed in mesynth.generators.ice_gan.pipeline. Clips show the onset plus the
+(2020), without their code; what is ours is listed in mesynth.generators.ice_gan.network. Clips show the onset plus the
 difference of two drawings, with and without the expression: no request gives the picture back bit for bit."""
-_LIMITS = """It draws and does not move: the flow of its clips is estimated from their frames (TV-L1). It draws neither
-head motion nor style. No FACS coder has looked at it; the figures below are all that was measured."""
 
 
 class ICEGANTask(PaintingTask):
     """See the module's first lines."""
 
     name = "ice_gan"
-    card: ClassVar = {"title": "ICE-GAN", "what": _WHAT, "limits": _LIMITS}
+    card: ClassVar = {"title": "ICE-GAN", "what": _WHAT, "limits": f"It draws {UNMOVED}"}
     taught = "discriminate or to be held against"
     remedy = "raise loss.pixel"
     _config: Config

@@ -1,26 +1,60 @@
-"""The network of ``image_diffusion``, and the spaces that pictures are diffused in.
+"""Diffusion of pictures: any frame of a clip given the onset and the AUs, in pixels or in latents.
 
 A code is what is diffused, [B,channels,side,side]: pixels, or the latents of a frozen autoencoder that the user has.
 The network is diffusers' conditional U-Net. The onset's code is concatenated to the noisy one; AU tokens and identity
 tokens are attended to; the AUs as one vector are added to the noise level's embedding. What is left out for guidance is
-replaced by learned values, for the AUs and for the onset separately. Where there is a mean model, the network also sees
-the change that it expects (docs/decisions/015).
+replaced by learned values, for the AUs and for the onset separately. Guidance has a scale for the AUs and one for the
+onset, as Brooks et al. ("InstructPix2Pix", CVPR 2023, eq. 3) have it for text and picture, see :func:`two_guided`.
+
+Another saved generator, the mean model, may say what picture is to be expected of an onset and its AUs; the network
+then sees the change that it expects, diffusion draws what is different (docs/decisions/015), and it stays as it is.
+
+By default the change of the picture is diffused and put onto the photo, which keeps the person's own detail; the slow
+sibling of the generators that move pixels. Where motion is expected, the photo is moved at its own resolution, and what
+is drawn is put on top. The noise of a clip is the same in all its frames, so that a frame is a function of intensity
+and nothing flickers.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from mesynth.core.errors import ConfigError
+from mesynth.core import facs, seeds
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.profiles import Profile
+from mesynth.generators.base import ClipRequest, Generator, calibrated
 from mesynth.generators.blocks import group_norm
-from mesynth.generators.diffusion.tokens import AUTokens
-from mesynth.generators.image_diffusion.foreign import Foreign, read_state, unfit
+from mesynth.generators.diffusion import AUTokens, Denoise, sample
+from mesynth.generators.diffusion_config import Process
+from mesynth.generators.formation import form
+from mesynth.generators.image_diffusion.config import Foreign, ImageSampling, Spread, mean_families, read_state, unfit
+from mesynth.generators.motion_gan.network import MotionGAN, MotionGenerator
+from mesynth.generators.painting import (
+    FLOW_METHOD,
+    carried_back,
+    cell_mask,
+    confined,
+    named_regions,
+    painted_clip,
+    region_mask,
+)
+from mesynth.preprocess.align import SimilarityCrop
+from mesynth.store.generator_folder import FAMILIES, PipelineError, load_network, load_sized_network
+
+if TYPE_CHECKING:
+    from mesynth.core.types import AUVector, Sample
+    from mesynth.motion.prior import Face
+    from mesynth.store.generator_folder import GeneratorFacts
 
 
 class Space(Protocol):
@@ -104,7 +138,7 @@ class IdentityTokens(nn.Module):
 
 
 class ImageDenoiser(ModelMixin, ConfigMixin):
-    """(noisy code, noise level, onset's code, AUs) -> what :class:`mesynth.generators.diffusion.config.Process` asks.
+    """(noisy code, noise level, onset's code, AUs) -> what :class:`mesynth.generators.diffusion_config.Process` asks.
 
     ``unet`` is the configuration of a UNet2DConditionModel with ``time_cond_proj_dim`` = ``cross_attention_dim``, see
     :func:`unet_config`. The other values are what a loaded generator needs to know: ``space`` (size, patch or the
@@ -117,21 +151,11 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        unet: dict[str, Any],
-        channels: int = 12,
-        identity_tokens: int = 4,
-        identity_width: int = 32,
-        size: int = 64,
-        patch: int = 2,
-        target: str = "change",
-        gain: float = 18.0,
-        expect: str = "",
-        spread: dict[str, Any] | None = None,
-        process: dict[str, Any] | None = None,
-        sampling: dict[str, Any] | None = None,
-        origin: dict[str, str] | None = None,
-    ) -> None:
+        self, unet: dict[str, Any], channels: int = 12, identity_tokens: int = 4, identity_width: int = 32,
+        size: int = 64, patch: int = 2, target: str = "change", gain: float = 18.0, expect: str = "",
+        spread: dict[str, Any] | None = None, process: dict[str, Any] | None = None,
+        sampling: dict[str, Any] | None = None, origin: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         body: Any = UNet2DConditionModel(**dict(unet))
         self.body = body
@@ -252,3 +276,381 @@ def _check_side(side: int, levels: int) -> None:
         raise ConfigError(
             f"codes of {side} x {side} cannot be halved {levels - 1} times; use fewer levels or another size"
         )
+
+
+# ---------------------------------------------------------------- drawing
+
+
+FLOOR = 0.1
+"""Intensity below which what is drawn fades out, down to nothing at 0: no jump where a clip starts."""
+_LARGEST = 8.0
+"""No change is larger than this many spreads (without mean model: than its hyperbolic sine)."""
+
+
+def expected_picture(network: Any, onset: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """The frame [B,3,S,S] of onsets [B,3,S,S] in [0,1] and AUs [B,K,2]; of unknown AUs rest is expected.
+
+    Where no AU is asked for it is the onset to the bit. Without gradients.
+    """
+    with torch.no_grad():
+        made = network(onset, aus * known)
+        picture: torch.Tensor = made.picture if hasattr(made, "picture") else form(onset, made)
+    return picture
+
+
+def load_mean_model(family: str, folder: Path) -> Any:
+    """The network of a family in a folder that holds its ``config.json`` and weights; frozen.
+
+    Raises:
+        PipelineError: a family whose pictures are drawn, or weights of another class.
+    """
+    if family not in mean_families():
+        raise PipelineError(f"{folder} is said to be a {family}; a mean model is a {' or '.join(mean_families())}")
+    network: Any = load_network(FAMILIES[family].mean_network_class, folder)
+    return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What pictures are drawn around: all of a request that does not change while they are sampled."""
+
+    onset: torch.Tensor
+    """[B,C,h,w]: its code"""
+    mean: torch.Tensor
+    """[B,C,h,w]: the code of the picture that is expected; the onset's where no other generator says one"""
+    spread: torch.Tensor
+    """[B,1,h,w] or [B,1,1,1]: how far a code is likely to lie from the mean"""
+    shown: torch.Tensor | None
+    """[B,C,h,w]: the change that is expected, as the network is told it; None where nothing is expected"""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What is diffused for a pair (onset, frame), and the picture that a diffused code stands for.
+
+    ``target`` "change" with a ``mean_model``: (E(frame) - mean) / spread, around the picture that another generator
+    says, spread as :class:`Spread` has it; what lies further off than :data:`_LARGEST` is cut. Without: asinh(gain
+    (E(frame) - E(onset)) / amount): a change is drawn per unit of intensity, and asinh tames its few large values.
+    "picture": gain E(frame).
+    """
+
+    space: Space
+    target: str
+    gain: float
+    mean_model: Any = None
+    """Network of another generator, see :func:`load_mean_model`."""
+    spread: Spread = Spread()
+
+    def around(self, picture: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> Around:
+        """Of onsets [B,3,S,S] in [0,1] and AUs [B,K,2]."""
+        if self.mean_model is None:
+            code = self.space.encode(picture)
+            return Around(code, code, (strength(aus, known) / self.gain).view(-1, 1, 1, 1), None)
+        expected = expected_picture(self.mean_model, picture, aus, known)
+        onset, mean = self.space.encode(torch.cat([picture, expected])).chunk(2)
+        change = mean - onset
+        return Around(onset, mean, self.spread.of(change, known), change / self.spread.sigma_data)
+
+    def clean(self, frame: torch.Tensor, around: Around) -> torch.Tensor:
+        """Code of frames [B,C,h,w] -> data of the process [B,C,h,w]."""
+        if self.target == "picture":
+            return self.gain * frame
+        scaled = (frame - around.mean) / around.spread
+        return torch.asinh(scaled) if self.mean_model is None else scaled.clamp(-_LARGEST, _LARGEST)
+
+    def change(
+        self, x: torch.Tensor, around: Around, fade: torch.Tensor, keep: torch.Tensor | None, *, whole: bool = True
+    ) -> torch.Tensor:
+        """Data [B,C,h,w] -> change of the picture [B,3,S,S].
+
+        ``fade`` [B]: share of what is drawn; ``keep`` [B,1,h,w]: 0 where the code stays the onset's. Where nothing is
+        expected the change is 0 to the bit at ``fade`` 0, and where ``keep`` is. ``whole`` False: how the picture
+        differs from the expected one, instead of from the onset.
+        """
+        if self.target == "picture":
+            moved = (x / self.gain - around.onset) * fade.view(-1, 1, 1, 1)
+        else:
+            bounded = x.clamp(-_LARGEST, _LARGEST)
+            # No sinh around a mean model: it made single cells of lips and lids glow (docs/decisions/015).
+            drawn = torch.sinh(bounded) if self.mean_model is None else bounded
+            moved = drawn * around.spread * fade.view(-1, 1, 1, 1)
+            if not whole:
+                return self.space.moved(around.mean, moved if keep is None else moved * keep)
+            moved = (around.mean - around.onset) + moved
+        return self.space.moved(around.onset, moved if keep is None else moved * keep)
+
+    def still(self, around: Around) -> torch.Tensor:
+        """The data of a frame that is the onset, [B,C,h,w], as far as data can say it: what kept regions are."""
+        return self.clean(around.onset, around)
+
+
+def strength(aus: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """What a change is divided by, [B]: the largest AU [B,K,2], :data:`FLOOR` at least; 1 if any AU is unknown."""
+    largest = (aus * known).flatten(1).amax(1).clamp(min=FLOOR)
+    return torch.where(known.flatten(1).all(1), largest, torch.ones_like(largest))
+
+
+def two_guided(
+    none: torch.Tensor, onset: torch.Tensor, both: torch.Tensor, identity: float, aus: float
+) -> torch.Tensor:
+    """``e(0,0) + s_id (e(onset,0) - e(0,0)) + s_au (e(onset,aus) - e(onset,0))`` (InstructPix2Pix, eq. 3).
+
+    ``none``, ``onset``, ``both``: estimates under no condition, the onset alone, onset and AUs.
+    """
+    return none + identity * (onset - none) + aus * (both - onset)
+
+
+def guided_denoiser(
+    network: Any, process: Process, around: Around, aus: torch.Tensor, known: torch.Tensor, sampling: ImageSampling
+) -> Denoise:  # fmt: skip
+    """(x [B,C,h,w], sigma [B]) -> guided estimate of the clean data.
+
+    Which of the three estimates are taken depends on the scales alone (a scale of 1 needs fewer), so that the cost and
+    the bytes of a row do not depend on its neighbours. They go through the network as one batch.
+    """
+    identity, scale = sampling.identity_guidance, sampling.guidance
+    # (onset left out, AUs left out) -> factor; the factors add up to 1
+    factors = {(True, True): 1 - identity, (False, True): identity - scale, (False, False): scale}
+    used = [key for key, factor in factors.items() if factor]
+    n, k = len(aus), len(used)
+    null_onset, null_aus = (
+        torch.tensor([key[i] for key in used], device=aus.device).repeat_interleave(n) for i in range(2)
+    )
+    wide = [t.repeat(k, *[1] * (t.ndim - 1)) for t in (around.onset, aus, known)]
+    shown = None if around.shown is None else around.shown.repeat(k, 1, 1, 1)
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        def told(x_in: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = network(x_in, level, *wide, null_aus, null_onset, shown)
+            return out
+
+        each = process.denoised(told, x.repeat(k, 1, 1, 1), sigma.repeat(k)).chunk(k)
+        if k == 1:
+            return each[0]
+        by_key, untaken = dict(zip(used, each, strict=True)), torch.zeros_like(x)
+        none, alone, both = (by_key.get(key, untaken) for key in factors)
+        return two_guided(none, alone, both, identity, scale)
+
+    return denoise
+
+
+def painted(
+    network: Any, codec: Codec, process: Process, sampling: ImageSampling, onset: torch.Tensor, aus: torch.Tensor,
+    known: torch.Tensor, noise: torch.Tensor, *, mask: torch.Tensor | None = None, whole: bool = True,
+) -> torch.Tensor:  # fmt: skip
+    """Draw: onset [B,3,S,S], AUs [B,K,2], noise [B,C,h,w] -> change of the picture [B,3,S,S].
+
+    ``mask`` [B,1,h,w]: 0 where the code stays the onset's; ``whole``: see :meth:`Codec.change`.
+    """
+    around = codec.around(onset, aus, known)
+    keep = None if mask is None else (mask, codec.still(around))
+    denoise = guided_denoiser(network, process, around, aus, known, sampling)
+    x = sample(denoise, noise, sampling, process, keep=keep)
+    fade = (aus.flatten(1).amax(1) / FLOOR).clamp(max=1)
+    return codec.change(x, around, fade, mask, whole=whole)
+
+
+# ---------------------------------------------------------------- the generator
+
+
+FAMILY = "image_diffusion"
+
+_BLOCK = 16  # pictures drawn together on CUDA
+
+
+class ImageDiffusion(Generator):
+    """A saved image diffusion model as a generator; see :class:`mesynth.generators.base.Generator`.
+
+    On the CPU every row is drawn by itself and has the same bytes in any batch; on CUDA rows are drawn together and
+    agree within 1e-3 of the grey range.
+    """
+
+    family = FAMILY
+
+    def __init__(self, network: ImageDenoiser, facts: GeneratorFacts, vae: Any = None, mean_model: Any = None) -> None:
+        config: Any = network.config
+        self.network, self.facts, self.vae = network.eval().requires_grad_(False), facts, vae
+        self.mean_model = mean_model
+        self.size: int = config["size"]
+        self.process = Process(**(config["process"] or {}))
+        self.sampling = ImageSampling(**(config["sampling"] or {}))
+        self.regions: tuple[str, ...] = ()
+        self._place()
+
+    def _place(self) -> None:
+        config: Any = self.network.config
+        space: Space = LatentSpace(self.vae, self.size) if self.vae else PixelSpace(self.size, config["patch"])
+        spread = Spread.read(config["spread"] or {})
+        self.codec = Codec(space, config["target"], config["gain"], self.mean_model, spread)
+
+    def to(self, device: torch.device | str) -> ImageDiffusion:
+        """Run the networks there; frames are made on the CPU."""
+        super().to(device)
+        for other in (self.vae, self.mean_model):
+            if other is not None:
+                other.to(device)
+        return self
+
+    def configured(self, **options: object) -> ImageDiffusion:
+        """The same networks with other settings: ``steps``, ``solver``, ``guidance`` (AUs), ``identity_guidance``,
+        and ``regions``: names joined with ``+`` outside which nothing changes ("" for the whole face).
+
+        Values may be texts, as from a command line.
+
+        Raises:
+            MesynthError: an unknown option, or a value that does not fit it.
+        """
+        kinds = {f.name: type(getattr(self.sampling, f.name)) for f in fields(self.sampling)}
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        for name, value in options.items():
+            if name == "regions":
+                made.regions = named_regions(str(value)) if value else ()
+                continue
+            if name not in kinds:
+                raise MesynthError(f"{FAMILY} has no option '{name}'; choose from {', '.join([*kinds, 'regions'])}")
+            try:
+                number: Any = kinds[name](value)
+            except (TypeError, ValueError):
+                raise MesynthError(f"{name}={value!r} is no {kinds[name].__name__}; give one") from None
+            made.sampling = replace(made.sampling, **{name: number})
+        return made
+
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
+
+        With ``regions`` everything outside them is the face's picture, to the bit where there is no sensor noise.
+
+        Raises:
+            MesynthError: also regions that do not lie in the picture.
+        """
+        face, nuisance, seed = request.face, request.nuisance, request.seed
+        photo = region_mask(face.landmarks, face.image.shape[:2], self.regions) if self.regions else None
+        cells = self._cells(face)
+        known = torch.from_numpy(request.aus.mask).to(self.network.device)
+
+        def paint(onset: torch.Tensor, now: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+            n = len(now)
+            # A blink that was drawn is known, whatever the request says of AU 45.
+            return self.changes(
+                onset.expand(n, -1, -1, -1), now, known | (now > 0), [seed] * n, [cells] * n, whole=mover is None
+            )
+
+        request, mover = replace(request, aus=calibrated(request.aus, self.facts)), self._mover()
+        quiet = replace(request, nuisance=replace(nuisance, noise=0.0))
+        base, folds = None, tuple[str, ...]()
+        if mover is not None and not (nuisance.head or nuisance.style):  # those are refused below
+            moved, folds = mover.clip_of(quiet)
+            base = moved.clip.frames
+        clip, warnings = painted_clip(
+            FAMILY, self.size, paint, request if photo is None else quiet, device=self.network.device, base=base
+        )  # fmt: skip
+        if photo is not None:
+            clip = confined(clip, face.image, photo, nuisance=nuisance, seed=seed, flow_method=FLOW_METHOD)
+        return clip, (*folds, *warnings)
+
+    def _mover(self) -> MotionGAN | None:
+        """Who moves the photo, where it is motion that is expected; it is asked with gains applied."""
+        if not isinstance(self.mean_model, MotionGenerator):
+            return None
+        return MotionGAN(self.mean_model, replace(self.facts, gains={}))
+
+    @torch.inference_mode()
+    def pictures(self, faces: Sequence[Face], aus: Sequence[AUVector], row_seeds: Sequence[int]) -> list[np.ndarray]:
+        """Apex pictures of many faces, each at its own size, uint8 [H,W,3]; ``row_seeds``: one a face.
+
+        Raises:
+            MesynthError: AUs that exclude each other, or lists of different lengths.
+        """
+        if not len(faces) == len(aus) == len(row_seeds):
+            raise MesynthError(f"{len(faces)} faces, {len(aus)} AUs and {len(row_seeds)} seeds; give equally many")
+        for asked in aus:
+            facs.reject_conflicts(asked)
+        wanted, mover = [calibrated(asked, self.facts) for asked in aus], self._mover()
+        out: list[np.ndarray] = []
+        for start in range(0, len(faces), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            crops = [SimilarityCrop.from_landmarks(face.landmarks, self.size) for face in faces[part]]
+            cut = np.concatenate([c.frames(f.image[None]) for c, f in zip(crops, faces[part], strict=True)])
+            told = [np.stack(x) for x in zip(*((a.intensity, a.mask) for a in wanted[part]), strict=True)]
+            onset, asked_for, known = (torch.from_numpy(x).to(self.network.device) for x in (cut, *told))
+            onset = onset.permute(0, 3, 1, 2).float() / 255
+            places = [self._cells(face) for face in faces[part]]
+            change = self.changes(onset, asked_for, known, row_seeds[part], places, whole=mover is None)
+            rows = zip(
+                faces[part], crops, wanted[part], row_seeds[part], change.permute(0, 2, 3, 1).cpu().numpy(), strict=True
+            )
+            for face, crop, asked, seed, moved in rows:
+                shape, under = face.image.shape[:2], face.image
+                if mover is not None:
+                    clip, _ = mover.generate(face, asked, Profile(apex=0.5), n_frames=3, fps=100, seed=seed)
+                    under = clip.clip.frames[1]
+                made = np.clip(under + 255 * carried_back(moved[None], crop, shape)[0] + 0.5, 0, 255).astype(np.uint8)
+                if self.regions:
+                    made = np.where(region_mask(face.landmarks, shape, self.regions)[..., None], made, face.image)
+                out.append(made)
+        return out
+
+    def _cells(self, face: Face) -> np.ndarray | None:
+        """[side,side] bool: cells of the code that may change, or None for all."""
+        if not self.regions:
+            return None
+        crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
+        mask = region_mask(crop.points(face.landmarks), (self.size, self.size), self.regions)
+        return cell_mask(mask, self.codec.space.side)
+
+    @torch.inference_mode()
+    def changes(
+        self,
+        onset: torch.Tensor,
+        aus: torch.Tensor,
+        known: torch.Tensor,
+        row_seeds: Sequence[int],
+        cells: Sequence[np.ndarray | None] | None = None,
+        *,
+        whole: bool = True,
+    ) -> torch.Tensor:
+        """Change of crops [B,3,S,S] in [0,1], each row with the noise of its own seed.
+
+        ``aus``, ``known`` [B,K,2]; ``cells``: of each row what of the code may change, [side,side] bool, None for all;
+        ``whole``: from the onset, else from what is expected. A row without AUs is 0 and costs nothing.
+        """
+        moving = aus.flatten(1).amax(1) > 0
+        out = torch.zeros_like(onset)
+        shape = (self.codec.space.channels, self.codec.space.side, self.codec.space.side)
+        rows = torch.arange(len(onset), device=onset.device)[moving]
+        for part in rows.split(1 if onset.device.type == "cpu" else _BLOCK):
+            if not len(part):  # an empty tensor is split into one empty part
+                break
+            drawn = [seeds.stream(int(row_seeds[i]), FAMILY).standard_normal(shape, np.float32) for i in part.tolist()]
+            noise = torch.from_numpy(np.stack(drawn)).to(onset.device)
+            kept = None
+            if cells is not None and cells[0] is not None:
+                kept = torch.from_numpy(np.stack([cells[i] for i in part.tolist()])[:, None]).to(noise)
+            out[part] = painted(
+                self.network, self.codec, self.process, self.sampling, onset[part], aus[part], known[part], noise,
+                mask=kept, whole=whole,
+            )  # fmt: skip
+        return out
+
+
+def load(folder: Path, facts: GeneratorFacts) -> ImageDiffusion:
+    """From a checked pipeline folder, with the networks of others that were copied into it.
+
+    Raises:
+        PipelineError: weights of another class, or networks that do not belong together.
+    """
+    network = load_sized_network(ImageDenoiser, folder / "denoiser", facts)
+    vae = None
+    if "vae" in facts.networks:
+        from diffusers import AutoencoderKL
+
+        vae = load_network(AutoencoderKL, folder / "vae")
+    family: str = network.config["expect"]
+    if bool(family) != ("expected" in facts.networks):
+        raise PipelineError(f"{folder} is to hold {family or 'no'} network 'expected'; copy it again")
+    mean_model = load_mean_model(family, folder / "expected") if family else None
+    try:
+        return ImageDiffusion(network, facts, vae, mean_model)
+    except (KeyError, TypeError, ConfigError) as error:
+        raise PipelineError(f"{folder} has settings that do not fit ({error}); retrain it") from None

@@ -14,17 +14,19 @@ from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.generators.base import save_trained
-from mesynth.generators.diffusion.tokens import dropped
-from mesynth.generators.image_diffusion.config import Config, find_mean_model
-from mesynth.generators.image_diffusion.drawing import Codec, expected_picture, load_mean_model, painted
-from mesynth.generators.image_diffusion.foreign import build_foreign, find_foreign
+from mesynth.generators.diffusion import dropped
+from mesynth.generators.image_diffusion.config import Config, build_foreign, find_foreign, find_mean_model
 from mesynth.generators.image_diffusion.network import (
+    Codec,
     ImageDenoiser,
     LatentSpace,
     PixelSpace,
     Space,
     adopt_weights,
     adopted_config,
+    expected_picture,
+    load_mean_model,
+    painted,
     unet_config,
 )
 from mesynth.store.generator_folder import GeneratorFacts, saved_folder

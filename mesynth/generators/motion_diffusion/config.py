@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from mesynth.config import check_adam, check_range, check_weights
+from mesynth.config import check_range, check_weights
 from mesynth.core.errors import ConfigError
-from mesynth.generators.diffusion.config import KINDS, Sampling
+from mesynth.generators.diffusion_config import KINDS, Sampling
+from mesynth.training.config import AdamWConfig
 
 ARGUMENTS = {
     "mean_width": "expect", "mean_blocks": "expect_blocks", "process": "kind", "sigma_share": "share",
@@ -109,19 +110,14 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW."""
+class OptimConfig(AdamWConfig):
+    """AdamW, with a rate of its own for canonical fields."""
 
-    lr: float = 1e-3
-    """Learning rate."""
     canonical: float = 2.0
     """Learning rate of the mean model's canonical fields over the others'."""
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        check_adam(self, most=100)
+        super().__post_init__()
         if not 0 < self.canonical < 100:
             raise ConfigError(f"optim.canonical={self.canonical:g} must be positive")
 

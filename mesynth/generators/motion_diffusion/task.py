@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,31 +11,38 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
-from mesynth.generators.base import save_trained
-from mesynth.generators.diffusion.config import Sampling
-from mesynth.generators.diffusion.sampling import few_levels, sample_conditioned
-from mesynth.generators.diffusion.tokens import dropped
+from mesynth.generators.diffusion import dropped, few_levels, sample_conditioned
+from mesynth.generators.diffusion_config import Sampling
 from mesynth.generators.formation import Motion, form, limited
 from mesynth.generators.motion_diffusion.config import ARGUMENTS, Config
 from mesynth.generators.motion_diffusion.network import MotionDiffuser
+from mesynth.generators.task import DiffusedMotionTask
 from mesynth.preprocess.warping import resize_flow
 from mesynth.store.generator_folder import GeneratorFacts, load_network, read_facts, saved_folder
 from mesynth.training import losses, record
 from mesynth.training.data.batches import Batch
-from mesynth.training.task import Task, Updater
+from mesynth.training.task import Updater
+
+_WHAT = """An onset face and action-unit intensities, per side, to a micro-expression clip with the flow its frames are
+made from. The apex' displacement field is drawn by diffusion, so that seeds differ; every pixel is the person's own,
+moved. Intensity 0 gives the picture back bit for bit. `configured(steps=, solver=, guidance=)` gives the same
+generator with another sampler."""
+_LIMITS = """It moves what the picture shows and knows the AUs of its training data only. It draws one field a clip,
+which the temporal profile scales: the way from onset to apex is not learned. Flow is limited to 8 % of the width: a
+jaw cannot drop far. No FACS coder has looked at it; the figures below are all that was measured."""
 
 
-class MotionDiffusionTask(Task):
+class MotionDiffusionTask(DiffusedMotionTask):
     """See the module. One network, the generator; pairs without flow teach nothing."""
 
     name = "motion_diffusion"
-    averaged = ("generator",)
+    network = MotionDiffuser
+    card: ClassVar = {"title": "Motion diffusion", "what": _WHAT, "limits": _LIMITS}
+    deaf = "train longer or raise loss.mean"
+    _config: Config
 
     def __init__(self, config: Config, size: int) -> None:
-        config.model.check_size(size)
-        self._config, self.size = config, size
-        self.networks: dict[str, nn.Module] = {"generator": MotionDiffuser(size=size, **config.model.arguments())}
-        self.frozen: dict[str, nn.Module] = {}
+        super().__init__(config, size)
         self._teacher: GeneratorFacts | None = None
         if config.distil.teacher:
             self._teacher, self.frozen["teacher"] = _teacher(config.distil.teacher, self.networks["generator"])
@@ -61,10 +67,7 @@ class MotionDiffusionTask(Task):
             {"params": [p for n, p in named if n != "regression.canonical"], "lr": o.lr},
             {"params": own, "lr": o.lr * o.canonical, "weight_decay": 0.0},
         ]
-        adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay
-        )
-        return {"generator": adam}
+        return self.adam_w(groups)
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """One noise level a pair, drawn by the pair."""
@@ -177,15 +180,6 @@ class MotionDiffusionTask(Task):
         # Nothing is drawn where nothing is asked: the generator gives the onset back.
         return flow * (batch.aus.flatten(1).amax(1) > 0).view(-1, 1, 1, 1)
 
-    def check(self, logged: Mapping[str, float], measured: Mapping[str, float]) -> str:
-        """Known failures: nothing moves, or the AUs do not matter. Seeds that do not matter are in the figures."""
-        return losses.motion_failure(
-            measured,
-            self.size,
-            still="train longer or lower optim.lr",
-            deaf="train longer or raise loss.mean",
-        )
-
     def sheet(self, averaged: Mapping[str, nn.Module], batch: Batch) -> np.ndarray:
         """Columns: onset, asked frame, made frame, change of each, exact flow, two drawn flows."""
         with torch.no_grad():
@@ -193,21 +187,6 @@ class MotionDiffusionTask(Task):
             other = self._sampled(averaged, batch, "sample-other")
         made = _made(batch.onset, flow)
         return record.motion_sheet(batch.onset, batch.frame, made, batch.flow, flow, other)
-
-    def save(self, averaged: Mapping[str, nn.Module], folder: Path, facts: GeneratorFacts) -> None:
-        """See the base class."""
-        save_trained(
-            folder, {"generator": averaged["generator"]}, facts, title="Motion diffusion", what=_WHAT, limits=_LIMITS
-        )
-
-
-_WHAT = """An onset face and action-unit intensities, per side, to a micro-expression clip with the flow its frames are
-made from. The apex' displacement field is drawn by diffusion, so that seeds differ; every pixel is the person's own,
-moved. Intensity 0 gives the picture back bit for bit. `configured(steps=, solver=, guidance=)` gives the same
-generator with another sampler."""
-_LIMITS = """It moves what the picture shows and knows the AUs of its training data only. It draws one field a clip,
-which the temporal profile scales: the way from onset to apex is not learned. Flow is limited to 8 % of the width: a
-jaw cannot drop far. No FACS coder has looked at it; the figures below are all that was measured."""
 
 
 def _teacher(name: str, student: nn.Module) -> tuple[GeneratorFacts, nn.Module]:

@@ -2,7 +2,7 @@
 
 An encoder looks at the onset alone. Fields B_k are linear in intensity: a canonical field per AU, learned further, read
 at canonical coordinates on the face, plus a correction drawn by the decoder. With ``face`` the coordinates are those of
-the face's own landmarks, the fields start as the mean of several rigs (:mod:`mesynth.motion.rigs`) and turn with the
+the face's own landmarks, the fields start as the mean of several rigs (:mod:`mesynth.motion.fields`) and turn with the
 head, and the encoder is told where on the face it looks; without, they start as the motion prior's in the crop's frame,
 and the network finds where the face lies. What is not linear, N, and the heads of mask and residual see the AUs through
 FiLM, one side of the face at a time, and are gated by how much is asked of that side: the sides cannot disturb each
@@ -10,11 +10,16 @@ other.
 
 The discriminator of motion and the reader of AU intensities that guide its training have spectral norm (Miyato et al.,
 2018) everywhere and no norm over the batch: a pair's score is its own.
+
+The generator carries fields of the network onto the photo, where frames are made.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,12 +29,33 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from mesynth.core import seeds
 from mesynth.core.facs import AU_CODES, MIDLINE
+from mesynth.generators.base import ClipRequest, Generator, calibrated
 from mesynth.generators.blocks import AUCondition, FiLMBlock, group_norm
-from mesynth.generators.formation import MAX_RESIDUAL, Motion, amount, combine, limited
+from mesynth.generators.formation import (
+    MAX_RESIDUAL,
+    FaceMotion,
+    Motion,
+    amount,
+    combine,
+    face_motion,
+    limited,
+    limited_length,
+    motion_clip,
+    onto_face,
+    unfolded,
+)
 from mesynth.head.model import SIDE_SOFTNESS
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres, eye_line
-from mesynth.preprocess.warping import resize_flow, strain
+from mesynth.motion.layers import jaw_cells, skin_aus, with_layered
+from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop, eye_centres, eye_line
+from mesynth.preprocess.warping import differentiable_strain, resize_flow
+from mesynth.store.generator_folder import load_sized_network
+
+if TYPE_CHECKING:
+    from mesynth.core.types import AUVector, Sample
+    from mesynth.motion.prior import Face
+    from mesynth.store.generator_folder import GeneratorFacts
 
 K = len(AU_CODES)
 _BOX = (-1.6, 1.6, -1.2, 2.0)
@@ -66,17 +92,9 @@ class MotionGenerator(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        size: int = 64,
-        width: int = 32,
-        z: int = 0,
-        blocks: int = 2,
-        template: int = 48,
-        max_flow: float = 0.06,
-        correction: bool = True,
-        residual: bool = True,
-        face: bool = False,
-    ) -> None:
+        self, size: int = 64, width: int = 32, z: int = 0, blocks: int = 2, template: int = 48,
+        max_flow: float = 0.06, correction: bool = True, residual: bool = True, face: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         w, c = width, 4 * width
         self.stem = _conv(5 if face else 3, w, kernel=7)
@@ -188,8 +206,7 @@ def canonical_fields(side: int, rigs: bool = False) -> torch.Tensor:
 
     ``rigs``: the mean of several rigs in its place, [3K,side,side], K times (right, down, to the viewer).
     """
-    from mesynth.motion.fields import basis
-    from mesynth.motion.rigs import mean_table
+    from mesynth.motion.fields import basis, mean_table
 
     u, v = np.linspace(_BOX[0], _BOX[1], side), np.linspace(_BOX[2], _BOX[3], side)
     uv = np.stack(np.meshgrid(u, v), -1)
@@ -285,7 +302,7 @@ class MotionDiscriminator(ModelMixin, ConfigMixin):
         """
         unit = self.config["max_flow"] * flow.shape[-1]
         seen = has_flow.view(-1, 1, 1, 1).to(flow.dtype)
-        shown = torch.cat([flow / unit, strain(flow) / unit * 4], 1) * seen
+        shown = torch.cat([flow / unit, differentiable_strain(flow) / unit * 4], 1) * seen
         return torch.cat([2 * onset - 1, (frame - onset) / MAX_RESIDUAL, shown], 1)
 
     def forward(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -317,3 +334,66 @@ class ActionReader(nn.Module):
         change = self.change((frame - onset) / MAX_RESIDUAL)
         out: torch.Tensor = self.body(torch.cat([change, change * self.look(2 * onset - 1)], 1))
         return out.view(-1, K, 2)
+
+
+# ---------------------------------------------------------------- the generator
+
+
+class MotionGAN(Generator):
+    """A trained :class:`MotionGenerator` as a :class:`mesynth.generators.base.Generator`.
+
+    The network sees the face as training did: the canonical crop of its landmarks, at its own size, whatever the
+    picture's. Fields, mask and residual are carried back onto the picture, and frames are made there.
+    """
+
+    family = "motion_gan"
+
+    def __init__(self, network: MotionGenerator, facts: GeneratorFacts) -> None:
+        self.network, self.facts, self.size = network.eval().requires_grad_(False), facts, facts.size
+
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        """One network pass a clip."""
+        skin = calibrated(skin_aus(request.aus), self.facts)
+        motion = self.motion(request.face, skin, seed=request.seed, jaws=jaw_cells(request.aus))
+        return motion_clip(motion, replace(request, aus=with_layered(skin, request.aus)))
+
+    @torch.inference_mode()
+    def motion(self, face: Face, aus: AUVector, *, seed: int = 0, jaws: Sequence[tuple[int, int]] = ()) -> FaceMotion:
+        """Fields of the asked AUs, the bent part, and the change of light, on the face's picture.
+
+        ``jaws``: further cells whose fields are wanted, of which the bent part knows nothing.
+        """
+        height, width = face.image.shape[:2]
+        crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
+        device = self.network.device
+        picture = torch.from_numpy(crop.frames(face.image[None])).to(device).permute(0, 3, 1, 2).float() / 255
+        asked = torch.from_numpy(aus.intensity)[None].to(device)
+        known = torch.from_numpy(aus.mask)[None].to(device)
+        n_z = self.network.config["z"]
+        z = seeds.stream(seed, "motion-z").standard_normal((1, n_z), np.float32)
+        noise = torch.from_numpy(z).to(device) if n_z else None
+        points = torch.from_numpy(crop.points(face.landmarks))[None].to(device)
+        seen = self.network.encode(picture, noise, points)
+        bend, mask, residual = self.network.bent(seen, asked, known, noise)
+        cells = [(int(k), int(s)) for k, s in np.argwhere(aus.intensity > 0)]
+        weights = np.array([aus.intensity[cell] for cell in cells], np.float32)
+        bent = _map(bend[0])
+        fields = np.stack([_map(seen.fields[0, k, s]) for k, s in cells]) if cells else bent[None][:0]
+        # What keeps the apex short and free of folds follows the AUs as the rest of the bent part does.
+        apex = np.einsum("a,ahwc->hwc", weights, fields) + bent
+        limit = self.network.config["max_flow"] * bent.shape[0]
+        straight = unfolded(limited_length(apex, limit)) - apex + bent
+        change = onto_face(((1 - mask) * residual)[0].cpu().numpy(), crop, height, width)
+        more = [_map(seen.fields[0, k, s]) for k, s in jaws]
+        fields = np.stack([*fields, *more]) if more else fields
+        return face_motion(crop, (height, width), [*cells, *jaws], fields, straight, change)
+
+
+def _map(flow: torch.Tensor) -> np.ndarray:
+    """[2,h,w] -> [h,w,2]."""
+    return np.ascontiguousarray(flow.permute(1, 2, 0).cpu().numpy())
+
+
+def load(folder: Path, facts: GeneratorFacts) -> MotionGAN:
+    """From a checked folder. Raises PipelineError for another network's files, or of another size."""
+    return MotionGAN(load_sized_network(MotionGenerator, folder / "generator", facts), facts)

@@ -1,7 +1,11 @@
-"""Picture features for distribution distances: one protocol, one resize, and honest names.
+"""Picture features for distribution distances, and perceptual distances: one resize, and honest names.
 
 A distance is named after its extractor: ``FID`` and ``KID`` belong to the 2015 Inception; anything else
-carries a suffix (``KID-STAlexNet``), because the numbers do not compare.
+carries a suffix (``KID-STAlexNet``), because the numbers do not compare. The perceptual distance of two pictures is
+LPIPS where its trunk can be had, ST-LPIPS under its own name elsewhere.
+
+For a micro-expression the perceptual distance onset-apex is a check of size: it should be small and of the same order
+as in real clips. The distance between apexes of different clips measures diversity.
 """
 
 from __future__ import annotations
@@ -17,11 +21,19 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mesynth.core.errors import WeightsUnavailable
-from mesynth.metrics.networks import weights
+from mesynth.metrics.networks import (
+    ALEXNET,
+    ALEXNET_URL,
+    BATCH,
+    INCEPTION,
+    INCEPTION_FILE,
+    INCEPTION_URL,
+    Preferred,
+)
+from mesynth.store import assets
 
 RESIZE = "antialiased bicubic, float32, not rounded to 8 bits"
 PUBLISHED_RESIZE = "bilinear without antialiasing, as pytorch-fid"
-BATCH = 32
 
 
 class FeatureExtractor(Protocol):
@@ -86,18 +98,14 @@ class Inception:
         self, file: Path | str | None = None, *, allow_download: bool = False, published_resize: bool = False
     ) -> None:
         """``published_resize``: pytorch-fid's own resize (bilinear, aliased), to compare with statistics it cached."""
-        found = weights.INCEPTION.find(file, allow_download)
-        try:
-            from pytorch_fid import inception
-        except ImportError:
-            raise WeightsUnavailable("the package pytorch-fid is not installed; pip install pytorch-fid") from None
-        state = weights.INCEPTION.read(found)
+        missing = "the package pytorch-fid is not installed; pip install pytorch-fid"
+        found, inception, state = INCEPTION.open(file, allow_download, "pytorch_fid.inception", missing)
         try:
             self._net = _inception_from(inception, state)
         except (RuntimeError, AttributeError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise WeightsUnavailable(
-                f"Inception weights: {found or weights.INCEPTION_URL} is not {weights.INCEPTION_FILE} ({reason})"
+                f"Inception weights: {found or INCEPTION_URL} is not {INCEPTION_FILE} ({reason})"
             ) from None
         self._resize = resize_as_published if published_resize else resize
         self.resize_name = PUBLISHED_RESIZE if published_resize else RESIZE
@@ -195,12 +203,7 @@ def _named(layers: dict[str, nn.Module]) -> nn.Sequential:
 
 def stalex_state() -> dict[str, torch.Tensor]:
     """The weight file of stlpips-pytorch. Raises WeightsUnavailable."""
-    file = weights.stalex_file()
-    if file is None:
-        raise WeightsUnavailable(
-            f"shift-tolerant AlexNet: {weights.STALEX_FILE} was not found in an installed stlpips-pytorch; "
-            "pip install stlpips-pytorch==0.0.2 (only the file is read, none of the package's code)"
-        )
+    file = assets.require(assets.SHIFT_TOLERANT)
     try:
         state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -238,18 +241,104 @@ def pooled(maps: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([m.mean((2, 3)) / rms for m, rms in zip(maps, STAGE_RMS, strict=True)], 1)
 
 
-def best_extractor(
-    inception_weights: Path | str | None = None, *, allow_download: bool = False
-) -> tuple[FeatureExtractor, str]:
-    """The Inception if its weights can be had, else STAlexNet; and a note that says what was used and why.
+best_extractor: Preferred[FeatureExtractor] = Preferred(
+    Inception,
+    STAlexNet,
+    note="Inception of the published FID",
+    replaced="STAlexNet was used instead of the Inception",
+)
+
+
+# ---------------------------------------------------------------- perceptual distance
+
+
+SIDE = 128
+
+
+class PerceptualDistance(Protocol):
+    """A named distance of pictures, in two steps, so that a picture compared twice is prepared once."""
+
+    name: str
+
+    def maps(self, frames: np.ndarray) -> list[torch.Tensor]:
+        """[N,H,W,3] uint8 RGB -> what :meth:`between` compares; every tensor has N rows."""
+        ...
+
+    def between(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> np.ndarray:
+        """Distances [N] float32 of two results of :meth:`maps`."""
+        ...
+
+
+class STLPIPS:
+    """Shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), AlexNet, read from the file in stlpips-pytorch.
 
     Raises:
-        WeightsUnavailable: neither can be had, or the file given cannot be used.
+        WeightsUnavailable: the package that ships the weight file is not installed.
     """
-    return weights.first_available(
-        lambda: Inception(inception_weights, allow_download=allow_download),
-        STAlexNet,
-        demanded=inception_weights is not None,
-        note="Inception of the published FID",
-        replaced="STAlexNet was used instead of the Inception",
+
+    name = "ST-LPIPS"
+
+    def __init__(self) -> None:
+        state = stalex_state()
+        self._trunk = STAlexTrunk(state)
+        self._weights = [state[f"lin{i}.model.1.weight"] for i in range(len(STAlexTrunk.SLICES))]
+
+    @torch.inference_mode()
+    def maps(self, frames: np.ndarray) -> list[torch.Tensor]:
+        """[N,H,W,3] uint8 RGB -> the trunk's five maps; their means are the STAlexNet features."""
+        return list(self._trunk(resize(to_unit(frames), SIDE)))
+
+    @torch.inference_mode()
+    def between(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> np.ndarray:
+        """Distances [N] float32 (Zhang et al., CVPR 2018, eq. 1)."""
+        total = torch.zeros(len(a[0]))
+        for x, y, w in zip(a, b, self._weights, strict=True):
+            difference = (F.normalize(x, dim=1, eps=1e-10) - F.normalize(y, dim=1, eps=1e-10)) ** 2
+            total = total + F.conv2d(difference, w).mean((1, 2, 3))
+        return np.asarray(total.numpy())
+
+
+class LPIPS:
+    """LPIPS 0.1, AlexNet, of the package lpips; the trunk's weights come from a file.
+
+    Raises:
+        WeightsUnavailable: the package or the trunk's file is missing or unreadable.
+    """
+
+    name = "LPIPS"
+
+    def __init__(self, file: Path | str | None = None, *, allow_download: bool = False) -> None:
+        missing = "LPIPS: the package lpips is not installed; pip install lpips"
+        found, lpips, state = ALEXNET.open(file, allow_download, "lpips", missing)
+        try:
+            # pnet_rand: the package's own constructor would fetch the trunk; it is filled in here instead.
+            net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+            trunk = {k: state["features." + k.partition(".")[2]] for k in net.net.state_dict()}
+            net.net.load_state_dict(trunk)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:  # another model's file
+            raise WeightsUnavailable(f"LPIPS trunk: {found or ALEXNET_URL} cannot be used ({error})") from None
+        self._net = net.eval().requires_grad_(False)
+
+    def maps(self, frames: np.ndarray) -> list[torch.Tensor]:
+        """[N,H,W,3] uint8 RGB -> one tensor [N,3,128,128] in [-1,1], the range lpips expects."""
+        return [2 * resize(to_unit(frames), SIDE) - 1]
+
+    @torch.inference_mode()
+    def between(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> np.ndarray:
+        """Distances [N] float32."""
+        return np.asarray(self._net(a[0], b[0]).flatten().numpy())
+
+
+def distance(measure: PerceptualDistance, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distances [N] float32 of paired pictures, two [N,H,W,3] uint8 RGB. Raises ValueError on unfit shapes."""
+    if a.shape != b.shape:
+        raise ValueError(f"pictures have shapes {a.shape} and {b.shape}; a distance needs pairs of one size")
+    steps = range(0, len(a), BATCH)
+    return np.concatenate(
+        [measure.between(measure.maps(a[i : i + BATCH]), measure.maps(b[i : i + BATCH])) for i in steps]
     )
+
+
+best_distance: Preferred[PerceptualDistance] = Preferred(
+    LPIPS, STLPIPS, note="LPIPS 0.1, AlexNet", replaced="ST-LPIPS was used instead of LPIPS"
+)

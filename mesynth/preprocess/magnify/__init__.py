@@ -11,9 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mesynth.core.errors import ConfigError
-from mesynth.preprocess.magnify.common import TemporalFilter, require_clip, require_factor, require_fps
-from mesynth.preprocess.magnify.eulerian import EulerianConfig, PhaseConfig, eulerian, phase
-from mesynth.preprocess.magnify.lagrangian import FlowMethod, FoldError, LagrangianConfig, lagrangian, multi_ratio
+from mesynth.preprocess.magnify.classical import (
+    EulerianConfig,
+    FlowMethod,
+    FoldError,
+    LagrangianConfig,
+    PhaseConfig,
+    TemporalFilter,
+    eulerian,
+    lagrangian,
+    multi_ratio,
+    phase,
+    require_clip,
+    require_factor,
+    require_fps,
+)
 from mesynth.preprocess.magnify.learned import LearnedMagnifier
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
-from mesynth.preprocess.magnify.common import require_clip, require_factor
+from mesynth.preprocess.magnify.classical import require_clip, require_factor
 from mesynth.store.weights import read_network
 
 WEIGHTS = Path(__file__).parent / "data" / "magnifier.safetensors"

@@ -28,7 +28,7 @@ from mesynth.config import load_recipe
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.core.process import stop_requested
-from mesynth.preprocess.magnify.common import displacement_slope, noise_gain, psnr
+from mesynth.preprocess.magnify.classical import displacement_slope, noise_gain, psnr
 from mesynth.preprocess.magnify.learned import LearnedMagnifier, MagnifierMeta, MagnifierNet, net_tensors
 from mesynth.preprocess.warping import fold_limit, invert, warp
 from mesynth.store.weights import tensors_sha256

@@ -15,6 +15,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from mesynth.config import check_share
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
 
@@ -74,9 +75,7 @@ class CameraConfig:
     """Lowest JPEG quality; the highest is 95."""
 
     def __post_init__(self) -> None:
-        for name in ("probability", "jpeg"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"camera {name}={getattr(self, name):g} is no probability; choose a number in [0, 1]")
+        check_share("camera ", self, "probability", "jpeg", noun="probability")
         for name, most in _LIMITS.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"camera {name}={getattr(self, name):g} is outside 0..{most:g}; 0 is off")

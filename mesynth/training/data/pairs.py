@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,29 +17,39 @@ import numpy as np
 import torch
 
 from mesynth import __version__
+from mesynth.config import check_share
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES
 from mesynth.core.seeds import stream
 from mesynth.preprocess.align import LEFT_EYE, MIRROR, RIGHT_EYE
-from mesynth.store.families import Source
+from mesynth.store.generator_folder import Source
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Progress
-from mesynth.training.data import subjects
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.camera import OFF, CameraConfig, degrade, draw_seeds, uniforms
-from mesynth.training.data.pack import Pack, locked, open_pack
-from mesynth.training.data.packed_clip import PackConfig
+from mesynth.training.data.pack import (
+    Pack,
+    PackConfig,
+    allowed_clips,
+    clips_of,
+    locked,
+    open_pack,
+    people_left,
+    require_known,
+    validation_subjects,
+)
 from mesynth.training.data.rendered import (
+    EMPTY,
     MAX_SIZE,
     TRAIN_SEEDS,
     VALIDATION_SEEDS,
     RenderConfig,
+    SourceConfig,
     person_key,
     render_pairs,
 )
 
-KINDS = ("rendered", "manifest")
 _RENDERED_ONLY = (
     "identities", "per_identity", "validation_identities", "neutral", "single", "emotional", "blink", "still", "head",
     "turn", "yaw", "rigs", "expressive", "jitter",
@@ -49,23 +59,13 @@ _PAIRS_ONLY = ("manifests", "frames", "apex_share", "faces_share")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig:
+class PairConfig(SourceConfig):
     """Source, size and augmentation of training pairs."""
 
-    source: str = "rendered"
-    """"rendered": people of the 3D head, made on first use; "manifest": clips of prepared or generated folders."""
-    size: int = 64
-    """Side of the pictures, pixels."""
-    manifests: tuple[Path, ...] = ()
-    """Folders with a manifest of aligned frames, for source "manifest"."""
     frames: int = 6
     """Frames kept of each clip: onset, apex, and others at even distances."""
     apex_share: float = 0.5
     """Share of pairs whose later frame is the apex; in the others it is any other kept frame."""
-    validation_share: float = 0.1
-    """Share of each database's subjects that validate and are never learned from (at least one in all)."""
-    identities: int = 200
-    """Rendered people to learn from."""
     per_identity: int = 30
     """Rendered pairs of each person."""
     validation_identities: int = 16
@@ -87,39 +87,27 @@ class PairConfig:
     yaw: float = RenderConfig.yaw
     """Largest angle by which half of the onsets are turned to either side besides, degrees."""
     rigs: float = RenderConfig.rigs
-    """Share of people whose muscles pull as a rig of their own says, drawn around several (mesynth.motion.rigs)."""
+    """Share of people whose muscles pull as a rig of their own says, drawn around several (mesynth.motion.fields)."""
     expressive: float = RenderConfig.expressive
     """Share of pairs whose onset shows AUs already; the pair's AUs come on top."""
     jitter: float = RenderConfig.jitter
     """Standard deviation of the crop's landmark error, inter-ocular distances."""
     landmark_noise: float = 0.0
     """Standard deviation of each landmark's own error in training, inter-ocular distances, drawn anew each time."""
-    flip: bool = True
-    """Mirror half of the pairs, with flow, visibility and AU sides."""
     faces: tuple[Path, ...] = ()
     """Folders with a manifest whose onsets are faces to learn from, whatever their clips show."""
     faces_share: float = 0.5
     """Share of the draws that are faces alone."""
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    """Cameras that training pairs are seen by; validation pairs are left as they are."""
 
     def __post_init__(self) -> None:
-        for name in ("manifests", "faces"):
-            object.__setattr__(self, name, tuple(Path(p) for p in getattr(self, name)))
-        if self.source not in KINDS:
-            raise ConfigError(f"data.source '{self.source}' is unknown; choose {' or '.join(KINDS)}")
+        self.check_source("manifests", "faces")
         self.pack()
         if self.frames < 2:
             raise ConfigError(f"data.frames={self.frames} is less than 2; onset and apex are always kept")
         if not 0 <= self.landmark_noise <= 0.1:
             raise ConfigError(f"data.landmark_noise={self.landmark_noise:g} is outside 0...1 of the eye distance")
-        for name in ("apex_share", "validation_share", "faces_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"data.{name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
-        defaults = {f.name: f.default for f in fields(self)}
-        for name, why in self.idle().items():
-            if getattr(self, name) != defaults[name]:
-                raise ConfigError(f"data.{name} has no effect: {why}; leave it out")
+        check_share("data.", self, "apex_share", "validation_share", "faces_share")
+        self.check_idle()
         if self.faces and not 0 < self.faces_share < 1:
             less = "no face" if self.faces_share == 0 else "nothing but faces"
             raise ConfigError(
@@ -134,9 +122,7 @@ class PairConfig:
                 raise ConfigError(f"data.size={self.size} is more than {MAX_SIZE}, the largest that is rendered")
             self.render(), self.render(validation=True)
         elif not self.manifests and not self.faces:
-            raise ConfigError(
-                "data.manifests is empty; name the folders to learn from, as in data.manifests=[prepared]"
-            )
+            raise ConfigError(EMPTY)
 
     @property
     def faces_alone(self) -> bool:
@@ -406,7 +392,7 @@ def _later_frame(n: int, apex: int, u: float, v: float, apex_share: float) -> in
 def list_subjects(config: PairConfig) -> tuple[str, ...]:
     """``database/subject`` of everyone that training on ``config`` may show, sorted; nothing is rendered or packed.
 
-    For :func:`mesynth.training.data.subjects.subject_groups`: each of its groups can be given as ``exclude_subjects``.
+    For :func:`mesynth.training.data.pack.subject_groups`: each of its groups can be given as ``exclude_subjects``.
 
     Raises:
         ManifestError: a folder without manifest.
@@ -448,19 +434,19 @@ def open_pairs(
         packs = _packs(config.manifests, config.pack(), cache, progress and progress("pack"))
     bar = progress("pack faces") if progress and config.faces else None
     faces = _packs(config.faces, config.pack_faces(), cache, bar)
-    subjects.require_known(excluded, (*packs, *faces))
-    people = subjects.people_left(packs, [subjects.allowed_clips(pack, excluded) for pack in packs])
+    require_known(excluded, (*packs, *faces))
+    people = people_left(packs, [allowed_clips(pack, excluded) for pack in packs])
     if config.source == "rendered":
         validating = frozenset(packs[1].subjects)
     else:
-        validating = subjects.validation_subjects(people, config.validation_share, seed) if packs else frozenset()
+        validating = validation_subjects(people, config.validation_share, seed) if packs else frozenset()
     pairs = _sides(packs, config, excluded, validating, seed) if packs else None
     if not faces:
         assert pairs is not None
         return pairs
-    strangers = subjects.people_left(faces, [subjects.allowed_clips(pack, excluded) for pack in faces]) - people
+    strangers = people_left(faces, [allowed_clips(pack, excluded) for pack in faces]) - people
     if pairs is None or len(strangers) > 1:
-        validating |= subjects.validation_subjects(strangers, config.validation_share, seed)
+        validating |= validation_subjects(strangers, config.validation_share, seed)
     alone = _sides(faces, config, excluded, validating, seed, purpose="faces", may_lack=pairs is not None)
     if pairs is None:
         return alone
@@ -483,8 +469,8 @@ def _sides(
     may_lack: bool = False,
 ) -> tuple[PairSet, PairSet]:
     """Clips to learn from, and clips of the people who validate (``may_lack``: there may be none)."""
-    allowed = [subjects.allowed_clips(pack, excluded) for pack in packs]
-    shown = [subjects.clips_of(pack, validating) for pack in packs]
+    allowed = [allowed_clips(pack, excluded) for pack in packs]
+    shown = [clips_of(pack, validating) for pack in packs]
     train = [np.flatnonzero(a & ~s) for a, s in zip(allowed, shown, strict=True)]
     held = [np.flatnonzero(a & s) for a, s in zip(allowed, shown, strict=True)]
     for name, part, needed in (("learn from", train, True), ("validate", held, not may_lack)):

@@ -7,7 +7,7 @@ no compression: cameras are added when pairs are drawn (:mod:`mesynth.training.d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 import mesynth
+from mesynth.config import check_share
 from mesynth.core import emotions, facs
 from mesynth.core.emotions import CLASSES_3, AUSampling, draw_emotion, sample_aus
 from mesynth.core.errors import ConfigError
@@ -24,6 +25,7 @@ from mesynth.core.types import AUVector
 from mesynth.preprocess.align import SimilarityCrop, eye_centres
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.stage import Produced, Progress, run_stage
+from mesynth.training.data.camera import CameraConfig
 
 if TYPE_CHECKING:
     from mesynth.head import HeadFlow, Subject
@@ -43,6 +45,50 @@ LEAST, MOST = 0.02, 1.0
 """Range of the intensities of AUs that are shown at all."""
 _SPEED = 200.0
 _SUPERSAMPLE = 2
+
+
+KINDS = ("rendered", "manifest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where training data come from, and how they are varied: what sections ``data`` of recipes share."""
+
+    source: str = "rendered"
+    """"rendered": people of the 3D head, made on first use; "manifest": clips of prepared or generated folders."""
+    size: int = 64
+    """Side of the pictures, pixels."""
+    manifests: tuple[Path, ...] = ()
+    """Folders with a manifest of aligned frames, for source "manifest"."""
+    validation_share: float = 0.1
+    """Share of each database's subjects that validate and are never learned from (at least one in all)."""
+    identities: int = 200
+    """Rendered people to learn from."""
+    flip: bool = True
+    """Mirror half of what is drawn, with flow, visibility and AU sides."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    """Cameras that training data are seen by; validation data are left as they are."""
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        return {}
+
+    def check_source(self, *folders: str) -> None:
+        """Make paths of the fields ``folders``. Raises ConfigError for an unknown source."""
+        for name in folders:
+            object.__setattr__(self, name, tuple(Path(p) for p in getattr(self, name)))
+        if self.source not in KINDS:
+            raise ConfigError(f"data.source '{self.source}' is unknown; choose {' or '.join(KINDS)}")
+
+    def check_idle(self) -> None:
+        """Raises ConfigError for a key that was set and has no effect."""
+        defaults = {f.name: f.default for f in fields(self)}
+        for name, why in self.idle().items():
+            if getattr(self, name) != defaults[name]:
+                raise ConfigError(f"data.{name} has no effect: {why}; leave it out")
+
+
+EMPTY = "data.manifests is empty; name the folders to learn from, as in data.manifests=[prepared]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +120,8 @@ class RenderConfig:
     yaw: float = 0.0
     """Largest angle by which half of the onsets are turned besides, to either side, degrees; a third up or down."""
     rigs: float = 0.0
-    """Share of people whose muscles pull as a rig of their own says (:func:`mesynth.motion.rigs.draw_rig`); the others
-    all have the head's face units."""
+    """Share of people whose muscles pull as a rig of their own says (:func:`mesynth.motion.fields.draw_rig`); the
+    others all have the head's face units."""
     expressive: float = 0.0
     """Share of pairs whose onset shows AUs already: half-open or smiling mouths, narrow eyes, moved brows. The pair's
     AUs are what comes on top."""
@@ -96,9 +142,7 @@ class RenderConfig:
             )
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ConfigError(f"size={self.size} is outside {MIN_SIZE}..{MAX_SIZE} pixels")
-        for name in ("neutral", "single", "emotional", "blink", "still", "rigs", "expressive"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name):g} is no share; choose a number in [0, 1]")
+        check_share("", self, "neutral", "single", "emotional", "blink", "still", "rigs", "expressive")
         if (total := self.neutral + self.single + self.emotional) > 1 + 1e-9:
             raise ConfigError(f"neutral + single + emotional = {total:g} exceeds 1")
         for name, most in (("head", 4.0), ("turn", 10.0), ("yaw", 35.0), ("jitter", 0.1)):
@@ -208,9 +252,9 @@ def draw_onset(rng: np.random.Generator) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _subject(person: int, size: int, seed: int, rigs: float) -> Subject:
+def rigged_subject(person: int, size: int, seed: int, rigs: float) -> Subject:
     from mesynth.head import Subject
-    from mesynth.motion.rigs import draw_rig
+    from mesynth.motion.fields import draw_rig
 
     rng = stream(seed, "training-rig", person)
     basis = draw_rig(rng) if rng.random() < rigs else None
@@ -243,7 +287,7 @@ class _Renderer:
             aus[0] = draw_onset(rng)
             aus[1] = np.clip(aus[0] + aus[1], 0, MOST)
 
-        subject = _subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs)
+        subject = rigged_subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs)
         landmarks = subject.landmarks(pose=pose[0])
         crop = SimilarityCrop.from_landmarks(_misplaced(landmarks, config.jitter, rng), config.size)
         frames = crop.frames(subject.render(aus, pose))

@@ -22,8 +22,7 @@ from mesynth.generators.base import ClipRequest, Generator, save_trained
 from mesynth.generators.formation import face_motion, motion_clip
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import flow_picture
-from mesynth.store.families import Family
-from mesynth.store.generator_folder import GeneratorFacts, load_sized_network
+from mesynth.store.generator_folder import Family, GeneratorFacts, load_sized_network
 from mesynth.training.data.batches import Batch
 from mesynth.training.task import Task, Updater
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mesynth.metrics.base import ClipMetric, MeasureRow, Observation
-from mesynth.metrics.clips import ClipData
+from mesynth.metrics.base import ClipData, ClipMetric, MeasureRow, Observation
 
 
 # [measure]

@@ -11,7 +11,7 @@ import torch
 from mesynth.core.errors import ConfigError, MesynthError, WeightsUnavailable
 from mesynth.metrics.judge_train import JUDGE_SEEDS
 from mesynth.preprocess.magnify import LearnedMagnifier
-from mesynth.preprocess.magnify.common import psnr
+from mesynth.preprocess.magnify.classical import psnr
 from mesynth.preprocess.magnify.learned import WEIGHTS, MagnifierMeta, MagnifierNet, net_tensors
 from mesynth.preprocess.magnify.learned_train import CASES, MAGNIFIER_SEEDS, TripleConfig, held_out_figures
 from mesynth.store.weights import tensors_sha256

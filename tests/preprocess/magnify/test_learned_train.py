@@ -13,7 +13,7 @@ import torch
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError, RunFolderError
 from mesynth.core.seeds import stream
-from mesynth.preprocess.magnify.common import displacement_slope
+from mesynth.preprocess.magnify.classical import displacement_slope
 from mesynth.preprocess.magnify.learned import LearnedMagnifier, net_tensors
 from mesynth.preprocess.magnify.learned_train import (
     MagnifierConfig,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.preprocess.magnify import METHODS, EulerianConfig, LagrangianConfig, PhaseConfig, TemporalFilter, magnify
-from mesynth.preprocess.magnify.common import displacement_slope, noise_gain, psnr
+from mesynth.preprocess.magnify.classical import displacement_slope, noise_gain, psnr
 from tests.preprocess.magnify.clips import DEVICES, clip, flows
 
 # At 0.5 px and factor 4: displacement over that of the truly magnified clip (TV-L1 on both), and noise gain at most.

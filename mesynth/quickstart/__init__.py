@@ -1,1 +1,0 @@
-"""The whole road on embedded data, ending in one page."""
