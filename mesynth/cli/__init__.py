@@ -19,6 +19,7 @@ from mesynth.cli.generators import calibrate, compare, generate, render, train
 from mesynth.cli.options import SEED, WORKERS
 from mesynth.cli.panel import panel
 from mesynth.cli.prepare import augment, prepare
+from mesynth.cli.studio import studio
 from mesynth.commandline import MistakeGroup, echo_json, json_option, progress_bars
 
 if TYPE_CHECKING:
@@ -76,5 +77,5 @@ def all_needs() -> list[Need]:
 
 for verb in (quickstart, render, prepare, augment, train, calibrate, plan, generate, filter_, measure, compare, doctor):
     main.add_command(verb)
-for verb in (fid, export, card, verify, panel):
+for verb in (fid, export, card, verify, panel, studio):
     main.add_command(verb)

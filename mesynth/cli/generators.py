@@ -393,7 +393,8 @@ Examples:
     "--profile",
     default="casme2",
     show_default=True,
-    help="Temporal profile: casme2, symmetric, fast-rise, slow-rise, held.",
+    help="Temporal profile: casme2, symmetric, fast-rise, slow-rise, held, or parts of "
+    "apex=0.4,hold=0.1,decay=exponential,lag=0.05 (shares of the clip).",
 )
 @click.option("--fps", default=200.0, show_default=True, help="Frames per second.")
 @click.option("--duration", default="0.32", show_default=True, help="Seconds (1/25 to 1/2), or a range: 0.2:0.5.")

@@ -7,6 +7,7 @@ a second (Yan et al., 2013); in CASME II (200 fps, mean 67 frames) the apex sits
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -80,15 +81,28 @@ class Profile:
 
     @staticmethod
     def parse(text: str) -> Profile:
-        """The profile of :meth:`text`, or one of :data:`PROFILES` by name. Raises MesynthError."""
+        """The profile of :meth:`text`, or one of :data:`PROFILES` by name; what is left out is the default's.
+
+        Raises:
+            MesynthError: neither of both, or a value out of range.
+
+        >>> Profile.parse("apex=0.4, decay=exponential")
+        Profile(apex=0.4, hold=0.0, decay='exponential', lag=0.0)
+        """
         if text in PROFILES:
             return PROFILES[text]
-        try:
-            values = dict(part.split("=") for part in text.split(","))
-            numbers = {key: float(values[key]) for key in ("apex", "hold", "lag")}
-            return Profile(decay=values["decay"], **numbers)
-        except (ValueError, KeyError):
-            raise MesynthError(f"'{text}' is no temporal profile; expected a name or apex=...,decay=...") from None
+        values: dict[str, Any] = {}
+        for part in text.split(","):
+            key, equals, value = (piece.strip() for piece in part.partition("="))
+            try:
+                if not equals or key not in ("apex", "hold", "decay", "lag") or key in values:
+                    raise ValueError
+                values[key] = value if key == "decay" else float(value)
+            except ValueError:
+                raise MesynthError(
+                    f"'{text}' is no temporal profile; expected a name or apex=0.5,hold=0.1,decay=cosine,lag=0.05"
+                ) from None
+        return Profile(**values)
 
     def draw_lags(self, n_aus: int, rng: np.random.Generator) -> np.ndarray:
         """One delay per AU, uniform in [0, lag]."""
@@ -106,10 +120,11 @@ _APEX_SD = {"casme2": 0.17}
 
 
 def require_profile(name: str) -> Profile:
-    """The named profile. Raises on an unknown name."""
-    if name not in PROFILES:
-        raise MesynthError(f"profile '{name}' is unknown; choose from {', '.join(PROFILES)}")
-    return PROFILES[name]
+    """The profile of that name, or the one that ``apex=0.4,hold=0.1`` spells out. Raises MesynthError."""
+    if name not in PROFILES and "=" not in name:
+        known = ", ".join(PROFILES)
+        raise MesynthError(f"profile '{name}' is unknown; choose from {known}, or write apex=0.4,hold=0.1")
+    return Profile.parse(name)
 
 
 def draw_profile(name: str, rng: np.random.Generator) -> Profile:

@@ -156,10 +156,11 @@ class Checks:
             errors += (5 * np.abs(measured[0, AU_INDEX[code]] - target))[target > 0].tolist()
         return max(errors)
 
-    def nearest(self, flow: np.ndarray) -> tuple[float, str]:
+    def nearest(self, flow: np.ndarray, *, other_than: str = "") -> tuple[float, str]:
         """Difference of ``flow`` [2,H,W] to the nearest kept one, of the larger of both, and which clip that is.
 
         Of the larger: so that it does not matter which of two clips came first. Infinite for a flow that is nothing.
+        ``other_than``: a kept clip that is not meant.
         """
         small = _small(flow)
         size = _rms(small)
@@ -167,6 +168,10 @@ class Checks:
             return math.inf, ""
         n = len(self._kept)
         apart = np.sqrt(((self._flows[:n] - small) ** 2).mean(1)) / np.maximum(self._sizes[:n], size)
+        if other_than in self._kept:
+            apart[self._kept.index(other_than)] = np.inf
+        if np.isinf(apart).all():
+            return math.inf, ""
         return float(apart.min()), self._kept[int(apart.argmin())]
 
     def keep(self, clip_id: str, flow: np.ndarray) -> None:

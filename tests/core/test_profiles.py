@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.profiles import PROFILES, Profile, draw_profile, frame_count
+from mesynth.core.profiles import PROFILES, Profile, draw_profile, frame_count, require_profile
 
 
 @given(
@@ -63,3 +63,18 @@ def test_text_reads_back(apex: float, decay: str) -> None:
     assert Profile.parse("casme2") == PROFILES["casme2"]
     with pytest.raises(MesynthError, match="'apex=high' is no temporal profile"):
         Profile.parse("apex=high")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "slow", "apex", "apex=", "apex=0.4,apex=0.5", "peak=0.5", "apex=0.4;hold=0", "apex=nan", "apex=0.99",
+             "hold=-1", "decay=linear", "lag=1", "apex=0.4,"],
+)  # fmt: skip
+def test_profiles_that_are_none(text: str) -> None:
+    with pytest.raises(MesynthError, match=r"profile"):
+        require_profile(text)
+
+
+def test_a_profile_spelled_out_is_taken_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    assert draw_profile("apex=0.3,lag=0.02", rng) == Profile(apex=0.3, lag=0.02)
+    assert draw_profile(PROFILES["held"].text(), rng) == PROFILES["held"]
