@@ -227,6 +227,16 @@ def _pair(field: np.ndarray, x: float, y: float) -> tuple[float, float]:
 
 
 @njit(cache=True, nogil=True)
+def _below(a: float, su: float, sl: float, depth: float, cos: float) -> tuple[float, float]:
+    """Shares of the lower side and of what is behind, where the upper side has ``a``: nothing shows beyond corners."""
+    b = min(max(0.5 + depth * cos, 0.0), 1.0)
+    hole = max(1 - a - b, 0.0)
+    if min(abs(su), abs(sl)) > 1.02:
+        hole = 0.0
+    return 1 - a - hole, hole
+
+
+@njit(cache=True, nogil=True)
 def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[float, float]:
     """p with p + field(p) = (x, y), by fixed point; converges where the field's slope stays below 1."""
     i, j = int(x), int(y)
@@ -469,11 +479,7 @@ def _lips(
             if a < 1:
                 lx, ly = _source(below, qx, qy, 9)
                 sl, vl = _of(frame, lx, ly)
-                b = min(max(0.5 + (vl - _on(edges[1], sl)) * _on(edges[3], sl), 0.0), 1.0)
-                hole = max(1 - a - b, 0.0)
-                if min(abs(su), abs(sl)) > 1.02:
-                    hole = 0.0
-                b = 1 - a - hole
+                b, hole = _below(a, su, sl, vl - _on(edges[1], sl), _on(edges[3], sl))
             if share.size:
                 share[0, y, x], share[1, y, x], share[2, y, x], share[3, y, x] = a, b, 0, hole
             one[:] = two[:] = inner[:] = 0
@@ -551,11 +557,7 @@ def _lids(
             if a < 1:
                 lx, ly = _source(above, qx + dl * tl * frame[3], qy - dl * tl * frame[2], 9)
                 sl, vl = _of(frame, lx, ly)
-                b = min(max(0.5 + (vl - _on(curves[1], sl)) * _on(curves[3], sl), 0.0), 1.0)
-                hole = max(1 - a - b, 0.0)
-                if min(abs(su), abs(sl)) > 1.02:
-                    hole = 0.0
-                b = 1 - a - hole
+                b, hole = _below(a, su, sl, vl - _on(curves[1], sl), _on(curves[3], sl))
             if share.size:
                 share[0, y, x], share[1, y, x], share[2, y, x], share[3, y, x] = a, 0, b, hole
             if moves == 0 and hole == 0:

@@ -63,15 +63,22 @@ FACE_MESH = Asset(
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
 )  # fmt: skip
 """Kartynnik et al., 2019; byte for byte the file that MediaPipe publishes (float16, version 1)."""
-FACE_RESNET = Asset(
-    what="face ResNet", file="dlib_face_recognition_resnet_model_v1.dat", package="face-recognition-models",
-    inside="face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat", licence="CC0", beside="dlib-bin",
-    sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+
+
+def _dlib(what: str, file: str, sha256: str) -> Asset:
+    """One of King's models (2017)."""
+    package = "face-recognition-models"
+    inside = f"face_recognition_models/models/{file}"
+    return Asset(what=what, file=file, sha256=sha256, package=package, inside=inside, licence="CC0", beside="dlib-bin")
+
+
+FACE_RESNET = _dlib(
+    "face ResNet", "dlib_face_recognition_resnet_model_v1.dat",
+    "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
 )  # fmt: skip
-FACE_CHIP = Asset(
-    what="face ResNet's five points", file="shape_predictor_5_face_landmarks.dat", package="face-recognition-models",
-    inside="face_recognition_models/models/shape_predictor_5_face_landmarks.dat", licence="CC0", beside="dlib-bin",
-    sha256="c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
+FACE_CHIP = _dlib(
+    "face ResNet's five points", "shape_predictor_5_face_landmarks.dat",
+    "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
 )  # fmt: skip
 SHIFT_TOLERANT = Asset(
     what="shift-tolerant AlexNet", file="alex_shift_tolerant.pth", package="stlpips-pytorch",

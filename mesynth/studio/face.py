@@ -209,12 +209,17 @@ class Wish:
     onset: float = 0.0
     apex: float = 160.0
     hold: float = 0.0
+    """How long the apex lasts."""
     offset: float = 320.0
     decay: str = "cosine"
+    """How it fades: see :class:`mesynth.core.profiles.Profile`."""
     lag: float = 0.0
+    """Standard deviation of AUs' own times, a share of the clip."""
     fps: float = 200.0
     noise: float = 0.0
+    """Grey levels, on every frame but the onset."""
     head_motion: float = 0.0
+    """1 is a seated recording's; of ``style`` 1 is usual, ``blink`` is a probability."""
     blink: float = 0.0
     style: float = 0.0
     seed: int = 0

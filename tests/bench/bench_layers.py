@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from mesynth.metrics.networks.perceptual import STLPIPS
+from mesynth.metrics.networks.extractors import STLPIPS
 
 from mesynth.core import facs
 from mesynth.head import Subject
