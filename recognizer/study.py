@@ -33,7 +33,7 @@ from mesynth.store.shards import known_framing
 from mesynth.training.data.pack import subject_groups
 from mesynth.training.train import CROSS_FIT, read_cross_fit
 from recognizer import ablation as ablations
-from recognizer.ablation_result import NONE, AblationResult, CellRunner, grid
+from recognizer.ablation_result import NONE, POOLED, AblationResult, CellRunner, grid
 from recognizer.config import AblationConfig, effective, is_closed, load_config
 from recognizer.data import FlowSet
 from recognizer.models import MODELS
@@ -443,7 +443,7 @@ def plan(config: StudyConfig, out: Path, read: Sequence[Path] | None = None) -> 
     for name in sources:
         if sources.count(name) > 1:
             raise ConfigError(f"two corpora are called {name}; give generators or folders other names")
-    cells = len(grid(ablation, ["all", *(sources if ablation.per_source and len(sources) > 1 else ())]))
+    cells = len(grid(ablation, [POOLED, *(sources if ablation.per_source and len(sources) > 1 else ())]))
     steps.append(
         Step(
             "ablation",
@@ -705,7 +705,7 @@ class Expected:
 def forecast(config: StudyConfig, out: Path, *, say: Say | None = None) -> list[Expected]:
     """Every step with an estimate from small probes of its own kind on this machine; nothing is left behind.
 
-    Training: a few updates of the recipe. Corpora: two clips of the generator (of a recipe: of the shipped model of its
+    Training: a few updates of the recipe. Corpora: six clips of the generator (of a recipe: of the shipped model of its
     family, or else of the motion prior), and their flow. Ablation: one fold's cell of each recognizer. Measures are
     not probed: their networks take longer to load than to run on few clips.
 
@@ -741,6 +741,9 @@ def _probe(run: Callable[[], object], out: Path) -> tuple[float, int]:
     return time.perf_counter() - start, size
 
 
+_PROBED = 6
+
+
 class _Prober:
     """Seconds and bytes of a unit of each kind of step, measured once."""
 
@@ -759,7 +762,7 @@ class _Prober:
             return Expected(step, False, self._cells(step.amount), None, "a baseline cell of each recognizer")
         if kind in ("generate", "prepare"):
             seconds, size = self._clip(step)
-            return Expected(step, False, seconds * step.amount, round(size * step.amount), "two clips")
+            return Expected(step, False, seconds * step.amount, round(size * step.amount), f"{_PROBED} clips")
         if kind == "render":
             seconds, size = self._once("face", lambda: self._face())
             return Expected(step, False, seconds * step.amount, round(size * step.amount), "one face")
@@ -793,38 +796,42 @@ class _Prober:
     def _clip(self, step: Step) -> tuple[float, float]:
         name = step.name.split("/")[1]
         maker = next(m for m in self.ahead.makers if m.name == name)
-        made, estimated = self._once(f"clips of {name}", lambda: self._two(maker))
+        made, estimated = self._once(f"clips of {name}", lambda: self._few(maker))
         return made if step.kind == "generate" else estimated
 
-    def _two(self, maker: Maker) -> tuple[tuple[float, float], tuple[float, float]]:
+    def _few(self, maker: Maker) -> tuple[tuple[float, float], tuple[float, float]]:
         c = self.ahead.config.study.corpora
         model = maker.models[0] if maker.models else _stand_in(maker.recipe.task, maker.flow)
-        self.tell(f"measuring {maker.given}: two clips")
-        corpus, flow = self.scratch / f"two-{maker.name}", self.scratch / f"flow-{maker.name}"
+        self.tell(f"measuring {maker.given}: a few clips")
+        corpus, flow = self.scratch / f"made-{maker.name}", self.scratch / f"flow-{maker.name}"
         faces: Path | str = self.scratch / "face" if c.faces == RENDERED else self.real[0] if c.faces == DATABASE else c.faces
         if c.faces == RENDERED and not maker.flow:
             self._once("face", self._face)
         ablation = self.ahead.ablation
-        step = _made(maker, model, c, 2, ablation, faces, None, c.seed, corpus, "")
-        seconds, size = _probe(lambda: step.run(_quiet), corpus)
-        if maker.flow:
-            return (seconds / 2, size / 2), (0.0, 0.0)
-        again = _estimated(corpus, flow, "", c.size, _needs_frames(ablation), 2)
-        more, stored = _probe(lambda: again.run(_quiet), flow)
-        return (seconds / 2, size / 2), (more / 2, stored / 2)
+        took: list[tuple[float, int]] = []
+        for n in (2, _PROBED):  # the first loads and compiles what the others find
+            folders = corpus / str(n), flow / str(n)
+            steps = [_made(maker, model, c, n, ablation, faces, None, c.seed, folders[0], "")]
+            if not maker.flow:
+                steps.append(_estimated(folders[0], folders[1], "", c.size, _needs_frames(ablation), n))
+            took = [_probe(lambda step=step: step.run(_quiet), out) for step, out in zip(steps, folders, strict=False)]
+        made, estimated = (took + [(0.0, 0)])[:2]
+        return (made[0] / _PROBED, made[1] / _PROBED), (estimated[0] / _PROBED, estimated[1] / _PROBED)
 
     def _cells(self, count: int) -> float:
         """Baselines alone, of which there are as many a recognizer as of all else; networks by two short trainings."""
         ahead = self.ahead
         total = 0.0
+        one = ahead.clips.take(np.zeros(1, np.int64))  # stands where synthetic clips would; a baseline adds none
+        made = {POOLED: replace(one, clip_ids=np.array(["probe"]))}
         for model in ahead.ablation.models:
             self.tell(f"measuring recognizer {model}: one cell")
             alone = replace(ahead.ablation, models=(model,), seeds=ahead.ablation.seeds[:1], train_subjects=(0,))
             short = [alone] if is_closed(alone, model) else [_steps_of(alone, 2), _steps_of(alone, 6)]
             took = []
             for config in short:
-                cell = next(c for c in grid(config, ["all"]) if c.condition.arm == NONE)
-                runner = CellRunner(config, ahead.clips, {"all": ahead.clips}, ahead.folds)
+                cell = next(c for c in grid(config, [POOLED]) if c.condition.arm == NONE)
+                runner = CellRunner(config, ahead.clips, made, ahead.folds)
                 start = time.perf_counter()
                 runner.run([cell])
                 took.append(time.perf_counter() - start)

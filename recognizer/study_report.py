@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,9 +45,9 @@ def yaml_text(plain: Mapping[str, Any]) -> str:
 def write(out: Path, plan: Plan, result: AblationResult, steps: Mapping[str, Mapping[str, Any]]) -> str:
     """All files of a finished study; returns the first sentence of its page."""
     words = answer(result)
-    measured = measures_table(out)
+    measured = measures_table(plan, out)
     made = generators_table(plan, out)
-    cited = references(plan, measured)
+    cited = references(plan, out)
     text = methods(plan, result, out, list(cited))
     tables = {
         "conditions": (ablation_table(result)[1:], f"UF1 of every condition. {ablation_table(result)[0]}."),
@@ -83,19 +83,30 @@ def headline(result: AblationResult) -> Summary | None:
 
 
 def answer(result: AblationResult) -> str:
-    """One sentence: yes, no, or not shown, with the paired interval."""
+    """One sentence: help, harm, or not shown, with the paired interval."""
     s = headline(result)
     if s is None or s.difference is None:
         return "Synthetic data were not asked to help here: no amount above 0 was run."
     d = s.difference
-    change = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-    how = f"UF1 of {s.model} changes from {s.uf1.value - d.value:.3f} to {s.uf1.value:.3f}, {change}"
-    rest = f"(95 % interval, paired by subject; corrected p {p_text(s.p_holm or 0.0)})"
+    change = f"UF1 {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], paired by subject"
     if s.verdict.startswith("gain"):
-        return f"Synthetic data help here: {how} {rest}."
+        return f"Synthetic data help here: {change}."
     if s.verdict.startswith("loss"):
-        return f"Synthetic data harm here: {how} {rest}."
-    return f"That synthetic data help here is not shown: {how} {rest}."
+        return f"Synthetic data harm here: {change}."
+    return f"That synthetic data help here is not shown: {change}."
+
+
+def detail(result: AblationResult) -> str:
+    """What :func:`answer` is about."""
+    s = headline(result)
+    if s is None or s.difference is None:
+        return ""
+    without = s.uf1.value - s.difference.value
+    return (
+        f"{s.model}, all generators together, {s.amount_text}: UF1 {without:.3f} without synthetic clips, {s.uf1.value:.3f} "
+        f"with them (95 % interval of a paired bootstrap over {many(result.n_subjects, 'subject')}; corrected p "
+        f"{p_text(s.p_holm or 0.0)})."
+    )
 
 
 # ---------------------------------------------------------------- tables
@@ -148,18 +159,40 @@ def _models(maker: Maker, out: Path) -> list[str]:
     return [str(out / "generators" / maker.name / f"group-{g}") for g in range(len(maker.groups))]
 
 
-def measures_table(out: Path) -> Table:
-    """Distances between distributions, LPIPS, and the measures' other headlines, of every corpus, as `mesynth measure`
-    wrote them."""
+def measures_table(plan: Plan, out: Path) -> Table:
+    """Distances between distributions, LPIPS and the measures' other headlines, as `mesynth measure` wrote them: a row a
+    measure, a column a generator; of a generator with groups the least and the greatest value over them."""
+    made = [maker for maker in plan.makers if not maker.flow]
     rows: list[list[str]] = []
     for file in measure_files(out):
         with file.open(newline="", encoding="utf-8") as text:
-            for row in csv.DictReader(text):
-                if row["key"] in _MEASURED or row["headline"].lower() in ("true", "1"):
-                    value = _figure(row["value"]) if row["value"] else "not measured"
-                    span = f"[{_figure(row['low'])}, {_figure(row['high'])}]" if row["low"] and row["high"] else "-"
-                    rows.append([row["corpus"], row["measure"], value, span, row["beside"] or "-", row["unit"] or "-"])
-    return ["corpus", "measure", "value", "95 % interval", "beside it", "unit"], rows
+            found = [row for row in csv.DictReader(text) if row["key"] in _MEASURED or row["headline"] == "1"]
+        corpora = list(dict.fromkeys(row["corpus"] for row in found))  # in the order in which they were named
+        parts = [max(len(maker.groups), 1) for maker in made]
+        places = [corpora[sum(parts[:i]) : sum(parts[: i + 1])] for i in range(len(parts))]
+        for name in dict.fromkeys(row["measure"] for row in found):
+            here = {row["corpus"]: row for row in found if row["measure"] == name}
+            one = next(iter(here.values()))
+            cells = [_spread([here[c] for c in place if c in here]) for place in places]
+            rows.append([name + (f" ({one['unit']})" if one["unit"] else ""), _beside(here.values()), *cells])
+    return ["measure", "real clips", *(maker.name for maker in made)], rows
+
+
+def _beside(rows: Iterable[Mapping[str, str]]) -> str:
+    """What the real clips themselves come to, where that is one number for all corpora."""
+    found = {part.strip() for row in rows for part in row["beside"].split(";") if part.strip().startswith("real")}
+    return _figure(found.pop().rpartition("=")[2]) if len(found) == 1 else "-"
+
+
+def _spread(rows: Sequence[Mapping[str, str]]) -> str:
+    values = [float(row["value"]) for row in rows if row["value"]]
+    if not values:
+        return "not measured"
+    if len(rows) > 1:
+        return f"{_figure(min(values))} to {_figure(max(values))}"
+    row = rows[0]
+    span = f" [{_figure(row['low'])}, {_figure(row['high'])}]" if row["low"] and row["high"] else ""
+    return _figure(values[0]) + span
 
 
 def measure_files(out: Path) -> list[Path]:
@@ -167,8 +200,17 @@ def measure_files(out: Path) -> list[Path]:
     return sorted([*out.glob("measures/measures.csv"), *out.glob("measures/*/measures.csv")])
 
 
-def _figure(text: str) -> str:
-    return f"{float(text):.3g}"
+def _measured_kinds(out: Path) -> set[str]:
+    """Of fid, kid and lpips, what was measured."""
+    kinds = set()
+    for file in measure_files(out):
+        with file.open(newline="", encoding="utf-8") as text:
+            kinds |= {row["key"].partition("_")[0] for row in csv.DictReader(text) if row["value"]}
+    return kinds & {"fid", "kid", "lpips"}
+
+
+def _figure(value: float | str) -> str:
+    return f"{float(value):.3g}"
 
 
 _SPECIAL = {
@@ -235,7 +277,7 @@ def methods(plan: Plan, result: AblationResult, out: Path, cited: Sequence[str])
         f"{form(held[-1], 'subject', 'subjects')}.",
         f"Recognizers were {', '.join(m + ref(m) for m in ablation.models)}, each trained with "
         f"{many(len(ablation.seeds), 'seed')} ({', '.join(map(str, ablation.seeds))}); synthetic clips were mixed in by "
-        f"{', '.join(ablation.modes)}, {_listed(amounts)} "
+        f"{', '.join(ablation.modes)}: {_listed([n for n in amounts if n])} "
         f"{'of each class' if ablation.counts else 'per real training clip'}"
         + (f"; controls: {', '.join(ablation.controls)}." if ablation.controls else "."),
         " ".join(_made_by(maker, out, ref) for maker in plan.makers),
@@ -268,13 +310,13 @@ def _made_by(maker: Maker, out: Path, ref: Any) -> str:
         hashes = ", ".join(f.weights_sha256[:12] for f in facts)
         return (
             f"Generator {maker.name} ({family}{ref(family)}) was fine-tuned {len(facts)} times ({maker.recipe.run.images:,} "
-            f"images each), each time without one group of {_sizes(maker)} subjects, and saw {seen} subjects (weights "
+            f"images each), each time without one group of {_sizes(maker)} subjects, and learned from {seen} {form(counts[-1], 'subject', 'subjects')} (weights "
             f"{hashes})."
         )
     if counts == [0]:
         return f"Generator {maker.name} learned from nobody."
     groups = f" in {len(facts)} groups" if maker.groups else ""
-    return f"Generator {maker.name} ({family}{ref(family)}) had learned from {seen} other subjects{groups}."
+    return f"Generator {maker.name} ({family}{ref(family)}) had learned from {seen} {form(counts[-1], 'subject', 'subjects')}, none of whom its folds test on{groups}."
 
 
 def _sizes(maker: Maker) -> str:
@@ -283,9 +325,10 @@ def _sizes(maker: Maker) -> str:
 
 
 def _measures_words(clips: int, out: Path, ref: Any) -> str:
-    if not measure_files(out):
-        return ""
-    return f"Up to {clips} clips a side were compared by KID{ref('kid')}, Frechet distance{ref('fid')} and LPIPS{ref('lpips')}."
+    names = {"kid": "KID", "fid": "Frechet distance", "lpips": "LPIPS"}
+    made = _measured_kinds(out)
+    said = [f"{name}{ref(kind)}" for kind, name in names.items() if kind in made]
+    return f"Up to {clips} clips a side were compared by {', '.join(said)}." if said else ""
 
 
 def _versions() -> str:
@@ -319,19 +362,15 @@ def _called() -> dict[str, str]:
     return {name: key for key, entry in known_references().items() for name in entry["for"]}
 
 
-def references(plan: Plan, measured: Table) -> dict[str, dict[str, Any]]:
+def references(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
     """Entries of what the study used: databases, protocol, recognizers, families of generators, measures."""
-    used = {"uf1", "mesynth", plan.ablation.protocol.kind, *plan.ablation.models}
+    used = {"uf1", "mesynth", *_measured_kinds(out), plan.ablation.protocol.kind, *plan.ablation.models}
     used |= {str(name) for name in np.unique(plan.clips.databases)}
     for maker in plan.makers:
         if maker.recipe is not None:
             used.add(maker.recipe.task)
         elif not maker.flow or maker.given != "flow-prior":
             used |= {find_model(model).name for model in maker.models}
-    for row in measured[1]:
-        name = row[1].lower()
-        if row[2] != "not measured":
-            used |= {kind for kind, word in (("fid", "frechet"), ("fid", "fid"), ("kid", "kid"), ("lpips", "lpips")) if word in name}
     called = _called()
     keys = {called[name] for name in used if name in called}
     return {key: entry for key, entry in known_references().items() if key in keys}
@@ -407,16 +446,17 @@ def page(
     source = resources.files("recognizer").joinpath("study_page.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     own = template.render(
-        answer=words, tally=tally(result), warning=resolution_note(result), headline=headline(result) or result.summary[0],
-        generators=made, measures=measured, picked=any(maker.groups for maker in plan.makers), methods=text, files=files,
+        answer=words, detail=detail(result), tally=tally(result), warning=resolution_note(result), generators=made,
+        measures=measured, picked=any(maker.groups for maker in plan.makers), methods=text, files=files,
         measure_pages=[os.path.relpath(file.parent / "report.html", out) for file in measure_files(out)],
         steps=list(steps.values()), further=_further(plan, out),
     )  # fmt: skip
+    first, last = own.split("<!-- the ablation -->")
     whole = ablation_page.page(result)
-    opened = re.search(r"<main[^>]*>", whole)
-    assert opened is not None
-    base = re.sub(r"<(/?)h1>", r"<\1h2>", whole[opened.end() :])
-    return whole[: opened.end()] + own + base
+    head, main, body = re.split(r"(<main[^>]*>)", whole, maxsplit=1)
+    body = re.sub(r"^\s*<h1>.*?</h1>\s*<p class=\"lead\">.*?</p>", "", body, count=1, flags=re.S)  # said above
+    inside, end = body.rsplit("</main>", 1)
+    return f"{head}{main}{first}{inside}{last}</main>{end}"
 
 
 def _further(plan: Plan, out: Path) -> list[tuple[str, str]]:
