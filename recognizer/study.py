@@ -244,9 +244,13 @@ def _maker(given: str, study: StudySettings, real: Sequence[Path]) -> Maker:
     if given == FLOW_PRIOR:
         return Maker(name, given, True, (given,))
     if given in list_recipes("gan", "diffusion") or given.endswith((".yaml", ".yml")):
+        data = read_given(given, study.fine_tuning.settings).values.get("data") or {}
+        if not isinstance(data, dict) or data.get("source") != "manifest":
+            raise ConfigError(
+                f"generators: {given} learns from rendered people; name {given.removesuffix('.yaml')}_manifest, or a recipe "
+                "with data.source=manifest"
+            )
         recipe = api.load_training_recipe(given, [_manifests(real), *study.fine_tuning.settings])
-        if getattr(recipe.data, "source", "") != "manifest":
-            raise ConfigError(f"generators: {given} learns from rendered people; name {given}_manifest, or set data.source")
         return Maker(name, given, not makes_frames(recipe.task), recipe=recipe)
     folder = Path(given.partition("@")[0])
     if (folder / CROSS_FIT).is_file():
@@ -427,13 +431,13 @@ def plan(config: StudyConfig, out: Path, read: Sequence[Path] | None = None) -> 
     clips = as_flow_set(bound, ablation, None, "reading clips")
     folds = make_folds(clips, ablation.protocol)
     found = [without_held_out(maker, folds, study.fine_tuning) for maker in makers(study, real)]
+    if given and ablation.mix.leak == RAISE:
+        theirs = as_flow_set(made or [], ablation, None, "reading synthetic")
+        for fold in folds:
+            check_leaks(theirs, fold)
     picks = any(maker.groups for maker in found) or study.corpora.faces == DATABASE
-    if picks and "mix.leak" not in config.stated:
+    if picks and "mix.leak" not in config.stated:  # by fold, from what the study makes: the rest is checked
         ablation = replace(ablation, mix=replace(ablation.mix, leak=PICK))
-        if given:  # only what the study makes is picked from by fold
-            theirs = as_flow_set(made or [], ablation, None, "reading synthetic")
-            for fold in folds:
-                check_leaks(theirs, fold)
     wanted = study.corpora.clips or clips_asked(ablation, clips, folds, study.corpora.faces)
     steps, corpora = _steps(study, manifests, real, found, wanted, len(ablation.data.classes), ablation, out)
     corpora += [Path(path) for path in study.synthetic]

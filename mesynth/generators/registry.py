@@ -138,6 +138,12 @@ def _found(name: str) -> Model:
         raise MesynthError(f"model '{name}' is unknown; choose from {known}, or give a folder that training wrote")
     if not (folder / INDEX).is_file() and (folder / "generator" / INDEX).is_file():
         folder = folder / "generator"
+    if not (folder / INDEX).is_file() and (folder / "cross_fit.json").is_file():
+        raise PipelineError(
+            f"{folder} holds the generators of a cross-fit, one for each group of subjects; name one of them "
+            f"({folder / 'group-0'}), or the folder among the generators of `recognizer study`, which takes each where it "
+            "may be taken"
+        )
     facts = read_facts(folder)
     if not facts.subjects_seen:
         raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")
