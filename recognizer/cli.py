@@ -238,8 +238,7 @@ def study(settings: tuple[str, ...], out: Path, as_json: bool, dry_run: bool) ->
 
     Example: recognizer study study/default "real=[prepared/casme2]" --out runs/study
     """
-    from recognizer.study import forecast, load_study
-    from recognizer.study import study as run
+    from recognizer.study import forecast, load_study, run_study
 
     config = load_study(*_split(settings)) if settings else load_study("study/quick")
     if dry_run:
@@ -253,7 +252,7 @@ def study(settings: tuple[str, ...], out: Path, as_json: bool, dry_run: bool) ->
             click.echo(line)
         return
     with progress_bars() as bars:
-        result = run(config, out, progress=bars, say=lambda text: click.echo(text, err=True))
+        result = run_study(config, out, progress=bars, say=lambda text: click.echo(text, err=True))
     if as_json:
         echo_json(result.to_dict())
         return

@@ -337,8 +337,8 @@ def check_maker(name: str, subjects_seen: Sequence[str], fold: Fold) -> None:
     """
     if met := sorted(fold.held_out & set(subjects_seen)):
         raise LeakError(
-            f"generator {name} saw subject {met[0]}, whom fold {fold.name} holds out; name its recipe (..._manifest) in "
-            "its place, which a study fine-tunes without them, or a cross-fit (mesynth train --cross-fit)"
+            f"generator {name} saw subject {met[0]}, whom fold {fold.name} holds out; name its recipe (..._manifest) "
+            "in its place, which a study fine-tunes without them, or a cross-fit (mesynth train --cross-fit)"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a finished study writes: the page, tables and figures for a paper, a methods paragraph, the BibTeX of what was used.
+"""What a study writes: its page, tables and figures for a paper, a methods paragraph, the BibTeX of what was used.
 
 Every number comes from the ablation's result, from the measures' CSV or from the manifests; nothing is computed twice.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -28,10 +28,9 @@ from mesynth.store.run_folder import write_bytes, write_text
 from recognizer import ablation_page, sources
 from recognizer.ablation_result import POOLED, AblationResult, Summary
 from recognizer.report import ablation_columns, ablation_table, added, form, many, p_text, resolution_note, tally
+from recognizer.study_plan import FLOW_PRIOR, Expected, Maker, Plan
 
-if TYPE_CHECKING:
-    from recognizer.study import Expected, Maker, Plan
-
+PAGE = "report.html"
 FIGURES, TABLES, METHODS, BIBLIOGRAPHY = "figures", "tables", "methods", "references.bib"
 Table = tuple[list[str], list[list[str]]]
 _MEASURED = ("kid", "fid", "fid_at_n", "lpips_onset_apex", "lpips_between_clips")
@@ -55,11 +54,16 @@ def write(out: Path, plan: Plan, result: AblationResult, steps: Mapping[str, Map
         "generators": (made, "Generators of the synthetic clips, and whom they learned from."),
         "measures": (measured, "Synthetic clips against the real ones."),
     }
-    files = [(f"{TABLES}/{name}.tex", caption.partition(".")[0]) for name, ((_, rows), caption) in tables.items() if rows]
+    files = [
+        (f"{TABLES}/{name}.tex", caption.partition(".")[0]) for name, ((_, rows), caption) in tables.items() if rows
+    ]
     for name, ((header, rows), caption) in tables.items():
         if rows:
             write_text(out / TABLES / f"{name}.tex", latex_table(header, rows, caption, f"tab:{name}"))
-    pictures = {"amount": ablation_page.amount_panels(result.summary), "subjects": ablation_page.subject_panels(result.summary)}
+    pictures = {
+        "amount": ablation_page.amount_panels(result.summary),
+        "subjects": ablation_page.subject_panels(result.summary),
+    }
     for name, panels in pictures.items():
         for kind in ("pdf", "svg") if panels else ():
             write_bytes(out / FIGURES / f"{name}.{kind}", ablation_page.drawn(panels, result.summary, kind))
@@ -67,8 +71,12 @@ def write(out: Path, plan: Plan, result: AblationResult, steps: Mapping[str, Map
     write_text(out / f"{METHODS}.md", cite(text, "[@{}]") + "\n")
     write_text(out / f"{METHODS}.tex", cite(latex(text), r"~\cite{{{}}}") + "\n")
     write_text(out / BIBLIOGRAPHY, "\n".join(bibtex(key, entry) for key, entry in cited.items()))
-    files += [(f"{METHODS}.md", "this paragraph"), (f"{METHODS}.tex", "the same in LaTeX"), (BIBLIOGRAPHY, "what it cites")]
-    write_text(out / "report.html", page(out, plan, result, steps, words, made, measured, cite(text, ""), files))
+    files += [
+        (f"{METHODS}.md", "this paragraph"),
+        (f"{METHODS}.tex", "the same in LaTeX"),
+        (BIBLIOGRAPHY, "what it cites"),
+    ]
+    write_text(out / PAGE, page(out, plan, result, steps, words, made, measured, cite(text, ""), files))
     return words
 
 
@@ -103,9 +111,9 @@ def detail(result: AblationResult) -> str:
         return ""
     without = s.uf1.value - s.difference.value
     return (
-        f"{s.model}, all generators together, {s.amount_text}: UF1 {without:.3f} without synthetic clips, {s.uf1.value:.3f} "
-        f"with them (95 % interval of a paired bootstrap over {many(result.n_subjects, 'subject')}; corrected p "
-        f"{p_text(s.p_holm or 0.0)})."
+        f"{s.model}, all generators together, {s.amount_text}: UF1 {without:.3f} without synthetic clips, "
+        f"{s.uf1.value:.3f} with them (95 % interval of a paired bootstrap over {many(result.n_subjects, 'subject')}; "
+        f"corrected p {p_text(s.p_holm or 0.0)})."
     )
 
 
@@ -140,7 +148,7 @@ def generators_table(plan: Plan, out: Path) -> Table:
         parts = [place / f"group-{g}" for g in range(len(maker.groups))] or [place]
         n = sum(len(Manifest.read(part)) for part in parts)
         what = "fine-tuned by " + maker.given if maker.recipe is not None else maker.given
-        facts = [find_model(name).facts for name in _models(maker, out) if name != "flow-prior"]
+        facts = [find_model(name).facts for name in _models(maker, out) if name != FLOW_PRIOR]
         seen = sorted({len(f.subjects_seen) for f in facts}) or [0]
         span = str(seen[0]) if len(seen) == 1 else f"{seen[0]} to {seen[-1]}"
         weights = ", ".join(f.weights_sha256[:12] for f in facts if getattr(f, "weights_sha256", ""))
@@ -160,8 +168,8 @@ def _models(maker: Maker, out: Path) -> list[str]:
 
 
 def measures_table(plan: Plan, out: Path) -> Table:
-    """Distances between distributions, LPIPS and the measures' other headlines, as `mesynth measure` wrote them: a row a
-    measure, a column a generator; of a generator with groups the least and the greatest value over them."""
+    """Distances between distributions, LPIPS and the measures' other headlines, as `mesynth measure` wrote them: a row
+    a measure, a column a generator; of a generator with groups the least and the greatest value over them."""
     made = [maker for maker in plan.makers if not maker.flow]
     rows: list[list[str]] = []
     for file in measure_files(out):
@@ -239,8 +247,8 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: s
         f"\\label{{{label}}}", f"\\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}", "\\toprule",
         " & ".join(latex(name) for name in header) + r" \\", "\\midrule",
         # An empty group before a bracket: after \\ it would be read as a distance.
-        *(" & ".join(("{}" if i == 0 and cell.startswith("[") else "") + _minus(latex(cell)) for i, cell in enumerate(row))
-          + r" \\" for row in rows),
+        *(("{}" if row[0].startswith("[") else "") + " & ".join(_minus(latex(cell)) for cell in row) + r" \\"
+          for row in rows),
         "\\bottomrule", "\\end{tabular}", "\\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -270,28 +278,42 @@ def methods(plan: Plan, result: AblationResult, out: Path, cited: Sequence[str])
     held = sorted({len(fold.held_out) for fold in plan.folds})
     amounts = list(ablation.counts or ablation.ratios)
     tried = sources.tried_before(manifests, result.config_hash)
-    parts = [
-        f"We tested on {many(len(clips), 'clip')} of {many(result.n_subjects, 'subject')} of {named} "
-        f"({classes}; manifest {hashes}) under the protocol {ablation.protocol.kind}{ref(ablation.protocol.kind)}: "
-        f"{many(len(plan.folds), 'fold')}, each holding out {held[0] if len(held) == 1 else f'{held[0]} to {held[-1]}'} "
-        f"{form(held[-1], 'subject', 'subjects')}.",
-        f"Recognizers were {', '.join(m + ref(m) for m in ablation.models)}, each trained with "
-        f"{many(len(ablation.seeds), 'seed')} ({', '.join(map(str, ablation.seeds))}); synthetic clips were mixed in by "
-        f"{', '.join(ablation.modes)}: {_listed([n for n in amounts if n])} "
-        f"{'of each class' if ablation.counts else 'per real training clip'}"
-        + (f"; controls: {', '.join(ablation.controls)}." if ablation.controls else "."),
-        " ".join(_made_by(maker, out, ref) for maker in plan.makers),
-        f"The pool held {many(result.sources.get(POOLED, sum(result.sources.values())), 'synthetic clip')}.",
-        "A fold learned from no clip that shows, or whose generator saw, a subject it tests on.",
-        f"UF1{ref('uf1')} is over all test clips, the mean over seeds, with 95 % intervals of a bootstrap over subjects "
-        f"({ablation.resamples} draws); differences from no synthetic clips are paired by subject, tested by permutation "
-        f"and corrected (Holm) for {many(result.comparisons, 'comparison')}.",
-        f"Before this ablation, {many(tried, 'other configuration was', 'other configurations were')} finished on these "
-        "clips (ledger).",
-        _measures_words(config.study.measures.clips, out, ref),
-        f"Software: mesynth{ref('mesynth')} {__version__}, Python {platform.python_version()}, {_versions()}; "
-        f"settings {result.config_hash[:12]} (sha256).",
-    ]  # fmt: skip
+    whom = many(held[0], "subject") if len(held) == 1 else f"{held[0]} to {held[-1]} subjects"
+    kind = ablation.protocol.kind
+    asked = f"{_listed([n for n in amounts if n])} {'of each class' if ablation.counts else 'per real training clip'}"
+    controls = f"; controls: {', '.join(ablation.controls)}" if ablation.controls else ""
+    pool = result.sources.get(POOLED, sum(result.sources.values()))
+    sentences = [
+        [
+            f"We tested on {many(len(clips), 'clip')} of {many(result.n_subjects, 'subject')} of {named} ({classes}; ",
+            f"manifest {hashes}) under the protocol {kind}{ref(kind)}: {many(len(plan.folds), 'fold')}, each holding ",
+            f"out {whom}.",
+        ],
+        [
+            f"Recognizers were {', '.join(m + ref(m) for m in ablation.models)}, each trained with ",
+            f"{many(len(ablation.seeds), 'seed')} ({', '.join(map(str, ablation.seeds))}); synthetic clips were mixed ",
+            f"in by {', '.join(ablation.modes)}: {asked}{controls}.",
+        ],
+        [_made_by(maker, out, ref) for maker in plan.makers if maker.given == FLOW_PRIOR][:1],
+        *([_made_by(maker, out, ref)] for maker in plan.makers if maker.given != FLOW_PRIOR),
+        [f"The pool held {many(pool, 'synthetic clip')}."],
+        ["A fold learned from no clip that shows, or whose generator saw, a subject it tests on."],
+        [
+            f"UF1{ref('uf1')} is over all test clips, the mean over seeds, with 95 % intervals of a bootstrap over ",
+            f"subjects ({ablation.resamples} draws); differences from no synthetic clips are paired by subject, ",
+            f"tested by permutation and corrected (Holm) for {many(result.comparisons, 'comparison')}.",
+        ],
+        [
+            f"Before this ablation, {many(tried, 'other configuration was', 'other configurations were')} finished on ",
+            "these clips (ledger).",
+        ],
+        [_measures_words(config.study.measures.clips, out, ref)],
+        [
+            f"Software: mesynth{ref('mesynth')} {__version__}, Python {platform.python_version()}, {_versions()}; ",
+            f"settings {result.config_hash[:12]} (sha256).",
+        ],
+    ]
+    parts = ["".join(sentence) for sentence in sentences]
     return " ".join(part for part in parts if part)
 
 
@@ -300,23 +322,24 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _made_by(maker: Maker, out: Path, ref: Any) -> str:
-    if maker.given == "flow-prior":
+    if maker.given == FLOW_PRIOR:
         return "The flow prior learned from nobody."
     facts = [find_model(name).facts for name in _models(maker, out)]
     family = facts[0].name
     counts = sorted({len(f.subjects_seen) for f in facts})
     seen = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seen = f"{seen} {form(counts[-1], 'subject', 'subjects')}"
+    who = f"Generator {maker.name} ({family}{ref(family)})"
     if maker.recipe is not None:
         hashes = ", ".join(f.weights_sha256[:12] for f in facts)
         return (
-            f"Generator {maker.name} ({family}{ref(family)}) was fine-tuned {len(facts)} times ({maker.recipe.run.images:,} "
-            f"images each), each time without one group of {_sizes(maker)} subjects, and learned from {seen} {form(counts[-1], 'subject', 'subjects')} (weights "
-            f"{hashes})."
+            f"{who} was fine-tuned {many(len(facts), 'time')} ({maker.recipe.run.images:,} images each), each time "
+            f"without one group of {_sizes(maker)} of those subjects, and learned from {seen} (weights {hashes})."
         )
     if counts == [0]:
         return f"Generator {maker.name} learned from nobody."
-    groups = f" in {len(facts)} groups" if maker.groups else ""
-    return f"Generator {maker.name} ({family}{ref(family)}) had learned from {seen} {form(counts[-1], 'subject', 'subjects')}, none of whom its folds test on{groups}."
+    groups = f", in {len(facts)} groups" if maker.groups else ""
+    return f"{who} had learned from {seen}, none of whom its folds test on{groups}."
 
 
 def _sizes(maker: Maker) -> str:
@@ -369,7 +392,7 @@ def references(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
     for maker in plan.makers:
         if maker.recipe is not None:
             used.add(maker.recipe.task)
-        elif not maker.flow or maker.given != "flow-prior":
+        elif not maker.flow or maker.given != FLOW_PRIOR:
             used |= {find_model(model).name for model in maker.models}
     called = _called()
     keys = {called[name] for name in used if name in called}
@@ -412,7 +435,10 @@ def expected_lines(found: Sequence[Expected]) -> list[str]:
     hours = sum(one.seconds or 0.0 for one in known) / 3600
     beside = f" without {', '.join(without)}" if without else ""
     total = _bytes(sum(one.bytes or 0 for one in found))
-    return [*lines, f"{many(len(found), 'command')}, about {hours:.2g} hours on this machine{beside}, and {total} on disk"]
+    return [
+        *lines,
+        f"{many(len(found), 'command')}, about {hours:.2g} hours on this machine{beside}, and {total} on disk",
+    ]
 
 
 def expected_plain(found: Sequence[Expected]) -> dict[str, Any]:
@@ -440,7 +466,7 @@ def page(
     out: Path, plan: Plan, result: AblationResult, steps: Mapping[str, Mapping[str, Any]], words: str, made: Table,
     measured: Table, text: str, files: Sequence[tuple[str, str]],
 ) -> str:  # fmt: skip
-    """The ablation's page with the answer, the generators and what goes into the paper before it: one look, one owner."""
+    """The ablation's page between the answer and what goes into the paper: one look, one owner."""
     from jinja2 import Environment, StrictUndefined
 
     source = resources.files("recognizer").joinpath("study_page.html").read_text(encoding="utf-8")
@@ -470,4 +496,3 @@ def _further(plan: Plan, out: Path) -> list[tuple[str, str]]:
                      *(word for path in plan.corpora for word in ("--synthetic", str(path))), "--out", f"{out}-few"])),
         ("Is every file of this study as it was written?", shlex.join(["mesynth", "verify", str(out)])),
     ]  # fmt: skip
-

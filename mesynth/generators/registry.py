@@ -141,8 +141,8 @@ def _found(name: str) -> Model:
     if not (folder / INDEX).is_file() and (folder / "cross_fit.json").is_file():
         raise PipelineError(
             f"{folder} holds the generators of a cross-fit, one for each group of subjects; name one of them "
-            f"({folder / 'group-0'}), or the folder among the generators of `recognizer study`, which takes each where it "
-            "may be taken"
+            f"({folder / 'group-0'}), or the folder among the generators of `recognizer study`, which takes each "
+            "where it may be taken"
         )
     facts = read_facts(folder)
     if not facts.subjects_seen:

@@ -34,7 +34,8 @@ from recognizer.data import FlowSet
 from recognizer.models import MODELS
 from recognizer.protocol import PROTOCOLS, ProtocolConfig, make_folds, mix
 from recognizer.sources import as_flow_set
-from recognizer.study import StudyConfig, clips_asked, forecast, held_out_groups, load_study, plan, study
+from recognizer.study import forecast, load_study, run_study
+from recognizer.study_plan import StudyConfig, clips_asked, held_out_groups, plan
 from tests.recognizer.corpora import write_corpus
 
 FLOW = [
@@ -57,7 +58,7 @@ def finished(corpora: dict[str, Manifest], tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("study")
     write_corpus(root / "real")
     out = root / "out"
-    study(on(root / "real"), out)
+    run_study(on(root / "real"), out)
     return out
 
 
@@ -94,7 +95,8 @@ def test_the_methods_paragraph_says_what_reviewers_ask(finished: Path) -> None:
     text = (finished / "methods.md").read_text()
     real = Manifest.read(finished.parent / "real")
     for asked in (
-        "48 clips of 8 subjects", "16 negative, 16 positive, 16 surprise", "protocol loso: 8 folds, each holding out 1 subject",
+        "48 clips of 8 subjects", "16 negative, 16 positive, 16 surprise",
+        "protocol loso: 8 folds, each holding out 1 subject",
         "1 seed (0)", real.hash()[:12], "2 comparisons", "0 other configurations were finished", "(200 draws)",
         f"mesynth[@mesynth] {mesynth.__version__}", "flow prior learned from nobody", "controls: shuffled",
     ):  # fmt: skip
@@ -113,7 +115,9 @@ def columns(tabular: str) -> set[int]:
     """Cells of every row, by a LaTeX parser that knows groups and escapes."""
     from pylatexenc.latexwalker import LatexSpecialsNode, LatexWalker, get_default_latex_context_db
 
-    nodes, _, _ = LatexWalker(tabular, tolerant_parsing=False, latex_context=get_default_latex_context_db()).get_latex_nodes()
+    nodes, _, _ = LatexWalker(
+        tabular, tolerant_parsing=False, latex_context=get_default_latex_context_db()
+    ).get_latex_nodes()
     table = next(n for n in nodes if getattr(n, "environmentname", "") == "table")
     inner = next(n for n in table.nodelist if getattr(n, "environmentname", "") == "tabular")
     spec = inner.nodeargd.argnlist[-1].latex_verbatim().strip("{}") if inner.nodeargd else ""
@@ -144,8 +148,12 @@ def test_any_text_stands_in_a_table(text: str, tmp_path: Path) -> None:
 def compiled(body: str, place: Path) -> None:
     if shutil.which("pdflatex") is None:
         return
-    (place / "t.tex").write_text("\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}")
-    run = subprocess.run(["pdflatex", "-interaction=batchmode", "-halt-on-error", "t.tex"], cwd=place, timeout=60, check=False)
+    (place / "t.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}"
+    )
+    run = subprocess.run(
+        ["pdflatex", "-interaction=batchmode", "-halt-on-error", "t.tex"], cwd=place, timeout=60, check=False
+    )
     assert run.returncode == 0, (place / "t.log").read_text()[-2000:]
 
 
@@ -179,11 +187,11 @@ def test_commands_on_the_page_are_those_that_ran(finished: Path) -> None:
 
 def test_the_same_command_finds_it_and_another_is_refused(finished: Path) -> None:
     real = finished.parent / "real"
-    again = study(on(real), finished)
+    again = run_study(on(real), finished)
     assert again.answer in page_text(finished)
     assert again.ablation == read_result(finished / "ablation")
     with pytest.raises(RunFolderError, match="holds another run"):
-        study(on(real, "resamples=300"), finished)
+        run_study(on(real, "resamples=300"), finished)
     assert load_study(finished / "study.yaml").plain() == on(real).plain()
 
 
@@ -255,7 +263,7 @@ def test_a_corpus_whose_generator_saw_a_test_subject_is_refused(
 ) -> None:
     leaky(tmp_path / "leaky", ("DB/03",))
     with pytest.raises(LeakError, match="saw subject DB/03, whom fold DB/03 holds out"):
-        study(on(corpora["real"], f"synthetic=[{tmp_path / 'leaky'}]", *more), tmp_path / "out")
+        run_study(on(corpora["real"], f"synthetic=[{tmp_path / 'leaky'}]", *more), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -323,12 +331,12 @@ def test_ctrl_c_in_a_step_goes_on_from_what_is_finished(
 
     monkeypatch.setattr(ablation, "ablate", stopped)
     with pytest.raises(KeyboardInterrupt):
-        study(config, out)
+        run_study(config, out)
     states = {name: step["state"] for name, step in json.loads((out / "steps.json").read_text()).items()}
     assert states == {"corpora/flow-prior": "finished", "ablation": "interrupted"}
     monkeypatch.setattr(ablation, "ablate", ablate)
     told: list[str] = []
-    study(config, out, say=told.append)
+    run_study(config, out, say=told.append)
     assert len(made) == 1
     assert [line.split()[2:4] for line in told] == [["ablate", str(out / "ablation.yaml")]]
     assert verify(out).clean
@@ -340,7 +348,7 @@ def test_dry_run_lists_every_command_with_time_and_bytes_and_writes_nothing(
     found = forecast(on(corpora["real"]), tmp_path / "out")
     assert [one.step.kind for one in found] == ["generate", "ablate"]
     assert all(one.seconds and one.seconds > 0 for one in found)
-    assert found[0].bytes and found[0].bytes > 1000
+    assert (found[0].bytes or 0) > 1000
     assert not (tmp_path / "out").exists()
     lines = study_report.expected_lines(found)
     assert lines[0].startswith("mesynth generate --kind flow")
@@ -353,8 +361,10 @@ def test_dry_run_lists_every_command_with_time_and_bytes_and_writes_nothing(
 
 
 def test_references_are_whole_and_asked_for_by_names_that_exist() -> None:
-    needed = {"article": {"author", "title", "journal", "year"}, "inproceedings": {"author", "title", "booktitle", "year"},
-              "misc": {"author", "title"}}  # fmt: skip
+    needed = {
+        "article": {"author", "title", "journal", "year"}, "misc": {"author", "title"},
+        "inproceedings": {"author", "title", "booktitle", "year"},
+    }  # fmt: skip
     names = {*DATABASES, *MODELS, *PROTOCOLS, *FAMILIES, "uf1", "fid", "kid", "lpips", "mesynth"}
     called: list[str] = []
     for key, entry in study_report.known_references().items():
@@ -373,7 +383,8 @@ def test_references_are_whole_and_asked_for_by_names_that_exist() -> None:
 
 TINY = [
     "embedded.subjects=4", "embedded.clips=3", "embedded.size=64", "embedded.fps=25", "corpora.people=2",
-    "corpora.clips=24", "corpora.fps=25", "corpora.duration=[0.2,0.24]", "measures.clips=4", "seeds=[0]", "resamples=100",
+    "corpora.clips=24", "corpora.fps=25", "corpora.duration=[0.2,0.24]", "measures.clips=4", "seeds=[0]",
+    "resamples=100",
 ]  # fmt: skip
 
 
@@ -382,7 +393,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MESYNTH_CACHE", str(place / "cache"))
-        study(load_study("study/quick", TINY), place / "out")
+        run_study(load_study("study/quick", TINY), place / "out")
     return place / "out"
 
 
@@ -390,8 +401,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fine_tuned_generators_know_nobody_whom_their_folds_test(whole: Path) -> None:
     prepared = Manifest.read(whole / "prepared")
     people = set(map(str, prepared.subject_keys()))
-    seen = [set(mesynth.load_generator(str(whole / "generators" / "motion_tiny_manifest" / f"group-{g}")).facts.subjects_seen)
-            for g in range(2)]  # fmt: skip
+    generators = [whole / "generators" / "motion_tiny_manifest" / f"group-{g}" for g in range(2)]
+    seen = [set(mesynth.load_generator(str(folder)).facts.subjects_seen) for folder in generators]
     config = load_study(whole / "study.yaml").ablation
     clips = as_flow_set([prepared], config, None, "")
     folds = make_folds(clips, config.protocol)
@@ -415,7 +426,9 @@ def test_fine_tuned_generators_know_nobody_whom_their_folds_test(whole: Path) ->
 
 
 @pytest.mark.slow
-def test_a_cross_fit_goes_on_into_a_study_and_one_of_its_generators_alone_is_refused(whole: Path, tmp_path: Path) -> None:
+def test_a_cross_fit_goes_on_into_a_study_and_one_of_its_generators_alone_is_refused(
+    whole: Path, tmp_path: Path
+) -> None:
     generators = whole / "generators" / "motion_tiny_manifest"
     alone = load_study("study/quick", [*TINY, f"real=[{whole / 'prepared'}]", f"generators=[{generators / 'group-0'}]"])
     with pytest.raises(LeakError, match=r"generator .*group-0 saw subject rendered-0/sub0\d, whom fold"):
@@ -423,9 +436,9 @@ def test_a_cross_fit_goes_on_into_a_study_and_one_of_its_generators_alone_is_ref
     runner = CliRunner()
     trained = runner.invoke(
         mesynth.cli.main,
-        ["train", "gan/motion_tiny_manifest", f"data.manifests=[{whole / 'prepared'}]", "run.images=16", "run.validate_images=16",
-         "run.checkpoint_images=16", "run.log_images=16", "--cross-fit", "2", "--workers", "1", "--cache", str(tmp_path / "c"),
-         "--out", str(tmp_path / "crossed")],
+        ["train", "gan/motion_tiny_manifest", f"data.manifests=[{whole / 'prepared'}]", "run.images=16",
+         "run.validate_images=16", "run.checkpoint_images=16", "run.log_images=16", "--cross-fit", "2",
+         "--workers", "1", "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "crossed")],
     )  # fmt: skip
     assert trained.exit_code == 0, trained.output
     crossed = load_study("study/quick", [*TINY, f"real=[{whole / 'prepared'}]", f"generators=[{tmp_path / 'crossed'}]"])
@@ -449,25 +462,26 @@ def test_commands_of_the_whole_study_are_those_that_ran(whole: Path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["corpora/flow-prior", "ablation"])
-def test_a_killed_study_goes_on(stage: str, tmp_path: Path) -> None:
+def test_a_study_killed_in_every_stage_goes_on(tmp_path: Path) -> None:
     write_corpus(tmp_path / "real")
     file = tmp_path / "study.yaml"
-    recipe = {"real": [str(tmp_path / "real")], "generators": ["flow-prior"], "recognizers": ["lda"], "ratios": [0, 1, 2],
-              "seeds": [0, 1, 2], "controls": ["shuffled", "mirror"], "corpora": {"clips": 3000}, "resamples": 200}  # fmt: skip
+    recipe = {
+        "real": [str(tmp_path / "real")], "generators": ["flow-prior"], "recognizers": ["lda"], "ratios": [0, 1, 2],
+        "seeds": [0, 1, 2], "controls": ["shuffled", "mirror"], "corpora": {"clips": 600}, "resamples": 200,
+    }  # fmt: skip
     file.write_text(yaml.safe_dump(recipe))
     words = [sys.executable, "-m", "recognizer", "study", str(file), "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     steps = tmp_path / "out" / "steps.json"
-    end = time.monotonic() + 90
-    while time.monotonic() < end and process.poll() is None:
-        if steps.is_file() and json.loads(steps.read_text()).get(stage, {}).get("state") == "begun":
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "it was over before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "out" / "study.json").exists()
+    for stage in ("corpora/flow-prior", "ablation"):
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if steps.is_file() and json.loads(steps.read_text()).get(stage, {}).get("state") == "begun":
+                break
+            time.sleep(0.01)
+        assert process.poll() is None, "it was over before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "out" / "study.json").exists()
     result = typed(file, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert verify(tmp_path / "out").clean
