@@ -227,20 +227,25 @@ def ablate(given: _Inputs) -> None:
 def study(settings: tuple[str, ...], out: Path, as_json: bool, dry_run: bool) -> None:
     """Does synthetic data help on this database? From prepared clips to the paper's table, in one command.
 
-    STUDY is a YAML file or a name (--list) [default: study/quick, on rendered people, to try it]. Generators are
-    fine-tuned without the people a fold tests on, corpora are made and measured, an ablation compares; OUT/report.html
+    STUDY is a YAML file or a name (--list) [default: study/default where real= names a database, else study/quick, on
+    rendered people, to try it]. Generators are fine-tuned without the people a fold tests on, corpora are made and measured, an ablation compares; OUT/report.html
     answers, OUT/tables, figures, methods.tex and references.bib go into the paper. Every part is a command in a folder
     of its own; the same command goes on where it was stopped. --dry-run lists them, with hours and bytes.
 
     Example: recognizer study --out runs/quick
 
-    Example: recognizer study study/default "real=[prepared/casme2]" --dry-run --out runs/study
+    Example: recognizer study "real=[prepared/casme2]" --dry-run --out runs/study
 
-    Example: recognizer study study/default "real=[prepared/casme2]" --out runs/study
+    Example: recognizer study my-study.yaml --out runs/study
     """
     from recognizer.study import forecast, load_study, run_study
 
-    config = load_study(*_split(settings)) if settings else load_study("study/quick")
+    recipe, given = _split(settings)
+    if recipe is None:
+        named = any(setting.startswith("real=") for setting in given)
+        config = load_study("study/default" if named else "study/quick", given)
+    else:
+        config = load_study(recipe, given)
     if dry_run:
         from recognizer.study_report import expected_lines, expected_plain
 

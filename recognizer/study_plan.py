@@ -171,6 +171,10 @@ def load_study(recipe: Path | str | None, settings: Sequence[str] = ()) -> Study
     mesynth.core.errors.ConfigError: recognizers is empty; choose from lda, ...
     """
     given = renamed(read_given(recipe, settings), {_RECOGNIZERS: "models"}, quiet=True)
+    stated = {setting.partition("=")[0] for setting in settings}
+    for one, other in (("ratios", "counts"), ("counts", "ratios")):  # of the two, a setting's replaces a recipe's
+        if one in stated and other not in stated and given.values.get(one):
+            given = replace(given, values={k: v for k, v in given.values.items() if k != other})
     own = {f.name for f in fields(StudySettings)}
     known = {*own, *valid_keys(AblationConfig), *MODELS, _RECOGNIZERS} - {"models"}
     for key in given.values:
@@ -289,7 +293,7 @@ def without_held_out(maker: Maker, folds: Sequence[Fold], tuning: TuningConfig) 
         return maker
     known = [set(find_model(model).facts.subjects_seen) for model in maker.models]
     for fold in folds:
-        check_maker(maker.given, sorted(min((seen & fold.held_out for seen in known), key=lambda met: len(met))), fold)
+        check_maker(maker.given, sorted(min((frozenset(seen & fold.held_out) for seen in known), key=len)), fold)
     return maker
 
 

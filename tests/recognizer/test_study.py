@@ -243,6 +243,20 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml"]
 
 
+def test_counts_of_a_setting_replace_the_ratios_of_a_recipe() -> None:
+    assert load_study("study/quick", ["counts=[5]"]).ablation.counts == (5,)
+    assert load_study("study/quick", ["counts=[5]"]).plain().get("ratios") is None
+    with pytest.raises(MesynthError, match="ratios has no effect: 'counts'"):
+        load_study("study/quick", ["counts=[5]", "ratios=[1]"])
+
+
+@pytest.mark.parametrize("name", ["study/default", "study/quick"])
+def test_shipped_studies_are_read_and_saved_alike(name: str, tmp_path: Path) -> None:
+    config = load_study(name)
+    (tmp_path / "again.yaml").write_text(study_report.yaml_text(config.plain()))
+    assert load_study(tmp_path / "again.yaml").plain() == config.plain()
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     result = typed(tmp_path / "none.yaml", "--out", tmp_path / "out")
     assert result.exit_code == 2
