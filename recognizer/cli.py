@@ -228,9 +228,10 @@ def study(settings: tuple[str, ...], out: Path, as_json: bool, dry_run: bool) ->
     """Does synthetic data help on this database? From prepared clips to the paper's table, in one command.
 
     STUDY is a YAML file or a name (--list) [default: study/default where real= names a database, else study/quick, on
-    rendered people, to try it]. Generators are fine-tuned without the people a fold tests on, corpora are made and measured, an ablation compares; OUT/report.html
-    answers, OUT/tables, figures, methods.tex and references.bib go into the paper. Every part is a command in a folder
-    of its own; the same command goes on where it was stopped. --dry-run lists them, with hours and bytes.
+    rendered people, to try it]. Generators are fine-tuned without the people a fold tests on, corpora are made and
+    measured, an ablation compares; OUT/report.html answers, OUT/tables, figures, methods.tex and references.bib go into
+    the paper. Every part is a command in a folder of its own; the same command goes on where it was stopped. --dry-run
+    lists them, with hours and bytes.
 
     Example: recognizer study --out runs/quick
 

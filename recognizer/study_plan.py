@@ -293,7 +293,7 @@ def without_held_out(maker: Maker, folds: Sequence[Fold], tuning: TuningConfig) 
         return maker
     known = [set(find_model(model).facts.subjects_seen) for model in maker.models]
     for fold in folds:
-        check_maker(maker.given, sorted(min((frozenset(seen & fold.held_out) for seen in known), key=len)), fold)
+        check_maker(maker.given, min((sorted(seen & fold.held_out) for seen in known), key=lambda met: len(met)), fold)
     return maker
 
 
@@ -413,6 +413,7 @@ def plan(config: StudyConfig, out: Path, read: Sequence[Path] | None = None) -> 
     clips = as_flow_set(bound, ablation, None, "reading clips")
     folds = make_folds(clips, ablation.protocol)
     found = [without_held_out(maker, folds, study.fine_tuning) for maker in makers(study, real)]
+    _require_frames(study, found, real, manifests)
     if given and ablation.mix.leak == RAISE:
         theirs = as_flow_set(made or [], ablation, None, "reading synthetic")
         for fold in folds:
@@ -441,6 +442,19 @@ def plan(config: StudyConfig, out: Path, read: Sequence[Path] | None = None) -> 
         )
     )  # fmt: skip
     return Plan(config, real, folds, clips, tuple(found), tuple(steps), ablation, tuple(corpora))
+
+
+def _require_frames(
+    study: StudySettings, found: Sequence[Maker], real: Sequence[Path], manifests: Sequence[Manifest]
+) -> None:
+    bare = [path for path, m in zip(real, manifests, strict=True) if any(row.frames is None for row in m)]
+    if not bare:
+        return
+    way = "name flow-prior, which needs no faces, or prepare it without --no-frames"
+    if tuned := [maker.given for maker in found if maker.recipe is not None]:
+        raise ConfigError(f"generators: {tuned[0]} learns from frames, and {bare[0]} has none; {way}")
+    if study.corpora.faces == DATABASE and not all(maker.flow for maker in found):
+        raise ConfigError(f"corpora.faces=database shows the faces of {bare[0]}, which has no frames; {way}")
 
 
 def clips_asked(ablation: AblationConfig, clips: FlowSet, folds: Sequence[Fold], faces: str) -> int:
@@ -510,7 +524,7 @@ def _steps(
         corpora += parts  # a generator's groups lie beside each other, which makes them one source of an ablation
     if study.measures.clips and shown:
         with_frames = [
-            (path, m) for path, m in zip(real, manifests, strict=True) if all(row.frames is not None for row in m[:1])
+            (path, m) for path, m in zip(real, manifests, strict=True) if all(row.frames is not None for row in m)
         ]
         for path, _ in with_frames:
             name = "measures" if len(real) == 1 else f"measures/{path.resolve().name}"

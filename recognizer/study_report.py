@@ -27,7 +27,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import write_bytes, write_text
 from recognizer import ablation_page, sources
 from recognizer.ablation_result import POOLED, AblationResult, Summary
-from recognizer.report import ablation_columns, ablation_table, added, form, many, p_text, resolution_note, tally
+from recognizer.report import ablation_columns, ablation_table, added, form, many, p_text, tally
 from recognizer.study_plan import FLOW_PRIOR, Expected, Maker, Plan
 
 PAGE = "report.html"
@@ -208,13 +208,15 @@ def measure_files(out: Path) -> list[Path]:
     return sorted([*out.glob("measures/measures.csv"), *out.glob("measures/*/measures.csv")])
 
 
-def _measured_kinds(out: Path) -> set[str]:
-    """Of fid, kid and lpips, what was measured."""
-    kinds = set()
+def _measured_kinds(out: Path) -> dict[str, str]:
+    """Of kid, fid and lpips what was measured, and what it is called: a stand-in has a name of its own."""
+    kinds: dict[str, str] = {}
     for file in measure_files(out):
         with file.open(newline="", encoding="utf-8") as text:
-            kinds |= {row["key"].partition("_")[0] for row in csv.DictReader(text) if row["value"]}
-    return kinds & {"fid", "kid", "lpips"}
+            for row in csv.DictReader(text):
+                if row["value"] and row["key"] in _MEASURED:
+                    kinds.setdefault(row["key"].partition("_")[0], row["measure"].partition(" ")[0])
+    return kinds
 
 
 def _figure(value: float | str) -> str:
@@ -348,9 +350,7 @@ def _sizes(maker: Maker) -> str:
 
 
 def _measures_words(clips: int, out: Path, ref: Any) -> str:
-    names = {"kid": "KID", "fid": "Frechet distance", "lpips": "LPIPS"}
-    made = _measured_kinds(out)
-    said = [f"{name}{ref(kind)}" for kind, name in names.items() if kind in made]
+    said = [f"{name}{ref(kind)}" for kind, name in _measured_kinds(out).items()]
     return f"Up to {clips} clips a side were compared by {', '.join(said)}." if said else ""
 
 
@@ -472,7 +472,7 @@ def page(
     source = resources.files("recognizer").joinpath("study_page.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     own = template.render(
-        answer=words, detail=detail(result), tally=tally(result), warning=resolution_note(result), generators=made,
+        answer=words, detail=detail(result), tally=tally(result), generators=made,
         measures=measured, picked=any(maker.groups for maker in plan.makers), methods=text, files=files,
         measure_pages=[os.path.relpath(file.parent / "report.html", out) for file in measure_files(out)],
         steps=list(steps.values()), further=_further(plan, out),

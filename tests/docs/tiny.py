@@ -170,7 +170,7 @@ SUBSTITUTIONS = (
     Substitution(
         r"^recognizer study\b(?!.*counts)",
         "a ratio of 1 of a dozen real clips",
-        behind=("ratios=[0,1]", "corpora.clips=42"),
+        behind=("ratios=[0,1]",),
     ),
     Substitution(r"^recognizer study\b.*counts", "two clips of each class", words=((r"^counts=.*", "counts=[2]"),)),
     Substitution(
@@ -179,7 +179,7 @@ SUBSTITUTIONS = (
         behind=(
             "generators=[motion-prior,gan/motion_tiny_manifest]",
             "fine_tuning.groups=2",
-            "fine_tuning.settings=[]",
+            f"fine_tuning.settings=[{','.join(_FEW)}]",
         ),
     ),
     Substitution(

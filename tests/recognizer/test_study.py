@@ -203,6 +203,11 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "corpora: {clipz: 3}": ("unknown key 'corpora.clipz'; nearest: corpora.clips", ""),
     "generators: [motion_gun]": ("generators: model 'motion_gun' is unknown; choose from", ""),
     "generators: [gan/motion_64]": ("generators: gan/motion_64 learns from rendered people", ""),
+    "generators: [gan/motion_64_manifest]": ("learns from frames, and", "has none; name flow-prior"),
+    "generators: [motion-prior]\ncorpora: {faces: database}": (
+        "corpora.faces=database shows the faces of",
+        "no frames",
+    ),
     "generators: []": ("generators is empty", ""),
     "generators: [flow-prior, flow-prior]": ("generators names flow-prior twice", ""),
     "recognizers: []": ("recognizers is empty; choose from lda", ""),
