@@ -39,11 +39,11 @@ from recognizer.study_plan import (
     Plan,
     Step,
     StudyConfig,
+    check_settings,
     corpus_step,
     database_steps,
     flow_step,
     load_study,
-    makers,
     needs_frames,
     plan,
 )
@@ -75,6 +75,8 @@ class State:
         """Run a step within: begun, then finished or interrupted."""
         before, start = self.steps.get(step.name, {}).get("seconds", 0.0), time.perf_counter()
 
+        known = step.name in self.steps
+
         def note(state: str) -> None:
             seconds = round(before + time.perf_counter() - start, 2)
             self.steps[step.name] = {"state": state, "seconds": seconds, "command": step.text}
@@ -83,8 +85,15 @@ class State:
         note("begun")
         try:
             yield
-        except BaseException:
-            note("interrupted")
+        except BaseException as error:
+            if known or not isinstance(error, MesynthError) or (self._folder / step.name).exists():
+                note("interrupted")
+            else:  # refused before it made anything: nothing is left of it
+                del self.steps[step.name]
+                if self.steps:
+                    write_text(self._folder / STEPS, json.dumps(self.steps, indent=1) + "\n")
+                else:
+                    (self._folder / STEPS).unlink()
             raise
         note("finished")
 
@@ -133,7 +142,7 @@ def run_study(
     bars: Bars = progress or (lambda name: lambda done, total: None)
     tell = say or (lambda text: None)
     first, real = database_steps(config, out)
-    makers(config.study, real)  # names are looked up before anything is made
+    check_settings(config, real)
     hashes = [] if first else [Manifest.read(path).hash() for path in real]
     made = [Manifest.read(path).hash() for path in config.study.synthetic]
     claim_folder(out, {"verb": "study", "config": config.plain(), "real": hashes, "synthetic": made})
@@ -144,10 +153,11 @@ def run_study(
         for number, step in enumerate(first, 1):
             _run(step, state, bars, tell, f"database {number}/{len(first)}")
         ahead = plan(config, out)
-        write_text(out / RECIPE, study_report.yaml_text(config.plain()))
-        write_text(out / ABLATION, study_report.yaml_text(effective(ahead.ablation, synthetic=True)))
         for number, step in enumerate(ahead.steps, 1):
             _run(step, state, bars, tell, f"{number}/{len(ahead.steps)}")
+            if number == 1:  # what refuses the first step leaves no file
+                write_text(out / RECIPE, study_report.yaml_text(config.plain()))
+                write_text(out / ABLATION, study_report.yaml_text(effective(ahead.ablation, synthetic=True)))
         result = ablations.ablate(list(ahead.real), list(ahead.corpora), ahead.ablation, out=out / "ablation")
         answer = study_report.write(out, ahead, result, {**state.steps})
         facts = {"answer": answer, "steps": state.steps, "comparisons": result.comparisons}
@@ -182,6 +192,7 @@ def forecast(config: StudyConfig, out: Path, *, say: Say | None = None) -> list[
     tell = say or (lambda text: None)
     state = State(out)
     first, real = database_steps(config, out)
+    check_settings(config, real)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         taken: dict[str, tuple[float, int]] = {}

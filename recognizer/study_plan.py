@@ -234,6 +234,9 @@ def makers(study: StudySettings, real: Sequence[Path]) -> list[Maker]:
         MesynthError: an unknown name. ConfigError: a recipe that does not learn from prepared clips.
     """
     found = [_maker(given, study, real) for given in study.generators]
+    groups, people = study.fine_tuning.groups, study.embedded.subjects
+    if not study.real and groups > people and any(maker.recipe is not None for maker in found):
+        raise ConfigError(f"fine_tuning.groups={groups} is more than embedded.subjects={people}; choose fewer groups")
     names = [maker.name for maker in found]
     for i, maker in enumerate(found):
         if names.count(maker.name) > 1:
@@ -551,24 +554,42 @@ def _tuned(maker: Maker, g: int, tuning: TuningConfig, real: Sequence[Path], out
     )  # fmt: skip
 
 
+def _asked(
+    maker: Maker, model: str | None, c: CorporaConfig, wanted: int, ablation: AblationConfig, like: str | None
+) -> dict[str, Any]:
+    """Settings of `mesynth generate`."""
+    out: dict[str, Any] = {"emotion": ",".join(ablation.data.classes), "count": wanted, "model": model}
+    out |= {"head_motion": c.head_motion, "blink": c.blink, "style": c.style}
+    if maker.flow:
+        return {"kind": "flow", **out} | ({} if like is None else {"frame": like})
+    return out | {"fps": c.fps, "size": c.size, "noise": c.noise, "preview": min(6, wanted)}
+
+
+def check_settings(config: StudyConfig, real: Sequence[Path]) -> None:
+    """Look names up and try settings before anything is made. Raises MesynthError as :func:`makers` does, and
+    ConfigError for what no generator can be asked for."""
+    c = config.study.corpora
+    for maker in makers(config.study, real):
+        duration: dict[str, Any] = {} if maker.flow else {"duration": (c.duration[0], c.duration[1])}
+        asked = _asked(maker, None, c, max(c.clips, 1), config.ablation, None)
+        try:
+            api.check_generation(**asked, **duration)
+        except MesynthError as error:
+            raise type(error)(f"corpora: {error}") from None
+
+
 def corpus_step(
     maker: Maker, model: str, c: CorporaConfig, wanted: int, ablation: AblationConfig, faces: Path | str,
     like: str | None, seed: int, out: Path, name: str,
 ) -> Step:  # fmt: skip
-    emotion = ",".join(ablation.data.classes)
-    drawn = {"head_motion": c.head_motion, "blink": c.blink, "style": c.style}
+    """`mesynth generate`, into ``out``."""
+    given = _asked(maker, model, c, wanted, ablation, like)
     if maker.flow:
-        options = {"kind": "flow", "emotion": emotion, "count": wanted, "model": model, "frame": like}
-        images: dict[str, Any] = {k: v for k, v in options.items() if v is not None} | drawn
         return Step(
-            name, _words("mesynth generate", **images, seed=seed, workers=1, out=out),
-            lambda bars: api.generate(out=out, seed=seed, progress=bars, **images), "generate", wanted,
+            name, _words("mesynth generate", **given, seed=seed, workers=1, out=out),
+            lambda bars: api.generate(out=out, seed=seed, progress=bars, **given), "generate", wanted,
         )  # fmt: skip
     low, high = c.duration
-    given: dict[str, Any] = {
-        "emotion": emotion, "count": wanted, "model": model, "fps": c.fps, "size": c.size, "noise": c.noise, **drawn,
-        "preview": min(6, wanted),
-    }  # fmt: skip
     return Step(
         name,
         _words("mesynth generate", faces=faces, **given, duration=f"{low:g}:{high:g}", seed=seed, workers=1, out=out),

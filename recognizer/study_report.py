@@ -27,7 +27,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import write_bytes, write_text
 from recognizer import ablation_page, sources
 from recognizer.ablation_result import POOLED, AblationResult, Summary
-from recognizer.report import ablation_columns, ablation_table, added, form, many, p_text, tally
+from recognizer.report import ablation_columns, ablation_table, added, fold_table, form, many, p_text, tally
 from recognizer.study_plan import FLOW_PRIOR, Expected, Maker, Plan
 
 PAGE = "report.html"
@@ -53,6 +53,7 @@ def write(out: Path, plan: Plan, result: AblationResult, steps: Mapping[str, Map
         "comparisons": (comparisons_table(result), _COMPARED.format(n=result.comparisons)),
         "generators": (made, "Generators of the synthetic clips, and whom they learned from."),
         "measures": (measured, "Synthetic clips against the real ones."),
+        "folds": (fold_table(result), "Fold by fold; these intervals are described, not tested."),
     }
     files = [
         (f"{TABLES}/{name}.tex", caption.partition(".")[0]) for name, ((_, rows), caption) in tables.items() if rows
@@ -110,8 +111,12 @@ def detail(result: AblationResult) -> str:
     if s is None or s.difference is None:
         return ""
     without = s.uf1.value - s.difference.value
+    more = ablation_columns(result.summary)
+    words = [s.model, *([s.mode] if "mode" in more else [])]
+    words += [f"{s.train_subjects or 'all'} real subjects"] if "train_subjects" in more else []
+    words += ["all generators together"] if "source" in more else []
     return (
-        f"{s.model}, all generators together, {s.amount_text}: UF1 {without:.3f} without synthetic clips, "
+        f"{', '.join(words)}, {s.amount_text}: UF1 {without:.3f} without synthetic clips, "
         f"{s.uf1.value:.3f} with them (95 % interval of a paired bootstrap over {many(result.n_subjects, 'subject')}; "
         f"corrected p {p_text(s.p_holm or 0.0)})."
     )

@@ -219,6 +219,15 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "protocol: {kind: lopo}": ("protocol.kind='lopo' is unknown; choose from loso", ""),
     "protocol: {kind: cde}": ("cde needs at least two databases", ""),
     "controls: [placebo]": ("controls: 'placebo' is unknown", "shuffled"),
+    "real: []\nembedded: {subjects: 0}": ("subjects=0 is outside 1..10000", ""),
+    "real: []\nembedded: {size: 8}": ("size=8 is too small", ""),
+    "real: []\nfine_tuning: {groups: 9}\ngenerators: [gan/motion_tiny_manifest]": (
+        "fine_tuning.groups=9 is more than embedded.subjects=4",
+        "",
+    ),
+    "corpora: {duration: [0.2, 2]}\ngenerators: [motion-prior]": ("corpora: ", "1/25 to 1/2 second"),
+    "corpora: {size: 8}\ngenerators: [motion-prior]": ("corpora: size=8 px is outside", ""),
+    "corpora: {noise: -1}\ngenerators: [motion-prior]": ("corpora: ", "noise"),
     "real: [nowhere]": ("no manifest.parquet in nowhere", ""),
     "measures: {clips: 2}": ("measures.clips=2 is too few", ""),
     "corpora: {faces: nobody, clips: 3}\ngenerators: [motion-prior]": ("corpora.faces=nobody is not there", "rendered"),
@@ -253,6 +262,20 @@ def test_counts_of_a_setting_replace_the_ratios_of_a_recipe() -> None:
     assert load_study("study/quick", ["counts=[5]"]).plain().get("ratios") is None
     with pytest.raises(MesynthError, match="ratios has no effect: 'counts'"):
         load_study("study/quick", ["counts=[5]", "ratios=[1]"])
+
+
+def test_across_databases_each_fold_has_a_table_row(tmp_path: Path) -> None:
+    """Several real databases; folds that hold out a whole one."""
+    roots = [write_corpus(tmp_path / name, subjects=3, database=name, seed=i).root for i, name in enumerate("AB")]
+    config = load_study(None, [*FLOW, f"real=[{roots[0]},{roots[1]}]", "protocol.kind=hde", "controls=[]"])
+    run_study(config, tmp_path / "out")
+    tex = (tmp_path / "out" / "tables" / "folds.tex").read_text()
+    assert r"A-$>$B" in tex
+    assert columns(tex) == {6}
+    compiled(tex, tmp_path)
+    text = (tmp_path / "out" / "methods.md").read_text()
+    assert "6 subjects of A, B" in text
+    assert "protocol hde[@see2019megc]: 2 folds, each holding out 3 subjects" in text
 
 
 @pytest.mark.parametrize("name", ["study/default", "study/quick"])
