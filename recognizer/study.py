@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from mesynth import api
-from mesynth.core.errors import MesynthError
+from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.process import launched
 from mesynth.store.generator_folder import shipped_models
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import claim_folder, only_writer, write_last, write_text
@@ -135,7 +136,16 @@ def run_study(
         ConfigError, ManifestError: what is wrong with the settings or the clips, before anything is made.
         LeakError: a generator or a corpus saw a subject whom a fold holds out.
         RunFolderError: ``out`` holds something else.
+
+    >>> run_study(load_study(None, ["real=[nowhere]"]), "study-of-nothing")
+    Traceback (most recent call last):
+    mesynth.store.manifest.NoManifest: no manifest.parquet in nowhere; ...
     """
+    if (count := launched()[1]) > 1:
+        raise ConfigError(
+            f"{count} processes were started, and a study runs its parts one after the other: start it alone; its "
+            "ablation alone can be shared (--dry-run shows the command)"
+        )
     out = Path(out)
     if not isinstance(config, StudyConfig):
         config = load_study("study/quick" if config is None else config)

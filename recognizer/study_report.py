@@ -85,10 +85,11 @@ def write(out: Path, plan: Plan, result: AblationResult, steps: Mapping[str, Map
 
 
 def headline(result: AblationResult) -> Summary | None:
-    """The comparison that answers, fixed beforehand: first recognizer, mode and number of subjects, all generators
-    pooled, at :func:`recognizer.ablation_page.shown_amount`."""
+    """The comparison that answers, fixed beforehand: first recognizer and mode, all real subjects (or the most that were
+    asked for), all generators pooled, at :func:`recognizer.ablation_page.shown_amount`."""
     amount = ablation_page.shown_amount(result.summary)
-    return next((s for s in result.summary if (s.arm, s.source, s.amount) == ("synthetic", POOLED, amount)), None)
+    found = [s for s in result.summary if (s.arm, s.source, s.amount) == ("synthetic", POOLED, amount)]
+    return min(found, key=lambda s: (s.train_subjects != 0, -s.train_subjects)) if found else None
 
 
 def answer(result: AblationResult) -> str:
@@ -97,7 +98,8 @@ def answer(result: AblationResult) -> str:
     if s is None or s.difference is None:
         return "Synthetic data were not asked to help here: no amount above 0 was run."
     d = s.difference
-    change = f"UF1 {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], paired by subject"
+    few = f" with {many(s.train_subjects, 'real subject')} to learn from" if s.train_subjects else ""
+    change = f"UF1 {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]{few}, paired by subject"
     if s.verdict.startswith("gain"):
         return f"Synthetic data help here: {change}."
     if s.verdict.startswith("loss"):

@@ -93,6 +93,33 @@ def test_the_first_sentence_and_every_number_are_the_ablations(finished: Path) -
             assert f"{one['uf1']['value'] - one['difference']['value']:.3f}" in tex
 
 
+@pytest.mark.parametrize("order", [(3, 6, 0), (0, 3, 6), (6, 3)])
+def test_all_real_subjects_answer_whatever_else_was_asked(finished: Path, order: tuple[int, ...]) -> None:
+    result = read_result(finished / "ablation")
+    rows = []
+    for n in order:
+        for s in result.summary:
+            d = s.difference and replace(s.difference, value=0.1 * n, low=0.01 * n, high=0.2 * n)
+            rows.append(replace(s, train_subjects=n, difference=d, verdict=s.verdict and "gain shown: x"))
+    said = study_report.answer(replace(result, summary=tuple(rows)))
+    if 0 in order:
+        assert said == "Synthetic data help here: UF1 +0.000 [+0.000, +0.000], paired by subject."
+    else:
+        assert said.startswith(
+            "Synthetic data help here: UF1 +0.600 [+0.060, +1.200] with 6 real subjects to learn from"
+        )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [("gain shown", "help here:"), ("loss shown", "harm here:"), ("no gain shown", "help here is not shown:")],
+)
+def test_the_answer_follows_the_verdict(finished: Path, verdict: str, words: str) -> None:
+    result = read_result(finished / "ablation")
+    rows = tuple(replace(s, verdict=s.verdict and f"{verdict}: x") for s in result.summary)
+    assert words in study_report.answer(replace(result, summary=rows))
+
+
 def test_the_methods_paragraph_says_what_reviewers_ask(finished: Path) -> None:
     text = (finished / "methods.md").read_text()
     real = Manifest.read(finished.parent / "real")
