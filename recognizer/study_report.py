@@ -85,8 +85,8 @@ def write(out: Path, plan: Plan, result: AblationResult, steps: Mapping[str, Map
 
 
 def headline(result: AblationResult) -> Summary | None:
-    """The comparison that answers, fixed beforehand: first recognizer and mode, all real subjects (or the most that were
-    asked for), all generators pooled, at :func:`recognizer.ablation_page.shown_amount`."""
+    """The comparison that answers, fixed beforehand: first recognizer and mode, all real subjects (or the most that
+    were asked for), all generators pooled, at :func:`recognizer.ablation_page.shown_amount`."""
     amount = ablation_page.shown_amount(result.summary)
     found = [s for s in result.summary if (s.arm, s.source, s.amount) == ("synthetic", POOLED, amount)]
     return min(found, key=lambda s: (s.train_subjects != 0, -s.train_subjects)) if found else None
