@@ -17,6 +17,7 @@ from mesynth.core.errors import ConfigError
 if TYPE_CHECKING:
     from mesynth.benchmark.result import Result
     from mesynth.corpus.filters import Rejection
+    from mesynth.corpus.generation import Generation
     from mesynth.corpus.plan import StoredPlan
     from mesynth.generators.base import Generator
     from mesynth.metrics.base import MeasureRow
@@ -537,26 +538,52 @@ def generate(
     Traceback (most recent call last):
     mesynth.core.errors.ConfigError: preview has no effect with kind flow; leave it out
     """
+    given = {"faces": faces, "aus": aus, "emotion": emotion, "plan": plan, "model": model, "count": count}
+    wanted = _generation(given | {"duration": duration, "seed": seed}, settings)
+    return wanted.run(Path(out), workers, progress).manifest
+
+
+def check_generation(
+    *, emotion: str | Sequence[str], model: str | Path | None = None, count: int | None = None,
+    duration: float | tuple[float, float] = 0.32, **settings: Any,
+) -> None:  # fmt: skip
+    """Refuse settings that :func:`generate` would refuse for emotions on any faces; no face and no model is looked at.
+
+    Raises:
+        ConfigError, MesynthError: an argument out of range or without effect.
+
+    >>> check_generation(emotion="surprise", duration=(0.2, 2))
+    Traceback (most recent call last):
+    mesynth.core.errors.MesynthError: ...
+    """
+    faces = None if settings.get("kind") == "flow" else Path()
+    given = {"faces": faces, "aus": (), "emotion": emotion, "plan": None, "model": model, "count": count}
+    _ = _generation(given | {"duration": duration, "seed": 0}, settings).config
+
+
+def _generation(call: dict[str, Any], settings: dict[str, Any]) -> Generation:
+    """What :func:`generate` was called with, checked."""
     from mesynth.corpus.generation import Generation
 
     known = _names(Generation)
     if unknown := set(settings) - set(known):
         raise ConfigError(f"setting '{min(unknown)}' is unknown; choose from {', '.join(known)}")
+    duration, aus, emotion = call["duration"], call["aus"], call["emotion"]
     low, high = (duration, duration) if isinstance(duration, (int, float)) else duration
     given: dict[str, Any] = settings | {
-        "faces": None if faces is None else Path(faces),
-        "plan": None if plan is None else Path(plan),
+        "faces": None if call["faces"] is None else Path(call["faces"]),
+        "plan": None if call["plan"] is None else Path(call["plan"]),
         "aus": (aus,) if isinstance(aus, str) else tuple(aus),
         "emotion": emotion if isinstance(emotion, str) else ",".join(emotion),
-        "model": None if model is None else str(model),
-        "count": count,
+        "model": None if call["model"] is None else str(call["model"]),
+        "count": call["count"],
         "duration": (float(low), float(high)),
-        "seed": seed,
+        "seed": call["seed"],
     }
     wanted = Generation(**given)
     usual = Generation()
     wanted.check({name for name in given if name in settings or getattr(wanted, name) != getattr(usual, name)})
-    return wanted.run(Path(out), workers, progress).manifest
+    return wanted
 
 
 def filter_corpus(

@@ -23,21 +23,24 @@ if TYPE_CHECKING:
     from recognizer.protocol import ProtocolConfig
     from recognizer.results import Scores
     from recognizer.run import loso
+    from recognizer.study import run_study
+    from recognizer.study_plan import load_study
     from recognizer.trained import Recognizer, load, predict, train
     from recognizer.training import TrainConfig
     from recognizer.video import predict_video
 
 __all__ = [
     "AblationConfig", "DataConfig", "FlowSet", "MixConfig", "Model", "ProtocolConfig", "Recognizer", "RunConfig",
-    "Scores", "TrainConfig", "ablate", "load", "load_config", "loso", "predict", "predict_video", "register_model",
-    "train",
+    "Scores", "TrainConfig", "ablate", "load", "load_config", "load_study", "loso", "predict", "predict_video",
+    "register_model", "run_study", "train",
 ]  # fmt: skip
 
 _HOME = {
     "AblationConfig": "config", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing", "Model": "models",
     "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "Scores": "results",
     "TrainConfig": "training", "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
-    "predict": "trained", "predict_video": "video", "register_model": "models", "train": "trained",
+    "load_study": "study_plan", "predict": "trained", "predict_video": "video", "register_model": "models",
+    "run_study": "study", "train": "trained",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import time
@@ -15,6 +16,7 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.process import launched
+from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer
 from recognizer import ablation_page, report
 from recognizer import results as predictions
@@ -242,20 +244,37 @@ def _wait(ready: Callable[[], bool]) -> None:
 # ---------------------------------------------------------------- sources
 
 
+_GROUP = re.compile(r"group-\d+")
+
+
+def _place(manifest: Manifest) -> Path:
+    """The folder that stands for a source: corpora of a cross-fit's generators, ``NAME/group-0`` and so on, are one."""
+    root = manifest.root.resolve()
+    return root.parent if _GROUP.fullmatch(root.name) else root
+
+
 def _names(source: Opened, config: AblationConfig) -> list[str]:
     """All corpora pooled, and each by its folder's name where each is run by itself."""
     if not config.per_source:
         return [POOLED]
     if isinstance(source, FlowSet):
         raise ConfigError("per_source=true tells corpora apart by their manifests; pass those, or set it to false")
-    if len(source) < 2:
+    places = _places(source)
+    if len(places) < 2:
         return [POOLED]
-    names = [m.root.resolve().name for m in source]
+    names = [place.name for place in places]
     if len({POOLED, *names}) < len(names) + 1:  # two folders of one name, or one called as the pool is
-        names = ["/".join(m.root.resolve().parts[-2:]) for m in source]
+        names = ["/".join(place.parts[-2:]) for place in places]
     if len(set(names)) < len(names):
         raise ConfigError(f"per_source=true needs corpora in folders of different names, not twice {names[0]}")
     return [POOLED, *names]
+
+
+def _places(source: Sequence[Manifest]) -> list[Path]:
+    # A corpus that is given twice stays two, which is refused; groups are one corpus in parts.
+    whole = [_place(m) for m in source]
+    parts = [place for m, place in zip(source, whole, strict=True) if place != m.root.resolve()]
+    return [place for i, place in enumerate(whole) if place not in parts or place not in whole[:i]]
 
 
 def _made(
@@ -264,10 +283,9 @@ def _made(
     if len(names) == 1:
         return {POOLED: as_flow_set(source, config, progress, "reading synthetic")}
     assert isinstance(source, list)
-    each = {
-        name: as_flow_set([manifest], config, progress, f"reading {name}")
-        for name, manifest in zip(names[1:], source, strict=True)
-    }
+    each = {}
+    for name, place in zip(names[1:], _places(source), strict=True):
+        each[name] = as_flow_set([m for m in source if _place(m) == place], config, progress, f"reading {name}")
     return {POOLED: FlowSet.concat(list(each.values()))} | each
 
 

@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 import yaml
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -155,8 +156,18 @@ def span(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def curve_png(summary: Sequence[Summary]) -> bytes:
-    """:func:`amount_panels` as PNG: the numbers of real subjects beside each other, or up to three in a row."""
-    panels = amount_panels(summary)
+    """:func:`amount_panels` as PNG."""
+    return drawn(amount_panels(summary), summary, "png")
+
+
+_UNDATED: dict[str, dict[str, None]] = {
+    "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
+}  # fmt: skip
+"""Metadata that would make the same figure other bytes."""
+
+
+def drawn(panels: Sequence[Panel], summary: Sequence[Summary], kind: str) -> bytes:
+    """Panels as png, pdf or svg: the numbers of real subjects beside each other, or up to three in a row."""
     numbers = len({s.train_subjects for s in summary})
     columns = numbers if numbers > 1 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -184,7 +195,8 @@ def curve_png(summary: Sequence[Summary]) -> bytes:
     if panels[0].lines:
         axes[0].legend(fontsize=8)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with rc_context({"svg.hashsalt": "recognizer", "pdf.fonttype": 42}):  # ids by content; text as text
+        figure.savefig(buffer, format=kind, metadata=_UNDATED[kind])
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""`recognizer`: loso, ablate, train, import, predict. Torch is imported inside the verbs, so --help is quick."""
+"""`recognizer`: loso, ablate, study, train, import, predict. Torch is imported inside the verbs, so --help is quick."""
 
 from __future__ import annotations
 
@@ -216,6 +216,54 @@ def ablate(given: _Inputs) -> None:
     for line in [*ablation_verdicts(result), *result.notes, tally(result)]:
         click.echo(line)
     click.echo(f"written: {given.out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
+
+
+@main.command(cls=Verb)
+@click.argument("settings", nargs=-1, metavar="[STUDY] [KEY=VALUE]...")
+@list_recipes_option("study")
+@_out
+@json_option
+@dry_run_option
+def study(settings: tuple[str, ...], out: Path, as_json: bool, dry_run: bool) -> None:
+    """Does synthetic data help on this database? From prepared clips to the paper's table, in one command.
+
+    STUDY is a YAML file or a name (--list) [default: study/default where real= names a database, else study/quick, on
+    rendered people, to try it]. Generators are fine-tuned without the people a fold tests on, corpora are made and
+    measured, an ablation compares; OUT/report.html answers, OUT/tables, figures, methods.tex and references.bib go into
+    the paper. Every part is a command in a folder of its own; the same command goes on where it was stopped. --dry-run
+    lists them, with hours and bytes.
+
+    Example: recognizer study --out runs/quick
+
+    Example: recognizer study "real=[prepared/casme2]" --dry-run --out runs/study
+
+    Example: recognizer study my-study.yaml --out runs/study
+    """
+    from recognizer.study import forecast, load_study, run_study
+
+    recipe, given = _split(settings)
+    if recipe is None:
+        named = any(setting.startswith("real=") for setting in given)
+        config = load_study("study/default" if named else "study/quick", given)
+    else:
+        config = load_study(recipe, given)
+    if dry_run:
+        from recognizer.study_report import expected_lines, expected_plain
+
+        found = forecast(config, out, say=lambda text: click.echo(text, err=True))
+        if as_json:
+            echo_json(expected_plain(found))
+            return
+        for line in expected_lines(found):
+            click.echo(line)
+        return
+    with progress_bars() as bars:
+        result = run_study(config, out, progress=bars, say=lambda text: click.echo(text, err=True))
+    if as_json:
+        echo_json(result.to_dict())
+        return
+    click.echo(result.answer)
+    click.echo(f"written: {out} (report.html, tables, figures, methods.tex, references.bib, ablation, ...)")
 
 
 @_on_corpora("recognizer")

@@ -36,6 +36,7 @@ __all__ = [
     "PoolTooSmallError",
     "ProtocolConfig",
     "check_leaks",
+    "check_maker",
     "leaks",
     "make_folds",
     "mix",
@@ -320,6 +321,22 @@ def check_leaks(pool: FlowSet, fold: Fold) -> None:
         raise LeakError(
             f"clip '{pool.clip_ids[i]}' ({maker}) saw subject {met[0]}, whom fold {fold.name} holds out "
             f"({len(found)} such clips); make it without that subject, or choose mix.leak=zero-weight"
+        )
+
+
+def check_maker(name: str, subjects_seen: Sequence[str], fold: Fold) -> None:
+    """Raise :class:`LeakError` for a generator whose clips must not enter the fold, before it makes any.
+
+    >>> fold = Fold(name="s1", train_index=np.array([0]), test_index=np.array([1]), held_out=frozenset({"DB/s1"}))
+    >>> check_maker("runs/a", ["DB/s2"], fold)
+    >>> check_maker("runs/b", ["DB/s1", "DB/s2"], fold)
+    Traceback (most recent call last):
+    mesynth.core.errors.LeakError: generator runs/b saw subject DB/s1, whom fold s1 holds out; ...
+    """
+    if met := sorted(fold.held_out & set(subjects_seen)):
+        raise LeakError(
+            f"generator {name} saw subject {met[0]}, whom fold {fold.name} holds out; name its recipe (..._manifest) "
+            "in its place, which a study fine-tunes without them, or a cross-fit (mesynth train --cross-fit)"
         )
 
 

@@ -76,7 +76,8 @@ class Verdict:
 
 
 KINDS = {
-    "report.html+seconds.json": "quickstart", "export.json": "export", "mesynth-rendered.json": "rendered database",
+    "study.json+steps.json": "study", "report.html+seconds.json": "quickstart",
+    "export.json": "export", "mesynth-rendered.json": "rendered database",
     "plan.json": "plan", "calibration.json": "calibrated generator", "mesynth.json": "generator",
     "state.json": "checkpoint", "cross_fit.json": "cross-fit", "record.json+recipe.yaml": "training run",
     "compare.json": "comparison", "manifest.parquet+rejected.csv": "filtered corpus", "manifest.parquet": "corpus",

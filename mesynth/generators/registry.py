@@ -19,6 +19,7 @@ from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest, Generator, found_folder, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
 from mesynth.store.generator_folder import (
+    INDEX,
     UNTRAINED,
     GeneratorFacts,
     PipelineError,
@@ -134,6 +135,12 @@ def _found(name: str) -> Model:
     if not folder.is_dir():
         known = ", ".join([*UNTRAINED, *shipped_models()])
         raise MesynthError(f"model '{name}' is unknown; choose from {known}, or give a folder that training wrote")
+    if not (folder / INDEX).is_file() and (folder / "cross_fit.json").is_file():
+        raise PipelineError(
+            f"{folder} holds the generators of a cross-fit, one for each group of subjects; name one of them "
+            f"({folder / 'group-0'}), or the folder among the generators of `recognizer study`, which takes each "
+            "where it may be taken"
+        )
     facts = read_facts(folder)
     if not facts.subjects_seen:
         raise PipelineError(f"{folder} does not say whom it learned from (subjects_seen is empty); retrain it")

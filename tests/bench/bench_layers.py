@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from mesynth.metrics.networks.extractors import STLPIPS
 
 from mesynth.core import facs
 from mesynth.head import Subject
+from mesynth.metrics.networks.extractors import STLPIPS
 from mesynth.motion.layers import Step, skin_aus
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.motion.warp import backward_flow, stays_inside, warp_backward

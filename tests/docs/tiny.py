@@ -150,6 +150,39 @@ SUBSTITUTIONS = (
         behind=("train.steps=4", "train.batch=8", "seeds=[0]"),
     ),
     Substitution(
+        r"^recognizer study\b",
+        "one seed, one ratio, one control, a few small clips, no networks of measures",
+        behind=(
+            "recognizers=[lda]",
+            "seeds=[0]",
+            "controls=[shuffled]",
+            "resamples=100",
+            "corpora.people=2",
+            "corpora.size=64",
+            "corpora.fps=25",
+            "corpora.duration=[0.2,0.24]",
+            "measures.clips=0",
+            "embedded.clips=3",
+            "embedded.size=64",
+            "embedded.fps=25",
+        ),
+    ),
+    Substitution(
+        r"^recognizer study\b(?!.*counts)",
+        "a ratio of 1 of a dozen real clips",
+        behind=("ratios=[0,1]",),
+    ),
+    Substitution(r"^recognizer study\b.*counts", "two clips of each class", words=((r"^counts=.*", "counts=[2]"),)),
+    Substitution(
+        r"^recognizer study\b(?!.*generators)",
+        "two groups of four people, the recipe of seconds",
+        behind=(
+            "generators=[motion-prior,gan/motion_tiny_manifest]",
+            "fine_tuning.groups=2",
+            f"fine_tuning.settings=[{','.join(_FEW)}]",
+        ),
+    ),
+    Substitution(
         r"^recognizer ablate\b.*real_flow",
         "one seed, one count, one control, the discriminant: a few cells",
         behind=(
