@@ -328,7 +328,8 @@ _open: set[MediapipeLandmarker] = set()
 
 def _close_all() -> None:
     for landmarker in list(_open):
-        landmarker.close()
+        if landmarker.process == os.getpid():  # in a forked child its thread is not there, and would be waited for
+            landmarker.close()
 
 
 class MediapipeLandmarker:
@@ -354,7 +355,8 @@ class MediapipeLandmarker:
                 output_facial_transformation_matrixes=True,
             )
             self._task: Any = vision.FaceLandmarker.create_from_options(options)
-        if not _open:
+        self.process = os.getpid()
+        if not any(other.process == self.process for other in _open):
             getattr(threading, "_register_atexit", atexit.register)(_close_all)
         _open.add(self)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,6 +143,29 @@ def test_auto_with_face_alignment_weights(empty_cache: Path) -> None:
     assert resolve_landmarker() == "mediapipe"  # one of two files is not enough
     (empty_cache / "2DFAN4-11f355bf06.pth.tar").touch()
     assert resolve_landmarker() == "face-alignment"
+
+
+def _detects(image: np.ndarray) -> None:
+    with contextlib.closing(choose_landmarker("mediapipe")) as own:
+        assert own.detect(image).shape == (68, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_ends_though_its_parent_holds_a_graph() -> None:
+    """As a data loader's workers are: without a landmarker of their own, and with one."""
+    held = choose_landmarker("mediapipe")
+    try:
+        context = multiprocessing.get_context("fork")
+        for target, args in ((print, ()), (_detects, (data.astronaut(),))):
+            child = context.Process(target=target, args=args)
+            child.start()
+            child.join(60)
+            if alive := child.is_alive():
+                child.kill()
+            assert not alive
+            assert child.exitcode == 0
+    finally:
+        held.close()
 
 
 def test_nothing_installed(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
