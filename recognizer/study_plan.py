@@ -51,12 +51,15 @@ class EmbeddedConfig:
     """The rendered database that stands in where ``real`` names none: nobody's data, exact action units."""
 
     subjects: int = 4
+    """People; no fewer than two, as each is held out once."""
     clips: int = 4
     """Of each subject."""
     size: int = 96
     """Side of the frames and of the crops, pixels."""
     fps: float = 30.0
+    """Frames a second."""
     seed: int = 0
+    """Same seed, same people."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,9 @@ class _Shown:
     corpus: str
     row: Row
     frames: tuple[int, ...]
+    """Numbers of the clip's frames, in the order in which they are shown."""
     apex: int
+    """Its place among them."""
 
 
 @dataclass

@@ -70,8 +70,10 @@ class Neighbour:
     """The clip whose flow is most alike."""
 
     index: int
+    """Its row in the corpus."""
     clip_id: str
     difference: float
+    """Of the flows, relative to the larger; 0 is the same motion."""
 
 
 @dataclass(frozen=True)

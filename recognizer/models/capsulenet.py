@@ -12,6 +12,7 @@ from torch import nn
 from mesynth.core.errors import ConfigError
 from recognizer.models.common import (
     APEX_INPUTS,
+    ApexCapsules,
     BatchNorm,
     ClassCapsules,
     FlowNetwork,
@@ -19,7 +20,6 @@ from recognizer.models.common import (
     Shape,
     after,
     apex_maps,
-    check,
     he,
     lengths,
     margin_loss,
@@ -46,22 +46,15 @@ _PRIMARY_DIM = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class CapsulenetConfig:
+class CapsulenetConfig(ApexCapsules):
     """Published sizes (13.8 million parameters); ``trunk: small`` with ``side: 0`` trains on a CPU."""
 
     trunk: str = "resnet18"
     side: int = 224
     """The picture is brought to this size; 0 leaves it at data.frame_size."""
-    input: str = "apex"
-    """apex (published), change (apex minus onset) or both."""
-    class_dim: int = 16
-    routings: int = 3
 
     def __post_init__(self) -> None:
-        check(
-            "capsulenet", self, least={"side": 0, "class_dim": 1, "routings": 1},
-            choices={"trunk": tuple(TRUNKS), "input": tuple(APEX_INPUTS)},
-        )  # fmt: skip
+        self.check("capsulenet", {"side": 0}, trunk=tuple(TRUNKS))
 
 
 class _Block(nn.Module):

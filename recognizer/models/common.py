@@ -210,6 +210,23 @@ def margin_loss(
 
 
 APEX_INPUTS: dict[str, int] = {"apex": 1, "change": 1, "both": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApexCapsules:
+    """What networks have in common that read an apex and answer in capsules."""
+
+    input: str = "apex"
+    """apex (published), change (apex minus onset) or both."""
+    class_dim: int = 16
+    routings: int = 3
+
+    def check(self, section: str, least: Mapping[str, int], **choices: Sequence[str]) -> None:
+        """As :func:`check`, with what is common."""
+        inputs = {"input": tuple(APEX_INPUTS)}
+        check(section, self, least={**least, "class_dim": 1, "routings": 1}, choices={**choices, **inputs})
+
+
 """What a network is shown of the view "apex", and how many channels that is."""
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from mesynth.core.errors import ConfigError
 from recognizer.models.common import (
     APEX_INPUTS,
+    ApexCapsules,
     BatchNorm,
     ClassCapsules,
     FlowNetwork,
@@ -18,7 +19,6 @@ from recognizer.models.common import (
     Shape,
     after,
     apex_maps,
-    check,
     lengths,
     margin_loss,
 )
@@ -28,21 +28,15 @@ _ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class IceDiscriminatorConfig:
+class IceDiscriminatorConfig(ApexCapsules):
     """Published sizes, on frames of 128 pixels."""
 
     width: int = 64
     """Filters of the first layer; the deeper ones have 2, 4 and 8 times as many."""
-    input: str = "apex"
-    """apex (published), change (apex minus onset) or both."""
     class_dim: int = 32
-    routings: int = 3
 
     def __post_init__(self) -> None:
-        check(
-            "ice_discriminator", self, least={"width": 1, "class_dim": 1, "routings": 1},
-            choices={"input": tuple(APEX_INPUTS)},
-        )  # fmt: skip
+        self.check("ice_discriminator", {"width": 1})
 
 
 def largest_singular_value(matrix: torch.Tensor) -> torch.Tensor:
