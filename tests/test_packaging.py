@@ -1,4 +1,4 @@
-"""What is installed: the locks of requirements/, the scripts that install them, the wheel and three journeys from it."""
+"""What is installed: the locks of requirements/, scripts that install them, the wheel and three journeys from it."""
 
 import json
 import os
