@@ -459,7 +459,9 @@ def choose_faces(
     if not made.taken:
         unreadable = all(not entry.measured.values and entry.tile is None for entry in made.entries)
         kind = UnreadableImageError if unreadable else NoFaceError
-        raise kind(_none_of(source, made.left_out))
+        failed = {entry.unfit.measure for entry in made.left_out}
+        off = ",".join(f"{name}=off" for name in FaceLimits().__dict__ if name in failed)
+        raise kind(_none_of(source, made.left_out) + (f"; to take such faces: --face-limits {off}" if off else ""))
     return made
 
 

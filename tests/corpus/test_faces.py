@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from skimage.data import astronaut
 
 from mesynth.api import generate as api_generate
 from mesynth.cli import main
@@ -189,6 +190,14 @@ def test_nothing_usable_names_everything_at_once(folder: Path, tmp_path: Path) -
         (tmp_path / f"{k:02d}.png").write_bytes(b"no")
     with pytest.raises(UnreadableImageError, match=r"11\.png: .*; and 18 more$"):
         choose_faces(tmp_path)
+
+
+def test_a_refusal_names_the_limits_that_take_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "smile.png", astronaut())
+    with pytest.raises(NoFaceError, match=r"mouth=0\.15; .*; to take such faces: --face-limits ([a-z=,]+)$") as error:
+        choose_faces(tmp_path)
+    limits = FaceLimits.parse(str(error.value).rpartition(" ")[2])
+    assert [face.path for face in choose_faces(tmp_path, limits=limits).taken] == [path]
 
 
 def test_the_same_name_twice_names_both(tmp_path: Path) -> None:
