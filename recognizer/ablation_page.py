@@ -337,7 +337,7 @@ def _people(base: Detail, own: Detail, title: str) -> dict[str, Any]:
     rows = [
         {
             "name": name, "n": base.people[name][0], "without": f"{base.people[name][1]:.2f}",
-            "right": f"{own.people[name][1]:.2f}", "change": f"{change:+.2f}",
+            "right": f"{own.people[name][1]:.2f}", "change": f"{change:+z.2f}",
             "kind": "gain" if change > _SAME else "loss" if change < -_SAME else "",
         }
         for change, name in changes
@@ -413,7 +413,7 @@ def _card(s: Summary, summary: Sequence[Summary], more: Sequence[str]) -> dict[s
         "without": f"{s.uf1.value - gain:.3f}",
         "p": p_text(s.p_holm) if s.p_holm is not None else "",
         "worth": counts_text(s.prior_weights),
-        "controls": [(c.arm, f"{c.difference.value:+.3f}") for c in controls if c.difference],
+        "controls": [(c.arm, f"{c.difference.value:+z.3f}") for c in controls if c.difference],
     }
 
 

@@ -360,7 +360,7 @@ def verdict(difference: Interval, p: float) -> str:
     >>> verdict(Interval(value=0.004, sd=0.007, low=-0.01, high=0.018), 0.6)
     'no gain shown: +0.004 [-0.010, +0.018]'
     """
-    figures = f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    figures = f"{difference.value:+z.3f} [{difference.low:+z.3f}, {difference.high:+z.3f}]"
     if difference.low > 0 and p < 0.05:
         return f"gain shown: {figures}"
     if difference.high < 0 and p < 0.05:

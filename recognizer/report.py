@@ -268,7 +268,7 @@ def fold_table(result: AblationResult) -> tuple[list[str], list[list[str]]]:
     for f in result.by_fold:
         d = f.difference
         words = [f.model, *(str(getattr(f, n) or "all") for n in more)]
-        change = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        change = f"{d.value:+z.3f} [{d.low:+z.3f}, {d.high:+z.3f}]"
         rows.append([f.fold, *words, f.amount_text, f"{f.without:.3f}", f"{f.uf1:.3f}", change])
     shown = ["subjects" if name == "train_subjects" else name for name in more]
     return ["fold", "model", *shown, "added", "without", "with", "difference"], rows

@@ -316,7 +316,11 @@ def held_out_groups(folds: Sequence[Fold], groups: int, seed: int) -> tuple[froz
     sets = list(dict.fromkeys(fold.held_out for fold in folds))
     if any(len(one) > 1 for one in sets):
         return tuple(sets)
-    return tuple(frozenset(part) for part in subject_groups(sorted(s for one in sets for s in one), groups, seed))
+    try:
+        parts = subject_groups(sorted(s for one in sets for s in one), groups, seed)
+    except ConfigError as error:
+        raise ConfigError(f"fine_tuning.groups={groups}: {error}") from error
+    return tuple(frozenset(part) for part in parts)
 
 
 # ---------------------------------------------------------------- steps

@@ -99,7 +99,7 @@ def answer(result: AblationResult) -> str:
         return "Synthetic data were not asked to help here: no amount above 0 was run."
     d = s.difference
     few = f" with {many(s.train_subjects, 'real subject')} to learn from" if s.train_subjects else ""
-    change = f"UF1 {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]{few}, paired by subject"
+    change = f"UF1 {d.value:+z.3f} [{d.low:+z.3f}, {d.high:+z.3f}]{few}, paired by subject"
     if s.verdict.startswith("gain"):
         return f"Synthetic data help here: {change}."
     if s.verdict.startswith("loss"):
@@ -141,7 +141,7 @@ def comparisons_table(result: AblationResult) -> Table:
         kinds = [str(getattr(s, name) or ("all" if name == "train_subjects" else "-")) for name in more]
         rows.append(
             [s.model, added(s), *kinds, f"{s.uf1.value - d.value:.3f}", f"{s.uf1.value:.3f}",
-             f"{d.value:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]", p_text(d.p), p_text(s.p_holm)]
+             f"{d.value:+z.3f}", f"[{d.low:+z.3f}, {d.high:+z.3f}]", p_text(d.p), p_text(s.p_holm)]
         )  # fmt: skip
     shown = ["subjects" if name == "train_subjects" else name for name in more]
     return ["model", "added", *shown, "without", "with", "difference", "95 % interval", "p", "corrected p"], rows

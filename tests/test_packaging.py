@@ -1,5 +1,6 @@
-"""What is installed: the locks of requirements/, the scripts that install them, and the wheel."""
+"""What is installed: the locks of requirements/, scripts that install them, the wheel and three journeys from it."""
 
+import json
 import os
 import re
 import shutil
@@ -10,11 +11,13 @@ import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
+from skimage import data
 
 from mesynth.config import recipes_root
 from mesynth.core.errors import ConfigError
@@ -294,3 +297,148 @@ def test_lost_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mesynth.config.__file__", str(tmp_path / "mesynth" / "config.py"))
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "mesynth" / "recipes"))):
         recipes_root()
+
+
+# ---------------------------------------------------------------- three journeys, from the wheel, in an empty folder
+
+
+DRIVER = """
+import shlex, sys
+from importlib import metadata
+scripts = {one.name: one for one in metadata.distribution("mesynth").entry_points if one.group == "console_scripts"}
+for typed in sys.argv[1:]:
+    words = shlex.split(typed)
+    scripts[words[0]].load()(words[1:], standalone_mode=False)
+"""
+"""Types commands one after the other into one process: each of its own would import torch again."""
+
+
+class Fresh(NamedTuple):
+    """The wheel as an installation has it, and a folder in which nothing of the checkout lies."""
+
+    site: Path
+    folder: Path
+
+    def python(self, code: str, *arguments: str) -> str:
+        path = os.pathsep.join((str(self.site), str(ROOT / "tests" / "data")))  # the second for fake_hub alone
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=self.folder, env=os.environ | {"PYTHONPATH": path},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def type(self, *commands: str) -> None:
+        self.python(DRIVER, *commands)
+
+    def answer(self, code: str) -> Any:
+        """What the code prints last, as JSON; ``mesynth`` is the wheel's."""
+        found = json.loads(self.python(code).splitlines()[-1])
+        assert Path(found.pop("file")).is_relative_to(self.site)
+        return found
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
+    place = tmp_path_factory.mktemp("fresh")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place / "site")
+    (place / "empty").mkdir()
+    return Fresh(place / "site", place / "empty")
+
+
+@pytest.fixture(scope="module")
+def corpus(fresh: Fresh) -> Path:
+    """Clips of three pictures: a photograph, and two rendered people in its folder."""
+    photos = fresh.folder / "photos"
+    fresh.type("mesynth render --layout faces --subjects 2 --out photos")
+    Image.fromarray(data.astronaut()).save(photos / "ann.jpg", quality=95)
+    fresh.type(
+        "mesynth generate --faces photos --face-limits mouth=off,expression=off --emotion negative,positive,surprise"
+        " --count 9 --fps 50 --size 96 --preview 1 --workers 1 --out corpus"
+    )
+    return fresh.folder / "corpus"
+
+
+@pytest.mark.slow
+def test_own_photos_to_a_training_batch(fresh: Fresh, corpus: Path) -> None:
+    found = fresh.answer("""
+import json, torch, mesynth
+from mesynth.data import ClipDataset, clip_loader
+train = ClipDataset("corpus", parts=["frames", "flow"], length=8, fit="tim", size=64, labelled=True)
+batch = next(iter(clip_loader(train, batch_size=8, shuffle=True, seed=0)))
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 64 * 64, len(train.classes)))
+loss = torch.nn.functional.cross_entropy(network(batch["flow"]), batch["label"])
+loss.backward()
+print(json.dumps({
+    "file": mesynth.__file__, "clips": len(train), "classes": train.classes, "subjects": train.subjects,
+    "frames": [*batch["frames"].shape, str(batch["frames"].dtype)], "flow": [*batch["flow"].shape],
+    "labels": sorted(set(batch["label"].tolist())), "moved": bool((batch["flow"].abs().amax((1, 2, 3)) > 0.1).all()),
+    "loss": loss.item(), "gradient": network[1].weight.grad.abs().max().item(),
+}))""")
+    assert found["frames"] == [8, 8, 3, 64, 64, "torch.uint8"]
+    assert found["flow"] == [8, 2, 64, 64]
+    assert found["moved"], "a clip whose flow is still"
+    assert (found["clips"], found["classes"]) == (9, ["negative", "positive", "surprise"])
+    assert len(found["subjects"]) == 3
+    assert "photo/ann" in found["subjects"]
+    assert found["labels"] == [0, 1, 2]
+    assert 0 < found["loss"] < float("inf")
+    assert found["gradient"] > 0
+    assert len(list((corpus / "clips").glob("*/clip.mp4"))) == 1
+
+
+@pytest.mark.slow
+def test_a_prepared_database_to_the_papers_table(fresh: Fresh) -> None:
+    fresh.type(
+        "mesynth render --subjects 4 --clips 3 --size 96 --workers 1 --out database",
+        "mesynth prepare casme2 --root database --workers 1 --out prepared",
+        "recognizer study 'real=[prepared]' 'generators=[motion-prior]' 'recognizers=[lda]' 'ratios=[0,1]' 'seeds=[0]'"
+        " 'controls=[shuffled]' corpora.people=2 corpora.size=64 corpora.fps=30 measures.clips=0 resamples=100"
+        " --out study",
+    )
+    study = fresh.folder / "study"
+    result = json.loads((study / "ablation" / "result.json").read_text())
+    tex = (study / "tables" / "conditions.tex").read_text()
+    body = tex[tex.index("\\midrule") : tex.index("\\bottomrule")]
+    rows = [[cell.strip() for cell in line.rstrip("\\ ").split("&")] for line in body.splitlines() if "&" in line]
+    assert [row[1] for row in rows] == ["none", "synthetic x1", "shuffled x1"]
+    for row, condition in zip(rows, result["summary"], strict=True):
+        uf1 = condition["uf1"]
+        assert row[2] == f"{uf1['value']:.3f}"
+        assert row[3] == f"[{uf1['low']:.3f}, {uf1['high']:.3f}]"
+    difference = next(one["difference"] for one in result["summary"] if one["arm"] == "synthetic")
+    headline = re.search(r"<h1>(.*?)</h1>", (study / "report.html").read_text())
+    assert headline
+    assert f"UF1 {difference['value']:+.3f}" in headline[1]
+
+
+@pytest.mark.slow
+def test_a_corpus_to_a_published_data_set(fresh: Fresh, corpus: Path) -> None:
+    fresh.type(
+        "mesynth card corpus --creator 'A lab'",
+        "mesynth export corpus --to huggingface --out hub",
+        "mesynth verify hub",
+    )
+    found = fresh.answer("""
+import json, pathlib, pytest, fake_hub, mesynth
+from mesynth.store.shards import read_flow, read_frames
+ours, same = mesynth.load_corpus("corpus"), []
+with pytest.MonkeyPatch.context() as patch, fake_hub.running(pathlib.Path("there").resolve(), patch) as hub:
+    address = mesynth.push_to_hub("hub", "lab/smiles")
+    back = mesynth.load_corpus("hf://datasets/lab/smiles")
+    for mine, theirs in zip(ours, back, strict=True):
+        same.append([
+            mine.provenance == theirs.provenance, mine.label == theirs.label, mine.au_text == theirs.au_text,
+            bool((read_frames(ours.root, mine) == read_frames(back.root, theirs)).all()),
+            bool((read_flow(ours.root, mine) == read_flow(back.root, theirs)).all()),
+        ])
+    print(json.dumps({
+        "file": mesynth.__file__, "address": address, "same": same, "elsewhere": str(back.root),
+        "private": list(hub.private.values()), "files": hub.files("dataset", "lab/smiles"),
+    }))""")
+    assert found["address"] == "hf://datasets/lab/smiles"
+    assert found["private"] == [True]
+    assert found["same"] == [[True] * 5] * 9
+    assert Path(found["elsewhere"]) not in (corpus, fresh.folder / "hub")
+    assert {"README.md", "SHA256SUMS", "export.json"} <= set(found["files"])

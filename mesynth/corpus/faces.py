@@ -32,7 +32,7 @@ from mesynth.core.errors import (
     WeightsUnavailable,
 )
 from mesynth.datasets.registry import database_of
-from mesynth.datasets.rendered import read_card
+from mesynth.datasets.rendered import FaceCard, read_card
 from mesynth.head.render import contact_sheet
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.config import LARGEST, STORED, face_number
@@ -141,7 +141,7 @@ def list_faces(source: Path) -> tuple[list[FaceSource], list[LeftOut]]:
     named: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         named[path.relative_to(source).with_suffix("").as_posix().replace("/", "-")].append(path)
-    card = read_card(source)
+    cards = {folder: read_card(folder) for folder in {source, *(path.parent for path in files)}}
     faces = []
     for subject, paths in named.items():
         try:
@@ -151,7 +151,7 @@ def list_faces(source: Path) -> tuple[list[FaceSource], list[LeftOut]]:
                     others = " and ".join(other for other in names if other != name)
                     left.append(LeftOut(name, Unfit(f"would be the subject {subject}, as {others}; rename one", "")))
                 continue
-            faces.append(_picture(paths[0], subject, card))
+            faces.append(_picture(paths[0], subject, cards[paths[0].parent]))
         except UnreadableImageError as error:
             left.append(LeftOut(paths[0].relative_to(source).as_posix(), Unfit(str(error), "")))
     return faces, left
@@ -206,14 +206,14 @@ def _none_of(source: Path, left: Sequence[LeftOut], what: str = "no picture can 
 _NAMED = 12
 
 
-def _picture(path: Path, subject: str, card: dict[str, str]) -> FaceSource:
+def _picture(path: Path, subject: str, card: FaceCard) -> FaceSource:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    if card:  # a folder written by `mesynth render --layout faces`
-        return FaceSource(card["kind"], subject, card["licence"], digest, path)
+    if path.name in card.files:  # not whatever was put beside it: a photo there shows a person with a photo's terms
+        return FaceSource(card.kind, subject, card.licence, digest, path)
     return FaceSource("photo", subject, "as the photo", digest, path)
 
 
@@ -459,7 +459,9 @@ def choose_faces(
     if not made.taken:
         unreadable = all(not entry.measured.values and entry.tile is None for entry in made.entries)
         kind = UnreadableImageError if unreadable else NoFaceError
-        raise kind(_none_of(source, made.left_out))
+        failed = {entry.unfit.measure for entry in made.left_out}
+        off = ",".join(f"{name}=off" for name in FaceLimits().__dict__ if name in failed)
+        raise kind(_none_of(source, made.left_out) + (f"; to take such faces: --face-limits {off}" if off else ""))
     return made
 
 

@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -103,15 +103,24 @@ def render_faces(
     return out
 
 
-def read_card(folder: Path) -> dict[str, str]:
-    """``kind`` and ``licence`` of a folder of faces; empty if it has no card."""
+class FaceCard(NamedTuple):
+    """Which pictures of a folder :func:`render_faces` wrote, and what they are; others beside them are not its."""
+
+    kind: str = ""
+    licence: str = ""
+    files: frozenset[str] = frozenset()
+
+
+def read_card(folder: Path) -> FaceCard:
+    """The card of a folder of faces; one that names no file if the folder has none."""
     file = folder / CARD
     digests.check(folder, [CARD], partly=not file.is_file())  # pictures whose card was removed are no photos
     if not file.is_file():
-        return {}
+        return FaceCard()
     try:
         card = json.loads(file.read_text())
-        return {key: str(card[key]) for key in ("kind", "licence")}
+        files = frozenset(str(person["file"]) for person in card["people"])
+        return FaceCard(str(card["kind"]), str(card["licence"]), files)
     except (ValueError, KeyError, TypeError):
         raise MesynthError(f"{file} is damaged; render the faces again") from None
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from skimage.data import astronaut
 
 from mesynth.api import generate as api_generate
 from mesynth.cli import main
@@ -30,6 +31,7 @@ from mesynth.corpus.faces import (
     skipped_faces,
 )
 from mesynth.corpus.plan import StoredPlan
+from mesynth.datasets.rendered import render_faces
 from mesynth.head import Subject
 from mesynth.preprocess import landmarks
 from mesynth.preprocess.face_quality import FaceLimits
@@ -190,6 +192,14 @@ def test_nothing_usable_names_everything_at_once(folder: Path, tmp_path: Path) -
         choose_faces(tmp_path)
 
 
+def test_a_refusal_names_the_limits_that_take_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "smile.png", astronaut())
+    with pytest.raises(NoFaceError, match=r"mouth=0\.15; .*; to take such faces: --face-limits ([a-z=,]+)$") as error:
+        choose_faces(tmp_path)
+    limits = FaceLimits.parse(str(error.value).rpartition(" ")[2])
+    assert [face.path for face in choose_faces(tmp_path, limits=limits).taken] == [path]
+
+
 def test_the_same_name_twice_names_both(tmp_path: Path) -> None:
     save(tmp_path / "a.png", person(500))
     save(tmp_path / "a.jpg", person(501))
@@ -199,6 +209,23 @@ def test_the_same_name_twice_names_both(tmp_path: Path) -> None:
         with pytest.raises(MesynthError) as error:
             look(tmp_path)
         assert all(name in str(error.value) for name in ("a.png", "a.jpg", "b/c.png", "b-c.png"))
+
+
+def test_only_rendered_pictures_are_called_rendered(tmp_path: Path) -> None:
+    """A photo beside rendered faces shows a person, under a photo's terms; rendered ones below photos stay theirs."""
+    rendered = render_faces(tmp_path / "all" / "made", subjects=1, size=64)
+    (made,) = (path.name for path in rendered.glob("*.png"))
+    for place in (rendered, rendered.parent):
+        save(place / "ann.png", person(0))
+    kinds = {face.path.relative_to(tmp_path / "all").as_posix(): face for face in find_faces(tmp_path / "all")}
+    assert {name: face.database for name, face in kinds.items()} == {
+        "ann.png": "photo", "made/ann.png": "photo", f"made/{made}": "rendered"
+    }  # fmt: skip
+    assert kinds["made/ann.png"].licence == "as the photo"
+    assert kinds[f"made/{made}"].licence.startswith("CC0")
+    for name, database in (("ann.png", "photo"), (made, "rendered")):
+        assert [face.database for face in find_faces(rendered / name)] == [database]
+    assert {face.database for face in find_faces(rendered)} == {"photo", "rendered"}
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

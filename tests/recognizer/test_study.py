@@ -364,6 +364,14 @@ def test_every_fold_has_a_group_that_never_saw_whom_it_tests(kind: str, groups: 
     assert sum(map(len, found)) == len(set().union(*found))
 
 
+@pytest.mark.parametrize(("groups", "words"), [(9, "more than the 8 subjects"), (1, "choose at least 2")])
+def test_groups_that_cannot_be_made_name_their_key(groups: int, words: str, corpora: dict[str, Manifest]) -> None:
+    clips = as_flow_set([corpora["real"]], on(corpora["real"]).ablation, None, "")
+    folds = make_folds(clips, ProtocolConfig(kind="loso"))
+    with pytest.raises(MesynthError, match=rf"^fine_tuning\.groups={groups}: .*{words}"):
+        held_out_groups(folds, groups, 0)
+
+
 @pytest.mark.parametrize("balance", ["same", "class"])
 @pytest.mark.parametrize("ratio", [0.5, 2])
 def test_as_many_clips_as_the_largest_ratio_asks(balance: str, ratio: float, corpora: dict[str, Manifest]) -> None:
