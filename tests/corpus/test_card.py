@@ -75,8 +75,8 @@ def test_every_section_is_there_and_counts_are_those_of_the_rows(corpus: Manifes
     with_12 = [row for row in corpus if row.au_present[2 * 8] == 1 or row.au_present[2 * 8 + 1] == 1]
     assert _cell(text, "12 lip corner puller")[0] == str(len(with_12))
     assert _cell(text, "generator: motion-prior") == ["8"]
-    assert "8 clips of 3 people, 128 frames, 0.32 s long" in text
-    assert _cell(text, "rendered") == ["3", "8"]
+    assert "8 clips of 4 people, 128 frames, 0.32 s long" in text
+    assert _cell(text, "rendered") == ["4", "8"]
     assert "must not be used to identify" in text
     assert "Nobody but the people shown took part" in text
 

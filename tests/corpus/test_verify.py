@@ -210,7 +210,7 @@ def test_verb(corpus: Path) -> None:
     assert broken.exit_code == 2
     errors = [line for line in broken.stderr.splitlines() if line.startswith("Error")]
     assert len(errors) == 1
-    assert "frames-000000.tar, rendered/person1095020040/syn0000000/0: bytes 0 to 245760" in errors[0]
+    assert "frames-000000.tar, rendered/person1095020040/syn0000000/0: bytes 0 to 262144" in errors[0]
     assert "(and 1 more)" in errors[0]
     assert len(broken.stdout.splitlines()) == 2
     told = CliRunner().invoke(main, ["verify", str(corpus), "--json"])

@@ -56,7 +56,7 @@ def test_facets_count_what_is_there(library: Library) -> None:
     assert sum(facets.subjects.values()) == len(rows) == len(library)
     assert facets.emotions["negative"] == sum(row.label == "negative" for row in rows)
     assert facets.aus["12 lip corner puller"] == sum(" 12" in " " + row.au_text.replace("L", " ") for row in rows)
-    assert library.summary().startswith("8 clips of 3 people (motion-prior 8); classes: negative 4")
+    assert library.summary().startswith("8 clips of 4 people (motion-prior 8); classes: negative 4")
 
 
 def test_filters_agree_with_the_rows(library: Library) -> None:

@@ -306,5 +306,5 @@ def test_options(samples: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tree.glob("*/u_train/*"))
     assert read_flow_image(next(tree.rglob("*.png"))).shape == (3, 40, 40)
     monkeypatch.setattr("mesynth.corpus.exports.releases._MOST", 10)
-    with pytest.raises(ConfigError, match=r"would hold 16 files .* --no-train"):
+    with pytest.raises(ConfigError, match=r"would hold 24 files .* --no-train"):
         FlowFoldersForm(samples, Options())

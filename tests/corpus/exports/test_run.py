@@ -166,7 +166,7 @@ def test_verb(samples: Manifest, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*args, "--json", "--no-train", "--size", "40"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert (found["clips"], found["left out"], found["subjects"]) == (8, 0, 3)
+    assert (found["clips"], found["left out"], found["subjects"]) == (8, 0, 4)
     wrong = CliRunner().invoke(main, [*args[:-1], str(tmp_path / "x"), "--video", "mp4"])
     assert wrong.exit_code == 2
     assert "export to flow-folders has no option 'video'" in wrong.output
