@@ -83,7 +83,7 @@ def test_too_weak_is_asked_for_more_and_too_strong_for_less(made: tuple[Calibrat
         assert found[code].error_after is not None
         assert found[code].error_after < 0.7 * found[code].error_before  # at 1 nothing can be added
     weak = found[12]
-    # What is read saturates at 1, and this head's AU 12 is read a third too strong: slopes say little, errors do.
+    # What is read ends at 1, and this head's AU 12 at .5 is read as .69: slopes say little, errors do.
     assert weak.error_after < 0.4 * weak.error_before  # type: ignore[operator]
     before, after = made[0].error
     assert 0 < after < 0.7 * before
