@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from mesynth.config import load_recipe
 from mesynth.core import emotions, facs
@@ -494,6 +493,8 @@ def _joint(x: np.ndarray) -> np.ndarray:
 
 def _tree_order(joint: np.ndarray) -> tuple[list[int], list[int]]:
     """Maximum mutual information spanning tree: an order from the root, and each node's parent (-1: the root)."""
+    from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+
     k = len(joint)
     if k == 1:
         return [0], [-1]

@@ -12,15 +12,18 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy.spatial import Delaunay
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.framing import OWN, Framing
 from mesynth.core.types import LANDMARK_MIRROR
 from mesynth.preprocess.config import CROP_SIZE
+
+if TYPE_CHECKING:
+    from scipy.spatial import Delaunay
 
 IOD_SHARE = OWN.eyes
 """Distance of the eye centres as a share of the crop's width."""
@@ -161,6 +164,8 @@ def mean_face() -> np.ndarray:
 @functools.cache
 def _mesh() -> tuple[np.ndarray, Delaunay]:
     """Vertices [V,2] in shares of the crop (landmarks, then anchors) and their Delaunay triangles."""
+    from scipy.spatial import Delaunay
+
     along = np.linspace(-_RING, 1 + _RING, _ANCHORS + 1)[:-1]
     low, high = np.full(_ANCHORS, -_RING), np.full(_ANCHORS, 1 + _RING)
     ring = [(along, low), (high, along), (1 - along, high), (low, 1 - along)]

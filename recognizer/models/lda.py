@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from mesynth.core.errors import ConfigError
 
@@ -149,6 +148,8 @@ def _made(
 
 def _solved(groups: Sequence[Moments], n_classes: int, config: LdaConfig) -> tuple[np.ndarray, np.ndarray]:
     """(weight [C,D], bias [C]) of the discriminant of these groups."""
+    from scipy.linalg import cho_factor, cho_solve
+
     dimensions = len(groups[0].mean)
     mass, means = np.zeros(n_classes), np.zeros((n_classes, dimensions))
     scatter = np.zeros((dimensions, dimensions))
@@ -254,6 +255,8 @@ def fit(
 
     A class without a training clip gets bias -inf: it is never predicted.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     index = np.flatnonzero(weights > 0)
     if prior_weight == 0 and (weights * ~added).any():
         index = index[~added[index]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.svm import SVC
 
 from mesynth.core.errors import ConfigError
 from recognizer.models.lda import Gram
@@ -55,6 +54,8 @@ def fit(
 
     Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted (bias -inf).
     """
+    from sklearn.svm import SVC
+
     index = np.flatnonzero(weights > 0)
     inner = gram.block(index, index, affine)
     lengths = np.diag(inner)
