@@ -1,8 +1,9 @@
 """The hand-crafted features of the field's first rows, each with a linear support vector machine.
 
-- ``lbp_top``: local binary patterns on three orthogonal planes (Zhao and Pietikainen, PAMI 2007), as the baselines of
-  SMIC and CASME II take them: histograms of the patterns in the planes xy, xt and yt, block by block. Reads ``frames``.
-  Published for CASME II (Yan et al., PLoS ONE 2014): 5 x 5 blocks, four neighbours in each plane, radii 1, 1 and 4.
+- ``lbp_top``: local binary patterns on three orthogonal planes (Zhao and Pietikainen, PAMI 2007), the baseline of SMIC
+  and CASME II: histograms of the patterns in the planes xy, xt and yt, block by block. Reads ``frames``. 5 x 5 blocks,
+  four neighbours in each plane and radii 1, 1 and 4 are the settings CASME II's baseline is cited with (Yan et al.,
+  PLoS ONE 2014, whose abstract names the feature, the machine and leave-one-subject-out).
 - ``bi_woof``: bi-weighted oriented optical flow (Liong et al., Signal Process. Image Commun. 2018; authors' code):
   histograms of the direction of the flow onset -> apex, 5 x 5 blocks of 8 bins. A pixel counts by its magnitude inside
   its block (local weight), a block by the strain in it (global weight); the whole vector has length 1.
