@@ -61,16 +61,30 @@ def fit(
     lengths = np.diag(inner)
     distances = squared_distances(inner, lengths, lengths)
     rate = config.gamma / max(float(distances.mean()), 1e-12)
-    kernel = np.exp(-rate * distances)
-    coefficients, bias = np.zeros((n_classes, len(y))), np.full(n_classes, -np.inf)
-    labels, w = y[index], weights[index].astype(np.float64)
+    dual, bias = one_against_rest(
+        np.exp(-rate * distances), y[index], weights[index].astype(np.float64), n_classes, config.c
+    )
+    coefficients = np.zeros((n_classes, len(y)))
+    coefficients[:, index] = dual
+    return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+
+
+def one_against_rest(
+    kernel: np.ndarray, labels: np.ndarray, w: np.ndarray, n_classes: int, c: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A machine per class against the rest: kernel [n,n], labels [n], clip weights [n] > 0 -> dual coefficients
+    [C,n] (0 but for support vectors) and bias [C].
+
+    Classes count equally; one that has no clip gets bias -inf.
+    """
+    dual, bias = np.zeros((n_classes, len(labels))), np.full(n_classes, -np.inf)
     mass = np.bincount(labels, weights=w, minlength=n_classes)
     balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
-    for c in np.flatnonzero(mass):
-        if mass[c] == w.sum():  # all there is: nothing to tell it from
-            bias[c] = 0.0
+    for k in np.flatnonzero(mass):
+        if mass[k] == w.sum():  # all there is: nothing to tell it from
+            bias[k] = 0.0
             continue
-        machine = SVC(C=config.c, kernel="precomputed").fit(kernel, labels == c, sample_weight=balanced)
-        coefficients[c, index[machine.support_]] = machine.dual_coef_[0]
-        bias[c] = machine.intercept_[0]
-    return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+        machine = SVC(C=c, kernel="precomputed").fit(kernel, labels == k, sample_weight=balanced)
+        dual[k, machine.support_] = machine.dual_coef_[0]
+        bias[k] = machine.intercept_[0]
+    return dual, bias
