@@ -136,6 +136,7 @@ def test_landmarks_are_those_of_the_mean_face() -> None:
     np.testing.assert_allclose(faces.MOUTH, mouth, atol=6e-4)
     np.testing.assert_allclose(faces.EYES, [face[36:42].mean(0), face[42:48].mean(0)], atol=0.002)
     np.testing.assert_allclose(faces.MOUTH_CORNERS, face[[48, 54]], atol=6e-4)
+    np.testing.assert_allclose(faces.MOUTH_INNER_CORNERS, face[[60, 64]], atol=6e-4)
     box = (face[1, 0], face[19, 1], face[15, 0], face[1, 1])
     np.testing.assert_allclose(faces.EYE_BOX, box, atol=4e-3)
     np.testing.assert_allclose(faces.MOUTH_BOX, (*face[2], face[14, 0], face[6, 1]), atol=6e-4)
