@@ -48,6 +48,8 @@ class Outputs(NamedTuple):
     """[B,K*2] logits, or None without an AU head"""
     features: torch.Tensor | None = None
     """[B,D] what the classifier sees, for losses on distances; None: nothing of the kind"""
+    more: dict[str, torch.Tensor] | None = None
+    """What else the network's own loss needs, by name."""
 
 
 class Dropout(nn.Module):
