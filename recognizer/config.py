@@ -23,23 +23,35 @@ from mesynth.core.errors import ConfigError
 from recognizer.data import BYTES, FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
+from recognizer.models.affectivenet import AffectivenetConfig
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.capsulenet import CapsulenetConfig
 from recognizer.models.common import Shape, is_estimator
+from recognizer.models.dikd import DikdConfig
 from recognizer.models.dssn import DssnConfig
+from recognizer.models.dstan import DstanConfig
 from recognizer.models.elrcn import ElrcnConfig
+from recognizer.models.fcnn3d import Fcnn3dConfig
 from recognizer.models.fusenet import FusenetConfig
+from recognizer.models.graph_au import GraphAuConfig
 from recognizer.models.graph_tcn import GraphTcnConfig
 from recognizer.models.htnet import HtnetConfig
 from recognizer.models.ice_discriminator import IceDiscriminatorConfig
 from recognizer.models.lda import LdaConfig
+from recognizer.models.learnet import LearnetConfig
+from recognizer.models.lgccon import LgcconConfig
+from recognizer.models.mer_augcn import MerAugcnConfig
 from recognizer.models.mer_gcn import MerGcnConfig
+from recognizer.models.mersiam import MersiamConfig
 from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
 from recognizer.models.offapex import OffapexConfig
 from recognizer.models.region_attention import RegionAttentionConfig
+from recognizer.models.saat import SaatConfig
+from recognizer.models.setfnet import SetfnetConfig
+from recognizer.models.sma_stn import SmaStnConfig
 from recognizer.models.ststnet import StstnetConfig
 from recognizer.models.svm import SvmConfig
 from recognizer.protocol import ARMS, COPIES, ProtocolConfig
@@ -68,6 +80,18 @@ class ModelSections:
     fusenet: FusenetConfig = field(default_factory=FusenetConfig)
     atnet: AtnetConfig = field(default_factory=AtnetConfig)
     htnet: HtnetConfig = field(default_factory=HtnetConfig)
+    learnet: LearnetConfig = field(default_factory=LearnetConfig)
+    affectivenet: AffectivenetConfig = field(default_factory=AffectivenetConfig)
+    sma_stn: SmaStnConfig = field(default_factory=SmaStnConfig)
+    dstan: DstanConfig = field(default_factory=DstanConfig)
+    fcnn3d: Fcnn3dConfig = field(default_factory=Fcnn3dConfig)
+    setfnet: SetfnetConfig = field(default_factory=SetfnetConfig)
+    mersiam: MersiamConfig = field(default_factory=MersiamConfig)
+    lgccon: LgcconConfig = field(default_factory=LgcconConfig)
+    graph_au: GraphAuConfig = field(default_factory=GraphAuConfig)
+    mer_augcn: MerAugcnConfig = field(default_factory=MerAugcnConfig)
+    saat: SaatConfig = field(default_factory=SaatConfig)
+    dikd: DikdConfig = field(default_factory=DikdConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

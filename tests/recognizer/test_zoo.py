@@ -32,9 +32,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "recognizers.md"
 TRAIN_KEYS = {
     "steps", "batch", "lr", "weight_decay", "flip", "shift", "balance", "optimizer", "schedule", "loss",
 }  # fmt: skip
-WITH_AU = {"au_gacn", "mer_gcn"}
-WITH_BATCH_NORM = {"capsulenet", "ice_discriminator", "micro_attention", "atnet"}
+WITH_AU = {"au_gacn", "mer_gcn", "mer_augcn", "dikd"}
+WITH_BATCH_NORM = {"capsulenet", "ice_discriminator", "micro_attention", "atnet", "learnet", "graph_au"}
 """By their authors' code."""
+RESNET = {"sma_stn", "saat", "dikd"}
+"""With BatchNorm as ResNet has it."""
 Y, AU = torch.tensor([0, 2]), torch.tensor([1, 0, -1, 1, 0]).repeat(BATCH, N_AUS * 2 // 5)
 
 
@@ -94,7 +96,8 @@ def test_stacked_equals_one_by_one(name: str) -> None:
     def one(p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], *seen: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs: Outputs = functional_call(networks[0], (p, b), seen)
         loss = networks[0].loss(outputs, Y, AU)
-        return loss, *(part for part in outputs if part is not None)
+        parts = outputs._replace(more=None)
+        return loss, *(part for part in parts if part is not None), *(outputs.more or {}).values()
 
     together = vmap(one, in_dims=(0, 0, *[None] * len(views)))(parameters, buffers, *views)
     alone = [one(dict(n.named_parameters()), dict(n.named_buffers()), *views) for n in networks]
@@ -121,7 +124,7 @@ def test_no_state_but_weights_scale_and_running_statistics(name: str) -> None:
     norms = {n for n, module in network.named_modules() if isinstance(module, BatchNorm)}
     running = {f"{n}.{kind}" for n in norms for kind in ("running_mean", "running_var")}
     assert set(network.state_dict()) == {n for n, _ in network.named_parameters()} | {"scale"} | running
-    assert bool(norms) == (name in WITH_BATCH_NORM)
+    assert bool(norms) == (name in WITH_BATCH_NORM | RESNET)
     for module in network.modules():
         assert not isinstance(module, nn.modules.batchnorm._NormBase)
         assert not isinstance(module, nn.modules.dropout._DropoutNd)
