@@ -36,6 +36,17 @@ class DstanConfig:
         check("dstan", self, least=sizes, shares=("dropout",))
 
 
+class _Places(nn.Module):
+    """Mean of spatial gates of several kernels: maps [N,C,H,W] -> [N,1,H,W] in (0,1)."""
+
+    def __init__(self, kernels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(SpatialAttention(kernel) for kernel in kernels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([gate(x) for gate in self.gates]).mean(0)
+
+
 class _Spatial(nn.Module):
     """Pictures [N,C,H,W] -> [N,widths[-1]]: convolutions with stride 2, each refined by the channels' gates and by the
     mean of spatial gates of several kernels."""
@@ -47,13 +58,13 @@ class _Spatial(nn.Module):
             nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), norm(b), nn.ReLU()) for a, b in pairs
         ).apply(he)
         self.channels = nn.ModuleList(ChannelAttention(b, config.reduction) for _, b in pairs)
-        self.places = nn.ModuleList(nn.ModuleList(SpatialAttention(kernel) for kernel in config.kernels) for _ in pairs)
+        self.places = nn.ModuleList(_Places(config.kernels) for _ in pairs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv, channel, places in zip(self.convs, self.channels, self.places, strict=True):
             x = conv(x)
             x = x * channel(x)
-            x = x * (sum(place(x) for place in places) / len(places))
+            x = x * places(x)
         return x.mean((2, 3))
 
 

@@ -144,7 +144,7 @@ class GraphAu(FlowNetwork):
         """[B,30,patch,patch] -> scores: the part that is published."""
         x = F.relu(self.norm(self.depthwise(patches))).flatten(2)
         n = len(BROWS)
-        aus = self.names
+        aus: torch.Tensor = self.names
         for layer in self.graph:
             aus = F.leaky_relu(self.propagate @ layer(aus), 0.2)
         met = [self.brows(x[:, :n]) @ aus[:BROW_AUS].T, self.mouth(x[:, n:]) @ aus[BROW_AUS:].T]

@@ -3,6 +3,7 @@ Image Processing 2020)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,24 @@ def keras_norm(channels: int) -> BatchNorm:
     return made
 
 
+class _Stream(nn.Module):
+    """Maps [B,a,H,W] -> what the 1x1, the 3x3 and the 5x5 convolution give; with ``sums``, what the stream ``beside``
+    gave by its first two is added, and normed, before the next."""
+
+    def __init__(self, a: int, widths: tuple[int, int, int], *, sums: bool) -> None:
+        super().__init__()
+        first, second, third = widths
+        self.one, self.two, self.three = Halving(a, first, 1), Halving(first, second, 3), Halving(second, third, 5)
+        self.norms = nn.ModuleList([keras_norm(first), keras_norm(second)] if sums else [])
+
+    def forward(self, x: torch.Tensor, beside: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        one = F.relu(self.one(x))
+        one = self.norms[0](beside[0] + one) if self.norms else one
+        two = F.relu(self.two(one))
+        two = self.norms[1](beside[1] + two) if self.norms else two
+        return one, two, F.relu(self.three(two))
+
+
 class Learnet(FlowNetwork):
     """Stem, then four streams of 1x1, 3x3 and 5x5 convolutions, each with stride 2; streams two and four add what the
     streams one and three have at their side; all joined, one more convolution, dense layer, classifier.
@@ -93,15 +112,9 @@ class Learnet(FlowNetwork):
     def __init__(self, config: LearnetConfig, n_classes: int, shape: Shape) -> None:
         super().__init__()
         self.needs = (config.input,)
-        first, second, third = config.widths
+        first, _, third = config.widths
         self.stem = Halving(3, first, 3)
-        self.streams = nn.ModuleList(
-            nn.ModuleList([Halving(first, first, 1), Halving(first, second, 3), Halving(second, third, 5)])
-            for _ in range(4)
-        )
-        self.sums = nn.ModuleList(
-            nn.ModuleList([keras_norm(first), keras_norm(second)]) for _ in range(2)
-        )  # of streams two and four
+        self.streams = nn.ModuleList(_Stream(first, config.widths, sums=bool(i % 2)) for i in range(4))
         self.joined = keras_norm(4 * third)
         self.over = Halving(4 * third, config.last, 3)
         side = shape.frame_size
@@ -115,15 +128,10 @@ class Learnet(FlowNetwork):
         """[B,3,F,F] picture of the clip -> scores."""
         x = F.relu(self.stem(stretched(views[0])))
         ends = []
-        for beside, through, norms in zip(self.streams[::2], self.streams[1::2], self.sums, strict=True):
-            one, two, three = beside
-            a = F.relu(one(x))
-            b = F.relu(two(a))
-            ends.append(F.relu(three(b)))
-            one, two, three = through
-            y = norms[0](a + F.relu(one(x)))
-            y = norms[1](b + F.relu(two(y)))
-            ends.append(F.relu(three(y)))
+        beside: list[torch.Tensor] = []
+        for stream in self.streams:
+            *beside, end = stream(x, beside)
+            ends.append(end)
         maps = F.relu(self.over(self.joined(torch.cat(ends, 1))))
         features = self.drop(F.relu(self.dense(maps.flatten(1))))
         return Outputs(self.classify(features), None, features)
