@@ -28,6 +28,7 @@ from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.capsulenet import CapsulenetConfig
+from recognizer.models.cbamnet import CbamnetConfig
 from recognizer.models.common import is_estimator
 from recognizer.models.dikd import DikdConfig
 from recognizer.models.dssn import DssnConfig
@@ -48,9 +49,11 @@ from recognizer.models.mersiam import MersiamConfig
 from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
 from recognizer.models.offapex import OffapexConfig
+from recognizer.models.originet import OriginetConfig
 from recognizer.models.region_attention import RegionAttentionConfig
 from recognizer.models.saat import SaatConfig
 from recognizer.models.setfnet import SetfnetConfig
+from recognizer.models.shallow_cnn import ShallowCnnConfig
 from recognizer.models.sma_stn import SmaStnConfig
 from recognizer.models.ststnet import StstnetConfig
 from recognizer.models.svm import SvmConfig
@@ -93,6 +96,9 @@ class ModelSections:
     mer_augcn: MerAugcnConfig = field(default_factory=MerAugcnConfig)
     saat: SaatConfig = field(default_factory=SaatConfig)
     dikd: DikdConfig = field(default_factory=DikdConfig)
+    shallow_cnn: ShallowCnnConfig = field(default_factory=ShallowCnnConfig)
+    originet: OriginetConfig = field(default_factory=OriginetConfig)
+    cbamnet: CbamnetConfig = field(default_factory=CbamnetConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ BROW_AUS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class GraphAuConfig:
-    """Published sizes (0.70 million parameters that act)."""
+    """Published sizes (0.67 million parameters that act)."""
 
     patch: int = 7
     """Side of a landmark's patch, pixels (7 published)."""

@@ -19,7 +19,7 @@ SUMMARIES = ("dynamic", "active", "difference")
 
 @dataclass(frozen=True, kw_only=True)
 class LearnetConfig:
-    """Published sizes (1.68 million parameters on 112 pixels)."""
+    """Published sizes (1.87 million parameters on 112 pixels)."""
 
     input: str = "dynamic"
     """dynamic (published), active or difference."""

@@ -1,5 +1,5 @@
 """MERSiamC3D, published name with our own sizes: a 3D tower whose features are compared pair by pair, with the focal
-loss (Zhao, Tao, Zhang, Li and Xu, Neurocomputing 2021)."""
+loss (Zhao, Tao, Zhang, Xu, Zhang, Hao and Chen, Neurocomputing 2021)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ ZOO: tuple[str, ...] = (
     "offapex", "dssn", "capsulenet", "ice_discriminator", "au_gacn", "mer_gcn", "graph_tcn", "elrcn",
     "micro_attention", "microexpstcnn", "fusenet", "atnet", "htnet",
     "learnet", "affectivenet", "sma_stn", "dstan", "fcnn3d", "setfnet", "mersiam", "lgccon", "graph_au", "mer_augcn",
-    "saat", "dikd",
+    "saat", "dikd", "cbamnet", "originet", "shallow_cnn",
 )  # fmt: skip
 BATCH = 2
 

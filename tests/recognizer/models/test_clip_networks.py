@@ -16,12 +16,15 @@ from mesynth.core.types import N_AUS
 from mesynth.preprocess.inputs import dynamic_image
 from recognizer.models import dikd, graph_au, learnet, lgccon, saat
 from recognizer.models.affectivenet import AffectivenetConfig
+from recognizer.models.cbamnet import CbamnetConfig, FramewiseCbam
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, cooccurrence
 from recognizer.models.dstan import Dstan, DstanConfig
 from recognizer.models.fcnn3d import Fcnn3dConfig, shown
 from recognizer.models.mer_augcn import MerAugcnConfig, balanced_au_loss
 from recognizer.models.mersiam import Mersiam, MersiamConfig, focal, key_frames, pair_loss
+from recognizer.models.originet import OriginetConfig
 from recognizer.models.setfnet import SetfnetConfig
+from recognizer.models.shallow_cnn import ShallowCnnConfig
 from recognizer.models.sma_stn import SmaStn, SmaStnConfig, rank_pooled, segmented
 
 
@@ -407,6 +410,14 @@ def test_clips_are_shown_less_their_own_brightness() -> None:
     assert shown(clip).shape == (2, 1, 4, 5, 5)
 
 
+def test_attention_is_each_frame_s_own() -> None:
+    torch.manual_seed(0)
+    layer, clip = FramewiseCbam(4, 2, 3), torch.randn(2, 4, 3, 5, 5)
+    seen = layer(clip)
+    for t in range(3):
+        torch.testing.assert_close(seen[:, :, t], layer.attend(clip[:, :, t]))
+
+
 def test_encoders_follow_one_another() -> None:
     config = graph_au.GraphAuConfig(layers=3)
     extra = count(graph_au.build(config, 3, Shape())) - count(graph_au.build(graph_au.GraphAuConfig(), 3, Shape()))
@@ -433,6 +444,9 @@ def test_dropout_lies_where_the_definitions_have_it() -> None:
         (lambda: AffectivenetConfig(input="flow"), "affectivenet.input='flow'"),
         (lambda: Fcnn3dConfig(grid=0), "fcnn3d.grid=0"),
         (lambda: SetfnetConfig(reduction=0), "setfnet.reduction=0"),
+        (lambda: CbamnetConfig(kernel=0), "cbamnet.kernel=0"),
+        (lambda: OriginetConfig(input="apex"), "originet.input='apex'.*dynamic, active, difference"),
+        (lambda: ShallowCnnConfig(widths=(1, 2)), r"shallow_cnn.widths=\[1, 2\] needs four"),  # type: ignore[arg-type]
         (lambda: DstanConfig(kernels=(0,)), r"dstan.kernels=\[0\]"),
         (lambda: MersiamConfig(keys=1), "mersiam.keys=1 must be at least 2"),
         (lambda: Mersiam(MersiamConfig(keys=12), 3, Shape(frames=10)), "mersiam.keys=12.*data.frames=10"),
