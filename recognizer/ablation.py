@@ -45,7 +45,17 @@ from recognizer.config import AblationConfig, config_hash, config_yaml, effectiv
 from recognizer.data import FlowSet
 from recognizer.models import MODELS
 from recognizer.protocol import make_folds
-from recognizer.sources import Opened, Progress, Source, as_flow_set, flow_notes, framed, run_identity, sources
+from recognizer.sources import (
+    Opened,
+    Progress,
+    Source,
+    as_flow_set,
+    flow_notes,
+    framed,
+    meta_notes,
+    run_identity,
+    sources,
+)
 
 _POLL_SECONDS = 0.5
 
@@ -294,7 +304,7 @@ def _made(
 
 def _notes(runner: CellRunner, cells: Sequence[Cell], real: Opened, synthetic: Opened) -> list[str]:
     """Of the clips: flow of two kinds, and what folds lack where nothing is added, by the number of subjects."""
-    notes = flow_notes(real, synthetic)
+    notes = [*flow_notes(real, synthetic), *meta_notes(runner.config, real, synthetic)]
     plain = {c.condition.train_subjects: c for c in reversed(cells) if c.condition.arm == NONE}
     for subjects, cell in sorted(plain.items()):
         mixture = runner.mixture(cell)

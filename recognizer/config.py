@@ -25,20 +25,26 @@ from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY
 from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
+from recognizer.models.bdcnn import BdcnnConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.capsulenet import CapsulenetConfig
 from recognizer.models.common import Shape, is_estimator
 from recognizer.models.dssn import DssnConfig
+from recognizer.models.dual_inception import DualInceptionConfig
 from recognizer.models.elrcn import ElrcnConfig
+from recognizer.models.featref import FeatrefConfig
 from recognizer.models.fusenet import FusenetConfig
 from recognizer.models.graph_tcn import GraphTcnConfig
 from recognizer.models.htnet import HtnetConfig
 from recognizer.models.ice_discriminator import IceDiscriminatorConfig
+from recognizer.models.kfc import KfcConfig
 from recognizer.models.lda import LdaConfig
 from recognizer.models.mer_gcn import MerGcnConfig
 from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
+from recognizer.models.nmer import NmerConfig
 from recognizer.models.offapex import OffapexConfig
+from recognizer.models.rcn import RcnConfig
 from recognizer.models.region_attention import RegionAttentionConfig
 from recognizer.models.ststnet import StstnetConfig
 from recognizer.models.svm import SvmConfig
@@ -68,6 +74,12 @@ class ModelSections:
     fusenet: FusenetConfig = field(default_factory=FusenetConfig)
     atnet: AtnetConfig = field(default_factory=AtnetConfig)
     htnet: HtnetConfig = field(default_factory=HtnetConfig)
+    dual_inception: DualInceptionConfig = field(default_factory=DualInceptionConfig)
+    rcn: RcnConfig = field(default_factory=RcnConfig)
+    featref: FeatrefConfig = field(default_factory=FeatrefConfig)
+    bdcnn: BdcnnConfig = field(default_factory=BdcnnConfig)
+    nmer: NmerConfig = field(default_factory=NmerConfig)
+    kfc: KfcConfig = field(default_factory=KfcConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +286,17 @@ def needs_of(config: RunConfig) -> tuple[str, ...]:
     return tuple(sorted(needed))
 
 
+def needs_meta_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
+    """By model, what it is told of clips beside the class (:data:`recognizer.data.META`); models that are told nothing
+    are left out."""
+    told: dict[str, tuple[str, ...]] = {}
+    for model in config.used_models:
+        if not is_closed(config, model):
+            with torch.device("meta"):
+                told[model] = tuple(getattr(skeleton(config, model), "needs_meta", ()))
+    return {model: names for model, names in told.items() if names}
+
+
 # ---------------------------------------------------------------- what has an effect
 
 
@@ -290,7 +313,11 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         idle["data.frames"] = f"model {', '.join(used)} does not see whole clips"
         if "apex" not in views:
             idle["data.frame_size"] = f"model {', '.join(used)} sees flow alone"
+    if not any("gender" in names for names in needs_meta_of(config).values()):
+        idle["train.genders"] = f"model {', '.join(used)} does not learn genders"
     loss = config.train.loss
+    if not loss.arcface and not loss.cosface:
+        idle["train.loss.angular_scale"] = "train.loss.arcface and train.loss.cosface are 0"
     if loss.kind != "focal":
         idle["train.loss.gamma"] = f"train.loss.kind={loss.kind} has no gamma"
     if loss.kind in ("native", "margin"):

@@ -26,7 +26,7 @@ from mesynth.store.generator_folder import UNTRAINED, has_property
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
-from recognizer.config import RunConfig, effective, needs_of, transform_of
+from recognizer.config import RunConfig, effective, needs_meta_of, needs_of, transform_of
 from recognizer.data import BYTES, EACH, MATCH, READ_AS, TOP, DataConfig, FlowSet, load
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
@@ -217,6 +217,30 @@ def flow_notes(real: Opened, synthetic: Opened | None) -> list[str]:
     """Where exact flow is learned from beside estimated flow, or faces lie elsewhere: a line that says so, and how to
     make them alike."""
     return [*framing_notes(real, synthetic), *_exactness(real, synthetic)]
+
+
+def meta_notes(config: RunConfig, *sources: Opened | None) -> list[str]:
+    """A line for each model that learns more than classes and is told nothing of it."""
+    given = [source for source in sources if source is not None]
+    notes = []
+    for model, names in needs_meta_of(config).items():
+        if "gender" in names and not config.train.genders:
+            notes.append(
+                f"model {model}: no subject's gender is known, so it learns the expression alone; train.genders=FILE "
+                "says it (CSV, columns subject and gender)"
+            )
+        if "macro" in names and not any(map(_has_macro, given)):
+            notes.append(
+                f"model {model}: no clip here is a macro-expression, so nothing is transferred and it learns from "
+                "micro-expressions alone"
+            )
+    return notes
+
+
+def _has_macro(source: Opened) -> bool:
+    if isinstance(source, FlowSet):
+        return bool((source.macro == 1).any())
+    return any((manifest.column("expression") == "macro").any() for manifest in source)
 
 
 def _exactness(real: Opened, synthetic: Opened | None) -> list[str]:

@@ -44,10 +44,12 @@ from recognizer.sources import (
     framed,
     framed_as,
     framing_notes,
+    meta_notes,
     run_identity,
     run_record,
     sources,
 )
+from recognizer.training import read_genders
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
@@ -327,11 +329,12 @@ def load(folder: Path | str) -> Recognizer:
 
 
 def load_pretrained(config: RunConfig) -> Pretrained:
-    """Read the recognizers that ``config.train`` names.
+    """Read the recognizers that ``config.train`` names, and hold its list of genders readable.
 
     Raises:
         WeightsUnavailable: no recognizer in a folder.
-        ConfigError: initial weights of another model, or a teacher of other classes, sizes or views.
+        ConfigError: initial weights of another model, or a teacher of other classes, sizes or views; genders that
+            cannot be read.
     """
     train, teacher = config.train, None
     weights: dict[str, torch.Tensor] = {}
@@ -357,6 +360,9 @@ def load_pretrained(config: RunConfig) -> Pretrained:
                 f"train.teacher={train.teacher} knows other data settings; train it with this run's data.*"
             )
         teacher = master.probabilities
+    if train.genders:
+        read_genders(train.genders)
+        digests["train.genders"] = hashlib.sha256(Path(train.genders).read_bytes()).hexdigest()
     return Pretrained(weights=weights, teacher=teacher, seen=seen, digests=digests)
 
 
@@ -461,12 +467,12 @@ def training_notes(real: Opened, synthetic: Opened | None, config: RunConfig) ->
     """What to know of the clips of :func:`training_clips`, a line each."""
     n = len(real) if isinstance(real, FlowSet) else sum(map(len, real))
     if config.mix.mode != SYNTHETIC_ONLY or not n:
-        return flow_notes(real, synthetic)
+        return [*flow_notes(real, synthetic), *meta_notes(config, real, synthetic)]
     idle = (
         f"mix.mode={SYNTHETIC_ONLY} learns from no real clip: the {n:,} given say where faces lie and nothing more; to "
         "learn from them choose mix.mode=prior"
     )
-    return [idle, *flow_notes(real, synthetic)]
+    return [idle, *flow_notes(real, synthetic), *meta_notes(config, synthetic)]
 
 
 def _trained(
