@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parents[2] / "configs" / "recognizer"
 ZOO: tuple[str, ...] = (
     "offapex", "dssn", "capsulenet", "ice_discriminator", "au_gacn", "mer_gcn", "graph_tcn", "elrcn",
     "micro_attention", "microexpstcnn", "fusenet", "atnet", "htnet",
+    "dual_inception", "rcn", "featref", "bdcnn", "nmer", "kfc",
 )  # fmt: skip
 BATCH = 2
 
