@@ -23,6 +23,7 @@ from recognizer.models import LDA, SVM, lda, svm
 from recognizer.models.common import FlowNetwork, is_estimator
 from recognizer.protocol import Fold
 from recognizer.training import Callback, Progress, Task, Tensors
+from recognizer.views import mirrored
 
 Fitted = TypeVar("Fitted")
 
@@ -122,13 +123,12 @@ class NetworkMembers:
         views = {FLOW: clips} if isinstance(clips, np.ndarray) else dict(clips)
         found = self._scores(member, views)
         if self.model.mirrored and len(found):
-            flipped = {name: np.ascontiguousarray(view[..., ::-1]) for name, view in views.items()}
-            flipped[FLOW][:, 0] = self.top - flipped[FLOW][:, 0]
+            flipped = {name: mirrored(name, view, self.top) for name, view in views.items()}
             found = (found + self._scores(member, flipped)) / 2
         return found
 
     def _scores(self, member: int, views: dict[str, np.ndarray]) -> np.ndarray:
-        return training.scores(self.model, self.stacked, member, views | {FLOW: self.transform(views[FLOW])})
+        return training.scores(self.model, self.stacked, member, self.transform.of_views(views))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.stacked
@@ -417,7 +417,7 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
             raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
         return _fit_estimators(data, model)
     pool, members, as_bytes = data.pool, data.members, config.data.input == BYTES
-    inputs = pool.inputs() | {FLOW: data.x}
+    inputs = transform_of(config).of_views(pool.inputs()) | {FLOW: data.x}
     task = Task(
         network=config.model, config=section(config, config.model), n_classes=len(pool.classes),
         shape=shape_of(config), inputs=inputs, au=pool.au, initial=pretrained.weights,
