@@ -45,16 +45,7 @@ from recognizer.config import AblationConfig, config_hash, config_yaml, effectiv
 from recognizer.data import FlowSet
 from recognizer.models import MODELS
 from recognizer.protocol import make_folds
-from recognizer.sources import (
-    Opened,
-    Progress,
-    Source,
-    as_flow_set,
-    flow_notes,
-    framed,
-    run_identity,
-    sources,
-)
+from recognizer.sources import Opened, Progress, Source, as_flow_set, flow_notes, framed, run_identity, sources
 
 _POLL_SECONDS = 0.5
 
