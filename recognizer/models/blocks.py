@@ -375,6 +375,27 @@ def judged_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return known_mean(each, (label >= 0) & both)
 
 
+def guided_triplet(features: torch.Tensor, guides: torch.Tensor, y: torch.Tensor, macro: torch.Tensor) -> torch.Tensor:
+    """Triplets with a soft margin on unit features [B,D]: of every micro-expression (macro 0), against the farthest
+    guide [B,D] of a macro-expression (macro 1) of its class and the nearest one of another. 0 without such a pair."""
+    distance = (2 - 2 * cosines(features, guides)).clamp(min=1e-6).sqrt()
+    there = (macro == 1)[None]
+    same, other = (y[:, None] == y) & there, (y[:, None] != y) & there
+    far = torch.where(same, distance, -torch.inf).amax(1)
+    near = torch.where(other, distance, torch.inf).amin(1)
+    usable = same.any(1) & other.any(1) & (macro == 0)
+    each = F.softplus(torch.where(usable, far, 0.0) - torch.where(usable, near, 0.0))
+    return known_mean(each, usable)
+
+
+def of_class(each: torch.Tensor, y: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every clip the mean of ``each`` [B] over the clips of its class that ``counts`` [B] bool, [B], and whether
+    there is one, [B] bool."""
+    share = ((y[:, None] == y) & counts[None]).to(each.dtype)
+    number = share.sum(1)
+    return share @ torch.where(counts, each, 0.0) / number.clamp(min=1), number > 0
+
+
 def cosines(features: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """Features [B,D] and directions [C,D] of any lengths -> [B,C] in [-1,1]."""
     return F.normalize(features, dim=-1, eps=1e-6) @ F.normalize(directions, dim=-1, eps=1e-6).T
