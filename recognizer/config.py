@@ -23,6 +23,7 @@ from mesynth.core.errors import ConfigError
 from recognizer.data import BYTES, FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
+from recognizer.models.aman import AmanConfig
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
 from recognizer.models.bdcnn import BdcnnConfig
@@ -34,20 +35,25 @@ from recognizer.models.dual_inception import DualInceptionConfig
 from recognizer.models.elrcn import ElrcnConfig
 from recognizer.models.featref import FeatrefConfig
 from recognizer.models.fusenet import FusenetConfig
+from recognizer.models.geme import GemeConfig
 from recognizer.models.graph_tcn import GraphTcnConfig
 from recognizer.models.htnet import HtnetConfig
 from recognizer.models.ice_discriminator import IceDiscriminatorConfig
 from recognizer.models.kfc import KfcConfig
 from recognizer.models.lda import LdaConfig
+from recognizer.models.lr_gacnn import LrGacnnConfig
 from recognizer.models.mer_gcn import MerGcnConfig
 from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
+from recognizer.models.mimanet import MimanetConfig
+from recognizer.models.mtmnet import MtmnetConfig
 from recognizer.models.nmer import NmerConfig
 from recognizer.models.offapex import OffapexConfig
 from recognizer.models.rcn import RcnConfig
 from recognizer.models.region_attention import RegionAttentionConfig
 from recognizer.models.ststnet import StstnetConfig
 from recognizer.models.svm import SvmConfig
+from recognizer.models.tscnn import TscnnConfig
 from recognizer.protocol import ARMS, COPIES, ProtocolConfig
 from recognizer.training import TrainConfig
 from recognizer.views import Shape, require_known, uses
@@ -81,6 +87,12 @@ class ModelSections:
     bdcnn: BdcnnConfig = field(default_factory=BdcnnConfig)
     nmer: NmerConfig = field(default_factory=NmerConfig)
     kfc: KfcConfig = field(default_factory=KfcConfig)
+    mtmnet: MtmnetConfig = field(default_factory=MtmnetConfig)
+    mimanet: MimanetConfig = field(default_factory=MimanetConfig)
+    aman: AmanConfig = field(default_factory=AmanConfig)
+    tscnn: TscnnConfig = field(default_factory=TscnnConfig)
+    geme: GemeConfig = field(default_factory=GemeConfig)
+    lr_gacnn: LrGacnnConfig = field(default_factory=LrGacnnConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,13 @@ TRAIN_KEYS = {
     "steps", "batch", "lr", "weight_decay", "flip", "shift", "balance", "optimizer", "schedule", "loss",
 }  # fmt: skip
 WITH_AU = {"au_gacn", "mer_gcn"}
-WITH_BATCH_NORM = {"capsulenet", "ice_discriminator", "micro_attention", "atnet", "rcn", "nmer", "kfc"}
+WITH_BATCH_NORM = {
+    "capsulenet", "ice_discriminator", "micro_attention", "atnet", "rcn", "nmer", "kfc", "mtmnet", "mimanet", "aman",
+    "geme",
+}  # fmt: skip
 """By their authors' code."""
-Y, AU = torch.tensor([0, 2]), torch.tensor([1, 0, -1, 1, 0]).repeat(BATCH, N_AUS * 2 // 5)
+Y, AU = torch.tensor([0, 2, 2, 0]), torch.tensor([1, 0, -1, 1, 0]).repeat(4, N_AUS * 2 // 5)
+TOLD = {"macro": [0, 0, 1, 1], "subject": [0, 1, 2, 3], "gender": [0, 1, -1, 1]}
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +53,14 @@ def _one_thread() -> Iterator[None]:
 
 
 def loss_of(network: FlowNetwork, out: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
-    """The network's own loss, where it is told what it asks for of the first two clips."""
-    told = {name: torch.tensor([0, 1, -1, -1])[: len(y)] for name in network.needs_meta}
+    """The network's own loss, told what it asks for."""
+    told = {name: torch.tensor(TOLD[name]) for name in network.needs_meta}
     return network.meta_loss(out, y, au, told) if told else network.loss(out, y, au)
+
+
+def batch_for(network: FlowNetwork) -> int:
+    """Two clips; more where they are compared with each other."""
+    return 4 if network.needs_meta else BATCH
 
 
 def count(module: nn.Module) -> int:
@@ -71,15 +80,16 @@ def on_meta(name: str, **settings: object) -> tuple[Entry, FlowNetwork]:
 def test_shapes_and_gradients(name: str) -> None:
     entry = small(name)
     network = entry.build()
-    out = network(*entry.views(network.needs))
-    assert out.scores.shape == (BATCH, 3)
+    n = batch_for(network)
+    out = network(*entry.views(network.needs, batch=n))
+    assert out.scores.shape == (n, 3)
     assert out.features is not None
-    assert out.features.shape[0] == BATCH
+    assert out.features.shape[0] == n
     assert out.features.ndim == 2
     assert (out.au is not None) == (name in WITH_AU)
     if out.au is not None:
-        assert out.au.shape == (BATCH, N_AUS * 2)
-    loss_of(network, out, Y, AU).backward()
+        assert out.au.shape == (n, N_AUS * 2)
+    loss_of(network, out, Y[:n], AU[:n]).backward()
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
@@ -90,7 +100,8 @@ def test_shapes_and_gradients(name: str) -> None:
 def test_stacked_equals_one_by_one(name: str) -> None:
     entry = small(name)
     networks = [entry.build(seed=seed) for seed in range(3)]
-    views = entry.views(networks[0].needs)
+    n = batch_for(networks[0])
+    views = entry.views(networks[0].needs, batch=n)
     for network in networks:
         network.scale.copy_(torch.rand(3) + 0.5)
         for part in network.modules():
@@ -100,16 +111,16 @@ def test_stacked_equals_one_by_one(name: str) -> None:
 
     def one(p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], *seen: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs: Outputs = functional_call(networks[0], (p, b), seen)
-        loss = loss_of(networks[0], outputs, Y, AU)
+        loss = loss_of(networks[0], outputs, Y[:n], AU[:n])
         return loss, *tree_leaves(tuple(part for part in outputs if part is not None))
 
     together = vmap(one, in_dims=(0, 0, *[None] * len(views)))(parameters, buffers, *views)
     alone = [one(dict(n.named_parameters()), dict(n.named_buffers()), *views) for n in networks]
     for many, *each in zip(together, *alone, strict=True):
         torch.testing.assert_close(many, torch.stack(each), atol=1e-5, rtol=1e-5)
-    for n, many in buffers.items():  # running statistics have moved, each member's by its own maps
-        torch.testing.assert_close(many, torch.stack([dict(net.named_buffers())[n] for net in networks]))
-        assert n.rpartition(".")[2] != "running_mean" or (many != 0).any()
+    for name, many in buffers.items():  # running statistics have moved, each member's by its own maps
+        torch.testing.assert_close(many, torch.stack([dict(net.named_buffers())[name] for net in networks]))
+        assert name.rpartition(".")[2] != "running_mean" or (many != 0).any()
     assert (together[1][0] != together[1][1]).any()
 
 
