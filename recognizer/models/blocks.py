@@ -1,5 +1,5 @@
 """Blocks that published networks have in common, once: residual, Inception, attention of all kinds, graphs, ConvLSTM,
-classifiers with an angular margin, a reversed gradient.
+angular margins, a reversed gradient.
 
 As in :mod:`recognizer.models.common`: nothing draws from a generator and nothing keeps a state but running statistics,
 so that a stack under vmap gives what its members give one by one. Norms are chosen by whoever builds: ``BatchNorm``
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.common import BatchNorm, Dropout, he
+from recognizer.models.common import BatchNorm, Dropout, he, known_mean
 
 Norm = Callable[[int], nn.Module]
 """Channels -> a layer."""
@@ -132,6 +132,28 @@ class ConvLstm(nn.Module):
             state = torch.sigmoid(show) * torch.tanh(cell)
             states.append(state)
         return torch.stack(states, 1)
+
+
+def wheel(flow: torch.Tensor) -> torch.Tensor:
+    """Flow as a coloured picture: [B,3,S,S] (u, v, whatever) -> red, green, blue [B,3,S,S] in [0,1].
+
+    Hue is the direction, brightness the length between the picture's least and largest, saturation 1. Not to be
+    differentiated.
+
+    >>> right = torch.tensor([1.0, 0, 0])[:, None, None] * torch.tensor([[0.0, 1.0]])
+    >>> wheel(right[None])[0, :, 0, 1]  # motion to the right is red
+    tensor([1., 0., 0.])
+    """
+    u, v = flow[:, 0].detach(), flow[:, 1].detach()
+    length = (u.square() + v.square()).sqrt()
+    length = length - length.amin((1, 2), keepdim=True)
+    bright = length / length.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    sixth = torch.atan2(v, u) * (3 / torch.pi)  # of the circle, -3..3
+    planes = []
+    for offset in (5, 3, 1):
+        k = (sixth + offset + 6) % 6
+        planes.append(bright * (1 - torch.minimum(k, 4 - k).clamp(0, 1)))
+    return torch.stack(planes, 1)
 
 
 # ---------------------------------------------------------------- attention
@@ -345,21 +367,38 @@ def reversed_gradient(x: torch.Tensor, strength: float | torch.Tensor = 1.0) -> 
     return fixed + strength * (fixed - x)  # the difference is exactly 0
 
 
-class CosineClassifier(nn.Module):
-    """Cosines between features [B,D] and a direction a class -> [B,C] in [-1,1].
+def judged_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of a judge's logits [B] over labels [B] of 0 and 1, -1 unknown; 0 where the batch does not
+    show both, for there is nothing to tell apart."""
+    both = (label == 0).any() & (label == 1).any()
+    each = F.binary_cross_entropy_with_logits(logits, label.clamp(min=0).to(logits.dtype), reduction="none")
+    return known_mean(each, (label >= 0) & both)
 
-    For the losses ``arcface`` and ``cosface`` (:class:`recognizer.training.LossConfig`), which need cosines; whoever
-    uses it says how much a cosine counts by ``probability_gain`` (Deng et al. and Wang et al. use 64 on faces; a few
-    hundred clips want less).
-    """
 
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, features) * features**-0.5)
+def guided_triplet(features: torch.Tensor, guides: torch.Tensor, y: torch.Tensor, macro: torch.Tensor) -> torch.Tensor:
+    """Triplets with a soft margin on unit features [B,D]: of every micro-expression (macro 0), against the farthest
+    guide [B,D] of a macro-expression (macro 1) of its class and the nearest one of another. 0 without such a pair."""
+    distance = (2 - 2 * cosines(features, guides)).clamp(min=1e-6).sqrt()
+    there = (macro == 1)[None]
+    same, other = (y[:, None] == y) & there, (y[:, None] != y) & there
+    far = torch.where(same, distance, -torch.inf).amax(1)
+    near = torch.where(other, distance, torch.inf).amin(1)
+    usable = same.any(1) & other.any(1) & (macro == 0)
+    each = F.softplus(torch.where(usable, far, 0.0) - torch.where(usable, near, 0.0))
+    return known_mean(each, usable)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        return F.normalize(x, dim=-1, eps=1e-6) @ F.normalize(self.weight, dim=-1, eps=1e-6).T
+
+def of_class(each: torch.Tensor, y: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every clip the mean of ``each`` [B] over the clips of its class that ``counts`` [B] bool, [B], and whether
+    there is one, [B] bool."""
+    share = ((y[:, None] == y) & counts[None]).to(each.dtype)
+    number = share.sum(1)
+    return share @ torch.where(counts, each, 0.0) / number.clamp(min=1), number > 0
+
+
+def cosines(features: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """Features [B,D] and directions [C,D] of any lengths -> [B,C] in [-1,1]."""
+    return F.normalize(features, dim=-1, eps=1e-6) @ F.normalize(directions, dim=-1, eps=1e-6).T
 
 
 def with_margin(cosines: torch.Tensor, y: torch.Tensor, kind: str, margin: float) -> torch.Tensor:

@@ -22,6 +22,7 @@ from recognizer.models.common import (
     au_loss,
     check,
     he,
+    known_mean,
     norm,
 )
 
@@ -89,9 +90,8 @@ class Dikd(FlowNetwork):
         """Cross-entropy; where AUs are known, the teacher's loss and the student's squared distance to its features."""
         assert outputs.au is not None
         assert outputs.more is not None
-        taught = (au >= 0).any(1).to(outputs.scores.dtype)
         each = (outputs.more["guess"] - outputs.more["teacher"].detach()).square().mean(1)
-        hint = (each * taught).sum() / taught.sum().clamp(min=1)
+        hint = known_mean(each, (au >= 0).any(1))
         total = F.cross_entropy(outputs.scores, y) + self.config.au_weight * au_loss(outputs.au, au)
         return total + self.config.hint * hint
 

@@ -12,7 +12,6 @@ from recognizer.models.au_gacn import AttentionPool
 from recognizer.models.blocks import (
     ChannelAttention,
     ConvLstm,
-    CosineClassifier,
     GraphAttention,
     Inception,
     NonLocal,
@@ -21,6 +20,7 @@ from recognizer.models.blocks import (
     SpatialAttention,
     SqueezeExcite,
     TransformerLayer,
+    cosines,
     propagation,
     reversed_gradient,
     with_margin,
@@ -296,22 +296,21 @@ def test_resnet18_has_its_published_parameters() -> None:
 
 
 def test_margins() -> None:
-    cosines, y = torch.tensor([[0.5, 0.1, -0.3], [-0.95, 0.2, 0.0]], requires_grad=True), torch.tensor([0, 0])
-    arc = with_margin(cosines, y, "arcface", 0.5)
+    near, y = torch.tensor([[0.5, 0.1, -0.3], [-0.95, 0.2, 0.0]], requires_grad=True), torch.tensor([0, 0])
+    arc = with_margin(near, y, "arcface", 0.5)
     assert arc[0, 0].item() == pytest.approx(np.cos(np.arccos(0.5) + 0.5), abs=1e-5)
     assert arc[1, 0].item() == pytest.approx(-0.95 - 0.5 * np.sin(0.5), abs=1e-5)  # beyond pi - .5
-    assert torch.equal(arc[:, 1:], cosines[:, 1:])
-    cos = with_margin(cosines, y, "cosface", 0.35)
-    torch.testing.assert_close(cosines - cos, torch.tensor([[0.35, 0, 0], [0.35, 0, 0]]))
+    assert torch.equal(arc[:, 1:], near[:, 1:])
+    cos = with_margin(near, y, "cosface", 0.35)
+    torch.testing.assert_close(near - cos, torch.tensor([[0.35, 0, 0], [0.35, 0, 0]]))
     for kind in ("arcface", "cosface"):
-        torch.testing.assert_close(with_margin(cosines, y, kind, 0.0), cosines, atol=1e-6, rtol=0)
+        torch.testing.assert_close(with_margin(near, y, kind, 0.0), near, atol=1e-6, rtol=0)
         edge = torch.tensor([[1.0, -1.0]], requires_grad=True)
         with_margin(edge, torch.tensor([0]), kind, 0.5).sum().backward()
         assert edge.grad is not None
         assert edge.grad.isfinite().all()
-    layer = CosineClassifier(4, 3)
-    x = torch.randn(5, 4)
-    torch.testing.assert_close(layer(x), torch.cosine_similarity(x[:, None], layer.weight[None], dim=-1))
+    x, directions = torch.randn(5, 4), torch.randn(3, 4)
+    torch.testing.assert_close(cosines(x, directions), torch.cosine_similarity(x[:, None], directions[None], dim=-1))
 
 
 def test_a_reversed_gradient_changes_nothing_ahead() -> None:
