@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, repeat
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -156,6 +157,8 @@ class FlowSet:
     given."""
     draws: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
     """[N] str: what tells synthetic clips of one name apart, their generator and seed; empty for all others."""
+    macro: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int8))
+    """[N] int8: 1 a macro-expression, 0 a micro-expression; -1 unknown (all, if not given)."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
 
@@ -165,6 +168,8 @@ class FlowSet:
             object.__setattr__(self, "own_rms", np.array([in_own_rms(x[:2]) for x in self.x]))
         if not len(self.draws):
             object.__setattr__(self, "draws", np.full(n, "", np.str_))
+        if not len(self.macro):
+            object.__setattr__(self, "macro", np.full(n, -1, np.int8))
         if self.x.shape != (n, 3, size, size) or self.x.dtype != np.float32:
             raise ValueError(f"x is {self.x.dtype} {self.x.shape}; expected float32 [N,3,S,S]")
         if self.au.shape != (n, N_AUS * 2):
@@ -238,6 +243,17 @@ class FlowSet:
         """All views of some clips by name, ``flow`` among them: a model's input."""
         return {FLOW: self.x[index]} | {name: view[index] for name, view in self.views.items()}
 
+    def meta(self, names: Sequence[str], genders: Mapping[str, int] = MappingProxyType({})) -> dict[str, np.ndarray]:
+        """[N] int64 of each of these of :data:`META`, -1 unknown: what a network is told beside the class. ``genders``
+        by subject."""
+        known = {
+            "subject": lambda: np.unique(self.subjects, return_inverse=True)[1],
+            "database": lambda: np.unique(self.databases, return_inverse=True)[1],
+            "macro": lambda: self.macro,
+            "gender": lambda: np.array([genders.get(str(subject), -1) for subject in self.subjects]),
+        }
+        return {name: known[name]().astype(np.int64) for name in names}
+
     def take(self, index: np.ndarray) -> FlowSet:
         """The clips at ``index`` (integers or a boolean mask), in that order."""
         index = np.arange(len(self))[index]
@@ -263,7 +279,10 @@ class FlowSet:
         return replace(first, **arrays, views=views, subjects_seen=seen)
 
 
-_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "draws")
+_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "draws", "macro")
+META = ("subject", "database", "macro", "gender")
+"""What :meth:`FlowSet.meta` knows of clips: codes of subjects and databases, macro (1) or micro (0), male (1) or female
+(0)."""
 
 
 def _told_apart(ids: np.ndarray, draws: np.ndarray, where: str) -> np.ndarray:
@@ -382,6 +401,7 @@ def load(
         subjects_seen=tuple(chain.from_iterable(manifest.subjects_seen() for manifest in kept)),
         own_rms=np.array(own_rms),
         draws=draws,
+        macro=(_column(kept, "expression") == "macro").astype(np.int8),
         classes=config.classes,
         left_out=dict(left_out),
         views=shown,

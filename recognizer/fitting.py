@@ -455,6 +455,7 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
         scale=np.ones_like(data.scale) if as_bytes else data.scale, mirrored=top_of(config),
         names=[m.name for m in members], seeds=[m.seed for m in members],
         stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
+        meta=pool.meta(model.needs_meta, training.read_genders(config.train.genders, set(pool.subjects.tolist()))),
     )  # fmt: skip
     stacked = training.train(task, config.train, data.progress, callback=callback, calls=calls)
     return NetworkMembers(model, stacked, transform_of(config), top_of(config))

@@ -26,7 +26,7 @@ from mesynth.store.generator_folder import UNTRAINED, has_property
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
-from recognizer.config import RunConfig, effective, needs_of, transform_of
+from recognizer.config import RunConfig, effective, needs_meta_of, needs_of, transform_of
 from recognizer.data import BYTES, EACH, MATCH, TOP, DataConfig, FlowSet, load
 from recognizer.views import PATCHES, READ_AS, VIEWS, to_prepare
 
@@ -226,10 +226,11 @@ def exact_flow(manifest: Manifest) -> list[str]:
 
 def flow_notes(real: Opened, synthetic: Opened | None, config: RunConfig | None = None) -> list[str]:
     """Where exact flow is learned from beside estimated flow, faces lie elsewhere, or views that ``config``'s models
-    see were made in different ways: a line that says so, and how to make them alike."""
+    see were made in different ways: a line that says so, and how to make them alike; and what its models are told
+    nothing of."""
     manifests = [m for source in (real, synthetic) if isinstance(source, list) for m in source]
     records = [(m.root.resolve().name, run_record(m)) for m in manifests]
-    made = [] if config is None else view_notes(needs_of(config), records)
+    made = [] if config is None else [*view_notes(needs_of(config), records), *meta_notes(config, real, synthetic)]
     return [*framing_notes(real, synthetic), *_exactness(real, synthetic), *made]
 
 
@@ -261,6 +262,30 @@ def view_notes(views: Collection[str], records: Sequence[tuple[str, Mapping[str,
             what = f"view{'s' * (len(concerned) > 1)} {', '.join(concerned)} {'were' if len(concerned) > 1 else 'was'}"
             notes.append(f"{what} made with {key}={which}: prepare them alike")
     return notes
+
+
+def meta_notes(config: RunConfig, *sources: Opened | None) -> list[str]:
+    """A line for each model that learns more than classes and is told nothing of it."""
+    given = [source for source in sources if source is not None]
+    notes = []
+    for model, names in needs_meta_of(config).items():
+        if "gender" in names and not config.train.genders:
+            notes.append(
+                f"model {model}: no subject's gender is known, so it learns the expression alone; train.genders=FILE "
+                "says it (CSV, columns subject and gender)"
+            )
+        if "macro" in names and not any(map(_has_macro, given)):
+            notes.append(
+                f"model {model}: no clip here is a macro-expression, so nothing is transferred and it learns from "
+                "micro-expressions alone"
+            )
+    return notes
+
+
+def _has_macro(source: Opened) -> bool:
+    if isinstance(source, FlowSet):
+        return bool((source.macro == 1).any())
+    return any((manifest.column("expression") == "macro").any() for manifest in source)
 
 
 def _exactness(real: Opened, synthetic: Opened | None) -> list[str]:

@@ -49,6 +49,7 @@ from recognizer.sources import (
     sources,
     view_notes,
 )
+from recognizer.training import read_genders
 from recognizer.views import as_floats
 
 FORMAT = "mesynth-recognizer-1"
@@ -328,11 +329,12 @@ def load(folder: Path | str) -> Recognizer:
 
 
 def load_pretrained(config: RunConfig) -> Pretrained:
-    """Read the recognizers that ``config.train`` names.
+    """Read the recognizers that ``config.train`` names, and hold its list of genders readable.
 
     Raises:
         WeightsUnavailable: no recognizer in a folder.
-        ConfigError: initial weights of another model, or a teacher of other classes, sizes or views.
+        ConfigError: initial weights of another model, or a teacher of other classes, sizes or views; genders that
+            cannot be read.
     """
     train, teacher = config.train, None
     weights: dict[str, torch.Tensor] = {}
@@ -358,6 +360,9 @@ def load_pretrained(config: RunConfig) -> Pretrained:
                 f"train.teacher={train.teacher} knows other data settings; train it with this run's data.*"
             )
         teacher = master.probabilities
+    if train.genders:
+        read_genders(train.genders)
+        digests["train.genders"] = hashlib.sha256(Path(train.genders).read_bytes()).hexdigest()
     return Pretrained(weights=weights, teacher=teacher, seen=seen, digests=digests)
 
 

@@ -11,11 +11,13 @@ one network's batch, and nothing in them branches on values.
 
 from __future__ import annotations
 
+import csv
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
 from recognizer.data import swap_sides
 from recognizer.models import SEEDING, build
+from recognizer.models.blocks import cosines, with_margin
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, margin_loss
 from recognizer.views import FLOW, VIEWS, as_floats, moved
 
@@ -59,6 +62,13 @@ class LossConfig:
     domain: float = 0.0
     """Adversarial domain adaptation (Ganin and Lempitsky, ICML 2015): a linear layer tells real from synthetic by the
     features, which learn, by this much of its reversed gradient, not to let it. Needs mix.mode=pool."""
+    arcface: float = 0.0
+    """Softmax on the cosines of features to a direction a class, learned beside the network, the angle to the own one
+    enlarged by .5 (Deng et al., CVPR 2019)."""
+    cosface: float = 0.0
+    """The same with the own cosine made .35 smaller (Wang et al., CVPR 2018)."""
+    angular_scale: float = 16.0
+    """What these multiply cosines by; 64 is usual for millions of faces."""
     distil: float = 0.0
     """Cross-entropy to a teacher's probabilities (train.teacher)."""
 
@@ -69,14 +79,21 @@ class LossConfig:
             raise ConfigError(
                 f"train.loss.class_weights='{self.class_weights}' is unknown; choose from {', '.join(CLASS_WEIGHTS)}"
             )
-        for name in ("gamma", "center", "triplet", "contrastive", "domain", "distil"):
+        for name in ("gamma", "center", "triplet", "contrastive", "domain", "arcface", "cosface", "distil"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"train.loss.{name}={getattr(self, name):g} must be 0 or a positive number")
+        if not 0 < self.angular_scale < float("inf"):
+            raise ConfigError(f"train.loss.angular_scale={self.angular_scale:g} must be a positive number")
 
     @property
     def on_features(self) -> bool:
         """Whether the network has to show its features."""
-        return bool(self.center or self.triplet or self.contrastive or self.domain)
+        return bool(self.center or self.triplet or self.contrastive or self.domain or self.angular)
+
+    @property
+    def angular(self) -> bool:
+        """Whether directions of classes are learned beside the network."""
+        return bool(self.arcface or self.cosface)
 
 
 def class_weights(labels: np.ndarray, weights: np.ndarray, n_classes: int, kind: str) -> np.ndarray:
@@ -90,11 +107,17 @@ def class_weights(labels: np.ndarray, weights: np.ndarray, n_classes: int, kind:
 
 
 def classification(
-    model: FlowNetwork, out: Outputs, y: torch.Tensor, au: torch.Tensor, weights: torch.Tensor, config: LossConfig
+    model: FlowNetwork,
+    out: Outputs,
+    y: torch.Tensor,
+    au: torch.Tensor,
+    weights: torch.Tensor,
+    config: LossConfig,
+    meta: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> torch.Tensor:
-    """The class term: y [B], au [B,K*2], weights [C] -> scalar."""
+    """The class term: y [B], au [B,K*2], weights [C], meta [B] by name -> scalar."""
     if config.kind == NATIVE:
-        return model.loss(out, y, au)
+        return model.meta_loss(out, y, au, meta) if model.needs_meta else model.loss(out, y, au)
     if config.kind == "margin":
         return margin_loss(out.scores, y)
     logs = (out.scores * model.probability_gain).log_softmax(-1)
@@ -132,6 +155,21 @@ def on_features(features: torch.Tensor, y: torch.Tensor, config: LossConfig) -> 
         usable = positives.any(1)
         each = -logs.sum(1) / positives.sum(1).clamp(min=1)
         total = total + config.contrastive * (each * usable).sum() / usable.sum().clamp(min=1)
+    return total
+
+
+MARGINS = {"arcface": 0.5, "cosface": 0.35}
+"""As their authors set them."""
+
+
+def angular(features: torch.Tensor, y: torch.Tensor, directions: torch.Tensor, config: LossConfig) -> torch.Tensor:
+    """The terms arcface and cosface: features [B,D], y [B], directions [C,D] of any length -> scalar."""
+    near = cosines(features, directions)
+    total = features.new_zeros(())
+    for kind, margin in MARGINS.items():
+        if weight := getattr(config, kind):
+            logits = config.angular_scale * with_margin(near, y, kind, margin)
+            total = total + weight * F.cross_entropy(logits, y)
     return total
 
 
@@ -189,6 +227,9 @@ class TrainConfig:
     """Folder of a trained recognizer to begin with. Every subject it saw must be outside every fold's test."""
     teacher: str = ""
     """Folder of a trained recognizer whose probabilities train.loss.distil follows; the same rule."""
+    genders: str = ""
+    """CSV file of subjects' genders, columns subject (``database/subject``) and gender (female or male), for networks
+    that learn it beside the class. A subject it does not name is unknown."""
     device: str = "cpu"
     """cpu, cuda, or auto (cuda where there is one). Figures of the two differ in the order of float32 sums."""
     stack: int = 0
@@ -208,6 +249,41 @@ class TrainConfig:
                 raise ConfigError(f"train.{name}='{getattr(self, name)}' is unknown; choose from {', '.join(known)}")
         if bool(self.teacher) != (self.loss.distil > 0):
             raise ConfigError("train.teacher and train.loss.distil go together: set both or neither")
+
+
+_GENDERS = {"female": 0, "f": 0, "male": 1, "m": 1, "": -1}
+
+
+def read_genders(file: str, subjects: Collection[str] = ()) -> dict[str, int]:
+    """train.genders by subject: 0 female, 1 male, -1 not said; empty without a file.
+
+    Raises:
+        ConfigError: the file cannot be read, says two things of one subject, or names none of ``subjects``.
+    """
+    known: dict[str, int] = {}
+    if not file:
+        return known
+    where = f"train.genders={file}"
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            table = csv.DictReader(lines)
+            rows, columns = list(table), table.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{where} cannot be read ({error}); give a CSV file of subject and gender") from None
+    if not {"subject", "gender"} <= set(columns):
+        raise ConfigError(f"{where} has the columns {', '.join(columns) or '(none)'}; it needs subject and gender")
+    for n, row in enumerate(rows, 2):
+        who, said = ((row[key] or "").strip() for key in ("subject", "gender"))
+        if said.lower() not in _GENDERS:
+            raise ConfigError(f"{where}, line {n}: gender '{said}' is neither female nor male; correct it")
+        if known.setdefault(who, _GENDERS[said.lower()]) != _GENDERS[said.lower()]:
+            raise ConfigError(f"{where}, line {n}: subject {who} has another gender above; correct it")
+    if subjects and not known.keys() & set(subjects):
+        raise ConfigError(
+            f"{where} names none of the subjects: it begins with {next(iter(known), 'nobody')}, the clips with "
+            f"{min(subjects)}; write subjects as database/subject"
+        )
+    return known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +328,8 @@ class Task:
     """[N,C] float32 probabilities for distillation."""
     mirrored: float = 0.0
     """A mirrored u is this minus u."""
+    meta: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[N] int64 by name, what the network ``needs_meta``; -1 unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +370,9 @@ Progress = Callable[[float, float], None]
 Callback = Callable[[range, Tensors], None]
 """Called with members and their tensors as they stand; the trainer itself never sees what is done with them."""
 _DISCRIMINATOR = "domain discriminator"
-"""Of the parameters beside a network's own: [D+1], used in training alone."""
+_DIRECTIONS = "directions of classes"
+_BESIDE = (_DISCRIMINATOR, _DIRECTIONS)
+"""Of the parameters, those beside a network's own, [D+1] and [C,D], used in training alone."""
 _WIDE = 256
 """Members trained at once on a GPU, where nothing else is asked."""
 _SCORED = 256
@@ -397,6 +477,12 @@ class _Chunk:
             width = self._features()
             if config.loss.domain:
                 self.stacked[_DISCRIMINATOR] = torch.zeros(len(chunk), width + 1, device=device)
+            if config.loss.angular:
+                drawn = [
+                    stream(task.seeds[m], f"directions/{task.names[m]}").standard_normal((task.n_classes, width))
+                    for m in chunk
+                ]
+                self.stacked[_DIRECTIONS] = self._here(np.stack(drawn).astype(np.float32))
         for value in self.stacked.values():
             value.requires_grad_()
         members = slice(chunk.start, chunk.stop)
@@ -409,6 +495,7 @@ class _Chunk:
         self.y = self._here(task.labels[members])
         self.inputs = {name: self._here(task.inputs[name]) for name in self.model.needs}
         self.au, self.added = self._here(task.au).long(), self._here(task.added)
+        self.meta = {name: self._here(task.meta[name]) for name in self.model.needs_meta}
         self.mapped = bool(task.added.any())
         self.affine = self._here(task.affine[members]).float()[..., None, None]  # [M,2,3,1,1]
         self.teacher = self._here(task.teacher if task.teacher is not None else np.zeros((len(task.au), 0), np.float32))
@@ -424,8 +511,8 @@ class _Chunk:
             shown = self.model(*views).features
         if shown is None:
             raise ConfigError(
-                f"model {self.task.network} shows no features: train.loss.center, triplet, contrastive and domain "
-                "have nothing to work on; set them to 0 or choose another model"
+                f"model {self.task.network} shows no features: train.loss.center, triplet, contrastive, domain, "
+                "arcface and cosface have nothing to work on; set them to 0 or choose another model"
             )
         return int(shown.shape[-1])
 
@@ -443,7 +530,7 @@ class _Chunk:
         return self._tensors()
 
     def _tensors(self) -> Tensors:
-        made = {n: p.detach() for n, p in self.stacked.items() if n != _DISCRIMINATOR} | {"scale": self.scale}
+        made = {n: p.detach() for n, p in self.stacked.items() if n not in _BESIDE} | {"scale": self.scale}
         if self.model.alone:
             state = self.model.state_dict()
             made |= {n: state[n].detach().clone()[None] for n in sorted(state.keys() - made.keys())}
@@ -458,18 +545,21 @@ class _Chunk:
         weights: torch.Tensor,
         batch: Tensors,
     ) -> torch.Tensor:
-        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``batch`` y [B], au, added, teacher and views.
+        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``batch`` y [B], au, added, teacher, meta and views.
 
         ``kept`` is changed in place, member by member.
         """
-        config, names = self.config.loss, {n: p for n, p in parameters.items() if n != _DISCRIMINATOR}
+        config, names = self.config.loss, {n: p for n, p in parameters.items() if n not in _BESIDE}
         masks = {f"{name}.key": keys[i] for i, name in enumerate(self.drops)}
         out = functional_call(
             self.model, names | kept | {"scale": scale} | masks, tuple(batch[view] for view in self.model.needs)
         )
-        total = classification(self.model, out, batch["y"], batch["au"], weights, config)
+        meta = {name: batch[f"meta/{name}"] for name in self.meta}
+        total = classification(self.model, out, batch["y"], batch["au"], weights, config, meta)
         if config.on_features:
             total = total + on_features(out.features, batch["y"], config)
+        if config.angular:
+            total = total + angular(out.features, batch["y"], parameters[_DIRECTIONS], config)
         if config.domain:
             total = total + domain(out.features, batch["added"], parameters[_DISCRIMINATOR], config.domain)
         if config.distil:
@@ -509,6 +599,7 @@ class _Chunk:
             i, mirrored = index[step], flip[step]
             batch = {"y": self.y[rows, i], "au": swap_sides(self.au[i], mirrored)}
             batch |= {"added": self.added[i], "teacher": self.teacher[i]}
+            batch |= {f"meta/{name}": value[i] for name, value in self.meta.items()}
             batch |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
             optimizer.zero_grad(set_to_none=True)
             keys = _keys(roots, step, len(self.drops)).to(self.device)

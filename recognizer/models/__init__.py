@@ -29,6 +29,10 @@ _OURS = ("capsule_graph", "region_attention")
 _PUBLISHED = (
     "ststnet", "offapex", "dssn", "capsulenet", "ice_discriminator", "au_gacn", "mer_gcn", "graph_tcn", "elrcn",
     "micro_attention", "microexpstcnn", "fusenet", "atnet", "htnet",
+    "dual_inception", "rcn", "featref", "bdcnn", "nmer", "kfc", "mtmnet", "mimanet", "aman", "tscnn", "geme",
+    "lr_gacnn",
+    "learnet", "affectivenet", "sma_stn", "dstan", "fcnn3d", "setfnet", "mersiam", "lgccon", "graph_au", "mer_augcn",
+    "saat", "dikd", "cbamnet", "originet", "shallow_cnn",
 )  # fmt: skip
 
 

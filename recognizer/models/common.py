@@ -37,6 +37,8 @@ class Outputs(NamedTuple):
     """[B,K*2] logits, or None without an AU head"""
     features: torch.Tensor | None = None
     """[B,D] what the classifier sees, for losses on distances; None: nothing of the kind"""
+    more: dict[str, torch.Tensor] | None = None
+    """What else the network's own loss needs, by name."""
 
 
 class Dropout(nn.Module):
@@ -132,6 +134,8 @@ class FlowNetwork(nn.Module):
     needs: tuple[str, ...] = ("flow",)
     """The views that ``forward`` takes, in this order: names of :data:`recognizer.views.VIEWS`, in the shapes of
     :class:`Shape`, float32."""
+    needs_meta: tuple[str, ...] = ()
+    """What its own loss is told of each clip beside the class: names of :data:`recognizer.data.META`."""
     mirrored = False
     """Whether a clip's probabilities are the mean of its own and of those of its mirror image."""
     probability_gain = 1.0
@@ -155,6 +159,13 @@ class FlowNetwork(nn.Module):
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Mean loss of a batch: y [B] int64, au [B,K*2] with -1 unknown. Default: cross-entropy."""
         return F.cross_entropy(outputs.scores, y)
+
+    def meta_loss(
+        self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor, meta: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """:meth:`loss` of a network that ``needs_meta``: each of these [B] int64, -1 unknown, and what is unknown does
+        not count."""
+        return self.loss(outputs, y, au)
 
 
 class RegionStem(nn.Module):
@@ -185,6 +196,11 @@ def au_loss(logits: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
     known = (au >= 0).to(logits.dtype)
     each = F.binary_cross_entropy_with_logits(logits, au.clamp(min=0).to(logits.dtype), reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def known_mean(each: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean of a loss [B] over the clips it is ``known`` [B] for; 0 when it is for none."""
+    return torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
 
 
 def margin_loss(
@@ -270,6 +286,14 @@ def he(module: nn.Module) -> None:
     """Weights of convolutions by He's rule, biases 0; for ``module.apply``."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def glorot(module: nn.Module) -> None:
+    """Weights of convolutions and dense layers by Glorot's rule, biases 0, as Keras has it; for ``module.apply``."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

@@ -54,7 +54,6 @@ def fit(
 
     Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted (bias -inf).
     """
-    from sklearn.svm import SVC
 
     index = np.flatnonzero(weights > 0)
     inner = gram.block(index, index, affine)
