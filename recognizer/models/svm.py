@@ -53,23 +53,31 @@ def fit(
 ) -> SvmModel:
     """Fit on the clips with weight > 0; ``affine`` [N,2,3] as in :meth:`Gram.block`.
 
-    Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted (bias -inf).
+    ``y`` and ``weights`` [N], or [A,N]: a question each, of which the machines tell class 1 from the rest and share one
+    kernel. Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted
+    (bias -inf).
     """
-    index = np.flatnonzero(weights > 0)
-    inner = gram.block(index, index, affine)
+    several, y, weights = y.ndim == 2, np.atleast_2d(y), np.atleast_2d(weights)
+    used = np.flatnonzero((weights > 0).any(0))
+    inner = gram.block(used, used, affine)
     lengths = np.diag(inner)
     distances = squared_distances(inner, lengths, lengths)
     rate = config.gamma / max(float(distances.mean()), 1e-12)
     kernel = np.exp(-rate * distances)
-    coefficients, bias = np.zeros((n_classes, len(y))), np.full(n_classes, -np.inf)
-    labels, w = y[index], weights[index].astype(np.float64)
-    mass = np.bincount(labels, weights=w, minlength=n_classes)
-    balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
-    for c in np.flatnonzero(mass):
-        if mass[c] == w.sum():  # all there is: nothing to tell it from
-            bias[c] = 0.0
+    asked = [(0, c) for c in range(n_classes)] if not several else [(a, 1) for a in range(len(y))]
+    coefficients, bias = np.zeros((len(asked), y.shape[1])), np.full(len(asked), -np.inf)
+    for k, (a, c) in enumerate(asked):
+        own = weights[a, used] > 0
+        index, labels, w = used[own], y[a, used][own], weights[a, used][own].astype(np.float64)
+        mass = np.bincount(labels, weights=w, minlength=n_classes)
+        if not mass[c]:
             continue
-        machine = SVC(C=config.c, kernel="precomputed").fit(kernel, labels == c, sample_weight=balanced)
-        coefficients[c, index[machine.support_]] = machine.dual_coef_[0]
-        bias[c] = machine.intercept_[0]
+        if mass[c] == w.sum():  # all there is: nothing to tell it from
+            bias[k] = np.inf if several else 0.0
+            continue
+        balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
+        here = kernel if own.all() else kernel[np.ix_(own, own)]
+        machine = SVC(C=config.c, kernel="precomputed").fit(here, labels == c, sample_weight=balanced)
+        coefficients[k, index[machine.support_]] = machine.dual_coef_[0]
+        bias[k] = machine.intercept_[0]
     return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
