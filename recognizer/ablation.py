@@ -295,7 +295,7 @@ def _made(
 
 def _notes(runner: CellRunner, cells: Sequence[Cell], real: Opened, synthetic: Opened) -> list[str]:
     """Of the clips: flow of two kinds, and what folds lack where nothing is added, by the number of subjects."""
-    notes = flow_notes(real, synthetic)
+    notes = flow_notes(real, synthetic, runner.config)
     plain = {c.condition.train_subjects: c for c in reversed(cells) if c.condition.arm == NONE}
     for subjects, cell in sorted(plain.items()):
         mixture = runner.mixture(cell)

@@ -526,22 +526,16 @@ def _read(paths: Sequence[Path]) -> list[Manifest]:
 
 def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json: bool) -> None:
     """Read the clips, make the folds and mix them, so that every mistake shows; train nothing."""
-    from recognizer.data import load
     from recognizer.mixing import mixed
     from recognizer.protocol import make_folds
     from recognizer.report import lacking_notes
-    from recognizer.sources import flow_notes, framed
+    from recognizer.sources import as_flow_set, flow_notes, framed
 
     real, made, _ = framed(real, made, config.data)  # type: ignore[assignment]
     with progress_bars() as bars:
         bar = by_step(bars)
-        asked: dict[str, Any] = {"task": config.task, "aus": config.aus.codes}
-        real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total), **asked)
-        synthetic = (
-            load(made, config.data, progress=lambda done, total: bar("reading synthetic", done, total), **asked)
-            if made
-            else None
-        )
+        real_set = as_flow_set(real, config, bar, "reading clips")
+        synthetic = as_flow_set(made, config, bar, "reading synthetic") if made else None
     folds = make_folds(real_set, config.protocol)
     for seed in config.seeds:
         mixture = mixed(real_set, synthetic, folds, config.mix, seed)
@@ -552,7 +546,7 @@ def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json
         "synthetic_per_fold": [int(mixture.n_added.min()), int(mixture.n_added.max())],
         "notes": [
             *lacking_notes({fold.name: mixture.lacking(f) for f, fold in enumerate(folds)}, multi=real_set.multi),
-            *flow_notes(real, made),
+            *flow_notes(real, made, config),
         ],
     }  # fmt: skip
     _say(facts, as_json)

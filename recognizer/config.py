@@ -28,7 +28,7 @@ from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.capsulenet import CapsulenetConfig
-from recognizer.models.common import Shape, is_estimator
+from recognizer.models.common import is_estimator
 from recognizer.models.dssn import DssnConfig
 from recognizer.models.elrcn import ElrcnConfig
 from recognizer.models.fusenet import FusenetConfig
@@ -46,6 +46,7 @@ from recognizer.models.svm import SvmConfig
 from recognizer.protocol import ARMS, COPIES, ProtocolConfig
 from recognizer.results import Labels
 from recognizer.training import TrainConfig
+from recognizer.views import Shape, require_known, uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,20 +282,26 @@ def _inputs_of(config: RunConfig, model: str) -> FlowTransform:
 
 def shape_of(config: RunConfig, model: str | None = None) -> Shape:
     """The sizes a run's network is built for."""
-    data = config.data
-    size = _inputs_of(config, model or config.model).pool or data.size
-    return Shape(size=size, frame_size=data.frame_size, frames=data.frames)
+    return config.data.shape(_inputs_of(config, model or config.model).pool)
 
 
 def needs_of(config: RunConfig) -> tuple[str, ...]:
-    """The views (:mod:`recognizer.data`) that a run's models see, the flow always among them."""
+    """The views (:mod:`recognizer.views`) that a run's models see, the flow always among them.
+
+    Raises:
+        ConfigError: a model asks for a view that there is not.
+    """
     needed = {FLOW}
     for model in config.used_models:
         if not ships(model):
-            needed |= set(getattr(skeleton(config, model), "needs", ()))
+            own = tuple(getattr(skeleton(config, model), "needs", ()))
         elif model not in CLOSED:
             with torch.device("meta"):  # nothing is allocated to be asked what it sees
-                needed |= set(skeleton(config, model).needs)
+                own = tuple(skeleton(config, model).needs)
+        else:
+            continue
+        require_known(own, model)
+        needed |= set(own)
     return tuple(sorted(needed))
 
 
@@ -311,10 +318,12 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     idle = {model: f"model {', '.join(used)} does not read it" for model in sections if model not in used}
     idle |= _idle_of_task(config)
     views = needs_of(config)
-    if "frames" not in views:
-        idle["data.frames"] = f"model {', '.join(used)} does not see whole clips"
-        if "apex" not in views:
-            idle["data.frame_size"] = f"model {', '.join(used)} sees flow alone"
+    for key, what in (
+        ("frames", "does not see whole clips"), ("frame_size", "sees no pictures"),
+        ("key_frames", "does not see the flow of whole clips"),
+    ):  # fmt: skip
+        if not uses(views, key):
+            idle[f"data.{key}"] = f"model {', '.join(used)} {what}"
     loss = config.train.loss
     if loss.kind != "focal":
         idle["train.loss.gamma"] = f"train.loss.kind={loss.kind} has no gamma"

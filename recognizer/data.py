@@ -1,8 +1,8 @@
-"""Manifests -> one in-memory set of small flow images (and grey frames) with all that a leak-safe protocol needs.
+"""Manifests -> one in-memory set of small flow images (and other views) with all that a leak-safe protocol needs.
 
 Flow is expressed on the S x S grid it is resized to (pixels of that grid, x right and y down), so crops of any size
-mix; strain is computed after the resize and is therefore dimensionless. Frames are grey, of one size, and of one length
-in time. Flips and shifts move a whole stack of batches at once, by numbers drawn outside.
+mix; strain is computed after the resize and is therefore dimensionless. What else a model may see of a clip, and how it
+is mirrored and shifted, :mod:`recognizer.views` says.
 """
 
 from __future__ import annotations
@@ -21,97 +21,19 @@ import torch
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
-from mesynth.core.framing import Framing, KnownFraming, reframed_flow, reframed_picture
+from mesynth.core.framing import reframed_flow
 from mesynth.core.process import counted
 from mesynth.core.types import N_AUS, flow_planes, in_own_rms, optical_strain, stretched
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import STRETCHED, read_extra, read_flows, read_frames
+from mesynth.store.shards import STRETCHED, read_extra, read_flows
 from recognizer.aus import ANY, AUS, EMOTION, au_names, targets
+from recognizer.views import FLOW, FLOWS, VIEWS, Shape, move_of, read_views
 
-FLOW, APEX, FRAMES = "flow", "apex", "frames"
-VIEWS = (FLOW, APEX, FRAMES)
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 """Flow images [N,3,S,S] float32, or views by name (:meth:`FlowSet.inputs`)."""
 
 
-READ_AS = "read as"
-"""Key of a manifest's metadata in memory: the framing (:class:`KnownFraming`, JSON) that its clips are read in."""
-
-
-def _move(manifest: Manifest) -> tuple[Framing, Framing] | None:
-    """From which framing a manifest's clips are taken to which, if to another."""
-    wanted, own = manifest.meta.get(READ_AS), manifest.framing
-    return (own.framing, KnownFraming.of_json(wanted).framing) if wanted and own else None
-
-
-def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int, length: int) -> dict[str, np.ndarray]:
-    """``apex`` [2,F,F] (onset and apex) and ``frames`` [T,F,F] of one clip, uint8 grey, as far as they are wanted.
-
-    A clip of any length becomes ``length`` frames by linear interpolation in time between its first and last frame,
-    the usual stand-in for the temporal interpolation model of Zhou et al. (2011).
-
-    Raises:
-        ManifestError: the clip has no frames.
-    """
-    frames = read_frames(manifest.root, row)
-    if move := _move(manifest):
-        frames = np.stack([reframed_picture(frame, *move) for frame in frames])
-    if len(frames) <= row.apex_index:
-        raise ManifestError(f"clip {row.clip_id} has {len(frames)} frames and its apex at {row.apex_index}; prepare it")
-    out = {}
-    if APEX in wanted:
-        out[APEX] = np.stack([_grey(frames[0], size), _grey(frames[row.apex_index], size)])
-    if FRAMES in wanted:
-        at = np.linspace(0, len(frames) - 1, length)
-        below = np.floor(at).astype(int)
-        above, share = np.minimum(below + 1, len(frames) - 1), at - below
-        needed = {i: _grey(frames[i], size).astype(np.float32) for i in {*below.tolist(), *above.tolist()}}
-        mixed = [(1 - s) * needed[a] + s * needed[b] for a, b, s in zip(below, above, share, strict=True)]
-        out[FRAMES] = np.rint(np.stack(mixed)).astype(np.uint8)
-    return out
-
-
-def _grey(frame: np.ndarray, size: int) -> np.ndarray:
-    """[H,W,3] uint8 RGB -> [size,size] uint8."""
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    how = cv2.INTER_AREA if min(grey.shape) >= size else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(grey, (size, size), interpolation=how))
-
-
 # ------------------------------------------------------------------- augment
-
-
-def gather_moved(
-    x: torch.Tensor,
-    index: torch.Tensor,
-    flip: torch.Tensor,
-    dy: torch.Tensor,
-    dx: torch.Tensor,
-    *,
-    signed: bool,
-    top: float = 0.0,
-) -> torch.Tensor:
-    """Clips ``index`` [...] of x [N,C,S,S], shifted by (dy, dx) [...] pixels, then mirrored where ``flip``.
-
-    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which a mirror makes ``top`` - u. One gather
-    for both moves: this runs for every step of every member and would otherwise take as long as the network.
-    """
-    size = x.shape[-1]
-    grid = torch.arange(size, device=x.device)
-    rows = (grid - dy[..., None]).clamp(0, size - 1)
-    columns = (grid - dx[..., None]).clamp(0, size - 1)
-    columns = torch.where(flip[..., None], columns.flip(-1), columns)
-    pixels = (rows[..., :, None] * size + columns[..., None, :]).flatten(-2)
-    clips = x.flatten(-2)[index]
-    moved = clips.gather(-1, pixels[..., None, :].expand(clips.shape))
-    if not signed:
-        return moved.reshape(*clips.shape[:-1], size, size)
-    sign = torch.ones(*index.shape, x.shape[1], device=x.device)
-    sign[..., 0] = torch.where(flip, -1.0, 1.0)
-    moved = moved * sign[..., None]
-    if top:
-        moved = moved + top * (sign < 0)[..., None]
-    return moved.reshape(*clips.shape[:-1], size, size)
 
 
 def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
@@ -151,9 +73,11 @@ class DataConfig:
     as their crop shows it; ``each``: and those of a composite's databases to what all of these show; ``own``: read as
     they are. See :func:`recognizer.sources.framed`."""
     frame_size: int = 64
-    """Side of the grey frames that some networks see, pixels."""
+    """Side of the pictures that some networks see, pixels; eyes and mouth are half as large."""
     frames: int = 10
-    """Frames a clip is brought to in time, for networks that see the whole clip."""
+    """Frames a clip is brought to in time, for models that see the whole clip, tracks or parts of the face."""
+    key_frames: int = 8
+    """Frames whose flow from the onset the view ``flows`` shows: evenly up to the offset, the apex among them."""
     power: float | None = None
     """Signed power of every value; below 1 it lifts weak motion. null: the model's own (recognizer.models.INPUTS)."""
     pool: int | None = None
@@ -174,6 +98,8 @@ class DataConfig:
             raise ConfigError(f"data.frame_size={self.frame_size} is outside 16..512; 64 is usual")
         if not 3 <= self.frames <= 256:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
+        if not 1 <= self.key_frames <= 256:
+            raise ConfigError(f"data.key_frames={self.key_frames} is outside 1..256; 8 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
         if self.frame not in FRAMINGS:
@@ -197,6 +123,10 @@ class DataConfig:
             raise ConfigError(f"data.label='{self.label}' is no class column; choose from {', '.join(LABEL_COLUMNS)}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"data.classes={list(self.classes)} must name at least two different classes")
+
+    def shape(self, size: int = 0) -> Shape:
+        """The sizes of the views; ``size``: what the flow is averaged to, if it is."""
+        return Shape(size=size or self.size, frame_size=self.frame_size, frames=self.frames, key_frames=self.key_frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +153,7 @@ class FlowSet:
     """Per clip, every subject that took part in making it."""
     classes: tuple[str, ...]
     views: dict[str, np.ndarray] = field(default_factory=dict)
-    """What else was loaded, uint8: ``apex`` [N,2,F,F] (onset, apex) and ``frames`` [N,T,F,F]."""
+    """What else was loaded, by the names, in the forms and types of :mod:`recognizer.views`."""
     own_rms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
     """[N] bool: u and v are in units that no pixel sets (their own root mean square, bytes); found from ``x`` if not
     given."""
@@ -432,14 +362,14 @@ def load(
 ) -> FlowSet:
     """Read the flow of every clip with a class (with ``unlabelled``: of every clip, y = -1 without one).
 
-    ``views``: names of :mod:`recognizer.data`; those beyond the flow need clips with frames. ``task`` and ``aus``: as a
-    run's configuration has them; for the task aus, every clip of which one of these AUs is known.
+    ``views``: names of :data:`recognizer.views.VIEWS`. ``task`` and ``aus``: as a run's configuration has them; for the
+    task aus, every clip of which one of these AUs is known.
 
     Raises:
-        ManifestError: a clip has no flow, or no frames where some are asked for; a clip occurs twice; no clip has a
-            class, or an AU that is known.
+        ManifestError: a clip has no flow, or lacks another view and what that is computed from; a clip occurs twice; no
+            clip has a class, or an AU that is known.
     """
-    more = tuple(name for name in views if name != FLOW)
+    more, shape = tuple(name for name in views if name != FLOW), config.shape()
     sources = [manifests] if isinstance(manifests, Manifest) else list(manifests)
     index = {name: i for i, name in enumerate(config.classes)}
     left_out: Counter[str] = Counter()
@@ -467,7 +397,7 @@ def load(
     ids = _told_apart(_column(kept, "clip_id"), draws, "occurs twice in the manifests")
     x = _no_images(n, config.size)
     own_rms: list[bool] = []
-    frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
+    shown = {name: np.empty((n, *VIEWS[name].of(shape)), VIEWS[name].dtype) for name in more}
     as_bytes = config.input == BYTES
     rows: Iterable[tuple[Manifest, Row] | None] = _walk(kept) if more or as_bytes else repeat(None)
 
@@ -477,8 +407,8 @@ def load(
                 x[len(own_rms)] = _published(*clip, uv, config.size)
             own_rms.append(own or as_bytes or config.normalise == "robust")
             if clip is not None and more:
-                for view, array in frame_views(*clip, more, config.frame_size, config.frames).items():
-                    frames_of[view].append(array)
+                for view, array in read_views(*clip, more, shape).items():
+                    shown[view][len(own_rms) - 1] = key_flow_images(array, config) if view == FLOWS else array
             yield uv
 
     done = 0
@@ -501,7 +431,7 @@ def load(
         classes=ANY if task == AUS else config.classes,
         aus=() if task == EMOTION else tuple(aus),
         left_out=dict(left_out),
-        views={view: np.stack(arrays) for view, arrays in frames_of.items()},
+        views=shown,
     )
 
 
@@ -515,7 +445,7 @@ def _draws(manifest: Manifest) -> np.ndarray:
 
 def _flows(manifest: Manifest) -> Iterator[tuple[np.ndarray, bool]]:
     """Each clip's flow [2,H,W] in the framing it is read in, and whether it is in units of its own rms."""
-    move = _move(manifest)
+    move = move_of(manifest)
     for uv in read_flows(manifest):
         own = in_own_rms(uv)
         yield reframed_flow(uv, *move) if move else uv, own
@@ -605,6 +535,20 @@ def flow_images(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray
     return images
 
 
+def key_flow_images(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
+    """Flow of a clip's key frames [K,2,H,W] -> [K,3,S,S] float32, as its flow onset -> apex is shown. With
+    ``normalise=robust`` all are divided by one rms, that of all of them, so that the rise and fall of the motion stays.
+    """
+    if config.input == BYTES:
+        return np.stack([byte_image(one, config.size) for one in uv])
+    if config.normalise == "none":
+        return flow_images(uv, config)
+    flow = flow_images(uv, replace(config, normalise="none"))[:, :2]
+    flow = flow - np.median(flow, axis=(2, 3), keepdims=True)
+    flow = flow / np.float32(max(float(np.sqrt((flow**2).mean())), 1e-6))
+    return np.concatenate([flow, optical_strain(flow)[:, None]], 1)
+
+
 def byte_image(uv: np.ndarray, size: int) -> np.ndarray:
     """Flow [2,H,W] -> [3,S,S] float32 in 0..255 (u, v, strain), as ``mesynth export --as flow-folders`` writes it.
 
@@ -619,7 +563,7 @@ def byte_image(uv: np.ndarray, size: int) -> np.ndarray:
 def _published(manifest: Manifest, row: Row, uv: np.ndarray, size: int) -> np.ndarray:
     """The flow image that a clip was read from, or what it would be published as: [3,S,S] float32 in 0..255. ``uv`` is
     its flow, in the framing it is read in."""
-    if _move(manifest):  # no picture shows that
+    if move_of(manifest):  # no picture shows that
         return byte_image(uv, size)
     try:
         planes = read_extra(manifest.root, row, STRETCHED)
@@ -643,8 +587,8 @@ class FlowTransform:
     symmetric: bool = False
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """[N,3,S,S] -> [N,3,P,P] float32; P is S without ``pool``. If ``symmetric``, [N,3,P,(P+1)//2], the left half of
-        the image."""
+        """[N,...,3,S,S] -> [N,...,3,P,P] float32; P is S without ``pool``. If ``symmetric``, [N,...,3,P,(P+1)//2], the
+        left half of the image."""
         if self.power != 1:
             x = (np.sign(x) * np.abs(x) ** np.float32(self.power)).astype(np.float32)
         if self.pool and self.pool != x.shape[-1]:
@@ -654,6 +598,11 @@ class FlowTransform:
             both = x + x[..., ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None]
             x = np.ascontiguousarray(both[..., : (x.shape[-1] + 1) // 2] / 2)
         return x
+
+    def of_views(self, views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Views by name, with those that are flow as a model sees them."""
+        flows = {name: self(views[name]) for name in (FLOW, FLOWS) if name in views}
+        return dict(views) | {name: flow.astype(VIEWS[name].dtype, copy=False) for name, flow in flows.items()}
 
 
 def mirror(x: np.ndarray, au: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ from recognizer.models import LDA, SVM, lda, svm
 from recognizer.models.common import FlowNetwork, is_estimator
 from recognizer.protocol import Fold, leaks
 from recognizer.training import Callback, Head, Progress, Task, Tensors
+from recognizer.views import mirrored
 
 _Read = Callable[[FlowNetwork, torch.Tensor], torch.Tensor]
 Fitted = TypeVar("Fitted")
@@ -150,14 +151,12 @@ class NetworkMembers:
         views = {FLOW: clips} if isinstance(clips, np.ndarray) else dict(clips)
         found = self._scores(member, views, read)
         if self.model.mirrored and len(found):
-            flipped = {name: np.ascontiguousarray(view[..., ::-1]) for name, view in views.items()}
-            flipped[FLOW][:, 0] = self.top - flipped[FLOW][:, 0]
+            flipped = {name: mirrored(name, view, self.top) for name, view in views.items()}
             found = (found + self._scores(member, flipped, read)) / 2
         return found
 
     def _scores(self, member: int, views: dict[str, np.ndarray], read: _Read) -> np.ndarray:
-        shown = views | {FLOW: self.transform(views[FLOW])}
-        return training.scores(self.model, self.stacked, member, shown, read)
+        return training.scores(self.model, self.stacked, member, self.transform.of_views(views), read)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.stacked
@@ -550,7 +549,7 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
             raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
         return _fit_estimators(data, model)
     pool, members, as_bytes = data.pool, data.members, config.data.input == BYTES
-    inputs = pool.inputs() | {FLOW: data.x}
+    inputs = transform_of(config).of_views(pool.inputs()) | {FLOW: data.x}
     task = Task(
         network=config.model, config=section(config, config.model), n_classes=head_of(config).classes,
         shape=shape_of(config), inputs=inputs, au=pool.au, initial=pretrained.weights,

@@ -24,6 +24,7 @@ from mesynth.core.seeds import stream
 from mesynth.core.types import optical_strain
 from mesynth.store.manifest import met
 from recognizer.data import FlowSet, mirror, require_one_unit
+from recognizer.views import mirrored
 
 __all__ = [
     "ARMS",
@@ -89,7 +90,7 @@ def copies(real: FlowSet, kind: str, *, rounds: int = 1, seed: int = 0) -> FlowS
     return replace(
         taken, x=x, au=au, clip_ids=np.array(names), kinds=np.full(len(index), "synthetic"),
         generators=np.full(len(index), MAKER + kind), subjects_seen=tuple(seen * rounds),
-        views={name: np.ascontiguousarray(view[..., ::-1]) for name, view in taken.views.items()},
+        views={name: mirrored(name, view) for name, view in taken.views.items()},
     )  # fmt: skip
 
 

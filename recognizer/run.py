@@ -364,7 +364,7 @@ def _notes(run: _Run, outcome: _Outcome | None, *, adds: bool) -> list[str]:
         whom = f"{saw} subjects, none of them tested" if saw else "nobody: synthetic clips alone"
         zero = f"zero-shot: {run.name} was tested as it is, and nothing was learned here (it had learned from {whom})"
         return [zero, *ledger.framing_notes(run.real, others="the clips that it learned from")]
-    notes = ledger.flow_notes(run.real, run.synthetic if adds else None)
+    notes = ledger.flow_notes(run.real, run.synthetic if adds else None, run.config)
     if outcome is not None and outcome.prior_weights:
         notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
     return notes

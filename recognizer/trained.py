@@ -29,7 +29,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
 from mesynth.store.weights import packed
 from recognizer.aus import AUS, BOTH, shown
-from recognizer.config import RunConfig, config_yaml, is_closed, load_config
+from recognizer.config import RunConfig, config_yaml, is_closed, load_config, needs_of
 from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_unit, require_one_unit
 from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, ThresholdedMembers, Trained, fit, restored
 from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, members_of, mixed
@@ -49,7 +49,9 @@ from recognizer.sources import (
     run_identity,
     run_record,
     sources,
+    view_notes,
 )
+from recognizer.views import as_floats
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
@@ -237,9 +239,8 @@ class Recognizer:
             return None
         network, total = members.model, np.zeros((len(clips[FLOW]), N_AUS * 2))
         n = len(self.config.seeds) * self.config.train.ensemble
-        seen = dict(clips) | {FLOW: members.transform(clips[FLOW])}
-        views = [torch.from_numpy(seen[name]) for name in network.needs]
-        views = [v if v.is_floating_point() else v.float() / 255 for v in views]
+        seen = members.transform.of_views(clips)
+        views = [as_floats(torch.from_numpy(seen[name])) for name in network.needs]
         with torch.no_grad():
             for m in range(n):
                 out = functional_call(network, {name: t[m] for name, t in members.stacked.items()}, tuple(views))
@@ -493,12 +494,12 @@ def training_notes(real: Opened, synthetic: Opened | None, config: RunConfig) ->
     """What to know of the clips of :func:`training_clips`, a line each."""
     n = len(real) if isinstance(real, FlowSet) else sum(map(len, real))
     if config.mix.mode != SYNTHETIC_ONLY or not n:
-        return flow_notes(real, synthetic)
+        return flow_notes(real, synthetic, config)
     idle = (
         f"mix.mode={SYNTHETIC_ONLY} learns from no real clip: the {n:,} given say where faces lie and nothing more; to "
         "learn from them choose mix.mode=prior"
     )
-    return [idle, *flow_notes(real, synthetic)]
+    return [idle, *flow_notes(real, synthetic, config)]
 
 
 def _trained(
@@ -740,7 +741,12 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
         counts = confusion(*(column(table, name) for name in ("y", "predicted")), labels.size)
         metrics = labels.metrics(counts).to_dict()
         metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
-    notes = (*standing(model), *framing_notes(source, others="the clips that the model learned from", settings=False))
+    records = [("the model's clips", {"stage": "prepare"} | dict(model.preparation.settings))]
+    records += [(m.root.resolve().name, run_record(m)) for m in _manifests(source)]
+    notes = (
+        *standing(model), *framing_notes(source, others="the clips that the model learned from", settings=False),
+        *view_notes(needs_of(model.config), records),
+    )  # fmt: skip
     return Prediction(
         table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes, recognizer=model.name
     )  # fmt: skip

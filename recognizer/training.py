@@ -27,9 +27,10 @@ from torch.func import functional_call, vmap
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
 from recognizer.aus import balances
-from recognizer.data import FLOW, gather_moved, swap_sides
+from recognizer.data import swap_sides
 from recognizer.models import SEEDING, build
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, margin_loss
+from recognizer.views import FLOW, VIEWS, as_floats, moved
 
 NATIVE = "native"
 KINDS = (NATIVE, "cross_entropy", "focal", "margin")
@@ -281,7 +282,7 @@ class Task:
     """0 where AUs alone are learned."""
     shape: Shape
     inputs: Mapping[str, np.ndarray]
-    """Views by name, [N,...]; ``flow`` [N,3,S,S] float32 among them, frames uint8."""
+    """Views by name, [N,...], as they are in memory (:mod:`recognizer.views`); the flow among them."""
     au: np.ndarray
     """[N,K*2] int8, -1 unknown"""
     labels: np.ndarray
@@ -481,7 +482,7 @@ class _Chunk:
     def _features(self) -> int:
         """How many features the network shows."""
         with torch.no_grad():
-            views = [self._here(self.task.inputs[name][:2]).float() for name in self.model.needs]
+            views = [as_floats(self._here(self.task.inputs[name][:2])) for name in self.model.needs]
             shown = self.model(*views).features
         if shown is None:
             raise ConfigError(
@@ -593,23 +594,19 @@ class _Chunk:
         return done + stage.steps
 
     def _view(self, name: str, i: torch.Tensor, flip: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> torch.Tensor:
-        """The batch [M,B,...] of one view, moved as its flow is."""
-        x = self.inputs[name]
-        if name != FLOW:
-            factor = x.shape[-1] / self.task.shape.size
-            dy, dx = ((d * factor).round().long() for d in (dy, dx))
-            return gather_moved(x, i, flip, dy, dx, signed=False).float() / 255
+        """The batch [M,B,...] of one view, moved as its flow is; flow of added clips mapped as the member has it."""
         top = self.task.mirrored
-        images = gather_moved(x, i, flip, dy, dx, signed=True, top=top)
-        if self.mapped:
+        images = moved(name, self.inputs[name], i, flip, dy, dx, size=self.task.shape.size, top=top)
+        if self.mapped and VIEWS[name].signed:
             # The offset belongs to the clip before it was mirrored, so that of u changes sign with it.
+            own = images.ndim - flip.ndim - 3  # dimensions before a clip's channels
             mirrored = torch.tensor([-1.0, 1.0, 1.0], device=self.device)
-            sign = torch.where(flip[..., None], mirrored, 1.0)[..., None, None]
-            a, b = self.affine[:, None, 0], self.affine[:, None, 1]
+            sign = torch.where(flip[..., None], mirrored, 1.0)[..., *[None] * own, :, None, None]
+            a, b = (self.affine[:, None, k][:, :, *[None] * own] for k in (0, 1))
             mapped = a * images + b * sign
             if top:
                 mapped = mapped + top * (1 - a) * (sign < 0)
-            images = torch.where(self.added[i][..., None, None, None], mapped, images)
+            images = torch.where(self.added[i][..., *[None] * (own + 3)], mapped, images)
         return images
 
 
@@ -667,8 +664,7 @@ def scores(
     for start in range(0, len(inputs[FLOW]), _SCORED):
         views = []
         for name in model.needs:
-            view = torch.from_numpy(inputs[name][start : start + _SCORED])
-            views.append(view if name == FLOW else view.float() / 255)
+            views.append(as_floats(torch.from_numpy(inputs[name][start : start + _SCORED])))
         out = functional_call(model, parameters, tuple(views))
         parts.append(read(model, out.scores.double()).numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0))

@@ -31,6 +31,7 @@ from mesynth.store.shards import read_flow, read_frames
 from mesynth.store.stage import read_notes, read_skipped
 from mesynth.store.videos import read_pictures
 from recognizer import aus
+from recognizer.config import needs_of
 from recognizer.recording import (
     NOTHING,
     Interval,
@@ -44,6 +45,7 @@ from recognizer.recording import (
 from recognizer.results import write_table
 from recognizer.sources import Progress, as_flow_set
 from recognizer.trained import Preparation, Recognizer, standing
+from recognizer.views import to_prepare
 
 PREDICTIONS, INTERVALS, TIMELINE, CLIPS = "predictions.parquet", "intervals.json", "timeline.png", "clips"
 _SPOT_SIZE, _SEGMENT_S = 128, 2.0
@@ -207,7 +209,7 @@ def predict_video(
     """
     out = Path(out)
     model = model if isinstance(model, Recognizer) else Recognizer.load(model)
-    settings = _settings(model.preparation)
+    settings = _settings(model.preparation, to_prepare(needs_of(model.config)))
     frame = ""
     if model.framing is not None and model.framing.differs(KnownFraming(framing=OWN)):
         frame = model.framing.framing.text()
@@ -221,6 +223,8 @@ def predict_video(
     }  # fmt: skip
     if frame:
         run["frame"] = frame
+    if settings.inputs:
+        run["inputs"] = list(settings.inputs)
     if out.exists():
         claim_folder(out, run)  # an unfit folder is found out before the work
     found = spot(recording, detector, requested=requested, progress=progress)
@@ -253,15 +257,16 @@ def predict_video(
     return result
 
 
-def _settings(preparation: Preparation) -> PrepareConfig:
-    """The training clips' preparation; frames are kept, for the picture and for networks that see them."""
+def _settings(preparation: Preparation, inputs: tuple[str, ...]) -> PrepareConfig:
+    """The training clips' preparation; frames are kept, for the picture and for models that see them, and ``inputs``
+    stored."""
     settings = dict(preparation.require_one())
     if settings.get("apex", "annotated") == "annotated":
         settings["apex"] = (
             "flow"  # for intervals given without an apex; all others come with one, as annotated clips do
         )
     try:
-        return PrepareConfig(**settings, keep_frames=True)
+        return PrepareConfig(**settings, inputs=inputs, keep_frames=True)
     except TypeError:
         raise RecordingError(
             f"the model's clips were prepared with steps this version does not know ({', '.join(settings)}); prepare "

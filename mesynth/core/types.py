@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 N_AUS = 25  # rows of facs.AU_CODES; facs checks that the two agree
+LANDMARK_MIRROR = (
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
+)  # fmt: skip
+"""iBUG-68 landmark -> its mirror image."""
 
 
 def _require(condition: bool, message: str) -> None:

@@ -19,6 +19,7 @@ from scipy.spatial import Delaunay
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.framing import OWN, Framing
+from mesynth.core.types import LANDMARK_MIRROR
 from mesynth.preprocess.config import CROP_SIZE
 
 IOD_SHARE = OWN.eyes
@@ -116,10 +117,7 @@ class SimilarityCrop:
 MEAN_FACE_FILE = Path(__file__).parent / "data" / "mean_face.json"
 MESH = np.arange(60)
 """Landmarks that are vertices: the inner lips (60-67) meet when the mouth is closed and span no triangles."""
-MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
-     41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)  # fmt: skip
+MIRROR = np.array(LANDMARK_MIRROR)
 """Landmark -> its mirror image."""
 AREA_LIMITS = (0.1, 10.0)
 """Area of a triangle in the face over its area under the similarity transform; outside, it is folded or a sliver."""

@@ -361,6 +361,13 @@ def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
     return _flow_member(root, row, f"input_{name}.npy")
 
 
+def read_extras(root: Path, row: Row, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of :func:`read_extra`'s arrays that the clip has, with one read."""
+    with ShardReader(root) as reader:
+        members = _members_of(reader, row.clip_id, row.flow)
+    return {name: npy_array(members[f"input_{name}.npy"]) for name in names if f"input_{name}.npy" in members}
+
+
 def _flow_member(root: Path, row: Row, name: str) -> np.ndarray:
     with ShardReader(root) as reader:
         return _member(reader, row.clip_id, row.flow, name)

@@ -25,18 +25,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.types import N_AUS
 from recognizer.models.faces import masks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Sizes of the views a network may need."""
-
-    size: int = 28
-    """S of "flow" [B,3,S,S]."""
-    frame_size: int = 64
-    """F of "apex" [B,2,F,F] and "frames" [B,T,F,F]."""
-    frames: int = 10
-    """T of "frames"."""
+from recognizer.views import Shape as Shape
 
 
 class Outputs(NamedTuple):
@@ -141,7 +130,8 @@ class FlowNetwork(nn.Module):
 
     scale: torch.Tensor
     needs: tuple[str, ...] = ("flow",)
-    """The views that ``forward`` takes, in this order; see :class:`recognizer.data.FlowSet`."""
+    """The views that ``forward`` takes, in this order: names of :data:`recognizer.views.VIEWS`, in the shapes of
+    :class:`Shape`, float32."""
     mirrored = False
     """Whether a clip's probabilities are the mean of its own and of those of its mirror image."""
     probability_gain = 1.0

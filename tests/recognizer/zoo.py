@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from recognizer.models.common import FlowNetwork, Shape
+from recognizer.views import VIEWS
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recognizer"
 ZOO: tuple[str, ...] = (
@@ -51,6 +53,10 @@ class Entry:
             "frames": face + torch.randn(batch, self.shape.frames, f, f, generator=draw) * 0.02,
         }
         made["flow"][:, 2] = made["flow"][:, 2].abs()
+        for name in needs:  # the others are read in these ranges, too
+            if name not in made:
+                draws = torch.randn(batch, *VIEWS[name].of(self.shape), generator=draw)
+                made[name] = (0.5 + draws * 0.1).clamp(0, 1) if VIEWS[name].dtype is np.uint8 else draws * 0.2
         return [made[name] for name in needs]
 
 

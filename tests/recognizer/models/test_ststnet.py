@@ -18,13 +18,14 @@ from mesynth.store.digests import seal
 from mesynth.store.manifest import Manifest
 from recognizer.cli import main
 from recognizer.config import AblationConfig, RunConfig, config_yaml, load_config, skeleton
-from recognizer.data import BYTES, DataConfig, FlowSet, byte_image, gather_moved, load
+from recognizer.data import BYTES, DataConfig, FlowSet, byte_image, load
 from recognizer.models.common import Shape
 from recognizer.models.ststnet import Ststnet, StstnetConfig, build, conv_pool, read_published, reference
 from recognizer.run import loso
 from recognizer.trained import Recognizer, predict, train
 from recognizer.training import Stage, Task, TrainConfig, _Chunk, draw_batches
 from recognizer.training import train as train_stack
+from recognizer.views import gather_moved
 from tests.bench.bench_folds import PublishedStstnet
 from tests.datasets.releases.flow_folders import flow_images, planes_of, write_flow_folders
 
