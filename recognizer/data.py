@@ -248,7 +248,7 @@ class FlowSet:
         Raises:
             ManifestError: none is known of any clip.
         """
-        known = (targets(self.au, codes) >= 0).any(1)
+        known = np.asarray((targets(self.au, codes) >= 0).any(1))
         if not known.any() and not unlabelled:
             raise ManifestError(f"none of {', '.join(au_names(codes))} is known of any of the {len(self)} clips")
         out = replace(self, y=np.where(known, 0, -1), classes=ANY, aus=codes)

@@ -738,7 +738,7 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
         nobody = np.zeros(0, np.int64)
         fold = Fold(name="", train_index=nobody, test_index=np.flatnonzero(fair), held_out=frozenset())
         table = fold_table(condition, 0, fold, clips, p[fair])
-        counts = confusion(*(column(table, name) for name in ("y", "predicted")), labels.size)
+        counts = confusion(column(table, "y"), column(table, "predicted"), labels.size)
         metrics = labels.metrics(counts).to_dict()
         metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
     records = [("the model's clips", {"stage": "prepare"} | dict(model.preparation.settings))]

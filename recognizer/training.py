@@ -119,13 +119,14 @@ def multilabel(
     present -> scalar, 0 where nothing is known.
 
     Native is binary cross-entropy of each AU; for scores that are lengths it is the margin loss, which Sabour et al.
-    (2017) write for several classes at once.
+    (2017) write for several classes at once, with absent counting as much as present.
     """
     known = (targets >= 0).to(scores.dtype)
     truth = targets.clamp(min=0).to(scores.dtype)
     share = known * torch.where(targets > 0, weights[:, 1], weights[:, 0])
     if config.kind == "margin" or (config.kind == NATIVE and model.centre):
-        each = truth * F.relu(0.9 - scores).square() + 0.5 * (1 - truth) * F.relu(scores - 0.1).square()
+        # Not half for absent: one of many classes is present, of an AU one of two, and .5 has to lie between them.
+        each = truth * F.relu(0.9 - scores).square() + (1 - truth) * F.relu(scores - 0.1).square()
     else:
         odds = model.odds(scores)
         each = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
