@@ -20,6 +20,7 @@ import yaml
 
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
+from recognizer.aus import AUS, BOTH, EMOTION, INNER, TASKS, AusConfig
 from recognizer.data import BYTES, FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.models import (
@@ -84,6 +85,7 @@ from recognizer.models.ststnet import StstnetConfig
 from recognizer.models.svm import SvmConfig
 from recognizer.models.tscnn import TscnnConfig
 from recognizer.protocol import ARMS, COPIES, ProtocolConfig
+from recognizer.results import Labels
 from recognizer.training import TrainConfig
 from recognizer.views import Shape, require_known, uses
 
@@ -148,6 +150,10 @@ class RunConfig(ModelSections):
     """One model under one protocol (`recognizer loso`, `recognizer train`)."""
 
     model: str = LDA
+    task: str = EMOTION
+    """emotion: one of data.classes. aus: each AU of aus.codes by itself, present or absent, where it is known.
+    emotion+aus: networks learn both with one head; the figures are those of the emotions."""
+    aus: AusConfig = field(default_factory=AusConfig)
     seeds: tuple[int, ...] = (0,)
     """Each seed draws its own synthetic clips, initial weights and batches."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -158,6 +164,13 @@ class RunConfig(ModelSections):
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(self.seeds))
         _require_models([self.model], "model")
+        if self.task not in TASKS:
+            raise ConfigError(f"task='{self.task}' is unknown; choose from {', '.join(TASKS)}")
+        if self.task == AUS and self.train.loss.of_classes:
+            raise ConfigError(
+                f"train.loss.{self.train.loss.of_classes[0]} compares clips of a class, and task=aus has no classes; "
+                "set it to 0"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds={list(self.seeds)} must be different numbers >= 0, at least one")
 
@@ -170,6 +183,17 @@ class RunConfig(ModelSections):
     def used_modes(self) -> tuple[str, ...]:
         """The mixing modes it trains them in."""
         return (self.mix.mode,)
+
+    @property
+    def labels(self) -> Labels:
+        """What is told apart, and tested."""
+        return Labels(self.aus.names, multi=True) if self.task == AUS else Labels(self.data.classes)
+
+    @property
+    def n_outputs(self) -> int:
+        """Scores that a model gives: classes, AUs, or classes and then AUs."""
+        more = len(self.aus.codes) if self.task == BOTH else 0
+        return len(self.labels.names) + more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +318,7 @@ def skeleton(config: RunConfig, model: str | None = None) -> Any:
     """A run's network, or scikit-learn classifier, that has learned nothing; not for models in closed form."""
     name = model or config.model
     with SEEDING, torch.random.fork_rng(devices=[]):
-        made = make(name, section(config, name), len(config.data.classes), shape_of(config, name))
+        made = make(name, section(config, name), config.n_outputs, shape_of(config, name))
     return made if is_estimator(made) else made.eval()
 
 
@@ -383,6 +407,7 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     outside = {f.name for f in fields(config)} - {f.name for f in fields(AblationConfig)}
     sections = (*CLOSED, *NETWORKS, *sorted(outside))
     idle = {model: f"model {', '.join(used)} does not read it" for model in sections if model not in used}
+    idle |= _idle_of_task(config)
     views = needs_of(config)
     for key, what in (
         ("frames", "does not see whole clips"), ("frame_size", "sees no pictures"),
@@ -434,6 +459,23 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     return idle
 
 
+def _idle_of_task(config: RunConfig) -> dict[str, str]:
+    """Of :func:`idle_keys`, those that the task leaves without effect."""
+    task, what = config.task, f"task={config.task}"
+    if task == EMOTION:
+        return {"aus": f"{what} has no AUs; choose task=aus or task=emotion+aus"}
+    if task == BOTH:
+        return {f"aus.{key}": f"{what} is scored by its classes" for key in ("threshold", "groups")}
+    idle = {"aus.weight": f"{what} has no other loss to weigh it against"}
+    if config.aus.threshold != INNER:
+        idle["aus.groups"] = f"aus.threshold={config.aus.threshold} trains no inner models"
+    for key in ("data.label", "data.classes"):
+        idle[key] = f"{what} reads the AUs of clips, whatever their class"
+    idle["train.loss.class_weights"] = f"{what} has no classes; train.balance makes present and absent count alike"
+    idle["mix.balance"] = f"{what} has no classes"
+    return idle
+
+
 def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
     """The configuration as a plain dict, without the keys that have no effect: this is saved and hashed."""
     plain = json.loads(json.dumps(asdict(config)))
@@ -450,10 +492,12 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
     inputs = {transform_of(config, model) for model in config.used_models}
     if len(inputs) == 1:
         plain["data"] |= asdict(inputs.pop())
+    if plain["task"] == EMOTION:
+        del plain["task"]  # as before there was another, so that runs of then go on
     if plain["data"]["frame"] == MATCH:  # what it comes to is part of a run's identity (recognizer.sources)
         del plain["data"]["frame"]
     if plain["data"]["input"] == FLOW:
-        del plain["data"]["input"]  # as before there was another, so that runs of then go on
+        del plain["data"]["input"]  # likewise
     # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
     plain.get("train", {}).pop("device", None)
@@ -496,6 +540,8 @@ def load_config(
     names = {f.name for f in fields(kind)}
     closed = sorted(model for model in config.used_models if is_closed(config, model))
     alone = set(config.used_modes) == {PRETRAIN}
+    if config.task == BOTH and closed:
+        raise ConfigError(only_networks_learn_both(closed[0]))
     if alone and closed and synthetic:
         raise ConfigError(only_networks_pretrain(closed[0], "modes=[prior]" if "modes" in names else "mix.mode=prior"))
     return config
@@ -504,6 +550,13 @@ def load_config(
 def only_networks_pretrain(model: str, way: str = "mix.mode=prior") -> str:
     """What is said to whoever would pretrain a model that is fitted at once; ``way`` works also without real clips."""
     return f"mix.mode=pretrain is for networks, and {model} is fitted at once; choose {way}"
+
+
+def only_networks_learn_both(model: str) -> str:
+    """What is said to whoever would have a model that is fitted at once learn emotions and AUs together."""
+    return (
+        f"task={BOTH} is for networks, which learn both with one head, and {model} is fitted at once; choose task=aus"
+    )
 
 
 def _mentioned(file: Path | str | None, overrides: Sequence[str]) -> list[str]:

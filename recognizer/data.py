@@ -27,6 +27,7 @@ from mesynth.core.process import counted
 from mesynth.core.types import N_AUS, flow_planes, in_own_rms, optical_strain, stretched
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import STRETCHED, read_extra, read_flows
+from recognizer.aus import ANY, AUS, EMOTION, au_names, targets
 from recognizer.views import FLOW, FLOWS, VIEWS, Shape, move_of, read_views
 
 Inputs = np.ndarray | Mapping[str, np.ndarray]
@@ -53,6 +54,8 @@ FRAMINGS = (MATCH, EACH, "own")
 BYTES, TOP = "bytes", 255.0
 """Flow as a published picture shows it, and the largest value there."""
 INPUTS = (FLOW, BYTES)
+UNKNOWN_AUS = "AUs not known"
+"""Of :attr:`FlowSet.left_out`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +164,8 @@ class FlowSet:
     """[N] int8: 1 a macro-expression, 0 a micro-expression; -1 unknown (all, if not given)."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
+    aus: tuple[int, ...] = ()
+    """AUs that are recognized in them (:mod:`recognizer.aus`); all clips are of one class where nothing else is."""
 
     def __post_init__(self) -> None:
         n, size = len(self.x), self.x.shape[-1]
@@ -228,8 +233,39 @@ class FlowSet:
         return np.asarray(self.kinds == "synthetic")
 
     @property
+    def multi(self) -> bool:
+        """Whether AUs are recognized in them, instead of classes."""
+        return self.classes == ANY
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What is told apart: classes, or AUs by name."""
+        return au_names(self.aus) if self.multi else self.classes
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """[N,A] int8 of the AUs in ``aus``: 1 present, 0 absent, -1 unknown."""
+        return targets(self.au, self.aus)
+
+    def for_aus(self, codes: tuple[int, ...], *, unlabelled: bool = False) -> FlowSet:
+        """The same clips to recognize AUs in; those of which none of these AUs is known are left out.
+
+        Raises:
+            ManifestError: none is known of any clip.
+        """
+        known = np.asarray((targets(self.au, codes) >= 0).any(1))
+        if not known.any() and not unlabelled:
+            raise ManifestError(f"none of {', '.join(au_names(codes))} is known of any of the {len(self)} clips")
+        out = replace(self, y=np.where(known, 0, -1), classes=ANY, aus=codes)
+        if unlabelled or known.all():
+            return out
+        return replace(out.take(known), left_out={UNKNOWN_AUS: int((~known).sum())})
+
+    @property
     def class_counts(self) -> np.ndarray:
-        """[C] int64."""
+        """[C] int64 clips of each class; of AUs [A], clips that show each."""
+        if self.multi:
+            return np.asarray((self.targets == 1).sum(0))
         return np.bincount(self.y[self.y >= 0], minlength=len(self.classes))
 
     @cached_property
@@ -267,7 +303,8 @@ class FlowSet:
         first = sets[0]
         for other in sets[1:]:
             same = {n: v.shape[1:] for n, v in other.views.items()} == {n: v.shape[1:] for n, v in first.views.items()}
-            if not same or other.x.shape[1:] != first.x.shape[1:] or other.classes != first.classes:
+            alike = (other.classes, other.aus) == (first.classes, first.aus)
+            if not same or other.x.shape[1:] != first.x.shape[1:] or not alike:
                 raise ManifestError(
                     f"flow sets differ: {first.x.shape[1:]} {first.classes} and {other.x.shape[1:]} {other.classes}; "
                     "load both with one DataConfig"
@@ -339,14 +376,17 @@ def load(
     views: Sequence[str] = (FLOW,),
     unlabelled: bool = False,
     progress: Progress | None = None,
+    task: str = EMOTION,
+    aus: Sequence[int] = (),
 ) -> FlowSet:
     """Read the flow of every clip with a class (with ``unlabelled``: of every clip, y = -1 without one).
 
-    ``views``: names of :data:`recognizer.views.VIEWS`.
+    ``views``: names of :data:`recognizer.views.VIEWS`. ``task`` and ``aus``: as a run's configuration has them; for the
+    task aus, every clip of which one of these AUs is known.
 
     Raises:
         ManifestError: a clip has no flow, or lacks another view and what that is computed from; a clip occurs twice; no
-            clip has a class.
+            clip has a class, or an AU that is known.
     """
     more, shape = tuple(name for name in views if name != FLOW), config.shape()
     sources = [manifests] if isinstance(manifests, Manifest) else list(manifests)
@@ -357,6 +397,9 @@ def load(
     for manifest in sources:
         names = manifest.column(config.label)
         y = np.array([index.get(name, -1) for name in names], np.int64)
+        if task == AUS:
+            y = np.where((targets(_au_present(manifest), aus) >= 0).any(1), 0, -1)
+            names = np.full(len(y), UNKNOWN_AUS)
         left_out.update(name or "(none)" for name in names[y < 0])
         wanted = (y >= 0) | unlabelled
         kept.append(manifest.filter(wanted))
@@ -365,6 +408,9 @@ def load(
     if not n:
         found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)
+        if task == AUS:
+            listed = ", ".join(au_names(aus))
+            raise ManifestError(f"none of {listed} is known of any clip of {where} ({sum(left_out.values())} clips)")
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
     draws = np.concatenate([_draws(manifest) for manifest in kept])
     ids = _told_apart(_column(kept, "clip_id"), draws, "occurs twice in the manifests")
@@ -402,7 +448,8 @@ def load(
         own_rms=np.array(own_rms),
         draws=draws,
         macro=(_column(kept, "expression") == "macro").astype(np.int8),
-        classes=config.classes,
+        classes=ANY if task == AUS else config.classes,
+        aus=() if task == EMOTION else tuple(aus),
         left_out=dict(left_out),
         views=shown,
     )
@@ -444,6 +491,12 @@ def _au_present(manifest: Manifest) -> np.ndarray:
         raise ManifestError(f"clip {clip.clip_id} lists {found} AUs, not {N_AUS * 2}; make its manifest anew")
     flat = np.asarray(lists.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.int8)
     return flat.reshape(-1, N_AUS * 2)
+
+
+def known_aus(manifests: Sequence[Manifest], codes: Sequence[int]) -> dict[str, np.ndarray]:
+    """[N,A] of :func:`recognizer.aus.targets` of all clips, by database."""
+    names, found = _column(manifests, "database"), np.concatenate([_au_present(m) for m in manifests])
+    return {str(name): targets(found[names == name], codes) for name in np.unique(names)}
 
 
 _AT_ONCE = 256 * 2 * 28 * 28

@@ -26,6 +26,7 @@ from mesynth.store.generator_folder import UNTRAINED, has_property
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
+from recognizer.aus import ANY, AUS, BOTH
 from recognizer.config import RunConfig, effective, needs_meta_of, needs_of, transform_of
 from recognizer.data import BYTES, EACH, MATCH, TOP, DataConfig, FlowSet, load
 from recognizer.views import PATCHES, READ_AS, VIEWS, to_prepare
@@ -146,10 +147,15 @@ def as_flow_set(
 ) -> FlowSet:
     """Load manifests under the run's DataConfig; a FlowSet must have been loaded under the same."""
     if isinstance(source, FlowSet):
-        if source.classes != config.data.classes or source.x.shape[-1] != config.data.size:
+        if config.task == AUS and (source.classes, source.aus) != (ANY, config.aus.codes):
+            source = source.for_aus(config.aus.codes, unlabelled=unlabelled)
+        elif config.task == BOTH:
+            source = replace(source, aus=config.aus.codes)
+        classes = ANY if config.task == AUS else config.data.classes
+        if source.classes != classes or source.x.shape[-1] != config.data.size:
             raise ManifestError(
                 f"the clips were loaded with classes {list(source.classes)} and size {source.x.shape[-1]}; this run "
-                f"has {list(config.data.classes)} and {config.data.size}: load them with the run's DataConfig"
+                f"has {list(classes)} and {config.data.size}: load them with the run's DataConfig"
             )
         pictures = bool(source.x.size and source.x.min() >= 0 and source.x.max() == TOP)
         if source.x.size and pictures != (config.data.input == BYTES):
@@ -169,7 +175,10 @@ def as_flow_set(
                 )
         return source
     report = None if progress is None else partial(progress, what)
-    return load(source, config.data, views=needs_of(config), unlabelled=unlabelled, progress=report)
+    return load(
+        source, config.data, views=needs_of(config), unlabelled=unlabelled, progress=report, task=config.task,
+        aus=config.aus.codes,
+    )  # fmt: skip
 
 
 def fingerprint(source: Opened | None) -> list[str]:

@@ -28,6 +28,7 @@ from torch.func import functional_call, vmap
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
+from recognizer.aus import balances
 from recognizer.data import swap_sides
 from recognizer.models import SEEDING, build
 from recognizer.models.blocks import cosines, with_margin
@@ -86,6 +87,11 @@ class LossConfig:
             raise ConfigError(f"train.loss.angular_scale={self.angular_scale:g} must be a positive number")
 
     @property
+    def of_classes(self) -> list[str]:
+        """Terms in use that compare clips of one class with others."""
+        return [name for name in ("center", "triplet", "contrastive") if getattr(self, name)]
+
+    @property
     def on_features(self) -> bool:
         """Whether the network has to show its features."""
         return bool(self.center or self.triplet or self.contrastive or self.domain or self.angular)
@@ -127,6 +133,29 @@ def classification(
         share = share * (1 - own.exp()).clamp(min=1e-6) ** config.gamma
         return -(share * own).mean()
     return -(share * own).sum() / share.sum()
+
+
+def multilabel(
+    model: FlowNetwork, scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, config: LossConfig
+) -> torch.Tensor:
+    """The AU term over what is known: scores [B,A], targets [B,A] (1, 0, -1 unknown), weights [A,2] of absent and
+    present -> scalar, 0 where nothing is known.
+
+    Native is binary cross-entropy of each AU; for scores that are lengths it is the margin loss, which Sabour et al.
+    (2017) write for several classes at once, with absent counting as much as present.
+    """
+    known = (targets >= 0).to(scores.dtype)
+    truth = targets.clamp(min=0).to(scores.dtype)
+    share = known * torch.where(targets > 0, weights[:, 1], weights[:, 0])
+    if config.kind == "margin" or (config.kind == NATIVE and model.centre):
+        # Not half for absent: one of many classes is present, of an AU one of two, and .5 has to lie between them.
+        each = truth * F.relu(0.9 - scores).square() + (1 - truth) * F.relu(scores - 0.1).square()
+    else:
+        odds = model.odds(scores)
+        each = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
+        if config.kind == "focal":
+            each = each * (1 - (-each).exp()).clamp(min=1e-6) ** config.gamma
+    return (share * each).sum() / known.sum().clamp(min=1)
 
 
 def on_features(features: torch.Tensor, y: torch.Tensor, config: LossConfig) -> torch.Tensor:
@@ -187,9 +216,29 @@ def domain(features: torch.Tensor, added: torch.Tensor, discriminator: torch.Ten
     return error(features.detach(), discriminator) - strength * error(features, discriminator.detach())
 
 
-def distillation(out: Outputs, teacher: torch.Tensor, gain: float) -> torch.Tensor:
-    """Cross-entropy to a teacher's probabilities [B,C] -> scalar."""
-    return -(teacher * (out.scores * gain).log_softmax(-1)).sum(-1).mean()
+def distillation(model: FlowNetwork, scores: torch.Tensor, teacher: torch.Tensor, *, multi: bool) -> torch.Tensor:
+    """Cross-entropy to a teacher's probabilities [B,C] -> scalar; ``multi``: of each AU by itself."""
+    if multi:
+        return F.binary_cross_entropy_with_logits(model.odds(scores), teacher)
+    return -(teacher * (scores * model.probability_gain).log_softmax(-1)).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a network's scores [B,classes + aus] are: of classes that exclude each other, then of AUs that do not."""
+
+    classes: int
+    aus: int = 0
+
+    def probabilities(self, model: FlowNetwork, scores: torch.Tensor) -> torch.Tensor:
+        """Scores -> [B,classes] that add up to 1; without classes, [B,aus]."""
+        if not self.classes:
+            return self.au_probabilities(model, scores)
+        return (scores[..., : self.classes] * model.probability_gain).softmax(-1)
+
+    def au_probabilities(self, model: FlowNetwork, scores: torch.Tensor) -> torch.Tensor:
+        """Scores -> [B,aus]."""
+        return model.odds(scores[..., self.classes :]).sigmoid()
 
 
 # ---------------------------------------------------------------- training
@@ -222,7 +271,8 @@ class TrainConfig:
     shift: int = 1
     """Largest shift along x and y, pixels of the flow image; frames move along."""
     balance: bool = True
-    """Draw all classes equally often."""
+    """Draw all classes equally often. Clips are of no class where AUs are the task: present and absent of each AU count
+    alike in the loss."""
     start: str = ""
     """Folder of a trained recognizer to begin with. Every subject it saw must be outside every fold's test."""
     teacher: str = ""
@@ -306,6 +356,7 @@ class Task:
     config: Any
     """The network's own config dataclass."""
     n_classes: int
+    """0 where AUs alone are learned."""
     shape: Shape
     inputs: Mapping[str, np.ndarray]
     """Views by name, [N,...], as they are in memory (:mod:`recognizer.views`); the flow among them."""
@@ -330,6 +381,15 @@ class Task:
     """A mirrored u is this minus u."""
     meta: Mapping[str, np.ndarray] = field(default_factory=dict)
     """[N] int64 by name, what the network ``needs_meta``; -1 unknown."""
+    targets: np.ndarray | None = None
+    """[N,A] int8 of the head's AUs, -1 unknown"""
+    au_weight: float = 1.0
+    """What the AU term counts beside the classes'."""
+
+    @property
+    def head(self) -> Head:
+        """What the network's scores are."""
+        return Head(self.n_classes, 0 if self.targets is None else self.targets.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +443,7 @@ def fresh(task: Task, member: int) -> FlowNetwork:
     """The untrained network of one member: a function of (seed, fold)."""
     with SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(task.seeds[member], f"init/{task.names[member]}"))
-        return build(task.network, task.config, task.n_classes, task.shape)
+        return build(task.network, task.config, task.head.classes + task.head.aus, task.shape)
 
 
 def train(
@@ -490,8 +550,11 @@ class _Chunk:
         self.drops = [name for name, module in self.model.named_modules() if isinstance(module, Dropout)]
         weights = np.sum([stage.weights[members] for stage in task.stages], axis=0)
         self.class_weights = self._here(
-            class_weights(task.labels[members], weights, task.n_classes, config.loss.class_weights)
+            class_weights(task.labels[members], weights, task.head.classes, config.loss.class_weights)
         )
+        targets = np.zeros((len(task.au), 0), np.int8) if task.targets is None else task.targets
+        self.targets = self._here(targets).long()
+        self.au_weights = self._here(balances(targets, weights, balance=config.balance))
         self.y = self._here(task.labels[members])
         self.inputs = {name: self._here(task.inputs[name]) for name in self.model.needs}
         self.au, self.added = self._here(task.au).long(), self._here(task.added)
@@ -555,7 +618,15 @@ class _Chunk:
             self.model, names | kept | {"scale": scale} | masks, tuple(batch[view] for view in self.model.needs)
         )
         meta = {name: batch[f"meta/{name}"] for name in self.meta}
-        total = classification(self.model, out, batch["y"], batch["au"], weights, config, meta)
+        head = self.task.head
+        shown = out._replace(scores=out.scores[..., : head.classes]) if head.aus and head.classes else out
+        total = out.scores.new_zeros(())
+        if head.classes:
+            total = total + classification(self.model, shown, batch["y"], batch["au"], weights, config, meta)
+        if head.aus:
+            odds = out.scores[..., head.classes :]
+            term = multilabel(self.model, odds, batch["targets"], batch["au weights"], config)
+            total = total + self.task.au_weight * term
         if config.on_features:
             total = total + on_features(out.features, batch["y"], config)
         if config.angular:
@@ -563,7 +634,8 @@ class _Chunk:
         if config.domain:
             total = total + domain(out.features, batch["added"], parameters[_DISCRIMINATOR], config.domain)
         if config.distil:
-            total = total + config.distil * distillation(out, batch["teacher"], self.model.probability_gain)
+            multi = not head.classes
+            total = total + config.distil * distillation(self.model, shown.scores, batch["teacher"], multi=multi)
         return total
 
     def _single(self, parameters: Tensors, kept: Tensors, *stacked: Any) -> torch.Tensor:
@@ -598,8 +670,9 @@ class _Chunk:
                 group["lr"] = rate
             i, mirrored = index[step], flip[step]
             batch = {"y": self.y[rows, i], "au": swap_sides(self.au[i], mirrored)}
-            batch |= {"added": self.added[i], "teacher": self.teacher[i]}
             batch |= {f"meta/{name}": value[i] for name, value in self.meta.items()}
+            batch |= {"added": self.added[i], "teacher": self.teacher[i], "targets": self.targets[i]}
+            batch["au weights"] = self.au_weights
             batch |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
             optimizer.zero_grad(set_to_none=True)
             keys = _keys(roots, step, len(self.drops)).to(self.device)
@@ -668,8 +741,15 @@ def _keys(roots: list[int], step: int, count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def scores(model: FlowNetwork, tensors: Tensors, member: int, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Class probabilities [N,C] float64 of one member's network for clips given by their views."""
+def scores(
+    model: FlowNetwork,
+    tensors: Tensors,
+    member: int,
+    inputs: Mapping[str, np.ndarray],
+    read: Callable[[FlowNetwork, torch.Tensor], torch.Tensor],
+) -> np.ndarray:
+    """Probabilities [N,C] float64 of one member's network for clips given by their views, as ``read`` off its scores
+    (:class:`Head`)."""
     model.eval()
     parameters = {name: value[member] for name, value in tensors.items()}
     parts = []
@@ -678,5 +758,5 @@ def scores(model: FlowNetwork, tensors: Tensors, member: int, inputs: Mapping[st
         for name in model.needs:
             views.append(as_floats(torch.from_numpy(inputs[name][start : start + _SCORED])))
         out = functional_call(model, parameters, tuple(views))
-        parts.append((out.scores.double() * model.probability_gain).softmax(-1).numpy())
+        parts.append(read(model, out.scores.double()).numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0))

@@ -43,8 +43,8 @@ INPUTS: dict[str, FlowTransform] = {
 """What models do to flow images first where ``data.power``, ``data.pool`` and ``data.symmetric`` are null, as chosen on
 real flow images (docs/decisions/018, 019); the others take them as they are."""
 RECIPE_KEYS = frozenset((
-    "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "counts",
-    "controls", "train_subjects", "resamples",
+    "model", "models", "modes", "task", "aus", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios",
+    "counts", "controls", "train_subjects", "resamples",
 ))  # fmt: skip
 """What else stands at the top of a recipe, where a model's name stands for its section."""
 SEEDING = threading.RLock()

@@ -69,6 +69,7 @@ class Capsulenet(FlowNetwork):
 
     needs = ("apex",)
     probability_gain = 8.0
+    centre = 0.5
     stack = 1
 
     def __init__(self, config: CapsulenetConfig, n_classes: int, shape: Shape) -> None:

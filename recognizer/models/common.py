@@ -140,6 +140,8 @@ class FlowNetwork(nn.Module):
     """Whether a clip's probabilities are the mean of its own and of those of its mirror image."""
     probability_gain = 1.0
     """softmax(probability_gain * scores) are the class probabilities."""
+    centre = 0.0
+    """The score at which what it stands for is as likely as not: .5 where scores are lengths of capsules."""
     stack = 16
     """How many members train fastest together on a CPU; see tests/bench/bench_folds.py."""
     alone = False
@@ -152,6 +154,10 @@ class FlowNetwork(nn.Module):
     def scaled(self, x: torch.Tensor) -> torch.Tensor:
         """[B,3,S,S] with unit rms per channel."""
         return x / self.scale[:, None, None]
+
+    def odds(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of outputs that do not exclude each other -> their log odds."""
+        return self.probability_gain * (scores - self.centre)
 
     forward: Callable[..., Outputs]
     """(views in the order of ``needs``, each [B,...]) -> :class:`Outputs`."""

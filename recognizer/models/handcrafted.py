@@ -387,22 +387,29 @@ class LinearModel:
     weight: np.ndarray
     bias: np.ndarray
 
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """Features [N,D] -> [N,C] float64, decision values at the machines' common gain."""
+        return np.asarray(GAIN * (x.astype(np.float64) @ self.weight.T + self.bias))
+
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Features [N,D] -> [N,C] float64."""
-        scores = GAIN * (x.astype(np.float64) @ self.weight.T + self.bias)
+        scores = self.scores(x)
         powers = np.exp(scores - scores.max(1, keepdims=True))
         return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int, c: float) -> LinearModel:
-    """A linear machine per class against the rest, on clips of features x [N,D] with weight > 0; see the module."""
-    index = np.flatnonzero(weights > 0)
-    w = weights[index].astype(np.float64)
-    own = x[index].astype(np.float64)
+    """A linear machine per class against the rest, on clips of features x [N,D] with weight > 0; see the module.
+
+    ``y`` and ``weights`` [N], or [A,N]: a machine a question, of class 1 against the rest, on features of one scale.
+    """
+    each = np.atleast_2d(weights).astype(np.float64).mean(0)
+    index = np.flatnonzero(each > 0)
+    w, own = each[index], x[index].astype(np.float64)
     mean = w @ own / w.sum()
     own -= mean
     scale = max(math.sqrt(float(w @ (own**2).sum(1)) / w.sum()), 1e-12)
     own /= scale
-    dual, bias = one_against_rest(own @ own.T, y[index], w, n_classes, c)
+    dual, bias = one_against_rest(own @ own.T, y[..., index], weights[..., index].astype(np.float64), n_classes, c)
     weight = dual @ own / scale
     return LinearModel(weight=weight, bias=bias - weight @ mean)

@@ -52,38 +52,49 @@ def fit(
 ) -> SvmModel:
     """Fit on the clips with weight > 0; ``affine`` [N,2,3] as in :meth:`Gram.block`.
 
-    Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted (bias -inf).
+    ``y`` and ``weights`` [N], or [A,N]: a question each, of which the machines tell class 1 from the rest and share one
+    kernel. Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted
+    (bias -inf).
     """
-
-    index = np.flatnonzero(weights > 0)
-    inner = gram.block(index, index, affine)
+    used = np.flatnonzero((np.atleast_2d(weights) > 0).any(0))
+    inner = gram.block(used, used, affine)
     lengths = np.diag(inner)
     distances = squared_distances(inner, lengths, lengths)
     rate = config.gamma / max(float(distances.mean()), 1e-12)
     dual, bias = one_against_rest(
-        np.exp(-rate * distances), y[index], weights[index].astype(np.float64), n_classes, config.c
+        np.exp(-rate * distances), y[..., used], weights[..., used].astype(np.float64), n_classes, config.c
     )
-    coefficients = np.zeros((n_classes, len(y)))
-    coefficients[:, index] = dual
+    coefficients = np.zeros((len(dual), y.shape[-1]))
+    coefficients[:, used] = dual
     return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
 
 
 def one_against_rest(
-    kernel: np.ndarray, labels: np.ndarray, w: np.ndarray, n_classes: int, c: float
+    kernel: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int, c: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A machine per class against the rest: kernel [n,n], labels [n], clip weights [n] > 0 -> dual coefficients
-    [C,n] (0 but for support vectors) and bias [C].
+    """Machines of one kernel [n,n]: labels ``y`` and clip weights [n] -> dual coefficients [C,n] (0 but for support
+    vectors) and bias [C], a machine per class against the rest; [A,n] -> [A,n] and [A], one a question, of class 1
+    against the rest of the clips with weight > 0.
 
     Classes count equally; one that has no clip gets bias -inf.
     """
-    dual, bias = np.zeros((n_classes, len(labels))), np.full(n_classes, -np.inf)
-    mass = np.bincount(labels, weights=w, minlength=n_classes)
-    balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
-    for k in np.flatnonzero(mass):
-        if mass[k] == w.sum():  # all there is: nothing to tell it from
-            bias[k] = 0.0
+    from sklearn.svm import SVC
+
+    several, y, weights = y.ndim == 2, np.atleast_2d(y), np.atleast_2d(weights)
+    asked = [(0, k) for k in range(n_classes)] if not several else [(a, 1) for a in range(len(y))]
+    dual, bias = np.zeros((len(asked), y.shape[1])), np.full(len(asked), -np.inf)
+    for row, (a, k) in enumerate(asked):
+        own = weights[a] > 0
+        index, labels, w = np.flatnonzero(own), y[a, own], weights[a, own]
+        mass = np.bincount(labels, weights=w, minlength=n_classes)
+        if not mass[k]:
             continue
-        machine = SVC(C=c, kernel="precomputed").fit(kernel, labels == k, sample_weight=balanced)
-        dual[k, machine.support_] = machine.dual_coef_[0]
-        bias[k] = machine.intercept_[0]
+        if mass[k] == w.sum():  # all there is: nothing to tell it from
+            bias[row] = np.inf if several else 0.0
+            continue
+        balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
+        here = kernel if own.all() else kernel[np.ix_(own, own)]
+        machine = SVC(C=c, kernel="precomputed").fit(here, labels == k, sample_weight=balanced)
+        dual[row, index[machine.support_]] = machine.dual_coef_[0]
+        bias[row] = machine.intercept_[0]
     return dual, bias
