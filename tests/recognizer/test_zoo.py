@@ -1,16 +1,20 @@
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_leaves
 
+import recognizer
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
-from recognizer.data import DataConfig
+from mesynth.store.manifest import Manifest
+from recognizer.config import RunConfig, load_config
+from recognizer.data import DataConfig, FlowSet, load
 from recognizer.models import dssn, elrcn
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
@@ -27,7 +31,8 @@ from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
 from recognizer.models.offapex import OffapexConfig
 from recognizer.training import LossConfig, TrainConfig
-from tests.recognizer.zoo import BATCH, ZOO, Entry, published, recipe, small
+from recognizer.views import VIEWS
+from tests.recognizer.zoo import BATCH, RECIPES, ZOO, Entry, published, recipe, small
 
 DOCS = Path(__file__).parents[2] / "docs" / "recognizers.md"
 TRAIN_KEYS = {
@@ -177,6 +182,38 @@ def test_it_can_learn_four_clips_by_heart(name: str) -> None:
         if losses[-1] < 0.7 * losses[0]:
             break
     assert losses[-1] < 0.7 * losses[0]
+
+
+def clips_for(name: str, manifest: Manifest) -> tuple[FlowSet, RunConfig]:
+    """Clips in memory with the views a network asks for, drawn at random, and its recipe at a test's size."""
+    entry = small(name)
+    over = [f"{name}.{f.name}={_value(getattr(entry.config, f.name))}" for f in fields(entry.config)]
+    over += [f"data.{key}={value}" for key, value in vars(entry.shape).items() if key in recipe(name)["data"]]
+    config = load_config(
+        RunConfig, RECIPES / f"{name}.yaml", ["seeds=[0]", "train.steps=2", "train.batch=4", *over], synthetic=False
+    )
+    clips, rng = load(manifest, config.data), np.random.default_rng(0)
+    views = {}
+    for view in set(entry.build().needs) - {"flow"}:
+        drawn = rng.normal(size=(len(clips), *VIEWS[view].of(entry.shape)))
+        scaled = 128 + 20 * drawn if VIEWS[view].dtype is np.uint8 else 0.2 * drawn
+        views[view] = scaled.clip(-255, 255).astype(VIEWS[view].dtype)
+    return replace(clips, views=views), config
+
+
+def _value(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("name", ZOO[ZOO.index("dual_inception") :])
+def test_trained_saved_and_read_back(name: str, corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    clips, config = clips_for(name, corpora["real"])
+    made = recognizer.train(clips, config=config, out=tmp_path / "model")
+    first = made.probabilities(clips.inputs())
+    assert first.shape == (len(clips), 3)
+    np.testing.assert_allclose(first.sum(1), 1)
+    again = recognizer.load(tmp_path / "model").probabilities(clips.inputs())
+    np.testing.assert_array_equal(again, first)
 
 
 @pytest.mark.parametrize("name", ZOO)
