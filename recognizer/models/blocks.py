@@ -355,6 +355,12 @@ class GraphAttention(nn.Module):
 # ---------------------------------------------------------------- gradients and margins
 
 
+def focal(scores: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Focal loss (Lin et al., ICCV 2017), mean over a batch: scores [B,C], y [B]."""
+    own = -F.cross_entropy(scores, y, reduction="none")
+    return -((1 - own.exp()).clamp(min=1e-6) ** gamma * own).mean()
+
+
 def reversed_gradient(x: torch.Tensor, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
     """x, whose gradient is turned round and times ``strength`` (Ganin and Lempitsky, ICML 2015).
 

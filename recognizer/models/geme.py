@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.blocks import ResNet18
+from recognizer.models.blocks import ResNet18, focal
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check, known_mean, resized
 
 
@@ -67,8 +67,7 @@ class Geme(FlowNetwork):
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """The focal loss."""
-        own = outputs.scores.log_softmax(1).gather(1, y[:, None])[:, 0]
-        return -((1 - own.exp()).clamp(min=1e-6) ** self.config.gamma * own).mean()
+        return focal(outputs.scores, y, self.config.gamma)
 
     def meta_loss(
         self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor, meta: Mapping[str, torch.Tensor]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
+from recognizer.models.blocks import focal
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check
 from recognizer.models.fcnn3d import ClipStream, shown
 
@@ -50,12 +51,6 @@ def pair_loss(features: torch.Tensor, y: torch.Tensor, margin: float) -> torch.T
     each = torch.where(y[:, None] == y[None], square, lacking)
     other = 1 - torch.eye(len(y), device=each.device, dtype=each.dtype)
     return (each * other).sum() / max(len(y) * (len(y) - 1), 1)
-
-
-def focal(scores: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Focal loss (Lin et al., ICCV 2017), mean over a batch: scores [B,C], y [B]."""
-    own = -F.cross_entropy(scores, y, reduction="none")
-    return -((1 - own.exp()).clamp(min=1e-6) ** gamma * own).mean()
 
 
 def key_frames(frames: torch.Tensor, keys: int) -> torch.Tensor:

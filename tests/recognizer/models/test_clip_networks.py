@@ -16,12 +16,13 @@ from mesynth.core.types import N_AUS
 from mesynth.preprocess.inputs import dynamic_image
 from recognizer.models import dikd, graph_au, learnet, lgccon, saat
 from recognizer.models.affectivenet import AffectivenetConfig
+from recognizer.models.blocks import focal
 from recognizer.models.cbamnet import CbamnetConfig, FramewiseCbam
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, cooccurrence
 from recognizer.models.dstan import Dstan, DstanConfig
 from recognizer.models.fcnn3d import Fcnn3dConfig, shown
 from recognizer.models.mer_augcn import MerAugcnConfig, balanced_au_loss
-from recognizer.models.mersiam import Mersiam, MersiamConfig, focal, key_frames, pair_loss
+from recognizer.models.mersiam import Mersiam, MersiamConfig, key_frames, pair_loss
 from recognizer.models.originet import OriginetConfig
 from recognizer.models.setfnet import SetfnetConfig
 from recognizer.models.shallow_cnn import ShallowCnnConfig
