@@ -23,7 +23,20 @@ from mesynth.core.errors import ConfigError
 from recognizer.aus import AUS, BOTH, EMOTION, INNER, TASKS, AusConfig
 from recognizer.data import BYTES, FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
-from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
+from recognizer.models import (
+    CLOSED,
+    HANDCRAFTED,
+    INPUTS,
+    LDA,
+    MODELS,
+    NETWORKS,
+    RECIPE_KEYS,
+    SEEDING,
+    handcrafted,
+    make,
+    section_class,
+    ships,
+)
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig
@@ -33,6 +46,7 @@ from recognizer.models.dssn import DssnConfig
 from recognizer.models.elrcn import ElrcnConfig
 from recognizer.models.fusenet import FusenetConfig
 from recognizer.models.graph_tcn import GraphTcnConfig
+from recognizer.models.handcrafted import BiWoofConfig, HoofConfig, LbpTopConfig, MdmoConfig
 from recognizer.models.htnet import HtnetConfig
 from recognizer.models.ice_discriminator import IceDiscriminatorConfig
 from recognizer.models.lda import LdaConfig
@@ -55,6 +69,10 @@ class ModelSections:
 
     lda: LdaConfig = field(default_factory=LdaConfig)
     svm: SvmConfig = field(default_factory=SvmConfig)
+    lbp_top: LbpTopConfig = field(default_factory=LbpTopConfig)
+    bi_woof: BiWoofConfig = field(default_factory=BiWoofConfig)
+    mdmo: MdmoConfig = field(default_factory=MdmoConfig)
+    hoof: HoofConfig = field(default_factory=HoofConfig)
     capsule_graph: CapsuleGraphConfig = field(default_factory=CapsuleGraphConfig)
     region_attention: RegionAttentionConfig = field(default_factory=RegionAttentionConfig)
     ststnet: StstnetConfig = field(default_factory=StstnetConfig)
@@ -259,13 +277,18 @@ def transform_of(config: RunConfig, model: str | None = None) -> FlowTransform:
     """What a model does to flow images first: data.power, data.pool, data.symmetric, or its own where those are null.
 
     Raises:
-        ConfigError: half a face for a network.
+        ConfigError: half a face for a network or a hand-crafted feature, or bytes for the latter.
     """
     name = model or config.model
-    if config.data.symmetric and not is_closed(config, name):
+    if config.data.symmetric and (name in HANDCRAFTED or not is_closed(config, name)):
+        what = "feature" if name in HANDCRAFTED else "network"
         raise ConfigError(
-            f"data.symmetric=true leaves one side of the face, and network {name} reads both; leave it out: each model "
+            f"data.symmetric=true leaves one side of the face, and {what} {name} reads both; leave it out: each model "
             "then reads what is its own"
+        )
+    if name in HANDCRAFTED and config.data.input == BYTES:
+        raise ConfigError(
+            f"model {name} reads directions of motion, which data.input=bytes has stretched away; leave it out"
         )
     return _inputs_of(config, name)
 
@@ -289,12 +312,15 @@ def needs_of(config: RunConfig) -> tuple[str, ...]:
     """The views (:mod:`recognizer.views`) that a run's models see, the flow always among them.
 
     Raises:
-        ConfigError: a model asks for a view that there is not.
+        ConfigError: a model asks for a view that there is not, or for more of it than there is.
     """
     needed = {FLOW}
     for model in config.used_models:
         if not ships(model):
             own = tuple(getattr(skeleton(config, model), "needs", ()))
+        elif model in HANDCRAFTED:
+            own = handcrafted.needs(section(config, model))
+            handcrafted.check(section(config, model), shape_of(config, model))
         elif model not in CLOSED:
             with torch.device("meta"):  # nothing is allocated to be asked what it sees
                 own = tuple(skeleton(config, model).needs)
@@ -357,6 +383,8 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         idle["mix.pull"] = f"{chosen} has no pull"
     if FUSE not in modes:
         idle["mix.fuse_weight"] = f"{chosen} fuses nothing"
+    if set(used) <= set(HANDCRAFTED):
+        idle["mix.align"] = f"model {', '.join(used)} has no channels of flow to align"
     if modes == {SYNTHETIC_ONLY} and not isinstance(config, AblationConfig):
         idle["mix.align"] = f"{chosen} has no real clips to align to"
     return idle

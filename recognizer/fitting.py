@@ -30,7 +30,7 @@ from recognizer.config import (
 )
 from recognizer.data import BYTES, FLOW, TOP, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
-from recognizer.models import LDA, SVM, lda, svm
+from recognizer.models import HANDCRAFTED, LDA, SVM, handcrafted, lda, svm
 from recognizer.models.common import FlowNetwork, is_estimator
 from recognizer.protocol import Fold, leaks
 from recognizer.training import Callback, Head, Progress, Task, Tensors
@@ -127,6 +127,34 @@ class SvmMembers:
     def n_parameters(self) -> int:
         """Of the first member: its support vectors' coefficients, and one bias a class."""
         return int(np.count_nonzero(self.coefficients[0]) + self.bias[0].size)
+
+
+@dataclass(frozen=True)
+class FeatureMembers:
+    """Linear machines on a hand-crafted feature: ``weight`` [M,C,D] and ``bias`` [M,C] float64."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    config: handcrafted.Config
+    transform: FlowTransform = FlowTransform()
+    multi: bool = False
+    """A machine of its own for each AU."""
+
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        views = {FLOW: clips} if isinstance(clips, np.ndarray) else clips
+        x = handcrafted.features(self.config, self.transform.of_views(views))
+        if not len(x):
+            return np.zeros((0, len(self.bias[member])))
+        return handcrafted.LinearModel(weight=self.weight[member], bias=self.bias[member]).probabilities(
+            x, multi=self.multi
+        )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
+
+    @property
+    def n_parameters(self) -> int:
+        return int(self.weight[0].size + self.bias[0].size)
 
 
 @dataclass(frozen=True)
@@ -288,6 +316,9 @@ def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> T
         members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy(), transform, multi=multi)
     elif config.model == SVM:
         members = SvmMembers.of(tensors, transform, multi=multi)
+    elif config.model in HANDCRAFTED:
+        weight, bias = tensors["weight"].numpy(), tensors["bias"].numpy()
+        members = FeatureMembers(weight, bias, section(config, config.model), transform, multi)
     else:
         model = skeleton(config)
         if missing := sorted(model.state_dict().keys() - tensors.keys()):
@@ -543,6 +574,8 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
         return _fit_lda(data)
     if config.model == SVM:
         return _fit_svm(data)
+    if config.model in HANDCRAFTED:
+        return _fit_features(data)
     model = skeleton(config)
     if is_estimator(model):
         if callback is not None:
@@ -630,6 +663,24 @@ def _fit_svm(data: _Fit) -> SvmMembers:
         rate=np.array([m.rate for m in models]), affine=data.affine, added=data.added, pool=data.x,
         transform=transform_of(data.config), multi=multi,
     )  # fmt: skip
+
+
+def _fit_features(data: _Fit) -> FeatureMembers:
+    config, n_classes = section(data.config, data.config.model), len(data.pool.classes)
+    transform = transform_of(data.config)
+    x = handcrafted.features(config, transform.of_views(data.pool.inputs()))
+    multi = data.pool.multi
+
+    def one(_: int, member: Member) -> handcrafted.LinearModel:
+        if multi:
+            asked = [(q.labels, data.clip_weights(q)) for q in data.questions(member)]
+            return handcrafted.fit_aus(x, asked, config.c)
+        return handcrafted.fit(x, member.labels, data.clip_weights(member), n_classes, config.c)
+
+    with threadpool_limits(limits=1):
+        models = data.each(one)
+    weight, bias = np.stack([m.weight for m in models]), np.stack([m.bias for m in models])
+    return FeatureMembers(weight, bias, config, transform, multi)
 
 
 # ---------------------------------------------------------------- scikit-learn

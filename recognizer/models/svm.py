@@ -6,6 +6,7 @@ sample weights (libsvm through scikit-learn).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,20 +65,51 @@ def fit(
     distances = squared_distances(inner, lengths, lengths)
     rate = config.gamma / max(float(distances.mean()), 1e-12)
     kernel = np.exp(-rate * distances)
-    asked = [(0, c) for c in range(n_classes)] if not several else [(a, 1) for a in range(len(y))]
-    coefficients, bias = np.zeros((len(asked), y.shape[1])), np.full(len(asked), -np.inf)
-    for k, (a, c) in enumerate(asked):
+    rows = n_classes if not several else len(y)
+    coefficients, bias = np.zeros((rows, y.shape[1])), np.full(rows, -np.inf)
+    if not several:
+        coefficients[:, used], bias = one_against_rest(kernel, y[0, used], weights[0, used], n_classes, config.c)
+        return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+    for a in range(rows):
         own = weights[a, used] > 0
-        index, labels, w = used[own], y[a, used][own], weights[a, used][own].astype(np.float64)
-        mass = np.bincount(labels, weights=w, minlength=n_classes)
-        if not mass[c]:
-            continue
-        if mass[c] == w.sum():  # all there is: nothing to tell it from
-            bias[k] = np.inf if several else 0.0
-            continue
-        balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
         here = kernel if own.all() else kernel[np.ix_(own, own)]
-        machine = SVC(C=config.c, kernel="precomputed").fit(here, labels == c, sample_weight=balanced)
-        coefficients[k, index[machine.support_]] = machine.dual_coef_[0]
-        bias[k] = machine.intercept_[0]
+        coefficients[a, used[own]], bias[a] = present_against_absent(
+            here, y[a, used][own], weights[a, used][own], config.c
+        )
     return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+
+
+def present_against_absent(kernel: np.ndarray, labels: np.ndarray, w: np.ndarray, c: float) -> tuple[np.ndarray, float]:
+    """One machine of an AU: as :func:`one_against_rest`, of labels [n] 0 and 1 -> dual coefficients [n] and a bias. What
+    was never present is absent (bias -inf), what was never absent present (inf)."""
+    if not labels.any() or labels.all():
+        return np.zeros(len(labels)), np.inf if len(labels) and labels.all() else -np.inf
+    dual, bias = one_against_rest(kernel, labels, w, 2, c, only=(1,))
+    return dual[1], float(bias[1])
+
+
+def one_against_rest(
+    kernel: np.ndarray,
+    labels: np.ndarray,
+    w: np.ndarray,
+    n_classes: int,
+    c: float,
+    only: Sequence[int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A machine per class (of ``only``) against the rest: kernel [n,n], labels [n], clip weights [n] > 0 -> dual
+    coefficients [C,n] (0 but for support vectors) and bias [C].
+
+    Classes count equally; one that has no clip gets bias -inf.
+    """
+    w = w.astype(np.float64)
+    dual, bias = np.zeros((n_classes, len(labels))), np.full(n_classes, -np.inf)
+    mass = np.bincount(labels, weights=w, minlength=n_classes)
+    balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
+    for k in np.flatnonzero(mass) if only is None else only:
+        if mass[k] == w.sum():  # all there is: nothing to tell it from
+            bias[k] = 0.0
+            continue
+        machine = SVC(C=c, kernel="precomputed").fit(kernel, labels == k, sample_weight=balanced)
+        dual[k, machine.support_] = machine.dual_coef_[0]
+        bias[k] = machine.intercept_[0]
+    return dual, bias
