@@ -80,7 +80,7 @@ def fit(
 
 
 def present_against_absent(kernel: np.ndarray, labels: np.ndarray, w: np.ndarray, c: float) -> tuple[np.ndarray, float]:
-    """One machine of an AU: as :func:`one_against_rest`, of labels [n] 0 and 1 -> dual coefficients [n] and a bias. What
+    """One machine of an AU, as :func:`one_against_rest`: labels [n] 0 and 1 -> dual coefficients [n] and a bias. What
     was never present is absent (bias -inf), what was never absent present (inf)."""
     if not labels.any() or labels.all():
         return np.zeros(len(labels)), np.inf if len(labels) and labels.all() else -np.inf
