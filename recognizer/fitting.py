@@ -145,8 +145,9 @@ class FeatureMembers:
         x = handcrafted.features(self.config, self.transform.of_views(views))
         if not len(x):
             return np.zeros((0, len(self.bias[member])))
-        model = handcrafted.LinearModel(weight=self.weight[member], bias=self.bias[member])
-        return expit(model.scores(x)) if self.multi else model.probabilities(x)
+        return handcrafted.LinearModel(weight=self.weight[member], bias=self.bias[member]).probabilities(
+            x, multi=self.multi
+        )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
@@ -317,7 +318,7 @@ def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> T
         members = SvmMembers.of(tensors, transform, multi=multi)
     elif config.model in HANDCRAFTED:
         weight, bias = tensors["weight"].numpy(), tensors["bias"].numpy()
-        members = FeatureMembers(weight, bias, section(config, config.model), transform, multi=multi)
+        members = FeatureMembers(weight, bias, section(config, config.model), transform, multi)
     else:
         model = skeleton(config)
         if missing := sorted(model.state_dict().keys() - tensors.keys()):
@@ -646,34 +647,41 @@ def _fit_lda(data: _Fit) -> LdaMembers:
 
 
 def _fit_svm(data: _Fit) -> SvmMembers:
-    gram = lda.Gram(data.x)
+    gram, multi = lda.Gram(data.x), data.pool.multi
 
     def one(i: int, member: Member) -> svm.SvmModel:
-        return svm.fit(gram, *_machines(data, member), data.config.svm, affine=data.own_affine(i))
+        asked = data.questions(member)
+        labels, weights = np.stack([q.labels for q in asked]), np.stack([data.clip_weights(q) for q in asked])
+        n, affine = len(data.pool.classes), data.own_affine(i)
+        if multi:
+            return svm.fit(gram, labels, weights, 2, data.config.svm, affine=affine)
+        return svm.fit(gram, labels[0], weights[0], n, data.config.svm, affine=affine)
 
     with threadpool_limits(limits=1):
         models = data.each(one)
     return SvmMembers(
         coefficients=np.stack([m.coefficients for m in models]), bias=np.stack([m.bias for m in models]),
         rate=np.array([m.rate for m in models]), affine=data.affine, added=data.added, pool=data.x,
-        transform=transform_of(data.config), multi=data.pool.multi,
+        transform=transform_of(data.config), multi=multi,
     )  # fmt: skip
 
 
-def _machines(data: _Fit, member: Member) -> tuple[np.ndarray, np.ndarray, int]:
-    """Labels, clip weights and the number of classes that a member's machines learn: [N], or [A,N] of AUs."""
-    asked = data.questions(member)
-    labels, weights = np.stack([q.labels for q in asked]), np.stack([data.clip_weights(q) for q in asked])
-    return (labels, weights, 2) if data.pool.multi else (labels[0], weights[0], len(data.pool.classes))
-
-
 def _fit_features(data: _Fit) -> FeatureMembers:
-    config, transform = section(data.config, data.config.model), transform_of(data.config)
+    config, n_classes = section(data.config, data.config.model), len(data.pool.classes)
+    transform = transform_of(data.config)
     x = handcrafted.features(config, transform.of_views(data.pool.inputs()))
+    multi = data.pool.multi
+
+    def one(_: int, member: Member) -> handcrafted.LinearModel:
+        if multi:
+            asked = [(q.labels, data.clip_weights(q)) for q in data.questions(member)]
+            return handcrafted.fit_aus(x, asked, config.c)
+        return handcrafted.fit(x, member.labels, data.clip_weights(member), n_classes, config.c)
+
     with threadpool_limits(limits=1):
-        models = data.each(lambda _, member: handcrafted.fit(x, *_machines(data, member), config.c))
+        models = data.each(one)
     weight, bias = np.stack([m.weight for m in models]), np.stack([m.bias for m in models])
-    return FeatureMembers(weight, bias, config, transform, data.pool.multi)
+    return FeatureMembers(weight, bias, config, transform, multi)
 
 
 # ---------------------------------------------------------------- scikit-learn

@@ -28,16 +28,17 @@ time series of them is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.framing import OWN, Framing, parse_framing
-from recognizer.models.svm import GAIN, one_against_rest
+from recognizer.models.svm import GAIN, one_against_rest, present_against_absent
 from recognizer.views import FLOW, FLOWS, FRAMES, Shape
 
 APEX_FLOW, SEQUENCE = "apex", "sequence"
@@ -387,29 +388,44 @@ class LinearModel:
     weight: np.ndarray
     bias: np.ndarray
 
-    def scores(self, x: np.ndarray) -> np.ndarray:
-        """Features [N,D] -> [N,C] float64, decision values at the machines' common gain."""
-        return np.asarray(GAIN * (x.astype(np.float64) @ self.weight.T + self.bias))
-
-    def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """Features [N,D] -> [N,C] float64."""
-        scores = self.scores(x)
+    def probabilities(self, x: np.ndarray, *, multi: bool = False) -> np.ndarray:
+        """Features [N,D] -> [N,C] float64; ``multi``: machines that do not exclude each other."""
+        scores = GAIN * (x.astype(np.float64) @ self.weight.T + self.bias)
+        if multi:
+            return np.asarray(expit(scores))
         powers = np.exp(scores - scores.max(1, keepdims=True))
         return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int, c: float) -> LinearModel:
-    """A linear machine per class against the rest, on clips of features x [N,D] with weight > 0; see the module.
+    """A linear machine per class against the rest, on clips of features x [N,D] with weight > 0; see the module."""
+    index, w, own, mean, scale = _scaled(x, weights)
+    dual, bias = one_against_rest(own @ own.T, y[index], w, n_classes, c)
+    weight = dual @ own / scale
+    return LinearModel(weight=weight, bias=bias - weight @ mean)
 
-    ``y`` and ``weights`` [N], or [A,N]: a machine a question, of class 1 against the rest, on features of one scale.
-    """
-    each = np.atleast_2d(weights).astype(np.float64).mean(0)
-    index = np.flatnonzero(each > 0)
-    w, own = each[index], x[index].astype(np.float64)
+
+def _scaled(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """Of clips with weight > 0: their places and weights, features centred and divided by their root mean square
+    distance from the mean, that mean and that distance."""
+    index = np.flatnonzero(weights > 0)
+    w, own = weights[index].astype(np.float64), x[index].astype(np.float64)
     mean = w @ own / w.sum()
     own -= mean
     scale = max(math.sqrt(float(w @ (own**2).sum(1)) / w.sum()), 1e-12)
     own /= scale
-    dual, bias = one_against_rest(own @ own.T, y[..., index], weights[..., index].astype(np.float64), n_classes, c)
-    weight = dual @ own / scale
-    return LinearModel(weight=weight, bias=bias - weight @ mean)
+    return index, w, own, mean, scale
+
+
+def fit_aus(x: np.ndarray, asked: Sequence[tuple[np.ndarray, np.ndarray]], c: float) -> LinearModel:
+    """A machine for each AU, of which ``asked`` has labels [N] (0 absent, 1 present) and weights [N], 0 where it is not
+    known; features x [N,D] are centred and scaled by the clips it is known of."""
+    weight, bias = np.zeros((len(asked), x.shape[1])), np.full(len(asked), -np.inf)
+    for a, (labels, weights) in enumerate(asked):
+        if not (weights > 0).any():
+            continue
+        index, w, own, mean, scale = _scaled(x, weights)
+        dual, bias[a] = present_against_absent(own @ own.T, labels[index], w, c)
+        weight[a] = dual @ own / scale
+        bias[a] -= weight[a] @ mean
+    return LinearModel(weight=weight, bias=bias)

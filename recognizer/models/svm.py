@@ -6,9 +6,11 @@ sample weights (libsvm through scikit-learn).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.svm import SVC
 
 from mesynth.core.errors import ConfigError
 from recognizer.models.lda import Gram
@@ -56,45 +58,58 @@ def fit(
     kernel. Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted
     (bias -inf).
     """
-    used = np.flatnonzero((np.atleast_2d(weights) > 0).any(0))
+    several, y, weights = y.ndim == 2, np.atleast_2d(y), np.atleast_2d(weights)
+    used = np.flatnonzero((weights > 0).any(0))
     inner = gram.block(used, used, affine)
     lengths = np.diag(inner)
     distances = squared_distances(inner, lengths, lengths)
     rate = config.gamma / max(float(distances.mean()), 1e-12)
-    dual, bias = one_against_rest(
-        np.exp(-rate * distances), y[..., used], weights[..., used].astype(np.float64), n_classes, config.c
-    )
-    coefficients = np.zeros((len(dual), y.shape[-1]))
-    coefficients[:, used] = dual
+    kernel = np.exp(-rate * distances)
+    rows = n_classes if not several else len(y)
+    coefficients, bias = np.zeros((rows, y.shape[1])), np.full(rows, -np.inf)
+    if not several:
+        coefficients[:, used], bias = one_against_rest(kernel, y[0, used], weights[0, used], n_classes, config.c)
+        return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+    for a in range(rows):
+        own = weights[a, used] > 0
+        here = kernel if own.all() else kernel[np.ix_(own, own)]
+        coefficients[a, used[own]], bias[a] = present_against_absent(
+            here, y[a, used][own], weights[a, used][own], config.c
+        )
     return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
 
 
+def present_against_absent(kernel: np.ndarray, labels: np.ndarray, w: np.ndarray, c: float) -> tuple[np.ndarray, float]:
+    """One machine of an AU, as :func:`one_against_rest`: labels [n] 0 and 1 -> dual coefficients [n] and a bias. What
+    was never present is absent (bias -inf), what was never absent present (inf)."""
+    if not labels.any() or labels.all():
+        return np.zeros(len(labels)), np.inf if len(labels) and labels.all() else -np.inf
+    dual, bias = one_against_rest(kernel, labels, w, 2, c, only=(1,))
+    return dual[1], float(bias[1])
+
+
 def one_against_rest(
-    kernel: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int, c: float
+    kernel: np.ndarray,
+    labels: np.ndarray,
+    w: np.ndarray,
+    n_classes: int,
+    c: float,
+    only: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Machines of one kernel [n,n]: labels ``y`` and clip weights [n] -> dual coefficients [C,n] (0 but for support
-    vectors) and bias [C], a machine per class against the rest; [A,n] -> [A,n] and [A], one a question, of class 1
-    against the rest of the clips with weight > 0.
+    """A machine per class (of ``only``) against the rest: kernel [n,n], labels [n], clip weights [n] > 0 -> dual
+    coefficients [C,n] (0 but for support vectors) and bias [C].
 
     Classes count equally; one that has no clip gets bias -inf.
     """
-    from sklearn.svm import SVC
-
-    several, y, weights = y.ndim == 2, np.atleast_2d(y), np.atleast_2d(weights)
-    asked = [(0, k) for k in range(n_classes)] if not several else [(a, 1) for a in range(len(y))]
-    dual, bias = np.zeros((len(asked), y.shape[1])), np.full(len(asked), -np.inf)
-    for row, (a, k) in enumerate(asked):
-        own = weights[a] > 0
-        index, labels, w = np.flatnonzero(own), y[a, own], weights[a, own]
-        mass = np.bincount(labels, weights=w, minlength=n_classes)
-        if not mass[k]:
-            continue
+    w = w.astype(np.float64)
+    dual, bias = np.zeros((n_classes, len(labels))), np.full(n_classes, -np.inf)
+    mass = np.bincount(labels, weights=w, minlength=n_classes)
+    balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
+    for k in np.flatnonzero(mass) if only is None else only:
         if mass[k] == w.sum():  # all there is: nothing to tell it from
-            bias[row] = np.inf if several else 0.0
+            bias[k] = 0.0
             continue
-        balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
-        here = kernel if own.all() else kernel[np.ix_(own, own)]
-        machine = SVC(C=c, kernel="precomputed").fit(here, labels == k, sample_weight=balanced)
-        dual[row, index[machine.support_]] = machine.dual_coef_[0]
-        bias[row] = machine.intercept_[0]
+        machine = SVC(C=c, kernel="precomputed").fit(kernel, labels == k, sample_weight=balanced)
+        dual[k, machine.support_] = machine.dual_coef_[0]
+        bias[k] = machine.intercept_[0]
     return dual, bias

@@ -370,7 +370,7 @@ def test_the_machine_is_one_of_libsvms_for_each_au() -> None:
 
 @pytest.mark.parametrize("codes", [CODES, (12,)], ids=["three", "one"])
 @pytest.mark.parametrize(
-    "model", ["lda", "svm", "region_attention", LogisticRegression(max_iter=200), NearestCentroid()]
+    "model", ["lda", "svm", "hoof", "region_attention", LogisticRegression(max_iter=200), NearestCentroid()]
 )
 def test_every_kind_of_model_tells_aus(model: Any, codes: tuple[int, ...]) -> None:
     result = loso(real(), None, replace(RUN, aus=AusConfig(codes=codes), train=EASY), model=model)
@@ -388,7 +388,7 @@ def test_an_au_that_nobody_in_training_shows_is_never_said() -> None:
     au = data.au.reshape(len(data), -1, 2).copy()
     au[data.subjects != "own/s0", AU_INDEX[12]] = 0
     data = replace(data, au=au.reshape(len(data), -1))
-    for model in ("lda", "svm", GaussianNB()):
+    for model in ("lda", "svm", "bi_woof", GaussianNB()):
         result = loso(data, None, RUN, model=model)
         rows = {fold["name"]: fold["lacking"] for fold in result.folds}
         assert rows["own/s0"] == ["AU12"]
@@ -509,7 +509,7 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- saved
 
 
-@pytest.mark.parametrize("model", ["lda", "svm", "ststnet"])
+@pytest.mark.parametrize("model", ["lda", "svm", "hoof", "ststnet"])
 def test_a_saved_model_answers_as_it_did(model: str, tmp_path: Path) -> None:
     config = replace(RUN, model=model, aus=replace(AUS, threshold="inner"), train=TrainConfig(steps=5, batch=8))
     own = train(real(), None, config, out=tmp_path / model)

@@ -137,6 +137,19 @@ def test_files_agree_and_each_interval_has_a_line(out: Path) -> None:
     assert len(Manifest.read(out / "clips")) == 2
 
 
+def test_action_units_of_a_recording(root: Path, prepared: Manifest, two: Path) -> None:
+    config = load_config(RunConfig, None, ["task=aus", "aus.codes=[4,12]"])
+    trained.train(prepared, None, config, out=root / "units")
+    result = run("predict", "--model", root / "units", "--video", two, "--out", root / "units-out")
+    assert result.exit_code == 0, result.output
+    found = json.loads((root / "units-out" / "intervals.json").read_text())["intervals"]
+    assert [one["predicted"] for one in found] == ["AU4", "AU12"]
+    assert [set(one["probabilities"]) for one in found] == [{"AU4", "AU12"}] * 2
+    rows = pq.read_table(root / "units-out" / "predictions.parquet").to_pylist()
+    assert [row["p_AU12"] for row in rows] == [one["probabilities"]["AU12"] for one in found]
+    assert ": AU4 " in result.stdout.splitlines()[0]
+
+
 def test_a_still_face_is_a_result_and_no_error(root: Path, model: Path) -> None:
     still = write_video(root / "still.avi", recording(8, 60))
     result = run("predict", "--model", model, "--video", still, "--out", root / "still")
