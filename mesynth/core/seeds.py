@@ -20,7 +20,7 @@ def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     words: tuple[int, int, int] | np.ndarray = (seed, zlib.crc32(purpose.encode()), index)
     if max(seed, index) < 2**32 and index >= 0:
         words = np.array(words, np.uint32)  # the same stream; numpy takes longer to turn the numbers into this itself
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))  # type: ignore[arg-type]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def derived(seed: int, purpose: str, index: int = 0) -> int:

@@ -263,10 +263,14 @@ class PlanDraft:
         info = {"size": self.design.clip.size, "aus_from": self.aus_hash, "excluded": list(self.excluded)}
         if self.faces_path is not None:
             info["faces_path"] = os.path.relpath(self.faces_path, out)
-        drawn: Iterable[PlanRow] = self.planner
-        if summary is not None:
-            drawn = (summary.add(row, self.faces[row.face], self.design.clip.size) or row for row in self.planner)
-        rows = counted(drawn, len(self.planner), progress)
+
+        def drawn() -> Iterator[PlanRow]:
+            for row in self.planner:
+                if summary is not None:
+                    summary.add(row, self.faces[row.face], self.design.clip.size)
+                yield row
+
+        rows = counted(drawn(), len(self.planner), progress)
         made = write_plan_folder(out, rows, self.faces, self.design.plain(), info)
         if self.examination is not None and self.examination.left_out:
             digests.enter_files(out, self.examination.write(out))
