@@ -67,6 +67,7 @@ def plan(
     from mesynth.core.errors import ConfigError
     from mesynth.corpus.design import load_design
     from mesynth.corpus.faces import SHEET, SKIPPED_FACES, examine_to_plan, in_short
+    from mesynth.corpus.plan import Summary
     from mesynth.corpus.planning import draft_plan
 
     if out is None and not dry_run:
@@ -89,14 +90,15 @@ def plan(
     if examination is not None and examination.left_out:
         where = "" if dry_run or out is None else f"; {out / SKIPPED_FACES} says why, {out / SHEET} shows them"
         click.echo(f"Warning: {in_short(examination.reasons)}{where}", err=True)
+    written = {}
     with progress_bars() as bar:
-        summary = draft.summary(bar("rows drawn"))
+        if dry_run or out is None:
+            summary = draft.summary(bar("rows drawn"))
+        else:
+            summary = Summary()
+            written = {"out": str(out), "hash": draft.write(out, bar("rows written"), summary).hash}
     if not as_json:
         click.echo(summary.text())
-    written = {}
-    if not dry_run and out is not None:
-        with progress_bars() as bar:
-            written = {"out": str(out), "hash": draft.write(out, bar("rows written")).hash}
     if as_json:
         echo_json(summary.plain() | written)
     else:

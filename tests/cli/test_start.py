@@ -32,7 +32,7 @@ STARTS = {
     ),
     "recognizer": (
         "recognizer",
-        ("loso", "recognizer/ststnet", "--real", FACES, "--dry-run"),
+        ("predict", "--manifest", str(ROOT / "samples" / "corpus")),
         {"mediapipe", "scipy.special"},
     ),
     "recognizer --help": (

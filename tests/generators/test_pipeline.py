@@ -200,7 +200,7 @@ def _families() -> dict[str, type[Any]]:
     return {kind.__name__: kind for kind in kinds}
 
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "AUICGenerator": {"size": 32, "width": 4, "blocks": 1},
     "FlowGenerator": {"size": 16, "width": 4, "z": 3, "condition": "aus"},
     "ICEGenerator": {"size": 16, "width": 2, "embedding": 8, "noise": 3},

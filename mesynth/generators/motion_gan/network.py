@@ -88,6 +88,8 @@ def _conv(a: int, b: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
 class MotionGenerator(Network):
     """Onset [B,3,S,S] in [0,1], framed as mesynth.preprocess.align frames crops, and AUs -> :class:`Motion`."""
 
+    midline: torch.Tensor
+
     @register_to_config
     def __init__(
         self, size: int = 64, width: int = 32, z: int = 0, blocks: int = 2, template: int = 48,
