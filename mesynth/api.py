@@ -614,6 +614,46 @@ def filter_corpus(
 # ---------------------------------------------------------------- measures
 
 
+def merge(folder: Path | str) -> dict[str, Any]:
+    """Close a folder whose shards several processes have made, in case that none of them could.
+
+    Returns:
+        ``out``, ``clips`` and, of a corpus, ``hash``: that of one that a single process made. Memory does not grow with
+        the clips; one that is closed already is left as it is.
+
+    Raises:
+        RunFolderError: shards are missing (their numbers are named), somebody is writing there, or there is nothing of
+            the kind.
+
+    >>> merge("nowhere")
+    Traceback (most recent call last):
+    mesynth.core.errors.RunFolderError: nowhere holds no shards that wait to be merged; ...
+    """
+    from mesynth.core.errors import RunFolderError
+    from mesynth.corpus.exports.run import ACCOUNT_FILE, merge_export, read_summary
+    from mesynth.corpus.rejection import ROUNDS
+    from mesynth.store.manifest import FILE_NAME, stated
+    from mesynth.store.stage import merge_stage, read_closing
+
+    folder = Path(folder)
+    closed = next((name for name in (ACCOUNT_FILE, FILE_NAME) if (folder / name).is_file()), "")
+    if not closed:
+        if (folder / ROUNDS).is_dir():
+            raise RunFolderError(f"{folder} is made in rounds (--until-accepted); which the same command closes")
+        record = read_closing(folder)
+        if record.get("stage") == "render":
+            raise RunFolderError(f"{folder} is a rendered database, which its command closes: run it again")
+        if record["kind"] == "export":
+            merge_export(folder, record)
+        else:
+            merge_stage(folder, record)
+        closed = str(record["last"])
+    if closed == ACCOUNT_FILE:
+        return {"out": str(folder), "clips": read_summary(folder).clips}
+    clips, digest = stated(folder)
+    return {"out": str(folder), "clips": clips, "hash": digest}
+
+
 def measure(
     real: Manifest | Path | str,
     synthetic: Manifest | Path | str | Sequence[Path | str] | Mapping[str, Manifest],

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
@@ -490,10 +491,23 @@ def _drawn(stream: TextIO, clock: Callable[[], float]) -> Progress:
     return Progress(*columns, console=Console(file=stream, stderr=True))
 
 
+_bars_shown: ContextVar[bool] = ContextVar("bars_shown", default=True)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """:func:`progress_bars` are silent in this block: another process shows them."""
+    token = _bars_shown.set(False)
+    try:
+        yield
+    finally:
+        _bars_shown.reset(token)
+
+
 @contextmanager
 def progress_bars(*, shown: bool = True) -> Iterator[Bars]:
     """Yields ``bar(name) -> report(done, total)`` of a verb's steps (:class:`Board`); silent if not ``shown``."""
-    if not shown:
+    if not shown or not _bars_shown.get():
         yield lambda name: lambda done, total: None
         return
     stream: TextIO | None = sys.stderr

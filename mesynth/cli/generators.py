@@ -18,6 +18,7 @@ from mesynth.cli.options import (
     au_codes,
     landmarker_options,
     numbers,
+    share_options,
     subject_keys,
     summary,
 )
@@ -322,6 +323,7 @@ def _range(text: str) -> tuple[float, float]:
 @SEED
 @OUT
 @WORKERS
+@share_options
 @dry_run_option
 def render(
     layout: str, subjects: int, clips: int, size: int, fps: float, seed: int, out: Path, workers: int, dry_run: bool
@@ -434,6 +436,7 @@ Examples:
 @dry_run_option
 @json_option
 @click.pass_context
+@share_options
 def generate(
     context: click.Context, out: Path, workers: int, dry_run: bool, as_json: bool, download: bool, **given: Any
 ) -> None:
@@ -444,6 +447,7 @@ def generate(
     """
     from mesynth.api import fetch_landmarker
     from mesynth.corpus.generation import Generation
+    from mesynth.store.cluster import speaks
 
     wanted = Generation(**given | {"duration": _range(given["duration"])})
     source = click.core.ParameterSource.COMMANDLINE
@@ -457,11 +461,12 @@ def generate(
     speeds: list[Throughput] = []
     with progress_bars() as bar:
         made = wanted.run(out, workers, bar, speeds.append)
-    for speed in speeds:
-        speed.write(out)
-        click.echo(speed.text(), err=True)
-    for warning in made.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+    if speaks():  # of processes that share a folder the first tells, of itself
+        for speed in speeds:
+            speed.write(out)
+            click.echo(speed.text(), err=True)
+        for warning in made.warnings:
+            click.echo(f"Warning: {warning}", err=True)
     show_result(summary(made.manifest, out) | made.shown, as_json)
     if made.missing:
         click.echo(f"Warning: {made.missing}", err=True)

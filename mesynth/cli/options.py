@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,59 @@ FACE_LIMITS = click.option(
     "pitch=25 (degrees), outside=0.1, eyes=0.15, mouth=0.15, expression=0.5, visible=0.35.",
 )
 SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+
+
+def share_options(command: Any) -> Any:
+    """``--shard`` and ``--engine ray``; the verb runs together with what a launcher has started beside it.
+
+    The first process speaks for all. Of a mistake that shows before anything is shared the others say nothing; what
+    stops one of them later it says itself.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, shard: str, engine: str, address: str, gpus: float, **given: Any) -> Any:
+        from mesynth import commandline
+        from mesynth.core.errors import ConfigError, MesynthError
+        from mesynth.store import cluster
+
+        if engine != "ray" and (address or gpus):
+            raise ConfigError(
+                f"{'--address' if address else '--gpus'} has no effect without --engine ray; leave it out"
+            )
+        on_ray = cluster.RayEngine(address, gpus) if engine == "ray" else None
+        with cluster.together(shard, on_ray) as share:
+            try:
+                if cluster.speaks():
+                    return command(*args, **given)
+                with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), commandline.no_bars():
+                    return command(*args, **given)
+            except cluster.ShareDone as done:
+                click.echo(str(done))
+            except MesynthError as error:
+                if cluster.speaks():
+                    raise
+                if cluster.has_shared():
+                    assert share is not None
+                    raise MesynthError(f"process {share.rank} of {share.count}: {error}") from error
+                sys.exit(2)
+
+    for option in (
+        click.option(
+            "--gpus", type=float, default=0.0, show_default=True, help="GPUs that a task of --engine ray takes."
+        ),
+        click.option("--address", default="", help="Ray cluster of --engine ray [default: the one that is there]."),
+        click.option(
+            "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+            help="Where shards are made: in processes of this machine, or as tasks of a Ray cluster.",
+        ),
+        click.option(
+            "--shard", default="", metavar="i/N",
+            help="Make the i-th of N shares alone, counted from 0, beside others in the same folder [default: as "
+            "torchrun, accelerate launch or srun say].",
+        ),
+    ):  # fmt: skip
+        run = option(run)
+    return run
 
 
 def landmarker_options(command: Any) -> Any:

@@ -37,6 +37,7 @@ from mesynth.corpus.faces import (
     margin,
     prepare_faces,
 )
+from mesynth.corpus.plan import FILE_NAME as PLAN_FILE
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, StoredPlan, write_plan
 from mesynth.corpus.previews import VIDEOS, check_video, loose_files
 from mesynth.generators.base import Generator
@@ -45,8 +46,9 @@ from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
+from mesynth.store.cluster import do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
-from mesynth.store.run_folder import claim_folder, only_writer, write_text
+from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.shards import read_frames, read_landmarks
 from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
 
@@ -280,10 +282,11 @@ def run_plan(
         MesynthError: whatever the worker raises.
     """
     claim_folder(out, run.config)
-    with only_writer(out), writable(out):
+    with writer(out), writable(out):
         bars = [progress(name) if progress else None for name in run.bars]
-        run.prepare(out, workers, bars[0])
-        with timed(run.worker(out), report) as work:
+        with unfixed():
+            run.prepare(out, workers, bars[0])
+        with timed(run.worker(out), None if engine() else report) as work:  # tasks elsewhere leave no times here
             made = run_stage(
                 out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1], held=True,
                 meta=framing_meta(KnownFraming(framing=run.framing) if run.framing else None),
@@ -536,7 +539,8 @@ class FaceRun:
             self.sources, out / "faces", self.size, landmarker=self.landmarker, workers=workers, progress=progress,
             examination=self.examination,
         )  # fmt: skip
-        write_plan(self.rows, out)
+        if do_once(out, "plan", (out / PLAN_FILE).is_file):
+            write_plan(self.rows, out)
 
     def jobs(self, rows: Jobs) -> Jobs:
         return rows

@@ -420,6 +420,23 @@ def says_sealed(file: Path) -> bool:
         return False
 
 
+def stated(folder: Path) -> tuple[int, str]:
+    """(clips, hash) of the manifest in ``folder``, as its file states them; no row is read.
+
+    Raises:
+        ManifestError: there is none, it cannot be read, or it is not the one that was written.
+    """
+    file = folder / FILE_NAME
+    if not file.is_file():
+        raise NoManifest(folder)
+    digests.check(folder, [FILE_NAME], promised=says_sealed(file))
+    try:
+        found = pq.read_metadata(file)
+        return found.num_rows, (found.metadata or {}).get(b"mesynth.hash", b"").decode()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ManifestError(f"{file} cannot be read ({' '.join(str(error).split())}); make it anew") from None
+
+
 def write_tables(
     folder: Path | str,
     tables: Callable[[], Iterable[pa.Table]],
