@@ -699,12 +699,14 @@ def measure(
     from mesynth.metrics.measure import measure_all
     from mesynth.metrics.page import write_page
     from mesynth.metrics.report import corpus_names
+    from mesynth.store.cluster import require_no_engine, require_whole_share, writer
     from mesynth.store.digests import enter_files
     from mesynth.store.manifest import Manifest
-    from mesynth.store.run_folder import only_writer
     from mesynth.store.stage import Interrupted
 
     config = MeasureConfig(clips=clips, seed=seed)
+    require_whole_share("measure, whose figures are of all clips")
+    require_no_engine("measure")
 
     def read(corpus: Manifest | Path | str) -> Manifest:
         return corpus if isinstance(corpus, Manifest) else Manifest.read(corpus)
@@ -738,13 +740,14 @@ def measure(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"{out} is a file; choose another --out")
-    with only_writer(out):
+    with writer(out) as member:
         try:
             found = run()
         except KeyboardInterrupt:
             raise Interrupted("interrupted; the same command measures anew") from None
-        found.write(out)
-        enter_files(out, [write_page(found, out, command=command)])
+        if member is None or member.take("report"):
+            found.write(out)
+            enter_files(out, [write_page(found, out, command=command)])
     return found
 
 

@@ -442,6 +442,7 @@ def measure(
     without --download.
     """
     from mesynth.api import measure as run
+    from mesynth.store.cluster import speaks
 
     with progress_bars() as bar:
         found = run(
@@ -449,6 +450,8 @@ def measure(
             lpips_weights=lpips_weights, download=download, workers=workers, panel=panel, command=_command(),
             progress=bar("measure"),
         )  # fmt: skip
+    if not speaks():
+        return
     if download:  # what was requested and did not come is said now, not only on the page
         told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
         for note in sorted(told):

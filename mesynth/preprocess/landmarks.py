@@ -34,9 +34,7 @@ ENVIRONMENT = "MESYNTH_CACHE"
 
 def default_folder() -> Path:
     """``$MESYNTH_CACHE``, else ``mesynth`` in the user's cache folder."""
-    if named := os.environ.get(ENVIRONMENT):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mesynth"
+    return cache_folder()
 
 
 class LandmarkCache:

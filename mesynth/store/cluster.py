@@ -493,6 +493,11 @@ def _refuse_lone_writer(out: Path) -> None:
     raise RunFolderError(f"{out} is being written by another process; wait for it or choose another --out")
 
 
+def innermost() -> Member | None:
+    """The member that this process is in the folder that it holds last; None where it is alone."""
+    return next(reversed(list(_members.get().values())), None)
+
+
 def do_once(out: Path, name: str, done: Callable[[], bool]) -> bool:
     """:meth:`Member.once` of whoever writes ``out`` together; True for a process alone."""
     member = _members.get().get(os.path.abspath(out))
@@ -516,6 +521,12 @@ def require_whole_share(what: str) -> None:
         raise ConfigError(
             f"--shard {share.rank}/{share.count} does not go with {what}; start the processes with torchrun or srun"
         )
+
+
+def require_no_engine(what: str) -> None:
+    """Raise ConfigError where shards are tasks elsewhere, and ``what`` has none."""
+    if _engine.get() is not None:
+        raise ConfigError(f"--engine ray does not go with {what}; leave it out, or start the processes with torchrun")
 
 
 # ------------------------------------------------------------------- on Ray

@@ -25,6 +25,7 @@ from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.framing import KnownFraming
 from mesynth.core.types import N_AUS, AUVector
 from mesynth.store import digests
+from mesynth.store.remote import is_remote, place
 from mesynth.store.run_folder import temporary_beside
 
 KINDS = ("real", "rendered", "synthetic")
@@ -227,7 +228,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path | str, *, checked: bool = True) -> Manifest:
-        """Read ``path`` (a folder that holds manifest.parquet, or the file itself).
+        """Read ``path`` (a folder that holds manifest.parquet, or the file itself; also an address, ``s3://...``).
 
         It is held against the folder's digest list, with the run, the plan and the lists of clips beside it; the bulk
         (shards, frames) when a clip is read, or by `mesynth verify`. ``checked=False``: not, where all is listed.
@@ -236,14 +237,14 @@ class Manifest:
             ManifestError: there is none, or it cannot be read.
             DigestError: one of them is not the file that was written, or the list is damaged or gone.
         """
-        path = Path(path)
+        path = place(path)
         file = path / FILE_NAME if path.is_dir() else path
         if not file.is_file():
             raise NoManifest(path)
         if checked and file.name == FILE_NAME:
             digests.check(file.parent, [FILE_NAME], beside=_TRUSTED, promised=says_sealed(file))
         try:
-            table = pq.read_table(file, page_checksum_verification=True)
+            table = pq.read_table(_source(file), page_checksum_verification=True)
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -374,6 +375,11 @@ class Manifest:
         root = Path(root)
         rows = []
         for manifest in manifests:
+            if is_remote(manifest.root) != is_remote(root):
+                raise ManifestError(
+                    f"{manifest.root} and {root} do not lie together, and a manifest names its shards from its own "
+                    "place; copy the corpus to where the result goes"
+                )
             prefix = os.path.relpath(manifest.root, root)
             rows += [_rebased(row, prefix) for row in manifest]
         recorded = {manifest.meta.get(FRAMING) for manifest in manifests}
@@ -412,10 +418,15 @@ _TRUSTED = ("run.yaml", "plan.jsonl", "skipped.csv", "rejected.csv")
 _SEALED = b"mesynth." + digests.KEY.encode()
 
 
+def _source(file: Path) -> Any:
+    """As pyarrow takes it."""
+    return pa.BufferReader(file.read_bytes()) if is_remote(file) else file
+
+
 def says_sealed(file: Path) -> bool:
     """Whether a manifest's metadata say that the list of its digests lies beside it; False where it cannot be read."""
     try:
-        return (pq.read_schema(file).metadata or {}).get(_SEALED) == digests.LIST.encode()
+        return (pq.read_schema(_source(file)).metadata or {}).get(_SEALED) == digests.LIST.encode()
     except (pa.ArrowException, OSError, ValueError):
         return False
 
