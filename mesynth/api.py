@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mesynth.core.errors import ConfigError
+from mesynth.store.remote import delivers
 
 if TYPE_CHECKING:
     from mesynth.benchmark.result import Result
@@ -36,6 +37,7 @@ Bars = Callable[[str], Progress]
 # ---------------------------------------------------------------- faces and databases
 
 
+@delivers
 def render(
     out: Path | str,
     *,
@@ -79,6 +81,7 @@ def render(
     return render_casme2(out, wanted, workers=workers, progress=bar("clips"))
 
 
+@delivers
 def prepare(
     database: str,
     root: Path | str,
@@ -485,6 +488,7 @@ def plan(
     ).write(Path(out))
 
 
+@delivers
 def generate(
     faces: Path | str | None = None,
     *,

@@ -219,22 +219,25 @@ def export(
     from mesynth.corpus.exports.run import export as run
     from mesynth.corpus.exports.run import forecast
     from mesynth.store.manifest import Manifest
+    from mesynth.store.remote import shown
 
     options = Options(size=size, video=video, train=not no_train, frame=frame)
     source = Manifest.read(corpus)
     if dry_run:
         expected = forecast(source, form, options)
-        would = {"form": form, "out": str(out), "clips": expected.clips, "left out": len(expected.left_out)}
+        would = {"form": form, "out": shown(out), "clips": expected.clips, "left out": len(expected.left_out)}
         if as_json:
             echo_json(would | {"dry run": True})
         else:
-            click.echo(f"would export {expected.clips} clips to {form} in {out}, {len(expected.left_out)} left out")
+            click.echo(
+                f"would export {expected.clips} clips to {form} in {shown(out)}, {len(expected.left_out)} left out"
+            )
             for entry in expected.left_out[:10]:
                 click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
         return
     with progress_bars() as bar:
         account = run(source, form, out, options, workers=workers, progress=bar("clips"))
-    show_result(account.to_dict(), as_json)
+    show_result(account.to_dict() | {"out": shown(out)}, as_json)
 
 
 @click.command(

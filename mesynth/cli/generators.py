@@ -329,13 +329,15 @@ def render(
     layout: str, subjects: int, clips: int, size: int, fps: float, seed: int, out: Path, workers: int, dry_run: bool
 ) -> None:
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
+    from mesynth.store.remote import shown
+
     if dry_run:
         from mesynth.datasets.rendered import Rendering
 
         Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)  # checks them
         n = subjects * clips if layout == "casme2" else subjects
         what = "clips" if layout == "casme2" else "pictures"
-        click.echo(f"would render {n} {what} of {subjects} subjects into {out}")
+        click.echo(f"would render {n} {what} of {subjects} subjects into {shown(out)}")
         return
     from mesynth.api import render as run
 
@@ -344,7 +346,7 @@ def render(
             out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, workers=workers,
             progress=bar,
         )  # fmt: skip
-    click.echo(f"rendered into {out}")
+    click.echo(f"rendered into {shown(out)}")
 
 
 @click.command(
@@ -448,13 +450,14 @@ def generate(
     from mesynth.api import fetch_landmarker
     from mesynth.corpus.generation import Generation
     from mesynth.store.cluster import speaks
+    from mesynth.store.remote import shown
 
     wanted = Generation(**given | {"duration": _range(given["duration"])})
     source = click.core.ParameterSource.COMMANDLINE
     named = {name for name in context.params if context.get_parameter_source(name) == source}
     wanted.check(named, option=lambda name: f"--{_OPTIONS.get(name, name).replace('_', '-')}")
     if dry_run:
-        click.echo(wanted.forecast(out))
+        click.echo(wanted.forecast(Path(shown(out))))
         return
     if wanted.kind == "clips":
         wanted = replace(wanted, landmarker=fetch_landmarker(wanted.landmarker, download))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,23 @@ def share_options(command: Any) -> Any:
     def run(*args: Any, shard: str, engine: str, address: str, gpus: float, **given: Any) -> Any:
         from mesynth import commandline
         from mesynth.core.errors import ConfigError, MesynthError
-        from mesynth.store import cluster
+        from mesynth.store import cluster, remote
 
         if engine != "ray" and (address or gpus):
             raise ConfigError(
                 f"{'--address' if address else '--gpus'} has no effect without --engine ray; leave it out"
             )
         on_ray = cluster.RayEngine(address, gpus) if engine == "ray" else None
-        with cluster.together(shard, on_ray) as share:
+        with ExitStack() as stack:
+            share = stack.enter_context(cluster.together(shard, on_ray))
             try:
+                if out := given.get("out"):
+                    if share is not None or on_ray is not None:
+                        remote.require_here(out, "--engine ray" if on_ray else "them")
+                    given["out"] = stack.enter_context(remote.delivered(out))
+                for name in ("faces", "plan", "root"):  # pictures and tables of many files are read from a disk
+                    if given.get(name):
+                        given[name] = remote.fetched(given[name])
                 if cluster.speaks():
                     return command(*args, **given)
                 with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), commandline.no_bars():
@@ -125,12 +133,14 @@ def summary(manifest: Any, out: Path) -> dict[str, Any]:
     """
     import pyarrow.compute as pc
 
+    from mesynth.store.remote import shown
+
     table = manifest.table
     framed = pc.or_(pc.is_valid(table["frames"]), pc.greater(pc.list_value_length(table["frame_files"]), 0))
     frames = pc.sum(table["n_frames"].filter(framed)).as_py() or 0
     labels = [label for label in manifest.column("label") if label]
     return {
-        "out": str(out),
+        "out": shown(out),
         "clips": len(manifest),
         "subjects": len(set(manifest.subject_keys())),
         "frames": frames,

@@ -27,6 +27,7 @@ import numpy as np
 from mesynth.core.errors import MesynthError, NoFaceError, WeightsUnavailable
 from mesynth.store import assets
 from mesynth.store.assets import Need, hub_folder
+from mesynth.store.remote import cache_folder
 from mesynth.store.run_folder import write_bytes
 
 ENVIRONMENT = "MESYNTH_CACHE"

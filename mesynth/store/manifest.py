@@ -175,12 +175,12 @@ class NoManifest(ManifestError):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        self.path = Path(path)
+        self.path = place(path)
 
     def __str__(self) -> str:
         module, _, function = self._NEAR.partition(":")
         try:
-            near = getattr(import_module(module), function)(self.path)
+            near = "" if is_remote(self.path) else getattr(import_module(module), function)(self.path)
         except OSError:  # a message says what is missing, whatever lies near
             near = ""
         way = near or "give a folder written by prepare, render or generate"

@@ -1,13 +1,14 @@
-"""Folders that have an address instead of a place on a disk: ``s3://``, ``gs://``, ``memory://``, whatever fsspec opens.
+"""Folders that have an address instead of a place on a disk: ``s3://``, ``gs://``, ``memory://``, what fsspec opens.
 
-A :class:`RemotePath` is read like any path: manifests whole, shards by range (:class:`mesynth.store.shards.ShardReader`),
-so that a corpus is streamed from where it lies. What is written to an address is made in a folder of this machine's
-cache first and sent as whole files, the one that says that the folder is finished last of all (:func:`delivered`): as on
-a disk, a folder that has it is complete.
+A :class:`RemotePath` is read like any path: manifests whole, shards by range
+(:class:`mesynth.store.shards.ShardReader`), so that a corpus is streamed from where it lies. What is written to an
+address is made in a folder of this machine's cache first and sent as whole files, the one that says that the folder is
+finished last of all (:func:`delivered`): as on a disk, a folder that has it is complete.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import inspect
@@ -63,9 +64,11 @@ def place(path: Path | str) -> Path:
     (PosixPath('runs/a'), RemotePath('s3://bucket/a'))
     >>> place("ftps3://bucket/a")
     Traceback (most recent call last):
-    mesynth.core.errors.ConfigError: 'ftps3://bucket/a': the scheme ftps3 is unknown; give a folder, or an address such as s3://bucket/corpus
+    mesynth.core.errors.ConfigError: 'ftps3://bucket/a': the scheme ftps3 is unknown; give a folder, or ...
     """
-    if isinstance(path, RemotePath) or not is_remote(path):
+    if isinstance(path, RemotePath):
+        return path
+    if not is_remote(path):
         return Path(path)
     made = RemotePath(path)
     made.filesystem()
@@ -112,7 +115,7 @@ class RemotePath(type(Path())):  # type: ignore[misc]
     def open(self, mode: str = "r", *_: Any, encoding: str | None = None, newline: str | None = None, **__: Any) -> Any:  # type: ignore[override]
         """To read; ``wb`` to write a whole file."""
         if mode not in ("r", "rt", "rb", "wb"):
-            raise OSError(30, "an address is read, and written as whole files", self.url)
+            raise OSError(errno.EROFS, "an address is read, and written as whole files", self.url)
         fs, name = self.filesystem()
         with _understood(self.url):
             if mode == "wb":
@@ -175,8 +178,12 @@ def _understood(url: str) -> Iterator[None]:
     """Whatever a file system raises, in one line; what a disk would say as well stays an OSError."""
     try:
         yield
-    except (OSError, MesynthError):
+    except MesynthError:
         raise
+    except OSError as error:  # s3fs and gcsfs name neither number nor file
+        kinds = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
+        number = next((n for kind, n in kinds.items() if isinstance(error, kind)), error.errno or errno.EIO)
+        raise OSError(number, error.strerror or _said(error), url) from None
     except Exception as error:  # botocore's and gcsfs's own
         raise MesynthError(
             f"{url} does not answer ({_said(error)}); check the address, the network and your credentials"
@@ -184,6 +191,11 @@ def _understood(url: str) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------- whole folders
+
+
+def _own(what: str, remote: RemotePath) -> Path:
+    """A folder of the cache for an address alone."""
+    return cache_folder() / what / hashlib.sha256(remote.url.encode()).hexdigest()[:16] / (remote.name or "root")
 
 
 def fetched(path: Path) -> Path:
@@ -196,13 +208,13 @@ def fetched(path: Path) -> Path:
         return path
     remote = cast(RemotePath, place(path))
     fs, name = remote.filesystem()
-    target = cache_folder() / "fetched" / hashlib.sha256(remote.url.encode()).hexdigest()[:16] / (remote.name or "root")
+    target = _own("fetched", remote)
     files = remote.files()
     if not files:
         if not remote.is_file():
             raise ManifestError(f"nothing lies at {remote}; check the address")
         files = {"": int((remote._info() or {}).get("size") or 0)}
-    if target.is_dir() and {p for p in digests.walk(target)} - set(files) - {digests.LIST}:
+    if target.is_dir() and set(digests.walk(target)) - set(files) - {digests.LIST}:
         shutil.rmtree(target)  # files that are gone there would be taken for the folder's
     for path_in, size in files.items():
         here = target / path_in if path_in else target
@@ -246,7 +258,9 @@ def delivered(out: Path) -> Iterator[Path]:
         yield out
         return
     remote = cast(RemotePath, place(out))
-    staging = cache_folder() / "staging" / hashlib.sha256(remote.url.encode()).hexdigest()[:16] / (remote.name or "root")
+    staging = (
+        cache_folder() / "staging" / hashlib.sha256(remote.url.encode()).hexdigest()[:16] / (remote.name or "root")
+    )
     there = remote.files()
     known: dict[str, str] = {}
     if there:
@@ -285,8 +299,8 @@ def _send(folder: Path, remote: RemotePath, there: dict[str, int], known: dict[s
                 fs.put_file(str(file), f"{name}/{path}")
         except OSError as error:
             raise RunFolderError(
-                f"{remote / path} cannot be written ({error.strerror or _said(error)}); {folder} holds what was made, and "
-                "the same command sends it"
+                f"{remote / path} cannot be written ({error.strerror or _said(error)}); {folder} holds what was made, "
+                "and the same command sends it"
             ) from None
 
 

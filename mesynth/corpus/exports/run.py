@@ -54,6 +54,7 @@ from mesynth.corpus.exports.releases import Casme2Form, FlowFoldersForm, SammFor
 from mesynth.datasets.registry import EXPORT, advised
 from mesynth.store import digests
 from mesynth.store.manifest import FRAMING, Manifest, Row, framing_meta, write_tables
+from mesynth.store.remote import delivers
 from mesynth.store.run_folder import claim_folder, temporary_beside, write_last, write_listed, write_text
 from mesynth.store.stage import (
     PARTS,
@@ -91,6 +92,7 @@ LEFT_OUT_FILE = "left_out.csv"
 _PLACES, _LEFT = "places.jsonl", "left_out.jsonl"
 
 
+@delivers
 def export(
     source: Manifest,
     form: str,
