@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mesynth.metrics.fid import Fid
     from mesynth.metrics.report import Comparison
     from mesynth.store.manifest import Manifest
+    from mesynth.store.stage import Cost
     from mesynth.training.config import Recipe
     from mesynth.training.train import Trained
 
@@ -175,6 +176,31 @@ def prepare(
         manifest, out, config, landmarker=fetch_landmarker(landmarker, download), device=device, workers=workers,
         cache=default_folder() if cache else None, skip_bad=skip_bad, skipped=skipped, progress=progress,
     )  # fmt: skip
+
+
+def prepare_cost(
+    manifest: Manifest, *, landmarker: str = "auto", device: str = "cpu", skip_bad: bool = False, **steps: Any
+) -> Cost:
+    """What preparing takes on this machine, measured on the first clips of a database (:func:`load_database`), which
+    are prepared into a temporary folder. Raises what :func:`prepare` does."""
+    from tempfile import TemporaryDirectory
+    from time import perf_counter
+
+    from mesynth.preprocess.config import PrepareConfig
+    from mesynth.preprocess.prepare import prepare as run
+    from mesynth.store.stage import Cost
+
+    config = PrepareConfig(**steps | _crop_frame(str(steps.get("frame") or "")))
+    n = min(len(manifest), 4)
+    seconds, stored = [], 0
+    for clips in (1, n):
+        with TemporaryDirectory(prefix="mesynth-cost-") as folder:
+            started = perf_counter()
+            run(manifest[:clips], folder, config, landmarker=landmarker, device=device, skip_bad=skip_bad)
+            seconds.append(perf_counter() - started)
+            stored = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    each = (seconds[1] - seconds[0]) / (n - 1) if n > 1 and seconds[1] > seconds[0] else seconds[1] / n
+    return Cost(n, each, stored / n, max(seconds[0] - each, 0.0))
 
 
 def _crop_frame(frame: str) -> dict[str, str]:

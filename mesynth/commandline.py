@@ -259,6 +259,20 @@ def list_recipes_option(*folders: str) -> Callable[[Command], Command]:
     )
 
 
+def engine_options(command: Command) -> Command:
+    """``--engine``, ``--address`` and ``--gpus``, of :meth:`mesynth.store.cluster.RayEngine.of`."""
+    for option in (
+        click.option("--gpus", type=float, default=0.0, help="GPUs that a task of --engine ray takes [default: none]."),
+        click.option("--address", default="", help="Ray cluster of --engine ray [default: the one that is there]."),
+        click.option(
+            "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+            help="Where the parts of the work are done: on this machine, or as tasks of a Ray cluster.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def json_option(command: Command) -> Command:
     """``--json``: the verb prints one JSON object on stdout (parameter ``as_json``)."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)

@@ -458,6 +458,12 @@ def generate(
     wanted.check(named, option=lambda name: f"--{_OPTIONS.get(name, name).replace('_', '-')}")
     if dry_run:
         click.echo(wanted.forecast(Path(shown(out))))
+        try:
+            cost, clips = wanted.cost()
+        except MesynthError as error:  # a face or a weight that is missing is said, and what was said stays true
+            click.echo(f"not measured: {error}")
+            return
+        click.echo(cost.text(clips, "flow images" if wanted.kind == "flow" else "clips"))
         return
     if wanted.kind == "clips":
         wanted = replace(wanted, landmarker=fetch_landmarker(wanted.landmarker, download))

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from mesynth.commandline import engine_options
+
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the result.")
 WORKERS = click.option(
     "--workers",
@@ -42,14 +44,10 @@ def share_options(command: Any) -> Any:
     @functools.wraps(command)
     def run(*args: Any, shard: str, engine: str, address: str, gpus: float, **given: Any) -> Any:
         from mesynth import commandline
-        from mesynth.core.errors import ConfigError, MesynthError
+        from mesynth.core.errors import MesynthError
         from mesynth.store import cluster, remote
 
-        if engine != "ray" and (address or gpus):
-            raise ConfigError(
-                f"{'--address' if address else '--gpus'} has no effect without --engine ray; leave it out"
-            )
-        on_ray = cluster.RayEngine(address, gpus) if engine == "ray" else None
+        on_ray = cluster.RayEngine.of(engine, address, gpus)
         with ExitStack() as stack:
             share = stack.enter_context(cluster.together(shard, on_ray))
             try:
@@ -74,23 +72,11 @@ def share_options(command: Any) -> Any:
                     raise MesynthError(f"process {share.rank} of {share.count}: {error}") from error
                 sys.exit(2)
 
-    for option in (
-        click.option(
-            "--gpus", type=float, default=0.0, show_default=True, help="GPUs that a task of --engine ray takes."
-        ),
-        click.option("--address", default="", help="Ray cluster of --engine ray [default: the one that is there]."),
-        click.option(
-            "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-            help="Where shards are made: in processes of this machine, or as tasks of a Ray cluster.",
-        ),
-        click.option(
-            "--shard", default="", metavar="i/N",
-            help="Make the i-th of N shares alone, counted from 0, beside others in the same folder [default: as "
-            "torchrun, accelerate launch or srun say].",
-        ),
-    ):  # fmt: skip
-        run = option(run)
-    return run
+    return click.option(
+        "--shard", default="", metavar="i/N",
+        help="Make the i-th of N shares alone, counted from 0, beside others in the same folder [default: as "
+        "torchrun, accelerate launch or srun say].",
+    )(engine_options(run))  # fmt: skip
 
 
 def landmarker_options(command: Any) -> Any:

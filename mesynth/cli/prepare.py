@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mesynth.api import FLOW_FOLDERS, load_database
+from mesynth.api import FLOW_FOLDERS, load_database, prepare_cost
 from mesynth.api import prepare as run_prepare
 from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, share_options, summary
 from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
@@ -185,7 +185,9 @@ def prepare(
     `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
+    from mesynth.core.errors import MesynthError
     from mesynth.datasets.registry import EXPORT
+    from mesynth.store.remote import shown
 
     steps |= {
         "inputs": tuple(name.strip() for name in inputs.split(",") if name.strip()),
@@ -211,7 +213,13 @@ def prepare(
         return
     if dry_run:
         manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad, **chosen)
-        click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
+        people = len(set(manifest.subject_keys()))
+        click.echo(f"would prepare {len(manifest)} clips of {people} subjects into {shown(out)}")
+        how = {"landmarker": landmarker, "device": device, "skip_bad": skip_bad}
+        try:
+            click.echo(prepare_cost(manifest, **how, **steps).text(len(manifest)))
+        except MesynthError as error:
+            click.echo(f"not measured: {error}")
         return
     from mesynth.datasets.check import kinds_of_warnings
     from mesynth.store.cluster import speaks

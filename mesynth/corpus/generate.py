@@ -50,7 +50,7 @@ from mesynth.store.cluster import do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.shards import read_frames, read_landmarks
-from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
+from mesynth.store.stage import Cost, Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 THROUGHPUT_FILE = "throughput.json"
 """The only file of a corpus that differs from run to run; it is no part of what a seed decides."""
@@ -293,6 +293,24 @@ def run_plan(
             )  # fmt: skip
     prove_complete(made, len(run.rows))
     return made
+
+
+def cost(run: CorpusRun, rows: int) -> Cost:
+    """Measured on the first ``rows`` of the run, made twice in a folder of the machine's own: libraries and weights are
+    read, and code is compiled, the first time."""
+    jobs = run.rows[:rows]
+    speeds: list[Throughput] = []
+    started = time.perf_counter()
+    with TemporaryDirectory(prefix="mesynth-cost-") as folder:
+        run.prepare(Path(folder), 1, None)
+        begun = time.perf_counter()
+        for turn in ("first", "again"):
+            out = Path(folder) / turn
+            with timed(run.worker(Path(folder)), speeds.append) as work:
+                run_stage(out, run.jobs(jobs), work, config=run.config)
+        stored = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    first, again = (speed.wall for speed in speeds)
+    return Cost(len(jobs), again / len(jobs), stored / len(jobs), max(begun - started + first - again, 0.0))
 
 
 # ---------------------------------------------------------------- clips
@@ -547,6 +565,14 @@ class FaceRun:
 
     def worker(self, out: Path) -> GenerateWorker:
         return GenerateWorker(self.model, out / "faces", self.size, self.preview)
+
+
+def few_faces(run: FaceRun, rows: int) -> FaceRun:
+    """The first rows of a run on the faces that they need alone."""
+    first = list(run.rows[:rows])
+    used = list(dict.fromkeys(row.face for row in first))
+    moved = [replace(row, face=used.index(row.face)) for row in first]
+    return replace(run, rows=moved, sources=[run.sources[i] for i in used], examination=None)  # type: ignore[arg-type]
 
 
 def face_run(

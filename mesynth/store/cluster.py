@@ -167,6 +167,22 @@ def together(shard: str = "", engine: RayEngine | None = None) -> Iterator[Share
 _has_shared: ContextVar[bool] = ContextVar("has_shared", default=False)
 
 
+@contextmanager
+def on_engine(chosen: RayEngine | None) -> Iterator[None]:
+    """In this block parts of the work are tasks of ``chosen``; None: as before.
+
+    Raises:
+        ConfigError: under a launcher, whose processes share the work already.
+    """
+    if chosen is not None and launcher_share() is not None:
+        raise ConfigError("--engine ray shares the work itself; start one process, without a launcher")
+    token = _engine.set(chosen or _engine.get())
+    try:
+        yield
+    finally:
+        _engine.reset(token)
+
+
 def has_shared() -> bool:
     """Whether this process has taken part in a folder since :func:`together`."""
     return _has_shared.get()
@@ -549,6 +565,17 @@ class RayEngine:
     address: str = ""
     gpus: float = 0.0
     retries: int = 5
+
+    @classmethod
+    def of(cls, engine: str, address: str = "", gpus: float = 0.0) -> RayEngine | None:
+        """None for the engine "local". Raises ConfigError for what has no effect there."""
+        if engine == "ray":
+            return cls(address, gpus)
+        if address or gpus:
+            raise ConfigError(
+                f"{'--address' if address else '--gpus'} has no effect without --engine ray; leave it out"
+            )
+        return None
 
     def __post_init__(self) -> None:
         if not 0 <= self.gpus <= 64:
