@@ -188,13 +188,14 @@ def prepare_cost(
 
     from mesynth.preprocess.config import PrepareConfig
     from mesynth.preprocess.prepare import prepare as run
+    from mesynth.store.cluster import alone
     from mesynth.store.stage import Cost
 
     config = PrepareConfig(**steps | _crop_frame(str(steps.get("frame") or "")))
     n = min(len(manifest), 4)
     seconds, stored = [], 0
     for clips in (1, n):
-        with TemporaryDirectory(prefix="mesynth-cost-") as folder:
+        with TemporaryDirectory(prefix="mesynth-cost-") as folder, alone():
             started = perf_counter()
             run(manifest[:clips], folder, config, landmarker=landmarker, device=device, skip_bad=skip_bad)
             seconds.append(perf_counter() - started)

@@ -99,8 +99,8 @@ def ablate(
         described = {name: text for name, text in names.items() if text}
         if described and engine() is not None:
             raise ConfigError(
-                f"model '{next(iter(described))}' is an object of this process and cannot go to Ray's; give a registered "
-                "name, or leave the engine out"
+                f"model '{next(iter(described))}' is an object of this process and cannot go to Ray's; give a "
+                "registered name, or leave the engine out"
             )
         return _ablate(
             sources(real), sources(synthetic), config if models is None else replace(config, models=tuple(names)),

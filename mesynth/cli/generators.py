@@ -461,9 +461,9 @@ def generate(
         try:
             cost, clips = wanted.cost()
         except MesynthError as error:  # a face or a weight that is missing is said, and what was said stays true
-            click.echo(f"not measured: {error}")
+            click.echo(f"not measured: {error}", err=True)
             return
-        click.echo(cost.text(clips, "flow images" if wanted.kind == "flow" else "clips"))
+        click.echo(cost.text(clips, "flow images" if wanted.kind == "flow" else "clips"), err=True)
         return
     if wanted.kind == "clips":
         wanted = replace(wanted, landmarker=fetch_landmarker(wanted.landmarker, download))

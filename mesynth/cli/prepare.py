@@ -217,9 +217,9 @@ def prepare(
         click.echo(f"would prepare {len(manifest)} clips of {people} subjects into {shown(out)}")
         how = {"landmarker": landmarker, "device": device, "skip_bad": skip_bad}
         try:
-            click.echo(prepare_cost(manifest, **how, **steps).text(len(manifest)))
+            click.echo(prepare_cost(manifest, **how, **steps).text(len(manifest)), err=True)
         except MesynthError as error:
-            click.echo(f"not measured: {error}")
+            click.echo(f"not measured: {error}", err=True)
         return
     from mesynth.datasets.check import kinds_of_warnings
     from mesynth.store.cluster import speaks

@@ -46,7 +46,7 @@ from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
-from mesynth.store.cluster import do_once, engine, unfixed, writer
+from mesynth.store.cluster import alone, do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.shards import read_frames, read_landmarks
@@ -301,7 +301,7 @@ def cost(run: CorpusRun, rows: int) -> Cost:
     jobs = run.rows[:rows]
     speeds: list[Throughput] = []
     started = time.perf_counter()
-    with TemporaryDirectory(prefix="mesynth-cost-") as folder:
+    with TemporaryDirectory(prefix="mesynth-cost-") as folder, alone():
         run.prepare(Path(folder), 1, None)
         begun = time.perf_counter()
         for turn in ("first", "again"):

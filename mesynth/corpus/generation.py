@@ -244,7 +244,8 @@ class Generation:
                 size=28 if self.size is None else self.size, nuisance=parse_flow_nuisance(self.nuisance),
                 framing=self.framing(),
             )  # fmt: skip
-            return cost(images, _MEASURED_IMAGES), len(images.rows)
+            few = replace(images, rows=images.rows[:_MEASURED_IMAGES])  # its plan is written, too
+            return cost(few, _MEASURED_IMAGES), len(images.rows)
         model, preview = self.model or "motion-prior", Preview(count=0)
         if self.plan:
             plan = self._stored()

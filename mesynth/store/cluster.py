@@ -530,6 +530,17 @@ def unless(done: Callable[[], bool]) -> Iterator[None]:
             raise
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """In this block folders are this process's own, and made on this machine."""
+    share, engine_before = _share.set(None), _engine.set(None)
+    try:
+        yield
+    finally:
+        _share.reset(share)
+        _engine.reset(engine_before)
+
+
 def require_whole_share(what: str) -> None:
     """Raise ConfigError where this process has a fixed share, which ``what`` does not take."""
     share = _share.get()

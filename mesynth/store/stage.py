@@ -555,7 +555,8 @@ class Cost:
                 break
         return (
             f"measured on {self.measured} with one process: {self.seconds:.2g} s and {_size(self.bytes)} a clip, "
-            f"{self.start:.0f} s to start; {clips:,} {what}: {_size(self.bytes * clips)}, {', '.join(each)} of that speed"
+            f"{self.start:.0f} s to start; {clips:,} {what}: {_size(self.bytes * clips)}, "
+            f"{', '.join(each)} of its speed"
         )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import mesynth
 from mesynth.cli import main
 from mesynth.store.manifest import Manifest
+from mesynth.store.shards import png_bytes
 from tests.builders import tree_bytes
 
 FLOW = ["generate", "--kind", "flow", "--emotion", "surprise,negative", "--count", "12", "--workers", "1"]
@@ -190,3 +193,43 @@ def test_two_processes_of_a_launcher(alone: Path, tmp_path: Path) -> None:
     assert Manifest.read(alone).hash() in said[0][0]
     assert said[1] == ("", "")
     assert bytes_of(out) == bytes_of(alone)
+
+
+# ------------------------------------------------------------------- what it will cost
+
+
+MEASURED = r"measured on {} with one process: [\d.e-]+ s and [\d.]+ kB a clip, \d+ s to start; {}: [\d.]+ (kB|MB|GB), "
+
+
+@pytest.mark.parametrize("more", [(), ("--shard", "0/4")])
+def test_a_dry_run_of_generate_measures(more: tuple[str, ...], tmp_path: Path) -> None:
+    words = ["generate", "--kind", "flow", "--emotion", "surprise", "--count", 100_000, "--dry-run", *more]
+    done = run(*words, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    (first,), (second,) = done.stdout.splitlines(), done.stderr.splitlines()
+    assert first.startswith("would generate 100000 flow images of 28 px")
+    assert re.match(MEASURED.format(128, "100,000 flow images"), second), second
+    assert re.search(r"with one process, .* with 8, .* with 64, .* with 512 of its speed$", second)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_on_faces_and_of_prepare_measures(tmp_path: Path) -> None:
+    faces = Path(__file__).parents[2] / "samples" / "corpus"
+    words = ["generate", "--faces", faces, "--au", "12=B", "--size", 48, "--fps", 25, "--count", 40]
+    done = run(*words, "--dry-run", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert re.match(MEASURED.format(3, "40 clips"), done.stderr.splitlines()[-1])
+    words = ["prepare", "corpus", "--root", faces, "--landmarker", "stored", "--method", "farneback", "--no-frames"]
+    done = run(*words, "--dry-run", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert re.match(MEASURED.format(4, r"\d+ clips"), done.stderr.splitlines()[-1]), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_why_nothing_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "no-face.png").write_bytes(png_bytes(np.full((64, 64, 3), 90, np.uint8)))
+    done = run("generate", "--faces", tmp_path / "faces", "--au", "12=B", "--dry-run", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("not measured: ")
+    assert done.stderr.count("\n") == 1
