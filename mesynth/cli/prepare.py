@@ -215,9 +215,9 @@ def prepare(
         manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad, **chosen)
         people = len(set(manifest.subject_keys()))
         click.echo(f"would prepare {len(manifest)} clips of {people} subjects into {shown(out)}")
-        how = {"landmarker": landmarker, "device": device, "skip_bad": skip_bad}
         try:
-            click.echo(prepare_cost(manifest, **how, **steps).text(len(manifest)), err=True)
+            cost = prepare_cost(manifest, landmarker=landmarker, device=device, skip_bad=skip_bad, **steps)
+            click.echo(cost.text(len(manifest)), err=True)
         except MesynthError as error:
             click.echo(f"not measured: {error}", err=True)
         return

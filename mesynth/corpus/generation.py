@@ -247,6 +247,7 @@ class Generation:
             few = replace(images, rows=images.rows[:_MEASURED_IMAGES])  # its plan is written, too
             return cost(few, _MEASURED_IMAGES), len(images.rows)
         model, preview = self.model or "motion-prior", Preview(count=0)
+        rows: Plan | StoredPlan
         if self.plan:
             plan = self._stored()
             chosen, sources, rows, size = choose_for_rows(model, plan), plan.find(self.faces), plan, plan.size

@@ -25,7 +25,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, RunFolderError
 from mesynth.store import digests
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)  # two letters at least: C:/ is a drive
 _HUB = "hf"
 _LAST = ("manifest.parquet", "export.json", "plan.json", "faces.json")
@@ -50,7 +51,7 @@ def is_remote(path: object) -> bool:
     """
     if isinstance(path, RemotePath):
         return True
-    found = _URL.match(os.fspath(path)) if isinstance(path, (str, os.PathLike)) else None  # type: ignore[arg-type]
+    found = _URL.match(os.fspath(path)) if isinstance(path, (str, os.PathLike)) else None
     return found is not None and found[1].lower() != _HUB
 
 
@@ -112,7 +113,7 @@ class RemotePath(type(Path())):  # type: ignore[misc]
         except Exception as error:  # options of a file system, each with errors of its own
             raise ConfigError(f"'{self.url}' cannot be used ({_said(error)}); check the address") from None
 
-    def open(self, mode: str = "r", *_: Any, encoding: str | None = None, newline: str | None = None, **__: Any) -> Any:  # type: ignore[override]
+    def open(self, mode: str = "r", *_: Any, encoding: str | None = None, newline: str | None = None, **__: Any) -> Any:
         """To read; ``wb`` to write a whole file."""
         if mode not in ("r", "rt", "rb", "wb"):
             raise OSError(errno.EROFS, "an address is read, and written as whole files", self.url)
@@ -129,7 +130,7 @@ class RemotePath(type(Path())):  # type: ignore[misc]
         with _understood(self.url):
             return cast(bytes, fs.cat_file(name))
 
-    def read_text(self, encoding: str | None = None, *_: Any, **__: Any) -> str:  # type: ignore[override]
+    def read_text(self, encoding: str | None = None, *_: Any, **__: Any) -> str:
         """The whole file as text."""
         return self.read_bytes().decode(encoding or "utf-8")
 
@@ -319,14 +320,12 @@ def delivers(function: Callable[P, T]) -> Callable[P, T]:
         out = bound.arguments.get("out")
         if out is None or not is_remote(out):
             return function(*args, **given)
-        from mesynth.store.manifest import Manifest
-
         with delivered(Path(out)) as folder:
             bound.arguments["out"] = folder
             made = function(*bound.args, **bound.kwargs)
         remote = place(out)
-        if isinstance(made, Manifest):
-            return cast(T, Manifest.read(remote))
+        if hasattr(made, "root"):  # a manifest, which is read where its shards are
+            return cast(T, cast(Any, type(made)).read(remote))
         if isinstance(made, Path):
             return cast(T, remote)
         if is_dataclass(made) and hasattr(made, "out"):

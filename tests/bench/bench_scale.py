@@ -149,6 +149,7 @@ def table(clip: float, size: float, start: float, rates: dict[str, float]) -> No
 
 def stream() -> None:
     """Clips of a corpus of a local S3 server and of the disk, in turn, into batches."""
+    import logging
     import os
 
     import s3fs
@@ -157,6 +158,7 @@ def stream() -> None:
     import mesynth
     from mesynth.data import IterableClipDataset, clip_loader
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -202,9 +204,7 @@ def main() -> None:
         if name.endswith("GiB"):
             slope = (value - few[name]) / (chosen.rows - chosen.rows // 4)
             whole = value + slope * (1e7 - chosen.rows)
-            print(
-                f"{name.removesuffix(' GiB')}: at most {value:.2f} GiB, of ten million rows by the slope {whole:.2f} GiB"
-            )
+            print(f"{name}: at most {value:.2f}, of ten million rows by the slope {whole:.2f}")
         elif name.endswith("bytes"):
             print(f"{name}: {value:.0f} a row")
         else:

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import mesynth
 from mesynth.cli import main
+from mesynth.datasets.casme2 import load_casme2
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import png_bytes
 from tests.builders import tree_bytes
@@ -72,6 +73,44 @@ def test_shares_of_prepare(alone: Path, tmp_path: Path) -> None:
         done = run("prepare", "export", "--root", exported, "--workers", 1, "--shard", share, "--out", tmp_path / "out")
         assert done.exit_code == 0
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
+
+
+def test_shares_on_faces(tmp_path: Path) -> None:
+    """Faces are made by whoever comes first, all of them, whatever his share."""
+    faces = Path(__file__).parents[2] / "samples" / "corpus"
+    words = ["generate", "--faces", faces, "--emotion", "surprise", "--size", 32, "--fps", 25, "--duration", 0.2]
+    words += ["--count", 9, "--preview", 1, "--workers", 1, "--out"]
+    assert run(*words, tmp_path / "whole").exit_code == 0
+    for share in ("2/3", "0/3", "1/3"):
+        done = run(*words, tmp_path / "out", "--shard", share)
+        assert done.exit_code == 0, done.output
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    again = run(*words, tmp_path / "out", "--shard", "0/3")
+    assert again.exit_code == 0, again.output
+    assert run("verify", tmp_path / "out").exit_code == 0
+
+
+def test_measure_takes_ranks_and_no_share(alone: Path, tmp_path: Path) -> None:
+    words = ["measure", "--real", alone, "--synthetic", alone, "--out", tmp_path / "out"]
+    for more in (["--shard", "0/2"], ["--engine", "ray"]):
+        done = run(*words, *more)
+        assert done.exit_code == 2
+        assert f"{' '.join(more)} does not go with measure" in done.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_render_and_its_workbook_in_shares(tmp_path: Path) -> None:
+    """What follows the shards is done once, by the last one; merge leaves it to the command."""
+    words = ["render", "--subjects", 2, "--clips", 1, "--size", 64, "--fps", 30, "--workers", 1]
+    words += ["--out", tmp_path / "out", "--shard"]
+    assert run(*words, "1/2").exit_code == 0
+    waiting = run("merge", tmp_path / "out")
+    assert waiting.exit_code == 2
+    assert "is a rendered database, which its command closes" in waiting.stderr
+    assert not list(tmp_path.rglob("*.xlsx"))
+    assert run(*words, "0/2").exit_code == 0
+    assert len(load_casme2(tmp_path / "out")) == 2
+    assert run("verify", tmp_path / "out").exit_code == 0
 
 
 def test_a_rank_that_is_not_the_first_says_nothing(alone: Path, tmp_path: Path) -> None:
