@@ -481,7 +481,8 @@ def writer(out: Path, *, held: bool = False) -> Iterator[Member | None]:
         alone = not member.others()
         member.leave()
         if alone:
-            give_up(out)
+            with suppress(OSError):
+                give_up(out)
         raise
     finally:
         member.leave()

@@ -105,7 +105,7 @@ def _order(entry: tuple[str, str]) -> tuple[bytes, ...]:
 def _write(folder: Path, listed: Iterator[tuple[str, str]], *, durable: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / LIST
-    temporary = folder / f".{LIST}.{os.getpid()}.tmp"
+    temporary = folder / f".{LIST}.{os.urandom(8).hex()}.tmp"  # a process number is not one of all machines
     whole, count = hashlib.sha256(), 0
     try:
         with open(temporary, "wb") as file:
