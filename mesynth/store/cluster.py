@@ -118,8 +118,8 @@ def launcher_share(environment: Mapping[str, str] | None = None) -> Share | None
     """
     given = os.environ if environment is None else environment
     rank, count = launched(given)
-    if count == 1 and (tasks := given.get("SLURM_STEP_NUM_TASKS") or given.get("SLURM_NTASKS")):
-        number = given.get("SLURM_PROCID", "0")
+    tasks, number = given.get("SLURM_STEP_NUM_TASKS") or given.get("SLURM_NTASKS", ""), given.get("SLURM_PROCID", "")
+    if count == 1 and tasks and number:
         if not (tasks.isdecimal() and number.isdecimal() and int(number) < max(int(tasks), 1)):
             raise ConfigError(f"SLURM says SLURM_PROCID={number} of SLURM_NTASKS={tasks}; start the ranks with srun")
         rank, count = int(number), max(int(tasks), 1)
@@ -151,9 +151,11 @@ def together(shard: str = "", engine: RayEngine | None = None) -> Iterator[Share
     the other one closes the corpus
     8
     """
-    found = Share.parse(shard) if shard else _share.get() or launcher_share()
-    if engine is not None and found is not None:
-        raise ConfigError("--engine ray shares the shards itself; start one process, without --shard and launcher")
+    found = Share.parse(shard) if shard else _share.get() or (launcher_share() if engine is None else None)
+    if engine is not None:
+        _require_no_ranks()
+        if found is not None:
+            raise ConfigError("--engine ray shares the work itself; start one process, without --shard")
     patience()
     before, engine_before = _share.set(found), _engine.set(engine or _engine.get())
     _has_shared.set(False)
@@ -174,13 +176,19 @@ def on_engine(chosen: RayEngine | None) -> Iterator[None]:
     Raises:
         ConfigError: under a launcher, whose processes share the work already.
     """
-    if chosen is not None and launcher_share() is not None:
-        raise ConfigError("--engine ray shares the work itself; start one process, without a launcher")
+    if chosen is not None:
+        _require_no_ranks()
     token = _engine.set(chosen or _engine.get())
     try:
         yield
     finally:
         _engine.reset(token)
+
+
+def _require_no_ranks() -> None:
+    """Of SLURM there may be: Ray's nodes are started in an allocation of many tasks, and the command by one of them."""
+    if launched()[1] > 1:
+        raise ConfigError("--engine ray shares the work itself; start one process, without a launcher")
 
 
 def has_shared() -> bool:
@@ -212,9 +220,9 @@ def default_workers(environment: Mapping[str, str] | None = None) -> int:
         return max(int(own), 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = _share.get()
-    if share is None or share.fixed:
+    if share is None or share.fixed or given.get("SLURM_PROCID"):  # SLURM gives a task its cores
         return cores
-    here = given.get("LOCAL_WORLD_SIZE", "") or given.get("SLURM_NTASKS_PER_NODE", "")
+    here = given.get("LOCAL_WORLD_SIZE", "")
     return max(cores // (int(here) if here.isdecimal() and int(here) else share.count), 1)
 
 

@@ -407,6 +407,7 @@ def test_shares_cover_every_shard_once(n: int, count: int) -> None:
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "6"}, Share(5, 6)),
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "9", "SLURM_STEP_NUM_TASKS": "6"}, Share(5, 6)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_NTASKS": "64"}, None),  # a shell of salloc: no task
         ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Share(1, 2)),
         ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, Share(2, 4)),
         ({"SLURM_PROCID": "6", "SLURM_NTASKS": "6"}, "SLURM says SLURM_PROCID=6"),
@@ -434,6 +435,7 @@ def test_no_patience(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"SLURM_CPUS_PER_TASK": "3"}, Share(0, 8), 3),
         ({"LOCAL_WORLD_SIZE": "2"}, Share(0, 8), 3),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "64"}, Share(0, 64), 6),
         ({}, Share(0, 100), 1),
         ({}, Share(0, 2), 3),
         ({}, Share(0, 2, fixed=True), 6),
