@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.process import launched
+from mesynth.store.cluster import RayEngine, engine
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer
 from recognizer import ablation_page, report
@@ -63,7 +65,7 @@ def ablate(
 
     With ``out``, finished cells are kept: the same call again goes on, or returns the result. Under `accelerate launch`
     or torchrun the cells are shared over the processes; the first one waits for all cells and writes the result, the
-    others wait for it.
+    others wait for it. Inside :func:`mesynth.store.cluster.together` with a Ray engine, groups of cells are its tasks.
 
     Args:
         real: clips to learn from and to test on: a manifest or its folder, several of them, or a set in memory.
@@ -95,6 +97,11 @@ def ablate(
     """
     with MODELS.lent(config.models if models is None else models) as names:
         described = {name: text for name, text in names.items() if text}
+        if described and engine() is not None:
+            raise ConfigError(
+                f"model '{next(iter(described))}' is an object of this process and cannot go to Ray's; give a "
+                "registered name, or leave the engine out"
+            )
         return _ablate(
             sources(real), sources(synthetic), config if models is None else replace(config, models=tuple(names)),
             None if out is None else Path(out), {"models": described} if described else {}, progress,
@@ -206,10 +213,12 @@ def _run(
 ) -> list[CellResult] | None:
     """This process's cells; in the first process then all cells' results, in order."""
     results: dict[int, CellResult] = {}
+    if (on_ray := engine()) is not None:
+        _run_on(on_ray, runner, cells, folder, results, progress)
     done = 0
     for number, group in enumerate(groups(cells)):
         # Whole or not at all: a network's last bits depend on the members beside it.
-        missing = folder is None or not all(cell.path(folder / PARTS).is_file() for cell in group)
+        missing = not _there(group, folder, results)
         if missing and (folder is None or number % count == rank):
             # The files of the cells go when the result is there: without its file a cell may be finished all the same.
             if folder is not None and (folder / RESULT).is_file():
@@ -234,6 +243,44 @@ def _run(
     paths = [cell.path(folder / PARTS) for cell in cells]
     _wait(lambda: all(path.is_file() for path in paths))
     return [read_cell(path) for path in paths]
+
+
+def _there(group: Sequence[Cell], folder: Path | None, results: Mapping[int, CellResult]) -> bool:
+    if folder is None:
+        return all(cell.index in results for cell in group)
+    return all(cell.path(folder / PARTS).is_file() for cell in group)
+
+
+def _run_on(
+    on_ray: RayEngine,
+    runner: CellRunner,
+    cells: Sequence[Cell],
+    folder: Path | None,
+    results: dict[int, CellResult],
+    progress: Progress | None,
+) -> None:
+    """Every group of cells that is missing, a task each."""
+    waiting = [group for group in groups(cells) if not _there(group, folder, results)]
+    before = len(cells) - sum(map(len, waiting))
+
+    def keep(made: tuple[Sequence[Cell], Sequence[CellResult]]) -> int:
+        for cell, result in zip(*made, strict=True):
+            if folder is None:
+                results[cell.index] = result
+            else:
+                write_cell(result, cell.path(folder / PARTS))
+        return len(made[0])
+
+    def report(done: int) -> None:
+        if progress:
+            progress("cells", before + done, len(cells))
+
+    jobs = ((group,) for group in waiting)
+    on_ray.run(partial(_task, runner), jobs, report=report, where=folder or "memory", take=keep)
+
+
+def _task(runner: CellRunner, group: Sequence[Cell]) -> tuple[Sequence[Cell], list[CellResult]]:
+    return group, runner.run(group)
 
 
 def _wait(ready: Callable[[], bool]) -> None:

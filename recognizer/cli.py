@@ -16,6 +16,7 @@ from mesynth.commandline import (
     by_step,
     dry_run_option,
     echo_json,
+    engine_options,
     json_option,
     list_recipes_option,
     progress_bars,
@@ -176,18 +177,20 @@ def loso(given: _Inputs, also_oracle: bool, model: str | None) -> None:
     click.echo(f"written: {given.out}")
 
 
-@_on_corpora("ablation")
-def ablate(given: _Inputs) -> None:
+@_on_corpora("ablation", engine_options)
+def ablate(given: _Inputs, engine: str, address: str, gpus: float) -> None:
     """Does synthetic data help? Models x mixing modes x sources x real subjects x ratios x seeds, with controls.
 
     Every finished cell is kept, so the same command goes on where it was stopped; under `accelerate launch` or torchrun
-    the cells are shared over the processes. Look at ablation.html first.
+    the cells are shared over the processes, with --engine ray they are tasks of a Ray cluster. Look at ablation.html
+    first.
 
     Example: recognizer ablate ablation/ratio "ratios=[0,1,2]" --real corpora/casme2
     --synthetic corpora/made --out runs/ablation
     """
     from mesynth.core.errors import ConfigError
     from mesynth.core.process import launched
+    from mesynth.store.cluster import RayEngine, on_engine
     from recognizer.ablation import ablate as run
     from recognizer.ablation import plan
     from recognizer.config import AblationConfig
@@ -206,7 +209,7 @@ def ablate(given: _Inputs) -> None:
     if launched()[0]:  # the first process speaks for all
         run(clips, made, config, out=given.out)
         return
-    with progress_bars() as bars:
+    with progress_bars() as bars, on_engine(RayEngine.of(engine, address, gpus)):
         bar = by_step(bars)
         result = run(clips, made, config, out=given.out, progress=bar)
     if given.as_json:

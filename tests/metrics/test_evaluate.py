@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -34,6 +35,7 @@ from mesynth.metrics.evaluate import Evaluation, Makers, Side, evaluate, evaluat
 from mesynth.metrics.measure import measure, measure_all
 from mesynth.metrics.pictures import Diversity, Pictures
 from mesynth.metrics.report import Comparison
+from mesynth.store import cluster
 from mesynth.store.manifest import Manifest
 
 Corpora = tuple[Manifest, Manifest]
@@ -158,6 +160,38 @@ def test_threads_and_processes_take_in_the_same_clips(
                 assert one.metrics[name].taken(kind) == two.metrics[name].taken(kind)  # type: ignore[attr-defined]
     assert one.metrics["mean"].sums == two.metrics["mean"].sums  # type: ignore[attr-defined]
     assert json.dumps(one.left_out) == json.dumps(two.left_out)  # in the same order, too
+
+
+def test_ranks_share_the_clips(
+    makers: Makers, corpora: Corpora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each clip is looked at by one of them, and all have the figures."""
+    real, synthetic = (("real", corpora[0], np.arange(12)), ("synthetic", corpora[1], np.arange(12)))
+    only = Makers(makers.setup, ("scribe",))
+    alone = evaluate(real, {"s": synthetic}, only)[0]["s"]
+    looked: list[str] = []
+    observe = Scribe.observe
+    monkeypatch.setattr(Scribe, "observe", lambda self, clip: looked.append(clip.row.clip_id) or observe(self, clip))
+    found: dict[int, Evaluation] = {}
+    both = threading.Barrier(3)
+
+    def rank(number: int) -> None:
+        cluster._share.set(cluster.Share(number, 3))
+        with cluster.writer(tmp_path):
+            both.wait(30)
+            found[number] = evaluate(real, {"s": synthetic}, only)[0]["s"]
+
+    threads = [threading.Thread(target=rank, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(looked) == sorted([f"rendered{i}" for i in range(12)] + [f"synthetic{i}" for i in range(12)])
+    for kind in ("real", "synthetic"):
+        for evaluation in found.values():
+            assert evaluation.metrics["scribe"].taken(kind) == alone.metrics["scribe"].taken(kind)  # type: ignore[attr-defined]
+    assert len(found) == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_looks_no_further_than_a_limit_needs(
