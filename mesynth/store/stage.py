@@ -38,7 +38,7 @@ from mesynth.core.process import part
 from mesynth.store import digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer, temporary_beside, write_bytes, write_listed, write_text
-from mesynth.store.shards import ShardWriter, frames_members, npy_bytes
+from mesynth.store.shards import PICTURES, ShardWriter, frames_members, npy_bytes
 
 # ------------------------------------------------------------------- processes
 
@@ -348,6 +348,8 @@ class Produced:
     row: Row
     frames: np.ndarray | None = None
     """[T,H,W,3] uint8"""
+    pictures: str = PICTURES[0]
+    """How the frames are stored, of :data:`mesynth.store.shards.PICTURES`."""
     flow: np.ndarray | None = None
     """[2,H,W] float32"""
     landmarks: np.ndarray | None = None
@@ -440,7 +442,9 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     arrays = {"flow.npy": made.flow, "landmarks.npy": made.landmarks, "valid.npy": made.valid}
     arrays |= {f"{name}.npy": array for name, array in made.extra.items()}
     with part("encode"):
-        pictures = None if made.frames is None else frames_members(made.frames)
+        pictures = None
+        if made.frames is not None:
+            pictures = frames_members(made.frames, made.pictures, row.apex_index)
         present = {name: npy_bytes(array) for name, array in arrays.items() if array is not None}
     with part("write"):
         if pictures is not None:
