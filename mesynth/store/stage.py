@@ -16,9 +16,13 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
+import pickletools
 import shutil
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,6 +33,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from pickle import PicklingError
+from types import TracebackType
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -51,6 +56,11 @@ class WorkerDied(MesynthError):
     """A worker process ended without a word: out of memory, or killed."""
 
 
+WORTH = 8.0
+"""Seconds of work that must be left for processes to be started: each takes some seconds of a core to import what it
+needs. 0: they are started at once, and this process makes nothing itself."""
+
+
 def run_pool(
     task: Task,
     jobs: Iterable[tuple[Any, ...]],
@@ -69,44 +79,101 @@ def run_pool(
         WorkerDied: a worker process was killed or ran out of memory.
         MesynthError: whatever a task raised.
     """
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    # One thread per worker: the processes are the parallelism. Children read this at import time.
-    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(saved, "1"))
-    processes: list[BaseProcess] = []
-    connections: list[Connection] = []
     left = iter(jobs)
-    first: list[tuple[Any, ...]] = []  # taken, as a process is started for a job only, and not given out yet
-    try:
-        for job in islice(left, workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, (task, close), counter))
-            with _no_interrupt():
-                process.start()
-                processes.append(process)
-            theirs.close()  # so that a worker's death ends the connection
-            connections.append(ours)
-            first.append(job)
-        todo = chain(first, left)
-        while connections:
-            for connection in cast("list[Connection]", wait(connections, timeout=0.2)):
+    first = list(islice(left, workers))  # a process is started for a job only
+    with _Pool(task, close, where) as pool:
+        pool.start(len(first))
+        pool.run(chain(first, left), report)
+
+
+class _Pool:
+    """Worker processes, of which each asks for its next job; used as a context, which ends them all."""
+
+    def __init__(self, task: Task, close: Callable[[], object] | None, where: object) -> None:
+        self.task, self.close, self.where = task, close, where
+        self._counter: Any = None
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        self._silent = 0
+        """Processes that have not asked for anything yet: they still import."""
+
+    @property
+    def done(self) -> int:
+        """Clips that the processes have made."""
+        return int(self._counter.value) if self._counter is not None else 0
+
+    @property
+    def is_started(self) -> bool:
+        return bool(self._processes)
+
+    @property
+    def is_up(self) -> bool:
+        """Every process that was started has asked for work."""
+        return bool(self._processes) and self._silent == 0
+
+    def start(self, workers: int) -> None:
+        """Start so many processes."""
+        context = _context((self.task, self.close))
+        self._counter = context.Value("q", 0)
+        # One thread per worker: the processes are the parallelism. Children read this at import time.
+        saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+        os.environ.update(dict.fromkeys(saved, "1"))
+        try:
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, (self.task, self.close), self._counter))
+                with _no_interrupt():
+                    process.start()
+                    self._processes.append(process)
+                theirs.close()  # so that a worker's death ends the connection
+                self._connections.append(ours)
+                self._silent += 1
+        finally:
+            for name, value in saved.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+    def serve(self, todo: Iterator[tuple[Any, ...]], timeout: float) -> bool:
+        """Give work to who has asked for it within ``timeout`` seconds; False once nobody is left.
+
+        Raises what ended a job, or WorkerDied.
+        """
+        try:
+            for connection in cast("list[Connection]", wait(self._connections, timeout=timeout)):
+                self._silent = max(self._silent - 1, 0)
                 if not _hand_out(connection, todo):
-                    connections.remove(connection)
-            report(counter.value)
-    except (EOFError, ConnectionError):
-        _terminate(processes)
-        raise WorkerDied(
-            f"a worker process died (out of memory, or killed); finished clips stay in {where}, go on with --workers 1"
-        ) from None
-    except BaseException:
-        _terminate(processes)
-        raise
-    finally:
-        for started in processes:
-            started.join()
-        for name, value in saved.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+                    self._connections.remove(connection)
+        except (EOFError, ConnectionError):
+            raise WorkerDied(
+                f"a worker process died (out of memory, or killed); finished clips stay in {self.where}, "
+                "go on with --workers 1"
+            ) from None
+        return bool(self._connections)
+
+    def run(self, todo: Iterator[tuple[Any, ...]], report: Callable[[int], object]) -> None:
+        """Serve until there is nothing left to do."""
+        while self._connections:
+            self.serve(todo, 0.2)
+            report(self.done)
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            _terminate(self._processes)
+        for process in self._processes:
+            process.join()
+
+
+def _context(work: object) -> Any:
+    """How processes are started: from a server that has imported what the work needs once, and runs no threads; where
+    there is none (Windows), each anew."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    words = {str(word) for _, word, _ in pickletools.genops(pickle.dumps(work)) if isinstance(word, str)}
+    context.set_forkserver_preload(sorted(words & {*sys.modules} - {"__main__"}))
+    return context
 
 
 def _terminate(processes: Iterable[BaseProcess]) -> None:
@@ -309,15 +376,12 @@ def _run_shards(
     workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
     report(done, total)
     try:
-        if workers == 1:
-            for shard in shards:
-                for finished in make(*shard):
-                    report(done + finished, total)
-                done += len(shard[-1])
-        else:
+        if workers > 1 and not WORTH:
             run_pool(
                 make, shards, workers=workers, report=lambda clips: report(done + clips, total), where=out, close=close
             )
+        else:
+            _make_here(make, shards, workers, done, total, report, out, close)
         finish(n_shards)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -327,6 +391,55 @@ def _run_shards(
         _remove_temporaries(out)  # of workers that were stopped
         if close is not None:
             close()
+
+
+def _make_here(
+    make: ShardMaker,
+    shards: Iterator[tuple[Any, ...]],
+    workers: int,
+    done: int,
+    total: int,
+    report: Progress,
+    out: Path,
+    close: Callable[[], object] | None,
+) -> None:
+    """Make shards in this process; with several ``workers`` until as many others have started, if that many seconds of
+    work are left (:data:`WORTH`) that it pays to start them."""
+    mine, first, since, free = 0, 0, 0.0, workers > 1
+    with _Pool(make, close, out) if free else nullcontext() as pool, _one_thread() if free else nullcontext():
+        for shard in shards:
+            before = mine
+            for finished in make(*shard):
+                mine, now = before + finished, time.monotonic()
+                if pool is None:
+                    report(done + mine, total)
+                    continue
+                if not first:
+                    first, since = mine, now  # the first clip loads and compiles
+                elif pool.is_started:
+                    pool.serve(shards, 0)
+                elif (total - done - mine) * (now - since) > WORTH * (mine - first):
+                    pool.start(workers)
+                report(done + mine + pool.done, total)
+            if pool is not None and pool.is_up:
+                break
+        if pool is not None and pool.is_started:
+            pool.run(shards, lambda clips: report(done + mine + clips, total))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in the processes beside this one: they are the parallelism."""
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _remove_temporaries(out: Path) -> None:
