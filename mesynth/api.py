@@ -544,12 +544,12 @@ def generate(
         seed: same seed, same bytes, whatever ``workers`` (processes, 0 for one per core).
         settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
             ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
-            ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
-            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most
-            1024 pixels a side; flow: where faces lie), ``landmarker``, ``face`` ("largest", "all" or a number from
-            1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
-            pictures that were left out), and ``until_accepted`` with ``keep`` and
-            ``attempts``: clips that fail a check are drawn again.
+            ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``frames`` (how
+            they are stored: "png", or "video", lossless H.264), ``preview`` (clips that also lie loose), ``video``
+            ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most 1024 pixels a side; flow: where
+            faces lie), ``landmarker``, ``face`` ("largest", "all" or a number from 1 at image left) and ``face_limits``
+            ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the pictures that were left out), and
+            ``until_accepted`` with ``keep`` and ``attempts``: clips that fail a check are drawn again.
 
     Returns:
         One row a clip: frames [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels. With ``until_accepted`` rows that were

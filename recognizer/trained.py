@@ -64,7 +64,7 @@ name is ``./shipped``."""
 SHIPPED_FOLDER = Path(__file__).resolve().parent / SHIPPED
 _SHAPES = "flow-prior"
 """Database of synthetic clips that show a face shape of the flow prior: nobody."""
-_NO_STEPS = {"stage", "input", "landmarker", "skip_bad", "version", "inputs", "keep_frames", "frame"}
+_NO_STEPS = {"stage", "input", "landmarker", "skip_bad", "version", "inputs", "keep_frames", "frame", "store"}
 """Keys of a prepare run that leave the flow and the frames as they are, and where faces lie, which is a model's own."""
 _ANNOTATED = "annotated"
 

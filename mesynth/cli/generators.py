@@ -421,6 +421,9 @@ Examples:
     "images: like:PREPARED (as in that database; of a composite what all its databases show, like:PREPARED:samm as in "
     "one of them), or eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: our crops].",
 )
+@click.option(
+    "--frames", default="png", show_default=True, help="How frames are stored: png, or video (lossless H.264)."
+)
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="mp4", show_default=True, help="Moving picture of a preview: mp4, webm, gif or apng.")
 @until_options

@@ -146,6 +146,9 @@ Examples:
 @click.option("--inputs", default="", help=f"Further arrays to store, comma-separated: {', '.join(INPUTS)}.")
 @click.option("--max-frames", type=int, help="Thin longer clips evenly, keeping onset, apex and offset.")
 @click.option("--no-frames", is_flag=True, help="Store flow, landmarks and inputs alone.")
+@click.option(
+    "--store", default="png", show_default=True, help="How frames are stored: png, or video (lossless H.264)."
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for flow, magnification, detection.")
 @click.option("--no-cache", is_flag=True, help="Find landmarks anew; $MESYNTH_CACHE says where they are kept.")
 @landmarker_options

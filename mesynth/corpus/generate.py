@@ -43,13 +43,12 @@ from mesynth.corpus.previews import VIDEOS, check_video, loose_files
 from mesynth.generators.base import Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
-from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store.cluster import alone, do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, write_text
-from mesynth.store.shards import read_frames, read_landmarks
+from mesynth.store.shards import PICTURES, check_pictures, read_frames, read_landmarks
 from mesynth.store.stage import Cost, Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 THROUGHPUT_FILE = "throughput.json"
@@ -335,8 +334,8 @@ class Preview:
 class GenerateWorker:
     """Makes one plan row. Picklable: faces are read lazily, each process keeps a few."""
 
-    def __init__(self, model: Model, faces: Path, size: int, preview: Preview) -> None:
-        self.model, self.faces, self.size, self.preview = model, faces, size, preview
+    def __init__(self, model: Model, faces: Path, size: int, preview: Preview, pictures: str = PICTURES[0]) -> None:
+        self.model, self.faces, self.size, self.preview, self.pictures = model, faces, size, preview, pictures
         self._manifest: Manifest | None = None
         self._generator: Generator | None = None
         self._faces: OrderedDict[int, Face] = OrderedDict()
@@ -359,15 +358,14 @@ class GenerateWorker:
                 nuisance=plan.nuisance,
                 seed=plan.seed,
             )
-        inset = margin(self.size)
-        sample = inner(sample, inset) if inset else sample
         row = self._row(plan, source, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
             row,
             frames=sample.clip.frames,
+            pictures=self.pictures,
             flow=sample.flow.uv,
-            landmarks=face.landmarks - np.float32(inset),
+            landmarks=face.landmarks - np.float32(face.margin),
             valid=sample.flow.valid,
             extra=masks(sample.flow),
             files=files,
@@ -378,8 +376,9 @@ class GenerateWorker:
             self._manifest = Manifest.read(self.faces)
         row = self._manifest.row(index)
         if index not in self._faces:
-            image = read_frames(self._manifest.root, row)[0]
-            self._faces[index] = Face(image, read_landmarks(self._manifest.root, row))
+            image = read_frames(self._manifest.root, row, [0])[0]
+            points = read_landmarks(self._manifest.root, row)
+            self._faces[index] = Face(image, points, margin(self.size))
             while len(self._faces) > _CACHED_FACES:
                 self._faces.popitem(last=False)
         self._faces.move_to_end(index)
@@ -410,19 +409,6 @@ class GenerateWorker:
                 **plan.origin(),
             ),
         )
-
-
-def inner(sample: Sample, inset: int) -> Sample:
-    """The sample without its outer ``inset`` pixels."""
-    middle = slice(inset, -inset)
-    clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle, middle]))
-    uv = np.ascontiguousarray(sample.flow.uv[:, middle, middle])
-    valid, new, still = (
-        None if mask is None else np.ascontiguousarray(mask[middle, middle])
-        for mask in (sample.flow.valid, sample.flow.new, sample.flow.still)
-    )
-    inside = stays_inside(uv)
-    return Sample(clip, Flow(uv, inside if valid is None else valid & inside, new, still), sample.aus)
 
 
 def masks(flow: Flow) -> dict[str, np.ndarray]:
@@ -457,12 +443,14 @@ def generate(
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
     whole: bool = False,
+    pictures: str = PICTURES[0],
     **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
     ``face``, ``face_limits``: see :func:`mesynth.corpus.faces.choose_faces`; ``out/faces/skipped.csv`` lists what was
-    left out. ``whole``: frames are the whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not
+    left out. ``pictures``: how frames are stored, of :data:`mesynth.store.shards.PICTURES`. ``whole``: frames are the
+    whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not
     crops of ``config.size``. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an
     interrupted one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.generate.Pace`: workers,
     progress, report).
@@ -475,7 +463,7 @@ def generate(
     """
     run = face_run(
         config, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
-        whole=whole, progress=pace.get("progress"),
+        whole=whole, pictures=pictures, progress=pace.get("progress"),
     )  # fmt: skip
     return run_plan(run, out, **pace)
 
@@ -488,6 +476,7 @@ def generate_plan(
     model: str = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
+    pictures: str = PICTURES[0],
     **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate every row of a plan that ``mesynth plan`` wrote: exactly one clip a row. See :func:`generate`.
@@ -498,7 +487,10 @@ def generate_plan(
         ManifestError: a planned face is missing or another one now.
         MesynthError: what :func:`generate` refuses; a row that the model is known to refuse (it is named).
     """
-    run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker, progress=pace.get("progress"))
+    run = face_run(
+        plan, faces, model=model, preview=preview, landmarker=landmarker, pictures=pictures,
+        progress=pace.get("progress"),
+    )  # fmt: skip
     return run_plan(run, out, **pace)
 
 
@@ -534,6 +526,8 @@ class FaceRun:
     """Tells the plan from others."""
     examination: Examination | None = None
     """How the faces were chosen, where they were not chosen before."""
+    pictures: str = PICTURES[0]
+    """How frames are stored."""
 
     bars = ("faces", "clips")
 
@@ -550,6 +544,7 @@ class FaceRun:
             "preview": dataclasses.asdict(self.preview),
             "landmarker": face_landmarker(self.sources, self.landmarker),
             **({"frame": "full"} if self.size == WHOLE else {}),
+            **({"frames": self.pictures} if self.pictures != PICTURES[0] else {}),
         }
 
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
@@ -564,7 +559,7 @@ class FaceRun:
         return rows
 
     def worker(self, out: Path) -> GenerateWorker:
-        return GenerateWorker(self.model, out / "faces", self.size, self.preview)
+        return GenerateWorker(self.model, out / "faces", self.size, self.preview, self.pictures)
 
 
 def few_faces(run: FaceRun, rows: int) -> FaceRun:
@@ -585,9 +580,11 @@ def face_run(
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
     whole: bool = False,
+    pictures: str = PICTURES[0],
     progress: Callable[[str], Progress] | None = None,
 ) -> FaceRun:
     """See :func:`generate` and :func:`generate_plan`; raises as they do, and nothing is written."""
+    check_pictures(pictures)
     if isinstance(rows, StoredPlan):
         assert faces is None or isinstance(faces, (str, Path)), "a stored plan knows its faces"
         chosen, sources = choose_for_rows(model, rows), rows.find(faces)
@@ -595,7 +592,7 @@ def face_run(
         planned_faces = examine_planned(sources, rows.faces_folder(faces), landmarker, bar)
         planned: dict[str, Any] = {"stored_plan": rows.hash}
         sources = sources if planned_faces is None else planned_faces.taken
-        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, planned, planned_faces)
+        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, planned, planned_faces, pictures)
     if faces is None:
         raise ConfigError("give faces a picture, a folder of pictures or a manifest; or a stored plan")
     chosen = choose(model, rows)
@@ -605,4 +602,4 @@ def face_run(
         examination = choose_faces(Path(faces), face=face, limits=face_limits, landmarker=landmarker, progress=bar)
     sources = list(faces) if examination is None else examination.taken  # type: ignore[arg-type]
     planned, size = {"plan": dataclasses.asdict(rows)}, WHOLE if whole else rows.size
-    return FaceRun(Plan(rows, len(sources)), chosen, sources, size, preview, landmarker, planned, examination)
+    return FaceRun(Plan(rows, len(sources)), chosen, sources, size, preview, landmarker, planned, examination, pictures)

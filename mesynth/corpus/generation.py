@@ -46,6 +46,7 @@ class Generation:
     subjects: int = 0
     nuisance: str = ""
     frame: str = ""
+    frames: str = "png"
     preview: int = 8
     video: str = "mp4"
     landmarker: str = "auto"
@@ -73,6 +74,10 @@ class Generation:
 
         if self.kind not in ("clips", "flow"):
             raise ConfigError(f"kind '{self.kind}' is unknown; choose clips or flow")
+        if self.kind == "clips":
+            from mesynth.store.shards import check_pictures
+
+            check_pictures(self.frames, option("frames"))
         flow = f"{option('kind')} flow"
         if self.until_accepted:
             limits = self.until.limits
@@ -83,7 +88,8 @@ class Generation:
             refuse(("keep", "attempts"), f"without {option('until_accepted')}")
         if self.kind == "flow":
             refuse(
-                ("faces", "noise", "preview", "video", "landmarker", "download", "face", "face_limits"), f"with {flow}"
+                ("faces", "noise", "frames", "preview", "video", "landmarker", "download", "face", "face_limits"),
+                f"with {flow}",
             )
         else:
             refuse(("subjects", "nuisance"), f"without {flow}")
@@ -166,6 +172,7 @@ class Generation:
             "model": self.model or "motion-prior",
             "preview": Preview(count=self.preview, video=self.video),
             "landmarker": self.landmarker,
+            "pictures": self.frames,
         }
         if self.until_accepted:
             from mesynth.corpus.rejection import generate_until_accepted

@@ -43,7 +43,7 @@ from mesynth.store import digests
 from mesynth.store.cluster import do_once, engine, require_whole_share, unless, writer
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, framing_meta, write_tables
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, write_text
-from mesynth.store.shards import ShardWriter, read_flow, read_span
+from mesynth.store.shards import PICTURES, ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
     SKIPPED_FILE,
     Produced,
@@ -426,6 +426,7 @@ def generate_until_accepted(
     faces: Path | list[FaceSource] | None = None,
     model: str = NAME,
     preview: Preview = Preview(),
+    pictures: str = PICTURES[0],
     landmarker: str = "auto",
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
@@ -445,6 +446,7 @@ def generate_until_accepted(
     checks.load()
     run = face_run(
         rows, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
+        pictures=pictures,
         progress=pace.get("progress"),
     )  # fmt: skip
     return _run_rounds(out, run, acceptance, checks, **pace)

@@ -120,7 +120,7 @@ class Generator(Pretrained, ABC):
         seed: int = 0,
         **own: Any,
     ) -> tuple[Sample, tuple[str, ...]]:
-        """The clip at ``face.image``'s size with its onset -> apex flow, and warnings.
+        """The clip at ``face.image``'s size, less the face's margin, with its onset -> apex flow, and warnings.
 
         Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. The same arguments give the
         same bytes on one machine, whatever was generated before. ``own``: what :meth:`clip_of` of a family takes
@@ -132,11 +132,16 @@ class Generator(Pretrained, ABC):
         """
         reject_conflicts(aus)
         sample, warnings = self.clip_of(ClipRequest(face, aus, profile, n_frames, fps, nuisance, seed), **own)
+        if face.margin and sample.clip.frames.shape[1:3] == face.image.shape[:2]:
+            from mesynth.motion.prior import inner
+
+            sample = inner(sample, face.margin)
         return replace(sample, aus=aus), warnings
 
     @abstractmethod
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """The clip at its face's size with its onset -> apex flow, and warnings. The AUs do not exclude each other.
+        Whoever can may leave out the face's margin, which :meth:`generate` cuts off otherwise.
 
         The sample may carry other AUs (those that the network was asked for): :meth:`generate` puts the request's back.
         """

@@ -32,7 +32,7 @@ from mesynth.core.types import AUVector, Clip, Sample
 from mesynth.generators.base import ClipRequest, Generator
 from mesynth.generators.motion_gan.network import canonical_fields, crop_frame, read_canonical
 from mesynth.head.model import SIDE_SOFTNESS
-from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve
+from mesynth.motion.nuisance import Nuisance, blink_curve, recorded
 from mesynth.preprocess.align import IOD_SHARE, SimilarityCrop
 from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.regions import REGION_AUS, polygon_mask, region_polygons
@@ -138,8 +138,7 @@ def painted_clip(
             change = paint(onset, *now).float().permute(0, 2, 3, 1).cpu().numpy()
         for t, moved in enumerate(carried_back(change, crop, face.image.shape[:2]), start):
             under = face.image if base is None else base[t]
-            frame = add_noise(under + 255 * moved, nuisance.noise, noise)
-            frames[t] = np.clip(frame + 0.5, 0, 255)
+            recorded(under + 255 * moved, nuisance.noise, noise, frames[t])
     apex = request.profile.apex_index(n_frames)
     flow = estimate_flow(frames[0], frames[apex], FLOW_METHOD)
     return Sample(Clip(frames, request.fps, apex), flow, request.aus), (f"flow estimated by {FLOW_METHOD}",)
@@ -237,6 +236,6 @@ def confined(
     frames, noise = np.where(mask[..., None], sample.clip.frames, image), seeds.stream(seed, "noise")
     if nuisance.noise:
         for frame in frames[1:]:
-            frame[:] = np.clip(add_noise(frame.astype(np.float32), nuisance.noise, noise) + 0.5, 0, 255)
+            recorded(frame.astype(np.float32), nuisance.noise, noise, frame)
     flow = estimate_flow(frames[0], frames[sample.clip.apex], flow_method)
     return replace(sample, clip=replace(sample.clip, frames=frames), flow=flow)

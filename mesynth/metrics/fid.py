@@ -297,7 +297,7 @@ class Pictures:
         for row in self._corpus:
             if row.frames is None and not row.frame_files:
                 raise ManifestError(f"clip {row.clip_id} of {self.folder} has no frames to look at")
-            yield read_frames(self._corpus.root, row)[row.apex_index]
+            yield read_frames(self._corpus.root, row, [row.apex_index])[0]
 
     def parts(self) -> Iterator[np.ndarray]:
         """[n,H,W,3] uint8, n <= BATCH."""

@@ -32,7 +32,7 @@ from mesynth.preprocess.landmarks import (
 )
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, framing_meta
 from mesynth.store.run_folder import claim_folder
-from mesynth.store.shards import read_frames, read_landmarks
+from mesynth.store.shards import PICTURES, read_frames, read_landmarks
 from mesynth.store.stage import SKIPPED_FILE, Produced, Progress, Skipped, read_skipped, run_stage
 from mesynth.store.videos import file_of, read_pictures
 
@@ -322,6 +322,7 @@ class _State:
         return Produced(
             made,
             frames=self.frames if config.keep_frames else None,
+            pictures=config.store,
             flow=uv,
             landmarks=self.landmarks,
             extra=extra,
@@ -384,6 +385,8 @@ def prepare(
     }  # fmt: skip
     if config.framing == OWN:
         del run["frame"]  # as runs were known before crops could be framed otherwise
+    if config.store == PICTURES[0]:
+        del run["store"]  # as runs were known before there were videos
     if name != STORED and not (out / FILE_NAME).is_file():
         landmarker_of(name, identity, device)  # missing weights are found out before the folder is claimed
     if config.method == "raft" and not (out / FILE_NAME).is_file():

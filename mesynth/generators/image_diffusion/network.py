@@ -534,7 +534,8 @@ class ImageDiffusion(Generator):
             )
 
         request, mover = replace(request, aus=calibrated(request.aus, self.facts)), self._mover()
-        quiet = replace(request, nuisance=replace(nuisance, noise=0.0))
+        # What moves the photo moves all of it: painting is put onto whole pictures.
+        quiet = replace(request, face=face.whole, nuisance=replace(nuisance, noise=0.0))
         base, folds = None, tuple[str, ...]()
         if mover is not None and not (nuisance.head or nuisance.style):  # those are refused below
             moved, folds = mover.clip_of(quiet)
