@@ -16,6 +16,7 @@ from mesynth.cli.options import (
     SETTINGS,
     WORKERS,
     au_codes,
+    device_option,
     landmarker_options,
     numbers,
     subject_keys,
@@ -52,7 +53,7 @@ Examples:
 @OUT
 @EXCLUDE
 @click.option("--cross-fit", default=0, metavar="G", help="Train G generators; each subject is new to one.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option("auto", "networks learn")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared pairs [default: pairs/ in $MESYNTH_CACHE].")
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, show_default="one per core",
@@ -228,12 +229,13 @@ def calibrate(model: str, subjects: int, aus: str, levels: str, seed: int, out: 
     show_default=True,
     help="Seeds whose flows are compared; the truth lies in the range of N with a chance of (N-1)/(N+1) at best.",
 )
+@device_option("cpu", "generators and the networks that measure run")
 @SEED
 @OUT
 @json_option
 def compare(
     models: str, subjects: int, size: int, aus: str, levels: str, head: Path | None, yaw: float, pitch: float,
-    samples: int, seed: int, out: Path, as_json: bool,
+    samples: int, device: str, seed: int, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare generators on rendered people: flow against exact flow, AU control, identity, pictures, diversity, speed.
 
@@ -255,6 +257,7 @@ def compare(
             yaw=yaw,
             pitch=pitch,
             samples=samples,
+            device=device,
             seed=seed,
             progress=bar("compare"),
         )
@@ -428,6 +431,11 @@ Examples:
 )
 @FACE_LIMITS
 @landmarker_options
+@device_option("cpu", "networks run and frames are made")
+@click.option(
+    "--precision", default="fp32", show_default=True,
+    help="fp32, or bf16: products of the networks in bfloat16, on cuda (docs/corpora.md says what changes).",
+)  # fmt: skip
 @SEED
 @OUT
 @WORKERS

@@ -10,7 +10,7 @@ import click
 
 from mesynth.api import FLOW_FOLDERS, load_database
 from mesynth.api import prepare as run_prepare
-from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, summary
+from mesynth.cli.options import OUT, SEED, WORKERS, device_option, landmarker_options, summary
 from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
@@ -145,7 +145,7 @@ Examples:
 @click.option("--inputs", default="", help=f"Further arrays to store, comma-separated: {', '.join(INPUTS)}.")
 @click.option("--max-frames", type=int, help="Thin longer clips evenly, keeping onset, apex and offset.")
 @click.option("--no-frames", is_flag=True, help="Store flow, landmarks and inputs alone.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for flow, magnification, detection.")
+@device_option("cpu", "flow, magnification and detection run")
 @click.option("--no-cache", is_flag=True, help="Find landmarks anew; $MESYNTH_CACHE says where they are kept.")
 @landmarker_options
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for the result (not with --check).")

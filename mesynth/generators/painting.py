@@ -194,11 +194,11 @@ def painted_clips(
     for chunk in chunks:
         which = [i for i, _ in chunk]
         with torch.inference_mode(), part("model"):
-            now = (torch.from_numpy(np.stack([told[i][k][t] for i, t in chunk])).to(device) for k in (0, 1))
+            asked, share = (torch.from_numpy(np.stack([told[i][k][t] for i, t in chunk])).to(device) for k in (0, 1))
             # Of one clip, which is all on the CPU, the picture is not copied.
             shown = onsets[which] if len(set(which)) > 1 else onsets[which[0]][None].expand(len(which), -1, -1, -1)
             with generator.autocast():
-                change = paint(shown, *now, which)
+                change = paint(shown, asked, share, which)
         for i, rows in groupby(enumerate(which), lambda row: row[1]):
             if i != place:
                 place, canvas = i, _Canvas(requests[i], crops[i], next(under), generator.frames_on)

@@ -209,12 +209,12 @@ class _LayersOn:
     def lit(self, aus: np.ndarray) -> torch.Tensor:
         """The photo with the folds of ``aus`` [T,K,2]: [T,3,H,W]; one for all where there are none."""
         depths = texture.fold_depths(aus)
-        shown = np.flatnonzero(depths.any((0, 2)))
-        if not len(shown):
+        shown = [int(fold) for fold in np.flatnonzero(depths.any((0, 2)))]
+        if not shown:
             return self.photo[None].expand(len(aus), -1, -1, -1)
         for fold in shown:
             if fold not in self._ratios:
-                self._ratios[fold] = self.put(_first(self.layers.folds._ratio(int(fold))))
+                self._ratios[fold] = self.put(_first(self.layers.folds._ratio(fold)))
         ratios = torch.stack([self._ratios[fold] for fold in shown])
         deep = self.put(depths[:, shown])[..., None, None]
         share = deep[:, :, 1] + self.left * (deep[:, :, 0] - deep[:, :, 1])
@@ -301,7 +301,7 @@ class _Moving:
         weights = np.stack([layers._lip_weights(now) for now in aus])
         if jaw is not None:
             weights[:, :, 2] = 0
-        moving = weights.any((1, 2))
+        moving = np.asarray(weights.any((1, 2)))
         if not moving.any():
             return out
         above, lip, iod = out.above, layers.lip, layers.iod

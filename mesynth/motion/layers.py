@@ -155,7 +155,7 @@ class Course:
             head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.path[t], self.head), np.float32)
         if self.change is not None and self.share is not None and self.share[t]:
             light = np.float32(self.share[t]) * self.change
-        if self.drops is not None:
+        if self.drops is not None and self.jaws is not None:
             jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.drops[t], self.jaws), np.float32)
         return Step(np.ascontiguousarray(skin, np.float32), self.aus[t], head, light, jaw)
 

@@ -13,8 +13,7 @@ from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.diffusion import sample_conditioned
 from mesynth.generators.diffusion_config import Sampling
-from mesynth.generators.formation import FaceMotion
-from mesynth.generators.formation import ApexRequest
+from mesynth.generators.formation import ApexRequest, FaceMotion
 from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser, MotionDiffusion
 from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
@@ -242,7 +241,8 @@ def test_unknown_aus_are_legal_and_not_the_same_as_none(generator: MotionDiffusi
     known = np.ones((K, 2), bool)
     known[facs.AU_INDEX[4]] = False
     whole, part = (
-        generator.motions([ApexRequest(faces[0], aus, 3)])[0] for aus in (AUVector(intensity), AUVector(intensity, known))
+        generator.motions([ApexRequest(faces[0], aus, 3)])[0]
+        for aus in (AUVector(intensity), AUVector(intensity, known))
     )
     assert not np.array_equal(whole.bend, part.bend)
 
