@@ -142,7 +142,7 @@ def prepare(
     """
     from mesynth.datasets.registry import EXPORT
 
-    root, out = Path(root), Path(out)
+    root, out, device = Path(root), Path(out), find_device(device)
     if database in (EXPORT, FLOW_FOLDERS):
         chosen = {"subjects": subjects, "clips": clips, "limit": limit, "annotation": annotation}
         frame = steps.pop("frame", "") if database == FLOW_FOLDERS else ""
@@ -524,8 +524,8 @@ def generate(
             that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most
             1024 pixels a side; flow: where faces lie), ``landmarker``, ``device`` ("cpu", "cuda", "mps",
             "auto": where networks run and frames are made), ``precision`` ("fp32", "bf16"), ``face`` ("largest", "all"
-            or a number from 1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
-            pictures that were left out), and ``until_accepted`` with ``keep`` and
+            or a number from 1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv``
+            lists the pictures that were left out), and ``until_accepted`` with ``keep`` and
             ``attempts``: clips that fail a check are drawn again.
 
     Returns:
@@ -674,7 +674,7 @@ def measure(
     from mesynth.store.run_folder import only_writer
     from mesynth.store.stage import Interrupted
 
-    config = MeasureConfig(clips=clips, seed=seed)
+    config, device = MeasureConfig(clips=clips, seed=seed), find_device(device)
 
     def read(corpus: Manifest | Path | str) -> Manifest:
         return corpus if isinstance(corpus, Manifest) else Manifest.read(corpus)

@@ -117,12 +117,14 @@ def _train(
     bars: bool,
 ) -> dict[str, object]:
     from mesynth.api import load_training_recipe
+    from mesynth.core.devices import find_device
     from mesynth.core.process import launched
     from mesynth.training.train import Machine, Trained
     from mesynth.training.train import cross_fit as run_groups
     from mesynth.training.train import train as run_one
 
     recipe = load_training_recipe(name, settings)
+    find_device(device)
     if dry_run:
         from mesynth.training.forecast import forecast
 

@@ -183,6 +183,7 @@ def prepare(
     `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
+    from mesynth.core.devices import find_device
     from mesynth.datasets.registry import EXPORT
 
     steps |= {
@@ -202,6 +203,7 @@ def prepare(
     if check_only:
         _check(database, root, part, frames, as_json, **chosen)
         return
+    find_device(device)
     if out is None:
         raise click.UsageError("Missing option '--out' (or ask with --check whether the copy is complete).")
     if database == FLOW_FOLDERS:

@@ -48,7 +48,7 @@ def find_device(name: str, option: str = "--device ") -> str:
     if name == "cpu":
         return name
     if name != AUTO and not _NAME.fullmatch(name):
-        raise ConfigError(f"{option}{name} is unknown; choose auto, cpu, cuda, cuda:N or mps")
+        raise ConfigError(f"{option}{name or repr(name)} is unknown; choose auto, cpu, cuda, cuda:N or mps")
     here = devices_here()
     if name == AUTO:
         return next((kind for kind in ("cuda", "mps") if kind in here), "cpu")

@@ -66,7 +66,7 @@ class Ahead(Iterator[Thing]):
     def __init__(self, things: Iterable[Thing], most: int) -> None:
         self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(most)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._make, args=(iter(things),), daemon=True)
+        self._thread = threading.Thread(target=self._make, args=(iter(things),), name="ahead", daemon=True)
         self._thread.start()
 
     def _make(self, things: Iterator[Thing]) -> None:

@@ -76,14 +76,13 @@ class Processes:
         from accelerate.state import AcceleratorState, PartialState
         from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
-        if ":" in device:
-            raise ConfigError(f"--device {device} names one GPU; write cuda, CUDA_VISIBLE_DEVICES picks which")
         launched_rank, launched_count = launched()
         if launched_count > 1:
             # Its functions keep the process group of the moment of import as a default: see _leave_group_at_exit.
             importlib.import_module("torch.distributed.nn.functional")
         cuda = torch.cuda.is_available()
-        find_device(device)
+        if ":" in find_device(device):
+            raise ConfigError(f"--device {device} names one GPU; write cuda, CUDA_VISIBLE_DEVICES picks which")
         if precision == "fp16" and (device == "cpu" or not cuda):
             raise ConfigError("run.precision=fp16 needs CUDA; on the CPU use bf16 or fp32")
         if precision == "bf16" and device != "cpu" and cuda and not torch.cuda.is_bf16_supported():

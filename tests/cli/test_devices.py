@@ -1,22 +1,31 @@
-"""``--device`` and ``--precision`` of every verb: one line and exit status 2 where it is not here, and nothing written."""
+"""``--device`` and ``--precision`` of every verb: one line and exit status 2 where it is not here, nothing written."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from skimage import data
 
-import mesynth
 import mesynth.cli
 from mesynth.core.devices import autocast, check_precision, devices_here, find_device
-from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.corpus.generate import Blocks, GenerateWorker, Preview, Together
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
+from mesynth.core.process import Ahead
+from mesynth.corpus.generate import Blocks, FaceRun, Preview, Throughput, generate
+from mesynth.corpus.plan import PlanConfig
+from mesynth.generators.base import ClipRequest, Generator
 from mesynth.generators.registry import find_model
+from mesynth.motion.nuisance import Nuisance
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_frames
+from tests.corpus.coded import made_bytes
 from tests.devices import NEEDS_CUDA
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -25,7 +34,7 @@ VERBS = {
     "compare": ["--models", "motion-prior", "--out", "made"],
     "measure": ["--real", "a", "--synthetic", "b", "--out", "made"],
     "fid": ["a", "b"],
-    "prepare": ["generic", "a", "--out", "made"],
+    "prepare": ["generic", "--root", "a", "--out", "made"],
     "train": ["gan/motion_tiny", "--out", "made"],
 }
 
@@ -47,7 +56,7 @@ def said(*words: str) -> str:
         ("gpu", "--device gpu is unknown; choose auto, cpu, cuda, cuda:N or mps"),
         ("CPU", "--device CPU is unknown"),
         ("cuda:x", "--device cuda:x is unknown"),
-        ("", "--device  is unknown"),
+        ("", "--device '' is unknown"),
     ],
 )
 @pytest.mark.parametrize("verb", VERBS)
@@ -129,48 +138,49 @@ def test_what_a_corpus_is_made_on_is_part_of_what_it_is(monkeypatch: pytest.Monk
 # ---------------------------------------------------------------- a corpus made in blocks
 
 
+CONFIG = PlanConfig(
+    au=("12=0.5", "4=0.6", "1=1,2=1"), count=9, fps=50, duration=(0.1, 0.14), size=64, nuisance=Nuisance(noise=1)
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine clips of two people, made on the CPU, row by row."""
-    folder = tmp_path_factory.mktemp("blocks")
-    mesynth.render(folder / "faces", subjects=2, layout="faces", size=96)
-    mesynth.generate(
-        folder / "faces", out=folder / "made", aus=["12=0.5", "4=0.6", "1=1,2=1"], count=9, duration=0.1, fps=50, size=64,
-        noise=1.0, model="motion_gan", landmarker="stored", preview=0,
-    )  # fmt: skip
-    return folder
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "astronaut.png"
+    cv2.imwrite(str(path), data.astronaut()[..., ::-1])
+    return path
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5])
-def test_clips_made_ahead_by_a_thread_are_those_of_the_corpus(corpus: Path, at_once: int) -> None:
-    """The path of a GPU, with the CPU as its device: rows come in blocks, and the clips are the same to the byte."""
-    from mesynth.corpus.plan import StoredPlan
-
-    made = Manifest.read(corpus / "made")
-    rows = StoredPlan.read(corpus / "made") if (corpus / "made" / "plan.json").is_file() else None
-    plan = rows if rows is not None else _plan_of(corpus)
-    worker = GenerateWorker(find_model("motion_gan"), corpus / "made" / "faces", 64, Preview(count=0))
-    jobs = list(Blocks(plan[2:], at_once))
-    assert [len(job.rows) for job in jobs][:at_once] == [at_once] * min(at_once, len(jobs))
-    for row, job in zip(list(made)[2:], jobs, strict=True):
-        assert isinstance(job, Together)
-        produced = worker(job)
-        assert produced.frames is not None
-        assert np.array_equal(produced.frames, read_frames(made.root, row))
-        assert produced.row.clip_id == row.clip_id
-    worker.close()
+@pytest.fixture(scope="module")
+def plain(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Nine clips in shards of four, made on the CPU, row by row."""
+    out = tmp_path_factory.mktemp("plain") / "corpus"
+    return generate(photo, CONFIG, out, model="motion_gan", preview=Preview(count=1))
 
 
-def _plan_of(corpus: Path):  # type: ignore[no-untyped-def]
-    from mesynth.corpus.plan import Plan, PlanConfig
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+def test_clips_made_ahead_in_blocks_are_the_same_corpus(
+    photo: Path, plain: Manifest, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a GPU with the CPU as its device: blocks of rows by a thread, the same bytes; times are told."""
+    monkeypatch.setattr(FaceRun, "jobs", lambda _, rows: Blocks(rows, at_once))
+    sizes: list[int] = []
+    many = Generator.generate_many
 
-    return Plan(PlanConfig(au=("12=0.5", "4=0.6", "1=1,2=1"), count=9, duration=(0.1, 0.1), fps=50, size=64), 2)
+    def counted(self: Generator, requests: Sequence[ClipRequest]) -> Any:
+        sizes.append(len(requests))
+        return many(self, requests)
+
+    monkeypatch.setattr(Generator, "generate_many", counted)
+    told: list[Throughput] = []
+    made = generate(photo, CONFIG, tmp_path / "made", model="motion_gan", preview=Preview(count=1), report=told.append)
+    assert made_bytes(made.root) == made_bytes(plain.root)
+    assert max(sizes) == min(at_once, 4)
+    assert (told[0].all.clips, told[0].all.model > 0) == (9, True)
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 def test_an_error_ahead_is_raised_where_the_clip_would_be() -> None:
-    from mesynth.core.process import Ahead
-
-    def made():  # type: ignore[no-untyped-def]
+    def made() -> Iterator[int]:
         yield 1
         yield 2
         raise MesynthError("no more")
@@ -186,13 +196,12 @@ def test_an_error_ahead_is_raised_where_the_clip_would_be() -> None:
 
 
 @pytest.mark.parametrize("model", [pytest.param(name, marks=NEEDS_CUDA) for name in ("motion-prior", "motion_gan")])
-def test_a_corpus_on_a_gpu(corpus: Path, model: str, tmp_path: Path) -> None:
-    for device in ("cpu", "cuda"):
-        mesynth.generate(
-            corpus / "faces", out=tmp_path / device, aus=["12=0.5", "4=0.6"], count=6, duration=0.1, fps=50, size=64,
-            model=model, landmarker="stored", preview=1, device=device,
-        )  # fmt: skip
-    here, there = Manifest.read(tmp_path / "cpu"), Manifest.read(tmp_path / "cuda")
+def test_a_corpus_on_a_gpu(photo: Path, model: str, tmp_path: Path) -> None:
+    here = generate(photo, CONFIG, tmp_path / "cpu", model=model, preview=Preview(count=1))
+    there = generate(photo, CONFIG, tmp_path / "cuda", model=find_model(model).on("cuda"), preview=Preview(count=1))
+    assert there.column("clip_id").tolist() == here.column("clip_id").tolist()
     for ours, theirs in zip(there, here, strict=True):
         apart = np.abs(read_frames(there.root, ours).astype(int) - read_frames(here.root, theirs))
         assert (apart > 1).mean() < 0.01
+    with pytest.raises(RunFolderError, match="another run"):
+        generate(photo, CONFIG, tmp_path / "cuda", model=model, preview=Preview(count=1))
