@@ -20,12 +20,12 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
 from mesynth.preprocess.warping import resize_flow
 from mesynth.store.generator_folder import PipelineError, save_pipeline
+from tests.devices import DEVICES
 from tests.generators.layered import check_lids_and_lips
 from tests.generators.saved import FACTS
 from tests.training.rendered import person_face, plain_skin
 
 SIZE = 32
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 OWN = FACTS | {"name": "motion_diffusion"}
 
 

@@ -71,6 +71,7 @@ def test_what_does_not_run_is_said_in_one_line(recipe: Any, monkeypatch: pytest.
     assert measure(recipe("run.precision=fp16"), "cpu").error.startswith("run.precision=fp16 needs CUDA")
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_memory_on_a_gpu(recipe: Any) -> None:
     assert (measure(recipe(), "cuda", updates=2, warmup=1).memory or 0) > 0
