@@ -20,7 +20,8 @@ from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_on_gpu.py"
-TINY = ["--device", "cpu", "--workers", "1", "--recipes", "motion_tiny", "--updates", "2", "--variants", "fp32,bf16"]
+TINY = ["--device", "cpu", "--workers", "1", "--recipes", "motion_tiny", "--updates", "2", "--variants", "fp32,bf16",
+        "--tests", "", "--models", ""]  # fmt: skip
 SMALL = "data.identities=2 data.per_identity=4 data.validation_identities=1 run.validation=2"
 
 
