@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mesynth.core.devices import find_device
 from mesynth.core.errors import ConfigError
+from mesynth.store.remote import delivers
 
 if TYPE_CHECKING:
     from mesynth.benchmark.result import Result
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mesynth.metrics.fid import Fid
     from mesynth.metrics.report import Comparison
     from mesynth.store.manifest import Manifest
+    from mesynth.store.stage import Cost
     from mesynth.training.config import Recipe
     from mesynth.training.train import Trained
 
@@ -37,6 +39,7 @@ Bars = Callable[[str], Progress]
 # ---------------------------------------------------------------- faces and databases
 
 
+@delivers
 def render(
     out: Path | str,
     *,
@@ -80,6 +83,7 @@ def render(
     return render_casme2(out, wanted, workers=workers, progress=bar("clips"))
 
 
+@delivers
 def prepare(
     database: str,
     root: Path | str,
@@ -173,6 +177,32 @@ def prepare(
         manifest, out, config, landmarker=fetch_landmarker(landmarker, download), device=device, workers=workers,
         cache=default_folder() if cache else None, skip_bad=skip_bad, skipped=skipped, progress=progress,
     )  # fmt: skip
+
+
+def prepare_cost(
+    manifest: Manifest, *, landmarker: str = "auto", device: str = "cpu", skip_bad: bool = False, **steps: Any
+) -> Cost:
+    """What preparing takes on this machine, measured on the first clips of a database (:func:`load_database`), which
+    are prepared into a temporary folder. Raises what :func:`prepare` does."""
+    from tempfile import TemporaryDirectory
+    from time import perf_counter
+
+    from mesynth.preprocess.config import PrepareConfig
+    from mesynth.preprocess.prepare import prepare as run
+    from mesynth.store.cluster import alone
+    from mesynth.store.stage import Cost
+
+    config = PrepareConfig(**steps | _crop_frame(str(steps.get("frame") or "")))
+    n = min(len(manifest), 4)
+    seconds, stored = [], 0
+    for clips in (1, n):
+        with TemporaryDirectory(prefix="mesynth-cost-") as folder, alone():
+            started = perf_counter()
+            run(manifest[:clips], folder, config, landmarker=landmarker, device=device, skip_bad=skip_bad)
+            seconds.append(perf_counter() - started)
+            stored = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    each = (seconds[1] - seconds[0]) / (n - 1) if n > 1 and seconds[1] > seconds[0] else seconds[1] / n
+    return Cost(n, each, stored / n, max(seconds[0] - each, 0.0))
 
 
 def _crop_frame(frame: str) -> dict[str, str]:
@@ -492,6 +522,7 @@ def plan(
     ).write(Path(out))
 
 
+@delivers
 def generate(
     faces: Path | str | None = None,
     *,
@@ -622,6 +653,46 @@ def filter_corpus(
 # ---------------------------------------------------------------- measures
 
 
+def merge(folder: Path | str) -> dict[str, Any]:
+    """Close a folder whose shards several processes have made, in case that none of them could.
+
+    Returns:
+        ``out``, ``clips`` and, of a corpus, ``hash``: that of one that a single process made. Memory does not grow with
+        the clips; one that is closed already is left as it is.
+
+    Raises:
+        RunFolderError: shards are missing (their numbers are named), somebody is writing there, or there is nothing of
+            the kind.
+
+    >>> merge("nowhere")
+    Traceback (most recent call last):
+    mesynth.core.errors.RunFolderError: nowhere holds no shards that wait to be merged; ...
+    """
+    from mesynth.core.errors import RunFolderError
+    from mesynth.corpus.exports.run import ACCOUNT_FILE, merge_export, read_summary
+    from mesynth.corpus.rejection import ROUNDS
+    from mesynth.store.manifest import FILE_NAME, stated
+    from mesynth.store.stage import merge_stage, read_closing
+
+    folder = Path(folder)
+    closed = next((name for name in (ACCOUNT_FILE, FILE_NAME) if (folder / name).is_file()), "")
+    if not closed:
+        if (folder / ROUNDS).is_dir():
+            raise RunFolderError(f"{folder} is made in rounds (--until-accepted); which the same command closes")
+        record = read_closing(folder)
+        if record.get("stage") == "render":
+            raise RunFolderError(f"{folder} is a rendered database, which its command closes: run it again")
+        if record["kind"] == "export":
+            merge_export(folder, record)
+        else:
+            merge_stage(folder, record)
+        closed = str(record["last"])
+    if closed == ACCOUNT_FILE:
+        return {"out": str(folder), "clips": read_summary(folder).clips}
+    clips, digest = stated(folder)
+    return {"out": str(folder), "clips": clips, "hash": digest}
+
+
 def measure(
     real: Manifest | Path | str,
     synthetic: Manifest | Path | str | Sequence[Path | str] | Mapping[str, Manifest],
@@ -669,12 +740,14 @@ def measure(
     from mesynth.metrics.measure import measure_all
     from mesynth.metrics.page import write_page
     from mesynth.metrics.report import corpus_names
+    from mesynth.store.cluster import require_no_engine, require_whole_share, writer
     from mesynth.store.digests import enter_files
     from mesynth.store.manifest import Manifest
-    from mesynth.store.run_folder import only_writer
     from mesynth.store.stage import Interrupted
 
     config, device = MeasureConfig(clips=clips, seed=seed), find_device(device)
+    require_whole_share("measure, whose figures are of all clips")
+    require_no_engine("measure")
 
     def read(corpus: Manifest | Path | str) -> Manifest:
         return corpus if isinstance(corpus, Manifest) else Manifest.read(corpus)
@@ -709,13 +782,14 @@ def measure(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"{out} is a file; choose another --out")
-    with only_writer(out):
+    with writer(out) as member:
         try:
             found = run()
         except KeyboardInterrupt:
             raise Interrupted("interrupted; the same command measures anew") from None
-        found.write(out)
-        enter_files(out, [write_page(found, out, command=command)])
+        if member is None or member.take("report"):
+            found.write(out)
+            enter_files(out, [write_page(found, out, command=command)])
     return found
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
@@ -258,6 +259,20 @@ def list_recipes_option(*folders: str) -> Callable[[Command], Command]:
     )
 
 
+def engine_options(command: Command) -> Command:
+    """``--engine``, ``--address`` and ``--gpus``, of :meth:`mesynth.store.cluster.RayEngine.of`."""
+    for option in (
+        click.option("--gpus", type=float, default=0.0, help="GPUs that a task of --engine ray takes [default: none]."),
+        click.option("--address", default="", help="Ray cluster of --engine ray [default: the one that is there]."),
+        click.option(
+            "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+            help="Where the parts of the work are done: on this machine, or as tasks of a Ray cluster.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def json_option(command: Command) -> Command:
     """``--json``: the verb prints one JSON object on stdout (parameter ``as_json``)."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
@@ -490,10 +505,23 @@ def _drawn(stream: TextIO, clock: Callable[[], float]) -> Progress:
     return Progress(*columns, console=Console(file=stream, stderr=True))
 
 
+_bars_shown: ContextVar[bool] = ContextVar("bars_shown", default=True)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """:func:`progress_bars` are silent in this block: another process shows them."""
+    token = _bars_shown.set(False)
+    try:
+        yield
+    finally:
+        _bars_shown.reset(token)
+
+
 @contextmanager
 def progress_bars(*, shown: bool = True) -> Iterator[Bars]:
     """Yields ``bar(name) -> report(done, total)`` of a verb's steps (:class:`Board`); silent if not ``shown``."""
-    if not shown:
+    if not shown or not _bars_shown.get():
         yield lambda name: lambda done, total: None
         return
     stream: TextIO | None = sys.stderr

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.process import launched
+from mesynth.store.cluster import RayEngine, engine
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer
 from recognizer import ablation_page, report
@@ -63,7 +65,7 @@ def ablate(
 
     With ``out``, finished cells are kept: the same call again goes on, or returns the result. Under `accelerate launch`
     or torchrun the cells are shared over the processes; the first one waits for all cells and writes the result, the
-    others wait for it.
+    others wait for it. Inside :func:`mesynth.store.cluster.together` with a Ray engine, groups of cells are its tasks.
 
     Args:
         real: clips to learn from and to test on: a manifest or its folder, several of them, or a set in memory.
@@ -95,6 +97,11 @@ def ablate(
     """
     with MODELS.lent(config.models if models is None else models) as names:
         described = {name: text for name, text in names.items() if text}
+        if described and engine() is not None:
+            raise ConfigError(
+                f"model '{next(iter(described))}' is an object of this process and cannot go to Ray's; give a "
+                "registered name, or leave the engine out"
+            )
         return _ablate(
             sources(real), sources(synthetic), config if models is None else replace(config, models=tuple(names)),
             None if out is None else Path(out), {"models": described} if described else {}, progress,
@@ -154,6 +161,7 @@ def _completed(
     if folder is not None:
         behind = details(cells, results, config)
         texts = {"ablation.html": ablation_page.page(result, behind), "report.md": report.ablation_markdown(result)}
+        texts = {name: report.worded(text, config) for name, text in texts.items()}
         table = predictions.join([r.table for r in results])
         write_result(folder, result, table, config_yaml(config, synthetic=True), texts, without=[PARTS])
         if not isinstance(real_source, FlowSet):
@@ -181,7 +189,7 @@ def plan(
     cells = grid(config, names)
     runner.check(cells)
     added = runner.mixture(cells[-1]).n_added
-    classes = dict(zip(config.data.classes, runner.real.class_counts.tolist(), strict=True))
+    classes = dict(zip(runner.real.outputs, runner.real.class_counts.tolist(), strict=True))
     return {
         "models": list(config.models), "modes": list(config.modes), "sources": names, "folds": len(runner.folds),
         "clips": len(runner.real), "classes": classes,
@@ -205,10 +213,12 @@ def _run(
 ) -> list[CellResult] | None:
     """This process's cells; in the first process then all cells' results, in order."""
     results: dict[int, CellResult] = {}
+    if (on_ray := engine()) is not None:
+        _run_on(on_ray, runner, cells, folder, results, progress)
     done = 0
     for number, group in enumerate(groups(cells)):
         # Whole or not at all: a network's last bits depend on the members beside it.
-        missing = folder is None or not all(cell.path(folder / PARTS).is_file() for cell in group)
+        missing = not _there(group, folder, results)
         if missing and (folder is None or number % count == rank):
             # The files of the cells go when the result is there: without its file a cell may be finished all the same.
             if folder is not None and (folder / RESULT).is_file():
@@ -233,6 +243,44 @@ def _run(
     paths = [cell.path(folder / PARTS) for cell in cells]
     _wait(lambda: all(path.is_file() for path in paths))
     return [read_cell(path) for path in paths]
+
+
+def _there(group: Sequence[Cell], folder: Path | None, results: Mapping[int, CellResult]) -> bool:
+    if folder is None:
+        return all(cell.index in results for cell in group)
+    return all(cell.path(folder / PARTS).is_file() for cell in group)
+
+
+def _run_on(
+    on_ray: RayEngine,
+    runner: CellRunner,
+    cells: Sequence[Cell],
+    folder: Path | None,
+    results: dict[int, CellResult],
+    progress: Progress | None,
+) -> None:
+    """Every group of cells that is missing, a task each."""
+    waiting = [group for group in groups(cells) if not _there(group, folder, results)]
+    before = len(cells) - sum(map(len, waiting))
+
+    def keep(made: tuple[Sequence[Cell], Sequence[CellResult]]) -> int:
+        for cell, result in zip(*made, strict=True):
+            if folder is None:
+                results[cell.index] = result
+            else:
+                write_cell(result, cell.path(folder / PARTS))
+        return len(made[0])
+
+    def report(done: int) -> None:
+        if progress:
+            progress("cells", before + done, len(cells))
+
+    jobs = ((group,) for group in waiting)
+    on_ray.run(partial(_task, runner), jobs, report=report, where=folder or "memory", take=keep)
+
+
+def _task(runner: CellRunner, group: Sequence[Cell]) -> tuple[Sequence[Cell], list[CellResult]]:
+    return group, runner.run(group)
 
 
 def _wait(ready: Callable[[], bool]) -> None:
@@ -294,13 +342,15 @@ def _made(
 
 def _notes(runner: CellRunner, cells: Sequence[Cell], real: Opened, synthetic: Opened) -> list[str]:
     """Of the clips: flow of two kinds, and what folds lack where nothing is added, by the number of subjects."""
-    notes = flow_notes(real, synthetic)
+    notes = flow_notes(real, synthetic, runner.config)
     plain = {c.condition.train_subjects: c for c in reversed(cells) if c.condition.arm == NONE}
     for subjects, cell in sorted(plain.items()):
         mixture = runner.mixture(cell)
         lacking = {fold.name: mixture.lacking(f) for f, fold in enumerate(mixture.folds)}
         of = f"{subjects} subjects, " if subjects else ""
-        notes += [f"{of}no synthetic clips: {line}" for line in report.lacking_notes(lacking)]
+        notes += [f"{of}no synthetic clips: {line}" for line in report.lacking_notes(lacking, multi=runner.real.multi)]
+    if runner.real.multi:
+        notes.append(report.constants_note(predictions.constant_rows(runner.real, runner.folds)))
     return notes
 
 
@@ -314,7 +364,7 @@ def _result(
 ) -> AblationResult:
     start = time.perf_counter()
     rows, summary, by_fold = figures(cells, results, runner.config)
-    curve = curve_png(summary)
+    curve = curve_png(summary, report.worded("UF1", runner.config))
     seconds = {"load": load_seconds}
     for cell, result in zip(cells, results, strict=True):
         seconds[cell.condition.model] = seconds.get(cell.condition.model, 0.0) + result.seconds

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesynth.cli.options import EXCLUDE, FACE_LIMITS, OUT, SEED, SETTINGS, device_option, subject_keys, summary
+from mesynth.cli.options import (
+    EXCLUDE,
+    FACE_LIMITS,
+    OUT,
+    SEED,
+    SETTINGS,
+    device_option,
+    share_options,
+    subject_keys,
+    summary,
+)
 from mesynth.commandline import (
     Verb,
     by_step,
@@ -67,6 +77,7 @@ def plan(
     from mesynth.core.errors import ConfigError
     from mesynth.corpus.design import load_design
     from mesynth.corpus.faces import SHEET, SKIPPED_FACES, examine_to_plan, in_short
+    from mesynth.corpus.plan import Summary
     from mesynth.corpus.planning import draft_plan
 
     if out is None and not dry_run:
@@ -89,14 +100,15 @@ def plan(
     if examination is not None and examination.left_out:
         where = "" if dry_run or out is None else f"; {out / SKIPPED_FACES} says why, {out / SHEET} shows them"
         click.echo(f"Warning: {in_short(examination.reasons)}{where}", err=True)
+    written = {}
     with progress_bars() as bar:
-        summary = draft.summary(bar("rows drawn"))
+        if dry_run or out is None:
+            summary = draft.summary(bar("rows drawn"))
+        else:
+            summary = Summary()
+            written = {"out": str(out), "hash": draft.write(out, bar("rows written"), summary).hash}
     if not as_json:
         click.echo(summary.text())
-    written = {}
-    if not dry_run and out is not None:
-        with progress_bars() as bar:
-            written = {"out": str(out), "hash": draft.write(out, bar("rows written")).hash}
     if as_json:
         echo_json(summary.plain() | written)
     else:
@@ -195,6 +207,7 @@ Examples:
     help="Processes, 0: one per core; the bytes do not depend on it.",
 )  # fmt: skip
 @OUT
+@share_options
 @dry_run_option
 @json_option
 def export(
@@ -218,22 +231,107 @@ def export(
     from mesynth.corpus.exports.run import export as run
     from mesynth.corpus.exports.run import forecast
     from mesynth.store.manifest import Manifest
+    from mesynth.store.remote import shown
 
     options = Options(size=size, video=video, train=not no_train, frame=frame)
     source = Manifest.read(corpus)
     if dry_run:
         expected = forecast(source, form, options)
-        would = {"form": form, "out": str(out), "clips": expected.clips, "left out": len(expected.left_out)}
+        would = {"form": form, "out": shown(out), "clips": expected.clips, "left out": len(expected.left_out)}
         if as_json:
             echo_json(would | {"dry run": True})
         else:
-            click.echo(f"would export {expected.clips} clips to {form} in {out}, {len(expected.left_out)} left out")
+            click.echo(
+                f"would export {expected.clips} clips to {form} in {shown(out)}, {len(expected.left_out)} left out"
+            )
             for entry in expected.left_out[:10]:
                 click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
         return
     with progress_bars() as bar:
         account = run(source, form, out, options, workers=workers, progress=bar("clips"))
-    show_result(account.to_dict(), as_json)
+    show_result(account.to_dict() | {"out": shown(out)}, as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth generate --plan plan --shard 0/2 --out corpus
+  mesynth generate --plan plan --shard 1/2 --out corpus
+  mesynth merge corpus"""
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def merge(folder: Path, as_json: bool) -> None:
+    """Close FOLDER, all of whose shards are made: of shares of generate, prepare, augment or export (--shard, srun).
+
+    The last share does so itself; this is for a folder whose last share was stopped before it could. One that is closed
+    is left as it is. Memory does not grow with the clips.
+    """
+    from mesynth.api import merge as run
+
+    show_result(run(folder), as_json)
+
+
+# ------------------------------------------------------------------- submit
+
+
+SHARED = ("generate", "prepare", "export", "augment", "render")
+"""Verbs whose work several processes share without a rendezvous."""
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="""\b
+Examples:
+  mesynth submit generate --plan plan --out corpus --tasks 64 --slurm partition=cpu,time=120
+  mesynth submit prepare casme2 --root /data/CASME2 --out prepared --slurm partition=cpu,time=60,mem_gb=8
+  mesynth submit generate --plan plan --out corpus --tasks 2 --executor local --wait""",
+)
+@click.argument("verb", type=click.Choice(SHARED))
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF THE VERB]...")
+@click.option(
+    "--tasks", type=click.IntRange(min=1, max=10_000), default=8, show_default=True, help="Tasks of the array."
+)
+@click.option(
+    "--slurm", default="", metavar="NAME=VALUE,...",
+    help="Of a task: time (minutes or h:mm:ss), partition, account, qos, cpus_per_task, mem_gb, gres, constraint, "
+    "array_parallelism, ... (sbatch's names).",
+)  # fmt: skip
+@click.option(
+    "--executor", type=click.Choice(["slurm", "local"]), default="slurm", show_default=True,
+    help="local: processes of this machine, to try a submission.",
+)  # fmt: skip
+@click.option(
+    "--logs", type=click.Path(path_type=Path), help="Folder of the tasks' logs [default: OUT-logs beside the result]."
+)
+@click.option("--wait", is_flag=True, help="Until the last task has ended; a task that failed is an error then.")
+@dry_run_option
+@json_option
+def submit(
+    verb: str,
+    words: tuple[str, ...],
+    tasks: int,
+    slurm: str,
+    executor: str,
+    logs: Path | None,
+    wait: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Submit VERB to SLURM as an array by submitit: task i runs it with --shard i/N; the last one closes the folder.
+
+    Needs submitit (pip install 'mesynth[cluster]') and, for the array, sbatch. The verb's own words are checked here,
+    before anything is submitted. A task that ran out of time is made good by the same submission again.
+    """
+    from mesynth.cli import main
+    from mesynth.store.cluster import Submission
+
+    given = main.commands[verb].make_context(f"mesynth {verb}", [*words, "--shard", f"0/{tasks}"]).params
+    wanted = Submission.of([verb, *words], Path(given["out"]), tasks=tasks, slurm=slurm, executor=executor, logs=logs)
+    if dry_run:
+        click.echo(wanted.text())
+        return
+    show_result(wanted.submit(wait=wait), as_json)
 
 
 @click.command(epilog="Example: mesynth card corpus --quality quality")
@@ -337,6 +435,7 @@ def verify(folder: Path, seal: bool, as_json: bool) -> None:
 @device_option("cpu", "the picture networks and the AU judge run")
 @SEED
 @OUT
+@share_options
 @json_option
 def measure(
     real: Path,
@@ -360,6 +459,7 @@ def measure(
     without --download.
     """
     from mesynth.api import measure as run
+    from mesynth.store.cluster import speaks
 
     with progress_bars() as bar:
         found = run(
@@ -367,6 +467,8 @@ def measure(
             lpips_weights=lpips_weights, download=download, workers=workers, panel=panel, device=device,
             command=_command(), progress=bar("measure"),
         )  # fmt: skip
+    if not speaks():
+        return
     if download:  # what was requested and did not come is said now, not only on the page
         told = {note for report in found.reports.values() for note in report.notes if "used instead of" in note}
         for note in sorted(told):

@@ -19,6 +19,7 @@ from mesynth.cli.options import (
     device_option,
     landmarker_options,
     numbers,
+    share_options,
     subject_keys,
     summary,
 )
@@ -327,18 +328,21 @@ def _range(text: str) -> tuple[float, float]:
 @SEED
 @OUT
 @WORKERS
+@share_options
 @dry_run_option
 def render(
     layout: str, subjects: int, clips: int, size: int, fps: float, seed: int, out: Path, workers: int, dry_run: bool
 ) -> None:
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
+    from mesynth.store.remote import shown
+
     if dry_run:
         from mesynth.datasets.rendered import Rendering
 
         Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)  # checks them
         n = subjects * clips if layout == "casme2" else subjects
         what = "clips" if layout == "casme2" else "pictures"
-        click.echo(f"would render {n} {what} of {subjects} subjects into {out}")
+        click.echo(f"would render {n} {what} of {subjects} subjects into {shown(out)}")
         return
     from mesynth.api import render as run
 
@@ -347,7 +351,7 @@ def render(
             out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, workers=workers,
             progress=bar,
         )  # fmt: skip
-    click.echo(f"rendered into {out}")
+    click.echo(f"rendered into {shown(out)}")
 
 
 @click.command(
@@ -444,6 +448,7 @@ Examples:
 @dry_run_option
 @json_option
 @click.pass_context
+@share_options
 def generate(
     context: click.Context, out: Path, workers: int, dry_run: bool, as_json: bool, download: bool, **given: Any
 ) -> None:
@@ -454,24 +459,33 @@ def generate(
     """
     from mesynth.api import fetch_landmarker
     from mesynth.corpus.generation import Generation
+    from mesynth.store.cluster import speaks
+    from mesynth.store.remote import shown
 
     wanted = Generation(**given | {"duration": _range(given["duration"])})
     source = click.core.ParameterSource.COMMANDLINE
     named = {name for name in context.params if context.get_parameter_source(name) == source}
     wanted.check(named, option=lambda name: f"--{_OPTIONS.get(name, name).replace('_', '-')}")
     if dry_run:
-        click.echo(wanted.forecast(out))
+        click.echo(wanted.forecast(Path(shown(out))))
+        try:
+            cost, clips = wanted.cost()
+        except MesynthError as error:  # a face or a weight that is missing is said, and what was said stays true
+            click.echo(f"not measured: {error}", err=True)
+            return
+        click.echo(cost.text(clips, "flow images" if wanted.kind == "flow" else "clips"), err=True)
         return
     if wanted.kind == "clips":
         wanted = replace(wanted, landmarker=fetch_landmarker(wanted.landmarker, download))
     speeds: list[Throughput] = []
     with progress_bars() as bar:
         made = wanted.run(out, workers, bar, speeds.append)
-    for speed in speeds:
-        speed.write(out)
-        click.echo(speed.text(), err=True)
-    for warning in made.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+    if speaks():  # of processes that share a folder the first tells, of itself
+        for speed in speeds:
+            speed.write(out)
+            click.echo(speed.text(), err=True)
+        for warning in made.warnings:
+            click.echo(f"Warning: {warning}", err=True)
     show_result(summary(made.manifest, out) | made.shown, as_json)
     if made.missing:
         click.echo(f"Warning: {made.missing}", err=True)

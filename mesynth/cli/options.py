@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
+
+from mesynth.commandline import engine_options
 
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the result.")
 WORKERS = click.option(
@@ -36,6 +42,51 @@ FACE_LIMITS = click.option(
     "pitch=25 (degrees), outside=0.1, eyes=0.15, mouth=0.15, expression=0.5, visible=0.35.",
 )
 SEED = click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+
+
+def share_options(command: Any) -> Any:
+    """``--shard`` and ``--engine ray``; the verb runs together with what a launcher has started beside it.
+
+    The first process speaks for all. Of a mistake that shows before anything is shared the others say nothing; what
+    stops one of them later it says itself.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, shard: str, engine: str, address: str, gpus: float, **given: Any) -> Any:
+        from mesynth import commandline
+        from mesynth.core.errors import MesynthError
+        from mesynth.store import cluster, remote
+
+        on_ray = cluster.RayEngine.of(engine, address, gpus)
+        with ExitStack() as stack:
+            share = stack.enter_context(cluster.together(shard, on_ray))
+            try:
+                if out := given.get("out"):
+                    if share is not None or on_ray is not None:
+                        remote.require_here(out, "--engine ray" if on_ray else "them")
+                    given["out"] = stack.enter_context(remote.delivered(out))
+                for name in ("faces", "plan", "root"):  # pictures and tables of many files are read from a disk
+                    if given.get(name):
+                        given[name] = remote.fetched(given[name])
+                if cluster.speaks():
+                    return command(*args, **given)
+                with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), commandline.no_bars():
+                    return command(*args, **given)
+            except cluster.ShareDone as done:
+                click.echo(str(done))
+            except MesynthError as error:
+                if cluster.speaks():
+                    raise
+                if cluster.has_shared():
+                    assert share is not None
+                    raise MesynthError(f"process {share.rank} of {share.count}: {error}") from error
+                sys.exit(2)
+
+    return click.option(
+        "--shard", default="", metavar="i/N",
+        help="Make the i-th of N shares alone, counted from 0, beside others in the same folder [default: as "
+        "torchrun, accelerate launch or srun say].",
+    )(engine_options(run))  # fmt: skip
 
 
 def landmarker_options(command: Any) -> Any:
@@ -78,12 +129,14 @@ def summary(manifest: Any, out: Path) -> dict[str, Any]:
     """
     import pyarrow.compute as pc
 
+    from mesynth.store.remote import shown
+
     table = manifest.table
     framed = pc.or_(pc.is_valid(table["frames"]), pc.greater(pc.list_value_length(table["frame_files"]), 0))
     frames = pc.sum(table["n_frames"].filter(framed)).as_py() or 0
     labels = [label for label in manifest.column("label") if label]
     return {
-        "out": str(out),
+        "out": shown(out),
         "clips": len(manifest),
         "subjects": len(set(manifest.subject_keys())),
         "frames": frames,

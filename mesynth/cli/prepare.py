@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from mesynth.api import FLOW_FOLDERS, load_database
+from mesynth.api import FLOW_FOLDERS, load_database, prepare_cost
 from mesynth.api import prepare as run_prepare
-from mesynth.cli.options import OUT, SEED, WORKERS, device_option, landmarker_options, summary
+from mesynth.cli.options import OUT, SEED, WORKERS, device_option, landmarker_options, share_options, summary
 from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
@@ -38,6 +38,7 @@ Example: mesynth augment prepared/casme2 --copies 3 --ratios 0.7,1,1.5 --keep-fr
 @SEED
 @OUT
 @WORKERS
+@share_options
 @dry_run_option
 @json_option
 def augment(
@@ -82,7 +83,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 # ------------------------------------------------------------------- prepare
 
 
-_OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json"}
+_OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json", "shard", "engine", "address", "gpus"}
 """What `prepare export` takes: nothing is aligned or estimated."""
 _OF_FLOW = _OF_EXPORTS | {"part", "frames", "frame", "check_only"}
 """What `prepare flow_folders` takes."""
@@ -150,6 +151,7 @@ Examples:
 @landmarker_options
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for the result (not with --check).")
 @WORKERS
+@share_options
 @dry_run_option
 @json_option
 def prepare(
@@ -184,7 +186,9 @@ def prepare(
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
     from mesynth.core.devices import find_device
+    from mesynth.core.errors import MesynthError
     from mesynth.datasets.registry import EXPORT
+    from mesynth.store.remote import shown
 
     steps |= {
         "inputs": tuple(name.strip() for name in inputs.split(",") if name.strip()),
@@ -211,9 +215,16 @@ def prepare(
         return
     if dry_run:
         manifest, _ = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad, **chosen)
-        click.echo(f"would prepare {len(manifest)} clips of {len(set(manifest.subject_keys()))} subjects into {out}")
+        people = len(set(manifest.subject_keys()))
+        click.echo(f"would prepare {len(manifest)} clips of {people} subjects into {shown(out)}")
+        try:
+            cost = prepare_cost(manifest, landmarker=landmarker, device=device, skip_bad=skip_bad, **steps)
+            click.echo(cost.text(len(manifest)), err=True)
+        except MesynthError as error:
+            click.echo(f"not measured: {error}", err=True)
         return
     from mesynth.datasets.check import kinds_of_warnings
+    from mesynth.store.cluster import speaks
     from mesynth.store.stage import read_skipped
 
     with progress_bars() as bar:
@@ -223,7 +234,7 @@ def prepare(
             progress=bar("clips"), **chosen, **steps,
         )  # fmt: skip
     left = read_skipped(out)
-    for entry in left[:10]:
+    for entry in left[:10] if speaks() else ():
         click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
     told = {"warnings": kinds} if (kinds := kinds_of_warnings(done)) else {}
     show_result(summary(done, out) | {"left out": len(left)} | told | _drift(out), as_json)

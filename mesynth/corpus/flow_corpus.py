@@ -19,8 +19,10 @@ from mesynth.core.framing import COVERED, OWN, Framing, covered, reframed
 from mesynth.core.process import part
 from mesynth.core.types import AUVector
 from mesynth.corpus.generate import Pace, run_plan
+from mesynth.corpus.plan import FILE_NAME as PLAN_FILE
 from mesynth.corpus.plan import VIRTUAL, Plan, PlanConfig, PlanFace, PlanRow, StoredPlan, virtual_faces, write_plan
 from mesynth.motion.flow_prior import NAME, FlowNuisance, FlowPrior, FlowRequest, effective_intensity, tables
+from mesynth.store.cluster import do_once
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import config_hash
 from mesynth.store.stage import Jobs, Produced, Progress
@@ -229,7 +231,8 @@ class FlowRun:
     bars = ("flow images",)
 
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
-        write_plan(self.rows, out)
+        if do_once(out, "plan", (out / PLAN_FILE).is_file):
+            write_plan(self.rows, out)
 
     def jobs(self, rows: Jobs) -> Jobs:
         return Batches(rows)

@@ -37,6 +37,7 @@ from mesynth.corpus.faces import (
     margin,
     prepare_faces,
 )
+from mesynth.corpus.plan import FILE_NAME as PLAN_FILE
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, StoredPlan, write_plan
 from mesynth.corpus.previews import VIDEOS, check_video, loose_files
 from mesynth.generators.base import ROWS_AT_ONCE, ClipRequest, Generator
@@ -45,10 +46,11 @@ from mesynth.motion.prior import NAME, Face
 from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
+from mesynth.store.cluster import alone, do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
-from mesynth.store.run_folder import claim_folder, only_writer, write_text
+from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.shards import read_frames, read_landmarks
-from mesynth.store.stage import Jobs, Produced, Progress, Skipped, Worker, run_stage
+from mesynth.store.stage import Cost, Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 THROUGHPUT_FILE = "throughput.json"
 """The only file of a corpus that differs from run to run; it is no part of what a seed decides."""
@@ -280,16 +282,35 @@ def run_plan(
         MesynthError: whatever the worker raises.
     """
     claim_folder(out, run.config)
-    with only_writer(out), writable(out):
+    with writer(out), writable(out):
         bars = [progress(name) if progress else None for name in run.bars]
-        run.prepare(out, workers, bars[0])
-        with timed(run.worker(out), report) as work:
+        with unfixed():
+            run.prepare(out, workers, bars[0])
+        with timed(run.worker(out), None if engine() else report) as work:  # tasks elsewhere leave no times here
             made = run_stage(
                 out, run.jobs(run.rows), work, config=run.config, workers=workers, progress=bars[-1], held=True,
                 meta=framing_meta(KnownFraming(framing=run.framing) if run.framing else None),
             )  # fmt: skip
     prove_complete(made, len(run.rows))
     return made
+
+
+def cost(run: CorpusRun, rows: int) -> Cost:
+    """Measured on the first ``rows`` of the run, made twice in a folder of the machine's own: libraries and weights are
+    read, and code is compiled, the first time."""
+    jobs = run.rows[:rows]
+    speeds: list[Throughput] = []
+    started = time.perf_counter()
+    with TemporaryDirectory(prefix="mesynth-cost-") as folder, alone():
+        run.prepare(Path(folder), 1, None)
+        begun = time.perf_counter()
+        for turn in ("first", "again"):
+            out = Path(folder) / turn
+            with timed(run.worker(Path(folder)), speeds.append) as work:
+                run_stage(out, run.jobs(jobs), work, config=run.config)
+        stored = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    first, again = (speed.wall for speed in speeds)
+    return Cost(len(jobs), again / len(jobs), stored / len(jobs), max(begun - started + first - again, 0.0))
 
 
 # ---------------------------------------------------------------- clips
@@ -585,13 +606,22 @@ class FaceRun:
             self.sources, out / "faces", self.size, landmarker=self.landmarker, workers=workers, progress=progress,
             examination=self.examination,
         )  # fmt: skip
-        write_plan(self.rows, out)
+        if do_once(out, "plan", (out / PLAN_FILE).is_file):
+            write_plan(self.rows, out)
 
     def jobs(self, rows: Jobs) -> Jobs:
         return rows if self.model.device == "cpu" else Blocks(rows, ROWS_AT_ONCE)
 
     def worker(self, out: Path) -> GenerateWorker:
         return GenerateWorker(self.model, out / "faces", self.size, self.preview)
+
+
+def few_faces(run: FaceRun, rows: int) -> FaceRun:
+    """The first rows of a run on the faces that they need alone."""
+    first = list(run.rows[:rows])
+    used = list(dict.fromkeys(row.face for row in first))
+    moved = [replace(row, face=used.index(row.face)) for row in first]
+    return replace(run, rows=moved, sources=[run.sources[i] for i in used], examination=None)  # type: ignore[arg-type]
 
 
 def face_run(

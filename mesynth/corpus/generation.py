@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mesynth.corpus.plan import PlanConfig, StoredPlan
     from mesynth.corpus.rejection import Acceptance, AcceptedCorpus
     from mesynth.store.manifest import Manifest
-    from mesynth.store.stage import Progress
+    from mesynth.store.stage import Cost, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +259,35 @@ class Generation:
         attempts = f"{until.limits.text()}, in up to {until.attempts} attempts each"
         return f"would generate {self._forecast()} into {out}, until accepted by {attempts}"
 
+    def cost(self) -> tuple[Cost, int]:
+        """What a clip takes on this machine, measured on a few rows that are made and thrown away; and how many clips
+        there will be. Raises MesynthError for what making them does."""
+        from mesynth.corpus.faces import WHOLE, find_faces
+        from mesynth.corpus.flow_corpus import flow_run
+        from mesynth.corpus.generate import FaceRun, Preview, choose, choose_for_rows, cost, few_faces
+        from mesynth.corpus.plan import Plan
+        from mesynth.motion.flow_prior import parse_flow_nuisance
+
+        if self.kind == "flow":
+            images = flow_run(
+                self._rows(), model=self.model or "flow-prior", people=self.subjects,
+                size=28 if self.size is None else self.size, nuisance=parse_flow_nuisance(self.nuisance),
+                framing=self.framing(),
+            )  # fmt: skip
+            few = replace(images, rows=images.rows[:_MEASURED_IMAGES])  # its plan is written, too
+            return cost(few, _MEASURED_IMAGES), len(images.rows)
+        model, preview = self.model or "motion-prior", Preview(count=0)
+        rows: Plan | StoredPlan
+        if self.plan:
+            plan = self._stored()
+            chosen, sources, rows, size = choose_for_rows(model, plan), plan.find(self.faces), plan, plan.size
+        else:
+            assert self.faces is not None
+            sources, config = find_faces(self.faces), self.config
+            chosen, rows, size = choose(model, config), Plan(config, len(sources)), WHOLE if self.whole else config.size
+        run = FaceRun(rows, chosen, sources, size, preview, self.landmarker, {})
+        return cost(few_faces(run, _MEASURED_CLIPS), _MEASURED_CLIPS), len(rows)
+
     def _forecast(self) -> str:
         from mesynth.core.profiles import frame_count
         from mesynth.corpus.faces import LONGEST, find_faces
@@ -296,6 +325,7 @@ class Generation:
         return StoredPlan.read(self.plan)
 
 
+_MEASURED_CLIPS, _MEASURED_IMAGES = 3, 128
 _PLANNED = (
     "aus", "emotion", "au_source", "count", "profile", "fps", "duration", "noise", "head_motion", "blink", "style",
     "seed", "subjects",

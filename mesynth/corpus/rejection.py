@@ -41,8 +41,9 @@ from mesynth.motion.prior import NAME
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store import digests
+from mesynth.store.cluster import do_once, engine, require_whole_share, unless, writer
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, framing_meta, write_tables
-from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, only_writer, write_text
+from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, write_text
 from mesynth.store.shards import ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
     SKIPPED_FILE,
@@ -318,49 +319,56 @@ def _run_rounds(
         RunFolderError: ``out`` holds another run, another process is writing it, or it cannot be written.
         MesynthError: whatever a worker raises.
     """
+    require_whole_share("--until-accepted, whose rounds are judged over all shares")
     plan, config = run.rows, run.config | acceptance.plain()
     workers, progress, report = pace.get("workers", 1), pace.get("progress"), pace.get("report")
     claim_folder(out, config)
     if (out / FILE_NAME).is_file():
         if (out / ROUNDS).exists() or (out / LOCK_FILE).exists():  # a kill came between the last two steps
-            with only_writer(out), writable(out):
+            with writer(out), writable(out):
                 shutil.rmtree(out / ROUNDS, ignore_errors=True)
         return AcceptedCorpus.read(out)
     speeds: list[Throughput] = []
-    with only_writer(out), writable(out):
-        for temporary in out.glob("*.tmp"):  # left by a kill
+    with writer(out) as member, writable(out):
+        for temporary in out.glob("*.tmp") if member is None else ():  # left by a kill
             temporary.unlink(missing_ok=True)
-        before = run.bars[:-1]
-        run.prepare(out, workers, progress(before[0]) if progress and before else None)
-        rounds = _Rounds(len(plan), acceptance, checks)
-        attempts = Attempts(plan, range(len(plan)))
-        while len(attempts):
-            number = len(rounds.made)
-            bar = progress("clips" if number == 0 else f"again, {number}") if progress else None
-            identity = config | {"round": number, "attempts": config_hash({"attempts": attempts.plain()})}
-            # Without checks of frames there is nothing that a worker could draw again.
-            alone = acceptance.limits.of_frames
-            worker = _Sampler(run.worker(out), checks, acceptance.attempts) if alone else run.worker(out)
-            jobs = attempts if alone else run.jobs(attempts.rows())
-            with timed(worker, speeds.append if report else None) as work:
-                made = run_stage(
-                    out / ROUNDS / f"{number:03d}", jobs, work, config=identity, workers=workers, progress=bar
-                )
-            attempts = rounds.take(made, attempts)
-        assert all((rounds.chosen[i] >= 0) != (i in rounds.never) for i in range(len(plan)))
-        rejected = sorted(rounds.rejected, key=lambda r: (r.plan_row, r.attempt))
-        write_text(out / REJECTED_FILE, rejected_csv(rejected))
-        if rounds.never:
-            write_text(out / SKIPPED_FILE, skipped_csv(rounds.never[i] for i in sorted(rounds.never)))
-        known = KnownFraming(framing=run.framing) if run.framing else None
-        _gather(out, rounds.made, rounds.chosen, framing_meta(known))
-        shutil.rmtree(out / ROUNDS)
+        with unless((out / FILE_NAME).is_file):  # then another has gathered the rounds that were read here
+            before = run.bars[:-1]
+            run.prepare(out, workers, progress(before[0]) if progress and before else None)
+            rounds = _Rounds(len(plan), acceptance, checks)
+            attempts = Attempts(plan, range(len(plan)))
+            while len(attempts):
+                number = len(rounds.made)
+                bar = progress("clips" if number == 0 else f"again, {number}") if progress else None
+                identity = config | {"round": number, "attempts": config_hash({"attempts": attempts.plain()})}
+                # Without checks of frames there is nothing that a worker could draw again.
+                alone = acceptance.limits.of_frames
+                worker = _Sampler(run.worker(out), checks, acceptance.attempts) if alone else run.worker(out)
+                jobs = attempts if alone else run.jobs(attempts.rows())
+                with timed(worker, speeds.append if report and not engine() else None) as work:
+                    made = run_stage(
+                        out / ROUNDS / f"{number:03d}", jobs, work, config=identity, workers=workers, progress=bar
+                    )
+                attempts = rounds.take(made, attempts)
+            assert all((rounds.chosen[i] >= 0) != (i in rounds.never) for i in range(len(plan)))
+            if do_once(out, "gather", (out / FILE_NAME).is_file):
+                _close_rounds(out, run, rounds)
     if report and speeds:
         report(joined(speeds))
     return AcceptedCorpus.read(out)
 
 
 # ---------------------------------------------------------------- one corpus of the rounds
+
+
+def _close_rounds(out: Path, run: CorpusRun, rounds: _Rounds) -> None:
+    rejected = sorted(rounds.rejected, key=lambda r: (r.plan_row, r.attempt))
+    write_text(out / REJECTED_FILE, rejected_csv(rejected))
+    if rounds.never:
+        write_text(out / SKIPPED_FILE, skipped_csv(rounds.never[i] for i in sorted(rounds.never)))
+    known = KnownFraming(framing=run.framing) if run.framing else None
+    _gather(out, rounds.made, rounds.chosen, framing_meta(known))
+    shutil.rmtree(out / ROUNDS)
 
 
 def _gather(out: Path, rounds: Sequence[Manifest], chosen: np.ndarray, meta: dict[str, str]) -> None:

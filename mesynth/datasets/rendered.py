@@ -30,8 +30,9 @@ from mesynth.core.seeds import derived, stream
 from mesynth.core.types import AUVector
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.store import digests
+from mesynth.store.cluster import do_once, writer
 from mesynth.store.manifest import Manifest, Provenance, Row
-from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last, write_listed
+from mesynth.store.run_folder import claim_folder, write_bytes, write_last, write_listed
 from mesynth.store.shards import png_bytes
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -90,7 +91,9 @@ def render_faces(
     claim_folder(out, {"stage": "render", "layout": "faces", "subjects": subjects, "size": size, "seed": seed})
     neutral = np.zeros((1, len(facs.AU_CODES), 2), np.float32)
     people = []
-    with only_writer(out):
+    with writer(out):
+        if not do_once(out, "faces", (out / CARD).is_file):
+            return out
         for i in counted(range(1, subjects + 1), subjects, progress):
             identity = derived(seed, "rendered-face", i)
             file = out / f"person{identity:010d}.png"  # a name that no other person has, in any folder
@@ -169,7 +172,7 @@ def render_casme2(
         for c, emotion in enumerate(draw_emotions(wanted.clips_per_subject, stream(seed, "rendered-emotions", s)))
     ]
     claim_folder(out, config)
-    with only_writer(out):
+    with writer(out):
         made = run_stage(
             out,
             jobs,
@@ -181,7 +184,8 @@ def render_casme2(
             held=True,
         )
         # The workbook last: a folder without it is no database yet.
-        write_listed(out, {RENDERED_FILE: _truth(made, seed, fps), WORKBOOK: _workbook(made)})
+        if do_once(out, "workbook", (out / WORKBOOK).is_file):
+            write_listed(out, {RENDERED_FILE: _truth(made, seed, fps), WORKBOOK: _workbook(made)})
     return load_casme2(out)
 
 

@@ -6,6 +6,7 @@ states. Either way the parts are merged in the same order, so that no figure dep
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import threading
@@ -23,7 +24,9 @@ import torch
 
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.metrics.base import METRICS, ClipData, Metric, PartlyUsed, Setup, walk
+from mesynth.store import cluster
 from mesynth.store.manifest import Manifest
+from mesynth.store.run_folder import temporary_beside
 from mesynth.store.stage import WorkerDied, run_pool
 
 Progress = Callable[[int, int], None]
@@ -101,7 +104,13 @@ class Evaluation:
         record = {"names": list(kept), "used": self.used, "left_out": self.left_out, "unreadable": self.unreadable,
                   "seconds": self.seconds}  # fmt: skip
         arrays = {f"{i}/{key}": value for i, state in enumerate(kept.values()) for key, value in state.items()}
-        np.savez(file, record=np.array(json.dumps(record)), **arrays)
+        temporary = temporary_beside(file)
+        try:
+            with temporary.open("wb") as whole:
+                np.savez(whole, record=np.array(json.dumps(record)), **arrays)
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @staticmethod
     def read(file: Path, makers: Makers) -> Evaluation:
@@ -191,7 +200,8 @@ def evaluate(
 ) -> tuple[dict[str, Evaluation], dict[str, float]]:
     """Evaluate every chosen clip: by corpus what its clips and the real ones came to, and the seconds of the real ones.
 
-    The real clips are read once. ``workers``: processes, or with 1 two threads of this one. Memory is that of what the
+    The real clips are read once. ``workers``: processes, or with 1 two threads of this one; processes that write a
+    folder together (:mod:`mesynth.store.cluster`) share the clips. Memory is that of what the
     measures keep and of two slices of clips a worker.
 
     Raises:
@@ -199,7 +209,8 @@ def evaluate(
         MesynthError: a worker process died.
     """
     sides = [real, *corpora.values()]
-    with _torch_threads(), (_in_processes if workers > 1 else _in_threads)(sides, makers, workers, progress) as parts:
+    how = _together if cluster.innermost() is not None else _in_processes if workers > 1 else _in_threads
+    with _torch_threads(), how(sides, makers, workers, progress) as parts:
         first, *others = (_merged(own, makers, side) for own, side in zip(parts, sides, strict=True))
     found = {}
     for name, own in zip(corpora, others, strict=True):
@@ -251,21 +262,75 @@ def _in_processes(
             [Path(folder) / f"{number}-{first}.npz" for first in _firsts(side)] for number, side in enumerate(sides)
         ]
 
-        def jobs() -> Iterator[tuple[Path, str, Manifest, int]]:
-            for side, own in zip(sides, files, strict=True):
-                kind, manifest, rows = side
-                for file, first in zip(own, _firsts(side), strict=True):
-                    part = manifest.table.take(pa.array(rows[first : first + _SLICE]))
-                    yield file, kind, Manifest(part, manifest.root), first
-
-        workers = min(workers, sum(map(len, files)))
-        try:
-            run_pool(_Worker(makers), jobs(), workers=workers, report=lambda done: report(done, total), where=folder)
-        except WorkerDied:
-            raise MesynthError(
-                "a worker process died (out of memory, or killed); measure again with fewer --workers"
-            ) from None
+        jobs = (_job(*place) for place in _places(sides, files))
+        _pool(makers, jobs, min(workers, sum(map(len, files))), lambda done: report(done, total), folder)
         yield [(Evaluation.read(file, makers) for file in own) for own in files]
+
+
+_Place = tuple[Path, Side, int]
+"""A slice: where its states are written, of which side it is, and where it begins."""
+
+
+def _places(sides: Sequence[Side], files: Sequence[Sequence[Path]]) -> Iterator[_Place]:
+    for side, own in zip(sides, files, strict=True):
+        for file, first in zip(own, _firsts(side), strict=True):
+            yield file, side, first
+
+
+def _job(file: Path, side: Side, first: int) -> tuple[Path, str, Manifest, int]:
+    kind, manifest, rows = side
+    return file, kind, Manifest(manifest.table.take(pa.array(rows[first : first + _SLICE])), manifest.root), first
+
+
+def _pool(
+    makers: Makers, jobs: Iterable[tuple[Any, ...]], workers: int, report: Callable[[int], object], where: object
+) -> None:
+    try:
+        run_pool(_Worker(makers), jobs, workers=workers, report=report, where=where)
+    except WorkerDied:
+        raise MesynthError(
+            "a worker process died (out of memory, or killed); measure again with fewer --workers"
+        ) from None
+
+
+@contextmanager
+def _together(
+    sides: Sequence[Side], makers: Makers, workers: int, progress: Progress | None
+) -> Iterator[list[Iterator[Evaluation]]]:
+    """Each process evaluates the slices that no other has, and reads what all of them wrote down."""
+    member = cluster.innermost()
+    assert member is not None
+    of = hashlib.sha256(json.dumps([[kind, m.hash(), rows.tolist()] for kind, m, rows in sides]).encode()).hexdigest()
+    folder = member.folder / f"slices-{of[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [[folder / f"{number}-{first}.npz" for first in _firsts(side)] for number, side in enumerate(sides)]
+    places = list(_places(sides, files))
+    report = progress or (lambda done, total: None)
+    total = sum(len(rows) for _, _, rows in sides)
+
+    def there() -> int:
+        return sum(len(side[2][first : first + _SLICE]) for file, side, first in places if file.is_file())
+
+    def taken() -> Iterator[tuple[Path, str, Manifest, int]]:
+        for index in member.share.order(len(places)):
+            if not places[index][0].is_file() and member.take(f"{folder.name}-{index}"):
+                yield _job(*places[index])
+
+    worker = _Worker(makers)
+    for wait in cluster.waits():
+        done = there()
+        report(done, total)
+        if done == total:
+            break
+        if workers > 1:
+            _pool(makers, taken(), min(workers, len(places)), lambda _: report(there(), total), folder)
+        else:
+            for job in taken():
+                for _ in worker(*job):
+                    report(there(), total)
+        if there() < total:
+            time.sleep(wait)
+    yield [(Evaluation.read(file, makers) for file in own) for own in files]
 
 
 class _Worker:

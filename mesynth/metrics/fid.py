@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
-from scipy.linalg import lapack
 
 from mesynth.core import seeds
 from mesynth.core.errors import ManifestError
@@ -97,6 +96,8 @@ def frechet_of_moments(x: Moments, y: Moments) -> float:
 
 def _eigenvalues(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of the product of two covariances [D,D]."""
+    from scipy.linalg import lapack
+
     for one, other in ((a, b), (b, a)):
         factor, failed = lapack.dpotrf(one.T, lower=1, clean=0)
         if not failed:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from mesynth.core.errors import MesynthError
 
@@ -54,6 +53,8 @@ class Style:
 
 def draw_style(uv: np.ndarray, strength: float, rng: np.random.Generator) -> Style:
     """People differ in where and which way a muscle pulls: a random 5 x 5 grid over the face, interpolated."""
+    from scipy.ndimage import map_coordinates
+
     grids = rng.standard_normal((3, _STYLE_GRID, _STYLE_GRID)) * np.array([0.07, 0.07, np.radians(10)])[:, None, None]
     position = [(uv[..., axis] - low) / (high - low) * (_STYLE_GRID - 1) for axis, (low, high) in enumerate(_STYLE_BOX)]
     read = [map_coordinates(grid, position[::-1], order=3, mode="nearest") for grid in grids * strength]

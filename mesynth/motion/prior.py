@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.interpolate import RBFInterpolator
-from scipy.spatial.transform import Rotation
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import MesynthError
@@ -70,6 +68,8 @@ def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarr
     Smoothing is 0.01 IOD: landmark jitter must not fold the face. ``step``: pixels between the points at which the
     spline is evaluated; in between it is interpolated.
     """
+    from scipy.interpolate import RBFInterpolator
+
     centre, rotation, iod = eye_frame(landmarks.astype(np.float64))
     sources = np.vstack([landmarks, _ANCHORS @ (rotation.T * iod) + centre])
     spline = RBFInterpolator(
@@ -102,6 +102,8 @@ def head_turn(landmarks: np.ndarray) -> np.ndarray:
     >>> np.allclose(head_turn(model.uv[model.landmarks]), [[1, 0, 0], [0, 1, 0]], atol=1e-4)
     True
     """
+    from scipy.spatial.transform import Rotation
+
     centre, level, iod = eye_frame(np.asarray(landmarks, np.float64))
     seen = (landmarks - centre) @ level / iod * [1, -1]
     model = HeadModel.load()

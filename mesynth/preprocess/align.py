@@ -12,14 +12,18 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy.spatial import Delaunay
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.framing import OWN, Framing
+from mesynth.core.types import LANDMARK_MIRROR
 from mesynth.preprocess.config import CROP_SIZE
+
+if TYPE_CHECKING:
+    from scipy.spatial import Delaunay
 
 IOD_SHARE = OWN.eyes
 """Distance of the eye centres as a share of the crop's width."""
@@ -116,10 +120,7 @@ class SimilarityCrop:
 MEAN_FACE_FILE = Path(__file__).parent / "data" / "mean_face.json"
 MESH = np.arange(60)
 """Landmarks that are vertices: the inner lips (60-67) meet when the mouth is closed and span no triangles."""
-MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
-     41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)  # fmt: skip
+MIRROR = np.array(LANDMARK_MIRROR)
 """Landmark -> its mirror image."""
 AREA_LIMITS = (0.1, 10.0)
 """Area of a triangle in the face over its area under the similarity transform; outside, it is folded or a sliver."""
@@ -163,6 +164,8 @@ def mean_face() -> np.ndarray:
 @functools.cache
 def _mesh() -> tuple[np.ndarray, Delaunay]:
     """Vertices [V,2] in shares of the crop (landmarks, then anchors) and their Delaunay triangles."""
+    from scipy.spatial import Delaunay
+
     along = np.linspace(-_RING, 1 + _RING, _ANCHORS + 1)[:-1]
     low, high = np.full(_ANCHORS, -_RING), np.full(_ANCHORS, 1 + _RING)
     ring = [(along, low), (high, along), (1 - along, high), (low, 1 - along)]

@@ -27,6 +27,7 @@ import numpy as np
 from mesynth.core.errors import MesynthError, NoFaceError, WeightsUnavailable
 from mesynth.store import assets
 from mesynth.store.assets import Need, hub_folder
+from mesynth.store.remote import cache_folder
 from mesynth.store.run_folder import write_bytes
 
 ENVIRONMENT = "MESYNTH_CACHE"
@@ -34,9 +35,7 @@ ENVIRONMENT = "MESYNTH_CACHE"
 
 def default_folder() -> Path:
     """``$MESYNTH_CACHE``, else ``mesynth`` in the user's cache folder."""
-    if named := os.environ.get(ENVIRONMENT):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mesynth"
+    return cache_folder()
 
 
 class LandmarkCache:

@@ -105,7 +105,7 @@ def _order(entry: tuple[str, str]) -> tuple[bytes, ...]:
 def _write(folder: Path, listed: Iterator[tuple[str, str]], *, durable: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / LIST
-    temporary = folder / f".{LIST}.{os.getpid()}.tmp"
+    temporary = folder / f".{LIST}.{os.urandom(8).hex()}.tmp"  # a process number is not one of all machines
     whole, count = hashlib.sha256(), 0
     try:
         with open(temporary, "wb") as file:
@@ -151,7 +151,7 @@ def entries(folder: Path) -> Iterator[tuple[str, str]]:
     """
     whole, count, ended = hashlib.sha256(), 0, False
     try:
-        with open(folder / LIST, "rb") as file:
+        with (folder / LIST).open("rb") as file:
             for raw in file:
                 line = raw.removesuffix(b"\n").removesuffix(b"\r") + b"\n"  # a copy by way of Windows
                 if ended or not raw.endswith(b"\n"):
@@ -257,7 +257,7 @@ def _way_out(folder: Path) -> str:
 def says_sealed(folder: Path) -> bool:
     """Whether the folder's run.yaml says that it has a list once it is finished."""
     try:
-        with open(folder / _RUN_FILE, "rb") as file:
+        with (folder / _RUN_FILE).open("rb") as file:
             return any(line.rstrip() == f"{KEY}: {LIST}".encode() for line in file)
     except OSError:
         return False

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mesynth.core.errors import ConfigError, ManifestError
 from mesynth.core.framing import KnownFraming
 from mesynth.core.types import N_AUS, AUVector
 from mesynth.store import digests
+from mesynth.store.remote import is_remote, place
 from mesynth.store.run_folder import temporary_beside
 
 KINDS = ("real", "rendered", "synthetic")
@@ -134,9 +135,9 @@ class Row:
         if present is None:
             present = np.where(vector.mask, (vector.intensity > 0).astype(np.int8), -1)
         return {
-            "au_intensity": tuple(map(float, vector.intensity.ravel())),
-            "au_known": tuple(map(bool, vector.mask.ravel())),
-            "au_present": tuple(map(int, present.ravel())),
+            "au_intensity": tuple(vector.intensity.ravel().tolist()),
+            "au_known": tuple(vector.mask.ravel().tolist()),
+            "au_present": tuple(np.asarray(present).astype(int).ravel().tolist()),
         }
 
 
@@ -174,12 +175,12 @@ class NoManifest(ManifestError):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        self.path = Path(path)
+        self.path = place(path)
 
     def __str__(self) -> str:
         module, _, function = self._NEAR.partition(":")
         try:
-            near = getattr(import_module(module), function)(self.path)
+            near = "" if is_remote(self.path) else getattr(import_module(module), function)(self.path)
         except OSError:  # a message says what is missing, whatever lies near
             near = ""
         way = near or "give a folder written by prepare, render or generate"
@@ -219,7 +220,7 @@ class Manifest:
             twice = next(i for i in ids if ids.count(i) > 1)
             raise ManifestError(f"clip '{twice}' occurs twice; a clip's key is database/subject/clip/onset")
         try:
-            table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+            table = pa.Table.from_pylist([_record(row) for row in rows], schema=SCHEMA)
         except (OverflowError, pa.ArrowInvalid) as error:
             reason = " ".join(str(error).split())
             raise ManifestError(f"a value of a clip is too large for a manifest ({reason}); correct it") from None
@@ -227,7 +228,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path | str, *, checked: bool = True) -> Manifest:
-        """Read ``path`` (a folder that holds manifest.parquet, or the file itself).
+        """Read ``path`` (a folder that holds manifest.parquet, or the file itself; also an address, ``s3://...``).
 
         It is held against the folder's digest list, with the run, the plan and the lists of clips beside it; the bulk
         (shards, frames) when a clip is read, or by `mesynth verify`. ``checked=False``: not, where all is listed.
@@ -236,14 +237,16 @@ class Manifest:
             ManifestError: there is none, or it cannot be read.
             DigestError: one of them is not the file that was written, or the list is damaged or gone.
         """
-        path = Path(path)
+        path = place(path)
         file = path / FILE_NAME if path.is_dir() else path
         if not file.is_file():
             raise NoManifest(path)
         if checked and file.name == FILE_NAME:
             digests.check(file.parent, [FILE_NAME], beside=_TRUSTED, promised=says_sealed(file))
         try:
-            table = pq.read_table(file, page_checksum_verification=True)
+            # Not pq.read_table, which imports pyarrow.dataset: that takes longer than reading.
+            with pq.ParquetFile(_source(file), page_checksum_verification=True) as stored:
+                table = stored.read()
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -374,6 +377,11 @@ class Manifest:
         root = Path(root)
         rows = []
         for manifest in manifests:
+            if is_remote(manifest.root) != is_remote(root):
+                raise ManifestError(
+                    f"{manifest.root} and {root} do not lie together, and a manifest names its shards from its own "
+                    "place; copy the corpus to where the result goes"
+                )
             prefix = os.path.relpath(manifest.root, root)
             rows += [_rebased(row, prefix) for row in manifest]
         recorded = {manifest.meta.get(FRAMING) for manifest in manifests}
@@ -412,12 +420,34 @@ _TRUSTED = ("run.yaml", "plan.jsonl", "skipped.csv", "rejected.csv")
 _SEALED = b"mesynth." + digests.KEY.encode()
 
 
+def _source(file: Path) -> Any:
+    """As pyarrow takes it."""
+    return pa.BufferReader(file.read_bytes()) if is_remote(file) else file
+
+
 def says_sealed(file: Path) -> bool:
     """Whether a manifest's metadata say that the list of its digests lies beside it; False where it cannot be read."""
     try:
-        return (pq.read_schema(file).metadata or {}).get(_SEALED) == digests.LIST.encode()
+        return (pq.read_schema(_source(file)).metadata or {}).get(_SEALED) == digests.LIST.encode()
     except (pa.ArrowException, OSError, ValueError):
         return False
+
+
+def stated(folder: Path) -> tuple[int, str]:
+    """(clips, hash) of the manifest in ``folder``, as its file states them; no row is read.
+
+    Raises:
+        ManifestError: there is none, it cannot be read, or it is not the one that was written.
+    """
+    file = folder / FILE_NAME
+    if not file.is_file():
+        raise NoManifest(folder)
+    digests.check(folder, [FILE_NAME], promised=says_sealed(file))
+    try:
+        found = pq.read_metadata(file)
+        return found.num_rows, (found.metadata or {}).get(b"mesynth.hash", b"").decode()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ManifestError(f"{file} cannot be read ({' '.join(str(error).split())}); make it anew") from None
 
 
 def write_tables(
@@ -511,6 +541,12 @@ def _rebased(row: Row, prefix: str) -> Row:
         "frame_files": tuple(os.path.join(prefix, f) for f in row.frame_files),
     }
     return Row(**values)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """A row as the table takes it. Not asdict(), which copies every AU: that took longer than drawing a flow image."""
+    nested = {name: part and vars(part) for name, part in vars(row).items() if name in ("provenance", "frames", "flow")}
+    return vars(row) | nested
 
 
 def _row(record: dict[str, Any]) -> Row:

@@ -130,6 +130,12 @@ def only_writer(out: Path) -> Iterator[None]:
             raise
 
 
+def give_up(out: Path) -> None:
+    """Remove the claim of a folder that holds nothing else, and the folder if it was made for this run."""
+    _give_up(out)
+    _unmake(out)
+
+
 def _give_up(out: Path) -> None:
     """Remove the claim of a folder that holds nothing else, but for folders without a file."""
     files = {path.name: path for path in out.iterdir() if path.is_file()}

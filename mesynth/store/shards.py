@@ -23,6 +23,7 @@ import numpy as np
 from mesynth.core.errors import ConfigError, ManifestError, UnreadableImageError
 from mesynth.core.framing import LANDMARKS, Framing, KnownFraming, framing_of_eyes
 from mesynth.store.manifest import Manifest, Row, Span
+from mesynth.store.remote import place
 from mesynth.store.run_folder import RUN_FILE, temporary_beside
 from mesynth.store.videos import image_array, read_pictures
 
@@ -91,7 +92,7 @@ class ShardReader:
     """Reads the clips of a folder's shards one after the other; a shard stays open until one of another is read."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = place(root)
         self._shard = ""
         self._file: BinaryIO | None = None
         self._size = 0
@@ -123,8 +124,8 @@ class ShardReader:
     def _opened(self, shard: str) -> BinaryIO:
         if self._file is None or shard != self._shard:
             self.close()
-            self._file = open(self.root / shard, "rb")  # noqa: SIM115 - closed in close
-            self._shard, self._size = shard, os.fstat(self._file.fileno()).st_size
+            self._file = (self.root / shard).open("rb")
+            self._shard, self._size = shard, self._file.seek(0, os.SEEK_END)
         return self._file
 
     def close(self) -> None:
@@ -359,6 +360,13 @@ strain as in the file."""
 def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
     """An array that `prepare --inputs` stored beside the flow. Raises ManifestError without it."""
     return _flow_member(root, row, f"input_{name}.npy")
+
+
+def read_extras(root: Path, row: Row, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of :func:`read_extra`'s arrays that the clip has, with one read."""
+    with ShardReader(root) as reader:
+        members = _members_of(reader, row.clip_id, row.flow)
+    return {name: npy_array(members[f"input_{name}.npy"]) for name in names if f"input_{name}.npy" in members}
 
 
 def _flow_member(root: Path, row: Row, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import multiprocessing
@@ -19,9 +20,11 @@ import os
 import shutil
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -35,9 +38,9 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.core.process import part
-from mesynth.store import digests
+from mesynth.store import cluster, digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
-from mesynth.store.run_folder import claim_folder, only_writer, temporary_beside, write_bytes, write_listed, write_text
+from mesynth.store.run_folder import claim_folder, temporary_beside, write_bytes, write_listed, write_text
 from mesynth.store.shards import ShardWriter, frames_members, npy_bytes
 
 # ------------------------------------------------------------------- processes
@@ -252,6 +255,7 @@ def run_shards(
     progress: Progress | None = None,
     close: Callable[[], object] | None = None,
     held: bool = False,
+    closing: Mapping[str, Any] | None = None,
 ) -> None:
     """Make every shard of ``jobs`` that the claimed folder ``out`` lacks, then ``finish(n_shards)`` it.
 
@@ -259,10 +263,15 @@ def run_shards(
     removed then. ``workers=0`` means one process per core; ``shard_clips=0``: see :func:`shard_size`.
     ``progress`` is told what was done before the first clip is made. ``close`` is called in the end in every process
     that made shards (pickled together with ``make``). ``held``: the caller holds ``out``
-    (:func:`mesynth.store.run_folder.only_writer`).
+    (:func:`mesynth.store.cluster.writer`).
+
+    Of several processes inside :func:`mesynth.store.cluster.together` each takes the shards that no other has, all wait
+    for the last one, and one of them finishes. ``closing``: what ``finish`` depends on, plain values that lie beside
+    the journals for who merges them later (:func:`read_closing`).
 
     Raises:
         RunFolderError: another process is writing ``out``.
+        ShareDone: a fixed share is made and the corpus is not.
         Interrupted: on Ctrl-C.
         ConfigError: fewer than 0 workers.
         MesynthError: whatever ``make`` raised, a worker process died, or a full disk.
@@ -273,11 +282,15 @@ def run_shards(
     total = len(jobs)
     if not (out / last).is_file() or (out / PARTS).exists():
         try:
-            with nullcontext() if held else only_writer(out):
+            with cluster.writer(out, held=held) as member:
                 # It may be there now: the writer before ended in this moment, or was killed while it tidied up.
                 if unfinished := not (out / last).is_file():
                     size = shard_clips or shard_size(total)
-                    _run_shards(out, jobs, make, finish, workers, size, report, close)
+                    if member is None:
+                        _run_shards(out, jobs, make, finish, workers, size, report, close)
+                    else:
+                        kept = None if closing is None else dict(closing) | {"last": last}
+                        _run_together(out, jobs, make, finish, workers, size, report, close, last, member, kept)
                 shutil.rmtree(out / PARTS, ignore_errors=True)
                 if unfinished:
                     return
@@ -306,32 +319,263 @@ def _run_shards(
     done = total - sum(min(size, total - index * size) for index in todo)
     # Its jobs are cut anew each time, as some keep what they have read.
     shards = ((index, n_shards, index * size, jobs[index * size : (index + 1) * size]) for index in todo)
-    workers = min(workers or os.cpu_count() or 1, max(len(todo), 1))
+    workers = min(workers or cluster.default_workers(), max(len(todo), 1))
     report(done, total)
     try:
-        if workers == 1:
-            for shard in shards:
-                for finished in make(*shard):
-                    report(done + finished, total)
-                done += len(shard[-1])
-        else:
-            run_pool(
-                make, shards, workers=workers, report=lambda clips: report(done + clips, total), where=out, close=close
-            )
-        finish(n_shards)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
-        raise
+        with _full_disk(out):
+            _make_all(make, shards, workers, lambda clips: report(done + clips, total), out, close)
+            finish(n_shards)
     finally:
         _remove_temporaries(out)  # of workers that were stopped
         if close is not None:
             close()
 
 
+@contextmanager
+def _full_disk(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
+        raise
+
+
+def _make_all(
+    make: ShardMaker,
+    shards: Iterable[tuple[int, int, int, Jobs]],
+    workers: int,
+    report: Callable[[int], object],
+    out: Path,
+    close: Callable[[], object] | None,
+) -> None:
+    """Every shard, on Ray, in this process or in several; ``report`` is told how many clips are done."""
+    if (engine := cluster.engine()) is not None:
+        engine.run(partial(_count_shard, make), shards, report=report, where=out)
+    elif workers == 1:
+        done = 0
+        for shard in shards:
+            for finished in make(*shard):
+                report(done + finished)
+            done += len(shard[-1])
+    else:
+        run_pool(make, shards, workers=workers, report=report, where=out, close=close)
+
+
+def _count_shard(make: ShardMaker, index: int, n_shards: int, first: int, jobs: Jobs) -> int:
+    """Make a shard where a task runs; returns the number of its clips."""
+    for _ in make(index, n_shards, first, jobs):
+        pass
+    return len(jobs)
+
+
+# ------------------------------------------------------------------- together
+
+
+def _run_together(
+    out: Path,
+    jobs: Jobs,
+    make: ShardMaker,
+    finish: Callable[[int], object],
+    workers: int,
+    size: int,
+    report: Progress,
+    close: Callable[[], object] | None,
+    last: str,
+    member: cluster.Member,
+    closing: dict[str, Any] | None,
+) -> None:
+    """As :func:`_run_shards`, beside others: until the file ``last`` is there, or a fixed share is made."""
+    (out / PARTS).mkdir(exist_ok=True)
+    total = len(jobs)
+    n_shards = -(-total // size)
+    if closing is not None and not (out / PARTS / CLOSING).is_file():
+        write_text(out / PARTS / CLOSING, json.dumps(closing | {"jobs": total, "shards": n_shards}))
+    own = member.share.order(n_shards)
+    there: set[int] = set()
+
+    def missing(indices: Iterable[int]) -> list[int]:
+        """Those without a journal; one that was there once is not looked for again."""
+        for index in indices:
+            if index not in there and journal(out, index).is_file():
+                there.add(index)
+        return [index for index in indices if index not in there]
+
+    def taken() -> Iterator[tuple[int, int, int, Jobs]]:
+        for index in own:
+            if missing([index]) and member.take(f"{index:06d}"):
+                if missing([index]):  # it may have been finished and let go in between
+                    yield index, n_shards, index * size, jobs[index * size : (index + 1) * size]
+                else:
+                    member.drop(f"{index:06d}")
+
+    def clips_of(indices: Iterable[int]) -> int:
+        return sum(min(size, total - index * size) for index in indices)
+
+    guarded = partial(_unless_finished, make, out, last)
+    whole = range(n_shards)
+    try:
+        for wait in cluster.waits():
+            done = total - clips_of(missing(whole))
+            report(done, total)
+            most = min(workers or cluster.default_workers(), max(len(missing(own)), 1))
+            with _full_disk(out):
+                _make_all(guarded, taken(), most, partial(_beyond, report, done, total), out, close)
+            if (out / last).is_file():
+                break
+            left = missing(whole)
+            if not left and member.take("close"):
+                _close_together(out, finish, n_shards, last)
+                break
+            if left and member.share.fixed and not missing(own):
+                raise cluster.ShareDone(
+                    f"share {member.share.rank}/{member.share.count} of {out} is made; {len(left)} of {n_shards} "
+                    f"shards are still missing: the last share closes the folder, or `mesynth merge {out}` does"
+                )
+            time.sleep(wait)
+    finally:
+        if close is not None:
+            close()
+
+
+CLOSING = "closing.json"
+"""Beside the journals: what is left to do once all are there."""
+
+
+def read_closing(out: Path) -> dict[str, Any]:
+    """What those that write ``out`` together left for who closes it: ``kind``, ``jobs``, ``shards``, ``last``, and
+    what the kind's ``finish`` takes.
+
+    Raises:
+        RunFolderError: nothing of the kind lies there, or it is damaged.
+    """
+    file = out / PARTS / CLOSING
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        numbers = record["jobs"], record["shards"]
+        if not (isinstance(record["kind"], str) and isinstance(record["last"], str)):
+            raise ValueError("its kind is missing")
+        if any(type(n) is not int or n < 0 for n in numbers) or numbers[1] > max(numbers[0], 0):
+            raise ValueError("its numbers of shards and jobs cannot be")
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"{out} holds no shards that wait to be merged; give a folder that --shard i/N, torchrun or srun has begun"
+        ) from None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(f"{file} is damaged ({reason}); run the same command again") from None
+    return dict(record)
+
+
+def merge_shards(out: Path, finish: Callable[[int], object], record: Mapping[str, Any]) -> None:
+    """Close a folder whose shards are all there; ``record``: :func:`read_closing` of it.
+
+    Raises:
+        RunFolderError: shards are missing, or somebody is writing ``out``.
+    """
+    n_shards, last = int(record["shards"]), str(record["last"])
+    with cluster.writer(out):
+        missing = [index for index in range(n_shards) if not journal(out, index).is_file()]
+        if missing and not (out / last).is_file():
+            few = ", ".join(map(str, missing[:5])) + (" ..." if len(missing) > 5 else "")
+            raise RunFolderError(
+                f"{len(missing)} of {n_shards} shards of {out} are missing (numbers {few}); run the same command, or "
+                f"the share --shard {missing[0]}/{n_shards} of it, again"
+            )
+        _close_together(out, finish, n_shards, last)
+        shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+def merge_stage(out: Path, record: Mapping[str, Any]) -> None:
+    """:func:`merge_shards` of a folder of :func:`run_stage`; the table of its rows is never in memory as a whole."""
+    skipped = [Skipped(str(clip), str(reason)) for clip, reason in record.get("skipped", ())]
+    merge_shards(out, partial(_merge, out, skipped, dict(record.get("meta", {}))), record)
+
+
+def _beyond(report: Progress, done: int, total: int, clips: int) -> None:
+    report(min(done + clips, total), total)
+
+
+def _close_together(out: Path, finish: Callable[[int], object], n_shards: int, last: str) -> None:
+    """What one of those that write together does for all, once every shard is there."""
+    if (out / last).is_file():
+        return
+    digests.unseal(out)
+    _remove_temporaries(out)  # of those that were killed
+    try:
+        with _full_disk(out):
+            finish(n_shards)
+    except (OSError, MesynthError):
+        if not (out / last).is_file():  # else this process was taken for dead, and another closed the folder
+            raise
+
+
+def _unless_finished(
+    make: ShardMaker, out: Path, last: str, index: int, n_shards: int, first: int, jobs: Jobs
+) -> Iterator[int]:
+    """``make``, of a process that others may have taken for dead: what they finished meanwhile is left alone."""
+    try:
+        for done in make(index, n_shards, first, jobs):
+            if (out / last).is_file():
+                return
+            yield done
+    except (OSError, MesynthError):
+        if not ((out / last).is_file() or journal(out, index).is_file()):
+            raise
+
+
 def _remove_temporaries(out: Path) -> None:
     for temporary in out.rglob("*.tmp"):
+        if cluster.TOGETHER in temporary.parts:  # a lease that is being taken
+            continue
         temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What making clips takes, measured on a few: seconds and bytes a clip, and seconds until a process makes them."""
+
+    measured: int
+    seconds: float
+    bytes: float
+    start: float
+
+    def text(self, clips: int, what: str = "clips") -> str:
+        """Bytes and time of so many, with one process, with this machine's, and with more of the same speed.
+
+        >>> print(Cost(3, 0.36, 2.05e6, 4).text(100_000))
+        measured on 3 with one process: 0.36 s and 2.0 MB a clip, 4 s to start; 100,000 clips: 205.0 GB, 10.0 h...
+        """
+        shards = -(-clips // shard_size(clips))
+        each = []
+        for n in dict.fromkeys((1, os.cpu_count() or 1, 8, 64, 512)):
+            hours = (self.start + self.seconds * clips / min(n, shards)) / 3600
+            each.append(f"{_time(hours)} with {n}" if n > 1 else f"{_time(hours)} with one process")
+            if n >= shards:
+                break
+        return (
+            f"measured on {self.measured} with one process: {self.seconds:.2g} s and {_size(self.bytes)} a clip, "
+            f"{self.start:.0f} s to start; {clips:,} {what}: {_size(self.bytes * clips)}, "
+            f"{', '.join(each)} of its speed"
+        )
+
+
+def _size(n: float) -> str:
+    unit = next((u for u in ("B", "kB", "MB", "GB", "TB") if n < 1000 ** (1 + _UNITS.index(u))), "PB")
+    return f"{n / 1000 ** _UNITS.index(unit):.1f} {unit}"
+
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def _time(hours: float) -> str:
+    return (
+        f"{hours:.1f} h"
+        if hours >= 0.95
+        else f"{60 * hours:.1f} min"
+        if hours * 60 >= 0.95
+        else f"{3600 * hours:.0f} s"
+    )
 
 
 # ------------------------------------------------------------------- stage
@@ -402,6 +646,10 @@ def run_stage(
     run_shards(
         out, jobs, partial(_make_shard, worker, out), partial(_merge, out, skipped, meta or {}), last=FILE_NAME,
         workers=workers, shard_clips=shard_clips, progress=progress, close=partial(_close, worker), held=held,
+        closing={
+            "kind": "stage", "stage": str(config.get("stage", "")), "meta": meta or {},
+            "skipped": [[entry.clip_id, entry.reason] for entry in skipped],
+        },
     )  # fmt: skip
     return Manifest.read(out)
 
@@ -467,15 +715,19 @@ def _merge(out: Path, skipped: Sequence[Skipped], meta: dict[str, str], n_shards
 
 def _part_tables(folders: Sequence[Path]) -> Iterator[Any]:
     """The tables of the parts; in the end every clip_id has occurred once."""
-    import pyarrow as pa
-
-    ids = []
+    ids = array("Q")  # 8 bytes a clip, so that ten million take less than their names
     for folder in folders:
         table = Manifest.read(folder).table
-        ids += table["clip_id"].chunks
+        for chunk in table["clip_id"].chunks:
+            ids.extend(_short(clip) for clip in chunk.to_pylist())
         yield table
-    made = pa.chunked_array(ids, pa.string())
-    assert len(made.unique()) == len(made), "two jobs of a stage made the same clip_id"
+    made = np.sort(np.frombuffer(ids, np.uint64))
+    assert not (made[1:] == made[:-1]).any(), "two jobs of a stage made the same clip_id"
+
+
+def _short(clip: str) -> int:
+    """Two of ten million different names have the same with a chance of 3 in a million."""
+    return int.from_bytes(hashlib.blake2b(clip.encode(), digest_size=8).digest(), "little")
 
 
 def _merge_notes(file: Path, folders: Sequence[Path]) -> None:

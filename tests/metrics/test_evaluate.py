@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from mesynth.metrics.base import (
     MeasureRow,
     Observation,
     Setup,
+    walk,
 )
 from mesynth.metrics.evaluate import Evaluation, Makers, Side, evaluate, evaluate_slice
 from mesynth.metrics.measure import measure, measure_all
-from mesynth.metrics.pictures import Diversity
+from mesynth.metrics.pictures import Diversity, Pictures
 from mesynth.metrics.report import Comparison
+from mesynth.store import cluster
 from mesynth.store.manifest import Manifest
 
 Corpora = tuple[Manifest, Manifest]
@@ -159,6 +162,38 @@ def test_threads_and_processes_take_in_the_same_clips(
     assert json.dumps(one.left_out) == json.dumps(two.left_out)  # in the same order, too
 
 
+def test_ranks_share_the_clips(
+    makers: Makers, corpora: Corpora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each clip is looked at by one of them, and all have the figures."""
+    real, synthetic = (("real", corpora[0], np.arange(12)), ("synthetic", corpora[1], np.arange(12)))
+    only = Makers(makers.setup, ("scribe",))
+    alone = evaluate(real, {"s": synthetic}, only)[0]["s"]
+    looked: list[str] = []
+    observe = Scribe.observe
+    monkeypatch.setattr(Scribe, "observe", lambda self, clip: looked.append(clip.row.clip_id) or observe(self, clip))
+    found: dict[int, Evaluation] = {}
+    both = threading.Barrier(3)
+
+    def rank(number: int) -> None:
+        cluster._share.set(cluster.Share(number, 3))
+        with cluster.writer(tmp_path):
+            both.wait(30)
+            found[number] = evaluate(real, {"s": synthetic}, only)[0]["s"]
+
+    threads = [threading.Thread(target=rank, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(looked) == sorted([f"rendered{i}" for i in range(12)] + [f"synthetic{i}" for i in range(12)])
+    for kind in ("real", "synthetic"):
+        for evaluation in found.values():
+            assert evaluation.metrics["scribe"].taken(kind) == alone.metrics["scribe"].taken(kind)  # type: ignore[attr-defined]
+    assert len(found) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_looks_no_further_than_a_limit_needs(
     makers: Makers, corpora: Corpora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -211,6 +246,9 @@ def test_maps_keep_their_order_in_memory(last: bool) -> None:
         frames = np.zeros((3, 4, 5, 3), np.uint8)
         row = type("R", (), {"apex_index": 1, "clip_id": "c", "subject_key": "s"})
 
+        def once(self, maker: object, make: Callable[[], object]) -> object:
+            return make()
+
     setup = Setup()
     setup.networks.get("pictures", lambda: (None, Distance()))
     found, again = Diversity(setup), Diversity(setup)
@@ -220,6 +258,33 @@ def test_maps_keep_their_order_in_memory(last: bool) -> None:
         (kept,) = diversity.maps("real")[0]
         assert kept.stride() == Distance().maps(Clip.frames)[0][1:].stride()
         assert (kept.numpy() == np.arange(60, 120).reshape(1, 3, 4, 5)).all()
+
+
+def test_the_pictures_network_sees_a_clip_once(corpora: Corpora) -> None:
+    setup, seen = Setup(MeasureConfig(clips=4)), []
+    features, perceptual = setup.networks.pictures
+
+    class Counted:
+        name = perceptual.name
+        between = staticmethod(perceptual.between)
+
+        def maps(self, frames: np.ndarray) -> list[torch.Tensor]:
+            seen.append(frames.shape[0])
+            return perceptual.maps(frames)
+
+    counted = Setup(setup.config)
+    counted.networks.get("pictures", lambda: (features, Counted()))
+    clips = list(walk(corpora[1], np.arange(3), "synthetic", {}))
+    for made, alone in ((Pictures(counted), Pictures(setup)), (Diversity(counted), Diversity(setup))):
+        for clip, again in zip(clips, walk(corpora[1], np.arange(3), "synthetic", {}), strict=True):
+            made.update(clip)
+            alone.update(again)
+        for mine, other in zip(made.observations["synthetic"], alone.observations["synthetic"], strict=True):
+            assert mine.keys() == other.keys()
+            shared = {key for key in mine if key.startswith("map") or key == "moved"}
+            assert shared
+            assert all(np.array_equal(mine[key], other[key]) for key in shared)
+    assert seen == [2, 2, 2]  # not six
 
 
 def test_a_measure_from_outside_stands_in_the_report_without_an_edit(

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,8 +54,19 @@ from mesynth.corpus.exports.releases import Casme2Form, FlowFoldersForm, SammFor
 from mesynth.datasets.registry import EXPORT, advised
 from mesynth.store import digests
 from mesynth.store.manifest import FRAMING, Manifest, Row, framing_meta, write_tables
+from mesynth.store.remote import delivers
 from mesynth.store.run_folder import claim_folder, temporary_beside, write_last, write_listed, write_text
-from mesynth.store.stage import PARTS, Produced, Progress, Skipped, journal, run_shards, run_stage, skipped_csv
+from mesynth.store.stage import (
+    PARTS,
+    Produced,
+    Progress,
+    Skipped,
+    journal,
+    merge_shards,
+    run_shards,
+    run_stage,
+    skipped_csv,
+)
 
 FORMS: dict[str, type[Form]] = {
     form.name: form
@@ -80,6 +92,7 @@ LEFT_OUT_FILE = "left_out.csv"
 _PLACES, _LEFT = "places.jsonl", "left_out.jsonl"
 
 
+@delivers
 def export(
     source: Manifest,
     form: str,
@@ -117,9 +130,29 @@ def export(
     run_shards(
         out, source, partial(_make_shard, chosen, out), partial(_finish, chosen, out), last=ACCOUNT_FILE,
         workers=workers, progress=progress,
+        closing={"kind": "export", "source": os.path.abspath(source.root), "form": form, "options": asdict(options)},
     )  # fmt: skip
+    return read_summary(out)
+
+
+def read_summary(out: Path) -> ExportSummary:
+    """The account of a finished export."""
     digests.check(out, [ACCOUNT_FILE])
     return ExportSummary(**json.loads((out / ACCOUNT_FILE).read_text()) | {"out": str(out)})
+
+
+def merge_export(out: Path, record: Mapping[str, Any]) -> None:
+    """Close an export whose shards are all there (:func:`mesynth.store.stage.merge_shards`).
+
+    Raises:
+        ManifestError: its source is not where it was.
+        RunFolderError: shards are missing, or somebody is writing ``out``; or the source is another one now.
+    """
+    form, options = str(record["form"]), Options(**record["options"])
+    source = Manifest.read(str(record["source"]))
+    chosen = planned(source, form, options)
+    claim_folder(out, _config(source, form, options))
+    merge_shards(out, partial(_finish, chosen, out), record)
 
 
 def planned(source: Manifest, form: str, options: Options) -> Form:

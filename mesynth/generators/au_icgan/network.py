@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.generators.base import ClipRequest
-from mesynth.generators.blocks import CELLS, FiLM, PatchTower, halvings
+from mesynth.generators.blocks import CELLS, FiLM, Network, PatchTower, halvings, register_to_config
 from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change, painted_clips
 from mesynth.store.generator_folder import load_network
 
@@ -64,7 +62,7 @@ class _Residual(nn.Module):
         return x + (normed if self.film is None else self.film(normed, cells))
 
 
-class AUICGenerator(ModelMixin, ConfigMixin):
+class AUICGenerator(Network):
     """Picture [B,3,S,S] in [0,1] and change of intensities [B,K,2] in [-1,1] -> :class:`Painted`.
 
     conv7, two stride-2 convolutions, residual blocks, two up-convolutions, and a 7x7 head each for mask and colour,

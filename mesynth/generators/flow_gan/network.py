@@ -19,8 +19,6 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.core import seeds
@@ -28,7 +26,17 @@ from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import MesynthError
 from mesynth.core.types import AUVector, Flow
 from mesynth.generators.base import Pretrained
-from mesynth.generators.blocks import CELLS, FiLM, PatchTower, SelfAttention, group_norm, halvings, sn
+from mesynth.generators.blocks import (
+    CELLS,
+    FiLM,
+    Network,
+    PatchTower,
+    SelfAttention,
+    group_norm,
+    halvings,
+    register_to_config,
+    sn,
+)
 from mesynth.generators.painting import PriorFlow
 from mesynth.preprocess.warping import differentiable_strain
 from mesynth.store.generator_folder import GeneratorFacts, load_network
@@ -56,7 +64,7 @@ class _Rise(nn.Module):
         return out
 
 
-class FlowGenerator(ModelMixin, ConfigMixin):
+class FlowGenerator(Network):
     """Noise [B,z], class [B,3] one-hot and AUs [B,K,2] in [0,1] -> flow [B,2,S,S] in pixels, x right and y down.
 
     The network draws ``y = asinh(uv / unit) / asinh(limit / unit)`` in (-1,1), with ``unit`` and ``limit`` as shares of

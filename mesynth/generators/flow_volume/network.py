@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.core import facs, seeds
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import ClipRequest, calibrated
-from mesynth.generators.blocks import group_norm
+from mesynth.generators.blocks import Network, group_norm, register_to_config
 from mesynth.generators.diffusion import SampledGenerator, sample_conditioned
 from mesynth.generators.diffusion_config import Process, Sampling
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
@@ -106,7 +104,7 @@ def _beside_flat(init: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-class VolumeDiffuser(ModelMixin, ConfigMixin):
+class VolumeDiffuser(Network):
     """Onset [B,3,S,S] in [0,1], AUs and timing -> flow at T key times and h = S/2.
 
     The motion to be expected at a key time is the profile's level there times the apex motion that the 2D network

@@ -20,15 +20,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.core import seeds
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest
-from mesynth.generators.blocks import CELLS, ClassCapsules, FiLM, GraphReasoning, PatchTower, halvings, lengths, sn
+from mesynth.generators.blocks import (
+    CELLS,
+    ClassCapsules,
+    FiLM,
+    GraphReasoning,
+    Network,
+    PatchTower,
+    halvings,
+    lengths,
+    register_to_config,
+    sn,
+)
 from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change, painted_clips
 from mesynth.store.generator_folder import load_network
 
@@ -74,7 +83,7 @@ class _Up(nn.Module):
         return out
 
 
-class ICEGenerator(ModelMixin, ConfigMixin):
+class ICEGenerator(Network):
     """Onset [B,3,S,S] in [0,1], noise, class and AUs -> picture [B,3,S,S] in [0,1]. S is a power of two.
 
     ``graph``: graph reasoning on every skip but the outermost.

@@ -25,15 +25,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import ClipRequest, Generator, calibrated
-from mesynth.generators.blocks import group_norm
+from mesynth.generators.blocks import Network, group_norm, register_to_config
 from mesynth.generators.diffusion import AUTokens, Denoise, sample
 from mesynth.generators.diffusion_config import Process
 from mesynth.generators.formation import form
@@ -137,7 +136,7 @@ class IdentityTokens(nn.Module):
         return out.view(len(code), self.count, -1)
 
 
-class ImageDenoiser(ModelMixin, ConfigMixin):
+class ImageDenoiser(Network):
     """(noisy code, noise level, onset's code, AUs) -> what :class:`mesynth.generators.diffusion_config.Process` asks.
 
     ``unet`` is the configuration of a UNet2DConditionModel with ``time_cond_proj_dim`` = ``cross_attention_dim``, see
@@ -146,8 +145,6 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
     ``process`` and ``sampling`` as their owners' configurations, and ``origin`` (hashes and licences of other people's
     networks).
     """
-
-    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(

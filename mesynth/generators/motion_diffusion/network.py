@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
+from diffusers import UNet2DConditionModel
 
 from mesynth.core import facs, seeds
 from mesynth.generators.base import ClipRequest, calibrated
+from mesynth.generators.blocks import Network, register_to_config
 from mesynth.generators.diffusion import AUTokens, SampledGenerator, sample_conditioned
 from mesynth.generators.diffusion_config import Process, Sampling
 from mesynth.generators.formation import (
@@ -70,7 +70,7 @@ class Conditioning:
     pooled: torch.Tensor
 
 
-class MotionDiffuser(ModelMixin, ConfigMixin):
+class MotionDiffuser(Network):
     """Onset [B,3,S,S] in [0,1], framed as mesynth.preprocess.align frames crops, and AUs -> flow at h = S/2.
 
     A regression says what motion is expected (the network of ``motion_gan``, which starts from the motion prior), a

@@ -24,15 +24,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from mesynth.core import seeds
 from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.generators.base import ClipRequest, Generator, calibrated
-from mesynth.generators.blocks import AUCondition, FiLMBlock, group_norm
+from mesynth.generators.blocks import AUCondition, FiLMBlock, Network, group_norm, register_to_config
 from mesynth.generators.formation import (
     MAX_RESIDUAL,
     ApexRequest,
@@ -88,8 +86,10 @@ def _conv(a: int, b: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(a, b, kernel, stride, kernel // 2), group_norm(b), nn.SiLU())
 
 
-class MotionGenerator(ModelMixin, ConfigMixin):
+class MotionGenerator(Network):
     """Onset [B,3,S,S] in [0,1], framed as mesynth.preprocess.align frames crops, and AUs -> :class:`Motion`."""
+
+    midline: torch.Tensor
 
     @register_to_config
     def __init__(
@@ -279,7 +279,7 @@ def _per_side(x: torch.Tensor) -> torch.Tensor:
     return x.repeat_interleave(2, 0)
 
 
-class MotionDiscriminator(ModelMixin, ConfigMixin):
+class MotionDiscriminator(Network):
     """Does this motion belong to this face? PatchGAN on (onset, frame, flow, strain), with an AU-intensity head."""
 
     @register_to_config
