@@ -43,7 +43,6 @@ from mesynth.corpus.previews import VIDEOS, check_video, loose_files
 from mesynth.generators.base import ROWS_AT_ONCE, ClipRequest, Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
-from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store.cluster import alone, do_once, engine, unfixed, writer
@@ -387,15 +386,13 @@ class GenerateWorker:
             plan = job
             ((sample, warnings),) = self._generator.generate_many([self._request(plan)])
         face, source = self._face(plan.face)
-        inset = margin(self.size)
-        sample = inner(sample, inset) if inset else sample
         row = self._row(plan, source, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
             row,
             frames=sample.clip.frames,
             flow=sample.flow.uv,
-            landmarks=face.landmarks - np.float32(inset),
+            landmarks=face.landmarks - np.float32(face.margin),
             valid=sample.flow.valid,
             extra=masks(sample.flow),
             files=files,
@@ -426,7 +423,8 @@ class GenerateWorker:
         row = self._manifest.row(index)
         if index not in self._faces:
             image = read_frames(self._manifest.root, row)[0]
-            self._faces[index] = Face(image, read_landmarks(self._manifest.root, row))
+            points = read_landmarks(self._manifest.root, row)
+            self._faces[index] = Face(image, points, margin(self.size))
             while len(self._faces) > _CACHED_FACES:
                 self._faces.popitem(last=False)
         self._faces.move_to_end(index)
@@ -457,19 +455,6 @@ class GenerateWorker:
                 **plan.origin(),
             ),
         )
-
-
-def inner(sample: Sample, inset: int) -> Sample:
-    """The sample without its outer ``inset`` pixels."""
-    middle = slice(inset, -inset)
-    clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle, middle]))
-    uv = np.ascontiguousarray(sample.flow.uv[:, middle, middle])
-    valid, new, still = (
-        None if mask is None else np.ascontiguousarray(mask[middle, middle])
-        for mask in (sample.flow.valid, sample.flow.new, sample.flow.still)
-    )
-    inside = stays_inside(uv)
-    return Sample(clip, Flow(uv, inside if valid is None else valid & inside, new, still), sample.aus)
 
 
 def masks(flow: Flow) -> dict[str, np.ndarray]:

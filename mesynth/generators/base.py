@@ -57,6 +57,14 @@ class ClipRequest:
     nuisance: Nuisance = Nuisance()
     seed: int = 0
 
+    def answered(self, sample: Sample) -> Sample:
+        """What a family made, with the AUs that were asked for, and without the face's margin."""
+        if self.face.margin and sample.clip.frames.shape[1:3] == self.face.image.shape[:2]:
+            from mesynth.motion.prior import inner
+
+            sample = inner(sample, self.face.margin)
+        return replace(sample, aus=self.aus)
+
 
 class Pretrained:
     """What generators of clips and of flow images share: where they run, come from and are published."""
@@ -161,7 +169,7 @@ class Generator(Pretrained, ABC):
         seed: int = 0,
         **own: Any,
     ) -> tuple[Sample, tuple[str, ...]]:
-        """The clip at ``face.image``'s size with its onset -> apex flow, and warnings.
+        """The clip at ``face.image``'s size, less the face's margin, with its onset -> apex flow, and warnings.
 
         Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. The same arguments give the
         same bytes on one machine, whatever was generated before. ``own``: what :meth:`clip_of` of a family takes
@@ -172,8 +180,9 @@ class Generator(Pretrained, ABC):
             MesynthError: what the family cannot take.
         """
         reject_conflicts(aus)
-        sample, warnings = self.clip_of(ClipRequest(face, aus, profile, n_frames, fps, nuisance, seed), **own)
-        return replace(sample, aus=aus), warnings
+        request = ClipRequest(face, aus, profile, n_frames, fps, nuisance, seed)
+        sample, warnings = self.clip_of(request, **own)
+        return request.answered(sample), warnings
 
     def generate_many(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
         """What :meth:`generate` makes of each request, in their order, one clip in memory at a time.
@@ -192,7 +201,7 @@ class Generator(Pretrained, ABC):
             for request in together:
                 with part("model"):  # makers of frames inside it take "warp" off
                     sample, warnings = next(made)
-                yield replace(sample, aus=request.aus), warnings
+                yield request.answered(sample), warnings
 
     def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
         """:meth:`clip_of` of each; a family whose network takes many rows asks it once for all of them."""
@@ -201,6 +210,7 @@ class Generator(Pretrained, ABC):
     @abstractmethod
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """The clip at its face's size with its onset -> apex flow, and warnings. The AUs do not exclude each other.
+        Whoever can may leave out the face's margin, which :meth:`generate` cuts off otherwise.
 
         The sample may carry other AUs (those that the network was asked for): :meth:`generate` puts the request's back.
         """

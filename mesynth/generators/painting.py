@@ -33,7 +33,7 @@ from mesynth.core.types import AUVector, Clip, Sample
 from mesynth.generators.base import ClipRequest, Generator
 from mesynth.generators.motion_gan.network import canonical_fields, crop_frame, read_canonical
 from mesynth.head.model import SIDE_SOFTNESS
-from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve
+from mesynth.motion.nuisance import Nuisance, blink_curve, recorded
 from mesynth.preprocess.align import IOD_SHARE, SimilarityCrop
 from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.regions import REGION_AUS, polygon_mask, region_polygons
@@ -132,17 +132,16 @@ class _Canvas:
         self._filled = now.stop
         if self._frames_on is not None:
             from mesynth.motion.batched import carried_back as carried
-            from mesynth.motion.batched import drawn_noise, quantised
+            from mesynth.motion.batched import quantised
 
             under = torch.from_numpy(image if self._base is None else self._base[now]).to(change.device).float()
             moved = under + 255 * carried(change.float(), self._crop.matrix, image.shape[:2])
-            self.frames[now] = quantised(moved, drawn_noise(self._noise, sd, len(change), image.shape))
+            self.frames[now] = quantised(moved, sd, self._noise)
             return
         moved_ = change.float().permute(0, 2, 3, 1).cpu().numpy()
         for t, moved_now in enumerate(carried_back(moved_, self._crop, image.shape[:2]), now.start):
             below = image if self._base is None else self._base[t]
-            frame = add_noise(below + 255 * moved_now, sd, self._noise)
-            self.frames[t] = np.clip(frame + 0.5, 0, 255)
+            recorded(below + 255 * moved_now, sd, self._noise, self.frames[t])
 
     @part("warp")
     def clip(self) -> tuple[Sample, tuple[str, ...]]:
@@ -299,6 +298,6 @@ def confined(
     frames, noise = np.where(mask[..., None], sample.clip.frames, image), seeds.stream(seed, "noise")
     if nuisance.noise:
         for frame in frames[1:]:
-            frame[:] = np.clip(add_noise(frame.astype(np.float32), nuisance.noise, noise) + 0.5, 0, 255)
+            recorded(frame.astype(np.float32), nuisance.noise, noise, frame)
     flow = estimate_flow(frames[0], frames[sample.clip.apex], flow_method)
     return replace(sample, clip=replace(sample.clip, frames=frames), flow=flow)

@@ -2,7 +2,7 @@
 
 The same motion composed, skin inverted and warped, folds lit, lips and lids laid over what is behind them, noise added
 and rounded. Positions are float32 here and float64 in the kernels of :mod:`mesynth.motion.layers`, and these read a
-handful of motions at lids and lips with OpenCV's 1/32 pixel: a frame differs by :data:`APART` of its values at most by
+handful of motions at lids and lips on their own: a frame differs by :data:`APART` of its values at most by
 more than one grey level. Noise is the same numbers, drawn on the CPU from the clip's own stream.
 
 What stays on the CPU: a face cut into layers (once a face), what a few numbers a frame say of its lips and lids, the
@@ -32,6 +32,8 @@ from mesynth.motion.layers import (
     _at,
     _smooth,
 )
+from mesynth.motion.nuisance import _normal, drawn
+from mesynth.motion.warp import PAD
 from mesynth.preprocess.warping import cubic
 
 APART = 0.002
@@ -42,9 +44,12 @@ _PIXELS = 1 << 21
 _ROUNDS, _SETTLED = 9, 1e-3
 
 
-def composed(layers: Layers, course: Course, noise: float, rng: np.random.Generator, device: str) -> np.ndarray:
-    """The frames [T,H,W,3] uint8 of a photo that moves as ``course`` says, as
-    :func:`mesynth.motion.prior.formed_clip` makes them. ``noise``: see there; ``rng`` draws it.
+def composed(
+    layers: Layers, course: Course, noise: float, rng: np.random.Generator, device: str, inset: int = 0
+) -> np.ndarray:
+    """The frames [T,H-2I,W-2I,3] uint8 of a photo that moves as ``course`` says, as
+    :func:`mesynth.motion.prior.formed_clip` makes them. ``noise``: see there; ``rng`` draws it. I = ``inset``: outer
+    pixels on each side that are made and left out.
 
     >>> from mesynth.core.types import AUVector
     >>> from mesynth.motion.prior import Face, MotionPrior
@@ -62,34 +67,29 @@ def composed(layers: Layers, course: Course, noise: float, rng: np.random.Genera
     placed = _layers_on(layers, device)
     moved = _Moving(placed, course)
     height, width = layers.image.shape[:2]
-    out = np.empty((len(course), height, width, 3), np.uint8)
+    kept = np.s_[:, :, inset : height - inset, inset : width - inset]
+    out = np.empty((len(course), height - 2 * inset, width - 2 * inset, 3), np.uint8)
     step = max(_PIXELS // (height * width), 1)
     with torch.inference_mode():
         for start in range(0, len(course), step):
             now = slice(start, min(start + step, len(course)))
-            frames = moved.frames(now).permute(0, 2, 3, 1)
+            frames = moved.frames(now)[kept].permute(0, 2, 3, 1)
             # The onset keeps the photo's own noise: it is the frame the person took.
             if start == 0:
-                out[0], frames, now = quantised(frames[:1], None)[0], frames[1:], slice(1, now.stop)
+                out[0], frames, now = quantised(frames[:1], 0, rng)[0], frames[1:], slice(1, now.stop)
             if len(frames):
-                out[now] = quantised(frames, drawn_noise(rng, noise, len(frames), layers.image.shape))
+                out[now] = quantised(frames, noise, rng)
     return out
 
 
-def drawn_noise(rng: np.random.Generator, sd: float, count: int, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Noise of the next ``count`` frames of ``shape``, [count,H,W,3] float32 grey levels; None for ``sd`` 0.
-
-    The numbers that :func:`mesynth.motion.nuisance.add_noise` adds to each in turn.
-    """
-    if not sd:
-        return None
-    return np.stack([sd * rng.standard_normal(shape, np.float32) for _ in range(count)])
-
-
-def quantised(frames: torch.Tensor, noise: np.ndarray | None) -> np.ndarray:
-    """[N,H,W,3] float32 grey levels, with noise of that shape -> uint8, rounded and cut to 0..255, on the CPU."""
-    if noise is not None:
-        frames = frames + torch.from_numpy(noise).to(frames.device)
+def quantised(frames: torch.Tensor, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """What a camera records of frames [N,H,W,3] float32: :func:`mesynth.motion.nuisance.recorded` of each in turn."""
+    if noise:
+        size = frames[0].numel()
+        draws = np.stack([drawn(size, rng)[:size] for _ in frames]).view(np.int16)
+        told = torch.from_numpy(draws).to(frames.device).to(torch.int32) & 0xFFFF
+        table = torch.from_numpy(_normal()).to(frames.device)
+        frames = frames + noise * (table[told >> 1] * (2 * (told & 1) - 1)).view(frames.shape)
     return np.asarray((frames + 0.5).clamp(0, 255).to(torch.uint8).contiguous().cpu().numpy())
 
 
@@ -162,6 +162,11 @@ def _first(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 0, 1), np.float32)
 
 
+def _inner(planes: np.ndarray) -> np.ndarray:
+    """[C,H+2P,W+2P] (:func:`mesynth.motion.warp.planes_of`) -> [C,H,W]."""
+    return planes[:, PAD : planes.shape[1] - PAD, PAD : planes.shape[2] - PAD]
+
+
 def _tooth(rows: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(distance from the tooth's middle in half widths, its edge, whether there is one) at x >= 0."""
     ends, edges = rows
@@ -189,9 +194,9 @@ class _LayersOn:
         self.lips = self.put(layers._lips)
         self.colours = self.put(layers._colours)
         self.teeth, self.lower = self.put(_TEETH), self.put(_LOWER)
-        self.own = self.put(_first(layers._own)) if layers._own.size else None
+        self.own = self.put(_inner(layers._own)) if layers._own.size else None
         self.rim = self.put(layers._rim) if layers._rim.size else None
-        self.eyes = [[self.put(_first(e.ball)), self.put(e.rim), self.put(_first(e.bare)), self.put(e.lash)]
+        self.eyes = [[self.put(_inner(e.ball)), self.put(e.rim), self.put(_inner(e.bare)), self.put(e.lash)]
                      for e in layers.eyes]  # fmt: skip
         self._ratios: dict[int, torch.Tensor] = {}
         self._basis: torch.Tensor | None = None
@@ -214,7 +219,7 @@ class _LayersOn:
             return self.photo[None].expand(len(aus), -1, -1, -1)
         for fold in shown:
             if fold not in self._ratios:
-                self._ratios[fold] = self.put(_first(self.layers.folds._ratio(fold)))
+                self._ratios[fold] = self.put(self.layers.folds._ratio(fold))
         ratios = torch.stack([self._ratios[fold] for fold in shown])
         deep = self.put(depths[:, shown])[..., None, None]
         share = deep[:, :, 1] + self.left * (deep[:, :, 0] - deep[:, :, 1])

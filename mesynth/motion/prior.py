@@ -14,7 +14,7 @@ one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +27,7 @@ from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import FieldTable, basis, mean_table
 from mesynth.motion.layers import Course, Layers, jaw_cells, skin_aus
-from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
+from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path, recorded
 from mesynth.motion.warp import folding, stays_inside
 from mesynth.preprocess.align import eye_centres
 
@@ -160,7 +160,8 @@ NAME, MEAN = "motion-prior", "landmark-mean"
 class Face:
     """An onset face: ``image`` [H,W,3] uint8 RGB, ``landmarks`` [68,2] float32 pixels.
 
-    Raises MesynthError for other shapes.
+    ``margin``: outer pixels on each side that frames are made from (a chin that drops or a head that turns shows them)
+    and do not show: clips are [H-2M,W-2M]. Raises MesynthError for other shapes.
 
     >>> Face(np.zeros((128, 128, 3), np.uint8), np.zeros((5, 2), np.float32))
     Traceback (most recent call last):
@@ -169,12 +170,20 @@ class Face:
 
     image: np.ndarray
     landmarks: np.ndarray
+    margin: int = 0
 
     def __post_init__(self) -> None:
+        if self.margin < 0 or 2 * self.margin >= min(self.image.shape[:2], default=1):
+            raise MesynthError(f"a margin of {self.margin} pixels leaves nothing of a face of {self.image.shape}")
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise MesynthError(f"a face is [H,W,3] uint8, got {self.image.dtype} {self.image.shape}")
         if self.landmarks.shape != (68, 2) or not np.isfinite(self.landmarks).all():
             raise MesynthError(f"landmarks have shape {self.landmarks.shape}; expected 68 finite points [68,2]")
+
+    @cached_property
+    def whole(self) -> Face:
+        """The face whose clips show all of its picture."""
+        return Face(self.image, self.landmarks) if self.margin else self
 
     @cached_property
     def layers(self) -> Layers:
@@ -205,29 +214,45 @@ def check_reach(aus: AUVector) -> None:
 def formed_clip(
     face: Face, steps: Course, n_frames: int, fps: float, apex: int, noise: float, seed: int, device: str | None = None
 ) -> tuple[Clip, Flow, tuple[str, ...]]:
-    """The clip that shows ``face`` moved, its flow onset -> apex with masks, and a warning where skin folds.
+    """The clip that shows ``face`` moved, within its margin, its flow onset -> apex with masks, and a warning where
+    skin folds.
 
     ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels. ``device``: where
     torch makes the frames, all at once (:mod:`mesynth.motion.batched`); None: here, one by one. The flow is made here.
     """
     height, width = face.image.shape[:2]
-    frames = np.empty((n_frames, height, width, 3), np.uint8)
+    inset = face.margin
+    frames = np.empty((n_frames, height - 2 * inset, width - 2 * inset, 3), np.uint8)
     stream, shown = seeds.stream(seed, "noise"), steps.step(apex)
     if device is not None:
         from mesynth.motion.batched import composed
 
-        frames = composed(face.layers, steps, noise, stream, device)
+        frames = composed(face.layers, steps, noise, stream, device, inset)
     for t, step in enumerate(steps if device is None else ()):
-        frame = face.layers.frame(step)
         # The onset keeps the photo's own noise: it is the frame the person took.
-        frame = frame if t == 0 else add_noise(frame, noise, stream)
-        frames[t] = np.clip(frame + 0.5, 0, 255)
+        recorded(face.layers.frame(step, inset=inset), noise if t else 0.0, stream, frames[t])
     truth = face.layers.truth(shown)
     determinant = folding(shown.skin)
     warnings = (f"flow folds at the apex (det {determinant:.2f})",) if determinant <= 0 else ()
-    uv = np.ascontiguousarray(truth.flow.transpose(2, 0, 1))
-    valid = stays_inside(uv) & ~truth.hidden
-    return Clip(frames, fps, apex), Flow(uv, valid, truth.new, face.layers.still), warnings
+    middle = np.s_[inset : height - inset, inset : width - inset]
+    uv = np.ascontiguousarray(truth.flow[middle].transpose(2, 0, 1))
+    valid = stays_inside(uv) & ~truth.hidden[middle]
+    new, still = (np.ascontiguousarray(mask[middle]) for mask in (truth.new, face.layers.still))
+    return Clip(frames, fps, apex), Flow(uv, valid, new, still), warnings
+
+
+def inner(sample: Sample, margin: int) -> Sample:
+    """The sample without its outer ``margin`` pixels, for generators that make all of them."""
+    height, width = sample.clip.frames.shape[1:3]
+    middle = np.s_[margin : height - margin, margin : width - margin]
+    clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle[0], middle[1]]))
+    uv = np.ascontiguousarray(sample.flow.uv[:, middle[0], middle[1]])
+    valid, new, still = (
+        None if mask is None else np.ascontiguousarray(mask[middle])
+        for mask in (sample.flow.valid, sample.flow.new, sample.flow.still)
+    )
+    inside = stays_inside(uv)
+    return Sample(clip, Flow(uv, inside if valid is None else valid & inside, new, still), sample.aus)
 
 
 def shown_aus(aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int) -> np.ndarray:

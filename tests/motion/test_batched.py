@@ -10,9 +10,9 @@ import torch
 
 from mesynth.core import facs
 from mesynth.core.profiles import Profile
-from mesynth.motion.batched import APART, carried_back, composed, drawn_noise, quantised
+from mesynth.motion.batched import APART, carried_back, composed, quantised
 from mesynth.motion.layers import Course
-from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.nuisance import Nuisance, recorded
 from mesynth.motion.prior import Face, MotionPrior
 from tests.devices import DEVICES
 from tests.motion.test_layers import rendered
@@ -128,11 +128,30 @@ def test_changes_are_carried_back_as_opencv_does(device: str) -> None:
     assert theirs.std() > 0.1
 
 
-def test_noise_is_rounded_and_cut_off_as_it_is_on_the_cpu() -> None:
-    frames = torch.tensor([[[[0.4, 254.6, 300.0]], [[-3.0, 128.5, 127.49]]]])
-    assert quantised(frames, None).tolist() == [[[[0, 255, 255]], [[0, 129, 127]]]]
-    noise = drawn_noise(np.random.default_rng(1), 2.0, 3, (8, 8, 3))
-    assert noise is not None
-    assert noise.shape == (3, 8, 8, 3)
-    assert noise.std() == pytest.approx(2, rel=0.15)
-    assert drawn_noise(np.random.default_rng(1), 0.0, 3, (8, 8, 3)) is None
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("noise", [0.0, 2.5])
+def test_noise_is_what_the_camera_records(noise: float, device: str) -> None:
+    """The same numbers, rounded and cut off alike."""
+    frames = np.random.default_rng(3).uniform(-20, 280, (3, 7, 9, 3)).astype(np.float32)
+    frames[0, 0, 0] = (0.4, 254.6, 300.0)
+    one, other = np.random.default_rng(1), np.random.default_rng(1)
+    theirs = np.stack([recorded(frame, noise, one) for frame in frames])
+    ours = quantised(torch.from_numpy(frames).to(device), noise, other)
+    assert (ours != theirs).mean() < 0.01  # on the boundary of two levels
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert one.bit_generator.state == other.bit_generator.state
+    assert noise or ours[0, 0, 0].tolist() == [0, 255, 255]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_margin_is_left_out(faces: dict[str, MotionPrior], device: str) -> None:
+    face = faces["rest"].face
+    framed = MotionPrior(Face(face.image, face.landmarks, 6))
+    one, other = (
+        framed.generate(
+            facs.parse_request("27=0.6"), Profile(), n_frames=4, fps=50, nuisance=Nuisance(noise=2), seed=3, device=on
+        )[0]
+        for on in (None, device)
+    )
+    assert one.clip.frames.shape == (4, 116, 116, 3)
+    check_alike(other.clip.frames, one.clip.frames)

@@ -540,7 +540,9 @@ class ImageDiffusion(Generator):
         bases = None
         # Head motion and style are refused by the painter, before a base is asked for.
         if mover is not None and not any(r.nuisance.head or r.nuisance.style for r in quiet):
-            bases = ((moved.clip.frames, folds) for moved, folds in mover.clips_of(quiet))
+            # What moves the photo moves all of it: painting is put onto whole pictures.
+            whole = [replace(r, face=r.face.whole) for r in quiet]
+            bases = ((moved.clip.frames, folds) for moved, folds in mover.clips_of(whole))
         painted_ones = painted_clips(self, paint, quiet if self.regions else asked, bases=bases)
         for request, photo, (clip, warnings) in zip(requests, photos, painted_ones, strict=True):
             if photo is not None:
