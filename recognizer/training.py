@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch.func import functional_call, vmap
 
+from mesynth.core.devices import DEVICES, find_device
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
 from recognizer.aus import balances
@@ -246,7 +247,6 @@ class Head:
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant", "exponential")
-DEVICES = ("cpu", "cuda", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,8 @@ class TrainConfig:
     """CSV file of subjects' genders, columns subject (``database/subject``) and gender (female or male), for networks
     that learn it beside the class. A subject it does not name is unknown."""
     device: str = "cpu"
-    """cpu, cuda, or auto (cuda where there is one). Figures of the two differ in the order of float32 sums."""
+    """cpu, cuda, mps, or auto (the first that is here of cuda, mps, cpu). Figures of two differ in the order of float32
+    sums."""
     stack: int = 0
     """Members trained at once; 1 trains one after the other, 0 leaves it to the network (what
     tests/bench/bench_folds.py found to be faster). The result does not depend on it."""
@@ -512,10 +513,7 @@ def train(
 
 
 def _device(name: str) -> torch.device:
-    here = torch.cuda.is_available()
-    if name == "cuda" and not here:
-        raise ConfigError("train.device=cuda is not here (no CUDA); use train.device=cpu or auto")
-    return torch.device("cuda" if here and name != "cpu" else "cpu")
+    return torch.device(find_device(name, "train.device="))
 
 
 class _Chunk:

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypedDict, Unpack
@@ -25,7 +25,7 @@ import numpy as np
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, RunFolderError
 from mesynth.core.framing import OWN, Framing, KnownFraming
-from mesynth.core.process import Stopwatch, part
+from mesynth.core.process import Ahead, Stopwatch, part
 from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import (
     WHOLE,
@@ -40,7 +40,7 @@ from mesynth.corpus.faces import (
 from mesynth.corpus.plan import FILE_NAME as PLAN_FILE
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, StoredPlan, write_plan
 from mesynth.corpus.previews import VIDEOS, check_video, loose_files
-from mesynth.generators.base import Generator
+from mesynth.generators.base import ROWS_AT_ONCE, ClipRequest, Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
 from mesynth.preprocess.config import LARGEST
@@ -316,6 +316,8 @@ def cost(run: CorpusRun, rows: int) -> Cost:
 
 
 _CACHED_FACES = 8
+_AHEAD = 4
+"""Clips that lie finished in memory while one is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,33 +333,59 @@ class Preview:
             raise MesynthError(f"preview={self.count} must not be negative")
 
 
+@dataclass(frozen=True)
+class Together:
+    """One row, and the rows whose clips are made along with it."""
+
+    rows: tuple[PlanRow, ...]
+    place: int
+
+
+class Blocks:
+    """Rows as :class:`Together`, ``at_once`` of them at a time: they come one by one, as a stage wants them."""
+
+    def __init__(self, rows: Jobs, at_once: int) -> None:
+        self._rows, self._at_once = rows, at_once
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice, /) -> Blocks:
+        return Blocks(self._rows[part], self._at_once)
+
+    def __iter__(self) -> Iterator[Together]:
+        rows = iter(self._rows)
+        while together := tuple(islice(rows, self._at_once)):
+            yield from (Together(together, place) for place in range(len(together)))
+
+
 class GenerateWorker:
-    """Makes one plan row. Picklable: faces are read lazily, each process keeps a few."""
+    """Makes the clip of a plan row. Picklable: faces are read lazily, each process keeps a few.
+
+    On the CPU rows come one by one. On another device they come as :class:`Together`: their clips are made by a thread,
+    up to :data:`_AHEAD` of them while those before are encoded and written.
+    """
 
     def __init__(self, model: Model, faces: Path, size: int, preview: Preview, pictures: str = PICTURES[0]) -> None:
         self.model, self.faces, self.size, self.preview, self.pictures = model, faces, size, preview, pictures
         self._manifest: Manifest | None = None
         self._generator: Generator | None = None
         self._faces: OrderedDict[int, Face] = OrderedDict()
+        self._made: tuple[tuple[PlanRow, ...], Ahead[tuple[Sample, tuple[str, ...]]]] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_manifest": None, "_generator": None, "_faces": OrderedDict()}
+        return {**self.__dict__, "_manifest": None, "_generator": None, "_faces": OrderedDict(), "_made": None}
 
-    def __call__(self, plan: PlanRow) -> Produced:
+    def __call__(self, job: PlanRow | Together) -> Produced:
         if self._generator is None:
             with part("load"):
                 self._generator = self.model.load()
+        if isinstance(job, Together):
+            plan, (sample, warnings) = job.rows[job.place], self._next(job.rows)
+        else:
+            plan = job
+            ((sample, warnings),) = self._generator.generate_many([self._request(plan)])
         face, source = self._face(plan.face)
-        with part("model"):  # makers of frames inside it take "warp" off
-            sample, warnings = self._generator.generate(
-                face,
-                plan.aus,
-                plan.profile,
-                n_frames=plan.n_frames,
-                fps=plan.fps,
-                nuisance=plan.nuisance,
-                seed=plan.seed,
-            )
         row = self._row(plan, source, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
@@ -370,6 +398,25 @@ class GenerateWorker:
             extra=masks(sample.flow),
             files=files,
         )
+
+    def close(self) -> None:
+        """End the thread that makes clips ahead, where there is one."""
+        if self._made is not None:
+            self._made[1].close()
+            self._made = None
+
+    def _next(self, rows: tuple[PlanRow, ...]) -> tuple[Sample, tuple[str, ...]]:
+        """The next clip of ``rows``, which are asked for in their order."""
+        assert self._generator is not None
+        if self._made is None or self._made[0] is not rows:
+            self.close()
+            self._made = rows, Ahead(self._generator.generate_many([self._request(row) for row in rows]), _AHEAD)
+        with part("model"):  # waiting for the device
+            return next(self._made[1])
+
+    def _request(self, plan: PlanRow) -> ClipRequest:
+        face, _ = self._face(plan.face)
+        return ClipRequest(face, plan.aus, plan.profile, plan.n_frames, plan.fps, plan.nuisance, plan.seed)
 
     def _face(self, index: int) -> tuple[Face, Row]:
         if self._manifest is None:
@@ -417,13 +464,14 @@ def masks(flow: Flow) -> dict[str, np.ndarray]:
     return {name: mask for name, mask in named.items() if mask is not None}
 
 
-def choose(model: str, config: PlanConfig) -> Model:
-    """The model of that name, which takes its options and every request of ``config`` as far as is known beforehand.
+def choose(model: str | Model, config: PlanConfig) -> Model:
+    """The model, or that of the name, which takes its options and every request of ``config``, as far as is known
+    beforehand.
 
     Raises:
         MesynthError: see :func:`generate`.
     """
-    chosen = find_model(model)
+    chosen = find_model(model) if isinstance(model, str) else model
     chosen.check_frames()
     for request in config.au:
         chosen.check_request(facs.parse_request(request))
@@ -437,7 +485,7 @@ def generate(
     config: PlanConfig,
     out: Path,
     *,
-    model: str = NAME,
+    model: str | Model = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
     face: str = LARGEST,
@@ -450,8 +498,9 @@ def generate(
 
     ``face``, ``face_limits``: see :func:`mesynth.corpus.faces.choose_faces`; ``out/faces/skipped.csv`` lists what was
     left out. ``pictures``: how frames are stored, of :data:`mesynth.store.shards.PICTURES`. ``whole``: frames are the
-    whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not
-    crops of ``config.size``. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an
+    whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not crops of ``config.size``. ``model``:
+    see :func:`mesynth.generators.registry.find_model`, and :meth:`~mesynth.generators.registry.Model.on` for another
+    device than the CPU. The same call resumes an
     interrupted one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.generate.Pace`: workers,
     progress, report).
 
@@ -473,7 +522,7 @@ def generate_plan(
     out: Path,
     *,
     faces: Path | None = None,
-    model: str = NAME,
+    model: str | Model = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
     pictures: str = PICTURES[0],
@@ -494,13 +543,13 @@ def generate_plan(
     return run_plan(run, out, **pace)
 
 
-def choose_for_rows(model: str, plan: StoredPlan) -> Model:
-    """The model of that name, if no row of the plan is known to be refused by it.
+def choose_for_rows(model: str | Model, plan: StoredPlan) -> Model:
+    """The model, or that of the name, if no row of the plan is known to be refused by it.
 
     Raises:
         MesynthError: names the first row that is.
     """
-    chosen = find_model(model)
+    chosen = find_model(model) if isinstance(model, str) else model
     chosen.check_frames()
     for row in plan:
         try:
@@ -556,7 +605,7 @@ class FaceRun:
             write_plan(self.rows, out)
 
     def jobs(self, rows: Jobs) -> Jobs:
-        return rows
+        return rows if self.model.device == "cpu" else Blocks(rows, ROWS_AT_ONCE)
 
     def worker(self, out: Path) -> GenerateWorker:
         return GenerateWorker(self.model, out / "faces", self.size, self.preview, self.pictures)
@@ -574,7 +623,7 @@ def face_run(
     rows: PlanConfig | StoredPlan,
     faces: Path | Sequence[FaceSource] | None,
     *,
-    model: str,
+    model: str | Model,
     preview: Preview,
     landmarker: str,
     face: str = LARGEST,

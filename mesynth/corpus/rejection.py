@@ -35,6 +35,7 @@ from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejec
 from mesynth.corpus.flow_corpus import FlowRun
 from mesynth.corpus.generate import CorpusRun, Pace, Preview, Throughput, face_run, joined, timed, writable
 from mesynth.corpus.plan import PlanConfig, PlanRow, StoredPlan
+from mesynth.generators.registry import Model
 from mesynth.metrics.base import ClipData, face_mask
 from mesynth.motion.prior import NAME
 from mesynth.preprocess.config import LARGEST
@@ -424,7 +425,7 @@ def generate_until_accepted(
     acceptance: Acceptance = Acceptance(),
     *,
     faces: Path | list[FaceSource] | None = None,
-    model: str = NAME,
+    model: str | Model = NAME,
     preview: Preview = Preview(),
     pictures: str = PICTURES[0],
     landmarker: str = "auto",

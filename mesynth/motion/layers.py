@@ -20,8 +20,10 @@ and the subject's left is the image's right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -110,6 +112,54 @@ class Step:
     """[H,W,3] float32 grey levels added to the frame, or None"""
     jaw: np.ndarray | None = None
     """[H,W,2] float32 pixels: motion of the skin under the AUs of :data:`JAW`, or None: as layers draw it themselves"""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """The motion of a clip's T frames, as weights of fields on the photo [H,W]: what :class:`Step` says frame by frame.
+
+    Fields are float32 pixels, onset -> frame, at weight 1."""
+
+    aus: np.ndarray
+    """[T,K,2] float32 in [0,1]: the AUs of each frame, all of them"""
+    weights: np.ndarray
+    """[T,A]"""
+    fields: np.ndarray
+    """[A,H,W,2] of the skin"""
+    path: np.ndarray
+    """[T,6] of the head, where it moves"""
+    head: np.ndarray | None = None
+    """[6,H,W,2]"""
+    drops: np.ndarray | None = None
+    """[T,J] of the jaw, where a generator draws it"""
+    jaws: np.ndarray | None = None
+    """[J,H,W,2]"""
+    share: np.ndarray | None = None
+    """[T] of what is not linear in the AUs and follows them on average: of ``bend`` and ``change``"""
+    bend: np.ndarray | None = None
+    """[H,W,2]"""
+    change: np.ndarray | None = None
+    """[H,W,3] grey levels"""
+
+    def __len__(self) -> int:
+        return len(self.aus)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self.step(t) for t in range(len(self)))
+
+    def step(self, t: int) -> Step:
+        """Frame ``t``."""
+        skin = np.einsum("a,ahwc->hwc", self.weights[t], self.fields)
+        if self.bend is not None and self.share is not None:
+            skin = skin + np.float32(self.share[t]) * self.bend
+        head = jaw = light = None
+        if self.head is not None:
+            head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.path[t], self.head), np.float32)
+        if self.change is not None and self.share is not None and self.share[t]:
+            light = np.float32(self.share[t]) * self.change
+        if self.drops is not None and self.jaws is not None:
+            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.drops[t], self.jaws), np.float32)
+        return Step(np.ascontiguousarray(skin, np.float32), self.aus[t], head, light, jaw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -654,6 +704,8 @@ class Layers:
 
     def __init__(self, image: np.ndarray, landmarks: np.ndarray, uv: np.ndarray) -> None:
         self.image, self.points = np.ascontiguousarray(image), landmarks.astype(np.float64)
+        self.elsewhere: dict[str, Any] = {}
+        """By device, what mesynth.motion.batched keeps of the photo there."""
         self._photo = planes_of(self.image)
         p = self.points
         centres = p[36:42].mean(0), p[42:48].mean(0)
@@ -963,6 +1015,16 @@ class Layers:
         )
         return closure, min(fall, 0.9), min(rise, 0.6)
 
+    def _lips_move(self) -> np.ndarray:
+        """See :func:`_lip_basis`; computed once."""
+        if self._basis is None:
+            chin = float((self.points[8] - self.lip.mid) @ self.lip.n)
+            self._basis = _lip_basis(
+                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self.gap, chin, self.gate,
+                self._loose,
+            )  # fmt: skip
+        return self._basis
+
     def _moved_skin(self, step: Step) -> _Moved:
         weights = self._lip_weights(step.aus)
         if step.jaw is not None:
@@ -971,12 +1033,7 @@ class Layers:
         most = _gated(step.skin, self.gate, above)
         if not weights.any():
             return _Moved(above, above, above, self.open and most > 0, most, 0.0, np.array([0.0, self.gap]))
-        if self._basis is None:
-            chin = float((self.points[8] - self.lip.mid) @ self.lip.n)
-            self._basis = _lip_basis(
-                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self.gap, chin, self.gate,
-                self._loose,
-            )  # fmt: skip
+        basis = self._lips_move()
         # What the skin has closed already counts.
         up, low = (edge.arrived(above) - edge.v for edge in self._middle)
         closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
@@ -984,7 +1041,7 @@ class Layers:
         below, seen = above.copy(), above.copy()
         jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
         lips, apart = _lip_sides(
-            self._basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
+            basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
         if step.jaw is not None:
             loose = self._loose[..., None] * np.float32(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
@@ -1002,9 +1059,15 @@ class Layers:
 
     def _curves(self, side: int, aus: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What :func:`_lids` draws an eye by."""
+        up0, low0 = (edge.arrived(above) for edge in self.eyes[side].edges)
+        return self._curves_from(side, aus, up0, low0)
+
+    def _curves_from(
+        self, side: int, aus: np.ndarray, up0: np.ndarray, low0: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`_curves` of lids whose edges the skin has moved to ``up0`` and ``low0``, v at :data:`_S`."""
         eye, iod = self.eyes[side], self.iod
         closure, fall, rise = self._lid_weights(aus, side)
-        up0, low0 = (edge.arrived(above) for edge in eye.edges)
         own = np.maximum(eye.low - eye.up, 0) * _BETWEEN
         gap = np.maximum(low0 - up0, 0) * _BETWEEN
         # What the skin has closed already counts.

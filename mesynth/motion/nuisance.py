@@ -144,6 +144,13 @@ def _record(frame: np.ndarray, sd: float, draws: np.ndarray, normal: np.ndarray,
                 out[y, x, c] = np.uint8(min(max(value, zero), top))
 
 
+def drawn(count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` and up to three more uint16 that say the noise of one frame: see :func:`recorded`."""
+    # Raw bits, four draws of each 64: their stream is the one that NumPy promises not to change.
+    words = rng.bit_generator.random_raw(-(-count // 4))
+    return np.asarray(np.asarray(words).astype("<u8", copy=False).view("<u2").astype(np.uint16, copy=False))
+
+
 def recorded(frame: np.ndarray, sd: float, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
     """What a camera records of a frame: [H,W,3] float32 grey levels plus Gaussian noise of ``sd`` levels, rounded and
     cut to uint8, into ``out`` if it is given.
@@ -155,10 +162,6 @@ def recorded(frame: np.ndarray, sd: float, rng: np.random.Generator, out: np.nda
     """
     if out is None:
         out = np.empty(frame.shape, np.uint8)
-    draws = np.zeros(0, np.uint16)
-    if sd:
-        # Raw bits, four draws of each 64: their stream is the one that NumPy promises not to change.
-        words = rng.bit_generator.random_raw(-(-frame.size // 4))
-        draws = np.asarray(words).astype("<u8", copy=False).view("<u2").astype(np.uint16, copy=False)
+    draws = drawn(frame.size, rng) if sd else np.zeros(0, np.uint16)
     _record(np.asarray(frame, np.float32), np.float32(sd), draws, _normal(), out)
     return out

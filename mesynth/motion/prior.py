@@ -14,7 +14,6 @@ one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,7 +26,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import FieldTable, basis, mean_table
-from mesynth.motion.layers import Layers, Step, jaw_cells, skin_aus
+from mesynth.motion.layers import Course, Layers, jaw_cells, skin_aus
 from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path, recorded
 from mesynth.motion.warp import folding, stays_inside
 from mesynth.preprocess.align import eye_centres
@@ -213,21 +212,23 @@ def check_reach(aus: AUVector) -> None:
 
 
 def formed_clip(
-    face: Face, steps: Iterable[Step], n_frames: int, fps: float, apex: int, noise: float, seed: int
+    face: Face, steps: Course, n_frames: int, fps: float, apex: int, noise: float, seed: int, device: str | None = None
 ) -> tuple[Clip, Flow, tuple[str, ...]]:
     """The clip that shows ``face`` moved, within its margin, its flow onset -> apex with masks, and a warning where
     skin folds.
 
-    ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels.
+    ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels. ``device``: where
+    torch makes the frames, all at once (:mod:`mesynth.motion.batched`); None: here, one by one. The flow is made here.
     """
     height, width = face.image.shape[:2]
     inset = face.margin
     frames = np.empty((n_frames, height - 2 * inset, width - 2 * inset, 3), np.uint8)
-    stream = seeds.stream(seed, "noise")
-    shown = Step(np.zeros((height, width, 2), np.float32), np.zeros((len(facs.AU_CODES), 2), np.float32))
-    for t, step in enumerate(steps):
-        if t == apex:
-            shown = step
+    stream, shown = seeds.stream(seed, "noise"), steps.step(apex)
+    if device is not None:
+        from mesynth.motion.batched import composed
+
+        frames = composed(face.layers, steps, noise, stream, device, inset)
+    for t, step in enumerate(steps if device is None else ()):
         # The onset keeps the photo's own noise: it is the frame the person took.
         recorded(face.layers.frame(step, inset=inset), noise if t else 0.0, stream, frames[t])
     truth = face.layers.truth(shown)
@@ -309,27 +310,25 @@ class MotionPrior:
 
     def steps(
         self, aus: AUVector, profile: Profile, n_frames: int, fps: float, nuisance: Nuisance, seed: int
-    ) -> Iterator[Step]:
-        """Motion onset -> frame t for each of ``n_frames`` frames; a blink is AU 45."""
+    ) -> Course:
+        """Motion onset -> each of ``n_frames`` frames; a blink is AU 45."""
         cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity > 0)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
         shown = shown_aus(aus, profile.alpha(n_frames, lags), fps, nuisance.blink, seed)
         drops = jaw_cells(aus)
         every = [*cells, *drops]
         drawn = self.fields(every) if not nuisance.style else self._styled_fields(every, nuisance.style, seed)
-        fields, jaws = drawn[: len(cells)], drawn[len(cells) :]
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))
-        for t in range(n_frames):
-            weights = np.array([shown[t][cell] for cell in cells], np.float32)
-            skin = np.einsum("a,ahwc->hwc", weights, fields)
-            head = None
-            if nuisance.head and self._head is not None:
-                head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", path[t], self._head), np.float32)
-            dropped = np.array([shown[t][cell] for cell in drops], np.float32)
-            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", dropped, jaws), np.float32) if drops else None
-            yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, jaw=jaw)
+        weights, dropped = (
+            np.array([[now[cell] for cell in of] for now in shown], np.float32).reshape(n_frames, len(of))
+            for of in (cells, drops)
+        )
+        return Course(
+            shown, weights, drawn[: len(cells)], path, self._head if nuisance.head else None,
+            dropped if drops else None, drawn[len(cells) :],
+        )  # fmt: skip
 
     @part("warp")
     def generate(
@@ -341,13 +340,15 @@ class MotionPrior:
         fps: float,
         nuisance: Nuisance = Nuisance(),
         seed: int = 0,
+        device: str | None = None,
     ) -> tuple[Sample, tuple[str, ...]]:
         """The clip with its exact onset -> apex flow, and warnings (a folded region, out-of-frame motion).
 
-        Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex.
+        Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. ``device``: see
+        :func:`formed_clip`.
         """
         check_reach(aus)
         steps = self.steps(aus, profile, n_frames, fps, nuisance, seed)
         apex = profile.apex_index(n_frames)
-        clip, flow, warnings = formed_clip(self.face, steps, n_frames, fps, apex, nuisance.noise, seed)
+        clip, flow, warnings = formed_clip(self.face, steps, n_frames, fps, apex, nuisance.noise, seed, device)
         return Sample(clip, flow, aus), warnings

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import mesynth
+from mesynth.core.devices import find_device
 from mesynth.core.errors import MesynthError, NoFaceError, UnreadableImageError
 from mesynth.core.framing import OWN, KnownFraming
 from mesynth.preprocess.align import SimilarityCrop
@@ -376,7 +377,7 @@ def prepare(
     out = Path(out)
     if len(manifest) == 0:
         raise MesynthError(f"the manifest of {manifest.root} holds no clips; nothing to prepare")
-    _require_device(device)
+    device = find_device(device)
     name = landmarker if landmarker == STORED else resolve_landmarker(landmarker)
     identity = landmarker_identity(name)
     run = {
@@ -402,18 +403,3 @@ def prepare(
         every = f" ({out / SKIPPED_FILE} lists all)" if len(manifest) > 1 else ""
         raise NoFaceError(f"none of {len(manifest)} clips could be prepared; {first.clip_id}: {first.reason}{every}")
     return result
-
-
-def _require_device(device: str) -> None:
-    """Raise MesynthError unless torch can use ``device`` here."""
-    if device == "cpu":
-        return
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise MesynthError(
-            f"device '{device}' cannot be used ({reason}); choose cpu, or cuda where there is one"
-        ) from None

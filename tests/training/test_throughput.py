@@ -20,7 +20,8 @@ from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_on_gpu.py"
-TINY = ["--device", "cpu", "--workers", "1", "--recipes", "motion_tiny", "--updates", "2", "--variants", "fp32,bf16"]
+TINY = ["--device", "cpu", "--workers", "1", "--recipes", "motion_tiny", "--updates", "2", "--variants", "fp32,bf16",
+        "--tests", "", "--models", ""]  # fmt: skip
 SMALL = "data.identities=2 data.per_identity=4 data.validation_identities=1 run.validation=2"
 
 
@@ -71,6 +72,7 @@ def test_what_does_not_run_is_said_in_one_line(recipe: Any, monkeypatch: pytest.
     assert measure(recipe("run.precision=fp16"), "cpu").error.startswith("run.precision=fp16 needs CUDA")
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_memory_on_a_gpu(recipe: Any) -> None:
     assert (measure(recipe(), "cuda", updates=2, warmup=1).memory or 0) > 0

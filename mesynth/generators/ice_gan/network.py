@@ -13,6 +13,7 @@ The generator shows the onset plus the difference of two drawings of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,7 +38,7 @@ from mesynth.generators.blocks import (
     register_to_config,
     sn,
 )
-from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change
+from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change, painted_clips
 from mesynth.store.generator_folder import load_network
 
 if TYPE_CHECKING:
@@ -208,8 +209,8 @@ class ICEGAN(PaintingGenerator):
 
     family = "ice_gan"
 
-    def clip_of(self, request: ClipRequest, label: str = "") -> tuple[Sample, tuple[str, ...]]:
-        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
+    def clips_of(self, requests: Sequence[ClipRequest], label: str = "") -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """See :func:`mesynth.generators.painting.painted_clips` for sizes and errors.
 
         ``label``: one of classes.CLASSES_3 to ask for as well; it rises and falls with the profile.
 
@@ -219,21 +220,23 @@ class ICEGAN(PaintingGenerator):
         classes = torch.zeros(N_CLASSES, device=self.network.device)
         if label:
             classes[class_index(label)] = 1
-        z = seeds.stream(request.seed, "z").standard_normal((1, int(self.network.config["noise"])), np.float32)
-        noise = torch.from_numpy(z).to(self.network.device)
+        n_noise = int(self.network.config["noise"])
+        z = [seeds.stream(request.seed, "z").standard_normal(n_noise, np.float32) for request in requests]
+        noise = torch.from_numpy(np.stack(z)).to(self.network.device)
 
-        def paint(onset: torch.Tensor, asked: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-            n = len(asked)
-            pictures, zs = onset.expand(n + 1, -1, -1, -1), noise.expand(n + 1, -1)
+        def paint(onset: torch.Tensor, asked: torch.Tensor, alpha: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
             # The plain drawing takes part in each block: convolutions of one batch agree to the last bit.
-            amount = torch.cat([alpha.new_zeros(1), alpha])
-            cells = torch.cat([torch.zeros_like(asked[:1]), asked])
-            drawn = self.network.forward(pictures, zs, amount[:, None] * classes, cells)
-            change: torch.Tensor = drawn[1:] - drawn[:1]
-            rest = (asked.flatten(1).amax(1) == 0) & (amount[1:] * classes.sum() == 0)
+            clips = list(dict.fromkeys(which))
+            k, plain = len(clips), [which.index(clip) for clip in clips]
+            pictures = torch.cat([onset[plain], onset])
+            amount = torch.cat([alpha.new_zeros(k), alpha])
+            cells = torch.cat([torch.zeros_like(asked[:1]).expand(k, -1, -1), asked])
+            drawn = self.network.forward(pictures, noise[[*clips, *which]], amount[:, None] * classes, cells)
+            change: torch.Tensor = drawn[k:] - drawn[[clips.index(clip) for clip in which]]
+            rest = (asked.flatten(1).amax(1) == 0) & (amount[k:] * classes.sum() == 0)
             return change * ~rest.view(-1, 1, 1, 1)
 
-        return self.painted(paint, request)
+        return painted_clips(self, paint, requests)
 
 
 def class_index(label: str) -> int:
