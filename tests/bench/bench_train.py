@@ -3,8 +3,8 @@
 ``python -m tests.bench.bench_train loop`` times an update of a toy task in the loop and in a bare loop.
 ``python -m tests.bench.bench_train recipes [--device cuda] [--recipes gan/motion_64,...]`` is a table of images a
 second and memory, in fp32, bf16, in four parts (run.accumulate) and, of image diffusion, with model.checkpointing; on
-the CPU memory is the process' peak, with libraries. ``python -m tests.bench.bench_train scaling`` times one process and
-two (gloo, one thread each, the same batch cut in two) turn about, and the share of an update that the exchange of
+the CPU memory is the process' peak, with libraries. ``python -m tests.bench.bench_train scaling`` times one process
+and two (gloo, one thread each, the same batch cut in two) turn about, and the share of an update that the exchange of
 gradients takes: what overlapping it with backward could save at most.
 """
 
