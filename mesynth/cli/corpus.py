@@ -380,7 +380,9 @@ def verify(folder: Path, seal: bool, as_json: bool) -> None:
     """
     from mesynth.corpus.verify import require_clean, seal_again
     from mesynth.corpus.verify import verify as run
+    from mesynth.store.remote import fetched
 
+    folder = fetched(folder)
     if seal:
         click.echo(f"listed as they are: {seal_again(folder)} files of {folder}", err=True)
     with progress_bars() as bars:

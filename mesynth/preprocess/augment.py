@@ -27,6 +27,7 @@ from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.preprocess.align import MIRROR
 from mesynth.preprocess.interpolate import Marks, SubsampleConfig, draw_subsample
 from mesynth.store.manifest import Manifest, Row, framing_meta
+from mesynth.store.remote import delivers
 from mesynth.store.shards import read_flow, read_frames, read_landmarks, read_valid
 from mesynth.store.stage import Produced, Progress, run_stage
 
@@ -286,6 +287,7 @@ class CopiesConfig:
             raise ConfigError(f"seed={self.seed} must not be negative")
 
 
+@delivers
 def augment(
     manifest: Manifest,
     out: Path | str,

@@ -154,6 +154,12 @@ class RemotePath(type(Path())):  # type: ignore[misc]
         """Whether files lie below."""
         return (self._info() or {}).get("type") == "directory"
 
+    def mkdir(self, *_: Any, **__: Any) -> None:
+        """No folder is made at an address, least of all one of its name on this disk."""
+        raise OSError(errno.EROFS, "an address is read, and written as whole files", self.url)
+
+    touch = unlink = rename = replace = rmdir = mkdir
+
     def resolve(self, strict: bool = False) -> RemotePath:
         """An address is absolute."""
         return self

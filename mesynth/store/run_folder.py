@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.store import digests
+from mesynth.store.remote import is_remote, place
 
 RUN_FILE = "run.yaml"
 LOCK_FILE = ".writing"
@@ -63,7 +64,9 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
 
 
 def require_name(out: Path) -> None:
-    """Raise RunFolderError for a name that is no text: records that hold it could not be written later."""
+    """Raise RunFolderError for a name that is no text, whose records could not be written later, and for an address."""
+    if is_remote(out):
+        raise RunFolderError(f"{place(out)} is an address, and this is written into a folder; choose one as --out")
     try:
         str(out).encode()
     except UnicodeEncodeError:
@@ -250,8 +253,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write under a temporary name, then rename; folders are made as needed.
 
     Raises:
-        RunFolderError: ``path`` is a device or a pipe, which renaming would replace.
+        RunFolderError: ``path`` is a device or a pipe, which renaming would replace, or an address.
     """
+    if is_remote(path):
+        raise RunFolderError(
+            f"{place(path)} is at an address, where nothing is put beside; choose a file of this machine"
+        )
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise RunFolderError(f"{path} is a device or a pipe, and no file is put in its place; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -198,6 +198,39 @@ def test_mistakes(words: list[str], said: str, tmp_path: Path, monkeypatch: pyte
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "corpus/three_classes", "rows.count=2", "--subjects", 2, "--out", "memory://a/b"],
+        ["filter", "CORPUS", "--keep", "duplicate", "--out", "memory://a/b"],
+        ["card", "CORPUS", "--out", "memory://a/b/README.md"],
+        ["compare", "--models", "motion-prior", "--subjects", 1, "--out", "memory://a/b"],
+        ["calibrate", "motion_gan", "--out", "memory://a/b"],
+        ["train", "gan/motion_64", "--out", "memory://a/b"],
+        ["quickstart", "--out", "memory://a/b"],
+    ],
+)
+def test_what_writes_into_folders_alone_refuses_an_address(
+    words: list[object], local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*(local if word == "CORPUS" else word for word in words))
+    assert done.exit_code == 2, done.output
+    assert "memory://a/b" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_verify_of_an_address(memory: str) -> None:
+    mesynth.generate(**FLOW, out=f"{memory}/i")
+    assert run("verify", f"{memory}/i").exit_code == 0
+    with (place(f"{memory}/i") / "plan.jsonl").open("wb") as handle:
+        handle.write(b"{}")
+    done = run("verify", f"{memory}/i")
+    assert done.exit_code == 2
+    assert "plan.jsonl" in done.stdout + done.stderr
+
+
 def test_a_bucket_that_is_not_there(s3: str) -> None:
     done = run("generate", "--kind", "flow", "--emotion", "surprise", "--workers", 1, "--out", "s3://other/x")
     assert done.exit_code == 2
