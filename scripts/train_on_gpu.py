@@ -422,9 +422,9 @@ def report_text(
     lines += ["", "# Runs", "", "| run | minutes | images | pairs prepared/s | seconds trained | validation |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, planned in plan.items():
-        told = read_metrics(out / "runs" / name)
-        seconds = next((f"{line['seconds']:,.0f}" for line in told[::-1] if line["kind"] == "train"), "")
-        last = next((line for line in told[::-1] if line["kind"] == "validation"), {"measures": {}})
+        metrics = read_metrics(out / "runs" / name)
+        seconds = next((f"{line['seconds']:,.0f}" for line in metrics[::-1] if line["kind"] == "train"), "")
+        last = next((line for line in metrics[::-1] if line["kind"] == "validation"), {"measures": {}})
         figures = ", ".join(f"{k} {v:.4g}" for k, v in last["measures"].items() if v is not None)
         cells = (
             name, f"{planned['minutes']:.3g}", f"{planned['images']:,}", f"{planned['prepared_per_s']:,.0f}", seconds,
