@@ -39,7 +39,7 @@ SHARES = {"tests": 0.25, "generation": 0.25, "throughput": 0.2, "train": 0.6}
 REHEARSAL = {
     "device": "cpu", "recipes": "motion_tiny", "models": "motion-prior,motion_gan", "variants": "fp32,bf16",
     "updates": 2, "minutes": 0.02, "clips": 4, "workers": 1,
-    "compare": "--subjects 2 --size 32 --aus 12 --levels 1 --samples 2",
+    "compare": "--subjects 2 --size 64 --aus 12 --levels 1 --samples 2",
     "set": "data.identities=2 data.per_identity=4 data.validation_identities=1 run.validation=2",
     "tests": "tests/motion/test_batched.py",
 }  # fmt: skip
@@ -227,6 +227,8 @@ def generation(out: Path, options: argparse.Namespace, end: float) -> list[dict[
             *ways,
         ]
     rows: list[dict[str, Any]] = []
+    warm = ("generate", "--faces", faces / "p0.png", "--landmarker", faces / "points.npz", "--au", "12=B")
+    mesynth(*warm, "--workers", 1, "--preview", 0, "--out", out / "generated" / "warm-up")  # kernels are compiled once
     for model in options.models.split(","):
         for device, precision, workers in ways:
             if precision != "fp32" and model in ("motion-prior", "landmark-mean"):
@@ -422,9 +424,9 @@ def report_text(
     lines += ["", "# Runs", "", "| run | minutes | images | pairs prepared/s | seconds trained | validation |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, planned in plan.items():
-        told = read_metrics(out / "runs" / name)
-        seconds = next((f"{line['seconds']:,.0f}" for line in told[::-1] if line["kind"] == "train"), "")
-        last = next((line for line in told[::-1] if line["kind"] == "validation"), {"measures": {}})
+        metrics = read_metrics(out / "runs" / name)
+        seconds = next((f"{line['seconds']:,.0f}" for line in metrics[::-1] if line["kind"] == "train"), "")
+        last = next((line for line in metrics[::-1] if line["kind"] == "validation"), {"measures": {}})
         figures = ", ".join(f"{k} {v:.4g}" for k, v in last["measures"].items() if v is not None)
         cells = (
             name, f"{planned['minutes']:.3g}", f"{planned['images']:,}", f"{planned['prepared_per_s']:,.0f}", seconds,

@@ -87,7 +87,10 @@ class Model:
             ConfigError: options that the family does not have.
         """
         generator: Generator = PriorGenerator(self.name) if self.folder is None else load_pipeline(self.folder)
-        return configured(generator, dict(self.options)).to(self.device, self.precision)
+        made = configured(generator, dict(self.options))
+        if self.precision != "fp32":
+            return made.to(self.device, self.precision)
+        return made if self.device == "cpu" else made.to(self.device)
 
     def on(self, device: str, precision: str = "fp32") -> Model:
         """The same model, to be loaded there.

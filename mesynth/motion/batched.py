@@ -33,7 +33,7 @@ from mesynth.motion.layers import (
     _smooth,
 )
 from mesynth.motion.nuisance import _normal, drawn
-from mesynth.motion.warp import PAD
+from mesynth.motion.warp import _FIXED, _SETTLED, PAD
 from mesynth.preprocess.warping import cubic
 
 APART = 0.002
@@ -41,7 +41,7 @@ APART = 0.002
 lid or a lip, where a position decides what is seen."""
 _PIXELS = 1 << 21
 """Of all frames that are made at once: memory does not grow with clips."""
-_ROUNDS, _SETTLED = 9, 1e-3
+_ROUNDS = 9
 
 
 def composed(
@@ -119,15 +119,40 @@ def _bilinear(field: torch.Tensor, x: torch.Tensor, y: torch.Tensor, beyond: str
 
 
 def _sources(field: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """p with p + field(p) = (x, y), [T,h,w] both: fixed point, each pixel until it has settled."""
-    now = _bilinear(field, x, y)
-    moving = (now != 0).any(1, keepdim=True)
-    for _ in range(_ROUNDS):
-        new = _bilinear(field, x - now[:, 0], y - now[:, 1])
-        far = (new - now).abs().sum(1, keepdim=True) >= _SETTLED
-        now = torch.where(moving, new, now)
-        moving = moving & far
-    return x - now[:, 0], y - now[:, 1]
+    """p with p + field(p) = (x, y), [T,h,w] both: :func:`mesynth.motion.warp._source`, each pixel until it settles."""
+    height, width = field.shape[-2:]
+    flat, left, top = field.flatten(2), x.floor(), y.floor()
+    sx, sy = x - left, y - top
+    back = torch.zeros(len(x), 2, *x.shape[1:], device=x.device)
+    settled = torch.zeros_like(x, dtype=torch.bool)
+    for n in range(_ROUNDS + 1):
+        px, py = sx + back[:, 0], sy + back[:, 1]
+        fx, fy = px.floor(), py.floor()
+        ax, ay = (px - fx)[:, None], (py - fy)[:, None]
+        x0, y0 = (left + fx).long(), (top + fy).long()
+        columns, rows = [(x0 + i).clamp(0, width - 1) for i in (0, 1)], [(y0 + i).clamp(0, height - 1) for i in (0, 1)]
+        f00, f01, f10, f11 = (
+            flat.gather(2, (row * width + column).flatten(1)[:, None].expand(-1, 2, -1)).view_as(back)
+            for row in rows
+            for column in columns
+        )
+        fa, fb = f00 + ax * (f01 - f00), f10 + ax * (f11 - f10)
+        now = fa + ay * (fb - fa)
+        if n == 0:
+            settled = (now == 0).all(1)  # where nothing moves, exactly (x, y)
+        along = (f01 - f00) + ay * ((f11 - f10) - (f01 - f00))
+        (ux, vx), (uy, vy), (rx, ry) = along.unbind(1), (fb - fa).unbind(1), (back + now).unbind(1)
+        det = (1 + ux) * (1 + vy) - uy * vx
+        newton = (det > 0.25) & (n < 6)
+        safe = torch.where(newton, det, torch.ones_like(det))
+        dx = torch.where(newton, ((1 + vy) * rx - uy * ry) / safe, rx)
+        dy = torch.where(newton, ((1 + ux) * ry - vx * rx) / safe, ry)
+        near = dx.abs() + dy.abs() < torch.where(newton, _SETTLED, _FIXED)
+        back = torch.where(settled[:, None], back, back - torch.stack([dx, dy], 1))
+        settled = settled | near
+        if bool(settled.all()):
+            break
+    return x + back[:, 0], y + back[:, 1]
 
 
 def _on(edge: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
