@@ -127,7 +127,7 @@ def _normal() -> np.ndarray:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _record(frame: np.ndarray, sd: float, draws: np.ndarray, normal: np.ndarray, out: np.ndarray) -> None:
+def _record(frame: np.ndarray, sd: np.floating, draws: np.ndarray, normal: np.ndarray, out: np.ndarray) -> None:
     """``out`` = ``frame`` plus ``sd`` times the normal number of each of ``draws`` (none: no noise), rounded."""
     zero, top, half = np.float32(0), np.float32(255), np.float32(0.5)
     height, width, channels = frame.shape

@@ -11,6 +11,8 @@ and folds read and write the same planes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -213,7 +215,7 @@ def mirror_border(planes: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _weights(t: float) -> tuple[float, float, float, float]:
+def _weights(t: Any) -> tuple[Any, Any, Any, Any]:
     """Keys' weights of the four neighbours at fraction ``t``; exactly 0, 1, 0, 0 at 0."""
     a = ((-_HALF * t + _ONE) * t - _HALF) * t
     b = (_A * t - _B) * t * t + _ONE
@@ -222,7 +224,7 @@ def _weights(t: float) -> tuple[float, float, float, float]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _colour(planes: np.ndarray, x: float, y: float) -> tuple[float, float, float]:
+def _colour(planes: np.ndarray, x: float, y: float) -> tuple[Any, Any, Any]:
     """The first three channels at (x, y), pixels of the picture, within 0..255; exact on pixel centres."""
     fx, fy = np.floor(x), np.floor(y)
     a0, a1, a2, a3 = _weights(np.float32(x - fx))
