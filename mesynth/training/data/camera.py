@@ -150,4 +150,6 @@ def tone_curve(u: np.ndarray, config: CameraConfig) -> np.ndarray | None:
 
 def _jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
     data = encoded(frame, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return turned_over(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return turned_over(picture)
