@@ -1,4 +1,4 @@
-"""BDCNN: pictures of flow divided into blocks, implicit augmentation of features (Chen, Liu, Li, Liu and Xu, IEEE
+"""BDCNN: pictures of flow divided into blocks, implicit augmentation of features (Chen, Liu, Xu, Wu and Yao, IEEE
 Transactions on Multimedia 2022; authors' code)."""
 
 from __future__ import annotations
