@@ -368,8 +368,8 @@ def mdmo(vectors: np.ndarray, magnitude: float = 0.9) -> np.ndarray:
     ``magnitude`` to the rest of 1.
 
     >>> two = np.array([[[3.0, 4.0], [0.0, -10.0]]])
-    >>> mdmo(two, 0.5).round(2).tolist()
-    [[0.25, 0.5, 0.46, -0.79]]
+    >>> [round(float(number), 2) for number in mdmo(two, 0.5)[0]]
+    [0.25, 0.5, 0.46, -0.79]
     """
     size = np.hypot(vectors[..., 0], vectors[..., 1])
     most = size.max(1, keepdims=True)

@@ -33,6 +33,7 @@ from recognizer.trained import predict, train
 from recognizer.training import TrainConfig
 from recognizer.views import VIEWS, as_floats, key_times, mirrored, moved, read_views, require_known
 from tests.builders import row
+from tests.fuzz.damage import peak
 
 SIDE, LENGTH, APEX = 48, 7, 4
 SMALL = DataConfig(size=16, frame_size=32, frames=5, key_frames=3)
@@ -503,6 +504,18 @@ def test_inputs_that_were_made_differently_are_told(own: Manifest, named: str, t
     ]
     assert notes[1].startswith("views flows, landmarks were ")
     assert notes[2].startswith("view patches was ")
+
+
+def test_views_take_little_more_memory_than_themselves(own: Manifest) -> None:
+    """100 clips of all views (60 MB as they are stored); kept twice on the way, they would take 10 MB more."""
+    many = Manifest.from_rows(
+        [replace(row, clip_id=f"{row.clip_id}{k}") for k in range(9) for row in own][:100], own.root
+    )  # fmt: skip
+    load(own, SMALL, views=tuple(VIEWS))
+    sizes: list[int] = []
+    most = peak(lambda: sizes.append(sum(v.nbytes for v in load(many, SMALL, views=tuple(VIEWS)).inputs().values())))
+    assert sizes == [100 * sum(int(np.prod(v.of(SMALL.shape()))) * np.dtype(v.dtype).itemsize for v in VIEWS.values())]
+    assert most < sizes[0] + (9 << 20)
 
 
 def test_a_set_of_views_knows_its_clips(own: Manifest) -> None:

@@ -413,6 +413,18 @@ def test_exit_code_of_a_mistake(own: Manifest, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_view_that_is_not_there_is_said_before_anything_is_written(tmp_path: Path, more: list[str]) -> None:
+    bare = write(tmp_path / "bare", [clip(i) for i in range(6)], stored=())
+    settings = ["model=mdmo", "mdmo.flow=sequence", *more]
+    found = CliRunner().invoke(main, ["loso", "--real", str(bare.root), *settings, "--out", str(tmp_path / "x")])
+    assert found.exit_code == 2, found.output
+    [line] = [text for text in found.stderr.splitlines() if "no view" in text]
+    assert "clip db/00/real000/0" in line
+    assert "no view 'flows'; `mesynth prepare ... --inputs flows` makes it" in line
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("model", HANDCRAFTED)
 def test_recipes_say_what_the_defaults_are(model: str) -> None:
     settings = yaml.safe_load((RECIPES / f"{model}.yaml").read_text())
