@@ -47,7 +47,7 @@ def _mirror(value: int, last: int) -> int:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[float, float]:
+def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[Any, Any]:
     """p with p + field(p) = (x, y), field [H,W,2] float32 pixels, bilinear and continued beyond its border.
 
     Newton's method, in the cell that holds p; where the field nearly folds, fixed point. Where the field is 0, exactly
