@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AblationConfig", "AusConfig", "DataConfig", "FlowSet", "MixConfig", "Model", "ProtocolConfig", "Recognizer",
-    "RunConfig", "Scores", "TrainConfig", "ablate", "load", "load_config", "load_study", "loso", "predict", "predict_video",
-    "register_model", "run_study", "train",
+    "RunConfig", "Scores", "TrainConfig", "ablate", "load", "load_config", "load_study", "loso", "predict",
+    "predict_video", "register_model", "run_study", "train",
 ]  # fmt: skip
 
 _HOME = {
-    "AblationConfig": "config", "AusConfig": "aus", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing", "Model": "models",
-    "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "Scores": "results",
+    "AblationConfig": "config", "AusConfig": "aus", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing",
+    "Model": "models", "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "Scores": "results",
     "TrainConfig": "training", "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
     "load_study": "study_plan", "predict": "trained", "predict_video": "video", "register_model": "models",
     "run_study": "study", "train": "trained",
