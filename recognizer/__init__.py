@@ -40,8 +40,8 @@ _HOME = {
     "AblationConfig": "config", "AusConfig": "aus", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing",
     "Model": "models", "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config",
     "Scores": "results", "TrainConfig": "training", "ablate": "ablation", "load": "trained", "load_config": "config",
-    "loso": "run", "load_study": "study_plan", "predict": "trained", "predict_video": "video", "register_model": "models",
-    "run_study": "study", "train": "trained",
+    "loso": "run", "load_study": "study_plan", "predict": "trained", "predict_video": "video",
+    "register_model": "models", "run_study": "study", "train": "trained",
 }  # fmt: skip
 
 
