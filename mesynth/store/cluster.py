@@ -283,10 +283,10 @@ class Member:
         self._left.set()
         for name in list(self._held):
             self.drop(name)
-        alone = not self.others()
         self._file.unlink(missing_ok=True)
-        if alone:  # what killed ones left goes, too
-            shutil.rmtree(self.folder, ignore_errors=True)
+        # Asked once this one is gone: of those that leave together the last sees nobody.
+        if not _present(self.out):
+            shutil.rmtree(self.folder, ignore_errors=True)  # what killed ones left goes, too
 
     def _tell(self) -> None:
         pid = os.getpid()
@@ -355,15 +355,6 @@ class Member:
         """The file system's time."""
         self._beat()
         return self._file.stat().st_mtime
-
-    def others(self) -> list[str]:
-        """Those that take part beside this process."""
-        with suppress(OSError):
-            return self._others()
-        return []
-
-    def _others(self) -> list[str]:
-        return [name for name in _names(self.folder / "members") if name != self.name and self.alive(name)]
 
     def once(self, name: str, done: Callable[[], bool]) -> bool:
         """Whether this process is to do what is done once: False as soon as another has, True where nobody does."""
@@ -435,10 +426,8 @@ def _alive(
 
 
 def _present(out: Path) -> list[str]:
-    """Who writes ``out`` together just now, asked by a process that does not."""
+    """Who writes ``out`` together just now, asked by a process that does not, or does no more."""
     members = out / TOGETHER / "members"
-    if not members.is_dir():
-        return []
 
     def now() -> float:
         probe = temporary_beside(members / "now")
@@ -446,7 +435,7 @@ def _present(out: Path) -> list[str]:
         try:
             return probe.stat().st_mtime
         finally:
-            probe.unlink()
+            probe.unlink(missing_ok=True)
 
     return [name for name in _names(members) if _alive(members, name, patience(), now, {})]
 
@@ -486,9 +475,8 @@ def writer(out: Path, *, held: bool = False) -> Iterator[Member | None]:
     except ShareDone:
         raise
     except MesynthError:
-        alone = not member.others()
         member.leave()
-        if alone:
+        if not _present(out):
             with suppress(OSError):
                 give_up(out)
         raise
