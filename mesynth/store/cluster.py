@@ -285,7 +285,7 @@ class Member:
             self.drop(name)
         self._file.unlink(missing_ok=True)
         # Asked once this one is gone: of those that leave together the last sees nobody.
-        if not _present(self.out):
+        if next(_present(self.out), None) is None:
             shutil.rmtree(self.folder, ignore_errors=True)  # what killed ones left goes, too
 
     def _tell(self) -> None:
@@ -425,7 +425,7 @@ def _alive(
         return False
 
 
-def _present(out: Path) -> list[str]:
+def _present(out: Path) -> Iterator[str]:
     """Who writes ``out`` together just now, asked by a process that does not, or does no more."""
     members = out / TOGETHER / "members"
 
@@ -437,7 +437,7 @@ def _present(out: Path) -> list[str]:
         finally:
             probe.unlink(missing_ok=True)
 
-    return [name for name in _names(members) if _alive(members, name, patience(), now, {})]
+    return (name for name in _names(members) if _alive(members, name, patience(), now, {}))
 
 
 # ------------------------------------------------------------------- a folder
@@ -476,7 +476,7 @@ def writer(out: Path, *, held: bool = False) -> Iterator[Member | None]:
         raise
     except MesynthError:
         member.leave()
-        if not _present(out):
+        if next(_present(out), None) is None:
             with suppress(OSError):
                 give_up(out)
         raise
@@ -487,7 +487,7 @@ def writer(out: Path, *, held: bool = False) -> Iterator[Member | None]:
 
 def _refuse_company(out: Path) -> None:
     """Raise RunFolderError where others write together; what killed ones left goes."""
-    if present := _present(out):
+    if present := list(_present(out)):
         n = f"{len(present)} processes" if len(present) > 1 else "a process"
         raise RunFolderError(
             f"{out} is being written by {n} together ({present[0]}); wait, join with --shard i/N, or choose another "
