@@ -614,7 +614,7 @@ class RayEngine:
             try:
                 while True:
                     for job in left:
-                        waiting.append(remote.remote(key, held, job))
+                        waiting.append(remote.remote(key, held, os.getcwd(), job))
                         if len(waiting) >= places:
                             break
                     if not waiting:
@@ -674,13 +674,16 @@ _task: tuple[bytes, Callable[..., Any]] | None = None
 """In a process of Ray: the last task and its key, so that a generator is loaded once a process."""
 
 
-def _on_ray(key: bytes, held: list[Any], job: tuple[Any, ...]) -> Any:
+def _on_ray(key: bytes, held: list[Any], folder: str, job: tuple[Any, ...]) -> Any:
+    """``folder``: where the command was started; names that are relative to it mean the same here."""
     import cv2
     import ray
 
     global _task
     if _task is None or _task[0] != key:
         _task = None
+        with suppress(OSError):  # a node that has not the folder may do with absolute names
+            os.chdir(folder)
         cv2.setNumThreads(1)  # the tasks are the parallelism; Ray says so to OpenMP itself
         _task = key, ray.get(held[0])
     return _task[1](*job)
