@@ -283,10 +283,10 @@ class Member:
         self._left.set()
         for name in list(self._held):
             self.drop(name)
-        alone = not self.others()
         self._file.unlink(missing_ok=True)
-        if alone:  # what killed ones left goes, too
-            shutil.rmtree(self.folder, ignore_errors=True)
+        # Asked once this one is gone: of those that leave together the last sees nobody.
+        if next(_present(self.out), None) is None:
+            shutil.rmtree(self.folder, ignore_errors=True)  # what killed ones left goes, too
 
     def _tell(self) -> None:
         pid = os.getpid()
@@ -355,15 +355,6 @@ class Member:
         """The file system's time."""
         self._beat()
         return self._file.stat().st_mtime
-
-    def others(self) -> list[str]:
-        """Those that take part beside this process."""
-        with suppress(OSError):
-            return self._others()
-        return []
-
-    def _others(self) -> list[str]:
-        return [name for name in _names(self.folder / "members") if name != self.name and self.alive(name)]
 
     def once(self, name: str, done: Callable[[], bool]) -> bool:
         """Whether this process is to do what is done once: False as soon as another has, True where nobody does."""
@@ -434,11 +425,9 @@ def _alive(
         return False
 
 
-def _present(out: Path) -> list[str]:
-    """Who writes ``out`` together just now, asked by a process that does not."""
+def _present(out: Path) -> Iterator[str]:
+    """Who writes ``out`` together just now, asked by a process that does not, or does no more."""
     members = out / TOGETHER / "members"
-    if not members.is_dir():
-        return []
 
     def now() -> float:
         probe = temporary_beside(members / "now")
@@ -446,9 +435,9 @@ def _present(out: Path) -> list[str]:
         try:
             return probe.stat().st_mtime
         finally:
-            probe.unlink()
+            probe.unlink(missing_ok=True)
 
-    return [name for name in _names(members) if _alive(members, name, patience(), now, {})]
+    return (name for name in _names(members) if _alive(members, name, patience(), now, {}))
 
 
 # ------------------------------------------------------------------- a folder
@@ -486,9 +475,8 @@ def writer(out: Path, *, held: bool = False) -> Iterator[Member | None]:
     except ShareDone:
         raise
     except MesynthError:
-        alone = not member.others()
         member.leave()
-        if alone:
+        if next(_present(out), None) is None:
             with suppress(OSError):
                 give_up(out)
         raise
@@ -499,7 +487,7 @@ def writer(out: Path, *, held: bool = False) -> Iterator[Member | None]:
 
 def _refuse_company(out: Path) -> None:
     """Raise RunFolderError where others write together; what killed ones left goes."""
-    if present := _present(out):
+    if present := list(_present(out)):
         n = f"{len(present)} processes" if len(present) > 1 else "a process"
         raise RunFolderError(
             f"{out} is being written by {n} together ({present[0]}); wait, join with --shard i/N, or choose another "
@@ -626,7 +614,7 @@ class RayEngine:
             try:
                 while True:
                     for job in left:
-                        waiting.append(remote.remote(key, held, job))
+                        waiting.append(remote.remote(key, held, os.getcwd(), job))
                         if len(waiting) >= places:
                             break
                     if not waiting:
@@ -686,13 +674,16 @@ _task: tuple[bytes, Callable[..., Any]] | None = None
 """In a process of Ray: the last task and its key, so that a generator is loaded once a process."""
 
 
-def _on_ray(key: bytes, held: list[Any], job: tuple[Any, ...]) -> Any:
+def _on_ray(key: bytes, held: list[Any], folder: str, job: tuple[Any, ...]) -> Any:
+    """``folder``: where the command was started; names that are relative to it mean the same here."""
     import cv2
     import ray
 
     global _task
     if _task is None or _task[0] != key:
         _task = None
+        with suppress(OSError):  # a node that has not the folder may do with absolute names
+            os.chdir(folder)
         cv2.setNumThreads(1)  # the tasks are the parallelism; Ray says so to OpenMP itself
         _task = key, ray.get(held[0])
     return _task[1](*job)

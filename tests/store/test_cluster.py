@@ -87,15 +87,29 @@ def rank(out: Path, share: Share, worker: Callable[[int], object] | None = None)
 
 
 class Killed:
-    """Kills its process at its third clip, in the middle of a shard."""
+    """Kills its process at its third clip, in the middle of a shard; says so before, if others wait for it."""
 
-    def __init__(self, how: int = signal.SIGKILL) -> None:
-        self.left, self.how = 3, how
+    def __init__(self, how: int = signal.SIGKILL, say: Path | None = None) -> None:
+        self.left, self.how, self.say = 3, how, say
 
     def __call__(self, job: int) -> object:
         self.left -= 1
         if not self.left:
+            if self.say is not None:
+                self.say.touch()
             os.kill(os.getpid(), self.how)
+        return NumberWorker()(job)
+
+
+class Waiting:
+    """Holds its first shard until another process is killed: it would be made before that one has begun."""
+
+    def __init__(self, until: Path) -> None:
+        self.until = until
+
+    def __call__(self, job: int) -> object:
+        while not self.until.exists():
+            time.sleep(0.01)
         return NumberWorker()(job)
 
 
@@ -111,8 +125,9 @@ def test_any_number_of_processes_write_what_one_writes(n: int, tmp_path: Path, p
 
 
 def test_the_shards_of_a_killed_process_are_taken_over(tmp_path: Path, processes: Processes) -> None:
+    said = tmp_path / "killed"
     for i in range(8):
-        worker = Killed() if i == 3 else None
+        worker = Killed(say=said) if i == 3 else Waiting(said)
         processes.start(i, lambda i=i, worker=worker: rank(tmp_path / "out", Share(i, 8), worker))
     ended = [processes.ended(i) for i in range(8)]
     assert ended[3] == (-signal.SIGKILL, "")
@@ -121,8 +136,9 @@ def test_the_shards_of_a_killed_process_are_taken_over(tmp_path: Path, processes
 
 
 def test_when_the_first_is_killed_another_closes(tmp_path: Path, processes: Processes) -> None:
+    said = tmp_path / "killed"
     for i in range(3):
-        worker = Killed() if i == 0 else None
+        worker = Killed(say=said) if i == 0 else Waiting(said)
         processes.start(i, lambda i=i, worker=worker: rank(tmp_path / "out", Share(i, 3), worker))
     assert [processes.ended(i)[0] for i in range(3)] == [-signal.SIGKILL, 0, 0]
     assert tree_bytes(tmp_path / "out") == alone()

@@ -61,12 +61,15 @@ def test_one_corpus_with_a_node_killed_in_the_middle(nodes: Any, tmp_path: Path)
         run_stage(tmp_path / "out", JOBS, NumberWorker(fail_at=0), config=CONFIG)  # finished: no task is started
 
 
-def test_what_a_task_raises_is_said_as_here(nodes: Any, tmp_path: Path) -> None:
+def test_what_a_task_raises_is_said_as_here(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that is named from where the command was started."""
+    monkeypatch.chdir(tmp_path)
     with together(engine=RayEngine(nodes.address)), pytest.raises(MesynthError, match=r"^job 5 cannot be done"):
-        run_stage(tmp_path / "out", JOBS[:8], NumberWorker(fail_at=5), config=CONFIG)
+        run_stage(Path("out"), JOBS[:8], NumberWorker(fail_at=5), config=CONFIG)
     assert not list((tmp_path / "out").rglob("*.tmp"))
     with together(engine=RayEngine(nodes.address)):
-        assert len(run_stage(tmp_path / "out", JOBS[:8], NumberWorker(), config=CONFIG)) == 8
+        assert len(run_stage(Path("out"), JOBS[:8], NumberWorker(), config=CONFIG)) == 8
+    assert (tmp_path / "out" / "manifest.parquet").is_file()
 
 
 def test_a_task_that_no_node_can_take_is_refused(nodes: Any, tmp_path: Path) -> None:

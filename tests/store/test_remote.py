@@ -204,9 +204,7 @@ def test_mistakes(words: list[str], said: str, tmp_path: Path, monkeypatch: pyte
         ["plan", "corpus/three_classes", "rows.count=2", "--subjects", 2, "--out", "memory://a/b"],
         ["filter", "CORPUS", "--keep", "duplicate", "--out", "memory://a/b"],
         ["card", "CORPUS", "--out", "memory://a/b/README.md"],
-        ["compare", "--models", "motion-prior", "--subjects", 1, "--out", "memory://a/b"],
         ["calibrate", "motion_gan", "--out", "memory://a/b"],
-        ["train", "gan/motion_64", "--out", "memory://a/b"],
         ["quickstart", "--out", "memory://a/b"],
     ],
 )
