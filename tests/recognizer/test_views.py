@@ -303,7 +303,8 @@ def test_copies_in_a_mirror_take_all_views_along(own: Manifest) -> None:
 
 def test_a_transform_of_flow_is_one_of_key_frames() -> None:
     rng = np.random.default_rng(0)
-    views = {"flow": rng.normal(size=(2, 3, 16, 16)).astype(np.float32), "apex": np.zeros((2, 2, 8, 8), np.uint8)}
+    views: dict[str, np.ndarray] = {"flow": rng.normal(size=(2, 3, 16, 16)).astype(np.float32)}
+    views["apex"] = np.zeros((2, 2, 8, 8), np.uint8)
     views["flows"] = np.repeat(views["flow"][:, None], 3, 1).astype(np.float16)
     done = FlowTransform(power=0.5, pool=4).of_views(views)
     assert done["apex"] is views["apex"]
@@ -507,7 +508,7 @@ def test_inputs_that_were_made_differently_are_told(own: Manifest, named: str, t
 
 
 def test_views_take_little_more_memory_than_themselves(own: Manifest) -> None:
-    """100 clips of all views (60 MB as they are stored); kept twice on the way, they would take 10 MB more."""
+    """100 clips of all views (47 MB as they are stored); kept twice on the way, they would take 10 MB more."""
     many = Manifest.from_rows(
         [replace(row, clip_id=f"{row.clip_id}{k}") for k in range(9) for row in own][:100], own.root
     )  # fmt: skip
