@@ -426,7 +426,8 @@ def test_every_network_has_a_head_for_aus(name: str) -> None:
 def test_a_stack_learns_what_its_members_learn_alone(task: str) -> None:
     few = replace(RUN, task=task, model="region_attention", train=TrainConfig(steps=8, batch=8))
     one, many = (loso(real(), None, replace(few, train=replace(few.train, stack=n))) for n in (1, 5))
-    assert np.allclose(*(np.concatenate(column(r.predictions, "scores").tolist()) for r in (one, many)), atol=1e-4)
+    first, second = (np.concatenate(column(r.predictions, "scores").tolist()) for r in (one, many))
+    assert np.allclose(first, second, atol=1e-4)
 
 
 # ---------------------------------------------------------------- mixing, protocols
