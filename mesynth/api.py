@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from mesynth.core.devices import find_device
 from mesynth.core.errors import ConfigError
 from mesynth.store.remote import delivers
 
@@ -145,7 +146,7 @@ def prepare(
     """
     from mesynth.datasets.registry import EXPORT
 
-    root, out = Path(root), Path(out)
+    root, out, device = Path(root), Path(out), find_device(device)
     if database in (EXPORT, FLOW_FOLDERS):
         chosen = {"subjects": subjects, "clips": clips, "limit": limit, "annotation": annotation}
         frame = steps.pop("frame", "") if database == FLOW_FOLDERS else ""
@@ -376,7 +377,7 @@ def train(
         recipe: a name of :func:`mesynth.config.list_recipes` ("gan/motion_64"), a YAML file, or a recipe.
         overrides: settings of the recipe, ``["run.images=1000"]``.
         exclude_subjects: ``database/subject`` names that neither train nor validate.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         cache: where prepared pairs lie; None: in the user's cache folder.
         workers: processes that prepare pairs the first time, 0 for one per core.
         trackers: names ("tensorboard", ...) or accelerate's objects.
@@ -425,6 +426,7 @@ def compare(
     yaw: float = 0.0,
     pitch: float = 0.0,
     samples: int = 4,
+    device: str = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -441,6 +443,7 @@ def compare(
         yaw: degrees that every head is turned to image right.
         pitch: degrees that every head is turned down.
         samples: seeds whose flows are compared with each other and with the truth.
+        device: where generators and the networks that measure run: cpu, cuda, mps or auto.
 
     Raises:
         ConfigError: an argument out of range.
@@ -451,18 +454,22 @@ def compare(
     Traceback (most recent call last):
     mesynth.core.errors.ConfigError: people=1 leaves no other people to compare with; choose at least 2
     """
+    from mesynth.benchmark.answers import Instruments
     from mesynth.benchmark.protocol import BenchmarkConfig, default_models, load_candidates
     from mesynth.benchmark.run import compare as run
     from mesynth.generators.registry import split_models
     from mesynth.head.foreign import ForeignHead
 
+    where = find_device(device)
     other = None if head is None else ForeignHead.read(head)
     settings = {"codes": tuple(aus) or (other.available if other else ()), "levels": tuple(levels)}
     given = {name: value for name, value in settings.items() if value}
     turned = {"yaw": yaw, "pitch": pitch, "head": other.hash if other else ""}
     config = BenchmarkConfig(people=subjects, size=size, samples=samples, seed=seed, **turned, **given)  # type: ignore[arg-type]
     names = split_models(models) if isinstance(models, str) else list(models)
-    return run(load_candidates(names or default_models()), config, Path(out), head=other, progress=progress)
+    candidates = load_candidates(names or default_models(), where)
+    tools = None if where == "cpu" else Instruments.load(where)
+    return run(candidates, config, Path(out), head=other, instruments=tools, progress=progress)
 
 
 # ---------------------------------------------------------------- corpora
@@ -544,12 +551,13 @@ def generate(
         seed: same seed, same bytes, whatever ``workers`` (processes, 0 for one per core).
         settings: ``kind`` ("clips", or "flow" for flow images alone), ``au_source`` ("published", "expert"),
             ``profile`` ("casme2"), ``fps`` (200), ``size`` (pixels: 128; flow 28), ``noise`` (grey levels),
-            ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``preview`` (clips
-            that also lie loose), ``video`` ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most
-            1024 pixels a side; flow: where faces lie), ``landmarker``, ``face`` ("largest", "all" or a number from
-            1 at image left) and ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the
-            pictures that were left out), and ``until_accepted`` with ``keep`` and
-            ``attempts``: clips that fail a check are drawn again.
+            ``head_motion``, ``blink``, ``style`` (1 is usual), ``subjects`` and ``nuisance`` (flow), ``frames`` (how
+            they are stored: "png", or "video", lossless H.264), ``preview`` (clips that also lie loose), ``video``
+            ("mp4", "webm", "gif", "apng"), ``frame`` ("full": whole pictures of at most 1024 pixels a side; flow: where
+            faces lie), ``landmarker``, ``device`` ("cpu", "cuda", "mps", "auto": where networks run and frames are
+            made), ``precision`` ("fp32", "bf16"), ``face`` ("largest", "all" or a number from 1 at image left) and
+            ``face_limits`` ("yaw=40,expression=off"; ``out/faces/skipped.csv`` lists the pictures that were left out),
+            and ``until_accepted`` with ``keep`` and ``attempts``: clips that fail a check are drawn again.
 
     Returns:
         One row a clip: frames [T,H,W,3] uint8 RGB, flow [2,H,W] float32 pixels. With ``until_accepted`` rows that were
@@ -697,6 +705,7 @@ def measure(
     lpips_weights: Path | str | None = None,
     download: bool = False,
     workers: int = 1,
+    device: str = "cpu",
     panel: Path | str | None = None,
     command: str = "",
     progress: Progress | None = None,
@@ -711,6 +720,7 @@ def measure(
         clips: of each side, drawn by ``seed``; at least 4.
         download: fetch weights that are missing; else a named stand-in is used, or the measure is not made.
         workers: processes (0: one per core; 1: two threads); no figure depends on it.
+        device: where the picture networks and the AU judge run: cpu, cuda, mps or auto.
         panel: folder of a coders' panel's results; its rows join the reports of the corpora that it showed.
         command: what the page says made it.
 
@@ -735,7 +745,7 @@ def measure(
     from mesynth.store.manifest import Manifest
     from mesynth.store.stage import Interrupted
 
-    config = MeasureConfig(clips=clips, seed=seed)
+    config, device = MeasureConfig(clips=clips, seed=seed), find_device(device)
     require_whole_share("measure, whose figures are of all clips")
     require_no_engine("measure")
 
@@ -759,7 +769,8 @@ def measure(
     def run() -> Comparison:
         found = measure_all(
             against, corpora, config, training=learned, inception_weights=inception_weights,
-            lpips_weights=lpips_weights, allow_download=download, workers=workers, progress=progress,
+            lpips_weights=lpips_weights, allow_download=download, workers=workers, device=device,
+            progress=progress,
         )  # fmt: skip
         for name, rows in (judged or {}).items():
             report = found.reports[name]
@@ -803,6 +814,7 @@ def fid(
     download: bool = False,
     published_resize: bool = False,
     save: Path | str | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[Fid, str]:
     """Frechet distance of ``source`` from ``reference``, and a note where a stand-in took the place of Inception.
@@ -814,6 +826,7 @@ def fid(
         download: fetch the weights if they are missing; then there is no stand-in.
         published_resize: resize as pytorch-fid did for statistics it cached; no stand-in either.
         save: a .npz file for the statistics of ``source``.
+        device: where the network runs: cpu, cuda, mps or auto.
 
     Raises:
         ConfigError: ``save`` is no .npz. WeightsUnavailable: no weights, and no stand-in was allowed.
@@ -826,6 +839,7 @@ def fid(
     save = None if save is None else Path(save)
     if save is not None and save.suffix.lower() != ".npz":
         raise ConfigError(f"--save {save} must end in .npz")
+    where = find_device(device)
     from mesynth.metrics.fid import fid as run
     from mesynth.metrics.networks.extractors import PUBLISHED_RESIZE, RESIZE, Inception, best_extractor
 
@@ -834,6 +848,8 @@ def fid(
         resize, note = PUBLISHED_RESIZE if published_resize else RESIZE, ""
     else:
         (extractor, note), resize = best_extractor(inception_weights), RESIZE  # type: ignore[assignment]
+    if where != "cpu":
+        extractor.to(where)
     return run(Path(source), Path(reference), extractor, resize=resize, save=save, progress=progress), note
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recognizer.ablation import ablate
+    from recognizer.aus import AusConfig
     from recognizer.config import AblationConfig, RunConfig, load_config
     from recognizer.data import DataConfig, FlowSet
     from recognizer.mixing import MixConfig
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
     from recognizer.video import predict_video
 
 __all__ = [
-    "AblationConfig", "DataConfig", "FlowSet", "MixConfig", "Model", "ProtocolConfig", "Recognizer", "RunConfig",
-    "Scores", "TrainConfig", "ablate", "load", "load_config", "load_study", "loso", "predict", "predict_video",
-    "register_model", "run_study", "train",
+    "AblationConfig", "AusConfig", "DataConfig", "FlowSet", "MixConfig", "Model", "ProtocolConfig", "Recognizer",
+    "RunConfig", "Scores", "TrainConfig", "ablate", "load", "load_config", "load_study", "loso", "predict",
+    "predict_video", "register_model", "run_study", "train",
 ]  # fmt: skip
 
 _HOME = {
-    "AblationConfig": "config", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing", "Model": "models",
-    "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config", "Scores": "results",
-    "TrainConfig": "training", "ablate": "ablation", "load": "trained", "load_config": "config", "loso": "run",
-    "load_study": "study_plan", "predict": "trained", "predict_video": "video", "register_model": "models",
-    "run_study": "study", "train": "trained",
+    "AblationConfig": "config", "AusConfig": "aus", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing",
+    "Model": "models", "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config",
+    "Scores": "results", "TrainConfig": "training", "ablate": "ablation", "load": "trained", "load_config": "config",
+    "loso": "run", "load_study": "study_plan", "predict": "trained", "predict_video": "video",
+    "register_model": "models", "run_study": "study", "train": "trained",
 }  # fmt: skip
 
 

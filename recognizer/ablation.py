@@ -161,6 +161,7 @@ def _completed(
     if folder is not None:
         behind = details(cells, results, config)
         texts = {"ablation.html": ablation_page.page(result, behind), "report.md": report.ablation_markdown(result)}
+        texts = {name: report.worded(text, config) for name, text in texts.items()}
         table = predictions.join([r.table for r in results])
         write_result(folder, result, table, config_yaml(config, synthetic=True), texts, without=[PARTS])
         if not isinstance(real_source, FlowSet):
@@ -188,7 +189,7 @@ def plan(
     cells = grid(config, names)
     runner.check(cells)
     added = runner.mixture(cells[-1]).n_added
-    classes = dict(zip(config.data.classes, runner.real.class_counts.tolist(), strict=True))
+    classes = dict(zip(runner.real.outputs, runner.real.class_counts.tolist(), strict=True))
     return {
         "models": list(config.models), "modes": list(config.modes), "sources": names, "folds": len(runner.folds),
         "clips": len(runner.real), "classes": classes,
@@ -341,13 +342,15 @@ def _made(
 
 def _notes(runner: CellRunner, cells: Sequence[Cell], real: Opened, synthetic: Opened) -> list[str]:
     """Of the clips: flow of two kinds, and what folds lack where nothing is added, by the number of subjects."""
-    notes = flow_notes(real, synthetic)
+    notes = flow_notes(real, synthetic, runner.config)
     plain = {c.condition.train_subjects: c for c in reversed(cells) if c.condition.arm == NONE}
     for subjects, cell in sorted(plain.items()):
         mixture = runner.mixture(cell)
         lacking = {fold.name: mixture.lacking(f) for f, fold in enumerate(mixture.folds)}
         of = f"{subjects} subjects, " if subjects else ""
-        notes += [f"{of}no synthetic clips: {line}" for line in report.lacking_notes(lacking)]
+        notes += [f"{of}no synthetic clips: {line}" for line in report.lacking_notes(lacking, multi=runner.real.multi)]
+    if runner.real.multi:
+        notes.append(report.constants_note(predictions.constant_rows(runner.real, runner.folds)))
     return notes
 
 
@@ -361,7 +364,7 @@ def _result(
 ) -> AblationResult:
     start = time.perf_counter()
     rows, summary, by_fold = figures(cells, results, runner.config)
-    curve = curve_png(summary)
+    curve = curve_png(summary, report.worded("UF1", runner.config))
     seconds = {"load": load_seconds}
     for cell, result in zip(cells, results, strict=True):
         seconds[cell.condition.model] = seconds.get(cell.condition.model, 0.0) + result.seconds

@@ -155,9 +155,9 @@ def span(panels: Sequence[Panel]) -> tuple[float, float]:
     return max(math.floor(min(values) * 20) / 20, 0.0), min(math.ceil(max(values) * 20 + 1e-9) / 20, 1.0)
 
 
-def curve_png(summary: Sequence[Summary]) -> bytes:
-    """:func:`amount_panels` as PNG."""
-    return drawn(amount_panels(summary), summary, "png")
+def curve_png(summary: Sequence[Summary], figure: str = "UF1") -> bytes:
+    """:func:`amount_panels` as PNG; ``figure`` names what is drawn."""
+    return drawn(amount_panels(summary), summary, "png", name=figure)
 
 
 _UNDATED: dict[str, dict[str, None]] = {
@@ -166,7 +166,7 @@ _UNDATED: dict[str, dict[str, None]] = {
 """Metadata that would make the same figure other bytes."""
 
 
-def drawn(panels: Sequence[Panel], summary: Sequence[Summary], kind: str) -> bytes:
+def drawn(panels: Sequence[Panel], summary: Sequence[Summary], kind: str, *, name: str = "UF1") -> bytes:
     """Panels as png, pdf or svg: the numbers of real subjects beside each other, or up to three in a row."""
     numbers = len({s.train_subjects for s in summary})
     columns = numbers if numbers > 1 else min(len(panels), 3)
@@ -191,7 +191,7 @@ def drawn(panels: Sequence[Panel], summary: Sequence[Summary], kind: str) -> byt
         axis.set_xlabel(panel.x_label)
         axis.set_title(panel.title)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("UF1 (band: 95 % bootstrap over subjects)")
+    axes[0].set_ylabel(f"{name} (band: 95 % bootstrap over subjects)")
     if panels[0].lines:
         axes[0].legend(fontsize=8)
     buffer = io.BytesIO()
@@ -322,10 +322,17 @@ def _matrix(detail: Detail, title: str) -> dict[str, Any]:
     rows = []
     for index, (name, counts) in enumerate(zip(detail.classes, detail.confusion, strict=True)):
         total = max(sum(counts), 1)
-        rows.append(
-            {"name": name, "index": index, "cells": [{"n": n, "percent": round(100 * n / total)} for n in counts]}
-        )  # fmt: skip
-    return {"title": title, "classes": detail.classes, "seeds": detail.seeds, "matrix": rows}
+        hits = [0, 3] if detail.multi else [index]
+        rows.append({
+            "name": name, "hits": hits, "cells": [{"n": n, "percent": round(100 * n / total)} for n in counts],
+        })  # fmt: skip
+    columns = ("rightly absent", "wrongly present", "wrongly absent", "rightly present")
+    return {
+        "title": title,
+        "classes": columns if detail.multi else detail.classes,
+        "seeds": detail.seeds,
+        "matrix": rows,
+    }
 
 
 def _people(base: Detail, own: Detail, title: str) -> dict[str, Any]:

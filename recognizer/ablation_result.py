@@ -28,14 +28,11 @@ from recognizer.mixing import PRETRAIN, SYNTHETIC_ONLY, members_of
 from recognizer.protocol import FLOW_ONLY, OWN_CLIPS, Fold, Mixture, PoolTooSmallError, mix
 from recognizer.results import (
     Condition,
+    Labels,
     Metrics,
     amount_text,
     chosen_counts,
     chosen_text,
-    evaluate,
-    f1_scores,
-    require_classes,
-    uf1,
 )
 from recognizer.training import Progress
 
@@ -175,7 +172,7 @@ class CellRunner:
 
         Raises what :func:`recognizer.protocol.mix` does, and MissingClassError.
         """
-        require_classes(self.real.class_counts, self.real.classes)
+        self.config.labels.require(self.real.class_counts)
         above = [amount for one in self.config.amounts for amount in one.values()]
         done = set()
         for cell in cells:
@@ -212,8 +209,9 @@ class CellRunner:
         ]  # fmt: skip
         seconds, n = (time.perf_counter() - start) / len(cells), len(self.folds)
         worth = chosen_weights(trained, run)
+        own = len(worth) // len(cells)
         return [
-            CellResult(results.join(tables[c * n : (c + 1) * n]), *count, seconds, worth[c * n : (c + 1) * n])
+            CellResult(results.join(tables[c * n : (c + 1) * n]), *count, seconds, worth[c * own : (c + 1) * own])
             for c, count in enumerate(counts)
         ]
 
@@ -341,17 +339,17 @@ _PLAIN = ("comparisons", "n_subjects", "n_clips", "sources", "seconds", "config"
 class _Predictions:
     """All predictions under one condition."""
 
-    def __init__(self, tables: Sequence[pa.Table], n_classes: int) -> None:
+    def __init__(self, tables: Sequence[pa.Table], labels: Labels) -> None:
         table = predictions.join(tables)
         names = ("y", "predicted", "subject", "seed", "fold")
         self.y, self.predicted, self.subject, self.seed, self.fold = (predictions.column(table, n) for n in names)
-        self.n_classes = n_classes
+        self.labels = labels
         self.counts = self.counted(np.ones(len(self.y), np.bool_))
 
     def counted(self, mask: np.ndarray) -> np.ndarray:
         """[K,S,C,C]"""
         rows = (self.y[mask], self.predicted[mask], self.subject[mask], self.seed[mask])
-        return subject_counts(*rows, self.n_classes)
+        return subject_counts(*rows, self.labels.size)
 
 
 def verdict(difference: Interval, p: float) -> str:
@@ -381,25 +379,25 @@ def figures(
     cells: Sequence[Cell], results: Sequence[CellResult], config: AblationConfig
 ) -> tuple[list[dict[str, Any]], list[Summary], list[FoldDifference]]:
     """Rows per seed, a summary per condition, and differences per fold where those mean something."""
-    classes = config.data.classes
+    labels = config.labels
     tables: dict[Condition, list[pa.Table]] = {}
     rows: list[dict[str, Any]] = []
     per_seed: dict[Condition, list[Metrics]] = {}
     chosen: dict[Condition, list[float]] = {}
     for cell, result in zip(cells, results, strict=True):
         y, predicted = (predictions.column(result.table, name) for name in ("y", "predicted"))
-        m = evaluate(y, predicted, classes)
+        m = labels.evaluate(y, predicted)
         per_seed.setdefault(cell.condition, []).append(m)
         tables.setdefault(cell.condition, []).append(result.table)
         chosen.setdefault(cell.condition, []).extend(result.prior_weights)
         row = asdict(cell.condition) | {"seed": cell.seed, "uf1": m.uf1, "uar": m.uar, "accuracy": m.accuracy}
         row |= {"n_real": result.n_real, "n_synthetic": result.n_added}
         rows.append(row | {"prior_weights": chosen_text(result.prior_weights)})
-    pooled = {condition: _Predictions(found, len(classes)) for condition, found in tables.items()}
+    pooled = {condition: _Predictions(found, labels) for condition, found in tables.items()}
     compared = {c: a for c, a in pooled.items() if c.arm != NONE}
     draws = draws_for(config.resamples, len(compared))
     differences = {
-        c: compare_counts(pooled[baseline_of(c)].counts, a.counts, statistic=uf1, draws=draws)
+        c: compare_counts(pooled[baseline_of(c)].counts, a.counts, statistic=labels.uf1, draws=draws)
         for c, a in compared.items()
     }
     corrected = dict(zip(differences, holm(np.array([d.p for d in differences.values()])), strict=True))
@@ -410,7 +408,7 @@ def figures(
         summary.append(
             Summary(
                 **asdict(c),
-                uf1=bootstrap_counts(a.counts, statistic=uf1, draws=config.resamples),
+                uf1=bootstrap_counts(a.counts, statistic=labels.uf1, draws=config.resamples),
                 seed_sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
                 uar=float(np.mean([m.uar for m in per_seed[c]])),
                 difference=difference,
@@ -430,10 +428,11 @@ def _by_fold(pooled: Mapping[Condition, _Predictions], config: AblationConfig) -
         base = pooled[baseline_of(c)]
         for fold in np.unique(base.fold):
             a, b = (one.counted(one.fold == fold) for one in (base, with_added))
-            present = np.flatnonzero(a.sum((0, 1, 3)))  # a database may lack a class; its F1 would count as 0
+            # A database may lack a class; its F1 would count as 0.
+            present = np.flatnonzero(config.labels.known(a.sum((0, 1))))
 
             def over_present(counts: np.ndarray, present: np.ndarray = present) -> np.ndarray:
-                return np.asarray(f1_scores(counts)[..., present].mean(-1))
+                return np.asarray(config.labels.f1(counts)[..., present].mean(-1))
 
             pair = [bootstrap_counts(x, statistic=over_present, draws=100).value for x in (a, b)]
             found = compare_counts(a, b, statistic=over_present, draws=config.resamples)
@@ -448,8 +447,8 @@ def _by_fold(pooled: Mapping[Condition, _Predictions], config: AblationConfig) -
 class Detail:
     """What lies behind one condition's figure: all test predictions, counted over seeds.
 
-    ``confusion`` [C,C], rows are the truth; ``people``: of each test subject (database/subject) the clips and the share
-    of them told rightly, mean over seeds.
+    ``confusion`` as of :class:`recognizer.results.Metrics`; ``people``: of each test subject (database/subject) the
+    clips (known AUs, where ``multi``) and the share of them told rightly, mean over seeds.
     """
 
     condition: Condition
@@ -457,6 +456,7 @@ class Detail:
     seeds: int
     confusion: tuple[tuple[int, ...], ...]
     people: dict[str, tuple[int, float]]
+    multi: bool = False
 
 
 def details(cells: Sequence[Cell], results: Sequence[CellResult], config: AblationConfig) -> list[Detail]:
@@ -467,15 +467,19 @@ def details(cells: Sequence[Cell], results: Sequence[CellResult], config: Ablati
             tables.setdefault(cell.condition, []).append(result.table)
     out = []
     for condition, found in tables.items():
-        all_of = _Predictions(found, len(config.data.classes))
+        all_of = _Predictions(found, config.labels)
         counts = all_of.counts.sum(0)  # [S,C,C], over seeds
         seeds = len(all_of.counts)
         clips, right = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
         names = [str(name) for name in np.unique(all_of.subject)]
         people = {name: (int(n) // seeds, float(r / n)) for name, n, r in zip(names, clips, right, strict=True)}
-        confusion = tuple(tuple(int(n) for n in row) for row in counts.sum(0))
-        classes = tuple(config.data.classes)
-        out.append(Detail(condition=condition, classes=classes, seeds=seeds, confusion=confusion, people=people))
+        confusion, classes = config.labels.metrics(counts.sum(0)).confusion, config.labels.names
+        out.append(
+            Detail(
+                condition=condition, classes=classes, seeds=seeds, confusion=confusion, people=people,
+                multi=config.labels.multi,
+            )
+        )  # fmt: skip
     return out
 
 

@@ -194,7 +194,7 @@ def ablate(given: _Inputs, engine: str, address: str, gpus: float) -> None:
     from recognizer.ablation import ablate as run
     from recognizer.ablation import plan
     from recognizer.config import AblationConfig
-    from recognizer.report import ablation_table, ablation_verdicts, tally, terminal
+    from recognizer.report import ablation_table, ablation_verdicts, tally, terminal, worded
 
     given.require_real("ablate")
     if not given.synthetic:
@@ -215,9 +215,10 @@ def ablate(given: _Inputs, engine: str, address: str, gpus: float) -> None:
     if given.as_json:
         echo_json(result.to_dict())
         return
-    terminal(*ablation_table(result))
+    title, header, rows = ablation_table(result)
+    terminal(title, [worded(name, config) for name in header], rows)
     for line in [*ablation_verdicts(result), *result.notes, tally(result)]:
-        click.echo(line)
+        click.echo(worded(line, config))
     click.echo(f"written: {given.out} (ablation.html, ablation.parquet, curve.png, report.md, ...)")
 
 
@@ -318,6 +319,41 @@ def import_weights(weights: Path, out: Path, as_json: bool) -> None:
     _say(facts | {"subjects": len(model.subjects_seen), "out": str(out)}, as_json)
 
 
+@main.command(cls=Verb)
+@click.argument("manifest", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--codes", metavar="AU,AU,...", help="These AUs [default: the 12 of CD6ME].")
+@json_option
+def aus(manifest: tuple[Path, ...], codes: str | None, as_json: bool) -> None:
+    """Clips that show each action unit, a row a database, as CD6ME's table of AUs.
+
+    Any folder with a manifest will do: clips need no flow. AUs that are not known of a clip are no clips without them,
+    and are said.
+
+    Example: recognizer aus prepared/casme2 prepared/samm
+    """
+    from recognizer.aus import AusConfig, counts_table
+    from recognizer.data import known_aus
+    from recognizer.report import terminal
+
+    chosen = AusConfig() if codes is None else AusConfig(codes=_codes(codes))
+    header, rows, notes = counts_table(known_aus(_read(manifest), chosen.codes), chosen.codes)
+    if as_json:
+        echo_json({"header": header, "rows": [[row[0], *map(int, row[1:])] for row in rows], "notes": notes})
+        return
+    terminal("Clips that show each AU", header, rows)
+    for note in notes:
+        click.echo(note)
+
+
+def _codes(text: str) -> tuple[int, ...]:
+    from mesynth.core.errors import ConfigError
+
+    try:
+        return tuple(int(part.strip().upper().removeprefix("AU")) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--codes={text} is no list of AUs; write them like --codes 1,2,4,12") from None
+
+
 @main.command()
 @click.option(
     "--model", default="shipped", show_default=True, metavar="FOLDER|shipped",
@@ -371,6 +407,7 @@ def predict(
         raise ConfigError("--fps, --interval and --landmarker have no effect on prepared clips; they go with --video")
     from mesynth.store.digests import seal
     from mesynth.store.run_folder import claim_folder, only_writer
+    from recognizer.report import worded
     from recognizer.results import write_table
     from recognizer.trained import predict as run
 
@@ -394,7 +431,8 @@ def predict(
     if result.n_seen:
         click.echo(f"{result.n_seen} of them show subjects the model learned from: their results are no test")
     if result.metrics:
-        click.echo(f"labelled clips of other subjects: n {result.metrics['n']}, UF1 {result.metrics['uf1']:.3f}")
+        what = worded("UF1", recognizer.config)
+        click.echo(f"labelled clips of other subjects: n {result.metrics['n']}, {what} {result.metrics['uf1']:.3f}")
 
 
 def _predict_video(
@@ -491,31 +529,27 @@ def _read(paths: Sequence[Path]) -> list[Manifest]:
 
 def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json: bool) -> None:
     """Read the clips, make the folds and mix them, so that every mistake shows; train nothing."""
-    from recognizer.data import load
     from recognizer.mixing import mixed
     from recognizer.protocol import make_folds
     from recognizer.report import lacking_notes
-    from recognizer.sources import flow_notes, framed
+    from recognizer.sources import as_flow_set, flow_notes, framed
 
     real, made, _ = framed(real, made, config.data)  # type: ignore[assignment]
     with progress_bars() as bars:
         bar = by_step(bars)
-        real_set = load(real, config.data, progress=lambda done, total: bar("reading clips", done, total))
-        synthetic = (
-            load(made, config.data, progress=lambda done, total: bar("reading synthetic", done, total))
-            if made
-            else None
-        )
+        real_set = as_flow_set(real, config, bar, "reading clips")
+        synthetic = as_flow_set(made, config, bar, "reading synthetic") if made else None
     folds = make_folds(real_set, config.protocol)
     for seed in config.seeds:
         mixture = mixed(real_set, synthetic, folds, config.mix, seed)
-    counts = dict(zip(config.data.classes, real_set.class_counts.tolist(), strict=True))
+    counts = dict(zip(real_set.outputs, real_set.class_counts.tolist(), strict=True))
     facts: dict[str, Any] = {
         "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,
         "left_out": real_set.left_out, "seeds": list(config.seeds),
         "synthetic_per_fold": [int(mixture.n_added.min()), int(mixture.n_added.max())],
         "notes": [
-            *lacking_notes({fold.name: mixture.lacking(f) for f, fold in enumerate(folds)}), *flow_notes(real, made),
+            *lacking_notes({fold.name: mixture.lacking(f) for f, fold in enumerate(folds)}, multi=real_set.multi),
+            *flow_notes(real, made, config),
         ],
     }  # fmt: skip
     _say(facts, as_json)

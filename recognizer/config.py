@@ -20,30 +20,74 @@ import yaml
 
 from mesynth.config import load_recipe
 from mesynth.core.errors import ConfigError
+from recognizer.aus import AUS, BOTH, EMOTION, INNER, TASKS, AusConfig
 from recognizer.data import BYTES, FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
-from recognizer.models import CLOSED, INPUTS, LDA, MODELS, NETWORKS, RECIPE_KEYS, SEEDING, make, section_class, ships
+from recognizer.models import (
+    CLOSED,
+    HANDCRAFTED,
+    INPUTS,
+    LDA,
+    MODELS,
+    NETWORKS,
+    RECIPE_KEYS,
+    SEEDING,
+    handcrafted,
+    make,
+    section_class,
+    ships,
+)
+from recognizer.models.affectivenet import AffectivenetConfig
+from recognizer.models.aman import AmanConfig
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
+from recognizer.models.bdcnn import BdcnnConfig
 from recognizer.models.capsule_graph import CapsuleGraphConfig
 from recognizer.models.capsulenet import CapsulenetConfig
-from recognizer.models.common import Shape, is_estimator
+from recognizer.models.cbamnet import CbamnetConfig
+from recognizer.models.common import is_estimator
+from recognizer.models.dikd import DikdConfig
 from recognizer.models.dssn import DssnConfig
+from recognizer.models.dstan import DstanConfig
+from recognizer.models.dual_inception import DualInceptionConfig
 from recognizer.models.elrcn import ElrcnConfig
+from recognizer.models.fcnn3d import Fcnn3dConfig
+from recognizer.models.featref import FeatrefConfig
 from recognizer.models.fusenet import FusenetConfig
+from recognizer.models.geme import GemeConfig
+from recognizer.models.graph_au import GraphAuConfig
 from recognizer.models.graph_tcn import GraphTcnConfig
+from recognizer.models.handcrafted import BiWoofConfig, HoofConfig, LbpTopConfig, MdmoConfig
 from recognizer.models.htnet import HtnetConfig
 from recognizer.models.ice_discriminator import IceDiscriminatorConfig
+from recognizer.models.kfc import KfcConfig
 from recognizer.models.lda import LdaConfig
+from recognizer.models.learnet import LearnetConfig
+from recognizer.models.lgccon import LgcconConfig
+from recognizer.models.lr_gacnn import LrGacnnConfig
+from recognizer.models.mer_augcn import MerAugcnConfig
 from recognizer.models.mer_gcn import MerGcnConfig
+from recognizer.models.mersiam import MersiamConfig
 from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
+from recognizer.models.mimanet import MimanetConfig
+from recognizer.models.mtmnet import MtmnetConfig
+from recognizer.models.nmer import NmerConfig
 from recognizer.models.offapex import OffapexConfig
+from recognizer.models.originet import OriginetConfig
+from recognizer.models.rcn import RcnConfig
 from recognizer.models.region_attention import RegionAttentionConfig
+from recognizer.models.saat import SaatConfig
+from recognizer.models.setfnet import SetfnetConfig
+from recognizer.models.shallow_cnn import ShallowCnnConfig
+from recognizer.models.sma_stn import SmaStnConfig
 from recognizer.models.ststnet import StstnetConfig
 from recognizer.models.svm import SvmConfig
+from recognizer.models.tscnn import TscnnConfig
 from recognizer.protocol import ARMS, COPIES, ProtocolConfig
+from recognizer.results import Labels
 from recognizer.training import TrainConfig
+from recognizer.views import Shape, require_known, uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +96,10 @@ class ModelSections:
 
     lda: LdaConfig = field(default_factory=LdaConfig)
     svm: SvmConfig = field(default_factory=SvmConfig)
+    lbp_top: LbpTopConfig = field(default_factory=LbpTopConfig)
+    bi_woof: BiWoofConfig = field(default_factory=BiWoofConfig)
+    mdmo: MdmoConfig = field(default_factory=MdmoConfig)
+    hoof: HoofConfig = field(default_factory=HoofConfig)
     capsule_graph: CapsuleGraphConfig = field(default_factory=CapsuleGraphConfig)
     region_attention: RegionAttentionConfig = field(default_factory=RegionAttentionConfig)
     ststnet: StstnetConfig = field(default_factory=StstnetConfig)
@@ -68,6 +116,33 @@ class ModelSections:
     fusenet: FusenetConfig = field(default_factory=FusenetConfig)
     atnet: AtnetConfig = field(default_factory=AtnetConfig)
     htnet: HtnetConfig = field(default_factory=HtnetConfig)
+    dual_inception: DualInceptionConfig = field(default_factory=DualInceptionConfig)
+    rcn: RcnConfig = field(default_factory=RcnConfig)
+    featref: FeatrefConfig = field(default_factory=FeatrefConfig)
+    bdcnn: BdcnnConfig = field(default_factory=BdcnnConfig)
+    nmer: NmerConfig = field(default_factory=NmerConfig)
+    kfc: KfcConfig = field(default_factory=KfcConfig)
+    mtmnet: MtmnetConfig = field(default_factory=MtmnetConfig)
+    mimanet: MimanetConfig = field(default_factory=MimanetConfig)
+    aman: AmanConfig = field(default_factory=AmanConfig)
+    tscnn: TscnnConfig = field(default_factory=TscnnConfig)
+    geme: GemeConfig = field(default_factory=GemeConfig)
+    lr_gacnn: LrGacnnConfig = field(default_factory=LrGacnnConfig)
+    learnet: LearnetConfig = field(default_factory=LearnetConfig)
+    affectivenet: AffectivenetConfig = field(default_factory=AffectivenetConfig)
+    sma_stn: SmaStnConfig = field(default_factory=SmaStnConfig)
+    dstan: DstanConfig = field(default_factory=DstanConfig)
+    fcnn3d: Fcnn3dConfig = field(default_factory=Fcnn3dConfig)
+    setfnet: SetfnetConfig = field(default_factory=SetfnetConfig)
+    mersiam: MersiamConfig = field(default_factory=MersiamConfig)
+    lgccon: LgcconConfig = field(default_factory=LgcconConfig)
+    graph_au: GraphAuConfig = field(default_factory=GraphAuConfig)
+    mer_augcn: MerAugcnConfig = field(default_factory=MerAugcnConfig)
+    saat: SaatConfig = field(default_factory=SaatConfig)
+    dikd: DikdConfig = field(default_factory=DikdConfig)
+    shallow_cnn: ShallowCnnConfig = field(default_factory=ShallowCnnConfig)
+    originet: OriginetConfig = field(default_factory=OriginetConfig)
+    cbamnet: CbamnetConfig = field(default_factory=CbamnetConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +150,10 @@ class RunConfig(ModelSections):
     """One model under one protocol (`recognizer loso`, `recognizer train`)."""
 
     model: str = LDA
+    task: str = EMOTION
+    """emotion: one of data.classes. aus: each AU of aus.codes by itself, present or absent, where it is known.
+    emotion+aus: networks learn both with one head; the figures are those of the emotions."""
+    aus: AusConfig = field(default_factory=AusConfig)
     seeds: tuple[int, ...] = (0,)
     """Each seed draws its own synthetic clips, initial weights and batches."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -85,6 +164,13 @@ class RunConfig(ModelSections):
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(self.seeds))
         _require_models([self.model], "model")
+        if self.task not in TASKS:
+            raise ConfigError(f"task='{self.task}' is unknown; choose from {', '.join(TASKS)}")
+        if self.task == AUS and self.train.loss.of_classes:
+            raise ConfigError(
+                f"train.loss.{self.train.loss.of_classes[0]} compares clips of a class, and task=aus has no classes; "
+                "set it to 0"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds={list(self.seeds)} must be different numbers >= 0, at least one")
 
@@ -97,6 +183,17 @@ class RunConfig(ModelSections):
     def used_modes(self) -> tuple[str, ...]:
         """The mixing modes it trains them in."""
         return (self.mix.mode,)
+
+    @property
+    def labels(self) -> Labels:
+        """What is told apart, and tested."""
+        return Labels(self.aus.names, multi=True) if self.task == AUS else Labels(self.data.classes)
+
+    @property
+    def n_outputs(self) -> int:
+        """Scores that a model gives: classes, AUs, or classes and then AUs."""
+        more = len(self.aus.codes) if self.task == BOTH else 0
+        return len(self.labels.names) + more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +318,7 @@ def skeleton(config: RunConfig, model: str | None = None) -> Any:
     """A run's network, or scikit-learn classifier, that has learned nothing; not for models in closed form."""
     name = model or config.model
     with SEEDING, torch.random.fork_rng(devices=[]):
-        made = make(name, section(config, name), len(config.data.classes), shape_of(config, name))
+        made = make(name, section(config, name), config.n_outputs, shape_of(config, name))
     return made if is_estimator(made) else made.eval()
 
 
@@ -234,13 +331,18 @@ def transform_of(config: RunConfig, model: str | None = None) -> FlowTransform:
     """What a model does to flow images first: data.power, data.pool, data.symmetric, or its own where those are null.
 
     Raises:
-        ConfigError: half a face for a network.
+        ConfigError: half a face for a network or a hand-crafted feature, or bytes for the latter.
     """
     name = model or config.model
-    if config.data.symmetric and not is_closed(config, name):
+    if config.data.symmetric and (name in HANDCRAFTED or not is_closed(config, name)):
+        what = "feature" if name in HANDCRAFTED else "network"
         raise ConfigError(
-            f"data.symmetric=true leaves one side of the face, and network {name} reads both; leave it out: each model "
+            f"data.symmetric=true leaves one side of the face, and {what} {name} reads both; leave it out: each model "
             "then reads what is its own"
+        )
+    if name in HANDCRAFTED and config.data.input == BYTES:
+        raise ConfigError(
+            f"model {name} reads directions of motion, which data.input=bytes has stretched away; leave it out"
         )
     return _inputs_of(config, name)
 
@@ -257,21 +359,41 @@ def _inputs_of(config: RunConfig, model: str) -> FlowTransform:
 
 def shape_of(config: RunConfig, model: str | None = None) -> Shape:
     """The sizes a run's network is built for."""
-    data = config.data
-    size = _inputs_of(config, model or config.model).pool or data.size
-    return Shape(size=size, frame_size=data.frame_size, frames=data.frames)
+    return config.data.shape(_inputs_of(config, model or config.model).pool)
 
 
 def needs_of(config: RunConfig) -> tuple[str, ...]:
-    """The views (:mod:`recognizer.data`) that a run's models see, the flow always among them."""
+    """The views (:mod:`recognizer.views`) that a run's models see, the flow always among them.
+
+    Raises:
+        ConfigError: a model asks for a view that there is not, or for more of it than there is.
+    """
     needed = {FLOW}
     for model in config.used_models:
         if not ships(model):
-            needed |= set(getattr(skeleton(config, model), "needs", ()))
+            own = tuple(getattr(skeleton(config, model), "needs", ()))
+        elif model in HANDCRAFTED:
+            own = handcrafted.needs(section(config, model))
+            handcrafted.check(section(config, model), shape_of(config, model))
         elif model not in CLOSED:
             with torch.device("meta"):  # nothing is allocated to be asked what it sees
-                needed |= set(skeleton(config, model).needs)
+                own = tuple(skeleton(config, model).needs)
+        else:
+            continue
+        require_known(own, model)
+        needed |= set(own)
     return tuple(sorted(needed))
+
+
+def needs_meta_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
+    """By model, what it is told of clips beside the class (:data:`recognizer.data.META`); models that are told nothing
+    are left out."""
+    told: dict[str, tuple[str, ...]] = {}
+    for model in config.used_models:
+        if not is_closed(config, model):
+            with torch.device("meta"):
+                told[model] = tuple(getattr(skeleton(config, model), "needs_meta", ()))
+    return {model: names for model, names in told.items() if names}
 
 
 # ---------------------------------------------------------------- what has an effect
@@ -285,12 +407,19 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     outside = {f.name for f in fields(config)} - {f.name for f in fields(AblationConfig)}
     sections = (*CLOSED, *NETWORKS, *sorted(outside))
     idle = {model: f"model {', '.join(used)} does not read it" for model in sections if model not in used}
+    idle |= _idle_of_task(config)
     views = needs_of(config)
-    if "frames" not in views:
-        idle["data.frames"] = f"model {', '.join(used)} does not see whole clips"
-        if "apex" not in views:
-            idle["data.frame_size"] = f"model {', '.join(used)} sees flow alone"
+    for key, what in (
+        ("frames", "does not see whole clips"), ("frame_size", "sees no pictures"),
+        ("key_frames", "does not see the flow of whole clips"),
+    ):  # fmt: skip
+        if not uses(views, key):
+            idle[f"data.{key}"] = f"model {', '.join(used)} {what}"
+    if not any("gender" in names for names in needs_meta_of(config).values()):
+        idle["train.genders"] = f"model {', '.join(used)} does not learn genders"
     loss = config.train.loss
+    if not loss.arcface and not loss.cosface:
+        idle["train.loss.angular_scale"] = "train.loss.arcface and train.loss.cosface are 0"
     if loss.kind != "focal":
         idle["train.loss.gamma"] = f"train.loss.kind={loss.kind} has no gamma"
     if loss.kind in ("native", "margin"):
@@ -323,8 +452,27 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         idle["mix.pull"] = f"{chosen} has no pull"
     if FUSE not in modes:
         idle["mix.fuse_weight"] = f"{chosen} fuses nothing"
+    if set(used) <= set(HANDCRAFTED):
+        idle["mix.align"] = f"model {', '.join(used)} has no channels of flow to align"
     if modes == {SYNTHETIC_ONLY} and not isinstance(config, AblationConfig):
         idle["mix.align"] = f"{chosen} has no real clips to align to"
+    return idle
+
+
+def _idle_of_task(config: RunConfig) -> dict[str, str]:
+    """Of :func:`idle_keys`, those that the task leaves without effect."""
+    task, what = config.task, f"task={config.task}"
+    if task == EMOTION:
+        return {"aus": f"{what} has no AUs; choose task=aus or task=emotion+aus"}
+    if task == BOTH:
+        return {f"aus.{key}": f"{what} is scored by its classes" for key in ("threshold", "groups")}
+    idle = {"aus.weight": f"{what} has no other loss to weigh it against"}
+    if config.aus.threshold != INNER:
+        idle["aus.groups"] = f"aus.threshold={config.aus.threshold} trains no inner models"
+    for key in ("data.label", "data.classes"):
+        idle[key] = f"{what} reads the AUs of clips, whatever their class"
+    idle["train.loss.class_weights"] = f"{what} has no classes; train.balance makes present and absent count alike"
+    idle["mix.balance"] = f"{what} has no classes"
     return idle
 
 
@@ -344,10 +492,12 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
     inputs = {transform_of(config, model) for model in config.used_models}
     if len(inputs) == 1:
         plain["data"] |= asdict(inputs.pop())
+    if plain["task"] == EMOTION:
+        del plain["task"]  # as before there was another, so that runs of then go on
     if plain["data"]["frame"] == MATCH:  # what it comes to is part of a run's identity (recognizer.sources)
         del plain["data"]["frame"]
     if plain["data"]["input"] == FLOW:
-        del plain["data"]["input"]  # as before there was another, so that runs of then go on
+        del plain["data"]["input"]  # likewise
     # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
     plain.get("train", {}).pop("device", None)
@@ -390,6 +540,8 @@ def load_config(
     names = {f.name for f in fields(kind)}
     closed = sorted(model for model in config.used_models if is_closed(config, model))
     alone = set(config.used_modes) == {PRETRAIN}
+    if config.task == BOTH and closed:
+        raise ConfigError(only_networks_learn_both(closed[0]))
     if alone and closed and synthetic:
         raise ConfigError(only_networks_pretrain(closed[0], "modes=[prior]" if "modes" in names else "mix.mode=prior"))
     return config
@@ -398,6 +550,13 @@ def load_config(
 def only_networks_pretrain(model: str, way: str = "mix.mode=prior") -> str:
     """What is said to whoever would pretrain a model that is fitted at once; ``way`` works also without real clips."""
     return f"mix.mode=pretrain is for networks, and {model} is fitted at once; choose {way}"
+
+
+def only_networks_learn_both(model: str) -> str:
+    """What is said to whoever would have a model that is fitted at once learn emotions and AUs together."""
+    return (
+        f"task={BOTH} is for networks, which learn both with one head, and {model} is fitted at once; choose task=aus"
+    )
 
 
 def _mentioned(file: Path | str | None, overrides: Sequence[str]) -> list[str]:

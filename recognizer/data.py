@@ -1,8 +1,8 @@
-"""Manifests -> one in-memory set of small flow images (and grey frames) with all that a leak-safe protocol needs.
+"""Manifests -> one in-memory set of small flow images (and other views) with all that a leak-safe protocol needs.
 
 Flow is expressed on the S x S grid it is resized to (pixels of that grid, x right and y down), so crops of any size
-mix; strain is computed after the resize and is therefore dimensionless. Frames are grey, of one size, and of one length
-in time. Flips and shifts move a whole stack of batches at once, by numbers drawn outside.
+mix; strain is computed after the resize and is therefore dimensionless. What else a model may see of a clip, and how it
+is mirrored and shifted, :mod:`recognizer.views` says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, repeat
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -21,96 +22,19 @@ import torch
 
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError
-from mesynth.core.framing import Framing, KnownFraming, reframed_flow, reframed_picture
+from mesynth.core.framing import reframed_flow
 from mesynth.core.process import counted
 from mesynth.core.types import N_AUS, flow_planes, in_own_rms, optical_strain, stretched
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import STRETCHED, read_extra, read_flows, read_frames
+from mesynth.store.shards import STRETCHED, read_extra, read_flows
+from recognizer.aus import ANY, AUS, EMOTION, au_names, targets
+from recognizer.views import FLOW, FLOWS, VIEWS, Shape, move_of, read_views
 
-FLOW, APEX, FRAMES = "flow", "apex", "frames"
-VIEWS = (FLOW, APEX, FRAMES)
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 """Flow images [N,3,S,S] float32, or views by name (:meth:`FlowSet.inputs`)."""
 
 
-READ_AS = "read as"
-"""Key of a manifest's metadata in memory: the framing (:class:`KnownFraming`, JSON) that its clips are read in."""
-
-
-def _move(manifest: Manifest) -> tuple[Framing, Framing] | None:
-    """From which framing a manifest's clips are taken to which, if to another."""
-    wanted, own = manifest.meta.get(READ_AS), manifest.framing
-    return (own.framing, KnownFraming.of_json(wanted).framing) if wanted and own else None
-
-
-def frame_views(manifest: Manifest, row: Row, wanted: tuple[str, ...], size: int, length: int) -> dict[str, np.ndarray]:
-    """``apex`` [2,F,F] (onset and apex) and ``frames`` [T,F,F] of one clip, uint8 grey, as far as they are wanted.
-
-    A clip of any length becomes ``length`` frames by linear interpolation in time between its first and last frame,
-    the usual stand-in for the temporal interpolation model of Zhou et al. (2011).
-
-    Raises:
-        ManifestError: the clip has no frames.
-    """
-    frames = read_frames(manifest.root, row)
-    if move := _move(manifest):
-        frames = np.stack([reframed_picture(frame, *move) for frame in frames])
-    if len(frames) <= row.apex_index:
-        raise ManifestError(f"clip {row.clip_id} has {len(frames)} frames and its apex at {row.apex_index}; prepare it")
-    out = {}
-    if APEX in wanted:
-        out[APEX] = np.stack([_grey(frames[0], size), _grey(frames[row.apex_index], size)])
-    if FRAMES in wanted:
-        at = np.linspace(0, len(frames) - 1, length)
-        below = np.floor(at).astype(int)
-        above, share = np.minimum(below + 1, len(frames) - 1), at - below
-        needed = {i: _grey(frames[i], size).astype(np.float32) for i in {*below.tolist(), *above.tolist()}}
-        mixed = [(1 - s) * needed[a] + s * needed[b] for a, b, s in zip(below, above, share, strict=True)]
-        out[FRAMES] = np.rint(np.stack(mixed)).astype(np.uint8)
-    return out
-
-
-def _grey(frame: np.ndarray, size: int) -> np.ndarray:
-    """[H,W,3] uint8 RGB -> [size,size] uint8."""
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    how = cv2.INTER_AREA if min(grey.shape) >= size else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(grey, (size, size), interpolation=how))
-
-
 # ------------------------------------------------------------------- augment
-
-
-def gather_moved(
-    x: torch.Tensor,
-    index: torch.Tensor,
-    flip: torch.Tensor,
-    dy: torch.Tensor,
-    dx: torch.Tensor,
-    *,
-    signed: bool,
-    top: float = 0.0,
-) -> torch.Tensor:
-    """Clips ``index`` [...] of x [N,C,S,S], shifted by (dy, dx) [...] pixels, then mirrored where ``flip``.
-
-    -> [...,C,S,S]. Edges repeat; if ``signed``, the first channel is u, which a mirror makes ``top`` - u. One gather
-    for both moves: this runs for every step of every member and would otherwise take as long as the network.
-    """
-    size = x.shape[-1]
-    grid = torch.arange(size, device=x.device)
-    rows = (grid - dy[..., None]).clamp(0, size - 1)
-    columns = (grid - dx[..., None]).clamp(0, size - 1)
-    columns = torch.where(flip[..., None], columns.flip(-1), columns)
-    pixels = (rows[..., :, None] * size + columns[..., None, :]).flatten(-2)
-    clips = x.flatten(-2)[index]
-    moved = clips.gather(-1, pixels[..., None, :].expand(clips.shape))
-    if not signed:
-        return moved.reshape(*clips.shape[:-1], size, size)
-    sign = torch.ones(*index.shape, x.shape[1], device=x.device)
-    sign[..., 0] = torch.where(flip, -1.0, 1.0)
-    moved = moved * sign[..., None]
-    if top:
-        moved = moved + top * (sign < 0)[..., None]
-    return moved.reshape(*clips.shape[:-1], size, size)
 
 
 def swap_sides(au: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
@@ -130,6 +54,8 @@ FRAMINGS = (MATCH, EACH, "own")
 BYTES, TOP = "bytes", 255.0
 """Flow as a published picture shows it, and the largest value there."""
 INPUTS = (FLOW, BYTES)
+UNKNOWN_AUS = "AUs not known"
+"""Of :attr:`FlowSet.left_out`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +74,11 @@ class DataConfig:
     as their crop shows it; ``each``: and those of a composite's databases to what all of these show; ``own``: read as
     they are. See :func:`recognizer.sources.framed`."""
     frame_size: int = 64
-    """Side of the grey frames that some networks see, pixels."""
+    """Side of the pictures that some networks see, pixels; eyes and mouth are half as large."""
     frames: int = 10
-    """Frames a clip is brought to in time, for networks that see the whole clip."""
+    """Frames a clip is brought to in time, for models that see the whole clip, tracks or parts of the face."""
+    key_frames: int = 8
+    """Frames whose flow from the onset the view ``flows`` shows: evenly up to the offset, the apex among them."""
     power: float | None = None
     """Signed power of every value; below 1 it lifts weak motion. null: the model's own (recognizer.models.INPUTS)."""
     pool: int | None = None
@@ -171,6 +99,8 @@ class DataConfig:
             raise ConfigError(f"data.frame_size={self.frame_size} is outside 16..512; 64 is usual")
         if not 3 <= self.frames <= 256:
             raise ConfigError(f"data.frames={self.frames} is outside 3..256; 10 is usual")
+        if not 1 <= self.key_frames <= 256:
+            raise ConfigError(f"data.key_frames={self.key_frames} is outside 1..256; 8 is usual")
         if self.normalise not in NORMALISATIONS:
             raise ConfigError(f"data.normalise='{self.normalise}' is unknown; choose from {', '.join(NORMALISATIONS)}")
         if self.frame not in FRAMINGS:
@@ -194,6 +124,10 @@ class DataConfig:
             raise ConfigError(f"data.label='{self.label}' is no class column; choose from {', '.join(LABEL_COLUMNS)}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"data.classes={list(self.classes)} must name at least two different classes")
+
+    def shape(self, size: int = 0) -> Shape:
+        """The sizes of the views; ``size``: what the flow is averaged to, if it is."""
+        return Shape(size=size or self.size, frame_size=self.frame_size, frames=self.frames, key_frames=self.key_frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +154,18 @@ class FlowSet:
     """Per clip, every subject that took part in making it."""
     classes: tuple[str, ...]
     views: dict[str, np.ndarray] = field(default_factory=dict)
-    """What else was loaded, uint8: ``apex`` [N,2,F,F] (onset, apex) and ``frames`` [N,T,F,F]."""
+    """What else was loaded, by the names, in the forms and types of :mod:`recognizer.views`."""
     own_rms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
     """[N] bool: u and v are in units that no pixel sets (their own root mean square, bytes); found from ``x`` if not
     given."""
     draws: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
     """[N] str: what tells synthetic clips of one name apart, their generator and seed; empty for all others."""
+    macro: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int8))
+    """[N] int8: 1 a macro-expression, 0 a micro-expression; -1 unknown (all, if not given)."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Clips of the manifest without a class in ``classes``, by the value they have."""
+    aus: tuple[int, ...] = ()
+    """AUs that are recognized in them (:mod:`recognizer.aus`); all clips are of one class where nothing else is."""
 
     def __post_init__(self) -> None:
         n, size = len(self.x), self.x.shape[-1]
@@ -235,6 +173,8 @@ class FlowSet:
             object.__setattr__(self, "own_rms", np.array([in_own_rms(x[:2]) for x in self.x]))
         if not len(self.draws):
             object.__setattr__(self, "draws", np.full(n, "", np.str_))
+        if not len(self.macro):
+            object.__setattr__(self, "macro", np.full(n, -1, np.int8))
         if self.x.shape != (n, 3, size, size) or self.x.dtype != np.float32:
             raise ValueError(f"x is {self.x.dtype} {self.x.shape}; expected float32 [N,3,S,S]")
         if self.au.shape != (n, N_AUS * 2):
@@ -293,8 +233,39 @@ class FlowSet:
         return np.asarray(self.kinds == "synthetic")
 
     @property
+    def multi(self) -> bool:
+        """Whether AUs are recognized in them, instead of classes."""
+        return self.classes == ANY
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What is told apart: classes, or AUs by name."""
+        return au_names(self.aus) if self.multi else self.classes
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """[N,A] int8 of the AUs in ``aus``: 1 present, 0 absent, -1 unknown."""
+        return targets(self.au, self.aus)
+
+    def for_aus(self, codes: tuple[int, ...], *, unlabelled: bool = False) -> FlowSet:
+        """The same clips to recognize AUs in; those of which none of these AUs is known are left out.
+
+        Raises:
+            ManifestError: none is known of any clip.
+        """
+        known = np.asarray((targets(self.au, codes) >= 0).any(1))
+        if not known.any() and not unlabelled:
+            raise ManifestError(f"none of {', '.join(au_names(codes))} is known of any of the {len(self)} clips")
+        out = replace(self, y=np.where(known, 0, -1), classes=ANY, aus=codes)
+        if unlabelled or known.all():
+            return out
+        return replace(out.take(known), left_out={UNKNOWN_AUS: int((~known).sum())})
+
+    @property
     def class_counts(self) -> np.ndarray:
-        """[C] int64."""
+        """[C] int64 clips of each class; of AUs [A], clips that show each."""
+        if self.multi:
+            return np.asarray((self.targets == 1).sum(0))
         return np.bincount(self.y[self.y >= 0], minlength=len(self.classes))
 
     @cached_property
@@ -307,6 +278,17 @@ class FlowSet:
     def inputs(self, index: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """All views of some clips by name, ``flow`` among them: a model's input."""
         return {FLOW: self.x[index]} | {name: view[index] for name, view in self.views.items()}
+
+    def meta(self, names: Sequence[str], genders: Mapping[str, int] = MappingProxyType({})) -> dict[str, np.ndarray]:
+        """[N] int64 of each of these of :data:`META`, -1 unknown: what a network is told beside the class. ``genders``
+        by subject."""
+        known = {
+            "subject": lambda: np.unique(self.subjects, return_inverse=True)[1],
+            "database": lambda: np.unique(self.databases, return_inverse=True)[1],
+            "macro": lambda: self.macro,
+            "gender": lambda: np.array([genders.get(str(subject), -1) for subject in self.subjects]),
+        }
+        return {name: known[name]().astype(np.int64) for name in names}
 
     def take(self, index: np.ndarray) -> FlowSet:
         """The clips at ``index`` (integers or a boolean mask), in that order."""
@@ -321,7 +303,8 @@ class FlowSet:
         first = sets[0]
         for other in sets[1:]:
             same = {n: v.shape[1:] for n, v in other.views.items()} == {n: v.shape[1:] for n, v in first.views.items()}
-            if not same or other.x.shape[1:] != first.x.shape[1:] or other.classes != first.classes:
+            alike = (other.classes, other.aus) == (first.classes, first.aus)
+            if not same or other.x.shape[1:] != first.x.shape[1:] or not alike:
                 raise ManifestError(
                     f"flow sets differ: {first.x.shape[1:]} {first.classes} and {other.x.shape[1:]} {other.classes}; "
                     "load both with one DataConfig"
@@ -333,7 +316,10 @@ class FlowSet:
         return replace(first, **arrays, views=views, subjects_seen=seen)
 
 
-_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "draws")
+_ARRAYS = ("x", "y", "au", "clip_ids", "subjects", "databases", "kinds", "generators", "own_rms", "draws", "macro")
+META = ("subject", "database", "macro", "gender")
+"""What :meth:`FlowSet.meta` knows of clips: codes of subjects and databases, macro (1) or micro (0), male (1) or female
+(0)."""
 
 
 def _told_apart(ids: np.ndarray, draws: np.ndarray, where: str) -> np.ndarray:
@@ -390,16 +376,19 @@ def load(
     views: Sequence[str] = (FLOW,),
     unlabelled: bool = False,
     progress: Progress | None = None,
+    task: str = EMOTION,
+    aus: Sequence[int] = (),
 ) -> FlowSet:
     """Read the flow of every clip with a class (with ``unlabelled``: of every clip, y = -1 without one).
 
-    ``views``: names of :mod:`recognizer.data`; those beyond the flow need clips with frames.
+    ``views``: names of :data:`recognizer.views.VIEWS`. ``task`` and ``aus``: as a run's configuration has them; for the
+    task aus, every clip of which one of these AUs is known.
 
     Raises:
-        ManifestError: a clip has no flow, or no frames where some are asked for; a clip occurs twice; no clip has a
-            class.
+        ManifestError: a clip has no flow, or lacks another view and what that is computed from; a clip occurs twice; no
+            clip has a class, or an AU that is known.
     """
-    more = tuple(name for name in views if name != FLOW)
+    more, shape = tuple(name for name in views if name != FLOW), config.shape()
     sources = [manifests] if isinstance(manifests, Manifest) else list(manifests)
     index = {name: i for i, name in enumerate(config.classes)}
     left_out: Counter[str] = Counter()
@@ -408,6 +397,9 @@ def load(
     for manifest in sources:
         names = manifest.column(config.label)
         y = np.array([index.get(name, -1) for name in names], np.int64)
+        if task == AUS:
+            y = np.where((targets(_au_present(manifest), aus) >= 0).any(1), 0, -1)
+            names = np.full(len(y), UNKNOWN_AUS)
         left_out.update(name or "(none)" for name in names[y < 0])
         wanted = (y >= 0) | unlabelled
         kept.append(manifest.filter(wanted))
@@ -416,12 +408,15 @@ def load(
     if not n:
         found = ", ".join(f"{k} x{v}" for k, v in left_out.items()) or "no clip at all"
         where = ", ".join(str(m.root) for m in sources)
+        if task == AUS:
+            listed = ", ".join(au_names(aus))
+            raise ManifestError(f"none of {listed} is known of any clip of {where} ({sum(left_out.values())} clips)")
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
     draws = np.concatenate([_draws(manifest) for manifest in kept])
     ids = _told_apart(_column(kept, "clip_id"), draws, "occurs twice in the manifests")
     x = _no_images(n, config.size)
     own_rms: list[bool] = []
-    frames_of: dict[str, list[np.ndarray]] = {name: [] for name in more}
+    shown = {name: np.empty((n, *VIEWS[name].of(shape)), VIEWS[name].dtype) for name in more}
     as_bytes = config.input == BYTES
     rows: Iterable[tuple[Manifest, Row] | None] = _walk(kept) if more or as_bytes else repeat(None)
 
@@ -431,8 +426,8 @@ def load(
                 x[len(own_rms)] = _published(*clip, uv, config.size)
             own_rms.append(own or as_bytes or config.normalise == "robust")
             if clip is not None and more:
-                for view, array in frame_views(*clip, more, config.frame_size, config.frames).items():
-                    frames_of[view].append(array)
+                for view, array in read_views(*clip, more, shape).items():
+                    shown[view][len(own_rms) - 1] = key_flow_images(array, config) if view == FLOWS else array
             yield uv
 
     done = 0
@@ -452,9 +447,11 @@ def load(
         subjects_seen=tuple(chain.from_iterable(manifest.subjects_seen() for manifest in kept)),
         own_rms=np.array(own_rms),
         draws=draws,
-        classes=config.classes,
+        macro=(_column(kept, "expression") == "macro").astype(np.int8),
+        classes=ANY if task == AUS else config.classes,
+        aus=() if task == EMOTION else tuple(aus),
         left_out=dict(left_out),
-        views={view: np.stack(arrays) for view, arrays in frames_of.items()},
+        views=shown,
     )
 
 
@@ -468,7 +465,7 @@ def _draws(manifest: Manifest) -> np.ndarray:
 
 def _flows(manifest: Manifest) -> Iterator[tuple[np.ndarray, bool]]:
     """Each clip's flow [2,H,W] in the framing it is read in, and whether it is in units of its own rms."""
-    move = _move(manifest)
+    move = move_of(manifest)
     for uv in read_flows(manifest):
         own = in_own_rms(uv)
         yield reframed_flow(uv, *move) if move else uv, own
@@ -494,6 +491,12 @@ def _au_present(manifest: Manifest) -> np.ndarray:
         raise ManifestError(f"clip {clip.clip_id} lists {found} AUs, not {N_AUS * 2}; make its manifest anew")
     flat = np.asarray(lists.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.int8)
     return flat.reshape(-1, N_AUS * 2)
+
+
+def known_aus(manifests: Sequence[Manifest], codes: Sequence[int]) -> dict[str, np.ndarray]:
+    """[N,A] of :func:`recognizer.aus.targets` of all clips, by database."""
+    names, found = _column(manifests, "database"), np.concatenate([_au_present(m) for m in manifests])
+    return {str(name): targets(found[names == name], codes) for name in np.unique(names)}
 
 
 _AT_ONCE = 256 * 2 * 28 * 28
@@ -552,6 +555,20 @@ def flow_images(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray
     return images
 
 
+def key_flow_images(uv: np.ndarray, config: DataConfig = DataConfig()) -> np.ndarray:
+    """Flow of a clip's key frames [K,2,H,W] -> [K,3,S,S] float32, as its flow onset -> apex is shown. With
+    ``normalise=robust`` all are divided by one rms, that of all of them, so that the rise and fall of the motion stays.
+    """
+    if config.input == BYTES:
+        return np.stack([byte_image(one, config.size) for one in uv])
+    if config.normalise == "none":
+        return flow_images(uv, config)
+    flow = flow_images(uv, replace(config, normalise="none"))[:, :2]
+    flow = flow - np.median(flow, axis=(2, 3), keepdims=True)
+    flow = flow / np.float32(max(float(np.sqrt((flow**2).mean())), 1e-6))
+    return np.concatenate([flow, optical_strain(flow)[:, None]], 1)
+
+
 def byte_image(uv: np.ndarray, size: int) -> np.ndarray:
     """Flow [2,H,W] -> [3,S,S] float32 in 0..255 (u, v, strain), as ``mesynth export --as flow-folders`` writes it.
 
@@ -566,7 +583,7 @@ def byte_image(uv: np.ndarray, size: int) -> np.ndarray:
 def _published(manifest: Manifest, row: Row, uv: np.ndarray, size: int) -> np.ndarray:
     """The flow image that a clip was read from, or what it would be published as: [3,S,S] float32 in 0..255. ``uv`` is
     its flow, in the framing it is read in."""
-    if _move(manifest):  # no picture shows that
+    if move_of(manifest):  # no picture shows that
         return byte_image(uv, size)
     try:
         planes = read_extra(manifest.root, row, STRETCHED)
@@ -590,8 +607,8 @@ class FlowTransform:
     symmetric: bool = False
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """[N,3,S,S] -> [N,3,P,P] float32; P is S without ``pool``. If ``symmetric``, [N,3,P,(P+1)//2], the left half of
-        the image."""
+        """[N,...,3,S,S] -> [N,...,3,P,P] float32; P is S without ``pool``. If ``symmetric``, [N,...,3,P,(P+1)//2], the
+        left half of the image."""
         if self.power != 1:
             x = (np.sign(x) * np.abs(x) ** np.float32(self.power)).astype(np.float32)
         if self.pool and self.pool != x.shape[-1]:
@@ -601,6 +618,11 @@ class FlowTransform:
             both = x + x[..., ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None]
             x = np.ascontiguousarray(both[..., : (x.shape[-1] + 1) // 2] / 2)
         return x
+
+    def of_views(self, views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Views by name, with those that are flow as a model sees them."""
+        flows = {name: self(views[name]) for name in (FLOW, FLOWS) if name in views}
+        return dict(views) | {name: flow.astype(VIEWS[name].dtype, copy=False) for name, flow in flows.items()}
 
 
 def mirror(x: np.ndarray, au: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

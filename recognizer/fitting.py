@@ -10,20 +10,33 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from mesynth.core.errors import ConfigError, LeakError, WeightsUnavailable
 from mesynth.core.process import counted
 from mesynth.core.seeds import derived
 from recognizer import mixing, training
-from recognizer.config import RunConfig, is_closed, only_networks_pretrain, section, shape_of, skeleton, transform_of
+from recognizer.aus import AUS, BOTH, FIXED, INNER, chosen_threshold, shifted
+from recognizer.config import (
+    RunConfig,
+    is_closed,
+    only_networks_learn_both,
+    only_networks_pretrain,
+    section,
+    shape_of,
+    skeleton,
+    transform_of,
+)
 from recognizer.data import BYTES, FLOW, TOP, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
-from recognizer.models import LDA, SVM, lda, svm
+from recognizer.models import HANDCRAFTED, LDA, SVM, handcrafted, lda, svm
 from recognizer.models.common import FlowNetwork, is_estimator
-from recognizer.protocol import Fold
-from recognizer.training import Callback, Progress, Task, Tensors
+from recognizer.protocol import Fold, leaks
+from recognizer.training import Callback, Head, Progress, Task, Tensors
+from recognizer.views import mirrored
 
+_Read = Callable[[FlowNetwork, torch.Tensor], torch.Tensor]
 Fitted = TypeVar("Fitted")
 
 
@@ -49,11 +62,14 @@ class LdaMembers:
     bias: np.ndarray
     transform: FlowTransform = FlowTransform()
     prior_weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """[M] what synthetic clips of a class counted, see mix.prior_weight; nan where that plays no part."""
+    """[M], of AUs [M,A]: what synthetic clips of a class counted (mix.prior_weight); nan where that plays no part."""
+    multi: bool = False
+    """A discriminant of its own for each AU, whose score is the log odds of present."""
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
         x = self.transform(_flow(clips))
-        return _softmax(lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(x))
+        scores = lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(x)
+        return expit(scores) if self.multi else _softmax(scores)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
@@ -76,6 +92,8 @@ class SvmMembers:
     pool: np.ndarray
     """As transformed."""
     transform: FlowTransform = FlowTransform()
+    multi: bool = False
+    """A machine of its own for each AU."""
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
         used = np.flatnonzero(self.coefficients[member].any(0))
@@ -86,7 +104,8 @@ class SvmMembers:
         x = x.reshape(len(x), -1).astype(np.float64)
         distances = svm.squared_distances(x @ support.T, (x**2).sum(1), (support**2).sum(1))
         kernel = np.exp(-self.rate[member] * distances)
-        return _softmax(svm.GAIN * (kernel @ self.coefficients[member][:, used].T + self.bias[member]))
+        scores = svm.GAIN * (kernel @ self.coefficients[member][:, used].T + self.bias[member])
+        return expit(scores) if self.multi else _softmax(scores)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         used = np.flatnonzero(self.coefficients.any((0, 1)))  # what no member leans on is not worth keeping
@@ -97,15 +116,45 @@ class SvmMembers:
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, torch.Tensor], transform: FlowTransform = FlowTransform()) -> SvmMembers:
+    def of(
+        cls, tensors: Mapping[str, torch.Tensor], transform: FlowTransform = FlowTransform(), *, multi: bool = False
+    ) -> SvmMembers:
         """From :meth:`tensors`."""
         arrays = {name: value.numpy() for name, value in tensors.items()}
-        return cls(**(arrays | {"added": arrays["added"].astype(np.bool_)}), transform=transform)
+        return cls(**(arrays | {"added": arrays["added"].astype(np.bool_)}), transform=transform, multi=multi)
 
     @property
     def n_parameters(self) -> int:
         """Of the first member: its support vectors' coefficients, and one bias a class."""
         return int(np.count_nonzero(self.coefficients[0]) + self.bias[0].size)
+
+
+@dataclass(frozen=True)
+class FeatureMembers:
+    """Linear machines on a hand-crafted feature: ``weight`` [M,C,D] and ``bias`` [M,C] float64."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    config: handcrafted.Config
+    transform: FlowTransform = FlowTransform()
+    multi: bool = False
+    """A machine of its own for each AU."""
+
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        views = {FLOW: clips} if isinstance(clips, np.ndarray) else clips
+        x = handcrafted.features(self.config, self.transform.of_views(views))
+        if not len(x):
+            return np.zeros((0, len(self.bias[member])))
+        return handcrafted.LinearModel(weight=self.weight[member], bias=self.bias[member]).probabilities(
+            x, multi=self.multi
+        )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
+
+    @property
+    def n_parameters(self) -> int:
+        return int(self.weight[0].size + self.bias[0].size)
 
 
 @dataclass(frozen=True)
@@ -117,18 +166,25 @@ class NetworkMembers:
     transform: FlowTransform = FlowTransform()
     top: float = 0.0
     """A mirrored u is this minus u: 0 for flow, 255 for bytes."""
+    head: Head = Head(3)
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        return self._read(member, clips, self.head.probabilities)
+
+    def au_probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        """N clips -> [N,A] float64 of the head's AUs."""
+        return self._read(member, clips, self.head.au_probabilities)
+
+    def _read(self, member: int, clips: Inputs, read: _Read) -> np.ndarray:
         views = {FLOW: clips} if isinstance(clips, np.ndarray) else dict(clips)
-        found = self._scores(member, views)
+        found = self._scores(member, views, read)
         if self.model.mirrored and len(found):
-            flipped = {name: np.ascontiguousarray(view[..., ::-1]) for name, view in views.items()}
-            flipped[FLOW][:, 0] = self.top - flipped[FLOW][:, 0]
-            found = (found + self._scores(member, flipped)) / 2
+            flipped = {name: mirrored(name, view, self.top) for name, view in views.items()}
+            found = (found + self._scores(member, flipped, read)) / 2
         return found
 
-    def _scores(self, member: int, views: dict[str, np.ndarray]) -> np.ndarray:
-        return training.scores(self.model, self.stacked, member, views | {FLOW: self.transform(views[FLOW])})
+    def _scores(self, member: int, views: dict[str, np.ndarray], read: _Read) -> np.ndarray:
+        return training.scores(self.model, self.stacked, member, self.transform.of_views(views), read)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.stacked
@@ -143,14 +199,21 @@ class EstimatorMembers:
     """Fitted scikit-learn classifiers, and the rms per channel [M,3] that the flow is divided by. They live as long as
     the process: without pickle there is no file for them."""
 
-    estimators: Sequence[Any]
+    estimators: Sequence[Sequence[Any]]
+    """Of each member one, or one for each AU."""
     scale: np.ndarray
     n_classes: int
     transform: FlowTransform = FlowTransform()
+    multi: bool = False
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
-        estimator, x = self.estimators[member], _flat(self.transform(_flow(clips)), self.scale[member])
-        out = np.zeros((len(x), self.n_classes))
+        x = _flat(self.transform(_flow(clips)), self.scale[member])
+        if self.multi:
+            return np.stack([self._answers(one, x, 2)[:, 1] for one in self.estimators[member]], 1)
+        return self._answers(self.estimators[member][0], x, self.n_classes)
+
+    def _answers(self, estimator: Any, x: np.ndarray, n_classes: int) -> np.ndarray:
+        out = np.zeros((len(x), n_classes))
         if not len(x):
             return out
         if hasattr(estimator, "predict_proba"):
@@ -174,8 +237,10 @@ class EstimatorMembers:
     @property
     def n_parameters(self) -> int:
         """Of the first member: learned arrays, which scikit-learn names with a trailing underscore; 0 without any."""
-        steps = getattr(self.estimators[0], "steps", [("", self.estimators[0])])  # of a pipeline, the last one's
-        learned = [v for k, v in vars(steps[-1][1]).items() if k.endswith("_") and isinstance(v, np.ndarray)]
+        ends = [
+            getattr(one, "steps", [("", one)])[-1][1] for one in self.estimators[0]
+        ]  # of a pipeline, the last one's
+        learned = [v for end in ends for k, v in vars(end).items() if k.endswith("_") and isinstance(v, np.ndarray)]
         return sum(v.size for v in learned if np.issubdtype(v.dtype, np.floating))
 
 
@@ -205,6 +270,31 @@ class AveragedMembers:
         return len(self.shares) * self.each.n_parameters
 
 
+@dataclass(frozen=True)
+class ThresholdedMembers:
+    """Members whose probabilities of AUs are moved so that the threshold chosen for each lies at .5."""
+
+    each: Trained
+    thresholds: np.ndarray
+    """[M,A] float64"""
+
+    def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
+        """N clips -> [N,A] float64."""
+        return shifted(self.each.probabilities(member, clips), self.thresholds[member])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Those of the members, and ``threshold``."""
+        return self.each.tensors() | {_THRESHOLD: torch.from_numpy(self.thresholds)}
+
+    @property
+    def n_parameters(self) -> int:
+        """Thresholds count."""
+        return self.each.n_parameters + self.thresholds.shape[1]
+
+
+_THRESHOLD = "threshold"
+
+
 def shares_of(config: RunConfig) -> tuple[float, ...]:
     """What those count that a member is; one where it is no average."""
     fused = config.mix.mode == mixing.FUSE
@@ -220,11 +310,15 @@ def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> T
         WeightsUnavailable: ``file`` lacks tensors that the model has today.
     """
     members: Trained
-    transform = transform_of(config)
+    transform, multi = transform_of(config), config.labels.multi
+    thresholds, tensors = tensors.get(_THRESHOLD), {n: t for n, t in tensors.items() if n != _THRESHOLD}
     if config.model == LDA:
-        members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy(), transform)
+        members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy(), transform, multi=multi)
     elif config.model == SVM:
-        members = SvmMembers.of(tensors, transform)
+        members = SvmMembers.of(tensors, transform, multi=multi)
+    elif config.model in HANDCRAFTED:
+        weight, bias = tensors["weight"].numpy(), tensors["bias"].numpy()
+        members = FeatureMembers(weight, bias, section(config, config.model), transform, multi)
     else:
         model = skeleton(config)
         if missing := sorted(model.state_dict().keys() - tensors.keys()):
@@ -232,9 +326,16 @@ def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> T
                 f"{file or 'these weights'}: saved by another version of {config.model}, it lacks {missing[0]} (a norm "
                 "that is BatchNorm today keeps running statistics); train it again"
             )
-        members = NetworkMembers(model, tensors, transform, top_of(config))
+        members = NetworkMembers(model, tensors, transform, top_of(config), head_of(config))
     shares = shares_of(config)
-    return AveragedMembers(members, shares) if len(shares) > 1 else members
+    members = AveragedMembers(members, shares) if len(shares) > 1 else members
+    return members if thresholds is None else ThresholdedMembers(members, thresholds.numpy())
+
+
+def head_of(config: RunConfig) -> Head:
+    """What a network's scores are."""
+    classes = 0 if config.task == AUS else len(config.data.classes)
+    return Head(classes, config.n_outputs - classes)
 
 
 def top_of(config: RunConfig) -> float:
@@ -283,11 +384,12 @@ class Pretrained:
 
 
 def chosen_weights(trained: Trained, config: RunConfig) -> tuple[float, ...]:
-    """What each member chose as its ``mix.prior_weight`` (nan: one without clips of both kinds); empty where it was
-    given, or plays no part."""
+    """What each member chose as its ``mix.prior_weight``, of AUs for each of them (nan: one without clips of both
+    kinds); empty where it was given, or plays no part."""
+    trained = trained.each if isinstance(trained, ThresholdedMembers) else trained
     if config.mix.prior_weight is not None or not isinstance(trained, LdaMembers):
         return ()
-    return () if np.isnan(trained.prior_weight).all() else tuple(map(float, trained.prior_weight))
+    return () if np.isnan(trained.prior_weight).all() else tuple(map(float, trained.prior_weight.ravel()))
 
 
 def alignment(x: np.ndarray, added: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -332,6 +434,8 @@ def fit(
     Raises:
         ConfigError: a mixing mode that the model or the callback cannot do; as :func:`recognizer.training.train`.
     """
+    if config.task == AUS and config.aus.threshold == INNER:
+        return _with_thresholds(pool, added, members, config, progress, pretrained)
     if config.mix.mode == mixing.SYNTHETIC_ONLY:
         members = mixing.without_real(members, added)
     if pretrained.teacher is not None:  # it transforms flow in its own way
@@ -360,6 +464,50 @@ def fit(
     several = [replace(side, name=f"{side.name}/{k}" if k else side.name) for side in sides for k in range(copies)]
     fitted = _fit(_Fit(pool, x, added, several, config, affine, scale, progress), pretrained, None, 0)
     return AveragedMembers(fitted, shares)
+
+
+def _with_thresholds(
+    pool: FlowSet,
+    added: np.ndarray,
+    members: Sequence[Member],
+    config: RunConfig,
+    progress: Progress | None,
+    pretrained: Pretrained,
+) -> ThresholdedMembers:
+    """:func:`fit`, and thresholds by members that learn from some of each member's subjects and answer for the others.
+
+    A member with no real clips to learn from, or of one subject, keeps .5.
+    """
+    plain = replace(config, aus=replace(config.aus, threshold=FIXED))
+    asked: list[tuple[int, np.ndarray]] = []
+    inner: list[Member] = []
+    for m, member in enumerate(members):
+        own = np.flatnonzero((member.weights > 0) & ~added)
+        names, who, counts = np.unique(pool.subjects[own], return_inverse=True, return_counts=True)
+        if len(names) < 2 or config.mix.mode == mixing.SYNTHETIC_ONLY:
+            continue
+        group = lda.spread(counts, config.aus.groups)[who]
+        for g in np.unique(group):
+            tested = own[group == g]
+            # Whoever is answered for here is held out here: clips of them, and clips whose makers saw them.
+            met = leaks(pool, frozenset(map(str, pool.subjects[tested])))
+            weights = np.where(met, 0.0, member.weights)
+            if (weights > 0).any():
+                inner.append(Member.of(f"{member.name}/inner{g}", member.seed, weights, pool.y))
+                asked.append((m, tested))
+    trained = fit(pool, added, members, plain, progress, pretrained=pretrained)
+    thresholds = np.full((len(members), len(pool.aus)), 0.5)
+    if inner:
+        judges = fit(pool, added, inner, plain, progress, pretrained=pretrained)
+        found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for k, (m, tested) in enumerate(asked):
+            found.setdefault(m, []).append((judges.probabilities(k, pool.inputs(tested)), pool.targets[tested]))
+        for m, parts in found.items():
+            p, truth = (np.concatenate(each) for each in zip(*parts, strict=True))
+            for a in range(truth.shape[1]):
+                known = truth[:, a] >= 0
+                thresholds[m, a] = chosen_threshold(p[known, a], truth[known, a])
+    return ThresholdedMembers(trained, thresholds)
 
 
 @dataclass(frozen=True)
@@ -394,6 +542,19 @@ class _Fit:
         own[added] = self.affine[i]
         return own
 
+    def questions(self, member: Member) -> list[Member]:
+        """What is asked of a model that answers one question: the member itself, or for each AU one whose labels are
+        absent (0) and present (1), and that learns from clips alone of which it is known."""
+        if not self.pool.multi:
+            return [member]
+        known = (self.pool.targets >= 0) & (member.weights > 0)[:, None]
+        return [
+            replace(
+                member, weights=np.where(sure, member.weights, 0), labels=np.where(sure, truth.astype(np.int64), -1)
+            )
+            for sure, truth in zip(known.T, self.pool.targets.T, strict=True)
+        ]
+
     def clip_weights(self, member: Member) -> np.ndarray:
         """[N] what the clips count; in mode prior the added ones of a class together as much as ``prior_weight``."""
         weights, added, mix = member.weights.astype(np.float64), self.added, self.config.mix
@@ -407,34 +568,41 @@ class _Fit:
 
 def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: int) -> Trained:
     config = data.config
+    if config.task == BOTH and is_closed(config, config.model):
+        raise ConfigError(only_networks_learn_both(config.model))
     if config.model == LDA:
         return _fit_lda(data)
     if config.model == SVM:
         return _fit_svm(data)
+    if config.model in HANDCRAFTED:
+        return _fit_features(data)
     model = skeleton(config)
     if is_estimator(model):
         if callback is not None:
             raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
         return _fit_estimators(data, model)
     pool, members, as_bytes = data.pool, data.members, config.data.input == BYTES
-    inputs = pool.inputs() | {FLOW: data.x}
+    inputs = transform_of(config).of_views(pool.inputs()) | {FLOW: data.x}
     task = Task(
-        network=config.model, config=section(config, config.model), n_classes=len(pool.classes),
+        network=config.model, config=section(config, config.model), n_classes=head_of(config).classes,
         shape=shape_of(config), inputs=inputs, au=pool.au, initial=pretrained.weights,
         teacher=None if pretrained.teacher is None else pretrained.teacher(inputs).astype(np.float32),
         labels=np.stack([m.labels for m in members]), affine=data.affine, added=data.added,
         scale=np.ones_like(data.scale) if as_bytes else data.scale, mirrored=top_of(config),
         names=[m.name for m in members], seeds=[m.seed for m in members],
         stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
+        meta=pool.meta(model.needs_meta, training.read_genders(config.train.genders, set(pool.subjects.tolist()))),
+        targets=pool.targets if pool.aus else None, au_weight=1.0 if pool.multi else config.aus.weight,
     )  # fmt: skip
     stacked = training.train(task, config.train, data.progress, callback=callback, calls=calls)
-    return NetworkMembers(model, stacked, transform_of(config), top_of(config))
+    return NetworkMembers(model, stacked, transform_of(config), top_of(config), task.head)
 
 
 def _fit_lda(data: _Fit) -> LdaMembers:
     config, added = data.config, data.added
     used = np.flatnonzero(np.any([m.weights > 0 for m in data.members], axis=0))
-    classes = len(data.pool.classes)
+    multi = data.pool.multi
+    classes = 2 if multi else len(data.pool.classes)
 
     def one(i: int, member: Member) -> tuple[lda.LdaModel, float]:
         affine, labels, weights = data.own_affine(i, used), member.labels[used], member.weights[used]
@@ -450,29 +618,70 @@ def _fit_lda(data: _Fit) -> LdaMembers:
         )  # fmt: skip
         return model, np.nan if worth is None else worth
 
+    def each_au(i: int, member: Member) -> tuple[lda.LdaModel, np.ndarray]:
+        """One discriminant an AU, as its log odds."""
+        found = []
+        for question in data.questions(member):
+            if len(there := np.unique(question.labels[question.weights > 0])) == 2:
+                found.append(one(i, question))
+            else:  # nothing to tell it from: what was never present is absent
+                flat = np.zeros((2, *data.x.shape[1:]))
+                always = bool(len(there) and there[0])
+                found.append((lda.LdaModel(weight=flat, bias=np.array([0.0, np.inf if always else -np.inf])), np.nan))
+        models, worth = zip(*found, strict=True)
+        odds = lda.LdaModel(
+            weight=np.stack([m.weight[1] - m.weight[0] for m in models]),
+            bias=np.array([m.bias[1] - m.bias[0] for m in models]),
+        )
+        return odds, np.array(worth)
+
     # Small products shared out over threads that wait for each other are lost time on a busy machine.
     with threadpool_limits(limits=1 if len(used) < 1500 else None):
         gram = lda.Gram(data.x[used])
-        fitted = data.each(one)
+        fitted: list[tuple[lda.LdaModel, Any]] = data.each(each_au if multi else one)
     models, worth = zip(*fitted, strict=True)
     return LdaMembers(
-        np.stack([m.weight for m in models]), np.stack([m.bias for m in models]), transform_of(config), np.array(worth)
-    )
+        np.stack([m.weight for m in models]), np.stack([m.bias for m in models]), transform_of(config), np.array(worth),
+        multi=multi,
+    )  # fmt: skip
 
 
 def _fit_svm(data: _Fit) -> SvmMembers:
-    gram, n_classes = lda.Gram(data.x), len(data.pool.classes)
+    gram, multi = lda.Gram(data.x), data.pool.multi
+
+    def one(i: int, member: Member) -> svm.SvmModel:
+        asked = data.questions(member)
+        labels, weights = np.stack([q.labels for q in asked]), np.stack([data.clip_weights(q) for q in asked])
+        n, affine = len(data.pool.classes), data.own_affine(i)
+        if multi:
+            return svm.fit(gram, labels, weights, 2, data.config.svm, affine=affine)
+        return svm.fit(gram, labels[0], weights[0], n, data.config.svm, affine=affine)
+
     with threadpool_limits(limits=1):
-        models = data.each(
-            lambda i, member: svm.fit(
-                gram, member.labels, data.clip_weights(member), n_classes, data.config.svm, affine=data.own_affine(i)
-            )
-        )
+        models = data.each(one)
     return SvmMembers(
         coefficients=np.stack([m.coefficients for m in models]), bias=np.stack([m.bias for m in models]),
         rate=np.array([m.rate for m in models]), affine=data.affine, added=data.added, pool=data.x,
-        transform=transform_of(data.config),
+        transform=transform_of(data.config), multi=multi,
     )  # fmt: skip
+
+
+def _fit_features(data: _Fit) -> FeatureMembers:
+    config, n_classes = section(data.config, data.config.model), len(data.pool.classes)
+    transform = transform_of(data.config)
+    x = handcrafted.features(config, transform.of_views(data.pool.inputs()))
+    multi = data.pool.multi
+
+    def one(_: int, member: Member) -> handcrafted.LinearModel:
+        if multi:
+            asked = [(q.labels, data.clip_weights(q)) for q in data.questions(member)]
+            return handcrafted.fit_aus(x, asked, config.c)
+        return handcrafted.fit(x, member.labels, data.clip_weights(member), n_classes, config.c)
+
+    with threadpool_limits(limits=1):
+        models = data.each(one)
+    weight, bias = np.stack([m.weight for m in models]), np.stack([m.bias for m in models])
+    return FeatureMembers(weight, bias, config, transform, multi)
 
 
 # ---------------------------------------------------------------- scikit-learn
@@ -488,8 +697,19 @@ def _fit_estimators(data: _Fit, estimator: Any) -> EstimatorMembers:
         raise ConfigError(only_networks_pretrain(config.model))
     name = _weight_name(estimator)
 
+    def fit_each(i: int, member: Member) -> list[Any]:
+        return [fit_one(i, question) for question in data.questions(member)]
+
     def fit_one(i: int, member: Member) -> Any:
         weights, times = data.clip_weights(member), np.ones(len(member.weights), np.int64)
+        if data.pool.multi:
+            if not weights.any():  # the AU is known of no clip: never present
+                return DummyClassifier(strategy="prior").fit(np.zeros((1, 1)), [0])
+            if name is not None:
+                for side in (0, 1):
+                    own = member.labels == side
+                    weights[own] *= 1 / max(weights[own].sum(), 1e-12)
+                weights *= np.count_nonzero(weights) / weights.sum()
         if name is None:
             whole = np.allclose(weights, np.rint(weights))
             if not whole:
@@ -510,7 +730,9 @@ def _fit_estimators(data: _Fit, estimator: Any) -> EstimatorMembers:
         fresh.set_params(**dict.fromkeys(states, seed))
         return fresh.fit(x, y, **({} if name is None else {name: weights[index]}))
 
-    return EstimatorMembers(data.each(fit_one), data.scale, len(data.pool.classes), transform_of(config))
+    return EstimatorMembers(
+        data.each(fit_each), data.scale, len(data.pool.classes), transform_of(config), multi=data.pool.multi
+    )
 
 
 def _weight_name(estimator: Any) -> str | None:

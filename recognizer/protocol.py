@@ -24,6 +24,7 @@ from mesynth.core.seeds import stream
 from mesynth.core.types import optical_strain
 from mesynth.store.manifest import met
 from recognizer.data import FlowSet, mirror, require_one_unit
+from recognizer.views import mirrored
 
 __all__ = [
     "ARMS",
@@ -89,7 +90,7 @@ def copies(real: FlowSet, kind: str, *, rounds: int = 1, seed: int = 0) -> FlowS
     return replace(
         taken, x=x, au=au, clip_ids=np.array(names), kinds=np.full(len(index), "synthetic"),
         generators=np.full(len(index), MAKER + kind), subjects_seen=tuple(seen * rounds),
-        views={name: np.ascontiguousarray(view[..., ::-1]) for name, view in taken.views.items()},
+        views={name: mirrored(name, view) for name, view in taken.views.items()},
     )  # fmt: skip
 
 
@@ -291,7 +292,10 @@ class Mixture:
     n_added: IntArray
 
     def lacking(self, f: int) -> list[str]:
-        """Classes that fold ``f`` learns from no clip of."""
+        """Classes that fold ``f`` learns from no clip of; AUs that none of its clips shows."""
+        if self.pool.multi:
+            most = self.pool.targets[self.weights[f] > 0].max(0, initial=-1)
+            return [name for name, found in zip(self.pool.outputs, most, strict=True) if found < 1]
         there = np.unique(self.pool.y[self.weights[f] > 0])
         return [name for c, name in enumerate(self.pool.classes) if c not in there]
 
@@ -511,16 +515,19 @@ def _draw(
         if at_most and count and not len(order):
             out_of_it = "make some without the subjects it holds out" if len(members) else "generate some"
             raise PoolTooSmallError(
-                f"fold {fold.name} may use none of the {len(members)} synthetic clips of class {pool.classes[c]}; "
-                f"{out_of_it}"
+                f"fold {fold.name} may use none of the {len(members)} synthetic clips{_of_class(pool, c)}; {out_of_it}"
             )
         if count > len(order) and not at_most:
             raise PoolTooSmallError(
-                f"fold {fold.name} needs {count} synthetic clips of class {pool.classes[c]} and may use {len(order)}; "
+                f"fold {fold.name} needs {count} synthetic clips{_of_class(pool, c)} and may use {len(order)}; "
                 "generate more, or ask for fewer"
             )
         out.append(order[:count])
     return np.concatenate(out)
+
+
+def _of_class(pool: FlowSet, c: int) -> str:
+    return "" if pool.multi else f" of class {pool.classes[c]}"
 
 
 def _shuffled(synthetic: FlowSet, seed: int) -> FlowSet:

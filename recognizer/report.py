@@ -8,14 +8,16 @@ database. Its page no longer says how a line should look; this is subject, clip,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from recognizer.results import Metrics, column
+from recognizer.aus import AUS
+from recognizer.results import Labels, Metrics, column
 
 if TYPE_CHECKING:
     from recognizer.ablation_result import AblationResult, Summary
+    from recognizer.config import RunConfig
     from recognizer.results import LosoResult
 
 
@@ -52,6 +54,8 @@ def terminal(title: str, header: Sequence[str], rows: Rows) -> None:
 
 def loso_tables(result: LosoResult) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, header, rows) of a run: figures, classes, databases if there are several."""
+    if result.multi:
+        return _au_tables(result)
     m = result.metrics
     summary = [
         ["UF1", f"{m.uf1:.3f}", f"[{result.uf1.low:.3f}, {result.uf1.high:.3f}]"],
@@ -75,10 +79,62 @@ def loso_tables(result: LosoResult) -> list[tuple[str, list[str], list[list[str]
     return tables
 
 
+def _au_tables(result: LosoResult) -> list[tuple[str, list[str], list[list[str]]]]:
+    """:func:`loso_tables` of AUs: figures beside the constants, AUs with what there is of them, databases."""
+    m, seeds = result.metrics, len(result.per_seed)
+    present = result.constants["always present"]
+    summary = [
+        ["macro F1", f"{m.uf1:.3f}", f"[{result.uf1.low:.3f}, {result.uf1.high:.3f}]"],
+        ["balanced accuracy", f"{m.uar:.3f}", f"[{result.uar.low:.3f}, {result.uar.high:.3f}]"],
+        ["sd of macro F1 over seeds", f"{result.seed_sd:.3f}" if seeds > 1 else "one seed", ""],
+        *([f"macro F1, {name}", f"{row['uf1']:.3f}", ""] for name, row in result.constants.items()),
+    ]
+    title = f"{result.model}, {result.protocol}: {len(result.folds)} folds, {m.n // seeds} known AUs of test clips"
+    tables = [(title, ["", "value", "95 % over subjects"], summary)]
+    rows = []
+    for a, (name, (absent, wrong, missed, hit)) in enumerate(zip(m.classes, m.confusion, strict=True)):
+        shown, known = (missed + hit) // seeds, (absent + wrong + missed + hit) // seeds
+        shares = (shown / max(known, 1), m.f1[a], present["f1"][a], m.recall[a], hit / max(hit + wrong, 1))
+        rows.append([name, str(shown), str(known), *(f"{value:.3f}" for value in shares)])
+    header = ["AU", "support", "known", "prevalence", "F1", "always present", "recall", "precision"]
+    tables.append(("AUs (support: clips that show it)", header, rows))
+    if len(result.per_database) > 1:
+        rows = [
+            [name, str(d.n // seeds), f"{d.uf1:.3f}", f"{d.uar:.3f}", str(len(d.classes))]
+            for name, d in result.per_database.items()
+        ]
+        header = ["database", "known AUs", "macro F1", "balanced accuracy", "AUs known there"]
+        tables.append(("Databases (an AU that none of their clips shows counts 0)", header, rows))
+    return tables
+
+
+def constants_note(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """What answers come to that look at no clip (:func:`recognizer.results.constant_rows`), in a line."""
+    both = ", ".join(f"{name} {row['uf1']:.3f}" for name, row in rows.items())
+    return f"macro F1 of answers that look at no clip: {both}"
+
+
+_AU_WORDS = (
+    ("UF1", "macro F1"), ("UAR", "balanced accuracy"), (" a class", ""), ("clips of a class worth", "clips worth"),
+    ("Which classes are confused", "Which AUs are told"), ("of each class", "in all"),
+)  # fmt: skip
+
+
+def worded(text: str, config: RunConfig) -> str:
+    """A text of the recognizer as the run's task has it: figures of AUs have other names than figures of classes."""
+    if config.task == AUS:
+        for of_classes, of_aus in _AU_WORDS:
+            text = text.replace(of_classes, of_aus)
+    return text
+
+
 def loso_notes(result: LosoResult) -> list[str]:
     """What a reader must know beside the tables."""
     notes = []
-    if result.left_out:
+    if result.left_out and result.multi:
+        n = sum(result.left_out.values())
+        notes.append(f"{many(n, 'clip')} of which none of these AUs is known {form(n, 'was', 'were')} left out")
+    elif result.left_out:
         listed = ", ".join(f"{name} {n}" for name, n in result.left_out.items())
         left = many(sum(result.left_out.values()), "clip has", "clips have")
         notes.append(
@@ -87,7 +143,7 @@ def loso_notes(result: LosoResult) -> list[str]:
     blocked = sum(fold["blocked"] > 0 for fold in result.folds)
     if blocked:
         notes.append(f"{many(blocked, 'fold')} gave weight 0 to synthetic clips that had seen their held-out subjects")
-    notes += lacking_notes({fold["name"]: fold.get("lacking", []) for fold in result.folds})
+    notes += lacking_notes({fold["name"]: fold.get("lacking", []) for fold in result.folds}, multi=result.multi)
     notes += result.notes
     synthetic = [fold["synthetic"] for fold in result.folds]
     if max(synthetic) > 0:
@@ -137,7 +193,7 @@ def p_text(p: float) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-def lacking_notes(folds: Mapping[str, Sequence[str]]) -> list[str]:
+def lacking_notes(folds: Mapping[str, Sequence[str]], *, multi: bool = False) -> list[str]:
     """A line per class that folds (by name) learn from no clip of, and so cannot predict.
 
     >>> lacking_notes({"s01": [], "s02": ["surprise"]})
@@ -149,7 +205,8 @@ def lacking_notes(folds: Mapping[str, Sequence[str]]) -> list[str]:
         shown = ", ".join(where[:3]) + (", ..." if len(where) > 3 else "")
         learn = form(len(where), "learns", "learn")
         lines.append(
-            f"{len(where)} of {len(folds)} folds {learn} from no clip of {name} and cannot predict it: {shown}"
+            f"{len(where)} of {len(folds)} folds {learn} from no clip {'that shows' if multi else 'of'} {name} and "
+            f"cannot predict it: {shown}"
         )
     return lines
 
@@ -276,16 +333,26 @@ def fold_table(result: AblationResult) -> tuple[list[str], list[list[str]]]:
 
 # ------------------------------------------------------------------- megc
 
+_PARTS = "# part\tclips\tUF1\tUAR\taccuracy"
 
-def log_text(table: pa.Table, classes: tuple[str, ...], full: Metrics, per_database: Mapping[str, Metrics]) -> str:
+
+def log_text(
+    table: pa.Table, labels: Labels | Sequence[str], full: Metrics, per_database: Mapping[str, Metrics]
+) -> str:
     """``table`` as of :mod:`recognizer.results`; seeds follow one another."""
+    labels = Labels.of(labels)
+    classes = labels.coded
     out = ["# fold\tseed\tdatabase/subject\tclip\ttruth\tpredicted"]
     names = ("fold", "seed", "subject", "clip_id", "y", "predicted")
     for fold, seed, subject, clip, y, predicted in zip(*(column(table, name) for name in names), strict=True):
         out.append(f"{fold}\t{seed}\t{subject}\t{clip}\t{classes[y]}\t{classes[predicted]}")
-    out.append("# part\tclips\tUF1\tUAR\taccuracy")
+    out.append("# part\tAUs\tmacro F1\tbalanced accuracy\taccuracy" if labels.multi else _PARTS)
     for name, m in [("Full", full), *sorted(per_database.items())]:
         out.append(f"{name}\t{m.n}\t{m.uf1:.4f}\t{m.uar:.4f}\t{m.accuracy:.4f}")
-    out.append(f"# confusion, rows are truth: {', '.join(classes)}")
+    out.append(
+        f"# rightly absent, wrongly present, wrongly absent, rightly present: {', '.join(labels.names)}"
+        if labels.multi
+        else f"# confusion, rows are truth: {', '.join(classes)}"
+    )
     out += ["\t".join(map(str, row)) for row in full.confusion]
     return "\n".join(out) + "\n"

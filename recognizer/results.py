@@ -2,7 +2,8 @@
 
 UF1, UAR and their kin come from confusion counts summed over folds, always over the full class list. The table that
 every run leaves behind has one row per (condition, seed, fold, test clip); figures with intervals, per seed and
-database, are computed from it.
+database, are computed from it. Of AUs it has one per AU that is known of the clip, and each AU is two classes, absent
+and present (:class:`Labels`), so that counts, bootstrap and comparisons are those of classes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
 from mesynth.core.statistics import Interval, bootstrap_counts, subject_counts
 from mesynth.store.run_folder import write_bytes
+from recognizer.aus import constant_f1
 from recognizer.data import FlowSet
 from recognizer.protocol import Fold
 
@@ -32,7 +34,12 @@ class MissingClassError(MesynthError):
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """The figures of one run; ``f1`` and ``recall`` follow ``classes``; ``confusion`` rows are the truth."""
+    """The figures of one run; ``f1`` and ``recall`` follow ``classes``; ``confusion`` rows are the truth.
+
+    Of AUs, ``classes`` names them, ``n`` counts what is known of them, ``uf1`` is the mean of their F1 (of present),
+    ``uar`` that of their balanced accuracy, and ``confusion`` has a row an AU: rightly absent, wrongly present, wrongly
+    absent, rightly present.
+    """
 
     n: int
     uf1: float
@@ -99,8 +106,7 @@ def uar(counts: np.ndarray) -> np.ndarray:
     0.5
     """
     values = recalls(counts)
-    present = ~np.isnan(values)
-    return np.asarray(np.where(present, values, 0).sum(-1) / np.maximum(present.sum(-1), 1))
+    return _present_mean(values)
 
 
 def evaluate(y: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> Metrics:
@@ -113,9 +119,7 @@ def evaluate(y: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> 
     >>> round(m.uf1, 3), m.uar, m.accuracy
     (0.733, 0.75, 0.75)
     """
-    counts = confusion(y, predicted, len(classes))
-    require_classes(counts.sum(1), classes)
-    return from_confusion(counts, classes)
+    return Labels.of(classes).evaluate(y, predicted)
 
 
 def require_classes(counts: np.ndarray, classes: tuple[str, ...]) -> None:
@@ -140,6 +144,120 @@ def from_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Metrics:
         recall=tuple(map(float, recalls(counts))),
         confusion=tuple(tuple(int(v) for v in row) for row in counts),
     )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a run tells apart, and how its table counts it: a class each, or (``multi``) an absent and a present one of
+    each AU, 2 * i and 2 * i + 1.
+
+    >>> aus = Labels(("AU1", "AU4"), multi=True)
+    >>> aus.coded
+    ('no AU1', 'AU1', 'no AU4', 'AU4')
+    >>> m = aus.evaluate(np.array([1, 1, 0, 3]), np.array([1, 0, 1, 3]))
+    >>> m.f1, m.uf1, m.confusion
+    ((0.5, 1.0), 0.75, ((0, 1, 1, 1), (0, 0, 0, 1)))
+    """
+
+    names: tuple[str, ...]
+    multi: bool = False
+
+    @staticmethod
+    def of(labels: Labels | Sequence[str]) -> Labels:
+        """Classes by name are labels."""
+        return labels if isinstance(labels, Labels) else Labels(tuple(labels))
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """Names of what the table's y and predicted count."""
+        return tuple(text for n in self.names for text in (f"no {n}", n)) if self.multi else self.names
+
+    @property
+    def size(self) -> int:
+        """How many those are."""
+        return len(self.names) * (2 if self.multi else 1)
+
+    def f1(self, counts: np.ndarray) -> np.ndarray:
+        """[...,size,size] -> [...,names], of AUs that of present."""
+        return f1_scores(counts)[..., 1::2] if self.multi else f1_scores(counts)
+
+    def uf1(self, counts: np.ndarray) -> np.ndarray:
+        """Mean of :meth:`f1` [...] over all names."""
+        return np.asarray(self.f1(counts).mean(-1))
+
+    def uar(self, counts: np.ndarray) -> np.ndarray:
+        """Mean recall [...]; of AUs the mean of their balanced accuracies."""
+        return uar(counts) if not self.multi else _present_mean(self._balanced(counts))
+
+    def _balanced(self, counts: np.ndarray) -> np.ndarray:
+        """[...,A] mean of the recalls of absent and present; NaN where neither has a clip."""
+        each = recalls(counts)
+        each = each.reshape(*each.shape[:-1], -1, 2)
+        n = (~np.isnan(each)).sum(-1)
+        return np.where(n > 0, np.nansum(each, -1) / np.maximum(n, 1), np.nan)
+
+    def known(self, counts: np.ndarray) -> np.ndarray:
+        """[names] bool: classes that have clips; AUs that are known of any."""
+        n = counts.sum(-1)
+        return np.asarray((n.reshape(-1, 2).sum(1) if self.multi else n) > 0)
+
+    def require(self, support: np.ndarray) -> None:
+        """Raise MissingClassError where a class has no test clip, or none shows an AU; ``support`` [names]."""
+        if not self.multi:
+            require_classes(support, self.names)
+            return
+        empty = [name for name, n in zip(self.names, support, strict=True) if n == 0]
+        if empty:
+            rest = ",".join(name.removeprefix("AU") for name in self.names if name not in empty)
+            raise MissingClassError(
+                f"no test clip shows {', '.join(empty)}, so its F1 does not exist; "
+                + (f"leave it out: aus.codes=[{rest}]" if rest else "choose other AUs (aus.codes)")
+            )
+
+    def evaluate(self, y: np.ndarray, predicted: np.ndarray) -> Metrics:
+        """All figures of the pooled predictions of all folds, as the table codes them. Raises MissingClassError."""
+        counts = confusion(y, predicted, self.size)
+        support = counts.sum(1)
+        self.require(support[1::2] if self.multi else support)
+        return self.metrics(counts)
+
+    def metrics(self, counts: np.ndarray) -> Metrics:
+        """The figures of counts [size,size]; a name without clips is left out of UAR."""
+        if not self.multi:
+            return from_confusion(counts, self.names)
+        a, p = np.arange(0, self.size, 2), np.arange(1, self.size, 2)
+        cells = np.stack([counts[a, a], counts[a, p], counts[p, a], counts[p, p]], 1)
+        return Metrics(
+            n=int(counts.sum()), uf1=float(self.uf1(counts)), uar=float(self.uar(counts)),
+            accuracy=float(np.trace(counts) / max(counts.sum(), 1)), classes=self.names,
+            f1=tuple(map(float, self.f1(counts))), recall=tuple(map(float, recalls(counts)[1::2])),
+            confusion=tuple(tuple(int(v) for v in row) for row in cells),
+        )  # fmt: skip
+
+
+def _present_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is no NaN."""
+    there = ~np.isnan(values)
+    return np.asarray(np.where(there, values, 0).sum(-1) / np.maximum(there.sum(-1), 1))
+
+
+def constant_rows(real: FlowSet, folds: Sequence[Fold]) -> dict[str, dict[str, Any]]:
+    """What answers come to that look at no clip: macro F1 (``uf1``) and ``f1`` [A] of each AU over all folds' tests.
+
+    ``always present`` is the constant row as published for CD6ME (17.8). ``prevalence draw`` calls an AU present as
+    often as the fold's training clips show it, whichever clip it is: F1 of the counts to be expected.
+    """
+    A = len(real.aus)
+    present, known, drawn, hits = (np.zeros(A) for _ in range(4))
+    for fold in folds:
+        test, train = real.targets[fold.test_index], real.targets[fold.train_index]
+        share = (train == 1).sum(0) / np.maximum((train >= 0).sum(0), 1)
+        shows, there = (test == 1).sum(0), (test >= 0).sum(0)
+        present, known = present + shows, known + there
+        drawn, hits = drawn + share * there, hits + share * shows
+    rows = {"always present": constant_f1(present, known)}
+    rows["prevalence draw"] = 2 * hits / np.maximum(drawn + present, 1e-12)
+    return {name: {"uf1": float(f1.mean()), "f1": f1.tolist()} for name, f1 in rows.items()}
 
 
 class Scores:
@@ -271,15 +389,23 @@ def counts_text(counts: Sequence[tuple[float, int]]) -> str:
 
 
 def fold_table(condition: Condition, seed: int, fold: Fold, real: FlowSet, scores: np.ndarray) -> pa.Table:
-    """The test clips of one fold with their class probabilities ``scores`` [n,C]."""
-    index, n = fold.test_index, len(fold.test_index)
+    """The test clips of one fold with their class probabilities ``scores`` [n,C]; of AUs [n,A], a row for each that is
+    known of a clip."""
+    index = fold.test_index
+    y, predicted = real.y[index], scores.argmax(1)
+    if real.multi:
+        known = real.targets[index]
+        clip, au = np.nonzero(known >= 0)
+        index, scores = index[clip], scores[clip, au][:, None]
+        y, predicted = 2 * au + known[clip, au], 2 * au + (scores[:, 0] > 0.5)
+    n = len(index)
     columns = {
         "model": [condition.model] * n, "mode": [condition.mode] * n, "source": [condition.source] * n,
         "arm": [condition.arm] * n, "ratio": [condition.ratio] * n, "count": [condition.count] * n,
         "train_subjects": [condition.train_subjects] * n, "seed": [seed] * n, "fold": [fold.name] * n,
         "clip_id": real.clip_ids[index].tolist(), "database": real.databases[index].tolist(),
-        "subject": real.subjects[index].tolist(), "y": real.y[index].tolist(),
-        "predicted": scores.argmax(1).tolist(), "scores": scores.tolist(),
+        "subject": real.subjects[index].tolist(), "y": y.tolist(),
+        "predicted": predicted.tolist(), "scores": scores.tolist(),
     }  # fmt: skip
     return pa.table(columns, schema=SCHEMA)
 
@@ -327,7 +453,8 @@ class LosoResult:
     """Standard deviation of UF1 over seeds (0 with one seed)."""
     per_seed: tuple[Metrics, ...]
     per_database: dict[str, Metrics]
-    """Over the classes that the database has clips of."""
+    """Over the classes that the database has clips of, or the AUs that are known there: one that none of its clips
+    shows counts 0, as in CD6ME."""
     folds: tuple[dict[str, Any], ...]
     """Per fold: name, test clips, real and synthetic training clips, clips kept out because of a leak, and classes
     that no training clip has (lacking)."""
@@ -345,6 +472,13 @@ class LosoResult:
     config: dict[str, Any]
     config_hash: str
     predictions: pa.Table
+    constants: dict[str, Any] = field(default_factory=dict)
+    """Of AUs: :func:`constant_rows`."""
+
+    @property
+    def multi(self) -> bool:
+        """Whether these are figures of AUs."""
+        return bool(self.constants)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON (everything but the predictions)."""
@@ -352,6 +486,7 @@ class LosoResult:
         return {name: getattr(self, name) for name in (*run, "seed_sd", "tried", "oracle")} | {
             "config_hash": self.config_hash,
             "notes": list(self.notes),
+            **({"constants": self.constants} if self.multi else {}),
             "metrics": self.metrics.to_dict(),
             "uf1": self.uf1.to_dict(),
             "uar": self.uar.to_dict(),
@@ -360,34 +495,34 @@ class LosoResult:
         }
 
 
-def figures(table: pa.Table, classes: tuple[str, ...]) -> dict[str, Any]:
+def figures(table: pa.Table, classes: Labels | Sequence[str]) -> dict[str, Any]:
     """The figures of a predictions table of one condition, as the fields of :class:`LosoResult`."""
+    labels = Labels.of(classes)
     y, predicted, seeds, subjects, databases = (
         column(table, name) for name in ("y", "predicted", "seed", "subject", "database")
     )
-    per_seed = tuple(evaluate(y[seeds == s], predicted[seeds == s], classes) for s in np.unique(seeds))
-    counts = subject_counts(y, predicted, subjects, seeds, len(classes))
+    per_seed = tuple(labels.evaluate(y[seeds == s], predicted[seeds == s]) for s in np.unique(seeds))
+    counts = subject_counts(y, predicted, subjects, seeds, labels.size)
     averaged: dict[str, Any] = {
         n: float(np.mean([getattr(m, n) for m in per_seed])) for n in ("uf1", "uar", "accuracy")
     }
     averaged |= {n: tuple(np.mean([getattr(m, n) for m in per_seed], 0).tolist()) for n in ("f1", "recall")}
-    mean = replace(from_confusion(confusion(y, predicted, len(classes)), classes), **averaged)
+    mean = replace(labels.metrics(confusion(y, predicted, labels.size)), **averaged)
     per_database = {}
     for name in np.unique(databases):
         here = databases == name
-        present = np.unique(y[here])
-        inside = confusion(y[here], predicted[here], len(classes))
-        whole = from_confusion(inside, classes)
+        inside = confusion(y[here], predicted[here], labels.size)
+        whole, present = labels.metrics(inside), np.flatnonzero(labels.known(inside))
         # Classes the database has no clips of would count as 0 in UF1; they are left out and the list says so.
         f1 = [whole.f1[c] for c in present]
         per_database[str(name)] = replace(
-            whole, classes=tuple(classes[c] for c in present), f1=tuple(f1), uf1=float(np.mean(f1)),
+            whole, classes=tuple(labels.names[c] for c in present), f1=tuple(f1), uf1=float(np.mean(f1)),
             recall=tuple(whole.recall[c] for c in present),
         )  # fmt: skip
     return {
         "metrics": mean,
-        "uf1": bootstrap_counts(counts, statistic=uf1),
-        "uar": bootstrap_counts(counts, statistic=uar),
+        "uf1": bootstrap_counts(counts, statistic=labels.uf1),
+        "uar": bootstrap_counts(counts, statistic=labels.uar),
         "seed_sd": float(np.std([m.uf1 for m in per_seed], ddof=1)) if len(per_seed) > 1 else 0.0,
         "per_seed": per_seed,
         "per_database": per_database,

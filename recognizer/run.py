@@ -31,9 +31,10 @@ from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, wri
 from mesynth.store.weights import join_tensors
 from recognizer import results, training
 from recognizer import sources as ledger
+from recognizer.aus import AUS
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import DataConfig, FlowSet
-from recognizer.fitting import NetworkMembers, Pretrained, chosen_weights, fit, shares_of, top_of
+from recognizer.fitting import NetworkMembers, Pretrained, chosen_weights, fit, head_of, shares_of, top_of
 from recognizer.mixing import Member, mixed
 from recognizer.models import MODELS
 from recognizer.protocol import Fold, Mixture, make_folds
@@ -43,9 +44,9 @@ from recognizer.results import (
     LosoResult,
     MissingClassError,
     chosen_text,
+    constant_rows,
     figures,
     oracle_figures,
-    require_classes,
 )
 from recognizer.sources import Opened, Progress, Source, as_flow_set, sources
 from recognizer.trained import Recognizer, load_pretrained, names_recognizer
@@ -153,6 +154,8 @@ def _prepare(
     real, synthetic, _ = ledger.framed(real, synthetic, config.data)
     if oracle and is_closed(config, config.model):
         raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
+    if oracle and config.task == AUS:
+        raise ConfigError("an oracle picks by clips of the right class, and task=aus has no classes; leave it out")
     pretrained = load_pretrained(config)
     identity = ledger.run_identity("loso", real, synthetic, config) | dict(pretrained.digests)
     identity |= {"oracle": True} if oracle else {}
@@ -206,7 +209,7 @@ def zero_shot_plan(
     folds = make_folds(clips, run.config.protocol)
     run.pretrained.check(folds)
     _require_classes(run, clips)
-    counts = dict(zip(clips.classes, clips.class_counts.tolist(), strict=True))
+    counts = dict(zip(clips.outputs, clips.class_counts.tolist(), strict=True))
     return {
         "models": [run.name], "folds": len(folds), "clips": len(clips), "classes": counts, "left_out": clips.left_out,
         "notes": _notes(run, None, adds=False),
@@ -216,7 +219,12 @@ def zero_shot_plan(
 def _require_classes(run: _Run, real: FlowSet) -> None:
     """Raise MissingClassError where a class that a trained recognizer tells apart has no clip: its classes are its own,
     and data.classes is no way out."""
-    lacking = [name for name, n in zip(real.classes, real.class_counts, strict=True) if not n]
+    lacking = [name for name, n in zip(real.outputs, real.class_counts, strict=True) if not n]
+    if lacking and real.multi:
+        raise MissingClassError(
+            f"no test clip shows {', '.join(lacking)}, which {run.name} tells, so its F1 does not exist; add clips of "
+            "it, or take `recognizer predict --manifest`, which answers these"
+        )
     if lacking:
         raise MissingClassError(
             f"class {', '.join(lacking)} of {run.name} has no test clip, so UAR does not exist; add clips of it, or "
@@ -297,7 +305,8 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
         | ({"recognizer": run.tested.sha256} if run.tested else {}),
         config_hash=run.key,
         predictions=outcome.table,
-        **figures(outcome.table, config.data.classes),
+        constants=constant_rows(real, mixtures[0].folds) if real.multi else {},
+        **figures(outcome.table, config.labels),
     )
     if folder is not None:
         results.write_table(outcome.table, folder / PREDICTIONS)
@@ -305,7 +314,7 @@ def _complete(run: _Run, progress: Progress | None) -> LosoResult:
         if run.tested is None:
             blocks = sorted((folder / PARTS).glob("*.safetensors"))
             join_tensors(blocks, folder / WEIGHTS, _weights_facts(mixtures, config, run.pretrained.subjects))
-        log = log_text(outcome.table, config.data.classes, result.metrics, result.per_database)
+        log = log_text(outcome.table, config.labels, result.metrics, result.per_database)
         write_text(folder / MEGC_LOG, log)
         write_last(folder / RESULT, json.dumps(result.to_dict(), indent=1).encode(), without=[PARTS])
         ledger.record(run.manifests, run.key, {"model": run.name, "uf1": round(result.uf1.value, 4)})
@@ -329,7 +338,7 @@ def _members(
         outcome, mixtures = _tested(run, real, folds)
         seconds["test"] = time.perf_counter() - start
         return outcome, mixtures, real, seconds
-    require_classes(real.class_counts, real.classes)
+    config.labels.require(real.class_counts)
     amount = dict(config.mix.amount) if made is not None else {}
     amount.pop("at_most", None)
     mixtures = [mixed(real, made, folds, config.mix, seed) for seed in config.seeds]
@@ -355,7 +364,7 @@ def _notes(run: _Run, outcome: _Outcome | None, *, adds: bool) -> list[str]:
         whom = f"{saw} subjects, none of them tested" if saw else "nobody: synthetic clips alone"
         zero = f"zero-shot: {run.name} was tested as it is, and nothing was learned here (it had learned from {whom})"
         return [zero, *ledger.framing_notes(run.real, others="the clips that it learned from")]
-    notes = ledger.flow_notes(run.real, run.synthetic if adds else None)
+    notes = ledger.flow_notes(run.real, run.synthetic if adds else None, run.config)
     if outcome is not None and outcome.prior_weights:
         notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
     return notes
@@ -384,7 +393,7 @@ def _weights_facts(mixtures: Sequence[Mixture], config: RunConfig, before: froze
         for mixture, seed in zip(mixtures, config.seeds, strict=True)
         for f, fold in enumerate(mixture.folds)
     ]
-    return {"model": config.model, "classes": json.dumps(config.data.classes), "members": json.dumps(members)}
+    return {"model": config.model, "classes": json.dumps(config.labels.names), "members": json.dumps(members)}
 
 
 def _finished(folder: Path, config: RunConfig) -> LosoResult:
@@ -399,7 +408,8 @@ def _finished(folder: Path, config: RunConfig) -> LosoResult:
             config_hash=found["config_hash"],
             folds=tuple(found["folds"]),
             notes=tuple(found.get("notes", ())),
-            **figures(table, config.data.classes),
+            constants=found.get("constants", {}),
+            **figures(table, config.labels),
         )
     except MesynthError:
         raise
@@ -517,7 +527,7 @@ def _train(
     predicted: list[list[np.ndarray]] = [[] for _ in block]  # a member belongs to one thread
 
     def predict_now(members: range, tensors: dict[str, torch.Tensor]) -> None:
-        here = NetworkMembers(skeleton(config), tensors, transform_of(config), top_of(config))
+        here = NetworkMembers(skeleton(config), tensors, transform_of(config), top_of(config), head_of(config))
         for i, m in enumerate(members):
             predicted[m].append(here.probabilities(i, real.inputs(block[m].test)).argmax(1))
 

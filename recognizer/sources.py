@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,8 +26,10 @@ from mesynth.store.generator_folder import UNTRAINED, has_property
 from mesynth.store.manifest import Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
-from recognizer.config import RunConfig, effective, needs_of, transform_of
-from recognizer.data import BYTES, EACH, MATCH, READ_AS, TOP, DataConfig, FlowSet, load
+from recognizer.aus import ANY, AUS, BOTH
+from recognizer.config import RunConfig, effective, needs_meta_of, needs_of, transform_of
+from recognizer.data import BYTES, EACH, MATCH, TOP, DataConfig, FlowSet, load
+from recognizer.views import PATCHES, READ_AS, VIEWS, to_prepare
 
 Source = FlowSet | Manifest | Path | str | Sequence[Manifest | Path | str]
 Opened = FlowSet | list[Manifest]
@@ -145,10 +147,15 @@ def as_flow_set(
 ) -> FlowSet:
     """Load manifests under the run's DataConfig; a FlowSet must have been loaded under the same."""
     if isinstance(source, FlowSet):
-        if source.classes != config.data.classes or source.x.shape[-1] != config.data.size:
+        if config.task == AUS and (source.classes, source.aus) != (ANY, config.aus.codes):
+            source = source.for_aus(config.aus.codes, unlabelled=unlabelled)
+        elif config.task == BOTH:
+            source = replace(source, aus=config.aus.codes)
+        classes = ANY if config.task == AUS else config.data.classes
+        if source.classes != classes or source.x.shape[-1] != config.data.size:
             raise ManifestError(
                 f"the clips were loaded with classes {list(source.classes)} and size {source.x.shape[-1]}; this run "
-                f"has {list(config.data.classes)} and {config.data.size}: load them with the run's DataConfig"
+                f"has {list(classes)} and {config.data.size}: load them with the run's DataConfig"
             )
         pictures = bool(source.x.size and source.x.min() >= 0 and source.x.max() == TOP)
         if source.x.size and pictures != (config.data.input == BYTES):
@@ -156,9 +163,22 @@ def as_flow_set(
                 f"the clips were loaded {'as bytes' if pictures else 'as flow'}; this run has "
                 f"data.input={config.data.input}: load them with the run's DataConfig"
             )
+        for name in needs_of(config):
+            found = source.inputs().get(name)
+            wanted = VIEWS[name].of(config.data.shape())
+            if found is None or found.shape[1:] != wanted:
+                has = f"has shape {found.shape[1:]}" if found is not None else "is not among them"
+                raise ManifestError(
+                    f"model {', '.join(config.used_models)} needs view '{name}' [N,{','.join(map(str, wanted))}], "
+                    f"which of the clips in memory {has}: load them with recognizer.data.load(..., views=...) and the "
+                    "run's DataConfig"
+                )
         return source
     report = None if progress is None else partial(progress, what)
-    return load(source, config.data, views=needs_of(config), unlabelled=unlabelled, progress=report)
+    return load(
+        source, config.data, views=needs_of(config), unlabelled=unlabelled, progress=report, task=config.task,
+        aus=config.aus.codes,
+    )  # fmt: skip
 
 
 def fingerprint(source: Opened | None) -> list[str]:
@@ -213,10 +233,68 @@ def exact_flow(manifest: Manifest) -> list[str]:
     return sorted({*warping, *(names & set(UNTRAINED))})
 
 
-def flow_notes(real: Opened, synthetic: Opened | None) -> list[str]:
-    """Where exact flow is learned from beside estimated flow, or faces lie elsewhere: a line that says so, and how to
-    make them alike."""
-    return [*framing_notes(real, synthetic), *_exactness(real, synthetic)]
+def flow_notes(real: Opened, synthetic: Opened | None, config: RunConfig | None = None) -> list[str]:
+    """Where exact flow is learned from beside estimated flow, faces lie elsewhere, or views that ``config``'s models
+    see were made in different ways: a line that says so, and how to make them alike; and what its models are told
+    nothing of."""
+    manifests = [m for source in (real, synthetic) if isinstance(source, list) for m in source]
+    records = [(m.root.resolve().name, run_record(m)) for m in manifests]
+    made = [] if config is None else [*view_notes(needs_of(config), records), *meta_notes(config, real, synthetic)]
+    return [*framing_notes(real, synthetic), *_exactness(real, synthetic), *made]
+
+
+_MAKES = ("crop", "stabilise", "magnify")
+"""Steps of `mesynth prepare` that change what frames show, and so every view beside the flow image."""
+
+
+def view_notes(views: Collection[str], records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Where inputs that are in use were prepared in different ways: a line for each step, with what has which value.
+
+    ``records``: names, and the configuration of the prepare run of each (others' are passed over).
+
+    >>> runs = [(name, {"stage": "prepare", "method": name}) for name in ("tvl1", "dis")]
+    >>> view_notes(["flows"], runs)
+    ['view flows was made with method=tvl1 (tvl1) and dis (dis): prepare them alike']
+    """
+    runs = [(name, run) for name, run in records if run.get("stage") == "prepare"]
+    used = sorted(name for name in views if VIEWS[name].prepared)
+    keys = [(key, used) for key in _MAKES]
+    keys += [("method", sorted(to_prepare(views))), ("size", [name for name in used if name == PATCHES])]
+    notes = []
+    for key, concerned in keys:
+        values: dict[str, list[str]] = {}
+        for name, run in runs:
+            if key in run:
+                values.setdefault(str(run[key]) or "none", []).append(name)
+        if concerned and len(values) > 1:
+            which = " and ".join(f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in values.items())
+            what = f"view{'s' * (len(concerned) > 1)} {', '.join(concerned)} {'were' if len(concerned) > 1 else 'was'}"
+            notes.append(f"{what} made with {key}={which}: prepare them alike")
+    return notes
+
+
+def meta_notes(config: RunConfig, *sources: Opened | None) -> list[str]:
+    """A line for each model that learns more than classes and is told nothing of it."""
+    given = [source for source in sources if source is not None]
+    notes = []
+    for model, names in needs_meta_of(config).items():
+        if "gender" in names and not config.train.genders:
+            notes.append(
+                f"model {model}: no subject's gender is known, so it learns the expression alone; train.genders=FILE "
+                "says it (CSV, columns subject and gender)"
+            )
+        if "macro" in names and not any(map(_has_macro, given)):
+            notes.append(
+                f"model {model}: no clip here is a macro-expression, so nothing is transferred and it learns from "
+                "micro-expressions alone"
+            )
+    return notes
+
+
+def _has_macro(source: Opened) -> bool:
+    if isinstance(source, FlowSet):
+        return bool((source.macro == 1).any())
+    return any((manifest.column("expression") == "macro").any() for manifest in source)
 
 
 def _exactness(real: Opened, synthetic: Opened | None) -> list[str]:

@@ -28,6 +28,7 @@ from mesynth.training.data.pack import subject_groups
 from mesynth.training.train import CROSS_FIT, read_cross_fit
 from recognizer import ablation as ablations
 from recognizer.ablation_result import POOLED, grid
+from recognizer.aus import AUS
 from recognizer.config import AblationConfig, effective, load_config
 from recognizer.data import FlowSet
 from recognizer.models import MODELS
@@ -198,6 +199,11 @@ def load_study(recipe: Path | str | None, settings: Sequence[str] = ()) -> Study
         config = load_config(AblationConfig, None, flat)
     except ConfigError as error:
         raise ConfigError(re.sub(r"^models\b", _RECOGNIZERS, str(error))) from None
+    if config.task == AUS:
+        raise ConfigError(
+            "task=aus: a study draws its corpora by emotion and tests those; make one with `mesynth generate` and run "
+            "`recognizer ablate ablation/aus`"
+        )
     return StudyConfig(study, config, frozenset(given.keys))
 
 

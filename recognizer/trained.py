@@ -21,20 +21,22 @@ from torch.func import functional_call
 
 from mesynth.config import read_yaml
 from mesynth.core.errors import ConfigError, ManifestError, WeightsUnavailable
+from mesynth.core.facs import AU_CODES
 from mesynth.core.framing import KnownFraming
 from mesynth.core.types import N_AUS
 from mesynth.store import digests
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer, write_last, write_text
 from mesynth.store.weights import packed
-from recognizer.config import RunConfig, config_yaml, is_closed, load_config
+from recognizer.aus import AUS, BOTH, shown
+from recognizer.config import RunConfig, config_yaml, is_closed, load_config, needs_of
 from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_unit, require_one_unit
-from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, Trained, fit, restored
+from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, ThresholdedMembers, Trained, fit, restored
 from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, members_of, mixed
 from recognizer.models import CLOSED, MODELS, ships
 from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
-from recognizer.results import confusion, from_confusion
+from recognizer.results import Condition, column, confusion, fold_table
 from recognizer.sources import (
     Opened,
     Progress,
@@ -47,7 +49,10 @@ from recognizer.sources import (
     run_identity,
     run_record,
     sources,
+    view_notes,
 )
+from recognizer.training import read_genders
+from recognizer.views import as_floats
 
 FORMAT = "mesynth-recognizer-1"
 WEIGHTS, CONFIG, CARD, PREPARATION = "model.safetensors", "config.yaml", "README.md", "preparation.yaml"
@@ -59,7 +64,7 @@ name is ``./shipped``."""
 SHIPPED_FOLDER = Path(__file__).resolve().parent / SHIPPED
 _SHAPES = "flow-prior"
 """Database of synthetic clips that show a face shape of the flow prior: nobody."""
-_NO_STEPS = {"stage", "input", "landmarker", "skip_bad", "version", "inputs", "keep_frames", "frame"}
+_NO_STEPS = {"stage", "input", "landmarker", "skip_bad", "version", "inputs", "keep_frames", "frame", "store"}
 """Keys of a prepare run that leave the flow and the frames as they are, and where faces lie, which is a model's own."""
 _ANNOTATED = "annotated"
 
@@ -203,8 +208,31 @@ class Recognizer:
             f"{units[self.own_rms]}: {way}"
         )
 
+    def named_aus(self, clips: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
+        """Views of N clips -> what it says of their AUs beside their class: ``AU4`` where the task is emotion+aus, else
+        ``L4`` and ``R4`` of AU heads; empty where it says nothing of them."""
+        n = len(clips[FLOW])
+        if self.config.task == BOTH:
+            p = self._both(clips)
+            return [dict(zip(self.config.aus.names, row.tolist(), strict=True)) for row in p]
+        sides = self.au_probabilities(clips)
+        if sides is None:
+            return [{} for _ in range(n)]
+        cells = [(k, s, f"{'LR'[s]}{AU_CODES[k]}") for k in range(N_AUS) for s in (0, 1)]
+        return [{name: float(one[k, s]) for k, s, name in cells if np.isfinite(one[k, s])} for one in sides]
+
+    def _both(self, clips: Mapping[str, np.ndarray]) -> np.ndarray:
+        """[N,A] of the AUs that it learned beside classes; of a fusion, its two sides count alike."""
+        members = self.members.each if isinstance(self.members, AveragedMembers) else self.members
+        assert isinstance(members, NetworkMembers)
+        n = len(next(iter(members.stacked.values())))
+        return np.asarray(np.mean([members.au_probabilities(m, clips) for m in range(n)], axis=0))
+
     def au_probabilities(self, clips: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """Views of N clips -> [N,K,2] float64, NaN for AUs it never learned; None without an AU head."""
+        """Views of N clips -> [N,K,2] float64, NaN for AUs it never learned; None without an AU head, or where that is
+        not what was trained (task=aus: :meth:`probabilities` are those of the AUs)."""
+        if self.config.task == AUS:
+            return None
         members = self.members
         if isinstance(members, AveragedMembers) and self.config.mix.mode != FUSE:  # an ensemble
             members = members.each
@@ -212,9 +240,8 @@ class Recognizer:
             return None
         network, total = members.model, np.zeros((len(clips[FLOW]), N_AUS * 2))
         n = len(self.config.seeds) * self.config.train.ensemble
-        seen = dict(clips) | {FLOW: members.transform(clips[FLOW])}
-        views = [torch.from_numpy(seen[name]) for name in network.needs]
-        views = [v if v.is_floating_point() else v.float() / 255 for v in views]
+        seen = members.transform.of_views(clips)
+        views = [as_floats(torch.from_numpy(seen[name])) for name in network.needs]
         with torch.no_grad():
             for m in range(n):
                 out = functional_call(network, {name: t[m] for name, t in members.stacked.items()}, tuple(views))
@@ -327,11 +354,12 @@ def load(folder: Path | str) -> Recognizer:
 
 
 def load_pretrained(config: RunConfig) -> Pretrained:
-    """Read the recognizers that ``config.train`` names.
+    """Read the recognizers that ``config.train`` names, and hold its list of genders readable.
 
     Raises:
         WeightsUnavailable: no recognizer in a folder.
-        ConfigError: initial weights of another model, or a teacher of other classes, sizes or views.
+        ConfigError: initial weights of another model, or a teacher of other classes, sizes or views; genders that
+            cannot be read.
     """
     train, teacher = config.train, None
     weights: dict[str, torch.Tensor] = {}
@@ -344,6 +372,8 @@ def load_pretrained(config: RunConfig) -> Pretrained:
                 f"train.start={train.start} is several networks whose probabilities are averaged; begin with one "
                 "(train.ensemble=1, no mix.mode=fuse)"
             )
+        if isinstance(found.members, ThresholdedMembers):
+            found = replace(found, members=found.members.each)  # thresholds are chosen anew
         if found.config.model != config.model or not isinstance(found.members, NetworkMembers):
             raise ConfigError(
                 f"train.start={train.start} holds model {found.config.model}; this run has {config.model}"
@@ -351,12 +381,20 @@ def load_pretrained(config: RunConfig) -> Pretrained:
         weights = {name: value[0] for name, value in found.members.stacked.items() if name != "scale"}
     if train.teacher:
         master = _open("train.teacher", train.teacher, seen, digests)
+        if (master.config.task, master.config.labels) != (config.task, config.labels):
+            raise ConfigError(
+                f"train.teacher={train.teacher} was trained with task={master.config.task} for "
+                f"{', '.join(master.config.labels.names)}; train it with this run's task and names"
+            )
         own, wanted = (replace(c.data, power=None, pool=None, symmetric=None) for c in (master.config, config))
         if own != wanted:
             raise ConfigError(
                 f"train.teacher={train.teacher} knows other data settings; train it with this run's data.*"
             )
         teacher = master.probabilities
+    if train.genders:
+        read_genders(train.genders)
+        digests["train.genders"] = hashlib.sha256(Path(train.genders).read_bytes()).hexdigest()
     return Pretrained(weights=weights, teacher=teacher, seen=seen, digests=digests)
 
 
@@ -461,12 +499,12 @@ def training_notes(real: Opened, synthetic: Opened | None, config: RunConfig) ->
     """What to know of the clips of :func:`training_clips`, a line each."""
     n = len(real) if isinstance(real, FlowSet) else sum(map(len, real))
     if config.mix.mode != SYNTHETIC_ONLY or not n:
-        return flow_notes(real, synthetic)
+        return flow_notes(real, synthetic, config)
     idle = (
         f"mix.mode={SYNTHETIC_ONLY} learns from no real clip: the {n:,} given say where faces lie and nothing more; to "
         "learn from them choose mix.mode=prior"
     )
-    return [idle, *flow_notes(real, synthetic)]
+    return [idle, *flow_notes(real, synthetic, config)]
 
 
 def _trained(
@@ -538,16 +576,22 @@ _ON_ZERO_SHOT = """It learned from no real clip. For figures on real ones run `r
 --real M`."""
 
 
+def _told(config: RunConfig) -> str:
+    aus = f"AUs: {', '.join(config.aus.names)}, each present (more than .5) or absent by itself"
+    classes = f"Classes: {', '.join(config.data.classes)}"
+    return {AUS: aus, BOTH: f"{classes}; {aus}"}.get(config.task, classes)
+
+
 def _card(
     config: RunConfig, mixture: Mixture, n_parameters: int, seen: Sequence[str], framing: KnownFraming | None
 ) -> str:
     counts = dict(
-        zip(config.data.classes, mixture.pool.take(mixture.weights[0] > 0).class_counts.tolist(), strict=True)
+        zip(mixture.pool.outputs, mixture.pool.take(mixture.weights[0] > 0).class_counts.tolist(), strict=True)
     )
     listed = ", ".join(f"{name} {n}" for name, n in counts.items())
     return f"""# Micro-expression recognizer: {config.model}
 
-- Classes: {", ".join(config.data.classes)}
+- {_told(config)}
 - Input: optical flow onset -> apex of an aligned face, resized to {config.data.size} px (u, v, strain)
 - Faces lie at {framing.text() if framing else "places that are not known"} in its crops; clips framed otherwise are
   taken there, as far as they show it
@@ -646,7 +690,8 @@ class Prediction:
 def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progress | None = None) -> Prediction:
     """Probabilities for every clip with flow, labelled or not.
 
-    The table: clip_id, subject, label (empty if unknown), predicted, subject_seen, and p_<class> each.
+    The table: clip_id, subject, label (empty if unknown), predicted, subject_seen, and p_<class> each. Of AUs, label
+    and predicted name those that are present (``AU4+AU7``, ``none``).
 
     Args:
         model: a trained recognizer, its folder, or ``"shipped"``.
@@ -670,7 +715,13 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
     clips = as_flow_set(source, model.config, progress, "reading clips", unlabelled=True)
     model.require_unit(clips)
     p = model.probabilities(clips.inputs())
-    names = np.array([*clips.classes, ""])
+    labels = model.config.labels
+    if labels.multi:
+        told = [shown(row, labels.names) if (row >= 0).any() else "" for row in clips.targets]
+        answers = [shown(row, labels.names) for row in p]
+    else:
+        names = np.array([*clips.classes, ""])
+        told, answers = names[clips.y].tolist(), names[p.argmax(1)].tolist()
     seen = np.array(
         [
             not model.subjects_seen.isdisjoint({str(s), *more})
@@ -678,17 +729,29 @@ def predict(model: Recognizer | Path | str, manifest: Source, *, progress: Progr
         ]
     )
     columns = {
-        "clip_id": clips.clip_ids.tolist(), "subject": clips.subjects.tolist(), "label": names[clips.y].tolist(),
-        "predicted": names[p.argmax(1)].tolist(), "subject_seen": seen.tolist(),
+        "clip_id": clips.clip_ids.tolist(), "subject": clips.subjects.tolist(), "label": told,
+        "predicted": answers, "subject_seen": seen.tolist(),
     }  # fmt: skip
-    columns |= {f"p_{name}": p[:, c].tolist() for c, name in enumerate(clips.classes)}
+    columns |= {f"p_{name}": p[:, c].tolist() for c, name in enumerate(labels.names)}
+    if model.config.task == BOTH:
+        beside = model.named_aus(clips.inputs())
+        columns |= {f"p_{name}": [one[name] for one in beside] for name in model.config.aus.names}
     fair = (clips.y >= 0) & ~seen
     metrics = None
     if fair.any():
-        counts = confusion(clips.y[fair], p[fair].argmax(1), len(clips.classes))
-        metrics = from_confusion(counts, clips.classes).to_dict()
+        condition = Condition(model=model.config.model, train_subjects=0, arm="none")
+        nobody = np.zeros(0, np.int64)
+        fold = Fold(name="", train_index=nobody, test_index=np.flatnonzero(fair), held_out=frozenset())
+        table = fold_table(condition, 0, fold, clips, p[fair])
+        counts = confusion(column(table, "y"), column(table, "predicted"), labels.size)
+        metrics = labels.metrics(counts).to_dict()
         metrics["recall"] = [None if np.isnan(r) else r for r in metrics["recall"]]
-    notes = (*standing(model), *framing_notes(source, others="the clips that the model learned from", settings=False))
+    records = [("the model's clips", {"stage": "prepare"} | dict(model.preparation.settings))]
+    records += [(m.root.resolve().name, run_record(m)) for m in _manifests(source)]
+    notes = (
+        *standing(model), *framing_notes(source, others="the clips that the model learned from", settings=False),
+        *view_notes(needs_of(model.config), records),
+    )  # fmt: skip
     return Prediction(
         table=pa.table(columns), n_seen=int(seen.sum()), metrics=metrics, notes=notes, recognizer=model.name
     )  # fmt: skip

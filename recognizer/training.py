@@ -11,11 +11,13 @@ one network's batch, and nothing in them branches on values.
 
 from __future__ import annotations
 
+import csv
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,15 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch.func import functional_call, vmap
 
+from mesynth.core.devices import DEVICES, find_device
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
-from recognizer.data import FLOW, gather_moved, swap_sides
+from recognizer.aus import balances
+from recognizer.data import swap_sides
 from recognizer.models import SEEDING, build
+from recognizer.models.blocks import cosines, with_margin
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, margin_loss
+from recognizer.views import FLOW, VIEWS, as_floats, moved
 
 NATIVE = "native"
 KINDS = (NATIVE, "cross_entropy", "focal", "margin")
@@ -58,6 +64,13 @@ class LossConfig:
     domain: float = 0.0
     """Adversarial domain adaptation (Ganin and Lempitsky, ICML 2015): a linear layer tells real from synthetic by the
     features, which learn, by this much of its reversed gradient, not to let it. Needs mix.mode=pool."""
+    arcface: float = 0.0
+    """Softmax on the cosines of features to a direction a class, learned beside the network, the angle to the own one
+    enlarged by .5 (Deng et al., CVPR 2019)."""
+    cosface: float = 0.0
+    """The same with the own cosine made .35 smaller (Wang et al., CVPR 2018)."""
+    angular_scale: float = 16.0
+    """What these multiply cosines by; 64 is usual for millions of faces."""
     distil: float = 0.0
     """Cross-entropy to a teacher's probabilities (train.teacher)."""
 
@@ -68,14 +81,26 @@ class LossConfig:
             raise ConfigError(
                 f"train.loss.class_weights='{self.class_weights}' is unknown; choose from {', '.join(CLASS_WEIGHTS)}"
             )
-        for name in ("gamma", "center", "triplet", "contrastive", "domain", "distil"):
+        for name in ("gamma", "center", "triplet", "contrastive", "domain", "arcface", "cosface", "distil"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"train.loss.{name}={getattr(self, name):g} must be 0 or a positive number")
+        if not 0 < self.angular_scale < float("inf"):
+            raise ConfigError(f"train.loss.angular_scale={self.angular_scale:g} must be a positive number")
+
+    @property
+    def of_classes(self) -> list[str]:
+        """Terms in use that compare clips of one class with others."""
+        return [name for name in ("center", "triplet", "contrastive") if getattr(self, name)]
 
     @property
     def on_features(self) -> bool:
         """Whether the network has to show its features."""
-        return bool(self.center or self.triplet or self.contrastive or self.domain)
+        return bool(self.center or self.triplet or self.contrastive or self.domain or self.angular)
+
+    @property
+    def angular(self) -> bool:
+        """Whether directions of classes are learned beside the network."""
+        return bool(self.arcface or self.cosface)
 
 
 def class_weights(labels: np.ndarray, weights: np.ndarray, n_classes: int, kind: str) -> np.ndarray:
@@ -89,11 +114,17 @@ def class_weights(labels: np.ndarray, weights: np.ndarray, n_classes: int, kind:
 
 
 def classification(
-    model: FlowNetwork, out: Outputs, y: torch.Tensor, au: torch.Tensor, weights: torch.Tensor, config: LossConfig
+    model: FlowNetwork,
+    out: Outputs,
+    y: torch.Tensor,
+    au: torch.Tensor,
+    weights: torch.Tensor,
+    config: LossConfig,
+    meta: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> torch.Tensor:
-    """The class term: y [B], au [B,K*2], weights [C] -> scalar."""
+    """The class term: y [B], au [B,K*2], weights [C], meta [B] by name -> scalar."""
     if config.kind == NATIVE:
-        return model.loss(out, y, au)
+        return model.meta_loss(out, y, au, meta) if model.needs_meta else model.loss(out, y, au)
     if config.kind == "margin":
         return margin_loss(out.scores, y)
     logs = (out.scores * model.probability_gain).log_softmax(-1)
@@ -103,6 +134,29 @@ def classification(
         share = share * (1 - own.exp()).clamp(min=1e-6) ** config.gamma
         return -(share * own).mean()
     return -(share * own).sum() / share.sum()
+
+
+def multilabel(
+    model: FlowNetwork, scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, config: LossConfig
+) -> torch.Tensor:
+    """The AU term over what is known: scores [B,A], targets [B,A] (1, 0, -1 unknown), weights [A,2] of absent and
+    present -> scalar, 0 where nothing is known.
+
+    Native is binary cross-entropy of each AU; for scores that are lengths it is the margin loss, which Sabour et al.
+    (2017) write for several classes at once, with absent counting as much as present.
+    """
+    known = (targets >= 0).to(scores.dtype)
+    truth = targets.clamp(min=0).to(scores.dtype)
+    share = known * torch.where(targets > 0, weights[:, 1], weights[:, 0])
+    if config.kind == "margin" or (config.kind == NATIVE and model.centre):
+        # Not half for absent: one of many classes is present, of an AU one of two, and .5 has to lie between them.
+        each = truth * F.relu(0.9 - scores).square() + (1 - truth) * F.relu(scores - 0.1).square()
+    else:
+        odds = model.odds(scores)
+        each = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
+        if config.kind == "focal":
+            each = each * (1 - (-each).exp()).clamp(min=1e-6) ** config.gamma
+    return (share * each).sum() / known.sum().clamp(min=1)
 
 
 def on_features(features: torch.Tensor, y: torch.Tensor, config: LossConfig) -> torch.Tensor:
@@ -134,6 +188,21 @@ def on_features(features: torch.Tensor, y: torch.Tensor, config: LossConfig) -> 
     return total
 
 
+MARGINS = {"arcface": 0.5, "cosface": 0.35}
+"""As their authors set them."""
+
+
+def angular(features: torch.Tensor, y: torch.Tensor, directions: torch.Tensor, config: LossConfig) -> torch.Tensor:
+    """The terms arcface and cosface: features [B,D], y [B], directions [C,D] of any length -> scalar."""
+    near = cosines(features, directions)
+    total = features.new_zeros(())
+    for kind, margin in MARGINS.items():
+        if weight := getattr(config, kind):
+            logits = config.angular_scale * with_margin(near, y, kind, margin)
+            total = total + weight * F.cross_entropy(logits, y)
+    return total
+
+
 def domain(features: torch.Tensor, added: torch.Tensor, discriminator: torch.Tensor, strength: float) -> torch.Tensor:
     """A linear discriminator, real or synthetic: features [B,D], added [B] bool, discriminator [D+1] -> scalar.
 
@@ -148,9 +217,29 @@ def domain(features: torch.Tensor, added: torch.Tensor, discriminator: torch.Ten
     return error(features.detach(), discriminator) - strength * error(features, discriminator.detach())
 
 
-def distillation(out: Outputs, teacher: torch.Tensor, gain: float) -> torch.Tensor:
-    """Cross-entropy to a teacher's probabilities [B,C] -> scalar."""
-    return -(teacher * (out.scores * gain).log_softmax(-1)).sum(-1).mean()
+def distillation(model: FlowNetwork, scores: torch.Tensor, teacher: torch.Tensor, *, multi: bool) -> torch.Tensor:
+    """Cross-entropy to a teacher's probabilities [B,C] -> scalar; ``multi``: of each AU by itself."""
+    if multi:
+        return F.binary_cross_entropy_with_logits(model.odds(scores), teacher)
+    return -(teacher * (scores * model.probability_gain).log_softmax(-1)).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a network's scores [B,classes + aus] are: of classes that exclude each other, then of AUs that do not."""
+
+    classes: int
+    aus: int = 0
+
+    def probabilities(self, model: FlowNetwork, scores: torch.Tensor) -> torch.Tensor:
+        """Scores -> [B,classes] that add up to 1; without classes, [B,aus]."""
+        if not self.classes:
+            return self.au_probabilities(model, scores)
+        return (scores[..., : self.classes] * model.probability_gain).softmax(-1)
+
+    def au_probabilities(self, model: FlowNetwork, scores: torch.Tensor) -> torch.Tensor:
+        """Scores -> [B,aus]."""
+        return model.odds(scores[..., self.classes :]).sigmoid()
 
 
 # ---------------------------------------------------------------- training
@@ -158,7 +247,6 @@ def distillation(out: Outputs, teacher: torch.Tensor, gain: float) -> torch.Tens
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant", "exponential")
-DEVICES = ("cpu", "cuda", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +271,18 @@ class TrainConfig:
     shift: int = 1
     """Largest shift along x and y, pixels of the flow image; frames move along."""
     balance: bool = True
-    """Draw all classes equally often."""
+    """Draw all classes equally often. Clips are of no class where AUs are the task: present and absent of each AU count
+    alike in the loss."""
     start: str = ""
     """Folder of a trained recognizer to begin with. Every subject it saw must be outside every fold's test."""
     teacher: str = ""
     """Folder of a trained recognizer whose probabilities train.loss.distil follows; the same rule."""
+    genders: str = ""
+    """CSV file of subjects' genders, columns subject (``database/subject``) and gender (female or male), for networks
+    that learn it beside the class. A subject it does not name is unknown."""
     device: str = "cpu"
-    """cpu, cuda, or auto (cuda where there is one). Figures of the two differ in the order of float32 sums."""
+    """cpu, cuda, mps, or auto (the first that is here of cuda, mps, cpu). Figures of two differ in the order of float32
+    sums."""
     stack: int = 0
     """Members trained at once; 1 trains one after the other, 0 leaves it to the network (what
     tests/bench/bench_folds.py found to be faster). The result does not depend on it."""
@@ -207,6 +300,41 @@ class TrainConfig:
                 raise ConfigError(f"train.{name}='{getattr(self, name)}' is unknown; choose from {', '.join(known)}")
         if bool(self.teacher) != (self.loss.distil > 0):
             raise ConfigError("train.teacher and train.loss.distil go together: set both or neither")
+
+
+_GENDERS = {"female": 0, "f": 0, "male": 1, "m": 1, "": -1}
+
+
+def read_genders(file: str, subjects: Collection[str] = ()) -> dict[str, int]:
+    """train.genders by subject: 0 female, 1 male, -1 not said; empty without a file.
+
+    Raises:
+        ConfigError: the file cannot be read, says two things of one subject, or names none of ``subjects``.
+    """
+    known: dict[str, int] = {}
+    if not file:
+        return known
+    where = f"train.genders={file}"
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            table = csv.DictReader(lines)
+            rows, columns = list(table), table.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{where} cannot be read ({error}); give a CSV file of subject and gender") from None
+    if not {"subject", "gender"} <= set(columns):
+        raise ConfigError(f"{where} has the columns {', '.join(columns) or '(none)'}; it needs subject and gender")
+    for n, row in enumerate(rows, 2):
+        who, said = ((row[key] or "").strip() for key in ("subject", "gender"))
+        if said.lower() not in _GENDERS:
+            raise ConfigError(f"{where}, line {n}: gender '{said}' is neither female nor male; correct it")
+        if known.setdefault(who, _GENDERS[said.lower()]) != _GENDERS[said.lower()]:
+            raise ConfigError(f"{where}, line {n}: subject {who} has another gender above; correct it")
+    if subjects and not known.keys() & set(subjects):
+        raise ConfigError(
+            f"{where} names none of the subjects: it begins with {next(iter(known), 'nobody')}, the clips with "
+            f"{min(subjects)}; write subjects as database/subject"
+        )
+    return known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +357,10 @@ class Task:
     config: Any
     """The network's own config dataclass."""
     n_classes: int
+    """0 where AUs alone are learned."""
     shape: Shape
     inputs: Mapping[str, np.ndarray]
-    """Views by name, [N,...]; ``flow`` [N,3,S,S] float32 among them, frames uint8."""
+    """Views by name, [N,...], as they are in memory (:mod:`recognizer.views`); the flow among them."""
     au: np.ndarray
     """[N,K*2] int8, -1 unknown"""
     labels: np.ndarray
@@ -251,6 +380,17 @@ class Task:
     """[N,C] float32 probabilities for distillation."""
     mirrored: float = 0.0
     """A mirrored u is this minus u."""
+    meta: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[N] int64 by name, what the network ``needs_meta``; -1 unknown."""
+    targets: np.ndarray | None = None
+    """[N,A] int8 of the head's AUs, -1 unknown"""
+    au_weight: float = 1.0
+    """What the AU term counts beside the classes'."""
+
+    @property
+    def head(self) -> Head:
+        """What the network's scores are."""
+        return Head(self.n_classes, 0 if self.targets is None else self.targets.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +431,9 @@ Progress = Callable[[float, float], None]
 Callback = Callable[[range, Tensors], None]
 """Called with members and their tensors as they stand; the trainer itself never sees what is done with them."""
 _DISCRIMINATOR = "domain discriminator"
-"""Of the parameters beside a network's own: [D+1], used in training alone."""
+_DIRECTIONS = "directions of classes"
+_BESIDE = (_DISCRIMINATOR, _DIRECTIONS)
+"""Of the parameters, those beside a network's own, [D+1] and [C,D], used in training alone."""
 _WIDE = 256
 """Members trained at once on a GPU, where nothing else is asked."""
 _SCORED = 256
@@ -302,7 +444,7 @@ def fresh(task: Task, member: int) -> FlowNetwork:
     """The untrained network of one member: a function of (seed, fold)."""
     with SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(task.seeds[member], f"init/{task.names[member]}"))
-        return build(task.network, task.config, task.n_classes, task.shape)
+        return build(task.network, task.config, task.head.classes + task.head.aus, task.shape)
 
 
 def train(
@@ -371,10 +513,7 @@ def train(
 
 
 def _device(name: str) -> torch.device:
-    here = torch.cuda.is_available()
-    if name == "cuda" and not here:
-        raise ConfigError("train.device=cuda is not here (no CUDA); use train.device=cpu or auto")
-    return torch.device("cuda" if here and name != "cpu" else "cpu")
+    return torch.device(find_device(name, "train.device="))
 
 
 class _Chunk:
@@ -396,6 +535,12 @@ class _Chunk:
             width = self._features()
             if config.loss.domain:
                 self.stacked[_DISCRIMINATOR] = torch.zeros(len(chunk), width + 1, device=device)
+            if config.loss.angular:
+                drawn = [
+                    stream(task.seeds[m], f"directions/{task.names[m]}").standard_normal((task.n_classes, width))
+                    for m in chunk
+                ]
+                self.stacked[_DIRECTIONS] = self._here(np.stack(drawn).astype(np.float32))
         for value in self.stacked.values():
             value.requires_grad_()
         members = slice(chunk.start, chunk.stop)
@@ -403,11 +548,15 @@ class _Chunk:
         self.drops = [name for name, module in self.model.named_modules() if isinstance(module, Dropout)]
         weights = np.sum([stage.weights[members] for stage in task.stages], axis=0)
         self.class_weights = self._here(
-            class_weights(task.labels[members], weights, task.n_classes, config.loss.class_weights)
+            class_weights(task.labels[members], weights, task.head.classes, config.loss.class_weights)
         )
+        targets = np.zeros((len(task.au), 0), np.int8) if task.targets is None else task.targets
+        self.targets = self._here(targets).long()
+        self.au_weights = self._here(balances(targets, weights, balance=config.balance))
         self.y = self._here(task.labels[members])
         self.inputs = {name: self._here(task.inputs[name]) for name in self.model.needs}
         self.au, self.added = self._here(task.au).long(), self._here(task.added)
+        self.meta = {name: self._here(task.meta[name]) for name in self.model.needs_meta}
         self.mapped = bool(task.added.any())
         self.affine = self._here(task.affine[members]).float()[..., None, None]  # [M,2,3,1,1]
         self.teacher = self._here(task.teacher if task.teacher is not None else np.zeros((len(task.au), 0), np.float32))
@@ -419,12 +568,12 @@ class _Chunk:
     def _features(self) -> int:
         """How many features the network shows."""
         with torch.no_grad():
-            views = [self._here(self.task.inputs[name][:2]).float() for name in self.model.needs]
+            views = [as_floats(self._here(self.task.inputs[name][:2])) for name in self.model.needs]
             shown = self.model(*views).features
         if shown is None:
             raise ConfigError(
-                f"model {self.task.network} shows no features: train.loss.center, triplet, contrastive and domain "
-                "have nothing to work on; set them to 0 or choose another model"
+                f"model {self.task.network} shows no features: train.loss.center, triplet, contrastive, domain, "
+                "arcface and cosface have nothing to work on; set them to 0 or choose another model"
             )
         return int(shown.shape[-1])
 
@@ -442,7 +591,7 @@ class _Chunk:
         return self._tensors()
 
     def _tensors(self) -> Tensors:
-        made = {n: p.detach() for n, p in self.stacked.items() if n != _DISCRIMINATOR} | {"scale": self.scale}
+        made = {n: p.detach() for n, p in self.stacked.items() if n not in _BESIDE} | {"scale": self.scale}
         if self.model.alone:
             state = self.model.state_dict()
             made |= {n: state[n].detach().clone()[None] for n in sorted(state.keys() - made.keys())}
@@ -457,22 +606,34 @@ class _Chunk:
         weights: torch.Tensor,
         batch: Tensors,
     ) -> torch.Tensor:
-        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``batch`` y [B], au, added, teacher and views.
+        """One member's loss: ``keys`` [dropouts], ``weights`` [C], ``batch`` y [B], au, added, teacher, meta and views.
 
         ``kept`` is changed in place, member by member.
         """
-        config, names = self.config.loss, {n: p for n, p in parameters.items() if n != _DISCRIMINATOR}
+        config, names = self.config.loss, {n: p for n, p in parameters.items() if n not in _BESIDE}
         masks = {f"{name}.key": keys[i] for i, name in enumerate(self.drops)}
         out = functional_call(
             self.model, names | kept | {"scale": scale} | masks, tuple(batch[view] for view in self.model.needs)
         )
-        total = classification(self.model, out, batch["y"], batch["au"], weights, config)
+        meta = {name: batch[f"meta/{name}"] for name in self.meta}
+        head = self.task.head
+        shown = out._replace(scores=out.scores[..., : head.classes]) if head.aus and head.classes else out
+        total = out.scores.new_zeros(())
+        if head.classes:
+            total = total + classification(self.model, shown, batch["y"], batch["au"], weights, config, meta)
+        if head.aus:
+            odds = out.scores[..., head.classes :]
+            term = multilabel(self.model, odds, batch["targets"], batch["au weights"], config)
+            total = total + self.task.au_weight * term
         if config.on_features:
             total = total + on_features(out.features, batch["y"], config)
+        if config.angular:
+            total = total + angular(out.features, batch["y"], parameters[_DIRECTIONS], config)
         if config.domain:
             total = total + domain(out.features, batch["added"], parameters[_DISCRIMINATOR], config.domain)
         if config.distil:
-            total = total + config.distil * distillation(out, batch["teacher"], self.model.probability_gain)
+            multi = not head.classes
+            total = total + config.distil * distillation(self.model, shown.scores, batch["teacher"], multi=multi)
         return total
 
     def _single(self, parameters: Tensors, kept: Tensors, *stacked: Any) -> torch.Tensor:
@@ -507,7 +668,9 @@ class _Chunk:
                 group["lr"] = rate
             i, mirrored = index[step], flip[step]
             batch = {"y": self.y[rows, i], "au": swap_sides(self.au[i], mirrored)}
-            batch |= {"added": self.added[i], "teacher": self.teacher[i]}
+            batch |= {f"meta/{name}": value[i] for name, value in self.meta.items()}
+            batch |= {"added": self.added[i], "teacher": self.teacher[i], "targets": self.targets[i]}
+            batch["au weights"] = self.au_weights
             batch |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
             optimizer.zero_grad(set_to_none=True)
             keys = _keys(roots, step, len(self.drops)).to(self.device)
@@ -521,23 +684,19 @@ class _Chunk:
         return done + stage.steps
 
     def _view(self, name: str, i: torch.Tensor, flip: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> torch.Tensor:
-        """The batch [M,B,...] of one view, moved as its flow is."""
-        x = self.inputs[name]
-        if name != FLOW:
-            factor = x.shape[-1] / self.task.shape.size
-            dy, dx = ((d * factor).round().long() for d in (dy, dx))
-            return gather_moved(x, i, flip, dy, dx, signed=False).float() / 255
+        """The batch [M,B,...] of one view, moved as its flow is; flow of added clips mapped as the member has it."""
         top = self.task.mirrored
-        images = gather_moved(x, i, flip, dy, dx, signed=True, top=top)
-        if self.mapped:
+        images = moved(name, self.inputs[name], i, flip, dy, dx, size=self.task.shape.size, top=top)
+        if self.mapped and VIEWS[name].signed:
             # The offset belongs to the clip before it was mirrored, so that of u changes sign with it.
+            own = images.ndim - flip.ndim - 3  # dimensions before a clip's channels
             mirrored = torch.tensor([-1.0, 1.0, 1.0], device=self.device)
-            sign = torch.where(flip[..., None], mirrored, 1.0)[..., None, None]
-            a, b = self.affine[:, None, 0], self.affine[:, None, 1]
+            sign = torch.where(flip[..., None], mirrored, 1.0)[..., *[None] * own, :, None, None]
+            a, b = (self.affine[:, None, k][:, :, *[None] * own] for k in (0, 1))
             mapped = a * images + b * sign
             if top:
                 mapped = mapped + top * (1 - a) * (sign < 0)
-            images = torch.where(self.added[i][..., None, None, None], mapped, images)
+            images = torch.where(self.added[i][..., *[None] * (own + 3)], mapped, images)
         return images
 
 
@@ -580,16 +739,22 @@ def _keys(roots: list[int], step: int, count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def scores(model: FlowNetwork, tensors: Tensors, member: int, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Class probabilities [N,C] float64 of one member's network for clips given by their views."""
+def scores(
+    model: FlowNetwork,
+    tensors: Tensors,
+    member: int,
+    inputs: Mapping[str, np.ndarray],
+    read: Callable[[FlowNetwork, torch.Tensor], torch.Tensor],
+) -> np.ndarray:
+    """Probabilities [N,C] float64 of one member's network for clips given by their views, as ``read`` off its scores
+    (:class:`Head`)."""
     model.eval()
     parameters = {name: value[member] for name, value in tensors.items()}
     parts = []
     for start in range(0, len(inputs[FLOW]), _SCORED):
         views = []
         for name in model.needs:
-            view = torch.from_numpy(inputs[name][start : start + _SCORED])
-            views.append(view if name == FLOW else view.float() / 255)
+            views.append(as_floats(torch.from_numpy(inputs[name][start : start + _SCORED])))
         out = functional_call(model, parameters, tuple(views))
-        parts.append((out.scores.double() * model.probability_gain).softmax(-1).numpy())
+        parts.append(read(model, out.scores.double()).numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0))

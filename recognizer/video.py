@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from mesynth.core.errors import NoFaceError, WeightsUnavailable
-from mesynth.core.facs import AU_CODES
 from mesynth.core.framing import OWN, KnownFraming
 from mesynth.preprocess import spot_intervals as spotting
 from mesynth.preprocess.align import SimilarityCrop
@@ -31,6 +30,8 @@ from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, wri
 from mesynth.store.shards import read_flow, read_frames
 from mesynth.store.stage import read_notes, read_skipped
 from mesynth.store.videos import read_pictures
+from recognizer import aus
+from recognizer.config import needs_of
 from recognizer.recording import (
     NOTHING,
     Interval,
@@ -44,6 +45,7 @@ from recognizer.recording import (
 from recognizer.results import write_table
 from recognizer.sources import Progress, as_flow_set
 from recognizer.trained import Preparation, Recognizer, standing
+from recognizer.views import to_prepare
 
 PREDICTIONS, INTERVALS, TIMELINE, CLIPS = "predictions.parquet", "intervals.json", "timeline.png", "clips"
 _SPOT_SIZE, _SEGMENT_S = 128, 2.0
@@ -207,7 +209,7 @@ def predict_video(
     """
     out = Path(out)
     model = model if isinstance(model, Recognizer) else Recognizer.load(model)
-    settings = _settings(model.preparation)
+    settings = _settings(model.preparation, to_prepare(needs_of(model.config)))
     frame = ""
     if model.framing is not None and model.framing.differs(KnownFraming(framing=OWN)):
         frame = model.framing.framing.text()
@@ -221,6 +223,8 @@ def predict_video(
     }  # fmt: skip
     if frame:
         run["frame"] = frame
+    if settings.inputs:
+        run["inputs"] = list(settings.inputs)
     if out.exists():
         claim_folder(out, run)  # an unfit folder is found out before the work
     found = spot(recording, detector, requested=requested, progress=progress)
@@ -245,7 +249,7 @@ def predict_video(
                 "px": [round(float(v), 4) if np.isfinite(v) else None for v in found.signal],
             },
         }  # fmt: skip
-        result = VideoPrediction(facts=facts, table=table_of(classified, model.config.data.classes))
+        result = VideoPrediction(facts=facts, table=table_of(classified, model.config.labels.names))
         picture = _picture(model, recording, found, clips, classified)
         write_table(result.table, out / PREDICTIONS)
         write_bytes(out / TIMELINE, picture)
@@ -253,15 +257,16 @@ def predict_video(
     return result
 
 
-def _settings(preparation: Preparation) -> PrepareConfig:
-    """The training clips' preparation; frames are kept, for the picture and for networks that see them."""
+def _settings(preparation: Preparation, inputs: tuple[str, ...]) -> PrepareConfig:
+    """The training clips' preparation; frames are kept, for the picture and for models that see them, and ``inputs``
+    stored."""
     settings = dict(preparation.require_one())
     if settings.get("apex", "annotated") == "annotated":
         settings["apex"] = (
             "flow"  # for intervals given without an apex; all others come with one, as annotated clips do
         )
     try:
-        return PrepareConfig(**settings, keep_frames=True)
+        return PrepareConfig(**settings, inputs=inputs, keep_frames=True)
     except TypeError:
         raise RecordingError(
             f"the model's clips were prepared with steps this version does not know ({', '.join(settings)}); prepare "
@@ -345,7 +350,7 @@ def _classified(
         return []
     loaded = as_flow_set([clips], model.config, None, "reading clips", unlabelled=True)
     model.require_unit(loaded)
-    p, au = model.probabilities(loaded.inputs()), model.au_probabilities(loaded.inputs())
+    p, au, labels = model.probabilities(loaded.inputs()), model.named_aus(loaded.inputs()), model.config.labels
     spotted = {n["clip_id"]: n["spotted"]["apex"] for n in read_notes(clips.root) if "spotted" in n}
     confidence = {(interval.onset, interval.offset): interval.confidence for interval in found.intervals}
     out = []
@@ -358,17 +363,11 @@ def _classified(
             "seconds": {name: round(frame / recording.fps, 4) for name, frame in frames.items()},
             "movement_px": round(float(np.nanmax(inside)), 4) if np.isfinite(inside).any() else None,
             "confidence": round(sure, 4) if np.isfinite(sure) else None,
-            "predicted": loaded.classes[int(p[i].argmax())],
-            "probabilities": dict(zip(loaded.classes, p[i].tolist(), strict=True)),
-            "aus": {} if au is None else _named(au[i]),
+            "predicted": aus.shown(p[i], labels.names) if labels.multi else labels.names[int(p[i].argmax())],
+            "probabilities": dict(zip(labels.names, p[i].tolist(), strict=True)),
+            "aus": au[i],
         })  # fmt: skip
     return out
-
-
-def _named(au: np.ndarray) -> dict[str, float]:
-    """[K,2] probabilities -> ``L12`` and the like, those that are known."""
-    known = [(k, side) for k in range(len(AU_CODES)) for side in (0, 1) if np.isfinite(au[k, side])]
-    return {f"{'LR'[side]}{AU_CODES[k]}": float(au[k, side]) for k, side in known}
 
 
 def _picture(
@@ -390,8 +389,8 @@ def _picture(
             Shown(
                 seconds=(one["seconds"]["onset"], one["seconds"]["apex"], one["seconds"]["offset"]),
                 frames=(one["onset"], one["apex"], one["offset"]),
-                label=one["predicted"], probability=one["probabilities"][one["predicted"]],
-                colour=model.config.data.classes.index(one["predicted"]),
+                label=one["predicted"], probability=max(one["probabilities"].values()),
+                colour=int(np.argmax(list(one["probabilities"].values()))),
                 pictures=frames[[0, row.apex_index, -1]], flow=flow_picture(uv, scale),
             )
         )  # fmt: skip

@@ -25,6 +25,7 @@ from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.landmarks import choose_landmarker
 from mesynth.store.run_folder import write_bytes
 from mesynth.store.shards import png_bytes
+from mesynth.store.videos import encoded
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 MODEL = "motion_gan"
@@ -96,10 +97,7 @@ def main() -> None:
     write_bytes(SAMPLES / "aus.png", png_bytes(au_sheet(79, size=112, columns=9)))
     generator = find_model(MODEL).load()
     write_bytes(SAMPLES / "photo.webp", strip(generator))
-    write_bytes(
-        SAMPLES / "photo_aus.jpg",
-        cv2.imencode(".jpg", sheet(generator)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes(),
-    )
+    write_bytes(SAMPLES / "photo_aus.jpg", encoded(sheet(generator), ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 82]))
     corpus = SAMPLES / "corpus"
     shutil.rmtree(corpus, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:

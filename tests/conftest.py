@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mesynth.preprocess.landmarks import ENVIRONMENT
+from mesynth.store import stage
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and theirs after them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +34,14 @@ def _one_core() -> Iterator[None]:
     anew, and pytest-xdist has a process a core already. Tests of several ask for them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _processes_at_once() -> Iterator[None]:
+    """Tests of several processes have less work than it pays to start one for; they are started all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "WORTH", 0.0)
         yield
 
 

@@ -109,9 +109,9 @@ class Instruments:
     notes: tuple[str, ...]
 
     @staticmethod
-    def load() -> Instruments:
-        """What this machine has. Raises WeightsUnavailable without the judge."""
-        networks, notes = Networks(), []
+    def load(device: str = "cpu") -> Instruments:
+        """What this machine has, on ``device``. Raises WeightsUnavailable without the judge."""
+        networks, notes = Networks(device=device), []
         judge = networks.judge
         features: FeatureExtractor | None = None
         perceptual: PerceptualDistance | None = None
@@ -137,7 +137,7 @@ class Instruments:
             "features": self.features.name if self.features else "",
             "perceptual": self.perceptual.name if self.perceptual else "",
             "identity": self.embedder.name if self.embedder else "",
-        }
+        } | ({"device": self.judge.device} if self.judge.device != "cpu" else {})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

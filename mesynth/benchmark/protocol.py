@@ -446,8 +446,8 @@ def default_models() -> list[str]:
     return [*UNTRAINED, *shipped_models()]
 
 
-def load_candidates(names: Sequence[str]) -> list[Candidate]:
-    """Load generators by name (see :func:`mesynth.generators.registry.find_model`), in the order given.
+def load_candidates(names: Sequence[str], device: str = "cpu") -> list[Candidate]:
+    """Load generators by name (see :func:`mesynth.generators.registry.find_model`), in the order given, on ``device``.
 
     Raises:
         MesynthError: an unknown name, one given twice or none.
@@ -460,7 +460,7 @@ def load_candidates(names: Sequence[str]) -> list[Candidate]:
     loaded: dict[Path | str, Generator] = {}  # the same model with other options shares its networks
     met: set[object] = set()
     for name, shown in zip(names, shown_names(names), strict=True):
-        model = find_model(name)
+        model = find_model(name).on(device)
         place = model.folder or model.name
         if (place, model.options) in met:
             raise MesynthError(f"model '{name}' is given twice; name each once")

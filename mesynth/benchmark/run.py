@@ -340,7 +340,8 @@ def seconds_per_clip(
 ) -> tuple[Figure, list[float]]:
     """Median of ``config.repeats`` clips of one person after one that is not counted; each asks for another AU, so
     that nothing is answered from memory, and the face is the one met before."""
-    threads = f"one thread of {os.cpu_count()}"
+    device = candidate.generator.device
+    threads = f"one thread of {os.cpu_count()}" + (f", and {device}" if device != "cpu" else "")
     name = f"clip of {config.clip_frames} frames, {config.size} px"
     wanted = [r for r in targets if r.pictured]
     taken: list[float] = []

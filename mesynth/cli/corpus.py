@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesynth.cli.options import EXCLUDE, FACE_LIMITS, OUT, SEED, SETTINGS, share_options, subject_keys, summary
+from mesynth.cli.options import (
+    EXCLUDE,
+    FACE_LIMITS,
+    OUT,
+    SEED,
+    SETTINGS,
+    device_option,
+    share_options,
+    subject_keys,
+    summary,
+)
 from mesynth.commandline import (
     Verb,
     by_step,
@@ -67,6 +77,7 @@ def plan(
     from mesynth.core.errors import ConfigError
     from mesynth.corpus.design import load_design
     from mesynth.corpus.faces import SHEET, SKIPPED_FACES, examine_to_plan, in_short
+    from mesynth.corpus.plan import Summary
     from mesynth.corpus.planning import draft_plan
 
     if out is None and not dry_run:
@@ -89,14 +100,15 @@ def plan(
     if examination is not None and examination.left_out:
         where = "" if dry_run or out is None else f"; {out / SKIPPED_FACES} says why, {out / SHEET} shows them"
         click.echo(f"Warning: {in_short(examination.reasons)}{where}", err=True)
+    written = {}
     with progress_bars() as bar:
-        summary = draft.summary(bar("rows drawn"))
+        if dry_run or out is None:
+            summary = draft.summary(bar("rows drawn"))
+        else:
+            summary = Summary()
+            written = {"out": str(out), "hash": draft.write(out, bar("rows written"), summary).hash}
     if not as_json:
         click.echo(summary.text())
-    written = {}
-    if not dry_run and out is not None:
-        with progress_bars() as bar:
-            written = {"out": str(out), "hash": draft.write(out, bar("rows written")).hash}
     if as_json:
         echo_json(summary.plain() | written)
     else:
@@ -422,6 +434,7 @@ def verify(folder: Path, seal: bool, as_json: bool) -> None:
     help="Processes that read the clips (0: one per core; 1: two threads); the figures do not depend on it.",
 )
 @click.option("--panel", type=click.Path(path_type=Path), help="Results of `mesynth panel --collect`: their rows, too.")
+@device_option("cpu", "the picture networks and the AU judge run")
 @SEED
 @OUT
 @share_options
@@ -436,6 +449,7 @@ def measure(
     download: bool,
     workers: int,
     panel: Path | None,
+    device: str,
     seed: int,
     out: Path,
     as_json: bool,
@@ -452,8 +466,8 @@ def measure(
     with progress_bars() as bar:
         found = run(
             real, synthetic, out, training=training, clips=clips, seed=seed, inception_weights=inception_weights,
-            lpips_weights=lpips_weights, download=download, workers=workers, panel=panel, command=_command(),
-            progress=bar("measure"),
+            lpips_weights=lpips_weights, download=download, workers=workers, panel=panel, device=device,
+            command=_command(), progress=bar("measure"),
         )  # fmt: skip
     if not speaks():
         return
@@ -492,10 +506,11 @@ Examples:
 )
 @click.option("--published-resize", is_flag=True, help="Resize as pytorch-fid did for statistics it cached.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write SOURCE's statistics here (.npz).")
+@device_option("cpu", "the picture network runs")
 @json_option
 def fid(
     source: Path, reference: Path, inception_weights: Path | None, download: bool, published_resize: bool,
-    save: Path | None, as_json: bool,
+    save: Path | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Frechet distance of SOURCE from REFERENCE: folders of pictures, corpora (their apex frames) or statistics.
 
@@ -508,6 +523,6 @@ def fid(
     with progress_bars() as bar:
         found, note = run(
             source, reference, inception_weights=inception_weights, download=download,
-            published_resize=published_resize, save=save, progress=bar("pictures"),
+            published_resize=published_resize, save=save, device=device, progress=bar("pictures"),
         )  # fmt: skip
     show_result(asdict(found) | {"note": note}, as_json)

@@ -16,6 +16,7 @@ from mesynth.cli.options import (
     SETTINGS,
     WORKERS,
     au_codes,
+    device_option,
     landmarker_options,
     numbers,
     share_options,
@@ -53,7 +54,7 @@ Examples:
 @OUT
 @EXCLUDE
 @click.option("--cross-fit", default=0, metavar="G", help="Train G generators; each subject is new to one.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option("auto", "networks learn")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared pairs [default: pairs/ in $MESYNTH_CACHE].")
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, show_default="one per core",
@@ -117,12 +118,14 @@ def _train(
     bars: bool,
 ) -> dict[str, object]:
     from mesynth.api import load_training_recipe
+    from mesynth.core.devices import find_device
     from mesynth.core.process import launched
     from mesynth.training.train import Machine, Trained
     from mesynth.training.train import cross_fit as run_groups
     from mesynth.training.train import train as run_one
 
     recipe = load_training_recipe(name, settings)
+    find_device(device)
     if dry_run:
         from mesynth.training.forecast import forecast
 
@@ -229,12 +232,13 @@ def calibrate(model: str, subjects: int, aus: str, levels: str, seed: int, out: 
     show_default=True,
     help="Seeds whose flows are compared; the truth lies in the range of N with a chance of (N-1)/(N+1) at best.",
 )
+@device_option("cpu", "generators and the networks that measure run")
 @SEED
 @OUT
 @json_option
 def compare(
     models: str, subjects: int, size: int, aus: str, levels: str, head: Path | None, yaw: float, pitch: float,
-    samples: int, seed: int, out: Path, as_json: bool,
+    samples: int, device: str, seed: int, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare generators on rendered people: flow against exact flow, AU control, identity, pictures, diversity, speed.
 
@@ -256,6 +260,7 @@ def compare(
             yaw=yaw,
             pitch=pitch,
             samples=samples,
+            device=device,
             seed=seed,
             progress=bar("compare"),
         )
@@ -421,6 +426,9 @@ Examples:
     "images: like:PREPARED (as in that database; of a composite what all its databases show, like:PREPARED:samm as in "
     "one of them), or eyes=0.57,height=0.46,row=0.25,column=0.48, shares of the crop [default: our crops].",
 )
+@click.option(
+    "--frames", default="png", show_default=True, help="How frames are stored: png, or video (lossless H.264)."
+)
 @click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
 @click.option("--video", default="mp4", show_default=True, help="Moving picture of a preview: mp4, webm, gif or apng.")
 @until_options
@@ -432,6 +440,11 @@ Examples:
 )
 @FACE_LIMITS
 @landmarker_options
+@device_option("cpu", "networks run and frames are made")
+@click.option(
+    "--precision", default="fp32", show_default=True,
+    help="fp32, or bf16: products of the networks in bfloat16, on cuda (docs/corpora.md says what changes).",
+)  # fmt: skip
 @SEED
 @OUT
 @WORKERS

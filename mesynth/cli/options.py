@@ -21,6 +21,16 @@ WORKERS = click.option(
     show_default="one per core",
     help="Processes; the result does not depend on it.",
 )
+
+
+def device_option(default: str, what: str) -> Any:
+    """``--device``: where ``what`` runs."""
+    return click.option(
+        "--device", default=default, show_default=True,
+        help=f"Where {what}: cpu, cuda (cuda:1: the second), mps, or auto (the first that is here of cuda, mps, cpu).",
+    )  # fmt: skip
+
+
 SETTINGS = click.argument("settings", nargs=-1, metavar="[key=value]...")
 EXCLUDE = click.option(
     "--exclude-subjects", default="", help="Held-out subjects, who must not be seen: casme2/sub01,samm/006."

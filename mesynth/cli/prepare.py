@@ -10,7 +10,7 @@ import click
 
 from mesynth.api import FLOW_FOLDERS, load_database, prepare_cost
 from mesynth.api import prepare as run_prepare
-from mesynth.cli.options import OUT, SEED, WORKERS, landmarker_options, share_options, summary
+from mesynth.cli.options import OUT, SEED, WORKERS, device_option, landmarker_options, share_options, summary
 from mesynth.commandline import Verb, dry_run_option, echo_json, json_option, progress_bars, show_result
 from mesynth.preprocess.config import APEXES, CROP_SIZE, CROPS, FLOWS, GLOBAL_MODELS, INPUTS, STABILISERS, PrepareConfig
 
@@ -146,7 +146,10 @@ Examples:
 @click.option("--inputs", default="", help=f"Further arrays to store, comma-separated: {', '.join(INPUTS)}.")
 @click.option("--max-frames", type=int, help="Thin longer clips evenly, keeping onset, apex and offset.")
 @click.option("--no-frames", is_flag=True, help="Store flow, landmarks and inputs alone.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for flow, magnification, detection.")
+@click.option(
+    "--store", default="png", show_default=True, help="How frames are stored: png, or video (lossless H.264)."
+)
+@device_option("cpu", "flow, magnification and detection run")
 @click.option("--no-cache", is_flag=True, help="Find landmarks anew; $MESYNTH_CACHE says where they are kept.")
 @landmarker_options
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for the result (not with --check).")
@@ -185,6 +188,7 @@ def prepare(
     `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
+    from mesynth.core.devices import find_device
     from mesynth.core.errors import MesynthError
     from mesynth.datasets.registry import EXPORT
     from mesynth.store.remote import shown
@@ -206,6 +210,7 @@ def prepare(
     if check_only:
         _check(database, root, part, frames, as_json, **chosen)
         return
+    find_device(device)
     if out is None:
         raise click.UsageError("Missing option '--out' (or ask with --check whether the copy is complete).")
     if database == FLOW_FOLDERS:

@@ -191,12 +191,20 @@ def draw_emotion(name: str, rng: np.random.Generator, source: str = "published")
     if name == "positive":
         return "happiness"
     if name == "negative":
-        shares = {emotion: share for emotion, share in _NEGATIVE_SHARES.items() if emotion in SOURCES[source]}
-        p = np.array(list(shares.values()))
-        if len(shares) < len(_NEGATIVE_SHARES):
-            p = p / p.sum()
-        return str(rng.choice(list(shares), p=p))
+        emotions, up_to = _negative(source)
+        return emotions[int(up_to.searchsorted(rng.random(), side="right"))]
     return name
+
+
+@cache
+def _negative(source: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Emotions of the class and their shares added up: what Generator.choice computes anew at every draw."""
+    shares = {emotion: share for emotion, share in _NEGATIVE_SHARES.items() if emotion in SOURCES[source]}
+    p = np.array(list(shares.values()))
+    if len(shares) < len(_NEGATIVE_SHARES):
+        p = p / p.sum()
+    up_to = p.cumsum()
+    return tuple(shares), up_to / up_to[-1]
 
 
 def sample_aus(emotion: str, rng: np.random.Generator, sampling: AUSampling = AUSampling()) -> AUVector:

@@ -500,7 +500,8 @@ def format_vector(vector: AUVector) -> str:
     '4=0.5,L12=0.25'
     """
     terms = []
-    for code, (left, right) in zip(AU_CODES, vector.intensity, strict=True):
+    shown = np.flatnonzero(vector.intensity.any(1)).tolist()
+    for code, (left, right) in zip([AU_CODES[k] for k in shown], vector.intensity[shown].tolist(), strict=True):
         if left == right and left > 0:
             terms.append(f"{code}={left:.4g}")
         else:
@@ -525,14 +526,19 @@ def reject_conflicts(vector: AUVector) -> None:
 def damp(vector: AUVector) -> AUVector:
     """Resolve conflicts by silencing the weaker AU of a pair, and shrink blends (:data:`_BLENDS`)."""
     out = vector.intensity.copy()
+    shown = frozenset(np.flatnonzero(out.any(1)).tolist())  # most pairs are not
     for a, b in _CONFLICTS:
         ia, ib = AU_INDEX[a], AU_INDEX[b]
+        if ia not in shown or ib not in shown:
+            continue
         both = (out[ia] > 0) & (out[ib] > 0)
         weaker_a = both & (out[ia] <= out[ib])
         out[ia, weaker_a] = 0
         out[ib, both & ~weaker_a] = 0
     for (a, b), factor in _BLENDS.items():
         ia, ib = AU_INDEX[a], AU_INDEX[b]
+        if ia not in shown or ib not in shown:
+            continue
         both = (out[ia] > 0) & (out[ib] > 0)
         out[ia, both] *= factor
         out[ib, both] *= factor

@@ -9,13 +9,14 @@ off the generator's own time.
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ContextDecorator, contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mesynth.core.errors import ConfigError
 
@@ -51,6 +52,57 @@ def counted(things: Iterable[Thing], total: int, progress: Callable[[int, int], 
     for done, thing in enumerate(things, 1):
         yield thing
         report(done, total)
+
+
+class Ahead(Iterator[Thing]):
+    """``things`` made by a thread of its own, up to ``most`` of them before they are asked for.
+
+    What making one raises is raised where it would have been handed out. :meth:`close` ends the thread.
+
+    >>> list(Ahead((n * n for n in range(4)), 2))
+    [0, 1, 4, 9]
+    """
+
+    def __init__(self, things: Iterable[Thing], most: int) -> None:
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(most)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._make, args=(iter(things),), name="ahead", daemon=True)
+        self._thread.start()
+
+    def _make(self, things: Iterator[Thing]) -> None:
+        try:
+            for thing in things:
+                if not self._hand("thing", thing):
+                    return
+            self._hand("end", None)
+        except BaseException as error:
+            self._hand("error", error)
+
+    def _hand(self, kind: str, value: Any) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._ready.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __next__(self) -> Thing:
+        if self._stopped.is_set():
+            raise StopIteration
+        kind, value = self._ready.get()
+        if kind == "thing":
+            thing: Thing = value
+            return thing
+        self._stopped.set()
+        if kind == "error":
+            raise value
+        raise StopIteration
+
+    def close(self) -> None:
+        """Make no more; wait until the one that is being made is done."""
+        self._stopped.set()
+        self._thread.join()
 
 
 # ---------------------------------------------------------------- launchers

@@ -104,6 +104,11 @@ class Profile:
                 ) from None
         return Profile(**values)
 
+    def rounded(self) -> Profile:
+        """What :meth:`parse` reads back from :meth:`text`."""
+        apex, hold, lag = (float(f"{number:.6g}") for number in (self.apex, self.hold, self.lag))
+        return Profile(apex=apex, hold=hold, decay=self.decay, lag=lag)
+
     def draw_lags(self, n_aus: int, rng: np.random.Generator) -> np.ndarray:
         """One delay per AU, uniform in [0, lag]."""
         return rng.uniform(0, self.lag, n_aus) if self.lag else np.zeros(n_aus)

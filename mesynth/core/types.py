@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 N_AUS = 25  # rows of facs.AU_CODES; facs checks that the two agree
+LANDMARK_MIRROR = (
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
+)  # fmt: skip
+"""iBUG-68 landmark -> its mirror image."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -141,12 +146,16 @@ class AUVector:
 
     def __post_init__(self) -> None:
         a = self.intensity
-        _require(a.shape == (N_AUS, 2), f"AU intensities have shape {a.shape}; expected [{N_AUS},2]")
-        _require(a.dtype == np.float32, f"AU intensities are {a.dtype}; expected float32")
-        _require(bool(((a >= 0) & (a <= 1)).all()), f"AU intensities span [{a.min():g}, {a.max():g}]; expected [0,1]")
+        # Made for every row of a plan, several times: the texts are not.
+        if a.shape != (N_AUS, 2):
+            raise ValueError(f"AU intensities have shape {a.shape}; expected [{N_AUS},2]")
+        if a.dtype != np.float32:
+            raise ValueError(f"AU intensities are {a.dtype}; expected float32")
+        if not (a.min() >= 0 and a.max() <= 1):
+            raise ValueError(f"AU intensities span [{a.min():g}, {a.max():g}]; expected [0,1]")
         if self.known is None:
             object.__setattr__(self, "known", np.ones(a.shape, np.bool_))
-        assert self.known is not None
+            return
         _require(self.known.shape == a.shape and self.known.dtype == np.bool_, "known must be bool of the same shape")
         _require(bool((a[~self.known] == 0).all()), "an unknown AU must have intensity 0")
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from mesynth.config import load_recipe
 from mesynth.core import emotions, facs
@@ -344,7 +343,10 @@ class TableSource:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._table = emotions.SOURCES[name]
+        self._of = {
+            emotion: (np.array([facs.AU_INDEX[code] for code in table]), np.array(list(table.values())))
+            for emotion, table in emotions.SOURCES[name].items()
+        }
 
     def choices(self, wanted: str) -> int:
         emotions.require_emotion(wanted, self.name)
@@ -352,12 +354,12 @@ class TableSource:
 
     def draw(self, wanted: str, entry: int, rng: np.random.Generator) -> SampledAUs:
         emotion = emotions.draw_emotion(wanted, rng, self.name)
-        codes, p = list(self._table[emotion]), np.array(list(self._table[emotion].values()))
-        present = rng.random(len(codes)) < p
+        cells, p = self._of[emotion]
+        present = rng.random(len(p)) < p
         if not present.any():
-            present[rng.choice(len(codes), p=p / p.sum())] = True
+            present[rng.choice(len(p), p=p / p.sum())] = True
         strength = np.zeros((K, 2))
-        strength[[facs.AU_INDEX[c] for c, on in zip(codes, present, strict=True) if on]] = np.nan
+        strength[cells[present]] = np.nan
         return SampledAUs(emotion, strength, ())
 
 
@@ -494,6 +496,8 @@ def _joint(x: np.ndarray) -> np.ndarray:
 
 def _tree_order(joint: np.ndarray) -> tuple[list[int], list[int]]:
     """Maximum mutual information spanning tree: an order from the root, and each node's parent (-1: the root)."""
+    from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+
     k = len(joint)
     if k == 1:
         return [0], [-1]

@@ -317,7 +317,7 @@ class FaceWorker:
         if source.row >= 0:
             manifest = Manifest.read(source.path)
             row = manifest.row(source.row)
-            return read_frames(manifest.root, row)[0], read_landmarks(manifest.root, row)
+            return read_frames(manifest.root, row, [0])[0], read_landmarks(manifest.root, row)
         image = read_photo(source.path)[0]
         if source.landmarks is not None:
             return image, source.landmarks

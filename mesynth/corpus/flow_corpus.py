@@ -161,8 +161,8 @@ def fields_hash() -> str:
     return hashlib.sha256(tables().fields.tobytes()).hexdigest()
 
 
-def find_flow_model(name: str, framing: Framing = OWN) -> Model | None:
-    """None for the flow prior, else a saved flow GAN.
+def find_flow_model(name: str | Model, framing: Framing = OWN) -> Model | None:
+    """None for the flow prior, else a saved flow GAN, by its name or as it was found.
 
     Raises:
         MesynthError: no such model, or one that makes frames.
@@ -173,10 +173,11 @@ def find_flow_model(name: str, framing: Framing = OWN) -> Model | None:
     from mesynth.generators.flow_gan.network import FAMILY
     from mesynth.generators.registry import find_model
 
-    model = find_model(name)
+    model = find_model(name) if isinstance(name, str) else name
     if model.name != FAMILY:
+        given = name if isinstance(name, str) else name.folder or name.name
         raise MesynthError(
-            f"model '{name}' is a {model.name} and makes frames; --kind flow takes {NAME} or a trained {FAMILY} folder"
+            f"model '{given}' is a {model.name} and makes frames; --kind flow takes {NAME} or a trained {FAMILY} folder"
         )
     if (shown := covered(OWN, framing)) < COVERED:
         raise ConfigError(
@@ -190,7 +191,7 @@ def generate_flow(
     rows: PlanConfig | StoredPlan,
     out: Path,
     *,
-    model: str = NAME,
+    model: str | Model = NAME,
     people: int = 0,
     size: int = 28,
     nuisance: FlowNuisance = FlowNuisance(),
@@ -243,7 +244,7 @@ class FlowRun:
 def flow_run(
     rows: PlanConfig | StoredPlan,
     *,
-    model: str,
+    model: str | Model,
     people: int,
     size: int,
     nuisance: FlowNuisance,

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypedDict, Unpack
@@ -25,7 +25,7 @@ import numpy as np
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, RunFolderError
 from mesynth.core.framing import OWN, Framing, KnownFraming
-from mesynth.core.process import Stopwatch, part
+from mesynth.core.process import Ahead, Stopwatch, part
 from mesynth.core.types import Flow, Sample
 from mesynth.corpus.faces import (
     WHOLE,
@@ -40,16 +40,15 @@ from mesynth.corpus.faces import (
 from mesynth.corpus.plan import FILE_NAME as PLAN_FILE
 from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, StoredPlan, write_plan
 from mesynth.corpus.previews import VIDEOS, check_video, loose_files
-from mesynth.generators.base import Generator
+from mesynth.generators.base import ROWS_AT_ONCE, ClipRequest, Generator
 from mesynth.generators.registry import Model, find_model
 from mesynth.motion.prior import NAME, Face
-from mesynth.motion.warp import stays_inside
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
 from mesynth.store.cluster import alone, do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, write_text
-from mesynth.store.shards import read_frames, read_landmarks
+from mesynth.store.shards import PICTURES, check_pictures, read_frames, read_landmarks
 from mesynth.store.stage import Cost, Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 THROUGHPUT_FILE = "throughput.json"
@@ -317,6 +316,8 @@ def cost(run: CorpusRun, rows: int) -> Cost:
 
 
 _CACHED_FACES = 8
+_AHEAD = 4
+"""Clips that lie finished in memory while one is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,54 +333,99 @@ class Preview:
             raise MesynthError(f"preview={self.count} must not be negative")
 
 
-class GenerateWorker:
-    """Makes one plan row. Picklable: faces are read lazily, each process keeps a few."""
+@dataclass(frozen=True)
+class Together:
+    """One row, and the rows whose clips are made along with it."""
 
-    def __init__(self, model: Model, faces: Path, size: int, preview: Preview) -> None:
-        self.model, self.faces, self.size, self.preview = model, faces, size, preview
+    rows: tuple[PlanRow, ...]
+    place: int
+
+
+class Blocks:
+    """Rows as :class:`Together`, ``at_once`` of them at a time: they come one by one, as a stage wants them."""
+
+    def __init__(self, rows: Jobs, at_once: int) -> None:
+        self._rows, self._at_once = rows, at_once
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice, /) -> Blocks:
+        return Blocks(self._rows[part], self._at_once)
+
+    def __iter__(self) -> Iterator[Together]:
+        rows = iter(self._rows)
+        while together := tuple(islice(rows, self._at_once)):
+            yield from (Together(together, place) for place in range(len(together)))
+
+
+class GenerateWorker:
+    """Makes the clip of a plan row. Picklable: faces are read lazily, each process keeps a few.
+
+    On the CPU rows come one by one. On another device they come as :class:`Together`: their clips are made by a thread,
+    up to :data:`_AHEAD` of them while those before are encoded and written.
+    """
+
+    def __init__(self, model: Model, faces: Path, size: int, preview: Preview, pictures: str = PICTURES[0]) -> None:
+        self.model, self.faces, self.size, self.preview, self.pictures = model, faces, size, preview, pictures
         self._manifest: Manifest | None = None
         self._generator: Generator | None = None
         self._faces: OrderedDict[int, Face] = OrderedDict()
+        self._made: tuple[tuple[PlanRow, ...], Ahead[tuple[Sample, tuple[str, ...]]]] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_manifest": None, "_generator": None, "_faces": OrderedDict()}
+        return {**self.__dict__, "_manifest": None, "_generator": None, "_faces": OrderedDict(), "_made": None}
 
-    def __call__(self, plan: PlanRow) -> Produced:
+    def __call__(self, job: PlanRow | Together) -> Produced:
         if self._generator is None:
             with part("load"):
                 self._generator = self.model.load()
+        if isinstance(job, Together):
+            plan, (sample, warnings) = job.rows[job.place], self._next(job.rows)
+        else:
+            plan = job
+            ((sample, warnings),) = self._generator.generate_many([self._request(plan)])
         face, source = self._face(plan.face)
-        with part("model"):  # makers of frames inside it take "warp" off
-            sample, warnings = self._generator.generate(
-                face,
-                plan.aus,
-                plan.profile,
-                n_frames=plan.n_frames,
-                fps=plan.fps,
-                nuisance=plan.nuisance,
-                seed=plan.seed,
-            )
-        inset = margin(self.size)
-        sample = inner(sample, inset) if inset else sample
         row = self._row(plan, source, sample, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
             row,
             frames=sample.clip.frames,
+            pictures=self.pictures,
             flow=sample.flow.uv,
-            landmarks=face.landmarks - np.float32(inset),
+            landmarks=face.landmarks - np.float32(face.margin),
             valid=sample.flow.valid,
             extra=masks(sample.flow),
             files=files,
         )
+
+    def close(self) -> None:
+        """End the thread that makes clips ahead, where there is one."""
+        if self._made is not None:
+            self._made[1].close()
+            self._made = None
+
+    def _next(self, rows: tuple[PlanRow, ...]) -> tuple[Sample, tuple[str, ...]]:
+        """The next clip of ``rows``, which are asked for in their order."""
+        assert self._generator is not None
+        if self._made is None or self._made[0] is not rows:
+            self.close()
+            self._made = rows, Ahead(self._generator.generate_many([self._request(row) for row in rows]), _AHEAD)
+        with part("model"):  # waiting for the device
+            return next(self._made[1])
+
+    def _request(self, plan: PlanRow) -> ClipRequest:
+        face, _ = self._face(plan.face)
+        return ClipRequest(face, plan.aus, plan.profile, plan.n_frames, plan.fps, plan.nuisance, plan.seed)
 
     def _face(self, index: int) -> tuple[Face, Row]:
         if self._manifest is None:
             self._manifest = Manifest.read(self.faces)
         row = self._manifest.row(index)
         if index not in self._faces:
-            image = read_frames(self._manifest.root, row)[0]
-            self._faces[index] = Face(image, read_landmarks(self._manifest.root, row))
+            image = read_frames(self._manifest.root, row, [0])[0]
+            points = read_landmarks(self._manifest.root, row)
+            self._faces[index] = Face(image, points, margin(self.size))
             while len(self._faces) > _CACHED_FACES:
                 self._faces.popitem(last=False)
         self._faces.move_to_end(index)
@@ -412,32 +458,20 @@ class GenerateWorker:
         )
 
 
-def inner(sample: Sample, inset: int) -> Sample:
-    """The sample without its outer ``inset`` pixels."""
-    middle = slice(inset, -inset)
-    clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle, middle]))
-    uv = np.ascontiguousarray(sample.flow.uv[:, middle, middle])
-    valid, new, still = (
-        None if mask is None else np.ascontiguousarray(mask[middle, middle])
-        for mask in (sample.flow.valid, sample.flow.new, sample.flow.still)
-    )
-    inside = stays_inside(uv)
-    return Sample(clip, Flow(uv, inside if valid is None else valid & inside, new, still), sample.aus)
-
-
 def masks(flow: Flow) -> dict[str, np.ndarray]:
     """What a clip's shard holds beside ``valid.npy``, where it is known: ``new`` and ``still``; see :class:`Flow`."""
     named = {"new": flow.new, "still": flow.still}
     return {name: mask for name, mask in named.items() if mask is not None}
 
 
-def choose(model: str, config: PlanConfig) -> Model:
-    """The model of that name, which takes its options and every request of ``config`` as far as is known beforehand.
+def choose(model: str | Model, config: PlanConfig) -> Model:
+    """The model, or that of the name, which takes its options and every request of ``config``, as far as is known
+    beforehand.
 
     Raises:
         MesynthError: see :func:`generate`.
     """
-    chosen = find_model(model)
+    chosen = find_model(model) if isinstance(model, str) else model
     chosen.check_frames()
     for request in config.au:
         chosen.check_request(facs.parse_request(request))
@@ -451,19 +485,22 @@ def generate(
     config: PlanConfig,
     out: Path,
     *,
-    model: str = NAME,
+    model: str | Model = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
     whole: bool = False,
+    pictures: str = PICTURES[0],
     **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate a corpus on ``faces`` into ``out``: manifest, shards, plan, faces, previews.
 
     ``face``, ``face_limits``: see :func:`mesynth.corpus.faces.choose_faces`; ``out/faces/skipped.csv`` lists what was
-    left out. ``whole``: frames are the whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not
-    crops of ``config.size``. ``model``: see :func:`mesynth.generators.registry.find_model`. The same call resumes an
+    left out. ``pictures``: how frames are stored, of :data:`mesynth.store.shards.PICTURES`. ``whole``: frames are the
+    whole pictures, at most :data:`mesynth.corpus.faces.LONGEST` pixels a side, not crops of ``config.size``. ``model``:
+    see :func:`mesynth.generators.registry.find_model`, and :meth:`~mesynth.generators.registry.Model.on` for another
+    device than the CPU. The same call resumes an
     interrupted one; the same seed gives the same bytes at any ``pace`` (:class:`mesynth.corpus.generate.Pace`: workers,
     progress, report).
 
@@ -475,7 +512,7 @@ def generate(
     """
     run = face_run(
         config, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
-        whole=whole, progress=pace.get("progress"),
+        whole=whole, pictures=pictures, progress=pace.get("progress"),
     )  # fmt: skip
     return run_plan(run, out, **pace)
 
@@ -485,9 +522,10 @@ def generate_plan(
     out: Path,
     *,
     faces: Path | None = None,
-    model: str = NAME,
+    model: str | Model = NAME,
     preview: Preview = Preview(),
     landmarker: str = "auto",
+    pictures: str = PICTURES[0],
     **pace: Unpack[Pace],
 ) -> Manifest:
     """Generate every row of a plan that ``mesynth plan`` wrote: exactly one clip a row. See :func:`generate`.
@@ -498,17 +536,20 @@ def generate_plan(
         ManifestError: a planned face is missing or another one now.
         MesynthError: what :func:`generate` refuses; a row that the model is known to refuse (it is named).
     """
-    run = face_run(plan, faces, model=model, preview=preview, landmarker=landmarker, progress=pace.get("progress"))
+    run = face_run(
+        plan, faces, model=model, preview=preview, landmarker=landmarker, pictures=pictures,
+        progress=pace.get("progress"),
+    )  # fmt: skip
     return run_plan(run, out, **pace)
 
 
-def choose_for_rows(model: str, plan: StoredPlan) -> Model:
-    """The model of that name, if no row of the plan is known to be refused by it.
+def choose_for_rows(model: str | Model, plan: StoredPlan) -> Model:
+    """The model, or that of the name, if no row of the plan is known to be refused by it.
 
     Raises:
         MesynthError: names the first row that is.
     """
-    chosen = find_model(model)
+    chosen = find_model(model) if isinstance(model, str) else model
     chosen.check_frames()
     for row in plan:
         try:
@@ -534,6 +575,8 @@ class FaceRun:
     """Tells the plan from others."""
     examination: Examination | None = None
     """How the faces were chosen, where they were not chosen before."""
+    pictures: str = PICTURES[0]
+    """How frames are stored."""
 
     bars = ("faces", "clips")
 
@@ -550,6 +593,7 @@ class FaceRun:
             "preview": dataclasses.asdict(self.preview),
             "landmarker": face_landmarker(self.sources, self.landmarker),
             **({"frame": "full"} if self.size == WHOLE else {}),
+            **({"frames": self.pictures} if self.pictures != PICTURES[0] else {}),
         }
 
     def prepare(self, out: Path, workers: int, progress: Progress | None) -> None:
@@ -561,10 +605,10 @@ class FaceRun:
             write_plan(self.rows, out)
 
     def jobs(self, rows: Jobs) -> Jobs:
-        return rows
+        return rows if self.model.device == "cpu" else Blocks(rows, ROWS_AT_ONCE)
 
     def worker(self, out: Path) -> GenerateWorker:
-        return GenerateWorker(self.model, out / "faces", self.size, self.preview)
+        return GenerateWorker(self.model, out / "faces", self.size, self.preview, self.pictures)
 
 
 def few_faces(run: FaceRun, rows: int) -> FaceRun:
@@ -579,15 +623,17 @@ def face_run(
     rows: PlanConfig | StoredPlan,
     faces: Path | Sequence[FaceSource] | None,
     *,
-    model: str,
+    model: str | Model,
     preview: Preview,
     landmarker: str,
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
     whole: bool = False,
+    pictures: str = PICTURES[0],
     progress: Callable[[str], Progress] | None = None,
 ) -> FaceRun:
     """See :func:`generate` and :func:`generate_plan`; raises as they do, and nothing is written."""
+    check_pictures(pictures)
     if isinstance(rows, StoredPlan):
         assert faces is None or isinstance(faces, (str, Path)), "a stored plan knows its faces"
         chosen, sources = choose_for_rows(model, rows), rows.find(faces)
@@ -595,7 +641,7 @@ def face_run(
         planned_faces = examine_planned(sources, rows.faces_folder(faces), landmarker, bar)
         planned: dict[str, Any] = {"stored_plan": rows.hash}
         sources = sources if planned_faces is None else planned_faces.taken
-        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, planned, planned_faces)
+        return FaceRun(rows, chosen, sources, rows.size, preview, landmarker, planned, planned_faces, pictures)
     if faces is None:
         raise ConfigError("give faces a picture, a folder of pictures or a manifest; or a stored plan")
     chosen = choose(model, rows)
@@ -605,4 +651,4 @@ def face_run(
         examination = choose_faces(Path(faces), face=face, limits=face_limits, landmarker=landmarker, progress=bar)
     sources = list(faces) if examination is None else examination.taken  # type: ignore[arg-type]
     planned, size = {"plan": dataclasses.asdict(rows)}, WHOLE if whole else rows.size
-    return FaceRun(Plan(rows, len(sources)), chosen, sources, size, preview, landmarker, planned, examination)
+    return FaceRun(Plan(rows, len(sources)), chosen, sources, size, preview, landmarker, planned, examination, pictures)

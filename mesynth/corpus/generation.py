@@ -46,9 +46,12 @@ class Generation:
     subjects: int = 0
     nuisance: str = ""
     frame: str = ""
+    frames: str = "png"
     preview: int = 8
     video: str = "mp4"
     landmarker: str = "auto"
+    device: str = "cpu"
+    precision: str = "fp32"
     face: str = "largest"
     face_limits: str = ""
     seed: int = 0
@@ -73,6 +76,11 @@ class Generation:
 
         if self.kind not in ("clips", "flow"):
             raise ConfigError(f"kind '{self.kind}' is unknown; choose clips or flow")
+        if self.kind == "clips":
+            from mesynth.store.shards import check_pictures
+
+            check_pictures(self.frames, option("frames"))
+        self._check_device(option)
         flow = f"{option('kind')} flow"
         if self.until_accepted:
             limits = self.until.limits
@@ -83,7 +91,8 @@ class Generation:
             refuse(("keep", "attempts"), f"without {option('until_accepted')}")
         if self.kind == "flow":
             refuse(
-                ("faces", "noise", "preview", "video", "landmarker", "download", "face", "face_limits"), f"with {flow}"
+                ("faces", "noise", "frames", "preview", "video", "landmarker", "download", "face", "face_limits"),
+                f"with {flow}",
             )
         else:
             refuse(("subjects", "nuisance"), f"without {flow}")
@@ -102,6 +111,33 @@ class Generation:
             raise ConfigError(
                 f"give {names[0]} a picture, a folder of pictures or a manifest; or {names[1]}; or {flow}"
             )
+
+    def _check_device(self, option: Callable[[str], str]) -> None:
+        from mesynth.core.devices import check_precision, find_device
+        from mesynth.store.generator_folder import UNTRAINED
+
+        where = find_device(self.device, f"{option('device')} ")
+        check_precision(self.precision, where, f"{option('precision')} ")
+        flow = self.kind == "flow" and self.model in (None, "flow-prior")
+        if flow and where != "cpu" and self.device != "auto":
+            raise ConfigError(
+                f"{option('device')} {self.device} has no effect on the flow prior, which is computed on the CPU; "
+                f"leave it out, or give {option('model')} a trained flow_gan"
+            )
+        if self.precision != "fp32" and (flow or self.model in (None, *UNTRAINED)):
+            raise ConfigError(
+                f"{option('precision')} {self.precision} has no effect without a network; leave it out, or give "
+                f"{option('model')} a trained generator"
+            )
+
+    @property
+    def _model(self) -> Any:
+        """The generator, to be loaded where it is wanted; the flow prior by its name."""
+        from mesynth.generators.registry import find_model
+
+        if self.kind == "flow" and self.model in (None, "flow-prior"):
+            return "flow-prior"
+        return find_model(self.model or "motion-prior").on(self.device, self.precision)
 
     @property
     def config(self) -> PlanConfig:
@@ -148,7 +184,7 @@ class Generation:
             from mesynth.motion.flow_prior import parse_flow_nuisance
 
             drawn: dict[str, Any] = {
-                "model": self.model or "flow-prior",
+                "model": self._model,
                 "people": self.subjects,
                 "size": 28 if self.size is None else self.size,
                 "nuisance": parse_flow_nuisance(self.nuisance),
@@ -163,9 +199,10 @@ class Generation:
         from mesynth.corpus.generate import Preview, generate, generate_plan
 
         common |= {
-            "model": self.model or "motion-prior",
+            "model": self._model,
             "preview": Preview(count=self.preview, video=self.video),
             "landmarker": self.landmarker,
+            "pictures": self.frames,
         }
         if self.until_accepted:
             from mesynth.corpus.rejection import generate_until_accepted

@@ -17,7 +17,8 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, overload
@@ -188,7 +189,7 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
         index=index,
         face=face_of(index, n_faces, len(config.emotions or config.au), config.seed),
         emotion=emotion,
-        intensity=tuple((float(left), float(right)) for left, right in vector.intensity),
+        intensity=pairs_of(vector.intensity),
         au_source=source,
         profile=draw_profile(config.profile, rng),
         n_frames=frame_count(float(np.clip(seconds, MIN_DURATION_S, MAX_DURATION_S)), config.fps),
@@ -196,6 +197,11 @@ def _draw_row(config: PlanConfig, n_faces: int, index: int) -> PlanRow:
         nuisance=config.nuisance,
         seed=int(rng.integers(2**31)),
     )
+
+
+def pairs_of(intensity: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """[K,2] as a row holds it."""
+    return tuple(map(tuple, intensity.tolist()))
 
 
 def face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
@@ -208,8 +214,12 @@ def face_of(index: int, n_faces: int, n_kinds: int, seed: int) -> int:
     block, rest = divmod(index, n_faces * n_kinds)
     turn, place = divmod(rest, n_faces)
     moved = turn // (n_kinds // math.gcd(n_faces, n_kinds))
-    order = seeds.stream(seed, "faces", block).permutation(n_faces)
-    return int(order[(place + moved) % n_faces])
+    return int(_face_order(seed, block, n_faces)[(place + moved) % n_faces])
+
+
+@lru_cache(maxsize=4)
+def _face_order(seed: int, block: int, n_faces: int) -> np.ndarray:
+    return seeds.stream(seed, "faces", block).permutation(n_faces)
 
 
 def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:
@@ -220,7 +230,7 @@ def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:
         for row in rows:
             # Field by field: asdict() copies every intensity, which took longer than drawing a flow image.
             line = {f.name: getattr(row, f.name) for f in fields(row)}
-            line |= {"profile": asdict(row.profile), "nuisance": asdict(row.nuisance)}
+            line |= {"profile": vars(row.profile), "nuisance": vars(row.nuisance)}
             line["au"] = facs.format_vector(row.aus)
             if not row.au_seen:
                 del line["au_seen"]
@@ -285,7 +295,6 @@ def virtual_faces(n: int) -> list[PlanFace]:
 
 def record(row: PlanRow, face: PlanFace) -> dict[str, Any]:
     """A line of ``plan.parquet``. ``subjects_seen``: the face's and the AUs', not the generator's."""
-    nuisance = asdict(row.nuisance)
     return {
         "index": row.index,
         "face": row.face,
@@ -300,7 +309,7 @@ def record(row: PlanRow, face: PlanFace) -> dict[str, Any]:
         "profile": row.profile.text(),
         "n_frames": row.n_frames,
         "fps": row.fps,
-        **{name: nuisance[name] for name in ("noise", "head", "blink", "style")},
+        **{name: getattr(row.nuisance, name) for name in ("noise", "head", "blink", "style")},
         "seed": row.seed,
     }
 
@@ -312,7 +321,7 @@ def plan_row(line: dict[str, Any]) -> PlanRow:
         index=line["index"],
         face=line["face"],
         emotion=line["emotion"],
-        intensity=tuple((float(left), float(right)) for left, right in cells),
+        intensity=pairs_of(cells),
         au_source=line["au_source"],
         profile=Profile.parse(line["profile"]),
         n_frames=line["n_frames"],

@@ -16,7 +16,7 @@ from mesynth.core import facs, seeds
 from mesynth.core.emotions import AUSampling
 from mesynth.core.errors import ConfigError, LeakError
 from mesynth.core.process import counted
-from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count
+from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, draw_profile, frame_count
 from mesynth.core.types import AUVector
 from mesynth.corpus.design import (
     MAX_ROWS,
@@ -35,6 +35,7 @@ from mesynth.corpus.plan import (
     StoredPlan,
     Summary,
     face_of,
+    pairs_of,
     plan_faces,
     summarise,
     virtual_faces,
@@ -48,6 +49,9 @@ from mesynth.store.stage import Progress
 
 _WEAKEST, _STRONGEST = 0.02, facs.LETTER_INTENSITY["D"]  # FACS E is no micro-expression
 _WEAK_SIDE = 0.35
+_USUAL = AUSampling()
+_MIDLINE = np.array([code in facs.MIDLINE for code in facs.AU_CODES])
+_LIMITS = np.array([WARP_LIMIT.get(code, np.inf) for code in facs.AU_CODES])[:, None]
 _GIVEN = Intensity("given")
 
 
@@ -126,13 +130,13 @@ class Planner:
         drawn = source.draw(emotion, cell.entry, rng)
         vector = show(drawn, cell.intensity, cell.sides, design.aus, rng, one_sided=source.one_sided)
         # The text is what the plan's file keeps; the row holds what is read back from it.
-        profile = Profile.parse(draw_profile(cell.profile, rng).text())
+        profile = draw_profile(cell.profile, rng).rounded()
         seconds = float(np.clip(rng.uniform(*design.clip.duration), MIN_DURATION_S, MAX_DURATION_S))
         return PlanRow(
             index=index,
             face=face,
             emotion=drawn.emotion,
-            intensity=tuple((float(left), float(right)) for left, right in vector.intensity),
+            intensity=pairs_of(vector.intensity),
             au_source=name,
             profile=profile,
             n_frames=frame_count(seconds, design.clip.fps),
@@ -152,6 +156,8 @@ class _PermutedBlocks:
 
     def take(self, name: str, turn: int, n: int) -> int:
         """Which of ``n`` things ``name`` is at on this turn."""
+        if n == 1:
+            return 0  # whatever the order
         number = turn // n
         if self._orders.get(name, (-1, None))[0] != number:
             order = seeds.stream(self._seed, f"round/{name}", number).permutation(n)
@@ -201,7 +207,7 @@ def show(
     level = base * np.exp(config.spread * rng.standard_normal(len(base))) if smooth else base
     apart = np.exp(config.side_spread * rng.standard_normal(gain.shape)) if smooth else np.ones(gain.shape)
     both = known.max(1, keepdims=True) * np.ones(2)
-    midline = np.array([code in facs.MIDLINE for code in facs.AU_CODES])
+    midline = _MIDLINE
     whole = present.any(1)
     if sides != "drawn":
         present, known = np.repeat(whole[:, None], 2, 1), both
@@ -213,8 +219,7 @@ def show(
     if how.kind == "coded":
         value = np.where(known > 0, np.clip(known, _WEAKEST, 1), value)
     value = np.where(gain > 0, np.maximum(value * gain, _WEAKEST), 0)
-    for code, limit in WARP_LIMIT.items():
-        value[facs.AU_INDEX[code]] = np.minimum(value[facs.AU_INDEX[code]], limit)
+    value = np.minimum(value, _LIMITS)
     return facs.damp(AUVector(np.where(present, value, 0).astype(np.float32)))
 
 
@@ -225,8 +230,7 @@ def _draw(how: Intensity, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(rng.beta(how.values[0], how.values[1], k))
     if how.kind in ("letters", "level"):
         return np.asarray(rng.choice(how.values, k))
-    usual = AUSampling()
-    low, high = how.values if how.kind == "uniform" else (usual.intensity_min, usual.intensity_max)
+    low, high = how.values if how.kind == "uniform" else (_USUAL.intensity_min, _USUAL.intensity_max)
     return np.asarray(rng.uniform(low, high, k))
 
 
@@ -251,12 +255,22 @@ class PlanDraft:
         rows = counted(self.planner, len(self.planner), progress)
         return summarise(rows, self.faces, self.design.clip.size)
 
-    def write(self, out: Path, progress: Progress | None = None) -> StoredPlan:
-        """See :func:`mesynth.corpus.plan.write_plan_folder`; how faces were chosen is written into it."""
+    def write(self, out: Path, progress: Progress | None = None, summary: Summary | None = None) -> StoredPlan:
+        """See :func:`mesynth.corpus.plan.write_plan_folder`; how faces were chosen is written into it.
+
+        ``summary``: counts the rows on their way, so that they are drawn once.
+        """
         info = {"size": self.design.clip.size, "aus_from": self.aus_hash, "excluded": list(self.excluded)}
         if self.faces_path is not None:
             info["faces_path"] = os.path.relpath(self.faces_path, out)
-        rows = counted(self.planner, len(self.planner), progress)
+
+        def drawn() -> Iterator[PlanRow]:
+            for row in self.planner:
+                if summary is not None:
+                    summary.add(row, self.faces[row.face], self.design.clip.size)
+                yield row
+
+        rows = counted(drawn(), len(self.planner), progress)
         made = write_plan_folder(out, rows, self.faces, self.design.plain(), info)
         if self.examination is not None and self.examination.left_out:
             digests.enter_files(out, self.examination.write(out))

@@ -179,8 +179,7 @@ DIFFERENCE_GAIN = 4
 
 def clip_column(manifest: Manifest, row: Row) -> np.ndarray:
     """[4H,W,3] uint8: onset, apex, apex - onset amplified around grey, flow at a fixed scale."""
-    frames = read_frames(manifest.root, row)
-    onset, apex = frames[0], frames[row.apex_index]
+    onset, apex = read_frames(manifest.root, row, [0, row.apex_index])
     difference = np.clip(128 + DIFFERENCE_GAIN * (apex.astype(int) - onset), 0, 255).astype(np.uint8)
     return np.vstack([onset, apex, difference, flow_picture(read_flow(manifest.root, row), FLOW_SCALE)])
 

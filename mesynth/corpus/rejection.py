@@ -35,6 +35,7 @@ from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejec
 from mesynth.corpus.flow_corpus import FlowRun
 from mesynth.corpus.generate import CorpusRun, Pace, Preview, Throughput, face_run, joined, timed, writable
 from mesynth.corpus.plan import PlanConfig, PlanRow, StoredPlan
+from mesynth.generators.registry import Model
 from mesynth.metrics.base import ClipData, face_mask
 from mesynth.motion.prior import NAME
 from mesynth.preprocess.config import LARGEST
@@ -43,7 +44,7 @@ from mesynth.store import digests
 from mesynth.store.cluster import do_once, engine, require_whole_share, unless, writer
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, framing_meta, write_tables
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, write_text
-from mesynth.store.shards import ShardWriter, read_flow, read_span
+from mesynth.store.shards import PICTURES, ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
     SKIPPED_FILE,
     Produced,
@@ -424,8 +425,9 @@ def generate_until_accepted(
     acceptance: Acceptance = Acceptance(),
     *,
     faces: Path | list[FaceSource] | None = None,
-    model: str = NAME,
+    model: str | Model = NAME,
     preview: Preview = Preview(),
+    pictures: str = PICTURES[0],
     landmarker: str = "auto",
     face: str = LARGEST,
     face_limits: FaceLimits | None = None,
@@ -445,6 +447,7 @@ def generate_until_accepted(
     checks.load()
     run = face_run(
         rows, faces, model=model, preview=preview, landmarker=landmarker, face=face, face_limits=face_limits,
+        pictures=pictures,
         progress=pace.get("progress"),
     )  # fmt: skip
     return _run_rounds(out, run, acceptance, checks, **pace)

@@ -29,7 +29,7 @@ from mesynth.preprocess.augment import GENERATOR as AUGMENT
 from mesynth.store import digests
 from mesynth.store.generator_folder import UNTRAINED, read_facts
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, says_sealed
-from mesynth.store.shards import npy_array, read_span
+from mesynth.store.shards import VIDEO, frame_names, member_frames, npy_array, read_span
 from mesynth.store.stage import Progress
 from mesynth.store.videos import file_of, image_array, read_pictures
 
@@ -338,11 +338,18 @@ class _Check:
             yield Defect(str(error), row.clip_id, file)
 
     def _pictures(self, row: Row, members: dict[str, bytes]) -> Iterator[str]:
-        names = sorted(name for name in members if name.endswith(".png"))
-        self.frames += len(names)
-        if len(names) != row.n_frames:
-            yield f"holds {len(names)} frames; the manifest says {row.n_frames}"
-        for name in names:
+        names = frame_names(members)
+        if names == [VIDEO]:
+            frames = member_frames(members, row.clip_id)
+            pictures = len(frames)
+            if frames.shape[1:3] != (row.height, row.width):
+                yield _size(VIDEO, frames[0], row)
+        else:
+            pictures = len(names)
+        self.frames += pictures
+        if pictures != row.n_frames:
+            yield f"holds {pictures} frames; the manifest says {row.n_frames}"
+        for name in names if names != [VIDEO] else ():
             yield from _picture(members[name], name, row)
 
     def _arrays(self, row: Row, members: dict[str, bytes]) -> Iterator[str]:
@@ -473,6 +480,11 @@ def _damaged(root: Path, span: Span) -> list[str]:
         return ["its headers are broken"]
     if not members:
         return ["its headers are broken"]
+    if VIDEO in members:
+        try:
+            member_frames(members, "")
+        except MesynthError:
+            return [f"{VIDEO} is damaged"]
     return [f"{name} is damaged" for name, data in members.items() if name.endswith(".png") and not _png_whole(data)]
 
 

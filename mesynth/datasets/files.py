@@ -14,14 +14,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import xlrd
 from PIL import Image, UnidentifiedImageError
 
 from mesynth.core.errors import DatasetLayoutError, UnreadableImageError, WrongRoot
 from mesynth.store.videos import is_video, listing, video_frame, video_size
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 LAST_FRAME = 2**63 - 1
@@ -336,6 +338,8 @@ def read_cells(path: Path) -> dict[str, list[tuple[object, ...]]]:
     Raises:
         DatasetLayoutError: an unreadable file.
     """
+    import pandas as pd
+
     return {
         name: [
             tuple(None if pd.isna(cell) else cell for cell in row) for row in sheet.itertuples(index=False, name=None)
@@ -345,6 +349,8 @@ def read_cells(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 
 def _read_sheets(path: Path) -> dict[str, pd.DataFrame]:
+    import pandas as pd
+
     try:
         if path.suffix.lower() == ".xls":
             return _read_xls(path)
@@ -379,6 +385,8 @@ def _check_extent(path: Path) -> None:
 
 def _read_xls(path: Path) -> dict[str, pd.DataFrame]:
     """The old binary format, whose numbers are all floats."""
+    import pandas as pd
+
     tables = {}
     for sheet in xlrd.open_workbook(path).sheets():
         if sheet.nrows * sheet.ncols > _MOST_CELLS:
@@ -400,6 +408,8 @@ def read_workbook(
     Raises:
         DatasetLayoutError: unreadable file, or no sheet has every column that is not ``optional``.
     """
+    import pandas as pd
+
     found = _read_sheets(path)
     named = {name: sheet for name, sheet in found.items() if _plain(name) in {_plain(s) for s in sheets}}
     best: tuple[int, tuple[str, ...], list[str]] | None = None
@@ -423,6 +433,8 @@ def read_workbook(
 
 def _places(header: Sequence[Any], wanted: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Our column name -> position in the file; earlier accepted names win."""
+    import pandas as pd
+
     plain = ["" if pd.isna(cell) else _plain(cell) for cell in header]
     places = {}
     for name, accepted in wanted.items():
@@ -433,6 +445,8 @@ def _places(header: Sequence[Any], wanted: Mapping[str, Sequence[str]]) -> dict[
 
 
 def _rows(body: pd.DataFrame, places: dict[str, int]) -> tuple[dict[str, object], ...]:
+    import pandas as pd
+
     rows = []
     for cells in body.itertuples(index=False, name=None):
         row = {name: None if pd.isna(cells[i]) else cells[i] for name, i in places.items()}

@@ -35,6 +35,7 @@ from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import claim_folder, write_bytes, write_last, write_listed
 from mesynth.store.shards import png_bytes
 from mesynth.store.stage import Produced, Progress, run_stage
+from mesynth.store.videos import encoded
 
 if TYPE_CHECKING:
     from mesynth.head import Subject
@@ -290,9 +291,7 @@ class _Renderer:
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
-    done, buffer = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert done
-    return bytes(buffer)
+    return encoded(rgb, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
 
 
 # ---------------------------------------------------------------- annotation files

@@ -9,7 +9,8 @@ user asked for. A card is written from the facts alone: nothing in it is typed i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import yaml
 
-from mesynth.core.errors import ConfigError
+from mesynth.core.devices import autocast, check_precision, find_device
 from mesynth.core.facs import AU_INDEX, reject_conflicts
+from mesynth.core.process import part
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.generator_folder import (
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
     from mesynth.motion.prior import Face
 
 
+ROWS_AT_ONCE = 32
+"""Rows in one forward pass elsewhere than on the CPU: of motion families clips, of painters clips whose frames go
+through in portions of their own."""
+
+
 @dataclass(frozen=True, eq=False)
 class ClipRequest:
     """One call of a generator, as its parts pass it on; see :meth:`Generator.generate`."""
@@ -50,6 +57,14 @@ class ClipRequest:
     nuisance: Nuisance = Nuisance()
     seed: int = 0
 
+    def answered(self, sample: Sample) -> Sample:
+        """What a family made, with the AUs that were asked for, and without the face's margin."""
+        if self.face.margin and sample.clip.frames.shape[1:3] == self.face.image.shape[:2]:
+            from mesynth.motion.prior import inner
+
+            sample = inner(sample, self.face.margin)
+        return replace(sample, aus=self.aus)
+
 
 class Pretrained:
     """What generators of clips and of flow images share: where they run, come from and are published."""
@@ -59,6 +74,15 @@ class Pretrained:
     facts: GeneratorFacts
     folder: Path | None = None
     """Where it was loaded from; None for one without training."""
+    device: str = "cpu"
+    """Where its networks run, and where frames are made; see :meth:`to`."""
+    precision: str = "fp32"
+    """Of products in its networks; see :meth:`to`."""
+    torch_frames: bool | None = None
+    """Whether frames are made by torch, on the device; None: elsewhere than on the CPU."""
+    rows_at_once: int | None = None
+    """Rows of many clips in one forward pass; None: one on the CPU, where a row has the same bytes in any company, and
+    :data:`ROWS_AT_ONCE` elsewhere."""
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -75,20 +99,45 @@ class Pretrained:
             raise PipelineError(f"'{name}' is a {found.family}, no {cls.__name__}; call mesynth.load_generator")
         return found
 
-    def to(self, device: Any) -> Self:
-        """Run its network there ("cpu", "cuda", "cuda:1"); frames are made on the CPU. Returns the generator itself.
+    def to(self, device: Any, precision: str = "fp32") -> Self:
+        """Run its networks and make frames there: "auto", "cpu", "cuda", "cuda:1", "mps". Returns the generator itself.
+
+        On the CPU a clip has the same bytes whatever is made beside it. Elsewhere many rows share a forward pass, and
+        frames agree with the CPU's within a grey level or two (docs/corpora.md). ``precision``: "bf16" for products of
+        networks in bfloat16.
 
         Raises:
-            ConfigError: no such device.
+            ConfigError: no such device, or one that does not know the precision.
+
+        >>> Generator.from_pretrained("motion_gan").to("cpu").device
+        'cpu'
         """
-        network = getattr(self, "network", None)
-        if network is not None:
-            try:
-                network.to(device)
-            except (RuntimeError, AssertionError, TypeError) as error:  # torch: no such device, or built without
-                reason = str(error).splitlines()[0]
-                raise ConfigError(f"device '{device}' cannot be used ({reason}); choose cpu, or one you have") from None
+        where = find_device(str(device), "device ")
+        check_precision(precision, where, "precision ")
+        for network in self._networks():
+            network.to(where)
+        self.device, self.precision = where, precision
         return self
+
+    def _networks(self) -> list[Any]:
+        """What :meth:`to` moves."""
+        network = getattr(self, "network", None)
+        return [] if network is None else [network]
+
+    @property
+    def frames_on(self) -> str | None:
+        """The device where torch makes frames; None: numba makes them, see :mod:`mesynth.motion.batched`."""
+        wanted = self.device != "cpu" if self.torch_frames is None else self.torch_frames
+        return self.device if wanted else None
+
+    def blocks(self, rows: int) -> Iterator[slice]:
+        """``rows`` in the portions that go through the networks together; see :attr:`rows_at_once`."""
+        step = self.rows_at_once or (1 if self.device == "cpu" else ROWS_AT_ONCE)
+        return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass, as :attr:`precision` has it."""
+        return autocast(self.device, self.precision)
 
     def push_to_hub(
         self, name: str, *, private: bool = True, may_publish: bool = False, token: str | None = None
@@ -120,7 +169,7 @@ class Generator(Pretrained, ABC):
         seed: int = 0,
         **own: Any,
     ) -> tuple[Sample, tuple[str, ...]]:
-        """The clip at ``face.image``'s size with its onset -> apex flow, and warnings.
+        """The clip at ``face.image``'s size, less the face's margin, with its onset -> apex flow, and warnings.
 
         Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. The same arguments give the
         same bytes on one machine, whatever was generated before. ``own``: what :meth:`clip_of` of a family takes
@@ -131,12 +180,37 @@ class Generator(Pretrained, ABC):
             MesynthError: what the family cannot take.
         """
         reject_conflicts(aus)
-        sample, warnings = self.clip_of(ClipRequest(face, aus, profile, n_frames, fps, nuisance, seed), **own)
-        return replace(sample, aus=aus), warnings
+        request = ClipRequest(face, aus, profile, n_frames, fps, nuisance, seed)
+        sample, warnings = self.clip_of(request, **own)
+        return request.answered(sample), warnings
+
+    def generate_many(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """What :meth:`generate` makes of each request, in their order, one clip in memory at a time.
+
+        Elsewhere than on the CPU the rows of many clips go through the networks together (:attr:`rows_at_once`). A clip
+        does not depend on the others: on the CPU to the bit.
+
+        Raises:
+            AUConflictError, MesynthError: as :meth:`generate`.
+        """
+        for request in requests:
+            reject_conflicts(request.aus)
+        for block in self.blocks(len(requests)):
+            together = requests[block]
+            made = self.clips_of(together)
+            for request in together:
+                with part("model"):  # makers of frames inside it take "warp" off
+                    sample, warnings = next(made)
+                yield request.answered(sample), warnings
+
+    def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """:meth:`clip_of` of each; a family whose network takes many rows asks it once for all of them."""
+        return (self.clip_of(request) for request in requests)
 
     @abstractmethod
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """The clip at its face's size with its onset -> apex flow, and warnings. The AUs do not exclude each other.
+        Whoever can may leave out the face's margin, which :meth:`generate` cuts off otherwise.
 
         The sample may carry other AUs (those that the network was asked for): :meth:`generate` puts the request's back.
         """

@@ -5,12 +5,21 @@ Capsules and graph reasoning, the two modules that ICE-GAN is named for (Yu et a
 Capsules, squashing, routing by agreement: Sabour, Frosst and Hinton, 2017. Graph reasoning on feature maps: Chen et
 al., "Graph-based global reasoning networks", 2019. Written from the descriptions in the papers.
 
-How a generator is told what to do: action units with their intensities, what is unknown, and noise."""
+How a generator is told what to do: action units with their intensities, what is unknown, and noise.
+
+What every network is: :class:`Network`, a module that is saved and read as diffusers saves and reads one, without
+importing diffusers, which takes longer than PyTorch."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import math
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +28,129 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
+from mesynth.store.generator_folder import WEIGHTS, load_network
 
 CELLS = 2 * N_AUS
 """AU intensities of one face: per AU, the subject's left and right."""
 _Layer = TypeVar("_Layer", bound=nn.Module)
+_Init = TypeVar("_Init", bound=Callable[..., None])
 _SMALL = 2**22
 """Numbers of a weight that may take memory for a moment, where the network is to take none."""
+
+
+class Settings(dict[str, Any]):
+    """The arguments that a network was built with: ``settings["size"]`` or ``settings.size``; they never change."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the network has no setting {name!r}; it has {', '.join(self)}") from None
+
+    def _fixed(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("the settings of a built network cannot change; build another one")
+
+    __setattr__ = __setitem__ = __delattr__ = __delitem__ = _fixed
+    update = setdefault = pop = popitem = clear = __ior__ = _fixed
+
+    def __reduce__(self) -> tuple[type[Settings], tuple[dict[str, Any]]]:
+        return Settings, (dict(self),)
+
+
+def register_to_config(init: _Init) -> _Init:
+    """Decorate ``__init__`` of a :class:`Network`: its arguments, defaults included, are the network's ``config``."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def registered(self: Network, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        _, *named = given.arguments.items()
+        # Before nn.Module is set up: the network may look at its settings while it is built.
+        self.__dict__["config"] = Settings(named)
+        init(self, *args, **kwargs)
+
+    return registered  # type: ignore[return-value]
+
+
+class Network(nn.Module):
+    """A network that knows how it was built (``config``), where it is, and how it lies in a folder.
+
+    A folder holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` as diffusers 0.42 writes them, to the
+    byte, and a diffusers ``ModelMixin`` of the same name and tensors reads it with ``from_pretrained``. ``__init__`` of
+    a network is decorated by :func:`register_to_config`; its arguments are what JSON holds.
+
+    >>> class Scaled(Network):
+    ...     @register_to_config
+    ...     def __init__(self, size: int = 4, gain: float = 1.5) -> None:
+    ...         super().__init__()
+    ...         self.layer = nn.Linear(size, size)
+    >>> Scaled(8).config["size"], Scaled().config.gain, Scaled.from_config({"size": 2}).layer.in_features
+    (8, 1.5, 2)
+    """
+
+    config: Settings
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first parameter lies."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its last floating parameter, as diffusers has it."""
+        return [p.dtype for p in self.parameters() if p.is_floating_point()][-1]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A new network as ``config`` says: arguments by name; names that begin with "_" are notes.
+
+        Raises:
+            ValueError: an argument that this network does not take, or one that it needs is missing.
+        """
+        given = {name: value for name, value in config.items() if not name.startswith("_")}
+        try:
+            inspect.signature(cls).bind(**given)
+        except TypeError as error:
+            raise ValueError(f"config.json has {error}") from None
+        return cls(**given)
+
+    def save_pretrained(self, folder: Path | str, *, safe_serialization: bool = True) -> None:
+        """Write ``config.json`` and the tensors into ``folder``.
+
+        Raises:
+            ValueError: ``safe_serialization`` is false; pickled files are neither written nor read.
+        """
+        if not safe_serialization:
+            raise ValueError("networks are saved as safetensors alone; leave safe_serialization as it is")
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = {"_class_name": type(self).__name__} | _DIFFUSERS
+        text = json.dumps(dict(self.config) | notes, indent=2, sort_keys=True)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The network that lies in ``folder``, in evaluation mode and frozen.
+
+        Raises:
+            PipelineError: what lies there belongs to another class, or is damaged.
+        """
+        return load_network(cls, Path(folder))
+
+
+def _diffusers_note() -> dict[str, str]:
+    try:
+        return {"_diffusers_version": version("diffusers")}
+    except PackageNotFoundError:
+        return {}
+
+
+_DIFFUSERS = _diffusers_note()
 
 
 def sn(layer: _Layer) -> _Layer:

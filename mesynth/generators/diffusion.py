@@ -7,6 +7,7 @@ unit and side, and their sum as one vector.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any, Self
@@ -239,4 +240,6 @@ class SampledGenerator(Generator):
                 raise ConfigError(f"option '{name}' is unknown to {self.family}; choose from {', '.join(_OPTIONS)}")
             if not isinstance(value, _OPTIONS[name]) or isinstance(value, bool):
                 raise ConfigError(f"option {name}={value!r} of {self.family} is of the wrong type")
-        return type(self)(self.network, self.facts, replace(self.sampling, **options))
+        made = copy(self)
+        made.sampling = replace(self.sampling, **options)
+        return made

@@ -9,8 +9,8 @@ From one face's motion to a clip: temporal profile, nuisances, frames made from 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,14 +21,15 @@ from mesynth.core import facs, seeds
 from mesynth.core.process import part
 from mesynth.core.types import Sample
 from mesynth.generators.base import ClipRequest
-from mesynth.motion.layers import JAW, LAYERED, Step
+from mesynth.motion.layers import JAW, LAYERED, Course
 from mesynth.motion.nuisance import draw_style, head_basis, head_path
 from mesynth.motion.prior import formed_clip, shown_aus
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import backward_of, soft_limit, warp
 
 if TYPE_CHECKING:
-    from mesynth.motion.prior import FaceMap
+    from mesynth.core.types import AUVector
+    from mesynth.motion.prior import Face, FaceMap
 
 
 MAX_RESIDUAL = 0.1
@@ -68,6 +69,22 @@ class FaceMotion:
     """[H,W,2] float32 pixels: what is not linear in the AUs, at the apex"""
     change: np.ndarray
     """[H,W,3] float32, (1 - M) R at the apex, in [-.1,.1]"""
+
+
+@dataclass(frozen=True, eq=False)
+class ApexRequest:
+    """One clip's apex motion."""
+
+    face: Face
+    aus: AUVector
+    seed: int = 0
+    jaws: tuple[tuple[int, int], ...] = ()
+    """(AU row, side) of further fields, of a jaw's skin, for layers to use (mesynth.motion.layers.JAW)."""
+
+    @cached_property
+    def cells(self) -> tuple[tuple[int, int], ...]:
+        """(AU row, side) of what is asked for."""
+        return tuple((int(k), int(s)) for k, s in np.argwhere(self.aus.intensity > 0))
 
 
 def amount(intensity: torch.Tensor) -> torch.Tensor:
@@ -219,23 +236,24 @@ def face_motion(
 
 @part("warp")
 def motion_clip(
-    motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None = None
+    motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None = None, *, device: str | None = None
 ) -> tuple[Sample, tuple[str, ...]]:
     """The clip with its onset -> apex flow, and warnings. Random streams are the motion prior's, by name.
 
     ``motion`` of ``request.face``; its fields follow ``request.aus`` and ``request.profile``, or ``weights``
-    [n_frames,A] where they are not those of AUs. Lids and lips always follow the request.
+    [n_frames,A] where they are not those of AUs. Lids and lips always follow the request. ``device``: see
+    :func:`mesynth.motion.prior.formed_clip`.
     """
     apex = request.profile.apex_index(request.n_frames)
     clip, flow, warnings = formed_clip(
         request.face, _steps(motion, request, weights), request.n_frames, request.fps, apex, request.nuisance.noise,
-        request.seed,
+        request.seed, device,
     )  # fmt: skip
     return Sample(clip, flow, request.aus), warnings
 
 
-def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None) -> Iterator[Step]:
-    """Motion onset -> frame t, and the change of light."""
+def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None) -> Course:
+    """Motion onset -> every frame, and the change of light."""
     nuisance, n_frames, seed = request.nuisance, request.n_frames, request.seed
     lags = request.profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
     alpha = request.profile.alpha(n_frames, lags)
@@ -255,18 +273,12 @@ def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None)
         both, bend = _styled([*fields, *jaws, bend], place, nuisance.style, seed)
         fields, jaws = both[: len(fields)], both[len(fields) :]
     basis = (head_basis(place.uv) @ place.rotation.T * np.float32(place.iod)) if nuisance.head and place else None
-    for t in range(n_frames):
-        # What is not linear follows the AUs on average.
-        share = float(every[t].sum() / asked.sum()) if weights is None and len(asked) else 0.0
-        skin = np.einsum("a,ahwc->hwc", every[t], fields) + np.float32(share) * bend
-        head = None
-        if basis is not None:
-            head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", path[t], basis), np.float32)
-        light = np.float32(255 * share) * motion.change if share else None
-        jaw = None
-        if dropped is not None:
-            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", dropped[t], jaws), np.float32)
-        yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, light, jaw)
+    # What is not linear follows the AUs on average.
+    follows = weights is None and len(asked) > 0
+    share = np.array([float(now.sum() / asked.sum()) if follows else 0.0 for now in every])
+    return Course(
+        shown, every, fields, path, basis, dropped, jaws, share, bend, np.float32(255) * motion.change,
+    )  # fmt: skip
 
 
 def _styled(fields: list[np.ndarray], place: FaceMap, strength: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

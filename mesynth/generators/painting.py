@@ -14,8 +14,9 @@ the bit; a generator may use the same mask while it draws, so that what it draws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby, repeat
 from typing import Any
 
 import cv2
@@ -32,7 +33,7 @@ from mesynth.core.types import AUVector, Clip, Sample
 from mesynth.generators.base import ClipRequest, Generator
 from mesynth.generators.motion_gan.network import canonical_fields, crop_frame, read_canonical
 from mesynth.head.model import SIDE_SOFTNESS
-from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve
+from mesynth.motion.nuisance import Nuisance, blink_curve, recorded
 from mesynth.preprocess.align import IOD_SHARE, SimilarityCrop
 from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.regions import REGION_AUS, polygon_mask, region_polygons
@@ -81,10 +82,16 @@ def logit(picture: torch.Tensor) -> torch.Tensor:
 
 
 FLOW_METHOD = "tvl1"
-_BLOCK = 16  # frames painted at once: memory does not grow with the clip
+_BLOCK, _WIDE = 16, 128
+"""Frames painted at once on the CPU, all of one clip, and elsewhere, of as many clips as there are: memory does not
+grow with clips."""
 
-Paint = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(onset [1,3,S,S] in [0,1], AU intensities [T,K,2], share of the apex [T]) -> change of the picture [T,3,S,S]."""
+Paint = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
+"""(onsets [N,3,S,S] in [0,1], AU intensities [N,K,2], share of the apex [N], which of the requests each row is of) ->
+change of the picture [N,3,S,S]."""
+Base = tuple[np.ndarray | None, tuple[str, ...]]
+"""Frames [T,H,W,3] uint8 of a clip of the same request, under what is painted (None: the face's picture), and
+warnings."""
 
 
 def intensities(
@@ -102,59 +109,113 @@ def intensities(
     return np.clip(out, 0, 1).astype(np.float32), profile.alpha(n_frames)
 
 
-@part("warp")
-def painted_clip(
-    family: str,
-    size: int,
-    paint: Paint,
-    request: ClipRequest,
-    *,
-    device: torch.device,
-    base: np.ndarray | None = None,
-) -> tuple[Sample, tuple[str, ...]]:
-    """The clip at its face's size; the request's AUs do not exclude each other.
+class _Canvas:
+    """One clip while it is painted, in the order of its frames."""
 
-    Flow is estimated from its frames (TV-L1), and a warning says so. The face is cut out by its landmarks as
-    preprocessing does (mesynth.preprocess.align), at ``size`` pixels. Changes are put onto the face's picture, or onto
-    the frames ``base`` [T,H,W,3] uint8 of a clip of the same request.
+    def __init__(self, request: ClipRequest, crop: SimilarityCrop, base: Base, frames_on: str | None) -> None:
+        self.request, self._crop, self._frames_on = request, crop, frames_on
+        self._base, self._warnings = base
+        self.frames = np.empty((request.n_frames, *request.face.image.shape), np.uint8)
+        self.frames[0] = request.face.image
+        self._filled = 1
+        self._noise = seeds.stream(request.seed, "noise")
+
+    @property
+    def whole(self) -> bool:
+        return self._filled == len(self.frames)
+
+    @part("warp")
+    def put(self, change: torch.Tensor) -> None:
+        """The next frames: change of the crop [N,3,S,S]."""
+        image, sd = self.request.face.image, self.request.nuisance.noise
+        now = slice(self._filled, self._filled + len(change))
+        self._filled = now.stop
+        if self._frames_on is not None:
+            from mesynth.motion.batched import carried_back as carried
+            from mesynth.motion.batched import quantised
+
+            under = torch.from_numpy(image if self._base is None else self._base[now]).to(change.device).float()
+            moved = under + 255 * carried(change.float(), self._crop.matrix, image.shape[:2])
+            self.frames[now] = quantised(moved, sd, self._noise)
+            return
+        moved_ = change.float().permute(0, 2, 3, 1).cpu().numpy()
+        for t, moved_now in enumerate(carried_back(moved_, self._crop, image.shape[:2]), now.start):
+            below = image if self._base is None else self._base[t]
+            recorded(below + 255 * moved_now, sd, self._noise, self.frames[t])
+
+    @part("warp")
+    def clip(self) -> tuple[Sample, tuple[str, ...]]:
+        apex = self.request.profile.apex_index(self.request.n_frames)
+        flow = estimate_flow(self.frames[0], self.frames[apex], FLOW_METHOD, self._frames_on or "cpu")
+        sample = Sample(Clip(self.frames, self.request.fps, apex), flow, self.request.aus)
+        return sample, (*self._warnings, f"flow estimated by {FLOW_METHOD}")
+
+
+def painted_clips(
+    generator: Generator,
+    paint: Paint,
+    requests: Sequence[ClipRequest],
+    *,
+    bases: Iterable[Base] | None = None,
+) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+    """The clips at their faces' sizes; the AUs of a request do not exclude each other.
+
+    Flow is estimated from the frames (TV-L1), and a warning says so. The face is cut out by its landmarks as
+    preprocessing does (mesynth.preprocess.align), at the size of the ``generator``'s network. Changes are put onto the
+    face's picture, or onto the frames of ``bases``, one a request. Frames go through the network
+    :data:`_BLOCK` at a time and clip by clip on the CPU; elsewhere, or where the generator has ``rows_at_once``, frames
+    of many clips go together.
 
     Raises:
         MesynthError: head motion and style, which a picture generator cannot draw.
     """
-    face, nuisance, n_frames, seed = request.face, request.nuisance, request.n_frames, request.seed
-    for name, value in (("head-motion", nuisance.head), ("style", nuisance.style)):
-        if value:
-            raise MesynthError(f"{family} paints pictures and cannot draw {name}={value:g}; set {name} to 0")
-    crop = SimilarityCrop.from_landmarks(face.landmarks, size)
-    onset = torch.from_numpy(crop.frames(face.image[None])).permute(0, 3, 1, 2).to(device).float() / 255
-    asked, alpha = intensities(request.aus, request.profile, n_frames, request.fps, nuisance.blink, seed)
-    noise = seeds.stream(seed, "noise")
-    frames = np.empty((n_frames, *face.image.shape), np.uint8)
-    frames[0] = face.image
-    for start in range(1, n_frames, _BLOCK):
-        rows = slice(start, min(start + _BLOCK, n_frames))
+    for request in requests:
+        for name, value in (("head-motion", request.nuisance.head), ("style", request.nuisance.style)):
+            if value:
+                raise MesynthError(
+                    f"{generator.family} paints pictures and cannot draw {name}={value:g}; set {name} to 0"
+                )
+    device = generator.network.device  # type: ignore[attr-defined]
+    crops = [SimilarityCrop.from_landmarks(r.face.landmarks, generator.size) for r in requests]
+    pictures = [crop.frames(r.face.image[None])[0] for r, crop in zip(requests, crops, strict=True)]
+    onsets = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(device).float() / 255
+    told = [intensities(r.aus, r.profile, r.n_frames, r.fps, r.nuisance.blink, r.seed) for r in requests]
+    frames = [[(i, t) for t in range(1, r.n_frames)] for i, r in enumerate(requests)]
+    at_once = generator.rows_at_once or (None if device.type == "cpu" else _WIDE)
+    if at_once is None:
+        chunks = [own[start : start + _BLOCK] for own in frames for start in range(0, len(own), _BLOCK)]
+    else:
+        every = [pair for own in frames for pair in own]
+        chunks = [every[start : start + at_once] for start in range(0, len(every), at_once)]
+    under = iter(bases) if bases is not None else repeat((None, ()))
+    canvas = _Canvas(requests[0], crops[0], next(under), generator.frames_on)
+    place = 0
+    for chunk in chunks:
+        which = [i for i, _ in chunk]
         with torch.inference_mode(), part("model"):
-            now = (torch.from_numpy(x[rows]).to(device) for x in (asked, alpha))
-            change = paint(onset, *now).float().permute(0, 2, 3, 1).cpu().numpy()
-        for t, moved in enumerate(carried_back(change, crop, face.image.shape[:2]), start):
-            under = face.image if base is None else base[t]
-            frame = add_noise(under + 255 * moved, nuisance.noise, noise)
-            frames[t] = np.clip(frame + 0.5, 0, 255)
-    apex = request.profile.apex_index(n_frames)
-    flow = estimate_flow(frames[0], frames[apex], FLOW_METHOD)
-    return Sample(Clip(frames, request.fps, apex), flow, request.aus), (f"flow estimated by {FLOW_METHOD}",)
+            asked, share = (torch.from_numpy(np.stack([told[i][k][t] for i, t in chunk])).to(device) for k in (0, 1))
+            # Of one clip, which is all on the CPU, the picture is not copied.
+            shown = onsets[which] if len(set(which)) > 1 else onsets[which[0]][None].expand(len(which), -1, -1, -1)
+            with generator.autocast():
+                change = paint(shown, asked, share, which)
+        for i, rows in groupby(enumerate(which), lambda row: row[1]):
+            if i != place:
+                place, canvas = i, _Canvas(requests[i], crops[i], next(under), generator.frames_on)
+            canvas.put(change[[row for row, _ in rows]])
+            if canvas.whole:
+                yield canvas.clip()
 
 
 class PaintingGenerator(Generator):
-    """A saved network that paints every frame of a clip; see :func:`painted_clip` for sizes and errors."""
+    """A saved network that paints every frame of a clip; see :func:`painted_clips` for sizes and errors."""
 
     def __init__(self, network: Any, facts: GeneratorFacts) -> None:
         self.network, self.facts = network, facts
         self.size: int = network.config["size"]
 
-    def painted(self, paint: Paint, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
-        """:func:`painted_clip` by this family's network."""
-        return painted_clip(self.family, self.size, paint, request, device=self.network.device)
+    def clip_of(self, request: ClipRequest, **own: Any) -> tuple[Sample, tuple[str, ...]]:
+        """See :func:`painted_clips`."""
+        return next(self.clips_of([request], **own))
 
 
 def carried_back(change: np.ndarray, crop: SimilarityCrop, shape: tuple[int, ...]) -> np.ndarray:
@@ -237,6 +298,6 @@ def confined(
     frames, noise = np.where(mask[..., None], sample.clip.frames, image), seeds.stream(seed, "noise")
     if nuisance.noise:
         for frame in frames[1:]:
-            frame[:] = np.clip(add_noise(frame.astype(np.float32), nuisance.noise, noise) + 0.5, 0, 255)
+            recorded(frame.astype(np.float32), nuisance.noise, noise, frame)
     flow = estimate_flow(frames[0], frames[sample.clip.apex], flow_method)
     return replace(sample, clip=replace(sample.clip, frames=frames), flow=flow)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesynth import __version__
 from mesynth.core import facs
+from mesynth.core.devices import check_precision, find_device
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest, Generator, found_folder, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
@@ -59,7 +60,7 @@ class PriorGenerator(Generator):
         self._priors.move_to_end(key)
         return self._priors[key].generate(
             request.aus, request.profile, n_frames=request.n_frames, fps=request.fps, nuisance=request.nuisance,
-            seed=request.seed,
+            seed=request.seed, device=self.frames_on,
         )  # fmt: skip
 
 
@@ -74,6 +75,9 @@ class Model:
     facts: GeneratorFacts
     options: tuple[tuple[str, Option], ...] = ()
     """Of the family, sorted by name; see :func:`configured`."""
+    device: str = "cpu"
+    """Where it is loaded to, as :func:`mesynth.core.devices.find_device` found it."""
+    precision: str = "fp32"
 
     def load(self) -> Generator:
         """The generator with its options.
@@ -83,7 +87,23 @@ class Model:
             ConfigError: options that the family does not have.
         """
         generator: Generator = PriorGenerator(self.name) if self.folder is None else load_pipeline(self.folder)
-        return configured(generator, dict(self.options))
+        made = configured(generator, dict(self.options))
+        if self.precision != "fp32":
+            return made.to(self.device, self.precision)
+        return made if self.device == "cpu" else made.to(self.device)
+
+    def on(self, device: str, precision: str = "fp32") -> Model:
+        """The same model, to be loaded there.
+
+        Raises:
+            ConfigError: the device is not here, or does not know the precision.
+
+        >>> find_model("motion-prior").on("cpu").identity
+        {'generator': 'motion-prior'}
+        """
+        where = find_device(device)
+        check_precision(precision, where)
+        return replace(self, device=where, precision=precision)
 
     @property
     def described(self) -> str:
@@ -94,7 +114,12 @@ class Model:
     def identity(self) -> dict[str, Any]:
         """What a run's result depends on; never where the folder lies."""
         weights = {"weights": self.facts.weights_sha256} if self.folder else {}
-        return {"generator": self.name} | weights | ({"options": dict(self.options)} if self.options else {})
+        # The CPU's bytes are the same on every machine; those of another device are its own.
+        kind = self.device.partition(":")[0]
+        where = ({"device": kind} if kind != "cpu" else {}) | (
+            {"precision": self.precision} if self.precision != "fp32" else {}
+        )
+        return {"generator": self.name} | weights | ({"options": dict(self.options)} if self.options else {}) | where
 
     def check_frames(self) -> None:
         """Raise MesynthError for a family that makes flow images alone."""

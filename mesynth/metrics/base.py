@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,9 +56,16 @@ class ClipData:
 
     def __init__(self, side: str, row: Row, root: Path) -> None:
         self.side, self.row, self._root = side, row, root
+        self._made: dict[int, tuple[object, Any]] = {}
         self.frames = read_frames(root, row)
         if not 0 < row.apex_index < len(self.frames):
             raise ManifestError(f"clip {row.clip_id} has no apex after its onset (apex_index {row.apex_index})")
+
+    def once(self, maker: object, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes of this clip for ``maker``: made when it is first asked for, the same from then on."""
+        if id(maker) not in self._made:
+            self._made[id(maker)] = (maker, make())
+        return self._made[id(maker)][1]
 
     @cached_property
     def landmarks(self) -> np.ndarray:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.core.facs import AU_CODES, AU_INDEX, MIDLINE
@@ -149,6 +148,8 @@ def _column(values: np.ndarray, code: int) -> np.ndarray:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Rank correlation of two [N] vectors, ties averaged; 0 when one of them is constant."""
+    from scipy.stats import rankdata
+
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
-from scipy.linalg import lapack
 
 from mesynth.core import seeds
 from mesynth.core.errors import ManifestError
@@ -97,6 +96,8 @@ def frechet_of_moments(x: Moments, y: Moments) -> float:
 
 def _eigenvalues(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of the product of two covariances [D,D]."""
+    from scipy.linalg import lapack
+
     for one, other in ((a, b), (b, a)):
         factor, failed = lapack.dpotrf(one.T, lower=1, clean=0)
         if not failed:
@@ -296,7 +297,7 @@ class Pictures:
         for row in self._corpus:
             if row.frames is None and not row.frame_files:
                 raise ManifestError(f"clip {row.clip_id} of {self.folder} has no frames to look at")
-            yield read_frames(self._corpus.root, row)[row.apex_index]
+            yield read_frames(self._corpus.root, row, [row.apex_index])[0]
 
     def parts(self) -> Iterator[np.ndarray]:
         """[n,H,W,3] uint8, n <= BATCH."""

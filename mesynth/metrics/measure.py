@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mesynth.core.devices import find_device
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, WeightsUnavailable
 from mesynth.metrics.base import METRICS, MeasureConfig, MeasureRow, Metric, Setup, not_measured, subset
 from mesynth.metrics.evaluate import Evaluation, Makers, Progress, clock, evaluate
@@ -44,6 +45,7 @@ def measure_all(
     judge_weights: Path | str | None = None,
     allow_download: bool = False,
     workers: int = 1,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare each corpus of ``synthetic`` (by name) with ``real``; all prepared (frames, landmarks).
@@ -53,6 +55,7 @@ def measure_all(
     A measure whose weights or inputs are missing is reported as not measured, with the reason; the others go on.
     Memory does not grow with the corpora: ``config.clips`` clips of each are read, one at a time. ``workers``:
     processes that read clips (0: one per core; 1: two threads of this one); no figure depends on it.
+    ``device``: where the picture networks and the AU judge run; the face network (dlib's) stays on the CPU.
     ``allow_download``: weights that are missing are fetched; where that fails, the report says so.
 
     Raises:
@@ -64,10 +67,15 @@ def measure_all(
         raise ConfigError(f"workers={workers}; give 0 (one per core) or more")
     if not synthetic:
         raise ConfigError("no synthetic corpus to measure; give at least one")
+    where = find_device(device)
     for manifest in synthetic.values():
         _check_sides(real, manifest)
     networks = Networks(
-        inception=inception_weights, lpips=lpips_weights, judge=judge_weights, allow_download=allow_download
+        inception=inception_weights,
+        lpips=lpips_weights,
+        judge=judge_weights,
+        allow_download=allow_download,
+        device=where,
     )
     seconds: dict[str, float] = {}
     with clock(seconds, "load weights"):

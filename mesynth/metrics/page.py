@@ -30,6 +30,7 @@ from mesynth.store.manifest import Manifest, Row
 from mesynth.store.pages import render
 from mesynth.store.run_folder import write_text
 from mesynth.store.shards import read_flow, read_frames
+from mesynth.store.videos import encoded
 
 SIDE = 144
 DIFFERENCE_GAIN = 5
@@ -44,9 +45,8 @@ Card = dict[str, Any]
 
 def data_uri(rgb: np.ndarray) -> str:
     """[H,W,3] uint8 RGB as WebP."""
-    done, buffer = cv2.imencode(".webp", small(rgb)[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
-    assert done
-    return "data:image/webp;base64," + base64.b64encode(bytes(buffer)).decode()
+    data = encoded(small(rgb), ".webp", [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
 def small(rgb: np.ndarray) -> np.ndarray:

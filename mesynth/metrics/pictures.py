@@ -10,12 +10,18 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.statistics import interval_of
 from mesynth.metrics import fid as dist
 from mesynth.metrics.base import SIDES, ClipData, ClipMetric, MeasureRow, Observation, Setup
-from mesynth.metrics.networks.extractors import RESIZE, STLPIPS, STAlexNet, pooled
+from mesynth.metrics.networks.extractors import RESIZE, STLPIPS, PerceptualDistance, STAlexNet, pooled
 
 DIVERSITY_CLIPS = 12
 """Clips per side whose apexes are compared with each other: all pairs of them."""
 LEAST_PICTURES = 50
 """Below, a side's KID says little more than its interval does."""
+
+
+def _pair_maps(clip: ClipData, perceptual: PerceptualDistance) -> list[torch.Tensor]:
+    """What ``perceptual`` compares, of a clip's onset and apex: one pass for all measures that ask for it."""
+    made: list[torch.Tensor] = clip.once(perceptual, lambda: perceptual.maps(clip.frames[[0, clip.row.apex_index]]))
+    return made
 
 
 class Pictures(ClipMetric):
@@ -31,10 +37,10 @@ class Pictures(ClipMetric):
     def observe(self, clip: ClipData) -> Observation:
         """See :class:`ClipMetric`."""
         features, perceptual = self.networks.pictures
-        pair = clip.frames[[0, clip.row.apex_index]]
-        maps = perceptual.maps(pair)
+        maps = _pair_maps(clip, perceptual)
         moved = float(perceptual.between([m[:1] for m in maps], [m[1:] for m in maps])[0])
-        feature = pooled([m[1:] for m in maps]).numpy() if self._shared else features(pair[1:])
+        apex = clip.frames[[clip.row.apex_index]]
+        feature = pooled([m[1:] for m in maps]).numpy() if self._shared else features(apex)
         return {"moved": moved, "apex": feature[0]}
 
     def apexes(self, side: str) -> dict[str, np.ndarray]:
@@ -110,8 +116,7 @@ class Diversity(ClipMetric):
 
     def observe(self, clip: ClipData) -> Observation:
         """See :class:`ClipMetric`."""
-        # Both frames, though the apex alone is kept: a batch of one may differ from that of Pictures in the last bit.
-        maps = [m[1:] for m in self.networks.pictures[1].maps(clip.frames[[0, clip.row.apex_index]])]
+        maps = [m[1:] for m in _pair_maps(clip, self.networks.pictures[1])]
         # A file keeps no strides, and the order in memory is that of later sums: channels last stay last.
         last = maps[0].is_contiguous(memory_format=torch.channels_last)
         arrays = [(m.permute(0, 2, 3, 1) if last else m).contiguous().clone().numpy() for m in maps]

@@ -24,8 +24,6 @@ from functools import lru_cache
 from importlib import resources
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
-from scipy.optimize import least_squares
 
 from mesynth.core import facs
 from mesynth.head.model import EXPRESSION_UNITS, SIDE_SOFTNESS, SKIN, HeadModel
@@ -110,6 +108,8 @@ def field(rows: np.ndarray, uv: np.ndarray) -> np.ndarray:
 
 def _fit_bumps(code: int, n_bumps: int = 4) -> tuple[np.ndarray, float]:
     """([n,6] bumps, area-weighted cosine with the head's displacement) of an AU, both sides."""
+    from scipy.optimize import least_squares
+
     model = HeadModel.load()
     vertices, weight = frontal_skin(model)
     uv = model.uv[vertices].astype(np.float64)
@@ -246,6 +246,8 @@ def draw_rig(rng: np.random.Generator) -> np.ndarray:
 
 def _smooth(uv: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
     """[n,V] float32 smooth random maps over the face, alike on both sides, of unit variance at the knots."""
+    from scipy.ndimage import map_coordinates
+
     u, v = (np.clip((uv[:, i] - low) / (high - low), 0, 1) for i, (low, high) in enumerate(BOX))
     at = np.stack([v, np.abs(2 * u - 1)]) * (_KNOTS - 1)
     grids = rng.standard_normal((n, _KNOTS, _KNOTS))
@@ -279,6 +281,8 @@ class FieldTable:
 def _points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every point of the table the corners [g,g,3] of the skin's triangle seen there and their weights [g,g,3], and
     the points' canonical coordinates [g,g,2]. Beyond the skin: those of the nearest point on it."""
+    from scipy.ndimage import distance_transform_edt
+
     model = HeadModel.load()
     faces = np.ascontiguousarray(model.faces[model.part == SKIN])
     scale = np.array([(SIDE - 1) / (high - low) for low, high in BOX], np.float32)
@@ -315,6 +319,8 @@ def table_of(basis: np.ndarray) -> FieldTable:
 def mean_table() -> FieldTable:
     """The rigs' mean, weighted as :data:`RIGS` says, over those that know an AU, as far as it says something of a rig
     that it does not know."""
+    from scipy.ndimage import gaussian_filter
+
     has = has_rigs() * np.array(list(RIGS.values()))[:, None]
     share = (has / has.sum(0)).astype(np.float32)
     mean = sum(share[i][:, None, None, None] * rig_basis(name) for i, name in enumerate(RIGS))

@@ -13,8 +13,6 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from scipy.interpolate import LinearNDInterpolator, RectBivariateSpline
-from scipy.ndimage import gaussian_filter
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError
@@ -130,6 +128,9 @@ class _Tables:
 @lru_cache(maxsize=1)
 def tables() -> _Tables:
     """Read once a process: the bump table's fields, and those of the mesh they were partly fitted to."""
+    from scipy.interpolate import LinearNDInterpolator
+    from scipy.ndimage import gaussian_filter
+
     u, v = (np.linspace(low, high, _GRID) for low, high in _BOX)
     uv = np.stack(np.meshgrid(u, v), -1)
     model = HeadModel.load()
@@ -320,6 +321,8 @@ def effective_intensity(nuisance: FlowNuisance, intensity: np.ndarray) -> np.nda
 
 def _spline_basis(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """[25,S,S] float32: the cubic spline through each knot of the box alone, at columns ``u`` and rows ``v``."""
+    from scipy.interpolate import RectBivariateSpline
+
     ku, kv = (np.linspace(low, high, _KNOTS) for low, high in _BOX)
     u, v = np.clip(u, *_BOX[0]), np.clip(v, *_BOX[1])
     ones = np.eye(_KNOTS**2).reshape(-1, _KNOTS, _KNOTS)

@@ -24,6 +24,7 @@ from numba import njit
 from mesynth.core import seeds
 from mesynth.head import texture
 from mesynth.head.model import HeadModel
+from mesynth.motion.warp import PAD, mirror_border
 
 _DARK = (0.29, 0.42, 0.42)
 """Log of what a furrow of depth 1 takes of red, green and blue: furrows are red before they are dark."""
@@ -68,7 +69,7 @@ class Folds:
         self._uv, self._share, self._iod = uv, share, iod
         self._left = np.clip(0.5 + 6.0 * uv[..., 0], 0, 1).astype(np.float32)
         self._light, self._shade = self._found(image, skin)
-        self._ratios = np.zeros((len(texture.FOLDS), *image.shape), np.float32)
+        self._ratios = np.zeros((len(texture.FOLDS), 3, *image.shape[:2]), np.float32)
         self._known = np.zeros(len(texture.FOLDS), bool)
 
     def _found(self, image: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +95,7 @@ class Folds:
         )
 
     def _ratio(self, fold: int) -> np.ndarray:
-        """R of one fold [H,W,3] float32, at depth 1."""
+        """R of one fold [3,H,W] float32, at depth 1."""
         furrow = _canonical()[0][..., fold].astype(np.float32) / 127
         k = min(1.0, self._iod / texture.TEXELS_PER_IOD)
         if k < 1:
@@ -103,11 +104,12 @@ class Folds:
         fy, fx = np.gradient(furrow * np.float32(_SLOPE * furrow.shape[1] / (texture.U_MAX - texture.U_MIN)))
         f = _read(np.stack([furrow, fx, fy], -1).astype(np.float32), self._uv)
         lit = (f[..., 1] * np.float32(self._light[0]) + f[..., 2] * np.float32(self._light[1])) / self._shade
-        ratio = _LIMIT * np.tanh(lit / _LIMIT)[..., None] - f[..., :1] * np.array(_DARK, np.float32)
-        return np.asarray(ratio * (_STRENGTH[fold] * self._share)[..., None], np.float32)
+        ratio = _LIMIT * np.tanh(lit / _LIMIT) - f[..., 0] * np.array(_DARK, np.float32)[:, None, None]
+        return np.asarray(ratio * (_STRENGTH[fold] * self._share), np.float32)
 
     def lit(self, photo: np.ndarray, aus: np.ndarray) -> np.ndarray:
-        """``photo`` [H,W,3] float32 with the folds of ``aus`` [K,2] in [0,1]; ``photo`` itself where there are none."""
+        """``photo``, planes as :func:`mesynth.motion.warp.planes_of` makes them, with the folds of ``aus`` [K,2] in
+        [0,1]; ``photo`` itself where there are none."""
         depths = texture.fold_depths(aus)
         if not depths.any():
             return photo
@@ -115,25 +117,34 @@ class Folds:
             self._ratios[fold], self._known[fold] = self._ratio(int(fold)), True
         out = np.empty_like(photo)
         _apply(photo, self._ratios, depths, self._left, out)
+        mirror_border(out)
         return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _apply(photo: np.ndarray, ratios: np.ndarray, depths: np.ndarray, left: np.ndarray, out: np.ndarray) -> None:
-    """``out`` = ``photo`` [H,W,3] times exp of the ``ratios`` [M,H,W,3] at ``depths`` [M,2] (subject's left, right)."""
+    """``out`` = ``photo`` (planes) times exp of the ``ratios`` [M,3,H,W] at ``depths`` [M,2] (subject's left, right).
+
+    exp(r) = exp(r / 4)^4, the inner one by its series: |r| < 2 is off by less than 2e-7 of the value, r = 0 by nothing.
+    """
     height, width = left.shape
+    total = np.empty(width, np.float32)
+    one, top, quarter = np.float32(1), np.float32(255), np.float32(0.25)
+    c7, c6, c5 = np.float32(1 / 5040), np.float32(1 / 720), np.float32(1 / 120)
+    c4, c3, c2 = np.float32(1 / 24), np.float32(1 / 6), np.float32(0.5)
     for y in range(height):
-        for x in range(width):
-            r, g, b = np.float32(0), np.float32(0), np.float32(0)
+        half = left[y]
+        for c in range(3):
+            total[:] = 0
             for m in range(len(depths)):
                 if depths[m, 0] > 0 or depths[m, 1] > 0:
-                    w = depths[m, 1] + left[y, x] * (depths[m, 0] - depths[m, 1])
-                    r += w * ratios[m, y, x, 0]
-                    g += w * ratios[m, y, x, 1]
-                    b += w * ratios[m, y, x, 2]
-            if r == 0 and g == 0 and b == 0:
-                out[y, x, 0], out[y, x, 1], out[y, x, 2] = photo[y, x, 0], photo[y, x, 1], photo[y, x, 2]
-            else:
-                out[y, x, 0] = min(photo[y, x, 0] * np.exp(r), np.float32(255))
-                out[y, x, 1] = min(photo[y, x, 1] * np.exp(g), np.float32(255))
-                out[y, x, 2] = min(photo[y, x, 2] * np.exp(b), np.float32(255))
+                    base, more = np.float32(depths[m, 1]), np.float32(depths[m, 0] - depths[m, 1])
+                    ratio = ratios[m, c, y]
+                    for x in range(width):
+                        total[x] += (base + half[x] * more) * ratio[x]
+            source, target = photo[c, y + PAD, PAD : PAD + width], out[c, y + PAD, PAD : PAD + width]
+            for x in range(width):
+                r = quarter * total[x]
+                e = one + r * (one + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * c7))))))
+                e = e * e
+                target[x] = min(source[x] * (e * e), top)

@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy.linalg import eigh
 
 from mesynth.core import seeds
 from mesynth.core.emotions import CLASSES_3, draw_emotion, sample_aus
@@ -179,6 +178,8 @@ def _unit(flows: np.ndarray) -> np.ndarray:
 
 
 def _explained(real: np.ndarray, framing: Framing) -> float:
+    from scipy.linalg import eigh
+
     drawn = _unit(reframed(_wide_draws(), _WIDE, framing, _SIDE))
     n = len(drawn)
     values, vectors = eigh(drawn @ drawn.T, subset_by_index=[n - _DIRECTIONS, n - 1])
@@ -196,6 +197,8 @@ def _cells(flat: np.ndarray) -> np.ndarray:
 def _gaussian(framing: Framing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean [D] of the draws in ``framing``, and their covariance's eigenvalues [D] and vectors [D,D]. Kept: searches
     for a composite's databases pass the same places."""
+    from scipy.linalg import eigh
+
     wide = _wide_draws()
     mirrored = wide[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]  # faces have no preferred side
     drawn = reframed(np.concatenate([wide, mirrored]), _WIDE, framing, _SIDE)

@@ -20,7 +20,10 @@ and the subject's left is the image's right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +32,7 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
-from mesynth.motion.warp import _clamp, _keys, _mirror, backward_flow, warp_backward
+from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
 """AUs whose motion is that of lids and lips: layers alone draw them, generators are not asked for them."""
@@ -50,6 +53,7 @@ _MOST = (0.08, 0.14, 0.42, 1.0)
 
 _N, _REACH = 192, 1.5
 _S = np.linspace(-_REACH, _REACH, _N)
+_LENS, _BETWEEN = np.sqrt(np.maximum(1 - _S**2, 0)), np.abs(_S) < 1
 _OPEN = 0.035
 """A mouth whose inner gap is wider than this shows what is behind its lips."""
 _LIP_EDGE = 0.06
@@ -108,6 +112,54 @@ class Step:
     """[H,W,3] float32 grey levels added to the frame, or None"""
     jaw: np.ndarray | None = None
     """[H,W,2] float32 pixels: motion of the skin under the AUs of :data:`JAW`, or None: as layers draw it themselves"""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """The motion of a clip's T frames, as weights of fields on the photo [H,W]: what :class:`Step` says frame by frame.
+
+    Fields are float32 pixels, onset -> frame, at weight 1."""
+
+    aus: np.ndarray
+    """[T,K,2] float32 in [0,1]: the AUs of each frame, all of them"""
+    weights: np.ndarray
+    """[T,A]"""
+    fields: np.ndarray
+    """[A,H,W,2] of the skin"""
+    path: np.ndarray
+    """[T,6] of the head, where it moves"""
+    head: np.ndarray | None = None
+    """[6,H,W,2]"""
+    drops: np.ndarray | None = None
+    """[T,J] of the jaw, where a generator draws it"""
+    jaws: np.ndarray | None = None
+    """[J,H,W,2]"""
+    share: np.ndarray | None = None
+    """[T] of what is not linear in the AUs and follows them on average: of ``bend`` and ``change``"""
+    bend: np.ndarray | None = None
+    """[H,W,2]"""
+    change: np.ndarray | None = None
+    """[H,W,3] grey levels"""
+
+    def __len__(self) -> int:
+        return len(self.aus)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self.step(t) for t in range(len(self)))
+
+    def step(self, t: int) -> Step:
+        """Frame ``t``."""
+        skin = np.einsum("a,ahwc->hwc", self.weights[t], self.fields)
+        if self.bend is not None and self.share is not None:
+            skin = skin + np.float32(self.share[t]) * self.bend
+        head = jaw = light = None
+        if self.head is not None:
+            head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.path[t], self.head), np.float32)
+        if self.change is not None and self.share is not None and self.share[t]:
+            light = np.float32(self.share[t]) * self.change
+        if self.drops is not None and self.jaws is not None:
+            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.drops[t], self.jaws), np.float32)
+        return Step(np.ascontiguousarray(skin, np.float32), self.aus[t], head, light, jaw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +234,22 @@ def _at(edge: np.ndarray, s: np.ndarray) -> np.ndarray:
     return np.asarray(np.interp(s, _S, edge))
 
 
+class Edge:
+    """Points (s, v) of a photo that motion is read at again and again: ``edge`` is v in pixels at :data:`_S`."""
+
+    def __init__(self, slit: Slit, edge: np.ndarray, s: np.ndarray) -> None:
+        self.v, self.down = _at(edge, s), slit.n
+        self._at = slit.to(s, self.v).astype(np.float32)[None]
+
+    def shift(self, field: np.ndarray) -> np.ndarray:
+        """What ``field`` [H,W,2] says there: [n,2] pixels."""
+        return cv2.remap(field, self._at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+
+    def arrived(self, field: np.ndarray) -> np.ndarray:
+        """v after ``field``."""
+        return np.asarray(self.v + self.shift(field) @ self.down)
+
+
 # ------------------------------------------------------------------- kernels
 
 
@@ -210,23 +278,6 @@ def _step(x: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _pair(field: np.ndarray, x: float, y: float) -> tuple[float, float]:
-    """Bilinear, continued beyond the border."""
-    height, width = field.shape[0], field.shape[1]
-    ix, iy = int(np.floor(x)), int(np.floor(y))
-    ax, ay = x - ix, y - iy
-    x0, x1, y0, y1 = ix, ix + 1, iy, iy + 1
-    if x0 < 0 or y0 < 0 or x1 >= width or y1 >= height:
-        x0, x1, y0, y1 = _clamp(x0, width - 1), _clamp(x1, width - 1), _clamp(y0, height - 1), _clamp(y1, height - 1)
-    w01, w11 = ax * (1 - ay), ax * ay
-    w00, w10 = 1 - ay - w01, ay - w11
-    return (
-        w00 * field[y0, x0, 0] + w01 * field[y0, x1, 0] + w10 * field[y1, x0, 0] + w11 * field[y1, x1, 0],
-        w00 * field[y0, x0, 1] + w01 * field[y0, x1, 1] + w10 * field[y1, x0, 1] + w11 * field[y1, x1, 1],
-    )
-
-
-@njit(cache=True, nogil=True)
 def _below(a: float, su: float, sl: float, depth: float, cos: float) -> tuple[float, float]:
     """Shares of the lower side and of what is behind, where the upper side has ``a``: nothing shows beyond corners."""
     b = min(max(0.5 + depth * cos, 0.0), 1.0)
@@ -234,54 +285,6 @@ def _below(a: float, su: float, sl: float, depth: float, cos: float) -> tuple[fl
     if min(abs(su), abs(sl)) > 1.02:
         hole = 0.0
     return 1 - a - hole, hole
-
-
-@njit(cache=True, nogil=True)
-def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[float, float]:
-    """p with p + field(p) = (x, y), by fixed point; converges where the field's slope stays below 1."""
-    i, j = int(x), int(y)
-    if x == i and y == j and 0 <= i < field.shape[1] and 0 <= j < field.shape[0]:
-        fx, fy = float(field[j, i, 0]), float(field[j, i, 1])
-    else:
-        fx, fy = _pair(field, x, y)
-    if fx == 0 and fy == 0:
-        return x, y
-    for _ in range(rounds):
-        nx, ny = _pair(field, x - fx, y - fy)
-        settled = abs(nx - fx) + abs(ny - fy) < 1e-3
-        fx, fy = nx, ny
-        if settled:
-            break
-    return x - fx, y - fy
-
-
-@njit(cache=True, nogil=True)
-def _colour(image: np.ndarray, x: float, y: float, wx: np.ndarray, wy: np.ndarray) -> tuple[float, float, float]:
-    """Keys' bicubic at (x, y), mirrored beyond the border; exact on pixel centres."""
-    height, width = image.shape[0], image.shape[1]
-    ix, iy = int(np.floor(x)), int(np.floor(y))
-    if x == ix and y == iy:
-        yy, xx = _mirror(iy, height - 1), _mirror(ix, width - 1)
-        return float(image[yy, xx, 0]), float(image[yy, xx, 1]), float(image[yy, xx, 2])
-    _keys(x - ix, wx)
-    _keys(y - iy, wy)
-    w0, w1, w2, w3 = wx[0], wx[1], wx[2], wx[3]
-    x0, x1, x2, x3 = ix - 1, ix, ix + 1, ix + 2
-    if x0 < 0 or x3 >= width:
-        x0, x1, x2, x3 = (
-            _mirror(x0, width - 1), _mirror(x1, width - 1), _mirror(x2, width - 1), _mirror(x3, width - 1),
-        )  # fmt: skip
-    r = g = b = np.float32(0)
-    for j in range(4):
-        yy = iy - 1 + j
-        if yy < 0 or yy >= height:
-            yy = _mirror(yy, height - 1)
-        w = wy[j]
-        r += w * (w0 * image[yy, x0, 0] + w1 * image[yy, x1, 0] + w2 * image[yy, x2, 0] + w3 * image[yy, x3, 0])
-        g += w * (w0 * image[yy, x0, 1] + w1 * image[yy, x1, 1] + w2 * image[yy, x2, 1] + w3 * image[yy, x3, 1])
-        b += w * (w0 * image[yy, x0, 2] + w1 * image[yy, x1, 2] + w2 * image[yy, x2, 2] + w3 * image[yy, x3, 2])
-    zero, top = np.float32(0), np.float32(255)
-    return float(min(max(r, zero), top)), float(min(max(g, zero), top)), float(min(max(b, zero), top))
 
 
 @njit(cache=True, nogil=True)
@@ -427,39 +430,28 @@ def _mouth(
 
 
 @njit(cache=True, nogil=True)
-def _backward(field: np.ndarray, head: np.ndarray, rounds: int) -> np.ndarray:
-    """Backward flow [H,W,2] of skin that moved by ``field`` and then with the head, backward by ``head``."""
-    out = np.empty_like(field)
-    for y in range(field.shape[0]):
-        for x in range(field.shape[1]):
-            px, py = _source(field, x + head[y, x, 0], y + head[y, x, 1], rounds)
-            out[y, x, 0], out[y, x, 1] = px - x, py - y
-    return out
-
-
-@njit(cache=True, nogil=True)
 def _lips(
     image: np.ndarray, above: np.ndarray, below: np.ndarray, most: float, head: np.ndarray, frame: np.ndarray,
     edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
-    colours: np.ndarray, out: np.ndarray, share: np.ndarray,
+    colours: np.ndarray, inset: int, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
-    """Both lips over the mouth, into ``out`` [H,W,3], which shows the skin, and shares [4,H,W] unless they are empty.
+    """Both lips over the mouth, into ``out`` [H-2I,W-2I,3], which shows the skin inside the ``inset`` I, and shares
+    [4,H,W] unless they are empty.
 
-    ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of their
-    slopes. ``own`` [h,w,4] the photo's mouth carried on, and how much of it counts, at ``place`` (y, x), ``rim`` [h,w]
-    where it shows itself at rest, or empty: a closed mouth. ``moved``: drop of the jaw, widest gap, IOD.
-    ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark.
+    ``image``: planes, as ``own``, of the photo's mouth carried on and (the fourth) how much of it counts, at ``place``
+    (y, x). ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of
+    their slopes. ``rim`` [h,w]: where the mouth shows itself at rest, or empty: a closed mouth. ``moved``: drop of the
+    jaw, widest gap, IOD. ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark.
     """
-    height, width = image.shape[:2]
-    wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
+    height, width = above.shape[:2]
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
     seen = np.empty(3, np.float32)
     top, bottom = edges[0].min() - 2 - most, edges[1].max() + 2 + most
     reach = 1.3 * frame[4]
     far = most + 6 if head.size else 2.0
     high, wide = max(-top, bottom) + abs(frame[3]) * reach + far, reach + (bottom - top) * abs(frame[3]) + far
-    for y in range(max(int(frame[1] - high), 0), min(int(frame[1] + high) + 1, height)):
-        for x in range(max(int(frame[0] - wide), 0), min(int(frame[0] + wide) + 1, width)):
+    for y in range(max(int(frame[1] - high), inset), min(int(frame[1] + high) + 1, height - inset)):
+        for x in range(max(int(frame[0] - wide), inset), min(int(frame[0] + wide) + 1, width - inset)):
             qx, qy = float(x), float(y)
             if head.size:
                 qx += head[y, x, 0]
@@ -484,9 +476,9 @@ def _lips(
                 share[0, y, x], share[1, y, x], share[2, y, x], share[3, y, x] = a, b, 0, hole
             one[:] = two[:] = inner[:] = 0
             if a > 0:
-                one[0], one[1], one[2] = _colour(image, px, py, wx, wy)
+                one[0], one[1], one[2] = _colour(image, px, py)
             if b > 0:
-                two[0], two[1], two[2] = _colour(image, lx, ly, wx, wy)
+                two[0], two[1], two[2] = _colour(image, lx, ly)
             if hole > 0:
                 low = (v - _on(edges[1], s)) / iod - moved[0]
                 depth = max(vu - _on(edges[0], su), 0.0) / iod
@@ -496,38 +488,39 @@ def _lips(
                     colours[1], colours[2], inner,
                 )  # fmt: skip
                 if own.size:
-                    i = _clamp(int(np.floor(qx - place[1] + 0.5)), own.shape[1] - 1)
-                    j = _clamp(int(np.floor(qy - place[0] + 0.5)), own.shape[0] - 1)
-                    seen[0], seen[1], seen[2] = _colour(own, qx - place[1], qy - place[0], wx, wy)
+                    i = _clamp(int(np.floor(qx - place[1] + 0.5)), rim.shape[1] - 1)
+                    j = _clamp(int(np.floor(qy - place[0] + 0.5)), rim.shape[0] - 1)
+                    seen[0], seen[1], seen[2] = _colour(own, qx - place[1], qy - place[0])
                     for c in range(3):
-                        inner[c] += own[j, i, 3] * (seen[c] - inner[c])
+                        inner[c] += own[3, j + PAD, i + PAD] * (seen[c] - inner[c])
                     if rim[j, i] and stay > 0:
-                        seen[0], seen[1], seen[2] = _colour(image, qx, qy, wx, wy)
+                        seen[0], seen[1], seen[2] = _colour(image, qx, qy)
                         for c in range(3):
                             inner[c] += stay * (seen[c] - inner[c])
             for c in range(3):
-                out[y, x, c] = a * one[c] + b * two[c] + hole * inner[c]
+                out[y - inset, x - inset, c] = a * one[c] + b * two[c] + hole * inner[c]
 
 
 @njit(cache=True, nogil=True)
 def _lids(
     image: np.ndarray, above: np.ndarray, head: np.ndarray, frame: np.ndarray, box: np.ndarray, curves: np.ndarray,
-    numbers: np.ndarray, ball: np.ndarray, rim: np.ndarray, bare: np.ndarray, lash: np.ndarray, out: np.ndarray,
-    share: np.ndarray,
+    numbers: np.ndarray, ball: np.ndarray, rim: np.ndarray, bare: np.ndarray, lash: np.ndarray, inset: int,
+    out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
-    """Lids over the eyeball, into ``out`` [H,W,3]; they move over skin that has moved already.
+    """Lids over the eyeball, into ``out`` as in :func:`_lips`; they move over skin that has moved already.
 
+    ``image``, ``ball``, ``bare``: planes.
     ``curves`` [10,N]: edges at the source (upper with hem, lower) and their cosines, edges in the frame (upper, lower),
     steps down of both, height of the lid over the frame's edge, darkness of the lash line. ``numbers``: IOD, closure,
     how far the eyeball is uncovered (0 to 1), whether lids move.
     """
+    height, width = above.shape[:2]
     iod, shut, wide, moves = numbers
-    wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
     extra = np.empty(3, np.float32)
     hang_on = min(1.0, 1.6 * shut)
-    for y in range(box[0], box[1]):
-        for x in range(box[2], box[3]):
+    for y in range(max(box[0], inset), min(box[1], height - inset)):
+        for x in range(max(box[2], inset), min(box[3], width - inset)):
             qx, qy = float(x), float(y)
             if head.size:
                 qx += head[y, x, 0]
@@ -570,9 +563,9 @@ def _lids(
                 seam = 1 - (1 - _on(curves[9], s)) * shut * line
             one[:] = 0
             if a > 0:
-                one[0], one[1], one[2] = _colour(image, px, py, wx, wy)
+                one[0], one[1], one[2] = _colour(image, px, py)
                 if shut > 0:
-                    extra[0], extra[1], extra[2] = _colour(bare, px - box[2], py - box[0], wx, wy)
+                    extra[0], extra[1], extra[2] = _colour(bare, px - box[2], py - box[0])
                     for c in range(3):
                         one[c] = (one[c] + hang_on * (extra[c] - one[c])) * seam
             if shut > 0 and a < 1:
@@ -587,17 +580,17 @@ def _lids(
                 hang = 1 - (1 - dark) * shut * _step(below + 0.5)
             two[:] = 0
             if b > 0:
-                two[0], two[1], two[2] = _colour(image, lx, ly, wx, wy)
+                two[0], two[1], two[2] = _colour(image, lx, ly)
             inner[:] = 0
             if hole > 0:
-                inner[0], inner[1], inner[2] = _colour(ball, qx - box[2], qy - box[0], wx, wy)
+                inner[0], inner[1], inner[2] = _colour(ball, qx - box[2], qy - box[0])
                 i, j = (
                     _clamp(int(qx + 0.5) - box[2], rim.shape[1] - 1),
                     _clamp(int(qy + 0.5) - box[0], rim.shape[0] - 1),
                 )
                 own = rim[j, i] * (1 - wide)
                 if own > 0:
-                    extra[0], extra[1], extra[2] = _colour(image, qx, qy, wx, wy)
+                    extra[0], extra[1], extra[2] = _colour(image, qx, qy)
                     for c in range(3):
                         inner[c] += own * (extra[c] - inner[c])
                 # The lid's shadow lies on the eyeball and goes with the lid.
@@ -609,7 +602,8 @@ def _lids(
             share_of = _step((1.5 - abs(s)) / 0.2)
             for c in range(3):
                 mixed = a * one[c] + (b * two[c] + hole * inner[c]) * seam * hang
-                out[y, x, c] += share_of * (min(mixed, 255.0) - out[y, x, c])
+                seen = out[y - inset, x - inset, c]
+                out[y - inset, x - inset, c] = seen + share_of * (min(mixed, 255.0) - seen)
 
 
 @njit(cache=True, nogil=True)
@@ -644,8 +638,7 @@ def _lid_flow(
 
 _EYES = (((42, 45), (43, 44), (46, 47), range(22, 27)), ((36, 39), (37, 38), (40, 41), range(17, 22)))
 """Of the subject's left and right eye: corners from image left to right, upper lid, lower lid, brow."""
-_NONE2, _NONE3 = np.zeros((0, 0, 2), np.float32), np.zeros((0, 0, 3), np.float32)
-_NONE4 = np.zeros((0, 0, 0), np.float32)
+_NONE2, _NONE4 = np.zeros((0, 0, 2), np.float32), np.zeros((0, 0, 0), np.float32)
 
 
 def _carried_out(image: np.ndarray, inside: np.ndarray, blur: float) -> tuple[np.ndarray, np.ndarray]:
@@ -670,10 +663,20 @@ class _Eye:
     lid: np.ndarray
     """Height of the lid up to the brow's lower edge, pixels, at each s"""
     ball: np.ndarray
+    """Planes, as ``bare``"""
     rim: np.ndarray
     bare: np.ndarray
     lash: np.ndarray
     line: np.ndarray
+
+    @cached_property
+    def edges(self) -> tuple[Edge, Edge]:
+        return Edge(self.slit, self.up, _S), Edge(self.slit, self.low, _S)
+
+    @cached_property
+    def slopes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines of both contours' slopes."""
+        return self.slit.slope(self.up), self.slit.slope(self.low)
 
 
 @dataclass(frozen=True, eq=False)
@@ -701,7 +704,9 @@ class Layers:
 
     def __init__(self, image: np.ndarray, landmarks: np.ndarray, uv: np.ndarray) -> None:
         self.image, self.points = np.ascontiguousarray(image), landmarks.astype(np.float64)
-        self._photo = self.image.astype(np.float32)
+        self.elsewhere: dict[str, Any] = {}
+        """By device, what mesynth.motion.batched keeps of the photo there."""
+        self._photo = planes_of(self.image)
         p = self.points
         centres = p[36:42].mean(0), p[42:48].mean(0)
         axis = centres[1] - centres[0]
@@ -836,10 +841,15 @@ class Layers:
         low = np.maximum(low, up)
         self.gap = max(float(np.median((low - up)[middle])) / iod, 0.0)
         self._lips = np.stack([up, low, lip.slope(up), lip.slope(low)])
+        # Points along both lips: near the middle, almost to the corners, from corner to corner.
+        self._middle, self._most, self._whole = (
+            (Edge(lip, up, s), Edge(lip, low, s))
+            for s in (np.linspace(-0.5, 0.5, 9), np.linspace(-0.9, 0.9, 25), np.linspace(-1, 1, 25))
+        )
         self.tone = self._cheeks()
         white = min(float(self.tone.mean()), 205.0) * np.array([1.18, 1.09, 0.97])
         self._colours = np.stack([self.tone, white, self.tone * [0.24, 0.12, 0.11]])
-        self._own, self._rim, self._place = _NONE3, np.zeros((0, 0), np.bool_), np.zeros(2)
+        self._own, self._rim, self._place = _NONE4, np.zeros((0, 0), np.bool_), np.zeros(2)
         y, x = np.mgrid[:height, :width]
         s, v = lip.of(np.stack([x, y], -1))
         self._under = v > _at(low, s)
@@ -880,21 +890,21 @@ class Layers:
         # Above the teeth there is gum; below and beside them the mouth's dark.
         far = np.where(v < (_at(up, s) + _at(low, s)) / 2, 0.12, 0.05) * iod
         fade = np.where(inside, 1, np.exp(-((away / far) ** 4)))
-        self._own = np.ascontiguousarray(np.concatenate([own, fade[..., None]], -1), np.float32)
+        self._own = planes_of(np.concatenate([own, fade[..., None]], -1).astype(np.float32))
         self._rim = (np.abs(s) < 1) & (v > _at(up, s) - 1) & (v < _at(low, s) + 1)
         self._place = np.array([y0, x0], np.float64)
 
     def _darkest(self, line: np.ndarray, reach: float) -> np.ndarray:
         """The darkest line within ``reach`` pixels of ``line``: where closed lips meet."""
-        from scipy.signal import medfilt
-
         inside, offset = np.abs(_S) < 0.93, np.linspace(-reach, reach, 21)
         grey = _soften(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY), 0.8)
         at = self.lip.to(_S[inside, None] + 0 * offset, line[inside, None] + offset).astype(np.float32)
         cost = cv2.remap(grey, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         cost = cost + 6 * (offset / max(reach, 1e-6)) ** 2
         moved = np.zeros_like(line)
-        moved[inside] = medfilt(offset[_soften(cost, 3).argmin(1)], 15)
+        # The median of 15, with nothing moved beyond the ends; scipy.signal would take longer to import than all this.
+        best = np.pad(offset[_soften(cost, 3).argmin(1)], 7)
+        moved[inside] = np.median(np.lib.stride_tricks.sliding_window_view(best, 15), -1)
         return np.asarray(line + _soften(moved[None], 4)[0], np.float64)
 
     # -------------------------------------------------------------- eyes
@@ -909,9 +919,8 @@ class Layers:
         lid = np.maximum(up - slit.line(p[list(brow)]) - 0.06 * iod, 0.08 * iod)
         shape = (box[1] - box[0], box[3] - box[2])
         if min(shape) < 4:
-            empty = np.zeros((1, 1, 3), np.float32)
-            return _Eye(slit, np.zeros(4, int), up, low, lid, empty, empty[..., 0], empty, empty[..., 0],
-                        np.ones(_N))  # fmt: skip
+            none, empty = planes_of(np.zeros((1, 1, 3), np.float32)), np.zeros((1, 1), np.float32)
+            return _Eye(slit, np.zeros(4, int), up, low, lid, none, empty, none, empty, np.ones(_N))
         part = self.image[y0:y1, x0:x1].astype(np.float32)
         y, x = np.mgrid[y0:y1, x0:x1]
         grid = np.stack([x, y], -1).astype(np.float64)
@@ -938,8 +947,8 @@ class Layers:
         at = (slit.to(_S[:, None] + 0 * across, up[:, None] - across) - [x0, y0]).astype(np.float32)
         line = cv2.remap(dark, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).min(1)
         return _Eye(
-            slit, box, up, low, lid, ball, rim.astype(np.float32),
-            bare=np.asarray(part + on[..., None] * (bare - part), np.float32),
+            slit, box, up, low, lid, planes_of(ball), rim.astype(np.float32),
+            bare=planes_of(np.asarray(part + on[..., None] * (bare - part), np.float32)),
             lash=np.asarray(1 - (1 - _soften(dark, 0.006 * iod)) * near, np.float32),
             line=np.clip(_soften(line[None], 5)[0], 0.3, 0.65).astype(np.float64),
         )  # fmt: skip
@@ -1006,6 +1015,16 @@ class Layers:
         )
         return closure, min(fall, 0.9), min(rise, 0.6)
 
+    def _lips_move(self) -> np.ndarray:
+        """See :func:`_lip_basis`; computed once."""
+        if self._basis is None:
+            chin = float((self.points[8] - self.lip.mid) @ self.lip.n)
+            self._basis = _lip_basis(
+                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self.gap, chin, self.gate,
+                self._loose,
+            )  # fmt: skip
+        return self._basis
+
     def _moved_skin(self, step: Step) -> _Moved:
         weights = self._lip_weights(step.aus)
         if step.jaw is not None:
@@ -1014,21 +1033,15 @@ class Layers:
         most = _gated(step.skin, self.gate, above)
         if not weights.any():
             return _Moved(above, above, above, self.open and most > 0, most, 0.0, np.array([0.0, self.gap]))
-        if self._basis is None:
-            chin = float((self.points[8] - self.lip.mid) @ self.lip.n)
-            self._basis = _lip_basis(
-                self._jaw_box, self.lip.frame, self.iod, self._lips[0], self._lips[1], self.gap, chin, self.gate,
-                self._loose,
-            )  # fmt: skip
+        basis = self._lips_move()
         # What the skin has closed already counts.
-        s = np.linspace(-0.5, 0.5, 9)
-        up, low = (self._arrived(self.lip, above, _at(edge, s), s) - _at(edge, s) for edge in self._lips[:2])
+        up, low = (edge.arrived(above) - edge.v for edge in self._middle)
         closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
         weights[:, 3] = np.maximum(weights[:, 3] - max(closed, 0), 0)
         below, seen = above.copy(), above.copy()
         jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
         lips, apart = _lip_sides(
-            self._basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
+            basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
         if step.jaw is not None:
             loose = self._loose[..., None] * np.float32(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
@@ -1039,77 +1052,69 @@ class Layers:
             seen += np.where(self._under[..., None], low, up)
             lips += 1.5 * float(np.abs(low).sum(-1).max())
             apart += float(np.linalg.norm(low - up, axis=-1).max())
-            middle = np.linspace(-0.5, 0.5, 9)
-            dropped = self._arrived(self.lip, low, _at(self._lips[1], middle), middle) - _at(self._lips[1], middle)
+            dropped = self._middle[1].arrived(low) - self._middle[1].v
             jaw = float(dropped.mean()) / self.iod
-        s = np.linspace(-0.9, 0.9, 25)
-        edges = [self._arrived(self.lip, field, _at(edge, s), s) for field, edge in
-                 ((above, self._lips[0]), (below, self._lips[1]))]  # fmt: skip
-        gap = float((edges[1] - edges[0]).max()) / self.iod
+        gap = float((self._most[1].arrived(below) - self._most[0].arrived(above)).max()) / self.iod
         return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
-
-    def _shift(self, slit: Slit, field: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """What ``field`` [H,W,2] says at points (s, v): [n,2] pixels."""
-        at = slit.to(s, v).astype(np.float32)[None]
-        return cv2.remap(field, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-
-    def _arrived(self, slit: Slit, field: np.ndarray, v: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """v of points (s, v) after ``field`` [H,W,2]."""
-        return np.asarray(v + self._shift(slit, field, v, s) @ slit.n)
 
     def _curves(self, side: int, aus: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What :func:`_lids` draws an eye by."""
+        up0, low0 = (edge.arrived(above) for edge in self.eyes[side].edges)
+        return self._curves_from(side, aus, up0, low0)
+
+    def _curves_from(
+        self, side: int, aus: np.ndarray, up0: np.ndarray, low0: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`_curves` of lids whose edges the skin has moved to ``up0`` and ``low0``, v at :data:`_S`."""
         eye, iod = self.eyes[side], self.iod
         closure, fall, rise = self._lid_weights(aus, side)
-        up0, low0 = (self._arrived(eye.slit, above, edge, _S) for edge in (eye.up, eye.low))
-        lens = np.sqrt(np.maximum(1 - _S**2, 0))
-        own = np.maximum(eye.low - eye.up, 0) * (np.abs(_S) < 1)
-        gap = np.maximum(low0 - up0, 0) * (np.abs(_S) < 1)
+        own = np.maximum(eye.low - eye.up, 0) * _BETWEEN
+        gap = np.maximum(low0 - up0, 0) * _BETWEEN
         # What the skin has closed already counts.
         fell, rose = np.maximum(up0 - eye.up, 0), np.maximum(eye.low - low0, 0)
         lower = fall * own if fall < 0 else np.maximum(fall * own - fell, 0)
         lift = rise * own if rise < 0 else np.maximum(rise * own - rose, 0)
         shut = LIDS[45][0] * closure
         # Past the wet rim of the lower lid; a closing lid takes what it finds.
-        down = shut * (gap + 0.016 * iod * lens) + max(1 - closure, 0) * lower
+        down = shut * (gap + 0.016 * iod * _LENS) + max(1 - closure, 0) * lower
         most = 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
         lift = np.minimum((1 - closure) * lift + LIDS[45][1] * closure * gap, most)
         up, low = up0 + down, np.maximum(low0 - lift, up0 + down)
-        hem = 0.020 * iod * min(closure, 1.0) * lens  # a shut lid ends on its lash line
+        hem = 0.020 * iod * min(closure, 1.0) * _LENS  # a shut lid ends on its lash line
+        lash = eye.slit.slope(eye.up - hem) if closure else eye.slopes[0]
         curves = np.stack([
-            eye.up - hem, eye.low, eye.slit.slope(eye.up - hem), eye.slit.slope(eye.low), up - hem, low, down, -lift,
-            0.5 * eye.lid, eye.line,
+            eye.up - hem, eye.low, lash, eye.slopes[1], up - hem, low, down, -lift, 0.5 * eye.lid, eye.line,
         ])  # fmt: skip
         bare = np.maximum(eye.up - up, low - eye.low)[np.abs(_S) < 0.95]
         wide = float(_smooth(max(float(bare.max()), 0) / 2))  # pixels of the eyeball uncovered
         moves = float(np.abs(down).max() > 0 or np.abs(lift).max() > 0)
         return curves, np.array([iod, min(closure, 1.0), wide, moves])
 
-    def frame(self, step: Step, share: np.ndarray = _NONE4) -> np.ndarray:
-        """The photo after ``step``: [H,W,3] float32 in 0..255, the photo itself where nothing moves.
+    def frame(self, step: Step, share: np.ndarray = _NONE4, inset: int = 0) -> np.ndarray:
+        """The photo after ``step``: [H-2I,W-2I,3] float32 in 0..255, the photo itself where nothing moves.
 
-        ``share`` [4,H,W] float32 is filled with the shares of the skin, the skin below the lips and below an eye, and
-        of what is behind, unless it is empty.
+        I = ``inset``: of the outer pixels nothing is made; a chin that drops is read from them. ``share`` [4,H,W]
+        float32 is filled with the shares of the skin, the skin below the lips and below an eye, and of what is behind,
+        unless it is empty.
         """
         moved = self._moved_skin(step)
         photo = self.folds.lit(self._photo, step.aus)
         rounds = 9 if moved.apart else 6
         head = _NONE2
         if step.head is None:
-            backward = backward_flow(moved.seen, rounds)
+            backward = backward_flow(moved.seen, rounds, inset)
         else:
-            head = backward_flow(step.head)
-            backward = _backward(moved.seen, head, rounds)
-        out = np.asarray(warp_backward(photo, backward))
+            head = backward_flow(step.head, inset=inset)
+            backward = backward_after(moved.seen, head, rounds, inset)
+        out = np.asarray(warp_planes(photo, backward, inset))
         if moved.cut:
             # At rest an open mouth shows its own rim; as it moves, what was carried out.
-            s = np.linspace(-1, 1, 25)
-            sides = ((moved.above, self._lips[0]), (moved.below, self._lips[1]))
-            far = max(float(np.abs(self._shift(self.lip, field, _at(edge, s), s)).max()) for field, edge in sides)
+            sides = zip((moved.above, moved.below), self._whole, strict=True)
+            far = max(float(np.abs(edge.shift(field)).max()) for field, edge in sides)
             stay = 1.0 - float(_smooth(2 * far / (0.05 * self.iod)))
             _lips(
                 photo, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
-                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, out, share,
+                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, inset, out, share,
             )  # fmt: skip
         above = moved.above
         for side, eye in enumerate(self.eyes):
@@ -1117,21 +1122,12 @@ class Layers:
             b = eye.box
             if numbers[3] or above[b[0] : b[1], b[2] : b[3]].any():
                 _lids(
-                    photo,
-                    above,
-                    head,
-                    eye.slit.frame,
-                    b,
-                    curves,
-                    numbers,
-                    eye.ball,
-                    eye.rim,
-                    eye.bare,
-                    eye.lash,
-                    out,
-                    share,
-                )
-        return out if step.change is None else out + step.change
+                    photo, above, head, eye.slit.frame, b, curves, numbers, eye.ball, eye.rim, eye.bare, eye.lash,
+                    inset, out, share,
+                )  # fmt: skip
+        if step.change is None:
+            return out
+        return out + step.change[inset : len(step.change) - inset, inset : step.change.shape[1] - inset]
 
     def truth(self, step: Step) -> Truth:
         """What :meth:`frame` of ``step`` shows."""

@@ -14,13 +14,10 @@ one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.interpolate import RBFInterpolator
-from scipy.spatial.transform import Rotation
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import MesynthError
@@ -29,8 +26,8 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import FieldTable, basis, mean_table
-from mesynth.motion.layers import Layers, Step, jaw_cells, skin_aus
-from mesynth.motion.nuisance import Nuisance, add_noise, blink_curve, draw_style, head_basis, head_path
+from mesynth.motion.layers import Course, Layers, jaw_cells, skin_aus
+from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path, recorded
 from mesynth.motion.warp import folding, stays_inside
 from mesynth.preprocess.align import eye_centres
 
@@ -71,6 +68,8 @@ def face_map(landmarks: np.ndarray, height: int, width: int, canonical: np.ndarr
     Smoothing is 0.01 IOD: landmark jitter must not fold the face. ``step``: pixels between the points at which the
     spline is evaluated; in between it is interpolated.
     """
+    from scipy.interpolate import RBFInterpolator
+
     centre, rotation, iod = eye_frame(landmarks.astype(np.float64))
     sources = np.vstack([landmarks, _ANCHORS @ (rotation.T * iod) + centre])
     spline = RBFInterpolator(
@@ -103,6 +102,8 @@ def head_turn(landmarks: np.ndarray) -> np.ndarray:
     >>> np.allclose(head_turn(model.uv[model.landmarks]), [[1, 0, 0], [0, 1, 0]], atol=1e-4)
     True
     """
+    from scipy.spatial.transform import Rotation
+
     centre, level, iod = eye_frame(np.asarray(landmarks, np.float64))
     seen = (landmarks - centre) @ level / iod * [1, -1]
     model = HeadModel.load()
@@ -159,7 +160,8 @@ NAME, MEAN = "motion-prior", "landmark-mean"
 class Face:
     """An onset face: ``image`` [H,W,3] uint8 RGB, ``landmarks`` [68,2] float32 pixels.
 
-    Raises MesynthError for other shapes.
+    ``margin``: outer pixels on each side that frames are made from (a chin that drops or a head that turns shows them)
+    and do not show: clips are [H-2M,W-2M]. Raises MesynthError for other shapes.
 
     >>> Face(np.zeros((128, 128, 3), np.uint8), np.zeros((5, 2), np.float32))
     Traceback (most recent call last):
@@ -168,12 +170,20 @@ class Face:
 
     image: np.ndarray
     landmarks: np.ndarray
+    margin: int = 0
 
     def __post_init__(self) -> None:
+        if self.margin < 0 or 2 * self.margin >= min(self.image.shape[:2], default=1):
+            raise MesynthError(f"a margin of {self.margin} pixels leaves nothing of a face of {self.image.shape}")
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise MesynthError(f"a face is [H,W,3] uint8, got {self.image.dtype} {self.image.shape}")
         if self.landmarks.shape != (68, 2) or not np.isfinite(self.landmarks).all():
             raise MesynthError(f"landmarks have shape {self.landmarks.shape}; expected 68 finite points [68,2]")
+
+    @cached_property
+    def whole(self) -> Face:
+        """The face whose clips show all of its picture."""
+        return Face(self.image, self.landmarks) if self.margin else self
 
     @cached_property
     def layers(self) -> Layers:
@@ -202,29 +212,47 @@ def check_reach(aus: AUVector) -> None:
 
 
 def formed_clip(
-    face: Face, steps: Iterable[Step], n_frames: int, fps: float, apex: int, noise: float, seed: int
+    face: Face, steps: Course, n_frames: int, fps: float, apex: int, noise: float, seed: int, device: str | None = None
 ) -> tuple[Clip, Flow, tuple[str, ...]]:
-    """The clip that shows ``face`` moved, its flow onset -> apex with masks, and a warning where skin folds.
+    """The clip that shows ``face`` moved, within its margin, its flow onset -> apex with masks, and a warning where
+    skin folds.
 
-    ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels.
+    ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels. ``device``: where
+    torch makes the frames, all at once (:mod:`mesynth.motion.batched`); None: here, one by one. The flow is made here.
     """
     height, width = face.image.shape[:2]
-    frames = np.empty((n_frames, height, width, 3), np.uint8)
-    stream = seeds.stream(seed, "noise")
-    shown = Step(np.zeros((height, width, 2), np.float32), np.zeros((len(facs.AU_CODES), 2), np.float32))
-    for t, step in enumerate(steps):
-        if t == apex:
-            shown = step
-        frame = face.layers.frame(step)
+    inset = face.margin
+    frames = np.empty((n_frames, height - 2 * inset, width - 2 * inset, 3), np.uint8)
+    stream, shown = seeds.stream(seed, "noise"), steps.step(apex)
+    if device is not None:
+        from mesynth.motion.batched import composed
+
+        frames = composed(face.layers, steps, noise, stream, device, inset)
+    for t, step in enumerate(steps if device is None else ()):
         # The onset keeps the photo's own noise: it is the frame the person took.
-        frame = frame if t == 0 else add_noise(frame, noise, stream)
-        frames[t] = np.clip(frame + 0.5, 0, 255)
+        recorded(face.layers.frame(step, inset=inset), noise if t else 0.0, stream, frames[t])
     truth = face.layers.truth(shown)
     determinant = folding(shown.skin)
     warnings = (f"flow folds at the apex (det {determinant:.2f})",) if determinant <= 0 else ()
-    uv = np.ascontiguousarray(truth.flow.transpose(2, 0, 1))
-    valid = stays_inside(uv) & ~truth.hidden
-    return Clip(frames, fps, apex), Flow(uv, valid, truth.new, face.layers.still), warnings
+    middle = np.s_[inset : height - inset, inset : width - inset]
+    uv = np.ascontiguousarray(truth.flow[middle].transpose(2, 0, 1))
+    valid = stays_inside(uv) & ~truth.hidden[middle]
+    new, still = (np.ascontiguousarray(mask[middle]) for mask in (truth.new, face.layers.still))
+    return Clip(frames, fps, apex), Flow(uv, valid, new, still), warnings
+
+
+def inner(sample: Sample, margin: int) -> Sample:
+    """The sample without its outer ``margin`` pixels, for generators that make all of them."""
+    height, width = sample.clip.frames.shape[1:3]
+    middle = np.s_[margin : height - margin, margin : width - margin]
+    clip = replace(sample.clip, frames=np.ascontiguousarray(sample.clip.frames[:, middle[0], middle[1]]))
+    uv = np.ascontiguousarray(sample.flow.uv[:, middle[0], middle[1]])
+    valid, new, still = (
+        None if mask is None else np.ascontiguousarray(mask[middle])
+        for mask in (sample.flow.valid, sample.flow.new, sample.flow.still)
+    )
+    inside = stays_inside(uv)
+    return Sample(clip, Flow(uv, inside if valid is None else valid & inside, new, still), sample.aus)
 
 
 def shown_aus(aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int) -> np.ndarray:
@@ -282,27 +310,25 @@ class MotionPrior:
 
     def steps(
         self, aus: AUVector, profile: Profile, n_frames: int, fps: float, nuisance: Nuisance, seed: int
-    ) -> Iterator[Step]:
-        """Motion onset -> frame t for each of ``n_frames`` frames; a blink is AU 45."""
+    ) -> Course:
+        """Motion onset -> each of ``n_frames`` frames; a blink is AU 45."""
         cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity > 0)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
         shown = shown_aus(aus, profile.alpha(n_frames, lags), fps, nuisance.blink, seed)
         drops = jaw_cells(aus)
         every = [*cells, *drops]
         drawn = self.fields(every) if not nuisance.style else self._styled_fields(every, nuisance.style, seed)
-        fields, jaws = drawn[: len(cells)], drawn[len(cells) :]
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))
-        for t in range(n_frames):
-            weights = np.array([shown[t][cell] for cell in cells], np.float32)
-            skin = np.einsum("a,ahwc->hwc", weights, fields)
-            head = None
-            if nuisance.head and self._head is not None:
-                head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", path[t], self._head), np.float32)
-            dropped = np.array([shown[t][cell] for cell in drops], np.float32)
-            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", dropped, jaws), np.float32) if drops else None
-            yield Step(np.ascontiguousarray(skin, np.float32), shown[t], head, jaw=jaw)
+        weights, dropped = (
+            np.array([[now[cell] for cell in of] for now in shown], np.float32).reshape(n_frames, len(of))
+            for of in (cells, drops)
+        )
+        return Course(
+            shown, weights, drawn[: len(cells)], path, self._head if nuisance.head else None,
+            dropped if drops else None, drawn[len(cells) :],
+        )  # fmt: skip
 
     @part("warp")
     def generate(
@@ -314,13 +340,15 @@ class MotionPrior:
         fps: float,
         nuisance: Nuisance = Nuisance(),
         seed: int = 0,
+        device: str | None = None,
     ) -> tuple[Sample, tuple[str, ...]]:
         """The clip with its exact onset -> apex flow, and warnings (a folded region, out-of-frame motion).
 
-        Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex.
+        Frame 0 is the input face; frame ``profile.apex_index(n_frames)`` is the apex. ``device``: see
+        :func:`formed_clip`.
         """
         check_reach(aus)
         steps = self.steps(aus, profile, n_frames, fps, nuisance, seed)
         apex = profile.apex_index(n_frames)
-        clip, flow, warnings = formed_clip(self.face, steps, n_frames, fps, apex, nuisance.noise, seed)
+        clip, flow, warnings = formed_clip(self.face, steps, n_frames, fps, apex, nuisance.noise, seed, device)
         return Sample(clip, flow, aus), warnings

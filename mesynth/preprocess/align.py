@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy.spatial import Delaunay
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.framing import OWN, Framing
+from mesynth.core.types import LANDMARK_MIRROR
 from mesynth.preprocess.config import CROP_SIZE
+
+if TYPE_CHECKING:
+    from scipy.spatial import Delaunay
 
 IOD_SHARE = OWN.eyes
 """Distance of the eye centres as a share of the crop's width."""
@@ -94,13 +99,11 @@ class SimilarityCrop:
         When the crop is smaller than the face, frames are low-passed first so that fine texture does not alias
         (cv2.warpAffine samples a 4x4 neighbourhood whatever the scale).
         """
-        sigma = 0.5 * np.sqrt(max(1 / self.scale**2 - 1, 0))
+        edges = np.array([(x, y) for x in (0, self.size - 1) for y in (0, self.size - 1)], np.float64)
         out = np.empty((len(frames), self.size, self.size, 3), np.uint8)
-        for source, target in zip(frames, out, strict=True):
-            if sigma > 0.3:
-                source = cv2.GaussianBlur(source, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        for source, target in zip(_low_passed(frames, self.scale, _inverse(self, edges)), out, strict=True):
             cv2.warpAffine(
-                np.ascontiguousarray(source), self.matrix, (self.size, self.size), dst=target,
+                source, self.matrix, (self.size, self.size), dst=target,
                 flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE,
             )  # fmt: skip
         return out
@@ -116,10 +119,7 @@ class SimilarityCrop:
 MEAN_FACE_FILE = Path(__file__).parent / "data" / "mean_face.json"
 MESH = np.arange(60)
 """Landmarks that are vertices: the inner lips (60-67) meet when the mouth is closed and span no triangles."""
-MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
-     41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)  # fmt: skip
+MIRROR = np.array(LANDMARK_MIRROR)
 """Landmark -> its mirror image."""
 AREA_LIMITS = (0.1, 10.0)
 """Area of a triangle in the face over its area under the similarity transform; outside, it is folded or a sliver."""
@@ -163,6 +163,8 @@ def mean_face() -> np.ndarray:
 @functools.cache
 def _mesh() -> tuple[np.ndarray, Delaunay]:
     """Vertices [V,2] in shares of the crop (landmarks, then anchors) and their Delaunay triangles."""
+    from scipy.spatial import Delaunay
+
     along = np.linspace(-_RING, 1 + _RING, _ANCHORS + 1)[:-1]
     low, high = np.full(_ANCHORS, -_RING), np.full(_ANCHORS, 1 + _RING)
     ring = [(along, low), (high, along), (1 - along, high), (low, 1 - along)]
@@ -220,14 +222,11 @@ class PiecewiseAffineCrop:
 
     def frames(self, frames: np.ndarray) -> np.ndarray:
         """[T,H,W,3] uint8 -> [T,size,size,3] uint8; border and low-pass as SimilarityCrop.frames."""
-        sigma = 0.5 * np.sqrt(max(1 / self.scale**2 - 1, 0))
         where = self._source_grid()
         out = np.empty((len(frames), self.size, self.size, 3), np.uint8)
-        for source, target in zip(frames, out, strict=True):
-            if sigma > 0.3:
-                source = cv2.GaussianBlur(source, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        for source, target in zip(_low_passed(frames, self.scale, where.reshape(-1, 2)), out, strict=True):
             cv2.remap(
-                np.ascontiguousarray(source), where[..., 0], where[..., 1], cv2.INTER_CUBIC, dst=target,
+                source, where[..., 0], where[..., 1], cv2.INTER_CUBIC, dst=target,
                 borderMode=cv2.BORDER_REPLICATE,
             )  # fmt: skip
         return out
@@ -251,6 +250,29 @@ class PiecewiseAffineCrop:
         weights = _barycentric_pairs(pixels, corners)
         where = np.einsum("pk,pkc->pc", weights, self.source[self.triangles[triangle]])
         return np.ascontiguousarray(where.reshape(self.size, self.size, 2), np.float32)
+
+
+def _low_passed(frames: np.ndarray, scale: float, read: np.ndarray) -> Iterator[np.ndarray]:
+    """Frames [T,H,W,3] in turn, low-passed for a crop of ``scale`` (crop pixels per source pixel) so that fine texture
+    does not alias. Only where they are read is filled: about ``read`` [N,2], source pixels; the rest means nothing.
+    """
+    sigma = 0.5 * np.sqrt(max(1 / scale**2 - 1, 0))
+    if sigma <= 0.3:
+        yield from map(np.ascontiguousarray, frames)
+        return
+    height, width = frames.shape[1:3]
+    reach = int(np.ceil(4 * sigma)) + 1  # more than OpenCV's kernel of 8-bit pictures has, which ends at 3 sigma
+    taps = 3
+    first = np.clip(np.floor(read.min(0)).astype(int) - taps, 0, [width - 1, height - 1])
+    last = np.clip(np.ceil(read.max(0)).astype(int) + taps + 1, first + 1, [width, height])
+    (x0, y0), (x1, y1) = first, last
+    left, top = max(x0 - reach, 0), max(y0 - reach, 0)
+    soft = np.empty(frames.shape[1:], np.uint8)
+    for frame in frames:
+        part = np.ascontiguousarray(frame[top : y1 + reach, left : x1 + reach])
+        blurred = cv2.GaussianBlur(part, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        soft[y0:y1, x0:x1] = blurred[y0 - top : y1 - top, x0 - left : x1 - left]
+        yield soft
 
 
 def _inverse(crop: SimilarityCrop, points: np.ndarray) -> np.ndarray:

@@ -59,8 +59,16 @@ class PrepareConfig:
     """Further arrays to store, see :mod:`mesynth.preprocess.inputs`."""
     keep_frames: bool = True
     """False stores flow, landmarks and inputs alone."""
+    store: str = "png"
+    """How frames are stored: "png", or "video", lossless H.264 in RGB."""
 
     def __post_init__(self) -> None:
+        if self.store != "png":
+            from mesynth.store.shards import check_pictures
+
+            check_pictures(self.store, "store")
+            if not self.keep_frames:
+                raise ConfigError(f"store={self.store} has no effect without frames; leave it out, or keep them")
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             many = "small" if self.size < MIN_SIZE else "large"
             raise ConfigError(f"size={self.size} is too {many} for a face crop; choose {MIN_SIZE} to {MAX_SIZE}")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import mesynth
+from mesynth.core.devices import find_device
 from mesynth.core.errors import MesynthError, NoFaceError, UnreadableImageError
 from mesynth.core.framing import OWN, KnownFraming
 from mesynth.preprocess.align import SimilarityCrop
@@ -32,7 +33,7 @@ from mesynth.preprocess.landmarks import (
 )
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, framing_meta
 from mesynth.store.run_folder import claim_folder
-from mesynth.store.shards import read_frames, read_landmarks
+from mesynth.store.shards import PICTURES, read_frames, read_landmarks
 from mesynth.store.stage import SKIPPED_FILE, Produced, Progress, Skipped, read_skipped, run_stage
 from mesynth.store.videos import file_of, read_pictures
 
@@ -322,6 +323,7 @@ class _State:
         return Produced(
             made,
             frames=self.frames if config.keep_frames else None,
+            pictures=config.store,
             flow=uv,
             landmarks=self.landmarks,
             extra=extra,
@@ -375,7 +377,7 @@ def prepare(
     out = Path(out)
     if len(manifest) == 0:
         raise MesynthError(f"the manifest of {manifest.root} holds no clips; nothing to prepare")
-    _require_device(device)
+    device = find_device(device)
     name = landmarker if landmarker == STORED else resolve_landmarker(landmarker)
     identity = landmarker_identity(name)
     run = {
@@ -384,6 +386,8 @@ def prepare(
     }  # fmt: skip
     if config.framing == OWN:
         del run["frame"]  # as runs were known before crops could be framed otherwise
+    if config.store == PICTURES[0]:
+        del run["store"]  # as runs were known before there were videos
     if name != STORED and not (out / FILE_NAME).is_file():
         landmarker_of(name, identity, device)  # missing weights are found out before the folder is claimed
     if config.method == "raft" and not (out / FILE_NAME).is_file():
@@ -399,18 +403,3 @@ def prepare(
         every = f" ({out / SKIPPED_FILE} lists all)" if len(manifest) > 1 else ""
         raise NoFaceError(f"none of {len(manifest)} clips could be prepared; {first.clip_id}: {first.reason}{every}")
     return result
-
-
-def _require_device(device: str) -> None:
-    """Raise MesynthError unless torch can use ``device`` here."""
-    if device == "cpu":
-        return
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise MesynthError(
-            f"device '{device}' cannot be used ({reason}); choose cpu, or cuda where there is one"
-        ) from None

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.fft import fft, rfft2
-from scipy.ndimage import gaussian_filter1d, median_filter
-from skimage.feature import local_binary_pattern
 
 from mesynth.core.errors import MesynthError
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, checked_eyes, eye_line
@@ -146,6 +143,8 @@ def frequency_curve(
     temporally constant plane, which holds the face itself, is left out whatever the cutoff; windows are tapered
     (Hann), so that drift does not leak; pictures are smoothed by 1 px against sensor noise.
     """
+    from scipy.fft import fft, rfft2
+
     grey = np.stack([cv2.GaussianBlur(g, (0, 0), 1.0) for g in grayscale(frames)])
     if returns:
         grey = without_chord(grey)
@@ -191,6 +190,8 @@ def difference_curve(frames: np.ndarray, regions: Regions, fps: float, window_s:
 
 
 def _block_histograms(frames: np.ndarray, regions: Regions) -> np.ndarray:
+    from skimage.feature import local_binary_pattern
+
     rows, columns = np.nonzero(regions.face.any(1))[0], np.nonzero(regions.face.any(0))[0]
     y = np.linspace(rows[0], rows[-1] + 1, _BLOCKS + 1).astype(int)
     x = np.linspace(columns[0], columns[-1] + 1, _BLOCKS + 1).astype(int)
@@ -326,6 +327,8 @@ def spot_apex(
 
 def smooth(curve: np.ndarray, sigma: float) -> np.ndarray:
     """Median of three, then a Gaussian of ``sigma`` frames, along a curve [T]; the ends are replicated."""
+    from scipy.ndimage import gaussian_filter1d, median_filter
+
     steady = median_filter(curve, 3, mode="nearest")
     return np.asarray(gaussian_filter1d(steady, sigma, mode="nearest") if sigma > 0 else steady)
 

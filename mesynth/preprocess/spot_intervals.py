@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, median_filter
-from scipy.signal import find_peaks
 
 from mesynth.core.errors import MesynthError
 from mesynth.preprocess.flow import estimate_flows
@@ -141,6 +139,8 @@ def _agreed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def smooth(raw: np.ndarray, fps: float, config: IntervalConfig = IntervalConfig()) -> np.ndarray:
     """The signal [N] without single frames that stand out; NaN (no face) stays NaN and does not spread."""
+    from scipy.ndimage import gaussian_filter1d, median_filter
+
     known = np.isfinite(raw)
     out = np.where(known, raw, 0.0)
     if fps >= _MEDIAN_FPS:
@@ -164,6 +164,8 @@ def peaks(curve: np.ndarray, least: float, fps: float, config: IntervalConfig = 
     >>> peaks(np.exp(-((t - 60) / 8) ** 2) + 0.5 * np.exp(-((t - 130) / 8) ** 2), 0.1, 100.0)
     [60, 130]
     """
+    from scipy.signal import find_peaks
+
     lag = config.lag(fps)
     filled = np.pad(np.nan_to_num(curve), 1)  # a peak may be the first frame or the last
     found, facts = find_peaks(filled, height=least, distance=lag, prominence=least / 2)

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from mesynth.core.errors import MesynthError
 from mesynth.preprocess.flow import grayscale
@@ -147,6 +146,8 @@ def resample(frames: np.ndarray, transforms: np.ndarray) -> np.ndarray:
 
     The interpolator of the estimate: cubic convolution left 0.03 px on turned pictures, this 0.004 px.
     """
+    from scipy import ndimage
+
     _, h, w, _ = frames.shape
     y, x = np.mgrid[:h, :w].astype(np.float64)
     grid = np.stack([x, y, np.ones_like(x)])
@@ -193,6 +194,8 @@ class _Registrar:
 
     def estimate(self, frame: np.ndarray) -> _Estimate:
         """[S,S,3] uint8 -> the transform onset -> frame, in whole-crop pixels."""
+        from scipy import ndimage
+
         signal = _signal(frame, self.box, self.config.blur)
         coefficients = ndimage.spline_filter(signal, mode="mirror")
         shift = self._phase(coefficients) if self.config.method == "phase" else None
@@ -248,6 +251,8 @@ class _Registrar:
 
         Repeated on the shifted picture, because the window stands still and one estimate falls short of the motion.
         """
+        from scipy import ndimage
+
         h, w = self.onset.shape
         spectrum = np.conj(np.fft.rfft2(self._windowed(self.onset)))
         low_pass = np.exp(-2 * (np.pi * _PEAK) ** 2 * (np.fft.fftfreq(h)[:, None] ** 2 + np.fft.rfftfreq(w) ** 2))
@@ -305,6 +310,8 @@ def _signal(frame: np.ndarray, box: tuple[slice, slice], blur: float) -> np.ndar
 
 def _sample(coefficients: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Cubic B-spline at [N,2] positions (x, y)."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.map_coordinates(coefficients, points.T[::-1], prefilter=False, mode="mirror"))
 
 

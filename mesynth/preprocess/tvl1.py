@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from mesynth.core.errors import MesynthError
 
 _SMALL = 2**18  # pixels of a batch, up to which one thread does the work
+_AT_ONCE = 2**17  # pixels of a batch, beyond which a CPU waits for memory: parts of it are worked on in turn
 MIN_SIDE = 16
 """Smallest picture side; the pyramid stops before it."""
 
@@ -71,7 +72,10 @@ def tvl1(a: torch.Tensor, b: torch.Tensor, config: TVL1Config = TVL1Config()) ->
     if min(a.shape[1:]) < MIN_SIDE:
         raise MesynthError(f"tvl1 got pictures of {a.shape[2]}x{a.shape[1]} pixels; each side must be >= {MIN_SIDE}")
     with torch.inference_mode(), _threads_for(a):
-        flow = _pyramid(torch.stack([a, b]).float(), config)
+        # Never fewer than eight pairs: torch adds those of the smallest batches up in another order.
+        parts = max(1, min(-(-a.numel() // _AT_ONCE), len(a) // 8)) if a.device.type == "cpu" else 1
+        pairs = torch.stack([a, b]).float().tensor_split(parts, 1)
+        flow = torch.cat([_pyramid(pair, config) for pair in pairs])
     return flow.clone()  # an ordinary tensor for callers outside inference mode
 
 

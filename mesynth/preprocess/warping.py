@@ -46,19 +46,25 @@ def warp(picture: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
     Keys' bicubic (a = -1/2), exact at whole pixels. ``grid_sample`` has a = -3/4, which is not exact on ramps and
     would bias sub-pixel motion.
     """
+    height, width = picture.shape[-2:]
+    x, y = (base + backward[:, i] for i, base in enumerate(_pixels(height, width, backward)))
+    return cubic(picture, x, y)
+
+
+def cubic(picture: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """``picture`` [N,C,H,W] at places x and y [N,h,w] in pixels -> [N,C,h,w], as :func:`warp` reads."""
     n, channels, height, width = picture.shape
     flat = picture.reshape(n, channels, -1)
-    x, y = (base + backward[:, i] for i, base in enumerate(_pixels(height, width, backward)))
     ix, iy = x.floor(), y.floor()
     weights_x, weights_y = _keys(x - ix), _keys(y - iy)
     columns = [_mirror(ix.long() + i - 1, width) for i in range(4)]
-    out = torch.zeros_like(picture)
+    out = torch.zeros(n, channels, *x.shape[1:], device=picture.device, dtype=picture.dtype)
     for j in range(4):
         row = _mirror(iy.long() + j - 1, height) * width
-        line = torch.zeros_like(picture)
+        line = torch.zeros_like(out)
         for i in range(4):
             index = (row + columns[i]).view(n, 1, -1).expand(-1, channels, -1)
-            line += weights_x[i][:, None] * flat.gather(2, index).view_as(picture)
+            line += weights_x[i][:, None] * flat.gather(2, index).view_as(out)
         out += weights_y[j][:, None] * line
     return out
 

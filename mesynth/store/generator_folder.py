@@ -235,8 +235,9 @@ class GeneratorFacts:
 
 
 def save_pipeline(folder: Path, networks: Mapping[str, Any], facts: Mapping[str, Any], card: str, *, size: int) -> str:
-    """Write ``networks`` (diffusers ``ModelMixin``s by name) with ``facts`` and ``card``; returns ``weights_sha256``.
+    """Write ``networks`` with ``facts`` and ``card``; returns ``weights_sha256``.
 
+    ``networks``, by name: each a :class:`~mesynth.generators.blocks.Network`, or a ``ModelMixin`` of diffusers.
     ``facts`` has the keys of :class:`GeneratorFacts` (its :meth:`~GeneratorFacts.plain` does); ``size``, ``networks``
     and ``weights_sha256`` are set here. The folder appears, or is replaced, as a whole.
 
@@ -404,7 +405,9 @@ def load_sized_network(kind: type[_Network], folder: Path, facts: GeneratorFacts
 
 
 def load_network(kind: type[_Network], folder: Path) -> _Network:
-    """A network of class ``kind`` (a diffusers ``ModelMixin``) from its subfolder, in evaluation mode, frozen.
+    """A network of class ``kind`` from its subfolder, in evaluation mode, frozen.
+
+    ``kind``: a :class:`~mesynth.generators.blocks.Network`, or a ``ModelMixin`` of diffusers.
 
     Raises:
         PipelineError: the configuration or the weights belong to another class.
@@ -433,12 +436,24 @@ def load_network(kind: type[_Network], folder: Path) -> _Network:
 def _require_shapes(kind: Any, config: dict[str, Any], stored: Mapping[str, Any]) -> None:
     """Raise ValueError when ``config`` is of another network than the ``stored`` tensors, before memory is taken."""
     import torch
+    from torch.overrides import TorchFunctionMode
 
+    class Undrawn(TorchFunctionMode):
+        """Nothing is drawn or scaled: without memory, PyTorch does it in Python and loads its compiler for it (2 s)."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.randn, torch.rand):
+                func = torch.empty
+            elif func in scaling and args[0].is_meta and isinstance(args[1], (int, float)):
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    scaling = (torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__)
     most = max(4096, sum(tensor.numel() for tensor in stored.values()))
     large = [name for name, value in config.items() if isinstance(value, int) and value > most]
     if large:
         raise ValueError(f"{large[0]}={config[large[0]]} is more than its weights can be for")
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         wanted = {name: tensor.shape for name, tensor in kind.from_config(config).state_dict().items()}
     if wrong := sorted(
         n for n in {*wanted, *stored} if n not in wanted or n not in stored or wanted[n] != stored[n].shape

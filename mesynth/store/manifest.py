@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,9 @@ class Row:
         if present is None:
             present = np.where(vector.mask, (vector.intensity > 0).astype(np.int8), -1)
         return {
-            "au_intensity": tuple(map(float, vector.intensity.ravel())),
-            "au_known": tuple(map(bool, vector.mask.ravel())),
-            "au_present": tuple(map(int, present.ravel())),
+            "au_intensity": tuple(vector.intensity.ravel().tolist()),
+            "au_known": tuple(vector.mask.ravel().tolist()),
+            "au_present": tuple(np.asarray(present).astype(int).ravel().tolist()),
         }
 
 
@@ -220,7 +220,7 @@ class Manifest:
             twice = next(i for i in ids if ids.count(i) > 1)
             raise ManifestError(f"clip '{twice}' occurs twice; a clip's key is database/subject/clip/onset")
         try:
-            table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+            table = pa.Table.from_pylist([_record(row) for row in rows], schema=SCHEMA)
         except (OverflowError, pa.ArrowInvalid) as error:
             reason = " ".join(str(error).split())
             raise ManifestError(f"a value of a clip is too large for a manifest ({reason}); correct it") from None
@@ -244,7 +244,9 @@ class Manifest:
         if checked and file.name == FILE_NAME:
             digests.check(file.parent, [FILE_NAME], beside=_TRUSTED, promised=says_sealed(file))
         try:
-            table = pq.read_table(_source(file), page_checksum_verification=True)
+            # Not pq.read_table, which imports pyarrow.dataset: that takes longer than reading.
+            with pq.ParquetFile(_source(file), page_checksum_verification=True) as stored:
+                table = stored.read()
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -539,6 +541,12 @@ def _rebased(row: Row, prefix: str) -> Row:
         "frame_files": tuple(os.path.join(prefix, f) for f in row.frame_files),
     }
     return Row(**values)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """A row as the table takes it. Not asdict(), which copies every AU: that took longer than drawing a flow image."""
+    nested = {name: part and vars(part) for name, part in vars(row).items() if name in ("provenance", "frames", "flow")}
+    return vars(row) | nested
 
 
 def _row(record: dict[str, Any]) -> Row:

@@ -11,7 +11,7 @@ import io
 import math
 import os
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,14 @@ from mesynth.core.framing import LANDMARKS, Framing, KnownFraming, framing_of_ey
 from mesynth.store.manifest import Manifest, Row, Span
 from mesynth.store.remote import place
 from mesynth.store.run_folder import RUN_FILE, temporary_beside
-from mesynth.store.videos import image_array, read_pictures
+from mesynth.store.videos import (
+    check_lossless,
+    encoded,
+    image_array,
+    lossless_frames,
+    lossless_video,
+    read_pictures,
+)
 
 MASKS = ("valid.npy", "new.npy", "still.npy")
 """Masks [H,W] bool beside a flow, as :class:`mesynth.core.types.Flow` has them."""
@@ -250,33 +257,100 @@ def png_bytes(rgb: np.ndarray) -> bytes:
 
 
 def _png(rgb: np.ndarray, how: list[int]) -> bytes:
-    done, buffer = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
-    assert done
-    return bytes(buffer)
+    return encoded(rgb, ".png", how)
 
 
-def frames_members(frames: np.ndarray) -> dict[str, bytes]:
-    """[T,H,W,3] uint8 -> ``000.png`` ... in order, written for speed."""
+# ---------------------------------------------------------------- frames of a clip
+
+
+PICTURES = ("png", "video")
+"""How a clip's frames are stored: a PNG each, or one lossless video (:func:`mesynth.store.videos.lossless_video`)."""
+VIDEO = "frames.mkv"
+
+
+def check_pictures(form: str, option: str = "frames") -> str:
+    """``form``, if frames can be stored so here. Raises ConfigError, which calls the option ``option``.
+
+    >>> check_pictures("jpeg")
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: frames 'jpeg' is unknown; choose png or video
+    """
+    if form not in PICTURES:
+        raise ConfigError(f"{option} '{form}' is unknown; choose {' or '.join(PICTURES)}")
+    if form == "video":
+        check_lossless()
+    return form
+
+
+def frames_members(frames: np.ndarray, form: str = PICTURES[0], apex: int = 0) -> dict[str, bytes]:
+    """[T,H,W,3] uint8 -> ``000.png`` ... in order, written for speed; or the video, whose frame ``apex`` is decoded
+    without those before it."""
+    if form == "video":
+        return {VIDEO: lossless_video(frames, [apex])}
     return {f"{i:03d}.png": _png(frame, _FRAME) for i, frame in enumerate(frames)}
 
 
-def read_frames(root: Path, row: Row) -> np.ndarray:
-    """The clip's frames [T,H,W,3] uint8 RGB, from its shard or, before `prepare`, its image or video files."""
+def frame_names(members: Collection[str]) -> list[str]:
+    """Those of a clip's files that hold its frames, in order.
+
+    >>> frame_names({"001.png", "000.png", "json"}), frame_names(["frames.mkv"])
+    (['000.png', '001.png'], ['frames.mkv'])
+    """
+    return [VIDEO] if VIDEO in members else sorted(name for name in members if name.endswith(".png"))
+
+
+def member_frames(
+    members: Mapping[str, bytes], clip_id: str, places: Sequence[int] | None = None, total: int | None = None
+) -> np.ndarray:
+    """The frames [N,H,W,3] uint8 RGB of a clip's files, those at ``places`` alone unless that is None.
+
+    ``total``: how many the clip must have.
+
+    Raises:
+        ManifestError: it has another number, or none.
+        UnreadableImageError: they are damaged, or differ in size.
+    """
+    names = frame_names(members)
+    if not names:
+        raise ManifestError(f"clip {clip_id} holds no frames; make the corpus anew")
+    if names == [VIDEO]:
+        return lossless_frames(members[VIDEO], f"{clip_id}/{VIDEO}", places, total)
+    if total is not None and len(names) != total:
+        raise ManifestError(f"clip {clip_id} holds {len(names)} frames, its row says {total}; make it anew")
+    wanted = range(len(names)) if places is None else places
+    if beyond := [place for place in wanted if not 0 <= place < len(names)]:
+        raise ManifestError(f"clip {clip_id} has no frame {beyond[0]}: it holds {len(names)}; make it anew")
+    return _stacked(clip_id, [image_array(members[names[i]], f"{clip_id}/{names[i]}") for i in wanted])
+
+
+def member_pngs(members: Mapping[str, bytes], clip_id: str) -> list[bytes]:
+    """A clip's frames as PNG: byte for byte the stored ones, or of a video those that would have been stored."""
+    names = frame_names(members)
+    if names != [VIDEO]:
+        return [members[name] for name in names]
+    return list(frames_members(member_frames(members, clip_id)).values())
+
+
+def read_frames(root: Path, row: Row, places: Sequence[int] | None = None) -> np.ndarray:
+    """The clip's frames [N,H,W,3] uint8 RGB, from its shard or, before `prepare`, its image or video files: all of
+    them, or those at ``places`` alone, which is quicker."""
     with ShardReader(root) as reader:
-        return frames_of(reader, row.clip_id, row.frames, row.frame_files)
+        return frames_of(reader, row.clip_id, row.frames, row.frame_files, places)
 
 
-def frames_of(reader: ShardReader, clip_id: str, span: Span | None, files: Sequence[str]) -> np.ndarray:
+def frames_of(
+    reader: ShardReader, clip_id: str, span: Span | None, files: Sequence[str], places: Sequence[int] | None = None
+) -> np.ndarray:
     """:func:`read_frames` by a reader that stays open, of a clip whose row was not made."""
     if span is not None:
         members = reader.read(span, verify=True)
-        names = sorted(n for n in members if n.endswith(".png"))
-        if not names:
+        if not frame_names(members):
             raise ManifestError(f"clip {clip_id} has no pictures in {span.shard}; make the corpus anew")
-        return _stacked(clip_id, [image_array(members[n], f"{clip_id}/{n}") for n in names])
+        return member_frames(members, clip_id, places)
     if not files:
         raise ManifestError(f"clip {clip_id} has no frames in this manifest; use the corpus it came from")
-    return _stacked(clip_id, list(read_pictures(reader.root, files)))
+    wanted = files if places is None else [files[place] for place in places]
+    return _stacked(clip_id, list(read_pictures(reader.root, wanted)))
 
 
 def _stacked(clip_id: str, images: list[np.ndarray]) -> np.ndarray:
@@ -360,6 +434,13 @@ strain as in the file."""
 def read_extra(root: Path, row: Row, name: str) -> np.ndarray:
     """An array that `prepare --inputs` stored beside the flow. Raises ManifestError without it."""
     return _flow_member(root, row, f"input_{name}.npy")
+
+
+def read_extras(root: Path, row: Row, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of :func:`read_extra`'s arrays that the clip has, with one read."""
+    with ShardReader(root) as reader:
+        members = _members_of(reader, row.clip_id, row.flow)
+    return {name: npy_array(members[f"input_{name}.npy"]) for name in names if f"input_{name}.npy" in members}
 
 
 def _flow_member(root: Path, row: Row, name: str) -> np.ndarray:

@@ -17,14 +17,17 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
+import pickletools
 import shutil
 import signal
+import sys
 import threading
 import time
 import traceback
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -32,6 +35,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from pickle import PicklingError
+from types import TracebackType
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -41,7 +45,7 @@ from mesynth.core.process import part
 from mesynth.store import cluster, digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, temporary_beside, write_bytes, write_listed, write_text
-from mesynth.store.shards import ShardWriter, frames_members, npy_bytes
+from mesynth.store.shards import PICTURES, ShardWriter, frames_members, npy_bytes
 
 # ------------------------------------------------------------------- processes
 
@@ -52,6 +56,11 @@ Task = Callable[..., Iterable[int]]
 
 class WorkerDied(MesynthError):
     """A worker process ended without a word: out of memory, or killed."""
+
+
+WORTH = 8.0
+"""Seconds of work that must be left for processes to be started: each takes some seconds of a core to import what it
+needs. 0: they are started at once, and this process makes nothing itself."""
 
 
 def run_pool(
@@ -72,44 +81,101 @@ def run_pool(
         WorkerDied: a worker process was killed or ran out of memory.
         MesynthError: whatever a task raised.
     """
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    # One thread per worker: the processes are the parallelism. Children read this at import time.
-    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(saved, "1"))
-    processes: list[BaseProcess] = []
-    connections: list[Connection] = []
     left = iter(jobs)
-    first: list[tuple[Any, ...]] = []  # taken, as a process is started for a job only, and not given out yet
-    try:
-        for job in islice(left, workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, (task, close), counter))
-            with _no_interrupt():
-                process.start()
-                processes.append(process)
-            theirs.close()  # so that a worker's death ends the connection
-            connections.append(ours)
-            first.append(job)
-        todo = chain(first, left)
-        while connections:
-            for connection in cast("list[Connection]", wait(connections, timeout=0.2)):
+    first = list(islice(left, workers))  # a process is started for a job only
+    with _Pool(task, close, where) as pool:
+        pool.start(len(first))
+        pool.run(chain(first, left), report)
+
+
+class _Pool:
+    """Worker processes, of which each asks for its next job; used as a context, which ends them all."""
+
+    def __init__(self, task: Task, close: Callable[[], object] | None, where: object) -> None:
+        self.task, self.close, self.where = task, close, where
+        self._counter: Any = None
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        self._silent = 0
+        """Processes that have not asked for anything yet: they still import."""
+
+    @property
+    def done(self) -> int:
+        """Clips that the processes have made."""
+        return int(self._counter.value) if self._counter is not None else 0
+
+    @property
+    def is_started(self) -> bool:
+        return bool(self._processes)
+
+    @property
+    def is_up(self) -> bool:
+        """Every process that was started has asked for work."""
+        return bool(self._processes) and self._silent == 0
+
+    def start(self, workers: int) -> None:
+        """Start so many processes."""
+        context = _context((self.task, self.close))
+        self._counter = context.Value("q", 0)
+        # One thread per worker: the processes are the parallelism. Children read this at import time.
+        saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+        os.environ.update(dict.fromkeys(saved, "1"))
+        try:
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, (self.task, self.close), self._counter))
+                with _no_interrupt():
+                    process.start()
+                    self._processes.append(process)
+                theirs.close()  # so that a worker's death ends the connection
+                self._connections.append(ours)
+                self._silent += 1
+        finally:
+            for name, value in saved.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+    def serve(self, todo: Iterator[tuple[Any, ...]], timeout: float) -> bool:
+        """Give work to who has asked for it within ``timeout`` seconds; False once nobody is left.
+
+        Raises what ended a job, or WorkerDied.
+        """
+        try:
+            for connection in cast("list[Connection]", wait(self._connections, timeout=timeout)):
+                self._silent = max(self._silent - 1, 0)
                 if not _hand_out(connection, todo):
-                    connections.remove(connection)
-            report(counter.value)
-    except (EOFError, ConnectionError):
-        _terminate(processes)
-        raise WorkerDied(
-            f"a worker process died (out of memory, or killed); finished clips stay in {where}, go on with --workers 1"
-        ) from None
-    except BaseException:
-        _terminate(processes)
-        raise
-    finally:
-        for started in processes:
-            started.join()
-        for name, value in saved.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+                    self._connections.remove(connection)
+        except (EOFError, ConnectionError):
+            raise WorkerDied(
+                f"a worker process died (out of memory, or killed); finished clips stay in {self.where}, "
+                "go on with --workers 1"
+            ) from None
+        return bool(self._connections)
+
+    def run(self, todo: Iterator[tuple[Any, ...]], report: Callable[[int], object]) -> None:
+        """Serve until there is nothing left to do."""
+        while self._connections:
+            self.serve(todo, 0.2)
+            report(self.done)
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            _terminate(self._processes)
+        for process in self._processes:
+            process.join()
+
+
+def _context(work: object) -> Any:
+    """How processes are started: from a server that has imported what the work needs once, and runs no threads; where
+    there is none (Windows), each anew."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    words = {str(word) for _, word, _ in pickletools.genops(pickle.dumps(work)) if isinstance(word, str)}
+    context.set_forkserver_preload(sorted(words & {*sys.modules} - {"__main__"}))
+    return context
 
 
 def _terminate(processes: Iterable[BaseProcess]) -> None:
@@ -323,7 +389,7 @@ def _run_shards(
     report(done, total)
     try:
         with _full_disk(out):
-            _make_all(make, shards, workers, lambda clips: report(done + clips, total), out, close)
+            _make_all(make, shards, workers, done, total, report, out, close)
             finish(n_shards)
     finally:
         _remove_temporaries(out)  # of workers that were stopped
@@ -343,23 +409,22 @@ def _full_disk(out: Path) -> Iterator[None]:
 
 def _make_all(
     make: ShardMaker,
-    shards: Iterable[tuple[int, int, int, Jobs]],
+    shards: Iterator[tuple[int, int, int, Jobs]],
     workers: int,
-    report: Callable[[int], object],
+    done: int,
+    total: int,
+    report: Progress,
     out: Path,
     close: Callable[[], object] | None,
 ) -> None:
-    """Every shard, on Ray, in this process or in several; ``report`` is told how many clips are done."""
+    """Every shard, on Ray, in this process or in several; ``done`` of ``total`` clips were made before."""
+    ahead = partial(_beyond, report, done, total)
     if (engine := cluster.engine()) is not None:
-        engine.run(partial(_count_shard, make), shards, report=report, where=out)
-    elif workers == 1:
-        done = 0
-        for shard in shards:
-            for finished in make(*shard):
-                report(done + finished)
-            done += len(shard[-1])
+        engine.run(partial(_count_shard, make), shards, report=ahead, where=out)
+    elif workers > 1 and not WORTH:
+        run_pool(make, shards, workers=workers, report=ahead, where=out, close=close)
     else:
-        run_pool(make, shards, workers=workers, report=report, where=out, close=close)
+        _make_here(make, shards, workers, done, total, report, out, close)
 
 
 def _count_shard(make: ShardMaker, index: int, n_shards: int, first: int, jobs: Jobs) -> int:
@@ -420,7 +485,7 @@ def _run_together(
             report(done, total)
             most = min(workers or cluster.default_workers(), max(len(missing(own)), 1))
             with _full_disk(out):
-                _make_all(guarded, taken(), most, partial(_beyond, report, done, total), out, close)
+                _make_all(guarded, taken(), most, done, total, report, out, close)
             if (out / last).is_file():
                 break
             left = missing(whole)
@@ -524,6 +589,55 @@ def _unless_finished(
             raise
 
 
+def _make_here(
+    make: ShardMaker,
+    shards: Iterator[tuple[Any, ...]],
+    workers: int,
+    done: int,
+    total: int,
+    report: Progress,
+    out: Path,
+    close: Callable[[], object] | None,
+) -> None:
+    """Make shards in this process; with several ``workers`` until as many others have started, if that many seconds of
+    work are left (:data:`WORTH`) that it pays to start them."""
+    mine, first, since, free = 0, 0, 0.0, workers > 1
+    with _Pool(make, close, out) if free else nullcontext() as pool, _one_thread() if free else nullcontext():
+        for shard in shards:
+            before = mine
+            for finished in make(*shard):
+                mine, now = before + finished, time.monotonic()
+                if pool is None:
+                    report(done + mine, total)
+                    continue
+                if not first:
+                    first, since = mine, now  # the first clip loads and compiles
+                elif pool.is_started:
+                    pool.serve(shards, 0)
+                elif (total - done - mine) * (now - since) > WORTH * (mine - first):
+                    pool.start(workers)
+                report(done + mine + pool.done, total)
+            if pool is not None and pool.is_up:
+                break
+        if pool is not None and pool.is_started:
+            pool.run(shards, lambda clips: report(done + mine + clips, total))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in the processes beside this one: they are the parallelism."""
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def _remove_temporaries(out: Path) -> None:
     for temporary in out.rglob("*.tmp"):
         if cluster.TOGETHER in temporary.parts:  # a lease that is being taken
@@ -592,6 +706,8 @@ class Produced:
     row: Row
     frames: np.ndarray | None = None
     """[T,H,W,3] uint8"""
+    pictures: str = PICTURES[0]
+    """How the frames are stored, of :data:`mesynth.store.shards.PICTURES`."""
     flow: np.ndarray | None = None
     """[2,H,W] float32"""
     landmarks: np.ndarray | None = None
@@ -688,7 +804,9 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     arrays = {"flow.npy": made.flow, "landmarks.npy": made.landmarks, "valid.npy": made.valid}
     arrays |= {f"{name}.npy": array for name, array in made.extra.items()}
     with part("encode"):
-        pictures = None if made.frames is None else frames_members(made.frames)
+        pictures = None
+        if made.frames is not None:
+            pictures = frames_members(made.frames, made.pictures, row.apex_index)
         present = {name: npy_bytes(array) for name, array in arrays.items() if array is not None}
     with part("write"):
         if pictures is not None:

@@ -13,7 +13,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mesynth.core.errors import DatasetLayoutError, UnreadableImageError
+from mesynth.core.errors import ConfigError, DatasetLayoutError, UnreadableImageError
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a damaged file is one line of ours, not a page of FFmpeg's
 
@@ -113,7 +114,7 @@ class _Decoder:
         done, bgr = self._capture.retrieve()
         if not done or bgr is None:
             raise UnreadableImageError(f"frame {number} of {self.path} cannot be decoded; copy the video again")
-        return np.ascontiguousarray(bgr[..., ::-1])
+        return turned_over(bgr)
 
 
 def _open(path: Path) -> cv2.VideoCapture:
@@ -234,7 +235,164 @@ def listing(path: Path | str) -> dict[int, str]:
     return {number: frame_name(path.name, number) for number in range(frame_count(path))}
 
 
+# ---------------------------------------------------------------- lossless
+
+
+_LOSSLESS = "libx264rgb"
+_EVERY = 64
+"""Frames after which one is coded by itself, at the latest."""
+_COUNT = "FRAMES"
+"""Of a video's metadata: how many frames it has. A file that was cut off plays to where it ends."""
+_GONE = "copy the corpus again or make it anew"
+
+
+def check_lossless() -> None:
+    """Raise ConfigError where this build of PyAV cannot write :func:`lossless_video` (each can read it)."""
+    import av
+
+    try:
+        av.Codec(_LOSSLESS, "w")
+    except (ValueError, av.FFmpegError):
+        raise ConfigError(
+            f"frames cannot be stored as video: PyAV {av.__version__} was built without the encoder {_LOSSLESS}; "
+            "store them as png, or install PyAV's own wheel (pip install --force-reinstall av)"
+        ) from None
+
+
+def lossless_video(frames: np.ndarray, keys: Collection[int] = ()) -> bytes:
+    """[T,H,W,3] uint8 RGB as Matroska with H.264 of the High 4:4:4 profile in RGB, quantiser 0: every bit is kept, and
+    the same frames give the same bytes.
+
+    Frame 0, ``keys`` and at least every 64th are coded by themselves: :func:`lossless_frames` decodes them alone.
+
+    >>> clip = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), dtype=np.uint8)
+    >>> bool((lossless_frames(lossless_video(clip, [3]), "a clip") == clip).all())
+    True
+    """
+    import av
+
+    check_lossless()
+    file = io.BytesIO()
+    container: Any
+    # bitexact: no version, no time of day and no random number in the file.
+    with av.open(file, "w", format="matroska", options={"fflags": "+bitexact"}) as container:
+        container.metadata[_COUNT] = str(len(frames))
+        stream = container.add_stream(_LOSSLESS, rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24"
+        codec = stream.codec_context
+        codec.thread_count = 1  # slices and look-ahead of several threads change the bytes
+        codec.gop_size = _EVERY
+        # cpu-independent: the same bytes on another processor.
+        codec.options = {
+            "qp": "0", "preset": "ultrafast", "bf": "0", "forced-idr": "1", "x264-params": "cpu-independent=1",
+        }  # fmt: skip
+        codec.flags |= int(av.codec.context.Flags.bitexact)
+        for number, picture in enumerate(frames):
+            frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            if number in keys:
+                frame.pict_type = 1  # I
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def lossless_frames(
+    data: bytes, name: str, places: Sequence[int] | None = None, total: int | None = None
+) -> np.ndarray:
+    """The pictures [N,H,W,3] uint8 RGB at ``places`` (None: all) of what :func:`lossless_video` wrote.
+
+    Decoding starts at the last frame before each that is coded by itself. ``total``: how many there must be.
+
+    Raises:
+        UnreadableImageError: a truncated or damaged video, or one of another kind.
+    """
+    import av
+
+    try:
+        # The header says all there is to know; probing would decode frames, three quarters of the time of two.
+        with av.open(io.BytesIO(data), format="matroska", options={"probesize": "32"}) as container:
+            return _lossless(container, name, places, total)
+    except (av.FFmpegError, OSError, ValueError, IndexError, EOFError, MemoryError) as error:
+        if isinstance(error, UnreadableImageError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImageError(f"{name} cannot be decoded as a video ({reason}); {_GONE}") from None
+
+
+def _lossless(container: Any, name: str, places: Sequence[int] | None, total: int | None) -> np.ndarray:
+    streams, stated = container.streams.video, container.metadata.get(_COUNT, "")
+    codec = streams[0].codec_context if len(streams) == 1 else None
+    if codec is None or codec.name != "h264" or codec.pix_fmt != "gbrp" or not stated.isdecimal():
+        what = f"{codec.name} {codec.pix_fmt}" if codec else f"{len(streams)} video streams"
+        raise UnreadableImageError(f"{name} is no lossless RGB video of mesynth's ({what}); {_GONE}")
+    height, width = codec.height, codec.width
+    packets = [packet for packet in container.demux(streams[0]) if packet.size]
+    expected = int(stated) if total is None else total
+    if not 0 < height * width * len(packets) <= _MOST_STORED or not len(packets) == expected == int(stated):
+        raise UnreadableImageError(
+            f"{name} holds {len(packets)} frames of {width}x{height} pixels, not {expected}; it is truncated: {_GONE}"
+        )
+    wanted = range(len(packets)) if places is None else places
+    number = {packet.pts: i for i, packet in enumerate(packets)}
+    codec.thread_count = 1
+    codec.options = {"err_detect": "explode"}  # nothing is guessed where bits are wrong
+    found: dict[int, np.ndarray] = {}
+
+    def take(decoded: Iterable[Any]) -> None:
+        for frame in decoded:
+            place = number.get(frame.pts, -1)
+            if place in needed:
+                found[place] = frame.to_ndarray()  # planes G, B, R -> R, G, B
+
+    needed, at = set(wanted), 0
+    for place in sorted(needed):
+        if not 0 <= place < len(packets):
+            raise UnreadableImageError(f"{name} has no frame {place}: it holds {len(packets)}; {_GONE}")
+        key = max((i for i in range(at, place + 1) if packets[i].is_keyframe), default=at)
+        if key > at:
+            if at:
+                take(codec.decode(None))
+                codec.flush_buffers()
+            at = key
+        for packet in packets[at : place + 1]:
+            take(codec.decode(packet))
+        at = place + 1
+    take(codec.decode(None))
+    shapes = {picture.shape for picture in found.values()}
+    if len(found) != len(needed) or shapes != {(height, width, 3)}:
+        raise UnreadableImageError(f"{len(needed) - len(found)} frames of {name} do not decode; it is damaged: {_GONE}")
+    return np.stack([found[place] for place in wanted])
+
+
+_MOST_STORED = 4_000_000_000
+"""Pixels of one stored clip, all frames together: 12 GB of memory."""
+
+
 # ---------------------------------------------------------------- pictures
+
+
+def turned_over(image: np.ndarray) -> np.ndarray:
+    """[H,W,3] with its channels in the other order: RGB -> BGR, as OpenCV has them, or back. A new array.
+
+    A view with a negative stride costs fifty times as much to copy, and OpenCV copies it.
+
+    >>> turned_over(np.array([[[1, 2, 3]]], np.uint8)).tolist()
+    [[[3, 2, 1]]]
+    """
+    return np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR))
+
+
+def encoded(image: np.ndarray, suffix: str, how: Sequence[int] = ()) -> bytes:
+    """[H,W,3] RGB or [H,W] grey as a picture file of that suffix; ``how``: OpenCV's writing parameters.
+
+    >>> image_array(encoded(np.full((2, 2, 3), (9, 8, 7), np.uint8), ".png"), "a picture")[0, 0].tolist()
+    [9, 8, 7]
+    """
+    done, buffer = cv2.imencode(suffix, turned_over(image) if image.ndim == 3 else image, list(how))
+    assert done
+    return bytes(buffer)
 
 
 MOST_PIXELS = 150_000_000
@@ -300,7 +458,7 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
     if image is None or image.dtype not in (np.uint8, np.uint16):
         why = "it may be truncated, replace it" if size is None else "it is truncated, or holds no 8 or 16 bit colours"
         raise UnreadableImageError(f"{name} cannot be read as an image; {why}")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return turned_over(image)
 
 
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}

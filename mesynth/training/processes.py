@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from mesynth.core.devices import find_device
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.process import launched
 
@@ -65,7 +66,7 @@ class Processes:
     """
 
     def __init__(self, device: str = "auto", precision: str = "fp32", trackers: Sequence[Any] = ()) -> None:
-        """``device``: auto, cpu or cuda. Processes without a GPU meet on the CPU.
+        """``device``: auto, cpu, cuda or mps. Processes without a GPU meet on the CPU.
 
         Raises:
             ConfigError: the device is not here, cannot do ``precision``, the launcher asks for sharding, or the
@@ -75,15 +76,13 @@ class Processes:
         from accelerate.state import AcceleratorState, PartialState
         from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
-        if device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"device {device} is unknown; choose auto, cpu or cuda (CUDA_VISIBLE_DEVICES picks one)")
         launched_rank, launched_count = launched()
         if launched_count > 1:
             # Its functions keep the process group of the moment of import as a default: see _leave_group_at_exit.
             importlib.import_module("torch.distributed.nn.functional")
         cuda = torch.cuda.is_available()
-        if device == "cuda" and not cuda:
-            raise ConfigError("device cuda is not here (no CUDA); use --device cpu")
+        if ":" in find_device(device):
+            raise ConfigError(f"--device {device} names one GPU; write cuda, CUDA_VISIBLE_DEVICES picks which")
         if precision == "fp16" and (device == "cpu" or not cuda):
             raise ConfigError("run.precision=fp16 needs CUDA; on the CPU use bf16 or fp32")
         if precision == "bf16" and device != "cpu" and cuda and not torch.cuda.is_bf16_supported():

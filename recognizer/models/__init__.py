@@ -1,6 +1,6 @@
 """The models by name: what ships, and what others register. A model's code is imported when it is asked for.
 
-``MODELS`` holds what ships as modules with ``build(config, n_classes, shape)`` (``lda`` and ``svm`` with ``fit``), and
+``MODELS`` holds what ships as modules with ``build(config, n_classes, shape)`` (of ``CLOSED`` with ``fit``), and
 what others add as a :class:`Model`, or as anything that can be one: a network or an estimator, its class, or a function
 that makes it. :func:`make` turns all of these into something that can be trained.
 """
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from recognizer.models.common import FlowNetwork, Shape
 
 LDA, SVM = "lda", "svm"
-CLOSED: tuple[str, ...] = (LDA, SVM)
-"""Of those that ship: not trained in steps; they see the flow image alone."""
+HANDCRAFTED: tuple[str, ...] = ("lbp_top", "bi_woof", "mdmo", "hoof")
+"""Published features before a linear machine; all of them in recognizer.models.handcrafted."""
+CLOSED: tuple[str, ...] = (LDA, SVM, *HANDCRAFTED)
+"""Of those that ship: not trained in steps. ``lda`` and ``svm`` see the flow image alone."""
 _OURS = ("capsule_graph", "region_attention")
 _PUBLISHED = (
     "ststnet", "offapex", "dssn", "capsulenet", "ice_discriminator", "au_gacn", "mer_gcn", "graph_tcn", "elrcn",
     "micro_attention", "microexpstcnn", "fusenet", "atnet", "htnet",
+    "dual_inception", "rcn", "featref", "bdcnn", "nmer", "kfc", "mtmnet", "mimanet", "aman", "tscnn", "geme",
+    "lr_gacnn",
+    "learnet", "affectivenet", "sma_stn", "dstan", "fcnn3d", "setfnet", "mersiam", "lgccon", "graph_au", "mer_augcn",
+    "saat", "dikd", "cbamnet", "originet", "shallow_cnn",
 )  # fmt: skip
 
 
@@ -37,8 +43,8 @@ INPUTS: dict[str, FlowTransform] = {
 """What models do to flow images first where ``data.power``, ``data.pool`` and ``data.symmetric`` are null, as chosen on
 real flow images (docs/decisions/018, 019); the others take them as they are."""
 RECIPE_KEYS = frozenset((
-    "model", "models", "modes", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios", "counts",
-    "controls", "train_subjects", "resamples",
+    "model", "models", "modes", "task", "aus", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios",
+    "counts", "controls", "train_subjects", "resamples",
 ))  # fmt: skip
 """What else stands at the top of a recipe, where a model's name stands for its section."""
 SEEDING = threading.RLock()
@@ -99,7 +105,11 @@ class _Models(Registry[Any]):
 
 
 MODELS = _Models(
-    "model", "recognizer.models", {name: f"recognizer.models.{name}" for name in (*CLOSED, *_OURS, *_PUBLISHED)}
+    "model",
+    "recognizer.models",
+    {name: f"recognizer.models.{name}" for name in (LDA, SVM)}
+    | dict.fromkeys(HANDCRAFTED, "recognizer.models.handcrafted")
+    | {name: f"recognizer.models.{name}" for name in (*_OURS, *_PUBLISHED)},
 )
 """All models by name; others declare theirs by an entry point of the group ``recognizer.models``."""
 NETWORKS: tuple[str, ...] = (*_OURS, *_PUBLISHED)
@@ -154,7 +164,7 @@ def section_class(name: str) -> type[Any] | None:
 def make(name: str, config: Any, n_classes: int, shape: Shape) -> Any:
     """A model that has learned nothing: a :class:`~recognizer.models.common.FlowNetwork`, or a scikit-learn classifier.
 
-    ``config`` is its section. Weights come from torch's current seed. Not for ``lda`` and ``svm``.
+    ``config`` is its section. Weights come from torch's current seed. Not for those in ``CLOSED``.
 
     Raises:
         ConfigError: no such model, or what its factory makes is none.

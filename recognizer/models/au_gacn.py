@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
+from recognizer.models.blocks import GraphAttention
 from recognizer.models.common import AuGraph, AuGraphConfig, Dropout, FlowNetwork, Outputs, Shape, cooccurrence
 
 
@@ -31,25 +31,6 @@ class AuGacnConfig(AuGraphConfig):
             raise ConfigError(f"au_gacn.heads={self.heads} must divide au_gacn.node={self.node}")
         if not 0 < self.ratio <= 1:
             raise ConfigError(f"au_gacn.ratio={self.ratio:g} is outside (0, 1]")
-
-
-class GraphAttention(nn.Module):
-    """Graph attention (Velickovic et al., 2018): nodes [B,N,D] and who hears whom [B,N,N] bool -> [B,N,D]."""
-
-    def __init__(self, node: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.value = nn.Linear(node, node, bias=False)
-        self.say = nn.Linear(node, heads, bias=False)
-        self.hear = nn.Linear(node, heads, bias=False)
-
-    def forward(self, nodes: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        value = self.value(nodes)
-        logits = F.leaky_relu(self.hear(value)[:, :, None] + self.say(value)[:, None], 0.2)  # [B,hearer,speaker,heads]
-        attention = torch.where(edges[..., None], logits, -1e9).softmax(2)
-        heard = torch.einsum("bijh,bjhd->bihd", attention, value.unflatten(2, (self.heads, -1)))
-        return F.elu(heard.flatten(2))
 
 
 class AttentionPool(nn.Module):

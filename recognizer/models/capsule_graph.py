@@ -68,6 +68,7 @@ class CapsuleGraph(FlowNetwork):
     """See the module's first lines. Scores are the lengths of the class capsules, in [0,1)."""
 
     probability_gain = 8.0
+    centre = 0.5
     mirrored = True
 
     def __init__(self, config: CapsuleGraphConfig, n_classes: int, size: int) -> None:

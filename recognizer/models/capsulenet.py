@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.errors import ConfigError
+from recognizer.models.blocks import ResidualBlock
 from recognizer.models.common import (
     APEX_INPUTS,
     ApexCapsules,
@@ -57,22 +58,6 @@ class CapsulenetConfig(ApexCapsules):
         self.check("capsulenet", {"side": 0}, trunk=tuple(TRUNKS))
 
 
-class _Block(nn.Module):
-    """Basic residual block of ResNet (He et al., 2016): two 3x3 convolutions, the first with the stride."""
-
-    def __init__(self, a: int, b: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(a, b, 3, stride, 1, bias=False), BatchNorm(b), nn.ReLU(),
-            nn.Conv2d(b, b, 3, 1, 1, bias=False), BatchNorm(b),
-        )  # fmt: skip
-        same = a == b and stride == 1
-        self.skip = nn.Identity() if same else nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), BatchNorm(b))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.body(x) + self.skip(x))
-
-
 class Capsulenet(FlowNetwork):
     """ResNet18 up to its third layer -> conv 9x9 (256) -> 32 primary capsules a position -> class capsules.
 
@@ -84,6 +69,7 @@ class Capsulenet(FlowNetwork):
 
     needs = ("apex",)
     probability_gain = 8.0
+    centre = 0.5
     stack = 1
 
     def __init__(self, config: CapsulenetConfig, n_classes: int, shape: Shape) -> None:
@@ -96,7 +82,7 @@ class Capsulenet(FlowNetwork):
         ]  # fmt: skip
         maps = after(side, 7, 2, 3)
         for (a, b), stride in zip(pairwise((widths[0], *widths)), trunk.strides, strict=True):
-            layers += [_Block(a, b, stride), *(_Block(b, b, 1) for _ in range(trunk.blocks - 1))]
+            layers += [ResidualBlock(a, b, stride), *(ResidualBlock(b, b, 1) for _ in range(trunk.blocks - 1))]
             maps = after(maps, 3, stride, 1)
         maps = after(after(maps, trunk.kernel), trunk.kernel, 2)
         if maps < 1:

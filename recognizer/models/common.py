@@ -25,18 +25,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.types import N_AUS
 from recognizer.models.faces import masks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Sizes of the views a network may need."""
-
-    size: int = 28
-    """S of "flow" [B,3,S,S]."""
-    frame_size: int = 64
-    """F of "apex" [B,2,F,F] and "frames" [B,T,F,F]."""
-    frames: int = 10
-    """T of "frames"."""
+from recognizer.views import Shape as Shape
 
 
 class Outputs(NamedTuple):
@@ -48,6 +37,8 @@ class Outputs(NamedTuple):
     """[B,K*2] logits, or None without an AU head"""
     features: torch.Tensor | None = None
     """[B,D] what the classifier sees, for losses on distances; None: nothing of the kind"""
+    more: dict[str, torch.Tensor] | None = None
+    """What else the network's own loss needs, by name."""
 
 
 class Dropout(nn.Module):
@@ -141,11 +132,16 @@ class FlowNetwork(nn.Module):
 
     scale: torch.Tensor
     needs: tuple[str, ...] = ("flow",)
-    """The views that ``forward`` takes, in this order; see :class:`recognizer.data.FlowSet`."""
+    """The views that ``forward`` takes, in this order: names of :data:`recognizer.views.VIEWS`, in the shapes of
+    :class:`Shape`, float32."""
+    needs_meta: tuple[str, ...] = ()
+    """What its own loss is told of each clip beside the class: names of :data:`recognizer.data.META`."""
     mirrored = False
     """Whether a clip's probabilities are the mean of its own and of those of its mirror image."""
     probability_gain = 1.0
     """softmax(probability_gain * scores) are the class probabilities."""
+    centre = 0.0
+    """The score at which what it stands for is as likely as not: .5 where scores are lengths of capsules."""
     stack = 16
     """How many members train fastest together on a CPU; see tests/bench/bench_folds.py."""
     alone = False
@@ -159,12 +155,23 @@ class FlowNetwork(nn.Module):
         """[B,3,S,S] with unit rms per channel."""
         return x / self.scale[:, None, None]
 
+    def odds(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of outputs that do not exclude each other -> their log odds."""
+        return self.probability_gain * (scores - self.centre)
+
     forward: Callable[..., Outputs]
     """(views in the order of ``needs``, each [B,...]) -> :class:`Outputs`."""
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Mean loss of a batch: y [B] int64, au [B,K*2] with -1 unknown. Default: cross-entropy."""
         return F.cross_entropy(outputs.scores, y)
+
+    def meta_loss(
+        self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor, meta: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """:meth:`loss` of a network that ``needs_meta``: each of these [B] int64, -1 unknown, and what is unknown does
+        not count."""
+        return self.loss(outputs, y, au)
 
 
 class RegionStem(nn.Module):
@@ -195,6 +202,11 @@ def au_loss(logits: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
     known = (au >= 0).to(logits.dtype)
     each = F.binary_cross_entropy_with_logits(logits, au.clamp(min=0).to(logits.dtype), reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def known_mean(each: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean of a loss [B] over the clips it is ``known`` [B] for; 0 when it is for none."""
+    return torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
 
 
 def margin_loss(
@@ -280,6 +292,14 @@ def he(module: nn.Module) -> None:
     """Weights of convolutions by He's rule, biases 0; for ``module.apply``."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def glorot(module: nn.Module) -> None:
+    """Weights of convolutions and dense layers by Glorot's rule, biases 0, as Keras has it; for ``module.apply``."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

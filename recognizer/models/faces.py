@@ -92,6 +92,8 @@ MOUTH: tuple[tuple[float, float], ...] = (
 )  # fmt: skip
 """18 points: the outer contour clockwise from image left, then the inner one without its corners (iBUG 48-59, 61-63,
 65-67)."""
+MOUTH_INNER_CORNERS: tuple[tuple[float, float], ...] = ((0.368, 0.796), (0.632, 0.796))
+"""iBUG 60 and 64."""
 EYES: tuple[tuple[float, float], ...] = ((0.300, 0.350), (0.700, 0.350))
 MOUTH_CORNERS: tuple[tuple[float, float], ...] = ((0.345, 0.797), (0.655, 0.797))
 EYE_BOX = (0.088, 0.223, 0.912, 0.454)

@@ -53,6 +53,19 @@ def graph_edges() -> np.ndarray:
     return np.array(pairs, np.int64)
 
 
+def shape_map(width: int) -> nn.Sequential:
+    """Layers from what :func:`magnified` gives [B,2,F,F] to one map [B,1,F,F]."""
+    return nn.Sequential(
+        nn.Conv2d(2, width, 3, padding=1), norm(width), nn.ReLU(), nn.Conv2d(width, 1, 3, padding=1)
+    ).apply(he)  # fmt: skip
+
+
+def magnified(view: torch.Tensor, factor: float) -> torch.Tensor:
+    """Onset and apex [B,2,F,F] -> the apex, its change from the onset ``factor`` times as large, and that change."""
+    change = factor * (view[:, 1:] - view[:, :1])
+    return torch.cat([2 * (view[:, :1] + change) - 1, change], 1)
+
+
 class _Tcn(nn.Module):
     """Sequences [B,D,N] -> [B,width]: residual blocks of dilated convolutions of 3, then the mean."""
 
@@ -95,10 +108,7 @@ class GraphTcn(FlowNetwork):
         if config.patch > shape.frame_size:
             raise ConfigError(f"graph_tcn.patch={config.patch} is larger than data.frame_size={shape.frame_size}")
         self.config = config
-        self.shape_map = nn.Sequential(
-            nn.Conv2d(2, config.shape_width, 3, padding=1), norm(config.shape_width), nn.ReLU(),
-            nn.Conv2d(config.shape_width, 1, 3, padding=1),
-        ).apply(he)  # fmt: skip
+        self.shape_map = shape_map(config.shape_width)
         self.register_buffer(
             "places", torch.from_numpy(patch_index(POINTS, shape.frame_size, config.patch)), persistent=False
         )
@@ -109,9 +119,7 @@ class GraphTcn(FlowNetwork):
 
     def forward(self, *views: torch.Tensor) -> Outputs:
         """[B,2,F,F] onset and apex -> scores."""
-        onset = views[0][:, :1]
-        change = self.config.magnify * (views[0][:, 1:] - onset)
-        shape = self.shape_map(torch.cat([2 * (onset + change) - 1, change], 1))
+        shape = self.shape_map(magnified(views[0], self.config.magnify))
         nodes = shape.flatten(1)[:, self.places.flatten()].unflatten(1, self.places.shape)
         edges = nodes[:, self.edges[:, 1]] - nodes[:, self.edges[:, 0]]
         features = torch.cat([self.over_nodes(nodes.transpose(1, 2)), self.over_edges(edges.transpose(1, 2))], 1)

@@ -71,6 +71,7 @@ class IceDiscriminator(FlowNetwork):
 
     needs = ("apex",)
     probability_gain = 8.0
+    centre = 0.5
     stack = 1
 
     def __init__(self, config: IceDiscriminatorConfig, n_classes: int, shape: Shape) -> None:

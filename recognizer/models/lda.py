@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from mesynth.core.errors import ConfigError
 
@@ -149,6 +148,8 @@ def _made(
 
 def _solved(groups: Sequence[Moments], n_classes: int, config: LdaConfig) -> tuple[np.ndarray, np.ndarray]:
     """(weight [C,D], bias [C]) of the discriminant of these groups."""
+    from scipy.linalg import cho_factor, cho_solve
+
     dimensions = len(groups[0].mean)
     mass, means = np.zeros(n_classes), np.zeros((n_classes, dimensions))
     scatter = np.zeros((dimensions, dimensions))
@@ -197,7 +198,7 @@ def chosen_prior_weight(
     away = np.abs(np.log(np.maximum(candidates, NOTHING)) - np.log(usual))
     if len(names) < 2:
         return float(candidates[int(away.argmin())])
-    group = _spread(np.bincount(who), _GROUPS)[who]
+    group = spread(np.bincount(who), _GROUPS)[who]
     x, labels, w = gram.mapped(real, affine), y[real], weights[real].astype(np.float64)
     prior = _made(gram, made, y, weights, affine, n_classes)
     right = np.zeros((len(candidates), len(real)))
@@ -222,8 +223,8 @@ def _scaled(group: Moments, mass: float) -> Moments:
     return Moments(group.label, mass, group.mean, group.scatter * (mass / group.mass))
 
 
-def _spread(counts: np.ndarray, n: int) -> np.ndarray:
-    """A group for each subject: those of most clips first, each to the group with the fewest clips so far."""
+def spread(counts: np.ndarray, n: int) -> np.ndarray:
+    """One of up to ``n`` groups for each subject: those of most clips first, each to the smallest so far."""
     load, out = np.zeros(min(n, len(counts))), np.zeros(len(counts), np.int64)
     for i in np.argsort(-counts, kind="stable"):
         out[i] = load.argmin()
@@ -254,6 +255,8 @@ def fit(
 
     A class without a training clip gets bias -inf: it is never predicted.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     index = np.flatnonzero(weights > 0)
     if prior_weight == 0 and (weights * ~added).any():
         index = index[~added[index]]

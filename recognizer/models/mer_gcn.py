@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mesynth.core.types import N_AUS
+from recognizer.models.blocks import propagation
 from recognizer.models.common import AuGraph, AuGraphConfig, Dropout, FlowNetwork, Outputs, Shape, cooccurrence
 
 
@@ -23,13 +24,11 @@ class MerGcnConfig(AuGraphConfig):
         self.check("mer_gcn", layers=1)
 
 
-def propagation(threshold: float) -> torch.Tensor:
-    """[K,K]: D^-1/2 A D^-1/2 of the thresholded, symmetric co-occurrence with loops (Kipf and Welling, 2017)."""
+def connected(threshold: float) -> torch.Tensor:
+    """[K,K]: the thresholded co-occurrence, made symmetric; its diagonal is 1."""
     likely = torch.from_numpy(cooccurrence())
     adjacency = torch.where(likely >= threshold, likely, 0)
-    adjacency = (adjacency + adjacency.T) / 2
-    scale = adjacency.sum(1).rsqrt()
-    return scale[:, None] * adjacency * scale
+    return (adjacency + adjacency.T) / 2
 
 
 class MerGcn(AuGraph):
@@ -46,7 +45,7 @@ class MerGcn(AuGraph):
 
     def __init__(self, config: MerGcnConfig, n_classes: int, shape: Shape) -> None:
         super().__init__(config)
-        self.register_buffer("propagate", propagation(config.threshold), persistent=False)
+        self.register_buffer("propagate", propagation(connected(config.threshold), loops=False), persistent=False)
         self.layers = nn.ModuleList(nn.Linear(config.node, config.node) for _ in range(config.layers))
         self.drop = Dropout(config.dropout)
         self.classify = nn.Linear(N_AUS * config.node, n_classes)

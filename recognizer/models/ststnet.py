@@ -240,6 +240,112 @@ def conv_pool(
     return best, mean, variance
 
 
+# ------------------------------------------------------------------- norm, dropout, average
+
+
+@njit(cache=True, nogil=True)
+def _kept(place, mixed):  # type: ignore[no-untyped-def]
+    """The hash of :class:`recognizer.models.common.Dropout` at ``place``; ``mixed`` is its key's share."""
+    # Words of 32 bits, which numba widens at every product.
+    h = np.uint32(np.uint32(place) * np.uint32(0x9E3779B1) + mixed)
+    h = np.uint32(np.uint32(h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+    h = np.uint32(np.uint32(h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    return np.uint32(h ^ (h >> np.uint32(16)))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _average(maps, gain, shift, mixed, least, scale, out, mask):  # type: ignore[no-untyped-def]
+    """``out`` [B,F,q,q]: mean of 2x2 of what dropout leaves of gain * map + shift; ``mask`` [B,F,P,P] of 0 and 1."""
+    pools, half = maps.shape[2], out.shape[2]
+    quarter = np.float32(0.25) * scale
+    for b in range(len(maps)):
+        for f in range(maps.shape[1]):
+            start = (b * maps.shape[1] + f) * pools * pools
+            kept, one = mask[b, f].ravel(), maps[b, f]
+            for p in range(np.uint64(pools * pools)):
+                kept[p] = _kept(np.uint32(start) + np.uint32(p), mixed) >= least
+            for i in range(half):
+                for j in range(half):
+                    total = np.float32(0)
+                    for dy in range(2):
+                        for dx in range(2):
+                            y, x = 2 * i + dy, 2 * j + dx
+                            total += np.float32(kept[y * pools + x]) * (gain[f] * one[y, x] + shift[f])
+                    out[b, f, i, j] = quarter * total
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _average_back(maps, gain, mask, scale, above, d_maps, d_gain, d_shift):  # type: ignore[no-untyped-def]
+    """Gradients of :func:`_average`; ``d_gain`` and ``d_shift`` [F] are added to."""
+    quarter, half = np.float32(0.25) * scale, above.shape[2]
+    d_maps[:] = 0
+    for b in range(len(maps)):
+        for f in range(maps.shape[1]):
+            first = second = np.float32(0)
+            for i in range(half):
+                for j in range(half):
+                    slope = quarter * above[b, f, i, j]
+                    for dy in range(2):
+                        for dx in range(2):
+                            y, x = 2 * i + dy, 2 * j + dx
+                            here = slope * np.float32(mask[b, f, y, x])
+                            first += here * maps[b, f, y, x]
+                            second += here
+                            d_maps[b, f, y, x] = here * gain[f]
+            d_gain[f] += first
+            d_shift[f] += second
+
+
+class _Average(torch.autograd.Function):
+    """Of CPU tensors, as :class:`_ConvPool`: a pass forward and one back instead of some twenty over memory."""
+
+    @staticmethod
+    def forward(maps: Any, gain: Any, shift: Any, key: Any, share: float) -> tuple[torch.Tensor, ...]:
+        values, g, s = (t.detach().contiguous().numpy() for t in (maps, gain, shift))
+        n, filters, pools = values.shape[:3]
+        out = np.empty((n, filters, pools // 2, pools // 2), np.float32)
+        mask = np.empty(values.shape, np.uint8)
+        number = int(key)
+        mixed, least = np.uint32((number * 0x85EBCA6B) & 0xFFFFFFFF), np.uint32(int(share * 2**32))
+        used = (least, np.float32(1 / (1 - share))) if number else (np.uint32(0), np.float32(1))
+        _average(values, g, s, mixed, *used, out, mask)
+        return torch.from_numpy(out), torch.from_numpy(mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        maps, gain, _, key, share = inputs
+        ctx.save_for_backward(maps, gain, output[1])
+        ctx.scale = np.float32(1 / (1 - share)) if int(key) else np.float32(1)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        maps, gain, mask = (t.detach().contiguous().numpy() for t in ctx.saved_tensors)
+        d_maps, d_gain, d_shift = np.empty_like(maps), np.zeros_like(gain), np.zeros_like(gain)
+        _average_back(maps, gain, mask, ctx.scale, gradients[0].contiguous().numpy(), d_maps, d_gain, d_shift)
+        return (*map(torch.from_numpy, (d_maps, d_gain, d_shift)), None, None)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+        """Members one after the other."""
+        moved = [t if d is None else t.movedim(d, 0) for t, d in zip(inputs, in_dims, strict=True)]
+        each = [
+            _Average.apply(*(t if in_dims[k] is None else t[m] for k, t in enumerate(moved)))[0]
+            for m in range(info.batch_size)
+        ]
+        return (torch.stack(each), torch.empty(info.batch_size, 0)), (0, 0)
+
+
+def dropped_average(maps: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, drop: Dropout) -> torch.Tensor:
+    """Maps [B,F,P,P] times ``gain`` [F] plus ``shift`` [F], through ``drop``, averaged over 2x2: [B,F,P//2,P//2]."""
+    if maps.device.type != "cpu" or maps.dtype != torch.float32:
+        return F.avg_pool2d(drop(maps * gain[:, None, None] + shift[:, None, None]), 2)
+    averaged: torch.Tensor = _Average.apply(maps, gain, shift, drop.key, drop.p)[0]
+    return averaged
+
+
 # ------------------------------------------------------------------- ststnet
 
 
@@ -297,7 +403,8 @@ class Ststnet(FlowNetwork):
             level = mean.mean(0)
             spread = (variance + (mean - level).square()).mean(0)
             gain, shift = self.norm.gain_and_shift(level, spread, len(x) * (x.shape[-1] + 2) ** 2)
-            normed = maps * gain[:, None, None] + shift[:, None, None]
+            features = dropped_average(maps, gain, shift, self.drop).flatten(1)
+            return Outputs(self.classify(features), None, features)
         features = F.avg_pool2d(self.drop(normed), 2).flatten(1)
         return Outputs(self.classify(features), None, features)
 

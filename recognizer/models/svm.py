@@ -6,6 +6,7 @@ sample weights (libsvm through scikit-learn).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,23 +54,62 @@ def fit(
 ) -> SvmModel:
     """Fit on the clips with weight > 0; ``affine`` [N,2,3] as in :meth:`Gram.block`.
 
-    Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted (bias -inf).
+    ``y`` and ``weights`` [N], or [A,N]: a question each, of which the machines tell class 1 from the rest and share one
+    kernel. Classes count equally, as UF1 and UAR count them. One that has no training clip is never predicted
+    (bias -inf).
     """
-    index = np.flatnonzero(weights > 0)
-    inner = gram.block(index, index, affine)
+    several, y, weights = y.ndim == 2, np.atleast_2d(y), np.atleast_2d(weights)
+    used = np.flatnonzero((weights > 0).any(0))
+    inner = gram.block(used, used, affine)
     lengths = np.diag(inner)
     distances = squared_distances(inner, lengths, lengths)
     rate = config.gamma / max(float(distances.mean()), 1e-12)
     kernel = np.exp(-rate * distances)
-    coefficients, bias = np.zeros((n_classes, len(y))), np.full(n_classes, -np.inf)
-    labels, w = y[index], weights[index].astype(np.float64)
+    rows = n_classes if not several else len(y)
+    coefficients, bias = np.zeros((rows, y.shape[1])), np.full(rows, -np.inf)
+    if not several:
+        coefficients[:, used], bias = one_against_rest(kernel, y[0, used], weights[0, used], n_classes, config.c)
+        return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+    for a in range(rows):
+        own = weights[a, used] > 0
+        here = kernel if own.all() else kernel[np.ix_(own, own)]
+        coefficients[a, used[own]], bias[a] = present_against_absent(
+            here, y[a, used][own], weights[a, used][own], config.c
+        )
+    return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+
+
+def present_against_absent(kernel: np.ndarray, labels: np.ndarray, w: np.ndarray, c: float) -> tuple[np.ndarray, float]:
+    """One machine of an AU, as :func:`one_against_rest`: labels [n] 0 and 1 -> dual coefficients [n] and a bias. What
+    was never present is absent (bias -inf), what was never absent present (inf)."""
+    if not labels.any() or labels.all():
+        return np.zeros(len(labels)), np.inf if len(labels) and labels.all() else -np.inf
+    dual, bias = one_against_rest(kernel, labels, w, 2, c, only=(1,))
+    return dual[1], float(bias[1])
+
+
+def one_against_rest(
+    kernel: np.ndarray,
+    labels: np.ndarray,
+    w: np.ndarray,
+    n_classes: int,
+    c: float,
+    only: Sequence[int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A machine per class (of ``only``) against the rest: kernel [n,n], labels [n], clip weights [n] > 0 -> dual
+    coefficients [C,n] (0 but for support vectors) and bias [C].
+
+    Classes count equally; one that has no clip gets bias -inf.
+    """
+    w = w.astype(np.float64)
+    dual, bias = np.zeros((n_classes, len(labels))), np.full(n_classes, -np.inf)
     mass = np.bincount(labels, weights=w, minlength=n_classes)
     balanced = w / mass[labels] * w.sum() / np.count_nonzero(mass)
-    for c in np.flatnonzero(mass):
-        if mass[c] == w.sum():  # all there is: nothing to tell it from
-            bias[c] = 0.0
+    for k in np.flatnonzero(mass) if only is None else only:
+        if mass[k] == w.sum():  # all there is: nothing to tell it from
+            bias[k] = 0.0
             continue
-        machine = SVC(C=config.c, kernel="precomputed").fit(kernel, labels == c, sample_weight=balanced)
-        coefficients[c, index[machine.support_]] = machine.dual_coef_[0]
-        bias[c] = machine.intercept_[0]
-    return SvmModel(coefficients=coefficients, bias=bias, rate=rate)
+        machine = SVC(C=c, kernel="precomputed").fit(kernel, labels == k, sample_weight=balanced)
+        dual[k, machine.support_] = machine.dual_coef_[0]
+        bias[k] = machine.intercept_[0]
+    return dual, bias

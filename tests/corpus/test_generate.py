@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from mesynth.cli import main
+from mesynth.core.errors import RunFolderError
 from mesynth.corpus.exports.run import export, import_export
 from mesynth.corpus.faces import margin
 from mesynth.corpus.generate import Preview, generate
 from mesynth.corpus.plan import PlanConfig
+from mesynth.corpus.verify import verify
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store import shards, videos
 from mesynth.store.manifest import Manifest
@@ -118,12 +121,56 @@ def test_previews_lie_loose(corpus: Manifest) -> None:
     assert not (corpus.root / "clips" / "syn0000001").exists()
 
 
+@pytest.fixture(scope="module")
+def filmed(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The same corpus with a video a clip."""
+    out = tmp_path_factory.mktemp("filmed") / "corpus"
+    return generate(photo, CONFIG, out, preview=Preview(count=1), pictures="video", workers=1)
+
+
+def test_frames_stored_as_video_are_the_same_frames(corpus: Manifest, filmed: Manifest, tmp_path: Path) -> None:
+    for png, video in zip(corpus, filmed, strict=True):
+        assert video.frames is not None
+        assert list(shards.read_span(filmed.root, video.frames)) == ["frames.mkv"]
+        whole = shards.read_frames(corpus.root, png)
+        np.testing.assert_array_equal(shards.read_frames(filmed.root, video), whole)
+        ends = [0, png.apex_index]
+        np.testing.assert_array_equal(shards.read_frames(filmed.root, video, ends), whole[ends])
+        np.testing.assert_array_equal(shards.read_flow(filmed.root, video), shards.read_flow(corpus.root, png))
+    assert verify(filmed.root).clean
+    assert verify(filmed.root).frames == verify(corpus.root).frames
+    for form in ("frames", "webdataset"):  # exports are unchanged, to the byte
+        files = []
+        for source in (corpus, filmed):
+            out = tmp_path / f"{form}-{source.root.parent.name}"
+            export(source, form, out)
+            pictures = sorted(p for p in out.rglob("*") if p.suffix in (".png", ".tar"))
+            files.append({str(p.relative_to(out)): p.read_bytes() for p in pictures})
+        assert files[0].keys() == files[1].keys()
+        if form == "frames":
+            assert files[0]
+            assert files[0] == files[1]
+    with open(filmed.root / "frames-000000.tar", "rb") as tar:
+        data = bytearray(tar.read())
+    damaged = Path(shutil.copytree(filmed.root, tmp_path / "damaged"))
+    data[3000] ^= 8
+    (damaged / "frames-000000.tar").write_bytes(data)
+    assert any("bytes 0 to" in str(p) or "damaged" in str(p) for p in verify(damaged).problems)
+
+
+def test_another_form_is_another_run(filmed: Manifest, photo: Path) -> None:
+    with pytest.raises(RunFolderError, match="holds another run"):
+        generate(photo, CONFIG, filmed.root, preview=Preview(count=1), workers=1)
+
+
 @pytest.mark.slow
 def test_same_seed_same_bytes_with_one_process_or_two(photo: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, count=10, size=48)  # three shards
     for name, workers in {"a": 1, "b": 1, "c": 2}.items():
         generate(photo, config, tmp_path / name, preview=Preview(count=1), workers=workers)
-    first = made_bytes(tmp_path / "a")
+        generate(photo, config, tmp_path / f"{name}v", preview=Preview(count=1), pictures="video", workers=workers)
+    first, film = made_bytes(tmp_path / "a"), made_bytes(tmp_path / "av")
+    assert film == made_bytes(tmp_path / "bv") == made_bytes(tmp_path / "cv")
     assert first == made_bytes(tmp_path / "b")
     assert first == made_bytes(tmp_path / "c")
     other = generate(photo, replace(config, seed=1), tmp_path / "d", workers=1)
@@ -219,6 +266,7 @@ def test_dry_run_writes_nothing(photo: Path, tmp_path: Path) -> None:
         (["--au", "12=B", "--profile", "slow"], "profile 'slow' is unknown"),
         (["--au", "12=B", "--video", "avi"], "video 'avi' is unknown"),
         (["--au", "12=B", "--landmarker", "eyes"], "'eyes'"),
+        (["--au", "12=B", "--frames", "jpeg"], "--frames 'jpeg' is unknown; choose png or video"),
         (["--au", "12=B", "--frame", "full", "--size", "96"], "--size has no effect with --frame full"),
         (["--au", "12=B", "--frame", "half"], "--frame has no effect without --kind flow, unless it is full"),
         (["--au", "12=B", "--frame", "full", "--until-accepted"], "--until-accepted has no effect with --frame full"),
@@ -273,7 +321,7 @@ MANY = ["--emotion", "fear", "--count", 48, "--fps", 50, "--size", 64, "--previe
 @pytest.fixture(scope="module")
 def undisturbed(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "corpus"
-    done = _cli("generate", "--faces", photo, *MANY, "--workers", 1, "--out", out)
+    done = _cli("generate", "--faces", photo, *MANY, "--frames", "video", "--workers", 1, "--out", out)
     assert done.exit_code == 0, done.output
     return made_bytes(out)
 
@@ -285,7 +333,7 @@ def test_stopped_in_the_middle_then_resumed(
 ) -> None:
     """Ctrl-C or a kill while two processes work; the same command then gives the bytes of an undisturbed run."""
     out = tmp_path / "a"
-    command = ["generate", "--faces", photo, *MANY, "--out", out]
+    command = ["generate", "--faces", photo, *MANY, "--frames", "video", "--out", out]
     running = subprocess.Popen(
         [sys.executable, "-m", "mesynth", *map(str, command), "--workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -140,7 +140,7 @@ def test_a_generators_network_is_told_from_its_warp(
     assert times.model >= 0.8
     assert times.warp < 0.4
     monkeypatch.undo()
-    slow(layers, "warp_backward", 0.8 / 33)  # the one frame loop
+    slow(layers, "warp_planes", 0.8 / 33)  # the one frame loop
     times = made("slow-warp")
     assert times.warp >= 0.8
     assert times.model < 0.4

@@ -145,6 +145,9 @@ SUBSTITUTIONS = (
         r"^recognizer ablate\b.*few_subjects", "the database has four people", behind=("train_subjects=[3,0]",)
     ),
     Substitution(
+        r"^recognizer (loso|ablate)\b.*/aus\b", "a few small people show few AUs", behind=("aus.codes=[4,12]",)
+    ),
+    Substitution(
         r"^recognizer (loso|train)\b.*capsule_graph",
         "four steps and one seed of a network",
         behind=("train.steps=4", "train.batch=8", "seeds=[0]"),

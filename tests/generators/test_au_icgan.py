@@ -22,13 +22,13 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.flow import estimate_flow
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
+from tests.devices import DEVICES
 from tests.generators.gan_facts import count, damage, facts, wide_face
 
 SIZE = 24
 K = len(facs.AU_CODES)
 REST = AUVector(np.zeros((K, 2), np.float32))
 PROFILE = Profile(apex=0.5)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 def network(seed: int = 0, **options: object) -> AUICGenerator:

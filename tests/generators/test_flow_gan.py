@@ -17,11 +17,11 @@ from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import SelfAttention
 from mesynth.generators.flow_gan.network import FlowDiscriminator, FlowGAN, FlowGenerator, observe
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
+from tests.devices import DEVICES
 from tests.generators.gan_facts import count, damage, facts, wide_face
 
 SIZE = 28
 K = len(facs.AU_CODES)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 def network(seed: int = 0, **options: object) -> FlowGenerator:

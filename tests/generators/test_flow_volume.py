@@ -22,12 +22,12 @@ from mesynth.motion.key_times import KEYS, RISING, TOLD, Timing, key_times, key_
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
+from tests.devices import DEVICES
 from tests.generators.layered import check_lids_and_lips
 from tests.generators.saved import FACTS
 from tests.training.rendered import K, person_face, plain_skin
 
 SIZE = 32
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 OWN = FACTS | {"name": "flow_volume"}
 SMALL: dict[str, Any] = {"size": SIZE, "widths": (8, 16), "dim": 16, "steps": 3}
 

@@ -18,13 +18,13 @@ from mesynth.generators.base import load_pipeline
 from mesynth.generators.blocks import ClassCapsules, GraphReasoning, lengths, margin_loss, route, squash
 from mesynth.generators.ice_gan.network import ICEGAN, CapsuleDiscriminator, ICEGenerator
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
+from tests.devices import DEVICES
 from tests.generators.gan_facts import count, damage, facts, wide_face
 
 SIZE = 16
 K = len(facs.AU_CODES)
 PROFILE = Profile(apex=0.5)
 REST = AUVector(np.zeros((K, 2), np.float32))
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 def network(seed: int = 0, **options: object) -> ICEGenerator:

@@ -35,6 +35,7 @@ from mesynth.generators.motion_gan.network import MotionGAN, MotionGenerator
 from mesynth.generators.painting import region_mask
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
+from tests.devices import DEVICES
 from tests.generators.gan_facts import facts, wide_face
 from tests.generators.tiny_foreign import save_vae
 
@@ -43,7 +44,6 @@ K = len(facs.AU_CODES)
 REST = AUVector(np.zeros((K, 2), np.float32))
 PROFILE = Profile(apex=0.5)
 SMILE = facs.parse_request("12=0.8,L4=0.5")
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 def network(channels: int = 12, side: int = 8, size: int = SIZE, **options: object) -> ImageDenoiser:
@@ -239,6 +239,7 @@ def test_rows_do_not_depend_on_their_batch(scale: float, expect: str) -> None:
     assert not torch.equal(same[0], same[1])
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_rows_agree_with_the_cpus() -> None:
     onset, aus, known = rows(3)

@@ -13,19 +13,19 @@ from mesynth.core.types import AUVector
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.diffusion import sample_conditioned
 from mesynth.generators.diffusion_config import Sampling
-from mesynth.generators.formation import FaceMotion
-from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser, MotionDiffusion, Request
+from mesynth.generators.formation import ApexRequest, FaceMotion
+from mesynth.generators.motion_diffusion.network import REACH, MotionDiffuser, MotionDiffusion
 from mesynth.generators.motion_gan.network import K, MotionGenerator
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face
 from mesynth.preprocess.warping import resize_flow
 from mesynth.store.generator_folder import PipelineError, save_pipeline
+from tests.devices import DEVICES
 from tests.generators.layered import check_lids_and_lips
 from tests.generators.saved import FACTS
 from tests.training.rendered import person_face, plain_skin
 
 SIZE = 32
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 OWN = FACTS | {"name": "motion_diffusion"}
 
 
@@ -207,7 +207,7 @@ def test_a_clip_starts_at_the_photo_and_its_apex_is_what_was_drawn(
     generator: MotionDiffusion, faces: list[Face]
 ) -> None:
     aus = facs.parse_request("12=0.6,L4=0.3")
-    motion = generator.motions([Request(faces[0], aus, 7)])[0]
+    motion = generator.motions([ApexRequest(faces[0], aus, 7)])[0]
     assert len(motion.cells) == len(motion.fields) == 3
     sample, _ = generator.generate(faces[0], aus, Profile(), n_frames=9, fps=100, seed=7)
     assert np.array_equal(sample.clip.frames[0], faces[0].image)
@@ -227,8 +227,8 @@ def test_a_request_gives_the_same_bytes_in_any_company(
 ) -> None:
     made = generator.configured(guidance=guidance)
     texts = ("12=0.5", "1=0.4,2=0.2", "R4=0.7", "15=0.3")
-    requests = [Request(faces[i % 2], facs.parse_request(text), 10 + i) for i, text in enumerate(texts)]
-    requests.insert(2, Request(faces[0], AUVector(np.zeros((K, 2), np.float32)), 1))
+    requests = [ApexRequest(faces[i % 2], facs.parse_request(text), 10 + i) for i, text in enumerate(texts)]
+    requests.insert(2, ApexRequest(faces[0], AUVector(np.zeros((K, 2), np.float32)), 1))
     together = made.motions(requests)
     for order in ([4, 0, 2, 3, 1], [2, 1], [3]):
         for i, motion in zip(order, made.motions([requests[i] for i in order]), strict=True):
@@ -241,7 +241,8 @@ def test_unknown_aus_are_legal_and_not_the_same_as_none(generator: MotionDiffusi
     known = np.ones((K, 2), bool)
     known[facs.AU_INDEX[4]] = False
     whole, part = (
-        generator.motions([Request(faces[0], aus, 3)])[0] for aus in (AUVector(intensity), AUVector(intensity, known))
+        generator.motions([ApexRequest(faces[0], aus, 3)])[0]
+        for aus in (AUVector(intensity), AUVector(intensity, known))
     )
     assert not np.array_equal(whole.bend, part.bend)
 
@@ -279,8 +280,8 @@ def test_gains_of_the_facts_are_applied(faces: list[Face]) -> None:
     facts = load_facts()
     plain, more = (MotionDiffusion(network(), f) for f in (facts, replace(facts, gains={"12": 1.5})))
     weak, strong = (facs.parse_request(f"12={a}") for a in (0.4, 0.6))
-    gained = apex(more.motions([Request(faces[0], weak, 3)])[0], weak)
-    asked = apex(plain.motions([Request(faces[0], strong, 3)])[0], strong)
+    gained = apex(more.motions([ApexRequest(faces[0], weak, 3)])[0], weak)
+    asked = apex(plain.motions([ApexRequest(faces[0], strong, 3)])[0], strong)
     assert np.allclose(gained, asked, atol=1e-5)
 
 
@@ -291,7 +292,7 @@ def test_options(generator: MotionDiffusion, faces: list[Face]) -> None:
     assert other.network is generator.network
     assert generator.steps == 3
     for solver in ("heun", "euler", "few"):
-        motion = generator.configured(solver=solver).motions([Request(faces[0], facs.parse_request("12=0.5"))])[0]
+        motion = generator.configured(solver=solver).motions([ApexRequest(faces[0], facs.parse_request("12=0.5"))])[0]
         assert np.isfinite(motion.bend).all()
 
 
@@ -315,7 +316,7 @@ def test_bad_options(generator: MotionDiffusion, options: dict[str, Any], messag
 
 def test_conflicting_aus_are_refused(generator: MotionDiffusion, faces: list[Face]) -> None:
     with pytest.raises(AUConflictError):
-        generator.motions([Request(faces[0], facs.parse_request("12=0.5,15=0.5"))])
+        generator.motions([ApexRequest(faces[0], facs.parse_request("12=0.5,15=0.5"))])
 
 
 def test_a_size_that_is_not_the_networks_is_refused(tmp_path: Path) -> None:

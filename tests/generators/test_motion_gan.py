@@ -10,9 +10,8 @@ from mesynth.head.model import HeadModel
 from mesynth.motion.fields import basis
 from mesynth.motion.prior import MEAN, Face, MotionPrior, face_map
 from mesynth.preprocess.align import SimilarityCrop
+from tests.devices import DEVICES
 from tests.generators.saved import SIZE, lively
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 def asked(**cells: float) -> torch.Tensor:

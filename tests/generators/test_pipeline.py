@@ -1,12 +1,17 @@
+import inspect
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError, RunFolderError
@@ -179,3 +184,97 @@ def test_facts_are_read_without_torch(whole: Path) -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
+
+
+# ---------------------------------------------------------------- the folder of one network, and diffusers
+
+
+def _families() -> dict[str, type[Any]]:
+    """Classes of networks that need no diffusers of their own."""
+    from mesynth.generators.au_icgan.network import AUICGenerator
+    from mesynth.generators.flow_gan.network import FlowGenerator
+    from mesynth.generators.ice_gan.network import ICEGenerator
+    from mesynth.generators.motion_gan.network import MotionDiscriminator, MotionGenerator
+
+    kinds = (AUICGenerator, FlowGenerator, ICEGenerator, MotionGenerator, MotionDiscriminator)
+    return {kind.__name__: kind for kind in kinds}
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "AUICGenerator": {"size": 32, "width": 4, "blocks": 1},
+    "FlowGenerator": {"size": 16, "width": 4, "z": 3, "condition": "aus"},
+    "ICEGenerator": {"size": 16, "width": 2, "embedding": 8, "noise": 3},
+    "MotionGenerator": {"size": 32, "width": 4, "template": 8, "face": True},
+    "MotionDiscriminator": {"width": 4},
+}
+
+
+def _of_diffusers(kind: type[Any]) -> type[Any]:
+    """A class of diffusers' own, called like ``kind`` and with its arguments and tensors, but with diffusers' bases."""
+    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.configuration_utils import register_to_config
+
+    def init(self: Any, **given: Any) -> None:
+        ModelMixin.__init__(self)
+        made = kind(**given)
+        for name, part in made.named_children():
+            self.add_module(name, part)
+        for name, value in made.named_parameters(recurse=False):
+            self.register_parameter(name, value)
+        for name, value in made.named_buffers(recurse=False):
+            self.register_buffer(name, value, persistent=name in made.state_dict())
+
+    init.__signature__ = inspect.signature(kind.__init__)  # type: ignore[attr-defined]
+    return type(kind.__name__, (ModelMixin, ConfigMixin), {"__init__": register_to_config(init)})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_diffusers_reads_what_is_written_and_writes_the_same_bytes(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network = _families()[name](**SMALL[name])
+    network.save_pretrained(tmp_path / "own")
+    theirs = _of_diffusers(type(network)).from_pretrained(tmp_path / "own")
+    mine, read = network.state_dict(), theirs.state_dict()
+    assert sorted(mine) == sorted(read)
+    assert all(torch.equal(mine[key], read[key]) for key in mine)
+    assert {k: v for k, v in theirs.config.items() if not k.startswith("_")} == dict(network.config)
+    fresh = type(theirs)(**network.config)  # one that was read says where from as well
+    fresh.load_state_dict(mine)
+    fresh.save_pretrained(tmp_path / "theirs")
+    for file in ("config.json", WEIGHTS):
+        assert (tmp_path / "own" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes()
+    again = type(network).from_pretrained(tmp_path / "theirs")
+    assert again.config == network.config
+    assert not again.training
+    assert all(torch.equal(mine[key], value) for key, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_settings_are_the_arguments_with_their_defaults(name: str) -> None:
+    kind = _families()[name]
+    network = kind(**SMALL[name])
+    defaults = {p.name: p.default for p in inspect.signature(kind).parameters.values()}
+    assert network.config == defaults | SMALL[name]
+    assert network.config.width == SMALL[name]["width"]
+    assert deepcopy(network).config == network.config
+    assert pickle.loads(pickle.dumps(network.config)) == network.config
+    first = next(iter(defaults))
+    assert kind(
+        SMALL[name].get(first, defaults[first]), **{k: v for k, v in SMALL[name].items() if k != first}
+    ).config == (network.config)
+    with pytest.raises(TypeError, match="cannot change"):
+        network.config["width"] = 3
+    with pytest.raises(AttributeError, match="no setting 'nothing'"):
+        network.config.nothing  # noqa: B018
+
+
+def test_a_setting_that_this_version_does_not_know_is_named(tmp_path: Path) -> None:
+    network = _families()["MotionGenerator"](**SMALL["MotionGenerator"])
+    network.save_pretrained(tmp_path / "n")
+    file = tmp_path / "n" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"capsules": 3}))
+    with pytest.raises(PipelineError, match=r"does not fit MotionGenerator .*capsules"):
+        type(network).from_pretrained(tmp_path / "n")
+    with pytest.raises(ValueError, match="safetensors alone"):
+        network.save_pretrained(tmp_path / "m", safe_serialization=False)
+    assert not (tmp_path / "m").exists()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from mesynth.metrics.base import (
     MeasureRow,
     Observation,
     Setup,
+    walk,
 )
 from mesynth.metrics.evaluate import Evaluation, Makers, Side, evaluate, evaluate_slice
 from mesynth.metrics.measure import measure, measure_all
-from mesynth.metrics.pictures import Diversity
+from mesynth.metrics.pictures import Diversity, Pictures
 from mesynth.metrics.report import Comparison
 from mesynth.store import cluster
 from mesynth.store.manifest import Manifest
@@ -245,6 +246,9 @@ def test_maps_keep_their_order_in_memory(last: bool) -> None:
         frames = np.zeros((3, 4, 5, 3), np.uint8)
         row = type("R", (), {"apex_index": 1, "clip_id": "c", "subject_key": "s"})
 
+        def once(self, maker: object, make: Callable[[], object]) -> object:
+            return make()
+
     setup = Setup()
     setup.networks.get("pictures", lambda: (None, Distance()))
     found, again = Diversity(setup), Diversity(setup)
@@ -254,6 +258,33 @@ def test_maps_keep_their_order_in_memory(last: bool) -> None:
         (kept,) = diversity.maps("real")[0]
         assert kept.stride() == Distance().maps(Clip.frames)[0][1:].stride()
         assert (kept.numpy() == np.arange(60, 120).reshape(1, 3, 4, 5)).all()
+
+
+def test_the_pictures_network_sees_a_clip_once(corpora: Corpora) -> None:
+    setup, seen = Setup(MeasureConfig(clips=4)), []
+    features, perceptual = setup.networks.pictures
+
+    class Counted:
+        name = perceptual.name
+        between = staticmethod(perceptual.between)
+
+        def maps(self, frames: np.ndarray) -> list[torch.Tensor]:
+            seen.append(frames.shape[0])
+            return perceptual.maps(frames)
+
+    counted = Setup(setup.config)
+    counted.networks.get("pictures", lambda: (features, Counted()))
+    clips = list(walk(corpora[1], np.arange(3), "synthetic", {}))
+    for made, alone in ((Pictures(counted), Pictures(setup)), (Diversity(counted), Diversity(setup))):
+        for clip, again in zip(clips, walk(corpora[1], np.arange(3), "synthetic", {}), strict=True):
+            made.update(clip)
+            alone.update(again)
+        for mine, other in zip(made.observations["synthetic"], alone.observations["synthetic"], strict=True):
+            assert mine.keys() == other.keys()
+            shared = {key for key in mine if key.startswith("map") or key == "moved"}
+            assert shared
+            assert all(np.array_equal(mine[key], other[key]) for key in shared)
+    assert seen == [2, 2, 2]  # not six
 
 
 def test_a_measure_from_outside_stands_in_the_report_without_an_edit(

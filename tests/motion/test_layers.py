@@ -66,6 +66,24 @@ def hole(face: Face, request: str) -> float:
     return float(share[3, max(y0, 0) : y1, max(x0, 0) : x1].sum())
 
 
+@pytest.mark.parametrize("request_text", ["", "45=0.7", "25=0.8,26=0.5", "24=0.9,5=0.5", "4=0.4,6=0.5,12=0.6"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_inner_part_is_that_of_the_whole(opened: Face, request_text: str, turned: bool) -> None:
+    """Nothing that a frame shows depends on whether its margin is made: slits, folds and the head included."""
+    aus = facs.parse_request(request_text).intensity if request_text else STILL[0]
+    prior = MotionPrior(opened)
+    cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(AUVector(aus, np.ones_like(aus, bool))).intensity > 0)]
+    skin = np.einsum("a,ahwc->hwc", np.array([aus[c] for c in cells], np.float32), prior.fields(cells))
+    y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    head = np.stack([1.3 + 0.01 * (y - 64), -0.8 + 0.01 * (x - 64)], -1).astype(np.float32) if turned else None
+    light = np.random.default_rng(0).uniform(-5, 5, (SIZE, SIZE, 3)).astype(np.float32)
+    step = Step(np.ascontiguousarray(skin, np.float32), aus, head, light)
+    whole = opened.layers.frame(step)
+    for inset in (1, 10, 31):
+        middle = np.s_[inset:-inset, inset:-inset]
+        np.testing.assert_allclose(opened.layers.frame(step, inset=inset), whole[middle], atol=0.05)
+
+
 @pytest.mark.parametrize("request_text", ["", "25=0.6,26=0.3", "25=1,26=1", "45=0.5", "5=1"])
 @pytest.mark.parametrize("seed", [2, 8])
 def test_nothing_asked_for_changes_nothing(seed: int, request_text: str) -> None:

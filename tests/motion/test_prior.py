@@ -1,15 +1,24 @@
 """The motion prior moves what was asked, on the side that was asked, and nothing else."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import PROFILES, Profile
+from mesynth.core.types import Sample
+from mesynth.generators.base import ClipRequest, Generator
+from mesynth.generators.registry import PriorGenerator
 from mesynth.head import Subject
 from mesynth.motion.fields import au_field, bumps
 from mesynth.motion.nuisance import Nuisance, blink_curve, head_path
 from mesynth.motion.prior import WARP_LIMIT, Face, MotionPrior, face_map
+from mesynth.motion.warp import stays_inside
 
 STILL = np.zeros((1, 25, 2), np.float32)
 PROFILE = Profile(apex=0.5)
@@ -199,3 +208,35 @@ def test_bad_faces_are_named() -> None:
         face_map(np.zeros((68, 2)), 8, 8, np.zeros((68, 2)))
     with pytest.raises(MesynthError, match="noise=99"):
         Nuisance(noise=99)
+
+
+class _Whole(Generator):
+    """A generator that knows of no margin."""
+
+    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
+        return PriorGenerator().clip_of(replace(request, face=request.face.whole))
+
+
+@pytest.mark.parametrize("request_text", ["4=0.5,6=0.4,12=0.6", "25=0.7,26=0.5,45=0.6"])
+@pytest.mark.parametrize("maker", [PriorGenerator, _Whole])
+def test_a_margin_is_looked_at_and_not_shown(
+    prior: MotionPrior, request_text: str, maker: Callable[[], Generator]
+) -> None:
+    face, aus = prior.face, facs.parse_request(request_text)
+    asked = {"n_frames": 7, "fps": 60, "nuisance": Nuisance(head=2), "seed": 3}
+    whole, _ = prior.generate(aus, PROFILE, **asked)
+    shown, _ = maker().generate(Face(face.image, face.landmarks, 10), aus, PROFILE, **asked)
+    middle = np.s_[10:-10, 10:-10]
+    assert shown.clip.frames.shape == (7, 108, 108, 3)
+    assert np.abs(shown.clip.frames.astype(int) - whole.clip.frames[:, *middle]).max() <= 1
+    np.testing.assert_array_equal(shown.flow.uv, whole.flow.uv[:, *middle])
+    for name in ("new", "still"):
+        np.testing.assert_array_equal(getattr(shown.flow, name), getattr(whole.flow, name)[middle])
+    assert not (shown.flow.valid & ~whole.flow.valid[middle]).any()
+    assert (shown.flow.valid == (whole.flow.valid[middle] & stays_inside(shown.flow.uv))).all()
+
+
+@pytest.mark.parametrize("margin", [-1, 64, 70])
+def test_a_margin_that_leaves_nothing_is_refused(prior: MotionPrior, margin: int) -> None:
+    with pytest.raises(MesynthError, match=f"margin of {margin} pixels"):
+        Face(prior.face.image, prior.face.landmarks, margin)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mesynth.core.errors import MesynthError
 from mesynth.core.framing import OWN, Framing
-from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, SimilarityCrop, eye_centres
+from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, PiecewiseAffineCrop, SimilarityCrop, eye_centres, mean_face
 
 
 def landmarks(iod: float = 50.0, angle: float = 0.0, x: float = 100.0, y: float = 80.0) -> np.ndarray:
@@ -110,3 +110,28 @@ def test_the_rendered_head_sits_where_the_crop_puts_it() -> None:
     crop = SimilarityCrop.from_landmarks(Subject(0, size=128).landmarks())
     assert crop.scale == pytest.approx(1.0, abs=0.15)
     assert np.abs(crop.points(np.array([[64.0, 64.0]]))[0] - 64).max() < 10
+
+
+def _all_of_it(crop: SimilarityCrop | PiecewiseAffineCrop, frame: np.ndarray) -> np.ndarray:
+    """The crop of a frame that is low-passed as a whole."""
+    sigma = 0.5 * np.sqrt(max(1 / crop.scale**2 - 1, 0))
+    soft = cv2.GaussianBlur(frame, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) if sigma > 0.3 else frame
+    side = (crop.size, crop.size)
+    if isinstance(crop, SimilarityCrop):
+        how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
+        return np.asarray(cv2.warpAffine(soft, crop.matrix, side, **how))
+    where = crop._source_grid()
+    return np.asarray(cv2.remap(soft, where[..., 0], where[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+
+
+@pytest.mark.parametrize("size", [16, 48, 128, 400])
+@pytest.mark.parametrize("place", [(320, 240), (60, 50), (600, 450), (-40, 200), (320, 900)])
+@pytest.mark.parametrize("turn", [0.0, 0.5, 2.6])
+def test_only_what_is_read_is_low_passed(size: int, place: tuple[int, int], turn: float) -> None:
+    """The same bits as of a frame that is low-passed whole: inside, across each border, and beyond the picture."""
+    frame = np.random.default_rng(size).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    cos, sin = np.cos(turn), np.sin(turn)
+    points = (mean_face() - 0.5) * 300 @ np.array([[cos, sin], [-sin, cos]]) + place
+    crops = (SimilarityCrop.from_landmarks(points, size), PiecewiseAffineCrop.from_landmarks(points, size))
+    for crop in crops:
+        np.testing.assert_array_equal(crop.frames(frame[None])[0], _all_of_it(crop, frame))

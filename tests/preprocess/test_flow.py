@@ -24,12 +24,8 @@ from mesynth.preprocess.flow import (
     sequence_flows,
 )
 from tests.bench.bench_flow import errors, rendered_pairs
+from tests.devices import DEVICES
 from tests.preprocess.textures import end_point_error, smooth_field, texture, warped_pair
-
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
-]
 
 
 @pytest.fixture(scope="module")

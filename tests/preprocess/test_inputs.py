@@ -29,11 +29,9 @@ from mesynth.preprocess.inputs import (
     to_picture,
     without_head_motion,
 )
+from tests.devices import DEVICES
 
 # ---------------------------------------------------------------- pictures
-
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
 def clips(batch: int = 2, frames: int = 7) -> torch.Tensor:

@@ -19,8 +19,7 @@ from mesynth.preprocess.interpolate import (
     resampled_fps,
     tim_weights,
 )
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+from tests.devices import DEVICES
 
 
 def clips(batch: int = 2, frames: int = 6, size: int = 20, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from skimage.registration import optical_flow_tvl1
 
 from mesynth.core.errors import MesynthError
+from mesynth.preprocess import tvl1 as module
 from mesynth.preprocess.flow import estimate_flow, estimate_flows, flow_picture, grayscale
 from mesynth.preprocess.tvl1 import TVL1Config, _gradient, _median3, _threads_for, tvl1
 from tests.preprocess.textures import end_point_error, smooth_field, texture, warped_pair
@@ -190,3 +191,24 @@ def test_flow_picture_has_a_fixed_scale() -> None:
     assert np.array_equal(flow_picture(faster, 2.0), flow_picture(2 * faster, 2.0))  # saturates
     with pytest.raises(MesynthError, match="positive"):
         flow_picture(still, 0)
+
+
+@pytest.mark.parametrize(("pairs_given", "parts"), [(1, 1), (7, 1), (15, 1), (16, 2), (63, 7), (64, 8)])
+def test_large_batches_are_worked_on_in_parts(pairs_given: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    a, b = torch.rand(2, pairs_given, 20, 24)
+    whole = tvl1(a, b)
+    sizes, real = [], module._pyramid
+
+    def counted(pair: torch.Tensor, config: TVL1Config) -> torch.Tensor:
+        sizes.append(pair.shape[1])
+        return real(pair, config)
+
+    monkeypatch.setattr(module, "_pyramid", counted)
+    monkeypatch.setattr(module, "_AT_ONCE", 20 * 24)
+    found = tvl1(a, b)
+    assert len(sizes) == parts
+    assert sum(sizes) == pairs_given
+    assert min(sizes) >= min(8, pairs_given)
+    assert found.shape == (pairs_given, 2, 20, 24)
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)

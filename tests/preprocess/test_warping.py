@@ -35,7 +35,8 @@ from mesynth.preprocess.warping import (
     strain,
     warp,
 )
-from tests.preprocess.magnify.clips import DEVICES, NAMES
+from tests.devices import DEVICES
+from tests.preprocess.magnify.clips import NAMES
 from tests.preprocess.textures import smooth_field, texture
 
 # ---------------------------------------------------------------- warps
@@ -197,12 +198,6 @@ def test_strain_of_no_motion_has_a_finite_gradient() -> None:
 
 
 # ---------------------------------------------------------------- what flow is made of
-
-
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
-]
 
 
 def similarity(angle: float, log_scale: float, tx: float, ty: float) -> torch.Tensor:

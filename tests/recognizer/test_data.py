@@ -17,13 +17,13 @@ from recognizer.data import (
     FlowTransform,
     flow_image,
     flow_images,
-    gather_moved,
     load,
     mirror,
     require_one_unit,
     swap_sides,
 )
 from recognizer.protocol import make_folds, mix
+from recognizer.views import gather_moved
 from tests.builders import row
 from tests.fuzz.damage import peak
 from tests.recognizer.corpora import write_corpus

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,12 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from mesynth.core.errors import ConfigError
+from mesynth.core.types import N_AUS
+from mesynth.store.manifest import Manifest
 from recognizer import training
-from recognizer.data import FlowSet
+from recognizer.config import RunConfig, load_config
+from recognizer.data import FlowSet, load
 from recognizer.models.capsule_graph import CapsuleGraphConfig, build
 from recognizer.models.common import Dropout, Outputs, Shape
+from recognizer.sources import meta_notes
 from recognizer.training import LossConfig, TrainConfig, train
 from tests.recognizer.test_networks import task_of
+from tests.recognizer.zoo import small
 
 Y = torch.tensor([0, 0, 1, 1, 2, 2])
 AU = torch.full((6, 64), -1)
@@ -74,6 +80,7 @@ def test_the_domain_judge_learns_and_the_features_hide() -> None:
         LossConfig(kind="focal", class_weights="effective", center=0.1, triplet=0.5, contrastive=0.5),
         LossConfig(kind="cross_entropy", class_weights="inverse", domain=0.3),
         LossConfig(kind="margin"),
+        LossConfig(arcface=0.3, cosface=0.3, angular_scale=8.0),
     ],
 )
 def test_every_loss_stacks(loss: LossConfig, sets: dict[str, FlowSet]) -> None:
@@ -108,3 +115,102 @@ def test_dropout_is_a_function_of_its_key_alone() -> None:
 def test_mistakes_are_named(values: dict[str, object], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         LossConfig(**values)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- what a network is told beside the class
+
+
+def test_angular_terms_by_hand() -> None:
+    features, directions = torch.randn(6, 4), torch.randn(3, 4)
+    near = torch.cosine_similarity(features[:, None], directions[None], dim=-1)
+    own = F.one_hot(Y, 3).bool()
+    expected = F.cross_entropy(16 * torch.where(own, near - 0.35, near), Y)
+    torch.testing.assert_close(training.angular(features, Y, directions, LossConfig(cosface=1.0)), expected)
+    beyond = near.acos() + 0.5 > torch.pi  # where a straight line goes on
+    harder = torch.where(beyond, near - 0.5 * np.sin(0.5), (near.acos() + 0.5).cos())
+    harder = torch.where(own, harder, near)
+    found = training.angular(features, Y, directions, LossConfig(arcface=2.0, angular_scale=4.0))
+    torch.testing.assert_close(found, 2 * F.cross_entropy(4 * harder, Y), atol=1e-5, rtol=1e-5)
+
+
+def told(macro: list[int], members: int = 2, steps: int = 6) -> training.Task:
+    """NMER on 12 random flow images, told which are macro-expressions."""
+    rng, n = np.random.default_rng(0), 12
+    weights = np.ones((members, n))
+    return training.Task(
+        network="nmer", config=small("nmer").config, n_classes=3, shape=Shape(), added=np.zeros(n, np.bool_),
+        inputs={"flow": rng.normal(size=(n, 3, 28, 28)).astype(np.float32)}, au=np.full((n, N_AUS * 2), -1, np.int8),
+        labels=np.tile(np.arange(n) % 3, (members, 1)), affine=np.tile(np.array([1.0, 0.0])[:, None], (members, 1, 3)),
+        scale=np.ones((members, 3)), names=[f"f{m}" for m in range(members)], seeds=[0] * members,
+        stages=[training.Stage(name="all", weights=weights, steps=steps)], meta={"macro": np.array(macro)},
+    )  # fmt: skip
+
+
+def test_what_is_told_reaches_the_loss_of_every_member_of_a_stack() -> None:
+    config, half = TrainConfig(batch=6, shift=0, flip=False), [0, 1] * 6
+    alone, together = (train(told(half), replace(config, stack=stack)) for stack in (1, 2))
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, atol=2e-4, rtol=1e-3)
+    judge = "judge.0.weight"
+    unknown, all_micro = train(told([-1] * 12), config), train(told([0] * 12), config)
+    torch.testing.assert_close(unknown[judge], all_micro[judge])  # nothing to tell apart: weight decay alone
+    assert (alone[judge] != unknown[judge]).any()
+
+
+GENDERS = "subject,gender\nDB/00,female\nDB/01, M \nDB/02,\n"
+
+
+def test_genders_by_subject(tmp_path: Path, sets: dict[str, FlowSet]) -> None:
+    file = tmp_path / "genders.csv"
+    file.write_text("\ufeff" + GENDERS, encoding="utf-8")
+    known = training.read_genders(str(file), {"DB/01", "DB/07"})
+    assert known == {"DB/00": 0, "DB/01": 1, "DB/02": -1}
+    assert training.read_genders("") == {}
+    clips = sets["real"].take(np.isin(sets["real"].subjects, ["DB/00", "DB/01", "DB/02", "DB/03"]))
+    meta = clips.meta(("gender", "subject", "macro", "database"), known)
+    for subject, gender in (("DB/00", 0), ("DB/01", 1), ("DB/02", -1), ("DB/03", -1)):
+        assert set(meta["gender"][clips.subjects == subject]) == {gender}
+    assert len(set(meta["subject"])) == 4
+    assert set(meta["macro"]) == set(meta["database"]) == {0}
+    both = FlowSet.concat([clips, FlowSet.of(np.zeros((1, 3, 28, 28)), [0], ["x"])])
+    assert both.meta(("macro",))["macro"].tolist() == [0] * len(clips) + [-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("who,gender\nDB/00,female\n", r"has the columns who, gender; it needs subject and gender"),
+        ("", r"has the columns \(none\)"),
+        ("subject,gender\nDB/00,woman\n", r"line 2: gender 'woman' is neither female nor male"),
+        (GENDERS + "DB/00,male\n", r"line 5: subject DB/00 has another gender above"),
+        ("subject,gender\n00,female\n", r"names none of the subjects: it begins with 00, the clips with DB/01"),
+        ("subject,gender\n", r"names none of the subjects: it begins with nobody"),
+        (b"subject,gender\n\xff\xfe,f\n", r"cannot be read"),
+        (None, r"cannot be read \(.*No such file"),
+    ],
+)
+def test_genders_that_cannot_be_right(tmp_path: Path, text: str | bytes | None, match: str) -> None:
+    file = tmp_path / "genders.csv"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=match) as found:
+        training.read_genders(str(file), {"DB/01"})
+    assert "\n" not in str(found.value)
+
+
+def test_what_a_network_is_told_nothing_of_is_one_line(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    geme, nmer, plain = (
+        load_config(RunConfig, None, [f"model={name}"], synthetic=False) for name in ("geme", "nmer", "ststnet")
+    )
+    real = [corpora["real"]]
+    [line] = meta_notes(geme, real, None)
+    assert line.startswith("model geme: no subject's gender is known")
+    told_of = load_config(RunConfig, None, ["model=geme", "train.genders=people.csv"], synthetic=False)
+    assert meta_notes(told_of, real) == meta_notes(plain, real) == []
+    [line] = meta_notes(nmer, real)
+    assert line.startswith("model nmer: no clip here is a macro-expression")
+    one = [replace(row, expression="macro" if i == 3 else "micro") for i, row in enumerate(corpora["real"])]
+    assert meta_notes(nmer, [Manifest.from_rows(one, tmp_path)]) == []
+    assert (load(Manifest.from_rows(one, corpora["real"].root)).macro == 1).sum() == 1
+    with pytest.raises(ConfigError, match=r"train\.genders has no effect: model ststnet does not learn genders"):
+        load_config(RunConfig, None, ["model=ststnet", "train.genders=people.csv"], synthetic=False)

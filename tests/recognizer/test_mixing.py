@@ -16,7 +16,7 @@ from recognizer.run import loso
 from tests.recognizer.test_protocol import saw
 
 
-@pytest.mark.parametrize("model", ["lda", "svm", "region_attention"])
+@pytest.mark.parametrize("model", ["lda", "svm", "bi_woof", "region_attention"])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_refuses_a_leak(sets: dict[str, FlowSet], model: str, mode: str) -> None:
     if mode == "pretrain" and model != "region_attention":
@@ -26,7 +26,7 @@ def test_every_mode_refuses_a_leak(sets: dict[str, FlowSet], model: str, mode: s
         loso(sets["real"], saw(sets["synthetic"], 7, "DB/03"), config)
 
 
-@pytest.mark.parametrize("model", ["lda", "svm", "region_attention"])
+@pytest.mark.parametrize("model", ["lda", "svm", "bi_woof", "region_attention"])
 @pytest.mark.parametrize("mode", ["fuse", "synthetic-only", "pool"])
 def test_held_out_labels_cannot_matter_in_any_mode(sets: dict[str, FlowSet], model: str, mode: str) -> None:
     real = sets["real"]

@@ -158,6 +158,7 @@ def test_progress_reaches_its_total(sets: dict[str, FlowSet], corpora: dict[str,
     assert seen[-1] == (12, 12)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("network", CONFIGS)
 def test_a_gpu_gives_what_the_cpu_gives(network: str, sets: dict[str, FlowSet]) -> None:

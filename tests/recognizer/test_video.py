@@ -25,7 +25,7 @@ from mesynth.preprocess.prepare import prepare
 from mesynth.preprocess.spot import MIN_FRAMES as SPOTTED_FRAMES
 from mesynth.store.digests import DigestError, seal
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import read_flow, read_landmarks
+from mesynth.store.shards import read_extras, read_flow, read_landmarks
 from recognizer import trained
 from recognizer.cli import main
 from recognizer.config import RunConfig, load_config
@@ -104,6 +104,21 @@ def test_both_expressions_are_found_where_they_are(out: Path) -> None:
     assert [found["predicted"] for found in facts["intervals"]] == ["negative", "positive"]
 
 
+def test_a_model_that_reads_flow_of_whole_clips_gets_it(root: Path, two: Path) -> None:
+    """A recording is prepared with the views that its model reads, and no others."""
+    study = usable(load_release(GENERIC, root / "study"))
+    steps = replace(STEPS, inputs=("flows", "eyes"))
+    clips = prepare(study, root / "with-flows", steps, landmarker="mediapipe")
+    config = load_config(RunConfig, None, ["model=hoof", "hoof.flow=sequence", "data.key_frames=4"])
+    trained.train(clips, None, config, out=root / "hoof")
+    found = predict_video(root / "hoof", two, out=root / "hoof-out", intervals=["14,24,33", "60,71,81"])
+    made = Manifest.read(root / "hoof-out" / "clips")
+    assert set(read_extras(made.root, made.row(0), ("flows", "eyes"))) == {"flows"}
+    assert [one["predicted"] for one in found.facts["intervals"]] == ["negative", "positive"]
+    with pytest.raises(ManifestError, match=r"has no view 'flows'; .mesynth prepare \.\.\. --inputs flows. makes it"):
+        trained.predict(root / "hoof", Manifest.read(root / "prepared"))
+
+
 def test_files_agree_and_each_interval_has_a_line(out: Path) -> None:
     facts = json.loads((out / "intervals.json").read_text())
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
@@ -120,6 +135,19 @@ def test_files_agree_and_each_interval_has_a_line(out: Path) -> None:
     assert picture.shape[1] > 1200
     assert len(facts["signal"]["px"]) == 96
     assert len(Manifest.read(out / "clips")) == 2
+
+
+def test_action_units_of_a_recording(root: Path, prepared: Manifest, two: Path) -> None:
+    config = load_config(RunConfig, None, ["task=aus", "aus.codes=[4,12]"])
+    trained.train(prepared, None, config, out=root / "units")
+    result = run("predict", "--model", root / "units", "--video", two, "--out", root / "units-out")
+    assert result.exit_code == 0, result.output
+    found = json.loads((root / "units-out" / "intervals.json").read_text())["intervals"]
+    assert [one["predicted"] for one in found] == ["AU4", "AU12"]
+    assert [set(one["probabilities"]) for one in found] == [{"AU4", "AU12"}] * 2
+    rows = pq.read_table(root / "units-out" / "predictions.parquet").to_pylist()
+    assert [row["p_AU12"] for row in rows] == [one["probabilities"]["AU12"] for one in found]
+    assert ": AU4 " in result.stdout.splitlines()[0]
 
 
 def test_a_still_face_is_a_result_and_no_error(root: Path, model: Path) -> None:

@@ -1,15 +1,20 @@
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.utils._pytree import tree_leaves
 
+import recognizer
 from mesynth.core.errors import ConfigError
 from mesynth.core.types import N_AUS
-from recognizer.data import DataConfig
+from mesynth.store.manifest import Manifest
+from recognizer.config import RunConfig, load_config
+from recognizer.data import DataConfig, FlowSet, load
 from recognizer.models import dssn, elrcn
 from recognizer.models.atnet import AtnetConfig
 from recognizer.models.au_gacn import AuGacnConfig
@@ -26,16 +31,23 @@ from recognizer.models.micro_attention import MicroAttentionConfig
 from recognizer.models.microexpstcnn import MicroexpstcnnConfig
 from recognizer.models.offapex import OffapexConfig
 from recognizer.training import LossConfig, TrainConfig
-from tests.recognizer.zoo import BATCH, ZOO, Entry, published, recipe, small
+from recognizer.views import VIEWS
+from tests.recognizer.zoo import BATCH, RECIPES, ZOO, Entry, published, recipe, small
 
 DOCS = Path(__file__).parents[2] / "docs" / "recognizers.md"
 TRAIN_KEYS = {
     "steps", "batch", "lr", "weight_decay", "flip", "shift", "balance", "optimizer", "schedule", "loss",
 }  # fmt: skip
-WITH_AU = {"au_gacn", "mer_gcn"}
-WITH_BATCH_NORM = {"capsulenet", "ice_discriminator", "micro_attention", "atnet"}
+WITH_AU = {"au_gacn", "mer_gcn", "mer_augcn", "dikd"}
+WITH_BATCH_NORM = {
+    "capsulenet", "ice_discriminator", "micro_attention", "atnet", "rcn", "nmer", "kfc", "mtmnet", "mimanet", "aman",
+    "geme", "learnet", "graph_au",
+}  # fmt: skip
 """By their authors' code."""
-Y, AU = torch.tensor([0, 2]), torch.tensor([1, 0, -1, 1, 0]).repeat(BATCH, N_AUS * 2 // 5)
+RESNET = {"sma_stn", "saat", "dikd"}
+"""With BatchNorm as ResNet has it."""
+Y, AU = torch.tensor([0, 2, 2, 0]), torch.tensor([1, 0, -1, 1, 0]).repeat(4, N_AUS * 2 // 5)
+TOLD = {"macro": [0, 0, 1, 1], "subject": [0, 1, 2, 3], "gender": [0, 1, -1, 1]}
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +57,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def loss_of(network: FlowNetwork, out: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
+    """The network's own loss, told what it asks for."""
+    told = {name: torch.tensor(TOLD[name]) for name in network.needs_meta}
+    return network.meta_loss(out, y, au, told) if told else network.loss(out, y, au)
+
+
+def batch_for(network: FlowNetwork) -> int:
+    """Two clips; more where they are compared with each other."""
+    return 4 if network.needs_meta else BATCH
 
 
 def count(module: nn.Module) -> int:
@@ -64,15 +87,16 @@ def on_meta(name: str, **settings: object) -> tuple[Entry, FlowNetwork]:
 def test_shapes_and_gradients(name: str) -> None:
     entry = small(name)
     network = entry.build()
-    out = network(*entry.views(network.needs))
-    assert out.scores.shape == (BATCH, 3)
+    n = batch_for(network)
+    out = network(*entry.views(network.needs, batch=n))
+    assert out.scores.shape == (n, 3)
     assert out.features is not None
-    assert out.features.shape[0] == BATCH
+    assert out.features.shape[0] == n
     assert out.features.ndim == 2
     assert (out.au is not None) == (name in WITH_AU)
     if out.au is not None:
-        assert out.au.shape == (BATCH, N_AUS * 2)
-    network.loss(out, Y, AU).backward()
+        assert out.au.shape == (n, N_AUS * 2)
+    loss_of(network, out, Y[:n], AU[:n]).backward()
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
@@ -83,7 +107,8 @@ def test_shapes_and_gradients(name: str) -> None:
 def test_stacked_equals_one_by_one(name: str) -> None:
     entry = small(name)
     networks = [entry.build(seed=seed) for seed in range(3)]
-    views = entry.views(networks[0].needs)
+    n = batch_for(networks[0])
+    views = entry.views(networks[0].needs, batch=n)
     for network in networks:
         network.scale.copy_(torch.rand(3) + 0.5)
         for part in network.modules():
@@ -93,16 +118,16 @@ def test_stacked_equals_one_by_one(name: str) -> None:
 
     def one(p: dict[str, torch.Tensor], b: dict[str, torch.Tensor], *seen: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs: Outputs = functional_call(networks[0], (p, b), seen)
-        loss = networks[0].loss(outputs, Y, AU)
-        return loss, *(part for part in outputs if part is not None)
+        loss = loss_of(networks[0], outputs, Y[:n], AU[:n])
+        return loss, *tree_leaves(tuple(part for part in outputs if part is not None))
 
     together = vmap(one, in_dims=(0, 0, *[None] * len(views)))(parameters, buffers, *views)
     alone = [one(dict(n.named_parameters()), dict(n.named_buffers()), *views) for n in networks]
     for many, *each in zip(together, *alone, strict=True):
         torch.testing.assert_close(many, torch.stack(each), atol=1e-5, rtol=1e-5)
-    for n, many in buffers.items():  # running statistics have moved, each member's by its own maps
-        torch.testing.assert_close(many, torch.stack([dict(net.named_buffers())[n] for net in networks]))
-        assert n.rpartition(".")[2] != "running_mean" or (many != 0).any()
+    for name, many in buffers.items():  # running statistics have moved, each member's by its own maps
+        torch.testing.assert_close(many, torch.stack([dict(net.named_buffers())[name] for net in networks]))
+        assert name.rpartition(".")[2] != "running_mean" or (many != 0).any()
     assert (together[1][0] != together[1][1]).any()
 
 
@@ -121,7 +146,7 @@ def test_no_state_but_weights_scale_and_running_statistics(name: str) -> None:
     norms = {n for n, module in network.named_modules() if isinstance(module, BatchNorm)}
     running = {f"{n}.{kind}" for n in norms for kind in ("running_mean", "running_var")}
     assert set(network.state_dict()) == {n for n, _ in network.named_parameters()} | {"scale"} | running
-    assert bool(norms) == (name in WITH_BATCH_NORM)
+    assert bool(norms) == (name in WITH_BATCH_NORM | RESNET)
     for module in network.modules():
         assert not isinstance(module, nn.modules.batchnorm._NormBase)
         assert not isinstance(module, nn.modules.dropout._DropoutNd)
@@ -150,13 +175,45 @@ def test_it_can_learn_four_clips_by_heart(name: str) -> None:
     optimizer, losses = torch.optim.Adam(network.parameters(), lr=2e-3), []
     for _ in range(15):
         optimizer.zero_grad()
-        loss = network.loss(network(*views), y, torch.full((4, N_AUS * 2), -1))
+        loss = loss_of(network, network(*views), y, torch.full((4, N_AUS * 2), -1))
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
         if losses[-1] < 0.7 * losses[0]:
             break
     assert losses[-1] < 0.7 * losses[0]
+
+
+def clips_for(name: str, manifest: Manifest) -> tuple[FlowSet, RunConfig]:
+    """Clips in memory with the views a network asks for, drawn at random, and its recipe at a test's size."""
+    entry = small(name)
+    over = [f"{name}.{f.name}={_value(getattr(entry.config, f.name))}" for f in fields(entry.config)]
+    over += [f"data.{key}={value}" for key, value in vars(entry.shape).items() if key in recipe(name)["data"]]
+    config = load_config(
+        RunConfig, RECIPES / f"{name}.yaml", ["seeds=[0]", "train.steps=2", "train.batch=4", *over], synthetic=False
+    )
+    clips, rng = load(manifest, config.data), np.random.default_rng(0)
+    views = {}
+    for view in set(entry.build().needs) - {"flow"}:
+        drawn = rng.normal(size=(len(clips), *VIEWS[view].of(entry.shape)))
+        scaled = 128 + 20 * drawn if VIEWS[view].dtype is np.uint8 else 0.2 * drawn
+        views[view] = scaled.clip(-255, 255).astype(VIEWS[view].dtype)
+    return replace(clips, views=views), config
+
+
+def _value(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("name", ZOO[ZOO.index("dual_inception") :])
+def test_trained_saved_and_read_back(name: str, corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    clips, config = clips_for(name, corpora["real"])
+    made = recognizer.train(clips, config=config, out=tmp_path / "model")
+    first = made.probabilities(clips.inputs())
+    assert first.shape == (len(clips), 3)
+    np.testing.assert_allclose(first.sum(1), 1)
+    again = recognizer.load(tmp_path / "model").probabilities(clips.inputs())
+    np.testing.assert_array_equal(again, first)
 
 
 @pytest.mark.parametrize("name", ZOO)

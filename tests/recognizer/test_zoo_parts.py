@@ -8,13 +8,29 @@ from mesynth.core.types import N_AUS
 from mesynth.preprocess.align import mean_face
 from recognizer.models import faces
 from recognizer.models.atnet import cell_motion
-from recognizer.models.au_gacn import AttentionPool, GraphAttention
+from recognizer.models.au_gacn import AttentionPool
+from recognizer.models.blocks import (
+    ChannelAttention,
+    ConvLstm,
+    GraphAttention,
+    Inception,
+    NonLocal,
+    ResNet18,
+    SelfAttention,
+    SpatialAttention,
+    SqueezeExcite,
+    TransformerLayer,
+    cosines,
+    propagation,
+    reversed_gradient,
+    with_margin,
+)
 from recognizer.models.common import Lstm, apex_maps, cooccurrence, margin_loss
 from recognizer.models.elrcn import enriched
 from recognizer.models.graph_tcn import POINTS, graph_edges
 from recognizer.models.htnet import mosaic
 from recognizer.models.ice_discriminator import largest_singular_value
-from recognizer.models.mer_gcn import propagation
+from recognizer.models.mer_gcn import connected
 
 
 def test_lstm_is_the_lstm() -> None:
@@ -76,10 +92,14 @@ def test_cooccurrence_from_the_published_tables() -> None:
 
 
 def test_propagation_is_symmetric_and_bounded() -> None:
-    matrix = propagation(0.1)
+    matrix = propagation(connected(0.1), loops=False)
     torch.testing.assert_close(matrix, matrix.T)
     assert torch.linalg.eigvalsh(matrix).abs().max() <= 1 + 1e-5
-    assert torch.equal(propagation(2.0) > 0, torch.zeros(N_AUS, N_AUS, dtype=torch.bool))
+    assert torch.equal(propagation(connected(2.0), loops=False), torch.zeros(N_AUS, N_AUS))
+    path = torch.tensor([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    middle = 1 / np.sqrt(2 * 3)  # of degrees 2 and 3, loops counted
+    expected = torch.tensor([[1 / 2, middle, 0], [middle, 1 / 3, middle], [0, middle, 1 / 2]], dtype=torch.float32)
+    torch.testing.assert_close(propagation(path), expected)
 
 
 def test_attention_hears_neighbours_only() -> None:
@@ -116,6 +136,7 @@ def test_landmarks_are_those_of_the_mean_face() -> None:
     np.testing.assert_allclose(faces.MOUTH, mouth, atol=6e-4)
     np.testing.assert_allclose(faces.EYES, [face[36:42].mean(0), face[42:48].mean(0)], atol=0.002)
     np.testing.assert_allclose(faces.MOUTH_CORNERS, face[[48, 54]], atol=6e-4)
+    np.testing.assert_allclose(faces.MOUTH_INNER_CORNERS, face[[60, 64]], atol=6e-4)
     box = (face[1, 0], face[19, 1], face[15, 0], face[1, 1])
     np.testing.assert_allclose(faces.EYE_BOX, box, atol=4e-3)
     np.testing.assert_allclose(faces.MOUTH_BOX, (*face[2], face[14, 0], face[6, 1]), atol=6e-4)
@@ -178,3 +199,124 @@ def test_views_are_turned_into_what_the_papers_feed() -> None:
     frames = torch.tensor([0.5, 0.6, 0.4])[None, :, None, None].expand(1, 3, 2, 2)
     shown = enriched(frames)[0, :, :, 0, 0]
     torch.testing.assert_close(shown, torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.1, 0.1], [-0.2, -0.2, -0.1]]))
+
+
+# ---------------------------------------------------------------- blocks, against what torch itself has
+
+
+def test_attention_is_torch_s() -> None:
+    torch.manual_seed(0)
+    theirs, ours = nn.MultiheadAttention(8, 2, batch_first=True), SelfAttention(8, 2)
+    with torch.no_grad():
+        for i, layer in enumerate((ours.query, ours.key, ours.value)):
+            layer.weight.copy_(theirs.in_proj_weight[8 * i : 8 * i + 8])
+            layer.bias.copy_(theirs.in_proj_bias[8 * i : 8 * i + 8].normal_())
+        ours.out.load_state_dict(theirs.out_proj.state_dict())
+    x, y = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
+    torch.testing.assert_close(ours(x, y), theirs(x, y, y)[0])
+    seen = torch.eye(5, dtype=torch.bool) | (torch.rand(5, 5) < 0.5)
+    torch.testing.assert_close(ours(x, seen=seen), theirs(x, x, x, attn_mask=~seen)[0])
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_transformer_layer_is_torch_s(before: bool) -> None:
+    torch.manual_seed(0)
+    act = "gelu" if before else "relu"
+    theirs = nn.TransformerEncoderLayer(8, 2, 16, 0.0, act, batch_first=True, norm_first=before)
+    ours = TransformerLayer(8, 2, 16, before=before)
+    with torch.no_grad():
+        for i, layer in enumerate((ours.attention.query, ours.attention.key, ours.attention.value)):
+            layer.weight.copy_(theirs.self_attn.in_proj_weight[8 * i : 8 * i + 8])
+            layer.bias.copy_(theirs.self_attn.in_proj_bias[8 * i : 8 * i + 8].normal_())
+        ours.attention.out.load_state_dict(theirs.self_attn.out_proj.state_dict())
+        ours.mlp[0].load_state_dict(theirs.linear1.state_dict())
+        ours.mlp[3].load_state_dict(theirs.linear2.state_dict())
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def test_conv_lstm_on_one_pixel_is_the_lstm() -> None:
+    plain, ours = Lstm(5, 4), ConvLstm(5, 4, 3)
+    with torch.no_grad():
+        for one, two in ((plain.seen, ours.seen), (plain.held, ours.held)):
+            two.weight.zero_()
+            two.weight[:, :, 1, 1] = one.weight
+        ours.seen.bias.copy_(plain.seen.bias)
+    x = torch.randn(3, 7, 5)
+    torch.testing.assert_close(ours(x[..., None, None])[..., 0, 0], plain(x))
+    wide = ours(x[..., None, None].expand(-1, -1, -1, 4, 6))
+    torch.testing.assert_close(wide[..., 2, 3], plain(x))  # only the middle of the kernel is at work
+
+
+def test_gates_by_hand() -> None:
+    x = torch.rand(2, 4, 3, 5)
+    squeeze = SqueezeExcite(4, 2)
+    hidden = torch.relu(x.mean((2, 3)) @ squeeze.gate[0].weight.T + squeeze.gate[0].bias)
+    gate = torch.sigmoid(hidden @ squeeze.gate[2].weight.T + squeeze.gate[2].bias)
+    torch.testing.assert_close(squeeze(x), x * gate[:, :, None, None])
+    channel = ChannelAttention(4, 2)
+    both = channel.gate(x.mean((2, 3))) + channel.gate(x.amax((2, 3)))
+    torch.testing.assert_close(channel(x)[..., 0, 0], torch.sigmoid(both))
+    spatial = SpatialAttention(3)
+    with torch.no_grad():
+        spatial.conv.weight.zero_()
+        spatial.conv.weight[0, :, 1, 1] = torch.tensor([2.0, -1.0])
+    torch.testing.assert_close(spatial(x)[:, 0], torch.sigmoid(2 * x.mean(1) - x.amax(1)))
+
+
+def test_non_local_begins_as_the_identity_and_hears_all_places() -> None:
+    torch.manual_seed(0)
+    block, x = NonLocal(4, 2), torch.randn(2, 4, 3, 5)
+    assert torch.equal(block(x), x)
+    with torch.no_grad():
+        block.out.weight.normal_()
+    other = x.clone()
+    other[:, :, 0, 0] += 1
+    moved = (block(other) - block(x))[:, :, 2, 4]
+    assert moved.abs().max() > 1e-4
+    assert block(torch.randn(1, 4, 2, 3, 3)).shape == (1, 4, 2, 3, 3)
+
+
+def test_inception_puts_its_branches_side_by_side() -> None:
+    block = Inception(3, one=2, reduce_three=4, three=5, reduce_five=2, five=3, pooled=1)
+    assert block.width == 11
+    # 1x1 to 2; 1x1 to 4, 3x3 to 5; 1x1 to 2, 5x5 to 3; 1x1 to 1; biases.
+    expected = (3 * 2 + 2) + (3 * 4 + 4 + 4 * 9 * 5 + 5) + (3 * 2 + 2 + 2 * 25 * 3 + 3) + (3 + 1)
+    assert sum(p.numel() for p in block.parameters()) == expected
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(block(x)[:, :2], torch.relu(nn.functional.conv2d(x, *block.branches[0][0].parameters())))
+
+
+def test_resnet18_has_its_published_parameters() -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ResNet18(3).parameters()) == 11_689_512 - 513_000
+    small = ResNet18(1, (4, 8), blocks=1)
+    assert small(torch.randn(2, 1, 32, 32)).shape == (2, 8)
+
+
+def test_margins() -> None:
+    near, y = torch.tensor([[0.5, 0.1, -0.3], [-0.95, 0.2, 0.0]], requires_grad=True), torch.tensor([0, 0])
+    arc = with_margin(near, y, "arcface", 0.5)
+    assert arc[0, 0].item() == pytest.approx(np.cos(np.arccos(0.5) + 0.5), abs=1e-5)
+    assert arc[1, 0].item() == pytest.approx(-0.95 - 0.5 * np.sin(0.5), abs=1e-5)  # beyond pi - .5
+    assert torch.equal(arc[:, 1:], near[:, 1:])
+    cos = with_margin(near, y, "cosface", 0.35)
+    torch.testing.assert_close(near - cos, torch.tensor([[0.35, 0, 0], [0.35, 0, 0]]))
+    for kind in ("arcface", "cosface"):
+        torch.testing.assert_close(with_margin(near, y, kind, 0.0), near, atol=1e-6, rtol=0)
+        edge = torch.tensor([[1.0, -1.0]], requires_grad=True)
+        with_margin(edge, torch.tensor([0]), kind, 0.5).sum().backward()
+        assert edge.grad is not None
+        assert edge.grad.isfinite().all()
+    x, directions = torch.randn(5, 4), torch.randn(3, 4)
+    torch.testing.assert_close(cosines(x, directions), torch.cosine_similarity(x[:, None], directions[None], dim=-1))
+
+
+def test_a_reversed_gradient_changes_nothing_ahead() -> None:
+    x = torch.randn(4, requires_grad=True)
+    y = reversed_gradient(x, 0.3)
+    assert torch.equal(y, x)
+    (y * torch.arange(4.0)).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, -0.3 * torch.arange(4.0))

@@ -9,15 +9,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from recognizer.models.common import FlowNetwork, Shape
+from recognizer.views import VIEWS
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recognizer"
 ZOO: tuple[str, ...] = (
     "offapex", "dssn", "capsulenet", "ice_discriminator", "au_gacn", "mer_gcn", "graph_tcn", "elrcn",
     "micro_attention", "microexpstcnn", "fusenet", "atnet", "htnet",
+    "dual_inception", "rcn", "featref", "bdcnn", "nmer", "kfc", "mtmnet", "mimanet", "aman", "tscnn", "geme",
+    "lr_gacnn",
+    "learnet", "affectivenet", "sma_stn", "dstan", "fcnn3d", "setfnet", "mersiam", "lgccon", "graph_au", "mer_augcn",
+    "saat", "dikd", "cbamnet", "originet", "shallow_cnn",
 )  # fmt: skip
 BATCH = 2
 
@@ -51,6 +57,10 @@ class Entry:
             "frames": face + torch.randn(batch, self.shape.frames, f, f, generator=draw) * 0.02,
         }
         made["flow"][:, 2] = made["flow"][:, 2].abs()
+        for name in needs:  # the others are read in these ranges, too
+            if name not in made:
+                draws = torch.randn(batch, *VIEWS[name].of(self.shape), generator=draw)
+                made[name] = (0.5 + draws * 0.1).clamp(0, 1) if VIEWS[name].dtype is np.uint8 else draws * 0.2
         return [made[name] for name in needs]
 
 

@@ -282,3 +282,44 @@ def test_where_nothing_says_so_a_framing_is_not_known(tmp_path: Path, sizes: lis
 def test_landmarks_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="landmarks of clip db/01/001/0 are no"):
         known_framing(_faces(tmp_path, [64] * 3, wrong=float("nan")))
+
+
+# ---------------------------------------------------------------- frames of a clip
+
+
+def _moving(n: int = 6) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, 20, 24, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("form", shards.PICTURES)
+@pytest.mark.parametrize("places", [None, [0], [4], [4, 0, 4], [5, 1]])
+def test_frames_come_back_from_either_form(form: str, places: list[int] | None) -> None:
+    frames = _moving()
+    members = shards.frames_members(frames, form, 4)
+    assert len(shards.frame_names(members)) == (6 if form == "png" else 1)
+    again = shards.member_frames(members | {"json": b"{}"}, "db/a/0", places, 6)
+    np.testing.assert_array_equal(again, frames if places is None else frames[places])
+    assert shards.member_pngs(members, "db/a/0") == list(shards.frames_members(frames).values())
+
+
+@pytest.mark.parametrize("form", shards.PICTURES)
+@pytest.mark.parametrize(("places", "total"), [([6], None), ([-1], None), (None, 7), ([0], 5)])
+def test_frames_that_are_not_there_are_said(form: str, places: list[int] | None, total: int | None) -> None:
+    members = shards.frames_members(_moving(), form)
+    with pytest.raises((ManifestError, UnreadableImageError), match="6"):
+        shards.member_frames(members, "db/a/0", places, total)
+
+
+def test_no_frames_are_no_clip() -> None:
+    with pytest.raises(ManifestError, match="clip db/a/0 holds no frames"):
+        shards.member_frames({"json": b"{}"}, "db/a/0")
+
+
+@pytest.mark.parametrize("form", shards.PICTURES)
+def test_onset_and_apex_of_a_shard(form: str, tmp_path: Path) -> None:
+    frames = _moving()
+    with ShardWriter(tmp_path / "frames.tar") as writer:
+        spans = [writer.add(f"{i:08d}", shards.frames_members(frames + i, form, 3)) for i in range(2)]
+    clip = replace(row("db/a/0"), frames=spans[1], n_frames=6, apex_index=3)
+    np.testing.assert_array_equal(shards.read_frames(tmp_path, clip, [0, clip.apex_index]), frames[[0, 3]] + 1)
+    np.testing.assert_array_equal(shards.read_frames(tmp_path, clip), frames + 1)

@@ -1,5 +1,8 @@
 """The stage engine: same bytes for any number of processes, resume, interruption, other people's folders."""
 
+import multiprocessing
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.store import manifest as manifest_file
-from mesynth.store import shards
+from mesynth.store import shards, stage
 from mesynth.store.manifest import Manifest
 from mesynth.store.stage import Interrupted, Produced, Skipped, read_notes, read_skipped, run_pool, run_stage
 from tests.builders import NumberWorker, tree_bytes
@@ -156,3 +159,64 @@ def test_an_error_that_cannot_travel_is_told(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="job 1 failed here alone"):
         run_pool(_fail, jobs(), workers=1, report=taken.count, where=tmp_path)
     assert taken == [1]  # none is taken before a worker is free for it
+
+
+# ------------------------------------------------------------------- as many processes as there is work
+
+
+class _Slow(NumberWorker):
+    """Takes its time, and writes down which process made what."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        super().__init__()
+        self.folder, self.seconds = folder, seconds
+
+    def __call__(self, job: int) -> Produced | Skipped:
+        time.sleep(self.seconds)
+        with open(self.folder / f"{os.getpid()}", "a") as file:
+            file.write(f"{job}\n")
+        return super().__call__(job)
+
+
+@pytest.mark.parametrize(("seconds", "worth", "several"), [(0.0, 8.0, False), (0.05, 0.5, True)])
+def test_processes_are_started_where_work_is_left_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, worth: float, several: bool
+) -> None:
+    """This process begins at once; others come if it pays, and then it stands back. The bytes are the same."""
+    monkeypatch.setattr(stage, "WORTH", worth)
+    who = tmp_path / "who"
+    who.mkdir()
+    jobs = list(range(200 if several else 20))
+    seen: list[tuple[int, int]] = []
+    run_stage(
+        tmp_path / "a", jobs, _Slow(who, seconds), config={}, workers=2, shard_clips=4,
+        progress=lambda d, t: seen.append((d, t)),
+    )  # fmt: skip
+    run_stage(tmp_path / "b", jobs, NumberWorker(), config={}, workers=1, shard_clips=4)
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+    made = {int(file.name): [int(line) for line in file.read_text().split()] for file in who.iterdir()}
+    assert sorted(job for mine in made.values() for job in mine) == sorted(jobs)
+    assert (len(made) > 1) is several
+    assert made[os.getpid()][0] == jobs[0]
+    assert seen[-1] == (len(jobs), len(jobs))
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_beside_this_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "WORTH", 0.2)
+    with pytest.raises(MesynthError, match="a worker process died"):
+        run_stage(tmp_path / "a", list(range(400)), _Dies(0.03), config={}, workers=2, shard_clips=4)
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+
+
+class _Dies(NumberWorker):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def __call__(self, job: int) -> Produced | Skipped:
+        time.sleep(self.seconds)
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().__call__(job)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mesynth.core.errors import DatasetLayoutError, UnreadableImageError
+from mesynth.core.errors import ConfigError, DatasetLayoutError, UnreadableImageError
 from mesynth.datasets.files import list_frames, picture_size
+from mesynth.store import shards, videos
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.shards import read_frames
 from mesynth.store.videos import (
@@ -407,3 +411,111 @@ def test_photos_as_people_save_them(tmp_path: Path) -> None:
     palette = image.quantize(16)
     palette.save(tmp_path / "palette.png")
     assert np.array_equal(read_photo(tmp_path / "palette.png")[0], np.asarray(palette.convert("RGB")))
+
+
+# ---------------------------------------------------------------- lossless
+
+
+def _ramp(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Noise over a ramp that moves: what P frames predict, and what they do not."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    ramp = (4 * x + 3 * y + 7 * np.arange(shape[0])[:, None, None]) % 256
+    return (ramp[..., None] + rng.integers(0, 3, (*shape, 3))).astype(np.uint8)
+
+
+def _key_packets(video: bytes) -> list[int]:
+    with av.open(io.BytesIO(video)) as container:
+        return [i for i, p in enumerate(p for p in container.demux(video=0) if p.size) if p.is_keyframe]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (9, 64, 48), (7, 33, 47), (150, 16, 16), (64, 128, 128)])
+@pytest.mark.parametrize("keys", [(), (1,), (0, 3)])
+def test_every_bit_of_a_clip_is_kept(shape: tuple[int, int, int], keys: tuple[int, ...]) -> None:
+    clip = _ramp(shape)
+    extremes = np.where(np.arange(shape[0])[:, None, None, None] % 2, 255, 0).astype(np.uint8)
+    clip[:, :1] = extremes  # black and white by turns: quantisers and colour spaces cut there first
+    video = videos.lossless_video(clip, keys)
+    np.testing.assert_array_equal(videos.lossless_frames(video, "a clip"), clip)
+    assert video == videos.lossless_video(clip, keys)
+    own = {0, *(key for key in keys if key < len(clip))}
+    found = _key_packets(video)
+    assert own <= set(found)
+    assert max(np.diff([*found, len(clip)])) <= 64
+
+
+@pytest.mark.parametrize("places", [[0], [6], [0, 6], [6, 0], [3, 3, 8], [8, 1, 7, 2], [2, 3, 4], list(range(9))])
+def test_frames_are_read_at_their_places(places: list[int]) -> None:
+    clip = _ramp((9, 24, 32))
+    video = videos.lossless_video(clip, [6])
+    np.testing.assert_array_equal(videos.lossless_frames(video, "a clip", places), clip[places])
+
+
+def test_onset_and_apex_are_decoded_alone() -> None:
+    """Whatever becomes of the frames between: they are not looked at."""
+    clip = _ramp((20, 48, 48))
+    video = bytearray(videos.lossless_video(clip, [11]))
+    with av.open(io.BytesIO(bytes(video))) as container:
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
+    for i in set(range(20)) - {0, 11}:
+        at = bytes(video).index(packets[i])
+        video[at + 5 : at + len(packets[i])] = bytes(len(packets[i]) - 5)
+    np.testing.assert_array_equal(videos.lossless_frames(bytes(video), "a clip", [0, 11]), clip[[0, 11]])
+    with pytest.raises(UnreadableImageError, match="a clip"):
+        videos.lossless_frames(bytes(video), "a clip")
+
+
+def test_a_video_that_was_cut_off_is_said_wherever_it_ends() -> None:
+    clip = _ramp((12, 24, 24))
+    video = videos.lossless_video(clip, [5])
+    for size in [0, 1, 40, *range(100, len(video) - 60, 97)]:
+        with pytest.raises(UnreadableImageError, match=r"^a clip .*(copy the corpus again or make it anew)$") as caught:
+            videos.lossless_frames(video[:size], "a clip")
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def _encoded(codec: str, pixels: str, container: str) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as made:
+        stream = made.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, pixels
+        for picture in _ramp((4, 32, 32)):
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)))
+        made.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        lambda: _encoded("mpeg4", "yuv420p", "matroska"),  # colours sampled down
+        lambda: _encoded("ffv1", "bgr0", "matroska"),
+        lambda: _encoded("mpeg4", "yuv420p", "mp4"),
+        lambda: _encoded("libx264rgb", "rgb24", "matroska"),  # nobody says how many frames it should have
+        lambda: b"no video at all" * 50,
+        lambda: b"\x1a\x45\xdf\xa3" + bytes(500),
+    ],
+)
+def test_another_kind_of_file_is_refused_in_one_line(video: Callable[[], bytes]) -> None:
+    with pytest.raises(UnreadableImageError, match=r"^db/a/0/frames.mkv .*make it anew$"):
+        videos.lossless_frames(video(), "db/a/0/frames.mkv")
+
+
+def test_numbers_that_do_not_fit_are_said() -> None:
+    video = videos.lossless_video(_ramp((4, 16, 16)))
+    with pytest.raises(UnreadableImageError, match="holds 4 frames of 16x16 pixels, not 5"):
+        videos.lossless_frames(video, "a clip", total=5)
+    for place in (4, -1):
+        with pytest.raises(UnreadableImageError, match=f"has no frame {place}: it holds 4"):
+            videos.lossless_frames(video, "a clip", [0, place])
+
+
+def test_a_build_without_the_encoder_reads_and_says_that_it_cannot_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = _ramp((3, 16, 16))
+    video = videos.lossless_video(clip)
+    monkeypatch.setattr(videos, "_LOSSLESS", "libx264nowhere")
+    np.testing.assert_array_equal(videos.lossless_frames(video, "a clip"), clip)
+    with pytest.raises(ConfigError, match="without the encoder libx264nowhere; store them as png"):
+        videos.lossless_video(clip)
+    with pytest.raises(ConfigError, match="store them as png"):
+        shards.check_pictures("video")

@@ -20,7 +20,8 @@ from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_on_gpu.py"
-TINY = ["--device", "cpu", "--workers", "1", "--recipes", "motion_tiny", "--updates", "2", "--variants", "fp32,bf16"]
+TINY = ["--device", "cpu", "--workers", "1", "--recipes", "motion_tiny", "--updates", "2", "--variants", "fp32,bf16",
+        "--tests", "", "--models", ""]  # fmt: skip
 SMALL = "data.identities=2 data.per_identity=4 data.validation_identities=1 run.validation=2"
 
 
@@ -71,6 +72,7 @@ def test_what_does_not_run_is_said_in_one_line(recipe: Any, monkeypatch: pytest.
     assert measure(recipe("run.precision=fp16"), "cpu").error.startswith("run.precision=fp16 needs CUDA")
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_memory_on_a_gpu(recipe: Any) -> None:
     assert (measure(recipe(), "cuda", updates=2, warmup=1).memory or 0) > 0
@@ -205,3 +207,89 @@ def test_mistakes(words: list[str], says: str, tmp_path: Path, capsys: pytest.Ca
     assert main("--out", tmp_path / "gpu", "--device", "cpu", "--dry-run", *words) == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "gpu").exists()
+
+
+# ---------------------------------------------------------------- one call
+
+
+def test_a_rehearsal_and_a_short_call_say_what_they_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed = script().parse(["--out", "x", "--rehearse", "--updates", "7"])
+    assert (rehearsed.device, rehearsed.recipes, rehearsed.updates, rehearsed.clips) == ("cpu", "motion_tiny", 7, 4)
+    brief = script().parse(["--out", "x", "--within", "10", "--set", "run.batch=8"])
+    assert (brief.device, brief.updates, brief.set) == ("cuda", 20, "run.batch=8")
+    plain = script().parse(["--out", "x"])
+    assert (plain.updates, plain.set, plain.within) == (50, "", 0)
+    monkeypatch.setenv("OUT", "told")
+    assert script().parse([]).out == Path("told")
+    for words in (["--within", "-1"], ["--clips", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            script().parse(["--out", "x", *words])
+
+
+def test_stages_share_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, now = script(), [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    clock = module.Clock(10)
+    assert clock.until("tests") == 100 + 0.25 * 600
+    now[0] = 400.0
+    assert (clock.left(), clock.until("throughput")) == (300, 400 + 0.2 * 300)
+    now[0] = 5000.0
+    assert clock.left() == 1
+    assert not module.Clock(0).limited
+    assert module.Clock(0).until("tests") == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kept"), [(0, "3 passed", 0), (1, "1 failed, 2 passed", 1), (5, "no tests ran", 0)]
+)
+def test_what_the_tests_on_cuda_say(
+    code: int, said: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script()
+    options = module.parse(["--out", str(tmp_path)])
+    ran = module.subprocess.CompletedProcess([], code, stdout=f"..\n{said}\n", stderr="")
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: ran)
+    assert module.run_tests(tmp_path, options, float("inf")) == {"code": kept, "said": said}
+    assert said in (tmp_path / "tests.txt").read_text()
+
+    def late(*_: Any, timeout: float, **__: Any) -> None:
+        raise module.subprocess.TimeoutExpired("pytest", timeout, output=b"half of it")
+
+    monkeypatch.setattr(module.subprocess, "run", late)
+    told = module.run_tests(tmp_path, options, module.time.monotonic() + 30)
+    assert (told["code"], told["said"]) == (0, "stopped after 30 s; what had run is in tests.txt")
+    assert (tmp_path / "tests.txt").read_text() == "half of it"
+
+
+def test_generation_is_timed_on_the_gpu_and_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script()
+    asked: list[tuple[str, ...]] = []
+
+    def made(*words: object, seconds: float | None = None) -> int:
+        asked.append(tuple(map(str, words)))
+        if "motion_diffusion" in words:
+            return 2
+        out = Path(str(words[-1]))
+        out.mkdir(parents=True)
+        parts = {"model": 3.0, "warp": 5.0, "encode": 1.0, "write": 0.5, "other": 0.5}
+        all_ = parts | {"clips": 4, "load": 2.0}
+        shares = {name: value / 10 for name, value in parts.items()}
+        (out / "throughput.json").write_text(json.dumps({"clips_per_second": 0.4, "all": all_, "shares": shares}))
+        return 0
+
+    monkeypatch.setattr(module, "mesynth", made)
+    options = module.parse(["--out", str(tmp_path), "--models", "motion-prior,motion_gan,motion_diffusion"])
+    rows = module.generation(tmp_path, options, float("inf"))
+    assert [row["precision"] for row in rows if row["model"] == "motion_gan"] == ["fp32", "bf16", "fp32", "fp32"]
+    assert [row["device"] for row in rows if row["model"] == "motion-prior"] == ["cuda", "cuda", "cpu"]
+    assert rows[0]["ms_a_clip"] == 2500
+    assert {row["error"] for row in rows if row["model"] == "motion_diffusion"} == {"exit status 2"}
+    assert (tmp_path / "faces" / "points.npz").is_file()
+    assert len(list((tmp_path / "faces").glob("*.png"))) == 4
+    late = module.generation(tmp_path / "late", options, module.time.monotonic() - 1)
+    assert {row["error"] for row in late} == {"left out, the time was over"}
+    told = {"machine": "a GPU", "tests": {"said": "3 passed"}, "generation": rows, "compare": "it did not fit"}
+    text = module.report_text(told, [], {}, tmp_path, {})
+    assert "| motion-prior | cuda | fp32 | 1 | 0.4 | 2500.0 | warp 50 % |" in text
+    assert "| motion_diffusion | cuda | fp32 | 1 |  | exit status 2 |  |" in text
+    assert all(word in text for word in ("a GPU", "3 passed", "it did not fit"))

@@ -45,6 +45,7 @@ from mesynth.store.run_folder import temporary_beside, write_bytes
 from mesynth.store.shards import (
     MASKS,
     known_framing,
+    member_pngs,
     npy_array,
     npy_bytes,
     png_bytes,
@@ -53,7 +54,7 @@ from mesynth.store.shards import (
     read_span,
 )
 from mesynth.store.stage import Produced
-from mesynth.store.videos import image_array
+from mesynth.store.videos import encoded, image_array
 
 
 def has_aus(row: Row) -> bool:
@@ -169,7 +170,7 @@ class SourceClip:
         if self.row.frames is None:
             return [png_bytes(frame) for frame in self.frames()]
         members = read_span(self.root, self.row.frames, verify=True)
-        return [members[name] for name in sorted(members) if name.endswith(".png")]
+        return member_pngs(members, self.row.clip_id)
 
     def frames(self) -> np.ndarray:
         """[T,H,W,3] uint8 RGB."""
@@ -511,12 +512,9 @@ def write_workbook(path: Path, sheets: Mapping[str, Iterable[Sequence[CellValue]
 def jpeg_bytes(image: np.ndarray) -> bytes:
     """[H,W,3] uint8 RGB or [H,W] grey as JPEG of quality 100 without chroma subsampling: motion this small must not
     drown in compression."""
-    bgr = image[..., ::-1] if image.ndim == 3 else image
     choice = [cv2.IMWRITE_JPEG_QUALITY, 100]
     choice += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    done, buffer = cv2.imencode(".jpg", bgr, choice)
-    assert done
-    return bytes(buffer)
+    return encoded(image, ".jpg", choice)
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:
@@ -527,10 +525,7 @@ def grey(rgb: np.ndarray) -> np.ndarray:
 def flow_image(uv: np.ndarray, size: int) -> bytes:
     """A PNG whose R, G, B hold u, v and optical strain of flow [2,H,W], each stretched to 0..255 (``cv2.imread``
     gives strain, v, u), as published with STSTNet (Liong et al., FG 2019)."""
-    u, v, strain = (stretched(plane) for plane in flow_planes(uv, size))
-    done, buffer = cv2.imencode(".png", np.stack([strain, v, u], -1))
-    assert done
-    return bytes(buffer)
+    return encoded(np.stack([stretched(plane) for plane in flow_planes(uv, size)], -1), ".png")
 
 
 # ------------------------------------------------------------------- reading

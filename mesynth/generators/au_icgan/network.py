@@ -12,17 +12,16 @@ The generator paints every frame of a clip.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.generators.base import ClipRequest
-from mesynth.generators.blocks import CELLS, FiLM, PatchTower, halvings
-from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change
+from mesynth.generators.blocks import CELLS, FiLM, Network, PatchTower, halvings, register_to_config
+from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change, painted_clips
 from mesynth.store.generator_folder import load_network
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class _Residual(nn.Module):
         return x + (normed if self.film is None else self.film(normed, cells))
 
 
-class AUICGenerator(ModelMixin, ConfigMixin):
+class AUICGenerator(Network):
     """Picture [B,3,S,S] in [0,1] and change of intensities [B,K,2] in [-1,1] -> :class:`Painted`.
 
     conv7, two stride-2 convolutions, residual blocks, two up-convolutions, and a 7x7 head each for mask and colour,
@@ -167,13 +166,12 @@ class AUICGAN(PaintingGenerator):
 
     family = "au_icgan"
 
-    def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
-        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors."""
-        return self.painted(self._paint, request)
+    def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """See :func:`mesynth.generators.painting.painted_clips` for sizes and errors."""
+        return painted_clips(self, self._paint, requests)
 
-    def _paint(self, onset: torch.Tensor, aus: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-        pictures = onset.expand(len(aus), -1, -1, -1)
-        out: torch.Tensor = self.network.forward(pictures, aus).picture - pictures
+    def _paint(self, onset: torch.Tensor, aus: torch.Tensor, alpha: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
+        out: torch.Tensor = self.network.forward(onset, aus).picture - onset
         return out
 
 

@@ -19,8 +19,6 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.core import seeds
@@ -28,7 +26,17 @@ from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import MesynthError
 from mesynth.core.types import AUVector, Flow
 from mesynth.generators.base import Pretrained
-from mesynth.generators.blocks import CELLS, FiLM, PatchTower, SelfAttention, group_norm, halvings, sn
+from mesynth.generators.blocks import (
+    CELLS,
+    FiLM,
+    Network,
+    PatchTower,
+    SelfAttention,
+    group_norm,
+    halvings,
+    register_to_config,
+    sn,
+)
 from mesynth.generators.painting import PriorFlow
 from mesynth.preprocess.warping import differentiable_strain
 from mesynth.store.generator_folder import GeneratorFacts, load_network
@@ -56,7 +64,7 @@ class _Rise(nn.Module):
         return out
 
 
-class FlowGenerator(ModelMixin, ConfigMixin):
+class FlowGenerator(Network):
     """Noise [B,z], class [B,3] one-hot and AUs [B,K,2] in [0,1] -> flow [B,2,S,S] in pixels, x right and y down.
 
     The network draws ``y = asinh(uv / unit) / asinh(limit / unit)`` in (-1,1), with ``unit`` and ``limit`` as shares of
@@ -156,8 +164,9 @@ def observe(generator: FlowGenerator, uv: torch.Tensor) -> torch.Tensor:
 
 
 FAMILY = "flow_gan"
-_BLOCK = 16
-"""Rows computed at once. Always this many, padded: a row's bytes then depend on nothing but the row."""
+_BLOCK, _WIDE = 16, 256
+"""Rows computed at once, on the CPU and elsewhere. Always this many, padded: a row's bytes then depend on nothing but
+the row."""
 
 
 class FlowGAN(Pretrained):
@@ -168,6 +177,10 @@ class FlowGAN(Pretrained):
     def __init__(self, network: FlowGenerator, facts: GeneratorFacts) -> None:
         self.network, self.facts = network, facts
         self.size: int = network.config["size"]
+
+    @property
+    def _at_once(self) -> int:
+        return self.rows_at_once or (_BLOCK if self.device == "cpu" else _WIDE)
 
     def generate(self, *request: Any, **options: Any) -> NoReturn:
         """Raises MesynthError always: flow images come without a face."""
@@ -195,8 +208,8 @@ class FlowGAN(Pretrained):
         if not 8 <= size <= 1024:
             raise MesynthError(f"flow images of {size} pixels are outside 8..1024")
         out = np.empty((n, 2, size, size), np.float32)
-        for start in range(0, n, _BLOCK):
-            rows = slice(start, min(start + _BLOCK, n))
+        for start in range(0, n, self._at_once):
+            rows = slice(start, min(start + self._at_once, n))
             out[rows] = self._block(seeds[rows], classes[rows], cells[rows], size)
         return out
 
@@ -211,8 +224,8 @@ class FlowGAN(Pretrained):
         """:meth:`sample` one :class:`~mesynth.core.types.Flow` at a time, at flat memory, as a corpus of flow needs."""
         cells = None if aus is None else np.stack([a.intensity for a in aus])
         self._conditions(len(seeds), labels, cells)
-        for start in range(0, len(seeds), _BLOCK):
-            rows = slice(start, start + _BLOCK)
+        for start in range(0, len(seeds), self._at_once):
+            rows = slice(start, start + self._at_once)
             drawn = self.sample(
                 seeds=seeds[rows],
                 labels=None if labels is None else labels[rows],
@@ -249,9 +262,12 @@ class FlowGAN(Pretrained):
         n, device = len(rows), self.network.device
         noise = int(self.network.config["z"])
         z = np.stack([seeds.stream(int(s), "flow-gan-z").standard_normal(noise, np.float32) for s in rows])
-        padded = [np.concatenate([x, np.zeros((_BLOCK - n, *x.shape[1:]), np.float32)]) for x in (z, classes, aus)]
+        padded = [
+            np.concatenate([x, np.zeros((self._at_once - n, *x.shape[1:]), np.float32)]) for x in (z, classes, aus)
+        ]
         with torch.inference_mode():
-            uv = self.network.forward(*(torch.from_numpy(x).to(device) for x in padded))
+            with self.autocast():
+                uv = self.network.forward(*(torch.from_numpy(x).to(device) for x in padded)).float()
             if size != self.size:
                 uv = F.interpolate(uv, (size, size), mode="bilinear", antialias=True) * (size / self.size)
             return np.asarray(uv[:n].cpu().numpy())

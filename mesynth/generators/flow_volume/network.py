@@ -8,23 +8,20 @@ that of ``motion_gan``: every pixel is the person's own, and the reported flow i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.core import facs, seeds
 from mesynth.core.profiles import Profile
-from mesynth.core.types import AUVector
 from mesynth.generators.base import ClipRequest, calibrated
-from mesynth.generators.blocks import group_norm
+from mesynth.generators.blocks import Network, group_norm, register_to_config
 from mesynth.generators.diffusion import SampledGenerator, sample_conditioned
 from mesynth.generators.diffusion_config import Process, Sampling
 from mesynth.generators.formation import FaceMotion, face_motion, limited_length, motion_clip, unfolded
@@ -38,7 +35,6 @@ from mesynth.store.generator_folder import load_sized_network
 
 if TYPE_CHECKING:
     from mesynth.core.types import Sample
-    from mesynth.motion.prior import Face
     from mesynth.store.generator_folder import GeneratorFacts
 
 
@@ -108,7 +104,7 @@ def _beside_flat(init: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-class VolumeDiffuser(ModelMixin, ConfigMixin):
+class VolumeDiffuser(Network):
     """Onset [B,3,S,S] in [0,1], AUs and timing -> flow at T key times and h = S/2.
 
     The motion to be expected at a key time is the profile's level there times the apex motion that the 2D network
@@ -277,12 +273,18 @@ class FlowVolume(SampledGenerator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """The profile's lag is left out: timing is drawn."""
-        volume = self.volume(replace(request, aus=skin_aus(request.aus)))
-        height, width = request.face.image.shape[:2]
-        still = np.zeros((height, width, 2), np.float32)
-        unlit = np.zeros((height, width, 3), np.float32)
-        motion = FaceMotion([(k, 0) for k in range(_PARTS)], volume.fields, still, unlit)
-        return motion_clip(motion, replace(request, profile=replace(volume.profile, lag=0)), volume.weights)
+        return next(self.clips_of([request]))
+
+    def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """One sampling for all."""
+        skins = [replace(request, aus=skin_aus(request.aus)) for request in requests]
+        for request, volume in zip(requests, self.volumes(skins), strict=True):
+            height, width = request.face.image.shape[:2]
+            still = np.zeros((height, width, 2), np.float32)
+            unlit = np.zeros((height, width, 3), np.float32)
+            motion = FaceMotion([(k, 0) for k in range(_PARTS)], volume.fields, still, unlit)
+            wanted = replace(request, profile=replace(volume.profile, lag=0))
+            yield motion_clip(motion, wanted, volume.weights, device=self.frames_on)
 
     def volume(self, request: ClipRequest) -> Volume:
         """The flow of a clip.
@@ -290,13 +292,28 @@ class FlowVolume(SampledGenerator):
         Raises:
             AUConflictError: AUs that exclude each other.
         """
-        face, profile, n_frames = request.face, request.profile, request.n_frames
-        facs.reject_conflicts(request.aus)
-        level = profile.alpha(n_frames)
-        placed, apex = on_frames(profile, n_frames), profile.apex_index(n_frames)
-        timing = Timing.of(placed, (n_frames - 1) / request.fps, self.network.config["wander"])
+        return next(self.volumes([request]))
+
+    def volumes(self, requests: Sequence[ClipRequest]) -> Iterator[Volume]:
+        """:meth:`volume` of each, in one sampling for as many as go together (:meth:`blocks`)."""
+        for request in requests:
+            facs.reject_conflicts(request.aus)
+        for block in self.blocks(len(requests)):
+            rows = requests[block]
+            placed = [on_frames(row.profile, row.n_frames) for row in rows]
+            timings = [
+                Timing.of(profile, (row.n_frames - 1) / row.fps, self.network.config["wander"])
+                for row, profile in zip(rows, placed, strict=True)
+            ]
+            for row, profile, timing, drawn in zip(rows, placed, timings, self._drawn(rows, timings), strict=True):
+                yield self._on_face(row, profile, timing, *drawn)
+
+    def _on_face(
+        self, request: ClipRequest, placed: Profile, timing: Timing, keys: np.ndarray, expected: np.ndarray
+    ) -> Volume:
+        face, n_frames = request.face, request.n_frames
+        level, apex = request.profile.alpha(n_frames), request.profile.apex_index(n_frames)
         at = timing.at[0].double().numpy()
-        keys, expected = self._drawn(face, request.aus, timing, request.seed)
         limit = REACH * expected.shape[0]
         expected = unfolded(limited_length(expected, limit))
         keys = np.stack([unfolded(limited_length(key, limit)) for key in keys])
@@ -312,25 +329,31 @@ class FlowVolume(SampledGenerator):
         return Volume(placed, made.fields, weights)
 
     @torch.inference_mode()
-    def _drawn(self, face: Face, aus: AUVector, timing: Timing, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """In pixels of the network's grid: flow at the key times [KEYS,h,h,2], expected apex [h,h,2]."""
-        h, device = self.size // 2, self.network.device
-        crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
-        picture = torch.from_numpy(crop.frames(face.image[None])).to(device).permute(0, 3, 1, 2).float() / 255
-        asked = torch.from_numpy(calibrated(aus, self.facts).intensity)[None].to(device)
-        known = torch.from_numpy(aus.mask)[None].to(device)
-        noise = seeds.stream(seed, "flow-volume").standard_normal((1, KEYS, 2, h, h), np.float32)
-        seen = self.network.base.regression.encode(picture)
-        expected = torch.zeros(1, 2, h, h, device=device)
-        keys = torch.zeros(1, KEYS, 2, h, h, device=device)
-        # Where nothing is asked nothing moves: no sampler would say so to the bit.
-        if aus.intensity.any():
-            expected = self.network.base.expected(seen, asked, known)
-            drawn = torch.from_numpy(noise).to(device)
-            keys = self.network(picture, asked, known, timing.to(device), drawn, self.sampling, seen)
-            keys = from_means(keys.flatten(0, 1)).view_as(keys)
-        drawn_, expected_ = (x.movedim(-3, -1).float().cpu().numpy() for x in (keys[0], expected[0]))
-        return np.ascontiguousarray(drawn_), np.ascontiguousarray(expected_)
+    def _drawn(self, rows: Sequence[ClipRequest], timings: Sequence[Timing]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each row, in pixels of the network's grid: flow at the key times [KEYS,h,h,2], expected apex [h,h,2]."""
+        n, h, device = len(rows), self.size // 2, self.network.device
+        crops = [SimilarityCrop.from_landmarks(row.face.landmarks, self.size) for row in rows]
+        pictures = [crop.frames(row.face.image[None])[0] for row, crop in zip(rows, crops, strict=True)]
+        onset = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+        asked = np.stack([calibrated(row.aus, self.facts).intensity for row in rows])
+        aus, known = (torch.from_numpy(x).to(device) for x in (asked, np.stack([row.aus.mask for row in rows])))
+        noise = [seeds.stream(row.seed, "flow-volume").standard_normal((KEYS, 2, h, h), np.float32) for row in rows]
+        timing = Timing(*(torch.cat([getattr(t, f.name) for t in timings]) for f in fields(Timing))).to(device)
+        expected = torch.zeros(n, 2, h, h, device=device)
+        keys = torch.zeros(n, KEYS, 2, h, h, device=device)
+        with self.autocast():
+            seen = self.network.base.regression.encode(onset)
+            # Where nothing is asked nothing moves: no sampler would say so to the bit.
+            moving = aus.flatten(1).amax(1) > 0
+            if bool(moving.any()):
+                mean = self.network.base.expected(seen, aus, known).float()
+                drawn = torch.from_numpy(np.stack(noise)).to(device)
+                flow = self.network(onset, aus, known, timing, drawn, self.sampling, seen).float()
+                flow = from_means(flow.flatten(0, 1)).view_as(flow)
+                expected = torch.where(moving.view(-1, 1, 1, 1), mean, expected)
+                keys = torch.where(moving.view(-1, 1, 1, 1, 1), flow, keys)
+        drawn_, expected_ = (np.ascontiguousarray(x.movedim(-3, -1).cpu().numpy()) for x in (keys, expected))
+        return list(zip(drawn_, expected_, strict=True))
 
 
 def load(folder: Path, facts: GeneratorFacts) -> FlowVolume:

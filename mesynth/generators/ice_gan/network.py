@@ -13,22 +13,32 @@ The generator shows the onset plus the difference of two drawings of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from mesynth.core import seeds
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest
-from mesynth.generators.blocks import CELLS, ClassCapsules, FiLM, GraphReasoning, PatchTower, halvings, lengths, sn
-from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change
+from mesynth.generators.blocks import (
+    CELLS,
+    ClassCapsules,
+    FiLM,
+    GraphReasoning,
+    Network,
+    PatchTower,
+    halvings,
+    lengths,
+    register_to_config,
+    sn,
+)
+from mesynth.generators.painting import PaintingGenerator, PriorFlow, logit, moved_change, painted_clips
 from mesynth.store.generator_folder import load_network
 
 if TYPE_CHECKING:
@@ -73,7 +83,7 @@ class _Up(nn.Module):
         return out
 
 
-class ICEGenerator(ModelMixin, ConfigMixin):
+class ICEGenerator(Network):
     """Onset [B,3,S,S] in [0,1], noise, class and AUs -> picture [B,3,S,S] in [0,1]. S is a power of two.
 
     ``graph``: graph reasoning on every skip but the outermost.
@@ -199,8 +209,8 @@ class ICEGAN(PaintingGenerator):
 
     family = "ice_gan"
 
-    def clip_of(self, request: ClipRequest, label: str = "") -> tuple[Sample, tuple[str, ...]]:
-        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
+    def clips_of(self, requests: Sequence[ClipRequest], label: str = "") -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """See :func:`mesynth.generators.painting.painted_clips` for sizes and errors.
 
         ``label``: one of classes.CLASSES_3 to ask for as well; it rises and falls with the profile.
 
@@ -210,21 +220,23 @@ class ICEGAN(PaintingGenerator):
         classes = torch.zeros(N_CLASSES, device=self.network.device)
         if label:
             classes[class_index(label)] = 1
-        z = seeds.stream(request.seed, "z").standard_normal((1, int(self.network.config["noise"])), np.float32)
-        noise = torch.from_numpy(z).to(self.network.device)
+        n_noise = int(self.network.config["noise"])
+        z = [seeds.stream(request.seed, "z").standard_normal(n_noise, np.float32) for request in requests]
+        noise = torch.from_numpy(np.stack(z)).to(self.network.device)
 
-        def paint(onset: torch.Tensor, asked: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-            n = len(asked)
-            pictures, zs = onset.expand(n + 1, -1, -1, -1), noise.expand(n + 1, -1)
+        def paint(onset: torch.Tensor, asked: torch.Tensor, alpha: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
             # The plain drawing takes part in each block: convolutions of one batch agree to the last bit.
-            amount = torch.cat([alpha.new_zeros(1), alpha])
-            cells = torch.cat([torch.zeros_like(asked[:1]), asked])
-            drawn = self.network.forward(pictures, zs, amount[:, None] * classes, cells)
-            change: torch.Tensor = drawn[1:] - drawn[:1]
-            rest = (asked.flatten(1).amax(1) == 0) & (amount[1:] * classes.sum() == 0)
+            clips = list(dict.fromkeys(which))
+            k, plain = len(clips), [which.index(clip) for clip in clips]
+            pictures = torch.cat([onset[plain], onset])
+            amount = torch.cat([alpha.new_zeros(k), alpha])
+            cells = torch.cat([torch.zeros_like(asked[:1]).expand(k, -1, -1), asked])
+            drawn = self.network.forward(pictures, noise[[*clips, *which]], amount[:, None] * classes, cells)
+            change: torch.Tensor = drawn[k:] - drawn[[clips.index(clip) for clip in which]]
+            rest = (asked.flatten(1).amax(1) == 0) & (amount[k:] * classes.sum() == 0)
             return change * ~rest.view(-1, 1, 1, 1)
 
-        return self.painted(paint, request)
+        return painted_clips(self, paint, requests)
 
 
 def class_index(label: str) -> int:

@@ -17,7 +17,7 @@ and nothing flickers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,15 +25,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
 from mesynth.generators.base import ClipRequest, Generator, calibrated
-from mesynth.generators.blocks import group_norm
+from mesynth.generators.blocks import Network, group_norm, register_to_config
 from mesynth.generators.diffusion import AUTokens, Denoise, sample
 from mesynth.generators.diffusion_config import Process
 from mesynth.generators.formation import form
@@ -45,7 +44,7 @@ from mesynth.generators.painting import (
     cell_mask,
     confined,
     named_regions,
-    painted_clip,
+    painted_clips,
     region_mask,
 )
 from mesynth.preprocess.align import SimilarityCrop
@@ -137,7 +136,7 @@ class IdentityTokens(nn.Module):
         return out.view(len(code), self.count, -1)
 
 
-class ImageDenoiser(ModelMixin, ConfigMixin):
+class ImageDenoiser(Network):
     """(noisy code, noise level, onset's code, AUs) -> what :class:`mesynth.generators.diffusion_config.Process` asks.
 
     ``unet`` is the configuration of a UNet2DConditionModel with ``time_cond_proj_dim`` = ``cross_attention_dim``, see
@@ -146,8 +145,6 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
     ``process`` and ``sampling`` as their owners' configurations, and ``origin`` (hashes and licences of other people's
     networks).
     """
-
-    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -455,7 +452,7 @@ def painted(
 
 FAMILY = "image_diffusion"
 
-_BLOCK = 16  # pictures drawn together on CUDA
+_BLOCK = 64  # pictures drawn together elsewhere than on the CPU
 
 
 class ImageDiffusion(Generator):
@@ -483,13 +480,8 @@ class ImageDiffusion(Generator):
         spread = Spread.read(config["spread"] or {})
         self.codec = Codec(space, config["target"], config["gain"], self.mean_model, spread)
 
-    def to(self, device: torch.device | str) -> ImageDiffusion:
-        """Run the networks there; frames are made on the CPU."""
-        super().to(device)
-        for other in (self.vae, self.mean_model):
-            if other is not None:
-                other.to(device)
-        return self
+    def _networks(self) -> list[Any]:
+        return [network for network in (self.network, self.vae, self.mean_model) if network is not None]
 
     def configured(self, **options: object) -> ImageDiffusion:
         """The same networks with other settings: ``steps``, ``solver``, ``guidance`` (AUs), ``identity_guidance``,
@@ -517,43 +509,57 @@ class ImageDiffusion(Generator):
         return made
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
-        """See :func:`mesynth.generators.painting.painted_clip` for sizes and errors.
+        """See :meth:`clips_of`."""
+        return next(self.clips_of([request]))
+
+    def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """See :func:`mesynth.generators.painting.painted_clips` for sizes and errors.
 
         With ``regions`` everything outside them is the face's picture, to the bit where there is no sensor noise.
 
         Raises:
             MesynthError: also regions that do not lie in the picture.
         """
-        face, nuisance, seed = request.face, request.nuisance, request.seed
-        photo = region_mask(face.landmarks, face.image.shape[:2], self.regions) if self.regions else None
-        cells = self._cells(face)
-        known = torch.from_numpy(request.aus.mask).to(self.network.device)
+        photos = [
+            region_mask(r.face.landmarks, r.face.image.shape[:2], self.regions) if self.regions else None
+            for r in requests
+        ]
+        cells = [self._cells(r.face) for r in requests]
+        known = torch.from_numpy(np.stack([r.aus.mask for r in requests])).to(self.network.device)
+        mover = self._mover()
 
-        def paint(onset: torch.Tensor, now: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-            n = len(now)
+        def paint(onset: torch.Tensor, now: torch.Tensor, alpha: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
             # A blink that was drawn is known, whatever the request says of AU 45.
             return self.changes(
-                onset.expand(n, -1, -1, -1), now, known | (now > 0), [seed] * n, [cells] * n, whole=mover is None
-            )
+                onset, now, known[list(which)] | (now > 0), [requests[i].seed for i in which],
+                [cells[i] for i in which], whole=mover is None,
+            )  # fmt: skip
 
-        request, mover = replace(request, aus=calibrated(request.aus, self.facts)), self._mover()
-        quiet = replace(request, nuisance=replace(nuisance, noise=0.0))
-        base, folds = None, tuple[str, ...]()
-        if mover is not None and not (nuisance.head or nuisance.style):  # those are refused below
-            moved, folds = mover.clip_of(quiet)
-            base = moved.clip.frames
-        clip, warnings = painted_clip(
-            FAMILY, self.size, paint, request if photo is None else quiet, device=self.network.device, base=base
-        )  # fmt: skip
-        if photo is not None:
-            clip = confined(clip, face.image, photo, nuisance=nuisance, seed=seed, flow_method=FLOW_METHOD)
-        return clip, (*folds, *warnings)
+        asked = [replace(r, aus=calibrated(r.aus, self.facts)) for r in requests]
+        quiet = [replace(r, nuisance=replace(r.nuisance, noise=0.0)) for r in asked]
+        bases = None
+        # Head motion and style are refused by the painter, before a base is asked for.
+        if mover is not None and not any(r.nuisance.head or r.nuisance.style for r in quiet):
+            # What moves the photo moves all of it: painting is put onto whole pictures.
+            whole = [replace(r, face=r.face.whole) for r in quiet]
+            bases = ((moved.clip.frames, folds) for moved, folds in mover.clips_of(whole))
+        painted_ones = painted_clips(self, paint, quiet if self.regions else asked, bases=bases)
+        for request, photo, (clip, warnings) in zip(requests, photos, painted_ones, strict=True):
+            if photo is not None:
+                clip = confined(
+                    clip, request.face.image, photo, nuisance=request.nuisance, seed=request.seed,
+                    flow_method=FLOW_METHOD,
+                )  # fmt: skip
+            yield clip, warnings
 
     def _mover(self) -> MotionGAN | None:
         """Who moves the photo, where it is motion that is expected; it is asked with gains applied."""
         if not isinstance(self.mean_model, MotionGenerator):
             return None
-        return MotionGAN(self.mean_model, replace(self.facts, gains={}))
+        mover = MotionGAN(self.mean_model, replace(self.facts, gains={}))
+        for name in ("device", "precision", "rows_at_once", "torch_frames"):
+            setattr(mover, name, getattr(self, name))
+        return mover
 
     @torch.inference_mode()
     def pictures(self, faces: Sequence[Face], aus: Sequence[AUVector], row_seeds: Sequence[int]) -> list[np.ndarray]:
@@ -619,7 +625,7 @@ class ImageDiffusion(Generator):
         out = torch.zeros_like(onset)
         shape = (self.codec.space.channels, self.codec.space.side, self.codec.space.side)
         rows = torch.arange(len(onset), device=onset.device)[moving]
-        for part in rows.split(1 if onset.device.type == "cpu" else _BLOCK):
+        for part in rows.split(self.rows_at_once or (1 if onset.device.type == "cpu" else _BLOCK)):
             if not len(part):  # an empty tensor is split into one empty part
                 break
             drawn = [seeds.stream(int(row_seeds[i]), FAMILY).standard_normal(shape, np.float32) for i in part.tolist()]
@@ -627,10 +633,11 @@ class ImageDiffusion(Generator):
             kept = None
             if cells is not None and cells[0] is not None:
                 kept = torch.from_numpy(np.stack([cells[i] for i in part.tolist()])[:, None]).to(noise)
-            out[part] = painted(
-                self.network, self.codec, self.process, self.sampling, onset[part], aus[part], known[part], noise,
-                mask=kept, whole=whole,
-            )  # fmt: skip
+            with self.autocast():
+                out[part] = painted(
+                    self.network, self.codec, self.process, self.sampling, onset[part], aus[part], known[part], noise,
+                    mask=kept, whole=whole,
+                ).to(out.dtype)  # fmt: skip
         return out
 
 

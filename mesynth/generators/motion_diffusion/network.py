@@ -7,7 +7,7 @@ flow is what the frames are made from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
+from diffusers import UNet2DConditionModel
 
 from mesynth.core import facs, seeds
 from mesynth.generators.base import ClipRequest, calibrated
+from mesynth.generators.blocks import Network, register_to_config
 from mesynth.generators.diffusion import AUTokens, SampledGenerator, sample_conditioned
 from mesynth.generators.diffusion_config import Process, Sampling
 from mesynth.generators.formation import (
+    ApexRequest,
     FaceMotion,
     combine,
     face_motion,
@@ -38,8 +39,7 @@ from mesynth.preprocess.warping import from_means, resize_flow
 from mesynth.store.generator_folder import load_sized_network
 
 if TYPE_CHECKING:
-    from mesynth.core.types import AUVector, Sample
-    from mesynth.motion.prior import Face
+    from mesynth.core.types import Sample
     from mesynth.store.generator_folder import GeneratorFacts
 
 _NOISE_MIN, _NOISE_MAX = 0.005, 80.0
@@ -70,7 +70,7 @@ class Conditioning:
     pooled: torch.Tensor
 
 
-class MotionDiffuser(ModelMixin, ConfigMixin):
+class MotionDiffuser(Network):
     """Onset [B,3,S,S] in [0,1], framed as mesynth.preprocess.align frames crops, and AUs -> flow at h = S/2.
 
     A regression says what motion is expected (the network of ``motion_gan``, which starts from the motion prior), a
@@ -235,17 +235,6 @@ def length_around(flow: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
-    """One clip's apex motion."""
-
-    face: Face
-    aus: AUVector
-    seed: int = 0
-    jaws: tuple[tuple[int, int], ...] = ()
-    """(AU row, side) of a jaw's fields, which the mean model says for layers to use (mesynth.motion.layers.JAW)."""
-
-
-@dataclass(frozen=True, eq=False)
 class _Drawn:
     """Of one face, in pixels of the network's grid."""
 
@@ -262,11 +251,15 @@ class MotionDiffusion(SampledGenerator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """See the base class."""
-        apex = Request(request.face, skin_aus(request.aus), request.seed, tuple(jaw_cells(request.aus)))
-        return motion_clip(self.motions([apex])[0], request)
+        return next(self.clips_of([request]))
 
-    @torch.inference_mode()
-    def motions(self, requests: Sequence[Request]) -> list[FaceMotion]:
+    def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """One sampling for all."""
+        asked = [ApexRequest(r.face, skin_aus(r.aus), r.seed, tuple(jaw_cells(r.aus))) for r in requests]
+        for request, motion in zip(requests, self._motions(asked), strict=True):
+            yield motion_clip(motion, request, device=self.frames_on)
+
+    def motions(self, requests: Sequence[ApexRequest]) -> list[FaceMotion]:
         """Apex motions on the faces' own pictures. What a request gives does not depend on the others.
 
         On the CPU to the bit, as rows go through the network one by one; on CUDA, where they go together, up to the
@@ -275,17 +268,19 @@ class MotionDiffusion(SampledGenerator):
         Raises:
             AUConflictError: AUs that exclude each other.
         """
+        return list(self._motions(requests))
+
+    def _motions(self, requests: Sequence[ApexRequest]) -> Iterator[FaceMotion]:
         for request in requests:
             facs.reject_conflicts(request.aus)
-        crops = [SimilarityCrop.from_landmarks(r.face.landmarks, self.size) for r in requests]
-        drawn: dict[int, _Drawn] = {}
-        step = 1 if self.network.device.type == "cpu" else max(len(requests), 1)
-        for start in range(0, len(requests), step):
-            rows = range(start, min(start + step, len(requests)))
-            drawn |= dict(zip(rows, self._drawn([requests[i] for i in rows], [crops[i] for i in rows]), strict=True))
-        return [self._on_face(request, crops[i], drawn[i]) for i, request in enumerate(requests)]
+        for block in self.blocks(len(requests)):
+            rows = requests[block]
+            crops = [SimilarityCrop.from_landmarks(r.face.landmarks, self.size) for r in rows]
+            for row, crop, drawn in zip(rows, crops, self._drawn(rows, crops), strict=True):
+                yield self._on_face(row, crop, drawn)
 
-    def _drawn(self, requests: Sequence[Request], crops: Sequence[SimilarityCrop]) -> list[_Drawn]:
+    @torch.inference_mode()
+    def _drawn(self, requests: Sequence[ApexRequest], crops: Sequence[SimilarityCrop]) -> list[_Drawn]:
         h, device = self.size // 2, self.network.device
         pictures = [crop.frames(r.face.image[None])[0] for r, crop in zip(requests, crops, strict=True)]
         onset = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
@@ -293,21 +288,25 @@ class MotionDiffusion(SampledGenerator):
         known = torch.from_numpy(np.stack([r.aus.mask for r in requests])).to(device)
         noise = [seeds.stream(r.seed, "motion-diffusion").standard_normal((2, h, h), np.float32) for r in requests]
         points = torch.from_numpy(np.stack([c.points(r.face.landmarks) for r, c in zip(requests, crops, strict=True)]))
-        seen = self.network.regression.encode(onset, landmarks=points.to(device))
         flow = torch.zeros(len(requests), 2, h, h, device=device)
-        # Where nothing is asked nothing moves: no sampler would say so to the bit.
-        if any(r.aus.intensity.any() for r in requests):
-            flow = self.network(onset, aus, known, torch.from_numpy(np.stack(noise)).to(device), self.sampling, seen)
+        with self.autocast():
+            seen = self.network.regression.encode(onset, landmarks=points.to(device))
+            # Where nothing is asked nothing moves: no sampler would say so to the bit.
+            moving = aus.flatten(1).amax(1) > 0
+            if bool(moving.any()):
+                drawn = self.network(
+                    onset, aus, known, torch.from_numpy(np.stack(noise)).to(device), self.sampling, seen
+                ).float()
+                flow = torch.where(moving.view(-1, 1, 1, 1), drawn, flow)
         limit, flow = REACH * h, from_means(flow)
         fields = seen.fields.permute(0, 1, 2, 4, 5, 3).float().cpu().numpy()
         apexes = np.ascontiguousarray(flow.permute(0, 2, 3, 1).float().cpu().numpy())
         return [_Drawn(limited_length(apex, limit), of_face) for apex, of_face in zip(apexes, fields, strict=True)]
 
-    def _on_face(self, request: Request, crop: SimilarityCrop, drawn: _Drawn) -> FaceMotion:
+    def _on_face(self, request: ApexRequest, crop: SimilarityCrop, drawn: _Drawn) -> FaceMotion:
         """The apex as the face's fields, each of which follows its own AU in time, and what is left."""
         height, width = request.face.image.shape[:2]
-        cells = [(int(k), int(s)) for k, s in np.argwhere(request.aus.intensity > 0)]
-        h = self.size // 2
+        cells, h = list(request.cells), self.size // 2
         fields = np.stack([drawn.fields[k, s] for k, s in cells]) if cells else drawn.apex[None][:0]
         left = np.zeros((h, h, 2), np.float32)
         if cells:

@@ -16,7 +16,7 @@ The generator carries fields of the network onto the photo, where frames are mad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,17 +24,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from mesynth.core import seeds
 from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.generators.base import ClipRequest, Generator, calibrated
-from mesynth.generators.blocks import AUCondition, FiLMBlock, group_norm
+from mesynth.generators.blocks import AUCondition, FiLMBlock, Network, group_norm, register_to_config
 from mesynth.generators.formation import (
     MAX_RESIDUAL,
+    ApexRequest,
     FaceMotion,
     Motion,
     amount,
@@ -87,8 +86,10 @@ def _conv(a: int, b: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(a, b, kernel, stride, kernel // 2), group_norm(b), nn.SiLU())
 
 
-class MotionGenerator(ModelMixin, ConfigMixin):
+class MotionGenerator(Network):
     """Onset [B,3,S,S] in [0,1], framed as mesynth.preprocess.align frames crops, and AUs -> :class:`Motion`."""
+
+    midline: torch.Tensor
 
     @register_to_config
     def __init__(
@@ -278,7 +279,7 @@ def _per_side(x: torch.Tensor) -> torch.Tensor:
     return x.repeat_interleave(2, 0)
 
 
-class MotionDiscriminator(ModelMixin, ConfigMixin):
+class MotionDiscriminator(Network):
     """Does this motion belong to this face? PatchGAN on (onset, frame, flow, strain), with an AU-intensity head."""
 
     @register_to_config
@@ -353,45 +354,78 @@ class MotionGAN(Generator):
 
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """One network pass a clip."""
-        skin = calibrated(skin_aus(request.aus), self.facts)
-        motion = self.motion(request.face, skin, seed=request.seed, jaws=jaw_cells(request.aus))
-        return motion_clip(motion, replace(request, aus=with_layered(skin, request.aus)))
+        return next(self.clips_of([request]))
 
-    @torch.inference_mode()
+    def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
+        """One network pass for all."""
+        skins = [calibrated(skin_aus(request.aus), self.facts) for request in requests]
+        asked = [
+            ApexRequest(request.face, skin, request.seed, tuple(jaw_cells(request.aus)))
+            for request, skin in zip(requests, skins, strict=True)
+        ]
+        for request, skin, motion in zip(requests, skins, self.motions(asked), strict=True):
+            wanted = replace(request, aus=with_layered(skin, request.aus))
+            yield motion_clip(motion, wanted, device=self.frames_on)
+
     def motion(self, face: Face, aus: AUVector, *, seed: int = 0, jaws: Sequence[tuple[int, int]] = ()) -> FaceMotion:
         """Fields of the asked AUs, the bent part, and the change of light, on the face's picture.
 
         ``jaws``: further cells whose fields are wanted, of which the bent part knows nothing.
         """
-        height, width = face.image.shape[:2]
-        crop = SimilarityCrop.from_landmarks(face.landmarks, self.size)
+        return next(self.motions([ApexRequest(face, aus, seed, tuple(jaws))]))
+
+    def motions(self, requests: Sequence[ApexRequest]) -> Iterator[FaceMotion]:
+        """:meth:`motion` of each, in one network pass for as many as go together (:meth:`blocks`)."""
+        for block in self.blocks(len(requests)):
+            rows = requests[block]
+            crops = [SimilarityCrop.from_landmarks(row.face.landmarks, self.size) for row in rows]
+            for row, crop, said in zip(rows, crops, self._said(rows, crops), strict=True):
+                yield self._on_face(row, crop, *said)
+
+    @torch.inference_mode()
+    def _said(
+        self, rows: Sequence[ApexRequest], crops: Sequence[SimilarityCrop]
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each row, on the network's grid: fields of its cells and of its jaws [A,h,h,2], bend [h,h,2] and change of
+        light [3,S,S]."""
         device = self.network.device
-        picture = torch.from_numpy(crop.frames(face.image[None])).to(device).permute(0, 3, 1, 2).float() / 255
-        asked = torch.from_numpy(aus.intensity)[None].to(device)
-        known = torch.from_numpy(aus.mask)[None].to(device)
+        pictures = [crop.frames(row.face.image[None])[0] for row, crop in zip(rows, crops, strict=True)]
+        onset = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+        asked = torch.from_numpy(np.stack([row.aus.intensity for row in rows])).to(device)
+        known = torch.from_numpy(np.stack([row.aus.mask for row in rows])).to(device)
         n_z = self.network.config["z"]
-        z = seeds.stream(seed, "motion-z").standard_normal((1, n_z), np.float32)
-        noise = torch.from_numpy(z).to(device) if n_z else None
-        points = torch.from_numpy(crop.points(face.landmarks))[None].to(device)
-        seen = self.network.encode(picture, noise, points)
-        bend, mask, residual = self.network.bent(seen, asked, known, noise)
-        cells = [(int(k), int(s)) for k, s in np.argwhere(aus.intensity > 0)]
-        weights = np.array([aus.intensity[cell] for cell in cells], np.float32)
-        bent = _map(bend[0])
-        fields = np.stack([_map(seen.fields[0, k, s]) for k, s in cells]) if cells else bent[None][:0]
+        noise = None
+        if n_z:
+            z = [seeds.stream(row.seed, "motion-z").standard_normal(n_z, np.float32) for row in rows]
+            noise = torch.from_numpy(np.stack(z)).to(device)
+        points = np.stack([crop.points(row.face.landmarks) for row, crop in zip(rows, crops, strict=True)])
+        with self.autocast():
+            seen = self.network.encode(onset, noise, torch.from_numpy(points).to(device))
+            bend, mask, residual = self.network.bent(seen, asked, known, noise)
+        change = ((1 - mask) * residual).float().cpu().numpy()
+        # Of the fields those that somebody asks for alone: all are ten times as many.
+        cells = [(i, *cell) for i, row in enumerate(rows) for cell in (*row.cells, *row.jaws)]
+        which = torch.tensor(cells, dtype=torch.long, device=device).view(-1, 3)
+        fields = _maps(seen.fields[which[:, 0], which[:, 1], which[:, 2]])
+        ends = np.cumsum([len(row.cells) + len(row.jaws) for row in rows])[:-1]
+        return list(zip(np.split(fields, ends), _maps(bend), change, strict=True))
+
+    def _on_face(
+        self, row: ApexRequest, crop: SimilarityCrop, fields: np.ndarray, bent: np.ndarray, change: np.ndarray
+    ) -> FaceMotion:
+        height, width = row.face.image.shape[:2]
+        weights = np.array([row.aus.intensity[cell] for cell in row.cells], np.float32)
         # What keeps the apex short and free of folds follows the AUs as the rest of the bent part does.
-        apex = np.einsum("a,ahwc->hwc", weights, fields) + bent
+        apex = np.einsum("a,ahwc->hwc", weights, fields[: len(row.cells)]) + bent
         limit = self.network.config["max_flow"] * bent.shape[0]
         straight = unfolded(limited_length(apex, limit)) - apex + bent
-        change = onto_face(((1 - mask) * residual)[0].cpu().numpy(), crop, height, width)
-        more = [_map(seen.fields[0, k, s]) for k, s in jaws]
-        fields = np.stack([*fields, *more]) if more else fields
-        return face_motion(crop, (height, width), [*cells, *jaws], fields, straight, change)
+        lit = onto_face(change, crop, height, width)
+        return face_motion(crop, (height, width), [*row.cells, *row.jaws], fields, straight, lit)
 
 
-def _map(flow: torch.Tensor) -> np.ndarray:
-    """[2,h,w] -> [h,w,2]."""
-    return np.ascontiguousarray(flow.permute(1, 2, 0).cpu().numpy())
+def _maps(flow: torch.Tensor) -> np.ndarray:
+    """[N,2,h,w] -> [N,h,w,2]."""
+    return np.ascontiguousarray(flow.permute(0, 2, 3, 1).float().cpu().numpy())
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionGAN:

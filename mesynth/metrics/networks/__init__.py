@@ -243,6 +243,7 @@ class Networks:
     Args:
         inception, lpips, judge: weight files; None for the usual place (``mesynth doctor`` names it).
         allow_download: fetch what is missing of the picture networks.
+        device: where the picture networks and the judge run (:func:`mesynth.core.devices.find_device`).
 
     >>> Networks().get("twice", lambda: [1, 2])
     [1, 2]
@@ -255,7 +256,9 @@ class Networks:
         lpips: Path | str | None = None,
         judge: Path | str | None = None,
         allow_download: bool = False,
+        device: str = "cpu",
     ) -> None:
+        self._device = device
         self._files: dict[str, Path | str | None] = {"inception": inception, "lpips": lpips, "judge": judge}
         self._allow_download = allow_download
         self._loaded: dict[str, Any] = {}
@@ -279,7 +282,7 @@ class Networks:
         from mesynth.metrics.networks.judge import AUJudge
 
         file = self._files["judge"]
-        return self.get("judge", lambda: _demanded(lambda: AUJudge.load(file), file))
+        return self.get("judge", lambda: self._placed(_demanded(lambda: AUJudge.load(file), file)))
 
     @property
     def faces(self) -> FaceEmbedder:
@@ -297,7 +300,12 @@ class Networks:
         features, note = best_extractor(self._files["inception"], allow_download=self._allow_download)
         perceptual, other = best_distance(self._files["lpips"], allow_download=self._allow_download)
         self.notes += [note, other]
-        return features, perceptual
+        return self._placed(features), self._placed(perceptual)
+
+    def _placed(self, network: T) -> T:
+        """On the device. What somebody else registered has no ``to`` and stays on the CPU."""
+        to: Callable[[str], T] | None = getattr(network, "to", None)
+        return network if to is None or self._device == "cpu" else to(self._device)
 
 
 def _demanded(load: Callable[[], T], *files: Path | str | None) -> T:

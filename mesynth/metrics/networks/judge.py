@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ _RETRAIN = "python -m mesynth.metrics.judge_train configs/quality/judge.yaml --o
 _MIDLINE_ROWS = [AU_INDEX[code] for code in sorted(MIDLINE)]
 
 
-def observe(frames: np.ndarray) -> np.ndarray:
+def observe(frames: np.ndarray, device: str = "cpu") -> np.ndarray:
     """What the judge sees of an aligned clip: [T,128,128,3] uint8 RGB -> [T-1,3,GRID,GRID] float32.
 
     Channels: TV-L1 flow onset -> frame (x right, y down, pixels of the 128-pixel crop, mean over each cell)
@@ -69,7 +69,7 @@ def observe(frames: np.ndarray) -> np.ndarray:
     from mesynth.preprocess.flow import estimate_flows
 
     onset = np.repeat(frames[:1], len(frames) - 1, axis=0)
-    flow = np.stack([f.uv for f in estimate_flows(onset, frames[1:], "tvl1")])
+    flow = np.stack([f.uv for f in estimate_flows(onset, frames[1:], "tvl1", device)])
     return cells(np.concatenate([flow, luma_change(frames)[:, None]], 1))
 
 
@@ -154,8 +154,16 @@ class JudgeMeta:
 class AUJudge:
     """The trained judge. ``meta`` holds its figures; ``trusted`` the AU codes fit for headline figures."""
 
+    device: str = "cpu"
+
     def __init__(self, net: JudgeNet, scale: np.ndarray, meta: JudgeMeta) -> None:
         self._net, self._scale, self.meta = net.eval().requires_grad_(False), scale.astype(np.float32), meta
+
+    def to(self, device: str) -> Self:
+        """Run its network, and the TV-L1 flow that it sees, there. Returns the judge itself."""
+        self._net.to(device)
+        self.device = device
+        return self
 
     @property
     def trusted(self) -> tuple[int, ...]:
@@ -199,7 +207,7 @@ class AUJudge:
         """Frames [T,H,W,3] uint8 RGB and the onset's landmarks [68,2] -> AUs of frames 1..T-1, [T-1,K,2] in [0,1]."""
         from mesynth.preprocess.align import SimilarityCrop
 
-        return self.read(observe(SimilarityCrop.from_landmarks(landmarks).frames(frames)))
+        return self.read(observe(SimilarityCrop.from_landmarks(landmarks).frames(frames), self.device))
 
 
 @torch.inference_mode()
@@ -209,7 +217,8 @@ def raw_intensity(net: JudgeNet, observed: np.ndarray) -> np.ndarray:
     parts = [np.zeros((0, len(AU_CODES), 2), np.float32)]
     for i in range(0, len(x), 256):
         block = x[i : i + 256]
-        both = net(torch.from_numpy(np.concatenate([block, mirrored(block)]))).numpy()
+        where = next(net.parameters()).device
+        both = net(torch.from_numpy(np.concatenate([block, mirrored(block)])).to(where)).cpu().numpy()
         parts.append(0.5 * (both[: len(block)] + both[len(block) :, :, ::-1]))
     out = np.concatenate(parts)
     out[:, _MIDLINE_ROWS] = out[:, _MIDLINE_ROWS].mean(-1, keepdims=True)
@@ -218,5 +227,5 @@ def raw_intensity(net: JudgeNet, observed: np.ndarray) -> np.ndarray:
 
 def judge_tensors(net: JudgeNet, scale: np.ndarray) -> dict[str, torch.Tensor]:
     """Everything that is learned, by name."""
-    tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
+    tensors = {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
     return tensors | {"scale": torch.from_numpy(np.ascontiguousarray(scale, np.float32))}

@@ -18,6 +18,7 @@ import numpy as np
 from mesynth.config import check_share
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
+from mesynth.store.videos import encoded, turned_over
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -148,6 +149,7 @@ def tone_curve(u: np.ndarray, config: CameraConfig) -> np.ndarray | None:
 
 
 def _jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
-    done, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
+    data = encoded(frame, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return turned_over(picture)

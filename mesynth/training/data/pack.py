@@ -38,8 +38,7 @@ from mesynth.preprocess.flow import sequence_flows
 from mesynth.store.generator_folder import UNTRAINED
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.run_folder import file_lock, write_text
-from mesynth.store.shards import npy_array, read_span
-from mesynth.store.videos import image_array
+from mesynth.store.shards import member_frames, npy_array, read_span
 
 # ---------------------------------------------------------------- one clip
 
@@ -269,11 +268,7 @@ def measured_levels(frames: np.ndarray, apex: int) -> np.ndarray:
 def _read_frames(root: Path, row: Row, places: np.ndarray) -> np.ndarray:
     """The frames at ``places``, the others undecoded."""
     assert row.frames is not None
-    members = read_span(root, row.frames, verify=True)
-    names = sorted(name for name in members if name.endswith(".png"))
-    if len(names) != row.n_frames:
-        raise ManifestError(f"clip {row.clip_id} holds {len(names)} frames, its row says {row.n_frames}; make it anew")
-    frames = np.stack([image_array(members[names[t]], f"{row.clip_id}/{names[t]}") for t in places])
+    frames = member_frames(read_span(root, row.frames, verify=True), row.clip_id, places.tolist(), row.n_frames)
     if frames.shape[1:3] != (row.height, row.width):
         raise ManifestError(
             f"frames of {row.clip_id} are {frames.shape[1:3]}, its row says {(row.height, row.width)}; make it anew"

@@ -34,9 +34,8 @@ from mesynth.preprocess.align import SimilarityCrop, eye_centres
 from mesynth.store.generator_folder import Source
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import config_hash
-from mesynth.store.shards import npy_array, read_frames, read_span
+from mesynth.store.shards import member_frames, npy_array, read_frames, read_span
 from mesynth.store.stage import Produced, Progress, Skipped, run_stage
-from mesynth.store.videos import image_array
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.camera import degrade, draw_seeds, uniforms
 from mesynth.training.data.pack import locked, reduced, validation_subjects
@@ -435,7 +434,7 @@ class SequenceSet:
         assert row.frames is not None
         assert row.flow is not None
         pictures, arrays = read_span(root, row.frames), read_span(root, row.flow)
-        frames = np.stack([image_array(pictures[name], row.clip_id) for name in sorted(pictures)])
+        frames = member_frames(pictures, row.clip_id)
         bits = np.unpackbits(npy_array(arrays["seen.npy"]), axis=1, count=self.size**2)
         flows = npy_array(arrays["keys.npy"]).astype(np.float32)
         return frames, flows, bits.reshape(-1, self.size, self.size).astype(np.bool_), npy_array(arrays["clock.npy"])

@@ -64,6 +64,7 @@ def test_shards_made_elsewhere_and_in_another_order(
             report(done := done + clips)
 
     monkeypatch.setattr(stage, "run_pool", elsewhere)
+    monkeypatch.setattr(stage, "WORTH", 0.0)
     export(mixed, form, tmp_path / "out", workers=2)
     assert tree_bytes(tmp_path / "out") == tree_bytes(exported(mixed, form))
 

@@ -9,16 +9,11 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-import pytest
 import torch
 
 from mesynth.motion.warp import backward_flow
 from tests.preprocess.textures import SIDE, smooth_field, texture
 
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
-]
 NAMES = ("astronaut", "camera", "chelsea")
 
 

@@ -29,7 +29,8 @@ from mesynth.preprocess.magnify.classical import (
     psnr,
     smoothed_flow,
 )
-from tests.preprocess.magnify.clips import DEVICES, clip, flows, grating, grating_shift
+from tests.devices import DEVICES
+from tests.preprocess.magnify.clips import clip, flows, grating, grating_shift
 
 # ---------------------------------------------------------------- temporal filters
 

@@ -28,7 +28,7 @@ from mesynth.preprocess.magnify.learned_train import (
     train,
 )
 from mesynth.store.stage import Interrupted
-from tests.preprocess.magnify.clips import DEVICES
+from tests.devices import DEVICES
 
 RECIPE = Path(__file__).parents[3] / "configs" / "preprocess" / "magnifier.yaml"
 SMALL = TripleConfig(people=1, held_out=1, looks=1, size=64, patch=32)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.preprocess.magnify import METHODS, EulerianConfig, LagrangianConfig, PhaseConfig, TemporalFilter, magnify
 from mesynth.preprocess.magnify.classical import displacement_slope, noise_gain, psnr
-from tests.preprocess.magnify.clips import DEVICES, clip, flows
+from tests.devices import DEVICES
+from tests.preprocess.magnify.clips import clip, flows
 
 # At 0.5 px and factor 4: displacement over that of the truly magnified clip (TV-L1 on both), and noise gain at most.
 SHARE = {"eulerian": (0.45, 0.8), "phase": (0.65, 1.1), "lagrangian": (0.75, 1.1), "learned": (0.55, 1.1)}

@@ -18,13 +18,22 @@ from mesynth.store.digests import seal
 from mesynth.store.manifest import Manifest
 from recognizer.cli import main
 from recognizer.config import AblationConfig, RunConfig, config_yaml, load_config, skeleton
-from recognizer.data import BYTES, DataConfig, FlowSet, byte_image, gather_moved, load
-from recognizer.models.common import Shape
-from recognizer.models.ststnet import Ststnet, StstnetConfig, build, conv_pool, read_published, reference
+from recognizer.data import BYTES, DataConfig, FlowSet, byte_image, load
+from recognizer.models.common import Dropout, Shape
+from recognizer.models.ststnet import (
+    Ststnet,
+    StstnetConfig,
+    build,
+    conv_pool,
+    dropped_average,
+    read_published,
+    reference,
+)
 from recognizer.run import loso
 from recognizer.trained import Recognizer, predict, train
 from recognizer.training import Stage, Task, TrainConfig, _Chunk, draw_batches
 from recognizer.training import train as train_stack
+from recognizer.views import gather_moved
 from tests.bench.bench_folds import PublishedStstnet
 from tests.datasets.releases.flow_folders import flow_images, planes_of, write_flow_folders
 
@@ -386,3 +395,37 @@ def test_bytes_and_flow_are_told_apart(sets: dict[str, FlowSet], corpora: dict[s
         load_config(AblationConfig, None, ["data.input=bytes", "controls=[mirror,shuffled]"])
     assert "input" not in yaml.safe_load(config_yaml(run(), synthetic=False))["data"]
     assert yaml.safe_load(config_yaml(run("data.input=bytes"), synthetic=False))["data"]["input"] == BYTES
+
+
+# ---------------------------------------------------------------- norm, dropout, average
+
+
+@pytest.mark.parametrize("key", [0, 1, 12345, -7, 2**31 - 1])
+@pytest.mark.parametrize(("share", "pools"), [(0.0, 10), (0.5, 10), (0.3, 9), (0.9, 2)])
+def test_the_average_is_that_of_plain_layers(share: float, pools: int, key: int) -> None:
+    torch.manual_seed(1)
+    drop = Dropout(share)
+    drop.key.fill_(key)
+    given = [torch.randn(5, 4, pools, pools), torch.randn(4), torch.randn(4)]
+    mine, plain = ([t.clone().requires_grad_() for t in given] for _ in range(2))
+    out = dropped_average(*mine, drop)
+    maps, gain, shift = plain
+    expected = F.avg_pool2d(drop(maps * gain[:, None, None] + shift[:, None, None]), 2)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    above = torch.randn_like(expected)
+    for a, b in zip(torch.autograd.grad(out, mine, above), torch.autograd.grad(expected, plain, above), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)
+
+
+def test_the_averages_of_a_stack_are_those_of_its_members() -> None:
+    torch.manual_seed(2)
+    maps, gain, shift = torch.randn(3, 4, 2, 6, 6), torch.randn(3, 2), torch.randn(3, 2)
+    keys, drop = torch.tensor([0, 5, -9]), Dropout(0.5)
+
+    def one(maps: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        drop.key = key
+        return dropped_average(maps, gain, shift, drop)
+
+    together = vmap(one)(maps, gain, shift, keys)
+    for m in range(3):
+        assert torch.equal(together[m], one(maps[m], gain[m], shift[m], keys[m]))
