@@ -158,7 +158,7 @@ def test_it_trains_and_compares(tmp_path: Path) -> None:
     """Its verbs run in this process, which has imported everything."""
     module = script()
 
-    def here(*words: object) -> int:
+    def here(*words: object, seconds: float | None = None) -> int:
         done = CliRunner().invoke(mesynth.cli.main, [str(word) for word in words])
         assert done.exit_code == 0, done.output
         return done.exit_code
