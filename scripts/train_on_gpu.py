@@ -226,6 +226,7 @@ def generation(out: Path, options: argparse.Namespace, end: float) -> list[dict[
             (options.device, "fp32", min(cores, 8)),
             *ways,
         ]
+    ways = list(dict.fromkeys(ways))  # one core: there is no second number of workers
     rows: list[dict[str, Any]] = []
     warm = ("generate", "--faces", faces / "p0.png", "--landmarker", faces / "points.npz", "--au", "12=B")
     mesynth(*warm, "--workers", 1, "--preview", 0, "--out", out / "generated" / "warm-up")  # kernels are compiled once
