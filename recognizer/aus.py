@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES, AU_INDEX
@@ -133,6 +132,8 @@ def shifted(p: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     >>> shifted(np.array([[0.3, 0.5]]), np.array([0.3, 0.5])).tolist()
     [[0.5, 0.5]]
     """
+    from scipy.special import expit, logit
+
     with np.errstate(divide="ignore"):
         return np.asarray(expit(logit(p) - logit(np.clip(thresholds, 1e-6, 1 - 1e-6))))
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from mesynth.core.errors import ConfigError, LeakError, WeightsUnavailable
@@ -69,7 +68,7 @@ class LdaMembers:
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
         x = self.transform(_flow(clips))
         scores = lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(x)
-        return expit(scores) if self.multi else _softmax(scores)
+        return svm.logistic(scores) if self.multi else _softmax(scores)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
@@ -105,7 +104,7 @@ class SvmMembers:
         distances = svm.squared_distances(x @ support.T, (x**2).sum(1), (support**2).sum(1))
         kernel = np.exp(-self.rate[member] * distances)
         scores = svm.GAIN * (kernel @ self.coefficients[member][:, used].T + self.bias[member])
-        return expit(scores) if self.multi else _softmax(scores)
+        return svm.logistic(scores) if self.multi else _softmax(scores)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         used = np.flatnonzero(self.coefficients.any((0, 1)))  # what no member leans on is not worth keeping

@@ -34,11 +34,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.framing import OWN, Framing, parse_framing
-from recognizer.models.svm import GAIN, one_against_rest, present_against_absent
+from recognizer.models.svm import GAIN, logistic, one_against_rest, present_against_absent
 from recognizer.views import FLOW, FLOWS, FRAMES, Shape
 
 APEX_FLOW, SEQUENCE = "apex", "sequence"
@@ -392,7 +391,7 @@ class LinearModel:
         """Features [N,D] -> [N,C] float64; ``multi``: machines that do not exclude each other."""
         scores = GAIN * (x.astype(np.float64) @ self.weight.T + self.bias)
         if multi:
-            return np.asarray(expit(scores))
+            return logistic(scores)
         powers = np.exp(scores - scores.max(1, keepdims=True))
         return np.asarray(powers / powers.sum(1, keepdims=True))
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.svm import SVC
 
 from mesynth.core.errors import ConfigError
 from recognizer.models.lda import Gram
@@ -42,6 +41,15 @@ class SvmModel:
     bias: np.ndarray
     rate: float
     """gamma / m: of exp(-rate d^2)"""
+
+
+def logistic(scores: np.ndarray) -> np.ndarray:
+    """Decision values of any shape -> probabilities of machines that do not exclude each other, 1 / (1 + exp(-s)).
+
+    >>> logistic(np.array([-np.inf, 0.0, np.inf])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return np.asarray((1 + np.tanh(scores / 2)) / 2)
 
 
 def squared_distances(inner: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -101,6 +109,8 @@ def one_against_rest(
 
     Classes count equally; one that has no clip gets bias -inf.
     """
+    from sklearn.svm import SVC
+
     w = w.astype(np.float64)
     dual, bias = np.zeros((n_classes, len(labels))), np.full(n_classes, -np.inf)
     mass = np.bincount(labels, weights=w, minlength=n_classes)
