@@ -134,13 +134,13 @@ class Network(nn.Module):
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """The network that lies in ``folder``, in evaluation mode and frozen.
+    def from_pretrained(cls, folder: Path | str, *, subfolder: str = "") -> Self:
+        """The network that lies in ``folder`` (in its ``subfolder``), in evaluation mode, as diffusers hands it over.
 
         Raises:
             PipelineError: what lies there belongs to another class, or is damaged.
         """
-        return load_network(cls, Path(folder))
+        return load_network(cls, Path(folder, subfolder)).requires_grad_(True)
 
 
 def _diffusers_note() -> dict[str, str]:
