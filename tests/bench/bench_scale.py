@@ -191,7 +191,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=80_000)
-    parser.add_argument("--clip-seconds", type=float, default=0.387, help="of bench_generate, or of --dry-run")
+    parser.add_argument("--clip-seconds", type=float, default=0.387, help="of bench_frames, or of --dry-run")
     parser.add_argument("--clip-bytes", type=float, default=2.05e6)
     parser.add_argument("--start-seconds", type=float, default=4.0)
     parser.add_argument("--stream", action="store_true")
