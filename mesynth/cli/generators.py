@@ -307,32 +307,60 @@ def _range(text: str) -> tuple[float, float]:
         raise click.BadParameter(f"'{text}' is no number of seconds and no range such as 0.2:0.5") from None
 
 
-@click.command(epilog="Example: mesynth render --subjects 12 --out rendered --layout casme2")
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth render --subjects 12 --out rendered --layout casme2
+  mesynth render --long --subjects 6 --clips 2 --out long"""
+)
 @click.option(
     "--layout",
-    type=click.Choice(["casme2", "faces"]),
+    type=click.Choice(["casme2", "faces", "long"]),
     default="casme2",
     show_default=True,
-    help="casme2: clips in the CASME II release's layout; faces: one neutral picture a subject.",
+    help="casme2: clips in the CASME II release's layout; faces: one neutral picture a subject; long: as --long.",
 )
+@click.option(
+    "--long", "long_videos", is_flag=True,
+    help="Long videos with blinks, head motion, macro- and micro-expressions; videos.csv and intervals.csv are the "
+    "truth.",
+)  # fmt: skip
+@click.option("--seconds", default="10:60", show_default=True, help="Length of a long video: a number or a range.")
 @click.option("--subjects", default=12, show_default=True, help="Number of identities, 1..10000.")
-@click.option("--clips", default=8, show_default=True, help="Clips a subject, 1..99 (casme2).")
+@click.option(
+    "--clips", type=int, help="Clips a subject, 1..99 (casme2) [default: 8], or its long videos [default: 2]."
+)
 @click.option("--size", default=192, show_default=True, help="Frame width and height in pixels.")
-@click.option("--fps", default=60.0, show_default=True, help="Frames per second (casme2; the release has 200).")
+@click.option("--fps", type=float, help="Frames per second (casme2; the release has 200) [default: 60; long 30].")
 @SEED
 @OUT
 @WORKERS
 @dry_run_option
 def render(
-    layout: str, subjects: int, clips: int, size: int, fps: float, seed: int, out: Path, workers: int, dry_run: bool
-) -> None:
+    layout: str, long_videos: bool, seconds: str, subjects: int, clips: int | None, size: int, fps: float | None,
+    seed: int, out: Path, workers: int, dry_run: bool,
+) -> None:  # fmt: skip
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
+    if long_videos and layout == "faces":
+        raise click.UsageError("--long has no effect with --layout faces, which are pictures; leave one of them out.")
+    layout = "long" if long_videos else layout
+    long = layout == "long"
+    source = click.get_current_context().get_parameter_source("seconds")
+    if not long and source == click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--seconds has no effect without --long; leave it out.")
+    clips = (2 if long else 8) if clips is None else clips
+    fps = (30.0 if long else 60.0) if fps is None else fps
     if dry_run:
-        from mesynth.datasets.rendered import Rendering
+        from mesynth.datasets.rendered import LongRendering, Rendering
 
-        Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)  # checks them
-        n = subjects * clips if layout == "casme2" else subjects
-        what = "clips" if layout == "casme2" else "pictures"
+        if long:
+            LongRendering(
+                subjects=subjects, videos_per_subject=clips, seconds=_range(seconds), size=size, fps=fps, seed=seed
+            )
+        else:
+            Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)  # checks them
+        n = subjects if layout == "faces" else subjects * clips
+        what = {"casme2": "clips", "faces": "pictures", "long": "long videos"}[layout]
         click.echo(f"would render {n} {what} of {subjects} subjects into {out}")
         return
     from mesynth.api import render as run
@@ -340,7 +368,7 @@ def render(
     with progress_bars() as bar:
         run(
             out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, workers=workers,
-            progress=bar,
+            seconds=_range(seconds), progress=bar,
         )  # fmt: skip
     click.echo(f"rendered into {out}")
 
