@@ -494,3 +494,108 @@ def generate(
     if made.missing:
         click.echo(f"Warning: {made.missing}", err=True)
         context.exit(SHORT)
+
+
+# ------------------------------------------------------------------- drive
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth drive --driver prepared/casme2 --faces photo.jpg --out driven
+  mesynth drive --driver smile.mp4 --interval 12,30,51 --driver-subject own/anna --faces faces/ --out driven""",
+)
+@click.option(
+    "--driver", type=click.Path(path_type=Path), required=True,
+    help="Prepared or generated clips; or with --interval a video, or a folder of frames.",
+)  # fmt: skip
+@click.option(
+    "--faces", type=click.Path(path_type=Path), required=True,
+    help="A picture, a folder of pictures, or a prepared manifest (each subject's onset).",
+)  # fmt: skip
+@click.option("--intensity", default=1.0, show_default=True, help="Times the driver's motion, 0..3.")
+@click.option("--every", is_flag=True, help="Every driver on every face [default: faces are taken in turn].")
+@click.option("--interval", metavar="ONSET,APEX,OFFSET", help="Of a video: frames from 0.")
+@click.option("--fps", type=float, help="Of a video: its frame rate [default: what the file states].")
+@click.option(
+    "--driver-subject", metavar="DATABASE/SUBJECT", help="Of a video: whom it shows, named as in other clips.",
+)  # fmt: skip
+@click.option("--driver-licence", default="unknown", show_default=True, help="Of a video: its terms.")
+@click.option(
+    "--method", type=click.Choice(["tvl1", "farneback", "dis", "raft"]), default="tvl1", show_default=True,
+    help="Optical flow of the driver.",
+)  # fmt: skip
+@click.option("--size", default=128, show_default=True, help="Width and height in pixels.")
+@click.option("--noise", default=0.0, show_default=True, help="Sensor noise of frames after the onset, grey levels.")
+@click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
+@click.option(
+    "--landmarker", default="auto", show_default=True,
+    help="face-alignment, mediapipe, a .csv or .npz of points, or auto (the first whose weights are here).",
+)  # fmt: skip
+@EXCLUDE
+@SEED
+@OUT
+@WORKERS
+@dry_run_option
+@json_option
+def drive(
+    driver: Path,
+    faces: Path,
+    intensity: float,
+    every: bool,
+    interval: str | None,
+    fps: float | None,
+    driver_subject: str | None,
+    driver_licence: str,
+    method: str,
+    size: int,
+    noise: float,
+    preview: int,
+    landmarker: str,
+    exclude_subjects: str,
+    seed: int,
+    out: Path,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Carry the motion of real clips to other faces, with identity kept: frames, exact flow, provenance.
+
+    The driver's subject counts as seen by the clip it drove, beside the face's: folds that hold either out leave it
+    out. What lids and the head of the driver did is not carried.
+    """
+    from mesynth.core.errors import ConfigError
+    from mesynth.corpus.driving import DriveConfig, VideoDriver, drive_faces, forecast
+    from mesynth.corpus.generate import Preview
+
+    config = DriveConfig(intensity=intensity, every=every, flow=method, size=size, noise=noise, seed=seed)
+    source: Path | VideoDriver = driver
+    if interval is not None:
+        if driver_subject is None:
+            raise ConfigError("--interval takes a video, which does not say whom it shows; add --driver-subject")
+        source = VideoDriver(
+            path=driver, **_frames_of(interval), subject=driver_subject, licence=driver_licence, fps=fps
+        )
+    elif fps is not None or driver_subject is not None:
+        idle = "--fps" if fps is not None else "--driver-subject"
+        raise ConfigError(f"{idle} has no effect on prepared clips; with --interval the driver is a video")
+    excluded = subject_keys(exclude_subjects)
+    if dry_run:
+        click.echo(f"would drive {forecast(source, faces, config, excluded)} into {out}")
+        return
+    with progress_bars() as bar:
+        made = drive_faces(
+            source, faces, out, config, exclude_subjects=excluded, preview=Preview(count=preview),
+            landmarker=landmarker, workers=workers, progress=bar,
+        )  # fmt: skip
+    show_result(summary(made, out), as_json)
+
+
+def _frames_of(interval: str) -> dict[str, int]:
+    from mesynth.core.errors import ConfigError
+
+    try:
+        onset, apex, offset = (int(part) for part in interval.split(","))
+    except ValueError:
+        raise ConfigError(f"--interval {interval} is not ONSET,APEX,OFFSET in frame numbers from 0") from None
+    return {"onset": onset, "apex": apex, "offset": offset}

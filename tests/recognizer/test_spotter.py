@@ -14,15 +14,16 @@ from click.testing import CliRunner
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError, MesynthError, WeightsUnavailable
 from mesynth.datasets.rendered import LongRendering, render_long
+from mesynth.preprocess.spot import face_regions
 from mesynth.store.long_videos import LongVideo, LongVideos, Marked, intervals_csv, read_intervals
 from recognizer import spotter as module
 from recognizer.cli import main
 from recognizer.spotter import (
     Seen,
     SOFTNet,
+    SpotRun,
     Spotter,
     SpotterConfig,
-    SpotRun,
     fit,
     flow_picture,
     frame_labels,
@@ -75,8 +76,8 @@ def test_head_motion_and_eyes_are_not_seen() -> None:
     assert seen[1, :21].max() > 1.5  # upwards or downwards
     assert seen[1, 21:].max() < 0.05
     assert flow_picture(-brow)[1] == pytest.approx(seen[1])
-    eyes = np.stack([0 * u, 5.0 * (abs(v - 48) < 4)]).astype(np.float32)
-    assert flow_picture(eyes)[1, :21].max() < 5
+    blink = np.stack([0 * u, 5.0 * face_regions(128, 128).eyes]).astype(np.float32)
+    assert not flow_picture(blink)[1].any()
 
 
 def test_pictures_are_scaled_one_by_one() -> None:
@@ -227,11 +228,14 @@ def test_learned_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: p
     assert len(learned_from) == 2
 
 
-def test_a_saved_spotter_refuses_whom_it_knows(long: Path, tmp_path: Path) -> None:
-    train_on(long, tmp_path / "spotter", SpotRun(method="softnet", expressions=("micro",), config=SpotterConfig(
-        flow="dis", epochs=1,
-    )))  # fmt: skip
-    assert sorted(p.name for p in (tmp_path / "spotter").glob("*.*")) >= ["model.safetensors", "run.yaml"]
+def test_a_saved_spotter_refuses_whom_it_knows(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = LongVideos.read(long)
+    shown = [_toy(i, [(m.onset, m.offset) for m in videos.of(v)], v.frames - 5) for i, v in enumerate(videos.videos)]
+    with monkeypatch.context() as toys:
+        toys.setattr(module, "_looked", lambda *_: (tmp_path / "spotter/flow").mkdir() or shown)
+        train_on(long, tmp_path / "spotter", SpotRun(method="softnet", expressions=("micro",), config=QUICK))
+    assert {"model.safetensors", "spotter.json", "run.yaml"} <= {p.name for p in (tmp_path / "spotter").iterdir()}
+    assert Spotter.load(tmp_path / "spotter").subjects_seen == tuple(sorted(v.person for v in videos.videos))
     ran = CliRunner().invoke(
         main, ["spot", str(long), "--spotter", str(tmp_path / "spotter"), "--out", str(tmp_path / "leak")]
     )
