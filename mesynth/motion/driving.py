@@ -1,8 +1,8 @@
 """The motion of one clip on another face: measured as flow, carried over by the landmarks of both.
 
-A driver's frames are compared with its onset; the head's own motion, an affine field fitted robustly to the face, is
-taken off, and what lids do is not carried: lids are layers (:mod:`mesynth.motion.layers`), which the driver's AUs move
-where they are known. A thin-plate spline between the landmarks says which place of the driver's face a pixel of the
+A driver's frames are compared with its onset; the head's own motion, fitted to what no expression moves, is taken off,
+and what lids do is not carried: lids are layers (:mod:`mesynth.motion.layers`), which the driver's AUs move where they
+are known. A thin-plate spline between the landmarks says which place of the driver's face a pixel of the
 other one is; displacements turn with the heads and scale with the distances of the eyes. Frames are then formed as any
 generator's, so that the reported flow is what they are made of, and intensity 0 gives the face back bit for bit.
 """
@@ -22,7 +22,8 @@ from mesynth.motion.fields import face_gate
 from mesynth.motion.layers import Step
 from mesynth.motion.prior import Face, eye_frame, face_map, formed_clip
 from mesynth.preprocess.flow import estimate_flows
-from mesynth.preprocess.spot import face_regions, without_affine
+from mesynth.preprocess.regions import hide_eyes_mask, rigid_mask
+from mesynth.preprocess.warping import Model, remove_global_motion
 
 MOST = 3.0
 """Largest factor of the driver's motion."""
@@ -94,10 +95,11 @@ def _driver(fields: np.ndarray, landmarks: np.ndarray, apex: int, fps: float, au
     return Driver(fields, np.clip(share, 0, 1).astype(np.float32), np.asarray(landmarks, float), apex, fps, known)
 
 
-def skin_motion(uv: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Flow [2,H,W] pixels -> [H,W,2] float32: without the head's affine motion, smoothed, lids filled in from around.
+def skin_motion(uv: np.ndarray, landmarks: np.ndarray, model: Model = "similarity") -> np.ndarray:
+    """Flow [2,H,W] pixels -> [H,W,2] float32: without the head's motion, smoothed, lids filled in from around.
 
-    Nothing moves where nothing but the head does.
+    The head's motion is what the parts show that no expression moves much (nose, corners of the eyes); ``model``: see
+    :func:`mesynth.preprocess.warping.remove_global_motion`.
 
     >>> from mesynth.head.model import HeadModel
     >>> model = HeadModel.load()
@@ -105,20 +107,17 @@ def skin_motion(uv: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     >>> bool(np.abs(skin_motion(np.full((2, 128, 128), 1.5, np.float32), points)).max() < 1e-5)
     True
     """
-    height, width = uv.shape[1:]
-    regions = face_regions(height, width, landmarks)
-    face = regions.face
-    flat = np.asarray(uv, np.float64)[None, :, face]  # [1,2,P]
-    basis = np.stack([np.ones(int(face.sum())), regions.u[face], regions.v[face]], 1)
-    head = flat[0] - without_affine(flat, regions.u[face], regions.v[face])[0]
-    # The fitted field is affine: three numbers a direction say it everywhere.
-    coefficients, *_ = np.linalg.lstsq(basis, head.T, rcond=None)
-    everywhere = np.stack([np.ones_like(regions.u), regions.u, regions.v], -1)
-    rest = (uv.transpose(1, 2, 0) - everywhere @ coefficients).astype(np.float32)
-    iod = eye_frame(np.asarray(landmarks, np.float64))[2]
-    open_skin = (~regions.eyes).astype(np.float32)[..., None]
-    filled = _blur(rest * open_skin, _ACROSS * iod) / np.maximum(_blur(open_skin, _ACROSS * iod), 1e-3)
-    return _blur(np.where(regions.eyes[..., None], filled, rest), _SMOOTH * iod)
+    import torch
+
+    points = np.asarray(landmarks, np.float32)
+    side, (height, width) = max(uv.shape[1:]), uv.shape[1:]
+    rigid = torch.from_numpy(rigid_mask(points, side)[:height, :width].astype(np.float32))
+    local, _ = remove_global_motion(torch.from_numpy(np.ascontiguousarray(uv, np.float32))[None], rigid, model)
+    rest = np.ascontiguousarray(local[0].numpy().transpose(1, 2, 0))
+    iod = eye_frame(points.astype(np.float64))[2]
+    skin = hide_eyes_mask(points, side)[:height, :width].astype(np.float32)[..., None]
+    filled = _blur(rest * skin, _ACROSS * iod) / np.maximum(_blur(skin, _ACROSS * iod), 1e-3)
+    return _blur(np.where(skin > 0, rest, filled), _SMOOTH * iod)
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from mesynth.corpus.generate import Preview
 from mesynth.head import Subject
 from mesynth.motion.driving import Carrier, Driver, drive, measured, of_flow, skin_motion
 from mesynth.motion.prior import Face
+from mesynth.preprocess.regions import hide_eyes_mask
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.shards import read_flow, read_frames
 from mesynth.store.stage import Produced, run_stage
+from recognizer.protocol import Fold, check_maker
 
 SIZE = 96
 NONE = np.zeros((len(facs.AU_CODES), 2), np.float32)
@@ -42,15 +45,18 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
 
 
-@pytest.mark.parametrize("request_", ["12=0.8", "1=0.8,2=0.8", "4=0.8"])
+@pytest.mark.parametrize("request_", ["12=0.4", "1=0.6,2=0.6", "4=0.8"])
 def test_motion_arrives_as_the_other_person_would_show_it(request_: str) -> None:
     frames, points, _ = _clip(1, request_)
     face, truth = _face(2), _clip(2, request_)[2]
     sample, _ = drive(face, measured(frames, points, 3, 60.0, flow="dis"))
-    skin = (np.hypot(*truth) > 0.05 * np.hypot(*truth).max()) & (np.hypot(*truth) < SIZE)
+    length = np.hypot(*truth)
+    skin = length > 0.1 * length.max()
     made = sample.flow.uv
-    assert _cosine(made[:, skin], truth[:, skin]) > 0.7
-    assert np.hypot(*(made - truth))[skin].mean() < 0.85 * np.hypot(*truth)[skin].mean()  # better than standing still
+    assert _cosine(made[:, skin], truth[:, skin]) > 0.85
+    assert np.hypot(*(made - truth))[skin].mean() < 0.5 * length[skin].mean()  # standing still would be 1
+    known, _ = drive(face, of_flow(_clip(1, request_)[2], points, Profile(apex=0.5).alpha(7), 3, 60.0))
+    assert np.hypot(*(known.flow.uv - truth))[skin].mean() < 0.4 * length[skin].mean()
     assert sample.clip.apex == 3
     np.testing.assert_array_equal(sample.clip.frames[0], face.image)
 
@@ -94,12 +100,10 @@ def test_intensity_scales_and_nothing_is_nothing() -> None:
 def test_head_motion_and_blinks_are_not_carried() -> None:
     points = _face(1).landmarks
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
-    head = np.stack([1.5 + 0.02 * (y - 40), -0.8 + 0.01 * (x - 40)]).astype(np.float32)
+    head = np.stack([1.5 - 0.02 * (y - 40), -0.8 + 0.02 * (x - 40)]).astype(np.float32)
     assert np.abs(skin_motion(head, points)).max() < 1e-3
-    from mesynth.preprocess.spot import face_regions
-
-    blink = np.stack([0 * x, 3.0 * face_regions(SIZE, SIZE, points).eyes]).astype(np.float32)
-    assert np.abs(skin_motion(blink, points)).max() < 0.3
+    blink = np.stack([0 * x, 3.0 * ~hide_eyes_mask(points, SIZE)]).astype(np.float32)
+    assert np.abs(skin_motion(blink, points)).max() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -194,12 +198,13 @@ def test_a_driven_clip_has_seen_both(prepared: Path, people: Path, tmp_path: Pat
         assert row.aus.intensity.max() == pytest.approx(0.4)
         assert read_frames(made.root, row).shape == (7, 64, 64, 3)
         assert np.hypot(*read_flow(made.root, row)).max() > 0.2
-    from recognizer.mixing import allowed_for
-
+    first, second = made.subjects_seen()
     for person in ("people/p2", "db/s1", "older/person"):
-        assert not allowed_for(made.subjects_seen()[0], {person})
-    assert allowed_for(made.subjects_seen()[0], {"db/s4"})
-    assert not allowed_for(made.subjects_seen()[1], {"db/s4"})
+        fold = Fold(name="out", train_index=np.array([0]), test_index=np.array([1]), held_out=frozenset({person}))
+        with pytest.raises(LeakError, match=person):
+            check_maker("driven", first, fold)
+        if person == "db/s1":
+            check_maker("driven", second, fold)
 
 
 @pytest.mark.parametrize("held", ["db/s1", "older/person", "people/p2"])
@@ -255,7 +260,7 @@ def test_a_video_drives(people: Path, tmp_path: Path) -> None:
 
 def test_unprepared_clips_do_not_drive(people: Path, tmp_path: Path) -> None:
     def bare(_: int) -> Produced:
-        row = next(iter(Manifest.read(people)))
+        row = replace(next(iter(Manifest.read(people))), frames=None, flow=None)
         return Produced(row, frames=np.zeros((3, 32, 32, 3), np.uint8))
 
     run_stage(tmp_path / "bare", [0], bare, config={})
