@@ -58,7 +58,7 @@ def main() -> None:
             aus = facs.parse_request(request)
             truth = subjects[i].flow(NONE, aus.intensity)
             length = np.hypot(*truth.uv)
-            moving = (length > 0.1 * length.max()) & truth.valid
+            moving = (length > 0.1 * length.max()) & truth.visible & truth.face
             found.setdefault("still", []).append((float(length[moving].mean()), 0.0))
             for name, uv in _flows(subjects[i + 1], subjects[i], aus, given.seed + i, given.flow).items():
                 error = np.hypot(*(uv - truth.uv))[moving].mean()
