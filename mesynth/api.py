@@ -49,6 +49,7 @@ def render(
     size: int = 192,
     fps: float = 60.0,
     seed: int = 0,
+    seconds: tuple[float, float] = (10.0, 60.0),
     workers: int = 1,
     progress: Bars | None = None,
 ) -> Manifest | Path:
@@ -57,10 +58,12 @@ def render(
     Args:
         subjects: number of identities.
         layout: "casme2": clips in the layout of the CASME II release, whose manifest is returned; "faces": one neutral
-            picture a subject, and the folder is returned.
-        clips: of a subject (casme2).
+            picture a subject, and the folder is returned; "long": long videos with blinks, head motion, macro- and
+            micro-expressions, and the tables of what is in them, whose manifest is returned.
+        clips: of a subject (casme2), or its videos (long).
         size: side of the frames, pixels.
-        fps: frames per second (casme2).
+        fps: frames per second (casme2, long).
+        seconds: shortest and longest video (long).
         seed: same seed, same bytes.
         workers: processes, 0 for one per core; the bytes do not depend on it.
 
@@ -77,8 +80,15 @@ def render(
     bar = progress or _no_bars
     if layout == "faces":
         return render_faces(out, subjects=subjects, size=size, seed=seed, progress=bar("faces"))
+    if layout == "long":
+        from mesynth.datasets.rendered import LongRendering, render_long
+
+        videos = LongRendering(
+            subjects=subjects, videos_per_subject=clips, seconds=seconds, size=size, fps=fps, seed=seed
+        )
+        return render_long(out, videos, workers=workers, progress=bar("expressions"))
     if layout != "casme2":
-        raise ConfigError(f"layout '{layout}' is unknown; choose casme2 or faces")
+        raise ConfigError(f"layout '{layout}' is unknown; choose casme2, faces or long")
     wanted = Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)
     return render_casme2(out, wanted, workers=workers, progress=bar("clips"))
 

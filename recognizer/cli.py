@@ -1,4 +1,4 @@
-"""`recognizer`: loso, ablate, study, train, import, predict. Torch is imported inside the verbs, so --help is quick."""
+"""`recognizer`: loso, ablate, study, train, import, predict, spot. Verbs import torch themselves: --help is quick."""
 
 from __future__ import annotations
 
@@ -433,6 +433,111 @@ def predict(
     if result.metrics:
         what = worded("UF1", recognizer.config)
         click.echo(f"labelled clips of other subjects: n {result.metrics['n']}, {what} {result.metrics['uf1']:.3f}")
+
+
+@main.command(cls=Verb)
+@click.argument("videos", type=click.Path(path_type=Path))
+@click.option(
+    "--method", type=click.Choice(["movement", "softnet"]), default="movement", show_default=True,
+    help="movement: what comes and goes within half a second, learns nothing; softnet: a network, trained once a "
+    "subject on all others.",
+)  # fmt: skip
+@click.option(
+    "--expression", type=click.Choice(["micro", "macro", "all"]), default="all", show_default=True,
+    help="Kinds to find and to score.",
+)  # fmt: skip
+@click.option("--train", "training", is_flag=True, help="Save a softnet spotter of everybody instead of testing one.")
+@click.option("--spotter", type=click.Path(path_type=Path), help="Spot by this saved spotter.")
+@click.option(
+    "--predictions", type=click.Path(path_type=Path), metavar="CSV",
+    help="Score these intervals: subject, video, onset, offset, and expression and emotion where they are known.",
+)  # fmt: skip
+@click.option(
+    "--flow", type=click.Choice(["tvl1", "dis", "raft"]), default="tvl1", show_default=True, help="softnet's."
+)
+@click.option("--labels", type=click.Choice(["step", "iou"]), default="step", show_default=True, help="softnet's.")
+@click.option("--epochs", type=int, default=10, show_default=True, help="softnet's.")
+@click.option("--seed", default=0, show_default=True, help="softnet's.")
+@click.option("--iou", type=float, default=0.5, show_default=True, help="Least overlap of a true positive.")
+@click.option(
+    "--landmarker", default="auto", show_default=True,
+    help="face-alignment, mediapipe, a .csv or .npz of points, or auto (landmarks.npz beside the videos, if any).",
+)  # fmt: skip
+@_out
+@json_option
+@dry_run_option
+def spot(
+    videos: Path,
+    method: str,
+    expression: str,
+    training: bool,
+    spotter: Path | None,
+    predictions: Path | None,
+    flow: str,
+    labels: str,
+    epochs: int,
+    seed: int,
+    iou: float,
+    landmarker: str,
+    out: Path,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Find expressions in long videos and score what is found as the challenges do.
+
+    VIDEOS is a folder with videos.csv and intervals.csv, as `mesynth render --long` and `mesynth prepare DATABASE
+    --long-videos` write it. OUT/predictions.csv has the intervals, OUT/videos.csv the counts of every video,
+    OUT/scores.json the figures: precision, recall and F1 at IoU .5 over summed counts, with intervals over subjects,
+    and the spot-then-recognize score where intervals have emotions. The same command goes on where it was stopped.
+
+    Example: recognizer spot long --out runs/movement
+
+    Example: recognizer spot long --method softnet --flow dis --out runs/softnet
+    """
+    from mesynth.core.errors import ConfigError
+    from mesynth.store.long_videos import LongVideos
+    from recognizer.report import terminal
+    from recognizer.spotter import SpotRun, SpotterConfig, run_spotting, train_on
+    from recognizer.spotting import table
+
+    context, commandline = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    given = {name for name in context.params if context.get_parameter_source(name) == commandline}
+    learned = {"flow", "labels", "epochs", "seed"} & given
+    if learned and (spotter or predictions or (method == "movement" and not training)):
+        raise ConfigError(f"--{min(learned)} has no effect: nothing is trained; give --method softnet, or leave it out")
+    if training and (spotter or predictions):
+        raise ConfigError("--train makes a spotter, --spotter and --predictions are there already; leave one out")
+    if spotter and "expression" in given:
+        raise ConfigError("--expression has no effect beside --spotter, which finds one kind; leave it out")
+    run = SpotRun(
+        method="softnet" if training else method,
+        expressions=("micro", "macro") if expression == "all" else (expression,),
+        spotter=spotter, predictions=predictions, landmarker=landmarker, iou=iou,
+        config=SpotterConfig(flow=flow, labels=labels, epochs=epochs, seed=seed),
+    )  # fmt: skip
+    if dry_run:
+        found = LongVideos.read(videos)
+        people = len({video.person for video in found.videos})
+        facts = {"videos": len(found.videos), "people": people, "intervals": len(found.intervals), "out": str(out)}
+        _say({"method": run.method} | facts, as_json)
+        return
+    with progress_bars() as bars:
+        if training:
+            made = train_on(videos, out, run, by_step(bars))
+            _say({"spotter": str(out), "subjects": len(made.subjects_seen)}, as_json)
+            return
+        result = run_spotting(videos, out, run, by_step(bars))
+    if as_json:
+        echo_json(result.to_dict() | {"out": str(out)})
+        return
+    terminal(f"Spotting, IoU {iou:g}", *table(result))
+    if recognition := result.to_dict().get("recognition"):
+        click.echo(
+            f"of {recognition['n']} spotted: recognition F1 {recognition['f1']:.3f}, STRS {recognition['strs']:.3f}"
+        )
+    if run.method == "movement" and not (spotter or predictions) and "macro" in result.kinds:
+        click.echo("note: the movement signal finds micro-expressions alone; macro-expressions count as missed")
+    click.echo(f"written: {out} (predictions.csv, videos.csv, scores.json)")
 
 
 def _predict_video(

@@ -20,9 +20,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mesynth.core.errors import DatasetLayoutError, MesynthError
+from mesynth.store.long_videos import PICTURES, pictures_in
 from mesynth.store.videos import VIDEO_SUFFIXES, file_of, frame_count, frame_name, is_video, read_pictures, video_fps
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MIN_FPS, GOOD_FPS = 4.0, 50.0
 """Below the first, half a second holds fewer than two frames; below the second, short expressions may be missed."""
 MIN_FRAMES = 5
@@ -55,8 +55,7 @@ class Recording:
         """
         path = Path(path)
         if path.is_dir():
-            files = [p.name for p in path.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
-            root, names = path, tuple(sorted(files, key=_by_number))
+            root, names = path, tuple(pictures_in(path))
             if not names:
                 raise RecordingError(
                     f"{path} holds no frames ({', '.join(PICTURES)}); give a video or a folder of frames"
@@ -112,11 +111,6 @@ def _stated_fps(path: Path) -> float:
         return video_fps(path)
     except DatasetLayoutError:
         raise RecordingError(f"{path} states no usable frame rate; pass --fps") from None
-
-
-def _by_number(name: str) -> list[tuple[int, int | str]]:
-    """img2.png before img10.png."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import click
 
 from mesynth import __version__
 from mesynth.cli.corpus import card, export, fid, filter_, measure, merge, plan, submit, verify
-from mesynth.cli.generators import calibrate, compare, generate, render, train
+from mesynth.cli.generators import calibrate, compare, drive, generate, render, train
 from mesynth.cli.options import SEED, WORKERS
 from mesynth.cli.panel import panel
 from mesynth.cli.prepare import augment, prepare
@@ -77,5 +77,5 @@ def all_needs() -> list[Need]:
 
 for verb in (quickstart, render, prepare, augment, train, calibrate, plan, generate, filter_, measure, compare, doctor):
     main.add_command(verb)
-for verb in (fid, export, merge, submit, card, verify, panel, studio):
+for verb in (drive, fid, export, merge, submit, card, verify, panel, studio):
     main.add_command(verb)

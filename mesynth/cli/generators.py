@@ -313,35 +313,63 @@ def _range(text: str) -> tuple[float, float]:
         raise click.BadParameter(f"'{text}' is no number of seconds and no range such as 0.2:0.5") from None
 
 
-@click.command(epilog="Example: mesynth render --subjects 12 --out rendered --layout casme2")
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth render --subjects 12 --out rendered --layout casme2
+  mesynth render --long --subjects 6 --clips 2 --out long"""
+)
 @click.option(
     "--layout",
-    type=click.Choice(["casme2", "faces"]),
+    type=click.Choice(["casme2", "faces", "long"]),
     default="casme2",
     show_default=True,
-    help="casme2: clips in the CASME II release's layout; faces: one neutral picture a subject.",
+    help="casme2: clips in the CASME II release's layout; faces: one neutral picture a subject; long: as --long.",
 )
+@click.option(
+    "--long", "long_videos", is_flag=True,
+    help="Long videos with blinks, head motion, macro- and micro-expressions; videos.csv and intervals.csv are the "
+    "truth.",
+)  # fmt: skip
+@click.option("--seconds", default="10:60", show_default=True, help="Length of a long video: a number or a range.")
 @click.option("--subjects", default=12, show_default=True, help="Number of identities, 1..10000.")
-@click.option("--clips", default=8, show_default=True, help="Clips a subject, 1..99 (casme2).")
+@click.option(
+    "--clips", type=int, help="Clips a subject, 1..99 (casme2) [default: 8], or its long videos [default: 2]."
+)
 @click.option("--size", default=192, show_default=True, help="Frame width and height in pixels.")
-@click.option("--fps", default=60.0, show_default=True, help="Frames per second (casme2; the release has 200).")
+@click.option("--fps", type=float, help="Frames per second (casme2; the release has 200) [default: 60; long 30].")
 @SEED
 @OUT
 @WORKERS
 @share_options
 @dry_run_option
 def render(
-    layout: str, subjects: int, clips: int, size: int, fps: float, seed: int, out: Path, workers: int, dry_run: bool
-) -> None:
+    layout: str, long_videos: bool, seconds: str, subjects: int, clips: int | None, size: int, fps: float | None,
+    seed: int, out: Path, workers: int, dry_run: bool,
+) -> None:  # fmt: skip
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
     from mesynth.store.remote import shown
 
+    if long_videos and layout == "faces":
+        raise click.UsageError("--long has no effect with --layout faces, which are pictures; leave one of them out.")
+    layout = "long" if long_videos else layout
+    long = layout == "long"
+    source = click.get_current_context().get_parameter_source("seconds")
+    if not long and source == click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--seconds has no effect without --long; leave it out.")
+    clips = (2 if long else 8) if clips is None else clips
+    fps = (30.0 if long else 60.0) if fps is None else fps
     if dry_run:
-        from mesynth.datasets.rendered import Rendering
+        from mesynth.datasets.rendered import LongRendering, Rendering
 
-        Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)  # checks them
-        n = subjects * clips if layout == "casme2" else subjects
-        what = "clips" if layout == "casme2" else "pictures"
+        if long:
+            LongRendering(
+                subjects=subjects, videos_per_subject=clips, seconds=_range(seconds), size=size, fps=fps, seed=seed
+            )
+        else:
+            Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)  # checks them
+        n = subjects if layout == "faces" else subjects * clips
+        what = {"casme2": "clips", "faces": "pictures", "long": "long videos"}[layout]
         click.echo(f"would render {n} {what} of {subjects} subjects into {shown(out)}")
         return
     from mesynth.api import render as run
@@ -349,7 +377,7 @@ def render(
     with progress_bars() as bar:
         run(
             out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, workers=workers,
-            progress=bar,
+            seconds=_range(seconds), progress=bar,
         )  # fmt: skip
     click.echo(f"rendered into {shown(out)}")
 
@@ -493,3 +521,108 @@ def generate(
     if made.missing:
         click.echo(f"Warning: {made.missing}", err=True)
         context.exit(SHORT)
+
+
+# ------------------------------------------------------------------- drive
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mesynth drive --driver prepared/casme2 --faces photo.jpg --out driven
+  mesynth drive --driver smile.mp4 --interval 12,30,51 --driver-subject own/anna --faces faces/ --out driven""",
+)
+@click.option(
+    "--driver", type=click.Path(path_type=Path), required=True,
+    help="Prepared or generated clips; or with --interval a video, or a folder of frames.",
+)  # fmt: skip
+@click.option(
+    "--faces", type=click.Path(path_type=Path), required=True,
+    help="A picture, a folder of pictures, or a prepared manifest (each subject's onset).",
+)  # fmt: skip
+@click.option("--intensity", default=1.0, show_default=True, help="Times the driver's motion, 0..3.")
+@click.option("--every", is_flag=True, help="Every driver on every face [default: faces are taken in turn].")
+@click.option("--interval", metavar="ONSET,APEX,OFFSET", help="Of a video: frames from 0.")
+@click.option("--fps", type=float, help="Of a video: its frame rate [default: what the file states].")
+@click.option(
+    "--driver-subject", metavar="DATABASE/SUBJECT", help="Of a video: whom it shows, named as in other clips.",
+)  # fmt: skip
+@click.option("--driver-licence", default="unknown", show_default=True, help="Of a video: its terms.")
+@click.option(
+    "--method", type=click.Choice(["tvl1", "farneback", "dis", "raft"]), default="tvl1", show_default=True,
+    help="Optical flow of the driver.",
+)  # fmt: skip
+@click.option("--size", default=128, show_default=True, help="Width and height in pixels.")
+@click.option("--noise", default=0.0, show_default=True, help="Sensor noise of frames after the onset, grey levels.")
+@click.option("--preview", default=8, show_default=True, help="Clips that also lie loose under clips/ to look at.")
+@click.option(
+    "--landmarker", default="auto", show_default=True,
+    help="face-alignment, mediapipe, a .csv or .npz of points, or auto (the first whose weights are here).",
+)  # fmt: skip
+@EXCLUDE
+@SEED
+@OUT
+@WORKERS
+@dry_run_option
+@json_option
+def drive(
+    driver: Path,
+    faces: Path,
+    intensity: float,
+    every: bool,
+    interval: str | None,
+    fps: float | None,
+    driver_subject: str | None,
+    driver_licence: str,
+    method: str,
+    size: int,
+    noise: float,
+    preview: int,
+    landmarker: str,
+    exclude_subjects: str,
+    seed: int,
+    out: Path,
+    workers: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Carry the motion of real clips to other faces, with identity kept: frames, exact flow, provenance.
+
+    The driver's subject counts as seen by the clip it drove, beside the face's: folds that hold either out leave it
+    out. What lids and the head of the driver did is not carried.
+    """
+    from mesynth.core.errors import ConfigError
+    from mesynth.corpus.driving import DriveConfig, VideoDriver, drive_faces, forecast
+    from mesynth.corpus.generate import Preview
+
+    config = DriveConfig(intensity=intensity, every=every, flow=method, size=size, noise=noise, seed=seed)
+    source: Path | VideoDriver = driver
+    if interval is not None:
+        if driver_subject is None:
+            raise ConfigError("--interval takes a video, which does not say whom it shows; add --driver-subject")
+        source = VideoDriver(
+            path=driver, **_frames_of(interval), subject=driver_subject, licence=driver_licence, fps=fps
+        )
+    elif fps is not None or driver_subject is not None:
+        idle = "--fps" if fps is not None else "--driver-subject"
+        raise ConfigError(f"{idle} has no effect on prepared clips; with --interval the driver is a video")
+    excluded = subject_keys(exclude_subjects)
+    if dry_run:
+        click.echo(f"would drive {forecast(source, faces, config, excluded)} into {out}")
+        return
+    with progress_bars() as bar:
+        made = drive_faces(
+            source, faces, out, config, exclude_subjects=excluded, preview=Preview(count=preview),
+            landmarker=landmarker, workers=workers, progress=bar,
+        )  # fmt: skip
+    show_result(summary(made, out), as_json)
+
+
+def _frames_of(interval: str) -> dict[str, int]:
+    from mesynth.core.errors import ConfigError
+
+    try:
+        onset, apex, offset = (int(part) for part in interval.split(","))
+    except ValueError:
+        raise ConfigError(f"--interval {interval} is not ONSET,APEX,OFFSET in frame numbers from 0") from None
+    return {"onset": onset, "apex": apex, "offset": offset}

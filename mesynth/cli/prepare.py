@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,10 @@ _OF_EXPORTS = {"database", "root", "out", "workers", "dry_run", "as_json", "shar
 """What `prepare export` takes: nothing is aligned or estimated."""
 _OF_FLOW = _OF_EXPORTS | {"part", "frames", "frame", "check_only"}
 """What `prepare flow_folders` takes."""
+_OF_VIDEOS = _OF_EXPORTS | {
+    "part", "frames", "subjects", "clips", "limit", "annotation", "skip_bad", "long_videos",
+}  # fmt: skip
+"""What `prepare --long-videos` takes."""
 INCOMPLETE = 1
 """Exit code of --check where the copy is not complete."""
 
@@ -116,6 +121,11 @@ Examples:
     help="The workbook or CSV, if it has another name than the release's or lies elsewhere.",
 )  # fmt: skip
 @click.option("--check", "check_only", is_flag=True, help="Say whether the copy is complete; write nothing.")
+@click.option(
+    "--long-videos", is_flag=True,
+    help="Only list the release's videos and the intervals marked in them, for `recognizer spot`: videos.csv, "
+    "intervals.csv.",
+)  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Go on without clips that cannot be used; skipped.csv lists them.")
 @click.option("--size", default=CROP_SIZE, show_default=True, help="Crop width and height in pixels.")
 @click.option(
@@ -167,6 +177,7 @@ def prepare(
     limit: int | None,
     annotation: Path | None,
     check_only: bool,
+    long_videos: bool,
     skip_bad: bool,
     inputs: str,
     no_frames: bool,
@@ -213,6 +224,9 @@ def prepare(
     find_device(device)
     if out is None:
         raise click.UsageError("Missing option '--out' (or ask with --check whether the copy is complete).")
+    if long_videos:
+        _list_videos(database, root, part, frames, skip_bad, out, dry_run, as_json, **chosen)
+        return
     if database == FLOW_FOLDERS:
         _import_flow(root, part, frames, steps["frame"], out, workers, dry_run, as_json)
         return
@@ -243,6 +257,31 @@ def prepare(
     show_result(summary(done, out) | {"left out": len(left)} | told | _drift(out), as_json)
 
 
+def _list_videos(
+    database: str, root: Path, part: str, frames: str, skip_bad: bool, out: Path, dry_run: bool, as_json: bool,
+    **chosen: Any,
+) -> None:  # fmt: skip
+    """The two tables of long videos; frames stay where they are."""
+    from mesynth.store.long_videos import LongVideos
+    from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last
+
+    _refuse_idle(database, _OF_VIDEOS, "a list of videos, in which nothing is prepared")
+    manifest, left = load_database(database, root, part=part, frames=frames, skip_bad=skip_bad, **chosen)
+    for entry in left[:10]:
+        click.echo(f"left out {entry.clip_id}: {entry.reason}", err=True)
+    found = LongVideos.of_manifest(manifest)
+    facts = {"out": str(out), "videos": len(found.videos), "intervals": len(found.intervals)}
+    if dry_run:
+        click.echo(f"would list {len(found.videos)} videos with {len(found.intervals)} intervals in {out}")
+        return
+    tables = found.tables()
+    claim_folder(out, {"stage": "long-videos", "database": database, "intervals": tables["intervals.csv"].decode()})
+    with only_writer(out):
+        write_bytes(out / "intervals.csv", tables["intervals.csv"])
+        write_last(out / "videos.csv", tables["videos.csv"])
+    show_result(facts, as_json)
+
+
 def _drift(out: Path) -> dict[str, dict[str, float]]:
     """Head motion before and after stabilisation, pixels: mean over the clips that were stabilised."""
     from mesynth.store.stage import read_notes
@@ -254,12 +293,16 @@ def _drift(out: Path) -> dict[str, dict[str, float]]:
     return {"drift, px": {name: round(sum(values) / len(values), 3) for name, values in means.items()}}
 
 
-def _refuse_idle(database: str) -> None:
-    """Raise UsageError for an option that does nothing on what is prepared already."""
+def _refuse_idle(database: str, taken: Collection[str] = (), of: str = "") -> None:
+    """Raise UsageError for an option that does nothing on what is prepared already; ``taken``: all that do, ``of``
+    something else."""
     context = click.get_current_context()
-    idle = {option.name for option in context.command.params} - (_OF_FLOW if database == FLOW_FOLDERS else _OF_EXPORTS)
+    usual = _OF_FLOW if database == FLOW_FOLDERS else _OF_EXPORTS
+    idle = {option.name for option in context.command.params} - set(taken or usual)
     what, way = "an export", "`mesynth prepare corpus` prepares what comes back"
-    if database == FLOW_FOLDERS:
+    if of:
+        what, way = of, "leave it out"
+    elif database == FLOW_FOLDERS:
         what, way = "flow images, which are finished", "leave it out"
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE

@@ -1,4 +1,4 @@
-"""Rendered people written to disk: neutral faces, and micro-expressions in the layout of the CASME II release.
+"""Rendered people written to disk: neutral faces, clips in the layout of the CASME II release, and long videos.
 
 Neutral faces are there to generate on: they belong to no subject of any database. On the rendered release every later
 step runs as on the real thing. It is read back by :func:`mesynth.datasets.casme2.load_casme2`; beside the workbook it
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,9 +33,10 @@ from mesynth.core.types import AUVector
 from mesynth.datasets.casme2 import RENDERED_FILE, load_casme2
 from mesynth.store import digests
 from mesynth.store.cluster import do_once, writer
+from mesynth.store.long_videos import MACRO_S, VIDEOS, LongVideo, LongVideos, Marked
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.run_folder import claim_folder, write_bytes, write_last, write_listed
-from mesynth.store.shards import png_bytes
+from mesynth.store.shards import npy_bytes, png_bytes
 from mesynth.store.stage import Produced, Progress, run_stage
 from mesynth.store.videos import encoded
 
@@ -351,3 +354,239 @@ def without_dates(xlsx: bytes, written: bytes) -> bytes:
             info.compress_type = zipfile.ZIP_DEFLATED
             new.writestr(info, data)
     return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- long videos
+
+
+LONG_LANDMARKS = "landmarks.npz"
+LONG_FRAMES, LONG_POINTS = "videos", "landmarks"
+_MACRO = (1.2, 0.5, 0.6, 3.0)  # mean, standard deviation, least and most of a macro-expression, s
+_MACRO_STRENGTH = (0.5, 1.0)  # of the strongest AU
+_GAP = 0.8  # least seconds of a neutral face between two expressions, and at either end
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRendering:
+    """Long videos to render; raises MesynthError for what is out of range."""
+
+    subjects: int = 6
+    videos_per_subject: int = 2
+    seconds: tuple[float, float] = (10.0, 60.0)
+    """A video's length is drawn between them."""
+    rate: float = 10.0
+    """Expressions a minute, at least one of either kind a video."""
+    macro: float = 0.5
+    """Share of macro-expressions."""
+    size: int = 192
+    fps: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        Rendering(
+            subjects=self.subjects, clips_per_subject=self.videos_per_subject, size=self.size, fps=self.fps,
+            seed=self.seed,
+        )  # fmt: skip
+        low, high = self.seconds
+        if not 5 <= low <= high <= 600:
+            raise MesynthError(f"seconds={low:g}:{high:g} of a long video are outside 5:600; 10:60 is usual")
+        if not 1 <= self.rate <= 20:
+            raise MesynthError(f"rate={self.rate:g} expressions a minute is outside 1..20; they must not touch")
+        if not 0 <= self.macro <= 1:
+            raise MesynthError(f"macro={self.macro:g} is no share of the expressions; give 0 to 1")
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The frames ``first`` to ``last`` of a video, with its ``number``-th expression in them."""
+
+    subject: int
+    video: int
+    number: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Event:
+    onset: int
+    apex: int
+    offset: int
+    emotion: str
+    expression: str
+    aus: AUVector
+    curve: np.ndarray
+    """[n,K]"""
+
+
+@dataclass(frozen=True, eq=False)
+class _Script:
+    """What happens in a video: AUs [T,K,2], head pose [T,6], eyelid closure [T], and the expressions in order."""
+
+    au: np.ndarray
+    pose: np.ndarray
+    closure: np.ndarray
+    events: tuple[_Event, ...]
+
+    def stretches(self, subject: int, video: int) -> list[_Stretch]:
+        """The video cut midway between its expressions, so that each part holds one."""
+        cuts = [0, *((a.offset + b.onset) // 2 for a, b in pairwise(self.events)), len(self.au)]
+        return [_Stretch(subject, video, i, a, b - 1) for i, (a, b) in enumerate(pairwise(cuts))]
+
+
+@lru_cache(maxsize=2)
+def _script(wanted: LongRendering, subject: int, video: int) -> _Script:
+    from mesynth.head import blink, head_motion
+
+    rng = stream(wanted.seed, "rendered-long", subject * 100 + video)
+    fps = wanted.fps
+    total = round(rng.uniform(*wanted.seconds) * fps)
+    most = int((total / fps - _GAP) / (_MACRO[3] + _GAP))  # so many fit, however long they are
+    count = int(np.clip(round(wanted.rate * total / fps / 60), min(2, most), most))
+    kinds = ["macro", "micro"] if 0 < wanted.macro < 1 and count > 1 else []
+    kinds += ["macro" if rng.random() < wanted.macro else "micro" for _ in range(count - len(kinds))]
+    kinds = [kinds[i] for i in rng.permutation(count)]
+    drawn = [_event(kind, rng, fps) for kind in kinds]
+    room = total - sum(len(event.curve) for event in drawn) - (count + 1) * round(_GAP * fps)
+    gaps = rng.multinomial(max(room, 0), rng.dirichlet(np.full(count + 1, 2.0))) + round(_GAP * fps)
+    au = np.zeros((total, len(facs.AU_CODES), 2), np.float32)
+    at, events = 0, []
+    for event, gap in zip(drawn, gaps, strict=False):
+        at += int(gap)
+        n = len(event.curve)
+        au[at : at + n] = event.curve[:, :, None] * event.aus.intensity
+        events.append(replace(event, onset=at, apex=at + event.apex, offset=at + n - 1))
+        at += n
+    closure = blink(total, rng, fps)
+    row = facs.AU_INDEX[45]
+    au[:, row] = np.maximum(au[:, row], closure[:, None])
+    return _Script(au, head_motion(total, rng, fps=fps), closure, tuple(events))
+
+
+def _event(kind: str, rng: np.random.Generator, fps: float) -> _Event:
+    emotion = str(rng.choice(list(CASME2_SHARES), p=list(CASME2_SHARES.values())))
+    aus = sample_aus(emotion, rng, AUSampling())
+    profile = draw_profile(PROFILE, rng)
+    if kind == "macro":
+        mean, sd, least, most = _MACRO
+        n = max(3, round(float(np.clip(rng.normal(mean, sd), least, most)) * fps))
+        # Stronger, and held a while: within what AUs can show.
+        gain = float(rng.uniform(*_MACRO_STRENGTH)) / float(aus.intensity.max())
+        aus = AUVector(np.clip(aus.intensity * gain, 0, 1).astype(np.float32), aus.known)
+        profile = replace(profile, hold=float(rng.uniform(0.05, 0.25)), apex=min(profile.apex, 0.6))
+    else:
+        mean, sd, least = _DURATION
+        # One frame less than half a second at least: from there on an expression is a macro-expression.
+        n = min(frame_count(float(np.clip(rng.normal(mean, sd), least, MAX_DURATION_S)), fps), _longest_micro(fps))
+    curve = profile.alpha(n, profile.draw_lags(len(facs.AU_CODES), rng))
+    return _Event(0, profile.apex_index(n), n - 1, emotion, kind, aus, curve)
+
+
+def _longest_micro(fps: float) -> int:
+    return math.ceil(MACRO_S * fps) - 1
+
+
+@dataclass(frozen=True)
+class _LongRenderer:
+    wanted: LongRendering
+
+    def __call__(self, job: _Stretch) -> Produced:
+        wanted = self.wanted
+        script = _script(wanted, job.subject, job.video)
+        event = script.events[job.number]
+        subject = _subject(derived(wanted.seed, "rendered-subject", job.subject), wanted.size)
+        part = slice(job.first, job.last + 1)
+        au, pose = script.au[part], script.pose[part]
+        index = (job.subject * 100 + job.video) * 1000 + job.number
+        frames = subject.render(au, pose, noise_seed=derived(wanted.seed, "rendered-long-noise", index))
+        database, who, video = _long_names(wanted, job.subject, job.video)
+        folder = f"{LONG_FRAMES}/{who}/{video}"
+        names = [f"{folder}/{_long_frame(video, job.first + i)}" for i in range(len(frames))]
+        inside = slice(event.onset - job.first, event.offset - job.first + 1)
+        row = Row(
+            clip_id=f"{database}/{who}/{video}/{event.onset}", database=database, subject=who, clip=video,
+            onset=event.onset, apex=event.apex, offset=event.offset, fps=float(wanted.fps),
+            n_frames=event.offset - event.onset + 1, apex_index=event.apex - event.onset, height=wanted.size,
+            width=wanted.size, expression=event.expression, emotion=event.emotion,
+            label=CLASS_OF.get(event.emotion, ""),
+            objective_class=facs.objective_class(facs.parse_annotation(au_text(event.aus)).codes),
+            au_text=au_text(event.aus), frame_files=tuple(names[inside]),
+            warnings=("the subject blinks during the clip",)
+            if script.closure[event.onset : event.offset + 1].max() > 0.2 else (),
+            provenance=Provenance(
+                kind="rendered", database=database, subject=who, licence=LICENCE,
+                subjects_seen=(f"{database}/{who}",), generator="mesynth.head", seed=subject.seed,
+                aus_asked=facs.format_vector(event.aus), aus_source=AUSampling().source, profile=PROFILE,
+            ),
+            **Row.au_columns(event.aus),
+        )  # fmt: skip
+        points = np.stack([subject.landmarks(a, p) for a, p in zip(au, pose, strict=True)])
+        files = {name: _jpeg(frame) for name, frame in zip(names, frames, strict=True)}
+        files[f"{LONG_POINTS}/{video}-{job.number:03d}.npy"] = npy_bytes(points)
+        return Produced(row, files=files)
+
+
+def _long_names(wanted: LongRendering, subject: int, video: int) -> tuple[str, str, str]:
+    return f"rendered-long-{wanted.seed}", f"sub{subject:02d}", f"sub{subject:02d}_long{video + 1:02d}"
+
+
+def _long_frame(video: str, number: int) -> str:
+    """A name that no other frame has, so that one table of landmarks serves all videos."""
+    return f"{video}_{number:05d}.jpg"
+
+
+def render_long(
+    out: Path | str, wanted: LongRendering = LongRendering(), *, workers: int = 1, progress: Progress | None = None
+) -> Manifest:
+    """Render long videos into ``out``: blinks, head motion, macro- and micro-expressions; the same command resumes.
+
+    ``videos.csv`` and ``intervals.csv`` are the truth (:mod:`mesynth.store.long_videos`), ``landmarks.npz`` the exact
+    landmarks [68,2] of every frame by file name, the manifest a row an expression. The files depend on what is
+    ``wanted`` alone, whatever the number of processes.
+
+    Raises:
+        RunFolderError: ``out`` holds something else.
+    """
+    out = Path(out)
+    scripts = {(s, v) for s in range(1, wanted.subjects + 1) for v in range(wanted.videos_per_subject)}
+    config = {"stage": "render", "layout": "long"} | asdict(wanted) | {"version": mesynth.__version__}
+    jobs = [job for s, v in sorted(scripts) for job in _script(wanted, s, v).stretches(s, v)]
+    claim_folder(out, config)
+    with writer(out):
+        made = run_stage(
+            out, jobs, _LongRenderer(wanted), config=config, workers=workers, progress=progress, held=True,
+            shard_clips=4,
+        )  # fmt: skip
+        if do_once(out, "videos", (out / VIDEOS).is_file) and not (out / VIDEOS).is_file():
+            _finish_long(out, wanted, jobs, made)
+    return Manifest.read(out)
+
+
+def _finish_long(out: Path, wanted: LongRendering, jobs: list[_Stretch], made: Manifest) -> None:
+    """The tables last: a folder without them is no set of long videos yet."""
+    last = {(job.subject, job.video): job for job in jobs}  # of each video its last part
+    points: dict[str, np.ndarray] = {}
+    videos = []
+    for (s, v), job in sorted(last.items()):
+        database, who, video = _long_names(wanted, s, v)
+        folder = f"{LONG_FRAMES}/{who}/{video}"
+        videos.append(
+            LongVideo(
+                database=database, subject=who, video=video, path=folder, fps=float(wanted.fps), frames=job.last + 1,
+                licence=LICENCE,
+            )
+        )  # fmt: skip
+        parts = [np.load(file) for file in sorted((out / LONG_POINTS).glob(f"{video}-*.npy"))]
+        for i, face in enumerate(np.concatenate(parts)):
+            points[_long_frame(video, i)] = face
+    marked = tuple(
+        Marked(
+            database=row.database, subject=row.subject, video=row.clip, onset=row.onset, offset=row.offset,
+            apex=row.apex, expression=row.expression, emotion=row.emotion, aus=row.au_text,
+        )
+        for row in made
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    np.savez(buffer, **points)
+    tables = LongVideos(root=out, videos=tuple(videos), intervals=marked).tables()
+    write_listed(out, {LONG_LANDMARKS: buffer.getvalue()} | tables)

@@ -90,7 +90,7 @@ _FEW = (
 
 SUBSTITUTIONS = (
     Substitution(
-        r"^mesynth (render|prepare|augment|generate|train|measure|export)\b",
+        r"^mesynth (render|prepare|augment|generate|drive|train|measure|export)\b",
         "starting processes takes longer than tiny data does, and no result depends on their number",
         options={"--workers": "1"},
     ),
@@ -99,6 +99,13 @@ SUBSTITUTIONS = (
         "a few small people render in a second",
         options={"--subjects": "2", "--size": "96", "--fps": "30"},
     ),
+    Substitution(
+        r"^mesynth render\b.*--long",
+        "a video of five seconds each",
+        options={"--clips": "1", "--seconds": "5"},
+    ),
+    Substitution(r"^mesynth drive\b", "small pictures, the quicker flow", options={"--size": "64", "--method": "dis"}),
+    Substitution(r"^recognizer spot\b", "one epoch, the quicker flow", options={"--epochs": "1", "--flow": "dis"}),
     Substitution(
         r"^mesynth generate\b.*--count", "eighteen clips go the same way as a thousand", options={"--count": "18"}
     ),

@@ -1,0 +1,286 @@
+"""Spotters on videos whose expressions are known, and SOFTNet's parts against closed forms."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mesynth.core.errors import ConfigError, LeakError, ManifestError, MesynthError, WeightsUnavailable
+from mesynth.datasets.rendered import LongRendering, render_long
+from mesynth.preprocess.spot import face_regions
+from mesynth.store.long_videos import LongVideo, LongVideos, Marked, intervals_csv, read_intervals
+from recognizer import spotter as module
+from recognizer.cli import main
+from recognizer.spotter import (
+    Seen,
+    SOFTNet,
+    SpotRun,
+    Spotter,
+    SpotterConfig,
+    fit,
+    flow_picture,
+    frame_labels,
+    read_scores,
+    run_spotting,
+    train_on,
+    train_spotter,
+    unit_range,
+)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long") / "long"
+    render_long(folder, LongRendering(subjects=2, videos_per_subject=1, seconds=(5.0, 5.0), size=64, fps=25.0, macro=0))
+    return folder
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_network_is_the_published_one() -> None:
+    """Against a restatement layer by layer, with weights copied."""
+    network = SOFTNet().eval()
+    x = torch.rand(3, 3, 42, 42, generator=torch.Generator().manual_seed(0))
+    weights = network.state_dict()
+    maps = []
+    for i in range(3):
+        kernel, bias = weights[f"streams.{i}.weight"].numpy(), weights[f"streams.{i}.bias"].numpy()
+        padded = np.pad(x[:, i].numpy(), ((0, 0), (2, 2), (2, 2)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (1, 2))
+        answer = np.maximum(np.einsum("nyxab,fab->nfyx", windows, kernel[:, 0]) + bias[:, None, None], 0)
+        maps.append(answer.reshape(3, -1, 14, 3, 14, 3).max((3, 5)))
+    pooled = np.concatenate(maps, 1).reshape(3, 16, 7, 2, 7, 2).max((3, 5)).reshape(3, -1)
+    hidden = np.maximum(pooled @ weights["dense.weight"].numpy().T + weights["dense.bias"].numpy(), 0)
+    told = hidden @ weights["out.weight"].numpy()[0] + weights["out.bias"].numpy()
+    with torch.no_grad():
+        np.testing.assert_allclose(network(x).numpy(), told, atol=1e-5)
+    assert [layer.out_channels for layer in network.streams] == [3, 5, 8]
+
+
+def test_head_motion_and_eyes_are_not_seen() -> None:
+    still = flow_picture(np.zeros((2, 128, 128), np.float32))
+    moved = flow_picture(np.stack([np.full((128, 128), 3.0), np.full((128, 128), -2.0)]).astype(np.float32))
+    assert not still.any()
+    np.testing.assert_allclose(moved, 0, atol=1e-6)
+    v, u = np.mgrid[:128, :128].astype(np.float32)
+    brow = np.stack([0 * u, -2 * np.exp(-((v - 34) ** 2) / 30)])
+    seen = flow_picture(brow)
+    assert seen[1, :21].max() > 1.5  # upwards or downwards
+    assert seen[1, 21:].max() < 0.05
+    assert flow_picture(-brow)[1] == pytest.approx(seen[1])
+    blink = np.stack([0 * u, 5.0 * face_regions(128, 128).eyes]).astype(np.float32)
+    assert not flow_picture(blink)[1].any()
+
+
+def test_pictures_are_scaled_one_by_one() -> None:
+    pictures = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    pictures[1, 2] = 7
+    scaled = unit_range(pictures)
+    assert scaled[1, 2].tolist() == np.zeros((4, 4)).tolist()
+    assert scaled.min() == 0
+    assert scaled[0].max((1, 2)) == pytest.approx(1)
+    np.testing.assert_allclose(unit_range(pictures * 5 + 2), scaled, atol=1e-5)
+
+
+@pytest.mark.parametrize(("k", "truth", "ones"), [(3, [(10, 12)], range(8, 13)), (1, [(4, 4)], [4]), (5, [], [])])
+def test_labels(k: int, truth: list[tuple[int, int]], ones: Any) -> None:
+    step = frame_labels(20, k, truth)
+    assert np.flatnonzero(step).tolist() == list(ones)
+    soft = frame_labels(20, k, truth, "iou")
+    assert ((soft > 0) == (step > 0)).all()
+    assert all(0 <= s <= 1 for s in soft)
+
+
+@pytest.mark.parametrize("k", [2, 6])
+@pytest.mark.parametrize("middle", [20, 47, 63])
+def test_a_peak_is_read_around_its_middle(k: int, middle: int) -> None:
+    scores = np.zeros(100)
+    scores[middle - k : middle + k] = 1  # the frames whose next k overlap an expression of k around the middle
+    ((first, last, height),) = read_scores(scores, k)
+    assert (first, last) == (middle - k, middle + k)
+    assert height == pytest.approx(1)
+    assert read_scores(np.zeros(100), k) == []
+    assert read_scores(scores[: 2 * k], k) == []
+
+
+def _toy(seed: int, marks: list[tuple[int, int]], n: int = 120) -> Seen:
+    """A mouth that brightens in the frames marked, amid noise."""
+    rng = np.random.default_rng(seed)
+    pictures = rng.random((n, 3, 42, 42)) * 0.3
+    for first, last in marks:
+        pictures[max(0, first - 4) : last + 1, 1, 24:36, 10:30] += 1
+    return Seen(pictures.astype(np.float16), np.ones(n, bool), 1, 25.0)
+
+
+def _videos(n: int = 3) -> tuple[list[LongVideo], list[Seen], list[list[Marked]]]:
+    videos, seen, truth = [], [], []
+    for i in range(n):
+        video = LongVideo(database="toy", subject=f"s{i}", video=f"v{i}", path=f"v{i}", fps=25.0, frames=125)
+        spans = [(30 + 5 * i, 39 + 5 * i), (85, 94)]
+        videos.append(video)
+        seen.append(_toy(i, spans))
+        truth.append([Marked(database="toy", subject=f"s{i}", video=f"v{i}", onset=a, offset=b) for a, b in spans])
+    return videos, seen, truth
+
+
+QUICK = SpotterConfig(epochs=3, learning_rate=0.02, labels="iou")
+
+
+def test_learns_and_finds_in_others(tmp_path: Path) -> None:
+    videos, seen, truth = _videos()
+    spotter = train_spotter(videos[1:], seen[1:], truth[1:], QUICK)
+    assert spotter.subjects_seen == ("toy/s1", "toy/s2")
+    found = spotter.found(videos[0], seen[0])
+    from recognizer.spotting import score
+
+    assert score(videos[:1], truth[0], found, kinds=["micro"]).counts().tp == 2
+    again = fit(seen[1:], [frame_labels(120, 5, [(m.onset, m.offset) for m in t], "iou") for t in truth[1:]], QUICK)
+    for a, b in zip(again.state_dict().values(), spotter.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    spotter.save(tmp_path / "spotter")
+    loaded = Spotter.load(tmp_path / "spotter")
+    assert loaded.config == QUICK
+    assert loaded.found(videos[0], seen[0]) == found
+    loaded.check_unseen(["toy/s0"])
+    with pytest.raises(LeakError, match="toy/s1 and 1 more"):
+        loaded.check_unseen(video.person for video in videos)
+    blind = replace(seen[0], known=np.arange(120) < 60)
+    assert all(m.onset < 70 for m in spotter.found(videos[0], blind))
+
+
+@pytest.mark.parametrize("marks", [[], [(0, 119)]])
+def test_nothing_to_tell_apart(marks: list[tuple[int, int]]) -> None:
+    with pytest.raises(MesynthError, match="training videos show"):
+        fit([_toy(0, [])], [frame_labels(120, 5, marks)], QUICK)
+
+
+def test_faulty_spotters(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailable, match="no spotter in"):
+        Spotter.load(tmp_path)
+    Spotter(SOFTNet(), QUICK, ()).save(tmp_path / "nobody")
+    with pytest.raises(WeightsUnavailable, match="whom it learned from"):
+        Spotter.load(tmp_path / "nobody")
+    Spotter(SOFTNet(), QUICK, ("d/1",)).save(tmp_path / "cut")
+    (tmp_path / "cut/model.safetensors").write_bytes(b"0" * 40)
+    with pytest.raises(MesynthError, match="cut"):
+        Spotter.load(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"expression": "mini"}, {"labels": "soft"}, {"half_s": -1}, {"epochs": 0}, {"batch": 0}, {"learning_rate": 2},
+        {"peak": 1},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        SpotterConfig(**wrong)
+
+
+# ---------------------------------------------------------------- over videos
+
+
+def test_movement_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = CliRunner().invoke(main, ["spot", str(long), "--out", str(tmp_path / "run"), "--json"])
+    assert ran.exit_code == 0, ran.output
+    facts = json.loads(ran.stdout)
+    truth = LongVideos.read(long).intervals
+    assert facts["micro"]["tp"] + facts["micro"]["fn"] == len(truth) == facts["all"]["tp"] + facts["all"]["fn"]
+    found = read_intervals(tmp_path / "run/predictions.csv")
+    assert facts["micro"]["tp"] + facts["micro"]["fp"] == len(found)
+    # The same command does nothing anew; its predictions, given, have the same score.
+    monkeypatch.setattr(module, "spot", None)
+    assert run_spotting(long, tmp_path / "run").to_dict()["micro"] == {k: facts["micro"][k] for k in facts["micro"]}
+    ran = CliRunner().invoke(
+        main, ["spot", str(long), "--predictions", str(tmp_path / "run/predictions.csv"), "--out", str(tmp_path / "x")]
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "Spotting, IoU 0.5" in ran.output
+
+
+def test_learned_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned_from: list[set[str]] = []
+    train = module.train_spotter
+
+    def watched(videos: Any, *rest: Any) -> Spotter:
+        learned_from.append({video.person for video in videos})
+        return train(videos, *rest)
+
+    monkeypatch.setattr(module, "train_spotter", watched)
+    config = SpotterConfig(flow="dis", epochs=1)
+    run = SpotRun(method="softnet", expressions=("micro",), config=config)
+    result = run_spotting(long, tmp_path / "run", run)
+    people = {v.person for v in LongVideos.read(long).videos}
+    assert learned_from == [people - {person} for person in sorted(people)]
+    assert result.counts().truth == len(LongVideos.read(long).intervals)
+    monkeypatch.setattr(module, "look", None)  # flow is kept
+    train_spotter_again = run_spotting(long, tmp_path / "run", run)
+    assert train_spotter_again.counts() == result.counts()
+    assert len(learned_from) == 2
+
+
+def test_a_saved_spotter_refuses_whom_it_knows(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = LongVideos.read(long)
+    shown = [_toy(i, [(m.onset, m.offset) for m in videos.of(v)], v.frames - 5) for i, v in enumerate(videos.videos)]
+    with monkeypatch.context() as toys:
+        toys.setattr(module, "_looked", lambda *_: (tmp_path / "spotter/flow").mkdir() or shown)
+        train_on(long, tmp_path / "spotter", SpotRun(method="softnet", expressions=("micro",), config=QUICK))
+    assert {"model.safetensors", "spotter.json", "run.yaml"} <= {p.name for p in (tmp_path / "spotter").iterdir()}
+    assert Spotter.load(tmp_path / "spotter").subjects_seen == tuple(sorted(v.person for v in videos.videos))
+    ran = CliRunner().invoke(
+        main, ["spot", str(long), "--spotter", str(tmp_path / "spotter"), "--out", str(tmp_path / "leak")]
+    )
+    assert ran.exit_code == 2
+    assert "learned from rendered-long-0/sub01 and 1 more" in ran.output
+    assert not (tmp_path / "leak").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--flow", "dis"], "--flow has no effect"),
+        (["--train", "--predictions", "x.csv"], "leave one out"),
+        (["--iou", "0"], "iou=0"),
+        (["--predictions", "nowhere.csv"], "no nowhere.csv"),
+        (["--spotter", "nowhere", "--expression", "micro"], "--expression has no effect"),
+        (["--spotter", "nowhere"], "no spotter in nowhere"),
+        (["--train"], "one kind"),
+        (["--method", "softnet", "--epochs", "0"], "epochs=0"),
+        (["--landmarker", "none.npz"], "none.npz"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(long: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
+    ran = CliRunner().invoke(main, ["spot", str(long), "--out", str(tmp_path / "out"), *arguments])
+    assert ran.exit_code == 2, ran.output
+    assert says in ran.output
+    assert "Traceback" not in ran.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_person_and_wrong_rows(long: Path, tmp_path: Path) -> None:
+    whole = LongVideos.read(long)
+    alone = LongVideos(
+        root=tmp_path, videos=tuple(replace(v, path=str(whole.place(v).resolve())) for v in whole.videos[:1]),
+        intervals=whole.of(whole.videos[0]),
+    )  # fmt: skip
+    for name, data in alone.tables().items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match="shows one person"):
+        run_spotting(tmp_path, tmp_path / "out", SpotRun(method="softnet"))
+    short = replace(alone, videos=(replace(alone.videos[0], frames=124),), intervals=())
+    for name, data in short.tables().items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match="has 125 frames, its row says 124"):
+        run_spotting(tmp_path, tmp_path / "out", SpotRun(landmarker=str(long / "landmarks.npz")))
+    (tmp_path / "intervals.csv").write_bytes(intervals_csv(whole.intervals))
+    with pytest.raises(ManifestError, match="does not list"):
+        LongVideos.read(tmp_path)
