@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import yaml
@@ -37,112 +37,26 @@ from recognizer.models import (
     section_class,
     ships,
 )
-from recognizer.models.affectivenet import AffectivenetConfig
-from recognizer.models.aman import AmanConfig
-from recognizer.models.atnet import AtnetConfig
-from recognizer.models.au_gacn import AuGacnConfig
-from recognizer.models.bdcnn import BdcnnConfig
-from recognizer.models.capsule_graph import CapsuleGraphConfig
-from recognizer.models.capsulenet import CapsulenetConfig
-from recognizer.models.cbamnet import CbamnetConfig
 from recognizer.models.common import is_estimator
-from recognizer.models.dikd import DikdConfig
-from recognizer.models.dssn import DssnConfig
-from recognizer.models.dstan import DstanConfig
-from recognizer.models.dual_inception import DualInceptionConfig
-from recognizer.models.elrcn import ElrcnConfig
-from recognizer.models.fcnn3d import Fcnn3dConfig
-from recognizer.models.featref import FeatrefConfig
-from recognizer.models.fusenet import FusenetConfig
-from recognizer.models.geme import GemeConfig
-from recognizer.models.graph_au import GraphAuConfig
-from recognizer.models.graph_tcn import GraphTcnConfig
-from recognizer.models.handcrafted import BiWoofConfig, HoofConfig, LbpTopConfig, MdmoConfig
-from recognizer.models.htnet import HtnetConfig
-from recognizer.models.ice_discriminator import IceDiscriminatorConfig
-from recognizer.models.kfc import KfcConfig
-from recognizer.models.lda import LdaConfig
-from recognizer.models.learnet import LearnetConfig
-from recognizer.models.lgccon import LgcconConfig
-from recognizer.models.lr_gacnn import LrGacnnConfig
-from recognizer.models.mer_augcn import MerAugcnConfig
-from recognizer.models.mer_gcn import MerGcnConfig
-from recognizer.models.mersiam import MersiamConfig
-from recognizer.models.micro_attention import MicroAttentionConfig
-from recognizer.models.microexpstcnn import MicroexpstcnnConfig
-from recognizer.models.mimanet import MimanetConfig
-from recognizer.models.mtmnet import MtmnetConfig
-from recognizer.models.nmer import NmerConfig
-from recognizer.models.offapex import OffapexConfig
-from recognizer.models.originet import OriginetConfig
-from recognizer.models.rcn import RcnConfig
-from recognizer.models.region_attention import RegionAttentionConfig
-from recognizer.models.saat import SaatConfig
-from recognizer.models.setfnet import SetfnetConfig
-from recognizer.models.shallow_cnn import ShallowCnnConfig
-from recognizer.models.sma_stn import SmaStnConfig
-from recognizer.models.ststnet import StstnetConfig
-from recognizer.models.svm import SvmConfig
-from recognizer.models.tscnn import TscnnConfig
 from recognizer.protocol import ARMS, COPIES, ProtocolConfig
 from recognizer.results import Labels
 from recognizer.training import TrainConfig
 from recognizer.views import Shape, require_known, uses
 
+if TYPE_CHECKING:
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSections:
-    """One field a model, of its name."""
+    @dataclass(frozen=True, kw_only=True)
+    class ModelSections:
+        """A section a model that ships, of its name; read one with :func:`section`."""
 
-    lda: LdaConfig = field(default_factory=LdaConfig)
-    svm: SvmConfig = field(default_factory=SvmConfig)
-    lbp_top: LbpTopConfig = field(default_factory=LbpTopConfig)
-    bi_woof: BiWoofConfig = field(default_factory=BiWoofConfig)
-    mdmo: MdmoConfig = field(default_factory=MdmoConfig)
-    hoof: HoofConfig = field(default_factory=HoofConfig)
-    capsule_graph: CapsuleGraphConfig = field(default_factory=CapsuleGraphConfig)
-    region_attention: RegionAttentionConfig = field(default_factory=RegionAttentionConfig)
-    ststnet: StstnetConfig = field(default_factory=StstnetConfig)
-    offapex: OffapexConfig = field(default_factory=OffapexConfig)
-    dssn: DssnConfig = field(default_factory=DssnConfig)
-    capsulenet: CapsulenetConfig = field(default_factory=CapsulenetConfig)
-    ice_discriminator: IceDiscriminatorConfig = field(default_factory=IceDiscriminatorConfig)
-    au_gacn: AuGacnConfig = field(default_factory=AuGacnConfig)
-    mer_gcn: MerGcnConfig = field(default_factory=MerGcnConfig)
-    graph_tcn: GraphTcnConfig = field(default_factory=GraphTcnConfig)
-    elrcn: ElrcnConfig = field(default_factory=ElrcnConfig)
-    micro_attention: MicroAttentionConfig = field(default_factory=MicroAttentionConfig)
-    microexpstcnn: MicroexpstcnnConfig = field(default_factory=MicroexpstcnnConfig)
-    fusenet: FusenetConfig = field(default_factory=FusenetConfig)
-    atnet: AtnetConfig = field(default_factory=AtnetConfig)
-    htnet: HtnetConfig = field(default_factory=HtnetConfig)
-    dual_inception: DualInceptionConfig = field(default_factory=DualInceptionConfig)
-    rcn: RcnConfig = field(default_factory=RcnConfig)
-    featref: FeatrefConfig = field(default_factory=FeatrefConfig)
-    bdcnn: BdcnnConfig = field(default_factory=BdcnnConfig)
-    nmer: NmerConfig = field(default_factory=NmerConfig)
-    kfc: KfcConfig = field(default_factory=KfcConfig)
-    mtmnet: MtmnetConfig = field(default_factory=MtmnetConfig)
-    mimanet: MimanetConfig = field(default_factory=MimanetConfig)
-    aman: AmanConfig = field(default_factory=AmanConfig)
-    tscnn: TscnnConfig = field(default_factory=TscnnConfig)
-    geme: GemeConfig = field(default_factory=GemeConfig)
-    lr_gacnn: LrGacnnConfig = field(default_factory=LrGacnnConfig)
-    learnet: LearnetConfig = field(default_factory=LearnetConfig)
-    affectivenet: AffectivenetConfig = field(default_factory=AffectivenetConfig)
-    sma_stn: SmaStnConfig = field(default_factory=SmaStnConfig)
-    dstan: DstanConfig = field(default_factory=DstanConfig)
-    fcnn3d: Fcnn3dConfig = field(default_factory=Fcnn3dConfig)
-    setfnet: SetfnetConfig = field(default_factory=SetfnetConfig)
-    mersiam: MersiamConfig = field(default_factory=MersiamConfig)
-    lgccon: LgcconConfig = field(default_factory=LgcconConfig)
-    graph_au: GraphAuConfig = field(default_factory=GraphAuConfig)
-    mer_augcn: MerAugcnConfig = field(default_factory=MerAugcnConfig)
-    saat: SaatConfig = field(default_factory=SaatConfig)
-    dikd: DikdConfig = field(default_factory=DikdConfig)
-    shallow_cnn: ShallowCnnConfig = field(default_factory=ShallowCnnConfig)
-    originet: OriginetConfig = field(default_factory=OriginetConfig)
-    cbamnet: CbamnetConfig = field(default_factory=CbamnetConfig)
+else:  # the registry says which models there are, and their modules what their settings are
+    ModelSections = make_dataclass(
+        "ModelSections",
+        [(name, section_class(name), field(default_factory=section_class(name))) for name in MODELS.shipped()],
+        namespace={"__module__": __name__, "__doc__": "A section a model that ships, of its name."},
+        frozen=True,
+        kw_only=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -599,6 +599,7 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
 
 def _fit_lda(data: _Fit) -> LdaMembers:
     config, added = data.config, data.added
+    own = section(config, LDA)
     used = np.flatnonzero(np.any([m.weights > 0 for m in data.members], axis=0))
     multi = data.pool.multi
     classes = 2 if multi else len(data.pool.classes)
@@ -609,12 +610,10 @@ def _fit_lda(data: _Fit) -> LdaMembers:
         worth = config.mix.prior_weight if config.mix.mode == mixing.PRIOR and mixed else None
         if config.mix.mode == mixing.PRIOR and mixed and worth is None:
             worth = lda.chosen_prior_weight(
-                gram, labels, weights, added[used], data.pool.subjects[used], classes, config.lda, affine=affine,
+                gram, labels, weights, added[used], data.pool.subjects[used], classes, own, affine=affine,
                 candidates=mixing.PRIOR_WEIGHTS,
             )  # fmt: skip
-        model = lda.fit(
-            gram, labels, weights, added[used], classes, config.lda, affine=affine, prior_weight=worth
-        )  # fmt: skip
+        model = lda.fit(gram, labels, weights, added[used], classes, own, affine=affine, prior_weight=worth)
         return model, np.nan if worth is None else worth
 
     def each_au(i: int, member: Member) -> tuple[lda.LdaModel, np.ndarray]:
@@ -646,15 +645,15 @@ def _fit_lda(data: _Fit) -> LdaMembers:
 
 
 def _fit_svm(data: _Fit) -> SvmMembers:
-    gram, multi = lda.Gram(data.x), data.pool.multi
+    gram, multi, own = lda.Gram(data.x), data.pool.multi, section(data.config, SVM)
 
     def one(i: int, member: Member) -> svm.SvmModel:
         asked = data.questions(member)
         labels, weights = np.stack([q.labels for q in asked]), np.stack([data.clip_weights(q) for q in asked])
         n, affine = len(data.pool.classes), data.own_affine(i)
         if multi:
-            return svm.fit(gram, labels, weights, 2, data.config.svm, affine=affine)
-        return svm.fit(gram, labels[0], weights[0], n, data.config.svm, affine=affine)
+            return svm.fit(gram, labels, weights, 2, own, affine=affine)
+        return svm.fit(gram, labels[0], weights[0], n, own, affine=affine)
 
     with threadpool_limits(limits=1):
         models = data.each(one)

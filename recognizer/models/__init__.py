@@ -26,7 +26,7 @@ HANDCRAFTED: tuple[str, ...] = ("lbp_top", "bi_woof", "mdmo", "hoof")
 CLOSED: tuple[str, ...] = (LDA, SVM, *HANDCRAFTED)
 """Of those that ship: not trained in steps. ``lda`` and ``svm`` see the flow image alone."""
 _OURS = ("capsule_graph", "region_attention")
-_PUBLISHED = (
+PUBLISHED = (
     "ststnet", "offapex", "dssn", "capsulenet", "ice_discriminator", "au_gacn", "mer_gcn", "graph_tcn", "elrcn",
     "micro_attention", "microexpstcnn", "fusenet", "atnet", "htnet",
     "dual_inception", "rcn", "featref", "bdcnn", "nmer", "kfc", "mtmnet", "mimanet", "aman", "tscnn", "geme",
@@ -34,6 +34,8 @@ _PUBLISHED = (
     "learnet", "affectivenet", "sma_stn", "dstan", "fcnn3d", "setfnet", "mersiam", "lgccon", "graph_au", "mer_augcn",
     "saat", "dikd", "cbamnet", "originet", "shallow_cnn",
 )  # fmt: skip
+"""Networks under published names. A further one is a module of its name here (``build`` and the class of its settings),
+its name in this table, and a recipe."""
 
 
 INPUTS: dict[str, FlowTransform] = {
@@ -109,10 +111,10 @@ MODELS = _Models(
     "recognizer.models",
     {name: f"recognizer.models.{name}" for name in (LDA, SVM)}
     | dict.fromkeys(HANDCRAFTED, "recognizer.models.handcrafted")
-    | {name: f"recognizer.models.{name}" for name in (*_OURS, *_PUBLISHED)},
+    | {name: f"recognizer.models.{name}" for name in (*_OURS, *PUBLISHED)},
 )
 """All models by name; others declare theirs by an entry point of the group ``recognizer.models``."""
-NETWORKS: tuple[str, ...] = (*_OURS, *_PUBLISHED)
+NETWORKS: tuple[str, ...] = (*_OURS, *PUBLISHED)
 """Of those that ship: a module each, of that name, trained in steps."""
 
 
@@ -156,8 +158,14 @@ def ships(name: str) -> bool:
 
 
 def section_class(name: str) -> type[Any] | None:
-    """The configuration class of a model that others bring; None where it has no settings."""
+    """The class of a model's section; None where others bring one without settings.
+
+    A module of this package says it by its name: ``AuGacnConfig`` for ``au_gacn``.
+    """
     found = MODELS[name]
+    if ships(name):
+        kind: type[Any] = getattr(found, "".join(part.capitalize() for part in name.split("_")) + "Config")
+        return kind
     return found.config if isinstance(found, Model) else None
 
 

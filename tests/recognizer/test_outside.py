@@ -171,7 +171,7 @@ def test_a_clip_that_counts_twice_is_learned_twice(sets: dict[str, FlowSet]) -> 
     with MODELS.lent([KNeighborsClassifier()]) as [name]:
         fitted = fit(real, np.zeros(7, np.bool_), [member], RunConfig(model=name))
     assert isinstance(fitted, EstimatorMembers)
-    assert fitted.estimators[0].n_samples_fit_ == 7
+    assert fitted.estimators[0][0].n_samples_fit_ == 7
 
 
 # ---------------------------------------------------------------- mistakes

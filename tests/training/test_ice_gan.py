@@ -137,6 +137,7 @@ def test_weights_of_zero_leave_the_discriminator_out() -> None:
         (lambda: ModelConfig(critic_width=12), "critic_width=12"),
         (lambda: ICEGANTask(Config(), 96), "size 96"),
         (lambda: ICEGANTask(Config(model=replace(MODEL, rebuilt=12)), 64), "rebuilt=12"),
+        (lambda: ICEGANTask(Config(model=replace(MODEL, published=True)), 16), "at least 32 pixels"),
     ],
 )
 def test_wrong_settings_are_one_line(make: object, says: str) -> None:
@@ -152,9 +153,60 @@ def test_recipes_build(name: str, size: int, embedding: int) -> None:
         made = build_task(recipe)
     assert (made.name, recipe.data.size) == ("ice_gan", size)
     assert recipe.config.model.embedding == embedding
+    assert "Our variant" in made.card["what"]  # type: ignore[attr-defined]
 
 
 def test_a_key_without_effect_is_refused() -> None:
     off = ["loss.adversarial=0", "loss.classes=0", "loss.au=0"]
     with pytest.raises(ConfigError, match=r"loss\.reconstruction has no effect"):
         load_recipe(Path("configs/gan/ice_gan_tiny.yaml"), [*off, "loss.reconstruction=1"])
+
+
+# ---------------------------------------------------------------- by the authors' definition
+
+
+PUBLISHED = replace(MODEL, published=True)
+
+
+def shown(**changed: object) -> ICEGANTask:
+    torch.manual_seed(0)
+    loss = LossConfig(clip=0, **changed)  # type: ignore[arg-type]
+    return ICEGANTask(Config(model=PUBLISHED, loss=loss, optim=FAST), 32)
+
+
+def test_the_published_recipe_builds_the_published_sizes() -> None:
+    recipe = load_recipe(Path("configs/gan/ice_gan_published.yaml"), ["data.manifests=[somewhere]"])
+    with torch.device("meta"):
+        made = build_task(recipe)
+    assert sum(p.numel() for p in made.networks["generator"].parameters()) == 40_282_753
+    assert "authors' code" in made.card["what"]  # type: ignore[attr-defined]
+    assert recipe.config.loss.clip == 0
+
+
+@pytest.mark.parametrize("key", ["model.graph=false", "model.prior=false", "model.rebuilt=8", "loss.au=1"])
+def test_what_the_published_definition_leaves_no_choice_of_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no effect: model\.published=true"):
+        load_recipe(Path("configs/gan/ice_gan_published.yaml"), ["data.manifests=[somewhere]", key])
+
+
+def test_the_published_networks_learn_two_clips_and_their_classes() -> None:
+    made = shown()
+    batch = labelled(rendered_batch(range(1), 2, 32, codes=CODES))
+    log = repeat(made, batch, 25)
+    assert {"classes", "adversarial", "pixel", "rest", "d_classes", "d_reconstruction"} <= set(log[0])
+    assert not {"au", "d_au", "clip"} & set(log[0])
+    assert float(log[-1]["pixel"]) < 0.7 * float(log[0]["pixel"])
+    assert all(torch.isfinite(value) for row in log for value in row.values())
+    figures = measured(made, batch)
+    assert "au_dependence" not in figures
+    assert made.sheet({"generator": made.networks["generator"]}, batch).dtype == np.uint8
+
+
+def test_a_published_generator_deaf_to_the_class_is_not_saved(tmp_path: Path) -> None:
+    made = shown()
+    innermost = made.networks["generator"].up[0].parametrizations.weight.original  # type: ignore[index,union-attr]
+    with torch.no_grad():
+        innermost[-3:] = 0
+    with pytest.raises(Problem, match="not saved: its output does not depend on the class"):
+        made.save({"generator": made.networks["generator"]}, tmp_path / "g", facts("ice_gan", 32))
+    assert not (tmp_path / "g").exists()

@@ -11,8 +11,11 @@ from mesynth.training.config import AdamConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes; the defaults are the published ones at 128 pixels, where they are known."""
+    """Sizes; the defaults are the published ones at 128 pixels, but for the discriminator's."""
 
+    published: bool = False
+    """Both networks as their authors define them: grey pictures, a class and no AUs, six graphs, transposed
+    convolutions, two layers of capsules, a decoder of 512, 1024 and 5120. False: our variant, which AUs control."""
     width: int = 64
     """Channels of the U-Net's first level; the others are 2, 4, 8, 8, 8 times as wide."""
     embedding: int = 320
@@ -25,11 +28,11 @@ class ModelConfig:
     relative: bool = True
     """A change of the onset is drawn (ours; false: the picture from nothing, as published)."""
     critic_width: int = 32
-    """Channels of the discriminator's first layer; 32 gives 1024 primary capsules at 128 pixels."""
+    """Channels of the discriminator's first layer; 32 gives 1024 primary capsules at 128 pixels. Published: 64."""
     iterations: int = 3
     """Of routing."""
     hidden: int = 512
-    """Of the reconstruction MLP: hidden, then twice as many."""
+    """Of the reconstruction MLP: hidden, then twice as many; as published, then ten times as many."""
     rebuilt: int = 16
     """Side of the picture that the MLP rebuilds, pixels."""
 
@@ -39,6 +42,11 @@ class ModelConfig:
         )
         if self.critic_width % 8:
             raise ConfigError(f"model.critic_width={self.critic_width} must be a multiple of 8, a capsule's dimension")
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        ours = ("graph", "prior", "relative", "rebuilt") if self.published else ()
+        return dict.fromkeys(ours, "model.published=true has it as its authors do")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +58,7 @@ class LossConfig:
     classes: float = 1.0
     """Margin loss of the class capsules, where a pair has a class."""
     reconstruction: float = 0.0005
-    """The capsules rebuild the picture; summed over pixels, as published."""
+    """The capsules rebuild the picture; summed over pixels. With model.published their mean, as its code has it."""
     au: float = 0.1
     """AU intensities read by the discriminator (ours)."""
     pixel: float = 30.0
@@ -92,3 +100,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def idle(self) -> dict[str, str]:
+        """Keys without effect, and why."""
+        return {"loss.au": "model.published=true reads no AUs"} if self.model.published else {}

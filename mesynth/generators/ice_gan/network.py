@@ -1,28 +1,34 @@
-"""ICE-GAN: identity-aware, capsule-enhanced generation of an apex picture (after Yu et al., 2020).
+"""ICE-GAN: identity-aware, capsule-enhanced generation of an apex picture (Yu et al., 2020), and our variant of it.
 
-A spectral-norm U-Net down to 1x1 (the identity embedding), graph reasoning on the inner skips, and a discriminator
-whose patches vote through capsules. Written from the paper; colour instead of grey pictures.
+A spectral-norm U-Net down to 1x1 (the identity embedding), graph reasoning on the skips, and a discriminator whose
+patches vote through capsules.
 
-Ours: AU intensities beside the one-hot class; the condition also scales every decoder level, because instance norm
-would take most of a vector that enters at 1x1 out again; the generator sees where the motion prior would move skin
-and draws a change of the onset (docs/decisions/014); the discriminator sees the change from the onset; as many levels
-as the picture has (7 at 128 pixels, 6 at 64).
+:class:`PublishedGenerator` and :class:`PublishedDiscriminator` are the authors' definition, layer by layer: grey
+pictures, noise and one of three classes. What it deviates in stands with each; how the two are trained is not public.
+
+:class:`ICEGenerator` and :class:`CapsuleDiscriminator` are ours, after theirs: colour; AU intensities beside the class;
+the condition also scales every decoder level, because instance norm would take most of a vector that enters at 1x1 out
+again; the generator sees where the motion prior would move skin and draws a change of the onset (docs/decisions/014);
+upsampling instead of transposed convolutions; the discriminator sees the change from the onset, and one layer of
+capsules says whether a picture is real and of which class it is.
 
 The generator shows the onset plus the difference of two drawings of it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from mesynth.core import seeds
+from mesynth.core import facs, seeds
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.generators.base import ClipRequest
@@ -83,6 +89,18 @@ class _Up(nn.Module):
         return out
 
 
+def level_widths(size: int, width: int, embedding: int) -> list[int]:
+    """Channels of the levels of a U-Net that goes down to 1x1, the embedding last.
+
+    Raises:
+        ConfigError: ``size`` is no power of two, or below 8.
+    """
+    levels = size.bit_length() - 1
+    if 2**levels != size or levels < 3:
+        raise ConfigError(f"size {size} does not fit ice_gan; its U-Net needs a power of two, at least 8 pixels")
+    return [width * _PUBLISHED[min(i, len(_PUBLISHED) - 1)] for i in range(levels - 1)] + [embedding]
+
+
 class ICEGenerator(Network):
     """Onset [B,3,S,S] in [0,1], noise, class and AUs -> picture [B,3,S,S] in [0,1]. S is a power of two.
 
@@ -98,10 +116,8 @@ class ICEGenerator(Network):
         prior: bool = True, relative: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        levels = size.bit_length() - 1
-        if 2**levels != size or levels < 3:
-            raise ConfigError(f"size {size} does not fit ice_gan; its U-Net needs a power of two, at least 8 pixels")
-        widths = [width * _PUBLISHED[min(i, len(_PUBLISHED) - 1)] for i in range(levels - 1)] + [embedding]
+        widths = level_widths(size, width, embedding)
+        levels = len(widths)
         condition = noise + N_CLASSES + CELLS
         seen = 8 if prior else 3
         self.moved = PriorFlow(size) if prior else None
@@ -160,10 +176,10 @@ class Judgement(NamedTuple):
     """[B] length of the adversarial capsule, in [0,1)"""
     classes: torch.Tensor
     """[B,3] lengths of the class capsules, in [0,1)"""
-    aus: torch.Tensor
-    """[B,K,2] (ours)"""
+    aus: torch.Tensor | None
+    """[B,K,2] (ours); None: the published discriminator does not read them"""
     rebuilt: torch.Tensor
-    """[B,3,r,r] in [0,1]: the picture, from the capsules"""
+    """[B,3 or 1,r,r] in [0,1]: the picture, from the capsules"""
 
 
 class CapsuleDiscriminator(nn.Module):
@@ -196,6 +212,126 @@ class CapsuleDiscriminator(nn.Module):
         return Judgement(length[:, 0], length[:, 1:], aus, rebuilt)
 
 
+# ---------------------------------------------------------------- the authors' definition
+
+
+_CLASS_DIM = 32
+"""Numbers of an output capsule, where the authors' code builds its discriminator."""
+_EMPTY = 1e-12
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def grey(picture: torch.Tensor) -> torch.Tensor:
+    """[B,3,S,S] -> [B,1,S,S]."""
+    weights = picture.new_tensor(_LUMA).view(1, 3, 1, 1)
+    return (picture * weights).sum(1, keepdim=True)
+
+
+def _drawn(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d, zero: bool = True) -> Any:
+    """``layer`` with normal weights of sd .02 and, where ``zero``, no bias to begin with."""
+    nn.init.normal_(layer.weight, std=0.02)
+    if zero and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PublishedGenerator(Network):
+    """Onset [B,3,S,S] in [0,1], noise and class -> grey picture [B,3,S,S] in [0,1] (three channels alike).
+
+    Published (authors' code), at 128 pixels: 4x4 convolutions of stride 2 down to 1x1 (64, 128, 256, 512, 512, 512,
+    320), noise and class joined there, 4x4 transposed convolutions up, spectral norm on all of them, instance norm
+    without weights where there is more than one position, leaky ReLU before every layer but the first, graph reasoning
+    on all six skips, tanh. Their leaky ReLU acts in place, so that graphs see what the next layer sees.
+    Deviation: grey is made of the colours, and shown on three channels. Other sizes have other numbers of levels.
+    """
+
+    @register_to_config
+    def __init__(self, size: int = 128, width: int = 64, embedding: int = 320, noise: int = 100) -> None:
+        super().__init__()
+        widths = level_widths(size, width, embedding)
+        self.down = nn.ModuleList([sn(_drawn(nn.Conv2d(a, b, 4, 2, 1))) for a, b in pairwise([1, *widths])])
+        self.graphs = nn.ModuleList([GraphReasoning(w, published=True) for w in widths[:-1]])
+        for layer in self.graphs.modules():
+            if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+                _drawn(layer)
+        outputs = [*widths[-2::-1], 1]
+        inputs = [embedding + noise + N_CLASSES, *[2 * w for w in outputs[:-1]]]
+        pairs = zip(inputs, outputs, strict=True)
+        self.up = nn.ModuleList([sn(_drawn(nn.ConvTranspose2d(a, b, 4, 2, 1))) for a, b in pairs])
+
+    def encode(self, picture: torch.Tensor) -> list[torch.Tensor]:
+        """Maps of pictures [B,3,S,S] in [0,1], the largest first, as the next layer sees them; the last as it is."""
+        out: list[torch.Tensor] = []
+        x = 2 * grey(picture) - 1
+        for i, layer in enumerate(self.down):
+            x = layer(x)
+            if i + 1 == len(self.down):
+                return [*out, x]
+            x = F.leaky_relu(F.instance_norm(x) if i else x, 0.2)
+            out.append(x)
+        raise AssertionError
+
+    def embed(self, picture: torch.Tensor) -> torch.Tensor:
+        """The identity embedding [B,embedding] of pictures [B,3,S,S] in [0,1]."""
+        return self.encode(picture)[-1].flatten(1)
+
+    def forward(
+        self, onset: torch.Tensor, z: torch.Tensor, classes: torch.Tensor, aus: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``z`` [B,noise]; ``classes`` [B,3] one-hot; AUs are not seen."""
+        *maps, embedding = self.encode(onset)
+        condition = torch.cat([z, classes], 1).to(embedding.dtype)
+        x = torch.cat([embedding, condition[:, :, None, None]], 1)
+        for up, graph, skip in zip(self.up[:-1], reversed(self.graphs), reversed(maps), strict=True):
+            x = torch.cat([F.instance_norm(up(F.leaky_relu(x, 0.2))), graph(skip)], 1)
+        return (0.5 + 0.5 * torch.tanh(self.up[-1](F.leaky_relu(x, 0.2)))).expand(-1, 3, -1, -1)
+
+
+class PublishedDiscriminator(nn.Module):
+    """Spectral-norm PatchGAN -> primary capsules -> a layer for the authenticity, one for the classes -> decoder.
+
+    Published (authors' code), at 128 pixels: 4x4 convolutions (64, 128, 256 of stride 2; 512, 512) with BatchNorm but
+    after the first, 1x1 convolutions to 8x8x128, 1024 capsules of 8; two layers of capsules of 32 numbers, each with
+    matrices and three routings of its own, coupling coefficients that add up to 1 over the primary capsules; the
+    longest class capsule alone -> 512 -> 1024 -> 5120 -> the picture, spectral norm on all.
+    Deviation: the longest capsule is each picture's own; the code first divides lengths by their sums over the batch,
+    so that what is rebuilt of a picture would depend on its company (and be the first class of a batch of one).
+    """
+
+    def __init__(self, size: int, width: int, iterations: int, hidden: int) -> None:
+        super().__init__()
+        if size < 32:
+            raise ConfigError(f"size {size} does not fit the published discriminator; it needs at least 32 pixels")
+        layers: list[nn.Module] = [sn(_drawn(nn.Conv2d(1, width, 4, 2, 1), zero=False)), nn.LeakyReLU(0.2)]
+        plan = ((1, 2, 2, False), (2, 4, 2, False), (4, 8, 1, False), (8, 8, 1, True))
+        for a, b, stride, bias in plan:
+            layers.append(sn(_drawn(nn.Conv2d(a * width, b * width, 4, stride, 1, bias=bias), zero=False)))
+            layers += [nn.BatchNorm2d(b * width), nn.LeakyReLU(0.2)]
+            nn.init.normal_(layers[-2].weight, 1.0, 0.02)  # type: ignore[arg-type]
+        layers.append(sn(_drawn(nn.Conv2d(8 * width, width, 1, 2, 1), zero=False)))
+        layers.append(sn(_drawn(nn.Conv2d(width, 128, 1), zero=False)))
+        self.patches = nn.Sequential(*layers)
+        side = ((size // 8 - 2) + 1) // 2 + 1
+        own: dict[str, Any] = {"dim": _CLASS_DIM, "iterations": iterations, "over": 1, "nothing": _EMPTY, "sd": 0.01}
+        self.classes = ClassCapsules(128, side, N_CLASSES, **own)
+        self.real = ClassCapsules(128, side, 1, **own)
+        sizes = [N_CLASSES * _CLASS_DIM, hidden, 2 * hidden, 10 * hidden, size * size]
+        self.rebuild = nn.Sequential()
+        for a, b in pairwise(sizes):
+            self.rebuild.extend([sn(nn.Linear(a, b)), nn.ReLU()])
+        self.rebuild[-1] = nn.Sigmoid()
+        self.size = size
+
+    def forward(self, onset: torch.Tensor, picture: torch.Tensor) -> Judgement:
+        """``picture`` [B,3,S,S] in [0,1]; the onset is not seen."""
+        maps = self.patches(2 * grey(picture) - 1)
+        capsules = self.classes(maps)
+        length = lengths(capsules, _EMPTY)
+        longest = F.one_hot(length.argmax(1), N_CLASSES).to(capsules.dtype)
+        rebuilt = self.rebuild((capsules * longest[:, :, None]).flatten(1)).reshape(-1, 1, self.size, self.size)
+        return Judgement(lengths(self.real(maps), _EMPTY)[:, 0], length, None, rebuilt)
+
+
 # ---------------------------------------------------------------- the generator
 
 
@@ -215,8 +351,11 @@ class ICEGAN(PaintingGenerator):
         ``label``: one of classes.CLASSES_3 to ask for as well; it rises and falls with the profile.
 
         Raises:
-            MesynthError: as there, or an unknown label.
+            MesynthError: as there, an unknown label, or AUs, a blink or no label asked of a network of the published
+                definition, which draws classes alone.
         """
+        if isinstance(self.network, PublishedGenerator):
+            self._require_classes_alone(requests, label)
         classes = torch.zeros(N_CLASSES, device=self.network.device)
         if label:
             classes[class_index(label)] = 1
@@ -238,6 +377,17 @@ class ICEGAN(PaintingGenerator):
 
         return painted_clips(self, paint, requests)
 
+    @staticmethod
+    def _require_classes_alone(requests: Sequence[ClipRequest], label: str) -> None:
+        what = "this ice_gan is of the published definition (model.published), which draws a class and no AUs"
+        if not label:
+            raise MesynthError(f"{what}; name one with label, of {', '.join(CLASSES_3)}, or train without it")
+        for request in requests:
+            shown = [str(facs.AU_CODES[k]) for k in np.flatnonzero(request.aus.intensity.any(1))]
+            if shown or request.nuisance.blink:
+                asked = f"AU {', '.join(shown)}" if shown else f"blink={request.nuisance.blink:g}"
+                raise MesynthError(f"{what}, but {asked} is asked for; leave it out, or train without it")
+
 
 def class_index(label: str) -> int:
     """Of one of classes.CLASSES_3. Raises MesynthError."""
@@ -248,4 +398,9 @@ def class_index(label: str) -> int:
 
 def load(folder: Path, facts: GeneratorFacts) -> ICEGAN:
     """From a checked pipeline folder. Raises PipelineError for weights of another class."""
-    return ICEGAN(load_network(ICEGenerator, folder / "generator"), facts)
+    try:
+        named = json.loads((folder / "generator" / "config.json").read_text()).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        named = None  # whoever loads it says what is wrong
+    kind: type[Network] = PublishedGenerator if named == PublishedGenerator.__name__ else ICEGenerator
+    return ICEGAN(load_network(kind, folder / "generator"), facts)
