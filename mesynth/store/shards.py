@@ -12,7 +12,7 @@ import math
 import os
 import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -29,6 +29,7 @@ from mesynth.store.videos import (
     check_lossless,
     encoded,
     image_array,
+    in_threads,
     lossless_frames,
     lossless_video,
     read_pictures,
@@ -287,7 +288,7 @@ def frames_members(frames: np.ndarray, form: str = PICTURES[0], apex: int = 0) -
     without those before it."""
     if form == "video":
         return {VIDEO: lossless_video(frames, [apex])}
-    return {f"{i:03d}.png": _png(frame, _FRAME) for i, frame in enumerate(frames)}
+    return {f"{i:03d}.png": data for i, data in enumerate(in_threads(partial(_png, how=_FRAME), frames))}
 
 
 def frame_names(members: Collection[str]) -> list[str]:

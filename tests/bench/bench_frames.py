@@ -207,7 +207,7 @@ def prepared(folder: Path, clips: int) -> list[tuple[str, float]]:
     names = tuple(f"{number:03d}.jpg" for number in range(len(moved)))
     for name, picture in zip(names, moved, strict=True):
         (folder / name).write_bytes(encoded(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]))
-    whose = Provenance(kind="real", database="own", subject="ann", licence="", subjects_seen=("own/ann",))
+    whose = Provenance(kind="real", database="own", subject="ann", licence="unknown", subjects_seen=("own/ann",))
     rows = [
         Row(
             clip_id=f"own/ann/{i}/0", database="own", subject="ann", clip=str(i), onset=0, apex=20, offset=47,

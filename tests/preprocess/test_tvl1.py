@@ -124,6 +124,27 @@ def test_more_regularisation_gives_smoother_flow() -> None:
     assert roughness(5) < roughness(30) < roughness(200)
 
 
+@pytest.mark.parametrize("shape", [(1, 128, 128), (3, 97, 64), (9, 64, 33), (2, 16, 17)])
+@pytest.mark.parametrize("median", [True, False])
+def test_the_compiled_loop_does_what_torch_does(
+    shape: tuple[int, int, int], median: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on a CPU beside what runs on a GPU, here on the CPU too."""
+    made = pairs(2.0, 1.0)
+    a, b = (
+        torch.from_numpy(grayscale(np.stack([made[i % 3][k] for i in range(shape[0])]))[:, : shape[1], : shape[2]])
+        for k in (0, 1)
+    )
+    config = TVL1Config(median=median)
+    compiled = tvl1(a, b, config)
+    monkeypatch.setattr(module._Dual, "compiled", None)
+    in_torch = tvl1(a, b, config)
+    moved = in_torch.square().sum(1).sqrt().mean()
+    assert moved > 0.05
+    assert (compiled - in_torch).abs().mean() < 1e-4
+    assert (compiled - in_torch).abs().max() < 2e-2
+
+
 def test_gradient_of_a_ramp_is_its_slope() -> None:
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
     inside = _gradient((0.3 * x - 0.2 * y)[None])[0, :, 2:-2, 2:-2]
