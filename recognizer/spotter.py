@@ -17,6 +17,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -137,25 +138,34 @@ def flow_picture(uv: np.ndarray) -> np.ndarray:
 
     |u| and |v| without the nose's, which stands for the head's, strain without the nose's; 0 at the eyes.
     """
-    height, width = uv.shape[1:]
+    eyes, nose, brows, mouth = _places(*uv.shape[1:])
+    layers = np.stack([uv[0], uv[1], optical_strain(uv)]).astype(np.float32)
+    rest = layers - layers[(slice(None), *nose)].mean((1, 2), keepdims=True)
+    rest[:2] = np.abs(rest[:2])
+    rest[:, eyes] = 0
+    half = SIDE // 2
+    out = np.empty((3, SIDE, SIDE), np.float32)
+    for layer, shown in zip(rest, out, strict=True):
+        for rows, place in ((slice(0, half), brows), (slice(half, SIDE), mouth)):
+            shown[rows] = cv2.resize(np.ascontiguousarray(layer[place]), (SIDE, half))
+    return out
+
+
+_Box = tuple[slice, slice]
+
+
+@lru_cache(maxsize=4)
+def _places(height: int, width: int) -> tuple[np.ndarray, _Box, _Box, _Box]:
+    """Of a crop the eyes [H,W] bool, and the boxes of nose, brows and mouth."""
     regions = face_regions(height, width)
 
-    def box(place: tuple[tuple[float, float], tuple[float, float]]) -> tuple[slice, slice]:
+    def box(place: tuple[tuple[float, float], tuple[float, float]]) -> _Box:
         (left, right), (top, bottom) = place
         inside = (regions.u >= left) & (regions.u <= right) & (regions.v >= top) & (regions.v <= bottom)
         rows, columns = np.nonzero(inside.any(1))[0], np.nonzero(inside.any(0))[0]
         return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
-    layers = np.stack([uv[0], uv[1], optical_strain(uv)]).astype(np.float32)
-    rest = layers - layers[(slice(None), *box(_NOSE))].mean((1, 2), keepdims=True)
-    rest[:2] = np.abs(rest[:2])
-    rest[:, regions.eyes] = 0
-    half = SIDE // 2
-    out = np.empty((3, SIDE, SIDE), np.float32)
-    for layer, shown in zip(rest, out, strict=True):
-        for rows, place in ((slice(0, half), _BROWS), (slice(half, SIDE), _MOUTH)):
-            shown[rows] = cv2.resize(np.ascontiguousarray(layer[box(place)]), (SIDE, half))
-    return out
+    return regions.eyes, box(_NOSE), box(_BROWS), box(_MOUTH)
 
 
 def unit_range(pictures: np.ndarray) -> np.ndarray:
@@ -262,15 +272,17 @@ def fit(seen: Sequence[Seen], labels: Sequence[np.ndarray], config: SpotterConfi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = SOFTNet()
-    descent = torch.optim.SGD(network.parameters(), lr=config.learning_rate)
+    weights = list(network.parameters())
     for _ in range(config.epochs):
         order = rng.permutation(len(data))
         for start in range(0, len(order), config.batch):
             part = torch.from_numpy(order[start : start + config.batch])
             loss = nn.functional.mse_loss(network(data[part]), target[part])
-            descent.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            descent.step()
+            # Plain descent; torch.optim takes longer to import than a tiny spotter to train.
+            slopes = torch.autograd.grad(loss, weights)
+            with torch.no_grad():
+                for weight, slope in zip(weights, slopes, strict=True):
+                    weight -= config.learning_rate * slope
     return network.eval()
 
 
