@@ -222,6 +222,28 @@ def test_movement_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: 
     assert "Spotting, IoU 0.5" in ran.output
 
 
+def test_a_recognizer_names_what_is_spotted(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(long / "landmarks.npz", tmp_path)
+    alone = _alone(long, tmp_path)
+    given = [replace(m, emotion="") for m in alone.intervals]
+    (tmp_path / "found.csv").write_bytes(intervals_csv(given))
+    run = SpotRun(predictions=tmp_path / "found.csv", recognizer="shipped")
+    result = run_spotting(tmp_path, tmp_path / "run", run)
+    assert result.counts().figures()["f1"] == 1
+    named = read_intervals(tmp_path / "run/predictions.csv")
+    assert {m.emotion for m in named} <= {"negative", "positive", "surprise"}
+    facts = json.loads((tmp_path / "run/scores.json").read_text())
+    counted = [t for t in result.pairs if t[1].emotion]
+    if counted:  # others have no class
+        assert facts["recognition"]["n"] == len(counted)
+        assert facts["recognition"]["strs"] == pytest.approx(facts["recognition"]["f1"])
+    shipped = module.Recognizer.load("shipped")
+    known = replace(shipped, subjects_seen=frozenset({alone.videos[0].person}))
+    monkeypatch.setattr(module.Recognizer, "load", lambda _: known)
+    with pytest.raises(LeakError, match="sub01"):
+        run_spotting(tmp_path, tmp_path / "leak", run)
+
+
 def test_learned_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned_from: list[set[str]] = []
     train = module.train_spotter
