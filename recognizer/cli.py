@@ -473,6 +473,7 @@ def spot(
     training: bool,
     spotter: Path | None,
     predictions: Path | None,
+    recognizer: str | None,
     flow: str,
     labels: str,
     epochs: int,
@@ -505,14 +506,14 @@ def spot(
     learned = {"flow", "labels", "epochs", "seed"} & given
     if learned and (spotter or predictions or (method == "movement" and not training)):
         raise ConfigError(f"--{min(learned)} has no effect: nothing is trained; give --method softnet, or leave it out")
-    if training and (spotter or predictions):
-        raise ConfigError("--train makes a spotter, --spotter and --predictions are there already; leave one out")
+    if training and (spotter or predictions or recognizer):
+        raise ConfigError("--train makes a spotter; --spotter, --predictions and --recognizer use one: leave one out")
     if spotter and "expression" in given:
         raise ConfigError("--expression has no effect beside --spotter, which finds one kind; leave it out")
     run = SpotRun(
         method="softnet" if training else method,
         expressions=("micro", "macro") if expression == "all" else (expression,),
-        spotter=spotter, predictions=predictions, landmarker=landmarker, iou=iou,
+        spotter=spotter, predictions=predictions, recognizer=recognizer, landmarker=landmarker, iou=iou,
         config=SpotterConfig(flow=flow, labels=labels, epochs=epochs, seed=seed),
     )  # fmt: skip
     if dry_run:

@@ -17,6 +17,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from safetensors.torch import save as tensors_bytes
 from torch import nn
 
 from mesynth import __version__
+from mesynth.core.emotions import label
 from mesynth.core.errors import ConfigError, LeakError, MesynthError, NoFaceError, WeightsUnavailable
 from mesynth.core.seeds import stream
 from mesynth.core.types import optical_strain
@@ -49,9 +51,11 @@ from mesynth.store.long_videos import (
 )
 from mesynth.store.manifest import EXPRESSIONS
 from mesynth.store.run_folder import claim_folder, only_writer, write_bytes, write_last
+from recognizer.recording import Interval as RecordingInterval
 from recognizer.recording import Recording
 from recognizer.spotting import IOU, SpottingScore, iou, per_video, score
-from recognizer.video import _SEGMENT_S, _windows, spot
+from recognizer.trained import Recognizer
+from recognizer.video import _SEGMENT_S, _windows, classify, spot
 
 MOVEMENT, SOFTNET, GIVEN = "movement", "softnet", "given"
 METHODS = (MOVEMENT, SOFTNET)
@@ -137,25 +141,34 @@ def flow_picture(uv: np.ndarray) -> np.ndarray:
 
     |u| and |v| without the nose's, which stands for the head's, strain without the nose's; 0 at the eyes.
     """
-    height, width = uv.shape[1:]
+    eyes, nose, brows, mouth = _places(*uv.shape[1:])
+    layers = np.stack([uv[0], uv[1], optical_strain(uv)]).astype(np.float32)
+    rest = layers - layers[(slice(None), *nose)].mean((1, 2), keepdims=True)
+    rest[:2] = np.abs(rest[:2])
+    rest[:, eyes] = 0
+    half = SIDE // 2
+    out = np.empty((3, SIDE, SIDE), np.float32)
+    for layer, shown in zip(rest, out, strict=True):
+        for rows, place in ((slice(0, half), brows), (slice(half, SIDE), mouth)):
+            shown[rows] = cv2.resize(np.ascontiguousarray(layer[place]), (SIDE, half))
+    return out
+
+
+_Box = tuple[slice, slice]
+
+
+@lru_cache(maxsize=4)
+def _places(height: int, width: int) -> tuple[np.ndarray, _Box, _Box, _Box]:
+    """Of a crop the eyes [H,W] bool, and the boxes of nose, brows and mouth."""
     regions = face_regions(height, width)
 
-    def box(place: tuple[tuple[float, float], tuple[float, float]]) -> tuple[slice, slice]:
+    def box(place: tuple[tuple[float, float], tuple[float, float]]) -> _Box:
         (left, right), (top, bottom) = place
         inside = (regions.u >= left) & (regions.u <= right) & (regions.v >= top) & (regions.v <= bottom)
         rows, columns = np.nonzero(inside.any(1))[0], np.nonzero(inside.any(0))[0]
         return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
-    layers = np.stack([uv[0], uv[1], optical_strain(uv)]).astype(np.float32)
-    rest = layers - layers[(slice(None), *box(_NOSE))].mean((1, 2), keepdims=True)
-    rest[:2] = np.abs(rest[:2])
-    rest[:, regions.eyes] = 0
-    half = SIDE // 2
-    out = np.empty((3, SIDE, SIDE), np.float32)
-    for layer, shown in zip(rest, out, strict=True):
-        for rows, place in ((slice(0, half), _BROWS), (slice(half, SIDE), _MOUTH)):
-            shown[rows] = cv2.resize(np.ascontiguousarray(layer[box(place)]), (SIDE, half))
-    return out
+    return regions.eyes, box(_NOSE), box(_BROWS), box(_MOUTH)
 
 
 def unit_range(pictures: np.ndarray) -> np.ndarray:
@@ -243,7 +256,7 @@ def fit(seen: Sequence[Seen], labels: Sequence[np.ndarray], config: SpotterConfi
         MesynthError: no frame of an expression among them, or none without.
     """
     pictures = np.concatenate([s.pictures[s.known] for s in seen]).astype(np.float32)
-    y = np.concatenate([label[s.known] for label, s in zip(labels, seen, strict=True)])
+    y = np.concatenate([given[s.known] for given, s in zip(labels, seen, strict=True)])
     rng = stream(config.seed, "softnet")
     there, none = np.flatnonzero(y > 0), np.flatnonzero(y == 0)
     if not len(there) or not len(none):
@@ -262,15 +275,17 @@ def fit(seen: Sequence[Seen], labels: Sequence[np.ndarray], config: SpotterConfi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = SOFTNet()
-    descent = torch.optim.SGD(network.parameters(), lr=config.learning_rate)
+    weights = list(network.parameters())
     for _ in range(config.epochs):
         order = rng.permutation(len(data))
         for start in range(0, len(order), config.batch):
             part = torch.from_numpy(order[start : start + config.batch])
             loss = nn.functional.mse_loss(network(data[part]), target[part])
-            descent.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            descent.step()
+            # Plain descent; torch.optim takes longer to import than a tiny spotter to train.
+            slopes = torch.autograd.grad(loss, weights)
+            with torch.no_grad():
+                for weight, slope in zip(weights, slopes, strict=True):
+                    weight -= config.learning_rate * slope
     return network.eval()
 
 
@@ -380,6 +395,8 @@ class SpotRun:
     """A saved spotter instead of leave-one-subject-out."""
     predictions: Path | None = None
     """Intervals that are there already: they are scored."""
+    recognizer: Path | str | None = None
+    """A trained recognizer that says which class each interval is of: for the spot-then-recognize score."""
     landmarker: str = "auto"
     iou: float = IOU
     config: SpotterConfig = field(default_factory=SpotterConfig)
@@ -472,16 +489,18 @@ def run_spotting(
             f"{folder} shows one person; a learned spotter is tested on people it has not seen: add a second one, or "
             "give a saved spotter"
         )
+    model = _recognizer(videos, run.recognizer)
+    parts = out / "parts"
     if run.predictions is not None:
         found = read_intervals(run.predictions)
         check_inside(found, {v.key: v.frames for v in videos.videos}, str(run.predictions))
-        claim_folder(out, _identity(videos, run, GIVEN) | {"predictions": intervals_csv(found).decode()})
+        name = _detector(videos, run.landmarker)[0] if model else GIVEN
+        claim_folder(out, _identity(videos, run, name, model) | {"predictions": intervals_csv(found).decode()})
         with only_writer(out):
-            return _written(videos, found, out, run, GIVEN)
+            return _written(videos, found, out, run, name, model)
     name, detector = _detector(videos, run.landmarker)
-    claim_folder(out, _identity(videos, run, name))
+    claim_folder(out, _identity(videos, run, name, model))
     with only_writer(out):
-        parts = out / "parts"
         if run.method == MOVEMENT:
             found = _moved(videos, detector, parts, progress)
         else:
@@ -490,14 +509,51 @@ def run_spotting(
                 config = replace(run.config, expression=kind)
                 seen = _looked(videos, detector, config, parts, progress)
                 found += _learned(videos, seen, config, saved, parts, progress)
-        return _written(videos, found, out, run, name)
+        return _written(videos, found, out, run, name, model)
 
 
-def _identity(videos: LongVideos, run: SpotRun, landmarker: str) -> dict[str, Any]:
+def _recognizer(videos: LongVideos, name: Path | str | None) -> Recognizer | None:
+    """Of the classes of emotions, that has seen nobody in these videos. Raises LeakError, ConfigError."""
+    if name is None:
+        return None
+    model = Recognizer.load(name)
+    if known := sorted(set(model.subjects_seen) & {video.person for video in videos.videos}):
+        raise LeakError(f"the recognizer {model.name} learned from {known[0]}; take one that has not seen these people")
+    if model.config.labels.multi or model.config.data.classes == "objective":
+        raise ConfigError(f"the recognizer {model.name} does not tell emotions; take one of a scheme of emotions")
+    return model
+
+
+def _named(
+    videos: LongVideos, found: Sequence[Marked], model: Recognizer, landmarker: str, parts: Path
+) -> list[Marked]:
+    """The intervals with the class that the recognizer gives them; "" where they are too short or show no face."""
+    out: list[Marked] = []
+    for i, video in enumerate(videos.videos):
+        file = parts / f"{i:05d}-named.csv"
+        if not file.is_file():
+            mine = [one for one in found if one.key == video.key]
+            fit = {
+                (m.onset, m.offset): RecordingInterval(
+                    onset=m.onset, apex=m.apex if m.apex and m.onset < m.apex <= m.offset else None, offset=m.offset
+                )
+                for m in mine if m.offset >= m.onset + 2
+            }  # fmt: skip
+            clips = parts / f"{i:05d}-clips"
+            answers = classify(model, _open(videos, video), list(fit.values()), landmarker=landmarker, out=clips)
+            told = {(answer["onset"], answer["offset"]): str(answer["predicted"]) for answer in answers}
+            named = [replace(m, emotion=told.get((m.onset, m.offset), "")) for m in mine]
+            write_bytes(file, intervals_csv(named))
+        out += read_intervals(file)
+    return out
+
+
+def _identity(videos: LongVideos, run: SpotRun, landmarker: str, model: Recognizer | None = None) -> dict[str, Any]:
     """What the result depends on, without the machine's paths."""
     return {
         "verb": "spot", "method": run.method, "expressions": list(run.expressions), "iou": run.iou,
         "config": asdict(run.config), "landmarker": landmarker_identity(landmarker),
+        "recognizer": model.sha256 if model else "",
         "videos": [[*v.key, v.fps, v.frames] for v in videos.videos],
         "intervals": hashlib.sha256(intervals_csv(videos.intervals)).hexdigest(),
         "spotter": file_sha256(run.spotter / WEIGHTS) if run.spotter else "",
@@ -553,8 +609,15 @@ def _learned(
     return found
 
 
-def _written(videos: LongVideos, found: Sequence[Marked], out: Path, run: SpotRun, landmarker: str) -> SpottingScore:
-    result = score(videos.videos, videos.intervals, found, kinds=run.expressions, least=run.iou)
+def _written(
+    videos: LongVideos, found: Sequence[Marked], out: Path, run: SpotRun, landmarker: str, model: Recognizer | None
+) -> SpottingScore:
+    truth: Sequence[Marked] = videos.intervals
+    if model is not None:
+        found = _named(videos, found, model, landmarker, out / "parts")
+        scheme = model.config.data.classes  # in whose words it answers
+        truth = [replace(one, emotion=label(one.emotion, scheme, one.database)) for one in truth]
+    result = score(videos.videos, truth, found, kinds=run.expressions, least=run.iou)
     rows = per_video(result)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else ["subject"], lineterminator="\n")

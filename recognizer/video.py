@@ -209,11 +209,7 @@ def predict_video(
     """
     out = Path(out)
     model = model if isinstance(model, Recognizer) else Recognizer.load(model)
-    settings = _settings(model.preparation, to_prepare(needs_of(model.config)))
-    frame = ""
-    if model.framing is not None and model.framing.differs(KnownFraming(framing=OWN)):
-        frame = model.framing.framing.text()
-        settings = replace(settings, crop="similarity", frame=frame)
+    settings, frame = _as_trained(model)
     recording = Recording.open(path, fps)
     requested = tuple(Interval.parse(text, recording) for text in intervals)
     name, detector, notes = _landmarker(landmarker, model.preparation)
@@ -255,6 +251,28 @@ def predict_video(
         write_bytes(out / TIMELINE, picture)
         write_last(out / INTERVALS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
     return result
+
+
+def classify(
+    model: Recognizer, recording: Recording, intervals: Sequence[Interval], *, landmarker: str, out: Path
+) -> list[dict[str, Any]]:
+    """Known intervals of a recording, prepared into ``out`` as the model's clips were: a mapping each (onset, apex,
+    offset, predicted, probabilities, ...). What cannot be prepared, as it shows no face, is left out."""
+    settings, _ = _as_trained(model)
+    clips, _ = _prepared(recording, intervals, settings, landmarker, out, None)
+    at = np.arange(len(recording.names))
+    unmeasured = np.full(len(at), np.nan)
+    known = Spotting(at=at, signal=unmeasured, threshold=0.0, intervals=tuple(intervals), left_out=())
+    return _classified(model, known, recording, settings, clips)
+
+
+def _as_trained(model: Recognizer) -> tuple[PrepareConfig, str]:
+    """The preparation of the model's clips, and where faces lie in them, "" for our crops."""
+    settings = _settings(model.preparation, to_prepare(needs_of(model.config)))
+    if model.framing is None or not model.framing.differs(KnownFraming(framing=OWN)):
+        return settings, ""
+    frame = model.framing.framing.text()
+    return replace(settings, crop="similarity", frame=frame), frame
 
 
 def _settings(preparation: Preparation, inputs: tuple[str, ...]) -> PrepareConfig:

@@ -549,7 +549,7 @@ Examples:
 )  # fmt: skip
 @click.option("--driver-licence", default="unknown", show_default=True, help="Of a video: its terms.")
 @click.option(
-    "--method", type=click.Choice(["tvl1", "farneback", "dis", "raft"]), default="tvl1", show_default=True,
+    "--method", type=click.Choice(["dis", "tvl1", "farneback", "raft"]), default="dis", show_default=True,
     help="Optical flow of the driver.",
 )  # fmt: skip
 @click.option("--size", default=128, show_default=True, help="Width and height in pixels.")

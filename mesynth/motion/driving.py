@@ -62,7 +62,7 @@ def measured(
     apex: int,
     fps: float,
     aus: AUVector | None = None,
-    flow: str = "tvl1",
+    flow: str = "dis",
 ) -> Driver:
     """The motion in ``frames`` [T,H,W,3] uint8 RGB under one transform, from the first; see :class:`Driver`.
 
