@@ -423,7 +423,7 @@ def test_a_published_generator_draws_a_class_and_is_saved(tmp_path: Path) -> Non
     assert (clips[0][0] == face.image).all()
     for aus, own, says in (
         ("12=0.8", {"label": "positive"}, "AU 12 is asked for"),
-        ("12=0.8", {}, "name one with label"),
+        ("12=0.8", {}, "a label of negative, positive, surprise, or train without"),
     ):
         with pytest.raises(MesynthError, match=says) as error:
             loaded.generate(face, facs.parse_request(aus), PROFILE, n_frames=5, fps=50, **own)

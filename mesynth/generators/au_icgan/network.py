@@ -1,7 +1,13 @@
 """AU-ICGAN: paints a face with AU intensities of choice (after Xie et al., ACM Multimedia 2020).
 
-A reconstruction from the paper's description: its public repository holds no code. The generator is of GANimation's
-family (Pumarola et al., 2018): a colour picture and an attention mask that says where to use it.
+A reconstruction from the paper's description: its public repository holds a README and no code. The generator is of
+GANimation's family (Pumarola et al., 2018): a colour picture and an attention mask that says where to use it.
+
+Described: a generator controlled by AU intensities, separate judgements of realism and of intensities, and sequences by
+intensities that go from onset over apex to offset. No public source defines the layers and sizes of the three
+networks, how intensities enter, the weights of the losses, or the schedule of the training: those here are
+GANimation's where it has them (64 channels, six residual blocks, tiled intensities, WGAN-GP 10, cycle 10, mask .1),
+and ours otherwise.
 
 Ours: intensities are relative (target minus the input picture's), each AU has two sides, the mask is gated by how
 much is asked for, so that asking for nothing gives the input bit for bit, and the first layer has no normalisation:

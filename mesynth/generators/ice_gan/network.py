@@ -263,13 +263,10 @@ class PublishedGenerator(Network):
         """Maps of pictures [B,3,S,S] in [0,1], the largest first, as the next layer sees them; the last as it is."""
         out: list[torch.Tensor] = []
         x = 2 * grey(picture) - 1
-        for i, layer in enumerate(self.down):
-            x = layer(x)
-            if i + 1 == len(self.down):
-                return [*out, x]
-            x = F.leaky_relu(F.instance_norm(x) if i else x, 0.2)
+        for i, layer in enumerate(self.down[:-1]):
+            x = F.leaky_relu(F.instance_norm(layer(x)) if i else layer(x), 0.2)
             out.append(x)
-        raise AssertionError
+        return [*out, self.down[-1](x)]
 
     def embed(self, picture: torch.Tensor) -> torch.Tensor:
         """The identity embedding [B,embedding] of pictures [B,3,S,S] in [0,1]."""
@@ -294,8 +291,8 @@ class PublishedDiscriminator(nn.Module):
     after the first, 1x1 convolutions to 8x8x128, 1024 capsules of 8; two layers of capsules of 32 numbers, each with
     matrices and three routings of its own, coupling coefficients that add up to 1 over the primary capsules; the
     longest class capsule alone -> 512 -> 1024 -> 5120 -> the picture, spectral norm on all.
-    Deviation: the longest capsule is each picture's own; the code first divides lengths by their sums over the batch,
-    so that what is rebuilt of a picture would depend on its company (and be the first class of a batch of one).
+    Deviation: the longest capsule is each picture's own; the code first takes the softmax of lengths over the batch,
+    so that what is rebuilt of a picture depends on its company (and is the first class in a batch of one).
     """
 
     def __init__(self, size: int, width: int, iterations: int, hidden: int) -> None:
@@ -381,7 +378,8 @@ class ICEGAN(PaintingGenerator):
     def _require_classes_alone(requests: Sequence[ClipRequest], label: str) -> None:
         what = "this ice_gan is of the published definition (model.published), which draws a class and no AUs"
         if not label:
-            raise MesynthError(f"{what}; name one with label, of {', '.join(CLASSES_3)}, or train without it")
+            way = f"give generate() in Python a label of {', '.join(CLASSES_3)}, or train without it"
+            raise MesynthError(f"{what}; {way}")
         for request in requests:
             shown = [str(facs.AU_CODES[k]) for k in np.flatnonzero(request.aus.intensity.any(1))]
             if shown or request.nuisance.blink:
