@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 LDA, SVM = "lda", "svm"
 HANDCRAFTED: tuple[str, ...] = ("lbp_top", "bi_woof", "mdmo", "hoof")
 """Published features before a linear machine; all of them in recognizer.models.handcrafted."""
-CLOSED: tuple[str, ...] = (LDA, SVM, *HANDCRAFTED)
+TGSR = "tgsr"
+FEATURES: tuple[str, ...] = (*HANDCRAFTED, TGSR)
+"""Models that are linear in a hand-crafted feature."""
+CLOSED: tuple[str, ...] = (LDA, SVM, *FEATURES)
 """Of those that ship: not trained in steps. ``lda`` and ``svm`` see the flow image alone."""
 _OURS = ("capsule_graph", "region_attention")
 _PUBLISHED = (
@@ -44,7 +47,7 @@ INPUTS: dict[str, FlowTransform] = {
 real flow images (docs/decisions/018, 019); the others take them as they are."""
 RECIPE_KEYS = frozenset((
     "model", "models", "modes", "task", "aus", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios",
-    "counts", "controls", "train_subjects", "resamples",
+    "counts", "controls", "transfer", "train_subjects", "resamples",
 ))  # fmt: skip
 """What else stands at the top of a recipe, where a model's name stands for its section."""
 SEEDING = threading.RLock()
@@ -107,7 +110,7 @@ class _Models(Registry[Any]):
 MODELS = _Models(
     "model",
     "recognizer.models",
-    {name: f"recognizer.models.{name}" for name in (LDA, SVM)}
+    {name: f"recognizer.models.{name}" for name in (LDA, SVM, TGSR)}
     | dict.fromkeys(HANDCRAFTED, "recognizer.models.handcrafted")
     | {name: f"recognizer.models.{name}" for name in (*_OURS, *_PUBLISHED)},
 )
