@@ -110,9 +110,9 @@ class _Models(Registry[Any]):
 MODELS = _Models(
     "model",
     "recognizer.models",
-    {name: f"recognizer.models.{name}" for name in (LDA, SVM, TGSR)}
+    {name: f"recognizer.models.{name}" for name in (LDA, SVM)}
     | dict.fromkeys(HANDCRAFTED, "recognizer.models.handcrafted")
-    | {name: f"recognizer.models.{name}" for name in (*_OURS, *_PUBLISHED)},
+    | {name: f"recognizer.models.{name}" for name in (TGSR, *_OURS, *_PUBLISHED)},
 )
 """All models by name; others declare theirs by an entry point of the group ``recognizer.models``."""
 NETWORKS: tuple[str, ...] = (*_OURS, *_PUBLISHED)
