@@ -635,19 +635,23 @@ def _read(paths: Sequence[Path]) -> list[Manifest]:
 
 def _plan(config: RunConfig, real: list[Manifest], made: list[Manifest], as_json: bool) -> None:
     """Read the clips, make the folds and mix them, so that every mistake shows; train nothing."""
-    from recognizer.mixing import mixed
+    from recognizer.mixing import apart, mixed, with_unlabelled
     from recognizer.protocol import make_folds
     from recognizer.report import lacking_notes
-    from recognizer.sources import as_flow_set, flow_notes, framed
+    from recognizer.sources import as_flow_set, flow_notes, framed, unlabelled_of, without_labels
 
+    more = unlabelled_of(real, config)
     real, made, _ = framed(real, made, config.data)  # type: ignore[assignment]
     with progress_bars() as bars:
         bar = by_step(bars)
         real_set = as_flow_set(real, config, bar, "reading clips")
         synthetic = as_flow_set(made, config, bar, "reading synthetic") if made else None
+        free = None if more is None else without_labels(more, config, bar)
+    real_set, synthetic = apart(real_set, synthetic, config.transfer)
     folds = make_folds(real_set, config.protocol)
     for seed in config.seeds:
         mixture = mixed(real_set, synthetic, folds, config.mix, seed)
+        mixture = with_unlabelled(mixture, free, config.mix, config.transfer)
     counts = dict(zip(real_set.outputs, real_set.class_counts.tolist(), strict=True))
     facts: dict[str, Any] = {
         "models": list(config.used_models), "folds": len(folds), "clips": len(real_set), "classes": counts,

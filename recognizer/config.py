@@ -25,22 +25,25 @@ from recognizer.data import BYTES, FLOW, MATCH, DataConfig, FlowTransform
 from recognizer.mixing import FUSE, MODES, POOL, PRETRAIN, PRIOR, SYNTHETIC_ONLY, MixConfig
 from recognizer.models import (
     CLOSED,
-    HANDCRAFTED,
+    FEATURES,
     INPUTS,
     LDA,
     MODELS,
     NETWORKS,
     RECIPE_KEYS,
     SEEDING,
+    TGSR,
     handcrafted,
     make,
     section_class,
     ships,
+    tgsr,
 )
 from recognizer.models.common import is_estimator
 from recognizer.protocol import ARMS, COPIES, ProtocolConfig
 from recognizer.results import Labels
-from recognizer.training import TrainConfig
+from recognizer.training import SIDES, TAUGHT, UNLABELLED, TrainConfig
+from recognizer.transfer import TransferConfig
 from recognizer.views import Shape, require_known, uses
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ class RunConfig(ModelSections):
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(self.seeds))
@@ -85,6 +89,8 @@ class RunConfig(ModelSections):
                 f"train.loss.{self.train.loss.of_classes[0]} compares clips of a class, and task=aus has no classes; "
                 "set it to 0"
             )
+        if self.task == AUS and (terms := [n for n in UNLABELLED if getattr(self.train.loss, n)]):
+            raise ConfigError(f"train.loss.{terms[0]} is of classes, and task=aus has none; set it to 0")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds={list(self.seeds)} must be different numbers >= 0, at least one")
 
@@ -228,6 +234,13 @@ def section(config: RunConfig, model: str) -> Any:
     return found if isinstance(found, kind) else kind()
 
 
+def feature_of(config: RunConfig, model: str) -> handcrafted.Config:
+    """The section of the hand-crafted feature that a model is linear in."""
+    own = section(config, model)
+    found: handcrafted.Config = section(config, own.feature) if model == TGSR else own
+    return found
+
+
 def skeleton(config: RunConfig, model: str | None = None) -> Any:
     """A run's network, or scikit-learn classifier, that has learned nothing; not for models in closed form."""
     name = model or config.model
@@ -248,13 +261,13 @@ def transform_of(config: RunConfig, model: str | None = None) -> FlowTransform:
         ConfigError: half a face for a network or a hand-crafted feature, or bytes for the latter.
     """
     name = model or config.model
-    if config.data.symmetric and (name in HANDCRAFTED or not is_closed(config, name)):
-        what = "feature" if name in HANDCRAFTED else "network"
+    if config.data.symmetric and (name in FEATURES or not is_closed(config, name)):
+        what = "feature" if name in FEATURES else "network"
         raise ConfigError(
             f"data.symmetric=true leaves one side of the face, and {what} {name} reads both; leave it out: each model "
             "then reads what is its own"
         )
-    if name in HANDCRAFTED and config.data.input == BYTES:
+    if name in FEATURES and config.data.input == BYTES:
         raise ConfigError(
             f"model {name} reads directions of motion, which data.input=bytes has stretched away; leave it out"
         )
@@ -286,9 +299,9 @@ def needs_of(config: RunConfig) -> tuple[str, ...]:
     for model in config.used_models:
         if not ships(model):
             own = tuple(getattr(skeleton(config, model), "needs", ()))
-        elif model in HANDCRAFTED:
-            own = handcrafted.needs(section(config, model))
-            handcrafted.check(section(config, model), shape_of(config, model))
+        elif model in FEATURES:
+            own = handcrafted.needs(feature_of(config, model))
+            handcrafted.check(feature_of(config, model), shape_of(config, model))
         elif model not in CLOSED:
             with torch.device("meta"):  # nothing is allocated to be asked what it sees
                 own = tuple(skeleton(config, model).needs)
@@ -316,11 +329,15 @@ def needs_meta_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
 def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     """Key prefixes without effect in this configuration, and why."""
     used = config.used_models
+    synthetic = synthetic or config.transfer.macro
     closed = {model for model in used if is_closed(config, model)}
     networks = len(closed) < len(used)
     outside = {f.name for f in fields(config)} - {f.name for f in fields(AblationConfig)}
     sections = (*CLOSED, *NETWORKS, *sorted(outside))
     idle = {model: f"model {', '.join(used)} does not read it" for model in sections if model not in used}
+    if TGSR in used:
+        idle.pop(config.tgsr.feature, None)
+    idle |= _idle_of_transfer(config, synthetic=synthetic, networks=networks)
     idle |= _idle_of_task(config)
     views = needs_of(config)
     for key, what in (
@@ -338,8 +355,6 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         idle["train.loss.gamma"] = f"train.loss.kind={loss.kind} has no gamma"
     if loss.kind in ("native", "margin"):
         idle["train.loss.class_weights"] = f"train.loss.kind={loss.kind} weighs no classes"
-    if not synthetic or POOL not in config.used_modes:
-        idle["train.loss.domain"] = "real and synthetic clips share no batch; it takes --synthetic and mix.mode=pool"
     if not networks:
         idle["train"] = f"model {', '.join(used)} is not trained in steps"
     if config.protocol.kind != "kfold":
@@ -366,10 +381,40 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         idle["mix.pull"] = f"{chosen} has no pull"
     if FUSE not in modes:
         idle["mix.fuse_weight"] = f"{chosen} fuses nothing"
-    if set(used) <= set(HANDCRAFTED):
+    if set(used) <= set(FEATURES):
         idle["mix.align"] = f"model {', '.join(used)} has no channels of flow to align"
     if modes == {SYNTHETIC_ONLY} and not isinstance(config, AblationConfig):
         idle["mix.align"] = f"{chosen} has no real clips to align to"
+    return idle
+
+
+def _idle_of_transfer(config: RunConfig, *, synthetic: bool, networks: bool) -> dict[str, str]:
+    """Of :func:`idle_keys`, those about learning from elsewhere."""
+    transfer, loss, idle = config.transfer, config.train.loss, {}
+    ablation = isinstance(config, AblationConfig)
+    if ablation:
+        idle["transfer"] = "an ablation compares synthetic clips alone; `recognizer loso` learns from elsewhere"
+    free = transfer.target and not ablation
+    if not free and (not synthetic or POOL not in config.used_modes):
+        why = "real and synthetic clips share no batch; it takes --synthetic and mix.mode=pool"
+        idle |= {f"train.loss.{name}": f"{why}, or transfer.unlabelled or transductive" for name in SIDES}
+    if not synthetic or not {PRIOR, PRETRAIN} & set(config.used_modes):
+        why = "no network is pretrained; it takes --synthetic (or transfer.macro) and mix.mode=pretrain or prior"
+        idle |= {f"train.loss.{name}": why for name in TAUGHT}
+    if not free:
+        why = "there are no clips without labels; it takes transfer.unlabelled or transfer.transductive"
+        idle |= {f"train.loss.{name}": why for name in UNLABELLED}
+    if not loss.pseudo:
+        idle["train.loss.threshold"] = "train.loss.pseudo is 0"
+    if not networks:
+        idle["transfer.pretext"] = f"model {', '.join(config.used_models)} is not trained in steps"
+    if transfer.pretext == "none" or not networks:
+        idle["transfer.pretext_steps"] = "transfer.pretext=none"
+    learns = TGSR in config.used_models or loss.uses((*SIDES, *UNLABELLED)) or transfer.pretext != "none"
+    if transfer.target and not (learns and (networks or TGSR in config.used_models)):
+        what = f"model {', '.join(config.used_models)} learns nothing from clips without labels"
+        way = "set train.loss.domain, coral, mmd, pseudo or consistency, or transfer.pretext, of a network"
+        idle["transfer.unlabelled"] = idle["transfer.transductive"] = f"{what}; {way}"
     return idle
 
 
@@ -412,6 +457,11 @@ def effective(config: RunConfig, *, synthetic: bool) -> dict[str, Any]:
         del plain["data"]["frame"]
     if plain["data"]["input"] == FLOW:
         del plain["data"]["input"]  # likewise
+    if config.transfer == TransferConfig():  # likewise
+        plain.pop("transfer", None)
+    for name in ("coral", "mmd", *TAUGHT, *UNLABELLED):  # likewise
+        if not getattr(config.train.loss, name):
+            plain.get("train", {}).get("loss", {}).pop(name, None)
     # How many members are trained at once, and where, does not change the result.
     plain.get("train", {}).pop("stack", None)
     plain.get("train", {}).pop("device", None)
@@ -454,6 +504,8 @@ def load_config(
     names = {f.name for f in fields(kind)}
     closed = sorted(model for model in config.used_models if is_closed(config, model))
     alone = set(config.used_modes) == {PRETRAIN}
+    if TGSR in config.used_models and (not config.transfer.target or isinstance(config, AblationConfig)):
+        raise ConfigError(tgsr.NEEDS)
     if config.task == BOTH and closed:
         raise ConfigError(only_networks_learn_both(closed[0]))
     if alone and closed and synthetic:

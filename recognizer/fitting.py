@@ -19,6 +19,7 @@ from recognizer import mixing, training
 from recognizer.aus import AUS, BOTH, FIXED, INNER, chosen_threshold, shifted
 from recognizer.config import (
     RunConfig,
+    feature_of,
     is_closed,
     only_networks_learn_both,
     only_networks_pretrain,
@@ -29,7 +30,7 @@ from recognizer.config import (
 )
 from recognizer.data import BYTES, FLOW, TOP, FlowSet, FlowTransform, Inputs
 from recognizer.mixing import Member
-from recognizer.models import HANDCRAFTED, LDA, SVM, handcrafted, lda, svm
+from recognizer.models import FEATURES, LDA, SVM, TGSR, handcrafted, lda, svm, tgsr
 from recognizer.models.common import FlowNetwork, is_estimator
 from recognizer.protocol import Fold, leaks
 from recognizer.training import Callback, Head, Progress, Task, Tensors
@@ -315,9 +316,9 @@ def restored(config: RunConfig, tensors: Tensors, file: Path | None = None) -> T
         members = LdaMembers(tensors["weight"].numpy(), tensors["bias"].numpy(), transform, multi=multi)
     elif config.model == SVM:
         members = SvmMembers.of(tensors, transform, multi=multi)
-    elif config.model in HANDCRAFTED:
+    elif config.model in FEATURES:
         weight, bias = tensors["weight"].numpy(), tensors["bias"].numpy()
-        members = FeatureMembers(weight, bias, section(config, config.model), transform, multi)
+        members = FeatureMembers(weight, bias, feature_of(config, config.model), transform, multi)
     else:
         model = skeleton(config)
         if missing := sorted(model.state_dict().keys() - tensors.keys()):
@@ -528,6 +529,14 @@ class _Fit:
         """[M,N]"""
         return np.stack([member.weights for member in self.members])
 
+    @property
+    def free(self) -> np.ndarray | None:
+        """[M,N] what clips without labels count; a member without any has its own clips in their place."""
+        if all(member.free is None for member in self.members):
+            return None
+        each = (member.weights if m is None or not m.any() else m for member in self.members for m in [member.free])
+        return np.stack(list(each))
+
     def each(self, fit_one: Callable[[int, Member], Fitted]) -> list[Fitted]:
         """One member after the other."""
         members = counted(enumerate(self.members), len(self.members), self.progress)
@@ -573,7 +582,7 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
         return _fit_lda(data)
     if config.model == SVM:
         return _fit_svm(data)
-    if config.model in HANDCRAFTED:
+    if config.model in FEATURES:
         return _fit_features(data)
     model = skeleton(config)
     if is_estimator(model):
@@ -589,7 +598,11 @@ def _fit(data: _Fit, pretrained: Pretrained, callback: Callback | None, calls: i
         labels=np.stack([m.labels for m in members]), affine=data.affine, added=data.added,
         scale=np.ones_like(data.scale) if as_bytes else data.scale, mirrored=top_of(config),
         names=[m.name for m in members], seeds=[m.seed for m in members],
-        stages=mixing.stages(data.weights, data.added, config.mix, config.train.steps),
+        stages=mixing.stages(
+            data.weights, data.added, config.mix, config.train.steps, transfer=config.transfer, free=data.free,
+            taught=config.train.loss.uses(training.TAUGHT),
+        ),
+        free=data.free,
         meta=pool.meta(model.needs_meta, training.read_genders(config.train.genders, set(pool.subjects.tolist()))),
         targets=pool.targets if pool.aus else None, au_weight=1.0 if pool.multi else config.aus.weight,
     )  # fmt: skip
@@ -665,12 +678,16 @@ def _fit_svm(data: _Fit) -> SvmMembers:
 
 
 def _fit_features(data: _Fit) -> FeatureMembers:
-    config, n_classes = section(data.config, data.config.model), len(data.pool.classes)
+    config, n_classes = feature_of(data.config, data.config.model), len(data.pool.classes)
     transform = transform_of(data.config)
     x = handcrafted.features(config, transform.of_views(data.pool.inputs()))
     multi = data.pool.multi
 
     def one(_: int, member: Member) -> handcrafted.LinearModel:
+        if data.config.model == TGSR:
+            own = section(data.config, TGSR)
+            group = handcrafted.groups(config, x.shape[1])
+            return tgsr.fit(x, member.labels, data.clip_weights(member), member.free, n_classes, own, group)
         if multi:
             asked = [(q.labels, data.clip_weights(q)) for q in data.questions(member)]
             return handcrafted.fit_aus(x, asked, config.c)

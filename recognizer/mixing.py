@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mesynth.core.errors import ConfigError
-from recognizer.data import FlowSet
-from recognizer.protocol import BALANCES, LEAK_POLICIES, Fold, Mixture, mix
+from mesynth.core.errors import ConfigError, ManifestError
+from recognizer.data import FlowSet, require_one_unit
+from recognizer.protocol import BALANCES, LEAK_POLICIES, RAISE, Fold, Mixture, check_leaks, leaks, mix
 from recognizer.training import Stage
+from recognizer.transfer import NONE, TransferConfig
 
 POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY = "pool", "prior", "pretrain", "fuse", "synthetic-only"
 MODES = (POOL, PRIOR, PRETRAIN, FUSE, SYNTHETIC_ONLY)
@@ -99,19 +100,21 @@ class Member:
     seed: int
     weights: np.ndarray
     labels: np.ndarray
+    free: np.ndarray | None = None
+    """[N] what clips count that are learned from without labels; None: there are none."""
 
     @staticmethod
-    def of(name: str, seed: int, weights: np.ndarray, y: np.ndarray) -> Member:
+    def of(name: str, seed: int, weights: np.ndarray, y: np.ndarray, free: np.ndarray | None = None) -> Member:
         """Hide every label the member may not learn from."""
-        return Member(name=name, seed=seed, weights=weights, labels=np.where(weights > 0, y, -1))
+        return Member(name=name, seed=seed, weights=weights, labels=np.where(weights > 0, y, -1), free=free)
 
 
 def members_of(mixtures: Sequence[Mixture], seeds: Sequence[int]) -> list[Member]:
     """Seeds x folds, in that order."""
     return [
-        Member.of(fold.name, seed, weights, mixture.pool.y)
+        Member.of(fold.name, seed, mixture.weights[f], mixture.pool.y, mixture.free_of(f))
         for mixture, seed in zip(mixtures, seeds, strict=True)
-        for fold, weights in zip(mixture.folds, mixture.weights, strict=True)
+        for f, fold in enumerate(mixture.folds)
     ]
 
 
@@ -123,16 +126,85 @@ def mixed(real: FlowSet, made: FlowSet | None, folds: Sequence[Fold], config: Mi
     )  # fmt: skip
 
 
-def stages(weights: np.ndarray, added: np.ndarray, config: MixConfig, steps: int) -> list[Stage]:
-    """What networks of M members (``weights`` [M,N]) draw from, and when; ``steps`` on the fold's own clips."""
+def apart(real: FlowSet, made: FlowSet | None, transfer: TransferConfig) -> tuple[FlowSet, FlowSet | None]:
+    """The real clips and those that are mixed in, among these the real macro-expressions where transfer.macro asks it.
+
+    Raises:
+        ManifestError: there are none, or nothing else.
+    """
+    if not transfer.macro:
+        return real, made
+    macro = real.macro == 1
+    if not macro.any() or macro.all():
+        what = "all of the" if macro.all() else "none of the"
+        way = "give micro-expressions with --real, too" if macro.all() else "`mesynth prepare --part all` reads both"
+        raise ManifestError(
+            f"transfer.macro=true: {what} {len(real)} real clips are macro-expressions; {way} (macro-expressions of "
+            "another database go with --synthetic)"
+        )
+    more = real.take(macro)
+    return real.take(~macro), more if made is None else FlowSet.concat([made, more])
+
+
+def with_unlabelled(mixture: Mixture, clips: FlowSet | None, config: MixConfig, transfer: TransferConfig) -> Mixture:
+    """``mixture`` with the clips that its folds learn from without labels: ``clips``, and a fold's own test clips if
+    it is transductive.
+
+    Raises:
+        LeakError: one of ``clips`` saw a held-out subject, and mix.leak is raise.
+    """
+    if clips is None and not transfer.transductive:
+        return mixture
+    pool, n = mixture.pool, len(mixture.pool)
+    if clips is not None:
+        require_one_unit(pool, clips)
+        # What is not known cannot leak: no label, no AU and no gender of theirs is anywhere in the pool.
+        hidden = replace(clips, y=np.full(len(clips), -1), au=np.full_like(clips.au, -1))
+        pool = FlowSet.concat([pool, hidden])
+    more = len(pool) - n
+    free, blocked = np.zeros((len(mixture.folds), len(pool))), mixture.blocked.copy()
+    new = np.arange(len(pool)) >= n
+    for f, fold in enumerate(mixture.folds):
+        met = leaks(pool, fold.held_out) & new
+        if config.leak == RAISE:
+            check_leaks(pool.take(met), fold)
+        free[f] = new & ~met
+        blocked[f] += int(met.sum())
+        if transfer.transductive:
+            free[f, fold.test_index] = 1.0
+    return replace(
+        mixture, pool=pool, weights=np.pad(mixture.weights, ((0, 0), (0, more))), free=free, blocked=blocked,
+        added=np.pad(mixture.added, (0, more)),
+    )  # fmt: skip
+
+
+def stages(
+    weights: np.ndarray,
+    added: np.ndarray,
+    config: MixConfig,
+    steps: int,
+    *,
+    transfer: TransferConfig = TransferConfig(),
+    free: np.ndarray | None = None,
+    taught: bool = False,
+) -> list[Stage]:
+    """What networks of M members (``weights`` [M,N]) draw from, and when; ``steps`` on the fold's own clips.
+
+    ``free`` [M,N]: what counts without labels. ``taught``: the pretrained network is the teacher of what follows.
+    """
+    before = []
+    if transfer.pretext != NONE:
+        every = weights if free is None else np.maximum(weights, free)
+        before = [Stage(name="pretext", weights=every, steps=transfer.pretext_steps, pretext=transfer.pretext)]
     if config.mode not in (PRIOR, PRETRAIN) or not added.any():
-        return [Stage(name="train", weights=weights, steps=steps)]
+        return [*before, Stage(name="train", weights=weights, steps=steps)]
     # A member with only one kind of clip spends both stages on it, so that all arms get equal budgets.
     first, second = one_kind(weights, added), one_kind(weights, ~added)
     pull = config.pull if config.mode == PRIOR else 0.0
     return [
+        *before,
         Stage(name="pretrain", weights=first, steps=config.pretrain_steps),
-        Stage(name="finetune", weights=second, steps=steps, lr_factor=config.finetune_lr, pull=pull),
+        Stage(name="finetune", weights=second, steps=steps, lr_factor=config.finetune_lr, pull=pull, taught=taught),
     ]
 
 

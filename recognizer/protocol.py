@@ -194,9 +194,15 @@ def make_folds(real: FlowSet, config: ProtocolConfig = ProtocolConfig()) -> tupl
     """Split the real clips.
 
     Raises:
-        ManifestError: the set holds synthetic clips (nothing is tested on those), or too few subjects
-            or databases to split.
+        ManifestError: the set holds synthetic clips, or macro-expressions alone (nothing is tested on those), or too
+            few subjects or databases to split.
     """
+    macro = real.macro == 1
+    if len(real) and macro.all():
+        raise ManifestError(
+            f"all {len(real)} clips to test on are macro-expressions, for example '{real.clip_ids[0]}'; these are "
+            "learned from and never tested on: pass micro-expressions with --real, and these with --synthetic"
+        )
     if real.synthetic.any():
         first = real.clip_ids[real.synthetic][0]
         raise ManifestError(
@@ -220,25 +226,25 @@ def _by_key(real: FlowSet, config: ProtocolConfig) -> Iterator[Fold]:
         keys = np.array(_grouped(real.subjects, config))
     else:
         keys = {"lovo": real.clip_ids, "lodo": real.databases}.get(config.kind, real.subjects)
-    names = np.unique(keys)
-    if len(names) < 2:
+    if len(np.unique(keys)) < 2:
         what = "clip" if config.kind == "lovo" else "subject"
         raise ManifestError(
             f"{config.kind} needs at least two {what}s with a class; the manifest has one: {real.subjects[0]}"
         )
-    for name in names:
+    for name in np.unique(keys[real.macro != 1]):  # who has macro-expressions alone is learned from in every fold
         yield _fold(str(name), real, keys != name, keys == name, independent=config.kind != "lovo")
 
 
 def _holdouts(real: FlowSet) -> Iterator[Fold]:
     """Each database is learned from, and each other one tested on."""
-    names = np.unique(real.databases)
+    names, tested = np.unique(real.databases), np.unique(real.databases[real.macro != 1])
     for source in names:
-        for target in names[names != source]:
+        for target in tested[tested != source]:
             yield _fold(f"{source}->{target}", real, real.databases == source, real.databases == target)
 
 
 def _fold(name: str, real: FlowSet, train: BoolArray, test: BoolArray, *, independent: bool = True) -> Fold:
+    test = test & (real.macro != 1)  # a macro-expression is not what is asked for
     return Fold(
         name=name, train_index=np.flatnonzero(train), test_index=np.flatnonzero(test),
         held_out=frozenset(str(s) for s in real.subjects[test]), subject_independent=independent,
@@ -263,7 +269,8 @@ def _grouped(subjects: npt.NDArray[np.str_], config: ProtocolConfig) -> list[str
 # ------------------------------------------------------------------- protocol
 
 
-LEAK_POLICIES = ("raise", "zero-weight")
+RAISE = "raise"
+LEAK_POLICIES = (RAISE, "zero-weight")
 BALANCES = ("same", "class")
 ARMS = ("synthetic", "shuffled", "synthetic-only", "duplicates", *COPIES)
 OWN_CLIPS = ("duplicates", *COPIES)
@@ -290,6 +297,12 @@ class Mixture:
     blocked: IntArray
     n_real: IntArray
     n_added: IntArray
+    free: FloatArray | None = None
+    """[F,N] what clips count that are learned from without labels; None: there are none."""
+
+    def free_of(self, f: int) -> FloatArray | None:
+        """[N] of one fold."""
+        return None if self.free is None else self.free[f]
 
     def lacking(self, f: int) -> list[str]:
         """Classes that fold ``f`` learns from no clip of; AUs that none of its clips shows."""
@@ -302,7 +315,8 @@ class Mixture:
     def subjects_seen(self, f: int, before: frozenset[str] = frozenset()) -> list[str]:
         """Every subject whose clips, or whose clips' makers, fold ``f`` learned from, and those seen ``before``."""
         out = set(before)
-        for i in np.flatnonzero(self.weights[f] > 0):
+        learned = self.weights[f] > 0
+        for i in np.flatnonzero(learned if self.free is None else learned | (self.free[f] > 0)):
             out |= {str(self.pool.subjects[i]), *self.pool.subjects_seen[i]}
         return sorted(out)
 

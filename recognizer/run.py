@@ -35,7 +35,7 @@ from recognizer.aus import AUS
 from recognizer.config import RunConfig, config_hash, config_yaml, effective, is_closed, skeleton, transform_of
 from recognizer.data import DataConfig, FlowSet
 from recognizer.fitting import NetworkMembers, Pretrained, chosen_weights, fit, head_of, shares_of, top_of
-from recognizer.mixing import Member, mixed
+from recognizer.mixing import Member, apart, mixed, with_unlabelled
 from recognizer.models import MODELS
 from recognizer.protocol import Fold, Mixture, make_folds
 from recognizer.report import log_text
@@ -66,6 +66,8 @@ class _Run:
     folder: Path | None
     identity: dict[str, Any]
     pretrained: Pretrained
+    unlabelled: Opened | None = None
+    """Clips whose labels are not read (transfer.unlabelled)."""
     tested: Recognizer | None = None
     """A trained recognizer that every fold is tested on as it is; None: each fold trains its own."""
 
@@ -151,6 +153,7 @@ def loso(
 def _prepare(
     real: Opened, synthetic: Opened | None, config: RunConfig, oracle: bool, folder: Path | None, more: dict[str, Any]
 ) -> _Run:
+    unlabelled = ledger.unlabelled_of(real, config)
     real, synthetic, _ = ledger.framed(real, synthetic, config.data)
     if oracle and is_closed(config, config.model):
         raise ConfigError(f"an oracle picks a point of training; model {config.model} is not trained in steps")
@@ -159,7 +162,7 @@ def _prepare(
     pretrained = load_pretrained(config)
     identity = ledger.run_identity("loso", real, synthetic, config) | dict(pretrained.digests)
     identity |= {"oracle": True} if oracle else {}
-    return _Run(real, synthetic, config, oracle, folder, identity | more, pretrained)
+    return _Run(real, synthetic, config, oracle, folder, identity | more, pretrained, unlabelled)
 
 
 def zero_shot_config(recognizer: Recognizer, config: RunConfig) -> RunConfig:
@@ -196,7 +199,7 @@ def _zero_shot(
     real = ledger.framed_as(real, recognizer.framing, config.data)
     before = Pretrained(seen={"model": recognizer.subjects_seen}, digests={"recognizer": recognizer.sha256})
     identity = ledger.run_identity("loso", real, None, config) | dict(before.digests)
-    return _Run(real, None, config, False, None if out is None else Path(out), identity, before, recognizer)
+    return _Run(real, None, config, False, None if out is None else Path(out), identity, before, None, recognizer)
 
 
 def zero_shot_plan(
@@ -330,6 +333,8 @@ def _members(
     start = time.perf_counter()
     real = as_flow_set(run.real, config, progress, "reading clips")
     made = None if run.synthetic is None else as_flow_set(run.synthetic, config, progress, "reading synthetic")
+    more = None if run.unlabelled is None else ledger.without_labels(run.unlabelled, config, progress)
+    real, made = apart(real, made, config.transfer)
     seconds["load"] = time.perf_counter() - start
     start = time.perf_counter()
     folds = make_folds(real, config.protocol)
@@ -341,7 +346,10 @@ def _members(
     config.labels.require(real.class_counts)
     amount = dict(config.mix.amount) if made is not None else {}
     amount.pop("at_most", None)
-    mixtures = [mixed(real, made, folds, config.mix, seed) for seed in config.seeds]
+    mixtures = [
+        with_unlabelled(mixed(real, made, folds, config.mix, seed), more, config.mix, config.transfer)
+        for seed in config.seeds
+    ]
     adds = any(amount.values())
     condition = Condition(
         model=config.model, train_subjects=0, arm="synthetic" if adds else "none", mode=config.mix.mode if adds else "",
@@ -378,7 +386,7 @@ def _fold_facts(mixture: Mixture, f: int, *, tested: bool) -> dict[str, Any]:
         "synthetic": int(mixture.n_added[f]),
         "blocked": int(mixture.blocked[f]),
         "lacking": [] if tested else mixture.lacking(f),
-    }
+    } | ({} if mixture.free is None else {"unlabelled": int((mixture.free[f] > 0).sum())})
 
 
 def _weights_facts(mixtures: Sequence[Mixture], config: RunConfig, before: frozenset[str]) -> dict[str, str]:
@@ -446,7 +454,7 @@ class _Place:
     def member(self) -> Member:
         """What is trained here."""
         fold, weights = self.mixture.folds[self.f], self.mixture.weights[self.f]
-        return Member.of(fold.name, self.seed, weights, self.mixture.pool.y)
+        return Member.of(fold.name, self.seed, weights, self.mixture.pool.y, self.mixture.free_of(self.f))
 
     @property
     def test(self) -> np.ndarray:

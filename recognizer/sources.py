@@ -202,6 +202,7 @@ def run_identity(verb: str, real: Opened, synthetic: Opened | None, config: RunC
             "synthetic": fingerprint(synthetic),
         }
         | _read_as(real, synthetic)
+        | ({"unlabelled": fingerprint(sources(list(more)))} if (more := config.transfer.unlabelled) else {})
         | ({} if alike else {"inputs": inputs})
     )
 
@@ -240,7 +241,33 @@ def flow_notes(real: Opened, synthetic: Opened | None, config: RunConfig | None 
     manifests = [m for source in (real, synthetic) if isinstance(source, list) for m in source]
     records = [(m.root.resolve().name, run_record(m)) for m in manifests]
     made = [] if config is None else [*view_notes(needs_of(config), records), *meta_notes(config, real, synthetic)]
-    return [*framing_notes(real, synthetic), *_exactness(real, synthetic), *made]
+    return [*framing_notes(real, synthetic), *_exactness(real, synthetic), *made, *transfer_notes(real, config)]
+
+
+def transfer_notes(real: Opened, config: RunConfig | None = None) -> list[str]:
+    """What is learned from and not tested on, and what is learned from clips that are tested."""
+    macro = [real.macro == 1] if isinstance(real, FlowSet) else [m.column("expression") == "macro" for m in real]
+    n, of = sum(int(one.sum()) for one in macro), sum(map(len, macro))
+    notes = []
+    if n:
+        notes.append(f"{n:,} of the {of:,} real clips are macro-expressions: learned from, and never tested on")
+    if config is not None and config.transfer.transductive:
+        notes.append(
+            "transductive: every fold also learned from its own test clips without their labels (transfer.transductive)"
+        )
+    return notes
+
+
+def unlabelled_of(real: Opened, config: RunConfig) -> Opened | None:
+    """The clips of transfer.unlabelled, to be read with faces where the real clips have them; None without any."""
+    if not config.transfer.unlabelled:
+        return None
+    return framed(real, sources(list(config.transfer.unlabelled)), config.data)[1]
+
+
+def without_labels(source: Opened, config: RunConfig, progress: Progress | None) -> FlowSet:
+    """Clips whose labels are not read, whether they have one or not."""
+    return as_flow_set(source, config, progress, "reading unlabelled", unlabelled=True)
 
 
 _MAKES = ("crop", "stabilise", "magnify")

@@ -32,7 +32,7 @@ from recognizer.aus import AUS, BOTH, shown
 from recognizer.config import RunConfig, config_yaml, is_closed, load_config, needs_of
 from recognizer.data import BYTES, FLOW, DataConfig, FlowSet, Inputs, in_one_unit, require_one_unit
 from recognizer.fitting import AveragedMembers, NetworkMembers, Pretrained, ThresholdedMembers, Trained, fit, restored
-from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, members_of, mixed
+from recognizer.mixing import FUSE, PRIOR, SYNTHETIC_ONLY, apart, members_of, mixed, with_unlabelled
 from recognizer.models import CLOSED, MODELS, ships
 from recognizer.models.ststnet import read_published
 from recognizer.protocol import Fold, Mixture
@@ -49,7 +49,9 @@ from recognizer.sources import (
     run_identity,
     run_record,
     sources,
+    unlabelled_of,
     view_notes,
+    without_labels,
 )
 from recognizer.training import read_genders
 from recognizer.views import as_floats
@@ -450,6 +452,11 @@ def train(
             "one with recognizer.register_model"
         )
     config = config if model is None else replace(config, model=model)
+    if config.transfer.transductive:
+        raise ConfigError(
+            "transfer.transductive=true is about the test clips of a fold, and `recognizer train` has none; name clips "
+            "without labels with transfer.unlabelled=[FOLDER]"
+        )
     if config.model not in CLOSED and is_closed(config, config.model):
         raise ConfigError(
             f"model {config.model} is a scikit-learn classifier, and there is no file for those without pickle; test "
@@ -522,7 +529,10 @@ def _trained(
         real_set = made.take(np.zeros(0, np.int64))
     else:
         real_set = as_flow_set(real_source, config, progress, "reading clips")
-    mixtures = [_everything(real_set, made, config, seed) for seed in config.seeds]
+    real_set, made = apart(real_set, made, config.transfer)
+    unlabelled = unlabelled_of(real_source, config)
+    free = None if unlabelled is None else without_labels(unlabelled, config, progress)
+    mixtures = [_everything(real_set, made, free, config, seed) for seed in config.seeds]
     trained = fit(
         mixtures[0].pool, mixtures[0].added, members_of(mixtures, config.seeds), config,
         progress and (lambda done, total: progress(f"training {config.model}", done, total)), pretrained=pretrained,
@@ -563,11 +573,11 @@ def _shown_aus(mixture: Mixture) -> np.ndarray:
     return np.flatnonzero((au == 1).any(0) & (au == 0).any(0))
 
 
-def _everything(real: FlowSet, made: FlowSet | None, config: RunConfig, seed: int) -> Mixture:
+def _everything(real: FlowSet, made: FlowSet | None, free: FlowSet | None, config: RunConfig, seed: int) -> Mixture:
     """A mixture that holds nobody out."""
     nothing = np.zeros(0, np.int64)
     fold = Fold(name="all", train_index=np.arange(len(real)), test_index=nothing, held_out=frozenset())
-    return mixed(real, made, [fold], config.mix, seed)
+    return with_unlabelled(mixed(real, made, [fold], config.mix, seed), free, config.mix, config.transfer)
 
 
 _ON_FIGURES = """No clip was held out: results on the subjects above say nothing. For figures run `recognizer loso` with

@@ -29,17 +29,25 @@ from torch.func import functional_call, vmap
 from mesynth.core.devices import DEVICES, find_device
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
+from recognizer import transfer
 from recognizer.aus import balances
 from recognizer.data import swap_sides
 from recognizer.models import SEEDING, build
 from recognizer.models.blocks import cosines, with_margin
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, margin_loss
-from recognizer.views import FLOW, VIEWS, as_floats, moved
+from recognizer.transfer import CONTRAST, ORDER, ORDERS
+from recognizer.views import FLOW, FRAMES, VIEWS, as_floats, moved
 
 NATIVE = "native"
 KINDS = (NATIVE, "cross_entropy", "focal", "margin")
 CLASS_WEIGHTS = ("none", "inverse", "effective")
 BETA = 0.999
+SIDES = ("domain", "coral", "mmd")
+"""Terms between real and added, or labelled and unlabelled, clips."""
+TAUGHT = ("hint", "distances", "angles")
+"""Terms that follow the network as pretraining left it."""
+UNLABELLED = ("pseudo", "consistency")
+"""Terms of clips without labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,26 @@ class LossConfig:
     """Supervised contrastive loss (Khosla et al., NeurIPS 2020), temperature .1, on unit features."""
     domain: float = 0.0
     """Adversarial domain adaptation (Ganin and Lempitsky, ICML 2015): a linear layer tells real from synthetic by the
-    features, which learn, by this much of its reversed gradient, not to let it. Needs mix.mode=pool."""
+    features, which learn, by this much of its reversed gradient, not to let it. Needs mix.mode=pool; with clips without
+    labels (transfer.unlabelled, transfer.transductive) it tells those from the labelled ones instead, in any mode."""
+    coral: float = 0.0
+    """Distance of the covariances of the features of the same two sides (Sun and Saenko, 2016)."""
+    mmd: float = 0.0
+    """Maximum mean discrepancy of the same two sides (Long et al., ICML 2015)."""
+    hint: float = 0.0
+    """Distance of unit features to those of the network as pretraining left it (after Romero et al., ICLR 2015). This
+    and the next two need mix.mode=pretrain or prior, and work after pretraining."""
+    distances: float = 0.0
+    """Distances between clips, as shares of their mean, as the pretrained network has them (Park et al., CVPR 2019)."""
+    angles: float = 0.0
+    """The same of angles between clips; 2 beside 1 of distances is usual."""
+    pseudo: float = 0.0
+    """Of clips without labels: the class that one view is sure of is the label of the other (Lee, 2013; Sohn et al.,
+    NeurIPS 2020)."""
+    threshold: float = 0.95
+    """From which probability on it is sure."""
+    consistency: float = 0.0
+    """Of clips without labels: squared distance of the probabilities of two views (Laine and Aila, ICLR 2017)."""
     arcface: float = 0.0
     """Softmax on the cosines of features to a direction a class, learned beside the network, the angle to the own one
     enlarged by .5 (Deng et al., CVPR 2019)."""
@@ -81,7 +108,10 @@ class LossConfig:
             raise ConfigError(
                 f"train.loss.class_weights='{self.class_weights}' is unknown; choose from {', '.join(CLASS_WEIGHTS)}"
             )
-        for name in ("gamma", "center", "triplet", "contrastive", "domain", "arcface", "cosface", "distil"):
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(f"train.loss.threshold={self.threshold:g} is outside (0, 1]; .95 is usual")
+        weights = ("gamma", "center", "triplet", "contrastive", "arcface", "cosface", "distil")
+        for name in (*weights, *SIDES, *TAUGHT, *UNLABELLED):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"train.loss.{name}={getattr(self, name):g} must be 0 or a positive number")
         if not 0 < self.angular_scale < float("inf"):
@@ -95,7 +125,12 @@ class LossConfig:
     @property
     def on_features(self) -> bool:
         """Whether the network has to show its features."""
-        return bool(self.center or self.triplet or self.contrastive or self.domain or self.angular)
+        terms = ("center", "triplet", "contrastive", "angular", *SIDES, *TAUGHT)
+        return any(getattr(self, name) for name in terms)
+
+    def uses(self, terms: Sequence[str]) -> bool:
+        """Whether one of these terms is switched on."""
+        return any(getattr(self, name) for name in terms)
 
     @property
     def angular(self) -> bool:
@@ -347,6 +382,10 @@ class Stage:
     lr_factor: float = 1.0
     pull: float = 0.0
     """Strength of the pull towards the weights this stage began with (decoupled, like weight decay)."""
+    taught: bool = False
+    """Whether the network it begins with is the teacher of train.loss.hint, distances and angles."""
+    pretext: str = ""
+    """contrast or order (:mod:`recognizer.transfer`): labels play no part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,6 +425,8 @@ class Task:
     """[N,A] int8 of the head's AUs, -1 unknown"""
     au_weight: float = 1.0
     """What the AU term counts beside the classes'."""
+    free: np.ndarray | None = None
+    """[M,N] what each member draws clips without labels from; None: there are none."""
 
     @property
     def head(self) -> Head:
@@ -432,8 +473,9 @@ Callback = Callable[[range, Tensors], None]
 """Called with members and their tensors as they stand; the trainer itself never sees what is done with them."""
 _DISCRIMINATOR = "domain discriminator"
 _DIRECTIONS = "directions of classes"
-_BESIDE = (_DISCRIMINATOR, _DIRECTIONS)
-"""Of the parameters, those beside a network's own, [D+1] and [C,D], used in training alone."""
+_ORDERS = "head of orders"
+_BESIDE = (_DISCRIMINATOR, _DIRECTIONS, _ORDERS)
+"""Of the parameters, those beside a network's own, [D+1], [C,D] and [6,D+1], used in training alone."""
 _WIDE = 256
 """Members trained at once on a GPU, where nothing else is asked."""
 _SCORED = 256
@@ -531,8 +573,17 @@ class _Chunk:
         self.kept = {n: torch.stack([state[n].cpu() for state in states]).to(device) for n in names}
         if task.initial:
             _initialise(self.stacked | self.kept, task.initial)
-        if config.loss.on_features:
+        pretexts = {stage.pretext for stage in task.stages if stage.pretext}
+        self.stage = task.stages[-1]
+        if ORDER in pretexts and FRAMES not in self.model.needs:
+            raise ConfigError(
+                f"transfer.pretext=order shuffles frames, and model {task.network} reads none; choose contrast, or a "
+                "model that reads frames"
+            )
+        if config.loss.on_features or pretexts:
             width = self._features()
+            if ORDER in pretexts:
+                self.stacked[_ORDERS] = torch.zeros(len(chunk), len(ORDERS), width + 1, device=device)
             if config.loss.domain:
                 self.stacked[_DISCRIMINATOR] = torch.zeros(len(chunk), width + 1, device=device)
             if config.loss.angular:
@@ -560,6 +611,7 @@ class _Chunk:
         self.mapped = bool(task.added.any())
         self.affine = self._here(task.affine[members]).float()[..., None, None]  # [M,2,3,1,1]
         self.teacher = self._here(task.teacher if task.teacher is not None else np.zeros((len(task.au), 0), np.float32))
+        self.free = task.free is not None and config.loss.uses((*SIDES, *UNLABELLED))
         self.loss = self._single if len(chunk) == 1 else vmap(self._one)
 
     def _here(self, array: np.ndarray) -> torch.Tensor:
@@ -572,8 +624,9 @@ class _Chunk:
             shown = self.model(*views).features
         if shown is None:
             raise ConfigError(
-                f"model {self.task.network} shows no features: train.loss.center, triplet, contrastive, domain, "
-                "arcface and cosface have nothing to work on; set them to 0 or choose another model"
+                f"model {self.task.network} shows no features: train.loss.center, triplet, contrastive, domain, coral, "
+                "mmd, hint, distances, angles, arcface and cosface, and transfer.pretext, have nothing to work on; set "
+                "them to 0 (pretext to none) or choose another model"
             )
         return int(shown.shape[-1])
 
@@ -612,9 +665,19 @@ class _Chunk:
         """
         config, names = self.config.loss, {n: p for n, p in parameters.items() if n not in _BESIDE}
         masks = {f"{name}.key": keys[i] for i, name in enumerate(self.drops)}
-        out = functional_call(
-            self.model, names | kept | {"scale": scale} | masks, tuple(batch[view] for view in self.model.needs)
-        )
+        own = names | kept | {"scale": scale} | masks
+
+        def answer(prefix: str = "") -> Outputs:
+            shown = tuple(batch[prefix + view] for view in self.model.needs)
+            found: Outputs = functional_call(self.model, own, shown)
+            return found
+
+        out = answer()
+        if self.stage.pretext == ORDER:
+            head = parameters[_ORDERS]
+            return F.cross_entropy(_shown(out) @ head[:, :-1].T + head[:, -1], batch["order"])
+        if self.stage.pretext == CONTRAST:
+            return transfer.contrast(_shown(out), _shown(answer(_SECOND)), batch["clips"])
         meta = {name: batch[f"meta/{name}"] for name in self.meta}
         head = self.task.head
         shown = out._replace(scores=out.scores[..., : head.classes]) if head.aus and head.classes else out
@@ -629,11 +692,43 @@ class _Chunk:
             total = total + on_features(out.features, batch["y"], config)
         if config.angular:
             total = total + angular(out.features, batch["y"], parameters[_DIRECTIONS], config)
+        features, side = out.features, batch["added"]
+        if self.free:
+            free = answer(_FREE)
+            if config.uses(SIDES):
+                features = torch.cat([_shown(out), _shown(free)])
+                side = torch.arange(len(features), device=side.device) >= len(side)
+            if config.uses(UNLABELLED):
+                gain = self.model.probability_gain
+                weak, strong = (one.scores[..., : head.classes] * gain for one in (free, answer(_SECOND)))
+                total = total + config.pseudo * transfer.pseudo(weak, strong, config.threshold)
+                total = total + config.consistency * transfer.consistency(weak, strong)
         if config.domain:
-            total = total + domain(out.features, batch["added"], parameters[_DISCRIMINATOR], config.domain)
+            total = total + domain(features, side, parameters[_DISCRIMINATOR], config.domain)
+        if config.coral:
+            total = total + config.coral * transfer.coral(features, side)
+        if config.mmd:
+            total = total + config.mmd * transfer.mmd(features, side)
+        if self.stage.taught:
+            total = total + self._taught(out.features, scale, batch)
         if config.distil:
             multi = not head.classes
             total = total + config.distil * distillation(self.model, shown.scores, batch["teacher"], multi=multi)
+        return total
+
+    def _taught(self, features: torch.Tensor, scale: torch.Tensor, batch: Tensors) -> torch.Tensor:
+        """The terms that follow the network as this stage began with it."""
+        before = {n.removeprefix(_TEACHER): p for n, p in batch.items() if n.startswith(_TEACHER)}
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            views = tuple(batch[view] for view in self.model.needs)
+            teacher = _shown(functional_call(self.model, before | {"scale": scale}, views))
+        self.model.train(training)
+        total = features.new_zeros(())
+        for name, term in (("hint", transfer.hint), ("distances", transfer.distances), ("angles", transfer.angles)):
+            if weight := getattr(self.config.loss, name):
+                total = total + weight * term(features, teacher)
         return total
 
     def _single(self, parameters: Tensors, kept: Tensors, *stacked: Any) -> torch.Tensor:
@@ -647,19 +742,24 @@ class _Chunk:
         if stage.steps == 0:
             return done
         task, config, chunk = self.task, self.config, self.chunk
-        plans = [
-            draw_batches(
-                stage.weights[m], task.labels[m], stage.steps,
-                name=f"{task.names[m]}/{stage.name}", seed=task.seeds[m], config=config,
-            )
-            for m in chunk
-        ]  # fmt: skip
-        index, flip, dy, dx = (
-            self._here(np.stack([getattr(plan, key) for plan in plans], 1)) for key in ("index", "flip", "dy", "dx")
-        )  # [steps, M, batch]
+        self.stage = stage
+        labels = np.zeros_like(task.labels) if stage.pretext else task.labels
+        index, flip, dy, dx = self._drawn(stage.weights, labels, stage)  # [steps, M, batch]
+        two = stage.pretext == CONTRAST or (self.free and not stage.pretext and config.loss.uses(UNLABELLED))
+        again = self._drawn(stage.weights, labels, stage, "/second") if two else ()
+        unlabelled = ()
+        if self.free and not stage.pretext:
+            assert task.free is not None
+            unlabelled = self._drawn(task.free, np.zeros_like(labels), stage, "/unlabelled")
+        boxes = [stream(task.seeds[m], f"hidden/{task.names[m]}/{stage.name}") for m in chunk]
+        orders = [stream(task.seeds[m], f"orders/{task.names[m]}/{stage.name}") for m in chunk]
         roots = [derived(task.seeds[m], f"dropout/{task.names[m]}/{stage.name}") % 2**31 for m in chunk]
         rows = torch.arange(len(chunk), device=self.device)[:, None]
         start = {n: p.detach().clone() for n, p in self.stacked.items()} if stage.pull else {}
+        teacher: Tensors = {}
+        if stage.taught:
+            before = {n: p for n, p in self._tensors().items() if n != "scale"}
+            teacher = {_TEACHER + n: p.detach().clone().to(self.device) for n, p in before.items()}
         lr = config.lr * stage.lr_factor
         optimizer = _optimizer(config, list(self.stacked.values()), lr)
         for step in range(stage.steps):
@@ -671,7 +771,18 @@ class _Chunk:
             batch |= {f"meta/{name}": value[i] for name, value in self.meta.items()}
             batch |= {"added": self.added[i], "teacher": self.teacher[i], "targets": self.targets[i]}
             batch["au weights"] = self.au_weights
-            batch |= {name: self._view(name, i, mirrored, dy[step], dx[step]) for name in self.model.needs}
+            batch |= self._views((i, mirrored, dy[step], dx[step])) | teacher
+            if unlabelled:
+                batch |= self._views(tuple(part[step] for part in unlabelled), _FREE)
+            if two:  # another view of the clips without labels, or of those of the pretext task
+                second = (unlabelled[0][step] if unlabelled else i, *(part[step] for part in again[1:]))
+                batch |= self._views(second, _SECOND, boxes)
+            if stage.pretext == CONTRAST:
+                batch |= self._hidden({name: batch[name] for name in self.model.needs}, boxes) | {"clips": i}
+            if stage.pretext == ORDER:
+                drawn = np.stack([rng.integers(0, len(ORDERS), config.batch) for rng in orders])
+                batch["order"] = self._here(drawn)
+                batch[FRAMES] = transfer.shuffled(batch[FRAMES], batch["order"])
             optimizer.zero_grad(set_to_none=True)
             keys = _keys(roots, step, len(self.drops)).to(self.device)
             self.loss(self.stacked, self.kept, self.scale, keys, self.class_weights, batch).sum().backward()
@@ -682,6 +793,39 @@ class _Chunk:
                         p.lerp_(start[n], min(rate * stage.pull, 1.0))
             report(done + step + 1)
         return done + stage.steps
+
+    def _drawn(
+        self, weights: np.ndarray, labels: np.ndarray, stage: Stage, which: str = ""
+    ) -> tuple[torch.Tensor, ...]:
+        """Every step's clips and how they are moved: index, flip, dy, dx [steps,M,batch]."""
+        task = self.task
+        plans = [
+            draw_batches(
+                weights[m], labels[m], stage.steps,
+                name=f"{task.names[m]}/{stage.name}{which}", seed=task.seeds[m], config=self.config,
+            )
+            for m in self.chunk
+        ]  # fmt: skip
+        keys = ("index", "flip", "dy", "dx")
+        return tuple(self._here(np.stack([getattr(plan, key) for plan in plans], 1)) for key in keys)
+
+    def _views(
+        self, drawn: tuple[torch.Tensor, ...], prefix: str = "", boxes: Sequence[np.random.Generator] = ()
+    ) -> Tensors:
+        """The batch's views; with ``boxes``, partly hidden."""
+        i, flip, dy, dx = drawn
+        views = {name: self._view(name, i, flip, dy, dx) for name in self.model.needs}
+        return {prefix + name: view for name, view in (self._hidden(views, boxes) if boxes else views).items()}
+
+    def _hidden(self, views: Tensors, boxes: Sequence[np.random.Generator]) -> Tensors:
+        """Views [M,B,...] with a square hidden, another for each clip and the same in all its views; points stay."""
+        places = np.stack([rng.uniform(0, 0.5, (2, self.config.batch)) for rng in boxes], 1).astype(np.float32)
+        y0, x0 = self._here(places)
+        out = {}
+        for name, view in views.items():
+            fill = self.task.mirrored / 2 if VIEWS[name].signed else 0.0
+            out[name] = view if VIEWS[name].points else transfer.hidden(view, y0, x0, fill)
+        return out
 
     def _view(self, name: str, i: torch.Tensor, flip: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> torch.Tensor:
         """The batch [M,B,...] of one view, moved as its flow is; flow of added clips mapped as the member has it."""
@@ -698,6 +842,16 @@ class _Chunk:
                 mapped = mapped + top * (1 - a) * (sign < 0)
             images = torch.where(self.added[i][..., *[None] * (own + 3)], mapped, images)
         return images
+
+
+_FREE, _SECOND, _TEACHER = "unlabelled/", "second/", "teacher/"
+"""What a batch's tensors of clips without labels, of their second view, and of the teacher's weights begin with."""
+
+
+def _shown(out: Outputs) -> torch.Tensor:
+    """A network's features, of one that has some."""
+    assert out.features is not None
+    return out.features
 
 
 def _state(model: FlowNetwork) -> set[str]:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 LDA, SVM = "lda", "svm"
 HANDCRAFTED: tuple[str, ...] = ("lbp_top", "bi_woof", "mdmo", "hoof")
 """Published features before a linear machine; all of them in recognizer.models.handcrafted."""
-CLOSED: tuple[str, ...] = (LDA, SVM, *HANDCRAFTED)
+TGSR = "tgsr"
+FEATURES: tuple[str, ...] = (*HANDCRAFTED, TGSR)
+"""Models that are linear in a hand-crafted feature."""
+CLOSED: tuple[str, ...] = (LDA, SVM, *FEATURES)
 """Of those that ship: not trained in steps. ``lda`` and ``svm`` see the flow image alone."""
 _OURS = ("capsule_graph", "region_attention")
 PUBLISHED = (
@@ -46,7 +49,7 @@ INPUTS: dict[str, FlowTransform] = {
 real flow images (docs/decisions/018, 019); the others take them as they are."""
 RECIPE_KEYS = frozenset((
     "model", "models", "modes", "task", "aus", "seeds", "data", "protocol", "mix", "train", "per_source", "ratios",
-    "counts", "controls", "train_subjects", "resamples",
+    "counts", "controls", "transfer", "train_subjects", "resamples",
 ))  # fmt: skip
 """What else stands at the top of a recipe, where a model's name stands for its section."""
 SEEDING = threading.RLock()
@@ -111,7 +114,7 @@ MODELS = _Models(
     "recognizer.models",
     {name: f"recognizer.models.{name}" for name in (LDA, SVM)}
     | dict.fromkeys(HANDCRAFTED, "recognizer.models.handcrafted")
-    | {name: f"recognizer.models.{name}" for name in (*_OURS, *PUBLISHED)},
+    | {name: f"recognizer.models.{name}" for name in (TGSR, *_OURS, *PUBLISHED)},
 )
 """All models by name; others declare theirs by an entry point of the group ``recognizer.models``."""
 NETWORKS: tuple[str, ...] = (*_OURS, *PUBLISHED)

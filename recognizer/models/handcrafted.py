@@ -175,6 +175,13 @@ def check(config: Config, shape: Shape) -> None:
         raise ConfigError(f"{section}.blocks={config.blocks} has no pixel for each block in {what}; choose fewer")
 
 
+def groups(config: Config, width: int) -> np.ndarray:
+    """[width] int64 of each number of :func:`features`: the block (of mdmo the region) that it is of."""
+    if isinstance(config, MdmoConfig):
+        return np.arange(width) % len(REGIONS)
+    return np.arange(width) // (width // config.blocks**2)
+
+
 def features(config: Config, views: Mapping[str, np.ndarray]) -> np.ndarray:
     """N clips, given by the views that :func:`needs` names as they are in memory -> [N,D] float32."""
     x = views[needs(config)[0]]
