@@ -123,8 +123,8 @@ class SOFTNet(nn.Module):
         self.streams = nn.ModuleList(nn.Conv2d(1, filters, 5, padding=2) for filters in (3, 5, 8))
         self.dense, self.out = nn.Linear(16 * 7 * 7, 400), nn.Linear(400, 1)
         for layer in (*self.streams, self.dense, self.out):  # Keras' initial values
-            nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores."""
@@ -285,7 +285,7 @@ def fit(seen: Sequence[Seen], labels: Sequence[np.ndarray], config: SpotterConfi
             slopes = torch.autograd.grad(loss, weights)
             with torch.no_grad():
                 for weight, slope in zip(weights, slopes, strict=True):
-                    weight -= config.learning_rate * slope
+                    weight.sub_(slope, alpha=config.learning_rate)
     return network.eval()
 
 

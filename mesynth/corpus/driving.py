@@ -23,7 +23,7 @@ from mesynth.core.profiles import require_profile
 from mesynth.core.seeds import derived
 from mesynth.core.types import AUVector
 from mesynth.corpus.faces import FaceSource, choose_faces, face_landmarker, margin, prepare_faces
-from mesynth.corpus.generate import Preview, inner, masks, writable
+from mesynth.corpus.generate import Preview, masks, writable
 from mesynth.corpus.previews import loose_files
 from mesynth.motion.driving import Driver, drive, measured, of_flow, shown_aus
 from mesynth.motion.prior import Face
@@ -267,17 +267,17 @@ class DriveWorker:
         driver: Driver = self._once(DRIVER, job.clip, lambda: read_driver(clips.root, clip, self.config.flow))
         face: Face = self._once(
             "face", job.face,
-            lambda: Face(read_frames(people.root, person)[0], read_landmarks(people.root, person)),
+            lambda: Face(
+                read_frames(people.root, person)[0], read_landmarks(people.root, person), margin(self.config.size)
+            ),
         )  # fmt: skip
         sample, warnings = drive(
             face, driver, self.config.intensity, self.config.noise, derived(self.config.seed, "driving", job.index)
         )
-        inset = margin(self.config.size)
-        sample = inner(sample, inset)
         row = self._row(job, clip, person, driver, sample.clip.frames.shape, warnings)
         files = loose_files(row.clip, sample, self.preview.video) if job.index < self.preview.count else {}
         return Produced(
-            row, frames=sample.clip.frames, flow=sample.flow.uv, landmarks=face.landmarks - np.float32(inset),
+            row, frames=sample.clip.frames, flow=sample.flow.uv, landmarks=face.landmarks - np.float32(face.margin),
             valid=sample.flow.valid, extra=masks(sample.flow), files=files,
         )  # fmt: skip
 

@@ -587,6 +587,6 @@ def _finish_long(out: Path, wanted: LongRendering, jobs: list[_Stretch], made: M
         for row in made
     )  # fmt: skip
     buffer = io.BytesIO()
-    np.savez(buffer, **points)
+    np.savez(buffer, allow_pickle=False, **points)
     tables = LongVideos(root=out, videos=tuple(videos), intervals=marked).tables()
     write_listed(out, {LONG_LANDMARKS: buffer.getvalue()} | tables)

@@ -162,15 +162,27 @@ def drive(
         raise MesynthError(f"intensity={intensity:g} is outside 0..{MOST:g} times the driver's motion")
     if not noise >= 0:
         raise MesynthError(f"noise={noise:g} must not be negative")
-    carrier = Carrier(driver, face)
     told = np.zeros_like(driver.aus.intensity)
     rows = [facs.AU_INDEX[code] for code in LIDS]
     told[rows] = shown_aus(driver, intensity).intensity[rows]
-
-    def steps() -> Iterator[Step]:
-        for t, field in enumerate(driver.fields):
-            skin = np.float32(intensity if t else 0) * carrier.carry(field)
-            yield Step(skin, (told * driver.share[t] if t else 0 * told).astype(np.float32))
-
-    clip, flow, warnings = formed_clip(face, steps(), len(driver.fields), driver.fps, driver.apex, noise, seed)
+    steps = _Driven(Carrier(driver, face), driver, intensity, told)
+    clip, flow, warnings = formed_clip(face, steps, len(driver.fields), driver.fps, driver.apex, noise, seed)
     return Sample(clip, flow, shown_aus(driver, intensity)), warnings
+
+
+@dataclass(frozen=True, eq=False)
+class _Driven:
+    """The driver's motion on a face, frame by frame."""
+
+    carrier: Carrier
+    driver: Driver
+    intensity: float
+    told: np.ndarray
+    """[K,2]: AUs of the lids at the apex"""
+
+    def step(self, t: int) -> Step:
+        skin = np.float32(self.intensity if t else 0) * self.carrier.carry(self.driver.fields[t])
+        return Step(skin, (self.told * self.driver.share[t] if t else 0 * self.told).astype(np.float32))
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self.step(t) for t in range(len(self.driver.fields)))

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -112,6 +112,15 @@ class Step:
     """[H,W,3] float32 grey levels added to the frame, or None"""
     jaw: np.ndarray | None = None
     """[H,W,2] float32 pixels: motion of the skin under the AUs of :data:`JAW`, or None: as layers draw it themselves"""
+
+
+class Steps(Protocol):
+    """The motion of a clip frame by frame: a :class:`Course`, or frames that share no fields."""
+
+    def step(self, t: int) -> Step:
+        """Frame ``t``."""
+
+    def __iter__(self) -> Iterator[Step]: ...
 
 
 @dataclass(frozen=True, eq=False)

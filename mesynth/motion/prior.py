@@ -26,7 +26,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import FieldTable, basis, mean_table
-from mesynth.motion.layers import Course, Layers, jaw_cells, skin_aus
+from mesynth.motion.layers import Course, Layers, Steps, jaw_cells, skin_aus
 from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path, recorded
 from mesynth.motion.warp import folding, stays_inside
 from mesynth.preprocess.align import eye_centres
@@ -212,13 +212,14 @@ def check_reach(aus: AUVector) -> None:
 
 
 def formed_clip(
-    face: Face, steps: Course, n_frames: int, fps: float, apex: int, noise: float, seed: int, device: str | None = None
+    face: Face, steps: Steps, n_frames: int, fps: float, apex: int, noise: float, seed: int, device: str | None = None
 ) -> tuple[Clip, Flow, tuple[str, ...]]:
     """The clip that shows ``face`` moved, within its margin, its flow onset -> apex with masks, and a warning where
     skin folds.
 
     ``noise``: standard deviation of the sensor's noise on every frame but the onset, grey levels. ``device``: where
-    torch makes the frames, all at once (:mod:`mesynth.motion.batched`); None: here, one by one. The flow is made here.
+    torch makes the frames of a :class:`Course`, all at once (:mod:`mesynth.motion.batched`); None: here, one by one.
+    The flow is made here.
     """
     height, width = face.image.shape[:2]
     inset = face.margin
@@ -227,6 +228,7 @@ def formed_clip(
     if device is not None:
         from mesynth.motion.batched import composed
 
+        assert isinstance(steps, Course)
         frames = composed(face.layers, steps, noise, stream, device, inset)
     for t, step in enumerate(steps if device is None else ()):
         # The onset keeps the photo's own noise: it is the frame the person took.
