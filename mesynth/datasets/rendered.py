@@ -584,6 +584,6 @@ def _finish_long(out: Path, wanted: LongRendering, jobs: list[_Stretch], made: M
         for row in made
     )  # fmt: skip
     buffer = io.BytesIO()
-    np.savez(buffer, **points)
+    np.savez(buffer, **points)  # type: ignore[arg-type]  # its other keyword is none of the names
     tables = LongVideos(root=out, videos=tuple(videos), intervals=marked).tables()
     write_listed(out, {LONG_LANDMARKS: buffer.getvalue()} | tables)
