@@ -453,6 +453,10 @@ def predict(
     help="Score these intervals: subject, video, onset, offset, and expression and emotion where they are known.",
 )  # fmt: skip
 @click.option(
+    "--recognizer", metavar="FOLDER|shipped",
+    help="Say by this trained recognizer which class each interval is of, and score that, too (STRS).",
+)  # fmt: skip
+@click.option(
     "--flow", type=click.Choice(["tvl1", "dis", "raft"]), default="tvl1", show_default=True, help="softnet's."
 )
 @click.option("--labels", type=click.Choice(["step", "iou"]), default="step", show_default=True, help="softnet's.")

@@ -519,9 +519,15 @@ def _recognizer(videos: LongVideos, name: Path | str | None) -> Recognizer | Non
     model = Recognizer.load(name)
     if known := sorted(set(model.subjects_seen) & {video.person for video in videos.videos}):
         raise LeakError(f"the recognizer {model.name} learned from {known[0]}; take one that has not seen these people")
-    if model.config.labels.multi or model.config.data.classes == "objective":
+    if model.config.labels.multi or model.config.data.label not in ("label", "emotion"):
         raise ConfigError(f"the recognizer {model.name} does not tell emotions; take one of a scheme of emotions")
     return model
+
+
+def _in_words_of(model: Recognizer, emotion: str) -> str:
+    """The recognizer's class of an annotated emotion; "" where it has none."""
+    word = label(emotion) if model.config.data.label == "label" else emotion
+    return word if word in model.config.data.classes else ""
 
 
 def _named(
@@ -615,8 +621,7 @@ def _written(
     truth: Sequence[Marked] = videos.intervals
     if model is not None:
         found = _named(videos, found, model, landmarker, out / "parts")
-        scheme = model.config.data.classes  # in whose words it answers
-        truth = [replace(one, emotion=label(one.emotion, scheme, one.database)) for one in truth]
+        truth = [replace(one, emotion=_in_words_of(model, one.emotion)) for one in truth]
     result = score(videos.videos, truth, found, kinds=run.expressions, least=run.iou)
     rows = per_video(result)
     buffer = io.StringIO()

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mesynth.api import load_database
+from mesynth.cli import main
 from mesynth.core import facs
 from mesynth.core.errors import MesynthError
 from mesynth.datasets.rendered import LONG_LANDMARKS, LongRendering, _script, render_long
 from mesynth.store.long_videos import LongVideos, pictures_in
 from mesynth.store.videos import read_pictures
+from tests.datasets.releases import casme_sq
 
 TINY = LongRendering(subjects=1, videos_per_subject=1, seconds=(5.0, 5.0), size=64, fps=25.0)
 
@@ -86,3 +90,47 @@ def test_a_tiny_video_is_read_back(tmp_path: Path) -> None:
 def test_what_cannot_be_rendered(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(MesynthError, match=says):
         LongRendering(**wrong)  # type: ignore[arg-type]
+
+
+def test_videos_of_a_release_are_listed(tmp_path: Path) -> None:
+    casme_sq.write_casme_sq(tmp_path / "release", renderings=("raw",))
+    words = [
+        "prepare",
+        "casme_sq",
+        "--root",
+        str(tmp_path / "release"),
+        "--long-videos",
+        "--out",
+        str(tmp_path / "list"),
+    ]
+    ran = CliRunner().invoke(main, [*words, "--part", "all", "--frames", "raw"])
+    assert ran.exit_code == 0, ran.output
+    listed = LongVideos.read(tmp_path / "list")
+    clips, _ = load_database("casme_sq", tmp_path / "release", part="all", frames="raw")
+    assert len(listed.intervals) == len(clips)
+    assert {m.expression for m in listed.intervals} == {row.expression for row in clips} == {"micro", "macro"}
+    onsets = {Path(row.frame_files[0]).name for row in clips}
+    for video in listed.videos:
+        names = pictures_in(listed.place(video))
+        assert len(names) == video.frames
+        assert all(names[m.onset] in onsets for m in listed.of(video))
+    idle = CliRunner().invoke(main, [*words, "--size", "64"])
+    assert idle.exit_code == 2
+    assert "--size has no effect on a list of videos" in idle.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--long", "--layout", "faces"], "--long has no effect"),
+        (["--seconds", "20"], "--seconds has no effect"),
+        (["--long", "--seconds", "1"], "seconds=1:1"),
+        (["--long", "--seconds", "soon"], "'soon'"),
+        (["--long", "--clips", "0"], "clips=0"),
+    ],
+)  # fmt: skip
+def test_mistakes_at_the_command_line(tmp_path: Path, words: list[str], says: str) -> None:
+    ran = CliRunner().invoke(main, ["render", "--out", str(tmp_path / "out"), *words])
+    assert ran.exit_code == 2, ran.output
+    assert says in ran.output
+    assert not (tmp_path / "out").exists()

@@ -105,7 +105,11 @@ SUBSTITUTIONS = (
         options={"--clips": "1", "--seconds": "5"},
     ),
     Substitution(r"^mesynth drive\b", "small pictures, the quicker flow", options={"--size": "64", "--method": "dis"}),
-    Substitution(r"^recognizer spot\b", "one epoch, the quicker flow", options={"--epochs": "1", "--flow": "dis"}),
+    Substitution(
+        r"^recognizer spot\b.*(softnet --|--train)",
+        "one epoch, the quicker flow",
+        options={"--epochs": "1", "--flow": "dis"},
+    ),
     Substitution(
         r"^mesynth generate\b.*--count", "eighteen clips go the same way as a thousand", options={"--count": "18"}
     ),

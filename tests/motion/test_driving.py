@@ -240,7 +240,8 @@ def test_a_video_drives(people: Path, tmp_path: Path) -> None:
 
     frames, points, _ = _clip(1, "12=0.8", 9)
     folder = write_frames(tmp_path / "shown", frames)
-    np.savez(tmp_path / "points.npz", **{"img2.png": points})
+    named: dict[str, Any] = {"img2.png": points}
+    np.savez(tmp_path / "points.npz", **named)
     video = VideoDriver(path=folder, onset=1, apex=4, offset=8, subject="own/anna", licence="hers", fps=60.0)
     config = DriveConfig(flow="dis", size=64)
     kwargs: dict[str, Any] = {"landmarker": str(tmp_path / "points.npz"), "preview": Preview(count=0)}

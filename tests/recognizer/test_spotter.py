@@ -268,8 +268,13 @@ def test_learned_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: p
 def test_a_saved_spotter_refuses_whom_it_knows(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos = LongVideos.read(long)
     shown = [_toy(i, [(m.onset, m.offset) for m in videos.of(v)], v.frames - 5) for i, v in enumerate(videos.videos)]
+
+    def looked(*_: Any) -> list[Seen]:
+        (tmp_path / "spotter/flow").mkdir()
+        return shown
+
     with monkeypatch.context() as toys:
-        toys.setattr(module, "_looked", lambda *_: (tmp_path / "spotter/flow").mkdir() or shown)
+        toys.setattr(module, "_looked", looked)
         train_on(long, tmp_path / "spotter", SpotRun(method="softnet", expressions=("micro",), config=QUICK))
     assert {"model.safetensors", "spotter.json", "run.yaml"} <= {p.name for p in (tmp_path / "spotter").iterdir()}
     assert Spotter.load(tmp_path / "spotter").subjects_seen == tuple(sorted(v.person for v in videos.videos))
