@@ -33,7 +33,7 @@ from recognizer import study_report
 from recognizer.ablation_result import read_result
 from recognizer.cli import main
 from recognizer.data import FlowSet
-from recognizer.models import MODELS
+from recognizer.models import HANDCRAFTED, MODELS, PUBLISHED
 from recognizer.protocol import PROTOCOLS, ProtocolConfig, make_folds, mix
 from recognizer.sources import as_flow_set
 from recognizer.study import forecast, load_study, run_study
@@ -455,6 +455,7 @@ def test_references_are_whole_and_asked_for_by_names_that_exist() -> None:
         assert str(entry.get("year", "")) == "" or str(entry["year"]) in key
     assert len(called) == len(set(called))
     assert {"casme", "casme2", "samm", "smic", "mmew", "4dme", "dfme", "casme3", "casme_sq", "meview"} <= set(called)
+    assert {*PUBLISHED, *HANDCRAFTED} <= set(called)
 
 
 # ---------------------------------------------------------------- all of it, on rendered people
