@@ -49,6 +49,7 @@ def render(
     size: int = 192,
     fps: float = 60.0,
     seed: int = 0,
+    macro: bool = False,
     workers: int = 1,
     progress: Bars | None = None,
 ) -> Manifest | Path:
@@ -62,6 +63,8 @@ def render(
         size: side of the frames, pixels.
         fps: frames per second (casme2).
         seed: same seed, same bytes.
+        macro: macro-expressions, long and strong, instead of micro-expressions (casme2); the same seed has the same
+            people.
         workers: processes, 0 for one per core; the bytes do not depend on it.
 
     Raises:
@@ -75,11 +78,13 @@ def render(
     from mesynth.datasets.rendered import Rendering, render_casme2, render_faces
 
     bar = progress or _no_bars
+    if layout == "faces" and macro:
+        raise ConfigError("macro=True is about clips, and layout=faces has none; choose layout=casme2")
     if layout == "faces":
         return render_faces(out, subjects=subjects, size=size, seed=seed, progress=bar("faces"))
     if layout != "casme2":
         raise ConfigError(f"layout '{layout}' is unknown; choose casme2 or faces")
-    wanted = Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)
+    wanted = Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed, macro=macro)
     return render_casme2(out, wanted, workers=workers, progress=bar("clips"))
 
 

@@ -325,17 +325,25 @@ def _range(text: str) -> tuple[float, float]:
 @click.option("--clips", default=8, show_default=True, help="Clips a subject, 1..99 (casme2).")
 @click.option("--size", default=192, show_default=True, help="Frame width and height in pixels.")
 @click.option("--fps", default=60.0, show_default=True, help="Frames per second (casme2; the release has 200).")
+@click.option(
+    "--macro",
+    is_flag=True,
+    help="Macro-expressions, long and strong, to transfer from (casme2); the same seed has the same people.",
+)
 @SEED
 @OUT
 @WORKERS
 @share_options
 @dry_run_option
 def render(
-    layout: str, subjects: int, clips: int, size: int, fps: float, seed: int, out: Path, workers: int, dry_run: bool
-) -> None:
+    layout: str, subjects: int, clips: int, size: int, fps: float, macro: bool, seed: int, out: Path, workers: int,
+    dry_run: bool,
+) -> None:  # fmt: skip
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
     from mesynth.store.remote import shown
 
+    if macro and layout == "faces":
+        raise click.UsageError("--macro is about clips, and --layout faces has none; choose --layout casme2")
     if dry_run:
         from mesynth.datasets.rendered import Rendering
 
@@ -348,8 +356,8 @@ def render(
 
     with progress_bars() as bar:
         run(
-            out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, workers=workers,
-            progress=bar,
+            out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, macro=macro,
+            workers=workers, progress=bar,
         )  # fmt: skip
     click.echo(f"rendered into {shown(out)}")
 
