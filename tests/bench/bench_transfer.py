@@ -77,6 +77,7 @@ def main() -> None:
     print(
         f"{len(real)} clips, {len(np.unique(real.subjects))} subjects; {0 if made is None else len(made)} to transfer"
     )
+    asked: list[tuple[str, list[str], FlowSet | None]]
     asked = [(name, settings, None) for name, settings in NETWORK.items()]
     asked += [(name, settings, made) for name, settings in MACRO.items() if made is not None]
     tables: list[list[tuple[str, list[str], FlowSet | None]]] = [
