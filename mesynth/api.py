@@ -50,6 +50,7 @@ def render(
     fps: float = 60.0,
     seed: int = 0,
     seconds: tuple[float, float] = (10.0, 60.0),
+    macro: bool = False,
     workers: int = 1,
     progress: Bars | None = None,
 ) -> Manifest | Path:
@@ -65,6 +66,8 @@ def render(
         fps: frames per second (casme2, long).
         seconds: shortest and longest video (long).
         seed: same seed, same bytes.
+        macro: macro-expressions, long and strong, instead of micro-expressions (casme2); the same seed has the same
+            people.
         workers: processes, 0 for one per core; the bytes do not depend on it.
 
     Raises:
@@ -78,6 +81,8 @@ def render(
     from mesynth.datasets.rendered import Rendering, render_casme2, render_faces
 
     bar = progress or _no_bars
+    if layout != "casme2" and macro:
+        raise ConfigError(f"macro=True is about clips, and layout={layout} has none; choose layout=casme2")
     if layout == "faces":
         return render_faces(out, subjects=subjects, size=size, seed=seed, progress=bar("faces"))
     if layout == "long":
@@ -89,7 +94,7 @@ def render(
         return render_long(out, videos, workers=workers, progress=bar("expressions"))
     if layout != "casme2":
         raise ConfigError(f"layout '{layout}' is unknown; choose casme2, faces or long")
-    wanted = Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed)
+    wanted = Rendering(subjects=subjects, clips_per_subject=clips, size=size, fps=fps, seed=seed, macro=macro)
     return render_casme2(out, wanted, workers=workers, progress=bar("clips"))
 
 

@@ -674,8 +674,8 @@ class _Chunk:
 
         out = answer()
         if self.stage.pretext == ORDER:
-            head = parameters[_ORDERS]
-            return F.cross_entropy(_shown(out) @ head[:, :-1].T + head[:, -1], batch["order"])
+            orders = parameters[_ORDERS]
+            return F.cross_entropy(_shown(out) @ orders[:, :-1].T + orders[:, -1], batch["order"])
         if self.stage.pretext == CONTRAST:
             return transfer.contrast(_shown(out), _shown(answer(_SECOND)), batch["clips"])
         meta = {name: batch[f"meta/{name}"] for name in self.meta}
@@ -689,14 +689,15 @@ class _Chunk:
             term = multilabel(self.model, odds, batch["targets"], batch["au weights"], config)
             total = total + self.task.au_weight * term
         if config.on_features:
-            total = total + on_features(out.features, batch["y"], config)
+            total = total + on_features(_shown(out), batch["y"], config)
         if config.angular:
-            total = total + angular(out.features, batch["y"], parameters[_DIRECTIONS], config)
-        features, side = out.features, batch["added"]
+            total = total + angular(_shown(out), batch["y"], parameters[_DIRECTIONS], config)
+        side = batch["added"]
+        features = _shown(out) if config.uses(SIDES) else out.scores
         if self.free:
             free = answer(_FREE)
             if config.uses(SIDES):
-                features = torch.cat([_shown(out), _shown(free)])
+                features = torch.cat([features, _shown(free)])
                 side = torch.arange(len(features), device=side.device) >= len(side)
             if config.uses(UNLABELLED):
                 gain = self.model.probability_gain
@@ -710,7 +711,7 @@ class _Chunk:
         if config.mmd:
             total = total + config.mmd * transfer.mmd(features, side)
         if self.stage.taught:
-            total = total + self._taught(out.features, scale, batch)
+            total = total + self._taught(_shown(out), scale, batch)
         if config.distil:
             multi = not head.classes
             total = total + config.distil * distillation(self.model, shown.scores, batch["teacher"], multi=multi)
@@ -747,7 +748,7 @@ class _Chunk:
         index, flip, dy, dx = self._drawn(stage.weights, labels, stage)  # [steps, M, batch]
         two = stage.pretext == CONTRAST or (self.free and not stage.pretext and config.loss.uses(UNLABELLED))
         again = self._drawn(stage.weights, labels, stage, "/second") if two else ()
-        unlabelled = ()
+        unlabelled: tuple[torch.Tensor, ...] = ()
         if self.free and not stage.pretext:
             assert task.free is not None
             unlabelled = self._drawn(task.free, np.zeros_like(labels), stage, "/unlabelled")

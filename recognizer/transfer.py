@@ -89,7 +89,8 @@ def mmd(features: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     w = side.to(features.dtype)
     n, other = w.sum(), (1 - w).sum()
     share = w / n.clamp(min=1) - (1 - w) / other.clamp(min=1)
-    apart = _squared(features)
+    squares = features.square().sum(-1)
+    apart = (squares[:, None] + squares[None] - 2 * features @ features.T).clamp(min=0)  # no [B,B,D] for wide features
     mean = apart.detach().mean().clamp(min=1e-12)
     kernel = torch.stack([torch.exp(-apart / (width * mean)) for width in WIDTHS]).mean(0)
     return (n > 0) * (other > 0) * (share @ kernel @ share)
@@ -111,16 +112,12 @@ def hint(features: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 def distances(features: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Relational distillation of distances (Park et al., CVPR 2019): the distances between clips, as shares of their
     mean, should be the teacher's (Huber). [B,D] twice, of any widths -> scalar."""
-    return _of_pairs(features, teacher)
-
-
-def _of_pairs(features: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     pairs = (~torch.eye(len(features), dtype=torch.bool, device=features.device)).to(features.dtype)
     shares = []
     for x in (features, teacher):
         length = _length(_squared(x)) * pairs
         shares.append(length / (length.sum() / pairs.sum().clamp(min=1)).clamp(min=1e-12))
-    return F.smooth_l1_loss(*shares, reduction="sum") / pairs.numel()
+    return F.smooth_l1_loss(shares[0], shares[1], reduction="sum") / pairs.numel()
 
 
 def angles(features: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -130,7 +127,7 @@ def angles(features: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     for x in (features, teacher):
         direction = _unit(x[None] - x[:, None])
         cosines.append(direction @ direction.transpose(1, 2))
-    return F.smooth_l1_loss(*cosines)
+    return F.smooth_l1_loss(cosines[0], cosines[1])
 
 
 def _length(squared: torch.Tensor) -> torch.Tensor:

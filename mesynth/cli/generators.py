@@ -338,6 +338,11 @@ Examples:
 )
 @click.option("--size", default=192, show_default=True, help="Frame width and height in pixels.")
 @click.option("--fps", type=float, help="Frames per second (casme2; the release has 200) [default: 60; long 30].")
+@click.option(
+    "--macro",
+    is_flag=True,
+    help="Macro-expressions, long and strong, to transfer from (casme2); the same seed has the same people.",
+)
 @SEED
 @OUT
 @WORKERS
@@ -345,7 +350,7 @@ Examples:
 @dry_run_option
 def render(
     layout: str, long_videos: bool, seconds: str, subjects: int, clips: int | None, size: int, fps: float | None,
-    seed: int, out: Path, workers: int, dry_run: bool,
+    macro: bool, seed: int, out: Path, workers: int, dry_run: bool,
 ) -> None:  # fmt: skip
     """Render subjects of the 3D FACS head: a database without a licence, with exact AUs."""
     from mesynth.store.remote import shown
@@ -354,6 +359,8 @@ def render(
         raise click.UsageError("--long has no effect with --layout faces, which are pictures; leave one of them out.")
     layout = "long" if long_videos else layout
     long = layout == "long"
+    if macro and layout != "casme2":
+        raise click.UsageError(f"--macro is about clips, and --layout {layout} has none; choose --layout casme2")
     source = click.get_current_context().get_parameter_source("seconds")
     if not long and source == click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--seconds has no effect without --long; leave it out.")
@@ -376,8 +383,8 @@ def render(
 
     with progress_bars() as bar:
         run(
-            out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, workers=workers,
-            seconds=_range(seconds), progress=bar,
+            out, subjects=subjects, layout=layout, clips=clips, size=size, fps=fps, seed=seed, macro=macro,
+            workers=workers, seconds=_range(seconds), progress=bar,
         )  # fmt: skip
     click.echo(f"rendered into {shown(out)}")
 

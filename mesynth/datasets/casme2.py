@@ -201,6 +201,7 @@ def _line(folder: str, book: Path, cells: dict[str, object], origin: _Origin) ->
         return replace(line, provenance={"seed": origin.seed})
     return replace(
         line,
+        expression=str(exact.get("expression", "micro")),
         warnings=tuple(exact["warnings"]),
         vector=AUVector(np.array(exact["au_intensity"], np.float32).reshape(len(AU_CODES), 2)),
         provenance={

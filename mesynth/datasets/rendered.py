@@ -61,6 +61,9 @@ class Rendering:
     """Side of the frames, pixels."""
     fps: float = 60.0
     seed: int = 0
+    macro: bool = False
+    """Macro-expressions: half a second to four, intensities drawn from 0.6 to 1 (micro: 0.12 to 0.6). The same seed has
+    the same people."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.subjects <= MAX_SUBJECTS:
@@ -144,6 +147,8 @@ _JPEG_QUALITY = 95
 _OTHERS = 0.125  # share of clips outside the composite's three classes (0.39 in CASME II, where it is the rest class)
 _ONE_SIDED = 0.4  # a coder writes L or R where the weaker side has less than this share of the stronger
 _DURATION = (0.335, 0.09, 0.15)  # mean, standard deviation and minimum, s; CASME II: mean 67 frames at 200 fps
+_MACRO_DURATION = (1.2, 0.5, 0.55, 4.0)  # mean, standard deviation, minimum and maximum, s (Ekman: 0.5 to 4 s)
+_MACRO_AUS = AUSampling(intensity_min=0.6, intensity_max=1.0)
 _MARGIN = (3, 8)  # frames before the onset and after the offset
 
 
@@ -170,6 +175,7 @@ def render_casme2(
     out = Path(out)
     subjects, seed, fps = wanted.subjects, wanted.seed, float(wanted.fps)
     config = {"stage": "render", "layout": "casme2"} | asdict(wanted) | {"fps": fps, "version": mesynth.__version__}
+    config = config if wanted.macro else {key: value for key, value in config.items() if key != "macro"}
     jobs = [
         _Job(s, c, emotion)
         for s in range(1, subjects + 1)
@@ -180,7 +186,7 @@ def render_casme2(
         made = run_stage(
             out,
             jobs,
-            _Renderer(wanted.size, fps, seed),
+            _Renderer(wanted.size, fps, seed, wanted.macro),
             config=config,
             workers=workers,
             shard_clips=wanted.clips_per_subject,  # one subject per process: building a face costs as much as a clip
@@ -228,16 +234,18 @@ class _Renderer:
     size: int
     fps: float
     seed: int
+    macro: bool = False
 
     def __call__(self, job: _Job) -> Produced:
         from mesynth.head import blink, head_motion
 
         index = job.subject * 100 + job.clip
-        rng = stream(self.seed, "rendered-clip", index)
-        aus = sample_aus(job.emotion, rng, AUSampling())
+        rng = stream(self.seed, "rendered-macro" if self.macro else "rendered-clip", index)
+        aus = sample_aus(job.emotion, rng, _MACRO_AUS if self.macro else AUSampling())
         profile = draw_profile(PROFILE, rng)
-        mean, sd, least = _DURATION
-        n = frame_count(float(np.clip(rng.normal(mean, sd), least, MAX_DURATION_S)), self.fps)
+        mean, sd, least, most = _MACRO_DURATION if self.macro else (*_DURATION, MAX_DURATION_S)
+        seconds = float(np.clip(rng.normal(mean, sd), least, most))
+        n = max(round(seconds * self.fps) + 1, 3) if self.macro else frame_count(seconds, self.fps)
         before, after = (int(v) for v in rng.integers(_MARGIN[0], _MARGIN[1] + 1, 2))
         start = int(rng.integers(1, 400))
         total = before + n + after
@@ -251,7 +259,7 @@ class _Renderer:
 
         subject = _subject(derived(self.seed, "rendered-subject", job.subject), self.size)
         frames = subject.render(au, pose, noise_seed=derived(self.seed, "rendered-noise", index))
-        who, clip = f"sub{job.subject:02d}", f"EP{job.clip + 1:02d}_{1 + index % 7:02d}f"
+        who, clip = f"sub{job.subject:02d}", f"{'MA' if self.macro else 'EP'}{job.clip + 1:02d}_{1 + index % 7:02d}f"
         names = [f"{FRAMES}/{who}/{clip}/img{start + i}.jpg" for i in range(total)]
         inside = slice(before, before + n)
         database = f"rendered-{self.seed}"
@@ -271,6 +279,7 @@ class _Renderer:
             height=self.size,
             width=self.size,
             emotion=job.emotion,
+            expression="macro" if self.macro else "micro",
             label=CLASS_OF.get(job.emotion, ""),
             objective_class=facs.objective_class(facs.parse_annotation(text).codes),
             au_text=text,
@@ -304,6 +313,7 @@ def _truth(manifest: Manifest, seed: int, fps: float) -> bytes:
     clips = {}
     for row in manifest:
         source = asdict(row.provenance)
+        more = {"expression": row.expression} if row.expression != "micro" else {}
         clips[f"{row.subject}/{row.clip}"] = {
             "au_intensity": list(row.au_intensity),
             "seed": source["seed"],
@@ -311,7 +321,7 @@ def _truth(manifest: Manifest, seed: int, fps: float) -> bytes:
             "aus_source": source["aus_source"],
             "profile": source["profile"],
             "warnings": list(row.warnings),
-        }
+        } | more
     record = {
         "kind": "rendered", "database": f"rendered-{seed}", "seed": seed, "fps": fps, "licence": LICENCE,
         "version": mesynth.__version__, "clips": clips,

@@ -65,6 +65,19 @@ def test_layout(rendered: Path) -> None:
         assert len(on_disk) > row.n_frames  # frames before the onset and after the offset
 
 
+def test_macro_expressions_are_long_strong_and_of_the_same_people(rendered: Path, tmp_path: Path) -> None:
+    render_casme2(tmp_path / "macro", replace(SMALL, subjects=1, macro=True, fps=30.0))
+    read, micro = list(load_casme2(tmp_path / "macro")), list(load_casme2(rendered))
+    assert read == list(Manifest.read(tmp_path / "macro"))
+    assert {row.expression for row in read} == {"macro"}
+    assert {row.expression for row in micro} == {"micro"}
+    assert all(0.5 < (row.n_frames - 1) / row.fps <= 4 for row in read)
+    strong, weak = (np.mean([max(row.au_intensity) for row in rows]) for rows in (read, micro))
+    assert strong > 1.3 * weak
+    assert {(row.subject, row.provenance.seed) for row in read} <= {(r.subject, r.provenance.seed) for r in micro}
+    assert not {row.clip_id for row in read} & {row.clip_id for row in micro}
+
+
 def test_workbook_has_the_releases_quirks(rendered: Path) -> None:
     sheets = pd.read_excel(rendered / WORKBOOK, sheet_name=None, dtype=object, engine="openpyxl")
     assert list(sheets) == ["Sheet1", "Sheet2", "Sheet3"]

@@ -52,7 +52,7 @@ def test_coral_against_covariances() -> None:
 def test_mmd_against_its_definition() -> None:
     x, side = torch.randn(9, 3, generator=rng(1)), torch.arange(9) < 4
     apart_ = torch.cdist(x, x) ** 2
-    kernel = sum(torch.exp(-apart_ / (w * apart_.mean())) for w in transfer.WIDTHS) / len(transfer.WIDTHS)
+    kernel = torch.stack([torch.exp(-apart_ / (w * apart_.mean())) for w in transfer.WIDTHS]).mean(0)
     s, t = side, ~side
     by_hand = kernel[s][:, s].mean() + kernel[t][:, t].mean() - 2 * kernel[s][:, t].mean()
     torch.testing.assert_close(transfer.mmd(x, side), by_hand, atol=1e-5, rtol=1e-4)
