@@ -3,7 +3,7 @@
 ``python -m tests.bench.bench_frames [--clips 64] [--prepare 8] [--quick]``: a table of milliseconds a frame (one
 thread, best of several, taken in turn), then whole corpora by the command: clips a minute with noise, blinks and head
 motion at one process and two, and the clips of 640 x 480
-pixels that `prepare` makes a minute.
+pixels that `prepare` makes a minute and the seconds that `measure` takes, each beside a plain loop.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,18 @@ import cv2
 import numpy as np
 
 from mesynth.core import facs
+from mesynth.core.errors import MesynthError
 from mesynth.core.profiles import PROFILES
 from mesynth.head import Subject
+from mesynth.metrics.base import METRICS, MeasureConfig, Setup, subset, walk
+from mesynth.metrics.measure import measure
+from mesynth.metrics.networks import Networks
 from mesynth.motion.nuisance import Nuisance, recorded
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.motion.warp import backward_flow, planes_of, warp_planes
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.preprocess.prepare import prepare
+from mesynth.preprocess.flow import estimate_flow
+from mesynth.preprocess.prepare import landmarker_of, prepare
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.shards import frames_members, member_frames
 from mesynth.store.videos import encoded, image_array, turned_over
@@ -221,7 +227,48 @@ def prepared(folder: Path, clips: int) -> list[tuple[str, float]]:
         start = time.perf_counter()
         prepare(manifest, folder / f"prepared-{workers}", cache=None, workers=workers)
         out.append((f"{workers} process(es)", 60 * clips / (time.perf_counter() - start)))
+    start = time.perf_counter()
+    for _ in range(clips):
+        plain_clip([folder / name for name in names], 20)
+    out.append(("a plain loop", 60 * clips / (time.perf_counter() - start)))
     return out
+
+
+def plain_clip(files: list[Path], apex: int) -> tuple[list[bytes], np.ndarray]:
+    """What `prepare` makes of a clip, written down as one would: frame after frame, a step after the other."""
+    frames = [np.ascontiguousarray(cv2.imread(str(file))[..., ::-1]) for file in files]
+    detector = landmarker_of("mediapipe", "mediapipe", "cpu")
+    crop = SimilarityCrop.from_landmarks(detector.detect(frames[0]), SIZE)
+    sigma = 0.5 * np.sqrt(max(1 / crop.scale**2 - 1, 0))
+    crops = []
+    for frame in frames:
+        soft = cv2.GaussianBlur(frame, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        crops.append(
+            cv2.warpAffine(soft, crop.matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        )
+    pictures = [encoded(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) for picture in crops]
+    return pictures, estimate_flow(crops[0], crops[apex]).uv
+
+
+def measured(real: Manifest, made: Manifest, clips: int) -> list[tuple[str, float]]:
+    """(how, seconds) of `measure` with so many clips a side, and of every measure by itself in one thread."""
+    config = MeasureConfig(clips=clips)
+    start = time.perf_counter()
+    measure(real, made, config)
+    out = [("measure", time.perf_counter() - start)]
+    start = time.perf_counter()
+    setup = Setup(config, Networks())
+    for name in METRICS:
+        metric = METRICS[name](setup)
+        for side, manifest in (("real", real), ("synthetic", made)):
+            for clip in walk(manifest, subset(manifest, clips, 0, side)[: getattr(metric, "limit", None)], side, {}):
+                with suppress(MesynthError):
+                    metric.update(clip)
+        with suppress(MesynthError):
+            metric.compute()
+            if hasattr(metric, "plots"):
+                metric.plots()
+    return [*out, ("each measure by itself, one thread", time.perf_counter() - start)]
 
 
 def main() -> None:
@@ -247,6 +294,11 @@ def main() -> None:
         print(f"\nprepare, {options.prepare} clips of 48 frames of 640 x 480: clips a minute")
         for how, whole in prepared(Path(folder), options.prepare):
             print(f"  {how:22s} {whole:7.0f}")
+        clips = min(options.clips, options.prepare)
+        print(f"\nmeasure, {clips} clips a side (of 48 and {FRAMES} frames of {SIZE} px): seconds")
+        sides = (Manifest.read(Path(folder) / name) for name in ("prepared-1", "png-1"))
+        for how, seconds in measured(*sides, clips):
+            print(f"  {how:36s} {seconds:7.1f}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mesynth.core.errors import (
     WeightsUnavailable,
 )
 from mesynth.core.framing import OWN, KnownFraming, parse_framing
+from mesynth.data import ClipDataset
 from mesynth.datasets.casme2 import CASME2, load_casme2
 from mesynth.datasets.check import check, kinds_of_warnings
 from mesynth.datasets.load import load_release
@@ -31,9 +32,11 @@ from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.prepare import prepare, thin
 from mesynth.store.manifest import Manifest
-from mesynth.store.shards import known_framing, read_flow, read_frames, read_landmarks
+from mesynth.store.shards import frame_names, known_framing, read_flow, read_frames, read_landmarks, read_span
 from mesynth.store.stage import Interrupted, read_skipped, shard_size
 from mesynth.store.videos import read_image
+from recognizer.data import DataConfig, load
+from recognizer.views import VIEWS
 from tests.preprocess.faces import PEAK, write_faces
 
 
@@ -424,3 +427,46 @@ def test_frames_that_cannot_be(prepared: Manifest, tmp_path: Path, steps: dict[s
     assert told.exit_code == 2
     assert words in " ".join(told.output.split())
     assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture(scope="module")
+def filmed(source: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """:func:`prepared` by the command, its frames as video."""
+    out = tmp_path_factory.mktemp("filmed") / "out"
+    command = ["prepare", "casme2", "--root", str(source.root), "--store", "video", "--landmarker", "mediapipe"]
+    done = CliRunner().invoke(main, [*command, "--out", str(out), "--workers", "1"])
+    assert done.exit_code == 0, done.output
+    return Manifest.read(out)
+
+
+def test_clips_prepared_into_videos_are_the_same_clips(prepared: Manifest, filmed: Manifest, tmp_path: Path) -> None:
+    for one, two in zip(prepared, filmed, strict=True):
+        assert one.frames
+        assert two.frames
+        assert frame_names(read_span(prepared.root, one.frames)) == [f"{i:03d}.png" for i in range(one.n_frames)]
+        assert frame_names(read_span(filmed.root, two.frames)) == ["frames.mkv"]
+        assert np.array_equal(read_frames(prepared.root, one), read_frames(filmed.root, two))
+        ends = [0, one.apex_index]
+        assert np.array_equal(read_frames(prepared.root, one, ends), read_frames(filmed.root, two, ends))
+        assert replace(one, frames=None, flow=None) == replace(two, frames=None, flow=None)
+        assert np.array_equal(read_flow(prepared.root, one), read_flow(filmed.root, two))
+    # The flow is in other tars, with the same bytes.
+    flows = [{k: v for k, v in shards(m.root).items() if k.startswith("flow")} for m in (prepared, filmed)]
+    assert flows[0] == flows[1]
+    again = [prepare(m, tmp_path / m.root.parent.name, landmarker="stored", workers=1) for m in (prepared, filmed)]
+    assert shards(again[0].root) == shards(again[1].root)
+
+
+def test_a_corpus_of_videos_feeds_training_and_recognizers(prepared: Manifest, filmed: Manifest) -> None:
+    parts = ["frames", "flow", "landmarks"]
+    for one, two in zip(ClipDataset(prepared, parts=parts), ClipDataset(filmed, parts=parts), strict=True):
+        assert one.keys() == two.keys()
+        for name in (*parts, "label", "apex", "length"):
+            assert np.array_equal(np.asarray(one[name]), np.asarray(two[name])), name
+    config = DataConfig(frame_size=32, frames=4, key_frames=2)
+    views = tuple(name for name, view in VIEWS.items() if not view.costly)  # those that are read off the frames
+    read = [load(m, config, views=views).inputs() for m in (prepared, filmed)]
+    assert read[0].keys() == read[1].keys() == set(views)
+    for name, view in read[0].items():
+        assert np.ptp(view) > 0, name
+        np.testing.assert_array_equal(view, read[1][name], err_msg=name)

@@ -7,8 +7,10 @@ import io
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -519,3 +521,129 @@ def test_a_build_without_the_encoder_reads_and_says_that_it_cannot_write(monkeyp
         videos.lossless_video(clip)
     with pytest.raises(ConfigError, match="store them as png"):
         shards.check_pictures("video")
+
+
+# ---------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many OpenCV may use."""
+    before = cv2.getNumThreads()
+    yield cv2.setNumThreads
+    cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("many", [1, 2, 3, 8])
+def test_pictures_come_in_order_and_are_not_made_far_ahead(many: int, threads: Callable[[int], None]) -> None:
+    threads(many)
+    made: list[int] = []
+
+    def slowly(number: int) -> np.ndarray:
+        time.sleep(0.002 * (number % 3))
+        made.append(number)
+        return np.full(1 << 22, number, np.uint8)
+
+    for place, picture in enumerate(videos.in_threads(slowly, range(24), lambda picture: picture.nbytes)):
+        assert picture[0] == place
+        assert len(made) <= place + 2 + max(8, min(many, 4))  # 8 of them are 32 MiB
+    assert sorted(made) == list(range(24))
+    assert not [t for t in threading.enumerate() if t.name.startswith("pictures")]
+
+
+@pytest.mark.parametrize("many", [1, 4])
+def test_what_is_wrong_with_a_picture_is_said_in_its_turn(many: int, threads: Callable[[int], None]) -> None:
+    threads(many)
+    seen: list[int] = []
+
+    def fails(number: int) -> int:
+        if number in (5, 6):
+            raise ValueError(f"number {number}")
+        return number
+
+    with pytest.raises(ValueError, match="number 5"):
+        seen.extend(videos.in_threads(fails, range(20)))
+    assert seen == [0, 1, 2, 3, 4]
+    for number in videos.in_threads(fails, range(5)):
+        if number == 1:
+            break  # whoever has enough leaves no thread behind
+    assert not [t for t in threading.enumerate() if t.name.startswith("pictures")]
+
+
+@pytest.mark.parametrize("damaged", [None, "00.jpg", "03.jpg", "05.png"])
+def test_threads_change_no_picture_no_digest_and_no_error(
+    tmp_path: Path, damaged: str | None, threads: Callable[[int], None]
+) -> None:
+    names = [f"{i:02d}.{'jpg' if i % 2 == 0 or i == 3 else 'png'}" for i in range(12)]
+    write_video(tmp_path / "a.mp4", range(4), "mp4v")
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(videos.encoded(numbered_frame(i), Path(name).suffix))
+    if damaged:
+        (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:40])
+    names.insert(7, frame_name("a.mp4", 2))
+    found = []
+    for many in (1, 4):
+        threads(many)
+        digest, pictures, said = hashlib.sha256(), [], ""
+        try:
+            for picture in read_pictures(tmp_path, names, digest):
+                pictures.append(picture.tobytes())
+        except UnreadableImageError as error:
+            said = str(error)
+        found.append((digest.hexdigest(), pictures, said))
+    assert found[0] == found[1]
+    assert (damaged or "") in found[0][2]
+    assert len(found[0][1]) == (13 if damaged is None else names.index(damaged))
+
+
+def test_opencvs_messages_are_as_before_once_all_threads_are_through(threads: Callable[[int], None]) -> None:
+    threads(4)
+    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_INFO)
+    try:
+        data = videos.encoded(numbered_frame(1), ".jpg")
+        for _ in videos.in_threads(lambda _: videos.image_array(data, "a picture"), range(200)):
+            pass
+        assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_INFO
+    finally:
+        cv2.utils.logging.setLogLevel(before)
+
+
+def jpegs() -> Iterator[tuple[str, bytes]]:
+    """JPEG files of every kind that Pillow writes, 37 wide and 23 high, by name."""
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (23, 37, 3), np.uint8))
+    thumbnail = io.BytesIO()
+    colour.resize((11, 7)).save(thumbnail, "jpeg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held upright: width and height in the header are the sensor's
+    for name, picture, how in (
+        ("baseline", colour, {}),
+        ("progressive", colour, {"progressive": True}),
+        ("grey", colour.convert("L"), {}),
+        ("CMYK", colour.convert("CMYK"), {}),
+        ("optimised tables", colour, {"optimize": True}),
+        ("restarts", colour, {"restart_marker_rows": 1}),
+        ("a comment", colour, {"comment": b"\xff\xc0\x00\x11\x08\x00\x01\x00\x01"}),
+        ("turned", colour, {"exif": exif.tobytes()}),
+        ("a thumbnail", colour, {"exif": b"Exif\0\0" + thumbnail.getvalue()}),
+        ("a profile", colour, {"icc_profile": bytes(70_000)}),
+        ("a size in dots", colour, {"dpi": (300, 300)}),
+    ):
+        file = io.BytesIO()
+        picture.save(file, "jpeg", **how)
+        yield name, file.getvalue()
+    yield "fill before a marker", file.getvalue()[:2] + b"\xff\xff\xff" + file.getvalue()[2:]
+
+
+@pytest.mark.parametrize(("name", "data"), list(jpegs()), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_size_in_a_jpegs_header(name: str, data: bytes) -> None:
+    assert videos._jpeg_size(data) == (37, 23)
+    assert videos._stated_size(data) == Image.open(io.BytesIO(data)).size
+    for end in range(0, min(len(data), 1500), 3):  # cut off anywhere: found, or not there
+        assert videos._jpeg_size(data[:end]) in (None, (37, 23))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60))
+def test_the_header_of_anything_is_read_without_an_error(data: bytes) -> None:
+    videos._jpeg_size(b"\xff\xd8\xff" + data)
