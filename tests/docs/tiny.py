@@ -101,8 +101,8 @@ SUBSTITUTIONS = (
     ),
     Substitution(
         r"^mesynth render\b.*--long",
-        "a video of five seconds each",
-        options={"--clips": "1", "--seconds": "5"},
+        "a video of nine seconds each: both kinds of expressions",
+        options={"--clips": "1", "--seconds": "9"},
     ),
     Substitution(r"^mesynth drive\b", "small pictures, the quicker flow", options={"--size": "64", "--method": "dis"}),
     Substitution(
