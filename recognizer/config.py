@@ -336,7 +336,7 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
     sections = (*CLOSED, *NETWORKS, *sorted(outside))
     idle = {model: f"model {', '.join(used)} does not read it" for model in sections if model not in used}
     if TGSR in used:
-        idle.pop(config.tgsr.feature, None)
+        idle.pop(section(config, TGSR).feature, None)
     idle |= _idle_of_transfer(config, synthetic=synthetic, networks=networks)
     idle |= _idle_of_task(config)
     views = needs_of(config)
