@@ -168,7 +168,7 @@ class SpottingScore:
         recognition = recognized(self.pairs)
         if recognition is not None:
             spotted = self.counts(ALL).figures()["f1"]
-            out["recognition"] = recognition | {"strs": spotted * recognition["f1"]}
+            out["recognition"] = recognition | {"strs": strs(spotted, recognition["f1"])}
         return out
 
 
