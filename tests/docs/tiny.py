@@ -164,6 +164,9 @@ SUBSTITUTIONS = (
         behind=("train.steps=4", "train.batch=8", "seeds=[0]"),
     ),
     Substitution(
+        r"^recognizer loso\b.*transfer_", "four steps of a network", behind=("train.steps=4", "train.batch=8")
+    ),
+    Substitution(
         r"^recognizer study\b",
         "one seed, one ratio, one control, a few small clips, no networks of measures",
         behind=(
