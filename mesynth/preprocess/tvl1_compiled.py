@@ -88,7 +88,7 @@ def _linear_row(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _residual_row(
-    constant: np.ndarray, g: np.ndarray, inverse: np.ndarray, u: np.ndarray, b: int, y: int, step: float,
+    constant: np.ndarray, g: np.ndarray, inverse: np.ndarray, u: np.ndarray, b: int, y: int, step: np.float32,
     out: np.ndarray,
 ) -> None:  # fmt: skip
     for x in range(len(out)):
@@ -108,7 +108,7 @@ def _primal_row(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _dual_row(
-    u: np.ndarray, px: np.ndarray, py: np.ndarray, b: int, c: int, y: int, below: int, rate: float
+    u: np.ndarray, px: np.ndarray, py: np.ndarray, b: int, c: int, y: int, below: int, rate: np.float32
 ) -> None:  # fmt: skip
     last = u.shape[3] - 1
     for x in range(last):
