@@ -174,10 +174,10 @@ class _Dual:
         """What :func:`_level` does with ``warped`` in torch, in ``u``."""
         from mesynth.preprocess.tvl1_compiled import iterate
 
-        arrays = (x.contiguous().numpy() for x in (warped, grad, a, u, self.px, self.py))
+        first, second, third, flow, px, py = (x.contiguous().numpy() for x in (warped, grad, a, u, self.px, self.py))
+        theta, rate = np.float32(config.tightness), np.float32(tau / config.tightness)
         iterate(
-            *arrays, np.float32(step), np.float32(config.tightness), np.float32(tau / config.tightness),
-            config.iterations, config.median,
+            first, second, third, flow, px, py, np.float32(step), theta, rate, config.iterations, config.median
         )  # fmt: skip
 
 

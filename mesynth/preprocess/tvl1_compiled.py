@@ -13,7 +13,7 @@ _FLAT = np.float32(1e-9)
 
 
 @intrinsic
-def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+def _fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once, as torch's kernels do."""
     signature = types.float32(types.float32, types.float32, types.float32)
 
@@ -21,6 +21,9 @@ def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
         return builder.fma(*args)
 
     return signature, build
+
+
+_fma: Any = _fused  # for type checkers, which count the typing context among its arguments
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -31,9 +34,9 @@ def iterate(
     u: np.ndarray,
     px: np.ndarray,
     py: np.ndarray,
-    step: float,
-    theta: float,
-    rate: float,
+    step: np.float32,
+    theta: np.float32,
+    rate: np.float32,
     iterations: int,
     median: bool,
 ) -> None:
@@ -85,7 +88,7 @@ def _linear_row(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _residual_row(
-    constant: np.ndarray, g: np.ndarray, inverse: np.ndarray, u: np.ndarray, b: int, y: int, step: float,
+    constant: np.ndarray, g: np.ndarray, inverse: np.ndarray, u: np.ndarray, b: int, y: int, step: np.float32,
     out: np.ndarray,
 ) -> None:  # fmt: skip
     for x in range(len(out)):
@@ -96,7 +99,7 @@ def _residual_row(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _primal_row(
     u: np.ndarray, g: np.ndarray, residual: np.ndarray, px: np.ndarray, py: np.ndarray, b: int, c: int, y: int,
-    theta: float,
+    theta: np.float32,
 ) -> None:  # fmt: skip
     for x in range(len(residual)):
         divergence = ((px[b, c, y, x + 1] - px[b, c, y, x]) + py[b, c, y + 1, x]) - py[b, c, y, x]
@@ -105,7 +108,7 @@ def _primal_row(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _dual_row(
-    u: np.ndarray, px: np.ndarray, py: np.ndarray, b: int, c: int, y: int, below: int, rate: float
+    u: np.ndarray, px: np.ndarray, py: np.ndarray, b: int, c: int, y: int, below: int, rate: np.float32
 ) -> None:  # fmt: skip
     last = u.shape[3] - 1
     for x in range(last):

@@ -29,7 +29,8 @@ from mesynth.core.errors import ConfigError, DatasetLayoutError, UnreadableImage
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a damaged file is one line of ours, not a page of FFmpeg's
 
-_Item, _Made = TypeVar("_Item"), TypeVar("_Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
 _COMPLETE = {".mp4": 1.0, ".m4v": 1.0, ".mov": 1.0, ".avi": 0.9}
 """Containers that state their number of pictures, and the share of it below which a file was cut off: AVI also
