@@ -62,8 +62,8 @@ class Rendering:
     fps: float = 60.0
     seed: int = 0
     macro: bool = False
-    """Macro-expressions: half a second to four, intensities drawn from 0.6 to 1 (micro: 0.12 to 0.6). The same seed has
-    the same people."""
+    """Macro-expressions: half a second to four, intensities drawn from 0.6 to 1 (micro: 0.12 to 0.6) and, as all are,
+    cut at FACS D and damped where AUs work together. The same seed has the same people."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.subjects <= MAX_SUBJECTS:

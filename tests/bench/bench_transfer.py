@@ -64,11 +64,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--weak", type=float, default=1.0)
+    parser.add_argument("--normalise", default="none", help="robust: for flow images beside flow in pixels")
     parser.add_argument("--rows", default="", help="names of rows that hold one of these words, comma-separated")
     given = parser.parse_args()
     base = [
         f"protocol.kind={given.protocol}", f"model={given.model}", f"train.steps={given.steps}",
-        f"seeds={list(range(given.seeds))}",
+        f"seeds={list(range(given.seeds))}", f"data.normalise={given.normalise}",
     ]  # fmt: skip
     plain = load_config(RunConfig, None, base, synthetic=False)
     read, also, _ = framed(sources(given.data), sources(given.macro) if given.macro else None, plain.data)
@@ -92,7 +93,7 @@ def main() -> None:
                 continue
             start = time.perf_counter()
             config = load_config(RunConfig, None, [*base, *settings] if settings[:1] != ["seeds=[0]"] else
-                                 [base[0], *settings], synthetic=source is not None)  # fmt: skip
+                                 [base[0], base[-1], *settings], synthetic=source is not None)  # fmt: skip
             result = loso(real, source, config)
             first = first or result
             low, high = _interval(first, result)
