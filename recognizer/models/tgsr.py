@@ -9,8 +9,8 @@ centred and scaled by the source, y one-hot and centred, n and m clips,
     min_W  1/2n sum_i |y_i - W' x_i|^2 + gap/2 |W' (mean_source - mean_target)|^2 + sparsity sum_g |W_g|_F
 
 which is convex. Clips count by their weights; classes count alike. It is solved by ADMM (Boyd et al., 2011), whose
-linear systems have one factor, and ends where a duality of its steps says that it is done; tests hold it against the
-conditions of optimality.
+linear systems have one factor, and ends where its steps change nothing more (or after ``tgsr.steps``); tests hold it
+against the conditions of optimality.
 """
 
 from __future__ import annotations
@@ -120,7 +120,6 @@ def solve(x: np.ndarray, y: np.ndarray, apart: np.ndarray, group: np.ndarray, co
         primal, dual = np.linalg.norm(w - z), np.linalg.norm(z - before)
         if rho * max(primal, dual) <= 1e-9 * size:
             break
-        # Residual balancing would need a new factor; a start at the form's own size makes it unnecessary.
     return z
 
 
