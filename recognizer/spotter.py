@@ -219,7 +219,7 @@ def frame_labels(n: int, k: int, truth: Sequence[tuple[int, int]], kind: str = "
 
     >>> frame_labels(8, 2, [(3, 4)]).tolist()
     [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
-    >>> frame_labels(8, 2, [(3, 4)], "iou").round(2).tolist()
+    >>> frame_labels(8, 2, [(3, 4)], "iou").astype(float).round(2).tolist()
     [0.0, 0.0, 0.33, 1.0, 0.33, 0.0, 0.0, 0.0]
     """
     best = np.array([max((iou((i, i + k - 1), one) for one in truth), default=0.0) for i in range(n)], np.float32)

@@ -123,7 +123,9 @@ class _Pool:
         try:
             for _ in range(workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, (self.task, self.close), self._counter))
+                process = context.Process(
+                    target=_serve, args=(theirs, (self.task, self.close), self._counter, dict(os.environ))
+                )
                 with _no_interrupt():
                     process.start()
                     self._processes.append(process)
@@ -218,8 +220,15 @@ def _no_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _serve(connection: Connection, work: tuple[Task, Callable[[], object] | None], counter: Any) -> None:
-    """A worker's life: it says that it is free, or what ended its last job, and is told the next."""
+def _serve(
+    connection: Connection, work: tuple[Task, Callable[[], object] | None], counter: Any, environ: dict[str, str]
+) -> None:
+    """A worker's life: it says that it is free, or what ended its last job, and is told the next.
+
+    ``environ``: of the process that asks for it now; the server that it was forked from has that of its own start.
+    """
+    os.environ.clear()
+    os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import cv2

@@ -29,8 +29,11 @@ def nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     room = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args=room | {"include_dashboard": False})
-    cluster.second = cluster.add_node(**room)
+    with pytest.MonkeyPatch.context() as patch:
+        # A worker has to find the tests' own tasks, wherever the command that uses it stands.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        cluster = Cluster(initialize_head=True, head_node_args=room | {"include_dashboard": False})
+        cluster.second = cluster.add_node(**room)
     yield cluster
     cluster.shutdown()
 

@@ -27,6 +27,11 @@ def _fail(job: int) -> Iterator[int]:
     raise Local(f"job {job} failed here alone")
 
 
+def _tell_environment(file: Path) -> Iterator[int]:
+    file.write_text(os.environ["WHERE_WEIGHTS_LIE"])
+    yield 1
+
+
 def _run(out: Path, worker: NumberWorker | None = None, config: int = 1, workers: int = 1) -> Manifest:
     return run_stage(out, JOBS, worker or NumberWorker(), config={"jobs": config}, workers=workers, shard_clips=4)
 
@@ -148,6 +153,14 @@ def test_a_worker_that_dies_is_told_and_the_rest_goes_on(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_processes_have_the_environment_of_who_asks_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the first who asked: they are forked from one server."""
+    for word in ("before", "after"):
+        monkeypatch.setenv("WHERE_WEIGHTS_LIE", word)
+        run_pool(_tell_environment, [(tmp_path / word,)], workers=1, report=lambda clips: None, where=tmp_path)
+        assert (tmp_path / word).read_text() == word
+
+
 def test_an_error_that_cannot_travel_is_told(tmp_path: Path) -> None:
     taken: list[int] = []
 
