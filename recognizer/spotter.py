@@ -178,7 +178,7 @@ def unit_range(pictures: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Observation:
     """A video as the network sees it: ``pictures`` [N,3,42,42] float16 of the flow from frame ``at[i]`` to the one k
     later, and ``known`` [N] bool, whether there was a face."""
 
@@ -189,7 +189,7 @@ class Seen:
     """After the step."""
 
 
-def look(recording: Recording, landmarker: Landmarker, config: SpotterConfig) -> Seen:
+def observe(recording: Recording, landmarker: Landmarker, config: SpotterConfig) -> Observation:
     """Flow pictures of a recording. Raises NoFaceError where there is no face at all."""
     at = np.arange(0, len(recording.names), recording.step)
     fps = recording.fps / recording.step
@@ -211,7 +211,7 @@ def look(recording: Recording, landmarker: Landmarker, config: SpotterConfig) ->
         known[core.start : core.stop] = True
     if n and not known.any():
         raise NoFaceError(f"no face found in {recording.name}; it needs one frontal face, at least 60 pixels wide")
-    return Seen(pictures, known, recording.step, fps)
+    return Observation(pictures, known, recording.step, fps)
 
 
 def frame_labels(n: int, k: int, truth: Sequence[tuple[int, int]], kind: str = "step") -> np.ndarray:
@@ -246,7 +246,7 @@ def read_scores(scores: np.ndarray, k: int, peak: float = 0.55) -> list[tuple[in
 # ---------------------------------------------------------------- training
 
 
-def fit(seen: Sequence[Seen], labels: Sequence[np.ndarray], config: SpotterConfig) -> SOFTNet:
+def fit(seen: Sequence[Observation], labels: Sequence[np.ndarray], config: SpotterConfig) -> SOFTNet:
     """A network trained on videos; the same arguments give the same weights on one machine.
 
     As published: of the frames without an expression half as many are kept as the larger class has, frames of
@@ -298,7 +298,7 @@ class Spotter:
     subjects_seen: tuple[str, ...]
     licences: tuple[str, ...] = ()
 
-    def scores(self, seen: Seen) -> np.ndarray:
+    def scores(self, seen: Observation) -> np.ndarray:
         """[N] float64; where no face was found the lowest."""
         with torch.inference_mode():
             parts = [
@@ -311,7 +311,7 @@ class Spotter:
             scores[~seen.known] = scores[seen.known].min()
         return scores
 
-    def found(self, video: LongVideo, seen: Seen) -> list[Marked]:
+    def found(self, video: LongVideo, seen: Observation) -> list[Marked]:
         """Intervals of a video; frame numbers are the video's."""
         k = self.config.half(seen.fps)
         return [
@@ -368,7 +368,7 @@ class Spotter:
 
 
 def train_spotter(
-    videos: Sequence[LongVideo], seen: Sequence[Seen], truth: Sequence[Sequence[Marked]], config: SpotterConfig
+    videos: Sequence[LongVideo], seen: Sequence[Observation], truth: Sequence[Sequence[Marked]], config: SpotterConfig
 ) -> Spotter:
     """A spotter of everybody in ``videos``, whose pictures and annotated intervals stand in the same order."""
     labels = []
@@ -426,22 +426,22 @@ def _detector(videos: LongVideos, name: str) -> tuple[str, Landmarker]:
     return chosen, landmarker_of(chosen, landmarker_identity(chosen), "cpu")
 
 
-def _looked(
+def _observed(
     videos: LongVideos, landmarker: Landmarker, config: SpotterConfig, cache: Path, progress: Progress | None
-) -> list[Seen]:
+) -> list[Observation]:
     """Flow pictures of all videos, kept in ``cache``."""
     out = []
     for i, video in enumerate(videos.videos):
         file = cache / f"{i:05d}-{config.expression}.npz"
         recording = _open(videos, video)
         if not file.is_file():
-            made = look(recording, landmarker, config)
+            made = observe(recording, landmarker, config)
             buffer = io.BytesIO()
             np.savez(buffer, pictures=made.pictures, known=made.known)
             write_bytes(file, buffer.getvalue())
         with np.load(file, allow_pickle=False) as kept:
             step = recording.step
-            out.append(Seen(kept["pictures"], kept["known"], step, recording.fps / step))
+            out.append(Observation(kept["pictures"], kept["known"], step, recording.fps / step))
         if progress:
             progress(f"flow, {config.expression}", i + 1, len(videos.videos))
     return out
@@ -456,7 +456,7 @@ def train_on(folder: Path | str, out: Path | str, run: SpotRun, progress: Progre
     config = replace(run.config, expression=run.expressions[0])
     claim_folder(out, _identity(videos, run, name) | {"train": True})
     with only_writer(out):
-        seen = _looked(videos, detector, config, out / "flow", progress)
+        seen = _observed(videos, detector, config, out / "flow", progress)
         spotter = train_spotter(videos.videos, seen, [videos.of(v) for v in videos.videos], config)
         for file in (out / "flow").glob("*.npz"):
             file.unlink()
@@ -507,7 +507,7 @@ def run_spotting(
             found = []
             for kind in run.expressions:
                 config = replace(run.config, expression=kind)
-                seen = _looked(videos, detector, config, parts, progress)
+                seen = _observed(videos, detector, config, parts, progress)
                 found += _learned(videos, seen, config, saved, parts, progress)
         return _written(videos, found, out, run, name, model)
 
@@ -588,7 +588,7 @@ def _moved(videos: LongVideos, landmarker: Landmarker, parts: Path, progress: Pr
 
 def _learned(
     videos: LongVideos,
-    seen: Sequence[Seen],
+    seen: Sequence[Observation],
     config: SpotterConfig,
     saved: Spotter | None,
     parts: Path,

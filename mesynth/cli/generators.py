@@ -34,6 +34,7 @@ from mesynth.commandline import (
     translate,
 )
 from mesynth.core.errors import MesynthError
+from mesynth.preprocess.config import FLOWS
 
 if TYPE_CHECKING:
     from mesynth.corpus.generate import Throughput
@@ -556,7 +557,7 @@ Examples:
 )  # fmt: skip
 @click.option("--driver-licence", default="unknown", show_default=True, help="Of a video: its terms.")
 @click.option(
-    "--method", type=click.Choice(["dis", "tvl1", "farneback", "raft"]), default="dis", show_default=True,
+    "--method", type=click.Choice(FLOWS), default="dis", show_default=True,
     help="Optical flow of the driver.",
 )  # fmt: skip
 @click.option("--size", default=128, show_default=True, help="Width and height in pixels.")

@@ -33,7 +33,7 @@ from mesynth.datasets.registry import FLOW_FOLDERS, right_root
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.shards import STRETCHED
 from mesynth.store.stage import Produced, Progress, run_stage
-from mesynth.store.videos import turned_over
+from mesynth.store.videos import swapped_channels
 
 ORDERS: tuple[str, ...] = tuple("".join(p) for p in permutations("uvs"))
 """What R, G and B hold: u, v and strain (s). The first is the published one."""
@@ -306,7 +306,7 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
         raise UnreadableImageError(
             f"{path} is {image.dtype} of shape {image.shape}; a flow image is 8-bit RGB of at least {_SMALLEST} pixels"
         )
-    return np.ascontiguousarray(turned_over(image).transpose(2, 0, 1))
+    return np.ascontiguousarray(swapped_channels(image).transpose(2, 0, 1))
 
 
 # ---------------------------------------------------------------- the trees

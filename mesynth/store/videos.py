@@ -141,7 +141,7 @@ class _Decoder:
         done, bgr = self._capture.retrieve()
         if not done or bgr is None:
             raise UnreadableImageError(f"frame {number} of {self.path} cannot be decoded; copy the video again")
-        return turned_over(bgr)
+        return swapped_channels(bgr)
 
 
 def _open(path: Path) -> cv2.VideoCapture:
@@ -432,12 +432,12 @@ _HELD, _MOST_HELD = 1 << 25, 32
 """Bytes, and number, of those that lie ready: a clip's first frames while the face in one is looked for."""
 
 
-def turned_over(image: np.ndarray) -> np.ndarray:
+def swapped_channels(image: np.ndarray) -> np.ndarray:
     """[H,W,3] with its channels in the other order: RGB -> BGR, as OpenCV has them, or back. A new array.
 
     A view with a negative stride costs fifty times as much to copy, and OpenCV copies it.
 
-    >>> turned_over(np.array([[[1, 2, 3]]], np.uint8)).tolist()
+    >>> swapped_channels(np.array([[[1, 2, 3]]], np.uint8)).tolist()
     [[[3, 2, 1]]]
     """
     return np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR))
@@ -449,7 +449,7 @@ def encoded(image: np.ndarray, suffix: str, how: Sequence[int] = ()) -> bytes:
     >>> image_array(encoded(np.full((2, 2, 3), (9, 8, 7), np.uint8), ".png"), "a picture")[0, 0].tolist()
     [9, 8, 7]
     """
-    done, buffer = cv2.imencode(suffix, turned_over(image) if image.ndim == 3 else image, list(how))
+    done, buffer = cv2.imencode(suffix, swapped_channels(image) if image.ndim == 3 else image, list(how))
     assert done
     return bytes(buffer)
 
@@ -542,7 +542,7 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
     if image is None or image.dtype not in (np.uint8, np.uint16):
         why = "it may be truncated, replace it" if size is None else "it is truncated, or holds no 8 or 16 bit colours"
         raise UnreadableImageError(f"{name} cannot be read as an image; {why}")
-    return turned_over(image)
+    return swapped_channels(image)
 
 
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}

@@ -39,7 +39,7 @@ from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.prepare import landmarker_of, prepare
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.shards import frames_members, member_frames
-from mesynth.store.videos import encoded, image_array, turned_over
+from mesynth.store.videos import encoded, image_array, swapped_channels
 
 SIZE, MARGIN, FRAMES = 128, 10, 64
 REQUEST = "1=0.4,2=0.4,5=0.3,25=0.2"
@@ -143,7 +143,7 @@ def wide_stages() -> list[Stage]:
     """What `prepare` does to a frame of 640 x 480."""
     frame, points = wide()
     jpeg = encoded(frame, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95])
-    bgr = turned_over(frame)
+    bgr = swapped_channels(frame)
     crop = SimilarityCrop.from_landmarks(points, SIZE)
     sigma = 0.5 * np.sqrt(max(1 / crop.scale**2 - 1, 0))
 
@@ -152,7 +152,7 @@ def wide_stages() -> list[Stage]:
         cv2.warpAffine(soft, crop.matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
     return [
-        ("BGR to RGB, 640 x 480", 1, lambda: turned_over(bgr), "a copy of [..., ::-1]",
+        ("BGR to RGB, 640 x 480", 1, lambda: swapped_channels(bgr), "a copy of [..., ::-1]",
          lambda: np.ascontiguousarray(bgr[..., ::-1])),
         ("read a JPEG, 640 x 480", 1, lambda: image_array(jpeg, "a frame"), "Pillow", lambda: _pillow(jpeg)),
         ("crop to 128 px", 1, lambda: crop.frames(frame[None]), "low-pass all of it", whole),

@@ -20,7 +20,7 @@ from mesynth.store.long_videos import LongVideo, LongVideos, Marked, intervals_c
 from recognizer import spotter as module
 from recognizer.cli import main
 from recognizer.spotter import (
-    Seen,
+    Observation,
     SOFTNet,
     SpotRun,
     Spotter,
@@ -112,16 +112,16 @@ def test_a_peak_is_read_around_its_middle(k: int, middle: int) -> None:
     assert read_scores(scores[: 2 * k], k) == []
 
 
-def _toy(seed: int, marks: list[tuple[int, int]], n: int = 120) -> Seen:
+def _toy(seed: int, marks: list[tuple[int, int]], n: int = 120) -> Observation:
     """A mouth that brightens in the frames marked, amid noise."""
     rng = np.random.default_rng(seed)
     pictures = rng.random((n, 3, 42, 42)) * 0.3
     for first, last in marks:
         pictures[max(0, first - 4) : last + 1, 1, 24:36, 10:30] += 1
-    return Seen(pictures.astype(np.float16), np.ones(n, bool), 1, 25.0)
+    return Observation(pictures.astype(np.float16), np.ones(n, bool), 1, 25.0)
 
 
-def _videos(n: int = 3) -> tuple[list[LongVideo], list[Seen], list[list[Marked]]]:
+def _videos(n: int = 3) -> tuple[list[LongVideo], list[Observation], list[list[Marked]]]:
     videos, seen, truth = [], [], []
     for i in range(n):
         video = LongVideo(database="toy", subject=f"s{i}", video=f"v{i}", path=f"v{i}", fps=25.0, frames=125)
@@ -259,7 +259,7 @@ def test_learned_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: p
     people = {v.person for v in LongVideos.read(long).videos}
     assert learned_from == [people - {person} for person in sorted(people)]
     assert result.counts().truth == len(LongVideos.read(long).intervals)
-    monkeypatch.setattr(module, "look", None)  # flow is kept
+    monkeypatch.setattr(module, "observe", None)  # flow is kept
     train_spotter_again = run_spotting(long, tmp_path / "run", run)
     assert train_spotter_again.counts() == result.counts()
     assert len(learned_from) == 2
@@ -269,12 +269,12 @@ def test_a_saved_spotter_refuses_whom_it_knows(long: Path, tmp_path: Path, monke
     videos = LongVideos.read(long)
     shown = [_toy(i, [(m.onset, m.offset) for m in videos.of(v)], v.frames - 5) for i, v in enumerate(videos.videos)]
 
-    def looked(*_: Any) -> list[Seen]:
+    def observed(*_: Any) -> list[Observation]:
         (tmp_path / "spotter/flow").mkdir()
         return shown
 
     with monkeypatch.context() as toys:
-        toys.setattr(module, "_looked", looked)
+        toys.setattr(module, "_observed", observed)
         train_on(long, tmp_path / "spotter", SpotRun(method="softnet", expressions=("micro",), config=QUICK))
     assert {"model.safetensors", "spotter.json", "run.yaml"} <= {p.name for p in (tmp_path / "spotter").iterdir()}
     assert Spotter.load(tmp_path / "spotter").subjects_seen == tuple(sorted(v.person for v in videos.videos))

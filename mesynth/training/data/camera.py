@@ -18,7 +18,7 @@ import numpy as np
 from mesynth.config import check_share
 from mesynth.core.errors import ConfigError
 from mesynth.core.seeds import derived, stream
-from mesynth.store.videos import encoded, turned_over
+from mesynth.store.videos import encoded, swapped_channels
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -152,4 +152,4 @@ def _jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
     data = encoded(frame, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
-    return turned_over(picture)
+    return swapped_channels(picture)
