@@ -268,7 +268,7 @@ def early_notes(real: Opened, synthetic: Opened | None = None) -> list[str]:
             early = [any(w.startswith(EARLY) for w in said) for said in manifest.table["warnings"].to_pylist()]
             if not any(early):
                 continue
-            micro = sum(np.array(early) & (manifest.column("expression") != "macro")) if tested else 0
+            micro = int((np.array(early) & (manifest.column("expression") != "macro")).sum()) if tested else 0
             what = f", and {micro:,} of them are tested: a figure is one of early parts" if micro else ""
             name = manifest.root.resolve().name
             notes.append(f"{sum(early):,} of the {len(early):,} clips of {name} end before their apex (--early){what}")

@@ -183,7 +183,8 @@ class _ClipWorker:
             return Skipped(row.clip_id, str(error))
 
     def _produce(self, row: Row) -> Produced:
-        source, said = Source.of(self.root, row), []
+        source = Source.of(self.root, row)
+        said: list[str] = []
         spotted = self.config.apex != "annotated" and row.apex is None
         if self.config.early < 1 and not spotted:  # so that what is thinned, aligned and measured is what is kept
             if row.apex is None:

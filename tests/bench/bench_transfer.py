@@ -77,7 +77,7 @@ class Gap:
 
 
 GAPS: dict[str, dict[str, float | bool]] = {
-    "none": {}, "size": {"size": 48}, "rate": {"fps": 25.0}, "jpeg": {"quality": 15}, "rigs": {"rigs": True},
+    "none": {}, "size": {"size": 64}, "rate": {"fps": 25.0}, "jpeg": {"quality": 15}, "rigs": {"rigs": True},
     "flow": {"noise": 0.3, "weak": 0.5},
 }  # fmt: skip
 

@@ -277,7 +277,7 @@ def test_what_does_not_change_the_flow_is_no_difference(tmp_path: Path, prepared
 
 
 def test_videos_end_early_only_where_what_was_judged_did(tmp_path: Path, prepared: Manifest) -> None:
-    """Early parts of macro-expressions are a source beside whole clips; those of micro-expressions are what is judged."""
+    """Early parts of macro-expressions are a source; those of micro-expressions are what is judged."""
     early = record(tmp_path / "early", prepared, early=0.3)
     table = early.table.set_column(
         early.table.schema.get_field_index("expression"), "expression", pa.array(["macro"] * len(early))
