@@ -149,7 +149,7 @@ Examples:
 @click.option(
     "--early", type=float, default=1.0, metavar="SHARE",
     help="End clips at this share of the way from onset to apex, as at .3: the early part of macro-expressions moves "
-    "as little as micro-expressions do [default: 1, whole clips].",
+    "less, as micro-expressions do [default: 1, whole clips].",
 )  # fmt: skip
 @click.option("--magnify", default="", help='Magnify motion: "lagrangian:2" (eulerian, phase, lagrangian, learned).')
 @click.option("--resample", default="", help='Frames a clip: "tim:10" (tim, linear, flow, nearest).')

@@ -49,8 +49,8 @@ class PrepareConfig:
     """Where no apex is annotated: the middle frame ("annotated"), or spotted by "flow", "frequency", "difference"."""
     early: float = 1.0
     """Below 1 a clip is the early part of its expression: it ends at the frame nearest to this share of the way from
-    onset to apex, which counts as its apex from here on (flow, inputs). Macro-expressions then move as little as
-    micro-expressions do. 1 leaves clips whole."""
+    onset to apex, which counts as its apex from here on (flow, inputs). Macro-expressions then move less, nearer
+    to micro-expressions. 1 leaves clips whole."""
     magnify: str = ""
     """"method:factor", for example "lagrangian:2"; methods eulerian, phase, lagrangian, learned."""
     resample: str = ""
