@@ -18,7 +18,7 @@ from mesynth.core.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-KINDS = ("edm", "v")
+KINDS = ("edm", "v", "mean")
 _SNR_LIMIT = 5.0
 _EDM_MEAN, _EDM_SPREAD = math.log(math.exp(-1.2) / 0.5), 1.2
 """Of ln(sigma / sigma_data) in training; Karras et al. give the mean for sigma_data = .5."""
@@ -34,7 +34,8 @@ class Process:
 
     kind: str = "edm"
     """"edm": noise levels log-normal, loss weight 1 / c_out^2 (Karras et al., 2022); "v": v-prediction (Salimans and
-    Ho, 2022), cosine schedule, weight min(SNR, 5) (Hang et al., 2023)."""
+    Ho, 2022), cosine schedule, weight min(SNR, 5) (Hang et al., 2023); "mean": no noise at all, the network says what
+    is to be expected, a regression: one step ("few") is all it takes, and every seed gives the same."""
     sigma_data: float = 0.5
     """Standard deviation of the data."""
     sigma_min: float = 0.002
@@ -56,6 +57,8 @@ class Process:
         """The noise level to train at, [B], for uniform numbers ``u`` [B] in [0,1): rises with ``u``."""
         import torch
 
+        if self.kind == "mean":
+            return torch.full_like(u, self.sigma_max)
         u = u.clamp(1e-6, 1 - 1e-6)
         if self.kind == "edm":
             ratio = torch.exp(_EDM_MEAN + _EDM_SPREAD * math.sqrt(2) * torch.erfinv(2 * u - 1))
@@ -67,6 +70,8 @@ class Process:
         """The noise level as networks are told it, [B] in 0..1000: ln sigma, or the cosine schedule's time."""
         import torch
 
+        if self.kind == "mean":
+            return torch.full_like(sigma, 1000.0)
         if self.kind == "edm":
             low, high = math.log(self.sigma_min), math.log(self.sigma_max)
             return 1000 * (torch.log(sigma) - low) / (high - low)
@@ -81,6 +86,8 @@ class Process:
         ``c_skip x + c_out network(c_in x, level)``: a network that says 0 is the best linear denoiser. The network's
         target has unit variance at every sigma; "v" differs in its sign (v = alpha noise - sigma clean).
         """
+        if self.kind == "mean":
+            return self.sigma_data * network(0 * x, self.level(sigma)).to(x.dtype)
         wide = sigma.view(-1, *[1] * (x.ndim - 1))
         total = (wide.square() + self.sigma_data**2).sqrt()
         out = network(x / total, self.level(sigma)).to(x.dtype)
@@ -89,6 +96,8 @@ class Process:
 
     def target(self, x: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """What :meth:`denoised`'s network has to say for ``clean`` to come out; all [B,...] but ``sigma`` [B] > 0."""
+        if self.kind == "mean":
+            return clean / self.sigma_data
         wide = sigma.view(-1, *[1] * (x.ndim - 1))
         total = (wide.square() + self.sigma_data**2).sqrt()
         sign = 1.0 if self.kind == "edm" else -1.0
@@ -96,6 +105,10 @@ class Process:
 
     def weight(self, sigma: torch.Tensor) -> torch.Tensor:
         """Loss weight [B] of ``|denoised - clean|^2``."""
+        import torch
+
+        if self.kind == "mean":
+            return torch.full_like(sigma, self.sigma_data**-2)
         ratio = sigma / self.sigma_data
         if self.kind == "edm":
             return (1 + ratio.square()) / sigma.square()

@@ -46,6 +46,11 @@ class Batch:
     """[B] int64 class of the composite (classes.CLASSES_3), -1 where there is none"""
     seeds: np.ndarray
     """[B] int64, one a pair"""
+    formed: torch.Tensor | None = None
+    """[B,3,S,S] float32 in [0,1]: the frame in layers that a generator forms of the onset, where the task asked for it
+    (:meth:`mesynth.training.task.Task.prepared`)"""
+    share: torch.Tensor | None = None
+    """[B,1,S,S] float32 in [0,1], beside ``formed``: what may be painted, 0 where the face stands still"""
 
     def __len__(self) -> int:
         return len(self.onset)
@@ -76,8 +81,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "seeds"}
-        return replace(self, **moved)
+        return replace(self, **{n: t.to(device, non_blocking=True) for n, t in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Everything but the seeds, as far as it is there."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seeds"}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def targets(self, alone: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """AUs [B,K,2] to generate with and which of them are known [B,K,2] bool.
@@ -96,14 +105,12 @@ class Batch:
     def rows(self, which: np.ndarray) -> Batch:
         """The pairs at these places [n] int64, in this order."""
         at = torch.from_numpy(which).to(self.onset.device)
-        moved = {f.name: getattr(self, f.name)[at] for f in fields(self) if f.name != "seeds"}
-        return replace(self, **moved, seeds=self.seeds[which])
+        return replace(self, **{n: t[at] for n, t in self._tensors().items()}, seeds=self.seeds[which])
 
     @staticmethod
     def joined(parts: Sequence[Batch]) -> Batch:
         """All pairs of some batches of one picture size as one."""
-        names = [f.name for f in fields(Batch) if f.name != "seeds"]
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._tensors()}
         return Batch(**tensors, seeds=np.concatenate([part.seeds for part in parts]))
 
     def randn(self, purpose: str, *shape: int) -> torch.Tensor:
