@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mesynth.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-KINDS = ("edm", "v", "mean")
+KINDS = ("edm", "v")
 _SNR_LIMIT = 5.0
 _EDM_MEAN, _EDM_SPREAD = math.log(math.exp(-1.2) / 0.5), 1.2
 """Of ln(sigma / sigma_data) in training; Karras et al. give the mean for sigma_data = .5."""
@@ -32,10 +32,10 @@ class Process:
         ConfigError: an unknown kind, or a range of noise that is none.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = KINDS
     kind: str = "edm"
     """"edm": noise levels log-normal, loss weight 1 / c_out^2 (Karras et al., 2022); "v": v-prediction (Salimans and
-    Ho, 2022), cosine schedule, weight min(SNR, 5) (Hang et al., 2023); "mean": no noise at all, the network says what
-    is to be expected, a regression: one step ("few") is all it takes, and every seed gives the same."""
+    Ho, 2022), cosine schedule, weight min(SNR, 5) (Hang et al., 2023)."""
     sigma_data: float = 0.5
     """Standard deviation of the data."""
     sigma_min: float = 0.002
@@ -44,8 +44,8 @@ class Process:
     """Most noise: sampling starts from it."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"process kind '{self.kind}' is unknown; choose {' or '.join(KINDS)}")
+        if self.kind not in self.kinds:
+            raise ConfigError(f"process kind '{self.kind}' is unknown; choose {' or '.join(self.kinds)}")
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name != "kind" and not (math.isfinite(value) and value > 0):
@@ -57,8 +57,6 @@ class Process:
         """The noise level to train at, [B], for uniform numbers ``u`` [B] in [0,1): rises with ``u``."""
         import torch
 
-        if self.kind == "mean":
-            return torch.full_like(u, self.sigma_max)
         u = u.clamp(1e-6, 1 - 1e-6)
         if self.kind == "edm":
             ratio = torch.exp(_EDM_MEAN + _EDM_SPREAD * math.sqrt(2) * torch.erfinv(2 * u - 1))
@@ -70,8 +68,6 @@ class Process:
         """The noise level as networks are told it, [B] in 0..1000: ln sigma, or the cosine schedule's time."""
         import torch
 
-        if self.kind == "mean":
-            return torch.full_like(sigma, 1000.0)
         if self.kind == "edm":
             low, high = math.log(self.sigma_min), math.log(self.sigma_max)
             return 1000 * (torch.log(sigma) - low) / (high - low)
@@ -86,8 +82,6 @@ class Process:
         ``c_skip x + c_out network(c_in x, level)``: a network that says 0 is the best linear denoiser. The network's
         target has unit variance at every sigma; "v" differs in its sign (v = alpha noise - sigma clean).
         """
-        if self.kind == "mean":
-            return self.sigma_data * network(0 * x, self.level(sigma)).to(x.dtype)
         wide = sigma.view(-1, *[1] * (x.ndim - 1))
         total = (wide.square() + self.sigma_data**2).sqrt()
         out = network(x / total, self.level(sigma)).to(x.dtype)
@@ -96,8 +90,6 @@ class Process:
 
     def target(self, x: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """What :meth:`denoised`'s network has to say for ``clean`` to come out; all [B,...] but ``sigma`` [B] > 0."""
-        if self.kind == "mean":
-            return clean / self.sigma_data
         wide = sigma.view(-1, *[1] * (x.ndim - 1))
         total = (wide.square() + self.sigma_data**2).sqrt()
         sign = 1.0 if self.kind == "edm" else -1.0
@@ -105,10 +97,6 @@ class Process:
 
     def weight(self, sigma: torch.Tensor) -> torch.Tensor:
         """Loss weight [B] of ``|denoised - clean|^2``."""
-        import torch
-
-        if self.kind == "mean":
-            return torch.full_like(sigma, self.sigma_data**-2)
         ratio = sigma / self.sigma_data
         if self.kind == "edm":
             return (1 + ratio.square()) / sigma.square()

@@ -1,6 +1,6 @@
 """What is painted on frames in layers, against layers alone: nearer to rendered truth, or not?
 
-``python -m tests.bench.bench_painted FOLDER [--people 4] [--size 128] [--head HEAD.npz] [--level 1] [--sheet OUT.png]``,
+``python -m tests.bench.bench_painted FOLDER [--people 4] [--size 128] [--head HEAD.npz] [--level 1] [--sheet FOLDER]``,
 FOLDER a trained image_diffusion with ``model.layered``. Three kinds of people that nobody learned from: of the packaged
 head, of the same with rigs of their own, and of another blendshape head. Of each: mean absolute error in the crop (grey
 levels) and ST-LPIPS to the true apex, of the onset, of layers and of layers with what is painted, per group of AUs; the

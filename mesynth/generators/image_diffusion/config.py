@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mesynth.config import check_range
 from mesynth.core.errors import ConfigError, WeightsUnavailable
-from mesynth.generators.diffusion_config import Process, Sampling
+from mesynth.generators.diffusion_config import KINDS, Process, Sampling
 from mesynth.store.digests import DigestError, file_sha256
 from mesynth.store.generator_folder import (
     FAMILIES,
@@ -116,6 +116,44 @@ def unfit(foreign: Foreign, error: Exception) -> WeightsUnavailable:
 
 TARGETS = ("change", "picture")
 _SCRATCH_ONLY = ("width", "multipliers", "layers", "heads", "dim")
+
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProcess(Process):
+    """How noise is added and taken away, or that there is none.
+
+    ``kind`` "mean": a regression. The network sees no noise and says what is to be expected; every seed gives the same,
+    and one step of any solver is all it takes.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = (*KINDS, MEAN)
+
+    def train_sigma(self, u: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return 0 * u + self.sigma_max if self.kind == MEAN else super().train_sigma(u)
+
+    def level(self, sigma: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return 0 * sigma + 1000 if self.kind == MEAN else super().level(sigma)
+
+    def denoised(
+        self, network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, sigma: torch.Tensor
+    ) -> torch.Tensor:
+        """See :class:`Process`."""
+        if self.kind == MEAN:
+            return self.sigma_data * network(x.new_zeros(x.shape), self.level(sigma)).to(x.dtype)
+        return super().denoised(network, x, sigma)
+
+    def target(self, x: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return clean / self.sigma_data if self.kind == MEAN else super().target(x, clean, sigma)
+
+    def weight(self, sigma: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return 0 * sigma + self.sigma_data**-2 if self.kind == MEAN else super().weight(sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +417,7 @@ class Config:
     """Sections of a recipe with ``task: image_diffusion``."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    process: Process = field(default_factory=Process)
+    process: ImageProcess = field(default_factory=ImageProcess)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sampling: ImageSampling = field(default_factory=ImageSampling)

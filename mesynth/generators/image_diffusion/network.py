@@ -39,7 +39,15 @@ from mesynth.generators.blocks import Network, group_norm, register_to_config
 from mesynth.generators.diffusion import AUTokens, Denoise, sample
 from mesynth.generators.diffusion_config import Process
 from mesynth.generators.formation import form
-from mesynth.generators.image_diffusion.config import Foreign, ImageSampling, Spread, mean_families, read_state, unfit
+from mesynth.generators.image_diffusion.config import (
+    Foreign,
+    ImageProcess,
+    ImageSampling,
+    Spread,
+    mean_families,
+    read_state,
+    unfit,
+)
 from mesynth.generators.motion_gan.network import MotionGAN, MotionGenerator
 from mesynth.generators.painting import (
     FLOW_METHOD,
@@ -557,7 +565,7 @@ class ImageDiffusion(Generator):
         self.network, self.facts, self.vae = network.eval().requires_grad_(False), facts, vae
         self.mean_model = mean_model
         self.size: int = config["size"]
-        self.process = Process(**(config["process"] or {}))
+        self.process = ImageProcess(**(config["process"] or {}))
         self.sampling = ImageSampling(**(config["sampling"] or {}))
         self.regions: tuple[str, ...] = ()
         self._place()

@@ -18,7 +18,7 @@ from mesynth.core.errors import ConfigError
 from mesynth.core.types import AUVector
 from mesynth.generators.base import save_trained
 from mesynth.generators.diffusion import dropped
-from mesynth.generators.image_diffusion.config import Config, build_foreign, find_foreign, find_mean_model
+from mesynth.generators.image_diffusion.config import MEAN, Config, build_foreign, find_foreign, find_mean_model
 from mesynth.generators.image_diffusion.network import (
     Codec,
     ImageDenoiser,
@@ -151,7 +151,7 @@ class ImageDiffusionTask(Task):
 
     def _told(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the network is told in training: AUs known [B,K,2], rows without condition and without AUs [B]."""
-        if self._config.process.kind == "mean":  # no guidance: it needs both, and gives the mean alone
+        if self._config.process.kind == MEAN:  # no guidance: it needs both, and gives the mean alone
             none = torch.zeros(len(batch), dtype=torch.bool, device=batch.onset.device)
             return batch.known, none, none
         known, null = dropped(batch.known, batch.rand("dropped", 1 + batch.known[0].numel()))
