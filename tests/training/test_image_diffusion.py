@@ -344,7 +344,7 @@ def test_wrong_settings_are_one_line(make: object, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("tiny", 32), ("64", 64), ("layers_tiny", 32), ("layers", 128), ("128", 128)]
+    ("name", "size"), [("tiny", 32), ("64", 64), ("layers_tiny", 32), ("layers_128", 128), ("128", 128)]
 )
 def test_recipes_build(name: str, size: int) -> None:
     recipe = load_recipe(Path(f"configs/diffusion/image_{name}.yaml"), [])
