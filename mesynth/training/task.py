@@ -79,6 +79,10 @@ class Task(ABC):
         """Saved generators that the task learns from beside its data, by the recipe's key: whom they saw, it has."""
         return {}
 
+    def check_data(self, data: Any) -> None:  # noqa: B027 - most tasks learn from whatever there is
+        """Accept the recipe's section ``data``. Raises ConfigError for what the task cannot learn from; by default all
+        is well."""
+
     def prepared(self, pairs: Any, cache: Path, progress: Callable[[int, int], None] | None = None) -> Any:
         """``pairs`` (to learn from, or to validate on) with what the task wants beside them, kept in ``cache``.
 

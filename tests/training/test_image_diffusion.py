@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from mesynth.generators.image_diffusion.task import ImageDiffusionTask, windows
 from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.generators.registry import PriorGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline
+from mesynth.store.stage import Interrupted
 from mesynth.training.config import load_recipe
 from mesynth.training.data.batches import Batch
 from mesynth.training.loop import build_task
@@ -510,3 +514,42 @@ def test_who_is_drawn_around_is_part_of_a_recipes_hash(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "again.yaml", []).hash() == hashes[0]
     with pytest.raises(ConfigError, match=r"model.layered has no effect: model.mean_model is not given"):
         load_recipe(Path("configs/diffusion/image_tiny.yaml"), ["model.layered=true"])
+
+
+def test_a_layered_run_that_is_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """From its recipe on; the frames in layers are formed once, and whom the run has seen are the pairs' people."""
+    small = (
+        "data.identities=2", "data.per_identity=2", "run.images=16", "run.batch=4", "run.validation=2",
+        "run.checkpoint_images=8", "run.log_images=8", "run.validate_images=16",
+    )  # fmt: skip
+    recipe = load_recipe(Path("configs/diffusion/image_layers_tiny.yaml"), small)
+    on, bars = Machine(device="cpu", cache=tmp_path / "cache"), set()
+
+    def stop(name: str) -> Callable[[int, int], None]:
+        bars.add(name)
+        return lambda done, total: os.kill(os.getpid(), signal.SIGTERM) if (name, done) == ("train", 12) else None
+
+    with pytest.raises(Interrupted, match="stopped after 12 of 16 images"):
+        train(recipe, tmp_path / "cut", machine=on, progress=stop)
+    assert {"form", "form validation"} <= bars
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").glob("formed-*/*.bin")}
+    assert len(made) == 4
+    train(recipe, tmp_path / "cut", machine=on)
+    train(recipe, tmp_path / "whole", machine=on)
+    assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").glob("formed-*/*.bin")}
+    facts_of = [read_facts(tmp_path / run / "generator") for run in ("cut", "whole")]
+    assert facts_of[0].weights_sha256 == facts_of[1].weights_sha256
+    assert facts_of[0].subjects_seen == ("rendered/person0000920000", "rendered/person0000920001")
+    assert {"error", "error_expected", "change", "real_change"} <= set(facts_of[0].figures)
+
+
+def test_cameras_are_refused_before_anything_is_rendered(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        Path("configs/diffusion/image_layers_tiny.yaml"),
+        ["data.identities=1", "data.per_identity=1", "data.camera.probability=0.5"],
+    )
+    with pytest.raises(ConfigError, match=r"data.camera.probability=0.5: frames in layers .*set it to 0") as error:
+        train(recipe, tmp_path / "run", machine=Machine(device="cpu", cache=tmp_path / "cache"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "run").exists()

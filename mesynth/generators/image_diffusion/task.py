@@ -44,6 +44,7 @@ from mesynth.training import losses as L
 from mesynth.training import record
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.pack import open_formed
+from mesynth.training.data.pairs import refuse_camera
 from mesynth.training.losses import mean_of
 from mesynth.training.perceptual import STLPIPSLoss
 from mesynth.training.task import Task, Updater
@@ -126,6 +127,11 @@ class ImageDiffusionTask(Task):
         weights, betas = self.networks["denoiser"].parameters(), (o.beta1, o.beta2)
         adam = torch.optim.AdamW(weights, lr=o.lr, betas=betas, weight_decay=o.weight_decay, fused=True)
         return {"denoiser": adam}
+
+    def check_data(self, data: Any) -> None:
+        """No camera over frames in layers."""
+        if self.codec.layered:
+            refuse_camera(data.camera)
 
     def prepared(self, pairs: Any, cache: Path, progress: Callable[[int, int], None] | None = None) -> Any:
         """With the frames in layers that generation forms of the mean model, where those are what is drawn around."""

@@ -303,11 +303,7 @@ class PairSet:
         Raises:
             ConfigError: cameras see the pairs: a frame that is formed of a clean onset holds nothing of them.
         """
-        if self._camera.probability:
-            raise ConfigError(
-                f"data.camera.probability={self._camera.probability:g}: frames in layers are formed of onsets that no "
-                "camera saw; set it to 0"
-            )
+        refuse_camera(self._camera)
         made = copy(self)
         used = {int(i) for i in np.unique(self._pack)}
         made._formed = {i: make(pack) for i, pack in enumerate(self._packs) if i in used}
@@ -398,6 +394,15 @@ class PairSet:
             seeds=seeds,
             formed=None if formed is None else torch.from_numpy(formed).permute(0, 3, 1, 2).float().div_(255),
             share=None if share is None else torch.from_numpy(share)[:, None].float().div_(255),
+        )
+
+
+def refuse_camera(camera: CameraConfig) -> None:
+    """Raises ConfigError for cameras over pairs that have frames in layers beside them."""
+    if camera.probability:
+        raise ConfigError(
+            f"data.camera.probability={camera.probability:g}: frames in layers are formed of onsets that no camera "
+            "saw; set it to 0"
         )
 
 
