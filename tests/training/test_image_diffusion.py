@@ -36,6 +36,7 @@ from mesynth.store.generator_folder import read_facts, save_pipeline
 from mesynth.store.stage import Interrupted
 from mesynth.training.config import load_recipe
 from mesynth.training.data.batches import Batch
+from mesynth.training.forecast import forecast
 from mesynth.training.loop import build_task
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import damage, wide_face
@@ -510,6 +511,8 @@ def test_who_is_drawn_around_is_part_of_a_recipes_hash(tmp_path: Path) -> None:
     identity = load_recipe(tiny, given[2]).identity()
     assert "layered" not in identity["model"]
     recipe = load_recipe(tiny, [])
+    seen = forecast(recipe)
+    assert seen.memory > seen.weights > 0
     (tmp_path / "again.yaml").write_text(recipe.yaml())
     assert load_recipe(tmp_path / "again.yaml", []).hash() == hashes[0]
     with pytest.raises(ConfigError, match=r"model.layered has no effect: model.mean_model is not given"):
