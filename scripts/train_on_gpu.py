@@ -360,7 +360,7 @@ def make_plan(
         source = trained_family(recipe.task).source
         task = build_task(recipe, open_initial(recipe))
         opened = source.open(recipe.data, cache=cache, seed=recipe.run.seed, workers=options.workers)
-        pairs, _ = (task.prepared(each, cache) for each in opened)
+        pairs, _ = (task.prepared(each, cache, workers=options.workers) for each in opened)
         prepared = preparation(pairs, recipe.run.batch, recipe.run.prefetch)
         rate = min(speed[name]["images_per_s"], prepared)
         minutes = share * options.minutes

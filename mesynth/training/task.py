@@ -83,10 +83,13 @@ class Task(ABC):
         """Accept the recipe's section ``data``. Raises ConfigError for what the task cannot learn from; by default all
         is well."""
 
-    def prepared(self, pairs: Any, cache: Path, progress: Callable[[int, int], None] | None = None) -> Any:
+    def prepared(
+        self, pairs: Any, cache: Path, progress: Callable[[int, int], None] | None = None, workers: int = 1
+    ) -> Any:
         """``pairs`` (to learn from, or to validate on) with what the task wants beside them, kept in ``cache``.
 
-        By default nothing. Of several processes the first makes it, the others find it.
+        By default nothing. ``workers``: processes that make it, 0 for one per core. Of several processes that train the
+        first makes it, the others find it.
         """
         return pairs
 

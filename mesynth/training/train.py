@@ -197,7 +197,7 @@ def _open(
             recipe.data, exclude_subjects=excluded, cache=cache, seed=recipe.run.seed, workers=workers, progress=bars
         )
         learned, held = (
-            task.prepared(pairs, cache, bars(name) if bars else None)
+            task.prepared(pairs, cache, bars(name) if bars else None, workers)
             for pairs, name in zip(opened, ("form", "form validation"), strict=True)
         )
         return learned, held

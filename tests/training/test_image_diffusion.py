@@ -28,7 +28,7 @@ from mesynth.generators.image_diffusion.config import (
     ModelConfig,
     OptimConfig,
 )
-from mesynth.generators.image_diffusion.network import ImageDiffusion
+from mesynth.generators.image_diffusion.network import Former, ImageDiffusion
 from mesynth.generators.image_diffusion.task import ImageDiffusionTask, windows
 from mesynth.generators.motion_gan.network import MotionGenerator
 from mesynth.generators.registry import PriorGenerator
@@ -397,12 +397,12 @@ def layered_task(**options: object) -> ImageDiffusionTask:
 @pytest.fixture(scope="module")
 def formed_batch() -> Batch:
     """Pairs of two people with what generation forms of them."""
-    made, batch = layered_task(), rendered_batch(range(2), 3, LAYERED_SIZE, codes=CODES)
+    form, batch = Former("motion-prior", None, None), rendered_batch(range(2), 3, LAYERED_SIZE, codes=CODES)
     points = np.stack([person_pairs(person, 3, LAYERED_SIZE, codes=CODES)[1] for person in range(2)])
     formed, share = [], []
     for i in range(len(batch)):
         onset = (255 * batch.onset[i]).round().byte().permute(1, 2, 0).numpy()
-        frames, own = made._form(onset, points[i // 3], batch.aus[i : i + 1].numpy())
+        frames, own = form(onset, points[i // 3], batch.aus[i : i + 1].numpy())
         formed.append(frames[0])
         share.append(own)
     pictures = torch.from_numpy(np.stack(formed)).permute(0, 3, 1, 2).float() / 255
@@ -411,10 +411,9 @@ def formed_batch() -> Batch:
 
 @pytest.mark.parametrize("name", ["motion-prior", "landmark-mean"])
 def test_training_is_shown_what_generation_forms(name: str) -> None:
-    made = layered_task(model=replace(LAYERED, mean_model=Path(name)))
     face = person_face(1, LAYERED_SIZE)
     asked = np.stack([facs.parse_request(text).intensity for text in ("12=0.7,25=0.5", "L45=1", "4=0")])
-    frames, share = made._form(face.image, face.landmarks, asked)
+    frames, share = Former(name, None, None)(face.image, face.landmarks, asked)
     for frame, aus in zip(frames, asked, strict=True):
         clip, _ = PriorGenerator(name).generate(face, AUVector(aus), Profile(apex=0.5), n_frames=3, fps=100)
         assert np.array_equal(frame, clip.clip.frames[1])

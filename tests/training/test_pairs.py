@@ -469,6 +469,10 @@ def test_formed_frames_are_made_once_and_again_where_they_are_damaged(placed: Pa
 
     assert opened(by="a") == len(pack)
     assert opened(by="a") == 0
+    alone = open_formed(pack, tmp_path, {"by": "a"}, pretend)
+    several = open_formed(pack, tmp_path, {"by": "several"}, pretend, workers=2)
+    assert np.array_equal(several.frames, alone.frames)
+    assert np.array_equal(several.share, alone.share)
     assert opened(by="b") == len(pack)
     for name in ("frames.bin", "share.bin", "pack.json"):
         for file in tmp_path.glob(f"formed-*/{name}"):

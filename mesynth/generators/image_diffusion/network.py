@@ -61,13 +61,12 @@ from mesynth.generators.painting import (
     region_mask,
 )
 from mesynth.generators.registry import PriorGenerator
-from mesynth.motion.prior import WARP_LIMIT
+from mesynth.motion.prior import WARP_LIMIT, Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.store.generator_folder import FAMILIES, UNTRAINED, PipelineError, load_network, load_sized_network
 
 if TYPE_CHECKING:
     from mesynth.core.types import Sample
-    from mesynth.motion.prior import Face
     from mesynth.store.generator_folder import GeneratorFacts
 
 
@@ -333,6 +332,24 @@ def reachable(family: str, aus: AUVector) -> AUVector:
     for code, most in WARP_LIMIT.items():
         intensity[facs.AU_INDEX[code]] = intensity[facs.AU_INDEX[code]].clip(max=most)
     return AUVector(intensity, aus.known)
+
+
+@dataclass(frozen=True, eq=False)
+class Former:
+    """A :data:`mesynth.training.data.pack.Form`: what generation forms of a face; AUs that exclude each other are
+    damped."""
+
+    family: str
+    network: Any
+    facts: GeneratorFacts | None
+
+    def __call__(self, onset: np.ndarray, landmarks: np.ndarray, aus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :data:`mesynth.training.data.pack.Form`."""
+        facts = self.facts or PriorGenerator(self.family).facts
+        mover, face = build_mover(self.family, self.network, facts), Face(onset, landmarks)
+        wanted = [reachable(mover.family, facs.damp(AUVector(row))) for row in aus]
+        made = [formed_apex(mover, face, row) if row.intensity.any() else onset for row in wanted]
+        return np.stack(made) if made else onset[None][:0], paintable(face)
 
 
 def load_mean_model(family: str, folder: Path) -> Any:

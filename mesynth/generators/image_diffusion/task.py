@@ -13,32 +13,25 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from mesynth.core import facs
 from mesynth.core.errors import ConfigError
-from mesynth.core.types import AUVector
 from mesynth.generators.base import save_trained
 from mesynth.generators.diffusion import dropped
 from mesynth.generators.image_diffusion.config import MEAN, Config, build_foreign, find_foreign, find_mean_model
 from mesynth.generators.image_diffusion.network import (
     Codec,
+    Former,
     ImageDenoiser,
     LatentSpace,
     PixelSpace,
     Space,
     adopt_weights,
     adopted_config,
-    build_mover,
     expected_picture,
     faded,
-    formed_apex,
     load_mean_model,
     painted,
-    reachable,
     unet_config,
 )
-from mesynth.generators.painting import paintable
-from mesynth.generators.registry import PriorGenerator
-from mesynth.motion.prior import Face
 from mesynth.store.generator_folder import UNTRAINED, GeneratorFacts, saved_folder
 from mesynth.training import losses as L
 from mesynth.training import record
@@ -133,20 +126,15 @@ class ImageDiffusionTask(Task):
         if self.codec.layered:
             refuse_camera(data.camera)
 
-    def prepared(self, pairs: Any, cache: Path, progress: Callable[[int, int], None] | None = None) -> Any:
+    def prepared(
+        self, pairs: Any, cache: Path, progress: Callable[[int, int], None] | None = None, workers: int = 1
+    ) -> Any:
         """With the frames in layers that generation forms of the mean model, where those are what is drawn around."""
         if not self.codec.layered:
             return pairs
         identity = {"mean_model": self._config.model.mean_model_sha256}
-        return pairs.formed(lambda pack: open_formed(pack, cache, identity, self._form, progress))
-
-    def _form(self, onset: np.ndarray, landmarks: np.ndarray, aus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """:data:`mesynth.training.data.pack.Form`: as generation forms it, AUs that exclude each other damped."""
-        mover = build_mover(self._expect, self.codec.mean_model, self._mean or PriorGenerator(self._expect).facts)
-        face = Face(onset, landmarks)
-        wanted = [reachable(mover.family, facs.damp(AUVector(row))) for row in aus]
-        made = [formed_apex(mover, face, row) if row.intensity.any() else onset for row in wanted]
-        return np.stack(made) if made else onset[None][:0], paintable(face)
+        form = Former(self._expect, self.codec.mean_model, self._mean)
+        return pairs.formed(lambda pack: open_formed(pack, cache, identity, form, progress, workers=workers))
 
     def step(self, batch: Batch, images: int, updater: Updater) -> dict[str, torch.Tensor]:
         """Weighted squared error of the estimate of the clean data at a noise level that each pair draws, and what

@@ -18,8 +18,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice, starmap
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any
 
@@ -556,11 +559,18 @@ class Formed:
 
 
 def open_formed(
-    pack: Pack, cache: Path, identity: Mapping[str, Any], form: Form, progress: Progress | None = None
+    pack: Pack,
+    cache: Path,
+    identity: Mapping[str, Any],
+    form: Form,
+    progress: Progress | None = None,
+    *,
+    workers: int = 1,
 ) -> Formed:
     """The frames of ``pack`` as ``form`` makes them, in ``cache`` unless they are there and whole.
 
-    ``identity``: plain values that say who forms them; others give other frames.
+    ``identity``: plain values that say who forms them; others give other frames. ``workers``: processes that form, 0
+    for one per core; any number gives the same bytes (``form`` is pickled for more than one).
 
     Raises:
         ManifestError: a clip without landmarks.
@@ -571,29 +581,46 @@ def open_formed(
     with locked(Path(cache)):
         found = _read_formed(target, pack, digest)
         if found is None:
-            _build_formed(target, pack, digest, form, progress)
+            _build_formed(target, pack, digest, form, progress, workers)
             found = _read_formed(target, pack, digest)
             assert found is not None
     return found
 
 
-def _build_formed(target: Path, pack: Pack, digest: str, form: Form, progress: Progress | None) -> None:
+def _onsets(pack: Pack) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What is formed of each clip: its onset, landmarks and AUs of its other frames."""
+    for i in range(len(pack)):
+        if not np.isfinite(pack.landmarks[i]).all():
+            raise ManifestError(
+                f"clip {i} of {pack.subjects[pack.subject[i]]} has no landmarks, which frames in layers need; "
+                "prepare the clips again"
+            )
+        first, end = int(pack.first[i]), int(pack.first[i + 1])
+        yield np.array(pack.frames[first]), pack.landmarks[i], pack.aus[first + 1 : end]
+
+
+def _formed_by(
+    form: Form, jobs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """In the order of ``jobs``, of which few are held at once."""
+    if workers == 1:
+        yield from starmap(form, jobs)
+        return
+    with ProcessPoolExecutor(workers or os.cpu_count() or 1, get_context("spawn")) as pool:
+        while block := list(islice(jobs, 512)):
+            yield from pool.map(form, *zip(*block, strict=True), chunksize=8)
+
+
+def _build_formed(target: Path, pack: Pack, digest: str, form: Form, progress: Progress | None, workers: int) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     for old in (temporary, target):
         shutil.rmtree(old, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with (temporary / "frames.bin").open("wb") as frames, (temporary / "share.bin").open("wb") as shares:
-            for i in counted(range(len(pack)), len(pack), progress):
-                if not np.isfinite(pack.landmarks[i]).all():
-                    raise ManifestError(
-                        f"clip {i} of {pack.subjects[pack.subject[i]]} has no landmarks, which frames in layers need; "
-                        "prepare the clips again"
-                    )
-                rows = slice(int(pack.first[i]), int(pack.first[i + 1]))
-                own = np.array(pack.frames[rows])
-                made, share = form(own[0], pack.landmarks[i], pack.aus[rows][1:])
-                frames.write(np.concatenate([own[:1], made]).tobytes())
+            everything = _formed_by(form, _onsets(pack), workers)
+            for first, (made, share) in zip(pack.first, counted(everything, len(pack), progress), strict=False):
+                frames.write(pack.frames[int(first)].tobytes() + made.tobytes())
                 shares.write(np.asarray(255 * share + 0.5, np.uint8).tobytes())
         write_text(temporary / META, json.dumps({"hash": digest}))
         os.replace(temporary, target)
