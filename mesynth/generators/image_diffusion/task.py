@@ -42,6 +42,9 @@ from mesynth.training.losses import mean_of
 from mesynth.training.perceptual import STLPIPSLoss
 from mesynth.training.task import Task, Updater
 
+_LEAST_SIDE = 64
+"""Half of it is what ST-LPIPS' network can read."""
+
 
 class ImageDiffusionTask(Task):
     """See the module. One trained network, the denoiser; an autoencoder, where there is one, stays as it came."""
@@ -80,6 +83,11 @@ class ImageDiffusionTask(Task):
             raise ConfigError(f"data.size={size} must be a multiple of {cell}, at least 8, for these codes")
         self.codec = Codec(space, model.target, model.gain, mean_model, config.spread, model.layered)
         if config.loss.st_lpips:
+            if size < _LEAST_SIDE:
+                raise ConfigError(
+                    f"loss.st_lpips looks at windows of half the side, and data.size={size} is less than "
+                    f"{_LEAST_SIDE}; leave it out or choose a larger size"
+                )
             self.frozen["st_lpips"] = STLPIPSLoss()
         self.networks: dict[str, nn.Module] = {"denoiser": self._denoiser(space)}
 
