@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -46,10 +46,10 @@ class Batch:
     """[B] int64 class of the composite (classes.CLASSES_3), -1 where there is none"""
     seeds: np.ndarray
     """[B] int64, one a pair"""
-    formed: torch.Tensor | None = None
+    formed: torch.Tensor | None = field(default=None, kw_only=True)
     """[B,3,S,S] float32 in [0,1]: the frame in layers that a generator forms of the onset, where the task asked for it
     (:meth:`mesynth.training.task.Task.prepared`)"""
-    share: torch.Tensor | None = None
+    share: torch.Tensor | None = field(default=None, kw_only=True)
     """[B,1,S,S] float32 in [0,1], beside ``formed``: what may be painted, 0 where the face stands still"""
 
     def __len__(self) -> int:
@@ -79,14 +79,14 @@ class Batch:
         object.__setattr__(out, "_counts", counts)  # no field: rows of a batch that is taken apart are counted anew
         return out
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         return replace(self, **{n: t.to(device, non_blocking=True) for n, t in self._tensors().items()})
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """Everything but the seeds, as far as it is there."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seeds"}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        """Those that are there, by name."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
 
     def targets(self, alone: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """AUs [B,K,2] to generate with and which of them are known [B,K,2] bool.
