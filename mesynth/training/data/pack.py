@@ -637,13 +637,13 @@ def _read_formed(folder: Path, pack: Pack, digest: str) -> Formed | None:
         if json.loads((folder / META).read_text())["hash"] != digest:
             return None
         picture = (pack.size, pack.size)
-        arrays = []
+        arrays: dict[str, np.ndarray] = {}
         for name, shape in (("frames", (*pack.frames.shape[:1], *picture, 3)), ("share", (len(pack), *picture))):
             file = folder / f"{name}.bin"
             if file.stat().st_size != int(np.prod(shape)):
                 return None
-            arrays.append(np.memmap(file, np.uint8, "r", shape=shape))
-        return Formed(*arrays, digest)
+            arrays[name] = np.memmap(file, np.uint8, "r", shape=shape)
+        return Formed(arrays["frames"], arrays["share"], digest)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the cache is ours: what cannot be read is made again
 
