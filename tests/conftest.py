@@ -59,17 +59,20 @@ def flows_once() -> Iterator[None]:
     """For modules whose commands look at the same pictures again and again: optical flow of a batch of pairs is
     estimated once. What is kept (half a gigabyte at most) is handed out as copies."""
     kept: dict[bytes, np.ndarray] = {}
+    size = 0
 
     def once(name: str, estimate: Estimate) -> Estimate:
         def flow(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+            nonlocal size
             key = hashlib.sha256(repr((name, a.shape, device)).encode())
             for pictures in (a, b):
                 key.update(np.ascontiguousarray(pictures))
             found = kept.get(key.digest())
             if found is None:
                 found = kept[key.digest()] = estimate(a, b, device)
-                while sum(one.nbytes for one in kept.values()) > 2**29:
-                    kept.pop(next(iter(kept)))
+                size += found.nbytes
+                while size > 2**29:
+                    size -= kept.pop(next(iter(kept))).nbytes
             return found.copy()
 
         return flow
