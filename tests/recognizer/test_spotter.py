@@ -35,6 +35,8 @@ from recognizer.spotter import (
     unit_range,
 )
 
+pytestmark = pytest.mark.usefixtures("flows_once")
+
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
