@@ -198,8 +198,12 @@ class LongVideos:
 
 def pictures_in(folder: Path) -> list[str]:
     """Names of the frames of a folder, in the order of the numbers in them: img2.png before img10.png."""
-    names = [p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
-    return sorted(names, key=_by_number)
+    return sorted((path.name for path in folder.iterdir() if is_picture(path)), key=_by_number)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is named like a frame."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
 
 
 def _by_number(name: str) -> list[tuple[int, int | str]]:
