@@ -193,7 +193,8 @@ def count_aus(
     clips an AU is not known: they are no clips without it.
 
     Raises:
-        ConfigError: an AU that manifests do not keep, one twice, or none. ManifestError: no manifest there.
+        ConfigError: an AU that manifests do not keep, one twice, or none. ManifestError: no manifest there, or a clip
+            that is in two of them.
 
     >>> from mesynth.core import facs
     >>> from mesynth.store.manifest import Manifest, Provenance, Row

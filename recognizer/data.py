@@ -494,7 +494,13 @@ def _au_present(manifest: Manifest) -> np.ndarray:
 
 
 def known_aus(manifests: Sequence[Manifest], codes: Sequence[int]) -> dict[str, np.ndarray]:
-    """[N,A] of :func:`recognizer.aus.targets` of all clips, by database."""
+    """[N,A] of :func:`recognizer.aus.targets` of all clips, by database.
+
+    Raises:
+        ManifestError: a clip that is there twice, and would count twice.
+    """
+    draws = np.concatenate([_draws(manifest) for manifest in manifests])
+    _told_apart(_column(manifests, "clip_id"), draws, "occurs twice in the manifests")
     names, found = _column(manifests, "database"), np.concatenate([_au_present(m) for m in manifests])
     return {str(name): targets(found[names == name], codes) for name in np.unique(names)}
 

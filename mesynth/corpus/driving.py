@@ -30,7 +30,7 @@ from mesynth.motion.driving import Driver, drive, measured, of_flow, shown_aus
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.landmarks import choose_landmarker
-from mesynth.store.long_videos import is_picture, pictures_in
+from mesynth.store.long_videos import PICTURES, is_picture, pictures_in
 from mesynth.store.manifest import FILE_NAME, Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, only_writer
 from mesynth.store.shards import read_flow, read_frames, read_landmarks
@@ -67,8 +67,8 @@ class DriveConfig:
             raise MesynthError(f"flow method '{self.flow}' is unknown; choose from {', '.join(FLOWS)}")
         if not 32 <= self.size <= 1024:
             raise MesynthError(f"size={self.size} pixels is outside 32..1024")
-        if not self.noise >= 0:
-            raise MesynthError(f"noise={self.noise:g} must not be negative")
+        if not 0 <= self.noise < float("inf"):
+            raise MesynthError(f"noise={self.noise:g} grey levels must be finite and not negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ def drive_faces(
         MesynthError: what :class:`DriveConfig` refuses, faces that cannot be used, ``out`` of another run.
     """
     out, bar = Path(out), progress or (lambda name: lambda done, total: None)
-    held = set(exclude_subjects)
+    held = _held(exclude_subjects)
     if isinstance(drivers, VideoDriver):  # what cannot drive is found out before faces are looked at
         _refuse(held, [(drivers.subject,)], "the driver is")
         _frames_of(drivers)
@@ -207,6 +207,14 @@ def drive_faces(
             out, jobs, DriveWorker(folder, out / "faces", config, preview), config=run, workers=workers,
             progress=bar("clips"), held=True, meta=framing_meta(KnownFraming(framing=OWN)),
         )  # fmt: skip
+
+
+def _held(names: Collection[str]) -> set[str]:
+    """Raise ConfigError for a name that nobody has: it would hold nobody out."""
+    for name in names:
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise ConfigError(f"exclude_subjects: '{name}' is not DATABASE/SUBJECT; write for example casme2/sub01")
+    return set(names)
 
 
 def _refuse(held: set[str], seen: Any, what: str) -> None:
@@ -251,6 +259,8 @@ def _frames_of(video: VideoDriver) -> tuple[Path, list[str], float]:
         raise ConfigError(f"driver {path} {what}")
     if fps is None or not 1 <= fps <= 10_000:
         raise ConfigError(f"driver {path} does not tell its frame rate; pass --fps")
+    if not names:
+        raise ConfigError(f"driver {path} holds no frames ({', '.join(PICTURES)})")
     if video.offset >= len(names):
         raise ConfigError(f"the driver's offset {video.offset} is after its last frame, {len(names) - 1}, of {path}")
     return root, names, fps
@@ -389,7 +399,7 @@ def forecast(
     from mesynth.corpus.faces import find_faces
 
     found: list[FaceSource] = find_faces(faces)
-    held, clips = set(exclude_subjects), 1
+    held, clips = _held(exclude_subjects), 1
     _refuse(held, ((*s.seen, f"{s.database}/{s.subject}") for s in found), "the face of")
     if isinstance(drivers, VideoDriver):
         _refuse(held, [(drivers.subject,)], "the driver is")

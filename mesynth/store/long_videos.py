@@ -140,6 +140,8 @@ class LongVideos:
                     path=cells["path"], fps=fps, frames=frames, licence=cells.get("licence") or "unknown",
                 )
             )  # fmt: skip
+        if not videos:
+            raise ManifestError(f"{file} lists no video; add a row for each, or list those of a database anew")
         return LongVideos(root=folder, videos=tuple(videos), intervals=tuple(read_intervals(folder / INTERVALS)))
 
     def of(self, video: LongVideo) -> tuple[Marked, ...]:

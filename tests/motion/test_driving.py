@@ -218,8 +218,9 @@ def test_command_line(prepared: Path, people: Path, tmp_path: Path) -> None:
     def run(*words: str) -> Any:
         return CliRunner().invoke(main, ["drive", "--faces", str(people), "--out", str(tmp_path / "out"), *words])
 
-    frames, video = tmp_path / "one", tmp_path / "smile.mp4"
+    frames, none, video = tmp_path / "one", tmp_path / "none", tmp_path / "smile.mp4"
     frames.mkdir()
+    none.mkdir()
     (frames / "img1.png").write_bytes(b"")
     video.write_bytes(b"")
     told = run("--driver", str(prepared), "--every", "--dry-run")
@@ -241,7 +242,11 @@ def test_command_line(prepared: Path, people: Path, tmp_path: Path) -> None:
         (("--driver", str(frames), "--interval", "0,1,2", "--driver-subject", "a/b"), "pass --fps"),
         (("--driver", str(frames), "--interval", "0,1,2", "--driver-subject", "a/b", "--fps", "nan"), "pass --fps"),
         (("--driver", str(prepared), "--noise", "nan"), "noise=nan"),
+        (("--driver", str(prepared), "--noise", "inf"), "noise=inf"),
         (("--driver", str(prepared), "--preview", "-1"), "preview=-1"),
+        (("--driver", str(prepared), "--exclude-subjects", "s4"), "'s4' is not DATABASE/SUBJECT"),
+        (("--driver", str(prepared), "--exclude-subjects", "db/s4,s1", "--dry-run"), "'s1' is not DATABASE/SUBJECT"),
+        (("--driver", str(none), "--interval", "0,1,2", "--driver-subject", "a/b", "--fps", "30"), "holds no frames"),
     ]:
         failed = run(*words)
         assert failed.exit_code == 2, failed.output
