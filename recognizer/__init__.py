@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recognizer.ablation import ablate
-    from recognizer.aus import AusConfig, count_aus
+    from recognizer.aus import AusConfig
     from recognizer.config import AblationConfig, RunConfig, load_config
-    from recognizer.data import DataConfig, FlowSet
+    from recognizer.data import DataConfig, FlowSet, count_aus
     from recognizer.mixing import MixConfig
     from recognizer.models import Model, register_model
     from recognizer.protocol import ProtocolConfig
@@ -41,7 +41,7 @@ __all__ = [
 _HOME = {
     "AblationConfig": "config", "AusConfig": "aus", "DataConfig": "data", "FlowSet": "data", "MixConfig": "mixing",
     "Model": "models", "ProtocolConfig": "protocol", "Recognizer": "trained", "RunConfig": "config",
-    "Scores": "results", "TrainConfig": "training", "ablate": "ablation", "count_aus": "aus", "load": "trained",
+    "Scores": "results", "TrainConfig": "training", "ablate": "ablation", "count_aus": "data", "load": "trained",
     "load_config": "config", "loso": "run", "load_study": "study_plan", "predict": "trained", "predict_video": "video",
     "register_model": "models", "run_study": "study", "spot": "spotter", "train": "trained",
     "train_spotter": "spotter",

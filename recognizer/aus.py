@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.facs import AU_CODES, AU_INDEX
-
-if TYPE_CHECKING:
-    from mesynth.store.manifest import Manifest
 
 EMOTION, AUS, BOTH = "emotion", "aus", "emotion+aus"
 TASKS = (EMOTION, AUS, BOTH)
@@ -182,38 +177,3 @@ def counts_table(known: Mapping[str, np.ndarray], codes: Sequence[int]) -> tuple
         if lacking:
             notes.append(f"{name}: not known of every clip: {', '.join(lacking)}")
     return header, rows, notes
-
-
-def count_aus(
-    manifests: Manifest | Path | str | Sequence[Manifest | Path | str], codes: Sequence[int] = CD6ME
-) -> tuple[list[str], list[list[str | int]], list[str]]:
-    """Clips that show each AU, a row a database and their total, as CD6ME's table of AUs: (header, rows, notes).
-
-    ``manifests``: any folder with a manifest, a manifest, or several of them; clips need no flow. Notes say of which
-    clips an AU is not known: they are no clips without it.
-
-    Raises:
-        ConfigError: an AU that manifests do not keep, one twice, or none. ManifestError: no manifest there, or a clip
-            that is in two of them.
-
-    >>> from mesynth.core import facs
-    >>> from mesynth.store.manifest import Manifest, Provenance, Row
-    >>> aus = Row.au_columns(facs.parse_request("12=B"), facs.parse_annotation("12").presence())
-    >>> row = Row(
-    ...     clip_id="own/anna/a/0", database="own", subject="anna", clip="a", onset=0, offset=9, fps=100.0, n_frames=10,
-    ...     apex_index=5, height=64, width=64, **aus, provenance=Provenance(
-    ...         kind="real", database="own", subject="anna", licence="hers", subjects_seen=("own/anna",)
-    ...     ),
-    ... )
-    >>> header, rows, notes = count_aus(Manifest.from_rows([row], "."), codes=[4, 12])
-    >>> header, rows[0], notes
-    (['database', 'AU4', 'AU12', 'Total', 'clips'], ['own', 0, 1, 1, 1], [])
-    """
-    from mesynth.store.manifest import Manifest
-    from recognizer.data import known_aus
-
-    chosen = AusConfig(codes=tuple(codes)).codes
-    many = [manifests] if isinstance(manifests, (Manifest, Path, str)) else manifests
-    opened = [one if isinstance(one, Manifest) else Manifest.read(one) for one in many]
-    header, rows, notes = counts_table(known_aus(opened, chosen), chosen)
-    return header, [[row[0], *map(int, row[1:])] for row in rows], notes

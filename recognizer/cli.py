@@ -331,7 +331,8 @@ def aus(manifest: tuple[Path, ...], codes: str | None, as_json: bool) -> None:
 
     Example: recognizer aus prepared/casme2 prepared/samm
     """
-    from recognizer.aus import CD6ME, count_aus
+    from recognizer.aus import CD6ME
+    from recognizer.data import count_aus
     from recognizer.report import terminal
 
     header, rows, notes = count_aus(manifest, CD6ME if codes is None else _codes(codes))
