@@ -522,8 +522,8 @@ def count_aus(
     >>> from mesynth.store.manifest import Provenance
     >>> aus = Row.au_columns(facs.parse_request("12=B"), facs.parse_annotation("12").presence())
     >>> row = Row(
-    ...     clip_id="own/anna/a/0", database="own", subject="anna", clip="a", onset=0, offset=9, fps=100.0, n_frames=10,
-    ...     apex_index=5, height=64, width=64, **aus, provenance=Provenance(
+    ...     clip_id="own/anna/a/0", database="own", subject="anna", clip="a", onset=0, apex=5, offset=9, fps=100.0,
+    ...     n_frames=10, apex_index=5, height=64, width=64, **aus, provenance=Provenance(
     ...         kind="real", database="own", subject="anna", licence="hers", subjects_seen=("own/anna",)
     ...     ),
     ... )
