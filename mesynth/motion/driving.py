@@ -160,8 +160,8 @@ def drive(
     """
     if not 0 <= intensity <= MOST:
         raise MesynthError(f"intensity={intensity:g} is outside 0..{MOST:g} times the driver's motion")
-    if not noise >= 0:
-        raise MesynthError(f"noise={noise:g} must not be negative")
+    if not 0 <= noise < float("inf"):
+        raise MesynthError(f"noise={noise:g} grey levels must be finite and not negative")
     told = np.zeros_like(driver.aus.intensity)
     rows = [facs.AU_INDEX[code] for code in LIDS]
     told[rows] = shown_aus(driver, intensity).intensity[rows]

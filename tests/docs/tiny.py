@@ -35,6 +35,7 @@ from tests.datasets.releases import (
     megc2019,
     mmew,
     samm,
+    samm_long,
     smic,
 )
 from tests.head import heads
@@ -406,6 +407,7 @@ NAMES: dict[str, Callable[[Tiny, Path], None]] = {
     "/data/CASME2": _rendered,
     "/data/CASME2-mimic": _release(casme2.write_release, clips=casme2.CLIPS[:2]),
     "/data/SAMM": _release(samm.write_samm, clips=samm.CLIPS[:5]),
+    "/data/SAMM_LONG": _release(samm_long.write_samm_long),
     "/data/SMIC": _release(
         smic.write_smic,
         lambda out: smic.write_smic(out, smic.SLOW_CLIPS, camera="VIS"),
