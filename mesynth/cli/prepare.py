@@ -146,6 +146,11 @@ Examples:
     "--apex", type=click.Choice(APEXES), default="annotated", show_default=True,
     help="Spot the apex of clips that have none annotated (annotated: their middle frame).",
 )  # fmt: skip
+@click.option(
+    "--early", type=float, default=1.0, metavar="SHARE",
+    help="End clips at this share of the way from onset to apex, as at .3: the early part of macro-expressions moves "
+    "less, as micro-expressions do [default: 1, whole clips].",
+)  # fmt: skip
 @click.option("--magnify", default="", help='Magnify motion: "lagrangian:2" (eulerian, phase, lagrangian, learned).')
 @click.option("--resample", default="", help='Frames a clip: "tim:10" (tim, linear, flow, nearest).')
 @click.option("--method", type=click.Choice(FLOWS), default="tvl1", show_default=True, help="Optical flow.")

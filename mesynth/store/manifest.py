@@ -30,6 +30,8 @@ from mesynth.store.run_folder import temporary_beside
 
 KINDS = ("real", "rendered", "synthetic")
 EXPRESSIONS = ("micro", "macro")
+EARLY = "early part"
+"""How a warning of a clip begins that ends before its annotated apex: of the frames up to ``apex_index`` alone."""
 FILE_NAME = "manifest.parquet"
 
 
