@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import chain, islice
+from json.encoder import encode_basestring_ascii as write_string
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -265,7 +266,7 @@ _MINUS_ZERO = array("d", [-0.0]).tobytes()
 
 def _number_texts(values: Sequence[float]) -> list[str]:
     """Finite floats as JSON has them; most are 0, whose text is known."""
-    if _MINUS_ZERO in array("d", values).tobytes():
+    if _MINUS_ZERO in array("d", values).tobytes() and any(math.copysign(1, value) < 0 for value in values):
         return [json.dumps(value) for value in values]
     return ["0.0" if not v else repr(v) if type(v) is float else json.dumps(v) for v in values]
 
@@ -350,7 +351,7 @@ def _line_text(line: dict[str, Any], encode: Callable[[Any], str]) -> str:
     """A :func:`record` as JSON with its names in order, which a plan's hash is made of; ``encode`` sorts names."""
     rest = encode({name: value for name, value in line.items() if name not in _FIRST})
     cells = ", ".join(_number_texts(line["au_intensity"]))
-    return f'{{"au": {encode(line["au"])}, "au_intensity": [{cells}], {rest[1:]}'
+    return f'{{"au": {write_string(line["au"])}, "au_intensity": [{cells}], {rest[1:]}'
 
 
 _FIRST = ("au", "au_intensity")
