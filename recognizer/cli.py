@@ -190,7 +190,8 @@ def ablate(given: _Inputs, engine: str, address: str, gpus: float) -> None:
     """
     from mesynth.core.errors import ConfigError
     from mesynth.core.process import launched
-    from mesynth.store.cluster import RayEngine, on_engine
+    from mesynth.store.cluster import on_engine
+    from mesynth.store.schedulers import RayEngine
     from recognizer.ablation import ablate as run
     from recognizer.ablation import plan
     from recognizer.config import AblationConfig

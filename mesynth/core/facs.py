@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -499,9 +499,19 @@ def format_vector(vector: AUVector) -> str:
     >>> format_vector(parse_request("4=0.5,L12=0.25"))
     '4=0.5,L12=0.25'
     """
+    return format_pairs(vector.intensity.tolist())
+
+
+def format_pairs(pairs: Iterable[Sequence[float]]) -> str:
+    """:func:`format_vector` of [K][L, R], float32 values of a vector.
+
+    >>> format_pairs(parse_request("4=0.5,L12=0.25").intensity.tolist())
+    '4=0.5,L12=0.25'
+    """
     terms = []
-    shown = np.flatnonzero(vector.intensity.any(1)).tolist()
-    for code, (left, right) in zip([AU_CODES[k] for k in shown], vector.intensity[shown].tolist(), strict=True):
+    for code, (left, right) in zip(AU_CODES, pairs, strict=True):
+        if not (left or right):  # as most are
+            continue
         if left == right and left > 0:
             terms.append(f"{code}={left:.4g}")
         else:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.store.cluster import RayEngine, engine, on_engine, together
+from mesynth.store.cluster import engine, on_engine, together
+from mesynth.store.schedulers import RayEngine
 from mesynth.store.stage import Produced, Skipped, run_stage
 from recognizer.ablation import ablate
 from recognizer.config import AblationConfig
