@@ -96,8 +96,6 @@ class _Pool:
         self._counter: Any = None
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        self._silent = 0
-        """Processes that have not asked for anything yet: they still import."""
 
     @property
     def done(self) -> int:
@@ -107,11 +105,6 @@ class _Pool:
     @property
     def is_started(self) -> bool:
         return bool(self._processes)
-
-    @property
-    def is_up(self) -> bool:
-        """Every process that was started has asked for work."""
-        return bool(self._processes) and self._silent == 0
 
     def start(self, workers: int) -> None:
         """Start so many processes."""
@@ -131,7 +124,6 @@ class _Pool:
                     self._processes.append(process)
                 theirs.close()  # so that a worker's death ends the connection
                 self._connections.append(ours)
-                self._silent += 1
         finally:
             for name, value in saved.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
@@ -143,7 +135,6 @@ class _Pool:
         """
         try:
             for connection in cast("list[Connection]", wait(self._connections, timeout=timeout)):
-                self._silent = max(self._silent - 1, 0)
                 if not _hand_out(connection, todo):
                     self._connections.remove(connection)
         except (EOFError, ConnectionError):
@@ -608,8 +599,8 @@ def _make_here(
     out: Path,
     close: Callable[[], object] | None,
 ) -> None:
-    """Make shards in this process; with several ``workers`` until as many others have started, if that many seconds of
-    work are left (:data:`WORTH`) that it pays to start them."""
+    """Make shards in this process; with several ``workers`` it is one of them, and starts the others if that many
+    seconds of work are left (:data:`WORTH`) that it pays. Who waits for a shard is given one between two clips."""
     mine, first, since, free = 0, 0, 0.0, workers > 1
     with _Pool(make, close, out) if free else nullcontext() as pool, _one_thread() if free else nullcontext():
         for shard in shards:
@@ -624,10 +615,8 @@ def _make_here(
                 elif pool.is_started:
                     pool.serve(shards, 0)
                 elif (total - done - mine) * (now - since) > WORTH * (mine - first):
-                    pool.start(workers)
+                    pool.start(workers - 1)
                 report(done + mine + pool.done, total)
-            if pool is not None and pool.is_up:
-                break
         if pool is not None and pool.is_started:
             pool.run(shards, lambda clips: report(done + mine + clips, total))
 
