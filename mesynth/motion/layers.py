@@ -161,17 +161,38 @@ class Course:
 
     def step(self, t: int) -> Step:
         """Frame ``t``."""
-        skin = np.einsum("a,ahwc->hwc", self.weights[t], self.fields)
+        skin = _summed(self.weights[t], self.fields)
         if self.bend is not None and self.share is not None:
             skin = skin + np.float32(self.share[t]) * self.bend
         head = jaw = light = None
         if self.head is not None:
-            head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.path[t], self.head), np.float32)
+            head = np.ascontiguousarray(_summed(self.path[t], self.head), np.float32)
         if self.change is not None and self.share is not None and self.share[t]:
             light = np.float32(self.share[t]) * self.change
         if self.drops is not None and self.jaws is not None:
-            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.drops[t], self.jaws), np.float32)
+            jaw = np.ascontiguousarray(_summed(self.drops[t], self.jaws), np.float32)
         return Step(np.ascontiguousarray(skin, np.float32), self.aus[t], head, light, jaw)
+
+
+def _summed(weights: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """[H,W,2]: fields [A,H,W,2] times their weights [A], added up in their order, as np.einsum does in more time."""
+    if weights.dtype != np.float32 or fields.dtype != np.float32:
+        return np.asarray(np.einsum("a,ahwc->hwc", weights, fields))
+    out = np.zeros(fields.shape[1:], np.float32)
+    if len(fields):
+        _add_up(np.ascontiguousarray(weights), np.ascontiguousarray(fields).reshape(len(fields), -1), out.reshape(-1))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _add_up(weights: np.ndarray, fields: np.ndarray, out: np.ndarray) -> None:
+    """Add fields [A,N] times ``weights`` to ``out`` [N], a part at a time, so that it stays in the nearest cache."""
+    for first in range(0, len(out), 2048):
+        target = out[first : first + 2048]
+        for a in range(len(weights)):
+            weight, field = weights[a], fields[a, first : first + 2048]
+            for i in range(len(target)):
+                target[i] += weight * field[i]
 
 
 @dataclass(frozen=True, eq=False)

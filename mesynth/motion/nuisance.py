@@ -120,10 +120,12 @@ _LEVELS = 1 << 15
 
 @lru_cache(maxsize=1)
 def _normal() -> np.ndarray:
-    """[32768] float32: what a standard normal's size is, in as many equally likely steps; the mean of squares is 1."""
+    """[65536] float32: what a draw stands for: half its number says the size of a standard normal, in equally likely
+    steps, and an odd one is positive; the mean of squares is 1."""
     inverse = NormalDist().inv_cdf
     sizes = np.array([inverse(0.5 + (i + 0.5) / (2 * _LEVELS)) for i in range(_LEVELS)])
-    return np.asarray(sizes / np.sqrt((sizes**2).mean()), np.float32)
+    each = np.asarray(sizes / np.sqrt((sizes**2).mean()), np.float32)
+    return np.stack([-each, each], 1).reshape(-1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -136,9 +138,7 @@ def _record(frame: np.ndarray, sd: np.floating, draws: np.ndarray, normal: np.nd
             target[i] = np.uint8(np.int32(min(max(source[i] + half, zero), top)))
         return
     for i in range(len(source)):
-        size = sd * normal[draws[i] >> 1]
-        size = size if draws[i] & 1 else -size
-        target[i] = np.uint8(np.int32(min(max(source[i] + half + size, zero), top)))
+        target[i] = np.uint8(np.int32(min(max(source[i] + half + sd * normal[draws[i]], zero), top)))
 
 
 def drawn(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -86,7 +86,7 @@ def _filtered(image: np.ndarray) -> np.ndarray:
 def _deflated(data: np.ndarray, runs: np.ndarray, order: np.ndarray) -> np.ndarray:
     """``data`` [N] uint8 as a deflate stream."""
     out = np.empty(2 * len(data) + 1024 * (len(data) // _BLOCK + 1), np.uint8)
-    tokens = np.empty(_BLOCK + 1, np.uint16)
+    tokens = np.empty(min(len(data), _BLOCK) + 1, np.uint16)
     # What a token is written as, and in how many bits.
     value, size = np.zeros(256 + _LONGEST + 1, np.int64), np.zeros(256 + _LONGEST + 1, np.int64)
     head = np.empty((5 + 19 + _CODES + 1, 2), np.int64)
@@ -130,8 +130,9 @@ def _deflated(data: np.ndarray, runs: np.ndarray, order: np.ndarray) -> np.ndarr
             bits += size[one]
             held |= value[two] << bits
             bits += size[two]
+            here = np.uint64(at)  # an index that cannot be negative: six bytes are then written at once
             for k in range(6):
-                out[at + k] = np.uint8(held >> (8 * k))
+                out[here + np.uint64(k)] = np.uint8(held >> (8 * k))
             at += bits >> 3
             held >>= bits & ~7
             bits &= 7
