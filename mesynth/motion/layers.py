@@ -1135,7 +1135,7 @@ class Layers:
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`_curves` of lids whose edges the skin has moved to ``up0`` and ``low0``, v at :data:`_S`."""
         eye = self.eyes[side]
-        return _lid_curves(  # type: ignore[no-any-return]
+        return _lid_curves(
             eye.up, eye.low, eye.lid, eye.line, eye.slopes, up0, low0, aus, _LID_ROWS, side, self.iod,
             eye.slit.half,
         )  # fmt: skip

@@ -52,7 +52,7 @@ def frame_png(rgb: np.ndarray) -> bytes:
     assert rgb.dtype == np.uint8
     assert channels == 3
     lines = _filtered(np.ascontiguousarray(rgb))
-    packed = b"\x78\x01" + _deflated(lines, _RUNS, _ORDER).tobytes() + struct.pack(">I", zlib.adler32(lines))
+    packed = b"\x78\x01" + _deflated(lines, _RUNS, _ORDER).tobytes() + struct.pack(">I", zlib.adler32(lines.data))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"".join((_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", packed), _chunk(b"IEND", b"")))
 
