@@ -574,7 +574,8 @@ _OBJECTIVE_OF: dict[frozenset[int], str] = {
 def level_midline(intensity: np.ndarray) -> np.ndarray:
     """Intensities [...,K,2] whose midline AUs (:data:`MIDLINE`) have the mean of their sides on both: a copy."""
     out = intensity.copy()
-    out[..., _MIDLINE_ROWS, :] = intensity[..., _MIDLINE_ROWS, :].mean(-1, keepdims=True)
+    sides = intensity[..., _MIDLINE_ROWS, :]
+    out[..., _MIDLINE_ROWS, :] = ((sides[..., 0] + sides[..., 1]) / 2)[..., None]
     return out
 
 

@@ -89,7 +89,7 @@ def quantised(frames: torch.Tensor, noise: float, rng: np.random.Generator) -> n
         draws = np.stack([drawn(size, rng)[:size] for _ in frames]).view(np.int16)
         told = torch.from_numpy(draws).to(frames.device).to(torch.int32) & 0xFFFF
         table = torch.from_numpy(_normal()).to(frames.device)
-        frames = frames + noise * (table[told >> 1] * (2 * (told & 1) - 1)).view(frames.shape)
+        frames = frames + noise * table[told].view(frames.shape)
     return np.asarray((frames + 0.5).clamp(0, 255).to(torch.uint8).contiguous().cpu().numpy())
 
 

@@ -65,8 +65,6 @@ class Pool:
         self._counter: Any = None
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        self._silent = 0
-        """Processes that have not asked for anything yet: they still import."""
 
     @property
     def done(self) -> int:
@@ -76,11 +74,6 @@ class Pool:
     @property
     def is_started(self) -> bool:
         return bool(self._processes)
-
-    @property
-    def is_up(self) -> bool:
-        """Every process that was started has asked for work."""
-        return bool(self._processes) and self._silent == 0
 
     def start(self, workers: int) -> None:
         """Start so many processes."""
@@ -100,7 +93,6 @@ class Pool:
                     self._processes.append(process)
                 theirs.close()  # so that a worker's death ends the connection
                 self._connections.append(ours)
-                self._silent += 1
         finally:
             for name, value in saved.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
@@ -112,7 +104,6 @@ class Pool:
         """
         try:
             for connection in cast("list[Connection]", wait(self._connections, timeout=timeout)):
-                self._silent = max(self._silent - 1, 0)
                 if not _hand_out(connection, todo):
                     self._connections.remove(connection)
         except (EOFError, ConnectionError):

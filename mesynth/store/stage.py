@@ -385,8 +385,8 @@ def _make_here(
     out: Path,
     close: Callable[[], object] | None,
 ) -> None:
-    """Make shards in this process; with several ``workers`` until as many others have started, if that many seconds of
-    work are left (:data:`WORTH`) that it pays to start them."""
+    """Make shards in this process; with several ``workers`` it is one of them, and starts the others if that many
+    seconds of work are left (:data:`WORTH`) that it pays. Who waits for a shard is given one between two clips."""
     mine, first, since, free = 0, 0, 0.0, workers > 1
     with Pool(make, close, out) if free else nullcontext() as pool, _one_thread() if free else nullcontext():
         for shard in shards:
@@ -401,10 +401,8 @@ def _make_here(
                 elif pool.is_started:
                     pool.serve(shards, 0)
                 elif (total - done - mine) * (now - since) > WORTH * (mine - first):
-                    pool.start(workers)
+                    pool.start(workers - 1)
                 report(done + mine + pool.done, total)
-            if pool is not None and pool.is_up:
-                break
         if pool is not None and pool.is_started:
             pool.run(shards, lambda clips: report(done + mine + clips, total))
 
