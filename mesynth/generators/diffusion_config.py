@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mesynth.core.errors import ConfigError
 
@@ -32,6 +32,7 @@ class Process:
         ConfigError: an unknown kind, or a range of noise that is none.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = KINDS
     kind: str = "edm"
     """"edm": noise levels log-normal, loss weight 1 / c_out^2 (Karras et al., 2022); "v": v-prediction (Salimans and
     Ho, 2022), cosine schedule, weight min(SNR, 5) (Hang et al., 2023)."""
@@ -43,8 +44,8 @@ class Process:
     """Most noise: sampling starts from it."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"process kind '{self.kind}' is unknown; choose {' or '.join(KINDS)}")
+        if self.kind not in self.kinds:
+            raise ConfigError(f"process kind '{self.kind}' is unknown; choose {' or '.join(self.kinds)}")
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name != "kind" and not (math.isfinite(value) and value > 0):
