@@ -87,6 +87,7 @@ class MotionDiffuser(Network):
         dim: int = 64, expect: int = 12, expect_blocks: int = 1, prior: bool = True, face: bool = False,
         kind: str = "edm", scale: float = 0.024, share: float = 0.2, floor: float = 0.002, whole: float = 0.15,
         max_flow: float = 0.06, steps: int = 8, solver: str = "dpm++", guidance: float = 1.0,
+        spread: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         n = len(widths)
@@ -128,7 +129,7 @@ class MotionDiffuser(Network):
     @property
     def sampling(self) -> Sampling:
         """How the network samples unless it is told otherwise."""
-        return Sampling(**{name: self.config[name] for name in ("steps", "solver", "guidance")})
+        return Sampling(**{name: self.config[name] for name in ("steps", "solver", "guidance", "spread")})
 
     # ------------------------------------------------------------ data
 
