@@ -11,7 +11,9 @@ with ``a = c_above(p_a)``, ``b = min(c_below(p_b), 1 - a)``, c the share of the 
 at the source. Shares add: sides that touch have c_above + c_below = 1 and show no line. A generator says how the skin
 moves; lids and lips are moved here, by the AUs of :data:`LAYERED` alone and by what is left of others (:data:`LIDS`,
 :data:`LIPS`), relative to what the photo shows: a lid that is half closed closes the rest, a mouth that is open
-narrows under AU 24. Where nothing is asked for nothing changes, to the bit.
+narrows under AU 24. An AU that is lowered (:data:`mesynth.core.facs.LOWERABLE`) goes the other way: lips close by what
+it would part them, a lid that is down opens by so much of an ordinary eye. Where nothing is asked for nothing changes,
+to the bit.
 
 Lengths are shares of the inter-ocular distance (IOD) unless they say pixels; s in [-1,1] runs from a cut's corner in
 the image's left to that in its right, v is the distance below their line. AU columns are the subject's (left, right),
@@ -32,6 +34,7 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
+from mesynth.motion.onset import EYE, jaw_left
 from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
@@ -48,6 +51,8 @@ LIPS: dict[int, tuple[float, float, float, float]] = {
     25: (0.012, 0.035, 0, 0), 26: (0.005, 0.050, 0.19, 0), 27: (0.02, 0.10, 0.40, 0),
 }  # fmt: skip
 """Lift of the upper lip, drop of the lower lip, drop of the jaw; share of the gap closed."""
+_PARTING = (25, 26, 27)
+_JAW_ROWS = [facs.AU_INDEX[code] for code in JAW]
 _MOST = (0.08, 0.14, 0.42, 1.0)
 """Of lift, drop, jaw and closing, of several AUs together."""
 
@@ -95,7 +100,7 @@ def jaw_cells(aus: AUVector) -> list[tuple[int, int]]:
     True
     """
     rows = [facs.AU_INDEX[code] for code in JAW]
-    return [(row, side) for row in rows for side in (0, 1) if aus.intensity[row, side] > 0]
+    return [(row, side) for row in rows for side in (0, 1) if aus.intensity[row, side]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +110,7 @@ class Step:
     skin: np.ndarray
     """[H,W,2] float32 pixels, onset -> frame on the onset's grid, of the skin: neither head nor what layers draw"""
     aus: np.ndarray
-    """[K,2] float32 in [0,1]: the AUs of this frame, all of them"""
+    """[K,2] float32 in [-1,1]: the AUs of this frame, all of them"""
     head: np.ndarray | None = None
     """[H,W,2] float32 pixels: motion of the whole head, or None"""
     change: np.ndarray | None = None
@@ -130,7 +135,7 @@ class Course:
     Fields are float32 pixels, onset -> frame, at weight 1."""
 
     aus: np.ndarray
-    """[T,K,2] float32 in [0,1]: the AUs of each frame, all of them"""
+    """[T,K,2] float32 in [-1,1]: the AUs of each frame, all of them"""
     weights: np.ndarray
     """[T,A]"""
     fields: np.ndarray
@@ -1011,17 +1016,30 @@ class Layers:
     def _lip_weights(self, aus: np.ndarray) -> np.ndarray:
         """[2,4] of the subject's left and right: lift, drop, jaw, closing."""
         out = np.zeros((2, 4))
-        for code, amounts in LIPS.items():
-            out += aus[facs.AU_INDEX[code], :, None] * np.array(amounts)
+        width = max(self.gap * min(1.0, _FAR / max(self.gap, 1e-3)), 1e-3)
+        for code, (lift, drop, jaw, close) in LIPS.items():
+            for side, amount in enumerate(aus[facs.AU_INDEX[code]]):
+                if amount < 0 and code in _PARTING:
+                    out[side] += -amount * np.array([0, 0, -jaw, (lift + drop) / width])
+                else:
+                    out[side] += amount * np.array([lift, drop, jaw, close])
         return np.minimum(out, _MOST)
+
+    def jaw_way(self, aus: np.ndarray) -> float:
+        """Share of its way that the jaw goes under the AUs [K,2] of a frame: down, less the wider the mouth is open."""
+        return 1.0 if (aus[_JAW_ROWS] < 0).any() else jaw_left(self.gap)
 
     def _lid_weights(self, aus: np.ndarray, side: int) -> tuple[float, float, float]:
         """Closure, fall of the upper and rise of the lower lid besides, in shares of the opening."""
-        closure = max(float(aus[facs.AU_INDEX[code], side]) for code in (43, 45))
+        asked = [float(aus[facs.AU_INDEX[code], side]) for code in (43, 45)]
+        closure = max(*asked, 0.0)
         fall, rise = (
             sum(LIDS[code][i] * float(aus[facs.AU_INDEX[code], side]) for code in LIDS if code not in (43, 45))
             for i in (0, 1)
         )
+        if min(asked) < 0:  # in shares of an ordinary eye: what is left of this one says nothing of its lid's way
+            eye = self.eyes[side]
+            fall += min(asked) * EYE * self.iod / max(float((eye.low - eye.up).max()), 0.02 * self.iod)
         return closure, min(fall, 0.9), min(rise, 0.6)
 
     def _lips_move(self) -> np.ndarray:
@@ -1048,12 +1066,13 @@ class Layers:
         closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
         weights[:, 3] = np.maximum(weights[:, 3] - max(closed, 0), 0)
         below, seen = above.copy(), above.copy()
-        jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+        way = self.jaw_way(step.aus)
+        jaw = float(weights[:, 2].mean()) * way
         lips, apart = _lip_sides(
             basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
         if step.jaw is not None:
-            loose = self._loose[..., None] * np.float32(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+            loose = self._loose[..., None] * np.float32(way)
             low = loose * cv2.remap(step.jaw, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             up = loose * self._jaw_share * step.jaw
             above += up
