@@ -138,7 +138,7 @@ def test_what_cannot_be_asked_is_refused_before_a_folder_is_claimed(photos: Path
 def test_a_corpus_of_a_smile_that_goes(photos: Path, tmp_path: Path) -> None:
     config = PlanConfig(au=("12=-0.3,4=0.4",), count=1, fps=50, duration=(0.2, 0.2), size=96)
     manifest: Manifest = generate(photos / "smiling.png", config, tmp_path / "out", workers=1)
-    (row,) = manifest.rows()
+    (row,) = manifest
     smile = AU_INDEX[12]
     assert row.provenance.aus_asked == "4=0.4,12=-0.3"
     assert (row.aus.intensity[smile] < 0).all()
