@@ -557,7 +557,8 @@ def generate(
 
     Args:
         faces: a picture, a folder of pictures, or a prepared manifest (each subject's onset).
-        aus: a request such as "12=B,L4=0.2" (FACS letter or a number in [0,1], sides L and R), or several, in turn.
+        aus: a request such as "12=B,L4=0.2" (FACS letter or a number in [0,1], sides L and R), or several, in turn;
+            "12=-0.2" lowers what the face shows already (AU 12, 25, 26, 27, 43, 45).
         emotion: instead of aus: emotions or classes; AUs are drawn per clip from published tables.
         plan: instead of both: a folder that :func:`plan` wrote.
         model: see :func:`load_generator`; None: "motion-prior", and with ``kind="flow"`` "flow-prior".

@@ -415,7 +415,8 @@ Examples:
     "--au",
     "aus",
     multiple=True,
-    help='"12=B,L4=0.2": AUs with a FACS letter or a number in [0,1], sides L and R; repeat to take in turn.',
+    help='"12=B,L4=0.2": AUs with a FACS letter or a number in [0,1], sides L and R; repeat to take in turn. "12=-0.2" '
+    "lowers what the face shows already (AU 12, 25, 26, 27, 43, 45).",
 )
 @click.option("--emotion", default="", help="Emotions or classes, comma-separated: AUs are drawn per clip.")
 @click.option(

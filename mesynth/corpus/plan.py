@@ -600,7 +600,7 @@ class Summary:
         """Count one row."""
         from mesynth.core.emotions import label
 
-        cells = np.array(row.intensity)
+        cells = np.abs(np.array(row.intensity))
         active = cells > 0
         self.rows += 1
         self.frames += row.n_frames

@@ -17,7 +17,7 @@ from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.devices import check_precision, find_device
 from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.generators.base import ClipRequest, Generator, found_folder, load_pipeline
+from mesynth.generators.base import ClipRequest, Generator, check_signs, found_folder, load_pipeline
 from mesynth.motion.prior import NAME, MotionPrior, check_reach
 from mesynth.store.generator_folder import (
     INDEX,
@@ -130,8 +130,10 @@ class Model:
         """Refuse before anything is made what the model is known to refuse: the others refuse by themselves.
 
         Raises:
-            MesynthError: AUs that exclude each other, or an intensity beyond the motion prior's reach.
+            MesynthError: AUs that exclude each other, an intensity beyond the motion prior's reach, or one below 0 that
+                the family does not take.
         """
+        check_signs(self.name, aus)
         if self.folder is None:
             check_reach(aus)
         else:

@@ -11,7 +11,9 @@ with ``a = c_above(p_a)``, ``b = min(c_below(p_b), 1 - a)``, c the share of the 
 at the source. Shares add: sides that touch have c_above + c_below = 1 and show no line. A generator says how the skin
 moves; lids and lips are moved here, by the AUs of :data:`LAYERED` alone and by what is left of others (:data:`LIDS`,
 :data:`LIPS`), relative to what the photo shows: a lid that is half closed closes the rest, a mouth that is open
-narrows under AU 24. Where nothing is asked for nothing changes, to the bit.
+narrows under AU 24. An AU that is lowered (:data:`mesynth.core.facs.LOWERABLE`) goes the other way: lips close by what
+it would part them, a lid that is down opens by so much of an ordinary eye. Where nothing is asked for nothing changes,
+to the bit.
 
 Lengths are shares of the inter-ocular distance (IOD) unless they say pixels; s in [-1,1] runs from a cut's corner in
 the image's left to that in its right, v is the distance below their line. AU columns are the subject's (left, right),
@@ -32,6 +34,7 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
+from mesynth.motion.onset import EYE, jaw_left
 from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
@@ -51,6 +54,8 @@ LIPS: dict[int, tuple[float, float, float, float]] = {
 _LID_ROWS, _LIP_ROWS = (np.array([facs.AU_INDEX[code] for code in table]) for table in (LIDS, LIPS))
 _LID_SHARES, _LIP_AMOUNTS = np.array(list(LIDS.values())), np.array(list(LIPS.values()))
 _SHUTTING, _SHUT = np.array([code in (43, 45) for code in LIDS]), LIDS[45]
+_PARTING = [list(LIPS).index(code) for code in (25, 26, 27)]
+_JAW_ROWS = [facs.AU_INDEX[code] for code in JAW]
 _MOST = (0.08, 0.14, 0.42, 1.0)
 """Of lift, drop, jaw and closing, of several AUs together."""
 
@@ -98,7 +103,7 @@ def jaw_cells(aus: AUVector) -> list[tuple[int, int]]:
     True
     """
     rows = [facs.AU_INDEX[code] for code in JAW]
-    return [(row, side) for row in rows for side in (0, 1) if aus.intensity[row, side] > 0]
+    return [(row, side) for row in rows for side in (0, 1) if aus.intensity[row, side]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +113,7 @@ class Step:
     skin: np.ndarray
     """[H,W,2] float32 pixels, onset -> frame on the onset's grid, of the skin: neither head nor what layers draw"""
     aus: np.ndarray
-    """[K,2] float32 in [0,1]: the AUs of this frame, all of them"""
+    """[K,2] float32 in [-1,1]: the AUs of this frame, all of them"""
     head: np.ndarray | None = None
     """[H,W,2] float32 pixels: motion of the whole head, or None"""
     change: np.ndarray | None = None
@@ -133,7 +138,7 @@ class Course:
     Fields are float32 pixels, onset -> frame, at weight 1."""
 
     aus: np.ndarray
-    """[T,K,2] float32 in [0,1]: the AUs of each frame, all of them"""
+    """[T,K,2] float32 in [-1,1]: the AUs of each frame, all of them"""
     weights: np.ndarray
     """[T,A]"""
     fields: np.ndarray
@@ -646,14 +651,16 @@ def _lid_curves(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """``curves`` and ``numbers`` of :func:`_lids`, of an eye with contours ``up`` and ``low`` [N], whose cosines are
     ``slopes`` [2,N], and whose skin has moved to ``up0`` and ``low0``; aus [K,2] in [0,1], ``rows`` of :data:`LIDS`."""
-    closure, fall, rise = 0.0, 0.0, 0.0
+    closure, opened, fall, rise = 0.0, 0.0, 0.0, 0.0
     for k in range(len(rows)):
         strength = np.float64(aus[rows[k], side])
         if _SHUTTING[k]:
-            closure = max(closure, strength)
+            closure, opened = max(closure, strength), min(opened, strength)
         else:
             fall += _LID_SHARES[k, 0] * strength
             rise += _LID_SHARES[k, 1] * strength
+    if opened < 0:  # in shares of an ordinary eye: what is left of this one says nothing of its lid's way
+        fall += opened * EYE * iod / max((low - up).max(), 0.02 * iod)
     fall, rise, drop, meet = min(fall, 0.9), min(rise, 0.6), _SHUT[0] * closure, _SHUT[1] * closure
     still, most_shut = max(1 - closure, 0.0), min(closure, 1.0)
     out = np.empty((10, _N))
@@ -1076,7 +1083,20 @@ class Layers:
 
     def _lip_weights(self, aus: np.ndarray) -> np.ndarray:
         """[2,4] of the subject's left and right: lift, drop, jaw, closing."""
-        return np.minimum((aus[_LIP_ROWS][:, :, None] * _LIP_AMOUNTS[:, None]).sum(0), _MOST)
+        sides = aus[_LIP_ROWS][:, :, None]
+        out = (sides * _LIP_AMOUNTS[:, None]).sum(0)
+        lowered = np.minimum(sides[_PARTING], 0)
+        if lowered.any():  # what parts lips closes them by as much of their gap, and only the jaw goes back
+            width = max(self.gap * min(1.0, _FAR / max(self.gap, 1e-3)), 1e-3)
+            parts = _LIP_AMOUNTS[_PARTING]
+            instead = np.zeros_like(parts)
+            instead[:, 2], instead[:, 3] = parts[:, 2], -(parts[:, 0] + parts[:, 1]) / width
+            out += (lowered * (instead - parts)[:, None]).sum(0)
+        return np.minimum(out, _MOST)
+
+    def jaw_way(self, aus: np.ndarray) -> float:
+        """Share of its way that the jaw goes under the AUs [K,2] of a frame: down, less the wider the mouth is open."""
+        return 1.0 if (aus[_JAW_ROWS] < 0).any() else jaw_left(self.gap)
 
     def _lips_move(self) -> np.ndarray:
         """See :func:`_lip_basis`; computed once."""
@@ -1102,12 +1122,13 @@ class Layers:
         closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
         weights[:, 3] = np.maximum(weights[:, 3] - max(closed, 0), 0)
         below, seen = above.copy(), above.copy()
-        jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+        way = self.jaw_way(step.aus)
+        jaw = float(weights[:, 2].mean()) * way
         lips, apart = _lip_sides(
             basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
         if step.jaw is not None:
-            loose = self._loose[..., None] * np.float32(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+            loose = self._loose[..., None] * np.float32(way)
             low = loose * cv2.remap(step.jaw, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             up = loose * self._jaw_share * step.jaw
             above += up

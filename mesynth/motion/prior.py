@@ -258,12 +258,13 @@ def inner(sample: Sample, margin: int) -> Sample:
 
 
 def shown_aus(aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int) -> np.ndarray:
-    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink is AU 45."""
+    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink is AU 45, beside
+    what a lid is opened by."""
     out = np.asarray(alpha[:, :, None] * aus.intensity, np.float32)
     closure = blink_curve(len(alpha), fps, blink, seeds.stream(seed, "blink"))
     row = facs.AU_INDEX[45]
-    out[:, row] = np.maximum(out[:, row], closure[:, None])
-    return np.clip(out, 0, 1)
+    out[:, row] = np.where(closure[:, None] > 0, np.maximum(out[:, row], closure[:, None]), out[:, row])
+    return np.clip(out, -1, 1)
 
 
 class MotionPrior:
@@ -314,7 +315,7 @@ class MotionPrior:
         self, aus: AUVector, profile: Profile, n_frames: int, fps: float, nuisance: Nuisance, seed: int
     ) -> Course:
         """Motion onset -> each of ``n_frames`` frames; a blink is AU 45."""
-        cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity > 0)]
+        cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
         shown = shown_aus(aus, profile.alpha(n_frames, lags), fps, nuisance.blink, seed)
         drops = jaw_cells(aus)

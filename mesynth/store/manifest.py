@@ -135,9 +135,13 @@ class Row:
 
     @staticmethod
     def au_columns(vector: AUVector, present: np.ndarray | None = None) -> dict[str, Any]:
-        """The three AU columns of a row, from a vector and an optional [K,2] presence."""
+        """The three AU columns of a row, from a vector and an optional [K,2] presence.
+
+        An AU that is lowered is neither present nor absent: the onset showed it, and the apex may still.
+        """
         if present is None:
-            present = np.where(vector.mask, (vector.intensity > 0).astype(np.int8), -1)
+            told = vector.mask & (vector.intensity >= 0)
+            present = np.where(told, (vector.intensity > 0).astype(np.int8), -1)
         return {
             "au_intensity": tuple(vector.intensity.ravel().tolist()),
             "au_known": tuple(vector.mask.ravel().tolist()),

@@ -153,8 +153,9 @@ class AdamWConfig:
 
 _LATER: dict[str, dict[str, object]] = {
     "data": {"yaw": 0.0, "rigs": 0.0, "expressive": 0.0, "landmark_noise": 0.0},
-    "model": {"face": False, "layered": False},
+    "model": {"face": False, "layered": False, "spread": 1.0},
     "loss": {"squared": 1.0, "picture": 0.0, "st_lpips": 0.0},
+    "sampling": {"spread": 1.0},
 }
 """Keys that recipes did not have at first, as they were then: runs of before keep their hash."""
 

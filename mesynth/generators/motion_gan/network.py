@@ -43,6 +43,7 @@ from mesynth.generators.formation import (
     limited_length,
     motion_clip,
     onto_face,
+    told,
     unfolded,
 )
 from mesynth.head.model import SIDE_SOFTNESS
@@ -391,7 +392,7 @@ class MotionGAN(Generator):
         device = self.network.device
         pictures = [crop.frames(row.face.image[None])[0] for row, crop in zip(rows, crops, strict=True)]
         onset = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
-        asked = torch.from_numpy(np.stack([row.aus.intensity for row in rows])).to(device)
+        asked = torch.from_numpy(np.stack([told(row.aus) for row in rows])).to(device)
         known = torch.from_numpy(np.stack([row.aus.mask for row in rows])).to(device)
         n_z = self.network.config["z"]
         noise = None
