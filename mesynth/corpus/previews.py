@@ -14,7 +14,7 @@ from mesynth.core.types import Sample
 from mesynth.head.render import contact_sheet
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row
-from mesynth.store.shards import npy_bytes, png_bytes, read_flow, read_frames
+from mesynth.store.shards import npy_bytes, png_bytes, read_flow, read_frames, read_mask
 
 PREVIEW_FPS = 25.0
 
@@ -178,10 +178,32 @@ DIFFERENCE_GAIN = 4
 
 
 def clip_column(manifest: Manifest, row: Row) -> np.ndarray:
-    """[4H,W,3] uint8: onset, apex, apex - onset amplified around grey, flow at a fixed scale."""
+    """[4H,W,3] uint8: onset, apex, apex - onset amplified around grey, flow at a fixed scale (hatched: still)."""
     onset, apex = read_frames(manifest.root, row, [0, row.apex_index])
     difference = np.clip(128 + DIFFERENCE_GAIN * (apex.astype(int) - onset), 0, 255).astype(np.uint8)
-    return np.vstack([onset, apex, difference, flow_picture(read_flow(manifest.root, row), FLOW_SCALE)])
+    flow = flow_picture(read_flow(manifest.root, row), FLOW_SCALE)
+    return np.vstack([onset, apex, difference, hatched(flow, read_mask(manifest.root, row, "still"))])
+
+
+def hatched(picture: np.ndarray, still: np.ndarray | None) -> np.ndarray:
+    """``picture`` [H,W,3] uint8 with fine oblique lines over ``still`` [H,W] bool and a line around it.
+
+    What no expression moves (background, hair, clothes) is seen to be so, and a mask that is wrong is seen as well.
+    None, where a clip has no such mask, changes nothing.
+
+    >>> still = np.zeros((8, 8), bool); still[:, :4] = True
+    >>> out = hatched(np.full((8, 8, 3), 255, np.uint8), still)
+    >>> bool((out[:, 4:] == 255).all()), bool((out[:, 3] < 255).all())
+    (True, True)
+    """
+    if still is None or still.shape != picture.shape[:2] or not still.any():
+        return picture
+    inner = np.pad(still, 1, mode="edge")
+    inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+    rows, columns = np.indices(still.shape)
+    step = max(still.shape[0] // 24, 4)
+    shade = np.where(still & ~inner, 0.45, np.where(inner & ((rows + columns) % step == 0), 0.8, 1.0))
+    return np.asarray((picture * shade[..., None]).astype(np.uint8))
 
 
 def corpus_sheet(manifest: Manifest, rows: Iterable[Row]) -> np.ndarray:

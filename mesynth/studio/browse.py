@@ -27,7 +27,7 @@ from mesynth.metrics.base import ClipData
 from mesynth.preprocess.flow import flow_picture
 from mesynth.store.manifest import Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer
-from mesynth.store.shards import png_bytes, read_flow, read_flows, read_frames
+from mesynth.store.shards import png_bytes, read_flow, read_flows, read_frames, read_mask
 from mesynth.studio.face import difference, flow_overlay, letter
 
 PER_PAGE = 12
@@ -238,7 +238,10 @@ class Library:
         overlay = None
         if flow is not None:
             fits = onset is not None and onset.shape[:2] == flow.shape[1:]
-            overlay = flow_overlay(onset, flow) if fits and onset is not None else _enlarged(_flow_alone(flow), _SIDE)
+            if fits and onset is not None:
+                overlay = flow_overlay(onset, flow, read_mask(self.manifest.root, row, "still"))
+            else:
+                overlay = _enlarged(_flow_alone(flow), _SIDE)
         neighbour = None
         if flow is not None and len(self) > 1:
             neighbour = self.neighbour(index)

@@ -27,7 +27,7 @@ from mesynth.corpus.faces import FaceSource, choose_faces, prepare_faces
 from mesynth.corpus.generate import GenerateWorker, Preview
 from mesynth.corpus.generation import Generation
 from mesynth.corpus.plan import Plan
-from mesynth.corpus.previews import DIFFERENCE_GAIN, FLOW_SCALE
+from mesynth.corpus.previews import DIFFERENCE_GAIN, FLOW_SCALE, hatched
 from mesynth.generators.registry import find_model
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits, number_text
@@ -435,7 +435,7 @@ def shown(made: Produced, whole: bool = False) -> Shown:
         onset=onset,
         apex=apex,
         difference=difference(onset, apex),
-        flow=flow_overlay(onset, made.flow),
+        flow=flow_overlay(onset, made.flow, made.extra.get("still")),
         largest=float(np.hypot(*made.flow).max()),
         warnings=row.warnings,
         frames=made.frames if whole else None,
@@ -449,8 +449,10 @@ def difference(onset: np.ndarray, apex: np.ndarray) -> np.ndarray:
     return np.clip(128 + DIFFERENCE_GAIN * (apex.astype(np.int16) - onset), 0, 255).astype(np.uint8)
 
 
-def flow_overlay(onset: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """[H,W,3] uint8: the onset, grey, coloured where it moves; the colour is the direction, its depth the way.
+def flow_overlay(onset: np.ndarray, flow: np.ndarray, still: np.ndarray | None = None) -> np.ndarray:
+    """[H,W,3] uint8: the onset, grey, coloured where it moves, hatched where no expression can move it (``still``).
+
+    The colour is the direction, its depth the way.
 
     The scale is the strongest motion of the clip, at least a tenth of what sheets show: a faint one is seen, too.
     """
@@ -459,4 +461,5 @@ def flow_overlay(onset: np.ndarray, flow: np.ndarray) -> np.ndarray:
     way = np.hypot(flow[0], flow[1])
     scale = max(float(way.max()), FLOW_SCALE / 10)
     share = np.clip(way / scale, 0, 1)[..., None] ** 0.7
-    return np.clip((1 - 0.8 * share) * grey + 0.8 * share * flow_picture(flow, scale), 0, 255).astype(np.uint8)
+    coloured = (1 - 0.8 * share) * grey + 0.8 * share * flow_picture(flow, scale)
+    return hatched(np.clip(coloured, 0, 255).astype(np.uint8), still)

@@ -141,7 +141,7 @@ def stage(shown: Shown | None, *, waiting: bool = False) -> str:
     """Six tiles: onset, apex, both speeds, where it moves, what changes."""
     if shown is None:
         return '<div class="ms-empty">Choose a face, then move a slider or take an emotion.</div>'
-    moves = f"up to {shown.largest:.2f} px; colour: direction"
+    moves = f"up to {shown.largest:.2f} px; colour: direction; hatched: stands still"
     if shown.frames is None:
         wait = '<div class="ms-wait">' + ("being made …" if waiting else "") + "</div>"
         real, slow, length = wait, wait, ""
@@ -243,7 +243,7 @@ def clip_page(page: ClipPage | None) -> str:
     if page.apex is not None:
         tiles.append((picture(page.apex, "apex"), "Apex", f"frame {page.row.apex_index}"))
     if page.flow is not None:
-        tiles.append((picture(page.flow, "flow"), "Where it moves", "colour is direction"))
+        tiles.append((picture(page.flow, "flow"), "Where it moves", "colour is direction; hatched: stands still"))
     if page.difference is not None:
         tiles.append((picture(page.difference, "difference"), "What changes", "apex minus onset, × 4"))
     figures = "".join(

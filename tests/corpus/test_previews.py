@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -15,7 +16,19 @@ from PIL import Image
 from mesynth.cli import main
 from mesynth.core.errors import ConfigError
 from mesynth.corpus import previews
-from mesynth.corpus.previews import VIDEOS, moving_picture, padded_note, suffix_of, video_bytes
+from mesynth.corpus.previews import (
+    FLOW_SCALE,
+    VIDEOS,
+    clip_column,
+    hatched,
+    moving_picture,
+    padded_note,
+    suffix_of,
+    video_bytes,
+)
+from mesynth.preprocess.flow import flow_picture
+from mesynth.store.manifest import Manifest
+from mesynth.store.shards import read_flow, read_frames, read_mask
 from mesynth.store.videos import frame_count, read_pictures, video_fps
 
 
@@ -189,3 +202,24 @@ def _chromium() -> str:
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     assert found, "no Chromium on this machine: install it, set CHROMIUM, or deselect with -m 'not browser'"
     return found
+
+
+def test_what_stands_still_is_hatched_in_sheets_and_nothing_else_changes() -> None:
+    manifest = Manifest.read(Path(__file__).parents[2] / "samples" / "corpus")
+    row = manifest.row(0)
+    still = read_mask(manifest.root, row, "still")
+    assert still is not None
+    onset, apex, _, flow = np.vsplit(clip_column(manifest, row), 4)
+    plain = flow_picture(read_flow(manifest.root, row), FLOW_SCALE)
+    np.testing.assert_array_equal(flow[~still], plain[~still])
+    darker = (flow < plain).any(-1)
+    assert 0.05 < darker[still].mean() < 0.6
+    edge = still & (cv2.erode(still.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) == 0)
+    assert darker[edge].all()
+    np.testing.assert_array_equal(np.stack([onset, apex]), read_frames(manifest.root, row, [0, row.apex_index]))
+
+
+@pytest.mark.parametrize("still", [None, np.zeros((6, 6), bool), np.ones((5, 6), bool)])
+def test_a_clip_without_a_fitting_mask_is_shown_as_it_is(still: np.ndarray | None) -> None:
+    picture = np.full((6, 6, 3), 200, np.uint8)
+    np.testing.assert_array_equal(hatched(picture, still), picture)
