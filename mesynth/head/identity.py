@@ -209,7 +209,10 @@ def draw_glasses(model: HeadModel, face: np.ndarray, rng: np.random.Generator) -
     def depth(x: np.ndarray) -> np.ndarray:
         return np.asarray(stand - wrap * x**2)
 
-    vertices, faces, lenses, beside = [], [], [], []
+    vertices: list[np.ndarray] = []
+    beside: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
+    lenses: list[np.ndarray] = []
     count = 0
 
     def add(points: np.ndarray, triangles: np.ndarray, mirrored: bool, place: np.ndarray | None = None) -> np.ndarray:
@@ -280,7 +283,9 @@ def brow_locks(model: HeadModel, face: np.ndarray, hairline: float, rng: np.rand
     left, right = min(left, right - 0.7), max(right, left + 0.7)
     count, lean = int(rng.integers(9, 16)), rng.normal(0, 0.25)
     brow = float(face[model.landmarks[17:27], 1].mean())
-    vertices, faces, strand = [], [], []
+    vertices: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
+    strand: list[np.ndarray] = []
     steps = 10
     for i, root in enumerate(np.linspace(max(left, -0.85), min(right, 0.85), count)):
         at = root + rng.normal(0, 0.03)
