@@ -34,13 +34,11 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
-from mesynth.motion.onset import EYE, jaw_left
+from mesynth.motion.onset import EYE, JAW, jaw_left
 from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
 """AUs whose motion is that of lids and lips: layers alone draw them, generators are not asked for them."""
-JAW = (26, 27)
-"""Those of them that drop the jaw: how its skin moves a generator may say (:attr:`Step.jaw`)."""
 LIDS: dict[int, tuple[float, float]] = {
     5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0, 0.40), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.04),
     45: (1.05, 0.04),

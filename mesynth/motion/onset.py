@@ -39,6 +39,7 @@ REST, SHUT = 0.02, 0.035
 PARTED: dict[int, float] = {25: 0.047, 26: 0.238, 27: 0.504}
 """How far each AU alone parts the lips: the lift and the drop of mesynth.motion.layers.LIPS, and its jaw at them."""
 JAW = (26, 27)
+"""AUs that drop the jaw: how its skin moves a generator may say (:attr:`mesynth.motion.layers.Step.jaw`)."""
 
 
 class OnsetError(MesynthError):

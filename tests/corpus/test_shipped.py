@@ -63,9 +63,9 @@ def test_small_and_learned_from_nobody_it_is_compared_on(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_card_names_the_recipe_that_made_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     card = (SHIPPED / name / CARD).read_text()
-    (file,) = re.findall(r"^mesynth train (\S+\.yaml) --out", card, re.MULTILINE)
+    ((file, settings),) = re.findall(r"^mesynth train (\S+\.yaml)((?: [\w.]+=\S+)*) --out", card, re.MULTILINE)
     monkeypatch.chdir(ROOT)
-    recipe = load_recipe(file)
+    recipe = load_recipe(file, settings.split())
     start = open_initial(recipe)
     assert recipe.hash(start.sha256 if start else "") == read_facts(SHIPPED / name).config_hash
     assert "rendered people that nothing learned from" in card
