@@ -55,11 +55,24 @@ class Trained(Protocol):
 
 
 @dataclass(frozen=True)
-class LdaMembers:
-    """Discriminants: ``weight`` [M,C,3,P,Q] (of flow as transformed) and ``bias`` [M,C] float64."""
+class _LinearMembers:
+    """``weight`` [M,C,...] and ``bias`` [M,C] float64 are all that is learned."""
 
     weight: np.ndarray
     bias: np.ndarray
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
+
+    @property
+    def n_parameters(self) -> int:
+        return int(self.weight[0].size + self.bias[0].size)
+
+
+@dataclass(frozen=True)
+class LdaMembers(_LinearMembers):
+    """Discriminants: ``weight`` [M,C,3,P,Q] (of flow as transformed) and ``bias`` [M,C] float64."""
+
     transform: FlowTransform = FlowTransform()
     prior_weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """[M], of AUs [M,A]: what synthetic clips of a class counted (mix.prior_weight); nan where that plays no part."""
@@ -70,13 +83,6 @@ class LdaMembers:
         x = self.transform(_flow(clips))
         scores = lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(x)
         return svm.logistic(scores) if self.multi else _softmax(scores)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
-
-    @property
-    def n_parameters(self) -> int:
-        return int(self.weight[0].size + self.bias[0].size)
 
 
 @dataclass(frozen=True)
@@ -130,15 +136,15 @@ class SvmMembers:
 
 
 @dataclass(frozen=True)
-class FeatureMembers:
+class FeatureMembers(_LinearMembers):
     """Linear machines on a hand-crafted feature: ``weight`` [M,C,D] and ``bias`` [M,C] float64."""
 
-    weight: np.ndarray
-    bias: np.ndarray
     config: handcrafted.Config
     transform: FlowTransform = FlowTransform()
     multi: bool = False
     """A machine of its own for each AU."""
+    gap: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """[M] of TGSR, where each member chose its own."""
 
     def probabilities(self, member: int, clips: Inputs) -> np.ndarray:
         views = {FLOW: clips} if isinstance(clips, np.ndarray) else clips
@@ -148,13 +154,6 @@ class FeatureMembers:
         return handcrafted.LinearModel(weight=self.weight[member], bias=self.bias[member]).probabilities(
             x, multi=self.multi
         )
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
-
-    @property
-    def n_parameters(self) -> int:
-        return int(self.weight[0].size + self.bias[0].size)
 
 
 @dataclass(frozen=True)
@@ -385,8 +384,10 @@ class Pretrained:
 
 def chosen_weights(trained: Trained, config: RunConfig) -> tuple[float, ...]:
     """What each member chose as its ``mix.prior_weight``, of AUs for each of them (nan: one without clips of both
-    kinds); empty where it was given, or plays no part."""
+    kinds), or of TGSR as its ``tgsr.gap``; empty where it was given, or plays no part."""
     trained = trained.each if isinstance(trained, ThresholdedMembers) else trained
+    if isinstance(trained, FeatureMembers):
+        return tuple(map(float, trained.gap))
     if config.mix.prior_weight is not None or not isinstance(trained, LdaMembers):
         return ()
     return () if np.isnan(trained.prior_weight).all() else tuple(map(float, trained.prior_weight.ravel()))
@@ -493,7 +494,8 @@ def _with_thresholds(
             met = leaks(pool, frozenset(map(str, pool.subjects[tested])))
             weights = np.where(met, 0.0, member.weights)
             if (weights > 0).any():
-                inner.append(Member.of(f"{member.name}/inner{g}", member.seed, weights, pool.y))
+                free = None if member.free is None else np.where(met, 0.0, member.free)
+                inner.append(Member.of(f"{member.name}/inner{g}", member.seed, weights, pool.y, free))
                 asked.append((m, tested))
     trained = fit(pool, added, members, plain, progress, pretrained=pretrained)
     thresholds = np.full((len(members), len(pool.aus)), 0.5)
@@ -683,20 +685,31 @@ def _fit_features(data: _Fit) -> FeatureMembers:
     x = handcrafted.features(config, transform.of_views(data.pool.inputs()))
     multi = data.pool.multi
 
-    def one(_: int, member: Member) -> handcrafted.LinearModel:
+    def one(_: int, member: Member) -> tuple[handcrafted.LinearModel, float]:
+        asked = [(q.labels, data.clip_weights(q)) for q in data.questions(member)]
         if data.config.model == TGSR:
-            own = section(data.config, TGSR)
-            group = handcrafted.groups(config, x.shape[1])
-            return tgsr.fit(x, member.labels, data.clip_weights(member), member.free, n_classes, own, group)
+            return carried(member, asked)
         if multi:
-            asked = [(q.labels, data.clip_weights(q)) for q in data.questions(member)]
-            return handcrafted.fit_aus(x, asked, config.c)
-        return handcrafted.fit(x, member.labels, data.clip_weights(member), n_classes, config.c)
+            return handcrafted.fit_aus(x, asked, config.c), np.nan
+        return handcrafted.fit(x, *asked[0], n_classes, config.c), np.nan
+
+    def carried(member: Member, asked: list[tuple[np.ndarray, np.ndarray]]) -> tuple[handcrafted.LinearModel, float]:
+        own, group = section(data.config, TGSR), handcrafted.groups(config, x.shape[1])
+        gap = own.gap
+        if gap is None:
+            gap = tgsr.chosen_gap(
+                x, asked, data.added, data.pool.databases, data.pool.subjects, 2 if multi else n_classes, own, group
+            )
+        own = replace(own, gap=gap)
+        if multi:
+            return tgsr.fit_aus(x, asked, member.free, own, group), gap
+        return tgsr.fit(x, *asked[0], member.free, n_classes, own, group), gap
 
     with threadpool_limits(limits=1):
-        models = data.each(one)
+        models, gaps = zip(*data.each(one), strict=True)
     weight, bias = np.stack([m.weight for m in models]), np.stack([m.bias for m in models])
-    return FeatureMembers(weight, bias, config, transform, multi)
+    chose = data.config.model == TGSR and section(data.config, TGSR).gap is None
+    return FeatureMembers(weight, bias, config, transform, multi, np.array(gaps if chose else (), float))
 
 
 # ---------------------------------------------------------------- scikit-learn

@@ -36,7 +36,7 @@ from recognizer.config import RunConfig, config_hash, config_yaml, effective, is
 from recognizer.data import DataConfig, FlowSet
 from recognizer.fitting import NetworkMembers, Pretrained, chosen_weights, fit, head_of, shares_of, top_of
 from recognizer.mixing import Member, apart, mixed, with_unlabelled
-from recognizer.models import MODELS
+from recognizer.models import MODELS, TGSR
 from recognizer.protocol import Fold, Mixture, make_folds
 from recognizer.report import log_text
 from recognizer.results import (
@@ -374,7 +374,8 @@ def _notes(run: _Run, outcome: _Outcome | None, *, adds: bool) -> list[str]:
         return [zero, *ledger.framing_notes(run.real, others="the clips that it learned from")]
     notes = ledger.flow_notes(run.real, run.synthetic if adds else None, run.config)
     if outcome is not None and outcome.prior_weights:
-        notes.append(f"mix.prior_weight, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
+        key = "tgsr.gap" if run.config.model == TGSR else "mix.prior_weight"
+        notes.append(f"{key}, chosen by the training subjects: {chosen_text(outcome.prior_weights)}")
     return notes
 
 

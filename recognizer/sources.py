@@ -23,7 +23,7 @@ from mesynth.core.errors import ManifestError
 from mesynth.core.framing import KnownFraming, covered
 from mesynth.store.digests import LEDGER
 from mesynth.store.generator_folder import UNTRAINED, has_property
-from mesynth.store.manifest import Manifest, framing_meta
+from mesynth.store.manifest import EARLY, Manifest, framing_meta
 from mesynth.store.run_folder import RUN_FILE
 from mesynth.store.shards import known_framing
 from recognizer.aus import ANY, AUS, BOTH
@@ -241,7 +241,8 @@ def flow_notes(real: Opened, synthetic: Opened | None, config: RunConfig | None 
     manifests = [m for source in (real, synthetic) if isinstance(source, list) for m in source]
     records = [(m.root.resolve().name, run_record(m)) for m in manifests]
     made = [] if config is None else [*view_notes(needs_of(config), records), *meta_notes(config, real, synthetic)]
-    return [*framing_notes(real, synthetic), *_exactness(real, synthetic), *made, *transfer_notes(real, config)]
+    told = [*transfer_notes(real, config), *early_notes(real, synthetic)]
+    return [*framing_notes(real, synthetic), *_exactness(real, synthetic), *made, *told]
 
 
 def transfer_notes(real: Opened, config: RunConfig | None = None) -> list[str]:
@@ -255,6 +256,22 @@ def transfer_notes(real: Opened, config: RunConfig | None = None) -> list[str]:
         notes.append(
             "transductive: every fold also learned from its own test clips without their labels (transfer.transductive)"
         )
+    return notes
+
+
+def early_notes(real: Opened, synthetic: Opened | None = None) -> list[str]:
+    """A line for each manifest with clips that end before their apex (`mesynth prepare --early`): how many, and whether
+    clips like them are tested."""
+    notes = []
+    for source, tested in ((real, True), (synthetic, False)):
+        for manifest in source if isinstance(source, list) else ():
+            early = [any(w.startswith(EARLY) for w in said) for said in manifest.table["warnings"].to_pylist()]
+            if not any(early):
+                continue
+            micro = int((np.array(early) & (manifest.column("expression") != "macro")).sum()) if tested else 0
+            what = f", and {micro:,} of them are tested: a figure is one of early parts" if micro else ""
+            name = manifest.root.resolve().name
+            notes.append(f"{sum(early):,} of the {len(early):,} clips of {name} end before their apex (--early){what}")
     return notes
 
 

@@ -89,10 +89,15 @@ class Preparation:
     @staticmethod
     def of(manifests: Sequence[Manifest]) -> Preparation:
         """From the ``run.yaml`` beside each manifest."""
-        runs = [run for run in map(_prepare_run, manifests) if run]
+        told = [(run, manifest) for manifest in manifests if (run := _prepare_run(manifest))]
+        runs = [run for run, _ in told]
         found: dict[str, list[Any]] = {}
+        # Early parts of macro-expressions are a source; what is judged is prepared as micro-expressions are.
+        judged = [run.get("early", 1.0) for run, m in told if (m.column("expression") != "macro").any()]
+        if any(share != 1 for share in judged):
+            found["early"] = list(dict.fromkeys(judged))
         for run in runs:
-            for key in run.keys() - _NO_STEPS:
+            for key in run.keys() - _NO_STEPS - {"early"}:
                 found.setdefault(key, [])
                 if run[key] not in found[key]:
                     found[key].append(run[key])

@@ -86,7 +86,8 @@ class LossConfig:
     """The same of angles between clips; 2 beside 1 of distances is usual."""
     pseudo: float = 0.0
     """Of clips without labels: the class that one view is sure of is the label of the other (Lee, 2013; Sohn et al.,
-    NeurIPS 2020)."""
+    NeurIPS 2020). With task=aus each AU that it is sure of, present or absent; with emotion+aus the class alone. So for
+    consistency."""
     threshold: float = 0.95
     """From which probability on it is sure."""
     consistency: float = 0.0
@@ -700,10 +701,13 @@ class _Chunk:
                 features = torch.cat([features, _shown(free)])
                 side = torch.arange(len(features), device=side.device) >= len(side)
             if config.uses(UNLABELLED):
-                gain = self.model.probability_gain
-                weak, strong = (one.scores[..., : head.classes] * gain for one in (free, answer(_SECOND)))
-                total = total + config.pseudo * transfer.pseudo(weak, strong, config.threshold)
-                total = total + config.consistency * transfer.consistency(weak, strong)
+                multi, gain = not head.classes, self.model.probability_gain
+                weak, strong = (
+                    self.model.odds(one.scores) if multi else one.scores[..., : head.classes] * gain
+                    for one in (free, answer(_SECOND))
+                )
+                total = total + config.pseudo * transfer.pseudo(weak, strong, config.threshold, multi=multi)
+                total = total + config.consistency * transfer.consistency(weak, strong, multi=multi)
         if config.domain:
             total = total + domain(features, side, parameters[_DISCRIMINATOR], config.domain)
         if config.coral:

@@ -143,17 +143,24 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------- without labels
 
 
-def pseudo(weak: torch.Tensor, strong: torch.Tensor, threshold: float) -> torch.Tensor:
+def pseudo(weak: torch.Tensor, strong: torch.Tensor, threshold: float, *, multi: bool = False) -> torch.Tensor:
     """Pseudo labels (Lee, 2013; as FixMatch, Sohn et al., NeurIPS 2020): where one view is surer of a class than
-    ``threshold``, the other should say it. Logits [B,C] of both -> scalar."""
+    ``threshold``, the other should say it. Logits [B,C] of both -> scalar. ``multi``: of AUs, log odds [B,A], each of
+    which may be sure of present or of absent, and counts by itself."""
+    if multi:
+        p = weak.detach().sigmoid()
+        each = F.binary_cross_entropy_with_logits(strong, (p >= 0.5).to(p.dtype), reduction="none")
+        return (each * (torch.maximum(p, 1 - p) >= threshold)).mean()
     sure, label = weak.detach().softmax(-1).max(-1)
     each = F.cross_entropy(strong, label, reduction="none")
     return (each * (sure >= threshold)).mean()
 
 
-def consistency(weak: torch.Tensor, strong: torch.Tensor) -> torch.Tensor:
-    """Squared distance of the probabilities of two views (Laine and Aila, ICLR 2017): logits [B,C] twice -> scalar."""
-    return (weak.softmax(-1) - strong.softmax(-1)).square().sum(-1).mean()
+def consistency(weak: torch.Tensor, strong: torch.Tensor, *, multi: bool = False) -> torch.Tensor:
+    """Squared distance of the probabilities of two views (Laine and Aila, ICLR 2017): logits [B,C] twice -> scalar.
+    ``multi``: log odds of AUs, which do not exclude each other."""
+    one, other = (x.sigmoid() if multi else x.softmax(-1) for x in (weak, strong))
+    return (one - other).square().sum(-1).mean()
 
 
 def contrast(one: torch.Tensor, other: torch.Tensor, clips: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:

@@ -221,6 +221,7 @@ def test_commands_hold_valid_configurations() -> None:
         given = parse(mesynth.cli.main, verb, args)
         inputs = tuple(name for name in given["inputs"].split(",") if name)
         keys = ("size", "crop", "stabilise", "apex", "magnify", "resample", "method", "global_motion", "max_frames")
+        keys += ("early",)
         PrepareConfig(inputs=inputs, **{key: given[key] for key in keys})
         checked += 1
     assert checked >= 8

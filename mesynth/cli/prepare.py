@@ -146,6 +146,11 @@ Examples:
     "--apex", type=click.Choice(APEXES), default="annotated", show_default=True,
     help="Spot the apex of clips that have none annotated (annotated: their middle frame).",
 )  # fmt: skip
+@click.option(
+    "--early", type=float, default=1.0, metavar="SHARE",
+    help="End clips at this share of the way from onset to apex, as at .3: the early part of macro-expressions moves "
+    "less, as micro-expressions do [default: 1, whole clips].",
+)  # fmt: skip
 @click.option("--magnify", default="", help='Magnify motion: "lagrangian:2" (eulerian, phase, lagrangian, learned).')
 @click.option("--resample", default="", help='Frames a clip: "tim:10" (tim, linear, flow, nearest).')
 @click.option("--method", type=click.Choice(FLOWS), default="tvl1", show_default=True, help="Optical flow.")
@@ -193,10 +198,11 @@ def prepare(
 ) -> None:
     """Read DATABASE, align, crop, and estimate flow.
 
-    DATABASE is a release (casme, casme2, samm, smic, casme_sq, casme3, mmew, 4dme, dfme, meview), a composite
-    (megc2019, cmed), generic (a CSV beside videos), flow_folders (published flow images; --frames is the order of
-    their channels, --part the database of subjects of unknown names), corpus: any mesynth manifest, or export: what
-    `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
+    DATABASE is a release (casme, casme2, samm, samm_long, smic, casme_sq, casme3, mmew, 4dme, dfme, meview), a
+    composite (megc2019, cmed), generic (a CSV beside videos), flow_folders (published flow images; --frames is the
+    order of their channels, --part the database of subjects of unknown names), corpus: any mesynth manifest, or
+    export: what `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out,
+    --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
     from mesynth.core.devices import find_device

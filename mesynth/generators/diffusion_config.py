@@ -124,6 +124,8 @@ class Sampling:
     """Classifier-free guidance (Ho and Salimans, 2021): 1 is none. For the caller's ``denoise``."""
     rho: float = 7.0
     """Karras et al.'s spacing of the noise levels: more of them at little noise."""
+    spread: float = 1.0
+    """Standard deviation of the noise that a draw starts from, over that of training: how far draws lie apart."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
@@ -134,3 +136,5 @@ class Sampling:
             raise ConfigError(f"guidance={self.guidance:g} is outside 0..20")
         if not 1 <= self.rho <= 100:
             raise ConfigError(f"rho={self.rho:g} is outside 1..100")
+        if not 0 <= self.spread <= 10:
+            raise ConfigError(f"spread={self.spread:g} is outside 0..10; 1 is that of training")

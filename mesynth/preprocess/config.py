@@ -47,6 +47,10 @@ class PrepareConfig:
     """Head motion that remains after the crop: measured on rigid regions and taken out by "ecc" or "phase"."""
     apex: str = "annotated"
     """Where no apex is annotated: the middle frame ("annotated"), or spotted by "flow", "frequency", "difference"."""
+    early: float = 1.0
+    """Below 1 a clip is the early part of its expression: it ends at the frame nearest to this share of the way from
+    onset to apex, which counts as its apex from here on (flow, inputs). Macro-expressions then move less, nearer
+    to micro-expressions. 1 leaves clips whole."""
     magnify: str = ""
     """"method:factor", for example "lagrangian:2"; methods eulerian, phase, lagrangian, learned."""
     resample: str = ""
@@ -89,6 +93,11 @@ class PrepareConfig:
         if self.frame and self.crop != "similarity" and not self._own:
             raise ConfigError(
                 f"frame '{self.frame}' needs crop 'similarity'; '{self.crop}' is our mean face in our crop"
+            )
+        if not 0 < self.early <= 1:
+            raise ConfigError(
+                f"early={self.early:g} is outside (0, 1]; 0.3 ends clips three tenths of the way from onset to apex, "
+                "1 leaves them whole"
             )
         face_number(self.face)
         self.magnifier()

@@ -7,10 +7,12 @@ through the steps of :class:`PrepareConfig`, from frames on disk to what is stor
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from mesynth.preprocess.landmarks import (
     pick_faces,
     resolve_landmarker,
 )
-from mesynth.store.manifest import FILE_NAME, Manifest, Row, framing_meta
+from mesynth.store.manifest import EARLY, FILE_NAME, Manifest, Row, framing_meta
 from mesynth.store.run_folder import claim_folder
 from mesynth.store.shards import PICTURES, read_frames, read_landmarks
 from mesynth.store.stage import SKIPPED_FILE, Produced, Progress, Skipped, read_skipped, run_stage
@@ -106,6 +108,26 @@ def thin(n: int, apex: int, limit: int | None) -> list[int]:
     return sorted({round(float(t)) for t in (*rise, *fall)})
 
 
+class _Unfit(MesynthError):
+    """A clip in which there is nothing to prepare as asked: left out and listed, as one without a face is."""
+
+
+def early_frame(apex: int, share: float) -> int:
+    """The frame nearest to ``share`` of the way from the onset, frame 0, to ``apex``; of two as near the later.
+
+    Raises MesynthError where that is the onset.
+
+    >>> [early_frame(apex, 0.3) for apex in (2, 5, 10, 40)]
+    [1, 2, 3, 12]
+    """
+    frame = math.floor(round(share * apex, 9) + 0.5)  # 0.3 * 5 is no more than a half, whatever it is to a computer
+    if frame == 0:
+        least = math.ceil(50 / apex) / 100 if apex else 0
+        way = f"; early={least:g} takes the frame after it" if apex else ""
+        raise _Unfit(f"early={share:g} of the {apex} frames from onset to apex ends at the onset itself{way}")
+    return frame
+
+
 def fingerprint(manifest: Manifest) -> str:
     """sha256 of what a run over ``manifest`` depends on: its rows, and the sizes of the image files they name.
 
@@ -152,7 +174,7 @@ class _ClipWorker:
     def __call__(self, row: Row) -> Produced | Skipped:
         try:
             return self._produce(row)
-        except NoFaceError as error:
+        except (NoFaceError, _Unfit) as error:
             return Skipped(row.clip_id, str(error))
         except MesynthError as error:
             if not self.skip_bad:
@@ -163,13 +185,24 @@ class _ClipWorker:
 
     def _produce(self, row: Row) -> Produced:
         source = Source.of(self.root, row)
+        said: list[str] = []
+        spotted = self.config.apex != "annotated" and row.apex is None
+        if self.config.early < 1 and not spotted:  # so that what is thinned, aligned and measured is what is kept
+            if row.apex is None:
+                raise _Unfit(
+                    f"early={self.config.early:g} is a share of the way to an apex, and none is annotated; --apex flow "
+                    "spots it"
+                )
+            end = early_frame(source.apex, self.config.early)
+            said = [_early_part(end, source.apex)]
+            source = replace(source, names=source.names[: end + 1], apex=end)
         keep = thin(len(source.names), source.apex, self.config.max_frames)
         digest = hashlib.sha256()
         notes: list[str] = []
         frames = source.frames(keep, digest, notes)
         onset = next(frames)
         landmarks = self._landmarks(row, onset, source.names[0], notes)
-        state = _State(row, self.config, self.device, (*source.warnings, *notes))
+        state = _State(row, self.config, self.device, (*source.warnings, *said, *notes))
         if len(keep) < len(source.names):
             state.warnings.append(f"thinned from {len(source.names)} to {len(keep)} frames")
         state.fps = row.fps * (len(keep) - 1) / (len(source.names) - 1)  # the clip still lasts as long
@@ -178,6 +211,8 @@ class _ClipWorker:
         parent = row.frames.sha256 if row.frames else digest.hexdigest()  # complete now that every frame was read
         state.stabilise()
         state.spot()
+        if self.config.early < 1 and spotted:
+            state.end_early()
         state.magnify()
         state.resample()
         return state.produced(parent)
@@ -238,7 +273,7 @@ class _State:
             crop: SimilarityCrop | PiecewiseAffineCrop = PiecewiseAffineCrop.from_landmarks(landmarks, self.config.size)
         else:
             crop = SimilarityCrop.from_landmarks(landmarks, self.config.size, self.config.framing)
-        self.frames = np.concatenate([crop.frames(frame[None]) for frame in (onset, *rest)])
+        self.frames = np.stack([*crop.each(chain([onset], rest))])
         self.landmarks = crop.points(landmarks)
 
     def stabilise(self) -> None:
@@ -266,6 +301,14 @@ class _State:
         if spotted.confidence == 0:
             self.warnings.append("nothing stands out in the clip: the spotted apex means little")
         self.notes["spotted"] = {"apex": spotted.apex, "confidence": spotted.confidence}
+
+    def end_early(self) -> None:
+        """Of a clip whose apex was spotted: drop what is after the share of the way to it that is asked for."""
+        if "spotted" not in self.notes:
+            raise _Unfit(f"early={self.config.early:g} is a share of the way to an apex, and {self.warnings[-1]}")
+        end = early_frame(self.apex, self.config.early)
+        self.warnings.append(_early_part(end, self.apex))
+        self.frames, self.apex = self.frames[: end + 1], end
 
     def magnify(self) -> None:
         asked = self.config.magnifier()
@@ -304,7 +347,7 @@ class _State:
 
             extra = make_inputs(config, self.frames, self.landmarks, self.apex, self.device)
         made = replace(
-            row,
+            _no_stronger(row) if config.early < 1 else row,
             fps=self.fps,
             n_frames=len(self.frames),
             apex_index=self.apex,
@@ -341,6 +384,18 @@ class _State:
         return np.ascontiguousarray(local[0].numpy(), np.float32)
 
 
+def _early_part(end: int, apex: int) -> str:
+    return f"{EARLY}: ends at frame {end} of the {apex} from onset to apex"
+
+
+def _no_stronger(row: Row) -> Row:
+    """Without the intensities of its AUs, which are those at the apex; which AUs are there stays known."""
+    intensity, known = np.array(row.au_intensity, np.float32), np.array(row.au_known, np.bool_)
+    shown = known & (intensity > 0)
+    intensity[shown], known[shown] = 0, False
+    return replace(row, au_intensity=tuple(intensity.tolist()), au_known=tuple(known.tolist()))
+
+
 # ---------------------------------------------------------------- prepare
 
 
@@ -366,7 +421,8 @@ def prepare(
     ``cache``: folder of landmarks found before, None for none. ``skip_bad``: a clip whose frames cannot be read
     is left out too. ``skipped``: what the loader left out, listed first.
 
-    A clip whose onset shows no face is left out and listed by :func:`mesynth.store.stage.read_skipped`; the same
+    A clip whose onset shows no face, or whose early part (``config.early``) is its onset alone or has no apex to end
+    before, is left out and listed by :func:`mesynth.store.stage.read_skipped`; the same
     command resumes, and does nothing where all is done.
 
     Raises:
@@ -386,6 +442,8 @@ def prepare(
     }  # fmt: skip
     if config.framing == OWN:
         del run["frame"]  # as runs were known before crops could be framed otherwise
+    if config.early == 1:
+        del run["early"]  # as runs were known before clips could end early
     if config.store == PICTURES[0]:
         del run["store"]  # as runs were known before there were videos
     if name != STORED and not (out / FILE_NAME).is_file():

@@ -1,16 +1,13 @@
 """Across databases, with and without learning from elsewhere: one table, paired by subject.
 
-    python -m tests.bench.bench_transfer --data DATABASE... [--macro CORPUS...] [--protocol hde]
+    python -m tests.bench.bench_transfer --render FOLDER --gap none --gap jpeg --gap rigs ...
+    python -m tests.bench.bench_transfer --data DATABASE... [--macro CORPUS...] [--early CORPUS...] [--protocol hde]
 
-For rendered databases with a deliberate gap (30 frames a second, other people, half the size, noise):
+``--render`` makes what it needs in FOLDER (and takes up what is there): two databases of four people each, macro-expressions
+of four others, and their early parts (``mesynth prepare --early``, ``--share``). Each ``--gap`` is one column, in which the
+second database differs from the first in that one thing (:data:`GAPS`), its people aside; ``+`` joins several. ``--data``
+takes prepared databases as they are.
 
-    mesynth render --subjects 6 --clips 9 --size 128 --seed 1 --out near
-    mesynth render --subjects 6 --clips 9 --size 64 --fps 30 --seed 2 --out far
-    mesynth render --subjects 6 --clips 9 --size 96 --fps 30 --seed 3 --macro --out macro
-    for one in near far macro; do mesynth prepare casme2 --root $one --size 64 --out prepared-$one; done
-    python -m tests.bench.bench_transfer --data prepared-near prepared-far --macro prepared-macro --noise 0.1 --weak 0.5
-
-``--noise`` and ``--weak`` act on the flow of the last database: noise of so many times its rms, motion times so much.
 Every row is the mean over seeds of UF1 over all folds, its change against the row without transfer, and the 95 %
 interval of that change by a bootstrap over subjects, the same subjects for both. Rows that learn from test clips without
 labels say "transductive".
@@ -21,10 +18,18 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
+import mesynth
+from mesynth.core.seeds import stream
+from mesynth.datasets import rendered
+from mesynth.head import Subject
+from mesynth.motion.fields import draw_rig
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.results import LosoResult
@@ -49,43 +54,127 @@ MACRO: dict[str, list[str]] = {
     "macro, pooled": ["mix.mode=pool"],
     "macro, adversary": ["mix.mode=pool", "train.loss.domain=0.1"],
 }
-LINEAR = {"bi_woof": ["model=bi_woof"], "tgsr, no gap term": ["model=tgsr", TARGET, "tgsr.gap=0"],
-          "tgsr, transductive": ["model=tgsr", TARGET]}  # fmt: skip
+LINEAR = {"bi_woof": ["model=bi_woof"], "tgsr, gap 0": ["model=tgsr", TARGET, "tgsr.gap=0"],
+          "tgsr, gap 1, transductive": ["model=tgsr", TARGET, "tgsr.gap=1"],
+          "tgsr, own choice, transductive": ["model=tgsr", TARGET]}  # fmt: skip
+
+# ---------------------------------------------------------------- gaps
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How the second database is made."""
+
+    size: int = 96
+    fps: float = 60.0
+    quality: int = 95
+    """Of its JPEG files."""
+    rigs: bool = False
+    """Each of its people has muscles that pull by a rig of their own, drawn around the known ones."""
+    noise: float = 0.0
+    """Noise of so many times its rms is added to its flow, and motion times ``weak``."""
+    weak: float = 1.0
+
+
+GAPS: dict[str, dict[str, float | bool]] = {
+    "none": {}, "size": {"size": 64}, "rate": {"fps": 25.0}, "jpeg": {"quality": 15}, "rigs": {"rigs": True},
+    "flow": {"noise": 0.3, "weak": 0.5},
+}  # fmt: skip
+
+
+def gap_of(name: str) -> Gap:
+    """Raises ValueError for a name that is none."""
+    wanted: dict[str, float | bool] = {}
+    for part in name.split("+"):
+        if part not in GAPS:
+            raise ValueError(f"gap '{part}' is unknown; choose from {', '.join(GAPS)}, joined by +")
+        wanted |= GAPS[part]
+    return Gap(**wanted)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def _own_rig(seed: int, size: int) -> Subject:
+    return Subject(seed, size=size, supersample=2, basis=draw_rig(stream(seed, "bench-rig")))
+
+
+def _rendered(
+    folder: Path, name: str, gap: Gap, seed: int, clips: int, macro: bool = False, share: float = 1.0
+) -> Path:
+    """A database of ``gap``, rendered and prepared once."""
+    root, out = folder / name.partition("-early")[0], folder / f"{name}-prepared"
+    subject = _own_rig if gap.rigs else rendered._subject
+    with patch.object(rendered, "_subject", subject), patch.object(rendered, "_JPEG_QUALITY", gap.quality):
+        mesynth.render(root, subjects=4, clips=clips, size=gap.size, fps=gap.fps, seed=seed, macro=macro)
+    mesynth.prepare("casme2", root, out, size=64, keep_frames=False, early=share)
+    return out
 
 
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", nargs="+", required=True, help="prepared databases, or a composite")
+    parser.add_argument("--data", nargs="+", default=[], help="prepared databases, or a composite")
+    parser.add_argument("--render", type=Path, help="folder to render databases in")
+    parser.add_argument(
+        "--gap", action="append", default=[], help="of --render: none, size, rate, jpeg, rigs, flow, a+b"
+    )
     parser.add_argument("--macro", nargs="*", default=[], help="clips to transfer from")
+    parser.add_argument("--early", nargs="*", default=[], help="the same, prepared with --early")
+    parser.add_argument("--share", type=float, default=0.3, help="of --render: where early parts end")
+    parser.add_argument("--clips", type=int, default=9, help="of --render, a subject")
     parser.add_argument("--protocol", default="lodo", choices=["lodo", "hde"])
     parser.add_argument("--model", default="ststnet")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--noise", type=float, default=0.0)
-    parser.add_argument("--weak", type=float, default=1.0)
     parser.add_argument("--normalise", default="none", help="robust: for flow images beside flow in pixels")
     parser.add_argument("--rows", default="", help="names of rows that hold one of these words, comma-separated")
     given = parser.parse_args()
+    if bool(given.data) == bool(given.render):
+        parser.error("give either --data or --render")
+    columns: list[tuple[str, Gap, list[str]]] = [("clips as they are", Gap(), given.data)]
+    macro, early = given.macro, given.early
+    if given.render:
+        near, clips = Gap(), given.clips
+        first = str(_rendered(given.render, "near", near, 1, clips))
+        macro = [str(_rendered(given.render, "macro", near, 3, clips - 1, True))]
+        early = [str(_rendered(given.render, "macro-early", near, 3, clips - 1, True, given.share))]
+        columns = [
+            (name, gap_of(name), [first, str(_rendered(given.render, f"far-{name}", gap_of(name), 2, clips))])
+            for name in given.gap or ["none"]
+        ]
+    found = {name: _table(given, name, gap, data, macro, early) for name, gap, data in columns}
+    names = list(next(iter(found.values())))
+    print("\n| | " + " | ".join(found) + " |\n|---|" + "---|" * len(found))
+    for name in names:
+        print(f"| {name} | " + " | ".join(column[name] for column in found.values()) + " |")
+
+
+def _table(
+    given: argparse.Namespace, column: str, gap: Gap, data: Sequence[str], macro: Sequence[str], early: Sequence[str]
+) -> dict[str, str]:
+    """Rows of one column, printed as they come."""
     base = [
         f"protocol.kind={given.protocol}", f"model={given.model}", f"train.steps={given.steps}",
         f"seeds={list(range(given.seeds))}", f"data.normalise={given.normalise}",
     ]  # fmt: skip
     plain = load_config(RunConfig, None, base, synthetic=False)
-    read, also, _ = framed(sources(given.data), sources(given.macro) if given.macro else None, plain.data)
-    real = _moved_apart(as_flow_set(read, plain, None, ""), given.noise, given.weak)
-    made = None if also is None else as_flow_set(also, plain, None, "")
-    print(
-        f"{len(real)} clips, {len(np.unique(real.subjects))} subjects; {0 if made is None else len(made)} to transfer"
-    )
+
+    def read(paths: Sequence[str]) -> FlowSet:
+        here, there, _ = framed(sources(list(data)), sources(list(paths)) if paths else None, plain.data)
+        return as_flow_set(here if there is None else there, plain, None, "")
+
+    real = _moved_apart(read([]), gap.noise, gap.weak)
+    made = {kind: read(paths) for kind, paths in (("macro", macro), ("early macro", early)) if paths}
+    sets = {name: real.take(real.databases == name) for name in np.unique(real.databases)} | made
+    sizes = [f"{name} {len(one)} clips, {_motion(one):.2f} px" for name, one in sets.items()]
+    print(f"\n{column}: {'; '.join(sizes)} (median over clips of the flow's 99th percentile)")
     asked: list[tuple[str, list[str], FlowSet | None]]
     asked = [(name, settings, None) for name, settings in NETWORK.items()]
-    asked += [(name, settings, made) for name, settings in MACRO.items() if made is not None]
+    for kind, clips in made.items():
+        asked += [(name.replace("macro", kind), settings, clips) for name, settings in MACRO.items()]
     tables: list[list[tuple[str, list[str], FlowSet | None]]] = [
         asked, [(name, ["seeds=[0]", *settings], None) for name, settings in LINEAR.items()]
     ]  # fmt: skip
-    words = [word for word in given.rows.split(",") if word]
-    print("| row | UF1 | change | 95 % over subjects | seconds |\n|---|---|---|---|---|")
+    words, cells = [word for word in given.rows.split(",") if word], {}
     for table in tables:
         first: LosoResult | None = None
         for name, settings, source in table:
@@ -95,13 +184,22 @@ def main() -> None:
             config = load_config(RunConfig, None, [*base, *settings] if settings[:1] != ["seeds=[0]"] else
                                  [base[0], base[-1], *settings], synthetic=source is not None)  # fmt: skip
             result = loso(real, source, config)
+            cells[name] = f"{result.uf1.value:.3f}".lstrip("0")
+            if first is not None:
+                low, high = _interval(first, result)
+                cells[name] += f": {result.uf1.value - first.uf1.value:+.3f} [{low:+.3f}, {high:+.3f}]".replace(
+                    "0.", "."
+                )
             first = first or result
-            low, high = _interval(first, result)
-            print(
-                f"| {name} | {result.uf1.value:.3f} | {result.uf1.value - first.uf1.value:+.3f} | {low:+.3f} to "
-                f"{high:+.3f} | {time.perf_counter() - start:.0f} |",
-                flush=True,
-            )
+            said = "".join(f"; {note}" for note in result.notes if "gap" in note)
+            print(f"{name}: {cells[name]}, {time.perf_counter() - start:.0f} s{said}", flush=True)
+    return cells
+
+
+def _motion(clips: FlowSet) -> float:
+    """Median over clips of the 99th percentile of the flow's length, pixels of the flow image."""
+    length = np.hypot(clips.x[:, 0], clips.x[:, 1]).reshape(len(clips), -1)
+    return float(np.median(np.quantile(length, 0.99, axis=1)))
 
 
 def _moved_apart(clips: FlowSet, noise: float, weak: float) -> FlowSet:

@@ -21,6 +21,7 @@ from mesynth.core.errors import (
     UnreadableImageError,
     WeightsUnavailable,
 )
+from mesynth.core.facs import parse_request
 from mesynth.core.framing import OWN, KnownFraming, parse_framing
 from mesynth.data import ClipDataset
 from mesynth.datasets.casme2 import CASME2, load_casme2
@@ -30,9 +31,17 @@ from mesynth.preprocess import landmarks as landmarks_module
 from mesynth.preprocess.align import EYE_LINE, IOD_SHARE, eye_centres
 from mesynth.preprocess.config import PrepareConfig
 from mesynth.preprocess.flow import estimate_flow
-from mesynth.preprocess.prepare import prepare, thin
-from mesynth.store.manifest import Manifest
-from mesynth.store.shards import frame_names, known_framing, read_flow, read_frames, read_landmarks, read_span
+from mesynth.preprocess.prepare import early_frame, prepare, thin
+from mesynth.store.manifest import EARLY, Manifest, Row
+from mesynth.store.shards import (
+    frame_names,
+    known_framing,
+    read_extra,
+    read_flow,
+    read_frames,
+    read_landmarks,
+    read_span,
+)
 from mesynth.store.stage import Interrupted, read_skipped, shard_size
 from mesynth.store.videos import read_image
 from recognizer.data import DataConfig, load
@@ -176,6 +185,127 @@ def test_thin_keeps_what_is_annotated(n: int, limit: int) -> None:
         assert {0, apex, n - 1} <= set(kept)
         assert kept == sorted(set(kept))
         assert min(n, limit) - 1 <= len(kept) <= limit
+
+
+# ---------------------------------------------------------------- early parts
+
+
+@pytest.mark.parametrize("apex", [1, 2, 3, 7, 20, 141])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.99])
+def test_the_early_frame_is_the_nearest_and_never_the_onset(apex: int, share: float) -> None:
+    away = [abs(share * apex - k) for k in range(apex + 1)]
+    nearest = max(k for k, d in enumerate(away) if d <= min(away) + 1e-9)
+    if nearest:
+        assert early_frame(apex, share) == nearest
+        return
+    with pytest.raises(
+        MesynthError, match=rf"early={share:g} of the {apex} frames .* ends at the onset itself"
+    ) as error:
+        early_frame(apex, share)
+    least = float(str(error.value).split("; early=")[1].split()[0])
+    assert early_frame(apex, least) == 1
+    with pytest.raises(MesynthError, match="the onset itself"):
+        early_frame(apex, least - 0.01)
+
+
+def test_an_early_part_ends_before_the_apex(source: Manifest, prepared: Manifest, tmp_path: Path) -> None:
+    """Frames, flow, inputs, fps and apex are those of the whole clip up to that frame; the annotation stays."""
+    whole = prepare(
+        source, tmp_path / "whole", PrepareConfig(size=64, inputs=("flows", "difference")), landmarker="mediapipe"
+    )
+    config = PrepareConfig(size=64, inputs=("flows", "difference", "dynamic", "landmarks"), early=0.6)
+    made = prepare(source, tmp_path / "out", config, landmarker="mediapipe")
+    assert [row.clip_id for row in made] == [whole.row(i).clip_id for i in (0, 2)]
+    assert read_skipped(made.root)[0].reason == (
+        "early=0.6 is a share of the way to an apex, and none is annotated; --apex flow spots it"
+    )
+    for row in made:
+        full = next(one for one in whole if one.clip_id == row.clip_id)
+        end = {3: 2, 2: 1}[full.apex_index]
+        assert (row.n_frames, row.apex_index, row.fps) == (end + 1, end, full.fps)
+        assert (row.onset, row.apex, row.offset) == (full.onset, full.apex, full.offset)
+        assert (row.expression, row.label, row.au_text, row.au_present) == (
+            full.expression, full.label, full.au_text, full.au_present,
+        )  # fmt: skip
+        assert row.warnings[-1] == f"{EARLY}: ends at frame {end} of the {full.apex_index} from onset to apex"
+        assert len(row.provenance.parents) == 1
+        before, frames = read_frames(whole.root, full), read_frames(made.root, row)
+        assert np.array_equal(frames, before[: end + 1])
+        assert np.array_equal(read_flow(made.root, row), estimate_flow(before[0], before[end]).uv)
+        flows, of_all = (read_extra(m.root, r, "input_flows") for m, r in ((made, row), (whole, full)))
+        assert flows.shape == (end, 2, 64, 64)
+        assert np.array_equal(flows, of_all[:end])
+        assert read_extra(made.root, row, "input_landmarks").shape == (end + 1, 68, 2)
+        assert np.array_equal(read_extra(made.root, row, "input_difference"), frames[-1].astype(np.int16) - frames[0])
+        # No stronger than the whole way, and more than nothing.
+        moved = [np.abs(read_flow(m.root, r)).max() for m, r in ((made, row), (whole, full))]
+        assert 0.3 < moved[0] / moved[1] < 0.95
+    assert kinds_of_warnings(made)[f"{EARLY}: ends at frame N of the N from onset to apex"] == 2
+
+
+def test_what_is_thinned_is_the_early_part(source: Manifest, tmp_path: Path) -> None:
+    """So that as many frames as asked for are of it; and clips whose apex is the onset are left out."""
+    rows = [replace(source.row(0), apex=8, apex_index=0, clip_id="still"), source.row(0)]
+    rows[1] = replace(rows[1], apex=13, apex_index=5)  # the whole clip rises
+    config = PrepareConfig(size=64, early=0.8, max_frames=3)
+    made = prepare(Manifest.from_rows(rows, source.root), tmp_path / "out", config, landmarker="mediapipe")
+    assert (made.row(0).n_frames, made.row(0).apex_index, made.row(0).fps) == (3, 2, source.row(0).fps / 2)
+    assert made.row(0).warnings[-2:] == (
+        f"{EARLY}: ends at frame 4 of the 5 from onset to apex", "thinned from 5 to 3 frames",
+    )  # fmt: skip
+    assert [entry.reason for entry in read_skipped(made.root)] == [
+        "early=0.8 of the 0 frames from onset to apex ends at the onset itself"
+    ]
+
+
+def test_an_early_part_towards_a_spotted_apex(source: Manifest, tmp_path: Path) -> None:
+    row = replace(source.row(1), apex=None, apex_index=2)
+    short = replace(row, clip_id="short", frame_files=row.frame_files[:4], n_frames=4)
+    rows = Manifest.from_rows([row, short], source.root)
+    whole = prepare(rows, tmp_path / "whole", PrepareConfig(apex="flow"), landmarker="mediapipe")
+    made = prepare(rows, tmp_path / "out", PrepareConfig(apex="flow", early=0.5), landmarker="mediapipe")
+    apex = whole.row(0).apex_index
+    (early,) = made
+    assert (early.n_frames, early.apex_index) == (early_frame(apex, 0.5) + 1, early_frame(apex, 0.5))
+    assert f"apex spotted by flow at stored frame {apex}" in early.warnings
+    assert read_skipped(made.root)[0].reason == (
+        "early=0.5 is a share of the way to an apex, and 4 frames are too few to spot an apex"
+    )
+
+
+def test_an_early_part_does_not_say_how_strong_the_apex_was(source: Manifest, prepared: Manifest) -> None:
+    """What is known to be absent stays so."""
+    vector = parse_request("12=0.8,L4=0.2")
+    row = replace(source.row(0), **Row.au_columns(vector))
+    made = prepare(
+        Manifest.from_rows([row], source.root), prepared.root.parent / "early-aus", PrepareConfig(early=0.5),
+        landmarker="mediapipe",
+    ).row(0)  # fmt: skip
+    shown = vector.intensity > 0
+    assert np.array_equal(made.aus.mask, ~shown)
+    assert (made.aus.intensity == 0).all()
+    assert made.au_present == row.au_present
+
+
+def test_nothing_early_is_one_line_and_whole_clips_are_the_runs_they_were(source: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(NoFaceError, match=r"none of 3 clips could be prepared; .*early=0\.1 of the 3 frames") as error:
+        prepare(source, tmp_path / "none", PrepareConfig(early=0.1), landmarker="mediapipe")
+    assert "\n" not in str(error.value)
+    prepare(source, tmp_path / "out", PrepareConfig(size=64, early=1.0), landmarker="mediapipe")
+    assert "early" not in (tmp_path / "out" / "run.yaml").read_text()
+    with pytest.raises(RunFolderError, match="early"):
+        prepare(source, tmp_path / "out", PrepareConfig(size=64, early=0.5), landmarker="mediapipe")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "nan", "a lot"])
+def test_shares_that_are_none_are_one_line(value: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        main, ["prepare", "casme2", "--root", str(tmp_path), "--early", value, "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 2
+    assert done.output.count("Error") == 1
+    assert "early" in done.output.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from mesynth.core.errors import ConfigError, LeakError, ManifestError
-from mesynth.store.manifest import Manifest
+from mesynth.store.manifest import EARLY, Manifest
 from recognizer import transfer
 from recognizer.config import AblationConfig, RunConfig, config_hash, load_config
 from recognizer.data import FlowSet
@@ -20,6 +21,7 @@ from recognizer.models import tgsr
 from recognizer.models.handcrafted import BiWoofConfig, HoofConfig, LbpTopConfig, MdmoConfig, features, groups
 from recognizer.protocol import ProtocolConfig, make_folds
 from recognizer.run import loso
+from recognizer.sources import early_notes, flow_notes
 from recognizer.trained import train as train_all
 from recognizer.training import LossConfig, Stage, TrainConfig, train
 from recognizer.transfer import ORDERS, TransferConfig
@@ -110,6 +112,33 @@ def test_pseudo_labels_count_where_one_is_sure() -> None:
     )
 
 
+def test_pseudo_labels_of_aus_are_of_each_by_itself() -> None:
+    """Sure of present, sure of absent, sure of neither; no AU takes from another."""
+    weak, strong = torch.tensor([[4.0, -4.0, 0.5]], requires_grad=True), torch.tensor([[0.3, 0.7, 2.0]])
+    loss = transfer.pseudo(weak, strong, 0.95, multi=True)
+    by_hand = (F.softplus(torch.tensor(-0.3)) + F.softplus(torch.tensor(0.7))) / 3
+    torch.testing.assert_close(loss, by_hand)
+    assert not loss.requires_grad  # a label is no opinion to be changed
+    with torch.no_grad():
+        assert transfer.consistency(weak, weak, multi=True) == 0
+        both = torch.tensor([[50.0, 50.0]])
+        torch.testing.assert_close(transfer.consistency(both, -both, multi=True), torch.tensor(2.0))
+        assert transfer.consistency(both, -both) == 0  # as classes, which is what AUs are not
+
+
+@pytest.mark.parametrize("task", ["aus", "emotion+aus"])
+@pytest.mark.parametrize("term", ["pseudo", "consistency", "mmd"])
+def test_clips_without_labels_teach_aus(task: str, term: str, sets: dict[str, FlowSet]) -> None:
+    settings = [*QUICK, f"task={task}", "aus.codes=[2,4,12]", "seeds=[0]", "protocol={kind: kfold, groups: 2}"]
+    plain = load_config(RunConfig, None, settings, synthetic=False)
+    more = ["transfer.transductive=true", f"train.loss.{term}=5"]
+    more += ["train.loss.threshold=0.5"] if term == "pseudo" else []
+    found = [loso(sets["real"], None, config).predictions for config in (
+        plain, load_config(RunConfig, None, [*settings, *more], synthetic=False)
+    )]  # fmt: skip
+    assert found[0].column("scores").to_pylist() != found[1].column("scores").to_pylist()
+
+
 def test_contrast_is_infonce_and_knows_clips_drawn_twice() -> None:
     a, b = (torch.randn(5, 4, generator=rng(s)) for s in (7, 8))
     unit = F.normalize(torch.cat([a, b]), dim=1)
@@ -138,6 +167,29 @@ def test_a_quarter_is_hidden() -> None:
     assert (out[0, 0, :, :4, 4:] == 0).all()
     assert (out[0, 1, :, 4:, :4] == 0).all()
     assert out.mean() == 0.75
+
+
+def test_early_parts_are_told(corpora: dict[str, Manifest], tmp_path: Path) -> None:
+    def ended(name: str, n: int, expression: str) -> Manifest:
+        said = (f"{EARLY}: ends at frame 3 of the 10 from onset to apex",)
+        rows = [
+            replace(row, expression=expression, warnings=(*row.warnings, *(said if i < n else ())))
+            for i, row in enumerate(corpora["real"])
+        ]
+        return Manifest.from_rows(rows, tmp_path / name)
+
+    source, tested = ended("source", 48, "macro"), ended("tested", 5, "micro")
+    assert early_notes([corpora["real"]], [corpora["synthetic"]]) == []
+    assert (
+        early_notes([corpora["real"], source], [source])
+        == ["48 of the 48 clips of source end before their apex (--early)"] * 2
+    )
+    (note,) = early_notes([tested])
+    assert note == (
+        "5 of the 48 clips of tested end before their apex (--early), and 5 of them are tested: a figure is one of "
+        "early parts"
+    )
+    assert note in flow_notes([tested], None)
 
 
 # ---------------------------------------------------------------- stacks
@@ -409,7 +461,7 @@ def test_tgsr_leaves_nothing_from_its_greatest_sparsity_on() -> None:
     x, y, apart_, group = problem(30, 16, 1)
     almost = tgsr.solve(x, y, apart_, group, tgsr.TgsrConfig(sparsity=0.999, gap=0.0))
     assert len(np.unique(group[np.abs(almost).sum(1) > 0])) == 1
-    nothing = tgsr.solve(x, np.zeros_like(y), apart_, group, tgsr.TgsrConfig())
+    nothing = tgsr.solve(x, np.zeros_like(y), apart_, group, tgsr.TgsrConfig(gap=1.0))
     assert (nothing == 0).all()
 
 
@@ -417,6 +469,62 @@ def test_tgsr_brings_the_answers_of_both_sides_together() -> None:
     x, y, apart_, group = problem(30, 16, 2)
     moved = [np.linalg.norm(apart_ @ tgsr.solve(x, y, apart_, group, tgsr.TgsrConfig(gap=g))) for g in (0, 1, 100)]
     assert moved[0] > moved[1] > moved[2]
+
+
+def shifted(seed: int, shift: float, per: int = 90) -> dict[str, np.ndarray]:
+    """Three databases of two classes that a weak feature tells apart alike in all; a strong one does in each database,
+    too, but lies ``shift`` higher from one to the next, so that what learned it answers one class for the next."""
+    draw = np.random.default_rng(seed)
+    y, database = np.tile([0, 1], 3 * per // 2), np.repeat([0, 1, 2], per)
+    sign = 2.0 * y - 1
+    weak, strong = sign + 1.2 * draw.normal(size=3 * per), sign + 0.5 * draw.normal(size=3 * per) + shift * database
+    x = np.stack([weak, weak + 0.1 * draw.normal(size=3 * per), strong, strong], 1)
+    return {"x": x, "y": y, "databases": database, "subjects": np.arange(3 * per) // 6}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("aus", [False, True])
+def test_tgsr_takes_a_gap_where_it_carries_and_none_elsewhere(seed: int, aus: bool) -> None:
+    config, group = tgsr.TgsrConfig(sparsity=0.01), np.array([0, 0, 1, 1])
+    for shift, taken in ((3.0, True), (0.0, False)):
+        data = shifted(seed, shift)
+        x, y, source = data["x"], data["y"], data["databases"] < 2
+        labels = np.where(source, y, -1)  # the third is the target, and its labels are nobody's business
+        asked = [(labels, source.astype(float))] * (2 if aus else 1)
+        added = np.zeros(len(x), bool)
+        gap = tgsr.chosen_gap(x, asked, added, data["databases"], data["subjects"], 2, config, group)
+        assert (gap > 0) == taken
+        model = tgsr.fit(x, *asked[0], (~source).astype(float), 2, replace(config, gap=gap), group)
+        right = [((x @ m.weight.T + m.bias).argmax(1) == y)[~source].mean() for m in (
+            model, tgsr.fit(x, *asked[0], (~source).astype(float), 2, replace(config, gap=0.0), group)
+        )]  # fmt: skip
+        assert right[0] > right[1] + 0.1 if taken else right[0] == right[1]
+
+
+def test_tgsr_chooses_by_people_of_one_database_and_nothing_by_one_person() -> None:
+    data = shifted(0, 3.0)
+    two, group = data["databases"] < 2, np.array([0, 0, 1, 1])
+    asked = [(data["y"], two.astype(float))]
+    none, one = np.zeros(len(two), bool), np.zeros(len(two), int)
+    ask = partial(tgsr.chosen_gap, data["x"], n_classes=2, config=tgsr.TgsrConfig(sparsity=0.01), group=group)
+    # Five groups drawn from both halves are no databases: nothing has to be carried.
+    mixed_people = np.random.default_rng(0).permutation(len(two)) % 20
+    assert ask(asked, added=none, databases=one, subjects=mixed_people) == 0
+    assert ask(asked, added=none, databases=one, subjects=one) == 0
+    # Added clips are learned from and choose nothing.
+    assert ask(asked, added=two & (data["databases"] == 1), databases=data["databases"], subjects=one) == 0
+
+
+def test_tgsr_of_aus_says_what_is_present(sets: dict[str, FlowSet]) -> None:
+    both = two_databases(sets["real"])
+    settings = ["model=tgsr", "transfer.transductive=true", "protocol.kind=lodo", "bi_woof.blocks=4", "task=aus"]
+    settings += ["aus.codes=[2,4,12]", "tgsr.gap=0"]
+    result = loso(both, None, load_config(RunConfig, None, settings, synthetic=False))
+    assert result.uf1.value > 0.6  # each AU is one class's, and found by its motion
+    again = loso(
+        both, None, load_config(RunConfig, None, [*settings, "aus.threshold=inner", "aus.groups=2"], synthetic=False)
+    )
+    assert again.uf1.value > 0.6
 
 
 @pytest.mark.parametrize("config", [BiWoofConfig(), HoofConfig(), MdmoConfig(), LbpTopConfig(blocks=3)])
@@ -445,17 +553,24 @@ def test_groups_are_places_in_the_face(config: object, sets: dict[str, FlowSet])
         assert not np.allclose(a, b)
 
 
-def test_tgsr_runs_across_databases(sets: dict[str, FlowSet]) -> None:
-    a = sets["real"]
+def two_databases(a: FlowSet) -> FlowSet:
+    """The same clips twice, the second time half as strong and another database's."""
     b = replace(a, databases=np.full(48, "B"), subjects=np.char.replace(a.subjects, "DB", "B"),
                 clip_ids=np.char.replace(a.clip_ids, "DB", "B"), x=a.x * np.float32(0.5),
                 subjects_seen=tuple((str(s).replace("DB", "B"),) for s in a.subjects))  # fmt: skip
-    both = FlowSet.concat([a, b])
+    return FlowSet.concat([a, b])
+
+
+def test_tgsr_runs_across_databases(sets: dict[str, FlowSet]) -> None:
+    both = two_databases(sets["real"])
     settings = ["model=tgsr", "transfer.transductive=true", "protocol.kind=lodo", "bi_woof.blocks=4"]
     result = loso(both, None, load_config(RunConfig, None, settings, synthetic=False))
     assert result.metrics.n == 96
     assert result.metrics.uf1 > 0.5
     assert {fold["unlabelled"] for fold in result.folds} == {48}
+    assert [note for note in result.notes if note.startswith("tgsr.gap, chosen by the training subjects: ")]
+    fixed = loso(both, None, load_config(RunConfig, None, [*settings, "tgsr.gap=1"], synthetic=False))
+    assert not [note for note in fixed.notes if "gap" in note]
     with pytest.raises(ConfigError, match=r"set transfer\.transductive=true"):
         loso(both, None, RunConfig(model="tgsr"))
 
@@ -463,7 +578,8 @@ def test_tgsr_runs_across_databases(sets: dict[str, FlowSet]) -> None:
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"feature": "gabor"}, r"tgsr\.feature='gabor' is unknown"), ({"gap": -1}, r"tgsr\.gap=-1"),
+        ({"feature": "gabor"}, r"tgsr\.feature='gabor' is unknown"), ({"gap": -1}, r"tgsr\.gap=-1 .*or null"),
+        ({"gap": float("nan")}, r"tgsr\.gap=nan"), ({"gap": float("inf")}, r"tgsr\.gap=inf"),
         ({"sparsity": 1}, r"tgsr\.sparsity=1 is outside"), ({"steps": 0}, r"tgsr\.steps=0"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -31,10 +32,11 @@ from recognizer.cli import main
 from recognizer.config import RunConfig, load_config
 from recognizer.recording import MIN_FRAMES, Interval, Recording, RecordingError
 from recognizer.trained import PREPARATION, Preparation, Recognizer
-from recognizer.video import predict_video
+from recognizer.video import _settings, predict_video
 from tests.recognizer.corpora import write_corpus
 from tests.recognizer.recordings import FPS, recording, write_frames, write_study, write_video
 
+pytestmark = pytest.mark.usefixtures("flows_once")
 STUDY = [
     (seed, aus, emotion)
     for seed, (aus, emotion) in enumerate([("4=0.6", "disgust"), ("12=0.6", "happiness"), ("1=0.6,2=0.6", "surprise")])
@@ -273,6 +275,20 @@ def test_what_does_not_change_the_flow_is_no_difference(tmp_path: Path, prepared
     found = Preparation.of([prepared, other])
     assert found.require_one()["apex"] == "frequency"
     assert found.landmarker == ""
+
+
+def test_videos_end_early_only_where_what_was_judged_did(tmp_path: Path, prepared: Manifest) -> None:
+    """Early parts of macro-expressions are a source; those of micro-expressions are what is judged."""
+    early = record(tmp_path / "early", prepared, early=0.3)
+    table = early.table.set_column(
+        early.table.schema.get_field_index("expression"), "expression", pa.array(["macro"] * len(early))
+    )
+    source = replace(early, table=table)
+    assert "early" not in Preparation.of([prepared, source]).require_one()
+    assert Preparation.of([early, source]).require_one()["early"] == 0.3
+    assert _settings(Preparation.of([early]), ()).early == 0.3
+    with pytest.raises(ManifestError, match=r"early 1\.0 and 0\.3"):
+        Preparation.of([prepared, early]).require_one()
 
 
 def test_manifests_without_a_record(tmp_path: Path, prepared: Manifest) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 from mesynth import __version__
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
-from mesynth.core.facs import AU_CODES
+from mesynth.core.facs import AU_CODES, raised
 from mesynth.core.framing import OWN, KnownFraming
 from mesynth.core.process import counted
 from mesynth.core.profiles import PROFILES, Profile
@@ -125,7 +125,7 @@ def pack_clip(root: Path, row: Row, config: PackConfig) -> PackedClip | Unusable
     frames, alpha, levels_ = frames[usable], alpha[usable], levels_[usable]
     apex = int(usable[:apex].sum())
     flow, valid, points = _read_flow(root, row, config.size)
-    vector = row.aus
+    vector = raised(row.aus)
     aus = np.clip(levels_[:, :, None] * vector.intensity, 0, 1).astype(np.float32)
     label = CLASSES_3.index(row.label) if row.label in CLASSES_3 else -1
     return PackedClip(frames, apex, alpha.astype(np.float32), aus, vector.mask, points, label, flow, valid)

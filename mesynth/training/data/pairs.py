@@ -54,7 +54,7 @@ from mesynth.training.data.rendered import (
 
 _RENDERED_ONLY = (
     "identities", "per_identity", "validation_identities", "neutral", "single", "emotional", "blink", "still", "head",
-    "turn", "yaw", "rigs", "expressive", "jitter",
+    "turn", "yaw", "rigs", "expressive", "glasses", "brow_hair", "focal", "jitter",
 )  # fmt: skip
 _MANIFEST_ONLY = ("manifests", "frames", "apex_share", "validation_share")
 _PAIRS_ONLY = ("manifests", "frames", "apex_share", "faces_share")
@@ -92,6 +92,12 @@ class PairConfig(SourceConfig):
     """Share of people whose muscles pull as a rig of their own says, drawn around several (mesynth.motion.fields)."""
     expressive: float = RenderConfig.expressive
     """Share of pairs whose onset shows AUs already; the pair's AUs come on top."""
+    glasses: float = RenderConfig.glasses
+    """Share of rendered people with glasses."""
+    brow_hair: float = RenderConfig.brow_hair
+    """Share of rendered people with hair over their brows."""
+    focal: float = RenderConfig.focal
+    """Share of rendered people whose camera is nearer or farther than usual."""
     jitter: float = RenderConfig.jitter
     """Standard deviation of the crop's landmark error, inter-ocular distances."""
     landmark_noise: float = 0.0

@@ -393,7 +393,7 @@ class SequenceSet:
         read = [self._read(int(i)) for i in clips]
         frames, flows, seen, clock = (np.stack([r[j] for r in read]) for j in range(4))
         rows = [self._rows[i][1] for i in clips]
-        aus, known = (np.stack([getattr(row.aus, name) for row in rows]) for name in ("intensity", "mask"))
+        aus, known = (np.stack([getattr(facs.raised(row.aus), name) for row in rows]) for name in ("intensity", "mask"))
         if self._train:
             frames = degrade(frames, seeds, self._config.camera)
         if self._train and self._config.flip:
