@@ -189,8 +189,8 @@ class ImageDiffusionTask(Task):
                 loss = loss + weights.picture * L.GREY_LEVELS * mean_of((picture - batch.frame).abs())
             if weights.st_lpips:
                 at = batch.rand("window", 2)
-                seen = (windows(shown, at) for shown in (picture.clamp(0, 1), batch.frame))
-                loss = loss + weights.st_lpips * self.frozen["st_lpips"](*seen)
+                looked_at = [windows(shown, at) for shown in (picture.clamp(0, 1), batch.frame)]
+                loss = loss + weights.st_lpips * self.frozen["st_lpips"](*looked_at)
         return loss
 
     def _put(self, batch: Batch, change: torch.Tensor) -> torch.Tensor:
@@ -289,7 +289,7 @@ class ImageDiffusionTask(Task):
             if getattr(model, name) is not None
         ]
         what, limits = (_LAYERED, _LAYERED_LIMITS) if self.codec.layered else (_WHAT, _LIMITS)
-        kept = {name: self.frozen[name] for name in ("vae", "expected") if name in self.frozen}
+        kept: dict[str, nn.Module] = {name: self.frozen[name] for name in ("vae", "expected") if name in self.frozen}
         save_trained(
             folder, {"denoiser": averaged["denoiser"], **kept}, facts, title="Image diffusion",
             what=what, limits=limits + (_FOREIGN if foreign else ""), licences=foreign,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -81,7 +81,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return replace(self, **{n: t.to(device, non_blocking=True) for n, t in self._tensors().items()})
+        moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in self._tensors().items()}
+        return replace(self, **moved)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Those that are there, by name."""
