@@ -155,7 +155,7 @@ class Worn:
 
 def _worn(vertices: np.ndarray, faces: np.ndarray, **given: np.ndarray) -> Worn:
     n = len(vertices)
-    blank = {
+    blank: dict[str, np.ndarray] = {
         "lenses": np.zeros((0, 3), np.int32),
         "colour": np.zeros((n, 3)),
         "gloss": np.zeros(n),
