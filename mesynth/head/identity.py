@@ -145,12 +145,10 @@ class Worn:
             np.concatenate([getattr(p, name) + np.int32(start) for p, start in zip(parts, starts, strict=False)])
             for name in ("faces", "lenses")
         )
-        joined = (np.concatenate([getattr(p, name) for p in parts])
-                  for name in ("colour", "gloss", "strand", "hair", "beside"))  # fmt: skip
+        names = ("vertices", "colour", "gloss", "strand", "hair", "beside")
+        joined: dict[str, np.ndarray] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
         tints = [p.tint for p in parts if len(p.lenses)]
-        return Worn(
-            np.concatenate([p.vertices for p in parts]), faces, lenses, *joined, tints[0] if tints else np.ones(3)
-        )
+        return Worn(faces=faces, lenses=lenses, tint=tints[0] if tints else np.ones(3), **joined)
 
 
 def _worn(vertices: np.ndarray, faces: np.ndarray, **given: np.ndarray) -> Worn:
