@@ -20,6 +20,7 @@ from mesynth.core import lazy_names
 if TYPE_CHECKING:
     from mesynth.api import (
         compare,
+        drive,
         fid,
         filter_corpus,
         generate,
@@ -62,6 +63,7 @@ __all__ = [
     "augment",
     "clip_loader",
     "compare",
+    "drive",
     "export",
     "fid",
     "filter_corpus",
@@ -100,6 +102,7 @@ _HOME = {
     "augment": "preprocess.augment",
     "clip_loader": "data",
     "compare": "api",
+    "drive": "api",
     "export": "corpus.exports.run",
     "fid": "api",
     "filter_corpus": "api",

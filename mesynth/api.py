@@ -557,7 +557,8 @@ def generate(
 
     Args:
         faces: a picture, a folder of pictures, or a prepared manifest (each subject's onset).
-        aus: a request such as "12=B,L4=0.2" (FACS letter or a number in [0,1], sides L and R), or several, in turn.
+        aus: a request such as "12=B,L4=0.2" (FACS letter or a number in [0,1], sides L and R), or several, in turn;
+            "12=-0.2" lowers what the face shows already (AU 12, 25, 26, 27, 43, 45).
         emotion: instead of aus: emotions or classes; AUs are drawn per clip from published tables.
         plan: instead of both: a folder that :func:`plan` wrote.
         model: see :func:`load_generator`; None: "motion-prior", and with ``kind="flow"`` "flow-prior".
@@ -595,6 +596,81 @@ def generate(
     given = {"faces": faces, "aus": aus, "emotion": emotion, "plan": plan, "model": model, "count": count}
     wanted = _generation(given | {"duration": duration, "seed": seed}, settings)
     return wanted.run(Path(out), workers, progress).manifest
+
+
+def drive(
+    driver: Path | str,
+    faces: Path | str,
+    out: Path | str,
+    *,
+    intensity: float = 1.0,
+    every: bool = False,
+    interval: str | Sequence[int] | None = None,
+    fps: float | None = None,
+    driver_subject: str | None = None,
+    driver_licence: str = "unknown",
+    method: str = "dis",
+    size: int = 128,
+    noise: float = 0.0,
+    preview: int = 8,
+    landmarker: str = "auto",
+    exclude_subjects: Collection[str] = (),
+    seed: int = 0,
+    workers: int = 1,
+    progress: Bars | None = None,
+) -> Manifest:
+    """Carry the motion of real clips to other faces, with identity kept, into ``out``.
+
+    Args:
+        driver: a folder of prepared or generated clips; with ``interval`` a video, or a folder of its frames.
+        faces: a picture, a folder of pictures, or a prepared manifest (each subject's onset).
+        intensity: times the driver's motion, 0..3; at 0 the face itself.
+        every: every driver on every face; else faces are taken in turn.
+        interval: of a video: onset, apex and offset, frames from 0, ``(12, 30, 51)`` or "12,30,51".
+        fps: of a video, frames a second; None: what the file states.
+        driver_subject: of a video: whom it shows, "DATABASE/SUBJECT", as in other clips of that person.
+        driver_licence: of a video: its terms.
+        method: optical flow of the driver: "dis", "tvl1", ...
+        size: side of the clips, pixels.
+        noise: sensor noise of frames after the onset, grey levels.
+        preview: clips that also lie loose under ``out/clips``.
+        landmarker: "face-alignment", "mediapipe", a file of points, or "auto".
+        exclude_subjects: ``database/subject`` of people who are held out and must not be seen.
+        seed: of the noise; same seed, same bytes, whatever ``workers`` (processes, 0 for one per core).
+
+    Returns:
+        One row a clip: frames [T,H,W,3] uint8 RGB, exact flow onset -> apex [2,H,W] float32 pixels. Who moved counts as
+        seen by the clip, beside whose face it shows: folds that hold either out leave it out.
+
+    Raises:
+        LeakError: a held-out person in a driver or on a face.
+        ManifestError: no driver there, or clips that are not prepared.
+        ConfigError, MesynthError: an argument out of range or without effect.
+        NoFaceError, UnreadableImageError: a picture or a video that cannot be used.
+        RunFolderError: ``out`` holds another run.
+
+    Clips with landmarks (here rendered, and prepared) drive faces without any network:
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = render(folder / "rendered", subjects=2, clips=1, size=96, fps=30)
+    >>> clips = prepare("casme2", folder / "rendered", folder / "prepared", size=64)
+    >>> driven = drive(folder / "prepared", folder / "prepared", folder / "driven", size=64, preview=0)
+    >>> len(driven), len(driven.row(0).provenance.subjects_seen)
+    (2, 1)
+    >>> drive(folder / "prepared", "face.jpg", folder / "other", fps=30)
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: --fps has no effect on prepared clips; with --interval the driver is a video
+    """
+    from mesynth.corpus.driving import DriveConfig, drive_faces, driver_of
+    from mesynth.corpus.generate import Preview
+
+    config = DriveConfig(intensity=intensity, every=every, flow=method, size=size, noise=noise, seed=seed)
+    return drive_faces(
+        driver_of(driver, interval, driver_subject, driver_licence, fps), Path(faces), Path(out), config,
+        exclude_subjects=exclude_subjects, preview=Preview(count=preview), landmarker=landmarker, workers=workers,
+        progress=progress,
+    )  # fmt: skip
 
 
 def check_generation(

@@ -260,7 +260,7 @@ def list_recipes_option(*folders: str) -> Callable[[Command], Command]:
 
 
 def engine_options(command: Command) -> Command:
-    """``--engine``, ``--address`` and ``--gpus``, of :meth:`mesynth.store.cluster.RayEngine.of`."""
+    """``--engine``, ``--address`` and ``--gpus``, of :meth:`mesynth.store.schedulers.RayEngine.of`."""
     for option in (
         click.option("--gpus", type=float, default=0.0, help="GPUs that a task of --engine ray takes [default: none]."),
         click.option("--address", default="", help="Ray cluster of --engine ray [default: the one that is there]."),

@@ -171,7 +171,8 @@ class ClipDataset(Dataset[Item]):
 
     An item is a dict. Always there:
 
-    - ``aus`` [25,2] float32: intensity in [0,1], rows :data:`mesynth.core.facs.AU_CODES`, sides (L, R); NaN: unknown.
+    - ``aus`` [25,2] float32: intensity in [0,1], rows :data:`mesynth.core.facs.AU_CODES`, sides (L, R); NaN: unknown;
+      below 0: less than the onset shows.
     - ``au_present`` [25,2] int64: 1 present, 0 absent, -1 unknown.
     - ``label``: place in :attr:`classes`, -1: the clip has no such class.
     - ``subject``: place in :attr:`subjects`; ``kind``: 0 real, 1 rendered, 2 synthetic; ``clip_id``: text.

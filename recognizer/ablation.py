@@ -17,9 +17,10 @@ import numpy as np
 
 from mesynth.core.errors import ConfigError
 from mesynth.core.process import launched
-from mesynth.store.cluster import RayEngine, engine
+from mesynth.store.cluster import engine
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import RUN_FILE, claim_folder, only_writer
+from mesynth.store.schedulers import RayEngine
 from recognizer import ablation_page, report
 from recognizer import results as predictions
 from recognizer import sources as ledger

@@ -190,7 +190,8 @@ def ablate(given: _Inputs, engine: str, address: str, gpus: float) -> None:
     """
     from mesynth.core.errors import ConfigError
     from mesynth.core.process import launched
-    from mesynth.store.cluster import RayEngine, on_engine
+    from mesynth.store.cluster import on_engine
+    from mesynth.store.schedulers import RayEngine
     from recognizer.ablation import ablate as run
     from recognizer.ablation import plan
     from recognizer.config import AblationConfig
@@ -331,16 +332,15 @@ def aus(manifest: tuple[Path, ...], codes: str | None, as_json: bool) -> None:
 
     Example: recognizer aus prepared/casme2 prepared/samm
     """
-    from recognizer.aus import AusConfig, counts_table
-    from recognizer.data import known_aus
+    from recognizer.aus import CD6ME
+    from recognizer.data import count_aus
     from recognizer.report import terminal
 
-    chosen = AusConfig() if codes is None else AusConfig(codes=_codes(codes))
-    header, rows, notes = counts_table(known_aus(_read(manifest), chosen.codes), chosen.codes)
+    header, rows, notes = count_aus(manifest, CD6ME if codes is None else _codes(codes))
     if as_json:
-        echo_json({"header": header, "rows": [[row[0], *map(int, row[1:])] for row in rows], "notes": notes})
+        echo_json({"header": header, "rows": rows, "notes": notes})
         return
-    terminal("Clips that show each AU", header, rows)
+    terminal("Clips that show each AU", header, [[str(cell) for cell in row] for row in rows])
     for note in notes:
         click.echo(note)
 
@@ -502,7 +502,8 @@ def spot(
     from mesynth.core.errors import ConfigError
     from mesynth.store.long_videos import LongVideos
     from recognizer.report import terminal
-    from recognizer.spotter import SpotRun, SpotterConfig, run_spotting, train_on
+    from recognizer.spotter import spot as run
+    from recognizer.spotter import train_spotter
     from recognizer.spotting import table
 
     context, commandline = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
@@ -514,24 +515,22 @@ def spot(
         raise ConfigError("--train makes a spotter; --spotter, --predictions and --recognizer use one: leave one out")
     if spotter and "expression" in given:
         raise ConfigError("--expression has no effect beside --spotter, which finds one kind; leave it out")
-    run = SpotRun(
-        method="softnet" if training else method,
-        expressions=("micro", "macro") if expression == "all" else (expression,),
-        spotter=spotter, predictions=predictions, recognizer=recognizer, landmarker=landmarker, iou=iou,
-        config=SpotterConfig(flow=flow, labels=labels, epochs=epochs, seed=seed),
-    )  # fmt: skip
     if dry_run:
         found = LongVideos.read(videos)
         people = len({video.person for video in found.videos})
         facts = {"videos": len(found.videos), "people": people, "intervals": len(found.intervals), "out": str(out)}
-        _say({"method": run.method} | facts, as_json)
+        _say({"method": "softnet" if training else method} | facts, as_json)
         return
     with progress_bars() as bars:
+        settings = {"flow": flow, "labels": labels, "epochs": epochs, "seed": seed, "landmarker": landmarker}
         if training:
-            made = train_on(videos, out, run, by_step(bars))
+            made = train_spotter(videos, out=out, expression=expression, progress=by_step(bars), **settings)  # type: ignore[arg-type]
             _say({"spotter": str(out), "subjects": len(made.subjects_seen)}, as_json)
             return
-        result = run_spotting(videos, out, run, by_step(bars))
+        result = run(
+            videos, out=out, method=method, expression=expression, spotter=spotter, predictions=predictions,
+            recognizer=recognizer, iou=iou, progress=by_step(bars), **settings,  # type: ignore[arg-type]
+        )  # fmt: skip
     if as_json:
         echo_json(result.to_dict() | {"out": str(out)})
         return
@@ -540,7 +539,7 @@ def spot(
         click.echo(
             f"of {recognition['n']} spotted: recognition F1 {recognition['f1']:.3f}, STRS {recognition['strs']:.3f}"
         )
-    if run.method == "movement" and not (spotter or predictions) and "macro" in result.kinds:
+    if method == "movement" and not (spotter or predictions) and "macro" in result.kinds:
         click.echo("note: the movement signal finds micro-expressions alone; macro-expressions count as missed")
     click.echo(f"written: {out} (predictions.csv, videos.csv, scores.json)")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, repeat
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +28,7 @@ from mesynth.core.process import counted
 from mesynth.core.types import N_AUS, flow_planes, in_own_rms, optical_strain, stretched
 from mesynth.store.manifest import Manifest, Row
 from mesynth.store.shards import STRETCHED, read_extra, read_flows
-from recognizer.aus import ANY, AUS, EMOTION, au_names, targets
+from recognizer.aus import ANY, AUS, CD6ME, EMOTION, AusConfig, au_names, counts_table, targets
 from recognizer.views import FLOW, FLOWS, VIEWS, Shape, move_of, read_views
 
 Inputs = np.ndarray | Mapping[str, np.ndarray]
@@ -494,9 +495,47 @@ def _au_present(manifest: Manifest) -> np.ndarray:
 
 
 def known_aus(manifests: Sequence[Manifest], codes: Sequence[int]) -> dict[str, np.ndarray]:
-    """[N,A] of :func:`recognizer.aus.targets` of all clips, by database."""
+    """[N,A] of :func:`recognizer.aus.targets` of all clips, by database.
+
+    Raises:
+        ManifestError: a clip that is there twice, and would count twice.
+    """
+    draws = np.concatenate([_draws(manifest) for manifest in manifests])
+    _told_apart(_column(manifests, "clip_id"), draws, "occurs twice in the manifests")
     names, found = _column(manifests, "database"), np.concatenate([_au_present(m) for m in manifests])
     return {str(name): targets(found[names == name], codes) for name in np.unique(names)}
+
+
+def count_aus(
+    manifests: Manifest | Path | str | Sequence[Manifest | Path | str], codes: Sequence[int] = CD6ME
+) -> tuple[list[str], list[list[str | int]], list[str]]:
+    """Clips that show each AU, a row a database and their total, as CD6ME's table of AUs: (header, rows, notes).
+
+    ``manifests``: any folder with a manifest, a manifest, or several of them; clips need no flow. Notes say of which
+    clips an AU is not known: they are no clips without it.
+
+    Raises:
+        ConfigError: an AU that manifests do not keep, one twice, or none. ManifestError: no manifest there, or a clip
+            that is in two of them.
+
+    >>> from mesynth.core import facs
+    >>> from mesynth.store.manifest import Provenance
+    >>> aus = Row.au_columns(facs.parse_request("12=B"), facs.parse_annotation("12").presence())
+    >>> row = Row(
+    ...     clip_id="own/anna/a/0", database="own", subject="anna", clip="a", onset=0, apex=5, offset=9, fps=100.0,
+    ...     n_frames=10, apex_index=5, height=64, width=64, **aus, provenance=Provenance(
+    ...         kind="real", database="own", subject="anna", licence="hers", subjects_seen=("own/anna",)
+    ...     ),
+    ... )
+    >>> header, rows, notes = count_aus(Manifest.from_rows([row], "."), codes=[4, 12])
+    >>> header, rows[0], notes
+    (['database', 'AU4', 'AU12', 'Total', 'clips'], ['own', 0, 1, 1, 1], [])
+    """
+    chosen = AusConfig(codes=tuple(codes)).codes
+    many = [manifests] if isinstance(manifests, (Manifest, Path, str)) else manifests
+    opened = [one if isinstance(one, Manifest) else Manifest.read(one) for one in many]
+    header, rows, notes = counts_table(known_aus(opened, chosen), chosen)
+    return header, [[row[0], *map(int, row[1:])] for row in rows], notes
 
 
 _AT_ONCE = 256 * 2 * 28 * 28

@@ -55,11 +55,24 @@ class Trained(Protocol):
 
 
 @dataclass(frozen=True)
-class LdaMembers:
-    """Discriminants: ``weight`` [M,C,3,P,Q] (of flow as transformed) and ``bias`` [M,C] float64."""
+class _LinearMembers:
+    """``weight`` [M,C,...] and ``bias`` [M,C] float64 are all that is learned."""
 
     weight: np.ndarray
     bias: np.ndarray
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
+
+    @property
+    def n_parameters(self) -> int:
+        return int(self.weight[0].size + self.bias[0].size)
+
+
+@dataclass(frozen=True)
+class LdaMembers(_LinearMembers):
+    """Discriminants: ``weight`` [M,C,3,P,Q] (of flow as transformed) and ``bias`` [M,C] float64."""
+
     transform: FlowTransform = FlowTransform()
     prior_weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """[M], of AUs [M,A]: what synthetic clips of a class counted (mix.prior_weight); nan where that plays no part."""
@@ -70,13 +83,6 @@ class LdaMembers:
         x = self.transform(_flow(clips))
         scores = lda.LdaModel(weight=self.weight[member], bias=self.bias[member]).scores(x)
         return svm.logistic(scores) if self.multi else _softmax(scores)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
-
-    @property
-    def n_parameters(self) -> int:
-        return int(self.weight[0].size + self.bias[0].size)
 
 
 @dataclass(frozen=True)
@@ -130,11 +136,9 @@ class SvmMembers:
 
 
 @dataclass(frozen=True)
-class FeatureMembers:
+class FeatureMembers(_LinearMembers):
     """Linear machines on a hand-crafted feature: ``weight`` [M,C,D] and ``bias`` [M,C] float64."""
 
-    weight: np.ndarray
-    bias: np.ndarray
     config: handcrafted.Config
     transform: FlowTransform = FlowTransform()
     multi: bool = False
@@ -150,13 +154,6 @@ class FeatureMembers:
         return handcrafted.LinearModel(weight=self.weight[member], bias=self.bias[member]).probabilities(
             x, multi=self.multi
         )
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {"weight": torch.from_numpy(self.weight), "bias": torch.from_numpy(self.bias)}
-
-    @property
-    def n_parameters(self) -> int:
-        return int(self.weight[0].size + self.bias[0].size)
 
 
 @dataclass(frozen=True)

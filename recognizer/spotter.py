@@ -55,7 +55,8 @@ from recognizer.recording import Interval as RecordingInterval
 from recognizer.recording import Recording
 from recognizer.spotting import IOU, SpottingScore, iou, per_video, score
 from recognizer.trained import Recognizer
-from recognizer.video import _SEGMENT_S, _windows, classify, spot
+from recognizer.video import _SEGMENT_S, _windows, classify
+from recognizer.video import spot as moved_in
 
 MOVEMENT, SOFTNET, GIVEN = "movement", "softnet", "given"
 METHODS = (MOVEMENT, SOFTNET)
@@ -367,7 +368,7 @@ class Spotter:
         return Spotter(network.eval(), config, seen, tuple(facts.get("licences", ())))
 
 
-def train_spotter(
+def fit_spotter(
     videos: Sequence[LongVideo], seen: Sequence[Observation], truth: Sequence[Sequence[Marked]], config: SpotterConfig
 ) -> Spotter:
     """A spotter of everybody in ``videos``, whose pictures and annotated intervals stand in the same order."""
@@ -404,6 +405,8 @@ class SpotRun:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"method '{self.method}' is unknown; choose from {', '.join(METHODS)}")
+        if unknown := [kind for kind in self.expressions if kind not in EXPRESSIONS]:
+            raise ConfigError(f"expression '{unknown[0]}' is unknown; choose from {', '.join(EXPRESSIONS)}, all")
         if not 0 < self.iou <= 1:
             raise ConfigError(f"iou={self.iou:g} is outside (0, 1]; the challenges take .5")
         if self.spotter is not None and self.predictions is not None:
@@ -447,17 +450,109 @@ def _observed(
     return out
 
 
+def spot(
+    videos: Path | str,
+    *,
+    out: Path | str,
+    method: str = MOVEMENT,
+    expression: str = "all",
+    spotter: Path | str | None = None,
+    predictions: Path | str | None = None,
+    recognizer: Path | str | None = None,
+    landmarker: str = "auto",
+    iou: float = IOU,
+    flow: str = "tvl1",
+    labels: str = "step",
+    epochs: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SpottingScore:
+    """Find expressions in long videos, score what is found as the challenges do, and write it all into ``out``:
+    predictions.csv, videos.csv (a row a video and kind), scores.json. The same call goes on where it was stopped.
+
+    Args:
+        videos: a folder with videos.csv and intervals.csv (:class:`mesynth.store.long_videos.LongVideos`), as
+            ``mesynth.render(layout="long")`` and ``mesynth prepare DATABASE --long-videos`` write it.
+        method: "movement": what comes and goes within half a second, learns nothing, finds micro-expressions alone;
+            "softnet": a network, trained once a subject on all others.
+        expression: kinds to find and to score: "micro", "macro" or "all".
+        spotter: spot by this saved one (:func:`train_spotter`), which finds its own kind.
+        predictions: score the intervals of this CSV: subject, video, onset, offset (frames from 0, both inside).
+        recognizer: a trained recognizer, or "shipped", that gives intervals a class; then the spot-then-recognize score
+            is taken, too.
+        landmarker: "face-alignment", "mediapipe", a file of points, or "auto" (landmarks.npz beside the videos, if
+            any).
+        iou: least overlap of a true positive, in frames.
+        flow: softnet's optical flow: "tvl1", "dis" or "raft"; likewise labels ("step", "iou"), epochs and seed.
+        progress: told (what, done, total).
+
+    Returns:
+        Counts of every video; ``.counts(kind).figures()`` are precision, recall and F1 over summed counts,
+        ``.f1_interval(kind)`` the 95 % interval over subjects, ``.to_dict()`` all of it.
+
+    Raises:
+        LeakError: a saved spotter, or a recognizer, that learned from somebody in these videos.
+        ManifestError: no tables there, or tables that cannot be. ConfigError: settings that cannot be.
+        NoFaceError, RecordingError, UnreadableImageError: a video that cannot be read.
+        WeightsUnavailable: no such model, or no landmarker on this machine. RunFolderError: ``out`` holds another run.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> video = LongVideo(database="own", subject="anna", video="a", path="a.avi", fps=30.0, frames=300)
+    >>> there = Marked(database="own", subject="anna", video="a", onset=10, offset=19)
+    >>> for name, table in LongVideos(root=folder, videos=(video,), intervals=(there,)).tables().items():
+    ...     _ = (folder / name).write_bytes(table)
+    >>> _ = (folder / "found.csv").write_text("subject,video,onset,offset\\nanna,a,12,20\\nanna,a,100,108\\n")
+    >>> result = spot(folder, out=folder / "run", predictions=folder / "found.csv", expression="micro")
+    >>> {name: round(value, 3) for name, value in result.counts("micro").figures().items()}
+    {'precision': 0.5, 'recall': 1.0, 'f1': 0.667}
+    """
+    run = SpotRun(
+        method=method, expressions=tuple(EXPRESSIONS) if expression == "all" else (expression,),
+        spotter=None if spotter is None else Path(spotter),
+        predictions=None if predictions is None else Path(predictions), recognizer=recognizer, landmarker=landmarker,
+        iou=iou, config=SpotterConfig(flow=flow, labels=labels, epochs=epochs, seed=seed),
+    )  # fmt: skip
+    return run_spotting(videos, out, run, progress)
+
+
+def train_spotter(
+    videos: Path | str,
+    *,
+    out: Path | str,
+    expression: str = "micro",
+    landmarker: str = "auto",
+    flow: str = "tvl1",
+    labels: str = "step",
+    epochs: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Spotter:
+    """Train a spotter of one ``expression`` ("micro" or "macro") on everybody in a folder of long videos, and save it
+    in ``out`` for ``spot(spotter=out)``. Arguments, and what is raised, as for :func:`spot`.
+
+    >>> train_spotter("nowhere", out="models/spotter", expression="all")
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: a saved spotter finds one kind; choose --expression micro or macro
+    """
+    run = SpotRun(
+        method=SOFTNET, expressions=tuple(EXPRESSIONS) if expression == "all" else (expression,),
+        landmarker=landmarker, config=SpotterConfig(flow=flow, labels=labels, epochs=epochs, seed=seed),
+    )  # fmt: skip
+    return train_on(videos, out, run, progress)
+
+
 def train_on(folder: Path | str, out: Path | str, run: SpotRun, progress: Progress | None = None) -> Spotter:
     """Train a spotter of one expression on everybody in a folder of long videos and save it in ``out``."""
-    videos, out = LongVideos.read(folder), Path(out)
     if len(run.expressions) != 1:
         raise ConfigError("a saved spotter finds one kind; choose --expression micro or macro")
+    videos, out = LongVideos.read(folder), Path(out)
     name, detector = _detector(videos, run.landmarker)
     config = replace(run.config, expression=run.expressions[0])
     claim_folder(out, _identity(videos, run, name) | {"train": True})
     with only_writer(out):
         seen = _observed(videos, detector, config, out / "flow", progress)
-        spotter = train_spotter(videos.videos, seen, [videos.of(v) for v in videos.videos], config)
+        spotter = fit_spotter(videos.videos, seen, [videos.of(v) for v in videos.videos], config)
         for file in (out / "flow").glob("*.npz"):
             file.unlink()
         (out / "flow").rmdir()
@@ -571,7 +666,7 @@ def _moved(videos: LongVideos, landmarker: Landmarker, parts: Path, progress: Pr
     for i, video in enumerate(videos.videos):
         file = parts / f"{i:05d}-movement.csv"
         if not file.is_file():
-            read = spot(_open(videos, video), landmarker)
+            read = moved_in(_open(videos, video), landmarker)
             made = [
                 Marked(
                     database=video.database, subject=video.subject, video=video.video, onset=one.onset, apex=one.apex,
@@ -601,7 +696,7 @@ def _learned(
         file = parts / f"{i:05d}-{config.expression}-softnet.csv"
         if not file.is_file():
             others = [n for n, video in enumerate(videos.videos) if video.person != person]
-            spotter = saved or train_spotter(
+            spotter = saved or fit_spotter(
                 [videos.videos[n] for n in others], [seen[n] for n in others],
                 [videos.of(videos.videos[n]) for n in others], config,
             )  # fmt: skip

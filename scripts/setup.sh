@@ -27,9 +27,12 @@ base="${PYTHON:-python3}"
 [ -x "$venv/bin/python" ] || "$base" -m venv "$venv"
 python="$venv/bin/python"
 
+# pip compiles all 23,000 files of an environment, a minute's work; tests import a third and compile that themselves.
+lazily=""; [ "$extras" != test ] || lazily=--no-compile
+
 install() {
   if [ "$installer" = uv ]; then uv pip install --quiet --python "$python" "$@"
-  else "$python" -m pip install --quiet --disable-pip-version-check "$@"; fi
+  else "$python" -m pip install --quiet ${lazily:+"$lazily"} --disable-pip-version-check "$@"; fi
 }
 # The entries of the lock whose names match (1) or do not match (0): pick REGEX 1|0
 pick() {

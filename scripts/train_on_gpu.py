@@ -22,7 +22,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-RECIPES = ("diffusion/motion_64", "gan/motion_64", "gan/flow_gan_64", "diffusion/motion_128", "diffusion/image_64")
+RECIPES = (
+    "diffusion/motion_64", "gan/motion_64", "gan/flow_gan_64", "diffusion/motion_128", "diffusion/image_64",
+    "diffusion/image_128",
+)  # fmt: skip
 VARIANTS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16+compile": ("bf16", True)}
 FIRST_SHARE = 0.5
 """Share of the minutes that the first recipe gets; the others share the rest."""
@@ -338,10 +341,13 @@ def throughput(files: dict[str, Path], options: argparse.Namespace, end: float =
 def make_plan(
     recipes: dict[str, Any], speeds: list[dict[str, Any]], options: argparse.Namespace, cache: Path
 ) -> dict[str, dict[str, Any]]:
-    """Images and settings of each run; pairs are rendered here, so that no run spends its minutes on it."""
+    """Images and settings of each run; pairs are rendered here, and frames in layers formed, so that no run spends its
+    minutes on it."""
     from mesynth.core.errors import ConfigError
     from mesynth.store.generator_folder import trained_family
+    from mesynth.training.checkpoint import open_initial
     from mesynth.training.forecast import preparation
+    from mesynth.training.loop import build_task
 
     speed = {row["recipe"]: row for row in speeds if row["variant"] == options.variant}
     plan = {}
@@ -352,7 +358,9 @@ def make_plan(
         others = len(recipes) - 1
         share = 1.0 if not others else FIRST_SHARE if place == 0 else (1 - FIRST_SHARE) / others
         source = trained_family(recipe.task).source
-        pairs, _ = source.open(recipe.data, cache=cache, seed=recipe.run.seed, workers=options.workers)
+        task = build_task(recipe, open_initial(recipe))
+        opened = source.open(recipe.data, cache=cache, seed=recipe.run.seed, workers=options.workers)
+        pairs, _ = (task.prepared(each, cache, workers=options.workers) for each in opened)
         prepared = preparation(pairs, recipe.run.batch, recipe.run.prefetch)
         rate = min(speed[name]["images_per_s"], prepared)
         minutes = share * options.minutes

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
+from mesynth.preprocess.flow import METHODS
 from mesynth.preprocess.landmarks import ENVIRONMENT
 from mesynth.store import stage
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and theirs after them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+Estimate = Callable[[np.ndarray, np.ndarray, str], np.ndarray]
 collect_ignore = ["outside"]  # a package of others: tests/test_outside.py installs it
 
 
@@ -42,6 +45,41 @@ def _processes_at_once() -> Iterator[None]:
     """Tests of several processes have less work than it pays to start one for; they are started all the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "WORTH", 0.0)
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first, so that none of them is what all but one process wait for in the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="module")
+def flows_once() -> Iterator[None]:
+    """For modules whose commands look at the same pictures again and again: optical flow of a batch of pairs is
+    estimated once. What is kept (half a gigabyte at most) is handed out as copies."""
+    kept: dict[bytes, np.ndarray] = {}
+    size = 0
+
+    def once(name: str, estimate: Estimate) -> Estimate:
+        def flow(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+            nonlocal size
+            key = hashlib.sha256(repr((name, a.shape, device)).encode())
+            for pictures in (a, b):
+                key.update(np.ascontiguousarray(pictures))
+            found = kept.get(key.digest())
+            if found is None:
+                found = kept[key.digest()] = estimate(a, b, device)
+                size += found.nbytes
+                while size > 2**29:
+                    size -= kept.pop(next(iter(kept))).nbytes
+            return found.copy()
+
+        return flow
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("dis", "tvl1"):
+            patch.setitem(METHODS, name, once(name, METHODS[name]))
         yield
 
 

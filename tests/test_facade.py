@@ -1,6 +1,7 @@
 """The two facades: names that are there, explained, and imported only when they are used."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import mesynth
+import mesynth.cli
+import recognizer
+import recognizer.cli
 from mesynth.core import lazy_names
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +30,40 @@ def test_every_name_is_there_and_explained(name: str) -> None:
     value = getattr(mesynth, name)
     assert name in dir(mesynth)
     assert name == "__version__" or ">>>" in value.__doc__
+
+
+@pytest.mark.parametrize("name", sorted(set(recognizer.__all__) - {"Model"}))
+def test_every_name_of_the_recognizers_is_there_and_explained(name: str) -> None:
+    assert getattr(recognizer, name).__doc__
+    assert name in dir(recognizer)
+
+
+FUNCTIONS = {
+    "mesynth": {"drive": "drive", "render": "render", "prepare": "prepare", "generate": "generate", "plan": "plan"},
+    "recognizer": {"spot": "spot", "aus": "count_aus", "loso": "loso", "train": "train", "predict": "predict"},
+}
+OF_SHELLS = {"dry_run", "as_json", "shard", "engine", "address", "gpus", "skip_bad", "check_only", "download"}
+
+
+@pytest.mark.parametrize(("verb", "name"), [("mesynth drive", "drive"), ("recognizer spot", "spot")])
+def test_a_verb_and_its_function_take_the_same_with_the_same_defaults(verb: str, name: str) -> None:
+    package, word = verb.split()
+    command = {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}[package].commands[word]
+    function = inspect.signature(getattr({"mesynth": mesynth, "recognizer": recognizer}[package], name)).parameters
+    # --train is a function of its own: recognizer.train_spotter
+    taken = {p.name: p.required for p in command.params if p.name not in {*OF_SHELLS, "training"}}
+    assert set(taken) == set(function) - {"progress"}
+    values = command.make_context(word, [], resilient_parsing=True).params
+    for key, required in taken.items():
+        if not required and key not in {"exclude_subjects", "workers"}:
+            assert function[key].default == values[key], key
+
+
+@pytest.mark.parametrize(("package", "verb"), [(p, v) for p, verbs in FUNCTIONS.items() for v in verbs])
+def test_verbs_have_functions(package: str, verb: str) -> None:
+    module = {"mesynth": mesynth, "recognizer": recognizer}[package]
+    assert verb in module.cli.main.commands
+    assert ">>>" in getattr(module, FUNCTIONS[package][verb]).__doc__ or verb in ("train", "predict")
 
 
 @pytest.mark.parametrize("package", ["mesynth", "mesynth.head", "mesynth.metrics"])

@@ -36,6 +36,14 @@ data: {source: manifest, manifests: [prepared], size: 32}
 run: {images: 16, batch: 8, log_images: 8, validate_images: 16, validation: 2, sheet: 2, checkpoint_images: 16}
 """
 
+DRIVER = """
+import shlex, sys
+import mesynth.cli, recognizer.cli
+for typed in sys.argv[1:]:
+    program, *words = shlex.split(typed)
+    {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}[program](words, standalone_mode=False)
+"""
+
 pytestmark = pytest.mark.slow
 
 
@@ -61,14 +69,22 @@ class Outside:
             check=True,
         )  # fmt: skip
 
-    def run(self, *words: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
-        """A command of mesynth or recognizer there."""
+    def start(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """The environment's Python with these arguments ends with this code."""
         done = subprocess.run(
-            [str(self.python), "-m", *words], cwd=self.folder, capture_output=True, text=True,
+            [str(self.python), *words], cwd=self.folder, capture_output=True, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        assert done.returncode == (2 if fails else 0), (words, done.stdout[-2000:], done.stderr[-2000:])
+        assert done.returncode == code, (words, done.stdout[-2000:], done.stderr[-2000:])
         return done
+
+    def run(self, *words: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+        """A command of mesynth or recognizer there."""
+        return self.start("-m", *words, code=2 if fails else 0)
+
+    def type(self, *commands: str) -> None:
+        """Commands one after the other, in one process: each of its own would import torch again."""
+        self.start("-c", DRIVER, *commands)
 
     def json(self, *words: str) -> dict[str, object]:
         """What a command prints with ``--json``."""
@@ -101,17 +117,21 @@ def write_beach(root: Path) -> None:
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
     made = Outside(tmp_path_factory.mktemp("outside"))
     write_beach(made.folder / "beach")
-    made.run("mesynth", "prepare", "beach", "--root", "beach", "--workers", "1", "--out", "prepared")
     (made.folder / "mean.yaml").write_text(RECIPE)
-    made.run("mesynth", "train", "mean.yaml", "--workers", "1", "--out", "mean")
+    made.type(
+        "mesynth prepare beach --root beach --workers 1 --out prepared",
+        "mesynth train mean.yaml --workers 1 --out mean",
+    )
     return made
 
 
-def generate(outside: Outside, model: str, faces: str, out: str) -> None:
-    outside.run(
-        "mesynth", "generate", "--faces", faces, "--emotion", "negative,positive,surprise", "--count", "9",
-        "--fps", "30", "--model", model, "--workers", "1", "--out", out,
-    )  # fmt: skip
+def generate(model: str, people: int, out: str) -> tuple[str, str]:
+    """The commands that make clips of rendered people."""
+    asked = "--emotion negative,positive,surprise --count 9 --fps 30"
+    return (
+        f"mesynth render --layout faces --subjects {people} --size 128 --out {out}-faces",
+        f"mesynth generate --faces {out}-faces {asked} --model {model} --workers 1 --out {out}",
+    )
 
 
 def test_its_database_is_prepared_and_checked_like_any_other(outside: Outside) -> None:
@@ -127,12 +147,10 @@ def test_its_database_is_prepared_and_checked_like_any_other(outside: Outside) -
 
 
 def test_its_generator_is_trained_and_its_measure_stands_in_the_report(outside: Outside) -> None:
-    outside.run("mesynth", "render", "--layout", "faces", "--subjects", "3", "--size", "128", "--out", "faces")
-    generate(outside, "mean", "faces", "corpus")
-    outside.run(
-        "mesynth", "measure", "--real", "prepared", "--synthetic", "corpus", "--clips", "6", "--workers", "1",
-        "--out", "quality",
-    )  # fmt: skip
+    outside.type(
+        *generate("mean", 3, "corpus"),
+        "mesynth measure --real prepared --synthetic corpus --clips 6 --workers 1 --out quality",
+    )
     page = (outside.folder / "quality" / "report.html").read_text()
     assert "pixels that move" in page
     report = json.loads((outside.folder / "quality" / "report.json").read_text())
@@ -144,12 +162,10 @@ def test_its_generator_is_trained_and_its_measure_stands_in_the_report(outside: 
 
 def test_its_clips_are_checked_for_leaks(outside: Outside) -> None:
     (outside.folder / "own.yaml").write_text(OWN)
-    outside.run("mesynth", "train", "own.yaml", "--workers", "1", "--out", "own")
+    outside.type("mesynth train own.yaml --workers 1 --out own", *generate("own", 2, "leaking"))
     facts = json.loads((outside.folder / "own" / "generator" / "mesynth.json").read_text())["facts"]
     assert set(facts["subjects_seen"]) <= {f"beach/p{seed}" for seed in range(PEOPLE)}
     assert facts["subjects_seen"]
-    outside.run("mesynth", "render", "--layout", "faces", "--subjects", "2", "--size", "128", "--out", "others")
-    generate(outside, "own", "others", "leaking")
     refused = outside.run(
         "recognizer",
         "loso",
@@ -167,14 +183,12 @@ def test_its_clips_are_checked_for_leaks(outside: Outside) -> None:
 
 
 def test_its_model_runs_in_an_ablation(outside: Outside) -> None:
-    if not (outside.folder / "corpus").exists():
-        outside.run("mesynth", "render", "--layout", "faces", "--subjects", "3", "--size", "128", "--out", "faces2")
-        generate(outside, "mean", "faces2", "corpus")
-    outside.run(
-        "recognizer", "ablate", "--real", "prepared", "--synthetic", "corpus", "models=[two_layers]", "seeds=[0]",
-        "ratios=[0,1]", "controls=[shuffled]", "resamples=200", "train.steps=8", "two_layers.hidden=8",
-        "--out", "ablation",
-    )  # fmt: skip
+    first = () if (outside.folder / "corpus").exists() else generate("mean", 3, "corpus")
+    outside.type(
+        *first,
+        "recognizer ablate --real prepared --synthetic corpus 'models=[two_layers]' 'seeds=[0]' 'ratios=[0,1]'"
+        " 'controls=[shuffled]' resamples=200 train.steps=8 two_layers.hidden=8 --out ablation",
+    )
     result = json.loads((outside.folder / "ablation" / "result.json").read_text())
     assert "two_layers" in json.dumps(result)
     assert "two_layers" in (outside.folder / "ablation" / "ablation.html").read_text()

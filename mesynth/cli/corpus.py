@@ -324,7 +324,7 @@ def submit(
     before anything is submitted. A task that ran out of time is made good by the same submission again.
     """
     from mesynth.cli import main
-    from mesynth.store.cluster import Submission
+    from mesynth.store.schedulers import Submission
 
     given = main.commands[verb].make_context(f"mesynth {verb}", [*words, "--shard", f"0/{tasks}"]).params
     wanted = Submission.of([verb, *words], Path(given["out"]), tasks=tasks, slurm=slurm, executor=executor, logs=logs)

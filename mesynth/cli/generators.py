@@ -415,7 +415,8 @@ Examples:
     "--au",
     "aus",
     multiple=True,
-    help='"12=B,L4=0.2": AUs with a FACS letter or a number in [0,1], sides L and R; repeat to take in turn.',
+    help='"12=B,L4=0.2": AUs with a FACS letter or a number in [0,1], sides L and R; repeat to take in turn. "12=-0.2" '
+    "lowers what the face shows already (AU 12, 25, 26, 27, 43, 45).",
 )
 @click.option("--emotion", default="", help="Emotions or classes, comma-separated: AUs are drawn per clip.")
 @click.option(
@@ -599,38 +600,19 @@ def drive(
     The driver's subject counts as seen by the clip it drove, beside the face's: folds that hold either out leave it
     out. What lids and the head of the driver did is not carried.
     """
-    from mesynth.core.errors import ConfigError
-    from mesynth.corpus.driving import DriveConfig, VideoDriver, drive_faces, forecast
-    from mesynth.corpus.generate import Preview
+    from mesynth.api import drive as run
+    from mesynth.corpus.driving import DriveConfig, driver_of, forecast
 
-    config = DriveConfig(intensity=intensity, every=every, flow=method, size=size, noise=noise, seed=seed)
-    source: Path | VideoDriver = driver
-    if interval is not None:
-        if driver_subject is None:
-            raise ConfigError("--interval takes a video, which does not say whom it shows; add --driver-subject")
-        source = VideoDriver(
-            path=driver, **_frames_of(interval), subject=driver_subject, licence=driver_licence, fps=fps
-        )
-    elif fps is not None or driver_subject is not None:
-        idle = "--fps" if fps is not None else "--driver-subject"
-        raise ConfigError(f"{idle} has no effect on prepared clips; with --interval the driver is a video")
     excluded = subject_keys(exclude_subjects)
     if dry_run:
+        config = DriveConfig(intensity=intensity, every=every, flow=method, size=size, noise=noise, seed=seed)
+        source = driver_of(driver, interval, driver_subject, driver_licence, fps)
         click.echo(f"would drive {forecast(source, faces, config, excluded)} into {out}")
         return
     with progress_bars() as bar:
-        made = drive_faces(
-            source, faces, out, config, exclude_subjects=excluded, preview=Preview(count=preview),
-            landmarker=landmarker, workers=workers, progress=bar,
+        made = run(
+            driver, faces, out, intensity=intensity, every=every, interval=interval, fps=fps,
+            driver_subject=driver_subject, driver_licence=driver_licence, method=method, size=size, noise=noise,
+            preview=preview, landmarker=landmarker, exclude_subjects=excluded, seed=seed, workers=workers, progress=bar,
         )  # fmt: skip
     show_result(summary(made, out), as_json)
-
-
-def _frames_of(interval: str) -> dict[str, int]:
-    from mesynth.core.errors import ConfigError
-
-    try:
-        onset, apex, offset = (int(part) for part in interval.split(","))
-    except ValueError:
-        raise ConfigError(f"--interval {interval} is not ONSET,APEX,OFFSET in frame numbers from 0") from None
-    return {"onset": onset, "apex": apex, "offset": offset}

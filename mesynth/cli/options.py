@@ -55,9 +55,9 @@ def share_options(command: Any) -> Any:
     def run(*args: Any, shard: str, engine: str, address: str, gpus: float, **given: Any) -> Any:
         from mesynth import commandline
         from mesynth.core.errors import MesynthError
-        from mesynth.store import cluster, remote
+        from mesynth.store import cluster, remote, schedulers
 
-        on_ray = cluster.RayEngine.of(engine, address, gpus)
+        on_ray = schedulers.RayEngine.of(engine, address, gpus)
         with ExitStack() as stack:
             share = stack.enter_context(cluster.together(shard, on_ray))
             try:

@@ -198,10 +198,11 @@ def prepare(
 ) -> None:
     """Read DATABASE, align, crop, and estimate flow.
 
-    DATABASE is a release (casme, casme2, samm, smic, casme_sq, casme3, mmew, 4dme, dfme, meview), a composite
-    (megc2019, cmed), generic (a CSV beside videos), flow_folders (published flow images; --frames is the order of
-    their channels, --part the database of subjects of unknown names), corpus: any mesynth manifest, or export: what
-    `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out, --workers alone).
+    DATABASE is a release (casme, casme2, samm, samm_long, smic, casme_sq, casme3, mmew, 4dme, dfme, meview), a
+    composite (megc2019, cmed), generic (a CSV beside videos), flow_folders (published flow images; --frames is the
+    order of their channels, --part the database of subjects of unknown names), corpus: any mesynth manifest, or
+    export: what `mesynth export` wrote, as it was, with identity, exact AUs and provenance (takes --root, --out,
+    --workers alone).
     Landmarks are found on the onset, one transform serves the whole clip, flow goes from onset to apex.
     """
     from mesynth.core.devices import find_device

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.types import N_AUS, AUVector
+from mesynth.core.types import LOWERABLE_ROWS, N_AUS, AUVector
 
 AU_CODES: tuple[int, ...] = (
     1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 18, 20, 22, 23, 24, 25, 26, 27, 28, 34, 43, 45,
@@ -27,6 +27,10 @@ AU_INDEX: dict[int, int] = {code: i for i, code in enumerate(AU_CODES)}
 # AUs whose muscle crosses the midline: a side cannot be asked for.
 MIDLINE: frozenset[int] = frozenset({17, 18, 22, 25, 26, 27, 28})
 _MIDLINE_ROWS = [i for i, code in enumerate(AU_CODES) if code in MIDLINE]
+
+LOWERABLE: tuple[int, ...] = (12, 25, 26, 27, 43, 45)
+"""AUs that may be asked for with a minus: how much of them an onset shows already can be read from landmarks."""
+assert tuple(AU_INDEX[code] for code in LOWERABLE) == LOWERABLE_ROWS
 
 AU_NAMES: dict[int, str] = {
     1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser",
@@ -62,6 +66,8 @@ _CONFLICTS: dict[tuple[int, int], str] = {
     (25, 28): "lips cannot be sucked in and parted",
     (5, 43): "the lid cannot be raised and closed",
 }
+_ONE_MOTION: tuple[tuple[int, ...], ...] = ((25, 26, 27), (43, 45))
+"""AUs that move the same lips or lid the same way: none can be lowered while another one is raised."""
 # Pairs that do occur together (fear brow) but whose displacements add up to less than their sum.
 _BLENDS: dict[tuple[int, int], float] = {(1, 4): 0.8, (2, 4): 0.8}
 
@@ -447,10 +453,13 @@ _REQUEST = re.compile(r"^(?:AU)?\s*(?P<side>[LRB])?\s*(?P<code>\d+)\s*(?:=\s*(?P
 def parse_request(text: str) -> AUVector:
     """Read a request such as ``"12=B,L4=0.2"``: AU, optional side, and a letter A-E or a number in [0,1].
 
+    A number below 0, down to -1, takes off what the onset shows of the AU (:data:`LOWERABLE`): ``12=-0.2`` lowers a
+    smile.
+
     Raises:
         UnknownAUError: the AU is not one this project can move.
-        MesynthError: a side on a midline AU, an intensity that is no letter or out of [0,1],
-            an AU given twice, or a term that is not an AU.
+        MesynthError: a side on a midline AU, an intensity that is no letter or out of [0,1], below 0 of an AU that
+            cannot be lowered, an AU given twice, or a term that is not an AU.
 
     >>> vector = parse_request("12=B,L4=0.2")
     >>> tuple(round(float(v), 2) for v in vector.intensity[AU_INDEX[4]])
@@ -472,13 +481,13 @@ def parse_request(text: str) -> AUVector:
             if (code, column) in seen:
                 raise MesynthError(f"AU {code} is given twice for side {SIDES[column]} in '{text}'")
             seen.add((code, column))
-            intensity[AU_INDEX[code], column] = _intensity(match["value"], term)
+            intensity[AU_INDEX[code], column] = _intensity(code, match["value"], term)
     if not seen:
         raise MesynthError(f"'{text}' names no AU; write for example 12=B,L4=0.2")
     return AUVector(intensity)
 
 
-def _intensity(value: str | None, term: str) -> float:
+def _intensity(code: int, value: str | None, term: str) -> float:
     if value is None:
         raise MesynthError(f"'{term}' has no intensity; write {term}=B or {term}=0.25")
     letter = value.strip().upper()
@@ -488,9 +497,15 @@ def _intensity(value: str | None, term: str) -> float:
         number = float(letter)
     except ValueError:
         raise MesynthError(f"intensity '{value}' in '{term}' is neither a letter A-E nor a number") from None
-    if not 0.0 <= number <= 1.0:
+    if not -1.0 <= number <= 1.0:
         raise MesynthError(f"intensity {number:g} in '{term}' is outside [0, 1]; 1 is FACS E")
-    return number
+    if number < 0 and code not in LOWERABLE:
+        able = ", ".join(map(str, LOWERABLE))
+        raise MesynthError(
+            f"'{term}': how much of AU {code} an onset shows cannot be read from one picture, so it cannot be lowered; "
+            f"of {able} it can, the others are within [0, 1]"
+        )
+    return number + 0.0
 
 
 def format_vector(vector: AUVector) -> str:
@@ -499,13 +514,23 @@ def format_vector(vector: AUVector) -> str:
     >>> format_vector(parse_request("4=0.5,L12=0.25"))
     '4=0.5,L12=0.25'
     """
+    return format_pairs(vector.intensity.tolist())
+
+
+def format_pairs(pairs: Iterable[Sequence[float]]) -> str:
+    """:func:`format_vector` of [K][L, R], float32 values of a vector.
+
+    >>> format_pairs(parse_request("4=0.5,L12=0.25").intensity.tolist())
+    '4=0.5,L12=0.25'
+    """
     terms = []
-    shown = np.flatnonzero(vector.intensity.any(1)).tolist()
-    for code, (left, right) in zip([AU_CODES[k] for k in shown], vector.intensity[shown].tolist(), strict=True):
-        if left == right and left > 0:
+    for code, (left, right) in zip(AU_CODES, pairs, strict=True):
+        if not (left or right):  # as most are
+            continue
+        if left == right:
             terms.append(f"{code}={left:.4g}")
         else:
-            terms += [f"{s}{code}={v:.4g}" for s, v in zip(SIDES, (left, right), strict=True) if v > 0]
+            terms += [f"{s}{code}={v:.4g}" for s, v in zip(SIDES, (left, right), strict=True) if v]
     return ",".join(terms)
 
 
@@ -521,6 +546,28 @@ def reject_conflicts(vector: AUVector) -> None:
     """Raise :class:`AUConflictError` for the first conflicting pair."""
     for a, b, why in conflicts(vector):
         raise AUConflictError(f"AU {a} and AU {b} exclude each other: {why}; drop one of them")
+    if (vector.intensity < 0).any():
+        for alike in _ONE_MOTION:
+            rows = vector.intensity[[AU_INDEX[code] for code in alike]]
+            if ((rows > 0).any(0) & (rows < 0).any(0)).any():
+                more, less = (alike[int(np.flatnonzero(part.any(1))[0])] for part in (rows > 0, rows < 0))
+                raise AUConflictError(
+                    f"AU {more} and AU {less} exclude each other: what one opens or closes the other takes back; drop "
+                    "one of them"
+                )
+
+
+def raised(vector: AUVector) -> AUVector:
+    """What a face shows more of at the apex than at the onset: AUs that are lowered become unknown, which is how
+    labels, letters, readings of judges and training take them.
+
+    >>> vector = raised(parse_request("12=-0.2,4=0.5"))
+    >>> format_vector(vector), vector.mask[AU_INDEX[12]]
+    ('4=0.5', array([False, False]))
+    """
+    if not (vector.intensity < 0).any():
+        return vector
+    return AUVector(np.maximum(vector.intensity, 0), vector.mask & (vector.intensity >= 0))
 
 
 def damp(vector: AUVector) -> AUVector:
@@ -564,7 +611,8 @@ _OBJECTIVE_OF: dict[frozenset[int], str] = {
 def level_midline(intensity: np.ndarray) -> np.ndarray:
     """Intensities [...,K,2] whose midline AUs (:data:`MIDLINE`) have the mean of their sides on both: a copy."""
     out = intensity.copy()
-    out[..., _MIDLINE_ROWS, :] = intensity[..., _MIDLINE_ROWS, :].mean(-1, keepdims=True)
+    sides = intensity[..., _MIDLINE_ROWS, :]
+    out[..., _MIDLINE_ROWS, :] = ((sides[..., 0] + sides[..., 1]) / 2)[..., None]
     return out
 
 

@@ -93,7 +93,8 @@ class Profile:
             return PROFILES[text]
         values: dict[str, Any] = {}
         for part in text.split(","):
-            key, equals, value = (piece.strip() for piece in part.partition("="))
+            key, equals, value = part.partition("=")
+            key, value = key.strip(), value.strip()
             try:
                 if not equals or key not in ("apex", "hold", "decay", "lag") or key in values:
                     raise ValueError

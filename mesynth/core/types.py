@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 N_AUS = 25  # rows of facs.AU_CODES; facs checks that the two agree
+LOWERABLE_ROWS = (8, 18, 19, 20, 23, 24)
+"""Rows that may be negative, of facs.LOWERABLE; facs checks that the two agree."""
+_RAISED_ROWS = [row for row in range(N_AUS) if row not in LOWERABLE_ROWS]
 LANDMARK_MIRROR = (
     *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
     41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
@@ -131,7 +134,10 @@ def stretched(plane: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AUVector:
-    """AU intensities of one apex: ``intensity`` [K,2] float32 in [0,1], rows facs.AU_CODES, columns (L, R).
+    """AU intensities of one apex: ``intensity`` [K,2] float32, rows facs.AU_CODES, columns (L, R).
+
+    They are changes from what the onset shows: in [0,1], or in [-1,1] where an AU may be lowered
+    (:data:`LOWERABLE_ROWS`).
 
     ``known`` [K,2] bool says which entries are measured; the others carry no information (and are 0). Raises
     ValueError for other shapes, types or values; :func:`mesynth.parse_request` makes one of text.
@@ -151,8 +157,9 @@ class AUVector:
             raise ValueError(f"AU intensities have shape {a.shape}; expected [{N_AUS},2]")
         if a.dtype != np.float32:
             raise ValueError(f"AU intensities are {a.dtype}; expected float32")
-        if not (a.min() >= 0 and a.max() <= 1):
-            raise ValueError(f"AU intensities span [{a.min():g}, {a.max():g}]; expected [0,1]")
+        low = float(a.min())
+        if not (low >= 0 and a.max() <= 1) and not (low >= -1 and a.max() <= 1 and a[_RAISED_ROWS].min() >= 0):
+            raise ValueError(f"AU intensities span [{low:g}, {a.max():g}]; expected [0,1]")
         if self.known is None:
             object.__setattr__(self, "known", np.ones(a.shape, np.bool_))
             return

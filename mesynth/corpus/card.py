@@ -403,7 +403,8 @@ _DESCRIPTIONS = {
     "label": "Class of the MEGC 2019 composite: negative, positive, surprise, or empty.",
     "objective_class": "Objective class I to VII (Davison et al. 2018).",
     "au_text": "Action units as asked for or annotated.",
-    "au_intensity": "Intensity in [0,1] per action unit and side (subject's left, right).",
+    "au_intensity": "Intensity in [0,1] per action unit and side (subject's left, right); below 0: less of it than the "
+    "onset shows.",
     "au_present": "1 present, 0 absent, -1 undecided, per action unit and side.",
 }
 

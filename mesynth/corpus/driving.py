@@ -7,6 +7,7 @@ itself had seen: no fold that holds one of them out may learn from it.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from mesynth.motion.driving import Driver, drive, measured, of_flow, shown_aus
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.landmarks import choose_landmarker
+from mesynth.store.long_videos import PICTURES, is_picture, pictures_in
 from mesynth.store.manifest import FILE_NAME, Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, only_writer
 from mesynth.store.shards import read_flow, read_frames, read_landmarks
@@ -65,8 +67,8 @@ class DriveConfig:
             raise MesynthError(f"flow method '{self.flow}' is unknown; choose from {', '.join(FLOWS)}")
         if not 32 <= self.size <= 1024:
             raise MesynthError(f"size={self.size} pixels is outside 32..1024")
-        if not self.noise >= 0:
-            raise MesynthError(f"noise={self.noise:g} must not be negative")
+        if not 0 <= self.noise < float("inf"):
+            raise MesynthError(f"noise={self.noise:g} grey levels must be finite and not negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,43 @@ class VideoDriver:
             raise ConfigError(f"driver subject '{self.subject}' is not DATABASE/SUBJECT; write for example own/anna")
         if not self.licence.strip():
             raise ConfigError("a driver needs a licence; write unknown if it is")
+
+
+def driver_of(
+    driver: Path | str, interval: str | Sequence[int] | None, subject: str | None, licence: str, fps: float | None
+) -> Path | VideoDriver:
+    """What is meant: prepared clips where there is no ``interval`` (frames from 0, or "12,30,51"), else a stretch of a
+    video that shows ``subject``.
+
+    Raises:
+        ConfigError: an interval that is none, a video of nobody or without an interval, what has no effect on prepared
+            clips.
+
+    >>> driver_of("smile.mp4", "12,30,51", "own/anna", "unknown", None).apex
+    30
+    """
+    path = Path(driver)
+    if interval is None:
+        idle = "fps" if fps is not None else "driver-subject" if subject is not None else ""
+        idle = idle or ("driver-licence" if licence != "unknown" else "")
+        if idle:
+            raise ConfigError(f"--{idle} has no effect on prepared clips; with --interval the driver is a video")
+        frames = path.is_dir() and not (path / FILE_NAME).is_file() and any(map(is_picture, path.iterdir()))
+        if frames or (path.is_file() and is_video(path)):
+            what = "a folder of frames" if frames else "a video"
+            raise ConfigError(
+                f"driver {path} is {what}, not prepared clips; say which frames move, and whom it shows: "
+                "--interval ONSET,APEX,OFFSET --driver-subject DATABASE/SUBJECT"
+            )
+        return path
+    if subject is None:
+        raise ConfigError("--interval takes a video, which does not say whom it shows; add --driver-subject")
+    try:
+        words = interval.split(",") if isinstance(interval, str) else [operator.index(frame) for frame in interval]
+        onset, apex, offset = map(int, words)
+    except (TypeError, ValueError):
+        raise ConfigError(f"--interval {interval} is not ONSET,APEX,OFFSET in frame numbers from 0") from None
+    return VideoDriver(path=path, onset=onset, apex=apex, offset=offset, subject=subject, licence=licence, fps=fps)
 
 
 @dataclass(frozen=True)
@@ -136,17 +175,18 @@ def drive_faces(
         MesynthError: what :class:`DriveConfig` refuses, faces that cannot be used, ``out`` of another run.
     """
     out, bar = Path(out), progress or (lambda name: lambda done, total: None)
-    examination = choose_faces(faces, landmarker=landmarker, progress=bar("look at faces"))
-    sources = examination.taken
-    held = set(exclude_subjects)
-    _refuse(held, ((*source.seen, f"{source.database}/{source.subject}") for source in sources), "the face of")
-    if isinstance(drivers, VideoDriver):
+    held = _held(exclude_subjects)
+    if isinstance(drivers, VideoDriver):  # what cannot drive is found out before faces are looked at
         _refuse(held, [(drivers.subject,)], "the driver is")
+        _frames_of(drivers)
         identity: dict[str, Any] = asdict(drivers) | {"path": drivers.path.name}
     else:
         source = Manifest.read(drivers)
         _checked(source, held)
         identity = {"manifest": source.hash()}
+    examination = choose_faces(faces, landmarker=landmarker, progress=bar("look at faces"))
+    sources = examination.taken
+    _refuse(held, ((*one.seen, f"{one.database}/{one.subject}") for one in sources), "the face of")
     chosen = face_landmarker(sources, landmarker)
     run = {
         "generator": GENERATOR, "driver": identity, "faces": [s.identity for s in sources], "landmarker": chosen,
@@ -167,6 +207,14 @@ def drive_faces(
             out, jobs, DriveWorker(folder, out / "faces", config, preview), config=run, workers=workers,
             progress=bar("clips"), held=True, meta=framing_meta(KnownFraming(framing=OWN)),
         )  # fmt: skip
+
+
+def _held(names: Collection[str]) -> set[str]:
+    """Raise ConfigError for a name that nobody has: it would hold nobody out."""
+    for name in names:
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise ConfigError(f"exclude_subjects: '{name}' is not DATABASE/SUBJECT; write for example casme2/sub01")
+    return set(names)
 
 
 def _refuse(held: set[str], seen: Any, what: str) -> None:
@@ -197,6 +245,27 @@ def _prepare_video(video: VideoDriver, out: Path, landmarker: str) -> None:
     )
 
 
+def _frames_of(video: VideoDriver) -> tuple[Path, list[str], float]:
+    """(folder, names of all its frames in order, frames a second). Raises ConfigError where it has no such stretch."""
+    path = video.path
+    if path.is_dir():
+        root, names = path, pictures_in(path)
+        fps = video.fps
+    elif is_video(path):
+        root, names = path.parent, [frame_name(path.name, i) for i in range(frame_count(path))]
+        fps = video.fps or video_fps(path)
+    else:
+        what = "is neither a video nor a folder of frames" if path.exists() else "does not exist"
+        raise ConfigError(f"driver {path} {what}")
+    if fps is None or not 1 <= fps <= 10_000:
+        raise ConfigError(f"driver {path} does not tell its frame rate; pass --fps")
+    if not names:
+        raise ConfigError(f"driver {path} holds no frames ({', '.join(PICTURES)})")
+    if video.offset >= len(names):
+        raise ConfigError(f"the driver's offset {video.offset} is after its last frame, {len(names) - 1}, of {path}")
+    return root, names, fps
+
+
 class _VideoWorker:
     """Cuts, aligns and crops the stretch of a video. Landmarks are found on its onset."""
 
@@ -204,29 +273,12 @@ class _VideoWorker:
         self.landmarker = landmarker
 
     def __call__(self, video: VideoDriver) -> Produced:
-        from mesynth.store.long_videos import pictures_in
-
-        path = video.path
-        if path.is_dir():
-            root, names = path, pictures_in(path)
-            fps = video.fps
-        elif is_video(path):
-            root, names = path.parent, [frame_name(path.name, i) for i in range(frame_count(path))]
-            fps = video.fps or video_fps(path)
-        else:
-            what = "is neither a video nor a folder of frames" if path.exists() else "does not exist"
-            raise ConfigError(f"driver {path} {what}")
-        if fps is None or not 1 <= fps <= 10_000:
-            raise ConfigError(f"driver {path} does not tell its frame rate; pass --fps")
-        if video.offset >= len(names):
-            raise ConfigError(
-                f"the driver's offset {video.offset} is after its last frame, {len(names) - 1}, of {path}"
-            )
+        root, names, fps = _frames_of(video)
         shown = names[video.onset : video.offset + 1]
         pictures = list(read_pictures(root, shown))
         detector = choose_landmarker(self.landmarker)
         try:
-            points = detector.detect(pictures[0], (path.name, shown[0], Path(shown[0]).name))
+            points = detector.detect(pictures[0], (video.path.name, shown[0], Path(shown[0]).name))
         finally:
             detector.close()
         crop = SimilarityCrop.from_landmarks(points, 128)
@@ -234,9 +286,9 @@ class _VideoWorker:
         database, subject = video.subject.split("/")
         n, apex = len(frames), video.apex - video.onset
         row = Row(
-            clip_id=f"{video.subject}/{path.name}/{video.onset}", database=database, subject=subject, clip=path.name,
-            onset=video.onset, apex=video.apex, offset=video.offset, fps=float(fps), n_frames=n, apex_index=apex,
-            height=128, width=128,
+            clip_id=f"{video.subject}/{video.path.name}/{video.onset}", database=database, subject=subject,
+            clip=video.path.name, onset=video.onset, apex=video.apex, offset=video.offset, fps=float(fps), n_frames=n,
+            apex_index=apex, height=128, width=128,
             provenance=Provenance(
                 kind="real", database=database, subject=subject, licence=video.licence,
                 subjects_seen=(video.subject,), code_version=__version__,
@@ -347,10 +399,11 @@ def forecast(
     from mesynth.corpus.faces import find_faces
 
     found: list[FaceSource] = find_faces(faces)
-    held, clips = set(exclude_subjects), 1
+    held, clips = _held(exclude_subjects), 1
     _refuse(held, ((*s.seen, f"{s.database}/{s.subject}") for s in found), "the face of")
     if isinstance(drivers, VideoDriver):
         _refuse(held, [(drivers.subject,)], "the driver is")
+        _frames_of(drivers)
     else:
         source = Manifest.read(drivers)
         _checked(source, held)

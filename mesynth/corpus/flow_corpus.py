@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from mesynth.core import emotions
+from mesynth.core import emotions, facs
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.framing import COVERED, OWN, Framing, covered, reframed
 from mesynth.core.process import part
@@ -255,6 +255,13 @@ def flow_run(
     FlowPrior.check_size(size)
     if chosen is not None and nuisance != FlowNuisance():
         raise MesynthError(f"flow nuisances are the {NAME}'s; {chosen.name} draws what it learned")
+    given = (facs.parse_request(text) for text in rows.au) if isinstance(rows, PlanConfig) else (r.aus for r in rows)
+    for aus in given:
+        if (aus.intensity < 0).any():
+            raise MesynthError(
+                f"'{facs.format_vector(aus)}' lowers what a face shows, and flow images are drawn without one; give "
+                "intensities from 0 on, or leave --kind flow out"
+            )
     planned: Plan | StoredPlan
     identity: dict[str, Any]
     if isinstance(rows, StoredPlan):

@@ -42,6 +42,7 @@ from mesynth.corpus.plan import Plan, PlanConfig, PlanRow, StoredPlan, write_pla
 from mesynth.corpus.previews import VIDEOS, check_video, loose_files
 from mesynth.generators.base import ROWS_AT_ONCE, ClipRequest, Generator
 from mesynth.generators.registry import Model, find_model
+from mesynth.motion.onset import Onset, OnsetError
 from mesynth.motion.prior import NAME, Face
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
@@ -386,7 +387,7 @@ class GenerateWorker:
             plan = job
             ((sample, warnings),) = self._generator.generate_many([self._request(plan)])
         face, source = self._face(plan.face)
-        row = self._row(plan, source, sample, warnings)
+        row = self._row(plan, source, sample, (*self._missing(plan), *warnings))
         files = loose_files(row.clip, sample, self.preview.video) if plan.index < self.preview.count else {}
         return Produced(
             row,
@@ -416,7 +417,12 @@ class GenerateWorker:
 
     def _request(self, plan: PlanRow) -> ClipRequest:
         face, _ = self._face(plan.face)
-        return ClipRequest(face, plan.aus, plan.profile, plan.n_frames, plan.fps, plan.nuisance, plan.seed)
+        aus = Onset.of(face.landmarks).answer(plan.aus).aus if _drawn(plan) else plan.aus
+        return ClipRequest(face, aus, plan.profile, plan.n_frames, plan.fps, plan.nuisance, plan.seed)
+
+    def _missing(self, plan: PlanRow) -> tuple[str, ...]:
+        """What was drawn for the row and its face cannot show, in words: nobody asked for it on this face."""
+        return Onset.of(self._face(plan.face)[0].landmarks).answer(plan.aus).refused if _drawn(plan) else ()
 
     def _face(self, index: int) -> tuple[Face, Row]:
         if self._manifest is None:
@@ -439,7 +445,7 @@ class GenerateWorker:
             database=face.database,
             subject=face.subject,
             clip=clip,
-            **plan.columns(plan.aus, sample.clip.frames.shape[1:3], sample.clip.apex),
+            **plan.columns(sample.aus, sample.clip.frames.shape[1:3], sample.clip.apex),
             warnings=(*face.warnings, *warnings),
             provenance=Provenance(
                 database=face.database,
@@ -456,6 +462,11 @@ class GenerateWorker:
                 **plan.origin(),
             ),
         )
+
+
+def _drawn(plan: PlanRow) -> bool:
+    """Whether the AUs were drawn, for any face, and not asked for by a user."""
+    return plan.au_source not in ("user", "fixed")
 
 
 def masks(flow: Flow) -> dict[str, np.ndarray]:
@@ -601,8 +612,28 @@ class FaceRun:
             self.sources, out / "faces", self.size, landmarker=self.landmarker, workers=workers, progress=progress,
             examination=self.examination,
         )  # fmt: skip
+        self._check_onsets(out / "faces")
         if do_once(out, "plan", (out / PLAN_FILE).is_file):
             write_plan(self.rows, out)
+
+    def _check_onsets(self, faces: Path) -> None:
+        """Before any clip is made: what the rows ask for can be shown from their faces.
+
+        Raises:
+            OnsetError: names the row and the face.
+        """
+        if isinstance(self.rows, Plan) and not self.rows.config.au:
+            return
+        manifest, onsets, seen = Manifest.read(faces), dict[int, Onset](), set[tuple[int, Any]]()
+        for row in self.rows:
+            if _drawn(row) or (row.face, row.intensity) in seen:
+                continue
+            seen.add((row.face, row.intensity))
+            of = manifest.row(row.face)
+            if row.face not in onsets:
+                onsets[row.face] = Onset.of(read_landmarks(manifest.root, of))
+            for text in onsets[row.face].answer(row.aus).refused:
+                raise OnsetError(f"row {row.index} on {of.clip_id}: {text}")
 
     def jobs(self, rows: Jobs) -> Jobs:
         return rows if self.model.device == "cpu" else Blocks(rows, ROWS_AT_ONCE)

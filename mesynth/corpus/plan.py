@@ -15,11 +15,13 @@ import json
 import math
 import os
 import shutil
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
+from json.encoder import encode_basestring_ascii as write_string
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -99,6 +101,19 @@ class PlanRow:
     def aus(self) -> AUVector:
         """The target AUs."""
         return AUVector(np.array(self.intensity, np.float32))
+
+    def cells(self) -> list[float]:
+        """``intensity`` in one row [K*2], as float32 holds it."""
+        return array("f", chain.from_iterable(self.intensity)).tolist()
+
+    def request(self, cells: Sequence[float]) -> str:
+        """:func:`mesynth.core.facs.format_vector` of the target AUs, of which these are the :meth:`cells`.
+
+        Raises ValueError where they are out of shape or range.
+        """
+        if len(cells) != 2 * N_AUS or not all(0 <= value <= 1 for value in cells if value):
+            return facs.format_vector(self.aus)  # which says what is wrong
+        return facs.format_pairs(zip(cells[::2], cells[1::2], strict=True))
 
     def columns(self, shown: AUVector, size: tuple[int, int], apex: int) -> dict[str, Any]:
         """Of the manifest's row: what the plan says of a clip of ``size`` (height, width) that shows these AUs."""
@@ -226,17 +241,34 @@ def write_plan(rows: Iterable[PlanRow], folder: Path) -> Path:
     """``plan.jsonl``, one row a line, AUs in request form beside their exact values."""
     path = folder / FILE_NAME
     temporary = temporary_beside(path)
+    encode = json.JSONEncoder().encode
     with open(temporary, "w") as file:
         for row in rows:
-            # Field by field: asdict() copies every intensity, which took longer than drawing a flow image.
-            line = {f.name: getattr(row, f.name) for f in fields(row)}
+            # Field by field, and the intensities by themselves: a row has fifty of them, and few that are not 0.
+            line: dict[str, Any] = {name: getattr(row, name) for name in _AFTER_INTENSITY}
             line |= {"profile": vars(row.profile), "nuisance": vars(row.nuisance)}
-            line["au"] = facs.format_vector(row.aus)
+            line["au"] = row.request(row.cells())
             if not row.au_seen:
                 del line["au_seen"]
-            file.write(json.dumps(line) + "\n")
+            texts = _number_texts([value for pair in row.intensity for value in pair])
+            pairs = ", ".join([f"[{left}, {right}]" for left, right in zip(texts[::2], texts[1::2], strict=True)])
+            head = encode({name: getattr(row, name) for name in _BEFORE_INTENSITY})
+            file.write(f'{head[:-1]}, "intensity": [{pairs}], {encode(line)[1:]}\n')
     os.replace(temporary, path)
     return path
+
+
+_names = [f.name for f in fields(PlanRow)]
+_BEFORE_INTENSITY = _names[: _names.index("intensity")]
+_AFTER_INTENSITY = _names[_names.index("intensity") + 1 :]
+_MINUS_ZERO = array("d", [-0.0]).tobytes()
+
+
+def _number_texts(values: Sequence[float]) -> list[str]:
+    """Finite floats as JSON has them; most are 0, whose text is known."""
+    if _MINUS_ZERO in array("d", values).tobytes() and any(math.copysign(1, value) < 0 for value in values):
+        return [json.dumps(value) for value in values]
+    return ["0.0" if not v else repr(v) if type(v) is float else json.dumps(v) for v in values]
 
 
 # ---------------------------------------------------------------- on disk
@@ -295,14 +327,15 @@ def virtual_faces(n: int) -> list[PlanFace]:
 
 def record(row: PlanRow, face: PlanFace) -> dict[str, Any]:
     """A line of ``plan.parquet``. ``subjects_seen``: the face's and the AUs', not the generator's."""
+    cells = row.cells()
     return {
         "index": row.index,
         "face": row.face,
         "face_key": face.key,
         "emotion": row.emotion,
         "label": emotions.label(row.emotion),
-        "au": facs.format_vector(row.aus),
-        "au_intensity": np.array(row.intensity, np.float32).ravel().tolist(),
+        "au": row.request(cells),
+        "au_intensity": cells,
         "au_source": row.au_source,
         "au_seen": list(row.au_seen),
         "subjects_seen": sorted({*face.seen, *row.au_seen}),
@@ -314,14 +347,27 @@ def record(row: PlanRow, face: PlanFace) -> dict[str, Any]:
     }
 
 
+def _line_text(line: dict[str, Any], encode: Callable[[Any], str]) -> str:
+    """A :func:`record` as JSON with its names in order, which a plan's hash is made of; ``encode`` sorts names."""
+    rest = encode({name: value for name, value in line.items() if name not in _FIRST})
+    cells = ", ".join(_number_texts(line["au_intensity"]))
+    return f'{{"au": {write_string(line["au"])}, "au_intensity": [{cells}], {rest[1:]}'
+
+
+_FIRST = ("au", "au_intensity")
+assert (*_FIRST,) == tuple(sorted(SCHEMA.names)[:2])
+
+
 def plan_row(line: dict[str, Any]) -> PlanRow:
     """The row of a line of ``plan.parquet``."""
-    cells = np.array(line["au_intensity"], np.float32).reshape(N_AUS, 2)
+    cells = line["au_intensity"]
+    if len(cells) != 2 * N_AUS or None in cells:
+        raise ValueError(f"{len(cells)} AU intensities, or a blank one; expected {2 * N_AUS}")
     return PlanRow(
         index=line["index"],
         face=line["face"],
         emotion=line["emotion"],
-        intensity=pairs_of(cells),
+        intensity=tuple(zip(cells[::2], cells[1::2], strict=True)),
         au_source=line["au_source"],
         profile=Profile.parse(line["profile"]),
         n_frames=line["n_frames"],
@@ -348,11 +394,11 @@ def write_plan_folder(
     try:
         temporary.mkdir(parents=True)
         digest, n = hashlib.sha256(), 0
+        encode = json.JSONEncoder(sort_keys=True).encode
         with pq.ParquetWriter(temporary / ROWS_FILE, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
             lines = (record(row, faces[row.face]) for row in rows)
             while part := list(islice(lines, _GROUP)):
-                for line in part:
-                    digest.update(json.dumps(line, sort_keys=True).encode())
+                digest.update("".join(_line_text(line, encode) for line in part).encode())
                 n += len(part)
                 writer.write_table(pa.Table.from_pylist(part, schema=SCHEMA))
         people = [[*face.identity, list(face.seen)] for face in faces]
@@ -489,7 +535,7 @@ class StoredPlan(_Rows):
         if self._group[0] != group:
             if self._file is None:
                 self._file = pq.ParquetFile(self.folder / ROWS_FILE, page_checksum_verification=True)
-            self._group = (group, self._file.read_row_group(group).to_pylist())
+            self._group = (group, _lines(self._file.read_row_group(group)))
         line: dict[str, Any] = self._group[1][place]
         return line
 
@@ -498,6 +544,18 @@ class StoredPlan(_Rows):
         file = pq.ParquetFile(self.folder / ROWS_FILE)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
+
+
+def _lines(table: pa.Table) -> list[dict[str, Any]]:
+    """``table.to_pylist()``; the intensities, which are most of it, in one go where each row has as many."""
+    column = table["au_intensity"].combine_chunks()
+    values = column.flatten()
+    whole = not (column.null_count or values.null_count) and bool((np.diff(column.offsets) == 2 * N_AUS).all())
+    cells = values.to_numpy().reshape(len(table), -1).tolist() if whole else column.to_pylist()
+    lines: list[dict[str, Any]] = table.drop_columns(["au_intensity"]).to_pylist()
+    for line, own in zip(lines, cells, strict=True):
+        line["au_intensity"] = own
+    return lines
 
 
 # ---------------------------------------------------------------- what it will make
@@ -542,7 +600,7 @@ class Summary:
         """Count one row."""
         from mesynth.core.emotions import label
 
-        cells = np.array(row.intensity)
+        cells = np.abs(np.array(row.intensity))
         active = cells > 0
         self.rows += 1
         self.frames += row.n_frames

@@ -28,6 +28,7 @@ DATABASES: Registry[Database] = Registry(
         "casme": "mesynth.datasets.casme:CASME",
         "casme2": "mesynth.datasets.casme2:CASME2",
         "samm": "mesynth.datasets.samm:SAMM",
+        "samm_long": "mesynth.datasets.samm_long:SAMM_LONG",
         "smic": "mesynth.datasets.smic:SMIC",
         "casme_sq": "mesynth.datasets.casme_sq:CASME_SQ",
         "casme3": "mesynth.datasets.casme3:CASME3",

@@ -34,7 +34,12 @@ _CLIP = re.compile(r"0*(\d+)(_\d+_\d+)")
 
 def is_release(folder: Path) -> bool:
     """Whether ``folder`` is the root of a SAMM release; looks at its listing alone."""
-    return any(_BOOK.match(p.name) for p in folder.iterdir())
+    return any(map(is_workbook, folder.iterdir()))
+
+
+def is_workbook(file: Path) -> bool:
+    """Whether a file is called like the workbook of micro-movements."""
+    return _BOOK.match(file.name) is not None
 
 
 def read(root: Path, part: str, frames: str, annotation: Path | None = None) -> Release:
@@ -68,7 +73,7 @@ def _frame_folder(root: Path, frames: str) -> Path:
 
 
 def _workbook(root: Path, annotation: Path | None) -> Path:
-    book = next((p for p in files.workbooks(root) if _BOOK.match(p.name)), None)
+    book = next((p for p in files.workbooks(root) if is_workbook(p)), None)
     return files.annotation_file(annotation, book, "SAMM_Micro_FACS_Codes_v2.xlsx", root)
 
 

@@ -19,15 +19,19 @@ import numpy as np
 import yaml
 
 from mesynth.core.devices import autocast, check_precision, find_device
-from mesynth.core.facs import AU_INDEX, reject_conflicts
+from mesynth.core.errors import MesynthError
+from mesynth.core.facs import AU_CODES, AU_INDEX, reject_conflicts
 from mesynth.core.process import part
 from mesynth.core.types import AUVector
 from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.onset import Answer, Onset, concerns
 from mesynth.store.generator_folder import (
     FAMILIES,
     INDEX,
+    UNTRAINED,
     GeneratorFacts,
     PipelineError,
+    has_property,
     read_facts,
     save_pipeline,
     saved_folder,
@@ -57,13 +61,26 @@ class ClipRequest:
     nuisance: Nuisance = Nuisance()
     seed: int = 0
 
-    def answered(self, sample: Sample) -> Sample:
-        """What a family made, with the AUs that were asked for, and without the face's margin."""
+    def answered(self, sample: Sample, shown: AUVector | None = None) -> Sample:
+        """What a family made, with the AUs that were asked for, or ``shown``, and without the face's margin."""
         if self.face.margin and sample.clip.frames.shape[1:3] == self.face.image.shape[:2]:
             from mesynth.motion.prior import inner
 
             sample = inner(sample, self.face.margin)
-        return replace(sample, aus=self.aus)
+        return replace(sample, aus=self.aus if shown is None else shown)
+
+    def for_onset(self) -> tuple[ClipRequest, Answer]:
+        """The request as its face can show it; see :mod:`mesynth.motion.onset`.
+
+        Raises:
+            AUConflictError: AUs that exclude each other.
+            OnsetError: an AU that cannot be shown from this onset.
+        """
+        reject_conflicts(self.aus)
+        if not concerns(self.aus):
+            return self, Answer(self.aus, self.aus)
+        answer = Onset.of(self.face.landmarks).answer(self.aus).or_raise()
+        return (self if answer.aus is self.aus else replace(self, aus=answer.aus)), answer
 
 
 class Pretrained:
@@ -175,14 +192,17 @@ class Generator(Pretrained, ABC):
         same bytes on one machine, whatever was generated before. ``own``: what :meth:`clip_of` of a family takes
         beside the request.
 
+        The sample's AUs are what is shown of the request on this face; where that is less, a warning says so.
+
         Raises:
             AUConflictError: AUs that exclude each other.
+            OnsetError: an AU that this onset cannot show (a smile lowered where there is none).
             MesynthError: what the family cannot take.
         """
-        reject_conflicts(aus)
         request = ClipRequest(face, aus, profile, n_frames, fps, nuisance, seed)
-        sample, warnings = self.clip_of(request, **own)
-        return request.answered(sample), warnings
+        asked, answer = self._able(request)
+        sample, warnings = self.clip_of(asked, **own)
+        return asked.answered(sample, answer.shown), (*answer.notes, *warnings)
 
     def generate_many(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
         """What :meth:`generate` makes of each request, in their order, one clip in memory at a time.
@@ -191,17 +211,22 @@ class Generator(Pretrained, ABC):
         does not depend on the others: on the CPU to the bit.
 
         Raises:
-            AUConflictError, MesynthError: as :meth:`generate`.
+            AUConflictError, OnsetError, MesynthError: as :meth:`generate`.
         """
-        for request in requests:
-            reject_conflicts(request.aus)
+        able = [self._able(request) for request in requests]
         for block in self.blocks(len(requests)):
-            together = requests[block]
-            made = self.clips_of(together)
-            for request in together:
+            together = able[block]
+            made = self.clips_of([request for request, _ in together])
+            for request, answer in together:
                 with part("model"):  # makers of frames inside it take "warp" off
                     sample, warnings = next(made)
-                yield request.answered(sample), warnings
+                yield request.answered(sample, answer.shown), (*answer.notes, *warnings)
+
+    def _able(self, request: ClipRequest) -> tuple[ClipRequest, Answer]:
+        """The request as face and family can show it."""
+        if (request.aus.intensity < 0).any():
+            check_signs(self.family, request.aus)
+        return request.for_onset()
 
     def clips_of(self, requests: Sequence[ClipRequest]) -> Iterator[tuple[Sample, tuple[str, ...]]]:
         """:meth:`clip_of` of each; a family whose network takes many rows asks it once for all of them."""
@@ -214,6 +239,20 @@ class Generator(Pretrained, ABC):
 
         The sample may carry other AUs (those that the network was asked for): :meth:`generate` puts the request's back.
         """
+
+
+def check_signs(family: str, aus: AUVector) -> None:
+    """Refuse AUs that are lowered where a family does not move a face's pixels by fields of AUs.
+
+    Raises:
+        MesynthError: names the first such AU.
+    """
+    lowered = np.flatnonzero((aus.intensity < 0).any(1))
+    if len(lowered) and family not in UNTRAINED and not has_property(family, "lowers"):
+        raise MesynthError(
+            f"{family} cannot lower AU {AU_CODES[lowered[0]]}: it never saw that; use motion-prior, landmark-mean, "
+            "motion_gan or motion_diffusion, or an intensity from 0 on"
+        )
 
 
 def found_folder(name: str) -> Path:

@@ -61,9 +61,13 @@ def sample(
 ) -> torch.Tensor:
     """Clean data [B,...] from standard normal ``noise`` [B,...], the same for the same noise.
 
+    ``sampling.spread`` scales the noise: of Gaussian data each draw then lies so many times as far from the mean.
+
     ``keep``: (mask [B,1,h,w] in {0,1}, clean [B,C,h,w]). Where the mask is 0 the data is ``clean``, to the bit, and
     at every step what surrounds it is ``clean`` with as much noise as the rest has (Lugmayr et al., "RePaint", 2022).
     """
+
+    noise = sampling.spread * noise
 
     def estimate(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return _held(denoise(x, x.new_full((len(x),), sigma)), keep)
@@ -210,11 +214,11 @@ def dropped(known: torch.Tensor, rand: torch.Tensor) -> tuple[torch.Tensor, torc
 # ---------------------------------------------------------------- the generator
 
 
-_OPTIONS: dict[str, Any] = {"steps": int, "solver": str, "guidance": (int, float)}
+_OPTIONS: dict[str, Any] = {"steps": int, "solver": str, "guidance": (int, float), "spread": (int, float)}
 
 
 class SampledGenerator(Generator):
-    """A trained network with its facts and how it samples: ``steps``, ``solver`` and ``guidance``.
+    """A trained network with its facts and how it samples: ``steps``, ``solver``, ``guidance`` and ``spread``.
 
     See :meth:`configured`; ``network`` has ``sampling``, how it samples unless it is told otherwise.
     """
@@ -228,9 +232,10 @@ class SampledGenerator(Generator):
     )
     solver = property(attrgetter("sampling.solver"), doc="See mesynth.generators.diffusion_config.Sampling.")
     guidance = property(attrgetter("sampling.guidance"), doc="Strength of the AU condition, 1: as learned.")
+    spread = property(attrgetter("sampling.spread"), doc="Distance of a draw from the mean draw, 1: as learned.")
 
     def configured(self, **options: Any) -> Self:
-        """The same generator with other ``steps``, ``solver`` or ``guidance``; the network is shared.
+        """The same generator with other ``steps``, ``solver``, ``guidance`` or ``spread``; the network is shared.
 
         Raises:
             ConfigError: an unknown option, or a value of the wrong type or out of range.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mesynth.core.errors import ConfigError
 
@@ -32,6 +32,7 @@ class Process:
         ConfigError: an unknown kind, or a range of noise that is none.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = KINDS
     kind: str = "edm"
     """"edm": noise levels log-normal, loss weight 1 / c_out^2 (Karras et al., 2022); "v": v-prediction (Salimans and
     Ho, 2022), cosine schedule, weight min(SNR, 5) (Hang et al., 2023)."""
@@ -43,8 +44,8 @@ class Process:
     """Most noise: sampling starts from it."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"process kind '{self.kind}' is unknown; choose {' or '.join(KINDS)}")
+        if self.kind not in self.kinds:
+            raise ConfigError(f"process kind '{self.kind}' is unknown; choose {' or '.join(self.kinds)}")
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name != "kind" and not (math.isfinite(value) and value > 0):
@@ -123,6 +124,8 @@ class Sampling:
     """Classifier-free guidance (Ho and Salimans, 2021): 1 is none. For the caller's ``denoise``."""
     rho: float = 7.0
     """Karras et al.'s spacing of the noise levels: more of them at little noise."""
+    spread: float = 1.0
+    """Standard deviation of the noise that a draw starts from, over that of training: how far draws lie apart."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
@@ -133,3 +136,5 @@ class Sampling:
             raise ConfigError(f"guidance={self.guidance:g} is outside 0..20")
         if not 1 <= self.rho <= 100:
             raise ConfigError(f"rho={self.rho:g} is outside 1..100")
+        if not 0 <= self.spread <= 10:
+            raise ConfigError(f"spread={self.spread:g} is outside 0..10; 1 is that of training")

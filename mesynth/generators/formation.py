@@ -84,7 +84,13 @@ class ApexRequest:
     @cached_property
     def cells(self) -> tuple[tuple[int, int], ...]:
         """(AU row, side) of what is asked for."""
-        return tuple((int(k), int(s)) for k, s in np.argwhere(self.aus.intensity > 0))
+        return tuple((int(k), int(s)) for k, s in np.argwhere(self.aus.intensity))
+
+
+def told(aus: AUVector) -> np.ndarray:
+    """[K,2] float32 in [0,1]: what a network is asked for. None has learned what lowering an AU looks like: to first
+    order it is the AU's own field backwards, which is added beside what the network says."""
+    return np.maximum(aus.intensity, 0)
 
 
 def amount(intensity: torch.Tensor) -> torch.Tensor:
@@ -275,7 +281,8 @@ def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None)
     basis = (head_basis(place.uv) @ place.rotation.T * np.float32(place.iod)) if nuisance.head and place else None
     # What is not linear follows the AUs on average.
     follows = weights is None and len(asked) > 0
-    share = np.array([float(now.sum() / asked.sum()) if follows else 0.0 for now in every])
+    whole = np.abs(asked).sum()
+    share = np.array([float(np.abs(now).sum() / whole) if follows else 0.0 for now in every])
     return Course(
         shown, every, fields, path, basis, dropped, jaws, share, bend, np.float32(255) * motion.change,
     )  # fmt: skip

@@ -15,9 +15,9 @@ the bit; a generator may use the same mask while it draws, so that what it draws
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby, repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES, MIDLINE
 from mesynth.core.process import part
 from mesynth.core.profiles import Profile
-from mesynth.core.types import AUVector, Clip, Sample
+from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.generators.base import ClipRequest, Generator
 from mesynth.generators.motion_gan.network import canonical_fields, crop_frame, read_canonical
 from mesynth.head.model import SIDE_SOFTNESS
@@ -39,6 +39,9 @@ from mesynth.preprocess.flow import estimate_flow
 from mesynth.preprocess.regions import REGION_AUS, polygon_mask, region_polygons
 from mesynth.preprocess.warping import warp
 from mesynth.store.generator_folder import GeneratorFacts
+
+if TYPE_CHECKING:
+    from mesynth.motion.prior import Face
 
 _SIDE = 48
 CHANGE_GAIN = 10.0
@@ -86,12 +89,28 @@ _BLOCK, _WIDE = 16, 128
 """Frames painted at once on the CPU, all of one clip, and elsewhere, of as many clips as there are: memory does not
 grow with clips."""
 
-Paint = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-"""(onsets [N,3,S,S] in [0,1], AU intensities [N,K,2], share of the apex [N], which of the requests each row is of) ->
-change of the picture [N,3,S,S]."""
-Base = tuple[np.ndarray | None, tuple[str, ...]]
-"""Frames [T,H,W,3] uint8 of a clip of the same request, under what is painted (None: the face's picture), and
-warnings."""
+Paint = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor]
+"""(onsets [N,3,S,S] in [0,1], AU intensities [N,K,2], share of the apex [N], of each row which request and which of its
+frames) -> change of the picture [N,3,S,S]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What a clip is painted on."""
+
+    frames: np.ndarray | None = None
+    """[T,H,W,3] uint8 of a clip of the same request; None: the face's picture"""
+    warnings: tuple[str, ...] = ()
+    flow: Flow | None = None
+    """Of those frames, where it stays that of the painted ones: painting then adds what is no motion"""
+    share: np.ndarray | None = None
+    """[H,W] in [0,1]: how much of what is painted is put there, None: all; nothing changes where it is 0"""
+
+
+def paintable(face: Face) -> np.ndarray:
+    """[H,W] float32 in [0,1]: where a face may be painted on: 0 where it stands still (mesynth.motion.layers), 1 a
+    fifteenth of the eye distance further in."""
+    return np.minimum(4 * face.layers.gate, np.float32(1))
 
 
 def intensities(
@@ -114,7 +133,7 @@ class _Canvas:
 
     def __init__(self, request: ClipRequest, crop: SimilarityCrop, base: Base, frames_on: str | None) -> None:
         self.request, self._crop, self._frames_on = request, crop, frames_on
-        self._base, self._warnings = base
+        self._base = base
         self.frames = np.empty((request.n_frames, *request.face.image.shape), np.uint8)
         self.frames[0] = request.face.image
         self._filled = 1
@@ -134,21 +153,28 @@ class _Canvas:
             from mesynth.motion.batched import carried_back as carried
             from mesynth.motion.batched import quantised
 
-            under = torch.from_numpy(image if self._base is None else self._base[now]).to(change.device).float()
-            moved = under + 255 * carried(change.float(), self._crop.matrix, image.shape[:2])
+            below = image if self._base.frames is None else self._base.frames[now]
+            under = torch.from_numpy(below).to(change.device).float()
+            drawn = 255 * carried(change.float(), self._crop.matrix, image.shape[:2])
+            if self._base.share is not None:
+                drawn = drawn * torch.from_numpy(self._base.share[..., None]).to(drawn.device)
+            moved = under + drawn
             self.frames[now] = quantised(moved, sd, self._noise)
             return
         moved_ = change.float().permute(0, 2, 3, 1).cpu().numpy()
         for t, moved_now in enumerate(carried_back(moved_, self._crop, image.shape[:2]), now.start):
-            below = image if self._base is None else self._base[t]
-            recorded(below + 255 * moved_now, sd, self._noise, self.frames[t])
+            below = image if self._base.frames is None else self._base.frames[t]
+            drawn_now = moved_now if self._base.share is None else moved_now * self._base.share[..., None]
+            recorded(below + 255 * drawn_now, sd, self._noise, self.frames[t])
 
     @part("warp")
     def clip(self) -> tuple[Sample, tuple[str, ...]]:
         apex = self.request.profile.apex_index(self.request.n_frames)
-        flow = estimate_flow(self.frames[0], self.frames[apex], FLOW_METHOD, self._frames_on or "cpu")
-        sample = Sample(Clip(self.frames, self.request.fps, apex), flow, self.request.aus)
-        return sample, (*self._warnings, f"flow estimated by {FLOW_METHOD}")
+        flow, warnings = self._base.flow, self._base.warnings
+        if flow is None:
+            flow = estimate_flow(self.frames[0], self.frames[apex], FLOW_METHOD, self._frames_on or "cpu")
+            warnings = (*warnings, f"flow estimated by {FLOW_METHOD}")
+        return Sample(Clip(self.frames, self.request.fps, apex), flow, self.request.aus), warnings
 
 
 def painted_clips(
@@ -160,11 +186,11 @@ def painted_clips(
 ) -> Iterator[tuple[Sample, tuple[str, ...]]]:
     """The clips at their faces' sizes; the AUs of a request do not exclude each other.
 
-    Flow is estimated from the frames (TV-L1), and a warning says so. The face is cut out by its landmarks as
-    preprocessing does (mesynth.preprocess.align), at the size of the ``generator``'s network. Changes are put onto the
-    face's picture, or onto the frames of ``bases``, one a request. Frames go through the network
-    :data:`_BLOCK` at a time and clip by clip on the CPU; elsewhere, or where the generator has ``rows_at_once``, frames
-    of many clips go together.
+    Flow is estimated from the frames (TV-L1), and a warning says so, unless their base has one. The face is cut
+    out by its landmarks as preprocessing does (mesynth.preprocess.align), at the size of the ``generator``'s network.
+    Changes are put onto the face's picture, or onto the frames of ``bases``, one a request. Frames go through the
+    network :data:`_BLOCK` at a time and clip by clip on the CPU; elsewhere, or where the generator has
+    ``rows_at_once``, frames of many clips go together.
 
     Raises:
         MesynthError: head motion and style, which a picture generator cannot draw.
@@ -187,7 +213,7 @@ def painted_clips(
     else:
         every = [pair for own in frames for pair in own]
         chunks = [every[start : start + at_once] for start in range(0, len(every), at_once)]
-    under = iter(bases) if bases is not None else repeat((None, ()))
+    under = iter(bases) if bases is not None else repeat(Base())
     canvas = _Canvas(requests[0], crops[0], next(under), generator.frames_on)
     place = 0
     for chunk in chunks:
@@ -197,7 +223,7 @@ def painted_clips(
             # Of one clip, which is all on the CPU, the picture is not copied.
             shown = onsets[which] if len(set(which)) > 1 else onsets[which[0]][None].expand(len(which), -1, -1, -1)
             with generator.autocast():
-                change = paint(shown, asked, share, which)
+                change = paint(shown, asked, share, chunk)
         for i, rows in groupby(enumerate(which), lambda row: row[1]):
             if i != place:
                 place, canvas = i, _Canvas(requests[i], crops[i], next(under), generator.frames_on)

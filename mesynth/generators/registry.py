@@ -17,8 +17,8 @@ from mesynth import __version__
 from mesynth.core import facs
 from mesynth.core.devices import check_precision, find_device
 from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.generators.base import ClipRequest, Generator, found_folder, load_pipeline
-from mesynth.motion.prior import NAME, MotionPrior, check_reach
+from mesynth.generators.base import ClipRequest, Generator, check_signs, found_folder, load_pipeline
+from mesynth.motion.prior import NAME, MotionPrior, check_reach, check_spread
 from mesynth.store.generator_folder import (
     INDEX,
     UNTRAINED,
@@ -42,19 +42,28 @@ class PriorGenerator(Generator):
 
     size = 0  # any
 
-    def __init__(self, name: str = NAME) -> None:
-        self.family = name
+    def __init__(self, name: str = NAME, spread: float = 0.0) -> None:
+        self.family, self.spread = name, spread
         self.facts = GeneratorFacts(
             name=name, size=0, subjects_seen=(), licences=(), data_hash="", config_hash="", images=0, seed=0,
             code_version=__version__,
         )  # fmt: skip
         self._priors: OrderedDict[int, MotionPrior] = OrderedDict()  # by identity of the face, which they keep alive
 
+    def configured(self, *, spread: float = 0.0) -> Generator:
+        """The prior whose seeds are people of their own: see :class:`mesynth.motion.prior.MotionPrior`.
+
+        Raises:
+            MesynthError: a spread out of range, or of the landmark mean.
+        """
+        check_spread(self.family, spread)
+        return PriorGenerator(self.family, spread)
+
     def clip_of(self, request: ClipRequest) -> tuple[Sample, tuple[str, ...]]:
         """See :meth:`mesynth.motion.prior.MotionPrior.generate`; the fields of the last faces are kept."""
         key = id(request.face)
         if key not in self._priors:
-            self._priors[key] = MotionPrior(request.face, self.family)
+            self._priors[key] = MotionPrior(request.face, self.family, self.spread)
             while len(self._priors) > _FACES_KEPT:
                 self._priors.popitem(last=False)
         self._priors.move_to_end(key)
@@ -130,8 +139,10 @@ class Model:
         """Refuse before anything is made what the model is known to refuse: the others refuse by themselves.
 
         Raises:
-            MesynthError: AUs that exclude each other, or an intensity beyond the motion prior's reach.
+            MesynthError: AUs that exclude each other, an intensity beyond the motion prior's reach, or one below 0 that
+                the family does not take.
         """
+        check_signs(self.name, aus)
         if self.folder is None:
             check_reach(aus)
         else:

@@ -789,6 +789,8 @@ def _build_scene(head: ForeignHead, rest: np.ndarray, iod: float, identity: Iden
         garment=np.array(skin.garment, np.float32),
         background=(np.array(light.background) / light.exposure).astype(np.float32),
         camera=np.array([f, camera.distance, camera.centre[0] * side, camera.centre[1] * side], np.float32),
+        lenses=np.zeros((0, 3), np.int32),
+        tint=np.ones(3, np.float32),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Who a synthetic subject is: shape, skin, hair, camera, light. One seed, one person.
 
-Hair: where it grows, the volume of short hair, and the falling sheets of long hair.
+Hair: where it grows, the volume of short hair, and the falling sheets of long hair. What lies before the face and does
+not move with its skin: locks over the brows, and glasses.
 """
 
 from __future__ import annotations
@@ -116,12 +117,209 @@ def _sheet(
     return points.reshape(-1, 3), uv.reshape(-1, 2)
 
 
+# ---------------------------------------------------------------- before the face
+
+
+@dataclass(frozen=True, eq=False)
+class Worn:
+    """What the head carries before its skin: vertices [n,3] canonical, faces [m,3] int32 and lenses [k,3] int32 (local
+    numbers; light goes through lenses), colour [n,3] linear RGB and gloss [n] of glasses, strand [n,2] texture
+    coordinates of hair, hair [n] bool, beside [n,2] where on its lens a vertex lies (-1..1), tint [3] = what a lens
+    lets through."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    lenses: np.ndarray
+    colour: np.ndarray
+    gloss: np.ndarray
+    strand: np.ndarray
+    hair: np.ndarray
+    beside: np.ndarray
+    tint: np.ndarray
+
+    @staticmethod
+    def of(*parts: Worn) -> Worn:
+        """All of them as one."""
+        starts = np.cumsum([0, *(len(p.vertices) for p in parts)])
+        faces, lenses = (
+            np.concatenate([getattr(p, name) + np.int32(start) for p, start in zip(parts, starts, strict=False)])
+            for name in ("faces", "lenses")
+        )
+        names = ("vertices", "colour", "gloss", "strand", "hair", "beside")
+        joined: dict[str, np.ndarray] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+        tints = [p.tint for p in parts if len(p.lenses)]
+        return Worn(faces=faces, lenses=lenses, tint=tints[0] if tints else np.ones(3), **joined)
+
+
+def _worn(vertices: np.ndarray, faces: np.ndarray, **given: np.ndarray) -> Worn:
+    n = len(vertices)
+    blank: dict[str, np.ndarray] = {
+        "lenses": np.zeros((0, 3), np.int32),
+        "colour": np.zeros((n, 3)),
+        "gloss": np.zeros(n),
+        "strand": np.zeros((n, 2)),
+        "hair": np.zeros(n, np.bool_),
+        "beside": np.zeros((n, 2)),
+        "tint": np.ones(3),
+    }
+    return Worn(vertices.astype(np.float32), faces.astype(np.int32), **(blank | given))
+
+
+def _band(rows: np.ndarray, closed: bool = False) -> np.ndarray:
+    """Triangles [m,3] of a band whose vertices [R,C] are numbered row by row; ``closed``: the last row meets the
+    first. The front is where rows go down while columns go right."""
+    if closed:
+        rows = np.concatenate([rows, rows[:1]])
+    a, b, c, d = rows[:-1, :-1].ravel(), rows[:-1, 1:].ravel(), rows[1:, 1:].ravel(), rows[1:, :-1].ravel()
+    return np.concatenate([np.stack([a, d, c], 1), np.stack([a, c, b], 1)])
+
+
+_FRAMES = np.array([[0.006, 0.006, 0.007], [0.02, 0.012, 0.008], [0.09, 0.045, 0.018], [0.25, 0.24, 0.23],
+                    [0.32, 0.22, 0.10], [0.02, 0.03, 0.08], [0.14, 0.02, 0.02]])  # fmt: skip
+"""Linear RGB: black, dark brown, tortoise, steel, gold, navy, red."""
+_TINTS = np.array([[0.96, 0.96, 0.96], [0.93, 0.95, 0.93], [0.72, 0.70, 0.66], [0.55, 0.56, 0.58]])
+"""What lenses let through: clear twice, lightly tinted brown and grey; darker ones hide the eyes that AUs move."""
+_RIM = 48
+
+
+def draw_glasses(model: HeadModel, face: np.ndarray, rng: np.random.Generator) -> Worn:
+    """A pair of glasses on a resting face [V,3]: rims, bridge, arms and lenses, at the distance that clears its brows,
+    nose and cheeks."""
+    width, height, power = rng.uniform(0.33, 0.40), rng.uniform(0.22, 0.33), rng.uniform(2.0, 4.5)
+    thick, deep = rng.uniform(0.016, 0.042), rng.uniform(0.03, 0.06)
+    middle = (0.52, -rng.uniform(0.04, 0.10))
+    colour = _FRAMES[rng.integers(len(_FRAMES))] * rng.uniform(0.8, 1.2)
+    tint = _TINTS[rng.choice(len(_TINTS), p=[0.5, 0.3, 0.12, 0.08])]
+    lm = face[model.landmarks]
+    t = np.linspace(0, 2 * np.pi, _RIM, endpoint=False)
+    outline = np.stack([np.sign(f(t)) * np.abs(f(t)) ** (2 / power) for f in (np.cos, np.sin)], 1)
+    outline[:, 0] *= 1 - 0.06 * (outline[:, 1] < 0) * np.abs(outline[:, 1])  # lenses narrow downwards
+
+    # Skin behind the outline, cheeks left out that a smile or a broad nose brings forward: pads hold glasses off those.
+    which = np.unique(model.faces[model.part == SKIN])
+    skin, ears = face[which], model.ear[which]
+    near = skin[skin[:, 2] > lm[27:31, 2].min() - 0.9]
+    front = near[(np.abs(np.abs(near[:, 0]) - middle[0]) < width + 0.05) & (np.abs(near[:, 1] - middle[1]) < height)
+                 & (np.abs(near[:, 0]) > 0.22)]  # fmt: skip
+    wrap = 0.16
+    stand = float((front[:, 2] + wrap * front[:, 0] ** 2).max()) + 0.06
+
+    def depth(x: np.ndarray) -> np.ndarray:
+        return np.asarray(stand - wrap * x**2)
+
+    vertices: list[np.ndarray] = []
+    beside: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
+    lenses: list[np.ndarray] = []
+    count = 0
+
+    def add(points: np.ndarray, triangles: np.ndarray, mirrored: bool, place: np.ndarray | None = None) -> np.ndarray:
+        nonlocal count
+        numbers = triangles[:, ::-1] if mirrored else triangles
+        vertices.append(points * [-1, 1, 1] if mirrored else points)
+        beside.append(np.zeros((len(points), 2)) if place is None else place)
+        count += len(points)
+        return np.asarray(numbers + count - len(points))
+
+    for mirrored in (False, True):
+        around = []  # section of the rim, from the inside behind, over the front, to the outside behind
+        for grow, back in ((-thick, -deep), (-thick, 0.0), (0.0, 0.35 * thick), (thick, 0.0), (thick, -deep)):
+            x, y = (middle[i] + outline[:, i] * (size + grow) for i, size in enumerate((width, height)))
+            around.append(np.stack([x, y, depth(x) + back], 1))
+        points = np.stack(around, 1)
+        numbers = np.arange(_RIM * 5).reshape(_RIM, 5)
+        faces.append(add(points.reshape(-1, 3), _band(numbers, True)[:, ::-1], mirrored))
+
+        x, y = (middle[i] + np.append(outline[:, i], 0.0) * size for i, size in enumerate((width, height)))
+        plane = np.stack([x, y, depth(x) - 0.5 * deep], 1)
+        fan = np.stack([np.full(_RIM, _RIM), np.arange(_RIM), (np.arange(_RIM) + 1) % _RIM], 1)
+        lenses.append(add(plane, fan, mirrored, np.vstack([outline, [[0, 0]]])))
+
+        # The arm: from the rim's outer corner back past the temple to the ear.
+        ear = face[model.ear & (face[:, 0] > 0)]
+        end = np.array([ear[:, 0].min(), ear[:, 1].mean() + 0.12, ear[:, 2].mean()])
+        corner = np.array([middle[0] + width, middle[1] + 0.45 * height, float(depth(np.array(middle[0] + width)))])
+        share = np.linspace(0, 1, 9)[:, None]
+        path = corner + share * (end - corner)
+        for point in path[1:]:
+            close = skin[(np.abs(skin[:, 1:] - point[1:]) < [0.2, 0.15]).all(1) & (skin[:, 0] > 0) & ~ears]
+            if len(close):
+                point[0] = max(point[0], float(close[:, 0].max()) + 0.03)
+        tall = 1.4 * thick
+        corners = np.array([[-0.02, -tall, 0], [0.02, -tall, 0], [0.02, tall, 0], [-0.02, tall, 0]])
+        section = path[:, None] + corners
+        section = np.concatenate([section, section[:, :1]], 1)
+        numbers = np.arange(section.shape[0] * 5).reshape(-1, 5)
+        cap = np.array([[0, 1, 2], [0, 2, 3]])
+        faces.append(add(section.reshape(-1, 3), np.concatenate([_band(numbers)[:, ::-1], cap]), mirrored))
+
+    # The bridge, an arch between the rims.
+    half, arch = middle[0] - width, 0.10 * height
+    x = np.linspace(-half, half, 9)
+    y = middle[1] + 0.35 * height + arch * (1 - (x / half) ** 2)
+    z = depth(x) + 0.01
+    rows = np.stack([np.stack([x, y + dy, z + dz], 1)
+                     for dy, dz in ((thick, -deep), (thick, 0), (-thick, 0), (-thick, -deep))])  # fmt: skip
+    numbers = np.arange(rows.shape[0] * 9).reshape(-1, 9)
+    faces.append(add(rows.reshape(-1, 3), _band(numbers), False))
+    n = count
+    return _worn(
+        np.concatenate(vertices), np.concatenate(faces), lenses=np.concatenate(lenses).astype(np.int32),
+        colour=np.tile(colour, (n, 1)), gloss=np.full(n, rng.uniform(0.3, 1.0)), beside=np.concatenate(beside),
+        tint=tint,
+    )  # fmt: skip
+
+
+def brow_locks(model: HeadModel, face: np.ndarray, hairline: float, rng: np.random.Generator) -> Worn:
+    """Locks of hair that hang from the hairline over the forehead and one or both brows of a resting face [V,3]."""
+    from scipy.spatial import cKDTree
+
+    skin = np.unique(model.faces[model.part == SKIN])
+    front = face[skin][(model.vertices[skin, 2] > -0.6) & ~model.ear[skin]]
+    tree = cKDTree(front[:, :2])
+    left, right = sorted(rng.uniform(-0.85, 0.85, 2))
+    left, right = min(left, right - 0.7), max(right, left + 0.7)
+    count, lean = int(rng.integers(9, 16)), rng.normal(0, 0.25)
+    brow = float(face[model.landmarks[17:27], 1].mean())
+    vertices: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
+    strand: list[np.ndarray] = []
+    steps = 10
+    for i, root in enumerate(np.linspace(max(left, -0.85), min(right, 0.85), count)):
+        at = root + rng.normal(0, 0.03)
+        tip = at + lean + rng.normal(0, 0.08)
+        top = 1.02 + hairline - 0.12 * (at / 0.7) ** 2 + 0.05
+        bottom = brow + rng.uniform(-0.20, 0.06)
+        s = np.linspace(0, 1, steps)
+        x, y = at + (tip - at) * s**1.6, top + (bottom - top) * s
+        wide = 0.085 * (1 - 0.85 * s**3) * rng.uniform(0.7, 1.3)
+        distance, near = tree.query(np.stack([x, y], 1), k=6)
+        weight = 1 / (distance + 0.02)
+        surface = (front[near, 2] * weight).sum(1) / weight.sum(1)
+        z = surface + 0.05 + 0.02 * np.sin(np.pi * s) + 0.012 * (i % 3)
+        across = np.stack([-wide, 0 * wide, wide], 1)
+        points = np.stack([x[:, None] + across, np.broadcast_to(y[:, None], across.shape),
+                           z[:, None] - 0.25 * np.abs(across)], -1)  # fmt: skip
+        numbers = np.arange(steps * 3).reshape(steps, 3) + len(vertices) * steps * 3
+        vertices.append(points.reshape(-1, 3))
+        faces.append(_band(numbers))
+        # Strands of the texture radiate from (0, .9): along a lock is outwards on one ray, across it another ray. Far
+        # enough out that no fold of the skin is painted there.
+        theta = (0.6 * at + 0.6 * across).ravel()
+        radius = np.repeat(1.6 + 0.4 * s, 3)
+        strand.append(np.stack([radius * np.sin(theta), 0.9 - radius * np.cos(theta)], 1))
+    n = count * steps * 3
+    return _worn(
+        np.concatenate(vertices), np.concatenate(faces), strand=np.concatenate(strand), hair=np.ones(n, np.bool_)
+    )
+
+
 # ---------------------------------------------------------------- people
 
 
 _RACES = ("african", "asian", "caucasian")
 # Streams keep one part of a subject from changing another when a draw is added.
-_STREAMS = {"shape": 1, "camera": 2, "light": 3, "skin": 4, "texture": 5}
+_STREAMS = {"shape": 1, "camera": 2, "light": 3, "skin": 4, "texture": 5, "worn": 7}
 NOISE_STREAM = 6
 _MEMBER = re.compile(r"-(incr|decr|in|out|up|down|wide|narrow|convex|concave|forward|backward|compress|uncompress)$")
 # Targets that give caricatures, fight the age macro, or change what the frame never shows.

@@ -24,6 +24,8 @@ Scalar = Any
 # Columns 5 and 6 are eye-local coordinates on the eyeballs, a tooth number on the teeth, cloth on the skin.
 U, V, LIP, LASH, HAIR, EYE_U, EYE_V, FACE = range(8)
 TOOTH, CLOTH = EYE_U, EYE_V
+WORN = 16
+"""Part of glasses' frames, beside the head's own parts: colour in columns U, V and LIP, gloss in LASH."""
 # Channels of Scene.texture (uint8).
 RED, GREEN, BLUE, OCCLUSION, STRAND, GLOSS, SHADOW, RELIEF = range(8)
 # Scene.appearance: scalars of the shader.
@@ -37,7 +39,8 @@ class Scene(NamedTuple):
     int8; eyes [2,4] = centre and radius; lids [n] int32 vertices kept outside the eyeballs; lips [2] int32 inner
     mid-lip vertices, upper and lower; texture [h,w,8] uint8; wrinkles [h,w,M] int8; tex_map [3] = u0, v0, texels
     per IOD; key, fill [3] unit directions; appearance [11]; hair, iris, lip, garment, background [3] linear RGB;
-    camera [4] = focal length, distance, centre x, centre y.
+    camera [4] = focal length, distance, centre x, centre y; lenses [l,3] int32 triangles that light goes through, tint
+    [3] what they let through (of each colour).
     """
 
     rest: np.ndarray
@@ -61,6 +64,8 @@ class Scene(NamedTuple):
     garment: np.ndarray
     background: np.ndarray
     camera: np.ndarray
+    lenses: np.ndarray
+    tint: np.ndarray
 
 
 # ---------------------------------------------------------------- raster
@@ -254,7 +259,7 @@ def _flow(
                     seen += 1
                 region = w0 * attributes[a, FACE] + w1 * attributes[b, FACE] + w2 * attributes[c, FACE]
                 hair = w0 * attributes[a, HAIR] + w1 * attributes[b, HAIR] + w2 * attributes[c, HAIR]
-                if scene.part[t] != SKIN or (region > 0.0 and hair < 0.0):
+                if scene.part[t] != WORN and (scene.part[t] != SKIN or (region > 0.0 and hair < 0.0)):
                     facial += 1
             if hits > 0:
                 # The mean over the samples on the head: background samples have no motion to mix in.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,6 +15,9 @@ from mesynth.head.identity import (
     NOISE_STREAM,
     Camera,
     Identity,
+    Worn,
+    brow_locks,
+    draw_glasses,
     grow_hair,
     hair_field,
     identity_vertices,
@@ -36,6 +39,8 @@ _WIDEST_REST = np.float32(1.02)
 # The source's teeth touch the closed lips of some identities.
 _TEETH_BACK = np.float32(0.05)
 MAX_SIZE = 1024
+NEAREST, FARTHEST = 5.0, 100.0
+"""Of the camera, IOD: some 30 cm, an arm's length with a telephone, to 6 m."""
 MAX_TURN = 40.0
 """Largest yaw and pitch, degrees: beyond, half of the 68 landmarks lie behind the face."""
 
@@ -113,7 +118,11 @@ class Subject:
 
     seed: a non-negative int, the whole identity; size: output side in pixels (16..1024); supersample: samples per
     pixel and axis (1..4); frontal: no resting head pose; basis: how the vertices move, [K,2,V,3] as HeadModel.au_basis
-    (None: that).
+    (None: that); glasses: with a pair of glasses; brow_hair: with locks over forehead and brows; distance: of the
+    camera, IOD (5..100; None: the person's own, 10..16), whose focal length keeps the face as large as it was.
+
+    Glasses and locks move with the head and not with its skin. Flow is that of what is seen: of frames and locks their
+    own, of skin behind a lens the skin's.
 
     Raises: MesynthError for values outside these ranges.
     """
@@ -125,7 +134,15 @@ class Subject:
         supersample: int = 2,
         frontal: bool = False,
         basis: np.ndarray | None = None,
+        *,
+        glasses: bool = False,
+        brow_hair: bool = False,
+        distance: float | None = None,
     ) -> None:
+        if distance is not None and not NEAREST <= distance <= FARTHEST:
+            raise MesynthError(
+                f"distance {distance:g} is outside {NEAREST:g}..{FARTHEST:g} eye distances; 10 to 16 are usual"
+            )
         if seed < 0 or int(seed) != seed:
             raise MesynthError(f"seed {seed} is not a non-negative int; identities are numbered from 0")
         if not 16 <= size <= MAX_SIZE:
@@ -138,8 +155,16 @@ class Subject:
         self.seed, self.size, self.supersample = int(seed), int(size), int(supersample)
         self._model = model
         self._identity = sample_identity(self._model, self.seed, frontal)
+        if distance is not None:
+            camera = replace(self._identity.camera, distance=float(distance))
+            self._identity = replace(self._identity, camera=camera)
+        self._wears = tuple(name for name, on in (("glasses", glasses), ("brow_hair", brow_hair)) if on)
         self._scene, self._folds, self._lid_reach = _build_scene(
-            self._model, self._identity, self.size * self.supersample, model.au_basis if basis is None else basis
+            self._model,
+            self._identity,
+            self.size * self.supersample,
+            model.au_basis if basis is None else basis,
+            self._wears,
         )
 
     @property
@@ -160,6 +185,7 @@ class Subject:
             "skin_tone": round(skin.tone, 3),
             "hair_style": skin.hair_style,
             "beard": round(skin.beard, 3),
+            **dict.fromkeys(self._wears, "yes"),
             "yaw_degrees": round(float(np.degrees(camera.yaw)), 2),
             "pitch_degrees": round(float(np.degrees(camera.pitch)), 2),
             "roll_degrees": round(float(np.degrees(camera.roll)), 2),
@@ -259,7 +285,7 @@ def placements(camera: Camera, pose: np.ndarray) -> np.ndarray:
 
 
 def _build_scene(
-    model: HeadModel, identity: Identity, side: int, basis: np.ndarray
+    model: HeadModel, identity: Identity, side: int, basis: np.ndarray, wears: Sequence[str] = ()
 ) -> tuple[Scene, np.ndarray, np.ndarray]:
     """Arrays for the kernels, the fold matrix [K,M] and the lid reach [2] of one identity.
 
@@ -313,6 +339,17 @@ def _build_scene(
         attributes = np.concatenate([attributes, extra])
         rest = np.concatenate([rest, sheets.vertices])
 
+    lenses, tint = np.zeros((0, 3), np.int32), np.ones(3, np.float32)
+    if wears:
+        worn = _drawn_worn(model, face, identity, wears)
+        faces = np.concatenate([faces, worn.faces + np.int32(len(rest))])
+        kinds = np.where(worn.hair[worn.faces[:, 0]], SKIN, fields.WORN).astype(np.uint8)
+        part = np.concatenate([part, kinds])
+        vertex_eye = np.concatenate([vertex_eye, np.full(len(worn.vertices), -1, np.int8)])
+        attributes = np.concatenate([attributes, _worn_attributes(worn, attributes.shape[1])])
+        lenses, tint = worn.lenses + np.int32(len(rest)), worn.tint.astype(np.float32)
+        rest = np.concatenate([rest, worn.vertices])
+
     f = camera.iod_fraction * side * camera.distance
     scene = fields.Scene(
         rest=rest,
@@ -336,8 +373,36 @@ def _build_scene(
         garment=np.array(skin.garment, np.float32),
         background=(np.array(light.background) / light.exposure).astype(np.float32),
         camera=np.array([f, camera.distance, camera.centre[0] * side, camera.centre[1] * side], np.float32),
+        lenses=lenses,
+        tint=tint,
     )
     return scene, fold_matrix(strength), lid_reach(model, face)
+
+
+def _drawn_worn(model: HeadModel, face: np.ndarray, identity: Identity, wears: Sequence[str]) -> Worn:
+    """Each drawn by itself: glasses do not change the hair."""
+    seeds = dict(zip(("glasses", "brow_hair"), stream(identity.seed, "worn").integers(1 << 62, size=2), strict=True))
+    parts = []
+    for name in wears:
+        rng = np.random.default_rng(int(seeds[name]))
+        if name == "glasses":
+            parts.append(draw_glasses(model, face, rng))
+        else:
+            parts.append(brow_locks(model, face, identity.skin.hairline, rng))
+    return Worn.of(*parts)
+
+
+def _worn_attributes(worn: Worn, columns: int) -> np.ndarray:
+    from mesynth.head import raster as fields
+
+    out = np.zeros((len(worn.vertices), columns), np.float32)
+    hair = worn.hair
+    out[:, [fields.U, fields.V, fields.LIP]] = worn.colour
+    out[:, fields.LASH] = worn.gloss
+    out[hair, fields.U], out[hair, fields.V] = worn.strand[hair].T
+    out[:, fields.HAIR], out[:, fields.FACE] = np.where(hair, 1.0, -1.0), -1.0
+    out[:, [fields.EYE_U, fields.EYE_V]] = np.where(hair[:, None], 0.0, worn.beside)
+    return out
 
 
 def pack_texture(

@@ -45,6 +45,7 @@ from mesynth.head.raster import (  # fmt: skip
     STRAND,
     TOOTH,
     WARMTH,
+    WORN,
     Scalar,
     Scene,
     U,
@@ -159,7 +160,9 @@ def _shade_frame(
 ) -> np.ndarray:
     """Gamma-encoded picture [size,size,3] float32 of a projected mesh; not clipped, no noise."""
     side = size * ss
-    triangle, _ = rasterize(screen, scene.faces, side, side)
+    triangle, depth = rasterize(screen, scene.faces, side, side)
+    glazed = scene.lenses.shape[0] > 0
+    lens, before = rasterize(screen, scene.lenses, side if glazed else 1, side if glazed else 1)
     faces, parts, attributes, appearance = scene.faces, scene.part, scene.attributes, scene.appearance
     texture, wrinkles = scene.texture, scene.wrinkles
     u0, v0, texels = scene.tex_map[0], scene.tex_map[1], scene.tex_map[2]
@@ -170,6 +173,7 @@ def _shade_frame(
     lip_r, lip_g, lip_b = scene.lip[0], scene.lip[1], scene.lip[2]
     cloth_r, cloth_g, cloth_b = scene.garment[0], scene.garment[1], scene.garment[2]
     back_r, back_g, back_b = scene.background[0], scene.background[1], scene.background[2]
+    tint = scene.tint
     iris = (scene.iris[0], scene.iris[1], scene.iris[2])
     ambient_light, fill_light, key_light, warmth = (
         appearance[AMBIENT],
@@ -187,11 +191,21 @@ def _shade_frame(
             for q in range(ss * ss):
                 x, y = px * ss + q % ss, py * ss + q // ss
                 t = triangle[y, x]
+                # What is behind a lens is seen through it, and a window's reflection over it.
+                through_r, through_g, through_b, mirrored = 1.0, 1.0, 1.0, 0.0
+                if glazed and lens[y, x] >= 0 and before[y, x] > depth[y, x]:
+                    w0, w1, w2 = barycentric(screen, scene.lenses, lens[y, x], x, y)
+                    a, b, c = scene.lenses[lens[y, x], 0], scene.lenses[lens[y, x], 1], scene.lenses[lens[y, x], 2]
+                    lu = w0 * attributes[a, EYE_U] + w1 * attributes[b, EYE_U] + w2 * attributes[c, EYE_U]
+                    lv = w0 * attributes[a, EYE_V] + w1 * attributes[b, EYE_V] + w2 * attributes[c, EYE_V]
+                    through_r, through_g, through_b = float(tint[0]), float(tint[1]), float(tint[2])
+                    pane = _smooth(0.42, 0.30, abs(lu - 0.9 * lx + 0.35 * lv)) * _smooth(0.75, 0.5, abs(lv - 0.35))
+                    mirrored = key_light * (0.004 + 0.05 * pane)
                 if t < 0:
                     fade = 1.0 - 0.25 * y / side
-                    total_r += back_r * fade
-                    total_g += back_g * fade
-                    total_b += back_b * fade
+                    total_r += back_r * fade * through_r + mirrored
+                    total_g += back_g * fade * through_g + mirrored
+                    total_b += back_b * fade * through_b + mirrored
                     continue
                 w0, w1, w2 = barycentric(screen, faces, t, x, y)
                 a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
@@ -286,6 +300,9 @@ def _shade_frame(
                     inv = 1.0 / np.sqrt(nx * nx + ny * ny + nz * nz)
                     nx, ny, nz = nx * inv, ny * inv, nz * inv
                     hx, hy = 0.75 * lx, 0.6 * ly
+                elif part == WORN:
+                    r, g, b_ = float(s[U]), float(s[V]), float(s[LIP])
+                    gloss, occlusion, shadow = float(s[LASH]), 1.0, 1.0
                 else:
                     r, g, b_ = _mouth_colour(part, s[FACE], s[TOOTH], opening)
                     occlusion, shadow = 0.8, 0.8
@@ -311,6 +328,8 @@ def _shade_frame(
                     shine += gloss * 0.035 * rim * (ambient_light + fill_light) * occlusion
                 elif part == EYE:
                     shine = lit * 0.80 * _power(half, 7) + 0.02 * ambient_light
+                elif part == WORN:
+                    shine = gloss * lit * 0.25 * _power(half, 5)
                 elif part != MOUTH:
                     shine = lit * 0.06 * _power(half, 5)
                 grade = (
@@ -318,9 +337,9 @@ def _shade_frame(
                     + appearance[GRADIENT_X] * (2.0 * x / side - 1.0)
                     + appearance[GRADIENT_Y] * (2.0 * y / side - 1.0)
                 )
-                total_r += (r + shine) * grade
-                total_g += (g + shine) * grade
-                total_b += (b_ + shine) * grade
+                total_r += (r + shine) * grade * through_r + mirrored
+                total_g += (g + shine) * grade * through_g + mirrored
+                total_b += (b_ + shine) * grade * through_b + mirrored
             scale = exposure / (ss * ss)
             image[py, px, 0] = _develop(total_r * scale, gain)
             image[py, px, 1] = _develop(total_g * scale, gain)

@@ -243,6 +243,8 @@ class AUControl(ClipMetric):
             if clip.side == "real":
                 return {}  # annotated AUs carry no intensities; nothing is amiss
             raise ManifestError("the row does not say which AUs were asked for (au_known is not all true)")
+        if (clip.row.aus.intensity < 0).any():
+            return {}  # the judge has learned what there is more of alone
         change = luma_change(clip.aligned_pair)
         motion = cells(np.concatenate([clip.apex_flow[None], change[:, None]], 1))
         return {"target": clip.row.aus.intensity, "measured": self.networks.judge.read(motion)[0]}

@@ -26,8 +26,8 @@ from mesynth.core.errors import ManifestError, MesynthError
 from mesynth.metrics.base import METRICS, ClipData, Metric, PartlyUsed, Setup, walk
 from mesynth.store import cluster
 from mesynth.store.manifest import Manifest
+from mesynth.store.processes import WorkerDied, run_pool
 from mesynth.store.run_folder import temporary_beside
-from mesynth.store.stage import WorkerDied, run_pool
 
 Progress = Callable[[int, int], None]
 LeftOut = dict[str, dict[str, int]]

@@ -89,7 +89,7 @@ def quantised(frames: torch.Tensor, noise: float, rng: np.random.Generator) -> n
         draws = np.stack([drawn(size, rng)[:size] for _ in frames]).view(np.int16)
         told = torch.from_numpy(draws).to(frames.device).to(torch.int32) & 0xFFFF
         table = torch.from_numpy(_normal()).to(frames.device)
-        frames = frames + noise * (table[told >> 1] * (2 * (told & 1) - 1)).view(frames.shape)
+        frames = frames + noise * table[told].view(frames.shape)
     return np.asarray((frames + 0.5).clamp(0, 255).to(torch.uint8).contiguous().cpu().numpy())
 
 
@@ -339,7 +339,7 @@ class _Moving:
         up, low = (self._arrived(lip, above, _at(edge, s), s) - _at(edge, s) for edge in layers._lips[:2])
         closed = (up - low).mean(1) / max(min(layers.gap, _FAR) * iod, 1e-3)
         weights[:, :, 3] = np.maximum(weights[:, :, 3] - np.maximum(closed, 0)[:, None], 0)
-        opened = float(np.clip(1 - 1.2 * (layers.gap - 0.1), 0.35, 1))
+        opened = np.array([layers.jaw_way(now) for now in aus], np.float32)
         drop = weights[:, :, 2].mean(1) * opened
         box, basis = layers._jaw_box, on.basis
         told = on.put(weights)[..., None, None]
@@ -354,7 +354,7 @@ class _Moving:
         reach = torch.maximum(rise.abs(), fall.abs()).amax((1, 2)).cpu().numpy() * 1.5
         if jaw is not None:
             mask = torch.from_numpy(moving).to(on.device).view(-1, 1, 1, 1)
-            loose = on.loose * opened * mask
+            loose = on.loose * on.put(opened).view(-1, 1, 1, 1) * mask
             at = on.jaw_from.expand(len(jaw), -1, -1, -1)
             lower = loose * _bilinear(jaw, at[:, 0], at[:, 1])
             out.above = out.above + loose * on.jaw_share * jaw

@@ -145,7 +145,7 @@ class Carrier:
 
 def shown_aus(driver: Driver, intensity: float) -> AUVector:
     """The AUs that the driven clip shows at its apex: the driver's, scaled; unknown ones stay unknown."""
-    return AUVector(np.clip(driver.aus.intensity * intensity, 0, 1).astype(np.float32), driver.aus.known)
+    return AUVector(np.clip(driver.aus.intensity * intensity, -1, 1).astype(np.float32), driver.aus.known)
 
 
 def drive(
@@ -160,11 +160,11 @@ def drive(
     """
     if not 0 <= intensity <= MOST:
         raise MesynthError(f"intensity={intensity:g} is outside 0..{MOST:g} times the driver's motion")
-    if not noise >= 0:
-        raise MesynthError(f"noise={noise:g} must not be negative")
+    if not 0 <= noise < float("inf"):
+        raise MesynthError(f"noise={noise:g} grey levels must be finite and not negative")
     told = np.zeros_like(driver.aus.intensity)
     rows = [facs.AU_INDEX[code] for code in LIDS]
-    told[rows] = shown_aus(driver, intensity).intensity[rows]
+    told[rows] = np.maximum(shown_aus(driver, intensity).intensity[rows], 0)
     steps = _Driven(Carrier(driver, face), driver, intensity, told)
     clip, flow, warnings = formed_clip(face, steps, len(driver.fields), driver.fps, driver.apex, noise, seed)
     return Sample(clip, flow, shown_aus(driver, intensity)), warnings

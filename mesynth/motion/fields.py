@@ -1,9 +1,11 @@
 """What action units look like: displacement fields, the opinions of several rigs, their mean, and rigs drawn anew.
 
 Each AU of the motion prior's table (``au_table.json``) is a handful of Gaussian bumps: centre (cu, cv), widths (su, sv)
-and a displacement (outward, down) in IOD units at FACS E. Bumps are stated for u > 0 and mirrored; a bump on the
-midline is its own mirror and counts once. The table was fitted to face meshes and carries their disagreement (two
-meshes agree at cosine .51 to .90 per AU); it is a model of FACS, not a measurement of people.
+and a displacement (outward, down, towards the viewer) in IOD units at FACS E. Bumps are stated for u > 0 and mirrored;
+a bump on the midline is its own mirror and counts once. The table was fitted to face meshes and carries their
+disagreement (two meshes agree at cosine .51 to .90 per AU); it is a model of FACS, not a measurement of people. AU 14,
+22 and 24, which meshes agree on least, are half that fit and half what anatomy says (docs/decisions/024).
+:func:`drawn_bumps` draws the table anew, as far as it may be wrong.
 
 For AUs that the hand-calibrated table lacks, ``python -m mesynth.motion.fields 22 28`` fits a few bumps to the 3D head
 and prints rows for ``au_table.json`` with the cosine they reach.
@@ -32,28 +34,29 @@ from mesynth.head.raster import barycentric, rasterize
 
 @lru_cache(maxsize=1)
 def bumps() -> dict[int, np.ndarray]:
-    """Per AU code, [n,6] float64: cu, cv, su, sv, outward, down."""
+    """Per AU code, [n,7] float64: cu, cv, su, sv, outward, down, towards the viewer."""
     text = resources.files("mesynth.motion").joinpath("au_table.json").read_text()
-    table = {int(code): np.asarray(rows, np.float64)[:, :6] for code, rows in json.loads(text)["bumps"].items()}
+    table = {int(code): np.asarray(rows, np.float64) for code, rows in json.loads(text)["bumps"].items()}
     missing = set(facs.AU_CODES) - set(table)
     assert not missing, f"au_table.json lacks {missing}"
     return table
 
 
-def au_field(code: int, side: int, uv: np.ndarray) -> np.ndarray:
-    """Displacement of one AU side at weight 1: ``uv`` [...,2] IOD -> [...,2] float32 IOD (right, down).
+def au_field(code: int, side: int, uv: np.ndarray, table: dict[int, np.ndarray] | None = None) -> np.ndarray:
+    """Displacement of one AU side at weight 1: ``uv`` [...,2] IOD -> [...,3] float32 IOD (right, down, to the viewer).
 
-    ``side`` is 0 for the subject's left (u > 0), 1 for the right. The sides share the AU's whole field by a
-    sigmoid across the midline, as the head's do, and add up to it exactly.
+    ``table``: as :func:`bumps` (None: that). ``side`` is 0 for the subject's left (u > 0), 1 for the right. The sides
+    share the AU's whole field by a sigmoid across the midline, as the head's do, and add up to it exactly.
     """
     u, v = uv[..., 0], uv[..., 1]
-    whole = np.zeros(uv.shape, np.float32)
-    for cu, cv, su, sv, outward, down in bumps()[code]:
+    whole = np.zeros((*uv.shape[:-1], 3), np.float32)
+    for cu, cv, su, sv, outward, down, forth in (bumps() if table is None else table)[code]:
         half = 0.5 if cu == 0 else 1.0
         for sign in (1.0, -1.0):
             bump = half * np.exp(-0.5 * (((u - sign * cu) / su) ** 2 + ((v - cv) / sv) ** 2))
             whole[..., 0] += sign * outward * bump
             whole[..., 1] += down * bump
+            whole[..., 2] += forth * bump
     left = 1 / (1 + np.exp(np.clip(-u / SIDE_SOFTNESS, -60, 60)))
     return np.asarray(whole * (left if side == 0 else 1 - left)[..., None], np.float32)
 
@@ -70,11 +73,59 @@ def face_gate(uv: np.ndarray) -> np.ndarray:
     return gate.astype(np.float32)
 
 
-def basis(uv: np.ndarray, cells: list[tuple[int, int]]) -> np.ndarray:
-    """[A,H,W,2] float32, IOD units: the gated field of each (AU row, side) in ``cells`` on map ``uv`` [H,W,2]."""
+def basis(uv: np.ndarray, cells: list[tuple[int, int]], table: dict[int, np.ndarray] | None = None) -> np.ndarray:
+    """[A,H,W,3] float32, IOD units: the gated field (right, down, to the viewer) of each (AU row, side) in ``cells`` on
+    map ``uv`` [H,W,2]; ``table``: as :func:`bumps` (None: that)."""
     gate = face_gate(uv)[..., None]
-    fields = [au_field(facs.AU_CODES[k], side, uv) * gate for k, side in cells]
-    return np.stack(fields) if fields else np.zeros((0, *uv.shape), np.float32)
+    fields = [au_field(facs.AU_CODES[k], side, uv, table) * gate for k, side in cells]
+    return np.stack(fields) if fields else np.zeros((0, *uv.shape[:-1], 3), np.float32)
+
+
+_DOUBT_TURN, _DOUBT_GAIN, _DOUBT_EXTENT, _DOUBT_PLACE = 0.6, 0.5, 0.35, 0.12
+"""Standard deviations of what a person's bumps may differ by: direction of pull (radians), log strength, log width and
+place (IOD); once for all bumps of an AU and again for each. Chosen so that the range of 19 draws holds nine tenths of
+the truth (docs/figures.md)."""
+_DOUBT_SIDE = 0.1
+"""Standard deviation of the log strength of either side."""
+MAX_SPREAD = 2.0
+_MOST_BUMPS = 8
+_ALIKE = {43: 45, 27: 26}
+
+
+def drawn_bumps(spread: float, rng: np.random.Generator) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """One person's variant of the table, as :func:`bumps`, and how strong each side is by it, [K,2] float32.
+
+    ``spread``: 1 as far as the table may be wrong, 0 the table itself. Sides of an AU that crosses the midline are
+    alike; AU 43 and 45 are one motion, 27 the same as 26 but larger, so they are drawn together.
+
+    >>> same, sides = drawn_bumps(0.0, np.random.default_rng(0))
+    >>> bool(np.allclose(same[12], bumps()[12])), float(sides.min())
+    (True, 1.0)
+    """
+    out: dict[int, np.ndarray] = {}
+    sides = np.exp(spread * _DOUBT_SIDE * rng.standard_normal((len(facs.AU_CODES), 2)))
+    # As many numbers for every AU: a table with one bump more must not draw the other AUs anew.
+    numbers = spread * rng.standard_normal((len(facs.AU_CODES), 1 + _MOST_BUMPS, 6))
+    for code, like in _ALIKE.items():
+        sides[facs.AU_INDEX[code]], numbers[facs.AU_INDEX[code]] = (x[facs.AU_INDEX[like]] for x in (sides, numbers))
+    for code, (common, *own) in zip(facs.AU_CODES, numbers, strict=True):
+        rows = bumps()[code].copy()
+        off = common + own[: len(rows)]
+        middle = rows[:, 0] == 0
+        # A bump on the midline becomes the half of a pair: its sides may draw apart.
+        rows[middle, 4:] /= 2
+        angle, gain = _DOUBT_TURN * off[:, 0], np.exp(_DOUBT_GAIN * off[:, 1])
+        cos, sin = gain * np.cos(angle), gain * np.sin(angle)
+        outward, down = rows[:, 4].copy(), rows[:, 5].copy()
+        rows[:, 4], rows[:, 5] = cos * outward - sin * down, sin * outward + cos * down
+        rows[:, 6] *= gain
+        rows[:, 2:4] *= np.exp(_DOUBT_EXTENT * off[:, 2:4])
+        rows[:, :2] += _DOUBT_PLACE * off[:, 4:]
+        rows[:, 0] = np.where(rows[:, 0] == 0, 1e-9, np.abs(rows[:, 0]))
+        out[code] = rows
+    midline = [facs.AU_INDEX[code] for code in facs.MIDLINE]
+    sides[midline] = sides[midline].mean(1, keepdims=True)
+    return out, sides.astype(np.float32)
 
 
 # ---------------------------------------------------------------- fit
@@ -99,7 +150,7 @@ def frontal_skin(model: HeadModel) -> tuple[np.ndarray, np.ndarray]:
 def field(rows: np.ndarray, uv: np.ndarray) -> np.ndarray:
     """Both sides of bumps [n,6] at ``uv`` [N,2] -> [N,2]."""
     out = np.zeros_like(uv)
-    for cu, cv, su, sv, outward, down in rows:
+    for cu, cv, su, sv, outward, down in rows[:, :6]:
         for sign in (1, -1):
             bump = np.exp(-0.5 * (((uv[:, 0] - sign * cu) / su) ** 2 + ((uv[:, 1] - cv) / sv) ** 2))
             out += bump[:, None] * [sign * outward, down] * (0.5 if cu == 0 else 1)
@@ -168,24 +219,20 @@ def rig_basis(name: str) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _bump_basis() -> np.ndarray:
-    """The table of bumps on the mesh: along the skin, which they say nothing of (displacements are in the picture)."""
+    """The table of bumps on the mesh: on the skin that faces the viewer."""
     model = HeadModel.load()
     corners = model.vertices[model.faces].astype(np.float64)
     across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal = np.zeros(model.vertices.shape)
+    towards = np.zeros(len(model.vertices))
     for i in range(3):
-        np.add.at(normal, model.faces[:, i], across)
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
-    skin = np.zeros(len(normal), np.bool_)
+        np.add.at(towards, model.faces[:, i], across[:, 2])
+    skin = np.zeros(len(towards), np.bool_)
     skin[np.unique(model.faces[model.part == SKIN])] = True
-    gate = face_gate(model.uv) * (skin & (normal[:, 2] > 0))
+    gate = (face_gate(model.uv) * (skin & (towards > 0)))[:, None]
     out = np.zeros((K, 2, *model.vertices.shape), np.float32)
     for k, code in enumerate(facs.AU_CODES):
         for side in (0, 1):
-            right, down = (au_field(code, side, model.uv) * gate[:, None]).T
-            length = np.hypot(right, down)
-            forth = -(normal[:, 0] * right - normal[:, 1] * down) / np.maximum(normal[:, 2], 0.2)
-            out[k, side] = np.stack([right, -down, np.clip(forth, -length, length)], -1)
+            out[k, side] = au_field(code, side, model.uv) * gate * np.array([1, -1, 1], np.float32)
     return out
 
 

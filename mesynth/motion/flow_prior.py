@@ -139,7 +139,7 @@ def tables() -> _Tables:
     mesh = LinearNDInterpolator(model.uv[vertices].astype(np.float64), moved.transpose(1, 0, 2), fill_value=0)(uv)
     # Lids and lips are edges of the mesh; flow over them is never as sharp.
     mesh = gaussian_filter(mesh, (1, 1, 0, 0)).transpose(2, 0, 1, 3) * face_gate(uv)[..., None]
-    both = np.stack([basis(uv, CELLS), mesh]).astype(np.float32)
+    both = np.stack([basis(uv, CELLS)[..., :2], mesh]).astype(np.float32)
     marks = model.uv[model.landmarks[17:]].astype(np.float64)  # brows, nose, eyes, mouth
     nearest = np.sqrt(((uv[:, :, None] - marks) ** 2).sum(-1)).min(-1)
     texture = np.exp(-0.5 * (np.maximum(nearest - 0.08, 0) / 0.16) ** 2)

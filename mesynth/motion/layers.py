@@ -11,7 +11,9 @@ with ``a = c_above(p_a)``, ``b = min(c_below(p_b), 1 - a)``, c the share of the 
 at the source. Shares add: sides that touch have c_above + c_below = 1 and show no line. A generator says how the skin
 moves; lids and lips are moved here, by the AUs of :data:`LAYERED` alone and by what is left of others (:data:`LIDS`,
 :data:`LIPS`), relative to what the photo shows: a lid that is half closed closes the rest, a mouth that is open
-narrows under AU 24. Where nothing is asked for nothing changes, to the bit.
+narrows under AU 24. An AU that is lowered (:data:`mesynth.core.facs.LOWERABLE`) goes the other way: lips close by what
+it would part them, a lid that is down opens by so much of an ordinary eye. Where nothing is asked for nothing changes,
+to the bit.
 
 Lengths are shares of the inter-ocular distance (IOD) unless they say pixels; s in [-1,1] runs from a cut's corner in
 the image's left to that in its right, v is the distance below their line. AU columns are the subject's (left, right),
@@ -32,12 +34,11 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
+from mesynth.motion.onset import EYE, JAW, jaw_left
 from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
 """AUs whose motion is that of lids and lips: layers alone draw them, generators are not asked for them."""
-JAW = (26, 27)
-"""Those of them that drop the jaw: how its skin moves a generator may say (:attr:`Step.jaw`)."""
 LIDS: dict[int, tuple[float, float]] = {
     5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0, 0.40), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.04),
     45: (1.05, 0.04),
@@ -48,6 +49,11 @@ LIPS: dict[int, tuple[float, float, float, float]] = {
     25: (0.012, 0.035, 0, 0), 26: (0.005, 0.050, 0.19, 0), 27: (0.02, 0.10, 0.40, 0),
 }  # fmt: skip
 """Lift of the upper lip, drop of the lower lip, drop of the jaw; share of the gap closed."""
+_LID_ROWS, _LIP_ROWS = (np.array([facs.AU_INDEX[code] for code in table]) for table in (LIDS, LIPS))
+_LID_SHARES, _LIP_AMOUNTS = np.array(list(LIDS.values())), np.array(list(LIPS.values()))
+_SHUTTING, _SHUT = np.array([code in (43, 45) for code in LIDS]), LIDS[45]
+_PARTING = [list(LIPS).index(code) for code in (25, 26, 27)]
+_JAW_ROWS = [facs.AU_INDEX[code] for code in JAW]
 _MOST = (0.08, 0.14, 0.42, 1.0)
 """Of lift, drop, jaw and closing, of several AUs together."""
 
@@ -95,7 +101,7 @@ def jaw_cells(aus: AUVector) -> list[tuple[int, int]]:
     True
     """
     rows = [facs.AU_INDEX[code] for code in JAW]
-    return [(row, side) for row in rows for side in (0, 1) if aus.intensity[row, side] > 0]
+    return [(row, side) for row in rows for side in (0, 1) if aus.intensity[row, side]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +111,7 @@ class Step:
     skin: np.ndarray
     """[H,W,2] float32 pixels, onset -> frame on the onset's grid, of the skin: neither head nor what layers draw"""
     aus: np.ndarray
-    """[K,2] float32 in [0,1]: the AUs of this frame, all of them"""
+    """[K,2] float32 in [-1,1]: the AUs of this frame, all of them"""
     head: np.ndarray | None = None
     """[H,W,2] float32 pixels: motion of the whole head, or None"""
     change: np.ndarray | None = None
@@ -130,7 +136,7 @@ class Course:
     Fields are float32 pixels, onset -> frame, at weight 1."""
 
     aus: np.ndarray
-    """[T,K,2] float32 in [0,1]: the AUs of each frame, all of them"""
+    """[T,K,2] float32 in [-1,1]: the AUs of each frame, all of them"""
     weights: np.ndarray
     """[T,A]"""
     fields: np.ndarray
@@ -158,17 +164,38 @@ class Course:
 
     def step(self, t: int) -> Step:
         """Frame ``t``."""
-        skin = np.einsum("a,ahwc->hwc", self.weights[t], self.fields)
+        skin = _summed(self.weights[t], self.fields)
         if self.bend is not None and self.share is not None:
             skin = skin + np.float32(self.share[t]) * self.bend
         head = jaw = light = None
         if self.head is not None:
-            head = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.path[t], self.head), np.float32)
+            head = np.ascontiguousarray(_summed(self.path[t], self.head), np.float32)
         if self.change is not None and self.share is not None and self.share[t]:
             light = np.float32(self.share[t]) * self.change
         if self.drops is not None and self.jaws is not None:
-            jaw = np.ascontiguousarray(np.einsum("a,ahwc->hwc", self.drops[t], self.jaws), np.float32)
+            jaw = np.ascontiguousarray(_summed(self.drops[t], self.jaws), np.float32)
         return Step(np.ascontiguousarray(skin, np.float32), self.aus[t], head, light, jaw)
+
+
+def _summed(weights: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """[H,W,2]: fields [A,H,W,2] times their weights [A], added up in their order, as np.einsum does in more time."""
+    if weights.dtype != np.float32 or fields.dtype != np.float32:
+        return np.asarray(np.einsum("a,ahwc->hwc", weights, fields))
+    out = np.zeros(fields.shape[1:], np.float32)
+    if len(fields):
+        _add_up(np.ascontiguousarray(weights), np.ascontiguousarray(fields).reshape(len(fields), -1), out.reshape(-1))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _add_up(weights: np.ndarray, fields: np.ndarray, out: np.ndarray) -> None:
+    """Add fields [A,N] times ``weights`` to ``out`` [N], a part at a time, so that it stays in the nearest cache."""
+    for first in range(0, len(out), 2048):
+        target = out[first : first + 2048]
+        for a in range(len(weights)):
+            weight, field = weights[a], fields[a, first : first + 2048]
+            for i in range(len(target)):
+                target[i] += weight * field[i]
 
 
 @dataclass(frozen=True, eq=False)
@@ -615,6 +642,54 @@ def _lids(
                 out[y - inset, x - inset, c] = seen + share_of * (min(mixed, 255.0) - seen)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _lid_curves(
+    up: np.ndarray, low: np.ndarray, lid: np.ndarray, line: np.ndarray, slopes: np.ndarray, up0: np.ndarray,
+    low0: np.ndarray, aus: np.ndarray, rows: np.ndarray, side: int, iod: float, half: float,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """``curves`` and ``numbers`` of :func:`_lids`, of an eye with contours ``up`` and ``low`` [N], whose cosines are
+    ``slopes`` [2,N], and whose skin has moved to ``up0`` and ``low0``; aus [K,2] in [0,1], ``rows`` of :data:`LIDS`."""
+    closure, opened, fall, rise = 0.0, 0.0, 0.0, 0.0
+    for k in range(len(rows)):
+        strength = np.float64(aus[rows[k], side])
+        if _SHUTTING[k]:
+            closure, opened = max(closure, strength), min(opened, strength)
+        else:
+            fall += _LID_SHARES[k, 0] * strength
+            rise += _LID_SHARES[k, 1] * strength
+    if opened < 0:  # in shares of an ordinary eye: what is left of this one says nothing of its lid's way
+        fall += opened * EYE * iod / max((low - up).max(), 0.02 * iod)
+    fall, rise, drop, meet = min(fall, 0.9), min(rise, 0.6), _SHUT[0] * closure, _SHUT[1] * closure
+    still, most_shut = max(1 - closure, 0.0), min(closure, 1.0)
+    out = np.empty((10, _N))
+    wide, moves = 0.0, 0.0
+    for i in range(_N):
+        own = max(low[i] - up[i], 0.0) if _BETWEEN[i] else 0.0
+        gap = max(low0[i] - up0[i], 0.0) if _BETWEEN[i] else 0.0
+        # What the skin has closed already counts.
+        lower = fall * own if fall < 0 else max(fall * own - max(up0[i] - up[i], 0.0), 0.0)
+        lift = rise * own if rise < 0 else max(rise * own - max(low[i] - low0[i], 0.0), 0.0)
+        # Past the wet rim of the lower lid; a closing lid takes what it finds.
+        down = drop * (gap + 0.016 * iod * _LENS[i]) + still * lower
+        most = 0.15 * gap if closure > 0.9 else max(gap - down, 0.0)
+        lift = min((1 - closure) * lift + meet * gap, most)
+        upper, under = up0[i] + down, max(low0[i] - lift, up0[i] + down)
+        hem = 0.020 * iod * most_shut * _LENS[i]  # a shut lid ends on its lash line
+        out[0, i], out[1, i], out[2, i], out[3, i] = up[i] - hem, low[i], slopes[0, i], slopes[1, i]
+        out[4, i], out[5, i], out[6, i], out[7, i] = upper - hem, under, down, -lift
+        out[8, i], out[9, i] = 0.5 * lid[i], line[i]
+        if abs(_S[i]) < 0.95:
+            wide = max(wide, max(up[i] - upper, under - low[i]))
+        if down != 0 or lift != 0:
+            moves = 1.0
+    if closure > 0:
+        step = 2 * _REACH / (_N - 1) * half
+        for i in range(_N):
+            before, after = max(i - 1, 0), min(i + 1, _N - 1)
+            out[2, i] = 1 / np.hypot(1.0, (out[0, after] - out[0, before]) / ((after - before) * step))
+    return out, np.array([iod, most_shut, _step(wide / 2), moves])
+
+
 @njit(cache=True, nogil=True)
 def _lid_flow(
     flow: np.ndarray, label: np.ndarray, frame: np.ndarray, box: np.ndarray, curves: np.ndarray, iod: float
@@ -679,13 +754,9 @@ class _Eye:
     line: np.ndarray
 
     @cached_property
-    def edges(self) -> tuple[Edge, Edge]:
-        return Edge(self.slit, self.up, _S), Edge(self.slit, self.low, _S)
-
-    @cached_property
-    def slopes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines of both contours' slopes."""
-        return self.slit.slope(self.up), self.slit.slope(self.low)
+    def slopes(self) -> np.ndarray:
+        """[2,N]: cosines of both contours' slopes."""
+        return np.stack([self.slit.slope(self.up), self.slit.slope(self.low)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -1010,19 +1081,20 @@ class Layers:
 
     def _lip_weights(self, aus: np.ndarray) -> np.ndarray:
         """[2,4] of the subject's left and right: lift, drop, jaw, closing."""
-        out = np.zeros((2, 4))
-        for code, amounts in LIPS.items():
-            out += aus[facs.AU_INDEX[code], :, None] * np.array(amounts)
+        sides = aus[_LIP_ROWS][:, :, None]
+        out = (sides * _LIP_AMOUNTS[:, None]).sum(0)
+        lowered = np.minimum(sides[_PARTING], 0)
+        if lowered.any():  # what parts lips closes them by as much of their gap, and only the jaw goes back
+            width = max(self.gap * min(1.0, _FAR / max(self.gap, 1e-3)), 1e-3)
+            parts = _LIP_AMOUNTS[_PARTING]
+            instead = np.zeros_like(parts)
+            instead[:, 2], instead[:, 3] = parts[:, 2], -(parts[:, 0] + parts[:, 1]) / width
+            out += (lowered * (instead - parts)[:, None]).sum(0)
         return np.minimum(out, _MOST)
 
-    def _lid_weights(self, aus: np.ndarray, side: int) -> tuple[float, float, float]:
-        """Closure, fall of the upper and rise of the lower lid besides, in shares of the opening."""
-        closure = max(float(aus[facs.AU_INDEX[code], side]) for code in (43, 45))
-        fall, rise = (
-            sum(LIDS[code][i] * float(aus[facs.AU_INDEX[code], side]) for code in LIDS if code not in (43, 45))
-            for i in (0, 1)
-        )
-        return closure, min(fall, 0.9), min(rise, 0.6)
+    def jaw_way(self, aus: np.ndarray) -> float:
+        """Share of its way that the jaw goes under the AUs [K,2] of a frame: down, less the wider the mouth is open."""
+        return 1.0 if (aus[_JAW_ROWS] < 0).any() else jaw_left(self.gap)
 
     def _lips_move(self) -> np.ndarray:
         """See :func:`_lip_basis`; computed once."""
@@ -1048,12 +1120,13 @@ class Layers:
         closed = float(np.mean(up - low)) / max(min(self.gap, _FAR) * self.iod, 1e-3)
         weights[:, 3] = np.maximum(weights[:, 3] - max(closed, 0), 0)
         below, seen = above.copy(), above.copy()
-        jaw = float(weights[:, 2].mean()) * float(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+        way = self.jaw_way(step.aus)
+        jaw = float(weights[:, 2].mean()) * way
         lips, apart = _lip_sides(
             basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
         if step.jaw is not None:
-            loose = self._loose[..., None] * np.float32(np.clip(1 - 1.2 * (self.gap - 0.1), 0.35, 1))
+            loose = self._loose[..., None] * np.float32(way)
             low = loose * cv2.remap(step.jaw, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             up = loose * self._jaw_share * step.jaw
             above += up
@@ -1066,38 +1139,31 @@ class Layers:
         gap = float((self._most[1].arrived(below) - self._most[0].arrived(above)).max()) / self.iod
         return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
 
-    def _curves(self, side: int, aus: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What :func:`_lids` draws an eye by."""
-        up0, low0 = (edge.arrived(above) for edge in self.eyes[side].edges)
-        return self._curves_from(side, aus, up0, low0)
+    def _curves(self, aus: np.ndarray, above: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What :func:`_lids` draws each eye by."""
+        # One reading of the field for all four edges.
+        shifts = cv2.remap(above, self._lid_edges, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+        found = []
+        for side, eye in enumerate(self.eyes):
+            up, low = shifts.reshape(2, 2, _N, 2)[side].astype(np.float64) @ eye.slit.n
+            found.append(self._curves_from(side, aus, eye.up + up, eye.low + low))
+        return found
 
     def _curves_from(
         self, side: int, aus: np.ndarray, up0: np.ndarray, low0: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`_curves` of lids whose edges the skin has moved to ``up0`` and ``low0``, v at :data:`_S`."""
-        eye, iod = self.eyes[side], self.iod
-        closure, fall, rise = self._lid_weights(aus, side)
-        own = np.maximum(eye.low - eye.up, 0) * _BETWEEN
-        gap = np.maximum(low0 - up0, 0) * _BETWEEN
-        # What the skin has closed already counts.
-        fell, rose = np.maximum(up0 - eye.up, 0), np.maximum(eye.low - low0, 0)
-        lower = fall * own if fall < 0 else np.maximum(fall * own - fell, 0)
-        lift = rise * own if rise < 0 else np.maximum(rise * own - rose, 0)
-        shut = LIDS[45][0] * closure
-        # Past the wet rim of the lower lid; a closing lid takes what it finds.
-        down = shut * (gap + 0.016 * iod * _LENS) + max(1 - closure, 0) * lower
-        most = 0.15 * gap if closure > 0.9 else np.maximum(gap - down, 0)
-        lift = np.minimum((1 - closure) * lift + LIDS[45][1] * closure * gap, most)
-        up, low = up0 + down, np.maximum(low0 - lift, up0 + down)
-        hem = 0.020 * iod * min(closure, 1.0) * _LENS  # a shut lid ends on its lash line
-        lash = eye.slit.slope(eye.up - hem) if closure else eye.slopes[0]
-        curves = np.stack([
-            eye.up - hem, eye.low, lash, eye.slopes[1], up - hem, low, down, -lift, 0.5 * eye.lid, eye.line,
-        ])  # fmt: skip
-        bare = np.maximum(eye.up - up, low - eye.low)[np.abs(_S) < 0.95]
-        wide = float(_smooth(max(float(bare.max()), 0) / 2))  # pixels of the eyeball uncovered
-        moves = float(np.abs(down).max() > 0 or np.abs(lift).max() > 0)
-        return curves, np.array([iod, min(closure, 1.0), wide, moves])
+        eye = self.eyes[side]
+        return _lid_curves(
+            eye.up, eye.low, eye.lid, eye.line, eye.slopes, up0, low0, aus, _LID_ROWS, side, self.iod,
+            eye.slit.half,
+        )  # fmt: skip
+
+    @cached_property
+    def _lid_edges(self) -> np.ndarray:
+        """[1,4N,2] float32: the points of both edges of the subject's left eye, then of the right."""
+        points = [eye.slit.to(_S, edge) for eye in self.eyes for edge in (eye.up, eye.low)]
+        return np.concatenate(points).astype(np.float32)[None]
 
     def frame(self, step: Step, share: np.ndarray = _NONE4, inset: int = 0) -> np.ndarray:
         """The photo after ``step``: [H-2I,W-2I,3] float32 in 0..255, the photo itself where nothing moves.
@@ -1126,8 +1192,7 @@ class Layers:
                 self._rim, self._place, stay, self.iod, moved.mouth, self._colours, inset, out, share,
             )  # fmt: skip
         above = moved.above
-        for side, eye in enumerate(self.eyes):
-            curves, numbers = self._curves(side, step.aus, above)
+        for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
             b = eye.box
             if numbers[3] or above[b[0] : b[1], b[2] : b[3]].any():
                 _lids(
@@ -1156,8 +1221,7 @@ class Layers:
             label[self._under] = 1
             label[(label == 0) & (v > _at(self._lips[0], s)) & (np.abs(s) < 1)] = 3
         flow = moved.seen.copy()
-        for side, eye in enumerate(self.eyes):
-            curves, numbers = self._curves(side, step.aus, above)
+        for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
             b = eye.box
             box = np.s_[b[0] : b[1], b[2] : b[3]]
             if not (numbers[3] or above[box].any()):

@@ -120,28 +120,25 @@ _LEVELS = 1 << 15
 
 @lru_cache(maxsize=1)
 def _normal() -> np.ndarray:
-    """[32768] float32: what a standard normal's size is, in as many equally likely steps; the mean of squares is 1."""
+    """[65536] float32: what a draw stands for: half its number says the size of a standard normal, in equally likely
+    steps, and an odd one is positive; the mean of squares is 1."""
     inverse = NormalDist().inv_cdf
     sizes = np.array([inverse(0.5 + (i + 0.5) / (2 * _LEVELS)) for i in range(_LEVELS)])
-    return np.asarray(sizes / np.sqrt((sizes**2).mean()), np.float32)
+    each = np.asarray(sizes / np.sqrt((sizes**2).mean()), np.float32)
+    return np.stack([-each, each], 1).reshape(-1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _record(frame: np.ndarray, sd: np.floating, draws: np.ndarray, normal: np.ndarray, out: np.ndarray) -> None:
     """``out`` = ``frame`` plus ``sd`` times the normal number of each of ``draws`` (none: no noise), rounded."""
     zero, top, half = np.float32(0), np.float32(255), np.float32(0.5)
-    height, width, channels = frame.shape
-    at = 0
-    for y in range(height):
-        for x in range(width):
-            for c in range(channels):
-                value = frame[y, x, c] + half
-                if draws.size:
-                    draw = draws[at]
-                    size = sd * normal[draw >> 1]
-                    value = value + size if draw & 1 else value - size
-                    at += 1
-                out[y, x, c] = np.uint8(min(max(value, zero), top))
+    source, target = frame.reshape(-1), out.reshape(-1)
+    if not draws.size:
+        for i in range(len(source)):
+            target[i] = np.uint8(np.int32(min(max(source[i] + half, zero), top)))
+        return
+    for i in range(len(source)):
+        target[i] = np.uint8(np.int32(min(max(source[i] + half + sd * normal[draws[i]], zero), top)))
 
 
 def drawn(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -162,6 +159,7 @@ def recorded(frame: np.ndarray, sd: float, rng: np.random.Generator, out: np.nda
     """
     if out is None:
         out = np.empty(frame.shape, np.uint8)
+    assert out.flags.c_contiguous
     draws = drawn(frame.size, rng) if sd else np.zeros(0, np.uint16)
-    _record(np.asarray(frame, np.float32), np.float32(sd), draws, _normal(), out)
+    _record(np.ascontiguousarray(frame, np.float32), np.float32(sd), draws, _normal(), out)
     return out

@@ -6,7 +6,8 @@ the input comes back bit for bit; identity is kept because every pixel is the pe
 not show: the inside of a closed mouth, the eyeball under the lids.
 
 B_k are the bumps of ``au_table.json`` (``motion-prior``), or the mean of several rigs carried by the landmarks
-(``landmark-mean``, :mod:`mesynth.motion.fields`), whose displacements are three-dimensional and turn with the head.
+(``landmark-mean``, :mod:`mesynth.motion.fields`). Their displacements are three-dimensional and turn with the head; a
+closing lid travels as far as the eye is open. The bumps may be drawn anew for each seed, as far as they may be wrong.
 
 T maps a picture's pixels to the canonical face frame: origin between the eye centres, u to image right, v down, unit
 one inter-ocular distance (IOD, between the means of landmarks 36-41 and 42-47). The subject's left side is u > 0.
@@ -25,7 +26,7 @@ from mesynth.core.process import part
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
-from mesynth.motion.fields import FieldTable, basis, mean_table
+from mesynth.motion.fields import MAX_SPREAD, FieldTable, basis, drawn_bumps, mean_table
 from mesynth.motion.layers import Course, Layers, Steps, jaw_cells, skin_aus
 from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path, recorded
 from mesynth.motion.warp import folding, stays_inside
@@ -258,33 +259,51 @@ def inner(sample: Sample, margin: int) -> Sample:
 
 
 def shown_aus(aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int) -> np.ndarray:
-    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink is AU 45."""
+    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink is AU 45, beside
+    what a lid is opened by."""
     out = np.asarray(alpha[:, :, None] * aus.intensity, np.float32)
     closure = blink_curve(len(alpha), fps, blink, seeds.stream(seed, "blink"))
     row = facs.AU_INDEX[45]
-    out[:, row] = np.maximum(out[:, row], closure[:, None])
-    return np.clip(out, 0, 1)
+    out[:, row] = np.where(closure[:, None] > 0, np.maximum(out[:, row], closure[:, None]), out[:, row])
+    return np.clip(out, -1, 1)
+
+
+def check_spread(name: str, spread: object) -> None:
+    """Raise MesynthError for a ``spread`` that the generator of that name cannot draw."""
+    if name != NAME:
+        raise MesynthError(f"{name} has no option 'spread': it is one mean; choose {NAME}@spread={spread}")
+    if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread <= MAX_SPREAD:
+        raise MesynthError(f"spread={spread} is outside 0..{MAX_SPREAD:g}; 1 is as far as the prior may be wrong")
 
 
 class MotionPrior:
-    """Fields of one face, evaluated once and reused for all its clips; ``name``: NAME or MEAN, whose fields."""
+    """Fields of one face, evaluated once and reused for all its clips; ``name``: NAME or MEAN, whose fields.
 
-    def __init__(self, face: Face, name: str = NAME) -> None:
-        self.face = face
+    ``spread``: how far each seed's muscles pull from the bumps' directions, strengths, extents and places, 1 as far as
+    the table may be wrong (:func:`mesynth.motion.fields.drawn_bumps`); 0: everybody alike.
+
+    Raises: MesynthError for a spread out of range, and for one of the mean, which has none.
+    """
+
+    def __init__(self, face: Face, name: str = NAME, spread: float = 0.0) -> None:
+        if spread or name == NAME:
+            check_spread(name, spread)
+        self.face, self._spread = face, spread
         self._map = face.place
         self._fields: dict[tuple[int, int], np.ndarray] = {}
         self._head: np.ndarray | None = None
-        self._table: FieldTable | None = None
-        if name == MEAN:
-            self._table, self._turn = mean_table(), head_turn(face.landmarks)
-            self._lids = lid_travel(face.landmarks)
+        self._table: FieldTable | None = mean_table() if name == MEAN else None
+        self._turn, self._lids = head_turn(face.landmarks), lid_travel(face.landmarks)
 
-    def _canonical(self, uv: np.ndarray, cells: list[tuple[int, int]]) -> np.ndarray:
-        """[A,H,W,2] IOD units: the fields as the levelled picture shows them."""
-        if self._table is None:
-            return basis(uv, cells)
-        reach = [self._lids[side] if facs.AU_CODES[k] in (43, 45) else 1.0 for k, side in cells]
-        return self._table.read(uv, cells) @ self._turn.T * np.array(reach, np.float32)[:, None, None, None]
+    def _canonical(self, uv: np.ndarray, cells: list[tuple[int, int]], seed: int = 0) -> np.ndarray:
+        """[A,H,W,2] IOD units: the fields as the levelled picture shows them; ``seed`` draws the spread."""
+        reach = np.array([self._lids[side] if facs.AU_CODES[k] in (43, 45) else 1.0 for k, side in cells], np.float32)
+        bumps = None
+        if self._spread:
+            bumps, sides = drawn_bumps(self._spread, seeds.stream(seed, "spread"))
+            reach *= np.array([sides[cell] for cell in cells], np.float32)
+        fields = basis(uv, cells, bumps) if self._table is None else self._table.read(uv, cells)
+        return np.asarray(fields @ self._turn.T * reach[:, None, None, None])
 
     def _in_pixels(self, fields: np.ndarray) -> np.ndarray:
         """Canonical displacements [...,2] -> pixels along the picture's axes."""
@@ -300,10 +319,12 @@ class MotionPrior:
         return np.stack([self._fields[c] for c in cells]) if cells else np.zeros((0, height, width, 2), np.float32)
 
     @part("model")
-    def _styled_fields(self, cells: list[tuple[int, int]], strength: float, seed: int) -> np.ndarray:
-        """:meth:`fields` with one clip's own places and directions of pull."""
+    def _own_fields(self, cells: list[tuple[int, int]], strength: float, seed: int) -> np.ndarray:
+        """:meth:`fields` with one clip's own places and directions of pull: its style, and its draw of the spread."""
+        if not strength:
+            return self._in_pixels(self._canonical(self._map.uv, cells, seed))
         style = draw_style(self._map.uv, strength, seeds.stream(seed, "style"))
-        fields = self._canonical(self._map.uv + style.shift, cells)
+        fields = self._canonical(self._map.uv + style.shift, cells, seed)
         cos, sin = np.cos(style.turn), np.sin(style.turn)
         turned = np.stack(
             [cos * fields[..., 0] - sin * fields[..., 1], sin * fields[..., 0] + cos * fields[..., 1]], -1
@@ -314,12 +335,13 @@ class MotionPrior:
         self, aus: AUVector, profile: Profile, n_frames: int, fps: float, nuisance: Nuisance, seed: int
     ) -> Course:
         """Motion onset -> each of ``n_frames`` frames; a blink is AU 45."""
-        cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity > 0)]
+        cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
         shown = shown_aus(aus, profile.alpha(n_frames, lags), fps, nuisance.blink, seed)
         drops = jaw_cells(aus)
         every = [*cells, *drops]
-        drawn = self.fields(every) if not nuisance.style else self._styled_fields(every, nuisance.style, seed)
+        alike = not nuisance.style and not self._spread
+        drawn = self.fields(every) if alike else self._own_fields(every, nuisance.style, seed)
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))

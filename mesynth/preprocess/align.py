@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,14 +99,15 @@ class SimilarityCrop:
         When the crop is smaller than the face, frames are low-passed first so that fine texture does not alias
         (cv2.warpAffine samples a 4x4 neighbourhood whatever the scale).
         """
+        return _stacked(self, frames)
+
+    def each(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """:meth:`frames` of pictures [H,W,3] of one size, one after the other as they come."""
         edges = np.array([(x, y) for x in (0, self.size - 1) for y in (0, self.size - 1)], np.float64)
-        out = np.empty((len(frames), self.size, self.size, 3), np.uint8)
-        for source, target in zip(_low_passed(frames, self.scale, _inverse(self, edges)), out, strict=True):
-            cv2.warpAffine(
-                source, self.matrix, (self.size, self.size), dst=target,
-                flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE,
-            )  # fmt: skip
-        return out
+        for source in _low_passed(frames, self.scale, _inverse(self, edges)):
+            yield cv2.warpAffine(
+                source, self.matrix, (self.size, self.size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+            )
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """[N,2] source pixels -> [N,2] float32 crop pixels."""
@@ -222,14 +223,13 @@ class PiecewiseAffineCrop:
 
     def frames(self, frames: np.ndarray) -> np.ndarray:
         """[T,H,W,3] uint8 -> [T,size,size,3] uint8; border and low-pass as SimilarityCrop.frames."""
+        return _stacked(self, frames)
+
+    def each(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """See SimilarityCrop.each."""
         where = self._source_grid()
-        out = np.empty((len(frames), self.size, self.size, 3), np.uint8)
-        for source, target in zip(_low_passed(frames, self.scale, where.reshape(-1, 2)), out, strict=True):
-            cv2.remap(
-                source, where[..., 0], where[..., 1], cv2.INTER_CUBIC, dst=target,
-                borderMode=cv2.BORDER_REPLICATE,
-            )  # fmt: skip
-        return out
+        for source in _low_passed(frames, self.scale, where.reshape(-1, 2)):
+            yield cv2.remap(source, where[..., 0], where[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """[N,2] source pixels -> [N,2] float32 crop pixels; beyond the anchors, by the similarity transform."""
@@ -252,26 +252,34 @@ class PiecewiseAffineCrop:
         return np.ascontiguousarray(where.reshape(self.size, self.size, 2), np.float32)
 
 
-def _low_passed(frames: np.ndarray, scale: float, read: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames [T,H,W,3] in turn, low-passed for a crop of ``scale`` (crop pixels per source pixel) so that fine texture
-    does not alias. Only where they are read is filled: about ``read`` [N,2], source pixels; the rest means nothing.
+def _stacked(crop: SimilarityCrop | PiecewiseAffineCrop, frames: np.ndarray) -> np.ndarray:
+    out = np.empty((len(frames), crop.size, crop.size, 3), np.uint8)
+    for made, target in zip(crop.each(frames), out, strict=True):
+        target[:] = made
+    return out
+
+
+def _low_passed(frames: Iterable[np.ndarray], scale: float, read: np.ndarray) -> Iterator[np.ndarray]:
+    """Frames [H,W,3] of one size in turn, low-passed for a crop of ``scale`` (crop pixels per source pixel) so that
+    fine texture does not alias. Only where they are read is filled: about ``read`` [N,2], source pixels; the rest means
+    nothing, and a frame is gone once the next is asked for.
     """
     sigma = 0.5 * np.sqrt(max(1 / scale**2 - 1, 0))
     if sigma <= 0.3:
         yield from map(np.ascontiguousarray, frames)
         return
-    height, width = frames.shape[1:3]
     reach = int(np.ceil(4 * sigma)) + 1  # more than OpenCV's kernel of 8-bit pictures has, which ends at 3 sigma
     taps = 3
-    first = np.clip(np.floor(read.min(0)).astype(int) - taps, 0, [width - 1, height - 1])
-    last = np.clip(np.ceil(read.max(0)).astype(int) + taps + 1, first + 1, [width, height])
-    (x0, y0), (x1, y1) = first, last
-    left, top = max(x0 - reach, 0), max(y0 - reach, 0)
-    soft = np.empty(frames.shape[1:], np.uint8)
+    soft: np.ndarray | None = None
     for frame in frames:
-        part = np.ascontiguousarray(frame[top : y1 + reach, left : x1 + reach])
-        blurred = cv2.GaussianBlur(part, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-        soft[y0:y1, x0:x1] = blurred[y0 - top : y1 - top, x0 - left : x1 - left]
+        if soft is None:
+            height, width = frame.shape[:2]
+            first = np.clip(np.floor(read.min(0)).astype(int) - taps, 0, [width - 1, height - 1])
+            last = np.clip(np.ceil(read.max(0)).astype(int) + taps + 1, first + 1, [width, height])
+            (x0, y0), (x1, y1) = first, last
+            here = np.s_[max(y0 - reach, 0) : y1 + reach, max(x0 - reach, 0) : x1 + reach]
+            soft = np.empty(frame.shape, np.uint8)
+        cv2.GaussianBlur(frame[here], (0, 0), sigma, dst=soft[here], borderType=cv2.BORDER_REPLICATE)
         yield soft
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,7 @@ class _State:
             crop: SimilarityCrop | PiecewiseAffineCrop = PiecewiseAffineCrop.from_landmarks(landmarks, self.config.size)
         else:
             crop = SimilarityCrop.from_landmarks(landmarks, self.config.size, self.config.framing)
-        self.frames = np.concatenate([crop.frames(frame[None]) for frame in (onset, *rest)])
+        self.frames = np.stack([*crop.each(chain([onset], rest))])
         self.landmarks = crop.points(landmarks)
 
     def stabilise(self) -> None:

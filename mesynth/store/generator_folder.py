@@ -72,6 +72,9 @@ class Family:
     """Whether its network runs for every frame; else frames are made by warping."""
     diffusion: bool = False
     """Whether motion is drawn by a diffusion sampler."""
+    lowers: bool = False
+    """Whether it takes requests below 0 (mesynth.core.facs.LOWERABLE): it moves a face's pixels by a field for each AU,
+    which can be followed backwards."""
     mean_network: str | type[Any] = ""
     """Class of its network ``generator``, where that gives the same picture for the same request, so that an
     ``image_diffusion`` may draw around it (docs/decisions/015)."""
@@ -126,11 +129,11 @@ FAMILIES: Registry[Family] = Registry(
     "generator family",
     "mesynth.generators",
     {
-        "motion_gan": _shipped("motion_gan", "load", "MotionGANTask", mean_network="MotionGenerator"),
+        "motion_gan": _shipped("motion_gan", "load", "MotionGANTask", mean_network="MotionGenerator", lowers=True),
         "au_icgan": _shipped("au_icgan", "load", "AUICGANTask", paints_frames=True, mean_network="AUICGenerator"),
         "ice_gan": _shipped("ice_gan", "load", "ICEGANTask", paints_frames=True),
         "flow_gan": _shipped("flow_gan", "load", "FlowGANTask", frames=False),
-        "motion_diffusion": _shipped("motion_diffusion", "load", "MotionDiffusionTask", diffusion=True),
+        "motion_diffusion": _shipped("motion_diffusion", "load", "MotionDiffusionTask", diffusion=True, lowers=True),
         "image_diffusion": _shipped("image_diffusion", "load", "ImageDiffusionTask"),
         "flow_volume": _shipped(
             "flow_volume", "load", "FlowVolumeTask", diffusion=True, data="mesynth.training.data.sequences:SOURCE"
@@ -152,7 +155,7 @@ def trained_family(name: str) -> Family:
 
 
 def has_property(name: str, prop: str) -> bool:
-    """Whether ``name`` is a family with a property: ``frames``, ``paints_frames`` or ``diffusion``."""
+    """Whether ``name`` is a family with a property: ``frames``, ``paints_frames``, ``diffusion`` or ``lowers``."""
     return name in FAMILIES and bool(getattr(FAMILIES[name], prop))
 
 

@@ -140,6 +140,8 @@ class LongVideos:
                     path=cells["path"], fps=fps, frames=frames, licence=cells.get("licence") or "unknown",
                 )
             )  # fmt: skip
+        if not videos:
+            raise ManifestError(f"{file} lists no video; add a row for each, or list those of a database anew")
         return LongVideos(root=folder, videos=tuple(videos), intervals=tuple(read_intervals(folder / INTERVALS)))
 
     def of(self, video: LongVideo) -> tuple[Marked, ...]:
@@ -198,8 +200,12 @@ class LongVideos:
 
 def pictures_in(folder: Path) -> list[str]:
     """Names of the frames of a folder, in the order of the numbers in them: img2.png before img10.png."""
-    names = [p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
-    return sorted(names, key=_by_number)
+    return sorted((path.name for path in folder.iterdir() if is_picture(path)), key=_by_number)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is named like a frame."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
 
 
 def _by_number(name: str) -> list[tuple[int, int | str]]:

@@ -54,13 +54,21 @@ def claim_folder(out: Path, config: dict[str, Any]) -> None:
         except OSError as error:
             _unmake(out)
             raise RunFolderError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    if claimed(out) != digest:
+        raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
+
+
+def claimed(out: Path) -> str:
+    """:func:`config_hash` of the run that ``out`` holds; "" of none, or of one whose record cannot be read.
+
+    Raises:
+        DigestError: its run.yaml was changed after it was finished.
+    """
     digests.check(out, [RUN_FILE], partly=True)
     try:
-        found = (yaml.safe_load(run_file.read_text(encoding="utf-8")) or {}).get("hash")
-    except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
-        found = None
-    if found != digest:
-        raise RunFolderError(f"{out} holds another run (see {run_file}); choose another --out or remove it")
+        return str((yaml.safe_load((out / RUN_FILE).read_text(encoding="utf-8")) or {}).get("hash", ""))
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError, FileNotFoundError):
+        return ""
 
 
 def require_name(out: Path) -> None:

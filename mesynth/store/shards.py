@@ -12,7 +12,7 @@ import math
 import os
 import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -39,11 +39,6 @@ MASKS = ("valid.npy", "new.npy", "still.npy")
 """Masks [H,W] bool beside a flow, as :class:`mesynth.core.types.Flow` has them."""
 _END = b"\0" * 1024  # two empty blocks end a tar
 _PICTURE = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-# One filter for all lines, and run lengths in place of a search for repeats, which a face has not: written more than
-# twice as fast, read half as fast again, and no larger (rendered faces at 128 px: 0 to 9 % smaller).
-_FRAME = [*_PICTURE, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.12; those before know one filter alone
-    _FRAME += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
 
 
 class ShardWriter:
@@ -79,11 +74,24 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+_PLAIN = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+_PLAIN_SUM = sum(_PLAIN[:148]) + sum(_PLAIN[156:]) + 8 * ord(" ") - 11 * ord("0")
+"""Of a header's bytes, its checksum as spaces, without name and size."""
+
+
 def _header(name: str, size: int) -> bytes:
     """The ustar header of a plain file; mtime and owner stay 0: same bytes, same tar."""
+    if name.isascii() and len(name) <= 100 and size < 8**11:
+        return _plain_header(name.encode(), b"%011o" % size)
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _plain_header(name: bytes, digits: bytes) -> bytes:
+    """Of a name of at most 100 ASCII letters and 11 octal digits of a size: tarfile takes ten times as long."""
+    checksum = b"%06o\0 " % (_PLAIN_SUM + sum(name) + sum(digits))
+    return b"".join((name.ljust(100, b"\0"), _PLAIN[100:124], digits, _PLAIN[135:148], checksum, _PLAIN[156:]))
 
 
 def read_span(root: Path, span: Span, *, verify: bool = False) -> dict[str, bytes]:
@@ -149,11 +157,6 @@ class ShardReader:
         self.close()
 
 
-_PLAIN = _header("", 0)
-_PLAIN_SUM = sum(_PLAIN[:148]) + sum(_PLAIN[156:]) + 8 * ord(" ") - 11 * ord("0")
-"""Of a header's bytes, its checksum as spaces, without name and size."""
-
-
 def _plain_members(data: bytes) -> dict[str, bytes] | None:
     """The files of a tar all of whose headers are, to the byte, :func:`_header` of an ASCII name; None for others.
 
@@ -166,9 +169,7 @@ def _plain_members(data: bytes) -> dict[str, bytes] | None:
         name, digits = head[:100].rstrip(b"\0"), head[124:135]
         if digits.translate(None, b"01234567") or len(digits) != 11 or not name.isascii():
             return None
-        checksum = b"%06o\0 " % (_PLAIN_SUM + sum(name) + sum(digits))
-        fields = (name.ljust(100, b"\0"), _PLAIN[100:124], digits, _PLAIN[135:148], checksum, _PLAIN[156:])
-        if head != b"".join(fields):
+        if head != _plain_header(name, digits):
             return None
         short, size = name.partition(b".")[2].decode(), int(digits, 8)
         if not short or short in members or _NO_NAME & set(name):
@@ -254,11 +255,7 @@ def _parsed(data: bytes) -> _NpyForm:
 
 def png_bytes(rgb: np.ndarray) -> bytes:
     """[H,W,3] uint8 RGB as PNG (fast compression level)."""
-    return _png(rgb, _PICTURE)
-
-
-def _png(rgb: np.ndarray, how: list[int]) -> bytes:
-    return encoded(rgb, ".png", how)
+    return encoded(rgb, ".png", _PICTURE)
 
 
 # ---------------------------------------------------------------- frames of a clip
@@ -288,7 +285,9 @@ def frames_members(frames: np.ndarray, form: str = PICTURES[0], apex: int = 0) -
     without those before it."""
     if form == "video":
         return {VIDEO: lossless_video(frames, [apex])}
-    return {f"{i:03d}.png": data for i, data in enumerate(in_threads(partial(_png, how=_FRAME), frames))}
+    from mesynth.store.png import frame_png  # compiled: readers of shards do without
+
+    return {f"{i:03d}.png": data for i, data in enumerate(in_threads(frame_png, frames))}
 
 
 def frame_names(members: Collection[str]) -> list[str]:

@@ -6,7 +6,8 @@ ends with a journal, ``parts/000012/manifest.parquet``, and one that has it is n
 resumes after Ctrl-C or a kill. Nothing appears under its final name half-written, and the folder's last file says that
 it is finished.
 
-:func:`run_stage` is that engine for whatever makes clips (:class:`Produced`); :func:`run_pool` is its processes."""
+:func:`run_stage` is that engine for whatever makes clips (:class:`Produced`); its processes are those of
+:mod:`mesynth.store.processes`."""
 
 from __future__ import annotations
 
@@ -15,28 +16,16 @@ import errno
 import hashlib
 import io
 import json
-import multiprocessing
 import os
-import pickle
-import pickletools
 import shutil
-import signal
-import sys
-import threading
 import time
-import traceback
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from pickle import PicklingError
-from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -44,237 +33,24 @@ from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.core.process import part
 from mesynth.store import cluster, digests
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
-from mesynth.store.run_folder import claim_folder, temporary_beside, write_bytes, write_listed, write_text
+from mesynth.store.processes import Pool, run_pool
+from mesynth.store.run_folder import (
+    claim_folder,
+    claimed,
+    config_hash,
+    temporary_beside,
+    write_bytes,
+    write_listed,
+    write_text,
+)
 from mesynth.store.shards import PICTURES, ShardWriter, frames_members, npy_bytes
 
-# ------------------------------------------------------------------- processes
-
-
-Task = Callable[..., Iterable[int]]
-"""Makes one shard; yields how many of its clips are done. Picklable."""
-
-
-class WorkerDied(MesynthError):
-    """A worker process ended without a word: out of memory, or killed."""
+# ------------------------------------------------------------------- engine
 
 
 WORTH = 8.0
 """Seconds of work that must be left for processes to be started: each takes some seconds of a core to import what it
 needs. 0: they are started at once, and this process makes nothing itself."""
-
-
-def run_pool(
-    task: Task,
-    jobs: Iterable[tuple[Any, ...]],
-    *,
-    workers: int,
-    report: Callable[[int], object],
-    where: object,
-    close: Callable[[], object] | None = None,
-) -> None:
-    """Run ``task(*job)`` over ``jobs``. A job is taken (and held) no earlier than a worker is free for it.
-
-    ``report`` is told the number of clips done; ``where`` names the folder in errors; ``close`` is called in each
-    worker in the end (pickled together with ``task``, so both may hold one object).
-
-    Raises:
-        WorkerDied: a worker process was killed or ran out of memory.
-        MesynthError: whatever a task raised.
-    """
-    left = iter(jobs)
-    first = list(islice(left, workers))  # a process is started for a job only
-    with _Pool(task, close, where) as pool:
-        pool.start(len(first))
-        pool.run(chain(first, left), report)
-
-
-class _Pool:
-    """Worker processes, of which each asks for its next job; used as a context, which ends them all."""
-
-    def __init__(self, task: Task, close: Callable[[], object] | None, where: object) -> None:
-        self.task, self.close, self.where = task, close, where
-        self._counter: Any = None
-        self._processes: list[BaseProcess] = []
-        self._connections: list[Connection] = []
-        self._silent = 0
-        """Processes that have not asked for anything yet: they still import."""
-
-    @property
-    def done(self) -> int:
-        """Clips that the processes have made."""
-        return int(self._counter.value) if self._counter is not None else 0
-
-    @property
-    def is_started(self) -> bool:
-        return bool(self._processes)
-
-    @property
-    def is_up(self) -> bool:
-        """Every process that was started has asked for work."""
-        return bool(self._processes) and self._silent == 0
-
-    def start(self, workers: int) -> None:
-        """Start so many processes."""
-        context = _context((self.task, self.close))
-        self._counter = context.Value("q", 0)
-        # One thread per worker: the processes are the parallelism. Children read this at import time.
-        saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(saved, "1"))
-        try:
-            for _ in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=_serve, args=(theirs, (self.task, self.close), self._counter, dict(os.environ))
-                )
-                with _no_interrupt():
-                    process.start()
-                    self._processes.append(process)
-                theirs.close()  # so that a worker's death ends the connection
-                self._connections.append(ours)
-                self._silent += 1
-        finally:
-            for name, value in saved.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-    def serve(self, todo: Iterator[tuple[Any, ...]], timeout: float) -> bool:
-        """Give work to who has asked for it within ``timeout`` seconds; False once nobody is left.
-
-        Raises what ended a job, or WorkerDied.
-        """
-        try:
-            for connection in cast("list[Connection]", wait(self._connections, timeout=timeout)):
-                self._silent = max(self._silent - 1, 0)
-                if not _hand_out(connection, todo):
-                    self._connections.remove(connection)
-        except (EOFError, ConnectionError):
-            raise WorkerDied(
-                f"a worker process died (out of memory, or killed); finished clips stay in {self.where}, "
-                "go on with --workers 1"
-            ) from None
-        return bool(self._connections)
-
-    def run(self, todo: Iterator[tuple[Any, ...]], report: Callable[[int], object]) -> None:
-        """Serve until there is nothing left to do."""
-        while self._connections:
-            self.serve(todo, 0.2)
-            report(self.done)
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is not None:
-            _terminate(self._processes)
-        for process in self._processes:
-            process.join()
-
-
-def _context(work: object) -> Any:
-    """How processes are started: from a server that has imported what the work needs once, and runs no threads; where
-    there is none (Windows), each anew."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    words = {str(word) for _, word, _ in pickletools.genops(pickle.dumps(work)) if isinstance(word, str)}
-    context.set_forkserver_preload(sorted(words & {*sys.modules} - {"__main__"}))
-    return context
-
-
-def _terminate(processes: Iterable[BaseProcess]) -> None:
-    for process in processes:
-        process.terminate()
-
-
-def _hand_out(connection: Connection, todo: Iterator[tuple[Any, ...]]) -> bool:
-    """Give a worker that has said something its next job; False if there is none, which ends it.
-
-    Raises what ended the worker's last job; EOFError or ConnectionError if the worker is dead.
-    """
-    if error := connection.recv():
-        raise error
-    job = next(todo, None)
-    connection.send(job)
-    return job is not None
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits until a process is started and known.
-
-    A process that starts here inherits the mask, and stays silent before it can ask for it itself. The mask alone does
-    not keep this thread: a signal goes to any thread without it, and Python then interrupts this one.
-    """
-    pressed = []
-    here = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True)) if here else None
-    masks = hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
-    try:
-        yield
-    finally:
-        if masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if here:
-            signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-def _serve(
-    connection: Connection, work: tuple[Task, Callable[[], object] | None], counter: Any, environ: dict[str, str]
-) -> None:
-    """A worker's life: it says that it is free, or what ended its last job, and is told the next.
-
-    ``environ``: of the process that asks for it now; the server that it was forked from has that of its own start.
-    """
-    os.environ.clear()
-    os.environ.update(environ)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    import cv2
-
-    cv2.setNumThreads(1)
-    task, close = work
-    try:
-        connection.send(None)
-        while (job := connection.recv()) is not None:
-            error = _failure(task, job, counter)
-            try:
-                connection.send(error)
-            except (TypeError, AttributeError, PicklingError):  # an error that cannot travel
-                connection.send(RuntimeError("".join(traceback.format_exception(error))))
-    except (EOFError, ConnectionError):  # the parent was killed
-        os._exit(1)
-    finally:
-        if close is not None:
-            close()
-
-
-def _failure(task: Task, job: tuple[Any, ...], counter: Any) -> Exception | None:
-    """Do a job; None, or what ended it."""
-    told = 0
-    try:
-        for done in task(*job):
-            with counter.get_lock():
-                counter.value += done - told
-            told = done
-    except Exception as error:
-        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
-        return error
-    return None
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not write on: the folder is the next run's."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-# ------------------------------------------------------------------- engine
-
-
 PARTS = "parts"
 """Folder of the journals."""
 
@@ -411,8 +187,9 @@ def _full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise MesynthError(f"the disk of {out} is full; make room and run the same command again") from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"the disk of {out} is full" if error.errno == errno.ENOSPC else f"the quota of {out} is used up"
+            raise MesynthError(f"{what}; make room and run the same command again") from None
         raise
 
 
@@ -563,7 +340,7 @@ def merge_shards(out: Path, finish: Callable[[int], object], record: Mapping[str
 def merge_stage(out: Path, record: Mapping[str, Any]) -> None:
     """:func:`merge_shards` of a folder of :func:`run_stage`; the table of its rows is never in memory as a whole."""
     skipped = [Skipped(str(clip), str(reason)) for clip, reason in record.get("skipped", ())]
-    merge_shards(out, partial(_merge, out, skipped, dict(record.get("meta", {}))), record)
+    merge_shards(out, partial(_merge, out, claimed(out), skipped, dict(record.get("meta", {}))), record)
 
 
 def _beyond(report: Progress, done: int, total: int, clips: int) -> None:
@@ -608,10 +385,10 @@ def _make_here(
     out: Path,
     close: Callable[[], object] | None,
 ) -> None:
-    """Make shards in this process; with several ``workers`` until as many others have started, if that many seconds of
-    work are left (:data:`WORTH`) that it pays to start them."""
+    """Make shards in this process; with several ``workers`` it is one of them, and starts the others if that many
+    seconds of work are left (:data:`WORTH`) that it pays. Who waits for a shard is given one between two clips."""
     mine, first, since, free = 0, 0, 0.0, workers > 1
-    with _Pool(make, close, out) if free else nullcontext() as pool, _one_thread() if free else nullcontext():
+    with Pool(make, close, out) if free else nullcontext() as pool, _one_thread() if free else nullcontext():
         for shard in shards:
             before = mine
             for finished in make(*shard):
@@ -624,10 +401,8 @@ def _make_here(
                 elif pool.is_started:
                     pool.serve(shards, 0)
                 elif (total - done - mine) * (now - since) > WORTH * (mine - first):
-                    pool.start(workers)
+                    pool.start(workers - 1)
                 report(done + mine + pool.done, total)
-            if pool is not None and pool.is_up:
-                break
         if pool is not None and pool.is_started:
             pool.run(shards, lambda clips: report(done + mine + clips, total))
 
@@ -768,9 +543,11 @@ def run_stage(
         MesynthError: whatever a worker raised, or a full disk.
     """
     claim_folder(out, config)
+    run = config_hash(config)
     run_shards(
-        out, jobs, partial(_make_shard, worker, out), partial(_merge, out, skipped, meta or {}), last=FILE_NAME,
-        workers=workers, shard_clips=shard_clips, progress=progress, close=partial(_close, worker), held=held,
+        out, jobs, partial(_make_shard, worker, out, run), partial(_merge, out, run, skipped, meta or {}),
+        last=FILE_NAME, workers=workers, shard_clips=shard_clips, progress=progress, close=partial(_close, worker),
+        held=held,
         closing={
             "kind": "stage", "stage": str(config.get("stage", "")), "meta": meta or {},
             "skipped": [[entry.clip_id, entry.reason] for entry in skipped],
@@ -786,8 +563,14 @@ def _close(worker: Worker) -> None:
         close()
 
 
-def _make_shard(worker: Worker, out: Path, index: int, n_shards: int, first: int, jobs: Jobs) -> Iterator[int]:
-    """A :class:`ShardMaker`: the journal is the manifest of the shard's clips."""
+_PART = "mesynth.part"
+"""In a journal's metadata: of which run it is, and which shard."""
+
+
+def _make_shard(
+    worker: Worker, out: Path, run: str, index: int, n_shards: int, first: int, jobs: Jobs
+) -> Iterator[int]:
+    """A :class:`ShardMaker`: the journal is the manifest of the shard's clips. ``run``: the hash of ``out``'s claim."""
     rows: list[Row] = []
     skipped: list[Skipped] = []
     notes: list[dict[str, Any]] = []
@@ -805,7 +588,7 @@ def _make_shard(worker: Worker, out: Path, index: int, n_shards: int, first: int
         folder = journal(out, index).parent
         written = {SKIPPED_FILE: skipped_csv(skipped), NOTES_FILE: "".join(json.dumps(note) + "\n" for note in notes)}
         write_listed(folder, {name: text.encode() for name, text in written.items()})
-        Manifest.from_rows(rows, out).write(folder)
+        replace(Manifest.from_rows(rows, out), meta={_PART: f"{run} {index}"}).write(folder)
 
 
 def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: ShardWriter) -> Row:
@@ -827,8 +610,12 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     return row
 
 
-def _merge(out: Path, skipped: Sequence[Skipped], meta: dict[str, str], n_shards: int) -> None:
-    """The journals become one manifest, one in memory at a time; it is written last."""
+def _merge(out: Path, run: str, skipped: Sequence[Skipped], meta: dict[str, str], n_shards: int) -> None:
+    """The journals become one manifest, one in memory at a time; it is written last.
+
+    Raises:
+        RunFolderError: a journal is of another run or another shard: somebody has copied it here.
+    """
     folders = [journal(out, index).parent for index in range(n_shards)]
     left = [*skipped, *(entry for folder in folders for entry in read_skipped(folder))]
     if left:
@@ -837,14 +624,20 @@ def _merge(out: Path, skipped: Sequence[Skipped], meta: dict[str, str], n_shards
     for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
         if tar.stat().st_size <= 1024:
             tar.unlink()
-    write_tables(out, partial(_part_tables, folders), meta, finishes=[PARTS])
+    write_tables(out, partial(_part_tables, folders, run), meta, finishes=[PARTS])
 
 
-def _part_tables(folders: Sequence[Path]) -> Iterator[Any]:
+def _part_tables(folders: Sequence[Path], run: str) -> Iterator[Any]:
     """The tables of the parts; in the end every clip_id has occurred once."""
     ids = array("Q")  # 8 bytes a clip, so that ten million take less than their names
-    for folder in folders:
-        table = Manifest.read(folder).table
+    for index, folder in enumerate(folders):
+        part = Manifest.read(folder)
+        if part.meta.get(_PART, f"{run} {index}") != f"{run} {index}":
+            raise RunFolderError(
+                f"{folder} is a shard of another run, or another shard of this one; remove it and run the same "
+                "command again"
+            )
+        table = part.table
         for chunk in table["clip_id"].chunks:
             ids.extend(_short(clip) for clip in chunk.to_pylist())
         yield table

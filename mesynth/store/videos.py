@@ -534,17 +534,21 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
         raise UnreadableImageError(
             f"{name} cannot be read: it states {size[0]}x{size[1]} pixels, more than {MOST_PIXELS:,}; make it smaller"
         )
+    rgb = _IN_ORDER if data[:2] == _JPEG else 0
     try:
         with _silent:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), (rgb or cv2.IMREAD_COLOR) | cv2.IMREAD_ANYDEPTH)
     except cv2.error:  # a header that asks for more than OpenCV or this machine has room for
         image = None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         why = "it may be truncated, replace it" if size is None else "it is truncated, or holds no 8 or 16 bit colours"
         raise UnreadableImageError(f"{name} cannot be read as an image; {why}")
-    return swapped_channels(image)
+    return image if rgb else swapped_channels(image)
 
 
+_JPEG = b"\xff\xd8"
+_IN_ORDER = getattr(cv2, "IMREAD_COLOR_RGB", 0)
+"""Has channels written in order as they are decoded, where this OpenCV can (4.11)."""
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 

@@ -152,10 +152,16 @@ class AdamWConfig:
 
 
 _LATER: dict[str, dict[str, object]] = {
-    "data": {"yaw": 0.0, "rigs": 0.0, "expressive": 0.0, "landmark_noise": 0.0},
-    "model": {"face": False},
-}
-"""Keys that recipes did not have at first, as they were then: runs of before keep their hash."""
+    "data": {
+        "yaw": 0.0, "rigs": 0.0, "expressive": 0.0, "landmark_noise": 0.0,
+        "glasses": 0.0, "brow_hair": 0.0, "focal": 0.0,
+    },
+    "data.camera": {"grey": 0.0},
+    "model": {"face": False, "layered": False, "spread": 1.0},
+    "loss": {"squared": 1.0, "picture": 0.0, "st_lpips": 0.0},
+    "sampling": {"spread": 1.0},
+}  # fmt: skip
+"""Keys that recipes did not have at first, by section, as they were then: runs of before keep their hash."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +190,12 @@ class Recipe:
         for key in _EXECUTION:
             plain["run"].pop(key, None)
         for section, defaults in _LATER.items():
+            inner: dict[str, Any] = plain
+            for part in section.split("."):
+                inner = inner.get(part) or {}
             for key, value in defaults.items():
-                if plain.get(section, {}).get(key) == value:
-                    plain[section].pop(key)
+                if inner.get(key) == value:
+                    inner.pop(key)
         plain = by_former_names(_without_paths(plain), _former(self.task))
         if (teacher := plain.get("distil", {}).get("teacher")) in shipped_models():
             # Recipes named its folder before they could name the model: runs of before keep their hash.

@@ -118,6 +118,8 @@ def random_batch(n: int, size: int) -> Batch:
         landmarks=torch.full((n, 68, 2), torch.nan),
         label=torch.arange(n) % 3,
         seeds=np.arange(n, dtype=np.int64),
+        formed=uniform(3, size, size),
+        share=torch.ones(n, 1, size, size),
     )
 
 

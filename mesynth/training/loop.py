@@ -47,6 +47,7 @@ def build_task(recipe: Recipe, start: InitialWeights | None = None) -> Task:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(recipe.run.seed, "init"))
         task = trained_family(recipe.task).build_task(recipe.config, recipe.data.size)
+    task.check_data(recipe.data)
     if getattr(recipe.data, "faces", ()):
         task.check_faces(alone=recipe.data.faces_alone)
     if start is not None:

@@ -6,9 +6,9 @@ Beside it one update: a task's losses to gradients to optimiser steps, over part
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -78,6 +78,20 @@ class Task(ABC):
     def teachers(self) -> Mapping[str, GeneratorFacts]:
         """Saved generators that the task learns from beside its data, by the recipe's key: whom they saw, it has."""
         return {}
+
+    def check_data(self, data: Any) -> None:  # noqa: B027 - most tasks learn from whatever there is
+        """Accept the recipe's section ``data``. Raises ConfigError for what the task cannot learn from; by default all
+        is well."""
+
+    def prepared(
+        self, pairs: Any, cache: Path, progress: Callable[[int, int], None] | None = None, workers: int = 1
+    ) -> Any:
+        """``pairs`` (to learn from, or to validate on) with what the task wants beside them, kept in ``cache``.
+
+        By default nothing. ``workers``: processes that make it, 0 for one per core. Of several processes that train the
+        first makes it, the others find it.
+        """
+        return pairs
 
     def check_faces(self, *, alone: bool) -> None:
         """Accept faces without clips (``data.faces``) as part of a batch; ``alone``: nothing else is in it.

@@ -24,6 +24,7 @@ from mesynth.training.data.pack import subject_groups
 from mesynth.training.loop import Run, build_task, warn
 from mesynth.training.processes import Processes, check_trackers
 from mesynth.training.record import METRICS, RECIPE, RECORD, RunFolder, read_metrics
+from mesynth.training.task import Task
 
 CROSS_FIT = "cross_fit.json"
 Bars = Callable[[str], Progress]
@@ -98,7 +99,7 @@ def train(
         if not processes.gather(processes.on_main(claim))[0]:
             return _finished(folder)
         cache = machine.cache or default_folder() / "pairs"
-        pairs = _open(recipe, excluded, cache, machine.workers, processes, progress)
+        pairs = _open(recipe, task, excluded, cache, machine.workers, processes, progress)
         record = _record(recipe, excluded, pairs, processes, start, task.teachers())
         processes.on_main(lambda: folder.keep_record(record))
         run = Run(recipe, folder, processes, pairs, record, task)
@@ -181,6 +182,7 @@ def read_cross_fit(out: Path) -> dict[str, Path]:
 
 def _open(
     recipe: Recipe,
+    task: Task,
     excluded: Sequence[str],
     cache: Path,
     workers: int,
@@ -190,14 +192,15 @@ def _open(
     """The pairs, made by the first process and then found by the others."""
 
     def work() -> tuple[PairSet, PairSet]:
-        return trained_family(recipe.task).source.open(
-            recipe.data,
-            exclude_subjects=excluded,
-            cache=cache,
-            seed=recipe.run.seed,
-            workers=workers,
-            progress=progress if processes.main else None,
+        bars = progress if processes.main else None
+        opened = trained_family(recipe.task).source.open(
+            recipe.data, exclude_subjects=excluded, cache=cache, seed=recipe.run.seed, workers=workers, progress=bars
         )
+        learned, held = (
+            task.prepared(pairs, cache, bars(name) if bars else None, workers)
+            for pairs, name in zip(opened, ("form", "form validation"), strict=True)
+        )
+        return learned, held
 
     pairs = processes.on_main(work)
     return work() if pairs is None else pairs

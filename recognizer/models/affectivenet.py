@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check, norm
-from recognizer.models.learnet import SUMMARIES, Halving, halved, stretched, triple
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, norm
+from recognizer.models.learnet import Halving, check_paths, halved, stretched, triple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,7 @@ class AffectivenetConfig:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("kernels", "widths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        check(
-            "affectivenet", self, least={"kernels": 1, "widths": 1, "dense": 1}, shares=("dropout",),
-            choices={"input": SUMMARIES},
-        )  # fmt: skip
+        check_paths("affectivenet", self)
         triple("affectivenet", self.widths)
 
 

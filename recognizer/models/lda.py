@@ -200,13 +200,21 @@ def chosen_prior_weight(
         return float(candidates[int(away.argmin())])
     group = spread(np.bincount(who), _GROUPS)[who]
     x, labels, w = gram.mapped(real, affine), y[real], weights[real].astype(np.float64)
-    prior = _made(gram, made, y, weights, affine, n_classes)
+    few = len(real) + len(made) <= x.shape[1]  # then what :func:`fit` solves is smaller than moments are
+    prior = [] if few else _made(gram, made, y, weights, affine, n_classes)
     right = np.zeros((len(candidates), len(real)))
     for g in np.unique(group):
         tested = group == g
-        own = moments(x[~tested], labels[~tested], w[~tested], n_classes)
+        kept = weights.copy()
+        kept[real[tested]] = 0
+        own = [] if few else moments(x[~tested], labels[~tested], w[~tested], n_classes)
         for k, candidate in enumerate(candidates):
-            weight, bias = _solved([*own, *(_scaled(one, candidate) for one in prior if candidate)], n_classes, config)
+            if few:
+                model = fit(gram, y, kept, added, n_classes, config, affine=affine, prior_weight=candidate)
+                weight, bias = model.weight.reshape(n_classes, -1), model.bias
+            else:
+                groups = [*own, *(_scaled(one, candidate) for one in prior if candidate)]
+                weight, bias = _solved(groups, n_classes, config)
             right[k, tested] = (x[tested] @ weight.T + bias).argmax(1) == labels[tested]
     recall = np.stack([right[:, labels == c].mean(1) for c in np.unique(labels)], 1).mean(1)
     return float(candidates[int((recall - PULL / np.sqrt(len(real)) * away).argmax())])

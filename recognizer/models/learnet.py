@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,20 @@ def triple(section: str, widths: tuple[int, ...]) -> None:
     """Raises ConfigError unless there are three widths."""
     if len(widths) != 3:
         raise ConfigError(f"{section}.widths={list(widths)} needs three numbers")
+
+
+def check_paths(section: str, config: Any) -> None:
+    """Of a network whose ``kernels`` work side by side on one picture: lists of a recipe become tuples.
+
+    Raises:
+        ConfigError: a size below 1, a dropout that is no share, or an unknown picture.
+    """
+    for name in ("kernels", "widths"):
+        object.__setattr__(config, name, tuple(getattr(config, name)))
+    check(
+        section, config, least={"kernels": 1, "widths": 1, "dense": 1}, shares=("dropout",),
+        choices={"input": SUMMARIES},
+    )  # fmt: skip
 
 
 def halved(side: int) -> int:

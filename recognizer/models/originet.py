@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check, norm
-from recognizer.models.learnet import SUMMARIES, Halving, halved, stretched
+from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, norm
+from recognizer.models.learnet import Halving, check_paths, halved, stretched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,7 @@ class OriginetConfig:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("kernels", "widths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        check(
-            "originet", self, least={"kernels": 1, "widths": 1, "dense": 1}, shares=("dropout",),
-            choices={"input": SUMMARIES},
-        )  # fmt: skip
+        check_paths("originet", self)
 
 
 class _Hybrid(nn.Module):

@@ -1,14 +1,16 @@
 """What a corpus of any size takes on any number of processes, from rates measured here; and where memory is not flat.
 
     python -m tests.bench.bench_scale                          # rates, memory, the table; some minutes
-    python -m tests.bench.bench_scale --rows 10000000          # plan and merge of ten million rows: an hour or two
+    python -m tests.bench.bench_scale --rows 10000000 --shard-rows 4096 --once  # ten million rows: half an hour, 8 GB
     python -m tests.bench.bench_scale --stream                 # a corpus on a local S3 server into a training loop
 
-Plan and merge are measured on synthetic rows (one row and one journal, each with other names), every size in a process
-of its own, whose peak is the kernel's (VmHWM). The table is a simulation: clips of --clip-seconds are made in shards,
-each process takes the next one that is free; before them lies what one process does while all others wait (its copy of
-the plan), behind them the merge. Processes are taken to be as fast as one alone: cores, disks and networks that they
-share make it worse, and the table says nothing about them.
+Plan and merge are measured on synthetic rows (500 drawn ones, and the journal of a shard, each with other names), every
+size in a process of its own, whose peak is the kernel's (VmHWM). --once: without a fourth of the rows before, by which
+peaks are followed to ten million. A corpus' shards have 256 rows; larger ones are read and written sooner, and held as
+a whole. The table is a simulation: clips of --clip-seconds are made in shards, each process takes the next one that is
+free; before them lies what one process does while all others wait (its copy of the plan), behind them the merge.
+Processes are taken to be as fast as one alone: cores, disks and networks that they share make it worse, and the table
+says nothing about them.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from mesynth.corpus.planning import draft_plan
 n, out = int(sys.argv[1]), Path(sys.argv[2])
 draft = draft_plan(load_design(None, ["rows.count=500"]), people=1000)
 started = time.perf_counter()
-first = list(draft.planner)[0]
+few = list(draft.planner)
 drawn = (time.perf_counter() - started) / 500
-rows = lambda: (replace(first, index=i, face=i % 1000, seed=i) for i in range(n))
+rows = lambda: (replace(few[i % 500], index=i, face=i % 1000, seed=i) for i in range(n))
 started = time.perf_counter()
 plan = write_plan_folder(out / "plan", rows(), draft.faces, draft.design.plain(), {"size": 128})
 written = (time.perf_counter() - started) / n
@@ -42,19 +44,22 @@ write_plan(plan, out)
 copied = (time.perf_counter() - started) / n
 size = (out / "plan" / "plan.parquet").stat().st_size / n
 print(drawn, written, copied, size)
+for name in ("plan/plan.parquet", "plan.jsonl"):  # the merge has its own
+    (out / name).unlink()
 """
 JOURNALS = """
 import sys, time
 from pathlib import Path
+import numpy as np
 import pyarrow as pa
+from mesynth.core.types import N_AUS
 from mesynth.store.manifest import Manifest, Span
 from mesynth.store.run_folder import claim_folder, write_listed, write_text
 from mesynth.store.stage import CLOSING, NOTES_FILE, PARTS, SKIPPED_FILE, journal, skipped_csv
 from dataclasses import replace
 import json
 from mesynth.store.manifest import Provenance, Row
-n, out = int(sys.argv[1]), Path(sys.argv[2])
-SIZE = 256
+n, out, SIZE = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 claim_folder(out, {"rows": n})
 who = Provenance(kind="synthetic", database="faces", subject="p", licence="CC0-1.0", subjects_seen=("faces/p",),
                  parents=("0" * 64,), generator="motion-prior", plan_row=0, seed=1, aus_asked="4=0.3,7=0.2",
@@ -63,7 +68,13 @@ span = Span("frames-000000.tar", 1024, 2000000, "0" * 64)
 row = Row(clip_id="", database="faces", subject="p", clip="syn0000000", onset=0, apex=26, offset=64, fps=200.0,
           n_frames=65, apex_index=26, height=128, width=128, emotion="disgust", label="negative",
           objective_class="IV", au_text="4=0.3,7=0.2", frames=span, flow=span, provenance=who)
-table = Manifest.from_rows([replace(row, clip_id=str(i)) for i in range(SIZE)], out).table
+rng = np.random.default_rng(0)
+rows = []
+for i in range(SIZE):
+    cells = np.zeros(2 * N_AUS, np.float32)
+    cells[rng.integers(0, 2 * N_AUS, 4)] = rng.random(4)
+    rows.append(replace(row, clip_id=str(i), au_intensity=tuple(cells.tolist()), provenance=replace(who, plan_row=i)))
+table = Manifest.from_rows(rows, out).table
 where = table.schema.get_field_index("clip_id")
 started = time.perf_counter()
 shards = -(-n // SIZE)
@@ -94,6 +105,8 @@ n = len(Manifest.read(sys.argv[2]))
 print((time.perf_counter() - started) / n)
 """
 GIB = 2**30
+READ_AT_MOST = 2_000_000
+"""Rows whose table is read as a whole: it is what grows with them, 1.6 kB each."""
 
 
 def run(code: str, *arguments: object) -> tuple[list[float], float]:
@@ -107,14 +120,14 @@ def run(code: str, *arguments: object) -> tuple[list[float], float]:
     return [float(figure) for figure in figures], 1024 * int(peak) / GIB
 
 
-def measured(rows: int) -> dict[str, float]:
+def measured(rows: int, shard_rows: int) -> dict[str, float]:
     """Seconds a row and peaks."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (drawn, written, copied, size), plan = run(PLAN, rows, folder)
-        (journals,), _ = run(JOURNALS, rows, folder / "corpus")
+        (journals,), _ = run(JOURNALS, rows, folder / "corpus", shard_rows)
         (merged,), merge = run(MERGE, rows, folder / "corpus")
-        (_,), read = run(READ, rows, folder / "corpus")
+        read = math.nan if rows > READ_AT_MOST else run(READ, rows, folder / "corpus")[1]
         stored = (folder / "corpus" / "manifest.parquet").stat().st_size / rows
     return {
         "draw": drawn, "write": written, "copy": copied, "plan bytes": size, "journal": journals, "merge": merged,
@@ -191,6 +204,8 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=80_000)
+    parser.add_argument("--shard-rows", type=int, default=256)
+    parser.add_argument("--once", action="store_true")
     parser.add_argument("--clip-seconds", type=float, default=0.387, help="of bench_frames, or of --dry-run")
     parser.add_argument("--clip-bytes", type=float, default=2.05e6)
     parser.add_argument("--start-seconds", type=float, default=4.0)
@@ -199,9 +214,12 @@ def main() -> None:
     if chosen.stream:
         stream()
         return
-    few, many = measured(max(chosen.rows // 4, 1)), measured(chosen.rows)
+    few = {} if chosen.once else measured(max(chosen.rows // 4, 1), chosen.shard_rows)
+    many = measured(chosen.rows, chosen.shard_rows)
     for name, value in many.items():
-        if name.endswith("GiB"):
+        if name.endswith("GiB") and chosen.once:
+            print(f"{name}: {value:.2f} of {chosen.rows:,} rows")
+        elif name.endswith("GiB"):
             slope = (value - few[name]) / (chosen.rows - chosen.rows // 4)
             whole = value + slope * (1e7 - chosen.rows)
             print(f"{name}: at most {value:.2f}, of ten million rows by the slope {whole:.2f}")

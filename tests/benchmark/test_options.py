@@ -100,7 +100,7 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = save_toy(tmp_path / "d", monkeypatch)
     with pytest.raises(MesynthError, match="given twice"):
         load_candidates([f"{toy}@steps=2,guidance=1", f"{toy}@guidance=1, steps=2"])
-    with pytest.raises(ConfigError, match="motion-prior has no option 'steps'; it knows none"):
+    with pytest.raises(ConfigError, match="motion-prior has no option 'steps'; choose from spread"):
         load_candidates(["motion-prior@steps=4"])
     with pytest.raises(ConfigError, match="toy has no option 'heads'; choose from steps, guidance"):
         load_candidates([f"{toy}@heads=2"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from mesynth.cli import main
 from mesynth.datasets.casme2 import load_casme2
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import png_bytes
+from tests import warm
 from tests.builders import tree_bytes
 
 FLOW = ["generate", "--kind", "flow", "--emotion", "surprise,negative", "--count", "12", "--workers", "1"]
@@ -220,13 +220,9 @@ def test_two_processes_of_a_launcher(alone: Path, tmp_path: Path) -> None:
     """As torchrun starts them."""
     out = tmp_path / "flow"
     started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "mesynth", *FLOW, "--out", str(out)],
-            env=os.environ | {"RANK": str(i), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
+        warm.start("mesynth", *FLOW, "--out", str(out), RANK=str(i), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
         for i in range(2)
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     assert Manifest.read(alone).hash() in said[0][0]

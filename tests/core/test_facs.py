@@ -255,7 +255,8 @@ def test_request_survives_formatting(aus: dict[int, float]) -> None:
     [
         ("99=B", "99 is not in the vocabulary"),
         ("12=1.5", "1.5 in '12=1.5' is outside"),
-        ("12=-0.1", "outside"),
+        ("12=-1.1", "outside"),
+        ("4=-0.1", "how much of AU 4 an onset shows cannot be read from one picture, so it cannot be lowered"),
         ("12=F", "'F' in '12=F' is neither"),
         ("12", "12=B"),
         ("L25=0.5", "AU 25 .* has no sides"),
@@ -304,3 +305,50 @@ def test_vector_rejects_what_no_au_can_be() -> None:
         AUVector(np.full((25, 2), 1.5, np.float32))
     with pytest.raises(ValueError, match="unknown AU must have intensity 0"):
         AUVector(np.ones((25, 2), np.float32), np.zeros((25, 2), np.bool_))
+
+
+# ---------------------------------------------------------------- lowered
+
+
+@pytest.mark.parametrize("code", facs.AU_CODES)
+def test_what_landmarks_can_tell_can_be_lowered_and_nothing_else(code: int) -> None:
+    if code not in facs.LOWERABLE:
+        with pytest.raises(MesynthError, match=f"AU {code} an onset shows cannot be read"):
+            facs.parse_request(f"{code}=-0.2")
+        return
+    vector = facs.parse_request(f"{code}=-0.2")
+    assert vector.intensity[facs.AU_INDEX[code]].tolist() == pytest.approx([-0.2, -0.2])
+    assert facs.format_vector(vector) == f"{code}=-0.2"
+
+
+@pytest.mark.parametrize("request_", ["12=-0.2", "L12=-0.25,R12=0.5", "4=0.5,12=-1", "26=-0.1,12=0.3", "L45=-0.5"])
+def test_a_signed_request_is_written_as_it_was_read(request_: str) -> None:
+    vector = facs.parse_request(request_)
+    again = facs.parse_request(facs.format_vector(vector))
+    assert np.array_equal(again.intensity, vector.intensity)
+
+
+@pytest.mark.parametrize("request_", ["25=-0.2,26=0.3", "26=-0.1,27=0.1", "43=0.5,45=-0.5", "L43=-0.2,45=0.2"])
+def test_what_one_opens_the_other_cannot_take_back(request_: str) -> None:
+    with pytest.raises(facs.AUConflictError, match="what one opens or closes the other takes back"):
+        facs.reject_conflicts(facs.parse_request(request_))
+
+
+@pytest.mark.parametrize("request_", ["12=-0.3,15=0.5", "L43=-0.2,R43=0.2", "25=-0.2,24=0.5", "43=-0.3,45=-0.2"])
+def test_what_goes_together_is_taken(request_: str) -> None:
+    facs.reject_conflicts(facs.parse_request(request_))
+
+
+def test_what_is_lowered_is_unknown_where_only_more_counts() -> None:
+    vector = facs.parse_request("L12=-0.2,R12=0.4,4=0.5")
+    seen = facs.raised(vector)
+    row = facs.AU_INDEX[12]
+    assert seen.intensity[row].tolist() == pytest.approx([0, 0.4])
+    assert seen.mask[row].tolist() == [False, True]
+    assert facs.raised(seen) is seen
+
+
+def test_minus_nothing_is_nothing() -> None:
+    vector = facs.parse_request("12=-0,4=0.5")
+    assert not np.signbit(vector.intensity).any()
+    assert facs.format_vector(vector) == "4=0.5"

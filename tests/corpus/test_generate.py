@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from mesynth.corpus.verify import verify
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store import shards, videos
 from mesynth.store.manifest import Manifest
+from tests import warm
 from tests.corpus.coded import made_bytes
 
 CONFIG = PlanConfig(
@@ -334,10 +333,7 @@ def test_stopped_in_the_middle_then_resumed(
     """Ctrl-C or a kill while two processes work; the same command then gives the bytes of an undisturbed run."""
     out = tmp_path / "a"
     command = ["generate", "--faces", photo, *MANY, "--frames", "video", "--out", out]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "mesynth", *map(str, command), "--workers", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    running = warm.start("mesynth", *map(str, command), "--workers", "2")
     deadline = time.monotonic() + 60
     while not list(out.glob("parts/*/manifest.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -180,7 +180,7 @@ def test_unreadable_options_are_named(toy: Path, options: str, says: str) -> Non
 def test_options_of_nobody(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="toy has no option 'stepps'; choose from steps, guidance"):
         find_model(f"{toy}@stepps=8").load()
-    with pytest.raises(ConfigError, match="motion-prior has no option 'steps'; it knows none"):
+    with pytest.raises(ConfigError, match="motion-prior has no option 'steps'; choose from spread"):
         find_model("motion-prior@steps=8").load()
     with pytest.raises(MesynthError, match="model '/nowhere/x' is unknown"):
         find_model("/nowhere/x@steps=8")

@@ -4,9 +4,10 @@ import json
 import os
 import pickle
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -14,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesynth.cli import main
+from mesynth.core import facs
 from mesynth.core.emotions import CLASS_OF
 from mesynth.core.errors import MesynthError
+from mesynth.core.types import AUVector
+from mesynth.corpus import plan as module
 from mesynth.corpus.design import load_design
 from mesynth.corpus.plan import Plan, PlanConfig, StoredPlan, face_of, write_plan
 from mesynth.corpus.planning import draft_plan
@@ -279,3 +283,38 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "d.yaml").write_text("rows: {count: 3}\n")
     _refused(_cli("plan", "d.yaml", *args), says)
     assert os.listdir(tmp_path) == ["d.yaml"]
+
+
+@pytest.mark.parametrize("request_", ["12=B", "L15=0.2673,R15=0.2769,4=1", "12=-0,4=0.3"])
+@pytest.mark.parametrize("seen", [(), ("casme2/01", "ä/2")])
+def test_the_texts_of_a_row_are_those_of_json(request_: str, seen: tuple[str, ...], tmp_path: Path) -> None:
+    """The hash of a plan and its lines in a corpus, as 0.1 wrote them."""
+    plain = Plan(PlanConfig(au=(request_,), count=3, seed=4), 2)
+    rows = [replace(row, au_seen=seen) for row in plain]
+    faces = module.virtual_faces(2)
+    for row in rows:
+        line = module.record(row, faces[row.face])
+        cells = np.array(row.intensity, np.float32)
+        assert (line["au"], line["au_intensity"]) == (facs.format_vector(AUVector(cells)), cells.ravel().tolist())
+        encode = json.JSONEncoder(sort_keys=True).encode
+        assert module._line_text(line, encode) == json.dumps(line, sort_keys=True)
+    written = write_plan(rows, tmp_path).read_text().splitlines()
+    for row, text in zip(rows, written, strict=True):
+        wanted = asdict(row) | {"au": facs.format_vector(row.aus)}
+        if not seen:
+            del wanted["au_seen"]
+        assert text == json.dumps(wanted)
+    stored = module.write_plan_folder(tmp_path / "plan", rows, faces, {}, {"size": 128})
+    assert [row.intensity for row in stored] == [row.intensity for row in rows]
+    assert [str(row.intensity) for row in stored] == [str(row.intensity) for row in rows]  # -0.0 as well
+
+
+@pytest.mark.parametrize("cell", [-0.1, 1.5, float("nan")])
+def test_a_row_out_of_range_is_refused(cell: float, tmp_path: Path) -> None:
+    row = Plan(PlanConfig(au=("12=B",)), 1)[0]
+    bad = replace(row, intensity=((cell, 0.0), *row.intensity[1:]))
+    with pytest.raises(ValueError, match="AU intensities span"):
+        write_plan([bad], tmp_path)
+    with pytest.raises(ValueError, match="shape"):
+        write_plan([replace(row, intensity=row.intensity[1:])], tmp_path)
+    assert not [file for file in tmp_path.iterdir() if not file.name.endswith(".tmp")]

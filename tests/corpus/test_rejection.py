@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from mesynth.motion.nuisance import Nuisance
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE
 from mesynth.store.shards import read_flow
+from tests import warm
 from tests.builders import tree_bytes
 from tests.corpus.coded import made_bytes
 from tests.corpus.until import ALIKE, APART, CONFIG, MOMENTS, alike, snapshots
@@ -296,8 +295,7 @@ def test_resumed(root: Path, apart: AcceptedCorpus, moment: str) -> None:
 def test_killed_and_resumed(root: Path, apart: AcceptedCorpus, tmp_path: Path) -> None:
     """kill -9 of a whole process; what it leaves is what the other moments are copies of."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tests.corpus.until", str(root / "a.png"), str(out), "second round"]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    killed = warm.run("tests.corpus.until", str(root / "a.png"), str(out), "second round")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (out / LOCK_FILE).exists()
     assert (out / "rounds" / "001").is_dir()

@@ -37,6 +37,7 @@ from tests.datasets.releases.generic import write_recordings
 from tests.datasets.releases.megc2019 import write_megc2019
 from tests.datasets.releases.mmew import write_mmew
 from tests.datasets.releases.samm import write_samm
+from tests.datasets.releases.samm_long import write_samm_long
 from tests.datasets.releases.smic import write_smic, write_smic_long
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
@@ -48,6 +49,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "4dme": write_fourdme,
     "mmew": write_mmew,
     "samm": write_samm,
+    "samm_long": write_samm_long,
     "smic": write_smic,
     "generic": write_recordings,
     "meview": lambda root: write_recordings(root, name="meview.csv"),

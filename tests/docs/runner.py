@@ -29,6 +29,7 @@ import mesynth.cli
 import recognizer.cli
 from mesynth.config import find_recipe
 from mesynth.core.errors import ConfigError
+from tests import warm
 from tests.docs.tiny import CODES, Tiny, small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -314,20 +315,30 @@ class Session:
         raise DocumentError(f"as run: {shlex.join(words)}\n  exit code {result.exit_code}\n{result.output}{trace}")
 
     def _process(self, command: Command, words: Sequence[str]) -> None:
-        env = dict(os.environ)
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))}
         if words[0] in LAUNCHERS:  # as on a machine without GPUs: it may have fewer than the command has processes
-            env["CUDA_VISIBLE_DEVICES"] = ""
-        if words[0] == "python" or words[0] in LAUNCHERS:
-            module = ["-m", LAUNCHERS[words[0]]] if words[0] in LAUNCHERS else []
-            words = [sys.executable, *module, *words[1:]]
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env | command.env)
+            env = path | {"CUDA_VISIBLE_DEVICES": ""} | command.env
+            done = warm.run(LAUNCHERS[words[0]], *_forked(words), cwd=Path.cwd(), timeout=600, **env)
+        else:
+            words = [sys.executable, *words[1:]] if words[0] == "python" else words
+            env = os.environ | path | command.env
+            done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
         if done.returncode:
             raise DocumentError(f"as run: {shlex.join(words)}\n  exit code {done.returncode}\n{done.stderr}")
         if command.to:
             target = Path(command.to)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(done.stdout, encoding="utf-8")
+
+
+def _forked(words: Sequence[str]) -> list[str]:
+    """The arguments of a launcher; torchrun's processes are forked from it and need not load torch once more."""
+    out = list(words[1:])
+    if words[0] == "torchrun":
+        place = out.index("-m")
+        module = ROOT / out[place + 1] / "__main__.py"
+        out[place : place + 2] = ["--start_method", "fork", "--run_path", str(module)]
+    return out
 
 
 def seconds() -> float:

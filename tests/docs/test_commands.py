@@ -35,6 +35,7 @@ def _registries() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("flows_once")
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT).with_suffix("")))
 def test_a_page_does_what_it_says(
     page: Path, tiny: Tiny, tmp_path: Path, record_property: Callable[[str, object], None]

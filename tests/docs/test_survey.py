@@ -108,6 +108,19 @@ def test_inputs_name_views_and_networks_that_read_them() -> None:
     assert seen == {*VIEWS, "flow"}
 
 
+def test_sizes_and_times_are_those_of_the_page_that_measures_them() -> None:
+    measured = {}
+    for line in (ROOT / "docs" / "recognizers.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and coded(cells[0]):
+            measured[coded(cells[0])[0]] = (f"{cells[3]} ({cells[4]})", cells[5])
+    assert set(measured) == set(ZOO)
+    for name, (parameters, time) in measured.items():
+        [row] = rows_of(name)
+        assert (row["parameters"], row["ms per clip"]) == (parameters, time)
+        assert re.fullmatch(r"\d+(\.\d)?|-", row["study, s"]), name
+
+
 def test_what_was_measured_stands_on_the_pages_that_say_how() -> None:
     """No figure of the last columns is this page's own."""
     sources = "".join((ROOT / "docs" / name).read_text() for name in ("recognizers.md", "figures.md"))

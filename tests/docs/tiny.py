@@ -35,6 +35,7 @@ from tests.datasets.releases import (
     megc2019,
     mmew,
     samm,
+    samm_long,
     smic,
 )
 from tests.head import heads
@@ -99,12 +100,18 @@ SUBSTITUTIONS = (
         "a few small people render in a second",
         options={"--subjects": "2", "--size": "96", "--fps": "30"},
     ),
+    Substitution(r"^mesynth render\b.*--clips", "four clips a person show every class", options={"--clips": "4"}),
     Substitution(
         r"^mesynth render\b.*--long",
-        "a video of nine seconds each: both kinds of expressions",
-        options={"--clips": "1", "--seconds": "9"},
+        "a video of six seconds each: both kinds of expressions",
+        options={"--clips": "1", "--seconds": "6", "--fps": "25"},
     ),
-    Substitution(r"^mesynth drive\b", "small pictures, the quicker flow", options={"--size": "64", "--method": "dis"}),
+    Substitution(
+        r"^mesynth drive\b",
+        "small pictures of few drivers, the quicker flow",
+        options={"--size": "64", "--method": "dis"},
+        words=((r"^prepared/casme2$", "prepared/four"),),
+    ),
     Substitution(
         r"^recognizer spot\b.*(softnet --|--train)",
         "one epoch, the quicker flow",
@@ -307,8 +314,12 @@ def _rendered(tiny: Tiny, out: Path) -> None:
          "--out", out)  # fmt: skip
 
 
-def _prepared(tiny: Tiny, out: Path) -> None:
-    _run("mesynth", "prepare", "casme2", "--root", tiny.path("/data/CASME2"), "--workers", 1, "--out", out)
+def _prepared(*more: object) -> Callable[[Tiny, Path], None]:
+    def make(tiny: Tiny, out: Path) -> None:
+        root = tiny.path("/data/CASME2")
+        _run("mesynth", "prepare", "casme2", "--root", root, *more, "--workers", 1, "--out", out)
+
+    return make
 
 
 def _faces(tiny: Tiny, out: Path) -> None:
@@ -396,6 +407,7 @@ NAMES: dict[str, Callable[[Tiny, Path], None]] = {
     "/data/CASME2": _rendered,
     "/data/CASME2-mimic": _release(casme2.write_release, clips=casme2.CLIPS[:2]),
     "/data/SAMM": _release(samm.write_samm, clips=samm.CLIPS[:5]),
+    "/data/SAMM_LONG": _release(samm_long.write_samm_long),
     "/data/SMIC": _release(
         smic.write_smic,
         lambda out: smic.write_smic(out, smic.SLOW_CLIPS, camera="VIS"),
@@ -409,7 +421,8 @@ NAMES: dict[str, Callable[[Tiny, Path], None]] = {
     "/data/MEVIEW": _meview,
     "/data/MEGC2019": _release(megc2019.write_megc2019),
     "/data/CMED": _cmed,
-    "prepared/casme2": _prepared,
+    "prepared/casme2": _prepared(),
+    "prepared/four": _prepared("--limit", 4),
     "faces": _faces,
     "more-faces": _more_faces,
     "photos": _photos,

@@ -223,6 +223,37 @@ def test_the_same_noise_gives_the_same_bytes_and_rows_do_not_meet(solver: str) -
     assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from global state
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.6, 3.0])
+def test_spread_scales_the_deviation_and_leaves_the_mean(kind: str, solver: str, spread: float) -> None:
+    """Of a Gaussian each draw lies so many times as far from its mean."""
+    process, start = Process(kind=kind), noise(1, 4000)
+    plain, wide = (sample(gaussian, start, Sampling(steps=24, solver=solver, spread=s), process) for s in (1.0, spread))
+    assert torch.allclose(wide - MEAN, spread * (plain - MEAN), atol=5e-3)
+    assert float(wide.std()) == pytest.approx(spread * float(plain.std()), rel=0.01, abs=2e-3)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_spread_of_one_changes_no_bit_and_none_keeps_what_is_kept(solver: str) -> None:
+    start, mask = noise(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
+    mask[..., :2] = 1
+    clean = start + 1
+    plain, same, wide = (
+        sample(gaussian, start, Sampling(steps=4, solver=solver, **spread), Process(), keep=(mask, clean))
+        for spread in ({}, {"spread": 1}, {"spread": 2.5})
+    )
+    assert torch.equal(plain, same)
+    assert torch.equal(wide[..., 2:], clean[..., 2:])
+    assert not torch.equal(wide[..., :2], plain[..., :2])
+
+
+@pytest.mark.parametrize("spread", [-0.1, 10.5, float("nan"), float("inf")])
+def test_a_spread_out_of_range_is_refused(spread: float) -> None:
+    with pytest.raises(ConfigError, match=rf"spread={spread:g} is outside 0\.\.10; 1 is that of training"):
+        Sampling(spread=spread)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_what_is_kept_is_kept_to_the_bit_and_seen_by_the_rest(solver: str) -> None:
     mask = torch.zeros(2, 1, 4, 4)

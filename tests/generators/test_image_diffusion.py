@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesynth.core import facs
-from mesynth.core.errors import MesynthError
+from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
-from mesynth.core.types import AUVector
-from mesynth.generators.base import load_pipeline
+from mesynth.core.types import AUVector, Sample
+from mesynth.generators.base import ClipRequest, load_pipeline
 from mesynth.generators.diffusion_config import Process
-from mesynth.generators.image_diffusion.config import ImageSampling, Spread
+from mesynth.generators.image_diffusion.config import ImageProcess, ImageSampling, Spread
 from mesynth.generators.image_diffusion.network import (
     Around,
     Codec,
@@ -33,7 +33,9 @@ from mesynth.generators.image_diffusion.network import (
 )
 from mesynth.generators.motion_gan.network import MotionGAN, MotionGenerator
 from mesynth.generators.painting import region_mask
+from mesynth.generators.registry import PriorGenerator
 from mesynth.motion.nuisance import Nuisance
+from mesynth.motion.prior import WARP_LIMIT, Face
 from mesynth.store.generator_folder import GeneratorFacts, PipelineError, save_pipeline
 from tests.devices import DEVICES
 from tests.generators.gan_facts import facts, wide_face
@@ -71,7 +73,8 @@ def mover() -> MotionGenerator:
 
 def generator(**options: object) -> ImageDiffusion:
     known = GeneratorFacts(**facts("image_diffusion"), size=SIZE)
-    return ImageDiffusion(network(**options), known, mean_model=mover() if options.get("expect") else None)  # type: ignore[arg-type]
+    mean_model = mover() if options.get("expect") == "motion_gan" else None
+    return ImageDiffusion(network(**options), known, mean_model=mean_model)
 
 
 def around(codec: Codec, n: int, device: str = "cpu") -> Around:
@@ -308,7 +311,9 @@ def test_where_motion_is_expected_the_photo_is_moved_at_its_own_size(monkeypatch
     gained = facs.parse_request("12=0.4,L4=0.5")
     moved, _ = MotionGAN(mover(), replace(made.facts, gains={})).generate(face, gained, PROFILE, **options)  # type: ignore[arg-type]
     assert (drawn.clip.frames[2] != moved.clip.frames[2]).any()
-    monkeypatch.setattr(ImageDiffusion, "changes", lambda self, onset, *told, whole: (0 if not whole else 1) * onset)
+    monkeypatch.setattr(
+        ImageDiffusion, "changes", lambda self, onset, *told, whole, formed: (1 if whole else 0) * onset
+    )
     still, _ = made.generate(face, SMILE, PROFILE, **options)  # type: ignore[arg-type]
     np.testing.assert_array_equal(still.clip.frames, moved.clip.frames)
     assert (moved.clip.frames[2] != face.image).any()
@@ -411,6 +416,181 @@ def test_latents_keep_regions_too(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit_are_refused(
     options: dict[str, object], more: bool, says: str, tmp_path: Path
 ) -> None:
+    networks = {"denoiser": network(**options)} | ({"expected": mover()} if more else {})
+    save_pipeline(tmp_path / "g", networks, facts("image_diffusion"), "# card\n", size=SIZE)
+    with pytest.raises(PipelineError, match=says) as error:
+        load_pipeline(tmp_path / "g")
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- around frames in layers
+
+MOVERS = ("motion-prior", "landmark-mean", "motion_gan")
+
+
+def layered(expect: str = "motion-prior", **options: object) -> ImageDiffusion:
+    """Draws on frames in layers, without noise: one pass a frame."""
+    return generator(
+        **{"expect": expect, "layered": True, "process": {"kind": "mean"},
+           "sampling": {"solver": "few", "steps": 1}, **options}
+    )  # fmt: skip
+
+
+def formed_clip_of(made: ImageDiffusion, face: Face, aus: AUVector, **options: object) -> Sample:
+    """The clip that nothing is painted on."""
+    named = made.network.config["expect"]
+    forms = MotionGAN(mover(), replace(made.facts, gains={})) if named == "motion_gan" else PriorGenerator(named)
+    return forms.generate(face, aus, PROFILE, **options)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("expect", MOVERS)
+def test_paint_lies_on_the_frame_in_layers_and_nowhere_on_what_stands_still(expect: str) -> None:
+    made, face = layered(expect), wide_face(64)
+    options = {"n_frames": 5, "fps": 50.0, "seed": 3, "nuisance": Nuisance(blink=1)}
+    asked = facs.parse_request("12=0.8,L4=0.5,25=0.6")
+    drawn, warnings = made.generate(face, asked, PROFILE, **options)  # type: ignore[arg-type]
+    formed = formed_clip_of(made, face, asked, **options)
+    still = face.layers.still
+    assert 0.05 < still.mean() < 0.95
+    assert np.array_equal(drawn.clip.frames[:, still], formed.clip.frames[:, still])
+    assert (drawn.clip.frames[2][~still] != formed.clip.frames[2][~still]).mean() > 0.3
+    assert np.array_equal(drawn.clip.frames[0], face.image)
+    # Flow and masks are those of what is painted on: paint is no motion.
+    for name in ("uv", "valid", "new", "still"):
+        assert np.array_equal(getattr(drawn.flow, name), getattr(formed.flow, name))
+    assert not any("estimated" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("expect", MOVERS)
+def test_an_untaught_layered_network_gives_the_frame_in_layers(expect: str) -> None:
+    """The last layer starts at 0: until something is learned there is nothing but layers, to the bit."""
+    made, face = layered(expect), wide_face(64)
+    for parameter in made.network.body.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    options = {"n_frames": 3, "fps": 50.0, "seed": 3}
+    asked = facs.parse_request("12=0.8,45=1,26=0.5")
+    drawn, _ = made.generate(face, asked, PROFILE, **options)  # type: ignore[arg-type]
+    formed = formed_clip_of(made, face, asked, **options)
+    assert np.array_equal(drawn.clip.frames, formed.clip.frames)
+    assert (drawn.clip.frames[1] != face.image).any()
+
+
+@pytest.mark.parametrize("expect", MOVERS)
+def test_nothing_asked_of_layers_gives_the_photo(expect: str) -> None:
+    face, made = wide_face(), layered(expect)
+    sample, _ = made.generate(face, REST, PROFILE, n_frames=4, fps=50)
+    assert (sample.clip.frames == face.image).all()
+    onset, aus, known = rows(1)
+    size = [
+        float(made.changes(onset, 0 * aus + a, known, [1], whole=False, formed=onset).abs().mean())
+        for a in (0, 1e-4, 1e-3, 1e-2)
+    ]
+    assert size[0] == 0 < size[1]
+    np.testing.assert_allclose([size[2] / size[1], size[3] / size[2]], 10, rtol=0.3)
+
+
+@pytest.mark.parametrize("expect", MOVERS)
+def test_layered_clips_do_not_depend_on_their_company(expect: str) -> None:
+    made = layered(expect)
+    asked = [
+        ClipRequest(wide_face(48), SMILE, PROFILE, 5, 50.0, seed=1),
+        ClipRequest(wide_face(), facs.parse_request("1=0.6,26=0.4"), PROFILE, 3, 50.0, seed=2),
+        ClipRequest(wide_face(56), REST, PROFILE, 4, 50.0, seed=3),
+    ]
+    together = [clip.clip.frames for clip, _ in made.clips_of(asked)]
+    for request, frames in zip(asked, together, strict=True):
+        assert np.array_equal(made.clip_of(request)[0].clip.frames, frames)
+    made.rows_at_once = 5  # frames of several clips in one pass, as on a GPU
+    for (clip, _), frames in zip(made.clips_of(asked), together, strict=True):
+        assert np.abs(clip.clip.frames.astype(int) - frames).max() <= 1
+
+
+@pytest.mark.parametrize("expect", MOVERS)
+def test_layered_pictures_are_the_apex_frames_of_their_clips(expect: str) -> None:
+    made = layered(expect)
+    faces, aus = [wide_face(), wide_face(48)], [SMILE, facs.parse_request("1=0.6")]
+    for one, asked, picture in zip(faces, aus, made.pictures(faces, aus, [3, 4]), strict=True):
+        sample, _ = made.generate(one, asked, PROFILE, n_frames=5, fps=50, seed=3)
+        assert np.array_equal(picture, sample.clip.frames[2])
+
+
+@pytest.mark.parametrize(("code", "most"), WARP_LIMIT.items())
+def test_an_au_beyond_the_priors_reach_is_formed_as_far_as_it_goes(code: int, most: float) -> None:
+    made, face = layered(), wide_face()
+    sample, _ = made.generate(face, facs.parse_request(f"{code}=1"), PROFILE, n_frames=3, fps=50)
+    formed = formed_clip_of(made, face, facs.parse_request(f"{code}={most}"), n_frames=3, fps=50)
+    assert np.array_equal(sample.flow.uv, formed.flow.uv)
+    assert sample.aus.intensity.max() == 1
+
+
+def test_layered_regions_and_what_cannot_be_drawn() -> None:
+    face = wide_face(64)
+    made = layered().configured(regions="mouth")
+    mask = region_mask(face.landmarks, face.image.shape[:2], made.regions)
+    sample, _ = made.generate(face, SMILE, PROFILE, n_frames=3, fps=50)
+    assert (sample.clip.frames[:, ~mask] == face.image[~mask]).all()
+    assert (sample.clip.frames[1][mask] != face.image[mask]).mean() > 0.3
+    for nuisance, says in ((Nuisance(head=1), "head-motion=1"), (Nuisance(style=1), "style=1")):
+        with pytest.raises(MesynthError, match=says):
+            layered().generate(face, SMILE, PROFILE, n_frames=3, fps=50, nuisance=nuisance)
+
+
+@pytest.mark.parametrize("solver", ["dpm++", "heun", "euler", "few"])
+def test_a_mean_sees_no_noise(solver: str) -> None:
+    """Any solver, any steps, any seed: one answer, and it is the network's."""
+    made, (onset, aus, known) = layered(), rows(2)
+    one, other = (
+        made.configured(solver=solver, steps=steps).changes(onset, aus, known, seeds, whole=False, formed=1 - onset)
+        for steps, seeds in ((1, [1, 2]), (3, [3, 4]))
+    )
+    plain = made.changes(onset, aus, known, [5, 6], whole=False, formed=1 - onset)
+    torch.testing.assert_close(one, plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(other, plain, atol=1e-5, rtol=1e-4)
+    process, x, sigma = ImageProcess(kind="mean", sigma_data=0.3), torch.randn(2, 1, 2, 2), torch.tensor([0.1, 9.0])
+    clean = torch.randn(2, 1, 2, 2)
+    assert torch.equal(process.denoised(lambda x, level: x, x, sigma), torch.zeros_like(x))
+    said = process.target(x, clean, sigma)
+    torch.testing.assert_close(process.denoised(lambda *_: said, x, sigma), clean)
+    with pytest.raises(ConfigError, match="process kind 'mean' is unknown; choose edm or v"):
+        Process(kind="mean")
+
+
+@pytest.mark.parametrize("expect", MOVERS)
+def test_a_layered_generator_is_saved_and_loaded(expect: str, tmp_path: Path) -> None:
+    made = layered(expect)
+    networks = {"denoiser": made.network} | ({"expected": mover()} if expect == "motion_gan" else {})
+    save_pipeline(tmp_path / "g", networks, facts("image_diffusion"), "# card\n", size=SIZE)
+    loaded = load_pipeline(tmp_path / "g")
+    asked = {"aus": SMILE, "profile": PROFILE, "n_frames": 3, "fps": 50.0}
+    ours, theirs = (g.generate(wide_face(), **asked)[0].clip.frames for g in (made, loaded))  # type: ignore[arg-type]
+    assert np.array_equal(ours, theirs)
+    assert loaded.codec.layered  # type: ignore[attr-defined]
+
+
+def test_what_was_saved_before_layers_loads_as_it_was(tmp_path: Path) -> None:
+    """Its configuration does not know the key: a smooth warp is expected, as it was learned."""
+    net = network(expect="motion_gan")
+    known = {key: value for key, value in net.config.items() if key != "layered" and not key.startswith("_")}
+    old = ImageDenoiser(**known)
+    old.load_state_dict(net.state_dict())
+    save_pipeline(tmp_path / "g", {"denoiser": old, "expected": mover()}, facts("image_diffusion"), "", size=SIZE)
+    loaded = load_pipeline(tmp_path / "g")
+    assert not loaded.codec.layered  # type: ignore[attr-defined]
+    asked = {"aus": SMILE, "profile": PROFILE, "n_frames": 3, "fps": 50.0}
+    ours = generator(expect="motion_gan").generate(wide_face(), **asked)[0]  # type: ignore[arg-type]
+    assert np.array_equal(ours.clip.frames, loaded.generate(wide_face(), **asked)[0].clip.frames)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "says"),
+    [
+        ({"expect": "motion-prior", "layered": True}, True, "is to hold no network 'expected'"),
+        ({"expect": "motion-prior"}, False, "draws around motion-prior, which has no such frames"),
+        ({"expect": "motion_gan", "layered": True}, False, "is to hold motion_gan network 'expected'"),
+        ({"layered": True}, False, "draws around nothing, which has no such frames"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(options: dict[str, object], more: bool, says: str, tmp_path: Path) -> None:
     networks = {"denoiser": network(**options)} | ({"expected": mover()} if more else {})
     save_pipeline(tmp_path / "g", networks, facts("image_diffusion"), "# card\n", size=SIZE)
     with pytest.raises(PipelineError, match=says) as error:

@@ -287,8 +287,9 @@ def test_gains_of_the_facts_are_applied(faces: list[Face]) -> None:
 
 def test_options(generator: MotionDiffusion, faces: list[Face]) -> None:
     assert (generator.steps, generator.solver, generator.guidance) == (3, "dpm++", 1.0)
-    other = generator.configured(steps=2, solver="heun", guidance=2)
-    assert (other.steps, other.solver, other.guidance) == (2, "heun", 2)
+    other = generator.configured(steps=2, solver="heun", guidance=2, spread=1.5)
+    assert (other.steps, other.solver, other.guidance, other.spread) == (2, "heun", 2, 1.5)
+    assert generator.spread == 1
     assert other.network is generator.network
     assert generator.steps == 3
     for solver in ("heun", "euler", "few"):
@@ -299,19 +300,38 @@ def test_options(generator: MotionDiffusion, faces: list[Face]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stesp": 3}, "option 'stesp' is unknown to motion_diffusion; choose from steps, solver, guidance"),
+        ({"stesp": 3}, "option 'stesp' is unknown to motion_diffusion; choose from steps, solver, guidance, spread"),
         ({"steps": 0}, "steps=0 is outside"),
         ({"steps": 2.5}, "option steps=2.5 of motion_diffusion is of the wrong type"),
         ({"steps": True}, "of the wrong type"),
         ({"solver": "ddim"}, "solver 'ddim' is unknown"),
         ({"guidance": "much"}, "option guidance='much'"),
         ({"guidance": -1.0}, "guidance=-1 is outside"),
+        ({"spread": "wide"}, "option spread='wide' of motion_diffusion is of the wrong type"),
+        ({"spread": 11}, r"spread=11 is outside 0\.\.10"),
     ],
 )
 def test_bad_options(generator: MotionDiffusion, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         generator.configured(**options)
     assert "\n" not in str(error.value)
+
+
+def test_a_network_keeps_its_spread_and_draws_of_seeds_lie_so_much_further_apart(
+    tmp_path: Path, faces: list[Face]
+) -> None:
+    save_pipeline(tmp_path / "g", {"generator": network(spread=2.0)}, OWN, "# card\n", size=SIZE)
+    wide = load_pipeline(tmp_path / "g")
+    assert isinstance(wide, MotionDiffusion)
+    assert wide.spread == 2
+    asked = [ApexRequest(faces[0], facs.parse_request("12=0.1"), seed) for seed in range(6)]
+    # Small motion, which neither asinh nor the limit bends.
+    apart = [
+        np.stack([apex(m, asked[0].aus) for m in made.motions(asked)]).std(0).mean()
+        for made in (wide.configured(spread=0), wide.configured(spread=1), wide)
+    ]
+    assert apart[2] == pytest.approx(2 * apart[1], rel=0.15)
+    assert apart[0] < 1e-5 * apart[1]  # rounding of the mean over seeds
 
 
 def test_conflicting_aus_are_refused(generator: MotionDiffusion, faces: list[Face]) -> None:

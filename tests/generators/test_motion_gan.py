@@ -85,7 +85,7 @@ def test_untrained_it_is_the_motion_prior_of_the_mean_face() -> None:
     place = face_map(crop.points(100 * canonical + 200), 64, 64, canonical)
     for code in (1, 4, 12, 15):
         for side in (0, 1):
-            prior = basis(place.uv, [(facs.AU_INDEX[code], side)])[0] * place.iod
+            prior = basis(place.uv, [(facs.AU_INDEX[code], side)])[0, ..., :2] * place.iod
             aus = torch.zeros(1, K, 2)
             aus[0, facs.AU_INDEX[code], side] = 1
             ours = network(onsets(1, 64), aus).flow[0].permute(1, 2, 0).detach().numpy()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from mesynth.core.errors import MesynthError
 from mesynth.core.facs import AU_CODES
 from mesynth.head import HeadModel, Subject, au_sheet, blink, contact_sheet, head_motion, identities_sheet
 from mesynth.head.identity import sample_identity
@@ -262,3 +263,85 @@ def test_sheets():
     assert au_sheet(0, size=32, columns=13).shape[0] == 4 * 35 + 3
     with pytest.raises(ValueError, match="sizes"):
         contact_sheet([np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)], 2)
+
+
+# ---------------------------------------------------------------- before the face
+
+
+def _brows_and_lids() -> tuple[np.ndarray, np.ndarray]:
+    return aus()[0], aus(au4=0.9, au6=0.8)[0]
+
+
+@pytest.fixture(scope="module", params=["glasses", "brow_hair"])
+def dressed(request: pytest.FixtureRequest) -> tuple[str, Subject]:
+    return request.param, Subject(3, frontal=True, **{request.param: True})
+
+
+def test_what_is_worn_stands_still_before_skin_that_moves(subject: Subject, dressed: tuple[str, Subject]) -> None:
+    """Where frames or locks are seen nothing moves, though the skin behind them does; flow elsewhere is the same, of
+    skin that is seen through lenses as well."""
+    name, wearer = dressed
+    rest, moved = _brows_and_lids()
+    bare, worn = subject.flow(rest, moved), wearer.flow(rest, moved)
+    plain, shown = (gray(s.render(rest[None])[0]) for s in (subject, wearer))
+    still = (worn.uv == 0).all(0) & (np.hypot(*bare.uv) > 0.3)
+    assert still.sum() > {"glasses": 80, "brow_hair": 60}[name]
+    assert (np.abs(shown - plain)[still] > 3).mean() > 0.9
+    assert not worn.face[still].any()
+    assert not (worn.face & ~bare.face).any()
+    same = (worn.uv == bare.uv).all(0) & (np.hypot(*bare.uv) > 0.3)
+    assert same.sum() > 4 * still.sum()
+    if name == "glasses":  # lenses tint what moves behind them
+        assert (same & (np.abs(shown - plain) > 2)).sum() > 300
+
+
+def test_skin_that_goes_behind_what_is_worn_is_hidden(subject: Subject, dressed: tuple[str, Subject]) -> None:
+    _, wearer = dressed
+    bare, worn = (s.flow(*_brows_and_lids()) for s in (subject, wearer))
+    hidden = bare.visible & ~worn.visible & (worn.uv == bare.uv).all(0)
+    assert hidden.sum() > 5
+    rest = _brows_and_lids()[0]
+    assert wearer.flow(rest, rest).visible.sum() >= subject.flow(rest, rest).visible.sum()
+
+
+def test_what_is_worn_moves_with_the_head(dressed: tuple[str, Subject]) -> None:
+    _, wearer = dressed
+    rest = aus()[0]
+    pose = np.zeros(6)
+    pose[3] = 0.1  # a tenth of the eye distance to image right
+    uv = wearer.flow(rest, rest, None, pose).uv
+    on = np.hypot(*uv) > 0
+    assert on.mean() > 0.4
+    assert uv[0][on].min() > 3.0
+
+
+def test_everyone_wears_their_own_and_each_by_itself() -> None:
+    pictures = {}
+    for seed in (3, 4):
+        for kind in ({}, {"glasses": True}, {"brow_hair": True}, {"glasses": True, "brow_hair": True}):
+            made = Subject(seed, size=96, frontal=True, **kind)
+            pictures[seed, tuple(kind)] = gray(made.render(aus())[0])
+            assert set(kind) == {k for k, v in made.attributes.items() if v == "yes"}
+    masks = {key: np.abs(image - pictures[key[0], ()]) > 8 for key, image in pictures.items()}
+    for kind in (("glasses",), ("brow_hair",)):
+        a, b = masks[3, kind], masks[4, kind]
+        assert (a & b).sum() < 0.75 * (a | b).sum()
+    both = masks[3, ("glasses", "brow_hair")]
+    assert (both & (masks[3, ("glasses",)] | masks[3, ("brow_hair",)])).sum() > 0.97 * both.sum()
+
+
+def test_a_near_camera_enlarges_the_nose_and_not_the_face() -> None:
+    def shown(distance: float | None) -> tuple[float, float]:
+        lm = Subject(5, frontal=True, distance=distance).landmarks()
+        eyes = float(np.hypot(*(lm[42:48].mean(0) - lm[36:42].mean(0))))
+        return eyes, float(np.hypot(*(lm[35] - lm[31]))) / eyes
+
+    near, usual, far = shown(5.5), shown(None), shown(60.0)
+    assert near[1] > 1.03 * usual[1] > 1.03 * far[1]
+    assert abs(near[0] / far[0] - 1) < 0.06
+
+
+@pytest.mark.parametrize("distance", [4.9, 101.0, float("nan")])
+def test_a_camera_in_the_face_is_refused(distance: float) -> None:
+    with pytest.raises(MesynthError, match=rf"distance {distance:g} is outside 5..100 eye distances"):
+        Subject(0, distance=distance)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from pytorch_fid import inception
 
 
+@cache
 def random_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     """A state dict as pytorch-fid downloads it."""
     with torch.random.fork_rng():

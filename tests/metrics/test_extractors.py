@@ -12,6 +12,7 @@ from mesynth.core.errors import WeightsUnavailable
 from mesynth.head import Subject
 from mesynth.metrics import identity, networks
 from mesynth.metrics.networks import extractors
+from mesynth.training import perceptual
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_fallback_features_carry_their_own_name(clips: np.ndarray) -> None:
     assert np.isfinite(found).all()
     assert np.allclose(found[2:3], network(clips[2:3]), atol=1e-5)
     assert network.suffix == "-STAlexNet"
-    stages = np.split(found, np.cumsum(extractors.STAlexTrunk.CHANNELS)[:-1], axis=1)
+    stages = np.split(found, np.cumsum(perceptual.STAlexTrunk.CHANNELS)[:-1], axis=1)
     assert [float(np.sqrt((s**2).mean())) for s in stages] == pytest.approx([1] * 5, rel=0.3)
     # Two people differ more than two expressions of one.
     assert np.linalg.norm(found[0] - found[2]) > np.linalg.norm(found[0] - found[1])
@@ -54,7 +55,7 @@ def test_fallback_features_carry_their_own_name(clips: np.ndarray) -> None:
 def test_trunk_matches_published_activations() -> None:
     # Means of the five maps for a fixed ramp, computed with the network of the package stlpips-pytorch 0.0.2.
     ramp = np.linspace(0, 255, 64 * 64 * 3).reshape(1, 64, 64, 3).round().astype(np.uint8)
-    maps = extractors.STAlexTrunk(extractors.stalex_state())(extractors.to_unit(ramp))
+    maps = perceptual.STAlexTrunk(perceptual.stalex_state())(extractors.to_unit(ramp))
     assert [tuple(m.shape[1:]) for m in maps] == [
         (64, 30, 30), (192, 15, 15), (384, 8, 8), (256, 8, 8), (256, 8, 8),
     ]  # fmt: skip
@@ -153,3 +154,19 @@ def test_inception_is_used_when_its_file_is_given(tmp_path: Path) -> None:
     found = network(frames)
     assert found.shape == (2, 2048)
     assert np.allclose(found[1:], network(frames[1:]), atol=1e-4)
+
+
+def test_what_is_learned_from_is_what_is_measured() -> None:
+    """The loss is the distance, with gradients to what was made alone."""
+    rng = np.random.default_rng(0)
+    made, real = rng.integers(0, 256, (2, 2, 128, 128, 3)).astype(np.uint8)
+    said = extractors.distance(extractors.STLPIPS(), made, real)
+    loss = perceptual.STLPIPSLoss()
+    one, other = (extractors.to_unit(x).requires_grad_() for x in (made, real))
+    seen = loss(one, other)
+    np.testing.assert_allclose(seen.detach().numpy(), said, rtol=1e-4)
+    seen.sum().backward()
+    assert one.grad is not None
+    assert one.grad.abs().max() > 0
+    assert other.grad is None
+    assert not any(p.requires_grad for p in loss.parameters())

@@ -218,6 +218,11 @@ def test_command_line(prepared: Path, people: Path, tmp_path: Path) -> None:
     def run(*words: str) -> Any:
         return CliRunner().invoke(main, ["drive", "--faces", str(people), "--out", str(tmp_path / "out"), *words])
 
+    frames, none, video = tmp_path / "one", tmp_path / "none", tmp_path / "smile.mp4"
+    frames.mkdir()
+    none.mkdir()
+    (frames / "img1.png").write_bytes(b"")
+    video.write_bytes(b"")
     told = run("--driver", str(prepared), "--every", "--dry-run")
     assert told.exit_code == 0, told.output
     assert "2 clips of 2 drivers on 1 faces" in told.output
@@ -228,11 +233,26 @@ def test_command_line(prepared: Path, people: Path, tmp_path: Path) -> None:
         (("--driver", str(prepared), "--interval", "1,x,2", "--driver-subject", "a/b"), "1,x,2"),
         (("--driver", "nowhere", "--interval", "0,2,4", "--driver-subject", "a/b"), "nowhere does not exist"),
         (("--driver", str(prepared), "--exclude-subjects", "db/s4"), "db/s4"),
+        (("--driver", str(prepared), "--driver-licence", "hers"), "--driver-licence has no effect"),
+        (("--driver", "nowhere"), "no manifest.parquet in nowhere"),
+        (("--driver", str(frames)), f"{frames} is a folder of frames, not prepared clips"),
+        (("--driver", str(video)), f"{video} is a video, not prepared clips"),
+        (("--driver", str(frames), "--interval", "0,0,0", "--driver-subject", "a/b"), "interval 0,0,0"),
+        (("--driver", str(frames), "--interval", "0,1,2", "--driver-subject", "a/b", "--fps", "30"), "last frame, 0"),
+        (("--driver", str(frames), "--interval", "0,1,2", "--driver-subject", "a/b"), "pass --fps"),
+        (("--driver", str(frames), "--interval", "0,1,2", "--driver-subject", "a/b", "--fps", "nan"), "pass --fps"),
+        (("--driver", str(prepared), "--noise", "nan"), "noise=nan"),
+        (("--driver", str(prepared), "--noise", "inf"), "noise=inf"),
+        (("--driver", str(prepared), "--preview", "-1"), "preview=-1"),
+        (("--driver", str(prepared), "--exclude-subjects", "s4"), "'s4' is not DATABASE/SUBJECT"),
+        (("--driver", str(prepared), "--exclude-subjects", "db/s4,s1", "--dry-run"), "'s1' is not DATABASE/SUBJECT"),
+        (("--driver", str(none), "--interval", "0,1,2", "--driver-subject", "a/b", "--fps", "30"), "holds no frames"),
     ]:
         failed = run(*words)
         assert failed.exit_code == 2, failed.output
-        assert says in failed.output
+        assert says in " ".join(failed.output.split())
         assert "Traceback" not in failed.output
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_video_drives(people: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mesynth.core import facs
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.head import Subject
-from mesynth.motion.layers import LAYERED, Layers, Slit, Step, skin_aus, with_layered
+from mesynth.motion.layers import LAYERED, Layers, Slit, Step, _summed, skin_aus, with_layered
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.motion.warp import warp_backward
@@ -331,3 +331,14 @@ def test_contours_pass_through_their_points_and_end_at_the_corners(power: float)
     s, v = slit.of(points)
     np.testing.assert_allclose(np.interp(s, grid, contour), v, atol=0.05)
     assert np.abs(contour[np.abs(grid) > 1]).max() == 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("shape", [(3, 4), (33, 64), (149, 150)])
+def test_fields_are_added_up(n: int, shape: tuple[int, int], rng: np.random.Generator) -> None:
+    """Of any number and size, in parts; of other numbers than float32 as well."""
+    weights, fields = rng.standard_normal(n), rng.standard_normal((n, *shape, 2))
+    exact = np.einsum("a,ahwc->hwc", weights, fields)
+    assert np.allclose(_summed(weights.astype(np.float32), fields.astype(np.float32)), exact, atol=1e-5)
+    assert np.array_equal(_summed(weights, fields), exact)
+    assert _summed(weights.astype(np.float32), fields.astype(np.float32)).dtype == np.float32

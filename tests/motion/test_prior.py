@@ -15,9 +15,9 @@ from mesynth.core.types import Sample
 from mesynth.generators.base import ClipRequest, Generator
 from mesynth.generators.registry import PriorGenerator
 from mesynth.head import Subject
-from mesynth.motion.fields import au_field, bumps
+from mesynth.motion.fields import MAX_SPREAD, au_field, bumps, drawn_bumps
 from mesynth.motion.nuisance import Nuisance, blink_curve, head_path
-from mesynth.motion.prior import WARP_LIMIT, Face, MotionPrior, face_map
+from mesynth.motion.prior import MEAN, NAME, WARP_LIMIT, Face, MotionPrior, face_map
 from mesynth.motion.warp import stays_inside
 
 STILL = np.zeros((1, 25, 2), np.float32)
@@ -57,9 +57,9 @@ def test_first_and_last_frame_are_the_neutral_face(prior: MotionPrior) -> None:
 def test_sides_add_up_and_mirror(code: int) -> None:
     uv = np.stack(np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-0.8, 1.6, 49)), -1)
     left, right = au_field(code, 0, uv), au_field(code, 1, uv)
-    np.testing.assert_allclose(left[:, ::-1] * [-1, 1], right, atol=1e-6)
+    np.testing.assert_allclose(left[:, ::-1] * [-1, 1, 1], right, atol=1e-6)
     # The pull of one side has its centre of mass on that side.
-    weight = np.hypot(*np.moveaxis(left, -1, 0))
+    weight = np.linalg.norm(left, axis=-1)
     if code not in facs.MIDLINE:
         assert (weight * uv[..., 0]).sum() / weight.sum() > 0.1
 
@@ -176,6 +176,96 @@ def test_style_changes_where_and_which_way_but_keeps_side_and_size(prior: Motion
     assert np.abs(styled[0] - styled[1]).max() > 0.5
     zero, _ = prior.generate(facs.parse_request("12=0"), PROFILE, n_frames=5, fps=60, nuisance=Nuisance(style=1))
     assert (zero.clip.frames == prior.face.image).all()
+
+
+def _field(prior: MotionPrior, code: int, side: int, seed: int = 0) -> np.ndarray:
+    return prior._own_fields([(facs.AU_INDEX[code], side)], 0.0, seed)[0]
+
+
+def test_a_spread_draws_each_seed_a_person_around_the_mean(prior: MotionPrior) -> None:
+    spread = MotionPrior(prior.face, NAME, 1.0)
+    plain = prior.fields([(facs.AU_INDEX[12], 0)])[0]
+    people = np.stack([_field(spread, 12, 0, seed) for seed in range(40)])
+    assert np.array_equal(people[3], _field(spread, 12, 0, 3))
+    assert (np.abs(people - plain).max((1, 2, 3)) > 0.1).all()
+    assert (people[0] != people[1]).any()
+    mean = people.mean(0)
+    assert (mean * plain).sum() > 0.9 * np.sqrt((mean**2).sum() * (plain**2).sum())
+    # The range of 19 draws holds the mean almost everywhere that it moves.
+    moving = np.hypot(plain[..., 0], plain[..., 1]) > 0.5
+    inside = (people[:19].min(0) <= plain) & (plain <= people[:19].max(0))
+    assert inside[moving].mean() > 0.97
+
+
+def test_without_a_spread_every_seed_is_the_mean(prior: MotionPrior) -> None:
+    none = MotionPrior(prior.face, NAME, 0.0)
+    request = facs.parse_request("12=C,4=B")
+    clips = [none.generate(request, PROFILE, n_frames=3, fps=60, seed=seed)[0] for seed in (0, 9)]
+    assert (clips[0].clip.frames == clips[1].clip.frames).all()
+    assert (clips[0].flow.uv == prior.generate(request, PROFILE, n_frames=3, fps=60)[0].flow.uv).all()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0, MAX_SPREAD])
+def test_drawn_tables_keep_what_is_one_motion_together(spread: float) -> None:
+    table, sides = drawn_bumps(spread, np.random.default_rng(5))
+    assert set(table) == set(bumps())
+    np.testing.assert_allclose(table[43], table[45])
+    np.testing.assert_allclose(table[27][:, :4], table[26][:, :4])
+    uv = np.stack(np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-0.8, 1.6, 25)), -1)
+    for code in facs.AU_CODES:
+        left, right = au_field(code, 0, uv, table), au_field(code, 1, uv, table)
+        np.testing.assert_allclose(left[:, ::-1] * [-1, 1, 1], right, atol=1e-6)
+        if code in facs.MIDLINE:
+            assert sides[facs.AU_INDEX[code], 0] == sides[facs.AU_INDEX[code], 1]
+        if not spread:
+            np.testing.assert_allclose(left, au_field(code, 0, uv), atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [-0.1, 2.5, float("nan"), "much", True])
+def test_a_spread_that_cannot_be_is_refused(prior: MotionPrior, spread: object) -> None:
+    with pytest.raises(MesynthError, match=rf"spread={spread} is outside 0..2"):
+        PriorGenerator().configured(spread=spread)  # type: ignore[arg-type]
+
+
+def test_the_mean_has_no_spread() -> None:
+    with pytest.raises(MesynthError, match=f"{MEAN} has no option 'spread'.*choose {NAME}@spread=1"):
+        PriorGenerator(MEAN).configured(spread=1.0)
+
+
+@pytest.mark.parametrize("code", [9, 14, 18, 22, 24])
+def test_look_alikes_are_what_they_are(code: int) -> None:
+    """By the prior's own fields each is nearer to itself as the head's other artists have it than to its look-alike."""
+    from mesynth.motion.fields import rig_basis, table_of
+
+    like = {9: 4, 14: 12, 24: 12, 22: 18, 18: 22}[code]
+    uv = np.stack(np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-0.6, 1.7, 47)), -1)
+    rig = table_of(rig_basis("face units"))
+
+    def whole(code: int) -> np.ndarray:
+        return au_field(code, 0, uv)[..., :2] + au_field(code, 1, uv)[..., :2]
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+
+    own, other = (rig.read(uv, [(facs.AU_INDEX[c], s) for s in (0, 1)]).sum(0)[..., :2] for c in (code, like))
+    assert cosine(whole(code), own) > cosine(whole(code), other)
+
+
+def test_the_prior_turns_with_the_head() -> None:
+    """By 25 degrees: its directions are those of the turned head."""
+    from mesynth.head.render import head_pose
+
+    subject = Subject(11, size=128, frontal=True)
+    pose = head_pose(25.0, 0.0)
+    face = Face(subject.render(STILL, pose[None])[0], subject.landmarks(pose=pose))
+    turned = MotionPrior(face)
+    for request_text, least in (("12=C", 0.85), ("4=C", 0.8), ("20=C", 0.75), ("15=C", 0.8)):
+        aus = facs.parse_request(request_text).intensity
+        exact = subject.flow(STILL[0], aus, pose, pose)
+        flow = turned.generate(facs.parse_request(request_text), PROFILE, n_frames=3, fps=60)[0].flow.uv
+        seen = exact.visible & exact.face
+        a, b = flow[:, seen].astype(float), exact.uv[:, seen].astype(float)
+        assert (a * b).sum() > least * np.sqrt((a**2).sum() * (b**2).sum()), request_text
 
 
 def test_one_nuisance_does_not_shift_another() -> None:

@@ -3,8 +3,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Literal
@@ -30,6 +28,7 @@ from recognizer.config import AblationConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.protocol import PoolTooSmallError, make_folds
 from recognizer.report import ablation_markdown, tally
+from tests import warm
 from tests.recognizer.corpora import write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -348,12 +347,8 @@ def _here(corpora: dict[str, Manifest], out: Path, *settings: str) -> str:
     return result.output
 
 
-def _start(corpora: dict[str, Manifest], out: Path, *settings: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "recognizer", *_words(corpora, out, *settings)], cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def _start(corpora: dict[str, Manifest], out: Path, *settings: str, **environment: str) -> warm.Process:
+    return warm.start("recognizer", *_words(corpora, out, *settings), **environment)
 
 
 def _same(a: Path, b: Path) -> None:

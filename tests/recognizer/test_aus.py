@@ -21,6 +21,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import NearestCentroid
 from sklearn.svm import SVC
 
+import recognizer
 from mesynth.core.errors import ConfigError, LeakError, ManifestError
 from mesynth.core.facs import AU_CODES, AU_INDEX
 from mesynth.core.types import N_AUS
@@ -626,9 +627,15 @@ def test_counts_from_manifests(corpora: list[Manifest]) -> None:
     assert [line.split() for line in text.splitlines() if line.startswith(" a")] == [
         ["a", "0", "4", "4", "0", "0", "0", "0", "0", "4", "0", "0", "0", "12", "12"]
     ]
-    for bad, says in (("x", "--codes=x is no list of AUs"), ("99", "AU 99 is not kept")):
-        failed = CliRunner().invoke(main, ["aus", folders[0], "--codes", bad])
-        assert (failed.exit_code, says in failed.stderr) == (2, True)
+    assert recognizer.count_aus(corpora, (2, 4, 12)) == (found["header"], found["rows"], found["notes"])
+    for given, says in (
+        (["--codes", "x"], "--codes=x is no list of AUs"),
+        (["--codes", "99"], "AU 99 is not kept"),
+        (["--codes", "12,12"], "each of them once"),
+        ([folders[1], folders[0]], "occurs twice in the manifests"),
+    ):
+        failed = CliRunner().invoke(main, ["aus", folders[0], *given])
+        assert (failed.exit_code, says in failed.stderr) == (2, True), failed.stderr
 
 
 def test_the_recipe_from_the_command_line_to_the_answers(corpora: list[Manifest], tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.stage import Interrupted
 from recognizer import run as protocol_run
 from recognizer.cli import main
+from tests import warm
 from tests.recognizer.corpora import write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -183,11 +183,10 @@ def test_exit_codes(
 
 
 def test_a_real_process(corpora: dict[str, Manifest], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recognizer", "loso", "--real", str(corpora["real"].root), "--out"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    good = run(*command[3:], tmp_path / "r", "--json")
+    command = ["loso", "--real", str(corpora["real"].root), "--out"]
+    good = run(*command, tmp_path / "r", "--json")
     assert json.loads(good.stdout)["metrics"]["uf1"] > 0.6
-    bad = subprocess.run([*command, str(tmp_path / "r"), "seeds=[7]"], capture_output=True, text=True, env=environment)
+    bad = warm.run("recognizer", *command, str(tmp_path / "r"), "seeds=[7]")
     assert bad.returncode == 2
     assert "Traceback" not in bad.stderr
     assert "holds another run" in bad.stderr
@@ -196,9 +195,7 @@ def test_a_real_process(corpora: dict[str, Manifest], tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_training_at_once(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     out = tmp_path / "r"
     settings = ["model=region_attention", "train.steps=20000"]
-    command = [sys.executable, "-m", "recognizer", "loso", "--real", str(corpora["real"].root), "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, env=environment)
+    process = warm.start("recognizer", "loso", "--real", str(corpora["real"].root), "--out", str(out), *settings)
     try:
         while not out.exists():
             assert process.poll() is None

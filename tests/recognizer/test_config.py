@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
+from mesynth import config as recipes
+from mesynth.config import read_given
 from mesynth.core.errors import ConfigError
 from recognizer.config import AblationConfig, RunConfig, config_hash, config_yaml, effective, load_config
 
@@ -108,3 +111,20 @@ def test_yaml_is_plain() -> None:
 def test_lists_of_wrong_values_are_named(setting: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"^configuration: {said}$"):
         load_config(AblationConfig, None, ["resamples=100", setting])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["mix.mode=prior", "lda.shrinkage=.5"],
+        ["seeds=[1,2]", "model=ststnet", "train.loss.distil=1", "data.classes=[a,b]"],
+        ["train.steps=7", "train.steps=${protocol.groups}"],
+    ],
+)
+def test_what_is_not_named_is_what_omegaconf_makes_of_it(settings: list[str]) -> None:
+    """Types too: a list of a recipe is what a list of the defaults is."""
+    values = read_given(None, settings).values
+    whole = OmegaConf.structured(RunConfig())
+    recipes._unlock(whole)
+    expected = OmegaConf.to_object(OmegaConf.merge(whole, OmegaConf.create(values)))
+    assert repr(recipes.fill(RunConfig(), values)) == repr(expected)

@@ -4,7 +4,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from mesynth.core.errors import ConfigError
 from recognizer.fitting import alignment
-from recognizer.models.lda import Gram, LdaConfig, chosen_prior_weight, fit
+from recognizer.models.lda import EVIDENCE, NOTHING, PULL, Gram, LdaConfig, chosen_prior_weight, fit, spread
 
 RNG = np.random.default_rng(0)
 Y = np.arange(90) % 3
@@ -141,3 +141,30 @@ def test_one_subject_takes_what_is_usual_for_one() -> None:
     assert _chosen(TRUTH, np.array(["s"] * 900), 30) == 100  # nearest to EVIDENCE on a logarithmic scale
     few = _chosen(TRUTH, np.array([f"s{i // 15}" for i in range(900)]), 30)
     assert few >= 30
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_few_clips_inner_products_choose_what_moments_choose(seed: int) -> None:
+    """40 clips of 48 values are judged by their inner products; here each fold by moments, of clips thrice."""
+    rng, candidates = np.random.default_rng(seed), (0, 1, 3, 10, 30, 100, 300)
+    added, y, who = np.arange(40) >= 25, np.arange(40) % 3, np.arange(25) // 4
+    x = rng.normal(size=(40, 3, 4, 4)).astype(np.float32)
+    x[:, 1] += rng.uniform(0.2, 0.8) * y[:, None, None]
+    groups = spread(np.bincount(who), 5)[who]
+    value = []
+    for candidate in candidates:
+        right = np.zeros(25)
+        for g in np.unique(groups):
+            weights = np.where(np.append(groups == g, np.zeros(15, bool)), 0.0, 1 / 3)
+            thrice = [np.tile(a, (3,) + (1,) * (a.ndim - 1)) for a in (x, y, weights, added)]
+            model = fit(Gram(thrice[0]), *thrice[1:], 3, LdaConfig(), prior_weight=candidate)
+            right[groups == g] = (model.scores(x[:25]).argmax(1) == y[:25])[groups == g]
+        recall = np.mean([right[y[:25] == c].mean() for c in range(3)])
+        away = abs(np.log(max(candidate, NOTHING)) - np.log(EVIDENCE / len(np.unique(who))))
+        value.append(recall - PULL / np.sqrt(25) * away)
+    affine = np.tile(np.array([1.0, 0.0])[:, None], (40, 1, 3))
+    subjects = np.append(who, np.full(15, -1)).astype(str)
+    found = chosen_prior_weight(
+        Gram(x), y, np.ones(40), added, subjects, 3, LdaConfig(), affine=affine, candidates=candidates
+    )
+    assert found == candidates[int(np.argmax(value))]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.results import column
 from recognizer.run import loso
+from tests import warm
 
 QUICK = ["model=region_attention", "train.steps=20", "train.batch=8"]
 
@@ -120,11 +118,11 @@ def test_the_log_holds_every_answer_and_the_figures(corpora: dict[str, Manifest]
 def test_two_processes_give_what_one_gives(corpora: dict[str, Manifest], tmp_path: Path) -> None:
     settings = ["seeds=[0,1,2,3,4]", "train.steps=6"]  # 40 members: two blocks, one for each process
     alone = loso(corpora["real"], None, config(*settings), out=tmp_path / "one")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "recognizer", "loso",
-        *QUICK, *settings, "--real", str(corpora["real"].root), "--out", str(tmp_path / "two"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = warm.run(
+        "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--start_method=fork", "--run_path",
+        str(warm.ROOT / "recognizer" / "__main__.py"), "loso", *QUICK, *settings, "--real", str(corpora["real"].root),
+        "--out", str(tmp_path / "two"),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "two" / "predictions.parquet").is_file()
     again = loso(corpora["real"], None, config(*settings), out=tmp_path / "two")

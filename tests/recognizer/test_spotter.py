@@ -26,14 +26,16 @@ from recognizer.spotter import (
     Spotter,
     SpotterConfig,
     fit,
+    fit_spotter,
     flow_picture,
     frame_labels,
     read_scores,
     run_spotting,
     train_on,
-    train_spotter,
     unit_range,
 )
+
+pytestmark = pytest.mark.usefixtures("flows_once")
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +139,14 @@ QUICK = SpotterConfig(epochs=3, batch=48, learning_rate=0.05, labels="iou")
 
 def test_learns_and_finds_in_others(tmp_path: Path) -> None:
     videos, seen, truth = _videos()
-    spotter = train_spotter(videos[1:], seen[1:], truth[1:], QUICK)
+    spotter = fit_spotter(videos[1:], seen[1:], truth[1:], QUICK)
     assert spotter.subjects_seen == ("toy/s1", "toy/s2")
     found = spotter.found(videos[0], seen[0])
     from recognizer.spotting import score
 
     assert score(videos[:1], truth[0], found, kinds=["micro"]).counts().tp == 2
     once = replace(QUICK, epochs=1)
-    first, second = (train_spotter(videos[1:2], seen[1:2], truth[1:2], once).network.state_dict() for _ in range(2))
+    first, second = (fit_spotter(videos[1:2], seen[1:2], truth[1:2], once).network.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     spotter.save(tmp_path / "spotter")
     loaded = Spotter.load(tmp_path / "spotter")
@@ -213,7 +215,7 @@ def test_movement_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: 
     found = read_intervals(tmp_path / "run/predictions.csv")
     assert facts["micro"]["tp"] + facts["micro"]["fp"] == len(found)
     # The same command does nothing anew; its predictions, given, have the same score.
-    monkeypatch.setattr(module, "spot", None)
+    monkeypatch.setattr(module, "moved_in", None)
     assert run_spotting(long, tmp_path / "run").to_dict()["micro"] == {k: facts["micro"][k] for k in facts["micro"]}
     ran = CliRunner().invoke(
         main, ["spot", str(long), "--predictions", str(tmp_path / "run/predictions.csv"), "--out", str(tmp_path / "x")]
@@ -246,13 +248,13 @@ def test_a_recognizer_names_what_is_spotted(long: Path, tmp_path: Path, monkeypa
 
 def test_learned_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned_from: list[set[str]] = []
-    train = module.train_spotter
+    train = module.fit_spotter
 
     def watched(videos: Any, *rest: Any) -> Spotter:
         learned_from.append({video.person for video in videos})
         return train(videos, *rest)
 
-    monkeypatch.setattr(module, "train_spotter", watched)
+    monkeypatch.setattr(module, "fit_spotter", watched)
     config = SpotterConfig(flow="dis", epochs=1)
     run = SpotRun(method="softnet", expressions=("micro",), config=config)
     result = run_spotting(long, tmp_path / "run", run)
@@ -260,8 +262,8 @@ def test_learned_over_rendered_videos(long: Path, tmp_path: Path, monkeypatch: p
     assert learned_from == [people - {person} for person in sorted(people)]
     assert result.counts().truth == len(LongVideos.read(long).intervals)
     monkeypatch.setattr(module, "observe", None)  # flow is kept
-    train_spotter_again = run_spotting(long, tmp_path / "run", run)
-    assert train_spotter_again.counts() == result.counts()
+    again = run_spotting(long, tmp_path / "run", run)
+    assert again.counts() == result.counts()
     assert len(learned_from) == 2
 
 

@@ -183,3 +183,6 @@ def test_videos_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "intervals.csv").write_bytes(intervals_csv([]))
     with pytest.raises(ManifestError, match="fps=0"):
         LongVideos.read(tmp_path)
+    (tmp_path / "videos.csv").write_text("subject,video,path,fps,frames\n")
+    with pytest.raises(ManifestError, match="lists no video"):
+        LongVideos.read(tmp_path)

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from recognizer.protocol import PROTOCOLS, ProtocolConfig, make_folds, mix
 from recognizer.sources import as_flow_set
 from recognizer.study import forecast, load_study, run_study
 from recognizer.study_plan import StudyConfig, clips_asked, held_out_groups, plan
+from tests import warm
 from tests.recognizer.corpora import write_corpus
 
 FLOW = [
@@ -576,10 +576,9 @@ def test_a_study_killed_in_every_stage_goes_on(tmp_path: Path) -> None:
         "seeds": [0, 1], "controls": ["shuffled"], "corpora": {"clips": 300}, "resamples": 200,
     }  # fmt: skip
     file.write_text(yaml.safe_dump(recipe))
-    words = [sys.executable, "-m", "recognizer", "study", str(file), "--out", str(tmp_path / "out")]
     steps = tmp_path / "out" / "steps.json"
     for stage in ("corpora/flow-prior", "ablation"):
-        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = warm.start("recognizer", "study", str(file), "--out", str(tmp_path / "out"))
         while process.poll() is None:
             if steps.is_file() and json.loads(steps.read_text()).get(stage, {}).get("state") == "begun":
                 break

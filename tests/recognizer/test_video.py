@@ -36,6 +36,7 @@ from recognizer.video import _settings, predict_video
 from tests.recognizer.corpora import write_corpus
 from tests.recognizer.recordings import FPS, recording, write_frames, write_study, write_video
 
+pytestmark = pytest.mark.usefixtures("flows_once")
 STUDY = [
     (seed, aus, emotion)
     for seed, (aus, emotion) in enumerate([("4=0.6", "disgust"), ("12=0.6", "happiness"), ("1=0.6,2=0.6", "surprise")])

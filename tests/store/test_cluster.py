@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from tempfile import mkdtemp
 
 import pytest
 
+from mesynth.api import merge
 from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
 from mesynth.store import cluster
-from mesynth.store.cluster import TOGETHER, Member, Share, ShareDone, Submission, launcher_share, together, writer
+from mesynth.store.cluster import TOGETHER, Member, Share, ShareDone, launcher_share, together, writer
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, only_writer
-from mesynth.store.stage import PARTS, _unless_finished, merge_stage, read_closing, run_stage
+from mesynth.store.schedulers import Submission
+from mesynth.store.stage import PARTS, _unless_finished, journal, merge_stage, read_closing, run_stage
 from tests.builders import NumberWorker, tree_bytes
 
 JOBS = list(range(40))
@@ -243,6 +246,64 @@ def _stopped(*_: object) -> None:
     raise ShareDone("stopped")
 
 
+def test_shares_of_disks_of_their_own_are_merged_where_they_are_copied_together(tmp_path: Path) -> None:
+    for i in (0, 1):
+        with together(f"{i}/2"), pytest.raises(ShareDone):
+            make(tmp_path / f"{i}")
+        shutil.copytree(tmp_path / f"{i}", tmp_path / "out", dirs_exist_ok=True)
+    merge(tmp_path / "out")
+    assert tree_bytes(tmp_path / "out") == alone()
+
+
+@pytest.mark.parametrize("what", ["another run", "another shard"])
+def test_merge_refuses_a_shard_that_somebody_copied_here(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder of another plan, or under another number; the same command makes it anew once it is removed."""
+    monkeypatch.setattr("mesynth.store.stage._close_together", _stopped)
+    out, other = tmp_path / "out", tmp_path / "other"
+    for i in (0, 1):
+        with together(f"{i}/2"), pytest.raises(ShareDone):
+            make(out)
+        with together(f"{i}/2"), pytest.raises(ShareDone):
+            run_stage(other, JOBS, NumberWorker(), config=CONFIG | {"seed": 1})
+    monkeypatch.undo()
+    taken = journal(other, 3) if what == "another run" else journal(out, 2)
+    shutil.rmtree(journal(out, 3).parent)
+    shutil.copytree(taken.parent, journal(out, 3).parent)
+    with pytest.raises(RunFolderError, match=r"000003 is a shard of another run, or another shard of this one; remove"):
+        merge_stage(out, read_closing(out))
+    with pytest.raises(RunFolderError, match="000003 is a shard of another run"):
+        make(out)
+    assert not (out / "manifest.parquet").exists()
+    assert not list(out.rglob("*.tmp"))
+    shutil.rmtree(journal(out, 3).parent)
+    make(out)
+    assert tree_bytes(out) == alone()
+
+
+@pytest.mark.parametrize("share", ["0/2", ""])
+def test_merge_twice_and_beside_those_that_write(share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("mesynth.store.stage._close_together", _stopped)
+    for i in (0, 1):
+        with together(f"{i}/2"), pytest.raises(ShareDone):
+            make(out)
+    monkeypatch.undo()
+    before = tree_bytes(out)
+    with together(share), writer(out):
+        hidden = cluster._share.set(None), cluster._members.set({})
+        try:
+            with pytest.raises(RunFolderError, match="is being written by"):
+                merge(out)
+        finally:
+            cluster._share.reset(hidden[0])
+            cluster._members.reset(hidden[1])
+    assert tree_bytes(out) == before
+    assert merge(out) == merge(out)
+    assert tree_bytes(out) == alone()
+
+
 def test_merge_says_which_shards_are_missing(tmp_path: Path) -> None:
     with together("0/4"), pytest.raises(ShareDone):
         make(tmp_path / "out")
@@ -356,6 +417,23 @@ def test_a_heartbeat_that_cannot_be_read_counts_by_its_age(text: str, tmp_path: 
     assert not other.take("a")
     os.utime(holder._file, (time.time() - 100,) * 2)
     assert other.take("a")
+
+
+@pytest.mark.parametrize("left", [b"\0" * 40, b"\xff\xfe\x80", b"../../etc/passwd", b"a/b", b"x" * 5000])
+def test_a_damaged_lease_is_nobodys(left: bytes, tmp_path: Path) -> None:
+    """A machine that goes down may leave a file of zeros."""
+    one = Member(tmp_path, Share(0, 2))
+    one.enter()
+    lease = one.folder / "leases" / "000001"
+    lease.parent.mkdir(exist_ok=True)
+    lease.write_bytes(left)
+    assert one.take("000001")
+    assert lease.read_text() == one.name
+    lease.write_bytes(left)
+    one.drop("000001")
+    assert lease.read_bytes() == left  # not this process's
+    one.leave()
+    assert not one.folder.exists()
 
 
 def test_a_lease_is_taken_by_one(tmp_path: Path, processes: Processes) -> None:

@@ -1,5 +1,7 @@
 """Manifests come back as written, refuse what they are not, and join without losing their shards."""
 
+import hashlib
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -184,3 +186,38 @@ def test_a_damaged_framing_is_one_line(tmp_path: Path) -> None:
     replace(Manifest.from_rows([row("a")], tmp_path), meta=framing_meta('{"framing": 3}')).write(tmp_path)
     with pytest.raises(ManifestError, match=r"^the framing recorded in .* is damaged .*; make it anew$"):
         Manifest.read(tmp_path).framing  # noqa: B018
+
+
+_WORDS = st.sampled_from(["", "a", "ä%s", '"\\', "\u2028", "\U0001f600", "\x00\n"]) | st.text(max_size=3)
+_FLOATS = st.sampled_from([0.0, -0.0, 1.0, float("inf"), float("-inf"), float("nan"), 0.1, 1e-30]) | st.floats(width=32)
+
+
+def _odd_rows(cells: list[list[object]]) -> pa.Table:
+    """A table of the manifest's columns, of values that no writer of ours leaves."""
+    floats, flags, numbers, words, spans = cells
+    n = len(floats)
+    one = {part.name: words if str(part.type).startswith("list") else None for part in module._PROVENANCE}
+    columns = {name: [None] * n for name in module.SCHEMA.names}
+    columns |= {"au_intensity": floats, "au_known": flags, "au_present": numbers, "clip_id": words}
+    columns |= {"fps": [(f or [None])[0] for f in floats], "onset": [2**62 - i for i in range(n)], "frames": spans}
+    columns |= {"warnings": [words] * n, "provenance": [one] * n}
+    return pa.Table.from_pydict(columns, schema=module.SCHEMA)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_the_hash_is_that_of_the_rows_as_json(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 5))
+
+    def column(entry: st.SearchStrategy[object]) -> list[object]:
+        lists = st.none() | st.lists(st.none() | entry, max_size=3) | st.lists(entry, min_size=50, max_size=50)
+        return data.draw(st.lists(lists, min_size=n, max_size=n))
+
+    span = {"shard": _WORDS, "offset": st.integers(0, 2**60), "size": st.none(), "sha256": _WORDS}
+    words = data.draw(st.lists(_WORDS, min_size=n, max_size=n))
+    spans = data.draw(st.lists(st.none() | st.fixed_dictionaries(span), min_size=n, max_size=n))
+    table = _odd_rows([column(_FLOATS), column(st.booleans()), column(st.integers(-128, 127)), words, spans])
+    first = data.draw(st.integers(0, n - 1))
+    for part in (table, table.slice(first), pa.concat_tables([table.slice(first), table])):
+        rows = "".join(json.dumps(record, sort_keys=True) for record in part.to_pylist())
+        assert module._hash([part]) == hashlib.sha256(rows.encode()).hexdigest()

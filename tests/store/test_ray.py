@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 
 from mesynth.core.errors import ConfigError, MesynthError
-from mesynth.store.cluster import RayEngine, engine, on_engine, together
+from mesynth.store.cluster import engine, on_engine, together
+from mesynth.store.schedulers import RayEngine
 from mesynth.store.stage import Produced, Skipped, run_stage
 from recognizer.ablation import ablate
 from recognizer.config import AblationConfig
 from recognizer.data import FlowSet
 from tests.builders import NumberWorker, tree_bytes
 
-pytest.importorskip("ray")
+# Not importorskip: every process that collects tests would load it.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="the extra cluster is not installed")
 JOBS = list(range(40))
 CONFIG = {"jobs": len(JOBS)}
 

@@ -153,3 +153,17 @@ def test_motion_stays_where_it_was() -> None:
 def test_bad_config(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CameraConfig(**change)
+
+
+def test_grey_pairs_are_grey_and_the_others_what_they_were() -> None:
+    frames = pairs(60)
+    seeds = draw_seeds(0, "grey", np.arange(60))
+    plain, some, every = (degrade(frames, seeds, CameraConfig(probability=1.0, grey=grey)) for grey in (0.0, 0.4, 1.0))
+    grey = (some == some[..., :1]).all((1, 2, 3, 4))
+    assert 0.2 < grey.mean() < 0.6
+    assert (some[~grey] == plain[~grey]).all()
+    assert (some[grey] == every[grey]).all()
+    assert (every == every[..., :1]).all()
+    luma = plain.astype(float) @ [0.299, 0.587, 0.114]
+    assert np.abs(degrade(frames, seeds, only(grey=1.0))[..., 0] - frames @ [0.299, 0.587, 0.114]).max() < 1
+    assert np.abs(every[..., 0] - luma).mean() < 4

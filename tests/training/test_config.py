@@ -203,6 +203,20 @@ def test_former_names_are_read_with_a_warning_and_the_run_is_the_same(
         load_recipe(tmp_path / "former.yaml", ["model.lag_std=0.01"])
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "before"),
+    [
+        ("diffusion/volume_64", "model.spread", "700836b3b56379b090cf3f5b9329868fd4a3cdf67f22ea5a1df021377ddeb718"),
+        ("diffusion/image_64", "sampling.spread", "7d864b5f8dd7daff871054618a116d734d68981b7a51b144fd0bedafa78c0169"),
+        ("diffusion/motion_64", "model.spread", "599be3cb745284c23c23564e7a987f89d9f7e0af2ec68255e00b42056ad7f8b8"),
+    ],
+)
+def test_a_spread_of_one_leaves_the_hash_that_recipes_had_before_it(name: str, key: str, before: str) -> None:
+    plain = load_recipe(name, [f"{key}=1"])
+    assert plain.hash() == load_recipe(name, [f"{key}=1.0"]).hash() == before
+    assert load_recipe(name, [f"{key}=1.5"]).hash() != before
+
+
 @pytest.mark.parametrize("name", [name for name in list_recipes("gan", "diffusion") if name.endswith("_manifest")])
 def test_every_family_has_a_recipe_for_prepared_clips(name: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.manifests is empty"):

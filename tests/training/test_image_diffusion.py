@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,26 +12,39 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mesynth.core import facs
 from mesynth.core.errors import ConfigError, LeakError
 from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector
 from mesynth.generators.au_icgan.network import AUICGenerator
 from mesynth.generators.base import load_pipeline
 from mesynth.generators.diffusion_config import Process
-from mesynth.generators.image_diffusion.config import Config, ImageSampling, LossConfig, ModelConfig, OptimConfig
-from mesynth.generators.image_diffusion.network import ImageDiffusion
-from mesynth.generators.image_diffusion.task import ImageDiffusionTask
+from mesynth.generators.image_diffusion.config import (
+    Config,
+    ImageProcess,
+    ImageSampling,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+)
+from mesynth.generators.image_diffusion.network import Former, ImageDiffusion
+from mesynth.generators.image_diffusion.task import ImageDiffusionTask, windows
 from mesynth.generators.motion_gan.network import MotionGenerator
+from mesynth.generators.registry import PriorGenerator
 from mesynth.store.generator_folder import read_facts, save_pipeline
+from mesynth.store.stage import Interrupted
 from mesynth.training.config import load_recipe
+from mesynth.training.data.batches import Batch
+from mesynth.training.forecast import forecast
 from mesynth.training.loop import build_task
 from mesynth.training.train import Machine, train
 from tests.generators.gan_facts import damage, wide_face
 from tests.generators.gan_facts import facts as plain_facts
 from tests.generators.tiny_foreign import save_unet, save_vae
 from tests.training.gan_checks import CODES, by_intensity, facts, losses, measured, rows
-from tests.training.rendered import PlainUpdater, joined, rendered_batch, take
+from tests.training.rendered import PlainUpdater, joined, person_face, person_pairs, rendered_batch, take
 
 SIZE = 16
 MODEL = ModelConfig(width=32, multipliers=(1, 2), heads=2, dim=32, identity_tokens=2, identity_width=8)
@@ -109,7 +125,7 @@ def test_a_trained_generator_passes_its_own_check_and_is_saved(
     made.save(made.networks, tmp_path / "g", facts("image_diffusion", SIZE))
     loaded = load_pipeline(tmp_path / "g")
     assert isinstance(loaded, ImageDiffusion)
-    assert (loaded.sampling.steps, loaded.process) == (6, Process())
+    assert (loaded.sampling.steps, loaded.process) == (6, ImageProcess())
     assert "# Image diffusion" in (tmp_path / "g" / "README.md").read_text()
     noise = [int(seed) for seed in seen.seeds]
     drawn = loaded.changes(seen.onset, seen.aus, seen.known, noise)
@@ -333,17 +349,11 @@ def test_wrong_settings_are_one_line(make: object, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "size"), [("tiny", 32), ("64", 64), ("128", 128)])
-def test_recipes_build(name: str, size: int, tmp_path: Path) -> None:
-    """That of 128 px draws around a motion GAN of that size, which has to be trained first."""
-    given = []
-    if size == 128:
-        with pytest.raises(ConfigError, match="runs/motion_128/generator is no saved generator"):
-            load_recipe(Path("configs/diffusion/image_128.yaml"), [])
-        network = MotionGenerator(size=128, width=8)
-        save_pipeline(tmp_path / "gan", {"generator": network}, plain_facts("motion_gan"), "", size=128)
-        given = [f"model.mean_model={tmp_path / 'gan'}"]
-    recipe = load_recipe(Path(f"configs/diffusion/image_{name}.yaml"), given)
+@pytest.mark.parametrize(
+    ("name", "size"), [("tiny", 32), ("64", 64), ("layers_tiny", 32), ("layers_128", 128), ("128", 128)]
+)
+def test_recipes_build(name: str, size: int) -> None:
+    recipe = load_recipe(Path(f"configs/diffusion/image_{name}.yaml"), [])
     with torch.device("meta"):
         made = build_task(recipe)
     assert (made.name, recipe.data.size) == ("image_diffusion", size)
@@ -367,3 +377,197 @@ def test_the_latent_recipe_wants_an_autoencoder(tmp_path: Path) -> None:
 def test_a_key_without_effect_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"has no effect: model.* is not given"):
         load_recipe(Path("configs/diffusion/image_tiny.yaml"), [override])
+
+
+# ---------------------------------------------------------------- around frames in layers
+
+LAYERED_SIZE = 32
+LAYERED = replace(MODEL, width=16, patch=2, mean_model=Path("motion-prior"))
+
+
+def layered_task(**options: object) -> ImageDiffusionTask:
+    return task(
+        LAYERED_SIZE,
+        **{
+            "model": LAYERED, "process": ImageProcess(kind="mean"), "loss": LossConfig(squared=0, picture=1),
+            "sampling": ImageSampling(solver="few", steps=1), "optim": FAST, **options,
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def formed_batch() -> Batch:
+    """Pairs of two people with what generation forms of them."""
+    form, batch = Former("motion-prior", None, None), rendered_batch(range(2), 3, LAYERED_SIZE, codes=CODES)
+    points = np.stack([person_pairs(person, 3, LAYERED_SIZE, codes=CODES)[1] for person in range(2)])
+    formed, share = [], []
+    for i in range(len(batch)):
+        onset = (255 * batch.onset[i]).round().byte().permute(1, 2, 0).numpy()
+        frames, own = form(onset, points[i // 3], batch.aus[i : i + 1].numpy())
+        formed.append(frames[0])
+        share.append(own)
+    pictures = torch.from_numpy(np.stack(formed)).permute(0, 3, 1, 2).float() / 255
+    return replace(batch, formed=pictures, share=torch.from_numpy(np.stack(share))[:, None])
+
+
+@pytest.mark.parametrize("name", ["motion-prior", "landmark-mean"])
+def test_training_is_shown_what_generation_forms(name: str) -> None:
+    face = person_face(1, LAYERED_SIZE)
+    asked = np.stack([facs.parse_request(text).intensity for text in ("12=0.7,25=0.5", "L45=1", "4=0")])
+    frames, share = Former(name, None, None)(face.image, face.landmarks, asked)
+    for frame, aus in zip(frames, asked, strict=True):
+        clip, _ = PriorGenerator(name).generate(face, AUVector(aus), Profile(apex=0.5), n_frames=3, fps=100)
+        assert np.array_equal(frame, clip.clip.frames[1])
+    assert np.array_equal(frames[2], face.image)
+    assert np.array_equal(share == 0, face.layers.still)
+    assert share.max() == 1
+
+
+def test_a_layered_task_learns_what_layers_leave(formed_batch: Batch, tmp_path: Path) -> None:
+    """Of one batch, by heart: the error falls below that of layers, and outside the share nothing is drawn."""
+    made = layered_task()
+    before = measured(made, formed_batch)
+    assert before["error"] == pytest.approx(before["error_expected"])
+    updater = PlainUpdater(made.optimisers())
+    for i in range(120):
+        made.step(formed_batch, i, updater)
+    after = measured(made, formed_batch)
+    assert after["error_expected"] == before["error_expected"]
+    assert after["error"] < 0.9 * before["error"]
+    assert after["change"] > 0.1 * after["real_change"]
+    picture = made._paint(made.networks["denoiser"], formed_batch, formed_batch.aus, formed_batch.known)
+    assert formed_batch.share is not None
+    outside = (formed_batch.share == 0).expand_as(picture)
+    assert torch.equal(picture[outside], formed_batch.formed[outside])  # type: ignore[index]
+    sheet = made.sheet(made.networks, formed_batch)
+    assert sheet.shape == (6 * (4 * LAYERED_SIZE + 2) - 2, 7 * (4 * LAYERED_SIZE + 2) - 2, 3)
+    made.save(made.networks, tmp_path / "g", facts("image_diffusion", LAYERED_SIZE))
+    loaded = load_pipeline(tmp_path / "g")
+    assert isinstance(loaded, ImageDiffusion)
+    assert loaded.facts.networks == ("denoiser",)
+    assert "Nothing is drawn at intensity 0" in (tmp_path / "g" / "README.md").read_text()
+    face = person_face(0, LAYERED_SIZE)
+    (again,) = loaded.pictures([face], [AUVector(formed_batch.aus[0].numpy())], [0])
+    drawn = np.clip(255 * picture[0].detach().permute(1, 2, 0).numpy(), 0, 255)
+    # The face in its own crop: what training drew is what generation draws, up to the crop's resampling.
+    assert np.abs(again - drawn).mean() < 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"loss": LossConfig(squared=1)}, {"process": ImageProcess(kind="edm"), "loss": LossConfig(picture=0.5)},
+    ],
+    ids=["picture", "squared", "edm"],
+)  # fmt: skip
+def test_layered_losses_have_gradients_and_no_neighbours(options: dict[str, object], formed_batch: Batch) -> None:
+    made = layered_task(**options)
+    torch.nn.init.normal_(made.networks["denoiser"].body.conv_out.weight, std=0.05)  # type: ignore[union-attr]
+    loss = made._loss(made.networks["denoiser"], formed_batch)
+    assert loss.shape == (6,)
+    assert torch.isfinite(loss).all()
+    loss.sum().backward()
+    assert made.networks["denoiser"].body.conv_in.weight.grad.abs().max() > 0  # type: ignore[union-attr]
+    alone = [made._loss(made.networks["denoiser"], formed_batch.rows(np.array([i]))) for i in range(6)]
+    torch.testing.assert_close(torch.cat(alone), loss, rtol=1e-3, atol=1e-5)
+
+
+def test_the_perceptual_loss_falls_and_has_no_neighbours(formed_batch: Batch) -> None:
+    made = task(64, model=LAYERED, process=ImageProcess(kind="mean"), loss=LossConfig(squared=0, st_lpips=50))
+    large = {name: F.interpolate(getattr(formed_batch, name), scale_factor=2) for name in ("onset", "frame", "formed")}
+    batch = replace(formed_batch, **large, share=F.interpolate(formed_batch.share, scale_factor=2)).rows(np.arange(3))
+    loss = made._loss(made.networks["denoiser"], batch)
+    alone = [made._loss(made.networks["denoiser"], batch.rows(np.array([i]))) for i in range(3)]
+    torch.testing.assert_close(torch.cat(alone), loss, rtol=1e-3, atol=1e-5)
+    updater = PlainUpdater(made.optimisers())
+    log = [float(made.step(batch, i, updater)["denoiser"]) for i in range(12)]
+    assert log[-1] < 0.98 * log[0]
+    figures = measured(made, batch)
+    assert figures["st_lpips"] < figures["st_lpips_expected"]
+
+
+def test_windows_lie_inside() -> None:
+    pictures = torch.arange(64.0).view(1, 1, 8, 8).expand(2, 3, 8, 8)
+    made = windows(pictures, torch.tensor([[0.0, 0.0], [0.9999, 0.9999]]))
+    assert torch.equal(made[0], pictures[0, :, :4, :4])
+    assert torch.equal(made[1], pictures[1, :, 4:, 4:])
+
+
+def test_bad_layers(tmp_path: Path) -> None:
+    def refused(says: str, **options: Any) -> None:
+        with pytest.raises(ConfigError, match=says) as error:
+            replace(MODEL, **options)
+        assert "\n" not in str(error.value)
+
+    refused("the recipe means landmark-m", mean_model=Path("motion-prior"), mean_model_sha256="landmark-mean")
+    refused("model.target is picture", mean_model=Path("motion-prior"), target="picture")
+    painter = saved_expectation(tmp_path / "painter", "au_icgan")
+    refused("is a au_icgan, which paints and forms no layers", mean_model=painter, layered=True)
+    save_vae(tmp_path / "vae")
+    refused(
+        "model.vae draws in latents, model.layered in pixels", mean_model=Path("motion-prior"), vae=tmp_path / "vae",
+        vae_licence="MIT",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"loss.st_lpips looks at .* and data.size=32 is less than 64"):
+        layered_task(loss=LossConfig(st_lpips=1))
+    with pytest.raises(ConfigError, match="are all 0; give one of them a weight"):
+        LossConfig(squared=0)
+    with pytest.raises(ConfigError, match=r"loss.st_lpips=-1 is outside"):
+        LossConfig(st_lpips=-1)
+
+
+def test_who_is_drawn_around_is_part_of_a_recipes_hash(tmp_path: Path) -> None:
+    """By name, as nothing else tells generators without training apart; a motion_gan's layers from its smooth warp."""
+    tiny = Path("configs/diffusion/image_layers_tiny.yaml")
+    gan = f"model.mean_model={saved_expectation(tmp_path / 'gan')}"
+    given = ([], ["model.mean_model=landmark-mean"], [gan, "data.size=16"], [gan, "data.size=16", "model.layered=true"])
+    hashes = [load_recipe(tiny, words).hash() for words in given]
+    assert len(set(hashes)) == 4
+    identity = load_recipe(tiny, given[2]).identity()
+    assert "layered" not in identity["model"]
+    recipe = load_recipe(tiny, [])
+    seen = forecast(recipe)
+    assert seen.memory > seen.weights > 0
+    (tmp_path / "again.yaml").write_text(recipe.yaml())
+    assert load_recipe(tmp_path / "again.yaml", []).hash() == hashes[0]
+    with pytest.raises(ConfigError, match=r"model.layered has no effect: model.mean_model is not given"):
+        load_recipe(Path("configs/diffusion/image_tiny.yaml"), ["model.layered=true"])
+
+
+def test_a_layered_run_that_is_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """From its recipe on; the frames in layers are formed once, and whom the run has seen are the pairs' people."""
+    small = (
+        "data.identities=2", "data.per_identity=2", "run.images=16", "run.batch=4", "run.validation=2",
+        "run.checkpoint_images=8", "run.log_images=8", "run.validate_images=16",
+    )  # fmt: skip
+    recipe = load_recipe(Path("configs/diffusion/image_layers_tiny.yaml"), small)
+    on, bars = Machine(device="cpu", cache=tmp_path / "cache"), set()
+
+    def stop(name: str) -> Callable[[int, int], None]:
+        bars.add(name)
+        return lambda done, total: os.kill(os.getpid(), signal.SIGTERM) if (name, done) == ("train", 8) else None
+
+    with pytest.raises(Interrupted, match="stopped after 12 of 16 images"):
+        train(recipe, tmp_path / "cut", machine=on, progress=stop)
+    assert {"form", "form validation"} <= bars
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").glob("formed-*/*.bin")}
+    assert len(made) == 4
+    train(recipe, tmp_path / "cut", machine=on)
+    train(recipe, tmp_path / "whole", machine=on)
+    assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").glob("formed-*/*.bin")}
+    facts_of = [read_facts(tmp_path / run / "generator") for run in ("cut", "whole")]
+    assert facts_of[0].weights_sha256 == facts_of[1].weights_sha256
+    assert facts_of[0].subjects_seen == ("rendered/person0000920000", "rendered/person0000920001")
+    assert {"error", "error_expected", "change", "real_change"} <= set(facts_of[0].figures)
+
+
+def test_cameras_are_refused_before_anything_is_rendered(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        Path("configs/diffusion/image_layers_tiny.yaml"),
+        ["data.identities=1", "data.per_identity=1", "data.camera.probability=0.5"],
+    )
+    with pytest.raises(ConfigError, match=r"data.camera.probability=0.5: frames in layers .*set it to 0") as error:
+        train(recipe, tmp_path / "run", machine=Machine(device="cpu", cache=tmp_path / "cache"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "run").exists()

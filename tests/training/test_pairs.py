@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow, read_frames, read_valid
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.camera import OFF, CameraConfig
-from mesynth.training.data.pack import PackConfig, open_pack, subject_groups
+from mesynth.training.data.pack import PackConfig, open_formed, open_pack, subject_groups
 from mesynth.training.data.pairs import PairConfig, PairSet, list_subjects, open_pairs
 from tests.training import small_manifest
 from tests.training.small_manifest import APEX, FRAMES, SIZE, Job
@@ -52,7 +52,7 @@ def plain(folder: Path, cache: Path, **options: Any) -> PairSet:
 
 def as_bytes(batch: Batch) -> list[tuple[bytes, ...]]:
     """Every field of each pair."""
-    values = [np.asarray(getattr(batch, f.name)) for f in fields(batch)]
+    values = [np.asarray(getattr(batch, f.name)) for f in fields(batch) if getattr(batch, f.name) is not None]
     return [tuple(v[i].tobytes() for v in values) for i in range(len(batch))]
 
 
@@ -138,7 +138,7 @@ def test_mirrored_pairs_are_mirrored_whole(folder: Path, cache: Path) -> None:
     mirrored = np.array([picture(a) != picture(b) for a, b in zip(straight.onset, both.onset, strict=True)])
     assert mirrored.mean() == pytest.approx(0.5, abs=0.12)
     m = torch.from_numpy(mirrored)
-    for name in (f.name for f in fields(Batch)):  # the others are untouched
+    for name in (f.name for f in fields(Batch) if f.name not in ("formed", "share")):  # the others are untouched
         assert (np.asarray(getattr(both, name))[~mirrored] == np.asarray(getattr(straight, name))[~mirrored]).all()
     for name in ("onset", "frame", "valid"):
         assert (getattr(both, name)[m] == getattr(straight, name)[m].flip(-1)).all()
@@ -199,7 +199,8 @@ def test_cameras_touch_pictures_only(folder: Path, cache: Path) -> None:
     draws = np.arange(50)
     clean = plain(folder, cache).batch(draws)
     seen = plain(folder, cache, camera=CameraConfig(probability=1.0)).batch(draws)
-    values = [{f.name: np.asarray(getattr(batch, f.name)) for f in fields(Batch)} for batch in (clean, seen)]
+    names = [f.name for f in fields(Batch) if getattr(clean, f.name) is not None]
+    values = [{name: np.asarray(getattr(batch, name)) for name in names} for batch in (clean, seen)]
     changed = {name for name, value in values[0].items() if not np.array_equal(value, values[1][name])}
     assert changed == {"onset", "frame"}
     assert seen.onset.min() >= 0
@@ -399,3 +400,112 @@ def test_config_loads_from_yaml() -> None:
     made = OmegaConf.to_object(OmegaConf.merge(base, given))
     assert made == PairConfig(source="manifest", manifests=(Path("one"), Path("two")), camera=CameraConfig(noise=0.0))
     assert isinstance(hash(made), int)
+
+
+# ---------------------------------------------------------------- frames in layers beside them
+
+
+def pretend(onset: np.ndarray, landmarks: np.ndarray, aus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What tells onset, landmarks, AUs and left from right."""
+    made = [np.roll(onset, 1 + round(100 * float(au.sum())), 1) for au in aus]
+    share = np.linspace(0, 1, onset.shape[1], dtype=np.float32)[None].repeat(len(onset), 0)
+    share[0, 0] = 1 if landmarks.mean() > 0 else 0
+    return np.stack(made), share
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips with landmarks."""
+    points = np.random.default_rng(4).uniform(4, 28, (68, 2)).astype(np.float32)
+    points[36:42], points[42:48] = [8, 10], [24, 10]
+    out = tmp_path_factory.mktemp("placed") / "clips"
+    small_manifest.write(out, [Job(who, i, made={"landmarks": points}) for who in SUBJECTS for i in range(2)])
+    return out
+
+
+def test_formed_frames_lie_beside_their_pairs_and_are_mirrored_with_them(placed: Path, cache: Path) -> None:
+    pack = open_pack(placed, cache, PackConfig(size=SIZE, frames=FRAMES))
+    formed = open_formed(pack, cache, {"by": "pretend"}, pretend)
+    assert formed.frames.shape == pack.frames.shape
+    for i in range(len(pack)):
+        rows = slice(pack.first[i], pack.first[i + 1])
+        made, share = pretend(pack.frames[rows][0], pack.landmarks[i], pack.aus[rows][1:])
+        assert np.array_equal(formed.frames[rows], np.concatenate([pack.frames[rows][:1], made]))
+        assert np.array_equal(formed.share[i], np.round(255 * share).astype(np.uint8))
+    draws = np.arange(80)
+    for flip in (False, True):
+        before = plain(placed, cache, flip=flip)
+        pairs = before.formed(lambda pack: open_formed(pack, cache, {"by": "pretend"}, pretend))
+        assert before.batch(draws).formed is None
+        assert pairs.data_hash != before.data_hash
+        batch = pairs.batch(draws)
+        assert batch.formed is not None
+        assert batch.share is not None
+        assert (batch.formed.shape, batch.share.shape) == ((80, 3, SIZE, SIZE), (80, 1, SIZE, SIZE))
+        ramp = batch.share[:, 0, 1]
+        mirrored = ramp[:, 0] > ramp[:, -1]
+        assert bool(mirrored.any()) is flip
+        for i in range(len(batch)):
+            onset, shown = (t[i].flip(-1) if mirrored[i] else t[i] for t in (batch.onset, batch.formed))
+            asked = batch.aus[i].flip(-1) if mirrored[i] else batch.aus[i]
+            assert torch.equal(shown, torch.roll(onset, 1 + round(100 * float(asked.sum())), 2))
+        part = batch.rows(np.array([3, 1]))
+        assert torch.equal(part.formed, batch.formed[[3, 1]])  # type: ignore[arg-type]
+        joined = Batch.joined([part, batch.rows(np.array([0]))])
+        assert torch.equal(joined.share, batch.share[[3, 1, 0]])  # type: ignore[arg-type]
+        assert as_bytes(pairs.batch(draws[5:9])) == as_bytes(batch)[5:9]
+
+
+def test_formed_frames_are_made_once_and_again_where_they_are_damaged(placed: Path, tmp_path: Path) -> None:
+    pack, calls = open_pack(placed, tmp_path, PackConfig(size=SIZE, frames=FRAMES)), []
+
+    def counted(*told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(1)
+        return pretend(*told)
+
+    def opened(**identity: str) -> int:
+        calls.clear()
+        open_formed(pack, tmp_path, identity, counted)
+        return len(calls)
+
+    assert opened(by="a") == len(pack)
+    assert opened(by="a") == 0
+    alone = open_formed(pack, tmp_path, {"by": "a"}, pretend)
+    several = open_formed(pack, tmp_path, {"by": "several"}, pretend, workers=2)
+    assert np.array_equal(several.frames, alone.frames)
+    assert np.array_equal(several.share, alone.share)
+    assert opened(by="b") == len(pack)
+    for name in ("frames.bin", "share.bin", "pack.json"):
+        for file in tmp_path.glob(f"formed-*/{name}"):
+            file.write_bytes(file.read_bytes()[:-1])
+        assert opened(by="a") == len(pack)
+        assert opened(by="b") == len(pack)
+    assert not list(tmp_path.glob(".formed*"))
+
+
+def test_an_interrupted_forming_leaves_nothing_half(placed: Path, tmp_path: Path) -> None:
+    pack = open_pack(placed, tmp_path, PackConfig(size=SIZE, frames=FRAMES))
+    left = iter(range(3))
+
+    def stops(*told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return pretend(*told)
+
+    with pytest.raises(KeyboardInterrupt):
+        open_formed(pack, tmp_path, {}, stops)
+    assert not list(tmp_path.glob("*formed*"))
+    assert len(open_formed(pack, tmp_path, {}, pretend).share) == len(pack)
+
+
+def test_formed_frames_need_landmarks_and_no_camera(folder: Path, placed: Path, tmp_path: Path) -> None:
+    pack = open_pack(folder, tmp_path, PackConfig(size=SIZE, frames=FRAMES))
+    pack = replace(pack, landmarks=np.full_like(pack.landmarks, np.nan))
+    with pytest.raises(ManifestError, match=r"clip 0 of .* has no landmarks, which frames in layers need") as error:
+        open_formed(pack, tmp_path, {}, pretend)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*formed*"))
+    seen = plain(placed, tmp_path, camera=CameraConfig(probability=0.3))
+    with pytest.raises(ConfigError, match=r"data.camera.probability=0.3: .*set it to 0") as refused:
+        seen.formed(lambda pack: open_formed(pack, tmp_path, {}, pretend))
+    assert "\n" not in str(refused.value)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,39 +13,36 @@ from mesynth.core.errors import ConfigError
 from mesynth.training import checkpoint
 from mesynth.training.processes import Processes
 from mesynth.training.record import read_metrics
+from tests import warm
 from tests.training.toy import recipe_text
 
-ROOT = Path(__file__).parent.parent.parent
-SINGLE = [sys.executable, "-m", "tests.training.toy"]
-TWO = [
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc_per_node",
-    "2",
-    "-m",
-    "tests.training.toy",
-]
+RECIPE = recipe_text(accumulate=2, decay="linear")
+SINGLE = ["tests.training.toy"]
+TWO = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+COLD = [*TWO, "-m", "tests.training.toy"]
+WARM = [*TWO, "--start_method", "fork", "--run_path", str(Path(__file__).with_name("toy.py"))]
+"""The same; the processes that torchrun starts are forked from it, and need not load torch either."""
 WORDS = ["model.dropout=0.1", "--device", "cpu"]
 
 
-def _start(command: list[str], recipe: Path, out: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*command, str(recipe), *WORDS, *words, "--out", str(out)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def _start(command: list[str], recipe: Path, out: Path, *words: str, **environment: str) -> warm.Process:
+    return warm.start(*command, str(recipe), *WORDS, *words, "--out", str(out), **environment)
 
 
 def _run(command: list[str], recipe: Path, out: Path, *words: str, **environment: str) -> tuple[int, str]:
     process = _start(command, recipe, out, *words, **environment)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+    _, errors = process.communicate()
+    return process.wait(), errors
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "toy.yaml").write_text(RECIPE)
+    code, errors = _run(SINGLE, folder / "toy.yaml", folder / "run")
+    assert code == 0, errors
+    return folder / "run"
 
 
 def _result(run: Path) -> dict[str, bytes]:
@@ -70,20 +65,22 @@ def _lines(run: Path) -> list[dict[str, object]]:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "toy.yaml"
-    file.write_text(recipe_text(accumulate=2, decay="linear"))
+    file.write_text(RECIPE)
     return file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [SINGLE, TWO], ids=["one process", "two processes"])
+@pytest.mark.parametrize("command", [SINGLE, WARM], ids=["one process", "two processes"])
 def test_killed_in_the_middle_of_an_update_it_ends_with_the_same_bytes(
-    tmp_path: Path, recipe: Path, command: list[str]
+    tmp_path: Path, recipe: Path, command: list[str], whole: Path
 ) -> None:
     """Of two processes one is killed; the other says so and ends long before anyone's patience does."""
-    assert _run(command, recipe, tmp_path / "whole")[0] == 0
+    if command is WARM:
+        whole = tmp_path / "whole"
+        assert _run(command, recipe, whole)[0] == 0
     code, errors = _run(command, recipe, tmp_path / "cut", TOY_DIE_AT="400")
     assert code == (-signal.SIGKILL if command is SINGLE else 1)
-    if command is TWO:
+    if command is WARM:
         assert "Error: another process of this run has ended" in errors
         assert "the same command goes on from the newest checkpoint" in errors
         own = errors.split("Root Cause")[0].split("torch/distributed/elastic")[0]  # torchrun adds its own account
@@ -91,16 +88,17 @@ def test_killed_in_the_middle_of_an_update_it_ends_with_the_same_bytes(
     assert [int(f.name) for f in checkpoint.folders(tmp_path / "cut" / "checkpoints")] == [320, 160]
     code, errors = _run(command, recipe, tmp_path / "cut")
     assert code == 0, errors
-    assert _result(tmp_path / "cut") == _result(tmp_path / "whole")
+    assert _result(tmp_path / "cut") == _result(whole)
     lines = _lines(tmp_path / "cut")
-    assert lines == _lines(tmp_path / "whole")
+    assert lines == _lines(whole)
     clocks = [(line["kind"], line["images"]) for line in lines]
     assert len(clocks) == len(set(clocks))
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_while_checkpoints_are_written_all_the_time(tmp_path: Path, recipe: Path) -> None:
-    assert _run(SINGLE, recipe, tmp_path / "whole")[0] == 0
+def test_killed_at_any_moment_while_checkpoints_are_written_all_the_time(
+    tmp_path: Path, recipe: Path, whole: Path
+) -> None:
     for delay in (0.0, 0.03, 0.08):
         process = _start(SINGLE, recipe, tmp_path / "cut", "run.checkpoint_images=16", "run.keep=1")
         end = time.monotonic() + 60
@@ -117,14 +115,14 @@ def test_killed_at_any_moment_while_checkpoints_are_written_all_the_time(tmp_pat
     assert not (tmp_path / "cut" / "generator").exists(), "too fast to be killed: lengthen the run"
     code, errors = _run(SINGLE, recipe, tmp_path / "cut", "run.keep=1")
     assert code == 0, errors
-    assert _result(tmp_path / "cut") == _result(tmp_path / "whole")
-    assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
+    assert _result(tmp_path / "cut") == _result(whole)
+    assert _lines(tmp_path / "cut") == _lines(whole)
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(tmp_path: Path, recipe: Path) -> None:
     """Tolerance: relative 1e-4 after 40 updates, from sums in another order. No dropout: its draws follow the parts."""
-    for command, name in ((SINGLE, "one"), (TWO, "two")):
+    for command, name in ((SINGLE, "one"), (COLD, "two")):
         words = ("model.dropout=0", "run.clip=0.5")
         told = tmp_path / f"{name}_threads"
         told.mkdir()
@@ -150,7 +148,7 @@ def test_ctrl_c_saves_says_so_and_exits_with_130(tmp_path: Path, recipe: Path) -
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.wait() == 130
     assert "the same command goes on" in errors
     newest = checkpoint.folders(tmp_path / "run" / "checkpoints")[0]
     assert f"stopped after {int(newest.name):,} of" in errors
@@ -161,7 +159,7 @@ def test_ctrl_c_saves_says_so_and_exits_with_130(tmp_path: Path, recipe: Path) -
 def test_a_mistake_is_one_line_for_all_processes(tmp_path: Path, recipe: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    code, errors = _run(TWO, recipe, tmp_path / "full")
+    code, errors = _run(WARM, recipe, tmp_path / "full")
     assert code != 0
     assert sum("is not empty and holds no run" in line for line in errors.splitlines()) == 1, errors
 

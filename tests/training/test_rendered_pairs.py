@@ -27,6 +27,7 @@ from mesynth.training.data.rendered import (
     cropped_flow,
     draw_aus,
     draw_intensity,
+    looks_of,
     render_pairs,
     single_cells,
 )
@@ -137,6 +138,44 @@ def test_people_with_rigs_move_in_ways_of_their_own(tmp_path: Path) -> None:
     drawn = {subject: {c for s, c in changed if s == subject} for subject, _ in changed}
     assert all(len(kinds) == 1 for kinds in drawn.values())
     assert {c for _, c in changed} == {True, False}
+
+
+def test_looks_are_drawn_per_person_and_do_not_shift_each_other() -> None:
+    everything = RenderConfig(glasses=0.4, brow_hair=0.3, focal=0.6)
+    drawn = [looks_of(everything, person) for person in range(920_000, 921_000)]
+    for name, share in (("glasses", 0.4), ("brow_hair", 0.3), ("distance", 0.6)):
+        assert abs(np.mean([name in looks for looks in drawn]) - share) < 0.05
+        setting = {name if name != "distance" else "focal": share}
+        alone = [looks_of(RenderConfig(**setting), person) for person in range(920_000, 920_200)]
+        assert [looks.get(name) for looks in alone] == [looks.get(name) for looks in drawn[:200]]
+        assert all(set(looks) <= {name} for looks in alone)
+    distances = np.array([looks["distance"] for looks in drawn if "distance" in looks])
+    assert distances.min() > 5.4 < 50 < distances.max() < 60.1
+    assert abs(np.median(distances) / np.sqrt(5.5 * 60) - 1) < 0.15
+
+
+def test_looks_change_the_picture_and_no_motion_of_the_skin_and_are_told(tmp_path: Path) -> None:
+    shared = {"identities": 2, "per_identity": 2, "size": 48, "still": 1.0, "blink": 0.0, "neutral": 0.0, "turn": 0.0}
+    plain, worn = (
+        render_pairs(tmp_path / str(share), RenderConfig(glasses=share, brow_hair=share, **shared))
+        for share in (0.0, 1.0)
+    )
+    for row, other in zip(plain, worn, strict=True):
+        assert row.provenance.generator == "mesynth.head"
+        assert other.provenance.generator == "mesynth.head@glasses=true,brow_hair=true"
+        assert np.array_equal(row.aus.intensity, other.aus.intensity)
+        onsets = [read_frames(m.root, r)[0].astype(int) for m, r in ((plain, row), (worn, other))]
+        assert (np.abs(onsets[0] - onsets[1]).max(-1) > 8).mean() > 0.05
+        flows = [read_flow(m.root, r) for m, r in ((plain, row), (worn, other))]
+        assert (np.isclose(*flows, atol=1e-5) | np.isclose(flows[1], 0, atol=0.3)).mean() > 0.85
+
+
+def test_folders_of_before_are_resumed(tmp_path: Path) -> None:
+    """What is off is not part of a folder's record."""
+    render_pairs(tmp_path / "out", RenderConfig(identities=1, per_identity=1, size=32))
+    record = "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
+    assert "per_identity" in record
+    assert "brow_hair" not in record
 
 
 def test_expressive_onsets_show_aus_and_the_row_says_what_comes_on_top(tmp_path: Path) -> None:
@@ -294,6 +333,9 @@ def test_rows_say_where_pairs_come_from(folder: Path) -> None:
         ({"still": 1.5}, "still=1.5"),
         ({"rigs": 1.5}, "rigs=1.5 is no share"),
         ({"expressive": -0.1}, "expressive=-0.1 is no share"),
+        ({"glasses": 1.1}, "glasses=1.1 is no share"),
+        ({"brow_hair": -1.0}, "brow_hair=-1 is no share"),
+        ({"focal": 7.0}, "focal=7 is no share"),
         ({"yaw": 40.0}, "yaw=40 is outside 0..35"),
         ({"head": -1.0}, "head=-1"),
         ({"seed": -1}, "seed=-1"),

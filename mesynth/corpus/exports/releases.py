@@ -57,6 +57,7 @@ from mesynth.store.run_folder import temporary_beside, write_bytes
 from mesynth.store.shards import STRETCHED
 from mesynth.store.stage import Produced
 
+LOWERED = "AUs that are lowered are left out of the annotation, which has no sign for them; provenance.jsonl has them"
 RENUMBERED = "frames renumbered from the onset on: the clip had been thinned or resampled"
 
 
@@ -97,8 +98,10 @@ class _ReleaseForm(NamedForm):
                 write_bytes(out / file, jpeg_bytes(self._picture(frame)))
             apex = "" if numbers.apex is None else numbers.apex
             place |= {"onset": numbers.onset, "apex": apex, "offset": numbers.offset}
-            if numbers.renumbered:
-                place["note"] = RENUMBERED
+            notes = [RENUMBERED] if numbers.renumbered else []
+            notes += [LOWERED] if min(clip.row.au_intensity) < 0 else []
+            if notes:
+                place["note"] = "; ".join(notes)
             yield ExportedClip(with_files(clip.row, files), place)
 
     @classmethod

@@ -176,7 +176,9 @@ class AUICGAN(PaintingGenerator):
         """See :func:`mesynth.generators.painting.painted_clips` for sizes and errors."""
         return painted_clips(self, self._paint, requests)
 
-    def _paint(self, onset: torch.Tensor, aus: torch.Tensor, alpha: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
+    def _paint(
+        self, onset: torch.Tensor, aus: torch.Tensor, alpha: torch.Tensor, rows: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
         out: torch.Tensor = self.network.forward(onset, aus).picture - onset
         return out
 

@@ -140,7 +140,7 @@ class FlowVolumeTask(DiffusedMotionTask):
         network: Any = averaged["generator"]
         timing, h, model = self.timing(batch), self.size // 2, self._config.model
         noise = batch.randn(purpose, timing.at.shape[1], 2, h, h)
-        sampling = Sampling(steps=model.steps, solver=model.solver)
+        sampling = Sampling(steps=model.steps, solver=model.solver, spread=model.spread)
         drawn = network(batch.onset, batch.aus.roll(roll, 1), batch.known.roll(roll, 1), timing, noise, sampling)
         whole = limited(resize_flow(from_means(drawn.flatten(0, 1)), (self.size, self.size)), REACH)
         asks = (batch.aus.flatten(1).amax(1) > 0).view(-1, 1, 1, 1, 1)

@@ -360,7 +360,10 @@ class ICEGAN(PaintingGenerator):
         z = [seeds.stream(request.seed, "z").standard_normal(n_noise, np.float32) for request in requests]
         noise = torch.from_numpy(np.stack(z)).to(self.network.device)
 
-        def paint(onset: torch.Tensor, asked: torch.Tensor, alpha: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
+        def paint(
+            onset: torch.Tensor, asked: torch.Tensor, alpha: torch.Tensor, rows: Sequence[tuple[int, int]]
+        ) -> torch.Tensor:
+            which = [clip for clip, _ in rows]
             # The plain drawing takes part in each block: convolutions of one batch agree to the last bit.
             clips = list(dict.fromkeys(which))
             k, plain = len(clips), [which.index(clip) for clip in clips]

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mesynth.config import check_range
 from mesynth.core.errors import ConfigError, WeightsUnavailable
-from mesynth.generators.diffusion_config import Process, Sampling
+from mesynth.generators.diffusion_config import KINDS, Process, Sampling
 from mesynth.store.digests import DigestError, file_sha256
-from mesynth.store.generator_folder import FAMILIES, WEIGHTS, GeneratorFacts, PipelineError, read_facts, saved_folder
+from mesynth.store.generator_folder import (
+    FAMILIES,
+    UNTRAINED,
+    WEIGHTS,
+    GeneratorFacts,
+    PipelineError,
+    read_facts,
+    saved_folder,
+)
 from mesynth.training.config import AdamWConfig
 
 if TYPE_CHECKING:
@@ -108,6 +116,44 @@ def unfit(foreign: Foreign, error: Exception) -> WeightsUnavailable:
 
 TARGETS = ("change", "picture")
 _SCRATCH_ONLY = ("width", "multipliers", "layers", "heads", "dim")
+
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProcess(Process):
+    """How noise is added and taken away, or that there is none.
+
+    ``kind`` "mean": a regression. The network sees no noise and says what is to be expected; every seed gives the same,
+    and one step of any solver is all it takes.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = (*KINDS, MEAN)
+
+    def train_sigma(self, u: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return 0 * u + self.sigma_max if self.kind == MEAN else super().train_sigma(u)
+
+    def level(self, sigma: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return 0 * sigma + 1000 if self.kind == MEAN else super().level(sigma)
+
+    def denoised(
+        self, network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, sigma: torch.Tensor
+    ) -> torch.Tensor:
+        """See :class:`Process`."""
+        if self.kind == MEAN:
+            return self.sigma_data * network(x.new_zeros(x.shape), self.level(sigma)).to(x.dtype)
+        return super().denoised(network, x, sigma)
+
+    def target(self, x: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return clean / self.sigma_data if self.kind == MEAN else super().target(x, clean, sigma)
+
+    def weight(self, sigma: torch.Tensor) -> torch.Tensor:
+        """See :class:`Process`."""
+        return 0 * sigma + self.sigma_data**-2 if self.kind == MEAN else super().weight(sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,11 +253,15 @@ class ModelConfig:
     identity_width: int = 32
     """Channels of the small encoder that makes them."""
     mean_model: Path | None = None
-    """A saved motion_gan or au_icgan of the same size (a folder, or the name of one that ships): what it makes of the
-    onset is expected, what differs from that is diffused (docs/decisions/015). It stays as it is, and is copied into
-    the saved generator."""
+    """What makes the picture that is expected: a saved motion_gan or au_icgan of the same size (a folder, or the name
+    of one that ships), or motion-prior or landmark-mean, which learned from nobody. What differs from that is drawn
+    (docs/decisions/015). It stays as it is, and is copied into the saved generator."""
     mean_model_sha256: str = ""
-    """Of its weights; filled in, or checked when given."""
+    """Of its weights, of a generator without training its name; filled in, or checked when given."""
+    layered: bool = False
+    """What is expected is the frame that generation forms of the mean model, in layers and with folds
+    (docs/decisions/021), and what is drawn is put onto that: training and use agree. False: a smooth warp, as before
+    there were layers. Generators without training have no other."""
     checkpointing: bool = False
     """Compute activations twice to save memory."""
     vae: Path | None = None
@@ -253,10 +303,22 @@ class ModelConfig:
         object.__setattr__(self, "mean_model", Path(self.mean_model))
         if self.target != "change":
             raise ConfigError(f"model.mean_model is what a change is drawn around; model.target is {self.target}")
-        try:
-            found = find_mean_model(saved_folder(self.mean_model)).weights_sha256
-        except (PipelineError, DigestError) as error:
-            raise ConfigError(f"model.mean_model: {error}") from None
+        if str(self.mean_model) in UNTRAINED:
+            found = str(self.mean_model)
+            object.__setattr__(self, "layered", True)
+        else:
+            try:
+                facts = find_mean_model(saved_folder(self.mean_model))
+            except (PipelineError, DigestError) as error:
+                raise ConfigError(f"model.mean_model: {error}") from None
+            found = facts.weights_sha256
+            if self.layered and FAMILIES[facts.name].paints_frames:
+                raise ConfigError(
+                    f"model.mean_model={self.mean_model} is a {facts.name}, which paints and forms no layers; leave "
+                    "model.layered out"
+                )
+        if self.layered and self.vae is not None:
+            raise ConfigError("model.vae draws in latents, model.layered in pixels of the frame; leave one out")
         if self.mean_model_sha256 not in ("", found):
             meant = self.mean_model_sha256[:12]
             raise ConfigError(
@@ -288,7 +350,7 @@ class ModelConfig:
         if self.mean_model is not None:
             out["gain"] = "model.mean_model has the section spread instead"
         else:
-            out["mean_model_sha256"] = "model.mean_model is not given"
+            out |= dict.fromkeys(("mean_model_sha256", "layered"), "model.mean_model is not given")
         if self.base is not None:
             out |= dict.fromkeys(_SCRATCH_ONLY, "model.base says what the network looks like")
         if self.vae is not None:
@@ -312,8 +374,21 @@ class LossConfig:
     skew: float = 3.0
     """Noise levels are drawn at u^(1/skew) of a uniform u: 1 as the process has them. Above 1 more of them are high:
     given onset and AUs little is left open, and what the network makes of them is decided while noise is high."""
+    squared: float = 1.0
+    """Weight of the squared error of what is diffused."""
+    picture: float = 0.0
+    """Weight of the mean absolute error of the picture that the network's estimate stands for, in grey levels."""
+    st_lpips: float = 0.0
+    """Weight of that picture's ST-LPIPS to the true frame (Ghildyal and Liu, 2022; needs stlpips-pytorch): a squared
+    error alone draws what is blurred. Looked at in a window of half the side that each pair draws: a quarter of the
+    work."""
 
     def __post_init__(self) -> None:
+        for name in ("squared", "picture", "st_lpips"):
+            if not 0 <= getattr(self, name) <= 1000:
+                raise ConfigError(f"loss.{name}={getattr(self, name):g} is outside 0..1000")
+        if not (self.squared or self.picture or self.st_lpips):
+            raise ConfigError("loss.squared, loss.picture and loss.st_lpips are all 0; give one of them a weight")
         if not 0 <= self.drop_aus < 1:
             raise ConfigError(f"loss.drop_aus={self.drop_aus:g} is outside [0, 1)")
         if not 0.1 <= self.skew <= 10:
@@ -342,7 +417,7 @@ class Config:
     """Sections of a recipe with ``task: image_diffusion``."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    process: Process = field(default_factory=Process)
+    process: ImageProcess = field(default_factory=ImageProcess)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sampling: ImageSampling = field(default_factory=ImageSampling)

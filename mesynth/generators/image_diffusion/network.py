@@ -6,8 +6,10 @@ tokens are attended to; the AUs as one vector are added to the noise level's emb
 replaced by learned values, for the AUs and for the onset separately. Guidance has a scale for the AUs and one for the
 onset, as Brooks et al. ("InstructPix2Pix", CVPR 2023, eq. 3) have it for text and picture, see :func:`two_guided`.
 
-Another saved generator, the mean model, may say what picture is to be expected of an onset and its AUs; the network
+Another generator, the mean model, may say what picture is to be expected of an onset and its AUs; the network
 then sees the change that it expects, diffusion draws what is different (docs/decisions/015), and it stays as it is.
+``layered``: what is expected is the very frame that generation forms, in layers and with folds, at the frame's own size
+(:func:`formed_apex`), and what is drawn is put onto it where the face may move.
 
 By default the change of the picture is diffused and put onto the photo, which keeps the person's own detail; the slow
 sibling of the generators that move pixels. Where motion is expected, the photo is moved at its own resolution, and what
@@ -31,28 +33,40 @@ from torch import nn
 from mesynth.core import facs, seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.profiles import Profile
+from mesynth.core.types import AUVector
 from mesynth.generators.base import ClipRequest, Generator, calibrated
 from mesynth.generators.blocks import Network, group_norm, register_to_config
 from mesynth.generators.diffusion import AUTokens, Denoise, sample
 from mesynth.generators.diffusion_config import Process
 from mesynth.generators.formation import form
-from mesynth.generators.image_diffusion.config import Foreign, ImageSampling, Spread, mean_families, read_state, unfit
+from mesynth.generators.image_diffusion.config import (
+    Foreign,
+    ImageProcess,
+    ImageSampling,
+    Spread,
+    mean_families,
+    read_state,
+    unfit,
+)
 from mesynth.generators.motion_gan.network import MotionGAN, MotionGenerator
 from mesynth.generators.painting import (
     FLOW_METHOD,
+    Base,
     carried_back,
     cell_mask,
     confined,
     named_regions,
+    paintable,
     painted_clips,
     region_mask,
 )
+from mesynth.generators.registry import PriorGenerator
+from mesynth.motion.prior import WARP_LIMIT, Face
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.store.generator_folder import FAMILIES, PipelineError, load_network, load_sized_network
+from mesynth.store.generator_folder import FAMILIES, UNTRAINED, PipelineError, load_network, load_sized_network
 
 if TYPE_CHECKING:
-    from mesynth.core.types import AUVector, Sample
-    from mesynth.motion.prior import Face
+    from mesynth.core.types import Sample
     from mesynth.store.generator_folder import GeneratorFacts
 
 
@@ -142,8 +156,8 @@ class ImageDenoiser(Network):
     ``unet`` is the configuration of a UNet2DConditionModel with ``time_cond_proj_dim`` = ``cross_attention_dim``, see
     :func:`unet_config`. The other values are what a loaded generator needs to know: ``space`` (size, patch or the
     autoencoder), ``target``, ``gain``, ``expect`` (the family that says what is expected, or ""), ``spread``,
-    ``process`` and ``sampling`` as their owners' configurations, and ``origin`` (hashes and licences of other people's
-    networks).
+    ``layered``, ``process`` and ``sampling`` as their owners' configurations, and ``origin`` (hashes and licences of
+    other people's networks).
     """
 
     @register_to_config
@@ -151,7 +165,7 @@ class ImageDenoiser(Network):
         self, unet: dict[str, Any], channels: int = 12, identity_tokens: int = 4, identity_width: int = 32,
         size: int = 64, patch: int = 2, target: str = "change", gain: float = 18.0, expect: str = "",
         spread: dict[str, Any] | None = None, process: dict[str, Any] | None = None,
-        sampling: dict[str, Any] | None = None, origin: dict[str, str] | None = None,
+        sampling: dict[str, Any] | None = None, origin: dict[str, str] | None = None, layered: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         body: Any = UNet2DConditionModel(**dict(unet))
@@ -295,6 +309,49 @@ def expected_picture(network: Any, onset: torch.Tensor, aus: torch.Tensor, known
     return picture
 
 
+def build_mover(family: str, network: Any, facts: GeneratorFacts) -> Generator:
+    """Who forms the frames of a mean model: a family without training (``network`` None), or a motion_gan's network.
+
+    It is asked with gains applied, which are those of ``facts``' generator.
+    """
+    return PriorGenerator(family) if network is None else MotionGAN(network, replace(facts, gains={}))
+
+
+def formed_apex(mover: Generator, face: Face, aus: AUVector, seed: int = 0) -> np.ndarray:
+    """The frame [H,W,3] uint8 that ``mover`` forms of a face at the apex of ``aus``, without any nuisance."""
+    clip, _ = mover.clip_of(ClipRequest(face, aus, Profile(apex=0.5), 3, 100.0, seed=seed))
+    return np.asarray(clip.clip.frames[1])
+
+
+def reachable(family: str, aus: AUVector) -> AUVector:
+    """What a mean model is asked for: AUs that a generator without training shows in part alone, as far as it does."""
+    over = [facs.AU_INDEX[code] for code, most in WARP_LIMIT.items() if aus.intensity[facs.AU_INDEX[code]].max() > most]
+    if family not in UNTRAINED or not over:
+        return aus
+    intensity = aus.intensity.copy()
+    for code, most in WARP_LIMIT.items():
+        intensity[facs.AU_INDEX[code]] = intensity[facs.AU_INDEX[code]].clip(max=most)
+    return AUVector(intensity, aus.known)
+
+
+@dataclass(frozen=True, eq=False)
+class Former:
+    """A :data:`mesynth.training.data.pack.Form`: what generation forms of a face; AUs that exclude each other are
+    damped."""
+
+    family: str
+    network: Any
+    facts: GeneratorFacts | None
+
+    def __call__(self, onset: np.ndarray, landmarks: np.ndarray, aus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :data:`mesynth.training.data.pack.Form`."""
+        facts = self.facts or PriorGenerator(self.family).facts
+        mover, face = build_mover(self.family, self.network, facts), Face(onset, landmarks)
+        wanted = [reachable(mover.family, facs.damp(AUVector(row))) for row in aus]
+        made = [formed_apex(mover, face, row) if row.intensity.any() else onset for row in wanted]
+        return np.stack(made) if made else onset[None][:0], paintable(face)
+
+
 def load_mean_model(family: str, folder: Path) -> Any:
     """The network of a family in a folder that holds its ``config.json`` and weights; frozen.
 
@@ -337,13 +394,26 @@ class Codec:
     mean_model: Any = None
     """Network of another generator, see :func:`load_mean_model`."""
     spread: Spread = Spread()
+    layered: bool = False
+    """Whether what is expected are frames in layers, which whoever asks has formed."""
 
-    def around(self, picture: torch.Tensor, aus: torch.Tensor, known: torch.Tensor) -> Around:
-        """Of onsets [B,3,S,S] in [0,1] and AUs [B,K,2]."""
-        if self.mean_model is None:
+    @property
+    def expects(self) -> bool:
+        """Whether there is a picture that is expected, and what is drawn is scaled by ``spread``."""
+        return self.layered or self.mean_model is not None
+
+    def around(
+        self, picture: torch.Tensor, aus: torch.Tensor, known: torch.Tensor, formed: torch.Tensor | None = None
+    ) -> Around:
+        """Of onsets [B,3,S,S] in [0,1] and AUs [B,K,2]; ``formed`` [B,3,S,S]: the frames in layers, if ``layered``."""
+        if not self.expects:
             code = self.space.encode(picture)
             return Around(code, code, (strength(aus, known) / self.gain).view(-1, 1, 1, 1), None)
-        expected = expected_picture(self.mean_model, picture, aus, known)
+        if self.layered:
+            assert formed is not None
+            expected = formed
+        else:
+            expected = expected_picture(self.mean_model, picture, aus, known)
         onset, mean = self.space.encode(torch.cat([picture, expected])).chunk(2)
         change = mean - onset
         return Around(onset, mean, self.spread.of(change, known), change / self.spread.sigma_data)
@@ -353,7 +423,7 @@ class Codec:
         if self.target == "picture":
             return self.gain * frame
         scaled = (frame - around.mean) / around.spread
-        return torch.asinh(scaled) if self.mean_model is None else scaled.clamp(-_LARGEST, _LARGEST)
+        return scaled.clamp(-_LARGEST, _LARGEST) if self.expects else torch.asinh(scaled)
 
     def change(
         self, x: torch.Tensor, around: Around, fade: torch.Tensor, keep: torch.Tensor | None, *, whole: bool = True
@@ -369,7 +439,7 @@ class Codec:
         else:
             bounded = x.clamp(-_LARGEST, _LARGEST)
             # No sinh around a mean model: it made single cells of lips and lids glow (docs/decisions/015).
-            drawn = torch.sinh(bounded) if self.mean_model is None else bounded
+            drawn = bounded if self.expects else torch.sinh(bounded)
             moved = drawn * around.spread * fade.view(-1, 1, 1, 1)
             if not whole:
                 return self.space.moved(around.mean, moved if keep is None else moved * keep)
@@ -434,20 +504,63 @@ def guided_denoiser(
 def painted(
     network: Any, codec: Codec, process: Process, sampling: ImageSampling, onset: torch.Tensor, aus: torch.Tensor,
     known: torch.Tensor, noise: torch.Tensor, *, mask: torch.Tensor | None = None, whole: bool = True,
+    formed: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Draw: onset [B,3,S,S], AUs [B,K,2], noise [B,C,h,w] -> change of the picture [B,3,S,S].
 
-    ``mask`` [B,1,h,w]: 0 where the code stays the onset's; ``whole``: see :meth:`Codec.change`.
+    ``mask`` [B,1,h,w]: 0 where the code stays the onset's; ``whole``: see :meth:`Codec.change`; ``formed``: see
+    :meth:`Codec.around`.
     """
-    around = codec.around(onset, aus, known)
+    around = codec.around(onset, aus, known, formed)
     keep = None if mask is None else (mask, codec.still(around))
     denoise = guided_denoiser(network, process, around, aus, known, sampling)
     x = sample(denoise, noise, sampling, process, keep=keep)
-    fade = (aus.flatten(1).amax(1) / FLOOR).clamp(max=1)
-    return codec.change(x, around, fade, mask, whole=whole)
+    return codec.change(x, around, faded(aus), mask, whole=whole)
+
+
+def faded(aus: torch.Tensor) -> torch.Tensor:
+    """Share [B] of what is drawn for AUs [B,K,2]: 0 at 0, 1 from :data:`FLOOR`."""
+    return (aus.flatten(1).amax(1) / FLOOR).clamp(max=1)
 
 
 # ---------------------------------------------------------------- the generator
+
+
+class _Bases:
+    """Clips of a mover for painters, request by request, each made when it is first asked for and kept until the next
+    is begun. What moves the photo moves all of it: painting is put onto whole pictures."""
+
+    def __init__(self, mover: Generator, requests: Sequence[ClipRequest], size: int, layered: bool) -> None:
+        self._requests = [replace(r, face=r.face.whole, aus=reachable(mover.family, r.aus)) for r in requests]
+        self._clips = enumerate(mover.clips_of(self._requests))
+        self._size, self._layered = size, layered
+        self._made: dict[int, Base] = {}
+
+    def _base(self, i: int) -> Base:
+        while i not in self._made:
+            place, (moved, warnings) = next(self._clips)
+            if self._layered:
+                share = paintable(self._requests[place].face)
+                made = Base(moved.clip.frames, warnings, moved.flow, share)
+            else:
+                made = Base(moved.clip.frames, warnings)
+            self._made[place] = made
+        return self._made[i]
+
+    def __iter__(self) -> Iterator[Base]:
+        for i in range(len(self._requests)):
+            yield self._base(i)
+            self._made.pop(i)
+
+    def crops(self, rows: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Frames (request, frame) in the crops of their faces, [N,3,S,S] in [0,1]."""
+        seen = np.empty((len(rows), self._size, self._size, 3), np.uint8)
+        for row, (i, t) in enumerate(rows):
+            frames = self._base(i).frames
+            assert frames is not None
+            crop = SimilarityCrop.from_landmarks(self._requests[i].face.landmarks, self._size)
+            seen[row] = crop.frames(frames[t : t + 1])[0]
+        return torch.from_numpy(seen).permute(0, 3, 1, 2).float() / 255
 
 
 FAMILY = "image_diffusion"
@@ -469,7 +582,7 @@ class ImageDiffusion(Generator):
         self.network, self.facts, self.vae = network.eval().requires_grad_(False), facts, vae
         self.mean_model = mean_model
         self.size: int = config["size"]
-        self.process = Process(**(config["process"] or {}))
+        self.process = ImageProcess(**(config["process"] or {}))
         self.sampling = ImageSampling(**(config["sampling"] or {}))
         self.regions: tuple[str, ...] = ()
         self._place()
@@ -478,7 +591,7 @@ class ImageDiffusion(Generator):
         config: Any = self.network.config
         space: Space = LatentSpace(self.vae, self.size) if self.vae else PixelSpace(self.size, config["patch"])
         spread = Spread.read(config["spread"] or {})
-        self.codec = Codec(space, config["target"], config["gain"], self.mean_model, spread)
+        self.codec = Codec(space, config["target"], config["gain"], self.mean_model, spread, config["layered"])
 
     def _networks(self) -> list[Any]:
         return [network for network in (self.network, self.vae, self.mean_model) if network is not None]
@@ -527,22 +640,26 @@ class ImageDiffusion(Generator):
         cells = [self._cells(r.face) for r in requests]
         known = torch.from_numpy(np.stack([r.aus.mask for r in requests])).to(self.network.device)
         mover = self._mover()
-
-        def paint(onset: torch.Tensor, now: torch.Tensor, alpha: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
-            # A blink that was drawn is known, whatever the request says of AU 45.
-            return self.changes(
-                onset, now, known[list(which)] | (now > 0), [requests[i].seed for i in which],
-                [cells[i] for i in which], whole=mover is None,
-            )  # fmt: skip
-
         asked = [replace(r, aus=calibrated(r.aus, self.facts)) for r in requests]
         quiet = [replace(r, nuisance=replace(r.nuisance, noise=0.0)) for r in asked]
-        bases = None
+        bases: _Bases | None = None
         # Head motion and style are refused by the painter, before a base is asked for.
         if mover is not None and not any(r.nuisance.head or r.nuisance.style for r in quiet):
-            # What moves the photo moves all of it: painting is put onto whole pictures.
-            whole = [replace(r, face=r.face.whole) for r in quiet]
-            bases = ((moved.clip.frames, folds) for moved, folds in mover.clips_of(whole))
+            bases = _Bases(mover, quiet, self.size, self.codec.layered)
+
+        def paint(
+            onset: torch.Tensor, now: torch.Tensor, alpha: torch.Tensor, rows: Sequence[tuple[int, int]]
+        ) -> torch.Tensor:
+            which, formed = [i for i, _ in rows], None
+            if self.codec.layered:
+                assert bases is not None
+                formed = bases.crops(rows).to(onset.device)
+            # A blink that was drawn is known, whatever the request says of AU 45.
+            return self.changes(
+                onset, now, known[which] | (now > 0), [requests[i].seed for i in which],
+                [cells[i] for i in which], whole=mover is None, formed=formed,
+            )  # fmt: skip
+
         painted_ones = painted_clips(self, paint, quiet if self.regions else asked, bases=bases)
         for request, photo, (clip, warnings) in zip(requests, photos, painted_ones, strict=True):
             if photo is not None:
@@ -552,11 +669,11 @@ class ImageDiffusion(Generator):
                 )  # fmt: skip
             yield clip, warnings
 
-    def _mover(self) -> MotionGAN | None:
+    def _mover(self) -> Generator | None:
         """Who moves the photo, where it is motion that is expected; it is asked with gains applied."""
-        if not isinstance(self.mean_model, MotionGenerator):
+        if not isinstance(self.mean_model, MotionGenerator) and not self.codec.layered:
             return None
-        mover = MotionGAN(self.mean_model, replace(self.facts, gains={}))
+        mover = build_mover(str(self.network.config["expect"]), self.mean_model, self.facts)
         for name in ("device", "precision", "rows_at_once", "torch_frames"):
             setattr(mover, name, getattr(self, name))
         return mover
@@ -582,16 +699,24 @@ class ImageDiffusion(Generator):
             onset, asked_for, known = (torch.from_numpy(x).to(self.network.device) for x in (cut, *told))
             onset = onset.permute(0, 3, 1, 2).float() / 255
             places = [self._cells(face) for face in faces[part]]
-            change = self.changes(onset, asked_for, known, row_seeds[part], places, whole=mover is None)
-            rows = zip(
-                faces[part], crops, wanted[part], row_seeds[part], change.permute(0, 2, 3, 1).cpu().numpy(), strict=True
-            )
-            for face, crop, asked, seed, moved in rows:
-                shape, under = face.image.shape[:2], face.image
-                if mover is not None:
-                    clip, _ = mover.generate(face, asked, Profile(apex=0.5), n_frames=3, fps=100, seed=seed)
-                    under = clip.clip.frames[1]
-                made = np.clip(under + 255 * carried_back(moved[None], crop, shape)[0] + 0.5, 0, 255).astype(np.uint8)
+            unders = [face.image for face in faces[part]]
+            if mover is not None:
+                unders = [
+                    formed_apex(mover, face.whole, reachable(mover.family, asked), seed)
+                    for face, asked, seed in zip(faces[part], wanted[part], row_seeds[part], strict=True)
+                ]
+            formed = None
+            if self.codec.layered:
+                seen = np.concatenate([c.frames(under[None]) for c, under in zip(crops, unders, strict=True)])
+                formed = torch.from_numpy(seen).to(onset.device).permute(0, 3, 1, 2).float() / 255
+            change = self.changes(onset, asked_for, known, row_seeds[part], places, whole=mover is None, formed=formed)
+            rows = zip(faces[part], crops, unders, change.permute(0, 2, 3, 1).cpu().numpy(), strict=True)
+            for face, crop, under, moved in rows:
+                shape = face.image.shape[:2]
+                drawn = carried_back(moved[None], crop, shape)[0]
+                if self.codec.layered:
+                    drawn = drawn * paintable(face.whole)[..., None]
+                made = np.clip(under + 255 * drawn + 0.5, 0, 255).astype(np.uint8)
                 if self.regions:
                     made = np.where(region_mask(face.landmarks, shape, self.regions)[..., None], made, face.image)
                 out.append(made)
@@ -615,11 +740,13 @@ class ImageDiffusion(Generator):
         cells: Sequence[np.ndarray | None] | None = None,
         *,
         whole: bool = True,
+        formed: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Change of crops [B,3,S,S] in [0,1], each row with the noise of its own seed.
 
         ``aus``, ``known`` [B,K,2]; ``cells``: of each row what of the code may change, [side,side] bool, None for all;
-        ``whole``: from the onset, else from what is expected. A row without AUs is 0 and costs nothing.
+        ``whole``: from the onset, else from what is expected; ``formed`` [B,3,S,S]: see :meth:`Codec.around`.
+        A row without AUs is 0 and costs nothing.
         """
         moving = aus.flatten(1).amax(1) > 0
         out = torch.zeros_like(onset)
@@ -636,7 +763,7 @@ class ImageDiffusion(Generator):
             with self.autocast():
                 out[part] = painted(
                     self.network, self.codec, self.process, self.sampling, onset[part], aus[part], known[part], noise,
-                    mask=kept, whole=whole,
+                    mask=kept, whole=whole, formed=None if formed is None else formed[part],
                 ).to(out.dtype)  # fmt: skip
         return out
 
@@ -654,9 +781,13 @@ def load(folder: Path, facts: GeneratorFacts) -> ImageDiffusion:
 
         vae = load_network(AutoencoderKL, folder / "vae")
     family: str = network.config["expect"]
-    if bool(family) != ("expected" in facts.networks):
-        raise PipelineError(f"{folder} is to hold {family or 'no'} network 'expected'; copy it again")
-    mean_model = load_mean_model(family, folder / "expected") if family else None
+    learned = bool(family) and family not in UNTRAINED
+    if learned != ("expected" in facts.networks):
+        raise PipelineError(f"{folder} is to hold {family if learned else 'no'} network 'expected'; copy it again")
+    mean_model = load_mean_model(family, folder / "expected") if learned else None
+    forms = family in UNTRAINED, family == MotionGAN.family
+    if network.config["layered"] not in ((True,) if forms[0] else (True, False) if forms[1] else (False,)):
+        raise PipelineError(f"{folder} draws around {family or 'nothing'}, which has no such frames; retrain it")
     try:
         return ImageDiffusion(network, facts, vae, mean_model)
     except (KeyError, TypeError, ConfigError) as error:

@@ -57,6 +57,8 @@ class ModelConfig:
     """See mesynth.generators.diffusion."""
     guidance: float = 1.0
     """Of the saved generator, unless it is told otherwise; validation has none."""
+    spread: float = 1.0
+    """Of the saved generator, unless it is told otherwise, and of validation; training does not depend on it."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.widths) <= 5:
@@ -76,7 +78,7 @@ class ModelConfig:
         ):  # fmt: skip
             check_range("model", self, least, most, name)
         try:
-            Sampling(steps=self.steps, solver=self.solver, guidance=self.guidance)
+            Sampling(steps=self.steps, solver=self.solver, guidance=self.guidance, spread=self.spread)
         except ConfigError as error:
             raise ConfigError(f"model.{error}") from None
 

@@ -30,6 +30,7 @@ from mesynth.generators.formation import (
     limited,
     limited_length,
     motion_clip,
+    told,
     unfolded,
 )
 from mesynth.generators.motion_gan.network import Encoded, MotionGenerator
@@ -87,6 +88,7 @@ class MotionDiffuser(Network):
         dim: int = 64, expect: int = 12, expect_blocks: int = 1, prior: bool = True, face: bool = False,
         kind: str = "edm", scale: float = 0.024, share: float = 0.2, floor: float = 0.002, whole: float = 0.15,
         max_flow: float = 0.06, steps: int = 8, solver: str = "dpm++", guidance: float = 1.0,
+        spread: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         n = len(widths)
@@ -128,7 +130,7 @@ class MotionDiffuser(Network):
     @property
     def sampling(self) -> Sampling:
         """How the network samples unless it is told otherwise."""
-        return Sampling(**{name: self.config[name] for name in ("steps", "solver", "guidance")})
+        return Sampling(**{name: self.config[name] for name in ("steps", "solver", "guidance", "spread")})
 
     # ------------------------------------------------------------ data
 
@@ -284,7 +286,7 @@ class MotionDiffusion(SampledGenerator):
         h, device = self.size // 2, self.network.device
         pictures = [crop.frames(r.face.image[None])[0] for r, crop in zip(requests, crops, strict=True)]
         onset = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
-        aus = torch.from_numpy(np.stack([calibrated(r.aus, self.facts).intensity for r in requests])).to(device)
+        aus = torch.from_numpy(np.stack([told(calibrated(r.aus, self.facts)) for r in requests])).to(device)
         known = torch.from_numpy(np.stack([r.aus.mask for r in requests])).to(device)
         noise = [seeds.stream(r.seed, "motion-diffusion").standard_normal((2, h, h), np.float32) for r in requests]
         points = torch.from_numpy(np.stack([c.points(r.face.landmarks) for r, c in zip(requests, crops, strict=True)]))
@@ -310,7 +312,7 @@ class MotionDiffusion(SampledGenerator):
         fields = np.stack([drawn.fields[k, s] for k, s in cells]) if cells else drawn.apex[None][:0]
         left = np.zeros((h, h, 2), np.float32)
         if cells:
-            weights = np.array([request.aus.intensity[cell] for cell in cells], np.float32)
+            weights = np.array([told(request.aus)[cell] for cell in cells], np.float32)
             left = unfolded(drawn.apex) - np.einsum("a,ahwc->hwc", weights, fields)
         fields = np.stack([*fields, *(drawn.fields[k, s] for k, s in request.jaws)]) if request.jaws else fields
         still = np.zeros((height, width, 3), np.float32)

@@ -25,8 +25,8 @@ from mesynth.training.task import Updater
 
 _WHAT = """An onset face and action-unit intensities, per side, to a micro-expression clip with the flow its frames are
 made from. The apex' displacement field is drawn by diffusion, so that seeds differ; every pixel is the person's own,
-moved. Intensity 0 gives the picture back bit for bit. `configured(steps=, solver=, guidance=)` gives the same
-generator with another sampler."""
+moved. Intensity 0 gives the picture back bit for bit. `configured(steps=, solver=, guidance=, spread=)` gives
+the same generator with another sampler."""
 _LIMITS = """It moves what the picture shows and knows the AUs of its training data only. It draws one field a clip,
 which the temporal profile scales: the way from onset to apex is not learned. Flow is limited to 8 % of the width: a
 jaw cannot drop far. No FACS coder has looked at it; the figures below are all that was measured."""
@@ -172,7 +172,7 @@ class MotionDiffusionTask(DiffusedMotionTask):
         network: Any = averaged["generator"]
         noise = batch.randn(purpose, 2, self.size // 2, self.size // 2)
         model = self._config.model
-        sampling = Sampling(steps=model.steps, solver=model.solver)
+        sampling = Sampling(steps=model.steps, solver=model.solver, spread=model.spread)
         face = network.regression.encode(batch.onset, landmarks=batch.landmarks)
         flow: torch.Tensor = network.flow(
             batch.onset, batch.aus.roll(roll, 1), batch.known.roll(roll, 1), noise, sampling, face

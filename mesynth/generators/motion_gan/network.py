@@ -43,6 +43,7 @@ from mesynth.generators.formation import (
     limited_length,
     motion_clip,
     onto_face,
+    told,
     unfolded,
 )
 from mesynth.head.model import SIDE_SOFTNESS
@@ -212,7 +213,7 @@ def canonical_fields(side: int, rigs: bool = False) -> torch.Tensor:
     u, v = np.linspace(_BOX[0], _BOX[1], side), np.linspace(_BOX[2], _BOX[3], side)
     uv = np.stack(np.meshgrid(u, v), -1)
     cells = [(k, s) for k in range(K) for s in (0, 1)]
-    fields = mean_table().read(uv, cells) if rigs else basis(uv, cells)
+    fields = mean_table().read(uv, cells) if rigs else basis(uv, cells)[..., :2]
     both = fields.reshape(K, 2, side, side, -1).sum(1).transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(both, np.float32).reshape(-1, side, side))
 
@@ -391,7 +392,7 @@ class MotionGAN(Generator):
         device = self.network.device
         pictures = [crop.frames(row.face.image[None])[0] for row, crop in zip(rows, crops, strict=True)]
         onset = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
-        asked = torch.from_numpy(np.stack([row.aus.intensity for row in rows])).to(device)
+        asked = torch.from_numpy(np.stack([told(row.aus) for row in rows])).to(device)
         known = torch.from_numpy(np.stack([row.aus.mask for row in rows])).to(device)
         n_z = self.network.config["z"]
         noise = None

@@ -32,9 +32,10 @@ def visible_aus(intensity: np.ndarray) -> np.ndarray:
     """[...,K,2] intensities in [0,1] -> the same shape, float32, with one value for one appearance.
 
     A midline AU has the mean of its sides on both; AU 43 and AU 45 are one lid closure (the larger); AU 26
-    and AU 27 open one jaw, each row in its own unit; a closed lid leaves nothing of AU 5 and AU 7 to see.
+    and AU 27 open one jaw, each row in its own unit; a closed lid leaves nothing of AU 5 and AU 7 to see. Of an AU that
+    is lowered nothing is seen: the judge names what there is more of.
     """
-    out = np.array(intensity, np.float32)
+    out = np.maximum(np.array(intensity, np.float32), 0)
     out[..., _VISIBLE_MIDLINE, :] = out[..., _VISIBLE_MIDLINE, :].mean(-1, keepdims=True)
     closure = np.maximum(out[..., AU_INDEX[43], :], out[..., AU_INDEX[45], :])
     out[..., AU_INDEX[43], :] = out[..., AU_INDEX[45], :] = closure

@@ -8,8 +8,8 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,11 @@ class Batch:
     """[B] int64 class of the composite (classes.CLASSES_3), -1 where there is none"""
     seeds: np.ndarray
     """[B] int64, one a pair"""
+    formed: torch.Tensor | None = field(default=None, kw_only=True)
+    """[B,3,S,S] float32 in [0,1]: the frame in layers that a generator forms of the onset, where the task asked for it
+    (:meth:`mesynth.training.task.Task.prepared`)"""
+    share: torch.Tensor | None = field(default=None, kw_only=True)
+    """[B,1,S,S] float32 in [0,1], beside ``formed``: what may be painted, 0 where the face stands still"""
 
     def __len__(self) -> int:
         return len(self.onset)
@@ -74,10 +79,15 @@ class Batch:
         object.__setattr__(out, "_counts", counts)  # no field: rows of a batch that is taken apart are counted anew
         return out
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "seeds"}
+        moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in self._tensors().items()}
         return replace(self, **moved)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Those that are there, by name."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
 
     def targets(self, alone: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """AUs [B,K,2] to generate with and which of them are known [B,K,2] bool.
@@ -96,14 +106,12 @@ class Batch:
     def rows(self, which: np.ndarray) -> Batch:
         """The pairs at these places [n] int64, in this order."""
         at = torch.from_numpy(which).to(self.onset.device)
-        moved = {f.name: getattr(self, f.name)[at] for f in fields(self) if f.name != "seeds"}
-        return replace(self, **moved, seeds=self.seeds[which])
+        return replace(self, **{n: t[at] for n, t in self._tensors().items()}, seeds=self.seeds[which])
 
     @staticmethod
     def joined(parts: Sequence[Batch]) -> Batch:
         """All pairs of some batches of one picture size as one."""
-        names = [f.name for f in fields(Batch) if f.name != "seeds"]
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._tensors()}
         return Batch(**tensors, seeds=np.concatenate([part.seeds for part in parts]))
 
     def randn(self, purpose: str, *shape: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) in vectorised form: a Generator 
 
 What cameras do to a pair: tone, blur, sampling and compression shared by both frames, noise of each its own.
 
-The scene moved before the camera saw it, so exact flow stays exact. Order: tone, blur, coarser sampling, noise,
+The scene moved before the camera saw it, so exact flow stays exact. Order: tone, blur, coarser sampling, noise, grey,
 JPEG."""
 
 from __future__ import annotations
@@ -74,9 +74,11 @@ class CameraConfig:
     """Share of these pairs that are compressed, each frame by itself."""
     quality: int = 60
     """Lowest JPEG quality; the highest is 95."""
+    grey: float = 0.0
+    """Share of these pairs that are grey (luma of ITU-R BT.601 in all three channels), as high-speed cameras are."""
 
     def __post_init__(self) -> None:
-        check_share("camera ", self, "probability", "jpeg", noun="probability")
+        check_share("camera ", self, "probability", "jpeg", "grey", noun="probability")
         for name, most in _LIMITS.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ConfigError(f"camera {name}={getattr(self, name):g} is outside 0..{most:g}; 0 is off")
@@ -94,7 +96,7 @@ def degrade(frames: np.ndarray, seeds: np.ndarray, config: CameraConfig) -> np.n
     """
     out = frames.copy()
     # Every number is drawn whatever is switched on: one switch leaves the other parts of a camera alone.
-    for pair, u in zip(out, uniforms(seeds, "camera", 12), strict=True):
+    for pair, u in zip(out, uniforms(seeds, "camera", 13), strict=True):
         if u[0] < config.probability:
             _camera(pair, u, config)
     return out
@@ -107,6 +109,7 @@ def _camera(pair: np.ndarray, u: np.ndarray, config: CameraConfig) -> None:
     noise = config.noise * u[8]
     quality = round(95 - (95 - config.quality) * u[9] / config.jpeg) if u[9] < config.jpeg else 0
     height, width = pair.shape[1:3]
+    grey = u[12] < config.grey
     for frame, place in zip(pair, u[10:12], strict=True):
         picture = frame
         if curve is not None:
@@ -121,6 +124,8 @@ def _camera(pair: np.ndarray, u: np.ndarray, config: CameraConfig) -> None:
             picture = picture + np.float32(noise) * _noise(frame.shape, place)
         if picture is not frame:
             frame[:] = np.clip(picture + 0.5, 0, 255)
+        if grey:
+            frame[:] = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None]
         if quality:
             frame[:] = _jpeg(frame, quality)
 

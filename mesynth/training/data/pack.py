@@ -17,18 +17,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice, starmap
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any
 
 import cv2
 import numpy as np
 
+from mesynth import __version__
 from mesynth.core.emotions import CLASSES_3
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError
-from mesynth.core.facs import AU_CODES
+from mesynth.core.facs import AU_CODES, raised
 from mesynth.core.framing import OWN, KnownFraming
 from mesynth.core.process import counted
 from mesynth.core.profiles import PROFILES, Profile
@@ -121,7 +125,7 @@ def pack_clip(root: Path, row: Row, config: PackConfig) -> PackedClip | Unusable
     frames, alpha, levels_ = frames[usable], alpha[usable], levels_[usable]
     apex = int(usable[:apex].sum())
     flow, valid, points = _read_flow(root, row, config.size)
-    vector = row.aus
+    vector = raised(row.aus)
     aus = np.clip(levels_[:, :, None] * vector.intensity, 0, 1).astype(np.float32)
     label = CLASSES_3.index(row.label) if row.label in CLASSES_3 else -1
     return PackedClip(frames, apex, alpha.astype(np.float32), aus, vector.mask, points, label, flow, valid)
@@ -531,6 +535,117 @@ def _map(file: Path, name: str, rows: int, size: int) -> np.ndarray:
     if name in _SMALL:
         return np.fromfile(file, dtype).reshape(shape)
     return np.memmap(file, dtype, "r", shape=shape) if rows else np.zeros(shape, dtype)
+
+
+# ---------------------------------------------------------------- frames in layers
+
+
+Form = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""(onset [S,S,3] uint8, landmarks [68,2] pixels, AUs [n,K,2]) -> what a generator forms of it, [n,S,S,3] uint8, and the
+share of each pixel that may be painted, [S,S] in [0,1]."""
+_FORMED = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Formed:
+    """Beside a pack: each of its frames as a generator forms it of the clip's onset; read-only, on disk."""
+
+    frames: np.ndarray
+    """[F,S,S,3] uint8; onsets as they are"""
+    share: np.ndarray
+    """[N,S,S] uint8 of 255: what may be painted"""
+    hash: str
+    """Of the pack and of who formed them."""
+
+
+def open_formed(
+    pack: Pack,
+    cache: Path,
+    identity: Mapping[str, Any],
+    form: Form,
+    progress: Progress | None = None,
+    *,
+    workers: int = 1,
+) -> Formed:
+    """The frames of ``pack`` as ``form`` makes them, in ``cache`` unless they are there and whole.
+
+    ``identity``: plain values that say who forms them; others give other frames. ``workers``: processes that form, 0
+    for one per core; any number gives the same bytes (``form`` is pickled for more than one).
+
+    Raises:
+        ManifestError: a clip without landmarks.
+    """
+    text = json.dumps([_FORMED, pack.hash, dict(identity), __version__], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    target = Path(cache) / f"formed-{digest[:20]}"
+    with locked(Path(cache)):
+        found = _read_formed(target, pack, digest)
+        if found is None:
+            _build_formed(target, pack, digest, form, progress, workers)
+            found = _read_formed(target, pack, digest)
+            assert found is not None
+    return found
+
+
+def _onsets(pack: Pack) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What is formed of each clip: its onset, landmarks and AUs of its other frames."""
+    for i in range(len(pack)):
+        if not np.isfinite(pack.landmarks[i]).all():
+            raise ManifestError(
+                f"clip {i} of {pack.subjects[pack.subject[i]]} has no landmarks, which frames in layers need; "
+                "prepare the clips again"
+            )
+        first, end = int(pack.first[i]), int(pack.first[i + 1])
+        yield np.array(pack.frames[first]), pack.landmarks[i], pack.aus[first + 1 : end]
+
+
+def _formed_by(
+    form: Form, jobs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """In the order of ``jobs``, of which few are held at once."""
+    if workers == 1:
+        yield from starmap(form, jobs)
+        return
+    with ProcessPoolExecutor(workers or os.cpu_count() or 1, get_context("spawn")) as pool:
+        while block := list(islice(jobs, 512)):
+            yield from pool.map(form, *zip(*block, strict=True), chunksize=8)
+
+
+def _build_formed(target: Path, pack: Pack, digest: str, form: Form, progress: Progress | None, workers: int) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    for old in (temporary, target):
+        shutil.rmtree(old, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        with (temporary / "frames.bin").open("wb") as frames, (temporary / "share.bin").open("wb") as shares:
+            everything = _formed_by(form, _onsets(pack), workers)
+            for first, (made, share) in zip(pack.first, counted(everything, len(pack), progress), strict=False):
+                frames.write(pack.frames[int(first)].tobytes() + made.tobytes())
+                shares.write(np.asarray(255 * share + 0.5, np.uint8).tobytes())
+        write_text(temporary / META, json.dumps({"hash": digest}))
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise MesynthError(f"the disk of {target.parent} is full; make room or choose another cache") from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_formed(folder: Path, pack: Pack, digest: str) -> Formed | None:
+    try:
+        if json.loads((folder / META).read_text())["hash"] != digest:
+            return None
+        picture = (pack.size, pack.size)
+        arrays: dict[str, np.ndarray] = {}
+        for name, shape in (("frames", (*pack.frames.shape[:1], *picture, 3)), ("share", (len(pack), *picture))):
+            file = folder / f"{name}.bin"
+            if file.stat().st_size != int(np.prod(shape)):
+                return None
+            arrays[name] = np.memmap(file, np.uint8, "r", shape=shape)
+        return Formed(arrays["frames"], arrays["share"], digest)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the cache is ours: what cannot be read is made again
 
 
 # ---------------------------------------------------------------- groups of subjects

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from mesynth.store.stage import Progress
 from mesynth.training.data.batches import Batch
 from mesynth.training.data.camera import OFF, CameraConfig, degrade, draw_seeds, uniforms
 from mesynth.training.data.pack import (
+    Formed,
     Pack,
     PackConfig,
     allowed_clips,
@@ -52,7 +54,7 @@ from mesynth.training.data.rendered import (
 
 _RENDERED_ONLY = (
     "identities", "per_identity", "validation_identities", "neutral", "single", "emotional", "blink", "still", "head",
-    "turn", "yaw", "rigs", "expressive", "jitter",
+    "turn", "yaw", "rigs", "expressive", "glasses", "brow_hair", "focal", "jitter",
 )  # fmt: skip
 _MANIFEST_ONLY = ("manifests", "frames", "apex_share", "validation_share")
 _PAIRS_ONLY = ("manifests", "frames", "apex_share", "faces_share")
@@ -90,6 +92,12 @@ class PairConfig(SourceConfig):
     """Share of people whose muscles pull as a rig of their own says, drawn around several (mesynth.motion.fields)."""
     expressive: float = RenderConfig.expressive
     """Share of pairs whose onset shows AUs already; the pair's AUs come on top."""
+    glasses: float = RenderConfig.glasses
+    """Share of rendered people with glasses."""
+    brow_hair: float = RenderConfig.brow_hair
+    """Share of rendered people with hair over their brows."""
+    focal: float = RenderConfig.focal
+    """Share of rendered people whose camera is nearer or farther than usual."""
     jitter: float = RenderConfig.jitter
     """Standard deviation of the crop's landmark error, inter-ocular distances."""
     landmark_noise: float = 0.0
@@ -274,6 +282,7 @@ class PairSet:
         self._seed, self._flip, self._apex_share, self._camera = seed, flip, apex_share, camera
         self._landmark_noise = landmark_noise
         self._purpose = purpose
+        self._formed: dict[int, Formed] = {}
         self._order = lru_cache(maxsize=8)(self._permutation)
         self.size = packs[0].size
         used = [(pack, np.asarray(k, np.int64)) for pack, k in zip(packs, keep, strict=True)]
@@ -293,6 +302,20 @@ class PairSet:
 
     def __len__(self) -> int:
         return len(self._clip)
+
+    def formed(self, make: Callable[[Pack], Formed]) -> PairSet:
+        """The same pairs with frames in layers beside them; ``make`` says them of a pack.
+
+        Raises:
+            ConfigError: cameras see the pairs: a frame that is formed of a clean onset holds nothing of them.
+        """
+        refuse_camera(self._camera)
+        made = copy(self)
+        used = {int(i) for i in np.unique(self._pack)}
+        made._formed = {i: make(pack) for i, pack in enumerate(self._packs) if i in used}
+        known = json.dumps([self.data_hash, [made._formed[i].hash for i in sorted(used)]])
+        made.data_hash = hashlib.sha256(known.encode()).hexdigest()
+        return made
 
     def batch(self, draws: np.ndarray) -> Batch:
         """The pairs of draw numbers [B] int64 >= 0, on the CPU.
@@ -333,12 +356,17 @@ class PairSet:
         known = np.empty(aus.shape, np.bool_)
         label = np.empty(n, np.int64)
         landmarks = np.empty((n, 68, 2), np.float32)
+        formed = np.empty((n, size, size, 3), np.uint8) if self._formed else None
+        share = np.empty((n, size, size), np.uint8) if self._formed else None
         for i, index in enumerate(clips):
             pack, clip = self._packs[self._pack[index]], int(self._clip[index])
             first, apex = int(pack.first[clip]), int(pack.apex[clip])
             landmarks[i] = pack.landmarks[clip]
             place = _later_frame(int(pack.first[clip + 1]) - first, apex, u[i, 0], u[i, 1], apex_share)
             frames[i, 0], frames[i, 1] = pack.frames[first], pack.frames[first + place]
+            if formed is not None and share is not None:
+                beside = self._formed[int(self._pack[index])]
+                formed[i], share[i] = beside.frames[first + place], beside.share[clip]
             aus[i], known[i], label[i] = pack.aus[first + place], pack.known[clip], pack.label[clip]
             if place == apex and pack.flow_at[clip] >= 0:
                 stored = pack.flow_at[clip]
@@ -353,6 +381,9 @@ class PairSet:
             flow[mirrored] = flow[mirrored, :, :, ::-1] * np.array([-1, 1], np.float32)[:, None, None]
             valid[mirrored] = valid[mirrored, :, ::-1]
             aus[mirrored], known[mirrored] = aus[mirrored, :, ::-1], known[mirrored, :, ::-1]
+            for beside_ in (formed, share):
+                if beside_ is not None:
+                    beside_[mirrored] = beside_[mirrored][:, :, ::-1]
             turned = landmarks[mirrored][:, MIRROR]
             landmarks[mirrored] = turned * np.array([-1, 1], np.float32) + np.array([size - 1, 0], np.float32)
         pictures = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float().div_(255)
@@ -367,6 +398,17 @@ class PairSet:
             landmarks=torch.from_numpy(landmarks),
             label=torch.from_numpy(label),
             seeds=seeds,
+            formed=None if formed is None else torch.from_numpy(formed).permute(0, 3, 1, 2).float().div_(255),
+            share=None if share is None else torch.from_numpy(share)[:, None].float().div_(255),
+        )
+
+
+def refuse_camera(camera: CameraConfig) -> None:
+    """Raises ConfigError for cameras over pairs that have frames in layers beside them."""
+    if camera.probability:
+        raise ConfigError(
+            f"data.camera.probability={camera.probability:g}: frames in layers are formed of onsets that no camera "
+            "saw; set it to 0"
         )
 
 

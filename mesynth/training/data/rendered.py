@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -43,6 +43,10 @@ RENDER_SCALE = 1.5
 with recordings, and never enlarges it."""
 LEAST, MOST = 0.02, 1.0
 """Range of the intensities of AUs that are shown at all."""
+NEAR, FAR = 5.5, 60.0
+"""Distances of cameras, IOD: some 35 cm, as telephones are held, to 4 m."""
+_LATER = {"glasses": 0.0, "brow_hair": 0.0, "focal": 0.0}
+"""Settings that came later, as pairs were before: folders of then are resumed."""
 _SPEED = 200.0
 _SUPERSAMPLE = 2
 
@@ -125,6 +129,13 @@ class RenderConfig:
     expressive: float = 0.0
     """Share of pairs whose onset shows AUs already: half-open or smiling mouths, narrow eyes, moved brows. The pair's
     AUs are what comes on top."""
+    glasses: float = 0.0
+    """Share of people with glasses: they move with the head and not with the skin, which is seen through the lenses."""
+    brow_hair: float = 0.0
+    """Share of people with locks of hair over forehead and brows, which move with the head alone."""
+    focal: float = 0.0
+    """Share of people whose camera stands NEAR..FAR eye distances away (the log is uniform) in place of 10..16, with
+    the focal length that keeps the face as large."""
     jitter: float = 0.01
     """Standard deviation of the crop's landmark error, in inter-ocular distances (and of its log scale)."""
     seed: int = 0
@@ -142,7 +153,8 @@ class RenderConfig:
             )
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ConfigError(f"size={self.size} is outside {MIN_SIZE}..{MAX_SIZE} pixels")
-        check_share("", self, "neutral", "single", "emotional", "blink", "still", "rigs", "expressive")
+        check_share("", self, "neutral", "single", "emotional", "blink", "still", "rigs", "expressive", "glasses",
+                    "brow_hair", "focal")  # fmt: skip
         if (total := self.neutral + self.single + self.emotional) > 1 + 1e-9:
             raise ConfigError(f"neutral + single + emotional = {total:g} exceeds 1")
         for name, most in (("head", 4.0), ("turn", 10.0), ("yaw", 35.0), ("jitter", 0.1)):
@@ -173,7 +185,8 @@ def render_pairs(out: Path, config: RenderConfig, *, workers: int = 1, progress:
         RunFolderError: ``out`` holds something else.
     """
     jobs = [(person, i) for person in config.people for i in range(config.per_identity)]
-    record = {"stage": "training-pairs", **asdict(config), "version": mesynth.__version__}
+    settings = dict(item for item in asdict(config).items() if item not in _LATER.items())
+    record = {"stage": "training-pairs", **settings, "version": mesynth.__version__}
     # Whole people in a shard: building a face costs as much as thirty frames.
     people = max(1, config.identities // 32)
     shard_clips = config.per_identity * people
@@ -251,14 +264,29 @@ def draw_onset(rng: np.random.Generator) -> np.ndarray:
 # ---------------------------------------------------------------- one pair
 
 
+def looks_of(config: RenderConfig, person: int) -> dict[str, Any]:
+    """What a person's picture has that others' lack, as arguments of :class:`mesynth.head.Subject`."""
+    rng = stream(config.seed, "training-looks", person)
+    # Every number is drawn whatever is asked for: one setting leaves the other looks alone.
+    glasses, brow_hair, focal, place = rng.random(4)
+    looks: dict[str, Any] = {}
+    if glasses < config.glasses:
+        looks["glasses"] = True
+    if brow_hair < config.brow_hair:
+        looks["brow_hair"] = True
+    if focal < config.focal:
+        looks["distance"] = round(float(NEAR * (FAR / NEAR) ** place), 2)
+    return looks
+
+
 @lru_cache(maxsize=1)
-def rigged_subject(person: int, size: int, seed: int, rigs: float) -> Subject:
+def rigged_subject(person: int, size: int, seed: int, rigs: float, looks: tuple[tuple[str, Any], ...] = ()) -> Subject:
     from mesynth.head import Subject
     from mesynth.motion.fields import draw_rig
 
     rng = stream(seed, "training-rig", person)
     basis = draw_rig(rng) if rng.random() < rigs else None
-    return Subject(person, size=size, supersample=_SUPERSAMPLE, basis=basis)
+    return Subject(person, size=size, supersample=_SUPERSAMPLE, basis=basis, **dict(looks))
 
 
 @dataclass(frozen=True)
@@ -287,18 +315,20 @@ class _Renderer:
             aus[0] = draw_onset(rng)
             aus[1] = np.clip(aus[0] + aus[1], 0, MOST)
 
-        subject = rigged_subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs)
+        looks = tuple(looks_of(config, person).items())
+        subject = rigged_subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs, looks)
         landmarks = subject.landmarks(pose=pose[0])
         crop = SimilarityCrop.from_landmarks(_misplaced(landmarks, config.jitter, rng), config.size)
         frames = crop.frames(subject.render(aus, pose))
         uv, valid = cropped_flow(crop, subject.flow(aus[0], aus[1], pose[0], pose[1]))
-        row_ = self._row(person, index, AUVector(aus[1] - aus[0]), emotion)
+        row_ = self._row(person, index, AUVector(aus[1] - aus[0]), emotion, looks)
         return Produced(row_, frames=frames, flow=uv, landmarks=crop.points(landmarks), valid=valid)
 
-    def _row(self, person: int, index: int, aus: AUVector, emotion: str) -> Row:
+    def _row(self, person: int, index: int, aus: AUVector, emotion: str, looks: tuple[tuple[str, Any], ...]) -> Row:
         from mesynth.datasets.rendered import LICENCE  # here, because it brings the readers of workbooks
 
         key, clip, size = person_key(person), f"pair{index:05d}", self.config.size
+        worn = ",".join(f"{name}={'true' if value is True else value}" for name, value in looks)
         return Row(
             clip_id=f"{key}/{clip}/0",
             database=DATABASE,
@@ -321,7 +351,7 @@ class _Renderer:
                 subject=_person(person),
                 licence=LICENCE,
                 subjects_seen=(key,),
-                generator="mesynth.head",
+                generator="mesynth.head" + (f"@{worn}" if worn else ""),
                 seed=person,
                 aus_asked=facs.format_vector(aus),
                 aus_source="training pairs",

@@ -316,15 +316,10 @@ class SequenceBatch(Batch):
         """Those of pairs, and the clips of which the flow at some time is known."""
         return super().choices() | {"keys": self.has_keys.any(1)}
 
-    def to(self, device: torch.device | str) -> SequenceBatch:
-        """The same batch on another device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in self._tensors()}
-        return replace(self, **moved)
-
     def rows(self, which: np.ndarray) -> SequenceBatch:
         """The clips at these places [n] int64, in this order."""
         at = torch.from_numpy(which).to(self.onset.device)
-        moved = {name: getattr(self, name)[at] for name in self._tensors()}
+        moved = {name: tensor[at] for name, tensor in self._tensors().items()}
         return replace(self, **moved, seeds=self.seeds[which], clock=self.clock[which])
 
     @staticmethod
@@ -334,9 +329,6 @@ class SequenceBatch(Batch):
         tensors = {name: torch.cat([getattr(clip, name) for clip in clips]) for name in clips[0]._tensors()}
         seeds, clock = (np.concatenate([getattr(clip, name) for clip in clips]) for name in ("seeds", "clock"))
         return SequenceBatch(**tensors, seeds=seeds, clock=clock)
-
-    def _tensors(self) -> list[str]:
-        return [f.name for f in fields(self) if f.name not in ("seeds", "clock")]
 
     @staticmethod
     def of_pairs(batch: Batch) -> SequenceBatch:
@@ -401,7 +393,7 @@ class SequenceSet:
         read = [self._read(int(i)) for i in clips]
         frames, flows, seen, clock = (np.stack([r[j] for r in read]) for j in range(4))
         rows = [self._rows[i][1] for i in clips]
-        aus, known = (np.stack([getattr(row.aus, name) for row in rows]) for name in ("intensity", "mask"))
+        aus, known = (np.stack([getattr(facs.raised(row.aus), name) for row in rows]) for name in ("intensity", "mask"))
         if self._train:
             frames = degrade(frames, seeds, self._config.camera)
         if self._train and self._config.flip:

@@ -7,8 +7,6 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from mesynth.store import stage
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE
 from mesynth.store.stage import journal, run_stage
+from tests import warm
 from tests.builders import tree_bytes
 from tests.corpus.exports.corpora import clip_row, make
 
@@ -92,13 +91,10 @@ def test_numbers_of_workers(samples: Manifest, tmp_path: Path) -> None:
 
 
 @contextmanager
-def _running(source: Manifest, form: str, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+def _running(source: Manifest, form: str, out: Path, *more: str) -> Iterator[warm.Process]:
     """The verb with two workers in a process group of its own."""
-    command = [sys.executable, "-m", "tests.corpus.exports.slow_export", str(source.root), form, str(out), "2", *more]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=out.parent, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
+    words = ("tests.corpus.exports.slow_export", str(source.root), form, str(out), "2", *more)
+    process = warm.start(*words, cwd=out.parent, PYTHONPATH=str(warm.ROOT))
     try:
         yield process
     finally:
