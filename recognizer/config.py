@@ -89,8 +89,6 @@ class RunConfig(ModelSections):
                 f"train.loss.{self.train.loss.of_classes[0]} compares clips of a class, and task=aus has no classes; "
                 "set it to 0"
             )
-        if self.task == AUS and (terms := [n for n in UNLABELLED if getattr(self.train.loss, n)]):
-            raise ConfigError(f"train.loss.{terms[0]} is of classes, and task=aus has none; set it to 0")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds={list(self.seeds)} must be different numbers >= 0, at least one")
 
@@ -367,7 +365,10 @@ def idle_keys(config: RunConfig, *, synthetic: bool) -> dict[str, str]:
         idle["train.start"] = idle["train.teacher"] = "the cells of an ablation begin with nothing learned before"
         idle["mix.mode"] = "an ablation reads 'modes'"
     if not synthetic:
-        idle["mix"] = "there are no synthetic clips; pass --synthetic"
+        why = "there are no synthetic clips; pass --synthetic"
+        if config.transfer.unlabelled and not isinstance(config, AblationConfig):  # whose leaks mix.leak is about, too
+            return idle | {f"mix.{f.name}": why for f in fields(config.mix) if f.name != "leak"}
+        idle["mix"] = why
         return idle
     modes = set(config.used_modes)
     chosen = f"mix.mode={', '.join(config.used_modes)} with model {', '.join(used)}"
