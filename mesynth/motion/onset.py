@@ -160,8 +160,6 @@ class Onset:
                 row[side] = 0
             elif value < 0:
                 row[side] = _cut(12, value, -state, notes)
-            elif value > 0:
-                row[side] = _cut(12, value, 1 - max(state - SMILE_DOUBT, 0), notes)
 
     def _lids(self, drawn: np.ndarray, notes: list[str], refused: list[str]) -> None:
         for code in (5, 43, 45):
@@ -227,8 +225,5 @@ def _cut(code: int, value: float, most: float, notes: list[str]) -> float:
     """``value`` or, if it goes beyond, ``most``, which is then said."""
     if abs(value) <= abs(most) + 1e-6:
         return value
-    if value < 0:
-        notes.append(f"AU {code} is lowered by {-most:.2g} instead of {-value:.2g}: the onset shows no more of it")
-    else:
-        notes.append(f"AU {code} is {most:.2g} instead of {value:.2g}: the onset shows some of it already")
+    notes.append(f"AU {code} is lowered by {-most:.2g} instead of {-value:.2g}: the onset shows no more of it")
     return most
