@@ -173,7 +173,7 @@ def test_looks_change_the_picture_and_no_motion_of_the_skin_and_are_told(tmp_pat
 def test_folders_of_before_are_resumed(tmp_path: Path) -> None:
     """What is off is not part of a folder's record."""
     render_pairs(tmp_path / "out", RenderConfig(identities=1, per_identity=1, size=32))
-    record = "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
+    record = "".join(path.read_text() for path in (tmp_path / "out").glob("*") if path.suffix in (".json", ".yaml"))
     assert "per_identity" in record
     assert "brow_hair" not in record
 
