@@ -117,7 +117,7 @@ def test_lists_of_wrong_values_are_named(setting: str, said: str) -> None:
     "settings",
     [
         ["mix.mode=prior", "lda.shrinkage=.5"],
-        ["seeds=[1,2]", "model=ststnet", "train.loss.distil=1", "data.classes=[a,b]"],
+        ["seeds=[1,2]", "model=ststnet", "train.flip=false", "data.classes=[a,b]"],
         ["train.steps=7", "train.steps=${protocol.groups}"],
     ],
 )
