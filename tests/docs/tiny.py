@@ -103,8 +103,8 @@ SUBSTITUTIONS = (
     Substitution(r"^mesynth render\b.*--clips", "four clips a person show every class", options={"--clips": "4"}),
     Substitution(
         r"^mesynth render\b.*--long",
-        "a video of six seconds each: both kinds of expressions",
-        options={"--clips": "1", "--seconds": "6", "--fps": "25"},
+        "a video of nine seconds each: both kinds of expressions",
+        options={"--clips": "1", "--seconds": "9", "--fps": "25"},
     ),
     Substitution(
         r"^mesynth drive\b",
