@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ from mesynth.store.cluster import alone, do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, write_text
 from mesynth.store.shards import PICTURES, check_pictures, read_frames, read_landmarks
+from mesynth.store.stage import PARTS as JOURNALS
 from mesynth.store.stage import Cost, Jobs, Produced, Progress, Skipped, Worker, run_stage
 
 THROUGHPUT_FILE = "throughput.json"
@@ -612,7 +614,12 @@ class FaceRun:
             self.sources, out / "faces", self.size, landmarker=self.landmarker, workers=workers, progress=progress,
             examination=self.examination,
         )  # fmt: skip
-        self._check_onsets(out / "faces")
+        try:
+            self._check_onsets(out / "faces")
+        except OnsetError:
+            if not (out / JOURNALS).exists():  # the request put right may have the folder
+                shutil.rmtree(out / "faces", ignore_errors=True)
+            raise
         if do_once(out, "plan", (out / PLAN_FILE).is_file):
             write_plan(self.rows, out)
 
