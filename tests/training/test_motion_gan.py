@@ -39,7 +39,8 @@ def task_of(loss: LossConfig = LossConfig(), model: ModelConfig = SMALL, size: i
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
-    return Batch(**{n: getattr(batch, n)[rows] for n in batch.__dataclass_fields__})
+    values = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    return Batch(**{name: value if value is None else value[rows] for name, value in values.items()})
 
 
 def epe(task: MotionGANTask, batch: Batch) -> tuple[float, float]:
