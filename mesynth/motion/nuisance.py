@@ -159,7 +159,9 @@ def recorded(frame: np.ndarray, sd: float, rng: np.random.Generator, out: np.nda
     """
     if out is None:
         out = np.empty(frame.shape, np.uint8)
-    assert out.flags.c_contiguous
+    target = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
     draws = drawn(frame.size, rng) if sd else np.zeros(0, np.uint16)
-    _record(np.ascontiguousarray(frame, np.float32), np.float32(sd), draws, _normal(), out)
+    _record(np.ascontiguousarray(frame, np.float32), np.float32(sd), draws, _normal(), target)
+    if target is not out:
+        out[...] = target
     return out
