@@ -112,7 +112,9 @@ def test_memory_does_not_grow_with_files(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
 
-    few, many = lines(200), lines(2000)
+    few = lines(200)
+    # Twice: Python's own table of interned names may grow by megabytes at any time, but not twice in a row.
+    many = min(lines(2000), lines(2000))
     assert many < 1.5 * few + 20_000
 
 

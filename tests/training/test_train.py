@@ -135,6 +135,8 @@ def test_a_forecast_leaves_the_global_stream_alone_and_noise_has_the_form_of_pai
     forecast(recipe("model.dropout=0.5", precision="bf16"))
     assert torch.equal(torch.rand(2), expected)
     real, noise = toy.ToyPairs(toy.PairConfig(), ("a/b",), 0).batch(memory.np.arange(3)), random_batch(3, 4)
+    # As if a task had asked for frames in layers, too.
+    real = replace(real, formed=real.onset, share=real.onset[:, :1])
     for name in real.__dataclass_fields__:
         assert getattr(noise, name).shape == getattr(real, name).shape, name
         assert getattr(noise, name).dtype == getattr(real, name).dtype, name
