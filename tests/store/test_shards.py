@@ -323,3 +323,11 @@ def test_onset_and_apex_of_a_shard(form: str, tmp_path: Path) -> None:
     clip = replace(row("db/a/0"), frames=spans[1], n_frames=6, apex_index=3)
     np.testing.assert_array_equal(shards.read_frames(tmp_path, clip, [0, clip.apex_index]), frames[[0, 3]] + 1)
     np.testing.assert_array_equal(shards.read_frames(tmp_path, clip), frames + 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 8**7, 8**11 - 1])
+@pytest.mark.parametrize("name", ["a.b", "00000001.000.png", "n" * 99 + ".", "d" * 60 + "/" + "n" * 60, "k.\u00e4"])
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert shards._header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
