@@ -182,6 +182,7 @@ def _summed(weights: np.ndarray, fields: np.ndarray) -> np.ndarray:
     if weights.dtype != np.float32 or fields.dtype != np.float32:
         return np.asarray(np.einsum("a,ahwc->hwc", weights, fields))
     out = np.zeros(fields.shape[1:], np.float32)
+    assert len(weights) == len(fields)  # compiled code does not look
     if len(fields):
         _add_up(np.ascontiguousarray(weights), np.ascontiguousarray(fields).reshape(len(fields), -1), out.reshape(-1))
     return out
