@@ -205,7 +205,9 @@ def _become(request: dict[str, object]) -> str:
     os.chdir(str(request["cwd"]))
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[0] = os.getcwd()
+    # A new interpreter would have begun with these.
+    given = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    sys.path[:1] = [os.getcwd(), *(place for place in given if place not in sys.path[1:])]
     sys.argv = words
     return str(words[0])
 
