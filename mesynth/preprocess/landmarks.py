@@ -13,14 +13,12 @@ import hashlib
 import importlib.util
 import io
 import os
-import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
@@ -321,32 +319,6 @@ def native_silence() -> Iterator[None]:
         os.close(null)
 
 
-class _Later(ModuleType):
-    """A module that is imported once something of it is asked for."""
-
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-@contextmanager
-def imported_later(*names: str) -> Iterator[None]:
-    """Whoever imports these modules inside has them imported when it first uses them; packages before their modules."""
-    stand_ins = {name: _Later(name) for name in names if name not in sys.modules}
-    for name, module in stand_ins.items():
-        package, _, short = name.rpartition(".")
-        if package in stand_ins:
-            setattr(stand_ins[package], short, module)
-    sys.modules.update(stand_ins)
-    try:
-        yield
-    finally:
-        for name, module in stand_ins.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
-
-
 # Open native graphs. They must be closed before concurrent.futures shuts down, which is earlier than atexit and
 # than __del__; otherwise the interpreter's exit prints tracebacks. The hook runs last in, first out. References
 # are strong: a graph that the garbage collector finalises can wait for its own thread forever.
@@ -369,8 +341,7 @@ class MediapipeLandmarker:
         if importlib.util.find_spec("mediapipe") is None or assets.find(assets.FACE_MESH) is None:
             raise WeightsUnavailable(f"mediapipe landmarks need two packages: {assets.FACE_MESH.remedy}")
         task = assets.require(assets.FACE_MESH)
-        # MediaPipe imports matplotlib to draw what nobody asks for here, which takes longer than all the rest of it.
-        with native_silence(), imported_later("matplotlib", "matplotlib.pyplot"):
+        with native_silence():
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
 

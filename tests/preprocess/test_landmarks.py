@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import subprocess
@@ -26,7 +25,6 @@ from mesynth.preprocess.landmarks import (
     MediapipeLandmarker,
     TableLandmarks,
     choose_landmarker,
-    imported_later,
     resolve_landmarker,
 )
 from mesynth.store import assets
@@ -284,29 +282,3 @@ def test_enlarging_keeps_pixel_centres() -> None:
     centre = np.array([[(shown * x).sum(), (shown * y).sum()]]) / shown.sum() + 0.5
     assert view.back(centre)[0] == pytest.approx([20, 10], abs=0.05)
     assert cv2.countNonZero(view.cut(image)[..., 0]) > 1
-
-
-def test_a_module_is_imported_when_it_is_first_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As MediaPipe asks for matplotlib: a package, one of its modules, and who uses neither before it draws."""
-    package = tmp_path / "plots_of_a_test"
-    package.mkdir()
-    (package / "__init__.py").write_text("colour = 'red'\n")
-    (package / "curves.py").write_text("import plots_of_a_test\ndef drawn():\n    return plots_of_a_test.colour\n")
-    user = "import plots_of_a_test\nimport plots_of_a_test.curves as curves\n"
-    (tmp_path / "user_of_a_test.py").write_text(user)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    try:
-        with imported_later("plots_of_a_test", "plots_of_a_test.curves"):
-            used = importlib.import_module("user_of_a_test")
-        assert not [name for name in sys.modules if name.startswith("plots_of_a_test")]
-        assert used.curves.drawn() == "red"
-        assert used.plots_of_a_test.colour == "red"
-        with pytest.raises(AttributeError, match="missing"):
-            _ = used.curves.missing
-        before = sys.modules["plots_of_a_test.curves"]
-        with imported_later("plots_of_a_test.curves"):  # what is there stays
-            assert sys.modules["plots_of_a_test.curves"] is before
-        assert sys.modules["plots_of_a_test.curves"] is before
-    finally:
-        for name in [name for name in sys.modules if name.startswith(("plots_of_a_test", "user_of_a_test"))]:
-            del sys.modules[name]
