@@ -35,9 +35,7 @@ if [ "$versions" != lowest ]; then  # the tools' own words change from version t
   part "ruff format" "$bin/ruff" format --check .
   part import-linter "$bin/lint-imports"
 fi
-# The file with the most slow tests comes first (tests/conftest.py), not the one with the most tests.
-part pytest "$python" -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder --durations=10 \
-  ${marks[@]+"${marks[@]}"} "$@"
+part pytest "$python" -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile --durations=10 ${marks[@]+"${marks[@]}"} "$@"
 if [ "$versions" != lowest ]; then
   told() { local code=0; wait "$types" || code=$?; cat "$said"; return "$code"; }
   part mypy told

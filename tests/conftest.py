@@ -48,12 +48,6 @@ def _processes_at_once() -> Iterator[None]:
         yield
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first, so that none of them is what all but one process wait for in the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
-
-
 @pytest.fixture(scope="module")
 def flows_once() -> Iterator[None]:
     """For modules whose commands look at the same pictures again and again: optical flow of a batch of pairs is
