@@ -24,10 +24,10 @@ from mesynth.training.data.rendered import (
     TRAIN_SEEDS,
     VALIDATION_SEEDS,
     RenderConfig,
+    appearance_of,
     cropped_flow,
     draw_aus,
     draw_intensity,
-    looks_of,
     render_pairs,
     single_cells,
 )
@@ -142,11 +142,11 @@ def test_people_with_rigs_move_in_ways_of_their_own(tmp_path: Path) -> None:
 
 def test_looks_are_drawn_per_person_and_do_not_shift_each_other() -> None:
     everything = RenderConfig(glasses=0.4, brow_hair=0.3, focal=0.6)
-    drawn = [looks_of(everything, person) for person in range(920_000, 921_000)]
+    drawn = [appearance_of(everything, person) for person in range(920_000, 921_000)]
     for name, share in (("glasses", 0.4), ("brow_hair", 0.3), ("distance", 0.6)):
         assert abs(np.mean([name in looks for looks in drawn]) - share) < 0.05
         setting = {name if name != "distance" else "focal": share}
-        alone = [looks_of(RenderConfig(**setting), person) for person in range(920_000, 920_200)]
+        alone = [appearance_of(RenderConfig(**setting), person) for person in range(920_000, 920_200)]
         assert [looks.get(name) for looks in alone] == [looks.get(name) for looks in drawn[:200]]
         assert all(set(looks) <= {name} for looks in alone)
     distances = np.array([looks["distance"] for looks in drawn if "distance" in looks])

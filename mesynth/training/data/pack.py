@@ -411,14 +411,15 @@ def locked(cache: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- writing
 
 
-def _build(manifest: Manifest, target: Path, digest: str, config: PackConfig, progress: Progress | None) -> None:
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``target`` once everything is in it; what fails before leaves none."""
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         for old in (temporary, target):
             shutil.rmtree(old, ignore_errors=True)
         temporary.mkdir(parents=True)
-        meta = _write_arrays(manifest, temporary, config, progress)
-        write_text(temporary / META, json.dumps(meta | {"format": _FORMAT, "hash": digest, "size": config.size}))
+        yield temporary
         os.replace(temporary, target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -426,6 +427,12 @@ def _build(manifest: Manifest, target: Path, digest: str, config: PackConfig, pr
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _build(manifest: Manifest, target: Path, digest: str, config: PackConfig, progress: Progress | None) -> None:
+    with _whole(target) as folder:
+        meta = _write_arrays(manifest, folder, config, progress)
+        write_text(folder / META, json.dumps(meta | {"format": _FORMAT, "hash": digest, "size": config.size}))
 
 
 class _Writer:
@@ -612,24 +619,13 @@ def _formed_by(
 
 
 def _build_formed(target: Path, pack: Pack, digest: str, form: Form, progress: Progress | None, workers: int) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    for old in (temporary, target):
-        shutil.rmtree(old, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        with (temporary / "frames.bin").open("wb") as frames, (temporary / "share.bin").open("wb") as shares:
+    with _whole(target) as folder:
+        with (folder / "frames.bin").open("wb") as frames, (folder / "share.bin").open("wb") as shares:
             everything = _formed_by(form, _onsets(pack), workers)
             for first, (made, share) in zip(pack.first, counted(everything, len(pack), progress), strict=False):
                 frames.write(pack.frames[int(first)].tobytes() + made.tobytes())
                 shares.write(np.asarray(255 * share + 0.5, np.uint8).tobytes())
-        write_text(temporary / META, json.dumps({"hash": digest}))
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise MesynthError(f"the disk of {target.parent} is full; make room or choose another cache") from None
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_text(folder / META, json.dumps({"hash": digest}))
 
 
 def _read_formed(folder: Path, pack: Pack, digest: str) -> Formed | None:

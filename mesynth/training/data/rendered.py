@@ -264,7 +264,7 @@ def draw_onset(rng: np.random.Generator) -> np.ndarray:
 # ---------------------------------------------------------------- one pair
 
 
-def looks_of(config: RenderConfig, person: int) -> dict[str, Any]:
+def appearance_of(config: RenderConfig, person: int) -> dict[str, Any]:
     """What a person's picture has that others' lack, as arguments of :class:`mesynth.head.Subject`."""
     rng = stream(config.seed, "training-looks", person)
     # Every number is drawn whatever is asked for: one setting leaves the other looks alone.
@@ -315,7 +315,7 @@ class _Renderer:
             aus[0] = draw_onset(rng)
             aus[1] = np.clip(aus[0] + aus[1], 0, MOST)
 
-        looks = tuple(looks_of(config, person).items())
+        looks = tuple(appearance_of(config, person).items())
         subject = rigged_subject(person, round(config.size * RENDER_SCALE), config.seed, config.rigs, looks)
         landmarks = subject.landmarks(pose=pose[0])
         crop = SimilarityCrop.from_landmarks(_misplaced(landmarks, config.jitter, rng), config.size)
