@@ -30,7 +30,7 @@ part() {  # part NAME COMMAND ...
 if [ "$versions" != lowest ]; then  # the tools' own words change from version to version: of the oldest, only tests count
   said="$(mktemp)"
   "$bin/mypy" >"$said" 2>&1 & types=$!  # has one core for a minute, and tells of it at the end
-  trap 'kill "$types" 2>/dev/null; rm -f "$said"' EXIT
+  trap 'kill "$types" 2>/dev/null || true; rm -f "$said"' EXIT
   part "ruff check" "$bin/ruff" check .
   part "ruff format" "$bin/ruff" format --check .
   part import-linter "$bin/lint-imports"
