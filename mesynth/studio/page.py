@@ -272,9 +272,10 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
         found = face.intake(Path(path), str(chosen), anyway=all_the_same)
         numbers = [("largest face", "largest"), *((f"number {i}", str(i)) for i in range(1, found.faces + 1))]
         plain = found if not all_the_same else face.intake(Path(path), str(chosen))
+        lowest = {str(code): ends for code, ends in found.lowest.items()}  # JSON has no other keys
         return (
             view.intake_card(found), gr.update(choices=numbers, visible=found.faces > 1),
-            gr.update(visible=not plain.usable), gr.update(lowest=found.lowest), "",
+            gr.update(visible=not plain.usable), gr.update(lowest=lowest), "",
         )  # fmt: skip
 
     def take_rendered(event: gr.EventData) -> Any:
