@@ -200,6 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.photos is None:
             write_samples()
             return 0
+        PlanConfig(emotions=("surprise",), size=args.size)  # as `mesynth generate` refuses sizes
         generator = find_model(args.model).load()
         for name, face in faces_of(args.photos, args.size, args.face):
             write_pictures(generator, name, face, args.out, 90)

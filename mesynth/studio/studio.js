@@ -23,8 +23,8 @@ window.mesynthStudio = {
       const value = which === "L" ? l : which === "R" ? r : stronger(l, r);
       const input = row.querySelector("input"), low = floor(row, which, value);
       input.min = low;
-      input.style.setProperty("--zero", -low / (1 - low));
-      row.classList.toggle("lowers", low < 0);
+      if (low < 0) input.setAttribute("list", "ms-zero");  // a mark where nothing changes
+      else input.removeAttribute("list");
       if (document.activeElement !== input || Number(input.value) !== value) input.value = value;
       const size = Math.abs(value), words = value < 0 ? "lowered by" : "intensity";
       const near = size ? letters.reduce((a, b) => Math.abs(b[1] - size) < Math.abs(a[1] - size) ? b : a)[0] : "–";
