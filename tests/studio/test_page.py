@@ -320,8 +320,7 @@ def test_lowered_units_in_a_browser(page: Any, tmp_path: Path) -> None:
     page.wait_for_function("() => !document.querySelector('.ms-au.moved')")
     slide(page, 12, -0.3)
     slide(page, 4, 0.2)
-    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('12=-0.3')")
-    assert "4=0.2,12=-0.3" in asked()
+    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('4=0.2,12=-0.3')")
     assert page.locator('.ms-au[data-code="12"] .letter').inner_text() == "\u2212B"
     assert "lowered" in page.get_attribute('.ms-au[data-code="12"] input', "aria-valuetext")
     page.wait_for_function("() => !document.querySelector('#ms-face-message .ms-problem')")
