@@ -126,7 +126,8 @@ GALLERY_STYLE = """<style>
 
 
 def gallery(what: str) -> str:
-    """Pictures of ``samples/``, inside the page: its clips moving and still, or one of its sheets (aus, identities)."""
+    """Pictures of ``samples/``, inside the page: its clips moving and still, a sheet (aus, identities), or the strip
+    and the sheet of a photograph."""
     from html import escape
 
     import cv2
@@ -135,12 +136,15 @@ def gallery(what: str) -> str:
     from mesynth.store.manifest import Manifest
 
     samples = ROOT / "samples"
+    if (photograph := samples / "photographs" / f"{what}.webp").is_file():
+        strip = photograph.with_name(f"{what}-moving.webp")
+        both = ((strip, "moving"), (photograph, "every action unit"))
+        return "\n\n".join(_inside(file.read_bytes(), f"{what}, {words}") for file, words in both)
     if what != "clips":
         sheet = cv2.imread(str(samples / f"{what}.png"))
         done, data = cv2.imencode(".webp", sheet, [cv2.IMWRITE_WEBP_QUALITY, 82])
         assert done
-        text = base64.b64encode(bytes(data)).decode()
-        return f'<img src="data:image/webp;base64,{text}" alt="{what}" loading="lazy">'
+        return _inside(bytes(data), what)
     manifest = Manifest.read(samples / "corpus")
     shown = Gallery(manifest)
     rows = list(manifest)
@@ -151,3 +155,9 @@ def gallery(what: str) -> str:
         words = f"<b>{escape(str(still['emotion']))}</b> {escape(str(still['target']))}"
         figures.append(f"<figure><div>{images}</div><figcaption>{words}</figcaption></figure>")
     return f'{GALLERY_STYLE}\n<div class="gallery">{"".join(figures)}</div>'
+
+
+def _inside(webp: bytes, words: str) -> str:
+    """A picture whose bytes are in the page."""
+    text = base64.b64encode(webp).decode()
+    return f'<img src="data:image/webp;base64,{text}" alt="{words}" loading="lazy">'

@@ -11,12 +11,14 @@ Lengths are shares of the inter-ocular distance (IOD) in the picture levelled by
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from mesynth.core.errors import MesynthError
-from mesynth.core.facs import AU_INDEX, AU_NAMES, LOWERABLE, SIDES
+from mesynth.core.facs import AU_INDEX, AU_NAMES, LOWERABLE, MIDLINE, SIDES
 from mesynth.core.types import AUVector
 from mesynth.preprocess.align import eye_centres
 
@@ -147,6 +149,21 @@ class Onset:
         made = aus if np.array_equal(drawn, asked) else AUVector(drawn, aus.known)
         label = made if np.array_equal(drawn, shown) else AUVector(shown, aus.known)
         return Answer(made, label, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(refused)))
+
+    def lowest(self) -> dict[int, tuple[float, float]]:
+        """How far each of :data:`mesynth.core.facs.LOWERABLE` alone may be asked for below 0, of the left and the right
+        side: 0 where that is refused. Hundredths, rounded towards 0, so that nothing of them is cut.
+
+        >>> Onset((0.5, 0.1), (0.0, 0.0), 0.02).lowest()[12]
+        (-0.5, 0.0)
+        """
+        ends = {code: [0.0, 0.0] for code in LOWERABLE}
+        for code, side in product(LOWERABLE, range(len(SIDES))):
+            alone = np.zeros((len(AU_INDEX), len(SIDES)), np.float32)
+            alone[AU_INDEX[code], [0, 1] if code in MIDLINE else [side]] = -1
+            left = float(self.answer(AUVector(alone)).aus.intensity[AU_INDEX[code], side])
+            ends[code][side] = math.ceil(100 * left - 1e-4) / 100 + 0.0
+        return {code: (left, right) for code, (left, right) in ends.items()}
 
     def _smile(self, drawn: np.ndarray, notes: list[str], refused: list[str]) -> None:
         row = drawn[AU_INDEX[12]]

@@ -29,6 +29,7 @@ from mesynth.corpus.generation import Generation
 from mesynth.corpus.plan import Plan
 from mesynth.corpus.previews import DIFFERENCE_GAIN, FLOW_SCALE, hatched
 from mesynth.generators.registry import find_model
+from mesynth.motion.onset import Onset
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits, number_text
 from mesynth.preprocess.flow import flow_picture
@@ -122,6 +123,8 @@ class Intake:
     notes: tuple[str, ...]
     tiles: tuple[np.ndarray, ...]
     """A crop [144,144,3] uint8 of each face, from image left."""
+    lowest: dict[int, tuple[float, float]]
+    """How far below 0 the AUs of it may go that can be lowered, see :meth:`mesynth.motion.onset.Onset.lowest`."""
 
 
 def intake(photo: Path, which: str = LARGEST, *, anyway: bool = False) -> Intake:
@@ -164,7 +167,10 @@ def intake(photo: Path, which: str = LARGEST, *, anyway: bool = False) -> Intake
         sentence = f"{count}Good: neutral, frontal and whole."
     tiles = tuple(e.tile for e in examined if e.tile is not None)
     notes = tuple(note for note in entry.note.split("; ") if note and note not in bad + soft)
-    return Intake(photo, len(examined), which, not bad or anyway, sentence, checks, notes, tiles)
+    assert entry.taken is not None
+    assert entry.taken.landmarks is not None  # of a picture that was looked at
+    lowest = Onset.of(entry.taken.landmarks).lowest()
+    return Intake(photo, len(examined), which, not bad or anyway, sentence, checks, notes, tiles, lowest)
 
 
 _ALL_OFF = ",".join(f"{f.name}=off" for f in fields(FaceLimits))
@@ -201,7 +207,7 @@ class Wish:
 
     photo: Path
     aus: str
-    """A request as ``--au`` takes it: "12=0.25,L4=0.1"."""
+    """A request as ``--au`` takes it: "12=0.25,L4=0.1", "12=-0.2"."""
     which: str = LARGEST
     anyway: bool = False
     model: str = "motion-prior"
@@ -305,12 +311,15 @@ def preset(emotion: str, seed: int = 0) -> str:
 
 
 def letter(intensity: float) -> str:
-    """The FACS letter whose weight is nearest; "" for none at all.
+    """The FACS letter whose weight is nearest, with a minus for what is lowered; "" for none at all.
 
-    >>> [letter(x) for x in (0, 0.05, 0.3, 0.6, 0.7, 1)]
-    ['', 'A', 'B', 'C', 'D', 'E']
+    >>> [letter(x) for x in (0, 0.05, 0.3, 0.6, 0.7, 1, -0.2)]
+    ['', 'A', 'B', 'C', 'D', 'E', '-B']
     """
-    return "" if intensity <= 0 else min(LETTERS, key=lambda name: abs(LETTERS[name] - intensity))
+    if not intensity:
+        return ""
+    near = min(LETTERS, key=lambda name: abs(LETTERS[name] - abs(intensity)))
+    return near if intensity > 0 else f"-{near}"
 
 
 def models() -> list[tuple[str, str]]:

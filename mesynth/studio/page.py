@@ -171,13 +171,15 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
                 view.title(
                     "Expression",
                     "Action units (AUs) are the muscle movements of the Facial Action Coding System. Letters A to E "
-                    "are their intensities, from a trace to the maximum. An emotion draws units as in databases.",
+                    "are their intensities, from a trace to the maximum. An emotion draws units as in databases. Where "
+                    "the photo smiles, gapes or half closes its eyes, that slider goes on to the left and lowers it.",
                 )
             )
             chips = gr.HTML(view.presets(), js_on_load=_js("list"), elem_id="ms-presets")
             board = gr.HTML(
-                face.preset("surprise"), html_template=view.board(), js_on_load=_js("board"), elem_id="ms-board"
-            )
+                face.preset("surprise"), html_template=view.board(), js_on_load=_js("board"), elem_id="ms-board",
+                lowest={},
+            )  # fmt: skip
         with gr.Column(min_width=0, elem_id="ms-time"):
             gr.HTML(
                 view.title(
@@ -270,9 +272,10 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
         found = face.intake(Path(path), str(chosen), anyway=all_the_same)
         numbers = [("largest face", "largest"), *((f"number {i}", str(i)) for i in range(1, found.faces + 1))]
         plain = found if not all_the_same else face.intake(Path(path), str(chosen))
+        lowest = {str(code): ends for code, ends in found.lowest.items()}  # JSON has no other keys
         return (
             view.intake_card(found), gr.update(choices=numbers, visible=found.faces > 1),
-            gr.update(visible=not plain.usable), "",
+            gr.update(visible=not plain.usable), gr.update(lowest=lowest), "",
         )  # fmt: skip
 
     def take_rendered(event: gr.EventData) -> Any:
@@ -305,7 +308,7 @@ def _face_tab(studio: Studio, photos: list[Path]) -> None:
         )
 
     looked: dict[str, Any] = {
-        "fn": guarded(4, look), "inputs": [photo, which, anyway], "outputs": [verdict, which, anyway, message],
+        "fn": guarded(5, look), "inputs": [photo, which, anyway], "outputs": [verdict, which, anyway, board, message],
         **_CALLS,
     }  # fmt: skip
     made: dict[str, Any] = {

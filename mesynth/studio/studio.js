@@ -1,6 +1,7 @@
 // What the page's own parts do by hand: the board of action units, the curve, and everything that is clicked in a list.
 window.mesynthStudio = {
-  // The board's value is a request as `--au` takes it: "12=0.25,L4=0.1".
+  // The board's value is a request as `--au` takes it: "12=0.25,L4=0.1". Its `lowest` says how far below 0 each AU may
+  // go on this face, {"12": [left, right]}; what was asked on another face keeps its place, and is refused in words.
   board(element, props, trigger, watch) {
     const letters = [["A", 0.1], ["B", 0.25], ["C", 0.5], ["D", 0.75], ["E", 1]];
     const state = {}, side = {};
@@ -9,25 +10,34 @@ window.mesynthStudio = {
     const code = (row) => row.dataset.code;
     const text = () => [...rows()].map((row) => {
       const [l, r] = state[code(row)] || [0, 0], au = code(row);
-      if (l === r) return l > 0 ? `${au}=${l}` : "";
-      return [l > 0 ? `L${au}=${l}` : "", r > 0 ? `R${au}=${r}` : ""].filter(Boolean).join(",");
+      if (l === r) return l ? `${au}=${l}` : "";
+      return [l ? `L${au}=${l}` : "", r ? `R${au}=${r}` : ""].filter(Boolean).join(",");
     }).filter(Boolean).join(",");
+    const stronger = (l, r) => Math.abs(l) >= Math.abs(r) ? l : r;
+    const floor = (row, which, value) => {
+      const [l, r] = (props.lowest || {})[code(row)] || [0, 0];
+      return Math.min(value, which === "L" ? l : which === "R" ? r : l && r ? Math.min(l, r) : 0);
+    };
     const draw = (row) => {
       const [l, r] = state[code(row)] || [0, 0], which = side[code(row)] || "B";
-      const value = which === "L" ? l : which === "R" ? r : Math.max(l, r);
-      const input = row.querySelector("input");
+      const value = which === "L" ? l : which === "R" ? r : stronger(l, r);
+      const input = row.querySelector("input"), low = floor(row, which, value);
+      input.min = low;
+      if (low < 0) input.setAttribute("list", "ms-zero");  // a mark where nothing changes
+      else input.removeAttribute("list");
       if (document.activeElement !== input || Number(input.value) !== value) input.value = value;
-      const near = value > 0 ? letters.reduce((a, b) => Math.abs(b[1] - value) < Math.abs(a[1] - value) ? b : a)[0] : "–";
-      row.querySelector(".letter").textContent = near;
-      row.querySelector(".letter").title = value > 0 ? `intensity ${value}: nearest FACS letter ${near}` : "not shown";
-      input.setAttribute("aria-valuetext", value > 0 ? `${near}, ${value}` : "none");
-      row.classList.toggle("moved", l > 0 || r > 0);
+      const size = Math.abs(value), words = value < 0 ? "lowered by" : "intensity";
+      const near = size ? letters.reduce((a, b) => Math.abs(b[1] - size) < Math.abs(a[1] - size) ? b : a)[0] : "–";
+      row.querySelector(".letter").textContent = value < 0 ? `−${near}` : near;
+      row.querySelector(".letter").title = size ? `${words} ${size}: nearest FACS letter ${near}` : "not shown";
+      input.setAttribute("aria-valuetext", value < 0 ? `lowered, ${near}, ${value}` : size ? `${near}, ${value}` : "none");
+      row.classList.toggle("moved", Boolean(l || r));
       row.querySelectorAll(".sides button").forEach((b) => b.classList.toggle("on", b.dataset.side === which));
     };
     const read = (request) => {
       for (const key in state) delete state[key];
       for (const term of (request || "").split(",")) {
-        const match = /^\s*([LR]?)(\d+)=([\d.]+)\s*$/.exec(term);
+        const match = /^\s*([LR]?)(\d+)=(-?[\d.]+)\s*$/.exec(term);
         if (!match) continue;
         const pair = state[match[2]] || [0, 0], value = Number(match[3]);
         if (match[1] !== "R") pair[0] = value;
@@ -49,7 +59,7 @@ window.mesynthStudio = {
       const row = event.target.closest(".ms-au");
       if (!row) return;
       event.stopPropagation();
-      const value = Number(event.target.value), which = side[code(row)] || "B", pair = [...(state[code(row)] || [0, 0])];
+      const value = Math.round(100 * event.target.value) / 100 || 0, which = side[code(row)] || "B", pair = [...(state[code(row)] || [0, 0])];
       if (which !== "R") pair[0] = value;
       if (which !== "L") pair[1] = value;
       state[code(row)] = pair;
@@ -59,15 +69,16 @@ window.mesynthStudio = {
     element.addEventListener("click", (event) => {
       const button = event.target.closest(".sides button");
       if (!button) return;
-      const row = button.closest(".ms-au"), [l, r] = state[code(row)] || [0, 0], most = Math.max(l, r);
+      const row = button.closest(".ms-au"), [l, r] = state[code(row)] || [0, 0], most = stronger(l, r);
       side[code(row)] = button.dataset.side;
-      if (most > 0) {
+      if (most) {
         state[code(row)] = { B: [most, most], L: l === r ? [most, 0] : [l, r], R: l === r ? [0, most] : [l, r] }[button.dataset.side];
         tell();
       }
       draw(row);
     });
     read(props.value);
+    watch("lowest", () => rows().forEach(draw));
     watch("value", () => { if (props.value !== own) { own = null; } read(props.value); });
   },
 

@@ -134,7 +134,8 @@ def board() -> str:
                 f'<input type="range" min="0" max="1" step="0.01" value="0" aria-label="AU {code}, {name}">'
                 f'<span class="letter">–</span><span class="sides {"none" if middle else ""}">{sides}</span></div>'
             )
-    return f'<div class="ms-board">{"".join(out)}</div>'
+    zero = '<datalist id="ms-zero"><option value="0"></option></datalist>'
+    return f'<div class="ms-board">{"".join(out)}{zero}</div>'
 
 
 def stage(shown: Shown | None, *, waiting: bool = False) -> str:

@@ -60,6 +60,16 @@ def test_the_gallery_shows_the_samples(site: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_photographs_are_in_their_page(site: Path) -> None:
+    page = (site / "photographs.html").read_text()
+    assert "<!-- gallery" not in page
+    pictures = sorted((ROOT / "samples" / "photographs").glob("*.webp"))
+    assert len(pictures) >= 12
+    assert page.count('src="data:image/webp;base64,') == len(pictures)  # each of them, once
+    assert len(page) < 2_000_000
+
+
+@pytest.mark.slow
 def test_nothing_is_fetched(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert re.findall(r'(?:src|href)="(?:https?:)?//[^"]+\.(?:js|css|woff2?)"', page.read_text()) == []

@@ -28,6 +28,48 @@ def onset(smile: float = 0.0, closure: float = 0.0, gap: float = 0.02) -> Onset:
     return Onset((smile, smile), (closure, closure), gap)
 
 
+# ---------------------------------------------------------------- how far down
+
+
+STATES = [
+    Onset((left, right), (one, other), gap)
+    for left, right in ((0.0, 0.0), (0.249, 0.25), (0.333, 0.8), (1.0, 0.507))
+    for one, other in ((0.0, 0.2), (0.3, 0.849), (0.25, 0.851), (1.0, 0.6))
+    for gap in (0.02, 0.034, 0.036, 0.1234, 0.4, 0.9)
+]
+
+
+@pytest.mark.parametrize("state", STATES, ids=str)
+def test_the_lowest_that_may_be_asked_is_drawn_whole_and_no_hundredth_less(state: Onset) -> None:
+    found = state.lowest()
+    assert set(found) == set(facs.LOWERABLE)
+    for code, ends in found.items():
+        sides = ("",) if code in facs.MIDLINE else facs.SIDES
+        assert code not in facs.MIDLINE or ends[0] == ends[1]
+        for side, lowest in zip(sides, ends, strict=False):
+            assert -1 <= lowest <= 0
+            if lowest:
+                answer = state.answer(parse_request(f"{side}{code}={lowest}"))
+                assert (answer.refused, answer.notes) == ((), ())
+                assert answer.aus.intensity[AU_INDEX[code]].min() == np.float32(lowest)
+            if lowest > -1:
+                answer = state.answer(parse_request(f"{side}{code}={lowest - 0.011:.3f}"))
+                assert answer.refused or any("instead of" in note for note in answer.notes)
+                assert bool(answer.refused) == (lowest == 0)
+
+
+def test_a_smile_an_open_mouth_and_lids_half_closed_can_be_lowered() -> None:
+    nothing = dict.fromkeys(facs.LOWERABLE, (0.0, 0.0))
+    assert onset().lowest() == nothing
+    assert onset(smile=0.5).lowest() == nothing | {12: (-0.5, -0.5)}
+    assert onset(closure=0.4).lowest() == nothing | {43: (-0.4, -0.4), 45: (-0.4, -0.4)}
+    # the mouth's gap less that of closed lips, over what each AU opens
+    opened = {code: (-min(1.0, int(100 * (0.138 - REST) / PARTED[code]) / 100),) * 2 for code in PARTED}
+    assert onset(gap=0.138).lowest() == nothing | opened
+    assert opened[25] == (-1.0, -1.0)
+    assert opened[27] == (-0.23, -0.23)
+
+
 # ---------------------------------------------------------------- measured
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mesynth.core.errors import ConfigError, ManifestError, MesynthError, RunFolderError
+from mesynth.core.facs import AU_INDEX
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow
 from mesynth.studio import browse, view
@@ -209,5 +210,8 @@ def test_action_units_in_words(library: Library) -> None:
     assert au_words(row) == "L1D+R1B"
     unknown = replace(row, au_known=(False,) * 50, au_intensity=(0.0,) * 50)
     assert au_words(unknown) == "1"
+    smile = [i // 2 == AU_INDEX[12] for i in range(50)]
+    lowered = replace(row, au_intensity=tuple(-0.2 * on for on in smile), au_present=tuple(map(int, smile)))
+    assert au_words(lowered) == "12-B"  # less of a smile is none
     assert au_words(replace(row, au_present=(-1,) * 50, au_text="4+7")) == "4+7"
     assert au_words(replace(row, au_present=(-1,) * 50, au_text="")) == "action units not coded"

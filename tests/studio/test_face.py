@@ -16,7 +16,7 @@ from skimage import data
 from mesynth.cli import main
 from mesynth.core.emotions import PUBLISHED
 from mesynth.core.errors import ConfigError, MesynthError, NoFaceError, UnreadableImageError
-from mesynth.core.facs import parse_request
+from mesynth.core.facs import LOWERABLE, parse_request
 from mesynth.store.manifest import Manifest
 from mesynth.store.shards import read_flow, read_frames
 from mesynth.studio import face
@@ -161,6 +161,16 @@ def test_a_smiling_photo_is_usable_and_said_so(tmp_path: Path) -> None:
         ({"hold": -1.0}, "held for -1 ms"), ({"lag": 200.0}, "lag"),
         ({"decay": "linear"}, "decay 'linear'"), ({"model": "motion_gun"}, "'motion_gun' is unknown"),
         ({"size": 8}, "size=8"), ({"which": "nose"}, "nose"), ({"fps": 0.0}, "fps=0"),
+        # lowered: what cannot be read from a picture, what is no number, and what this face does not show
+        ({"aus": "4=-0.2"}, "how much of AU 4 an onset shows cannot be read from one picture"),
+        ({"aus": "5=-0.1"}, "of 12, 25, 26, 27, 43, 45 it can"), ({"aus": "12=-1.5"}, "-1.5 in '12=-1.5'"),
+        ({"aus": "12=-B"}, "neither a letter A-E nor a number"), ({"aus": "12=--0.2"}, "neither a letter"),
+        ({"aus": "L25=-0.2"}, "AU 25 (lips part) has no sides"),
+        ({"aus": "12=-0.2"}, "the left corner of this mouth shows no smile"),
+        ({"aus": "4=0.3,R12=-0.01"}, "the right corner of this mouth shows no smile"),
+        *(({"aus": f"{code}=-0.3"}, "the lips of this onset are closed") for code in (25, 26, 27)),
+        *(({"aus": f"L{code}=-0.3"}, f"AU {code} cannot be lowered: the left eye is open") for code in (43, 45)),
+        ({"aus": "12=-0.2", "model": "motion_gan"}, "take an onset that smiles"),
     ],
 )  # fmt: skip
 def test_wishes_that_cannot_be(change: dict[str, Any], says: str, wish: Wish, desk: FaceDesk) -> None:
@@ -170,17 +180,47 @@ def test_wishes_that_cannot_be(change: dict[str, Any], says: str, wish: Wish, de
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def smiling(studio: Path) -> Path:
+    """Eyes open, a smile that shows teeth."""
+    return png(studio / "smiling.png", data.astronaut())
+
+
+def test_a_face_says_how_far_its_aus_may_be_lowered(photo: Path, smiling: Path) -> None:
+    assert intake(photo).lowest == dict.fromkeys(LOWERABLE, (0.0, 0.0))
+    found = intake(smiling).lowest
+    assert -1 <= max(found[12]) < -0.25  # SMILE_DOUBT
+    assert found[25][0] == found[25][1] < 0
+    assert found[43] == found[45] == (0.0, 0.0)
+
+
+def test_what_is_lowered_is_what_may_be_lowered(smiling: Path, desk: FaceDesk) -> None:
+    left, right = intake(smiling).lowest[12]
+    wish = Wish(photo=smiling, aus=f"L12={left},R12={right}", size=64, fps=50)
+    whole = desk.apex(wish)
+    assert not any("AU 12" in text for text in whole.warnings)
+    assert whole.largest > 0.3
+    more = desk.apex(replace(wish, aus="12=-1"))
+    assert any("AU 12 is lowered by" in text for text in more.warnings)
+    assert np.abs(more.apex.astype(int) - whole.apex).mean() < 0.1  # cut to what there is
+    with pytest.raises(MesynthError, match="the left eye is open"):
+        desk.apex(replace(wish, aus="L43=-0.1"))
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"aus": "4=0.2,12=-0.3,25=-0.4", "smiling": True},
         {"onset": 40.0, "apex": 120.0, "offset": 360.0, "hold": 32.0, "decay": "exponential", "lag": 10.0, "seed": 7,
          "noise": 1.5, "head_motion": 1.0, "blink": 1.0, "style": 0.5, "which": "1", "size": 72},
         {"model": "landmark-mean", "aus": "1=0.2,L2=0.31,26=0.3", "anyway": True},
     ],
 )  # fmt: skip
 def test_the_command_and_the_lines_make_the_bytes_that_are_shown(
-    change: dict[str, Any], wish: Wish, desk: FaceDesk, tmp_path: Path
+    change: dict[str, Any], wish: Wish, desk: FaceDesk, smiling: Path, tmp_path: Path
 ) -> None:
+    if change.pop("smiling", False):
+        change["photo"] = smiling
     wish = replace(wish, **change)
     seen = desk.clip(wish)
     assert seen.frames is not None
@@ -260,6 +300,7 @@ def test_letters_are_the_nearest_weights() -> None:
         1: "E",
     }
     assert {value: letter(value) for value in told} == told
+    assert {value: letter(-value) for value in told if value} == {value: f"-{told[value]}" for value in told if value}
 
 
 def test_models_are_generators_of_frames() -> None:

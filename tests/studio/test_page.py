@@ -299,6 +299,51 @@ def test_a_face_in_a_browser(page: Any, server: tuple[str, Path], tmp_path: Path
 
 @pytest.mark.browser
 @pytest.mark.slow
+def test_lowered_units_in_a_browser(page: Any, tmp_path: Path) -> None:
+    """A slider goes below 0 where the photo shows the unit, and what another face cannot show is refused in words."""
+
+    def low(au: int) -> float:
+        return float(page.get_attribute(f'.ms-au[data-code="{au}"] input', "min"))
+
+    def asked() -> str:
+        return str(page.evaluate("document.querySelector('#ms-shell')?.innerText ?? ''"))
+
+    page.click("#ms-code button >> nth=0")
+    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('--au')")
+    assert {low(au) for au in (1, 4, 12, 25, 43)} == {0}
+    Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.jpg")
+    page.set_input_files("#ms-drop input[type=file]", tmp_path / "astronaut.jpg")
+    page.wait_for_function("() => Number(document.querySelector('.ms-au[data-code=\"12\"] input').min) < -0.25")
+    assert low(25) < 0
+    assert {low(au) for au in (1, 4, 5, 43, 45)} == {0}
+    page.click("#ms-presets button[data-value='']")
+    page.wait_for_function("() => !document.querySelector('.ms-au.moved')")
+    slide(page, 12, -0.3)
+    slide(page, 4, 0.2)
+    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('4=0.2,12=-0.3')")
+    assert page.locator('.ms-au[data-code="12"] .letter').inner_text() == "\u2212B"
+    assert "lowered" in page.get_attribute('.ms-au[data-code="12"] input', "aria-valuetext")
+    page.wait_for_function("() => !document.querySelector('#ms-face-message .ms-problem')")
+    page.wait_for_selector("#ms-slow video")
+    # one side alone, and both again
+    slide(page, 12, -0.4, "L")
+    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('4=0.2,L12=-0.4')")
+    assert "R12" not in asked()
+    page.click('.ms-au[data-code="12"] button[data-side="B"]')
+    page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('4=0.2,12=-0.4')")
+    # a face at rest: nothing is changed silently
+    page.click("#ms-gallery button >> nth=1")
+    page.wait_for_selector("#ms-face-message .ms-problem")
+    assert "the left corner of this mouth shows no smile" in page.inner_text("#ms-face-message")
+    assert page.input_value('.ms-au[data-code="12"] input') == "-0.4"
+    assert low(25) == 0
+    slide(page, 12, 0)
+    page.wait_for_function("() => !document.querySelector('#ms-face-message .ms-problem')")
+    assert low(12) == 0
+
+
+@pytest.mark.browser
+@pytest.mark.slow
 def test_a_corpus_in_a_browser(page: Any, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Corpus").click()
     folder = page.locator("#ms-folder textarea, #ms-folder input").first
