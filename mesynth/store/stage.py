@@ -53,6 +53,10 @@ WORTH = 8.0
 needs. 0: they are started at once, and this process makes nothing itself."""
 PARTS = "parts"
 """Folder of the journals."""
+ROUNDS = "rounds"
+"""Folder of the rounds of a corpus that is made until enough clips are accepted, removed when they are gathered."""
+ACCOUNT_FILE = "export.json"
+"""The last file of an export, as the manifest is a corpus'."""
 
 
 class Jobs(Protocol):
