@@ -184,7 +184,10 @@ def _shade_frame(
     exposure, gain = appearance[EXPOSURE], appearance[GAIN]
 
     image = np.empty((size, size, 3), np.float32)
-    s, tex = np.empty(8, np.float32), np.empty(8, np.float32)
+    # Lengths that the compiler does not know: it would write loops of eight out, a number at a time, and so in no more
+    # than one lane of the processor.
+    columns, channels = attributes.shape[1], texture.shape[2]
+    s, tex = np.empty(columns, np.float32), np.empty(channels, np.float32)
     # What samples share is computed once: divisions and square roots cost most of one.
     across, down = np.empty(side), np.empty(side)
     for i in range(side):
@@ -201,11 +204,8 @@ def _shade_frame(
             shown[n_shown] = m
             n_shown += 1
     for py in range(size):
-        blank = False  # whether the colour of this row's bare background is known
-        blank_r, blank_g, blank_b = np.float32(0.0), np.float32(0.0), np.float32(0.0)
         for px in range(size):
             total_r, total_g, total_b = 0.0, 0.0, 0.0
-            bare = True
             for y in range(py * ss, py * ss + ss):
                 for x in range(px * ss, px * ss + ss):
                     t = triangle[y, x]
@@ -213,11 +213,10 @@ def _shade_frame(
                         fade = 1.0 - 0.25 * y / side
                         r, g, b_ = back_r * fade, back_g * fade, back_b * fade
                     else:
-                        bare = False
                         w0, w1, w2 = barycentric(screen, faces, t, x, y)
                         a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
                         part = parts[t]
-                        for k in range(8):
+                        for k in range(columns):
                             s[k] = w0 * attributes[a, k] + w1 * attributes[b, k] + w2 * attributes[c, k]
                         nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
                         ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
@@ -233,7 +232,7 @@ def _shade_frame(
                         k11 = dx * dy
                         k01, k10 = dx - k11, dy - k11
                         k00 = np.float32(1.0) - dx - k10
-                        for k in range(8):
+                        for k in range(channels):
                             tex[k] = (
                                 k00 * texture[iy, ix, k]
                                 + k01 * texture[iy, ix + 1, k]
@@ -249,10 +248,13 @@ def _shade_frame(
                             left = 0.5 + 0.5 * min(max(s[U] * 12.0, -1.0), 1.0)
                             for j in range(n_shown):
                                 m = shown[j]
+                                i00, i01 = wrinkles[iy, ix, m], wrinkles[iy, ix + 1, m]
+                                i10, i11 = wrinkles[iy + 1, ix, m], wrinkles[iy + 1, ix + 1, m]
+                                if i00 | i01 | i10 | i11 == 0:
+                                    continue  # most skin is far from any one fold
                                 weight = (folds[m, 0] * left + folds[m, 1] * (1.0 - left)) / 127.0
                                 if weight > 1e-6:
-                                    f00, f01 = float(wrinkles[iy, ix, m]), float(wrinkles[iy, ix + 1, m])
-                                    f10, f11 = float(wrinkles[iy + 1, ix, m]), float(wrinkles[iy + 1, ix + 1, m])
+                                    f00, f01, f10, f11 = float(i00), float(i01), float(i10), float(i11)
                                     fold += weight * (k00 * f00 + k01 * f01 + k10 * f10 + k11 * f11)
                                     slope_x += weight * 0.5 * (f01 - f00 + f11 - f10)
                                     slope_y += weight * 0.5 * (f10 - f00 + f11 - f01)
@@ -277,8 +279,9 @@ def _shade_frame(
                                 g += amount * (lip_g * line - g)
                                 b_ += amount * (lip_b * line - b_)
                                 gloss += amount * (0.75 - gloss)
-                            amount = _clamp((s[HAIR] + (strand - 0.5) * 0.16) / appearance[HAIR_SOFT])
+                            amount = s[HAIR] + (strand - 0.5) * 0.16
                             if amount > 0.0:
+                                amount = min(amount / appearance[HAIR_SOFT], 1.0)
                                 line = 0.35 + 1.3 * strand
                                 r += amount * (hair_r * line - r)
                                 g += amount * (hair_g * line - g)
@@ -343,7 +346,6 @@ def _shade_frame(
                         r, g, b_ = (r + shine) * grade, (g + shine) * grade, (b_ + shine) * grade
                     # What is behind a lens is seen through it, and a window's reflection over it.
                     if glazed and lens[y, x] >= 0 and before[y, x] > depth[y, x]:
-                        bare = False
                         w0, w1, w2 = barycentric(screen, scene.lenses, lens[y, x], x, y)
                         a, b, c = scene.lenses[lens[y, x], 0], scene.lenses[lens[y, x], 1], scene.lenses[lens[y, x], 2]
                         lu = w0 * attributes[a, EYE_U] + w1 * attributes[b, EYE_U] + w2 * attributes[c, EYE_U]
@@ -354,16 +356,10 @@ def _shade_frame(
                     total_r += r
                     total_g += g
                     total_b += b_
-            if bare and blank:
-                image[py, px, 0], image[py, px, 1], image[py, px, 2] = blank_r, blank_g, blank_b
-                continue
             scale = exposure / (ss * ss)
             image[py, px, 0] = _develop(total_r * scale, gain)
             image[py, px, 1] = _develop(total_g * scale, gain)
             image[py, px, 2] = _develop(total_b * scale, gain)
-            if bare:
-                blank = True
-                blank_r, blank_g, blank_b = image[py, px, 0], image[py, px, 1], image[py, px, 2]
     return image
 
 

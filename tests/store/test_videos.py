@@ -570,6 +570,28 @@ def test_the_next_pictures_are_made_while_the_first_is_looked_at(threads: Callab
     assert [picture[0] for picture in pictures] == list(range(1, 24))
 
 
+@pytest.mark.parametrize("many", [1, 2])
+def test_what_has_begun_is_made_once_and_its_error_is_raised_where_it_is_asked_for(
+    many: int, threads: Callable[[int], None]
+) -> None:
+    threads(many)
+    who: list[int] = []
+
+    def make() -> int:
+        who.append(threading.get_ident())
+        return 7
+
+    def fails() -> int:
+        raise ValueError("a picture")
+
+    assert videos.begun(make)() == 7
+    assert len(who) == 1
+    assert (who[0] == threading.get_ident()) == (many == 1)
+    wrong = videos.begun(fails)
+    with pytest.raises(ValueError, match="a picture"):
+        wrong()
+
+
 @pytest.mark.parametrize("many", [1, 4])
 def test_what_is_wrong_with_a_picture_is_said_in_its_turn(many: int, threads: Callable[[int], None]) -> None:
     threads(many)
