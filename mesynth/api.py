@@ -760,10 +760,8 @@ def merge(folder: Path | str) -> dict[str, Any]:
     mesynth.core.errors.RunFolderError: nowhere holds no shards that wait to be merged; ...
     """
     from mesynth.core.errors import RunFolderError
-    from mesynth.corpus.exports.run import ACCOUNT_FILE, merge_export, read_summary
-    from mesynth.corpus.rejection import ROUNDS
     from mesynth.store.manifest import FILE_NAME, stated
-    from mesynth.store.stage import merge_stage, read_closing
+    from mesynth.store.stage import ACCOUNT_FILE, ROUNDS, merge_stage, read_closing
 
     folder = Path(folder)
     closed = next((name for name in (ACCOUNT_FILE, FILE_NAME) if (folder / name).is_file()), "")
@@ -774,11 +772,15 @@ def merge(folder: Path | str) -> dict[str, Any]:
         if record.get("stage") == "render":
             raise RunFolderError(f"{folder} is a rendered database, which its command closes: run it again")
         if record["kind"] == "export":
+            from mesynth.corpus.exports.run import merge_export
+
             merge_export(folder, record)
         else:
             merge_stage(folder, record)
         closed = str(record["last"])
     if closed == ACCOUNT_FILE:
+        from mesynth.corpus.exports.run import read_summary
+
         return {"out": str(folder), "clips": read_summary(folder).clips}
     clips, digest = stated(folder)
     return {"out": str(folder), "clips": clips, "hash": digest}

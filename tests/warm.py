@@ -114,6 +114,7 @@ class _Server:
             if code:
                 self.ended[pid] = code[0]
             else:
+                self.ended.pop(pid, None)  # of a process that had the number before
                 self._begun.append(pid)
 
     def close(self) -> None:

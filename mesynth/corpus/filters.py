@@ -27,7 +27,6 @@ from mesynth.core.process import counted
 from mesynth.metrics.base import ClipData
 from mesynth.metrics.identity import different_people, distances
 from mesynth.metrics.networks import Networks
-from mesynth.metrics.networks.judge import visible_aus
 from mesynth.motion.warp import backward_flow, warp_backward
 from mesynth.store.manifest import FILE_NAME, Manifest, Row, write_tables
 from mesynth.store.run_folder import claim_folder, only_writer, write_text
@@ -148,6 +147,8 @@ class Checks:
 
     def control(self, clip: ClipData) -> float:
         """Largest |measured - target| over trusted AUs whose target is above 0, 0-5; 0 if there is none."""
+        from mesynth.metrics.networks.judge import visible_aus  # with torch
+
         measured = self._networks.judge.intensity(clip.frames[[0, clip.row.apex_index]], clip.landmarks)
         targets = visible_aus(clip.row.aus.intensity[None])
         errors = [0.0]

@@ -46,6 +46,7 @@ from mesynth.store.manifest import FILE_NAME, Manifest, Row, Span, framing_meta,
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, config_hash, write_text
 from mesynth.store.shards import PICTURES, ShardWriter, read_flow, read_span
 from mesynth.store.stage import (
+    ROUNDS,
     SKIPPED_FILE,
     Produced,
     Skipped,
@@ -59,8 +60,6 @@ from mesynth.store.stage import (
 
 ATTEMPTS = 5
 MAX_ATTEMPTS = 1000
-ROUNDS = "rounds"
-"""Folder of the rounds, removed when they are gathered."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,162 +184,178 @@ def _shade_frame(
     exposure, gain = appearance[EXPOSURE], appearance[GAIN]
 
     image = np.empty((size, size, 3), np.float32)
-    s, tex = np.empty(8, np.float32), np.empty(8, np.float32)
+    # Lengths that the compiler does not know: it would write loops of eight out, a number at a time, and so in no more
+    # than one lane of the processor.
+    columns, channels = attributes.shape[1], texture.shape[2]
+    s, tex = np.empty(columns, np.float32), np.empty(channels, np.float32)
+    # What samples share is computed once: divisions and square roots cost most of one.
+    across, down = np.empty(side), np.empty(side)
+    for i in range(side):
+        across[i] = appearance[GRADIENT_X] * (2.0 * i / side - 1.0)
+        down[i] = appearance[GRADIENT_Y] * (2.0 * i / side - 1.0)
+    hz = lz + 1.0
+    wide, narrow = float(lx), 0.75 * lx
+    high, low = float(ly), 0.6 * ly
+    long_half, short_half = np.sqrt(wide * wide + high * high + hz * hz), np.sqrt(narrow * narrow + low * low + hz * hz)
+    shown = np.empty(folds.shape[0], np.int64)
+    n_shown = 0
+    for m in range(folds.shape[0]):
+        if folds[m, 0] > 0.0 or folds[m, 1] > 0.0:
+            shown[n_shown] = m
+            n_shown += 1
     for py in range(size):
         for px in range(size):
             total_r, total_g, total_b = 0.0, 0.0, 0.0
-            for q in range(ss * ss):
-                x, y = px * ss + q % ss, py * ss + q // ss
-                t = triangle[y, x]
-                # What is behind a lens is seen through it, and a window's reflection over it.
-                through_r, through_g, through_b, mirrored = 1.0, 1.0, 1.0, 0.0
-                if glazed and lens[y, x] >= 0 and before[y, x] > depth[y, x]:
-                    w0, w1, w2 = barycentric(screen, scene.lenses, lens[y, x], x, y)
-                    a, b, c = scene.lenses[lens[y, x], 0], scene.lenses[lens[y, x], 1], scene.lenses[lens[y, x], 2]
-                    lu = w0 * attributes[a, EYE_U] + w1 * attributes[b, EYE_U] + w2 * attributes[c, EYE_U]
-                    lv = w0 * attributes[a, EYE_V] + w1 * attributes[b, EYE_V] + w2 * attributes[c, EYE_V]
-                    through_r, through_g, through_b = float(tint[0]), float(tint[1]), float(tint[2])
-                    pane = _smooth(0.42, 0.30, abs(lu - 0.9 * lx + 0.35 * lv)) * _smooth(0.75, 0.5, abs(lv - 0.35))
-                    mirrored = key_light * (0.004 + 0.05 * pane)
-                if t < 0:
-                    fade = 1.0 - 0.25 * y / side
-                    total_r += back_r * fade * through_r + mirrored
-                    total_g += back_g * fade * through_g + mirrored
-                    total_b += back_b * fade * through_b + mirrored
-                    continue
-                w0, w1, w2 = barycentric(screen, faces, t, x, y)
-                a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
-                part = parts[t]
-                for k in range(8):
-                    s[k] = w0 * attributes[a, k] + w1 * attributes[b, k] + w2 * attributes[c, k]
-                nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
-                ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
-                nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
-                inv = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
-                nx, ny, nz = nx * inv, ny * inv, nz * inv
+            for y in range(py * ss, py * ss + ss):
+                for x in range(px * ss, px * ss + ss):
+                    t = triangle[y, x]
+                    if t < 0:
+                        fade = 1.0 - 0.25 * y / side
+                        r, g, b_ = back_r * fade, back_g * fade, back_b * fade
+                    else:
+                        w0, w1, w2 = barycentric(screen, faces, t, x, y)
+                        a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+                        part = parts[t]
+                        for k in range(columns):
+                            s[k] = w0 * attributes[a, k] + w1 * attributes[b, k] + w2 * attributes[c, k]
+                        nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
+                        ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
+                        nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
+                        inv = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
+                        nx, ny, nz = nx * inv, ny * inv, nz * inv
 
-                # Texture, bilinear.
-                fx = min(max((s[U] - u0) * texels - 0.5, 0.0), last_x)
-                fy = min(max((s[V] - v0) * texels - 0.5, 0.0), last_y)
-                ix, iy = int(fx), int(fy)
-                dx, dy = np.float32(fx - ix), np.float32(fy - iy)
-                k11 = dx * dy
-                k01, k10 = dx - k11, dy - k11
-                k00 = np.float32(1.0) - dx - k10
-                for k in range(8):
-                    tex[k] = (
-                        k00 * texture[iy, ix, k]
-                        + k01 * texture[iy, ix + 1, k]
-                        + k10 * texture[iy + 1, ix, k]
-                        + k11 * texture[iy + 1, ix + 1, k]
-                    ) * np.float32(1 / 255)
-                occlusion, shadow, gloss = float(tex[OCCLUSION]), float(tex[SHADOW]), 0.0
-                hx, hy = lx, ly
+                        # Texture, bilinear.
+                        fx = min(max((s[U] - u0) * texels - 0.5, 0.0), last_x)
+                        fy = min(max((s[V] - v0) * texels - 0.5, 0.0), last_y)
+                        ix, iy = int(fx), int(fy)
+                        dx, dy = np.float32(fx - ix), np.float32(fy - iy)
+                        k11 = dx * dy
+                        k01, k10 = dx - k11, dy - k11
+                        k00 = np.float32(1.0) - dx - k10
+                        for k in range(channels):
+                            tex[k] = (
+                                k00 * texture[iy, ix, k]
+                                + k01 * texture[iy, ix + 1, k]
+                                + k10 * texture[iy + 1, ix, k]
+                                + k11 * texture[iy + 1, ix + 1, k]
+                            ) * np.float32(1 / 255)
+                        occlusion, shadow, gloss = float(tex[OCCLUSION]), float(tex[SHADOW]), 0.0
+                        hx, hy, half_length = wide, high, long_half
 
-                if part == SKIN:
-                    # Expression folds: darker, redder, and tilting the surface.
-                    fold, slope_x, slope_y = 0.0, 0.0, 0.0
-                    left = 0.5 + 0.5 * min(max(s[U] * 12.0, -1.0), 1.0)
-                    for m in range(folds.shape[0]):
-                        weight = (folds[m, 0] * left + folds[m, 1] * (1.0 - left)) / 127.0
-                        if weight > 1e-6:
-                            f00, f01 = float(wrinkles[iy, ix, m]), float(wrinkles[iy, ix + 1, m])
-                            f10, f11 = float(wrinkles[iy + 1, ix, m]), float(wrinkles[iy + 1, ix + 1, m])
-                            fold += weight * (k00 * f00 + k01 * f01 + k10 * f10 + k11 * f11)
-                            slope_x += weight * 0.5 * (f01 - f00 + f11 - f10)
-                            slope_y += weight * 0.5 * (f10 - f00 + f11 - f01)
-                    here = float(texture[iy, ix, RELIEF])
-                    tilt = _clamp(nz)
-                    bump = _RELIEF_SLOPE / 255.0
-                    nx -= tilt * (bump * (texture[iy, ix + 1, RELIEF] - here) - _FOLD_SLOPE * slope_x)
-                    ny += tilt * (bump * (texture[iy + 1, ix, RELIEF] - here) - _FOLD_SLOPE * slope_y)
-                    inv = 1.0 / np.sqrt(nx * nx + ny * ny + nz * nz)
-                    nx, ny, nz = nx * inv, ny * inv, nz * inv
-                    gloss = float(tex[GLOSS])
-                    # Furrows are red before they are dark: light leaks through the flesh.
-                    dark = min(max(1.0 - 0.42 * fold, 0.25), 1.25)
-                    r = tex[RED] * tex[RED] * (0.3 + 0.7 * dark)
-                    g = tex[GREEN] * tex[GREEN] * dark
-                    b_ = tex[BLUE] * tex[BLUE] * dark
-                    strand = float(tex[STRAND])
-                    if s[LIP] > 0.01:
-                        amount = _smooth(0.15, 0.85, s[LIP]) * appearance[LIP_SHIFT]
-                        line = 0.65 + 0.7 * strand
-                        r += amount * (lip_r * line - r)
-                        g += amount * (lip_g * line - g)
-                        b_ += amount * (lip_b * line - b_)
-                        gloss += amount * (0.75 - gloss)
-                    amount = _clamp((s[HAIR] + (strand - 0.5) * 0.16) / appearance[HAIR_SOFT])
-                    if amount > 0.0:
-                        line = 0.35 + 1.3 * strand
-                        r += amount * (hair_r * line - r)
-                        g += amount * (hair_g * line - g)
-                        b_ += amount * (hair_b * line - b_)
-                        gloss += amount * (0.30 * strand - gloss)
-                        occlusion += amount * (0.95 - occlusion)
-                        shadow += amount * 0.7 * (1.0 - shadow)
-                    if s[CLOTH] > 0.0:
-                        amount = _smooth(0.0, 0.03, s[CLOTH])
-                        r += amount * (cloth_r - r)
-                        g += amount * (cloth_g - g)
-                        b_ += amount * (cloth_b - b_)
-                        gloss -= amount * gloss
-                    if s[LASH] > 0.25:
-                        amount = _smooth(0.25, 0.85, s[LASH]) * appearance[LASH_STRENGTH]
-                        r += amount * (min(hair_r * 0.35, 0.02) - r)
-                        g += amount * (min(hair_g * 0.35, 0.02) - g)
-                        b_ += amount * (min(hair_b * 0.35, 0.02) - b_)
-                elif part == EYE:
-                    r, g, b_ = _eye_colour(s[EYE_U], s[EYE_V], iris, 0.62 / exposure)
-                    occlusion = 0.45 + 0.55 * occlusion
-                    shadow = 0.3 + 0.7 * shadow
-                    # The cornea bulges, so its highlight stays on the iris; rooms also have lamps nearer the camera.
-                    bulge = 0.20 * _smooth(1.3, 0.8, np.sqrt(s[EYE_U] * s[EYE_U] + s[EYE_V] * s[EYE_V]))
-                    nx += bulge * s[EYE_U]
-                    ny += bulge * s[EYE_V]
-                    inv = 1.0 / np.sqrt(nx * nx + ny * ny + nz * nz)
-                    nx, ny, nz = nx * inv, ny * inv, nz * inv
-                    hx, hy = 0.75 * lx, 0.6 * ly
-                elif part == WORN:
-                    r, g, b_ = float(s[U]), float(s[V]), float(s[LIP])
-                    gloss, occlusion, shadow = float(s[LASH]), 1.0, 1.0
-                else:
-                    r, g, b_ = _mouth_colour(part, s[FACE], s[TOOTH], opening)
-                    occlusion, shadow = 0.8, 0.8
+                        if part == SKIN:
+                            # Expression folds: darker, redder, and tilting the surface.
+                            fold, slope_x, slope_y = 0.0, 0.0, 0.0
+                            left = 0.5 + 0.5 * min(max(s[U] * 12.0, -1.0), 1.0)
+                            for j in range(n_shown):
+                                m = shown[j]
+                                i00, i01 = wrinkles[iy, ix, m], wrinkles[iy, ix + 1, m]
+                                i10, i11 = wrinkles[iy + 1, ix, m], wrinkles[iy + 1, ix + 1, m]
+                                if i00 | i01 | i10 | i11 == 0:
+                                    continue  # most skin is far from any one fold
+                                weight = (folds[m, 0] * left + folds[m, 1] * (1.0 - left)) / 127.0
+                                if weight > 1e-6:
+                                    f00, f01, f10, f11 = float(i00), float(i01), float(i10), float(i11)
+                                    fold += weight * (k00 * f00 + k01 * f01 + k10 * f10 + k11 * f11)
+                                    slope_x += weight * 0.5 * (f01 - f00 + f11 - f10)
+                                    slope_y += weight * 0.5 * (f10 - f00 + f11 - f01)
+                            here = float(texture[iy, ix, RELIEF])
+                            tilt = _clamp(nz)
+                            bump = _RELIEF_SLOPE / 255.0
+                            nx -= tilt * (bump * (texture[iy, ix + 1, RELIEF] - here) - _FOLD_SLOPE * slope_x)
+                            ny += tilt * (bump * (texture[iy + 1, ix, RELIEF] - here) - _FOLD_SLOPE * slope_y)
+                            inv = 1.0 / np.sqrt(nx * nx + ny * ny + nz * nz)
+                            nx, ny, nz = nx * inv, ny * inv, nz * inv
+                            gloss = float(tex[GLOSS])
+                            # Furrows are red before they are dark: light leaks through the flesh.
+                            dark = min(max(1.0 - 0.42 * fold, 0.25), 1.25)
+                            r = tex[RED] * tex[RED] * (0.3 + 0.7 * dark)
+                            g = tex[GREEN] * tex[GREEN] * dark
+                            b_ = tex[BLUE] * tex[BLUE] * dark
+                            strand = float(tex[STRAND])
+                            if s[LIP] > 0.01:
+                                amount = _smooth(0.15, 0.85, s[LIP]) * appearance[LIP_SHIFT]
+                                line = 0.65 + 0.7 * strand
+                                r += amount * (lip_r * line - r)
+                                g += amount * (lip_g * line - g)
+                                b_ += amount * (lip_b * line - b_)
+                                gloss += amount * (0.75 - gloss)
+                            amount = s[HAIR] + (strand - 0.5) * 0.16
+                            if amount > 0.0:
+                                amount = min(amount / appearance[HAIR_SOFT], 1.0)
+                                line = 0.35 + 1.3 * strand
+                                r += amount * (hair_r * line - r)
+                                g += amount * (hair_g * line - g)
+                                b_ += amount * (hair_b * line - b_)
+                                gloss += amount * (0.30 * strand - gloss)
+                                occlusion += amount * (0.95 - occlusion)
+                                shadow += amount * 0.7 * (1.0 - shadow)
+                            if s[CLOTH] > 0.0:
+                                amount = _smooth(0.0, 0.03, s[CLOTH])
+                                r += amount * (cloth_r - r)
+                                g += amount * (cloth_g - g)
+                                b_ += amount * (cloth_b - b_)
+                                gloss -= amount * gloss
+                            if s[LASH] > 0.25:
+                                amount = _smooth(0.25, 0.85, s[LASH]) * appearance[LASH_STRENGTH]
+                                r += amount * (min(hair_r * 0.35, 0.02) - r)
+                                g += amount * (min(hair_g * 0.35, 0.02) - g)
+                                b_ += amount * (min(hair_b * 0.35, 0.02) - b_)
+                        elif part == EYE:
+                            r, g, b_ = _eye_colour(s[EYE_U], s[EYE_V], iris, 0.62 / exposure)
+                            occlusion = 0.45 + 0.55 * occlusion
+                            shadow = 0.3 + 0.7 * shadow
+                            # The cornea bulges, so its highlight stays on the iris; rooms have lamps nearer the camera.
+                            bulge = 0.20 * _smooth(1.3, 0.8, np.sqrt(s[EYE_U] * s[EYE_U] + s[EYE_V] * s[EYE_V]))
+                            nx += bulge * s[EYE_U]
+                            ny += bulge * s[EYE_V]
+                            inv = 1.0 / np.sqrt(nx * nx + ny * ny + nz * nz)
+                            nx, ny, nz = nx * inv, ny * inv, nz * inv
+                            hx, hy, half_length = narrow, low, short_half
+                        elif part == WORN:
+                            r, g, b_ = float(s[U]), float(s[V]), float(s[LIP])
+                            gloss, occlusion, shadow = float(s[LASH]), 1.0, 1.0
+                        else:
+                            r, g, b_ = _mouth_colour(part, s[FACE], s[TOOTH], opening)
+                            occlusion, shadow = 0.8, 0.8
 
-                # Key light wrapped round the terminator (red furthest: it has travelled under the skin), fill, sky.
-                half_open = 0.5 + 0.5 * occlusion
-                fill = _clamp((nx * gx + ny * gy + nz * gz + 0.4) / 1.4)
-                soft = ambient_light * (0.72 + 0.28 * ny) * occlusion + fill_light * fill * half_open
-                direct = key_light * (0.12 + 0.88 * shadow) * half_open
-                key = nx * lx + ny * ly + nz * lz
-                wrap_r, wrap_g, wrap_b = (0.34, 0.24, 0.14) if part == SKIN else (0.2, 0.2, 0.2)
-                r *= soft + direct * _clamp((key + wrap_r) / (1.0 + wrap_r)) * (1.0 + warmth)
-                g *= soft + direct * _clamp((key + wrap_g) / (1.0 + wrap_g))
-                b_ *= soft + direct * _clamp((key + wrap_b) / (1.0 + wrap_b)) * (1.0 - warmth)
+                        # Key light wrapped round the terminator (red furthest, it travels under the skin), fill, sky.
+                        half_open = 0.5 + 0.5 * occlusion
+                        fill = _clamp((nx * gx + ny * gy + nz * gz + 0.4) / 1.4)
+                        soft = ambient_light * (0.72 + 0.28 * ny) * occlusion + fill_light * fill * half_open
+                        direct = key_light * (0.12 + 0.88 * shadow) * half_open
+                        key = nx * lx + ny * ly + nz * lz
+                        wrap_r, wrap_g, wrap_b = (0.34, 0.24, 0.14) if part == SKIN else (0.2, 0.2, 0.2)
+                        r *= soft + direct * _clamp((key + wrap_r) / (1.0 + wrap_r)) * (1.0 + warmth)
+                        g *= soft + direct * _clamp((key + wrap_g) / (1.0 + wrap_g))
+                        b_ *= soft + direct * _clamp((key + wrap_b) / (1.0 + wrap_b)) * (1.0 - warmth)
 
-                hz = lz + 1.0
-                half = _clamp((nx * hx + ny * hy + nz * hz) / np.sqrt(hx * hx + hy * hy + hz * hz))
-                lit = key_light * shadow
-                shine = 0.0
-                if part == SKIN:
-                    rim = _power(1.0 - _clamp(nz), 2)
-                    shine = gloss * lit * (0.10 * _power(half, 5) + 0.05 * _power(half, 3))
-                    shine += gloss * 0.035 * rim * (ambient_light + fill_light) * occlusion
-                elif part == EYE:
-                    shine = lit * 0.80 * _power(half, 7) + 0.02 * ambient_light
-                elif part == WORN:
-                    shine = gloss * lit * 0.25 * _power(half, 5)
-                elif part != MOUTH:
-                    shine = lit * 0.06 * _power(half, 5)
-                grade = (
-                    1.0
-                    + appearance[GRADIENT_X] * (2.0 * x / side - 1.0)
-                    + appearance[GRADIENT_Y] * (2.0 * y / side - 1.0)
-                )
-                total_r += (r + shine) * grade * through_r + mirrored
-                total_g += (g + shine) * grade * through_g + mirrored
-                total_b += (b_ + shine) * grade * through_b + mirrored
+                        half = _clamp((nx * hx + ny * hy + nz * hz) / half_length)
+                        lit = key_light * shadow
+                        shine = 0.0
+                        if part == SKIN:
+                            rim = _power(1.0 - _clamp(nz), 2)
+                            shine = gloss * lit * (0.10 * _power(half, 5) + 0.05 * _power(half, 3))
+                            shine += gloss * 0.035 * rim * (ambient_light + fill_light) * occlusion
+                        elif part == EYE:
+                            shine = lit * 0.80 * _power(half, 7) + 0.02 * ambient_light
+                        elif part == WORN:
+                            shine = gloss * lit * 0.25 * _power(half, 5)
+                        elif part != MOUTH:
+                            shine = lit * 0.06 * _power(half, 5)
+                        grade = 1.0 + across[x] + down[y]
+                        r, g, b_ = (r + shine) * grade, (g + shine) * grade, (b_ + shine) * grade
+                    # What is behind a lens is seen through it, and a window's reflection over it.
+                    if glazed and lens[y, x] >= 0 and before[y, x] > depth[y, x]:
+                        w0, w1, w2 = barycentric(screen, scene.lenses, lens[y, x], x, y)
+                        a, b, c = scene.lenses[lens[y, x], 0], scene.lenses[lens[y, x], 1], scene.lenses[lens[y, x], 2]
+                        lu = w0 * attributes[a, EYE_U] + w1 * attributes[b, EYE_U] + w2 * attributes[c, EYE_U]
+                        lv = w0 * attributes[a, EYE_V] + w1 * attributes[b, EYE_V] + w2 * attributes[c, EYE_V]
+                        pane = _smooth(0.42, 0.30, abs(lu - 0.9 * lx + 0.35 * lv)) * _smooth(0.75, 0.5, abs(lv - 0.35))
+                        mirrored = key_light * (0.004 + 0.05 * pane)
+                        r, g, b_ = r * tint[0] + mirrored, g * tint[1] + mirrored, b_ * tint[2] + mirrored
+                    total_r += r
+                    total_g += g
+                    total_b += b_
             scale = exposure / (ss * ss)
             image[py, px, 0] = _develop(total_r * scale, gain)
             image[py, px, 1] = _develop(total_g * scale, gain)

@@ -159,6 +159,8 @@ def recorded(frame: np.ndarray, sd: float, rng: np.random.Generator, out: np.nda
     """
     if out is None:
         out = np.empty(frame.shape, np.uint8)
+    if out.shape != frame.shape or out.dtype != np.uint8:  # compiled code does not look
+        raise MesynthError(f"a frame of shape {frame.shape} cannot be recorded into {out.dtype} {out.shape}")
     target = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
     draws = drawn(frame.size, rng) if sd else np.zeros(0, np.uint16)
     _record(np.ascontiguousarray(frame, np.float32), np.float32(sd), draws, _normal(), target)

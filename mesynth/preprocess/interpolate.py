@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from mesynth.core.errors import MesynthError
-from mesynth.preprocess.tvl1 import tvl1
-from mesynth.preprocess.warping import require_video
+
+if TYPE_CHECKING:  # who chooses frames by their number alone does not load torch
+    import torch
 
 _PAIRS = 16  # neighbouring frames whose flow is estimated at once
 _ON_FRAME = 1e-6  # frames: a position this near to a frame is the frame
@@ -80,6 +80,10 @@ def frames_at(video: torch.Tensor, positions: Sequence[float] | np.ndarray, meth
     Raises:
         MesynthError: unknown method, unfit video, fewer than two frames, or a position outside [0, T-1].
     """
+    import torch
+
+    from mesynth.preprocess.warping import require_video
+
     require_video(video)
     if method not in METHODS:
         raise MesynthError(f"interpolation method '{method}' is unknown; choose from {', '.join(METHODS)}")
@@ -128,6 +132,8 @@ def resample(
     Raises:
         MesynthError: as :func:`frames_at` and :func:`positions_for`.
     """
+    from mesynth.preprocess.warping import require_video
+
     require_video(video)
     positions, index = positions_for(video.shape[1], n, apex if keep_apex else None)
     if apex is not None and index is None:
@@ -182,6 +188,8 @@ def _by_flow(clip: torch.Tensor, p: np.ndarray) -> torch.Tensor:
     The flows at the position are combined from those between the neighbours (Jiang et al., "Super SloMo", CVPR 2018,
     eq. 4), which are TV-L1.
     """
+    from mesynth.preprocess.tvl1 import tvl1
+
     before = np.minimum(np.floor(p + _ON_FRAME).astype(int), len(clip) - 1)
     share = np.where(np.abs(p - np.round(p)) < _ON_FRAME, 0, p - before)
     out = clip[before.tolist()].clone()
@@ -209,6 +217,9 @@ def _grey(frames: torch.Tensor) -> torch.Tensor:
 
 def _warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     """[1,C,H,W] sampled at x + flow(x), bicubic, the border replicated."""
+    import torch
+    import torch.nn.functional as F
+
     h, w = picture.shape[-2:]
     x = torch.linspace(-1, 1, w, device=picture.device, dtype=picture.dtype)
     y = torch.linspace(-1, 1, h, device=picture.device, dtype=picture.dtype)
@@ -282,6 +293,8 @@ def mean_around(video: torch.Tensor, centre: int, radius: int) -> torch.Tensor:
     Raises:
         MesynthError: unfit video, or as :func:`window`.
     """
+    from mesynth.preprocess.warping import require_video
+
     require_video(video)
     index = np.unique(window(video.shape[1], centre, radius))
     return video[:, index[0] : index[-1] + 1].mean(1)

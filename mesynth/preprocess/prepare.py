@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -35,9 +35,9 @@ from mesynth.preprocess.landmarks import (
 )
 from mesynth.store.manifest import EARLY, FILE_NAME, Manifest, Row, framing_meta
 from mesynth.store.run_folder import claim_folder
-from mesynth.store.shards import PICTURES, read_frames, read_landmarks
+from mesynth.store.shards import PICTURES, frames_members, read_frames, read_landmarks
 from mesynth.store.stage import SKIPPED_FILE, Produced, Progress, Skipped, read_skipped, run_stage
-from mesynth.store.videos import file_of, read_pictures
+from mesynth.store.videos import begun, file_of, read_pictures
 
 
 @dataclass(frozen=True)
@@ -336,6 +336,8 @@ class _State:
 
     def produced(self, parent: str) -> Produced:
         config, row = self.config, self.row
+        # While the flow is estimated, which keeps one core busy.
+        members = begun(partial(frames_members, self.frames, config.store, self.apex)) if config.keep_frames else None
         uv = estimate_flow(self.frames[0], self.frames[self.apex], config.method, self.device).uv
         if self.apex == 0:
             self.warnings.append("the apex is the onset's frame: the flow from one to the other is zero")
@@ -367,6 +369,7 @@ class _State:
             made,
             frames=self.frames if config.keep_frames else None,
             pictures=config.store,
+            members=members,
             flow=uv,
             landmarks=self.landmarks,
             extra=extra,

@@ -142,7 +142,8 @@ def _context(work: object) -> Any:
 
 def _terminate(processes: Iterable[BaseProcess]) -> None:
     for process in processes:
-        process.terminate()
+        if process.is_alive():  # asks: the number of one that has ended may be another process's by now
+            process.terminate()
 
 
 def _hand_out(connection: Connection, todo: Iterator[tuple[Any, ...]]) -> bool:

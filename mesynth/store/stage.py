@@ -53,6 +53,10 @@ WORTH = 8.0
 needs. 0: they are started at once, and this process makes nothing itself."""
 PARTS = "parts"
 """Folder of the journals."""
+ROUNDS = "rounds"
+"""Folder of the rounds of a corpus that is made until enough clips are accepted, removed when they are gathered."""
+ACCOUNT_FILE = "export.json"
+"""The last file of an export, as the manifest is a corpus'."""
 
 
 class Jobs(Protocol):
@@ -492,6 +496,8 @@ class Produced:
     """[T,H,W,3] uint8"""
     pictures: str = PICTURES[0]
     """How the frames are stored, of :data:`mesynth.store.shards.PICTURES`."""
+    members: Callable[[], dict[str, bytes]] | None = None
+    """The frames' files, where they are being made already (:func:`mesynth.store.videos.begun`)."""
     flow: np.ndarray | None = None
     """[2,H,W] float32"""
     landmarks: np.ndarray | None = None
@@ -598,7 +604,8 @@ def _store(out: Path, key: str, made: Produced, frames: ShardWriter, flow: Shard
     with part("encode"):
         pictures = None
         if made.frames is not None:
-            pictures = frames_members(made.frames, made.pictures, row.apex_index)
+            members = made.members or partial(frames_members, made.frames, made.pictures, row.apex_index)
+            pictures = members()
         present = {name: npy_bytes(array) for name, array in arrays.items() if array is not None}
     with part("write"):
         if pictures is not None:
@@ -624,22 +631,24 @@ def _merge(out: Path, run: str, skipped: Sequence[Skipped], meta: dict[str, str]
     for tar in out.glob("*.tar"):  # a stage that stores no frames (or no flow) leaves no empty tars
         if tar.stat().st_size <= 1024:
             tar.unlink()
-    write_tables(out, partial(_part_tables, folders, run), meta, finishes=[PARTS])
+    reading = iter([True])  # the first of the two times that they are read: what holds of the files holds of both
+    write_tables(out, lambda: _part_tables(folders, run, next(reading, False)), meta, finishes=[PARTS])
 
 
-def _part_tables(folders: Sequence[Path], run: str) -> Iterator[Any]:
-    """The tables of the parts; in the end every clip_id has occurred once."""
+def _part_tables(folders: Sequence[Path], run: str, checked: bool = True) -> Iterator[Any]:
+    """The tables of the parts; with ``checked`` each is what was written, and in the end every clip_id has occurred
+    once."""
     ids = array("Q")  # 8 bytes a clip, so that ten million take less than their names
     for index, folder in enumerate(folders):
-        part = Manifest.read(folder)
+        part = Manifest.read(folder, checked=checked)
         if part.meta.get(_PART, f"{run} {index}") != f"{run} {index}":
             raise RunFolderError(
                 f"{folder} is a shard of another run, or another shard of this one; remove it and run the same "
                 "command again"
             )
         table = part.table
-        for chunk in table["clip_id"].chunks:
-            ids.extend(_short(clip) for clip in chunk.to_pylist())
+        if checked:
+            ids.extend(_short(clip) for clip in table["clip_id"].to_pylist())
         yield table
     made = np.sort(np.frombuffer(ids, np.uint64))
     assert not (made[1:] == made[:-1]).any(), "two jobs of a stage made the same clip_id"

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -412,18 +413,35 @@ def in_threads(
     if threads <= 1:
         yield from map(task, items)
         return
-    pool, waiting, most = ThreadPoolExecutor(threads, "pictures"), deque[Future[_Made]](), threads
+    pool, todo, waiting = ThreadPoolExecutor(threads, "pictures"), iter(items), deque[Future[_Made]]()
+
+    def begin(most: int) -> None:
+        waiting.extend(pool.submit(task, item) for item in islice(todo, max(most - len(waiting), 0)))
+
     try:
-        for item in items:
-            waiting.append(pool.submit(task, item))
-            if len(waiting) > most:
-                made = waiting.popleft().result()
-                most = min(max(_HELD // max(size(made), 1), threads), _MOST_HELD)
-                yield made
+        begin(threads)
         while waiting:
-            yield waiting.popleft().result()
+            made = waiting.popleft().result()
+            # Before it is handed on: whoever takes it may have long to do with it, as with the onset that a face is in.
+            begin(min(max(_HELD // max(size(made), 1), threads), _MOST_HELD))
+            yield made
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def begun(task: Callable[[], _Made]) -> Callable[[], _Made]:
+    """``task``, of which a thread beside this one has begun where OpenCV may use several; calling it waits for the end.
+
+    >>> begun(lambda: 6 * 7)()
+    42
+    """
+    if cv2.getNumThreads() <= 1:
+        return task
+    pool = ThreadPoolExecutor(1, "pictures")
+    try:
+        return pool.submit(task).result
+    finally:
+        pool.shutdown(wait=False)
 
 
 _MOST_THREADS = 4

@@ -21,6 +21,7 @@ from mesynth.corpus.plan import PlanConfig
 from mesynth.corpus.rejection import Acceptance, AcceptedCorpus, generate_until_accepted
 from mesynth.motion.nuisance import Nuisance
 from mesynth.store.shards import ShardWriter
+from mesynth.store.stage import ROUNDS
 
 # Emotions without AU 5 and 7: lids move alike whatever is drawn, so that no other attempt would be read otherwise.
 CONFIG = PlanConfig(
@@ -56,7 +57,7 @@ def watched(out: Path, reached: Callable[[str], object]) -> Iterator[None]:
         return add(self, key, members)
 
     def watched_remove(path: Any, *args: Any, **options: Any) -> None:
-        if Path(path).name == rejection.ROUNDS:
+        if Path(path).name == ROUNDS:
             reached("tidying")
         remove(path, *args, **options)
 

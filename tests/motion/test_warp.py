@@ -10,6 +10,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from mesynth.core import seeds
+from mesynth.core.errors import MesynthError
 from mesynth.motion.nuisance import recorded
 from mesynth.motion.warp import PAD, _source, backward_after, backward_flow, folding, planes_of, warp_backward
 
@@ -176,3 +177,16 @@ def test_noise_goes_where_it_is_told_and_depends_on_its_stream_alone() -> None:
     assert not wide[0].any()
     assert not wide[:, 0].any()
     assert (wide[1:-1, 1:-1] != recorded(frame, 2.0, seeds.stream(5, "noise"))).any()
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.zeros((8, 7, 3), np.uint8), np.zeros((9, 7), np.uint8), np.zeros((9, 7, 3), np.float32)],
+    ids=("short", "grey", "float"),
+)
+def test_nothing_is_recorded_beside_what_was_given_for_it(out: np.ndarray) -> None:
+    """Compiled code would write on, into whatever lies behind."""
+    frame = np.full((9, 7, 3), 100, np.float32)
+    with pytest.raises(MesynthError, match=r"a frame of shape \(9, 7, 3\) cannot be recorded into"):
+        recorded(frame, 0.0, seeds.stream(0, "noise"), out)
+    assert not out.any()

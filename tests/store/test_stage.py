@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import multiprocessing.connection
 import os
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from mesynth.core.errors import MesynthError, RunFolderError
 from mesynth.store import manifest as manifest_file
-from mesynth.store import shards, stage
+from mesynth.store import processes, shards, stage
 from mesynth.store.manifest import Manifest
 from mesynth.store.processes import run_pool
 from mesynth.store.stage import Interrupted, Produced, Skipped, read_notes, read_skipped, run_stage
@@ -230,6 +231,20 @@ def test_processes_are_started_where_work_is_left_for_them(
         assert max(made[os.getpid()]) > 0.8 * len(jobs)
     assert seen[-1] == (len(jobs), len(jobs))
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+def test_a_process_that_has_ended_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever it was forked by has waited for it; its number may be another process's by now."""
+    process = multiprocessing.get_context("forkserver").Process(target=abs, args=(1,))
+    process.start()
+    assert multiprocessing.connection.wait([process.sentinel], 60)
+    killed: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda pid, number: killed.append(pid))
+        processes._terminate([process])
+    assert not killed
+    process.join()
+    process.close()
 
 
 @pytest.mark.slow

@@ -551,6 +551,47 @@ def test_pictures_come_in_order_and_are_not_made_far_ahead(many: int, threads: C
     assert not [t for t in threading.enumerate() if t.name.startswith("pictures")]
 
 
+def test_the_next_pictures_are_made_while_the_first_is_looked_at(threads: Callable[[int], None]) -> None:
+    """As many as may be held, not only one a thread: a face is looked for in the first."""
+    threads(2)
+    made: list[int] = []
+
+    def make(number: int) -> np.ndarray:
+        made.append(number)
+        return np.full(1 << 22, number, np.uint8)  # 8 of them are 32 MiB
+
+    pictures = videos.in_threads(make, range(24), lambda picture: picture.nbytes)
+    assert next(pictures)[0] == 0
+    for _ in range(500):
+        if len(made) == 9:
+            break
+        time.sleep(0.01)
+    assert sorted(made) == list(range(9))
+    assert [picture[0] for picture in pictures] == list(range(1, 24))
+
+
+@pytest.mark.parametrize("many", [1, 2])
+def test_what_has_begun_is_made_once_and_its_error_is_raised_where_it_is_asked_for(
+    many: int, threads: Callable[[int], None]
+) -> None:
+    threads(many)
+    who: list[int] = []
+
+    def make() -> int:
+        who.append(threading.get_ident())
+        return 7
+
+    def fails() -> int:
+        raise ValueError("a picture")
+
+    assert videos.begun(make)() == 7
+    assert len(who) == 1
+    assert (who[0] == threading.get_ident()) == (many == 1)
+    wrong = videos.begun(fails)
+    with pytest.raises(ValueError, match="a picture"):
+        wrong()
+
+
 @pytest.mark.parametrize("many", [1, 4])
 def test_what_is_wrong_with_a_picture_is_said_in_its_turn(many: int, threads: Callable[[int], None]) -> None:
     threads(many)

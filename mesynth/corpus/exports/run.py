@@ -57,6 +57,7 @@ from mesynth.store.manifest import FRAMING, Manifest, Row, framing_meta, write_t
 from mesynth.store.remote import delivers
 from mesynth.store.run_folder import claim_folder, temporary_beside, write_last, write_listed, write_text
 from mesynth.store.stage import (
+    ACCOUNT_FILE,
     PARTS,
     Produced,
     Progress,
@@ -87,7 +88,6 @@ def require_form(name: str) -> type[Form]:
 # ---------------------------------------------------------------- out
 
 
-ACCOUNT_FILE = "export.json"
 LEFT_OUT_FILE = "left_out.csv"
 _PLACES, _LEFT = "places.jsonl", "left_out.jsonl"
 
