@@ -34,6 +34,7 @@ from torch import nn
 from mesynth import __version__
 from mesynth.core.emotions import label
 from mesynth.core.errors import ConfigError, LeakError, MesynthError, NoFaceError, WeightsUnavailable
+from mesynth.core.process import one_thread
 from mesynth.core.seeds import stream
 from mesynth.core.types import optical_strain
 from mesynth.preprocess.config import FLOWS
@@ -264,8 +265,8 @@ def fit(
     config: SpotterConfig,
     report: Callable[[int], object] | None = None,
 ) -> SOFTNet:
-    """A network trained on videos; the same arguments give the same weights on one machine. ``report`` is told how many
-    epochs are done.
+    """A network trained on videos; the same arguments give the same weights on one machine, whatever its threads are
+    told to do. ``report`` is told how many epochs are done.
 
     As published: of the frames without an expression half as many are kept as the larger class has, frames of
     micro-expressions come thrice more (mirrored, blurred, with noise), squared error, plain descent.
@@ -294,18 +295,19 @@ def fit(
         torch.manual_seed(config.seed)
         network = SOFTNet()
     weights = list(network.parameters())
-    for epoch in range(config.epochs):
-        order = rng.permutation(len(data))
-        for start in range(0, len(order), config.batch):
-            part = torch.from_numpy(order[start : start + config.batch])
-            loss = nn.functional.mse_loss(network(data[part]), target[part])
-            # Plain descent; torch.optim takes longer to import than a tiny spotter to train.
-            slopes = torch.autograd.grad(loss, weights)
-            with torch.no_grad():
-                for weight, slope in zip(weights, slopes, strict=True):
-                    weight.sub_(slope, alpha=config.learning_rate)
-        if report:
-            report(epoch + 1)
+    with one_thread():
+        for epoch in range(config.epochs):
+            order = rng.permutation(len(data))
+            for start in range(0, len(order), config.batch):
+                part = torch.from_numpy(order[start : start + config.batch])
+                loss = nn.functional.mse_loss(network(data[part]), target[part])
+                # Plain descent; torch.optim takes longer to import than a tiny spotter to train.
+                slopes = torch.autograd.grad(loss, weights)
+                with torch.no_grad():
+                    for weight, slope in zip(weights, slopes, strict=True):
+                        weight.sub_(slope, alpha=config.learning_rate)
+            if report:
+                report(epoch + 1)
     return network.eval()
 
 
@@ -320,7 +322,7 @@ class Spotter:
 
     def scores(self, seen: Observation) -> np.ndarray:
         """[N] float64; where no face was found the lowest."""
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             parts = [
                 self.network(torch.from_numpy(unit_range(part.astype(np.float32)))).numpy()
                 for part in np.array_split(seen.pictures, max(1, len(seen.pictures) // 256))
