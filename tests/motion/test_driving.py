@@ -122,6 +122,7 @@ def test_head_motion_and_blinks_are_not_carried() -> None:
         lambda: DriveConfig(intensity=-1),
         lambda: DriveConfig(flow="magic"),
         lambda: DriveConfig(size=8),
+        lambda: DriveConfig(seed=-1),
         lambda: VideoDriver(path=Path("v"), onset=5, apex=5, offset=9, subject="a/b", licence="x"),
         lambda: VideoDriver(path=Path("v"), onset=0, apex=2, offset=3, subject="anna", licence="x"),
         lambda: VideoDriver(path=Path("v"), onset=0, apex=2, offset=3, subject="a/b", licence=" "),
@@ -249,8 +250,14 @@ def test_command_line(prepared: Path, people: Path, tmp_path: Path) -> None:
         (("--driver", str(prepared), "--noise", "nan"), "noise=nan"),
         (("--driver", str(prepared), "--noise", "inf"), "noise=inf"),
         (("--driver", str(prepared), "--preview", "-1"), "preview=-1"),
-        (("--driver", str(prepared), "--exclude-subjects", "s4"), "'s4' is not DATABASE/SUBJECT"),
-        (("--driver", str(prepared), "--exclude-subjects", "db/s4,s1", "--dry-run"), "'s1' is not DATABASE/SUBJECT"),
+        (("--driver", str(prepared), "--exclude-subjects", "s4"), "'s4' is no subject; write database/subject"),
+        (("--driver", str(prepared), "--exclude-subjects", "db/s04"), "no clip has 'db/s04'; is 'db/s4' meant?"),
+        (("--driver", str(prepared), "--exclude-subjects", "people/P2"), "is 'people/p2' meant?"),
+        (("--driver", str(prepared), "--exclude-subjects", "db/04", "--dry-run"), "is 'db/s4' meant?"),
+        (
+            ("--driver", str(prepared), "--exclude-subjects", "db/s4,s1", "--dry-run"),
+            "'s1' is no subject; write database/subject",
+        ),
         (("--driver", str(none), "--interval", "0,1,2", "--driver-subject", "a/b", "--fps", "30"), "holds no frames"),
     ]:
         failed = run(*words)

@@ -184,6 +184,7 @@ def test_faulty_spotters(tmp_path: Path) -> None:
     "wrong",
     [
         {"expression": "mini"}, {"flow": "magic"}, {"labels": "soft"}, {"half_s": -1}, {"epochs": 0},
+        {"epochs": 1.5}, {"seed": -1},
         {"batch": 0}, {"learning_rate": 2},
         {"peak": 1},
     ],
