@@ -108,7 +108,7 @@ class SpotterConfig:
             raise ConfigError(f"half_s={self.half_s:g} is outside 0..5 seconds; 0 is as published")
         for name, least in (("epochs", 1), ("batch", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, (int, np.integer)) or value < least:
                 raise ConfigError(f"{name}={value} must be a whole number, at least {least}")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate={self.learning_rate:g} is outside (0, 1)")

@@ -371,8 +371,9 @@ def whole(
 @pytest.mark.parametrize(
     ("kind", "how", "share"),
     [
-        ("clips", signal.SIGINT, 0.4), ("clips", signal.SIGKILL, 0.0), ("clips", signal.SIGKILL, 0.7),
-        ("clips", signal.SIGKILL, 1.0), ("video", signal.SIGINT, 0.1), ("video", signal.SIGKILL, 0.5),
+        ("clips", signal.SIGINT, 0.4), ("clips", signal.SIGKILL, 0.7), ("clips", signal.SIGKILL, 1.0),
+        pytest.param("clips", signal.SIGKILL, 0.0, marks=pytest.mark.slow), ("video", signal.SIGKILL, 0.5),
+        pytest.param("video", signal.SIGINT, 0.1, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_stopped_in_the_middle_then_resumed(

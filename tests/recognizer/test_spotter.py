@@ -383,9 +383,11 @@ def whole(
 @pytest.mark.parametrize(
     ("kind", "how", "share"),
     [
-        ("movement", signal.SIGINT, 0.2), ("movement", signal.SIGKILL, 1.0), ("softnet", signal.SIGINT, 0.2),
-        ("softnet", signal.SIGKILL, 0.5), ("train", signal.SIGKILL, 0.5), ("train", signal.SIGKILL, 1.0),
-        ("given", signal.SIGKILL, 0.5),
+        ("movement", signal.SIGINT, 0.2), ("softnet", signal.SIGKILL, 0.5), ("train", signal.SIGKILL, 1.0),
+        ("train", signal.SIGINT, 0.5), ("given", signal.SIGKILL, 0.5),
+        pytest.param("movement", signal.SIGKILL, 1.0, marks=pytest.mark.slow),
+        pytest.param("softnet", signal.SIGINT, 0.2, marks=pytest.mark.slow),
+        pytest.param("train", signal.SIGKILL, 0.5, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_stopped_in_the_middle_then_resumed(
