@@ -668,7 +668,8 @@ def run_spotting(
         _require_marks(videos, run.expressions, apart=True)
     model = _recognizer(videos, run.recognizer)
     found: list[Marked] = []
-    name, more = GIVEN, {}
+    name = GIVEN
+    more: dict[str, Any] = {}
     if run.predictions is not None:
         found = read_intervals(run.predictions)
         check_inside(found, {v.key: v.frames for v in videos.videos}, str(run.predictions))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests import warm
 from tests.builders import tree_bytes
@@ -32,11 +33,8 @@ def renamings(folder: Path, reached: Callable[[int], object]) -> Iterator[None]:
             reached(count)
         replace(source, target, **options)
 
-    os.replace = watched
-    try:
+    with patch.object(os, "replace", watched):
         yield
-    finally:
-        os.replace = replace
 
 
 def whole_run(folder: Path, run: Callable[[], object]) -> tuple[int, dict[str, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -360,10 +361,10 @@ def whole(
     requests: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, tuple[int, dict[str, bytes]]]]:
     """Of each request the folder of a run that nobody stopped, and what is in it."""
-    made = {}
+    made: dict[str, tuple[Path, tuple[int, dict[str, bytes]]]] = {}
     for name, words in requests.items():
         out = tmp_path_factory.mktemp("whole") / "driven"
-        made[name] = out, whole_run(out, lambda words=words, out=out: _drive(words, out))  # type: ignore[misc]
+        made[name] = out, whole_run(out, partial(_drive, words, out))
         assert "manifest.parquet" in made[name][1][1]
     return made
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -372,10 +373,10 @@ def whole(
     long: Path, requests: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, tuple[int, dict[str, bytes]]]]:
     """Of each request the folder of a run that nobody stopped, and what is in it."""
-    made = {}
+    made: dict[str, tuple[Path, tuple[int, dict[str, bytes]]]] = {}
     for kind, words in requests.items():
         out = tmp_path_factory.mktemp("whole") / "run"
-        made[kind] = out, whole_run(out, lambda words=words, out=out: _spot(long, words, out))  # type: ignore[misc]
+        made[kind] = out, whole_run(out, partial(_spot, long, words, out))
         assert REQUESTS[kind][1] in made[kind][1][1]
     return made
 
