@@ -109,7 +109,9 @@ def find_recipe(name: Path | str) -> Path:
     if file.suffix or file.is_dir():
         why = "a folder" if file.is_dir() else "no such file"
         raise ConfigError(f"recipe {name} cannot be read ({why}); check the path")
-    near = difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
+    # What is named without its folder is meant, however unlike the whole name it looks.
+    near = [one for one in known if one.rpartition("/")[2] == plain.rpartition("/")[2]]
+    near = near or difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)};"
     raise ConfigError(f"recipe '{name}' is unknown; {hint} or give a YAML file")
 

@@ -8,7 +8,6 @@ beforehand: a data set holds arrays of a few hundred bytes a clip, whatever its 
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from mesynth.core.seeds import stream
 from mesynth.core.types import N_AUS, in_own_rms
 from mesynth.preprocess.interpolate import WEIGHTS, resample, resampled_fps
 from mesynth.store.hub import local_folder
-from mesynth.store.manifest import KINDS, Manifest, Span
+from mesynth.store.manifest import KINDS, Manifest, Span, held_out, require_spelt
 from mesynth.store.shards import FLOW_PARTS, ShardReader, flow_parts, frames_of, read_flows
 
 __all__ = ["ClipDataset", "IterableClipDataset", "ShardedSampler", "clip_loader", "collate_clips"]
@@ -63,31 +62,6 @@ def _manifests(source: Source | Sequence[Source]) -> list[Manifest]:
                 f"clip '{twice[0]['values']}' is in two of the corpora ({len(twice)} such clips); give each clip once"
             )
     return found
-
-
-def _names(subjects: str | Collection[str]) -> frozenset[str]:
-    """``exclude_subjects`` as given. Raises ConfigError for one that is no ``database/subject``."""
-    given = (subjects,) if isinstance(subjects, str) else tuple(map(str, subjects))
-    for name in given:
-        database, slash, person = name.partition("/")
-        if not (database and slash and person):
-            raise ConfigError(f"exclude_subjects: '{name}' is no subject; write database/subject, such as casme2/sub01")
-    return frozenset(given)
-
-
-def _plain(subject: str) -> tuple[str, str]:
-    """What two spellings of one subject have in common."""
-    database, _, person = subject.casefold().partition("/")
-    digits = re.sub(r"\D", "", person)
-    return database, digits.lstrip("0") or person if digits else person
-
-
-def _require_spelt(excluded: frozenset[str], known: set[str]) -> None:
-    """A subject that is nowhere excludes nobody, which is right for another database's, and a leak for a misspelt."""
-    near = {_plain(name): name for name in sorted(known)}
-    for name in sorted(excluded - known):
-        if meant := near.get(_plain(name)):
-            raise ConfigError(f"exclude_subjects: no clip has '{name}'; is '{meant}' meant?")
 
 
 def _labels(manifests: Sequence[Manifest], label: str, classes: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
@@ -230,11 +204,11 @@ class ClipDataset(Dataset[Item]):
         transform: Callable[[Item], Item] | None = None,
     ) -> None:
         _check(length, fit, size, parts)
-        excluded = _names(exclude_subjects)
+        excluded = held_out(exclude_subjects)
         manifests = _manifests(source)
         kept = [_without(m, excluded) for m in manifests]
         if excluded:
-            _require_spelt(excluded, {name for m in manifests for name in _known(m)})
+            require_spelt(excluded, {name for m in manifests for name in _known(m)})
         self.excluded = sum(map(len, manifests)) - sum(map(len, kept))
         """Clips left out because of ``exclude_subjects``."""
         if not any(map(len, kept)):

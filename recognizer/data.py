@@ -256,7 +256,10 @@ class FlowSet:
         """
         known = np.asarray((targets(self.au, codes) >= 0).any(1))
         if not known.any() and not unlabelled:
-            raise ManifestError(f"none of {', '.join(au_names(codes))} is known of any of the {len(self)} clips")
+            raise ManifestError(
+                f"none of {', '.join(au_names(codes))} is known of any of the {len(self)} clips; take a database whose "
+                "annotation codes AUs (`recognizer aus` counts them), or other aus.codes"
+            )
         out = replace(self, y=np.where(known, 0, -1), classes=ANY, aus=codes)
         if unlabelled or known.all():
             return out
@@ -411,7 +414,10 @@ def load(
         where = ", ".join(str(m.root) for m in sources)
         if task == AUS:
             listed = ", ".join(au_names(aus))
-            raise ManifestError(f"none of {listed} is known of any clip of {where} ({sum(left_out.values())} clips)")
+            raise ManifestError(
+                f"none of {listed} is known of any clip of {where} ({sum(left_out.values())} clips); take a database "
+                "whose annotation codes AUs (`recognizer aus` counts them), or other aus.codes"
+            )
         raise ManifestError(f"no clip of {where} has a {config.label} among {list(config.classes)}; found {found}")
     draws = np.concatenate([_draws(manifest) for manifest in kept])
     ids = _told_apart(_column(kept, "clip_id"), draws, "occurs twice in the manifests")

@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -33,9 +34,11 @@ from torch import nn
 from mesynth import __version__
 from mesynth.core.emotions import label
 from mesynth.core.errors import ConfigError, LeakError, MesynthError, NoFaceError, WeightsUnavailable
+from mesynth.core.process import one_thread
 from mesynth.core.seeds import stream
 from mesynth.core.types import optical_strain
-from mesynth.preprocess.flow import estimate_flows
+from mesynth.preprocess.config import FLOWS
+from mesynth.preprocess.flow import estimate_flows, raft_file
 from mesynth.preprocess.landmarks import Landmarker, resolve_landmarker
 from mesynth.preprocess.prepare import landmarker_identity, landmarker_of
 from mesynth.preprocess.spot import face_regions
@@ -63,6 +66,8 @@ METHODS = (MOVEMENT, SOFTNET)
 LABELS = ("step", "iou")
 PREDICTIONS, SCORES, VIDEO_SCORES = "predictions.csv", "scores.json", "videos.csv"
 WEIGHTS, CONFIG = "model.safetensors", "spotter.json"
+PARTS = "parts"
+"""Folder of what is finished of an unfinished run: flow pictures, and the intervals of each video or person."""
 LANDMARKS = "landmarks.npz"
 """Of rendered videos: exact, so that no detector is needed."""
 SIDE = 42
@@ -72,7 +77,7 @@ _BROWS, _MOUTH = ((-1.05, 1.05), (-0.75, 0.35)), ((-0.65, 0.65), (0.75, 1.5))
 """u and v of the two regions, inter-ocular distances from between the eyes."""
 _NOSE = ((-0.12, 0.12), (0.33, 0.57))
 
-Progress = Callable[[str, int, int], object]
+Progress = Callable[[str, float, float], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +100,16 @@ class SpotterConfig:
     def __post_init__(self) -> None:
         if self.expression not in EXPRESSIONS:
             raise ConfigError(f"expression '{self.expression}' is unknown; choose from {', '.join(EXPRESSIONS)}")
+        if self.flow not in FLOWS:
+            raise ConfigError(f"flow '{self.flow}' is unknown; choose from {', '.join(FLOWS)}")
         if self.labels not in LABELS:
             raise ConfigError(f"labels '{self.labels}' are unknown; choose from {', '.join(LABELS)}")
         if not 0 <= self.half_s <= 5:
             raise ConfigError(f"half_s={self.half_s:g} is outside 0..5 seconds; 0 is as published")
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, least in (("epochs", 1), ("batch", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < least:
+                raise ConfigError(f"{name}={value} must be a whole number, at least {least}")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate={self.learning_rate:g} is outside (0, 1)")
         if not 0 <= self.peak < 1:
@@ -190,8 +198,11 @@ class Observation:
     """After the step."""
 
 
-def observe(recording: Recording, landmarker: Landmarker, config: SpotterConfig) -> Observation:
-    """Flow pictures of a recording. Raises NoFaceError where there is no face at all."""
+def observe(
+    recording: Recording, landmarker: Landmarker, config: SpotterConfig, report: Callable[[int], object] | None = None
+) -> Observation:
+    """Flow pictures of a recording; ``report`` is told how many of its frames are done. Raises NoFaceError where there
+    is no face at all."""
     at = np.arange(0, len(recording.names), recording.step)
     fps = recording.fps / recording.step
     k = config.half(fps)
@@ -210,6 +221,8 @@ def observe(recording: Recording, landmarker: Landmarker, config: SpotterConfig)
             for t, flow in zip(few, flows, strict=True):
                 pictures[core.start + t] = flow_picture(np.asarray(flow.uv))
         known[core.start : core.stop] = True
+        if report:
+            report(core.stop * recording.step)
     if n and not known.any():
         raise NoFaceError(f"no face found in {recording.name}; it needs one frontal face, at least 60 pixels wide")
     return Observation(pictures, known, recording.step, fps)
@@ -247,8 +260,14 @@ def read_scores(scores: np.ndarray, k: int, peak: float = 0.55) -> list[tuple[in
 # ---------------------------------------------------------------- training
 
 
-def fit(seen: Sequence[Observation], labels: Sequence[np.ndarray], config: SpotterConfig) -> SOFTNet:
-    """A network trained on videos; the same arguments give the same weights on one machine.
+def fit(
+    seen: Sequence[Observation],
+    labels: Sequence[np.ndarray],
+    config: SpotterConfig,
+    report: Callable[[int], object] | None = None,
+) -> SOFTNet:
+    """A network trained on videos; the same arguments give the same weights on one machine, whatever its threads are
+    told to do. ``report`` is told how many epochs are done.
 
     As published: of the frames without an expression half as many are kept as the larger class has, frames of
     micro-expressions come thrice more (mirrored, blurred, with noise), squared error, plain descent.
@@ -277,16 +296,19 @@ def fit(seen: Sequence[Observation], labels: Sequence[np.ndarray], config: Spott
         torch.manual_seed(config.seed)
         network = SOFTNet()
     weights = list(network.parameters())
-    for _ in range(config.epochs):
-        order = rng.permutation(len(data))
-        for start in range(0, len(order), config.batch):
-            part = torch.from_numpy(order[start : start + config.batch])
-            loss = nn.functional.mse_loss(network(data[part]), target[part])
-            # Plain descent; torch.optim takes longer to import than a tiny spotter to train.
-            slopes = torch.autograd.grad(loss, weights)
-            with torch.no_grad():
-                for weight, slope in zip(weights, slopes, strict=True):
-                    weight.sub_(slope, alpha=config.learning_rate)
+    with one_thread():
+        for epoch in range(config.epochs):
+            order = rng.permutation(len(data))
+            for start in range(0, len(order), config.batch):
+                part = torch.from_numpy(order[start : start + config.batch])
+                loss = nn.functional.mse_loss(network(data[part]), target[part])
+                # Plain descent; torch.optim takes longer to import than a tiny spotter to train.
+                slopes = torch.autograd.grad(loss, weights)
+                with torch.no_grad():
+                    for weight, slope in zip(weights, slopes, strict=True):
+                        weight.sub_(slope, alpha=config.learning_rate)
+            if report:
+                report(epoch + 1)
     return network.eval()
 
 
@@ -301,7 +323,7 @@ class Spotter:
 
     def scores(self, seen: Observation) -> np.ndarray:
         """[N] float64; where no face was found the lowest."""
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             parts = [
                 self.network(torch.from_numpy(unit_range(part.astype(np.float32)))).numpy()
                 for part in np.array_split(seen.pictures, max(1, len(seen.pictures) // 256))
@@ -336,13 +358,13 @@ class Spotter:
             raise LeakError(f"the spotter learned from {known[0]}{more}; spot others, or train one without them")
 
     def save(self, folder: Path) -> None:
-        """Write ``model.safetensors`` and ``spotter.json`` into ``folder``."""
+        """Write ``model.safetensors`` and ``spotter.json`` into ``folder``, which is finished then."""
         facts = {
             "kind": SOFTNET, "config": asdict(self.config), "subjects_seen": list(self.subjects_seen),
             "licences": list(self.licences), "version": __version__,
         }  # fmt: skip
         write_bytes(folder / WEIGHTS, tensors_bytes(self.network.state_dict()))
-        write_last(folder / CONFIG, (json.dumps(facts, indent=1) + "\n").encode())
+        write_last(folder / CONFIG, (json.dumps(facts, indent=1) + "\n").encode(), without=[PARTS])
 
     @staticmethod
     def load(folder: Path | str) -> Spotter:
@@ -369,7 +391,11 @@ class Spotter:
 
 
 def fit_spotter(
-    videos: Sequence[LongVideo], seen: Sequence[Observation], truth: Sequence[Sequence[Marked]], config: SpotterConfig
+    videos: Sequence[LongVideo],
+    seen: Sequence[Observation],
+    truth: Sequence[Sequence[Marked]],
+    config: SpotterConfig,
+    report: Callable[[int], object] | None = None,
 ) -> Spotter:
     """A spotter of everybody in ``videos``, whose pictures and annotated intervals stand in the same order."""
     labels = []
@@ -378,7 +404,7 @@ def fit_spotter(
         spans = [(m.onset // one.step, m.offset // one.step) for m in own]
         labels.append(frame_labels(len(one.pictures), config.half(one.fps), spans, config.labels))
     return Spotter(
-        fit(seen, labels, config), config, tuple(sorted({v.person for v in videos})),
+        fit(seen, labels, config, report), config, tuple(sorted({v.person for v in videos})),
         tuple(sorted({v.licence for v in videos})),
     )  # fmt: skip
 
@@ -413,14 +439,39 @@ class SpotRun:
             raise ConfigError("a spotter and predictions given; predictions are scored as they are, leave one out")
 
 
-def _open(videos: LongVideos, video: LongVideo) -> Recording:
-    recording = Recording.open(videos.place(video), video.fps)
-    if len(recording.names) != video.frames:
+def _opened(videos: LongVideos, progress: Progress | None) -> list[Recording]:
+    """The recordings in the order of their rows: one that cannot be read is found out before the work.
+
+    Raises:
+        ConfigError: a row that states another number of frames. RecordingError, ManifestError, UnreadableImageError.
+    """
+    out = []
+    report = progress or (lambda step, done, total: None)
+    for i, video in enumerate(videos.videos):
+        report("look at videos", i, len(videos.videos))
+        recording = Recording.open(videos.place(video), video.fps)
+        if len(recording.names) != video.frames:
+            raise ConfigError(
+                f"{videos.place(video)} has {len(recording.names)} frames, its row says {video.frames}; correct the "
+                "row, or intervals would be of other frames"
+            )
+        out.append(replace(recording, name=video.video))
+    report("look at videos", len(out), len(out))
+    return out
+
+
+def _require_marks(videos: LongVideos, kinds: Sequence[str], apart: bool) -> None:
+    """Raise ConfigError where a spotter of one of ``kinds`` would have nothing to learn from; ``apart``: it is trained
+    once a subject on all others."""
+    for kind in kinds:
+        people = {v.person for v in videos.videos if any(m.kind(v.fps) == kind for m in videos.of(v))}
+        if people and not (apart and len(people) == 1):
+            continue
+        of = f"{kind}-expressions of {min(people)} alone" if people else f"no {kind}-expression"
         raise ConfigError(
-            f"{videos.place(video)} has {len(recording.names)} frames, its row says {video.frames}; correct the row, "
-            "or intervals would be of other frames"
+            f"{videos.root} marks {of}: nothing to learn from{' for who is tested' if people else ''}; choose another "
+            "--expression, or mark more"
         )
-    return replace(recording, name=video.video)
 
 
 def _detector(videos: LongVideos, name: str) -> tuple[str, Landmarker]:
@@ -430,24 +481,50 @@ def _detector(videos: LongVideos, name: str) -> tuple[str, Landmarker]:
 
 
 def _observed(
-    videos: LongVideos, landmarker: Landmarker, config: SpotterConfig, cache: Path, progress: Progress | None
+    videos: LongVideos,
+    recordings: Sequence[Recording],
+    landmarker: Landmarker,
+    config: SpotterConfig,
+    cache: Path,
+    progress: Progress | None,
 ) -> list[Observation]:
     """Flow pictures of all videos, kept in ``cache``."""
     out = []
-    for i, video in enumerate(videos.videos):
-        file = cache / f"{i:05d}-{config.expression}.npz"
-        recording = _open(videos, video)
+    files = [cache / f"{i:05d}-{config.expression}.npz" for i in range(len(recordings))]
+    frames = _Frames(f"flow, {config.expression}", videos.videos, files, progress)
+    for recording, file in zip(recordings, files, strict=True):
         if not file.is_file():
-            made = observe(recording, landmarker, config)
+            made = observe(recording, landmarker, config, frames.report)
             buffer = io.BytesIO()
             np.savez(buffer, pictures=made.pictures, known=made.known)
             write_bytes(file, buffer.getvalue())
+            frames.finished(len(recording.names))
         with np.load(file, allow_pickle=False) as kept:
             step = recording.step
             out.append(Observation(kept["pictures"], kept["known"], step, recording.fps / step))
-        if progress:
-            progress(f"flow, {config.expression}", i + 1, len(videos.videos))
     return out
+
+
+class _Frames:
+    """Tells how many frames of all videos are done; those of videos whose file is there were done before."""
+
+    def __init__(
+        self, step: str, videos: Sequence[LongVideo], files: Sequence[Path], progress: Progress | None
+    ) -> None:
+        self._step, self._progress = step, progress
+        self._done = sum(video.frames for video, file in zip(videos, files, strict=True) if file.is_file())
+        self._total = sum(video.frames for video in videos)
+        self.report(0)
+
+    def report(self, frames: int) -> None:
+        """So many frames of the present video are done."""
+        if self._progress:
+            self._progress(self._step, min(self._done + frames, self._total), self._total)
+
+    def finished(self, frames: int) -> None:
+        """The present video is done."""
+        self._done += frames
+        self.report(0)
 
 
 def spot(
@@ -543,21 +620,24 @@ def train_spotter(
 
 
 def train_on(folder: Path | str, out: Path | str, run: SpotRun, progress: Progress | None = None) -> Spotter:
-    """Train a spotter of one expression on everybody in a folder of long videos and save it in ``out``."""
+    """Train a spotter of one expression on everybody in a folder of long videos and save it in ``out``; one that is
+    there already is returned."""
     if len(run.expressions) != 1:
         raise ConfigError("a saved spotter finds one kind; choose --expression micro or macro")
     videos, out = LongVideos.read(folder), Path(out)
+    _require_marks(videos, run.expressions, apart=False)
     name, detector = _detector(videos, run.landmarker)
+    _require_flow(run.config)
+    recordings = _opened(videos, progress)
     config = replace(run.config, expression=run.expressions[0])
-    claim_folder(out, _identity(videos, run, name) | {"train": True})
+    claim_folder(out, _identity(videos, recordings, run, name) | {"train": True})
     with only_writer(out):
-        seen = _observed(videos, detector, config, out / "flow", progress)
-        spotter = fit_spotter(videos.videos, seen, [videos.of(v) for v in videos.videos], config)
-        for file in (out / "flow").glob("*.npz"):
-            file.unlink()
-        (out / "flow").rmdir()
-        spotter.save(out)
-    return spotter
+        if not (out / CONFIG).is_file():
+            seen = _observed(videos, recordings, detector, config, out / PARTS, progress)
+            truth = [videos.of(video) for video in videos.videos]
+            fit_spotter(videos.videos, seen, truth, config, _share(progress, "training", 0, 1, config)).save(out)
+        shutil.rmtree(out / PARTS, ignore_errors=True)
+        return Spotter.load(out)
 
 
 def run_spotting(
@@ -579,32 +659,65 @@ def run_spotting(
         saved = Spotter.load(run.spotter)
         saved.check_unseen(video.person for video in videos.videos)
         run = replace(run, method=SOFTNET, expressions=(saved.config.expression,), config=saved.config)
-    elif run.method == SOFTNET and run.predictions is None and len({v.person for v in videos.videos}) < 2:
-        raise ConfigError(
-            f"{folder} shows one person; a learned spotter is tested on people it has not seen: add a second one, or "
-            "give a saved spotter"
-        )
+    elif run.method == SOFTNET and run.predictions is None:
+        if len({v.person for v in videos.videos}) < 2:
+            raise ConfigError(
+                f"{folder} shows one person; a learned spotter is tested on people it has not seen: add a second one, "
+                "or give a saved spotter"
+            )
+        _require_marks(videos, run.expressions, apart=True)
     model = _recognizer(videos, run.recognizer)
-    parts = out / "parts"
+    found: list[Marked] = []
+    name = GIVEN
+    more: dict[str, Any] = {}
     if run.predictions is not None:
         found = read_intervals(run.predictions)
         check_inside(found, {v.key: v.frames for v in videos.videos}, str(run.predictions))
-        name = _detector(videos, run.landmarker)[0] if model else GIVEN
-        claim_folder(out, _identity(videos, run, name, model) | {"predictions": intervals_csv(found).decode()})
-        with only_writer(out):
-            return _written(videos, found, out, run, name, model)
-    name, detector = _detector(videos, run.landmarker)
-    claim_folder(out, _identity(videos, run, name, model))
+        more = {"predictions": intervals_csv(found).decode()}
+    elif run.method == SOFTNET:
+        _require_flow(run.config)
+    looked = model is not None or run.predictions is None
+    if looked:
+        name, detector = _detector(videos, run.landmarker)
+    recordings = _opened(videos, progress) if looked else []
+    claim_folder(out, _identity(videos, recordings, run, name, model) | more)
     with only_writer(out):
-        if run.method == MOVEMENT:
-            found = _moved(videos, detector, parts, progress)
+        parts = out / PARTS
+        if (out / SCORES).is_file():
+            digests.check(out, [PREDICTIONS])
+            result = _scored(videos, read_intervals(out / PREDICTIONS), run, model)
         else:
-            found = []
-            for kind in run.expressions:
-                config = replace(run.config, expression=kind)
-                seen = _observed(videos, detector, config, parts, progress)
-                found += _learned(videos, seen, config, saved, parts, progress)
-        return _written(videos, found, out, run, name, model)
+            if run.predictions is None:
+                found = _spotted(videos, recordings, detector, run, saved, parts, progress)
+            if model is not None:
+                found = _named(videos, recordings, found, model, name, parts, progress)
+            result = _written(videos, found, out, run, name, model)
+        shutil.rmtree(parts, ignore_errors=True)
+        return result
+
+
+def _spotted(
+    videos: LongVideos,
+    recordings: Sequence[Recording],
+    landmarker: Landmarker,
+    run: SpotRun,
+    saved: Spotter | None,
+    parts: Path,
+    progress: Progress | None,
+) -> list[Marked]:
+    if run.method == MOVEMENT:
+        return _moved(videos, recordings, landmarker, parts, progress)
+    found = []
+    for kind in run.expressions:
+        config = replace(run.config, expression=kind)
+        seen = _observed(videos, recordings, landmarker, config, parts, progress)
+        found += _learned(videos, seen, config, saved, parts, progress)
+    return found
+
+
+def _require_flow(config: SpotterConfig) -> None:
+    if config.flow == "raft":
+        raft_file()
 
 
 def _recognizer(videos: LongVideos, name: Path | str | None) -> Recognizer | None:
@@ -626,12 +739,19 @@ def _in_words_of(model: Recognizer, emotion: str) -> str:
 
 
 def _named(
-    videos: LongVideos, found: Sequence[Marked], model: Recognizer, landmarker: str, parts: Path
+    videos: LongVideos,
+    recordings: Sequence[Recording],
+    found: Sequence[Marked],
+    model: Recognizer,
+    landmarker: str,
+    parts: Path,
+    progress: Progress | None,
 ) -> list[Marked]:
     """The intervals with the class that the recognizer gives them; "" where they are too short or show no face."""
     out: list[Marked] = []
-    for i, video in enumerate(videos.videos):
-        file = parts / f"{i:05d}-named.csv"
+    files = [parts / f"{i:05d}-named.csv" for i in range(len(recordings))]
+    frames = _Frames("recognizing", videos.videos, files, progress)
+    for i, (video, recording, file) in enumerate(zip(videos.videos, recordings, files, strict=True)):
         if not file.is_file():
             mine = [one for one in found if one.key == video.key]
             fit = {
@@ -641,32 +761,47 @@ def _named(
                 for m in mine if m.offset >= m.onset + 2
             }  # fmt: skip
             clips = parts / f"{i:05d}-clips"
-            answers = classify(model, _open(videos, video), list(fit.values()), landmarker=landmarker, out=clips)
+            answers = classify(model, recording, list(fit.values()), landmarker=landmarker, out=clips)
             told = {(answer["onset"], answer["offset"]): str(answer["predicted"]) for answer in answers}
             named = [replace(m, emotion=told.get((m.onset, m.offset), "")) for m in mine]
             write_bytes(file, intervals_csv(named))
+            frames.finished(video.frames)
         out += read_intervals(file)
     return out
 
 
-def _identity(videos: LongVideos, run: SpotRun, landmarker: str, model: Recognizer | None = None) -> dict[str, Any]:
-    """What the result depends on, without the machine's paths."""
+def _identity(
+    videos: LongVideos, recordings: Sequence[Recording], run: SpotRun, landmarker: str, model: Recognizer | None = None
+) -> dict[str, Any]:
+    """What the result depends on, without the machine's paths. ``recordings``: none where nobody looks at them."""
     return {
         "verb": "spot", "method": run.method, "expressions": list(run.expressions), "iou": run.iou,
         "config": asdict(run.config), "landmarker": landmarker_identity(landmarker),
         "recognizer": model.sha256 if model else "",
         "videos": [[*v.key, v.fps, v.frames] for v in videos.videos],
+        "contents": [recording.digest() for recording in recordings],
         "intervals": hashlib.sha256(intervals_csv(videos.intervals)).hexdigest(),
         "spotter": file_sha256(run.spotter / WEIGHTS) if run.spotter else "",
     }  # fmt: skip
 
 
-def _moved(videos: LongVideos, landmarker: Landmarker, parts: Path, progress: Progress | None) -> list[Marked]:
+def _moved(
+    videos: LongVideos,
+    recordings: Sequence[Recording],
+    landmarker: Landmarker,
+    parts: Path,
+    progress: Progress | None,
+) -> list[Marked]:
     found: list[Marked] = []
-    for i, video in enumerate(videos.videos):
-        file = parts / f"{i:05d}-movement.csv"
+    files = [parts / f"{i:05d}-movement.csv" for i in range(len(recordings))]
+    frames = _Frames("spotting", videos.videos, files, progress)
+    for video, recording, file in zip(videos.videos, recordings, files, strict=True):
         if not file.is_file():
-            read = moved_in(_open(videos, video), landmarker)
+
+            def told(_: str, done: float, total: float, step: int = recording.step) -> None:
+                frames.report(int(done) * step)
+
+            read = moved_in(recording, landmarker, progress=told)
             made = [
                 Marked(
                     database=video.database, subject=video.subject, video=video.video, onset=one.onset, apex=one.apex,
@@ -675,9 +810,8 @@ def _moved(videos: LongVideos, landmarker: Landmarker, parts: Path, progress: Pr
                 for one in read.intervals
             ]  # fmt: skip
             write_bytes(file, intervals_csv(made))
+            frames.finished(video.frames)
         found += read_intervals(file)
-        if progress:
-            progress("spotting", i + 1, len(videos.videos))
     return found
 
 
@@ -692,32 +826,52 @@ def _learned(
     """Each person's intervals by a spotter that has not seen the person."""
     found: list[Marked] = []
     everybody = list(dict.fromkeys(video.person for video in videos.videos))
-    for i, person in enumerate(everybody):
-        file = parts / f"{i:05d}-{config.expression}-softnet.csv"
+    files = [parts / f"{i:05d}-{config.expression}-softnet.csv" for i in range(len(everybody))]
+    step, done = f"people, {config.expression}", sum(file.is_file() for file in files)
+    if progress:
+        progress(step, done, len(everybody))
+    for person, file in zip(everybody, files, strict=True):
         if not file.is_file():
             others = [n for n, video in enumerate(videos.videos) if video.person != person]
             spotter = saved or fit_spotter(
                 [videos.videos[n] for n in others], [seen[n] for n in others],
                 [videos.of(videos.videos[n]) for n in others], config,
+                _share(progress, step, done, len(everybody), config),
             )  # fmt: skip
             spotter.check_unseen([person])
             own = [n for n, video in enumerate(videos.videos) if video.person == person]
             made = [one for n in own for one in spotter.found(videos.videos[n], seen[n])]
             write_bytes(file, intervals_csv(made))
+            done += 1
+            if progress:
+                progress(step, done, len(everybody))
         found += read_intervals(file)
-        if progress:
-            progress(f"people, {config.expression}", i + 1, len(everybody))
     return found
+
+
+def _share(
+    progress: Progress | None, step: str, done: int, total: int, config: SpotterConfig
+) -> Callable[[int], object] | None:
+    """Reports of epochs as parts of the one training after ``done`` of ``total``."""
+    if progress is None:
+        return None
+    if total == 1:
+        progress(step, 0, config.epochs)
+        return lambda epoch: progress(step, epoch, config.epochs)
+    return lambda epoch: progress(step, done + epoch / (config.epochs + 1), total)
+
+
+def _scored(videos: LongVideos, found: Sequence[Marked], run: SpotRun, model: Recognizer | None) -> SpottingScore:
+    truth: Sequence[Marked] = videos.intervals
+    if model is not None:
+        truth = [replace(one, emotion=_in_words_of(model, one.emotion)) for one in truth]
+    return score(videos.videos, truth, found, kinds=run.expressions, least=run.iou)
 
 
 def _written(
     videos: LongVideos, found: Sequence[Marked], out: Path, run: SpotRun, landmarker: str, model: Recognizer | None
 ) -> SpottingScore:
-    truth: Sequence[Marked] = videos.intervals
-    if model is not None:
-        found = _named(videos, found, model, landmarker, out / "parts")
-        truth = [replace(one, emotion=_in_words_of(model, one.emotion)) for one in truth]
-    result = score(videos.videos, truth, found, kinds=run.expressions, least=run.iou)
+    result = _scored(videos, found, run, model)
     rows = per_video(result)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else ["subject"], lineterminator="\n")
@@ -727,5 +881,5 @@ def _written(
     facts = {"method": method, "landmarker": Path(landmarker).name} | result.to_dict()
     write_bytes(out / PREDICTIONS, intervals_csv(found))
     write_bytes(out / VIDEO_SCORES, buffer.getvalue().encode())
-    write_last(out / SCORES, (json.dumps(facts, indent=1) + "\n").encode(), without=["parts"])
+    write_last(out / SCORES, (json.dumps(facts, indent=1) + "\n").encode(), without=[PARTS])
     return result

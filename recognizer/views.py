@@ -269,6 +269,8 @@ class _Clip:
 
     def view(self, name: str) -> np.ndarray:
         shape = self.shape
+        if name in (APEX, FRAMES):
+            self._need_frames(name, "no frames")
         if name == APEX:
             return np.stack([grey(self.frames[i], shape.frame_size) for i in (0, self.row.apex_index)])
         if name == FRAMES:
@@ -329,9 +331,25 @@ class _Clip:
 
     def _need_frames(self, name: str, why: str) -> None:
         """One line for whoever has neither the view nor the frames it could be computed from."""
-        row, root = self.row, self.manifest.root
-        if row.frames is None and not row.frame_files:
-            raise ManifestError(f"clip {row.clip_id} in {root} has {why}; {_way(name, root)}")
+        if not self._shown:
+            raise ManifestError(f"clip {self.row.clip_id} in {self.manifest.root} has {why}; {self._way(name)}")
+
+    @property
+    def _shown(self) -> bool:
+        return self.row.frames is not None or bool(self.row.frame_files)
+
+    def _way(self, name: str) -> str:
+        """What makes a view; a database is prepared from its release, all else from its own manifest, if that has the
+        frames."""
+        if name in (APEX, FRAMES):
+            return "`mesynth prepare ...` without --no-frames keeps them (flow images show none)"
+        way = f"`mesynth prepare ... --inputs {name}` makes it"
+        if not self._shown:
+            return f"{way}, from the frames of the release"
+        root = self.manifest.root
+        return (
+            f"{way} (of a corpus: `mesynth prepare corpus --root {root} --landmarker stored --inputs {name} --out NEW`)"
+        )
 
     def _picture(self, name: str) -> np.ndarray:
         array = self._stored.get(name)
@@ -359,7 +377,7 @@ class _Clip:
         array = self._stored.get(name)
         if array is None:
             root = self.manifest.root
-            raise ManifestError(f"clip {self.row.clip_id} in {root} has no view '{name}'; {_way(name, root)}")
+            raise ManifestError(f"clip {self.row.clip_id} in {root} has no view '{name}'; {self._way(name)}")
         return array
 
     def _tracks(self) -> np.ndarray:
@@ -384,14 +402,6 @@ class _Clip:
         needed = sorted({*below.tolist(), *np.minimum(below + 1, len(frames) - 1).tolist()})
         shown = {i: grey(frames[i], size).astype(np.float32) for i in needed}
         return np.rint(_at(shown, at, len(frames))).astype(np.uint8)
-
-
-def _way(name: str, root: Any) -> str:
-    """What makes a view; a database is prepared from its release, all else from its own manifest."""
-    return (
-        f"`mesynth prepare ... --inputs {name}` makes it (of a corpus: `mesynth prepare corpus --root {root} "
-        f"--landmarker stored --inputs {name} --out NEW`)"
-    )
 
 
 def key_times(n: int, apex: int, count: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import mesynth.cli
 import recognizer.cli
 from mesynth.config import find_recipe
+from mesynth.core.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, click.Group] = {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}
@@ -99,3 +100,11 @@ def _one_line(stderr: str, says: str) -> None:
     errors = [line for line in stderr.splitlines() if line.strip() and not slow.fullmatch(line)]
     assert len(errors) == 1, stderr
     assert says in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("geme", "recognizer/geme"), ("motion_64", "gan/motion_64"), ("gan/motion_46", "gan/motion_64")]
+)
+def test_an_unknown_recipe_names_the_nearest(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"recipe '{name}' is unknown; did you mean .*{meant}\b.*\?"):
+        find_recipe(name)

@@ -38,6 +38,20 @@ def stop_requested() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch sums in the same order whatever the number of threads and processes: each of several sums a part, and then
+    the last bits depend on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def counted(things: Iterable[Thing], total: int, progress: Callable[[int, int], None] | None) -> Iterator[Thing]:
     """``things``, of which ``progress`` is told (done, ``total``) before the first and after each.
 

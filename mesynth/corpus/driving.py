@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,16 @@ from mesynth.corpus.previews import loose_files
 from mesynth.motion.driving import Driver, drive, measured, of_flow, shown_aus
 from mesynth.motion.prior import Face
 from mesynth.preprocess.align import SimilarityCrop
-from mesynth.preprocess.landmarks import choose_landmarker
+from mesynth.preprocess.flow import raft_file
+from mesynth.preprocess.landmarks import choose_landmarker, resolve_landmarker
+from mesynth.preprocess.prepare import landmarker_identity
+from mesynth.store.digests import file_sha256
 from mesynth.store.long_videos import PICTURES, is_picture, pictures_in
-from mesynth.store.manifest import FILE_NAME, Manifest, Provenance, Row, framing_meta
+from mesynth.store.manifest import FILE_NAME, Manifest, Provenance, Row, framing_meta, held_out, require_spelt
 from mesynth.store.run_folder import claim_folder, only_writer
 from mesynth.store.shards import read_flow, read_frames, read_landmarks
 from mesynth.store.stage import Produced, Progress, run_stage
-from mesynth.store.videos import frame_count, frame_name, is_video, read_pictures, video_fps
+from mesynth.store.videos import file_of, frame_count, frame_name, is_video, read_pictures, video_fps
 
 GENERATOR = "driving"
 DRIVER = "driver"
@@ -69,6 +72,8 @@ class DriveConfig:
             raise MesynthError(f"size={self.size} pixels is outside 32..1024")
         if not 0 <= self.noise < float("inf"):
             raise MesynthError(f"noise={self.noise:g} grey levels must be finite and not negative")
+        if self.seed < 0:
+            raise MesynthError(f"seed={self.seed} must not be negative; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,28 +180,29 @@ def drive_faces(
         MesynthError: what :class:`DriveConfig` refuses, faces that cannot be used, ``out`` of another run.
     """
     out, bar = Path(out), progress or (lambda name: lambda done, total: None)
-    held = _held(exclude_subjects)
+    held = held_out(exclude_subjects)
     if isinstance(drivers, VideoDriver):  # what cannot drive is found out before faces are looked at
         _refuse(held, [(drivers.subject,)], "the driver is")
-        _frames_of(drivers)
-        identity: dict[str, Any] = asdict(drivers) | {"path": drivers.path.name}
+        identity, known = _video_identity(drivers, landmarker), {drivers.subject}
     else:
         source = Manifest.read(drivers)
-        _checked(source, held)
+        known = _checked(source, held)
         identity = {"manifest": source.hash()}
+    if config.flow == "raft" and not (out / FILE_NAME).is_file():
+        raft_file()
     examination = choose_faces(faces, landmarker=landmarker, progress=bar("look at faces"))
     sources = examination.taken
-    _refuse(held, ((*one.seen, f"{one.database}/{one.subject}") for one in sources), "the face of")
+    _refuse_faces(held, sources, known)
     chosen = face_landmarker(sources, landmarker)
     run = {
-        "generator": GENERATOR, "driver": identity, "faces": [s.identity for s in sources], "landmarker": chosen,
-        "preview": asdict(preview), "version": __version__,
+        "generator": GENERATOR, "driver": identity, "faces": [s.identity for s in sources],
+        "landmarker": landmarker_identity(chosen), "preview": asdict(preview), "version": __version__,
     } | asdict(config)  # fmt: skip
     claim_folder(out, run)
     with only_writer(out), writable(out):
         folder = out / DRIVER if isinstance(drivers, VideoDriver) else Path(drivers)
         if isinstance(drivers, VideoDriver):
-            _prepare_video(drivers, folder, landmarker)
+            _prepare_video(drivers, identity, folder, landmarker)
         prepare_faces(
             sources, out / "faces", config.size, landmarker=landmarker, workers=workers, progress=bar("faces"),
             examination=examination,
@@ -209,40 +215,57 @@ def drive_faces(
         )  # fmt: skip
 
 
-def _held(names: Collection[str]) -> set[str]:
-    """Raise ConfigError for a name that nobody has: it would hold nobody out."""
-    for name in names:
-        if name.count("/") != 1 or not all(name.split("/")):
-            raise ConfigError(f"exclude_subjects: '{name}' is not DATABASE/SUBJECT; write for example casme2/sub01")
-    return set(names)
+def _refuse_faces(held: Collection[str], faces: Sequence[FaceSource], known: Collection[str]) -> None:
+    """``known``: whom the drivers have seen; nobody but these and those on faces can be meant by a name."""
+    seen = [(*one.seen, f"{one.database}/{one.subject}") for one in faces]
+    _refuse(held, seen, "the face of")
+    require_spelt(held, {*known, *(name for people in seen for name in people)})
 
 
-def _refuse(held: set[str], seen: Any, what: str) -> None:
+def _refuse(held: Collection[str], seen: Iterable[Sequence[str]], what: str) -> None:
     for people in seen:
-        if found := held & set(people):
+        if found := set(held) & set(people):
             name = min(found)
             raise LeakError(f"{what} {name}, who is held out (exclude_subjects); take clips and faces of others")
 
 
-def _checked(source: Manifest, held: set[str]) -> None:
-    """Refuse before anything is made what cannot drive."""
+def _checked(source: Manifest, held: Collection[str]) -> set[str]:
+    """Refuse before anything is made what cannot drive; whom the clips have seen."""
+    known: set[str] = set()
     if not len(source):
         raise ManifestError(f"{source.root} holds no clip to drive with")
     for row in source:
-        _refuse(held, [(*row.provenance.subjects_seen, row.subject_key)], f"clip {row.clip_id} has seen")
+        seen = (*row.provenance.subjects_seen, row.subject_key)
+        _refuse(held, [seen], f"clip {row.clip_id} has seen")
+        known.update(seen)
         if row.flow is None:
             raise ManifestError(
                 f"clip {row.clip_id} of {source.root} has no landmarks: it is not prepared; run `mesynth prepare` on "
                 "it and drive with the result"
             )
+        if row.frames is not None and (row.apex_index < 1 or row.n_frames < 3):
+            raise ManifestError(
+                f"clip {row.clip_id} of {source.root} has {row.n_frames} frames and its apex at {row.apex_index}; a "
+                "driver needs 3 frames and an apex after the onset: drive with a manifest without it"
+            )
+    for one in {row.database: row for row in source}.values():  # clips of a database were prepared alike
+        read_landmarks(source.root, one)
+    return known
 
 
-def _prepare_video(video: VideoDriver, out: Path, landmarker: str) -> None:
-    if (out / FILE_NAME).is_file():
-        return
-    run_stage(
-        out, [video], _VideoWorker(landmarker), config={"stage": "driver"} | asdict(video) | {"path": video.path.name}
-    )
+def _video_identity(video: VideoDriver, landmarker: str) -> dict[str, Any]:
+    """What the driver's motion depends on: the files of its frames by their content, not where they lie."""
+    root, names, fps = _frames_of(video)
+    files = dict.fromkeys(map(file_of, names[video.onset : video.offset + 1]))
+    return asdict(video) | {
+        "path": video.path.name, "fps": fps, "files": {name: file_sha256(root / name) for name in files},
+        "landmarker": landmarker_identity(resolve_landmarker(landmarker)),
+    }  # fmt: skip
+
+
+def _prepare_video(video: VideoDriver, identity: dict[str, Any], out: Path, landmarker: str) -> None:
+    if not (out / FILE_NAME).is_file():
+        run_stage(out, [video], _VideoWorker(landmarker), config={"stage": "driver"} | identity)
 
 
 def _frames_of(video: VideoDriver) -> tuple[Path, list[str], float]:
@@ -384,11 +407,6 @@ def read_driver(root: Path, row: Row, flow: str = "dis") -> Driver:
         profile = dataclasses.replace(profile, apex=float(np.clip(row.apex_index / (n - 1), 0.1, 0.9)))
         return of_flow(read_flow(root, row), points, profile.alpha(n), profile.apex_index(n), row.fps, aus)
     frames = read_frames(root, row)
-    if row.apex_index < 1 or len(frames) < 3:
-        raise MesynthError(
-            f"clip {row.clip_id} has {len(frames)} frames and its apex at {row.apex_index}; a driver needs 3 frames "
-            "and an apex after the onset"
-        )
     return measured(frames, points, row.apex_index, row.fps, aus, flow)
 
 
@@ -399,13 +417,13 @@ def forecast(
     from mesynth.corpus.faces import find_faces
 
     found: list[FaceSource] = find_faces(faces)
-    held, clips = _held(exclude_subjects), 1
-    _refuse(held, ((*s.seen, f"{s.database}/{s.subject}") for s in found), "the face of")
+    held, clips = held_out(exclude_subjects), 1
     if isinstance(drivers, VideoDriver):
         _refuse(held, [(drivers.subject,)], "the driver is")
         _frames_of(drivers)
+        known = {drivers.subject}
     else:
         source = Manifest.read(drivers)
-        _checked(source, held)
-        clips = len(source)
+        known, clips = _checked(source, held), len(source)
+    _refuse_faces(held, found, known)
     return f"{len(driven_pairs(clips, len(found), config.every))} clips of {clips} drivers on {len(found)} faces"

@@ -45,6 +45,7 @@ from mesynth.preprocess.landmarks import (
     pick_faces,
     resolve_landmarker,
 )
+from mesynth.preprocess.prepare import landmarker_identity
 from mesynth.store.manifest import FILE_NAME, Manifest, Provenance, Row
 from mesynth.store.run_folder import claim_folder, write_bytes
 from mesynth.store.shards import png_bytes, read_frames, read_landmarks
@@ -686,7 +687,7 @@ def prepare_faces(
     ``examination``: how they were chosen; it is written beside them.
     """
     chosen = face_landmarker(sources, landmarker)
-    config = {"faces": [s.identity for s in sources], "size": size, "landmarker": chosen}
+    config = {"faces": [s.identity for s in sources], "size": size, "landmarker": landmarker_identity(chosen)}
     if examination is not None and not (out / FILE_NAME).is_file():  # a finished folder is left as it is
         claim_folder(out, config)
         examination.write(out)

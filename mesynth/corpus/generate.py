@@ -47,6 +47,7 @@ from mesynth.motion.onset import Onset, OnsetError
 from mesynth.motion.prior import NAME, Face
 from mesynth.preprocess.config import LARGEST
 from mesynth.preprocess.face_quality import FaceLimits
+from mesynth.preprocess.prepare import landmarker_identity
 from mesynth.store.cluster import alone, do_once, engine, unfixed, writer
 from mesynth.store.manifest import Manifest, Provenance, Row, framing_meta
 from mesynth.store.run_folder import claim_folder, write_text
@@ -604,7 +605,7 @@ class FaceRun:
             **self.planned,
             "faces": [s.identity for s in self.sources],
             "preview": dataclasses.asdict(self.preview),
-            "landmarker": face_landmarker(self.sources, self.landmarker),
+            "landmarker": landmarker_identity(face_landmarker(self.sources, self.landmarker)),
             **({"frame": "full"} if self.size == WHOLE else {}),
             **({"frames": self.pictures} if self.pictures != PICTURES[0] else {}),
         }

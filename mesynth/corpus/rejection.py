@@ -18,7 +18,7 @@ import heapq
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ import pyarrow as pa
 from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, RunFolderError
 from mesynth.core.framing import KnownFraming
+from mesynth.core.process import one_thread
 from mesynth.corpus.faces import FaceSource
 from mesynth.corpus.filters import REJECTED_FILE, Checks, Failure, Limits, Rejection, rejected_csv, rejections
 from mesynth.corpus.flow_corpus import FlowRun
@@ -192,7 +193,7 @@ class _Sampler:
             assert isinstance(made, Produced)
             shown = _digest_of_checked(made)
             if shown != before:
-                with _one_thread():
+                with one_thread():  # a value near its limit must not change sides
                     failed = self._checks.failed(self._checks.measure(_MadeClip(made)))
             if not failed:
                 return replace(made, notes=asdict(_Outcome(number, failures)))
@@ -229,19 +230,6 @@ def _digest(*arrays: np.ndarray) -> str:
     for array in arrays:
         whole.update(np.ascontiguousarray(array).tobytes())
     return whole.hexdigest()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in the same order whatever the number of processes: a value near its limit must not change sides."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------- rounds

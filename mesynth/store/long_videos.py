@@ -216,7 +216,9 @@ def check_inside(intervals: Iterable[Marked], frames: dict[Key, int], source: st
     """Raise ManifestError for an interval of an unknown video, or one that ends after it."""
     for one in intervals:
         if one.key not in frames:
-            raise ManifestError(f"{source} marks frames of {'/'.join(one.key)}, which {VIDEOS} does not list; add it")
+            meant = [key[0] for key in frames if key[1:] == one.key[1:]]
+            way = f"write {' or '.join(meant)} into its column database" if meant else "correct or add it"
+            raise ManifestError(f"{source} marks frames of {'/'.join(one.key)}, which {VIDEOS} does not list; {way}")
         if one.offset >= frames[one.key]:
             raise ManifestError(
                 f"{source}: interval {one.onset} to {one.offset} ends after the last frame, {frames[one.key] - 1}, of "

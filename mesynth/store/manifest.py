@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
@@ -612,3 +613,36 @@ def _row(record: dict[str, Any]) -> Row:
     spans: dict[str, Any] = {name: Span(**record[name]) if record[name] else None for name in ("frames", "flow")}
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
     return Row(**(plain | spans | {"provenance": Provenance(**provenance)}))
+
+
+# ---------------------------------------------------------------- who is held out
+
+
+def held_out(subjects: str | Collection[str]) -> frozenset[str]:
+    """``exclude_subjects`` as given. Raises ConfigError for one that is no ``database/subject``."""
+    given = (subjects,) if isinstance(subjects, str) else tuple(map(str, subjects))
+    for name in given:
+        database, slash, person = name.partition("/")
+        if not (database and slash and person):
+            raise ConfigError(f"exclude_subjects: '{name}' is no subject; write database/subject, such as casme2/sub01")
+    return frozenset(given)
+
+
+def _plain(subject: str) -> tuple[str, str]:
+    """What two spellings of one subject have in common."""
+    database, _, person = subject.casefold().partition("/")
+    digits = re.sub(r"\D", "", person)
+    return database, digits.lstrip("0") or person if digits else person
+
+
+def require_spelt(excluded: Collection[str], known: Collection[str]) -> None:
+    """A subject that is nowhere excludes nobody, which is right for another database's, and a leak for a misspelt.
+
+    >>> require_spelt(["casme2/sub1"], ["casme2/sub01"])
+    Traceback (most recent call last):
+    mesynth.core.errors.ConfigError: exclude_subjects: no clip has 'casme2/sub1'; is 'casme2/sub01' meant?
+    """
+    near = {_plain(name): name for name in sorted(known)}
+    for name in sorted(set(excluded) - set(known)):
+        if meant := near.get(_plain(name)):
+            raise ConfigError(f"exclude_subjects: no clip has '{name}'; is '{meant}' meant?")

@@ -5,8 +5,9 @@
 
 ``--render`` makes what it needs in FOLDER (and takes up what is there): two databases of four people each, macro-expressions
 of four others, and their early parts (``mesynth prepare --early``, ``--share``). Each ``--gap`` is one column, in which the
-second database differs from the first in that one thing (:data:`GAPS`), its people aside; ``+`` joins several. ``--data``
-takes prepared databases as they are.
+second database differs from the first in that one thing (:data:`GAPS`), its people aside; ``+`` joins several. ``h264``
+sends each clip's frames, with the margins before its onset and after its offset, through a lossy H.264 video before they
+are stored and prepared as the first database's are. ``--data`` takes prepared databases as they are.
 
 Every row is the mean over seeds of UF1 over all folds, its change against the row without transfer, and the 95 %
 interval of that change by a bootstrap over subjects, the same subjects for both. Rows that learn from test clips without
@@ -16,20 +17,25 @@ labels say "transductive".
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
 import mesynth
 from mesynth.core.seeds import stream
+from mesynth.corpus import previews
 from mesynth.datasets import rendered
 from mesynth.head import Subject
 from mesynth.motion.fields import draw_rig
+from mesynth.store.videos import listing, read_pictures
 from recognizer.config import RunConfig, load_config
 from recognizer.data import FlowSet
 from recognizer.results import LosoResult
@@ -69,6 +75,9 @@ class Gap:
     fps: float = 60.0
     quality: int = 95
     """Of its JPEG files."""
+    crf: int | None = None
+    """Its frames went through H.264 at this constant rate factor (4:2:0, preset medium, B-frames, every 250th frame at
+    the latest coded by itself; x264 takes 23 unless it is told, 51 is the worst)."""
     rigs: bool = False
     """Each of its people has muscles that pull by a rig of their own, drawn around the known ones."""
     noise: float = 0.0
@@ -77,8 +86,8 @@ class Gap:
 
 
 GAPS: dict[str, dict[str, float | bool]] = {
-    "none": {}, "size": {"size": 64}, "rate": {"fps": 25.0}, "jpeg": {"quality": 15}, "rigs": {"rigs": True},
-    "flow": {"noise": 0.3, "weak": 0.5},
+    "none": {}, "size": {"size": 64}, "rate": {"fps": 25.0}, "jpeg": {"quality": 15}, "h264": {"crf": 33},
+    "rigs": {"rigs": True}, "flow": {"noise": 0.3, "weak": 0.5},
 }  # fmt: skip
 
 
@@ -97,13 +106,51 @@ def _own_rig(seed: int, size: int) -> Subject:
     return Subject(seed, size=size, supersample=2, basis=draw_rig(stream(seed, "bench-rig")))
 
 
+@contextmanager
+def _coding(crf: int) -> Iterator[None]:
+    """The mp4 of a preview as a camera's: coded coarsely, with B-frames, and a frame by itself now and then."""
+    options = previews._OPTIONS["libx264"] | {"crf": str(crf), "bf": "3"}
+    with patch.dict(previews._OPTIONS, libx264=options), patch.object(previews, "_PER_KEY", 250):
+        yield
+
+
+def through_h264(frames: np.ndarray, crf: int, fps: float = 25.0) -> np.ndarray:
+    """[T,H,W,3] uint8 RGB, even sides, as they come out of an H.264 video. Raises ConfigError without an encoder."""
+    with tempfile.TemporaryDirectory() as name, _coding(crf):
+        file = Path(name) / "clip.mp4"
+        file.write_bytes(previews.video_bytes(frames, "mp4", fps))
+        return np.stack(list(read_pictures(file.parent, list(listing(file).values()))))
+
+
+@dataclass(frozen=True)
+class _Filmed:
+    """A subject whose clips are seen through a video."""
+
+    subject: Subject
+    crf: int
+    fps: float
+
+    def render(self, *args: Any, **options: Any) -> np.ndarray:
+        return through_h264(self.subject.render(*args, **options), self.crf, self.fps)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.subject, name)
+
+
 def _rendered(
     folder: Path, name: str, gap: Gap, seed: int, clips: int, macro: bool = False, share: float = 1.0
 ) -> Path:
     """A database of ``gap``, rendered and prepared once."""
     root, out = folder / name.partition("-early")[0], folder / f"{name}-prepared"
-    subject = _own_rig if gap.rigs else rendered._subject
-    with patch.object(rendered, "_subject", subject), patch.object(rendered, "_JPEG_QUALITY", gap.quality):
+    plain: Any = _own_rig if gap.rigs else rendered._subject
+
+    def subject(seed: int, size: int) -> Any:
+        one = plain(seed, size)
+        return one if gap.crf is None else _Filmed(one, gap.crf, gap.fps)
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(rendered, "_subject", subject))
+        patches.enter_context(patch.object(rendered, "_JPEG_QUALITY", gap.quality))
         mesynth.render(root, subjects=4, clips=clips, size=gap.size, fps=gap.fps, seed=seed, macro=macro)
     mesynth.prepare("casme2", root, out, size=64, keep_frames=False, early=share)
     return out
@@ -114,9 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", nargs="+", default=[], help="prepared databases, or a composite")
     parser.add_argument("--render", type=Path, help="folder to render databases in")
-    parser.add_argument(
-        "--gap", action="append", default=[], help="of --render: none, size, rate, jpeg, rigs, flow, a+b"
-    )
+    parser.add_argument("--gap", action="append", default=[], help=f"of --render: {', '.join(GAPS)}, a+b")
     parser.add_argument("--macro", nargs="*", default=[], help="clips to transfer from")
     parser.add_argument("--early", nargs="*", default=[], help="the same, prepared with --early")
     parser.add_argument("--share", type=float, default=0.3, help="of --render: where early parts end")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.shards import read_flow, read_frames
 from mesynth.store.stage import Produced, run_stage
 from recognizer.protocol import Fold, check_maker
+from tests.builders import tree_bytes
+from tests.recognizer.recordings import write_frames
+from tests.stopped import check_stop, whole_run
 
 SIZE = 96
 NONE = np.zeros((len(facs.AU_CODES), 2), np.float32)
@@ -117,6 +123,7 @@ def test_head_motion_and_blinks_are_not_carried() -> None:
         lambda: DriveConfig(intensity=-1),
         lambda: DriveConfig(flow="magic"),
         lambda: DriveConfig(size=8),
+        lambda: DriveConfig(seed=-1),
         lambda: VideoDriver(path=Path("v"), onset=5, apex=5, offset=9, subject="a/b", licence="x"),
         lambda: VideoDriver(path=Path("v"), onset=0, apex=2, offset=3, subject="anna", licence="x"),
         lambda: VideoDriver(path=Path("v"), onset=0, apex=2, offset=3, subject="a/b", licence=" "),
@@ -244,8 +251,14 @@ def test_command_line(prepared: Path, people: Path, tmp_path: Path) -> None:
         (("--driver", str(prepared), "--noise", "nan"), "noise=nan"),
         (("--driver", str(prepared), "--noise", "inf"), "noise=inf"),
         (("--driver", str(prepared), "--preview", "-1"), "preview=-1"),
-        (("--driver", str(prepared), "--exclude-subjects", "s4"), "'s4' is not DATABASE/SUBJECT"),
-        (("--driver", str(prepared), "--exclude-subjects", "db/s4,s1", "--dry-run"), "'s1' is not DATABASE/SUBJECT"),
+        (("--driver", str(prepared), "--exclude-subjects", "s4"), "'s4' is no subject; write database/subject"),
+        (("--driver", str(prepared), "--exclude-subjects", "db/s04"), "no clip has 'db/s04'; is 'db/s4' meant?"),
+        (("--driver", str(prepared), "--exclude-subjects", "people/P2"), "is 'people/p2' meant?"),
+        (("--driver", str(prepared), "--exclude-subjects", "db/04", "--dry-run"), "is 'db/s4' meant?"),
+        (
+            ("--driver", str(prepared), "--exclude-subjects", "db/s4,s1", "--dry-run"),
+            "'s1' is no subject; write database/subject",
+        ),
         (("--driver", str(none), "--interval", "0,1,2", "--driver-subject", "a/b", "--fps", "30"), "holds no frames"),
     ]:
         failed = run(*words)
@@ -255,13 +268,17 @@ def test_command_line(prepared: Path, people: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
 
-def test_a_video_drives(people: Path, tmp_path: Path) -> None:
-    from tests.recognizer.recordings import write_frames
-
-    frames, points, _ = _clip(1, "12=0.8", 9)
-    folder = write_frames(tmp_path / "shown", frames)
+def _shown(folder: Path, seed: int = 1) -> Path:
+    """Frames of a driver in ``folder``/shown, and the landmarks of its onset beside them."""
+    frames, points, _ = _clip(seed, "12=0.8", 9)
     named: dict[str, Any] = {"img2.png": points}
-    np.savez(tmp_path / "points.npz", **named)
+    out = write_frames(folder / "shown", frames)
+    np.savez(folder / "points.npz", **named)
+    return out
+
+
+def test_a_video_drives(people: Path, tmp_path: Path) -> None:
+    folder = _shown(tmp_path)
     video = VideoDriver(path=folder, onset=1, apex=4, offset=8, subject="own/anna", licence="hers", fps=60.0)
     config = DriveConfig(flow="dis", size=64)
     kwargs: dict[str, Any] = {"landmarker": str(tmp_path / "points.npz"), "preview": Preview(count=0)}
@@ -287,3 +304,120 @@ def test_unprepared_clips_do_not_drive(people: Path, tmp_path: Path) -> None:
     run_stage(tmp_path / "bare", [0], bare, config={})
     with pytest.raises(ManifestError, match="not prepared"):
         drive_faces(tmp_path / "bare", people, tmp_path / "driven")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"apex_index": 0, "apex": 0}, "7 frames and its apex at 0"),
+        ({"n_frames": 2, "apex_index": 1}, "2 frames and its apex at 1"),
+    ],
+)
+def test_a_clip_that_does_not_rise_is_refused_before_the_work(
+    prepared: Path, people: Path, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    shutil.copytree(prepared, tmp_path / "some")
+    first, *rest = Manifest.read(prepared)
+    Manifest.from_rows([*rest, replace(first, **changes)], tmp_path / "some").write(tmp_path / "some")
+    with pytest.raises(ManifestError, match=f"db/s1/c/0 .* has {says}"):
+        drive_faces(tmp_path / "some", people, tmp_path / "driven")
+    assert not (tmp_path / "driven").exists()
+
+
+def test_flow_without_landmarks_is_refused_before_the_work(people: Path, tmp_path: Path) -> None:
+    def flow_image(_: int) -> Produced:
+        return replace(_Prepared()(4), landmarks=None)
+
+    run_stage(tmp_path / "images", [0], flow_image, config={})
+    with pytest.raises(ManifestError, match=r"db/s4/c/0 has no landmarks\.npy"):
+        drive_faces(tmp_path / "images", people, tmp_path / "driven")
+    assert not (tmp_path / "driven").exists()
+
+
+# ---------------------------------------------------------------- stopped, and asked for again
+
+
+@pytest.fixture(scope="module")
+def requests(prepared: Path, people: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Words of a command for each kind of driver: clips in two shards, and frames of a video."""
+    folder = tmp_path_factory.mktemp("requests")
+    shutil.copytree(prepared, folder / "five")
+    rows = [replace(row, clip_id=f"{row.clip_id}{i}") for i in range(3) for row in Manifest.read(prepared)][:5]
+    Manifest.from_rows(rows, folder / "five").write(folder / "five")
+    common = ["drive", "--faces", people, "--size", "64", "--preview", "1", "--driver"]
+    video = [_shown(folder), "--interval", "1,4,8", "--driver-subject", "own/anna", "--fps", "60"]
+    return {
+        "clips": [*common, folder / "five"],
+        "video": [*common, *video, "--landmarker", folder / "points.npz"],
+    }  # fmt: skip
+
+
+def _drive(words: list[Any], out: Path) -> Any:
+    return CliRunner().invoke(main, [*map(str, words), "--out", str(out)])
+
+
+@pytest.fixture(scope="module")
+def whole(
+    requests: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, tuple[int, dict[str, bytes]]]]:
+    """Of each request the folder of a run that nobody stopped, and what is in it."""
+    made: dict[str, tuple[Path, tuple[int, dict[str, bytes]]]] = {}
+    for name, words in requests.items():
+        out = tmp_path_factory.mktemp("whole") / "driven"
+        made[name] = out, whole_run(out, partial(_drive, words, out))
+        assert "manifest.parquet" in made[name][1][1]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "share"),
+    [
+        ("clips", signal.SIGINT, 0.4), ("clips", signal.SIGKILL, 0.7), ("clips", signal.SIGKILL, 1.0),
+        pytest.param("clips", signal.SIGKILL, 0.0, marks=pytest.mark.slow), ("video", signal.SIGKILL, 0.5),
+        pytest.param("video", signal.SIGINT, 0.1, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_stopped_in_the_middle_then_resumed(
+    requests: dict[str, list[Any]], whole: dict[str, Any], tmp_path: Path, kind: str, how: signal.Signals, share: float
+) -> None:
+    out, words = tmp_path / "driven", requests[kind]
+    command = ["mesynth", *words, "--out", out]
+    check_stop(how, share, whole[kind][1], out, command, lambda: _drive(words, out), "manifest.parquet")
+
+
+def test_a_finished_request_does_nothing_and_another_is_refused(
+    requests: dict[str, list[Any]], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whatever the result depends on makes another request, and nothing else does: where things lie, processes."""
+    elsewhere, edited = tmp_path / "elsewhere", tmp_path / "edited"
+    for name in ("shown", "points.npz", "five"):
+        place = next(Path(word) for words in requests.values() for word in words if Path(str(word)).name == name)
+        for folder in (elsewhere, edited):
+            folder.mkdir(exist_ok=True)
+            if place.is_dir():
+                shutil.copytree(place, folder / name)
+            else:
+                shutil.copy(place, folder / name)
+    frames = _clip(3, "12=0.8", 9)[0]
+    shutil.rmtree(edited / "shown")
+    write_frames(edited / "shown", frames)
+    moved = {
+        kind: [elsewhere / word.name if isinstance(word, Path) and word.name != "people" else word for word in words]
+        for kind, words in requests.items()
+    }
+    for kind, words in moved.items():
+        out, (_, before) = whole[kind]
+        assert _drive([*words, "--workers", "2"], out).exit_code == 0
+        assert tree_bytes(out) == before
+    moved_points = dict(np.load(elsewhere / "points.npz"))
+    np.savez(edited / "points.npz", **{name: points + 1 for name, points in moved_points.items()})
+    for kind, changes in [
+        ("clips", ["--intensity", "0.5"]), ("clips", ["--every", "--seed", "1"]), ("clips", ["--size", "96"]),
+        ("clips", ["--preview", "0"]), ("video", ["--interval", "1,5,8"]), ("video", ["--driver", edited / "shown"]),
+        ("video", ["--landmarker", edited / "points.npz"]), ("video", ["--driver-licence", "hers"]),
+    ]:  # fmt: skip
+        out, (_, before) = whole[kind]
+        told = _drive([*requests[kind], *changes], out)
+        assert (told.exit_code, len(told.output.splitlines())) == (2, 1), (changes, told.output)
+        assert "holds another run" in told.output
+        assert tree_bytes(out) == before

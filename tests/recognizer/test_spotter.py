@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from recognizer.spotter import (
     train_on,
     unit_range,
 )
+from tests.builders import tree_bytes
+from tests.stopped import check_stop, whole_run
 
 pytestmark = pytest.mark.usefixtures("flows_once")
 
@@ -180,7 +184,9 @@ def test_faulty_spotters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"expression": "mini"}, {"labels": "soft"}, {"half_s": -1}, {"epochs": 0}, {"batch": 0}, {"learning_rate": 2},
+        {"expression": "mini"}, {"flow": "magic"}, {"labels": "soft"}, {"half_s": -1}, {"epochs": 0},
+        {"epochs": 1.5}, {"seed": -1},
+        {"batch": 0}, {"learning_rate": 2},
         {"peak": 1},
     ],
 )  # fmt: skip
@@ -272,7 +278,6 @@ def test_a_saved_spotter_refuses_whom_it_knows(long: Path, tmp_path: Path, monke
     shown = [_toy(i, [(m.onset, m.offset) for m in videos.of(v)], v.frames - 5) for i, v in enumerate(videos.videos)]
 
     def observed(*_: Any) -> list[Observation]:
-        (tmp_path / "spotter/flow").mkdir()
         return shown
 
     with monkeypatch.context() as toys:
@@ -299,6 +304,8 @@ def test_a_saved_spotter_refuses_whom_it_knows(long: Path, tmp_path: Path, monke
         (["--spotter", "nowhere"], "no spotter in nowhere"),
         (["--train"], "one kind"),
         (["--method", "softnet", "--epochs", "0"], "epochs=0"),
+        (["--method", "softnet"], "marks no macro-expression"),
+        (["--train", "--expression", "macro"], "marks no macro-expression"),
         (["--landmarker", "none.npz"], "none.npz"),
     ],
 )  # fmt: skip
@@ -322,3 +329,130 @@ def test_one_person_and_wrong_rows(long: Path, tmp_path: Path) -> None:
     (tmp_path / "intervals.csv").write_bytes(intervals_csv(whole.intervals))
     with pytest.raises(ManifestError, match="does not list"):
         LongVideos.read(tmp_path)
+
+
+def test_who_is_tested_leaves_somebody_to_learn_from(long: Path, tmp_path: Path) -> None:
+    """One person's expressions alone are refused before any flow; a spotter that is saved may learn from them."""
+    videos = LongVideos.read(long)
+    mine = replace(videos, root=tmp_path, intervals=videos.of(videos.videos[0]))
+    mine = replace(mine, videos=tuple(replace(v, path=str(videos.place(v).resolve())) for v in videos.videos))
+    for name, data in mine.tables().items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=r"marks micro-expressions of rendered-long-0/sub01 alone"):
+        run_spotting(tmp_path, tmp_path / "out", SpotRun(method="softnet", expressions=("micro",)))
+    assert not (tmp_path / "out").exists()
+    module._require_marks(mine, ["micro"], apart=False)
+
+
+# ---------------------------------------------------------------- stopped, and asked for again
+
+
+_SOFTNET = ["--expression", "micro", "--flow", "dis", "--epochs", "1"]
+REQUESTS: dict[str, tuple[list[str], str]] = {
+    "movement": ([], "scores.json"),
+    "softnet": (["--method", "softnet", *_SOFTNET], "scores.json"),
+    "train": (["--train", *_SOFTNET], "spotter.json"),
+    "given": (["--predictions", "found.csv", "--recognizer", "shipped"], "scores.json"),
+}
+"""Words of a command, and the file that ends its run."""
+
+
+def _spot(long: Path, words: list[Any], out: Path) -> Any:
+    return CliRunner().invoke(main, ["spot", str(long), *map(str, words), "--out", str(out)])
+
+
+@pytest.fixture(scope="module")
+def requests(long: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    found = tmp_path_factory.mktemp("found") / "found.csv"
+    found.write_bytes(intervals_csv([replace(one, emotion="") for one in LongVideos.read(long).intervals]))
+    return {kind: [str(found) if w == "found.csv" else w for w in words] for kind, (words, _) in REQUESTS.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(
+    long: Path, requests: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, tuple[int, dict[str, bytes]]]]:
+    """Of each request the folder of a run that nobody stopped, and what is in it."""
+    made: dict[str, tuple[Path, tuple[int, dict[str, bytes]]]] = {}
+    for kind, words in requests.items():
+        out = tmp_path_factory.mktemp("whole") / "run"
+        made[kind] = out, whole_run(out, partial(_spot, long, words, out))
+        assert REQUESTS[kind][1] in made[kind][1][1]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "share"),
+    [
+        ("movement", signal.SIGINT, 0.2), ("softnet", signal.SIGKILL, 0.5), ("train", signal.SIGKILL, 1.0),
+        ("train", signal.SIGINT, 0.5), ("given", signal.SIGKILL, 0.5),
+        pytest.param("movement", signal.SIGKILL, 1.0, marks=pytest.mark.slow),
+        pytest.param("softnet", signal.SIGINT, 0.2, marks=pytest.mark.slow),
+        pytest.param("train", signal.SIGKILL, 0.5, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_stopped_in_the_middle_then_resumed(
+    long: Path, requests: dict[str, list[str]], whole: dict[str, Any], tmp_path: Path, kind: str, how: signal.Signals,
+    share: float,
+) -> None:  # fmt: skip
+    out, words = tmp_path / "run", requests[kind]
+    command = ["recognizer", "spot", long, *words, "--out", out]
+    check_stop(how, share, whole[kind][1], out, command, lambda: _spot(long, words, out), REQUESTS[kind][1])
+
+
+def test_a_finished_request_does_nothing_and_another_is_refused(
+    long: Path, requests: dict[str, list[str]], whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, edited, given = tmp_path / "elsewhere", tmp_path / "edited", tmp_path / "given.csv"
+    for folder in (elsewhere, edited):
+        shutil.copytree(long, folder)
+    picture = next(iter(sorted(edited.rglob("*.png")) or sorted(edited.rglob("*.jpg"))))
+    picture.write_bytes(picture.read_bytes() + b"0")
+    given.write_text("subject,video,onset,offset\n")
+    with monkeypatch.context() as nothing:
+        for name in ("observe", "moved_in", "fit_spotter", "classify"):
+            nothing.setattr(module, name, None)
+        for kind, words in requests.items():
+            out, (_, before) = whole[kind]
+            again = _spot(elsewhere, words, out)
+            assert again.exit_code == 0, again.output
+            assert tree_bytes(out) == before
+    for kind, videos, changes in [
+        ("movement", long, ["--iou", "0.4"]), ("movement", edited, []), ("movement", long, ["--expression", "micro"]),
+        ("softnet", long, ["--seed", "1"]), ("train", long, ["--epochs", "2"]), ("train", edited, []),
+        ("given", long, ["--predictions", given]),
+    ]:  # fmt: skip
+        out, (_, before) = whole[kind]
+        told = _spot(videos, [*requests[kind], *changes], out)
+        assert (told.exit_code, len(told.stderr.splitlines())) == (2, 1), (kind, changes, told.output)
+        assert "holds another run" in told.stderr
+        assert tree_bytes(out) == before
+
+
+def test_progress_counts_frames_and_begins_where_a_stopped_run_ended(long: Path, tmp_path: Path) -> None:
+    """Each step speaks before its first piece, never goes back and ends with all of it."""
+    told: dict[str, list[tuple[float, float]]] = {}
+
+    def progress(step: str, done: float, total: float) -> None:
+        told.setdefault(step, []).append((done, total))
+
+    frames = sum(video.frames for video in LongVideos.read(long).videos)
+    config = SpotterConfig(flow="dis", epochs=2)
+    run_spotting(long, tmp_path / "run", SpotRun(method="softnet", expressions=("micro",), config=config), progress)
+    totals = {"look at videos": 2, "flow, micro": frames, "people, micro": 2}
+    assert told.keys() == totals.keys()
+    for step, total in totals.items():
+        done = [done for done, _ in told[step]]
+        assert {t for _, t in told[step]} == {total}
+        assert (done[0], done[-1]) == (0, total)
+        assert done == sorted(done)
+        assert len(set(done)) > (4 if step != "look at videos" else 2)
+    first = LongVideos.read(long).videos[0]
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "00000-movement.csv").write_bytes(intervals_csv([]))
+    told.clear()
+    videos = LongVideos.read(long)
+    module._moved(videos, module._opened(videos, None), module._detector(videos, "auto")[1], kept, progress)
+    assert told["spotting"][0] == (first.frames, frames)
+    assert told["spotting"][-1] == (frames, frames)

@@ -177,8 +177,10 @@ def test_videos_that_cannot_be(tmp_path: Path) -> None:
         LongVideos(root=tmp_path, videos=(V, V), intervals=())
     with pytest.raises(ManifestError, match="after the last frame, 999"):
         LongVideos(root=tmp_path, videos=(V,), intervals=(mark(990, 1000),))
-    with pytest.raises(ManifestError, match="does not list"):
+    with pytest.raises(ManifestError, match="does not list; correct or add it"):
         LongVideos(root=tmp_path, videos=(), intervals=(mark(0, 3),))
+    with pytest.raises(ManifestError, match="does not list; write other into its column database"):
+        LongVideos(root=tmp_path, videos=(dataclasses.replace(V, database="other"),), intervals=(mark(0, 3),))
     (tmp_path / "videos.csv").write_text("subject,video,path,fps,frames\n1,a,a.avi,0,10\n")
     (tmp_path / "intervals.csv").write_bytes(intervals_csv([]))
     with pytest.raises(ManifestError, match="fps=0"):

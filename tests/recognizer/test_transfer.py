@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import mesynth
 from mesynth.core.errors import ConfigError, LeakError, ManifestError
+from mesynth.datasets import rendered
 from mesynth.store.manifest import EARLY, Manifest
 from recognizer import transfer
 from recognizer.config import AblationConfig, RunConfig, config_hash, load_config
@@ -25,6 +28,7 @@ from recognizer.sources import early_notes, flow_notes
 from recognizer.trained import train as train_all
 from recognizer.training import LossConfig, Stage, TrainConfig, train
 from recognizer.transfer import ORDERS, TransferConfig
+from tests.bench import bench_transfer
 from tests.recognizer.test_networks import task_of
 from tests.recognizer.test_protocol import saw
 from tests.recognizer.zoo import small
@@ -594,3 +598,43 @@ def test_tgsr_runs_across_databases(sets: dict[str, FlowSet]) -> None:
 def test_tgsr_mistakes(values: dict[str, object], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         tgsr.TgsrConfig(**values)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- gaps of the bench
+
+
+def test_gaps_are_made_of_what_their_names_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def render(_: Path, *, size: int, fps: float, **__: object) -> None:
+        frames = rendered._subject(1, size).render(np.zeros((3, 25, 2), np.float32), noise_seed=0)
+        seen.append((size, fps, rendered._JPEG_QUALITY, frames))
+
+    monkeypatch.setattr(mesynth, "render", render)
+    monkeypatch.setattr(mesynth, "prepare", lambda *_, **__: None)
+    for name in ("none", "h264", "h264+size", "jpeg+rate"):
+        bench_transfer._rendered(tmp_path, f"far-{name}", bench_transfer.gap_of(name), 2, 9)
+    plain, coded, small_, jpeg = seen
+    assert (plain[:3], coded[:3]) == ((96, 60.0, 95), (96, 60.0, 95))
+    assert (small_[:3], jpeg[:3]) == ((64, 60.0, 95), (96, 25.0, 15))
+    assert np.array_equal(plain[3], jpeg[3])
+    error = np.abs(plain[3].astype(float) - coded[3])
+    assert 0.5 < error.mean() < 12
+    with pytest.raises(ValueError, match="'mpeg' is unknown; choose from none, size, rate, jpeg, h264"):
+        bench_transfer.gap_of("size+mpeg")
+
+
+def test_frames_through_h264_stay_in_their_order_and_lose_with_the_rate_factor() -> None:
+    """A square that goes a pixel further in each frame, over a texture."""
+    texture = np.random.default_rng(0).integers(60, 120, (64, 64, 3), dtype=np.uint8)
+    frames = np.repeat(texture[None], 20, 0)
+    for t, frame in enumerate(frames):
+        frame[20:40, 10 + 2 * t : 20 + 2 * t] = 230
+    errors = []
+    for crf in (12, 33, 45):
+        out = bench_transfer.through_h264(frames, crf)
+        assert (out.shape, out.dtype) == (frames.shape, np.uint8)
+        apart_ = np.abs(out[:, None].astype(int) - frames[None]).mean((2, 3, 4))
+        assert apart_.argmin(1).tolist() == list(range(20))
+        errors.append(apart_.diagonal().mean())
+    assert 0 < errors[0] < errors[1] < errors[2]

@@ -372,6 +372,7 @@ def test_a_view_that_is_not_there_is_one_line_with_the_option_that_makes_it(tmp_
     assert "clip db/00/real000/0" in text
     assert f"no view '{name}'" in text
     assert f"--inputs {name}" in text
+    assert "of a corpus" not in text  # which has no frames to make it from
 
 
 @pytest.mark.parametrize("name", ["flows", "landmarks"])
@@ -382,7 +383,7 @@ def test_flow_is_not_estimated_on_reading(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["apex", "frames"])
 def test_frames_that_are_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ManifestError, match="has no frames in this manifest"):
+    with pytest.raises(ManifestError, match=r"clip db/00/real000/0 in .* has no frames; .* without --no-frames"):
         first(write(tmp_path / "bare", [clip(0)], lacking=("frames",)), name)
 
 
