@@ -467,10 +467,17 @@ def _mouth(
 
 
 @njit(cache=True, nogil=True)
+def _follows(s: float) -> float:
+    """Share of a corner's way that what is behind the lips goes along. Teeth do not move, and the middle does not; but
+    where a mouth widens, what its corners hid are more teeth, not the dark that was seen beside the last."""
+    return _step((abs(s) - 0.35) / 0.65)
+
+
+@njit(cache=True, nogil=True)
 def _lips(
     image: np.ndarray, above: np.ndarray, below: np.ndarray, most: float, head: np.ndarray, frame: np.ndarray,
     edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
-    colours: np.ndarray, inset: int, out: np.ndarray, share: np.ndarray,
+    colours: np.ndarray, corners: np.ndarray, inset: int, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
     """Both lips over the mouth, into ``out`` [H-2I,W-2I,3], which shows the skin inside the ``inset`` I, and shares
     [4,H,W] unless they are empty.
@@ -478,7 +485,8 @@ def _lips(
     ``image``: planes, as ``own``, of the photo's mouth carried on and (the fourth) how much of it counts, at ``place``
     (y, x). ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of
     their slopes. ``rim`` [h,w]: where the mouth shows itself at rest, or empty: a closed mouth. ``moved``: drop of the
-    jaw, widest gap, IOD. ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark.
+    jaw, widest gap, IOD. ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark. ``corners`` [2,2]: how
+    far the corners went, which the outer parts of the mouth's own pixels follow.
     """
     height, width = above.shape[:2]
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
@@ -525,13 +533,15 @@ def _lips(
                     colours[1], colours[2], inner,
                 )  # fmt: skip
                 if own.size:
-                    i = _clamp(int(np.floor(qx - place[1] + 0.5)), rim.shape[1] - 1)
-                    j = _clamp(int(np.floor(qy - place[0] + 0.5)), rim.shape[0] - 1)
-                    seen[0], seen[1], seen[2] = _colour(own, qx - place[1], qy - place[0])
+                    k, follows = int(s > 0), _follows(s)
+                    ox, oy = qx - follows * corners[k, 0], qy - follows * corners[k, 1]
+                    i = _clamp(int(np.floor(ox - place[1] + 0.5)), rim.shape[1] - 1)
+                    j = _clamp(int(np.floor(oy - place[0] + 0.5)), rim.shape[0] - 1)
+                    seen[0], seen[1], seen[2] = _colour(own, ox - place[1], oy - place[0])
                     for c in range(3):
                         inner[c] += own[3, j + PAD, i + PAD] * (seen[c] - inner[c])
                     if rim[j, i] and stay > 0:
-                        seen[0], seen[1], seen[2] = _colour(image, qx, qy)
+                        seen[0], seen[1], seen[2] = _colour(image, ox, oy)
                         for c in range(3):
                             inner[c] += stay * (seen[c] - inner[c])
             for c in range(3):
@@ -606,7 +616,7 @@ def _lids(
                     for c in range(3):
                         one[c] = (one[c] + hang_on * (extra[c] - one[c])) * seam
             if shut > 0 and a < 1:
-                fx, fy = qx + (du + 1.6 * below) * frame[3] - box[2], qy - (du + 1.6 * below) * frame[2] - box[0]
+                fx, fy = qx + (du + 2.0 * below) * frame[3] - box[2], qy - (du + 2.0 * below) * frame[2] - box[0]
                 ix, iy = int(np.floor(fx)), int(np.floor(fy))
                 ax, ay = fx - ix, fy - iy
                 x0, x1 = _clamp(ix, lash.shape[1] - 1), _clamp(ix + 1, lash.shape[1] - 1)
@@ -618,6 +628,10 @@ def _lids(
             two[:] = 0
             if b > 0:
                 two[0], two[1], two[2] = _colour(image, lx, ly)
+                if shut > 0 and abs(sl) > 0.8:
+                    extra[0], extra[1], extra[2] = _colour(bare, lx - box[2], ly - box[0])
+                    for c in range(3):
+                        two[c] += hang_on * (extra[c] - two[c])
             inner[:] = 0
             if hole > 0:
                 inner[0], inner[1], inner[2] = _colour(ball, qx - box[2], qy - box[0])
@@ -735,6 +749,12 @@ def _carried_out(image: np.ndarray, inside: np.ndarray, blur: float) -> tuple[np
     out = colour[label]
     out = out + _smooth(away / (2 * blur))[..., None] * (_soften(out, max(blur, 0.5)) - out)
     return np.where(inside[..., None], image, out).astype(np.float32), away
+
+
+def _closed(grey: np.ndarray, hole: np.ndarray, radius: float) -> np.ndarray:
+    """Morphological closing of ``grey`` [h,w], to which ``hole`` [h,w] bool neither gives nor takes."""
+    wide = cv2.dilate(np.where(hole, 0, grey), _disc(radius))
+    return np.where(hole, grey, cv2.erode(np.where(hole, 255, wide), _disc(radius)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -1010,20 +1030,29 @@ class Layers:
         rim = np.clip(1.5 - above, 0, 1) * np.clip(_at(low, s) + 1.5 - v, 0, 1) * _smooth((1.06 - np.abs(s)) / 0.06)
         inside = (np.abs(s) < 0.93) & (above < -0.034 * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
         ball = self._ball(part, grid, inside, slit, up, low)
-        # Lashes are thin dark lines over the lid: a closing removes them, the ratio keeps them.
+        # Lashes are thin dark lines over the lid: a closing of the skin removes them, the ratio keeps them. Towards the
+        # outer corner they lie in a tuft, and on make-up: what would be drawn out over the lid there is wider.
         grey = part.mean(-1)
-        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _disc(0.035 * iod))
+        outer = s if corners[0] == 42 else -s
+        seen = (np.abs(s) < 1) & (above < -0.006 * iod) & (v < _at(low, s) + 0.012 * iod)
+        wider = _smooth((outer - 0.2) / 0.4) * _smooth((0.16 * iod - np.abs(above)) / (0.06 * iod))
+        closed = _closed(grey, seen, 0.035 * iod)
+        closed = closed + wider * (_closed(grey, seen, 0.11 * iod) - closed)
         gain = np.minimum(closed / np.maximum(grey, 8), 3)
         # Of the ratio on luminance alone dark lashes would turn orange: their colour is that of the skin beside them.
-        plain = np.clip(1.25 - gain, 0.02, 0.25)
+        plain = np.where(seen, 1e-3, np.clip(1.25 - gain, 0.02, 0.25))
         beside = _soften(part * plain[..., None], 0.05 * iod) / _soften(plain, 0.05 * iod)[..., None]
         tinted = beside * (closed / np.maximum(beside.mean(-1), 1))[..., None]
         bare = part * gain[..., None]
-        bare = _soften(bare + _smooth((gain - 1.05) / 0.3)[..., None] * (tinted - bare), 0.016 * iod)
+        skin = np.where(seen, 1e-3, 1.0)
+        bare = (bare + _smooth((gain - 1.05) / 0.3)[..., None] * (tinted - bare)) * skin[..., None]
+        bare = _soften(bare, 0.016 * iod) / _soften(skin, 0.016 * iod)[..., None]
         h, top = above / iod, np.minimum(0.12, 0.6 * _at(lid, s) / iod)
-        on = _smooth((h - 0.004) / 0.02) * _smooth((top - h) / 0.03) * _smooth((1.35 - np.abs(s)) / 0.2)
+        # At a corner both lids lose theirs: what stays of a tuft there would be cut off along the line.
+        under = 0.07 * _smooth((np.abs(s) - 0.8) / 0.15)
+        on = _smooth((h + under - 0.004) / 0.02) * _smooth((top - h) / 0.03) * _smooth((1.5 - np.abs(s)) / 0.3)
         dark = np.clip(grey / np.maximum(bare.mean(-1), 1), 0.25, 1).astype(np.float32)
-        near = _smooth((h - 0.002) / 0.008) * _smooth((0.09 - h) / 0.03)
+        near = _smooth((h - 0.002) / 0.008) * _smooth((0.07 - h) / 0.03) * _smooth((1 - np.abs(s)) / 0.25)
         across = np.linspace(-0.02, 0.03, 9) * iod
         at = (slit.to(_S[:, None] + 0 * across, up[:, None] - across) - [x0, y0]).astype(np.float32)
         line = cv2.remap(dark, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).min(1)
@@ -1140,6 +1169,13 @@ class Layers:
         gap = float((self._most[1].arrived(below) - self._most[0].arrived(above)).max()) / self.iod
         return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
 
+    def _corners(self, shift: np.ndarray) -> np.ndarray:
+        """[...,2,2] pixels: how far the corners go, image left first, of the ``shift`` [...,n,2] of the upper lip from
+        corner to corner; no further than what follows them can be drawn out without folding."""
+        corners = shift[..., [0, -1], :].astype(np.float64)
+        length = np.linalg.norm(corners, axis=-1, keepdims=True)
+        return np.asarray(corners * np.minimum(1, 0.35 * self.lip.half / np.maximum(length, 1e-9)))
+
     def _curves(self, aus: np.ndarray, above: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """What :func:`_lids` draws each eye by."""
         # One reading of the field for all four edges.
@@ -1186,11 +1222,12 @@ class Layers:
         if moved.cut:
             # At rest an open mouth shows its own rim; as it moves, what was carried out.
             sides = zip((moved.above, moved.below), self._whole, strict=True)
-            far = max(float(np.abs(edge.shift(field)).max()) for field, edge in sides)
-            stay = 1.0 - float(_smooth(2 * far / (0.05 * self.iod)))
+            shifts = [edge.shift(field) for field, edge in sides]
+            stay = 1.0 - float(_smooth(2 * float(np.abs(shifts).max()) / (0.05 * self.iod)))
             _lips(
                 photo, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
-                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, inset, out, share,
+                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, self._corners(shifts[0]), inset,
+                out, share,
             )  # fmt: skip
         above = moved.above
         for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
@@ -1221,7 +1258,7 @@ class Layers:
             s, v = self.lip.of(grid)
             label[self._under] = 1
             label[(label == 0) & (v > _at(self._lips[0], s)) & (np.abs(s) < 1)] = 3
-        flow = moved.seen.copy()
+        flow, mouth = moved.seen.copy(), label == 3
         for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
             b = eye.box
             box = np.s_[b[0] : b[1], b[2] : b[3]]
@@ -1233,6 +1270,14 @@ class Layers:
             label[box] = np.where(np.abs(s) < 1.5, part, label[box])
             _lid_flow(flow, label, eye.slit.frame, b, curves, self.iod)
         flow[label == 3] = 0
+        if self._own.size and mouth.any():
+            # How far a pixel goes depends on where it arrives, as frames are made from there.
+            corners = self._corners(self._whole[0].shift(above))
+            start, way = grid[mouth], np.zeros((int(mouth.sum()), 2))
+            for _ in range(16):
+                s = self.lip.of(start + way)[0]
+                way = _smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)]
+            flow[mouth] = way
         arrived = grid + flow
         if step.head is not None:
             at = arrived.astype(np.float32)
