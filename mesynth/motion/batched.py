@@ -223,6 +223,12 @@ class _LayersOn:
         self.rim = self.put(layers._rim) if layers._rim.size else None
         self.eyes = [[self.put(_inner(e.ball)), self.put(e.rim), self.put(_inner(e.bare)), self.put(e.lash)]
                      for e in layers.eyes]  # fmt: skip
+        self.front: tuple[torch.Tensor, torch.Tensor] | None = None
+        if layers.front is not None:
+            y0, y1, x0, x1 = layers.front.box
+            photo = _first(layers.image.astype(np.float32))
+            photo[:, y0:y1, x0:x1] = _inner(layers.front.planes[0])
+            self.front = self.put(photo), self.put(255 * layers.front.share[None])
         self._ratios: dict[int, torch.Tensor] = {}
         self._basis: torch.Tensor | None = None
 
@@ -312,6 +318,13 @@ class _Moving:
             self._lids(side, aus, lit, moved.above, head, out)
         if share is not None and self.change is not None:
             out = out + share * self.change
+        if on.front is not None:  # as mesynth.motion.glasses.Front lays them over
+            photo, bare, framed = (
+                planes[None].expand(len(aus), -1, -1, -1) if head is None
+                else cubic(planes[None].expand(len(aus), -1, -1, -1), qx, qy).clamp(0, 255)
+                for planes in (on.front[0], on.photo, on.front[1])
+            )  # fmt: skip
+            out = torch.where(framed > 0, photo + (1 - framed / 255) * (out - bare), out)
         return out
 
     # -------------------------------------------------------------- skin
@@ -421,7 +434,9 @@ class _Moving:
             shifts = [self._shift(layers.lip, field, _at(edge, s_), s_) for field, edge in sides]
             corners = on.put(layers._corners(shifts[0]))[..., None, None]
             follows, left = _step((s.abs() - 0.35) / 0.65), s <= 0
-            ox, oy = (q - follows * torch.where(left, corners[:, 0, c], corners[:, 1, c]) for c, q in ((0, qx), (1, qy)))
+            ox, oy = (
+                q - follows * torch.where(left, corners[:, 0, c], corners[:, 1, c]) for c, q in ((0, qx), (1, qy))
+            )
             i = (ox - px0 + 0.5).floor().long().clamp(0, columns - 1)
             j = (oy - py0 + 0.5).floor().long().clamp(0, rows_ - 1)
             own = on.own[:3][None].expand(len(rows), -1, -1, -1)

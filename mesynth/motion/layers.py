@@ -1,4 +1,4 @@
-"""A photo's face in layers: skin cut open at lids and lips, eyeball and mouth behind it, background and hair still.
+"""A photo's face in layers: skin cut open at lids and lips, eyeball and mouth behind it, the rest still.
 
 A flow that is smooth everywhere can neither open a mouth nor close a lid: skin would have to stretch over what is
 behind it. Here the skin is cut where a face is cut. Each cut (:class:`Slit`) has an upper and a lower side, and each
@@ -34,6 +34,7 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
+from mesynth.motion.glasses import without_glasses
 from mesynth.motion.onset import EYE, JAW, jaw_left
 from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
@@ -800,11 +801,14 @@ class _Moved:
 class Layers:
     """What depends on the photo alone. :meth:`frame` makes a frame of it, :meth:`truth` says what that shows.
 
-    image [H,W,3] uint8 RGB; landmarks [68,2] pixels; uv [H,W,2] canonical coordinates of its pixels.
+    image [H,W,3] uint8 RGB; landmarks [68,2] pixels; uv [H,W,2] canonical coordinates of its pixels. :attr:`image` is
+    the photo without glasses, :attr:`front` those that were found (:mod:`mesynth.motion.glasses`), or None.
     """
 
     def __init__(self, image: np.ndarray, landmarks: np.ndarray, uv: np.ndarray) -> None:
-        self.image, self.points = np.ascontiguousarray(image), landmarks.astype(np.float64)
+        self.points = landmarks.astype(np.float64)
+        # Skin, lids and folds are those of the photo without glasses, which are laid over every frame.
+        self.image, self.front = without_glasses(np.ascontiguousarray(image), self.points)
         self.elsewhere: dict[str, Any] = {}
         """By device, what mesynth.motion.batched keeps of the photo there."""
         self._photo = planes_of(self.image)
@@ -826,8 +830,14 @@ class Layers:
 
     @property
     def still(self) -> np.ndarray:
-        """[H,W] bool: background, hair and clothes; no expression moves them."""
-        return np.asarray(self.gate == 0)
+        """[H,W] bool: background, hair, clothes and the frame of glasses; no expression moves them."""
+        return np.asarray((self.gate == 0) | self._framed(1.0))
+
+    def _framed(self, share: float) -> np.ndarray:
+        """[H,W] bool: pixels of which glasses take at least ``share``."""
+        if self.front is None:
+            return np.zeros(self.image.shape[:2], np.bool_)
+        return np.asarray(self.front.share >= share)
 
     # -------------------------------------------------------------- what stays still
 
@@ -1237,9 +1247,11 @@ class Layers:
                     photo, above, head, eye.slit.frame, b, curves, numbers, eye.ball, eye.rim, eye.bare, eye.lash,
                     inset, out, share,
                 )  # fmt: skip
-        if step.change is None:
-            return out
-        return out + step.change[inset : len(step.change) - inset, inset : step.change.shape[1] - inset]
+        if step.change is not None:
+            out = out + step.change[inset : len(step.change) - inset, inset : step.change.shape[1] - inset]
+        if self.front is not None:
+            self.front.over(out, head, inset)
+        return out
 
     def truth(self, step: Step) -> Truth:
         """What :meth:`frame` of ``step`` shows."""
@@ -1278,7 +1290,14 @@ class Layers:
                 s = self.lip.of(start + way)[0]
                 way = _smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)]
             flow[mouth] = way
+        framed = self._framed(0.5)
+        flow[framed] = 0
         arrived = grid + flow
+        behind = np.zeros_like(framed)
+        if self.front is not None:
+            at = arrived.astype(np.float32)
+            front = cv2.remap(self.front.share, at[..., 0], at[..., 1], cv2.INTER_LINEAR)
+            behind = (front > 0.5) & ~framed
         if step.head is not None:
             at = arrived.astype(np.float32)
             more = cv2.remap(step.head, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -1289,6 +1308,9 @@ class Layers:
         ])  # fmt: skip
         sides = np.abs(self.lip.of(grid)[0]) >= 1.05  # beyond the mouth's corners skin is one
         seen[:2] = np.where(sides & (label < 2), seen[0] + seen[1], seen[:2])
-        hidden = np.take_along_axis(seen, label[None], 0)[0] < 0.5
+        hidden = ((np.take_along_axis(seen, label[None], 0)[0] < 0.5) & ~framed) | behind
         new = (share[3] > 0.5) & (label != 3)
+        if self.front is not None:
+            at = grid.astype(np.float32) if step.head is None else (grid + backward_flow(step.head)).astype(np.float32)
+            new &= cv2.remap(self.front.share, at[..., 0], at[..., 1], cv2.INTER_LINEAR) < 0.5
         return Truth(np.ascontiguousarray(flow, np.float32), hidden, new)
