@@ -24,6 +24,8 @@ _RIDGE = 0.05
 """A ridge this strong, as a share of the skin's brightness, is a rim."""
 _HUES = (1.0, 2.0, 2.0)
 """Weights of lightness and of both hues in a ridge."""
+_LIKENESS = 30.0
+"""Distance (Lab) at which a line is of another colour."""
 _CLOSED, _BELOW = 0.90, 0.85
 """Least share of a rim that is one: all round, and across the cheek alone."""
 _ANGLES, _RADII = 96, np.linspace(0.25, 0.80, 53)
@@ -84,7 +86,8 @@ def without_glasses(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarra
     box = np.s_[y0:y1, x0:x1]
     bare = image.copy()
     taken = cv2.dilate((share[box] > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
-    bare[box] = cv2.inpaint(np.ascontiguousarray(image[box]), taken, 3, cv2.INPAINT_TELEA)
+    filled = cv2.inpaint(np.ascontiguousarray(image[box]), taken, 3, cv2.INPAINT_TELEA)
+    np.copyto(bare[box], filled, where=share[box][..., None] > 0)
     planes = (image[box], bare[box], np.repeat(share[box][..., None] * 255, 3, -1))
     return bare, Front(share, (y0, y1, x0, x1), tuple(planes_of(np.ascontiguousarray(part)) for part in planes))
 
@@ -145,9 +148,14 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
         rims.append(centre + x[..., None] * iod * e + y[..., None] * iod * n)
     strengths = [_read(ridges, rim) for rim in rims]
     both = np.sqrt(strengths[0] * strengths[1])
-    common = _circle(both)
-    found = np.minimum(both[np.arange(_ANGLES), common] / _RIDGE, 1)
+    common, turn = _circle(_gain(both)), np.arange(_ANGLES)
     below = (angle > np.radians(25)) & (angle < np.radians(155))
+    # Across the cheek nothing else is as likely; above, brows are: of two lines the one of that colour.
+    colours, skin = [_read(lab, rim) for rim in rims], np.median(lab[cheeks > 0], 0)
+    hue = np.median([colour[turn, common][below] for colour in colours], (0, 1))
+    gains = [_gain(strength) * _alike(colour, hue, skin) for strength, colour in zip(strengths, colours, strict=True)]
+    common = _circle(np.sqrt(gains[0] * gains[1]))
+    found = np.minimum(both[turn, common] / _RIDGE, 1)
     if found.mean() < _CLOSED or found[below].mean() < _BELOW:
         return None
 
@@ -162,9 +170,9 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
         cv2.fillPoly(drawn, [((polygon - first + 0.5) * k - 0.5).round().astype(np.int32)], (value,))
 
     pixel = 0.7 / iod  # of the border, which a camera mixes with the skin
-    for rim, strength in zip(rims, strengths, strict=True):
+    for rim, gain in zip(rims, gains, strict=True):
         near = np.abs(np.arange(len(_RADII)) - common[:, None]) <= 6
-        inner, outer = _edges(lab, rim, _circle(np.where(near, strength, 0)), _RADII[1] - _RADII[0], pixel, True)
+        inner, outer = _edges(lab, rim, _circle(np.where(near, gain, 0)), _RADII[1] - _RADII[0], pixel, True)
         drawn = np.zeros_like(total)
         fill(outer, 1)
         fill(inner, 0)
@@ -177,7 +185,7 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
         y = start + np.linspace(-reach, reach, max(round(reach / 0.005), 8))
         grid = middle + x[:, None, None] * iod * e + y[None, :, None] * iod * n
         strength = _read(ridges, grid)
-        path = _path(strength, -1)
+        path = _path(_gain(strength) * _alike(_read(lab, grid), hue, skin), -1)
         if which and np.minimum(strength[np.arange(len(x)), path] / _RIDGE, 1).mean() < _CLOSED:
             continue  # an arm that is hidden by hair, or seen end on
         upper, lower = _edges(lab, grid, path, y[1] - y[0], pixel, False)
@@ -192,15 +200,26 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
     return share if (share > 0).any() else None
 
 
+def _gain(strength: np.ndarray) -> np.ndarray:
+    return strength / (strength + _RIDGE)
+
+
+def _alike(colour: np.ndarray, hue: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """How much a line of ``colour`` [...,3] counts on a frame of ``hue`` [3], beside ``skin`` [3]: less where it is of
+    another colour, but frames may have two; no more where it is a fold of the skin."""
+    near, plain = (np.exp(-((colour - c) ** 2).sum(-1) / (2 * _LIKENESS**2)) for c in (hue, skin))
+    return np.asarray(0.5 + 0.5 * near * (1 - plain))
+
+
 @njit(cache=True, nogil=True)
-def _path(strength: np.ndarray, start: int) -> np.ndarray:
-    """Of ``strength`` [A,R] the path [A] of steps of at most 2 along which most of it lies; from and to ``start``
-    unless that is negative."""
-    count, size = strength.shape
+def _path(gain: np.ndarray, start: int) -> np.ndarray:
+    """Of ``gain`` [A,R] the path [A] of steps of at most 2 along which most of it lies; from and to ``start`` unless
+    that is negative."""
+    count, size = gain.shape
     total, now = np.empty(size), np.empty(size)
     came = np.zeros((count, size), np.int64)
     for r in range(size):
-        total[r] = -strength[0, r] / (strength[0, r] + _RIDGE) if start < 0 or r == start else np.inf
+        total[r] = -gain[0, r] if start < 0 or r == start else np.inf
     for a in range(1, count):
         for r in range(size):
             best, where = np.inf, r
@@ -209,7 +228,7 @@ def _path(strength: np.ndarray, start: int) -> np.ndarray:
                 cost = total[k] + (0.0 if step == 0 else 0.05 if step == 1 else 0.2)
                 if cost < best:
                     best, where = cost, k
-            now[r], came[a, r] = best - strength[a, r] / (strength[a, r] + _RIDGE), where
+            now[r], came[a, r] = best - gain[a, r], where
         total[:] = now
     path = np.zeros(count, np.int64)
     best = np.inf
@@ -221,11 +240,11 @@ def _path(strength: np.ndarray, start: int) -> np.ndarray:
     return path
 
 
-def _circle(strength: np.ndarray) -> np.ndarray:
+def _circle(gain: np.ndarray) -> np.ndarray:
     """A closed path: from where an open one passes half-way, all round."""
-    half = len(strength) // 2
-    start = int(_path(strength, -1)[half])
-    return np.asarray(np.roll(_path(np.roll(strength, -half, 0), start), half))
+    half = len(gain) // 2
+    start = int(_path(gain, -1)[half])
+    return np.asarray(np.roll(_path(np.roll(gain, -half, 0), start), half))
 
 
 def _edges(

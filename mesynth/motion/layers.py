@@ -1047,7 +1047,7 @@ class Layers:
         seen = (np.abs(s) < 1) & (above < -0.006 * iod) & (v < _at(low, s) + 0.012 * iod)
         wider = _smooth((outer - 0.2) / 0.4) * _smooth((0.16 * iod - np.abs(above)) / (0.06 * iod))
         closed = _closed(grey, seen, 0.035 * iod)
-        closed = closed + wider * (_closed(grey, seen, 0.11 * iod) - closed)
+        closed = closed + wider * (_closed(grey, seen, 0.08 * iod) - closed)
         gain = np.minimum(closed / np.maximum(grey, 8), 3)
         # Of the ratio on luminance alone dark lashes would turn orange: their colour is that of the skin beside them.
         plain = np.where(seen, 1e-3, np.clip(1.25 - gain, 0.02, 0.25))
@@ -1056,7 +1056,8 @@ class Layers:
         bare = part * gain[..., None]
         skin = np.where(seen, 1e-3, 1.0)
         bare = (bare + _smooth((gain - 1.05) / 0.3)[..., None] * (tinted - bare)) * skin[..., None]
-        bare = _soften(bare, 0.016 * iod) / _soften(skin, 0.016 * iod)[..., None]
+        even, bare = (_soften(bare, k * iod) / _soften(skin, k * iod)[..., None] for k in (0.04, 0.016))
+        bare = bare + wider[..., None] * (even - bare)
         h, top = above / iod, np.minimum(0.12, 0.6 * _at(lid, s) / iod)
         # At a corner both lids lose theirs: what stays of a tuft there would be cut off along the line.
         under = 0.07 * _smooth((np.abs(s) - 0.8) / 0.15)
