@@ -208,7 +208,7 @@ def _alike(colour: np.ndarray, hue: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """How much a line of ``colour`` [...,3] counts on a frame of ``hue`` [3], beside ``skin`` [3]: less where it is of
     another colour, but frames may have two; no more where it is a fold of the skin."""
     near, plain = (np.exp(-((colour - c) ** 2).sum(-1) / (2 * _LIKENESS**2)) for c in (hue, skin))
-    return np.asarray(0.5 + 0.5 * near * (1 - plain))
+    return np.asarray(0.6 + 0.4 * near * (1 - plain))
 
 
 @njit(cache=True, nogil=True)
