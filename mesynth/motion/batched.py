@@ -324,7 +324,7 @@ class _Moving:
                 else cubic(planes[None].expand(len(aus), -1, -1, -1), qx, qy).clamp(0, 255)
                 for planes in (on.front[0], on.photo, on.front[1])
             )  # fmt: skip
-            out = torch.where(framed > 0, photo + (1 - framed / 255) * (out - bare), out)
+            out = torch.where(framed > 0, (photo + (1 - framed / 255) * (out - bare)).clamp(0, 255), out)
         return out
 
     # -------------------------------------------------------------- skin

@@ -20,6 +20,8 @@ from mesynth.motion.warp import PAD, planes_of, warp_planes
 
 _BRIDGE = 9.0
 """Least difference (Lab) of a bridge from the skin above and below it."""
+_ALONE = 4.0
+"""Least ratio of that to the median along the nose: in noise there are bands everywhere."""
 _RIDGE = 0.05
 """A ridge this strong, as a share of the skin's brightness, is a rim."""
 _HUES = (1.0, 2.0, 2.0)
@@ -64,7 +66,7 @@ class Front:
             photo, bare, share = (q[:, PAD:-PAD, PAD:-PAD].transpose(1, 2, 0)[part] for q in self.planes)
         share = share / np.float32(255)
         shown = out[y0 - inset : y1 - inset, x0 - inset : x1 - inset]
-        np.copyto(shown, photo + (1 - share) * (shown - bare), where=share > 0)
+        np.copyto(shown, np.clip(photo + (1 - share) * (shown - bare), 0, 255), where=share > 0)
 
 
 def without_glasses(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, Front | None]:
@@ -134,7 +136,7 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
     nose = _read(cv2.GaussianBlur(lab, (0, 0), max(0.008 * iod, 0.5)), at)
     plain = cv2.GaussianBlur(nose.reshape(len(down), -1), (0, 0), sigmaX=0.01, sigmaY=5).reshape(nose.shape)
     band = np.linalg.norm(np.median(nose - plain, 1), axis=-1)[5:-5]
-    if band.max() < _BRIDGE:
+    if band.max() < max(_BRIDGE, _ALONE * float(np.median(band))):
         return None
     height = float(down[5 + band.argmax()])
 
@@ -169,7 +171,7 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
     def fill(polygon: np.ndarray, value: int) -> None:
         cv2.fillPoly(drawn, [((polygon - first + 0.5) * k - 0.5).round().astype(np.int32)], (value,))
 
-    pixel = 0.7 / iod  # of the border, which a camera mixes with the skin
+    pixel = 1.4 / iod  # of the border, which a camera mixes with the skin
     for rim, gain in zip(rims, gains, strict=True):
         near = np.abs(np.arange(len(_RADII)) - common[:, None]) <= 6
         inner, outer = _edges(lab, rim, _circle(np.where(near, gain, 0)), _RADII[1] - _RADII[0], pixel, True)
@@ -208,7 +210,7 @@ def _alike(colour: np.ndarray, hue: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """How much a line of ``colour`` [...,3] counts on a frame of ``hue`` [3], beside ``skin`` [3]: less where it is of
     another colour, but frames may have two; no more where it is a fold of the skin."""
     near, plain = (np.exp(-((colour - c) ** 2).sum(-1) / (2 * _LIKENESS**2)) for c in (hue, skin))
-    return np.asarray(0.6 + 0.4 * near * (1 - plain))
+    return np.asarray(0.7 + 0.3 * near * (1 - plain))
 
 
 @njit(cache=True, nogil=True)
