@@ -223,6 +223,12 @@ class _LayersOn:
         self.rim = self.put(layers._rim) if layers._rim.size else None
         self.eyes = [[self.put(_inner(e.ball)), self.put(e.rim), self.put(_inner(e.bare)), self.put(e.lash)]
                      for e in layers.eyes]  # fmt: skip
+        self.front: tuple[torch.Tensor, torch.Tensor] | None = None
+        if layers.front is not None:
+            y0, y1, x0, x1 = layers.front.box
+            photo = _first(layers.image.astype(np.float32))
+            photo[:, y0:y1, x0:x1] = _inner(layers.front.planes[0])
+            self.front = self.put(photo), self.put(255 * layers.front.share[None])
         self._ratios: dict[int, torch.Tensor] = {}
         self._basis: torch.Tensor | None = None
 
@@ -312,6 +318,13 @@ class _Moving:
             self._lids(side, aus, lit, moved.above, head, out)
         if share is not None and self.change is not None:
             out = out + share * self.change
+        if on.front is not None:  # as mesynth.motion.glasses.Front lays them over
+            photo, bare, framed = (
+                planes[None].expand(len(aus), -1, -1, -1) if head is None
+                else cubic(planes[None].expand(len(aus), -1, -1, -1), qx, qy).clamp(0, 255)
+                for planes in (on.front[0], on.photo, on.front[1])
+            )  # fmt: skip
+            out = torch.where(framed > 0, (photo + (1 - framed / 255) * (out - bare)).clamp(0, 255), out)
         return out
 
     # -------------------------------------------------------------- skin
@@ -416,20 +429,24 @@ class _Moving:
         if on.own is not None and on.rim is not None:
             py0, px0 = (float(value) for value in layers._place)
             rows_, columns = on.own.shape[1:]
-            i = (qx - px0 + 0.5).floor().long().clamp(0, columns - 1)
-            j = (qy - py0 + 0.5).floor().long().clamp(0, rows_ - 1)
-            own = on.own[:3][None].expand(len(rows), -1, -1, -1)
-            seen = cubic(own, qx - px0, qy - py0).clamp(0, 255)
-            inner = inner + on.own[3][j, i][:, None] * (seen - inner)
-            # At rest an open mouth shows its own rim; as it moves, what was carried out.
             s_ = np.linspace(-1, 1, 25)
             sides = ((moved.above[which], layers._lips[0]), (moved.below[which], layers._lips[1]))
-            farthest = np.max(
-                [np.abs(self._shift(layers.lip, field, _at(edge, s_), s_)).max((1, 2)) for field, edge in sides], 0
+            shifts = [self._shift(layers.lip, field, _at(edge, s_), s_) for field, edge in sides]
+            corners = on.put(layers._corners(shifts[0]))[..., None, None]
+            follows, left = _step((s.abs() - 0.35) / 0.65), s <= 0
+            ox, oy = (
+                q - follows * torch.where(left, corners[:, 0, c], corners[:, 1, c]) for c, q in ((0, qx), (1, qy))
             )
+            i = (ox - px0 + 0.5).floor().long().clamp(0, columns - 1)
+            j = (oy - py0 + 0.5).floor().long().clamp(0, rows_ - 1)
+            own = on.own[:3][None].expand(len(rows), -1, -1, -1)
+            seen = cubic(own, ox - px0, oy - py0).clamp(0, 255)
+            inner = inner + on.own[3][j, i][:, None] * (seen - inner)
+            # At rest an open mouth shows its own rim; as it moves, what was carried out.
+            farthest = np.abs(shifts).max((0, 2, 3))
             stay = on.put(1 - _smooth(2 * farthest / (0.05 * iod)))[:, None, None]
             still = (on.rim[j, i] > 0) * stay
-            inner = inner + still[:, None] * (cubic(picture, qx, qy).clamp(0, 255) - inner)
+            inner = inner + still[:, None] * (cubic(picture, ox, oy).clamp(0, 255) - inner)
         made = (
             a[:, None] * cubic(picture, px, py).clamp(0, 255)
             + b[:, None] * cubic(picture, lx, ly).clamp(0, 255)
@@ -530,10 +547,12 @@ class _Moving:
         bared = (one + hang_on * (beside(bare, px, py) - one)) * seam[:, None]
         one = torch.where(closing[:, None], bared, one)
         # Lashes turn from above the margin to below it.
-        fx, fy = qx + (du + 1.6 * below) * ey - x0, qy - (du + 1.6 * below) * ex - y0
+        fx, fy = qx + (du + 2.0 * below) * ey - x0, qy - (du + 2.0 * below) * ex - y0
         dark = _bilinear(lash[None, None].expand(len(rows), -1, -1, -1), fx, fy)[:, 0]
         hang = torch.where(closing & (a < 1), 1 - (1 - dark) * shut * _step(below + 0.5), torch.ones_like(dark))
         two = cubic(picture, lx, ly).clamp(0, 255)
+        tuft = (closing & (sl.abs() > 0.8))[:, None]
+        two = torch.where(tuft, two + hang_on * (beside(bare, lx, ly) - two), two)
         inner = beside(ball, qx, qy)
         i = ((qx + 0.5).long() - x0).clamp(0, rim.shape[1] - 1)
         j = ((qy + 0.5).long() - y0).clamp(0, rim.shape[0] - 1)

@@ -1,4 +1,4 @@
-"""A photo's face in layers: skin cut open at lids and lips, eyeball and mouth behind it, background and hair still.
+"""A photo's face in layers: skin cut open at lids and lips, eyeball and mouth behind it, the rest still.
 
 A flow that is smooth everywhere can neither open a mouth nor close a lid: skin would have to stretch over what is
 behind it. Here the skin is cut where a face is cut. Each cut (:class:`Slit`) has an upper and a lower side, and each
@@ -34,6 +34,7 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
+from mesynth.motion.glasses import without_glasses
 from mesynth.motion.onset import EYE, JAW, jaw_left
 from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
@@ -467,10 +468,17 @@ def _mouth(
 
 
 @njit(cache=True, nogil=True)
+def _follows(s: float) -> float:
+    """Share of a corner's way that what is behind the lips goes along. Teeth do not move, and the middle does not; but
+    where a mouth widens, what its corners hid are more teeth, not the dark that was seen beside the last."""
+    return _step((abs(s) - 0.35) / 0.65)
+
+
+@njit(cache=True, nogil=True)
 def _lips(
     image: np.ndarray, above: np.ndarray, below: np.ndarray, most: float, head: np.ndarray, frame: np.ndarray,
     edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
-    colours: np.ndarray, inset: int, out: np.ndarray, share: np.ndarray,
+    colours: np.ndarray, corners: np.ndarray, inset: int, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
     """Both lips over the mouth, into ``out`` [H-2I,W-2I,3], which shows the skin inside the ``inset`` I, and shares
     [4,H,W] unless they are empty.
@@ -478,7 +486,8 @@ def _lips(
     ``image``: planes, as ``own``, of the photo's mouth carried on and (the fourth) how much of it counts, at ``place``
     (y, x). ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of
     their slopes. ``rim`` [h,w]: where the mouth shows itself at rest, or empty: a closed mouth. ``moved``: drop of the
-    jaw, widest gap, IOD. ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark.
+    jaw, widest gap, IOD. ``colours`` [3,3]: of the skin, teeth in full light, the mouth's dark. ``corners`` [2,2]: how
+    far the corners went, which the outer parts of the mouth's own pixels follow.
     """
     height, width = above.shape[:2]
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
@@ -525,13 +534,15 @@ def _lips(
                     colours[1], colours[2], inner,
                 )  # fmt: skip
                 if own.size:
-                    i = _clamp(int(np.floor(qx - place[1] + 0.5)), rim.shape[1] - 1)
-                    j = _clamp(int(np.floor(qy - place[0] + 0.5)), rim.shape[0] - 1)
-                    seen[0], seen[1], seen[2] = _colour(own, qx - place[1], qy - place[0])
+                    k, follows = int(s > 0), _follows(s)
+                    ox, oy = qx - follows * corners[k, 0], qy - follows * corners[k, 1]
+                    i = _clamp(int(np.floor(ox - place[1] + 0.5)), rim.shape[1] - 1)
+                    j = _clamp(int(np.floor(oy - place[0] + 0.5)), rim.shape[0] - 1)
+                    seen[0], seen[1], seen[2] = _colour(own, ox - place[1], oy - place[0])
                     for c in range(3):
                         inner[c] += own[3, j + PAD, i + PAD] * (seen[c] - inner[c])
                     if rim[j, i] and stay > 0:
-                        seen[0], seen[1], seen[2] = _colour(image, qx, qy)
+                        seen[0], seen[1], seen[2] = _colour(image, ox, oy)
                         for c in range(3):
                             inner[c] += stay * (seen[c] - inner[c])
             for c in range(3):
@@ -606,7 +617,7 @@ def _lids(
                     for c in range(3):
                         one[c] = (one[c] + hang_on * (extra[c] - one[c])) * seam
             if shut > 0 and a < 1:
-                fx, fy = qx + (du + 1.6 * below) * frame[3] - box[2], qy - (du + 1.6 * below) * frame[2] - box[0]
+                fx, fy = qx + (du + 2.0 * below) * frame[3] - box[2], qy - (du + 2.0 * below) * frame[2] - box[0]
                 ix, iy = int(np.floor(fx)), int(np.floor(fy))
                 ax, ay = fx - ix, fy - iy
                 x0, x1 = _clamp(ix, lash.shape[1] - 1), _clamp(ix + 1, lash.shape[1] - 1)
@@ -618,6 +629,10 @@ def _lids(
             two[:] = 0
             if b > 0:
                 two[0], two[1], two[2] = _colour(image, lx, ly)
+                if shut > 0 and abs(sl) > 0.8:
+                    extra[0], extra[1], extra[2] = _colour(bare, lx - box[2], ly - box[0])
+                    for c in range(3):
+                        two[c] += hang_on * (extra[c] - two[c])
             inner[:] = 0
             if hole > 0:
                 inner[0], inner[1], inner[2] = _colour(ball, qx - box[2], qy - box[0])
@@ -737,6 +752,12 @@ def _carried_out(image: np.ndarray, inside: np.ndarray, blur: float) -> tuple[np
     return np.where(inside[..., None], image, out).astype(np.float32), away
 
 
+def _closed(grey: np.ndarray, hole: np.ndarray, radius: float) -> np.ndarray:
+    """Morphological closing of ``grey`` [h,w], to which ``hole`` [h,w] bool neither gives nor takes."""
+    wide = cv2.dilate(np.where(hole, 0, grey), _disc(radius))
+    return np.where(hole, grey, cv2.erode(np.where(hole, 255, wide), _disc(radius)))
+
+
 @dataclass(frozen=True, eq=False)
 class _Eye:
     slit: Slit
@@ -780,11 +801,14 @@ class _Moved:
 class Layers:
     """What depends on the photo alone. :meth:`frame` makes a frame of it, :meth:`truth` says what that shows.
 
-    image [H,W,3] uint8 RGB; landmarks [68,2] pixels; uv [H,W,2] canonical coordinates of its pixels.
+    image [H,W,3] uint8 RGB; landmarks [68,2] pixels; uv [H,W,2] canonical coordinates of its pixels. :attr:`image` is
+    the photo without glasses, :attr:`front` those that were found (:mod:`mesynth.motion.glasses`), or None.
     """
 
     def __init__(self, image: np.ndarray, landmarks: np.ndarray, uv: np.ndarray) -> None:
-        self.image, self.points = np.ascontiguousarray(image), landmarks.astype(np.float64)
+        self.points = landmarks.astype(np.float64)
+        # Skin, lids and folds are those of the photo without glasses, which are laid over every frame.
+        self.image, self.front = without_glasses(np.ascontiguousarray(image), self.points)
         self.elsewhere: dict[str, Any] = {}
         """By device, what mesynth.motion.batched keeps of the photo there."""
         self._photo = planes_of(self.image)
@@ -806,8 +830,14 @@ class Layers:
 
     @property
     def still(self) -> np.ndarray:
-        """[H,W] bool: background, hair and clothes; no expression moves them."""
-        return np.asarray(self.gate == 0)
+        """[H,W] bool: background, hair, clothes and the frame of glasses; no expression moves them."""
+        return np.asarray((self.gate == 0) | self._framed(1.0))
+
+    def _framed(self, share: float) -> np.ndarray:
+        """[H,W] bool: pixels of which glasses take at least ``share``."""
+        if self.front is None:
+            return np.zeros(self.image.shape[:2], np.bool_)
+        return np.asarray(self.front.share >= share)
 
     # -------------------------------------------------------------- what stays still
 
@@ -1010,20 +1040,30 @@ class Layers:
         rim = np.clip(1.5 - above, 0, 1) * np.clip(_at(low, s) + 1.5 - v, 0, 1) * _smooth((1.06 - np.abs(s)) / 0.06)
         inside = (np.abs(s) < 0.93) & (above < -0.034 * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
         ball = self._ball(part, grid, inside, slit, up, low)
-        # Lashes are thin dark lines over the lid: a closing removes them, the ratio keeps them.
+        # Lashes are thin dark lines over the lid: a closing of the skin removes them, the ratio keeps them. Towards the
+        # outer corner they lie in a tuft, and on make-up: what would be drawn out over the lid there is wider.
         grey = part.mean(-1)
-        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _disc(0.035 * iod))
+        outer = s if corners[0] == 42 else -s
+        seen = (np.abs(s) < 1) & (above < -0.006 * iod) & (v < _at(low, s) + 0.012 * iod)
+        wider = _smooth((outer - 0.2) / 0.4) * _smooth((0.16 * iod - np.abs(above)) / (0.06 * iod))
+        closed = _closed(grey, seen, 0.035 * iod)
+        closed = closed + wider * (_closed(grey, seen, 0.08 * iod) - closed)
         gain = np.minimum(closed / np.maximum(grey, 8), 3)
         # Of the ratio on luminance alone dark lashes would turn orange: their colour is that of the skin beside them.
-        plain = np.clip(1.25 - gain, 0.02, 0.25)
+        plain = np.where(seen, 1e-3, np.clip(1.25 - gain, 0.02, 0.25))
         beside = _soften(part * plain[..., None], 0.05 * iod) / _soften(plain, 0.05 * iod)[..., None]
         tinted = beside * (closed / np.maximum(beside.mean(-1), 1))[..., None]
         bare = part * gain[..., None]
-        bare = _soften(bare + _smooth((gain - 1.05) / 0.3)[..., None] * (tinted - bare), 0.016 * iod)
+        skin = np.where(seen, 1e-3, 1.0)
+        bare = (bare + _smooth((gain - 1.05) / 0.3)[..., None] * (tinted - bare)) * skin[..., None]
+        even, bare = (_soften(bare, k * iod) / _soften(skin, k * iod)[..., None] for k in (0.04, 0.016))
+        bare = bare + wider[..., None] * (even - bare)
         h, top = above / iod, np.minimum(0.12, 0.6 * _at(lid, s) / iod)
-        on = _smooth((h - 0.004) / 0.02) * _smooth((top - h) / 0.03) * _smooth((1.35 - np.abs(s)) / 0.2)
+        # At a corner both lids lose theirs: what stays of a tuft there would be cut off along the line.
+        under = 0.07 * _smooth((np.abs(s) - 0.8) / 0.15)
+        on = _smooth((h + under - 0.004) / 0.02) * _smooth((top - h) / 0.03) * _smooth((1.5 - np.abs(s)) / 0.3)
         dark = np.clip(grey / np.maximum(bare.mean(-1), 1), 0.25, 1).astype(np.float32)
-        near = _smooth((h - 0.002) / 0.008) * _smooth((0.09 - h) / 0.03)
+        near = _smooth((h - 0.002) / 0.008) * _smooth((0.07 - h) / 0.03) * _smooth((1 - np.abs(s)) / 0.25)
         across = np.linspace(-0.02, 0.03, 9) * iod
         at = (slit.to(_S[:, None] + 0 * across, up[:, None] - across) - [x0, y0]).astype(np.float32)
         line = cv2.remap(dark, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).min(1)
@@ -1140,6 +1180,13 @@ class Layers:
         gap = float((self._most[1].arrived(below) - self._most[0].arrived(above)).max()) / self.iod
         return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
 
+    def _corners(self, shift: np.ndarray) -> np.ndarray:
+        """[...,2,2] pixels: how far the corners go, image left first, of the ``shift`` [...,n,2] of the upper lip from
+        corner to corner; no further than what follows them can be drawn out without folding."""
+        corners = shift[..., [0, -1], :].astype(np.float64)
+        length = np.linalg.norm(corners, axis=-1, keepdims=True)
+        return np.asarray(corners * np.minimum(1, 0.35 * self.lip.half / np.maximum(length, 1e-9)))
+
     def _curves(self, aus: np.ndarray, above: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """What :func:`_lids` draws each eye by."""
         # One reading of the field for all four edges.
@@ -1186,11 +1233,12 @@ class Layers:
         if moved.cut:
             # At rest an open mouth shows its own rim; as it moves, what was carried out.
             sides = zip((moved.above, moved.below), self._whole, strict=True)
-            far = max(float(np.abs(edge.shift(field)).max()) for field, edge in sides)
-            stay = 1.0 - float(_smooth(2 * far / (0.05 * self.iod)))
+            shifts = [edge.shift(field) for field, edge in sides]
+            stay = 1.0 - float(_smooth(2 * float(np.abs(shifts).max()) / (0.05 * self.iod)))
             _lips(
                 photo, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
-                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, inset, out, share,
+                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, self._corners(shifts[0]), inset,
+                out, share,
             )  # fmt: skip
         above = moved.above
         for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
@@ -1200,9 +1248,11 @@ class Layers:
                     photo, above, head, eye.slit.frame, b, curves, numbers, eye.ball, eye.rim, eye.bare, eye.lash,
                     inset, out, share,
                 )  # fmt: skip
-        if step.change is None:
-            return out
-        return out + step.change[inset : len(step.change) - inset, inset : step.change.shape[1] - inset]
+        if step.change is not None:
+            out = out + step.change[inset : len(step.change) - inset, inset : step.change.shape[1] - inset]
+        if self.front is not None:
+            self.front.over(out, head, inset)
+        return out
 
     def truth(self, step: Step) -> Truth:
         """What :meth:`frame` of ``step`` shows."""
@@ -1221,7 +1271,7 @@ class Layers:
             s, v = self.lip.of(grid)
             label[self._under] = 1
             label[(label == 0) & (v > _at(self._lips[0], s)) & (np.abs(s) < 1)] = 3
-        flow = moved.seen.copy()
+        flow, mouth = moved.seen.copy(), label == 3
         for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
             b = eye.box
             box = np.s_[b[0] : b[1], b[2] : b[3]]
@@ -1233,7 +1283,22 @@ class Layers:
             label[box] = np.where(np.abs(s) < 1.5, part, label[box])
             _lid_flow(flow, label, eye.slit.frame, b, curves, self.iod)
         flow[label == 3] = 0
+        if self._own.size and mouth.any():
+            # How far a pixel goes depends on where it arrives, as frames are made from there.
+            corners = self._corners(self._whole[0].shift(above))
+            start, way = grid[mouth], np.zeros((int(mouth.sum()), 2))
+            for _ in range(16):
+                s = self.lip.of(start + way)[0]
+                way = _smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)]
+            flow[mouth] = way
+        framed = self._framed(0.5)
+        flow[framed] = 0
         arrived = grid + flow
+        behind = np.zeros_like(framed)
+        if self.front is not None:
+            at = arrived.astype(np.float32)
+            front = cv2.remap(self.front.share, at[..., 0], at[..., 1], cv2.INTER_LINEAR)
+            behind = (front > 0.5) & ~framed
         if step.head is not None:
             at = arrived.astype(np.float32)
             more = cv2.remap(step.head, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -1244,6 +1309,9 @@ class Layers:
         ])  # fmt: skip
         sides = np.abs(self.lip.of(grid)[0]) >= 1.05  # beyond the mouth's corners skin is one
         seen[:2] = np.where(sides & (label < 2), seen[0] + seen[1], seen[:2])
-        hidden = np.take_along_axis(seen, label[None], 0)[0] < 0.5
+        hidden = ((np.take_along_axis(seen, label[None], 0)[0] < 0.5) & ~framed) | behind
         new = (share[3] > 0.5) & (label != 3)
+        if self.front is not None:
+            at = grid.astype(np.float32) if step.head is None else (grid + backward_flow(step.head)).astype(np.float32)
+            new &= cv2.remap(self.front.share, at[..., 0], at[..., 1], cv2.INTER_LINEAR) < 0.5
         return Truth(np.ascontiguousarray(flow, np.float32), hidden, new)

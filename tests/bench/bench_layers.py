@@ -1,10 +1,11 @@
 """Faces in layers against one smooth flow: lids, lips, what stays still, rendered truth, time.
 
-``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo] [--folds]``: a table of rendered people of all
-tones, whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth, on the
-astronaut of scikit-image (needs mediapipe). ``--folds``: the perceptual distance to the truth of layers with and
-without folds of the skin, nothing else. *Smooth* is the motion prior's flow of all AUs, inverted and read, as before
-layers.
+``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo] [--folds] [--glasses]``: a table of rendered
+people of all tones, whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth,
+on the astronaut of scikit-image (needs mediapipe). ``--folds``: the perceptual distance to the truth of layers with and
+without folds of the skin, nothing else. ``--glasses``: people with and without them, found or not, share of the frames'
+pixels that are found, skin that is taken for them. *Smooth* is the motion prior's flow of all AUs, inverted and read,
+as before layers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from mesynth.core import facs
 from mesynth.head import Subject
 from mesynth.metrics.networks.extractors import STLPIPS
+from mesynth.motion.glasses import without_glasses
 from mesynth.motion.layers import Step, skin_aus
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.motion.warp import backward_flow, stays_inside, warp_backward
@@ -183,6 +185,27 @@ def folds(people: Sequence[int], size: int) -> None:
         print(f"  {request:14s}" + " ".join(f"{v:.4f}" for v in np.mean(far, axis=0)))
 
 
+def worn(seed: int, size: int) -> tuple[bool, bool, float, float]:
+    """Whether glasses are found on a person who wears them, and without them; share of the frame's pixels that is
+    found; share of the skin that would move and is taken for them. The truth is what stands still in the exact flow."""
+    aus = facs.parse_request("4=1,6=1,9=1,12=1").intensity
+    pictures, lengths, fronts = [], [], []
+    for glasses in (True, False):
+        subject = Subject(seed, size, frontal=seed % 2 == 0, glasses=glasses)
+        pictures.append(subject.render(_STILL, noise_seed=1)[0])
+        lengths.append(np.hypot(*subject.flow(_STILL[0], aus).uv))
+        fronts.append(without_glasses(pictures[-1], subject.landmarks())[1])
+    moving = lengths[1] > 0.15
+    frame = (lengths[0] < 1e-3) & moving & (np.abs(pictures[0].astype(int) - pictures[1]).max(-1) > 12)
+    found = np.zeros_like(frame) if fronts[0] is None else fronts[0].share > 0.5
+    return (
+        fronts[0] is not None,
+        fronts[1] is not None,
+        float(found[frame].mean()),
+        float((found & moving & ~frame).sum() / moving.sum()),
+    )
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -190,8 +213,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--photo", action="store_true")
     parser.add_argument("--folds", action="store_true")
+    parser.add_argument("--glasses", action="store_true")
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    if options.glasses:
+        rows = [worn(seed, options.size) for seed in range(100, 100 + options.people)]
+        found = np.array([row[2:] for row in rows if row[0]]).reshape(-1, 2)
+        print(f"of {len(rows)} who wear glasses {len(found)} found; without glasses {sum(row[1] for row in rows)}")
+        print("of the found: share of the frame " + " ".join(f"{v:.2f}" for v in found[:, 0]))
+        return print("skin taken for it, share of what moves " + " ".join(f"{v:.4f}" for v in found[:, 1]))
     if options.folds:
         return folds(PEOPLE[: options.people], options.size)
     landmarker = choose_landmarker("mediapipe")

@@ -10,6 +10,7 @@ import torch
 
 from mesynth.core import facs
 from mesynth.core.profiles import Profile
+from mesynth.head import Subject
 from mesynth.motion.batched import APART, carried_back, composed, quantised
 from mesynth.motion.layers import Course
 from mesynth.motion.nuisance import Nuisance, recorded
@@ -22,9 +23,16 @@ FRAMES = 5
 
 @pytest.fixture(scope="module")
 def faces() -> dict[str, MotionPrior]:
-    """At rest, with an open mouth, with half closed eyes."""
+    """At rest, with an open mouth, with half closed eyes, with glasses."""
     return {"rest": MotionPrior(rendered(5)), "open": MotionPrior(rendered(3, "25=1,26=0.5")),
-            "half": MotionPrior(rendered(2, "45=0.5"))}  # fmt: skip
+            "half": MotionPrior(rendered(2, "45=0.5")), "glasses": MotionPrior(wearing(8))}  # fmt: skip
+
+
+def wearing(seed: int) -> Face:
+    subject = Subject(seed, 160, frontal=True, glasses=True)
+    shown = Face(subject.render(np.zeros((1, len(facs.AU_CODES), 2), np.float32))[0], subject.landmarks())
+    assert shown.layers.front is not None
+    return shown
 
 
 def course(prior: MotionPrior, request: str, **nuisance: float) -> Course:
@@ -47,6 +55,7 @@ def check_alike(ours: np.ndarray, theirs: np.ndarray) -> None:
     [
         ("rest", "4=1,R12=0.8"), ("rest", "L45=1,25=1,26=1"), ("rest", "27=1,1=0.4"), ("open", "24=1,17=0.6"),
         ("open", "45=0.5,26=1"), ("open", "12=0.5"), ("half", "43=0.6,6=1"), ("half", "5=1,20=1,16=1"),
+        ("open", "12=1,45=1"), ("glasses", "4=1,45=1"),
     ],
 )  # fmt: skip
 def test_frames_are_those_made_one_by_one(
@@ -61,8 +70,9 @@ def test_frames_are_those_made_one_by_one(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_head_motion_noise_and_blinks_too(faces: dict[str, MotionPrior], device: str) -> None:
-    prior, nuisance = faces["rest"], Nuisance(head=2, noise=2.5, blink=1, style=1)
+@pytest.mark.parametrize("kind", ["rest", "glasses"])
+def test_head_motion_noise_and_blinks_too(faces: dict[str, MotionPrior], kind: str, device: str) -> None:
+    prior, nuisance = faces[kind], Nuisance(head=2, noise=2.5, blink=1, style=1)
     request = facs.parse_request("12=0.7,25=0.4"), Profile()
     one, other = (
         prior.generate(*request, n_frames=FRAMES, fps=50, nuisance=nuisance, seed=11, device=on)[0]
