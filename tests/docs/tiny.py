@@ -121,7 +121,9 @@ SUBSTITUTIONS = (
         r"^mesynth generate\b.*--count", "eighteen clips go the same way as a thousand", options={"--count": "18"}
     ),
     Substitution(
-        r"^mesynth generate\b.*--au\b.*--count", "two clips of a request differ as eight do", options={"--count": "2"}
+        r"^mesynth generate\b.*(--au|--emotion \w+) .*--count",
+        "three clips of one request differ as eight do",
+        options={"--count": "3"},
     ),
     Substitution(
         r"^mesynth generate\b(?!.*--plan)(?!.*--kind flow)",
