@@ -181,6 +181,14 @@ def test_a_failed_check_does_not_end_the_tests(environment: Path) -> None:
     assert pytest_words.endswith(" --durations=10 -k some words")
 
 
+@pytest.mark.parametrize("after", ["0", "0.5"])  # mypy has ended before the tests did, or long after
+def test_all_passed_is_a_success(environment: Path, after: str) -> None:
+    (environment / "bin" / "mypy").write_text(f"#!/bin/sh\nsleep {after}\n")
+    done = run("test.sh", environment)
+    assert done.stdout.count(": passed\n") == 5
+    assert done.returncode == 0
+
+
 def test_installed_once_a_lock(environment: Path) -> None:
     folder = str(environment)
     assert run("setup.sh", environment, folder, "offline").returncode == 0

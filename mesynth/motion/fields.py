@@ -197,6 +197,9 @@ units .87, bumps .72, expression units .30; the mean of three says more than tha
 K = len(facs.AU_CODES)
 RIGS: dict[str, float] = {"face units": 1.0, "expression units": 0.5, "bumps": 1.0}
 """Weight of each rig in the mean. The expression units are the coarsest: their cosine with the others is lowest."""
+_BY_THE_MANUAL = ((14, 22, 24), 4.0)
+"""AUs, and times what their bumps count: both artists' 14 and 24 raise the corner as 12 does, which the FACS manual
+says they do not, and half of these bumps is written from it (docs/decisions/024)."""
 BOX = ((-1.7, 1.7), (-1.3, 2.1))
 """u and v range of the table, IOD."""
 SIDE = 129
@@ -242,6 +245,14 @@ def has_rigs() -> np.ndarray:
     return np.stack([units if name == "expression units" else np.ones(K, np.bool_) for name in RIGS])
 
 
+def _by_the_manual(shares: np.ndarray) -> np.ndarray:
+    """[R,K] shares of the rigs, of sum 1 by AU, with more of what the manual says."""
+    codes, times = _BY_THE_MANUAL
+    out = shares.copy()
+    out[list(RIGS).index("bumps"), [facs.AU_INDEX[code] for code in codes]] *= times
+    return np.asarray(out / out.sum(0))
+
+
 # ---------------------------------------------------------------- rigs of single people
 
 
@@ -269,7 +280,7 @@ def draw_rig(rng: np.random.Generator) -> np.ndarray:
     has[list(RIGS).index("bumps"), [facs.AU_INDEX[code] for code in _NO_BUMPS]] = False
     weights = np.array(list(RIGS.values()))[:, None] * has
     drawn = rng.gamma(np.maximum(_CONCENTRATION * weights, 1e-9)) * has
-    drawn /= drawn.sum(0)
+    drawn = _by_the_manual(drawn / drawn.sum(0))
     out = np.zeros((K, 2, *model.vertices.shape), np.float32)
     for i, name in enumerate(RIGS):
         out += drawn[i].astype(np.float32)[:, None, None, None] * rig_basis(name)
@@ -369,7 +380,7 @@ def mean_table() -> FieldTable:
     from scipy.ndimage import gaussian_filter
 
     has = has_rigs() * np.array(list(RIGS.values()))[:, None]
-    share = (has / has.sum(0)).astype(np.float32)
+    share = _by_the_manual(has / has.sum(0)).astype(np.float32)
     mean = sum(share[i][:, None, None, None] * rig_basis(name) for i, name in enumerate(RIGS))
     sharp = table_of(np.asarray(mean, np.float32)).fields
     return FieldTable(np.float32(_SHARE) * gaussian_filter(sharp, (0, 0, _SOFT, _SOFT, 0)))

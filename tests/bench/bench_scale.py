@@ -122,12 +122,19 @@ def run(code: str, *arguments: object) -> tuple[list[float], float]:
 
 def measured(rows: int, shard_rows: int) -> dict[str, float]:
     """Seconds a row and peaks."""
+
+    def stage(what: str, code: str, *arguments: object) -> tuple[list[float], float]:
+        started = time.perf_counter()
+        figures, peak = run(code, rows, *arguments)
+        print(f"{what} of {rows:,} rows: {time.perf_counter() - started:.0f} s, {peak:.2f} GiB", file=sys.stderr)
+        return figures, peak
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (drawn, written, copied, size), plan = run(PLAN, rows, folder)
-        (journals,), _ = run(JOURNALS, rows, folder / "corpus", shard_rows)
-        (merged,), merge = run(MERGE, rows, folder / "corpus")
-        read = math.nan if rows > READ_AT_MOST else run(READ, rows, folder / "corpus")[1]
+        (drawn, written, copied, size), plan = stage("plan", PLAN, folder)
+        (journals,), _ = stage("journals", JOURNALS, folder / "corpus", shard_rows)
+        (merged,), merge = stage("merge", MERGE, folder / "corpus")
+        read = math.nan if rows > READ_AT_MOST else stage("reading", READ, folder / "corpus")[1]
         stored = (folder / "corpus" / "manifest.parquet").stat().st_size / rows
     return {
         "draw": drawn, "write": written, "copy": copied, "plan bytes": size, "journal": journals, "merge": merged,
