@@ -33,7 +33,7 @@ from torch import nn
 
 from mesynth import __version__
 from mesynth.core.emotions import label
-from mesynth.core.errors import ConfigError, LeakError, MesynthError, NoFaceError, WeightsUnavailable
+from mesynth.core.errors import ConfigError, LeakError, MesynthError, NoFaceError, WeightsUnavailable, first_line
 from mesynth.core.process import one_thread
 from mesynth.core.seeds import stream
 from mesynth.core.types import optical_strain
@@ -383,7 +383,7 @@ class Spotter:
             network.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
             seen = tuple(map(str, facts["subjects_seen"]))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise WeightsUnavailable(f"the spotter in {folder} is damaged ({reason}); train it again") from None
         if not seen:
             raise WeightsUnavailable(f"the spotter in {folder} does not say whom it learned from; train it again")

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mesynth.preprocess.flow import METHODS
 from mesynth.preprocess.landmarks import ENVIRONMENT
-from mesynth.store import stage
+from mesynth.store import processes, stage
+from tests import warm
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and theirs after them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Estimate = Callable[[np.ndarray, np.ndarray, str], np.ndarray]
 collect_ignore = ["outside"]  # a package of others: tests/test_outside.py installs it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported to collect tests stays: no collection of garbage looks at it, then or ever after. Nor has a
+    forked process, which would have to copy it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -37,36 +54,47 @@ def _one_core() -> Iterator[None]:
     anew, and pytest-xdist has a process a core already. Tests of several ask for them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 1)
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _processes_at_once() -> Iterator[None]:
-    """Tests of several processes have less work than it pays to start one for; they are started all the same."""
+    """Tests of several processes have less work than it pays to start one for; they are started all the same. They are
+    forked from one server, which is started for the first of them and has then loaded what any of them needs."""
+    asked = processes._context
+
+    def context(work: object) -> Any:
+        made = asked(work)
+        if made.get_start_method() == "forkserver":
+            made.set_forkserver_preload([*warm.LOADED])
+        return made
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "WORTH", 0.0)
+        patch.setattr(processes, "_context", context)
         yield
 
 
-@pytest.fixture(scope="module")
-def flows_once() -> Iterator[None]:
-    """For modules whose commands look at the same pictures again and again: optical flow of a batch of pairs is
-    estimated once. What is kept (half a gigabyte at most) is handed out as copies."""
-    kept: dict[bytes, np.ndarray] = {}
-    size = 0
+_FLOWS: dict[bytes, np.ndarray] = {}
+"""Optical flow by method and pictures, for :func:`flow_once`."""
+
+
+@contextmanager
+def flow_once() -> Iterator[None]:
+    """Optical flow of a batch of pairs is estimated once a process. What is kept (a quarter of a gigabyte at most) is
+    handed out as copies."""
 
     def once(name: str, estimate: Estimate) -> Estimate:
         def flow(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
-            nonlocal size
             key = hashlib.sha256(repr((name, a.shape, device)).encode())
             for pictures in (a, b):
                 key.update(np.ascontiguousarray(pictures))
-            found = kept.get(key.digest())
+            found = _FLOWS.get(key.digest())
             if found is None:
-                found = kept[key.digest()] = estimate(a, b, device)
-                size += found.nbytes
-                while size > 2**29:
-                    size -= kept.pop(next(iter(kept))).nbytes
+                found = _FLOWS[key.digest()] = estimate(a, b, device)
+                while sum(one.nbytes for one in list(_FLOWS.values())) > 2**28:
+                    _FLOWS.pop(next(iter(_FLOWS)), None)
             return found.copy()
 
         return flow
@@ -74,6 +102,13 @@ def flows_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("dis", "tvl1"):
             patch.setitem(METHODS, name, once(name, METHODS[name]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def flows_once() -> Iterator[None]:
+    """:func:`flow_once`, for modules whose commands look at the same pictures again and again."""
+    with flow_once():
         yield
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import site
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -36,13 +38,18 @@ data: {source: manifest, manifests: [prepared], size: 32}
 run: {images: 16, batch: 8, log_images: 8, validate_images: 16, validation: 2, sheet: 2, checkpoint_images: 16}
 """
 
-DRIVER = """
-import shlex, sys
+SERVES = """
+import json, sys
+from click.testing import CliRunner
 import mesynth.cli, recognizer.cli
-for typed in sys.argv[1:]:
-    program, *words = shlex.split(typed)
-    {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}[program](words, standalone_mode=False)
+answers, sys.stdout = sys.stdout, sys.stderr
+for typed in sys.stdin:
+    program, *words = json.loads(typed)
+    group = {"mesynth": mesynth.cli.main, "recognizer": recognizer.cli.main}[program]
+    said = CliRunner().invoke(group, words, prog_name=program)
+    print(json.dumps([said.exit_code, said.stdout, said.stderr, repr(said.exception)]), file=answers, flush=True)
 """
+"""One process types all commands: each of its own would import torch again."""
 
 pytestmark = pytest.mark.slow
 
@@ -69,27 +76,26 @@ class Outside:
             check=True,
         )  # fmt: skip
 
-    def start(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """The environment's Python with these arguments ends with this code."""
-        done = subprocess.run(
-            [str(self.python), *words], cwd=self.folder, capture_output=True, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        environ = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [str(self.python), "-c", SERVES], cwd=self.folder, env=environ, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        assert done.returncode == code, (words, done.stdout[-2000:], done.stderr[-2000:])
-        return done
 
-    def run(self, *words: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
-        """A command of mesynth or recognizer there."""
-        return self.start("-m", *words, code=2 if fails else 0)
+    def type(self, command: str, *, fails: bool = False) -> tuple[str, str]:
+        """A command of mesynth or recognizer there; its output and errors."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(shlex.split(command)) + "\n")
+        self.process.stdin.flush()
+        code, out, errors, raised = json.loads(self.process.stdout.readline())
+        assert code == (2 if fails else 0), (command, out[-2000:], errors[-2000:], raised)
+        return out, errors
 
-    def type(self, *commands: str) -> None:
-        """Commands one after the other, in one process: each of its own would import torch again."""
-        self.start("-c", DRIVER, *commands)
-
-    def json(self, *words: str) -> dict[str, object]:
-        """What a command prints with ``--json``."""
-        found: dict[str, object] = json.loads(self.run(*words, "--json").stdout)
-        return found
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(60) == 0
 
 
 def write_beach(root: Path) -> None:
@@ -114,43 +120,43 @@ def write_beach(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
     made = Outside(tmp_path_factory.mktemp("outside"))
     write_beach(made.folder / "beach")
     (made.folder / "mean.yaml").write_text(RECIPE)
-    made.type(
-        "mesynth prepare beach --root beach --workers 1 --out prepared",
-        "mesynth train mean.yaml --workers 1 --out mean",
-    )
-    return made
+    made.type(f"mesynth prepare beach --root beach --workers 1 --size {SIZE} --method dis --out prepared")
+    made.type("mesynth train mean.yaml --workers 1 --out mean")
+    yield made
+    made.close()
 
 
-def generate(model: str, people: int, out: str) -> tuple[str, str]:
-    """The commands that make clips of rendered people."""
+def generate(outside: Outside, model: str, people: int, out: str) -> None:
+    """Make clips of rendered people."""
     asked = "--emotion negative,positive,surprise --count 9 --fps 30"
-    return (
-        f"mesynth render --layout faces --subjects {people} --size 128 --out {out}-faces",
-        f"mesynth generate --faces {out}-faces {asked} --model {model} --workers 1 --out {out}",
-    )
+    outside.type(f"mesynth render --layout faces --subjects {people} --size 128 --out {out}-faces")
+    outside.type(f"mesynth generate --faces {out}-faces {asked} --model {model} --workers 1 --out {out}")
 
 
 def test_its_database_is_prepared_and_checked_like_any_other(outside: Outside) -> None:
-    told = outside.json("mesynth", "prepare", "beach", "--root", "beach", "--check")
+    told = json.loads(outside.type("mesynth prepare beach --root beach --check --json")[0])
     assert told["usable"] == PEOPLE * len(EMOTIONS)
     from mesynth.store.manifest import Manifest
 
     manifest = Manifest.read(outside.folder / "prepared")
     assert set(manifest.subject_keys()) == {f"beach/p{seed}" for seed in range(PEOPLE)}
-    wrong = outside.run("mesynth", "prepare", "beech", "--root", "beach", "--out", "never", fails=True)
+    # As its users type it: a process of their own.
+    wrong = subprocess.run(
+        [str(outside.python), "-m", "mesynth", "prepare", "beech", "--root", "beach", "--out", "never"],
+        cwd=outside.folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert wrong.returncode == 2
     assert "beach" in wrong.stderr  # among the databases there are
     assert not (outside.folder / "never").exists()
 
 
 def test_its_generator_is_trained_and_its_measure_stands_in_the_report(outside: Outside) -> None:
-    outside.type(
-        *generate("mean", 3, "corpus"),
-        "mesynth measure --real prepared --synthetic corpus --clips 6 --workers 1 --out quality",
-    )
+    generate(outside, "mean", 3, "corpus")
+    outside.type("mesynth measure --real prepared --synthetic corpus --clips 6 --workers 1 --out quality")
     page = (outside.folder / "quality" / "report.html").read_text()
     assert "pixels that move" in page
     report = json.loads((outside.folder / "quality" / "report.json").read_text())
@@ -162,32 +168,22 @@ def test_its_generator_is_trained_and_its_measure_stands_in_the_report(outside: 
 
 def test_its_clips_are_checked_for_leaks(outside: Outside) -> None:
     (outside.folder / "own.yaml").write_text(OWN)
-    outside.type("mesynth train own.yaml --workers 1 --out own", *generate("own", 2, "leaking"))
+    outside.type("mesynth train own.yaml --workers 1 --out own")
+    generate(outside, "own", 2, "leaking")
     facts = json.loads((outside.folder / "own" / "generator" / "mesynth.json").read_text())["facts"]
     assert set(facts["subjects_seen"]) <= {f"beach/p{seed}" for seed in range(PEOPLE)}
     assert facts["subjects_seen"]
-    refused = outside.run(
-        "recognizer",
-        "loso",
-        "--real",
-        "prepared",
-        "--synthetic",
-        "leaking",
-        "model=lda",
-        "--out",
-        "refused",
-        fails=True,
-    )
-    assert "beach/p" in refused.stderr
+    _, refused = outside.type("recognizer loso --real prepared --synthetic leaking model=lda --out refused", fails=True)
+    assert "beach/p" in refused
     assert not (outside.folder / "refused" / "result.json").exists()
 
 
 def test_its_model_runs_in_an_ablation(outside: Outside) -> None:
-    first = () if (outside.folder / "corpus").exists() else generate("mean", 3, "corpus")
+    if not (outside.folder / "corpus").exists():
+        generate(outside, "mean", 3, "corpus")
     outside.type(
-        *first,
         "recognizer ablate --real prepared --synthetic corpus 'models=[two_layers]' 'seeds=[0]' 'ratios=[0,1]'"
-        " 'controls=[shuffled]' resamples=200 train.steps=8 two_layers.hidden=8 --out ablation",
+        " 'controls=[shuffled]' resamples=200 train.steps=8 two_layers.hidden=8 --out ablation"
     )
     result = json.loads((outside.folder / "ablation" / "result.json").read_text())
     assert "two_layers" in json.dumps(result)

@@ -1,5 +1,7 @@
 """What is installed: the locks of requirements/, scripts that install them, the wheel and three journeys from it."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -251,10 +253,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_carries_the_recipes(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_carries_the_recipes(wheel: Path, fresh: Fresh, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         carried = {name: archive.read(name) for name in archive.namelist() if name.startswith("mesynth/recipes/")}
-        archive.extractall(tmp_path / "site")
     files = [file for file in (ROOT / "configs").rglob("*") if file.is_file()]
     assert len(files) > 20
     assert carried == {
@@ -263,10 +264,10 @@ def test_wheel_carries_the_recipes(wheel: Path, tmp_path: Path) -> None:
     # Unpacked is what an installation is: the recipes are found from there, whatever folder one works in.
     show = "from mesynth.config import recipes_root; print(recipes_root())"
     done = subprocess.run(
-        [sys.executable, "-c", show], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        [sys.executable, "-c", show], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(fresh.site)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert Path(done.stdout.strip()) == (tmp_path / "site" / "mesynth" / "recipes").resolve()
+    assert Path(done.stdout.strip()) == (fresh.site / "mesynth" / "recipes").resolve()
 
 
 @pytest.mark.slow
@@ -285,17 +286,15 @@ def test_wheel_holds_the_product_alone(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_installation_has_its_recognizer(wheel: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
+def test_an_installation_has_its_recognizer(fresh: Fresh, tmp_path: Path) -> None:
     show = (
         "import recognizer; r = recognizer.load('shipped'); print(recognizer.__file__, r.config.model, r.subjects_seen)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", show], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        env=os.environ | {"PYTHONPATH": str(fresh.site)},
     )  # fmt: skip
-    assert done.stdout.split(maxsplit=1)[0] == str(tmp_path / "site" / "recognizer" / "__init__.py")
+    assert done.stdout.split(maxsplit=1)[0] == str(fresh.site / "recognizer" / "__init__.py")
     assert "lda frozenset()" in done.stdout
 
 
@@ -353,9 +352,10 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
     place = tmp_path_factory.mktemp("fresh")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(place / "site")
-    # What numba made of the same files is taken along, as far as there is any: to compile it anew takes longer than the
-    # journeys. It holds for a source of the same time and size.
-    for made in [*(ROOT / "mesynth").rglob("*.nb[ic]"), *(ROOT / "recognizer").rglob("*.nb[ic]")]:
+    # What numba and Python made of the same files is taken along, as far as there is any: to compile it anew takes
+    # longer than the journeys. It holds for a source of the same time and size.
+    kinds = ("*.nb[ic]", f"*.{sys.implementation.cache_tag}.pyc")
+    for made in [file for room in ("mesynth", "recognizer") for kind in kinds for file in (ROOT / room).rglob(kind)]:
         folder = made.parent.parent.relative_to(ROOT)
         (place / "site" / folder / "__pycache__").mkdir(exist_ok=True)
         shutil.copy(made, place / "site" / folder / "__pycache__")

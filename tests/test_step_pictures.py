@@ -117,7 +117,7 @@ def test_clashes_are_found() -> None:
     assert page.clashes() == ["'beyond' leaves the page", "'one' lies on 'three'"]
 
 
-def test_an_unknown_step_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
+def test_an_unknown_step_is_one_line_and_writes_nothing(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"step 'warp' is unknown; choose from crop, stabilise, .*augment"):
         list(write_pictures(tmp_path, ["spot", "warp"], TINY))
     script = ROOT / "scripts" / "make_step_pictures.py"
@@ -129,7 +129,7 @@ def test_an_unknown_step_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "warp" in line] == done.stderr.splitlines()
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="unknown"):
-        draw("warp", Scene(TINY))
+        draw("warp", scene)
 
 
 @pytest.mark.parametrize(

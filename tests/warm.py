@@ -8,6 +8,7 @@ it loads or what is left when it ends, starts its own.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -26,6 +27,7 @@ LOADED = (
     "torch._dynamo",  # by the first optimiser
     "accelerate",
     "mesynth.corpus.generate",
+    "mesynth.metrics.measure",
     "mesynth.training.train",
     "mesynth.training.data.pairs",
     "recognizer.ablation",
@@ -91,10 +93,13 @@ class _Server:
         self._rest = b""
         atexit.register(self.close)
 
-    def start(self, words: Sequence[str], cwd: Path, environment: dict[str, str]) -> Process:
+    def start(self, words: Sequence[str], cwd: Path, environment: dict[str, str], gate: Path | None) -> Process:
         self._started += 1
         files = tuple(Path(self._folder.name) / f"{self._started}.{kind}" for kind in ("out", "err"))
-        asked = {"words": list(words), "cwd": str(cwd), "environment": environment, "files": [str(f) for f in files]}
+        asked = {
+            "words": list(words), "cwd": str(cwd), "environment": environment, "files": [str(f) for f in files],
+            "gate": str(gate or ""),
+        }  # fmt: skip
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked).encode() + b"\n")
         while not self._begun:
@@ -127,14 +132,15 @@ class _Server:
 _servers: list[_Server] = []
 
 
-def start(*words: str, cwd: Path = ROOT, **environment: str) -> Process:
+def start(*words: str, cwd: Path = ROOT, gate: Path | None = None, **environment: str) -> Process:
     """Start ``python -m WORDS`` in a process group of its own, with the environment of this process and what is given.
 
-    The first call in a process loads the server, which takes seconds.
+    With a ``gate`` it begins when that file is there: several that wait for one begin at once. The first call in a
+    process loads the server, which takes seconds.
     """
     if not _servers:
         _servers.append(_Server())
-    return _servers[0].start(words, cwd, dict(os.environ) | {"OMP_NUM_THREADS": "1"} | environment)
+    return _servers[0].start(words, cwd, dict(os.environ) | {"OMP_NUM_THREADS": "1"} | environment, gate)
 
 
 def run(*words: str, cwd: Path = ROOT, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -152,6 +158,8 @@ def _serve() -> dict[str, object]:
     for name in LOADED:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a thread that a fork would lose"
+    gc.collect()
+    gc.freeze()  # a forked process that collected garbage would copy all of this
     ours, bell = os.pipe()
     os.set_blocking(bell, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -210,6 +218,8 @@ def _become(request: dict[str, object]) -> str:
     given = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.path[:1] = [os.getcwd(), *(place for place in given if place not in sys.path[1:])]
     sys.argv = words
+    while request["gate"] and not os.path.exists(str(request["gate"])):
+        time.sleep(0.01)
     return str(words[0])
 
 

@@ -53,3 +53,12 @@ class RunFolderError(MesynthError):
 
 class ConfigError(MesynthError):
     """A configuration key or value is unknown, out of range, or without effect."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for a line that tells of it: its first line that is not blank, or else its kind.
+
+    >>> first_line(OSError("the disk is full\\nand hot")), first_line(MemoryError())
+    ('the disk is full', 'MemoryError')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -33,7 +33,7 @@ import yaml
 from mesynth import __version__
 from mesynth.core import emotions, facs, seeds
 from mesynth.core.emotions import AUSampling
-from mesynth.core.errors import ManifestError, MesynthError, RunFolderError
+from mesynth.core.errors import ManifestError, MesynthError, RunFolderError, first_line
 from mesynth.core.profiles import MAX_DURATION_S, MIN_DURATION_S, Profile, draw_profile, frame_count, require_profile
 from mesynth.core.types import N_AUS, AUVector
 from mesynth.corpus.faces import FaceSource, find_faces
@@ -527,7 +527,7 @@ class StoredPlan(_Rows):
         except MesynthError:
             raise
         except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ManifestError(f"row {index} of {self.folder / ROWS_FILE} is damaged ({reason}); plan anew") from None
 
     def _line(self, index: int) -> dict[str, Any]:

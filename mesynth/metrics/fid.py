@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mesynth.core import seeds
-from mesynth.core.errors import ManifestError
+from mesynth.core.errors import ManifestError, first_line
 from mesynth.core.statistics import Interval, percentiles, resample, tails
 from mesynth.metrics.networks import BATCH
 from mesynth.store.manifest import FILE_NAME, Manifest
@@ -394,7 +394,7 @@ def read_statistics(file: Path, dim: int) -> Moments:
     except KeyError as error:
         raise ManifestError(f"{file} has no {error.args[0]}; pytorch-fid's statistics hold mu and sigma") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ManifestError(f"{file} cannot be read as statistics ({str(error).splitlines()[0]})") from None
+        raise ManifestError(f"{file} cannot be read as statistics ({first_line(error)})") from None
     if mean.shape != (dim,) or covariance.shape != (dim, dim):
         raise ManifestError(f"{file} holds {mean.shape} and {covariance.shape}; this extractor gives {dim} features")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):

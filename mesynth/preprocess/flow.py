@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from mesynth.core.errors import MesynthError, WeightsUnavailable
+from mesynth.core.errors import MesynthError, WeightsUnavailable, first_line
 from mesynth.core.types import Flow
 from mesynth.store.assets import Need, hub_folder
 
@@ -121,7 +121,7 @@ def _model(file: str, changed: int, device: str) -> Any:
         model = getattr(optical_flow, _CHANNELS[first.shape[0]])(weights=None, progress=False)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, StopIteration, AttributeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise WeightsUnavailable(
             f"{file} holds no weights of torchvision's RAFT ({reason}); get {_URL}{FILES[0]}"
         ) from None

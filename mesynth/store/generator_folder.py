@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError, first_line
 from mesynth.core.facs import AU_INDEX
 from mesynth.core.registry import Registry
 from mesynth.store import digests
@@ -430,7 +430,7 @@ def load_network(kind: type[_Network], folder: Path) -> _Network:
         raise
     except (OSError, ValueError, TypeError, RuntimeError, AttributeError, LookupError, ArithmeticError, MemoryError,
             SafetensorError) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise PipelineError(f"{folder} does not fit {kind.__name__} ({reason}); retrain or copy it again") from None
     loaded: _Network = network.eval().requires_grad_(False)
     return loaded

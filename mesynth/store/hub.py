@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesynth.core.errors import ConfigError, ManifestError, MesynthError
+from mesynth.core.errors import ConfigError, ManifestError, MesynthError, first_line
 from mesynth.store import digests
 
 SCHEME = "hf://"
@@ -250,4 +250,4 @@ _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"
 
 
 def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return first_line(error)[:160]

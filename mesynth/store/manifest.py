@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mesynth.core import emotions
-from mesynth.core.errors import ConfigError, ManifestError
+from mesynth.core.errors import ConfigError, ManifestError, first_line
 from mesynth.core.framing import KnownFraming
 from mesynth.core.types import N_AUS, AUVector
 from mesynth.store import digests
@@ -258,7 +258,7 @@ class Manifest:
                 table = stored.read()
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ManifestError(f"{file} cannot be read ({reason}); make it anew") from None
         raw = table.schema.metadata or {}
         meta = {

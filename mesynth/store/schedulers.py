@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError, first_line
 
 # ------------------------------------------------------------------- on Ray
 
@@ -86,7 +86,7 @@ class RayEngine:
                 cause = error.cause if isinstance(error.cause, Exception) else error
                 raise cause from None
             except (ray.exceptions.RayError, ConnectionError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 raise MesynthError(
                     f"the Ray cluster lost a task for good ({reason}); finished clips stay in {where}, the same "
                     "command goes on from there"
@@ -105,7 +105,7 @@ class RayEngine:
         try:
             ray.init(address=self.address or None, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ConfigError(
                 f"no Ray cluster answers at '{self.address or 'auto'}' ({reason}); start one with `ray start --head`, "
                 "or leave out --address for one on this machine"

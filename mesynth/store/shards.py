@@ -20,7 +20,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from mesynth.core.errors import ConfigError, ManifestError, UnreadableImageError
+from mesynth.core.errors import ConfigError, ManifestError, UnreadableImageError, first_line
 from mesynth.core.framing import LANDMARKS, Framing, KnownFraming, framing_of_eyes
 from mesynth.store.manifest import Manifest, Row, Span
 from mesynth.store.remote import place
@@ -227,7 +227,7 @@ def npy_array(data: bytes) -> np.ndarray:
     try:
         start, shape, fortran, dtype = _npy_form(data)
     except Exception as error:  # numpy evaluates the header as a literal, which fails in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ManifestError(f"an array cannot be read ({reason}); make the corpus anew") from None
     held = len(data) - start
     if dtype.hasobject:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mesynth.core.errors import WeightsUnavailable
+from mesynth.core.errors import WeightsUnavailable, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def read_network(
 
 def _foreign(path: Path, what: str, error: Exception) -> WeightsUnavailable:
     """For a file whose tensors or record do not fit: one line with the reason."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     return WeightsUnavailable(f"{what}: {path} is no file of it ({reason}); reinstall or retrain it")
 
 

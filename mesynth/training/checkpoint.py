@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, LeakError, MesynthError, RunFolderError, first_line
 from mesynth.store import digests
 from mesynth.store.generator_folder import INDEX, WEIGHTS, GeneratorFacts, read_facts, saved_folder, shipped_models
 from mesynth.training.config import Recipe
@@ -136,7 +136,7 @@ def read(folder: Path) -> tuple[int, Saved]:
         raise
     except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError,
             SafetensorError) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise RunFolderError(f"checkpoint {folder} is damaged ({reason})") from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mesynth.core.errors import MesynthError
+from mesynth.core.errors import MesynthError, first_line
 from mesynth.core.facs import AU_CODES
 from mesynth.training.checkpoint import Averages, open_initial
 from mesynth.training.config import Recipe
@@ -204,7 +204,7 @@ def measure(recipe: Recipe, device: str = "auto", *, updates: int = 50, warmup: 
     try:
         seconds = _timed(recipe, device, updates, warmup)
     except (RuntimeError, MesynthError) as error:  # out of memory, a precision or a compiler that is not there
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         return Throughput(run.precision, run.compile, run.batch, 0.0, None, reason[:200])
     memory = torch.cuda.max_memory_allocated() if on_gpu else None
     return Throughput(run.precision, run.compile, run.batch, updates * run.batch / seconds, memory)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mesynth import __version__
-from mesynth.core.errors import ConfigError, MesynthError
+from mesynth.core.errors import ConfigError, MesynthError, first_line
 from mesynth.core.process import stop_requested
 from mesynth.core.seeds import derived
 from mesynth.store import digests
@@ -155,7 +155,7 @@ class Run:
         except Problem as problem:
             raise TrainingFailed(f"{problem} (after {clock.images:,} images); the checkpoints stay") from None
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ConfigError(f"run.compile=true does not work here ({reason}); set run.compile=false") from None
         finally:
             torch.set_rng_state(outside)

@@ -53,6 +53,14 @@ def pair_loss(features: torch.Tensor, y: torch.Tensor, margin: float) -> torch.T
     return (each * other).sum() / max(len(y) * (len(y) - 1), 1)
 
 
+def with_pairs(
+    loss: torch.Tensor, features: torch.Tensor | None, y: torch.Tensor, weight: float, margin: float
+) -> torch.Tensor:
+    """``loss`` plus ``weight`` times :func:`pair_loss` of the features [B,D], brought to length 1."""
+    assert features is not None
+    return loss + weight * pair_loss(F.normalize(features, dim=1, eps=1e-6), y, margin) if weight else loss
+
+
 def key_frames(frames: torch.Tensor, keys: int) -> torch.Tensor:
     """[B,T,F,F] -> [B,keys,F,F]: the first frame, then those between which the clip changes by equal shares.
 
@@ -99,12 +107,8 @@ class Mersiam(FlowNetwork):
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Focal loss plus the siamese loss on features of length 1."""
-        assert outputs.features is not None
         total = focal(outputs.scores, y, self.config.gamma)
-        if self.config.pairs:
-            unit = F.normalize(outputs.features, dim=1, eps=1e-6)
-            total = total + self.config.pairs * pair_loss(unit, y, self.config.margin)
-        return total
+        return with_pairs(total, outputs.features, y, self.config.pairs, self.config.margin)
 
 
 def build(config: MersiamConfig, n_classes: int, shape: Shape) -> FlowNetwork:

@@ -13,7 +13,7 @@ from torch import nn
 from mesynth.core.errors import ConfigError
 from recognizer.models.blocks import NonLocal, ResNet18
 from recognizer.models.common import Dropout, FlowNetwork, Outputs, Shape, check
-from recognizer.models.mersiam import pair_loss
+from recognizer.models.mersiam import with_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,8 @@ class SmaStn(FlowNetwork):
 
     def loss(self, outputs: Outputs, y: torch.Tensor, au: torch.Tensor) -> torch.Tensor:
         """Cross-entropy plus the loss on features."""
-        assert outputs.features is not None
         total = F.cross_entropy(outputs.scores, y)
-        if self.config.deviation:
-            unit = F.normalize(outputs.features, dim=1, eps=1e-6)
-            total = total + self.config.deviation * pair_loss(unit, y, self.config.margin)
-        return total
+        return with_pairs(total, outputs.features, y, self.config.deviation, self.config.margin)
 
 
 def build(config: SmaStnConfig, n_classes: int, shape: Shape) -> FlowNetwork:

@@ -185,6 +185,12 @@ def _laid(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.hstack([weight, bias[:, None]]))
 
 
+def _members(info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[list[Any]]:
+    """The arguments of each member of a stack, one after the other."""
+    moved = [t if d is None else t.movedim(d, 0) for t, d in zip(inputs, in_dims, strict=True)]
+    return [[t if d is None else t[m] for t, d in zip(moved, in_dims, strict=True)] for m in range(info.batch_size)]
+
+
 class _ConvPool(torch.autograd.Function):
     """Of CPU tensors; nothing flows back to ``x``, which is data. The last output is kept for backward."""
 
@@ -217,11 +223,7 @@ class _ConvPool(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         """Members one after the other: each is a pass over its own clips, and keeps its own."""
-        moved = [t if d is None else t.movedim(d, 0) for t, d in zip(inputs, in_dims, strict=True)]
-        each = [
-            _ConvPool.apply(*(t if in_dims[k] is None else t[m] for k, t in enumerate(moved)))[:3]
-            for m in range(info.batch_size)
-        ]
+        each = [_ConvPool.apply(*arguments)[:3] for arguments in _members(info, in_dims, inputs)]
         stacked = (torch.stack(parts) for parts in zip(*each, strict=True))
         return (*stacked, torch.empty(info.batch_size, 0)), (0, 0, 0, 0)
 
@@ -330,11 +332,7 @@ class _Average(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         """Members one after the other."""
-        moved = [t if d is None else t.movedim(d, 0) for t, d in zip(inputs, in_dims, strict=True)]
-        each = [
-            _Average.apply(*(t if in_dims[k] is None else t[m] for k, t in enumerate(moved)))[0]
-            for m in range(info.batch_size)
-        ]
+        each = [_Average.apply(*arguments)[0] for arguments in _members(info, in_dims, inputs)]
         return (torch.stack(each), torch.empty(info.batch_size, 0)), (0, 0)
 
 

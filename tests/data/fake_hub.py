@@ -116,7 +116,7 @@ def running(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """The hub, which huggingface_hub takes for the real one, with a cache of its own."""
     hub = FakeHub(root / "hub")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # or it would end late
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)

@@ -121,6 +121,11 @@ SUBSTITUTIONS = (
         r"^mesynth generate\b.*--count", "eighteen clips go the same way as a thousand", options={"--count": "18"}
     ),
     Substitution(
+        r"^mesynth generate\b.*(--au|--emotion \w+) .*--count",
+        "three clips of one request differ as eight do",
+        options={"--count": "3"},
+    ),
+    Substitution(
         r"^mesynth generate\b(?!.*--plan)(?!.*--kind flow)",
         "200 frames a second are some sixty frames a clip; 30 are ten",
         options={"--fps": "30"},

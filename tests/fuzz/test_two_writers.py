@@ -17,6 +17,7 @@ from mesynth.core.errors import LeakError, RunFolderError
 from mesynth.store.manifest import Manifest
 from mesynth.store.run_folder import LOCK_FILE, claim_folder, only_maker, only_writer, temporary_beside, write_text
 from mesynth.store.stage import Produced, run_stage
+from tests import warm
 from tests.builders import row
 
 HOLD = "import sys, time; from pathlib import Path; from mesynth.store.run_folder import only_writer\n"
@@ -191,35 +192,16 @@ def test_of_a_hundred_that_start_together_one_goes_on(tmp_path: Path) -> None:
 
 
 CORPUS = ("generate", "--kind", "flow", "--emotion", "surprise", "--count", "4", "--workers", "1", "--out")
-STARTS = """
-import sys
-import mesynth.cli, mesynth.corpus.flow_corpus, mesynth.store.stage
-print("ready", flush=True)
-sys.stdin.readline()
-mesynth.cli.main(sys.argv[1:])
-"""
 
 
 def test_of_eight_processes_that_generate_together_one_goes_on(tmp_path: Path) -> None:
     """They wait for each other once everything is imported; who comes when all is done finds the corpus finished."""
     out = tmp_path / "out"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", STARTS, *CORPUS, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for _ in range(8)
-    ]  # fmt: skip
-    for process in started:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
+    started = [warm.start("mesynth", *CORPUS, str(out), gate=tmp_path / "gate") for _ in range(8)]
+    (tmp_path / "gate").touch()
     codes = []
     for process in started:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate()
         codes.append(process.returncode)
         if process.returncode:
             assert process.returncode == 2, errors

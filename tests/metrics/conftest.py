@@ -17,6 +17,7 @@ from mesynth.metrics.measure import measure_all
 from mesynth.metrics.report import Comparison
 from mesynth.store.manifest import Manifest, Provenance, Row
 from mesynth.store.stage import Produced, run_stage
+from tests.conftest import flow_once
 
 FRAMES, FPS = 9, 60.0
 REQUESTS = ("12=D", "4=D", "1=D,2=D", "9=D", "L12=E", "4=C,7=C")
@@ -78,7 +79,8 @@ def _note(done: int, total: int) -> None:
 def whole(corpora: tuple[Manifest, Manifest]) -> Comparison:
     """All clips of both corpora measured, the synthetic one given as its own training set; shared by all tests."""
     config = MeasureConfig(clips=12, identity_clips=4)
-    return measure_all(corpora[0], {"c": corpora[1]}, config, training=corpora[1], progress=_note)
+    with flow_once():
+        return measure_all(corpora[0], {"c": corpora[1]}, config, training=corpora[1], progress=_note)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from mesynth.metrics.networks import ALEXNET_URL, INCEPTION_URL
 from mesynth.store.manifest import Manifest
 from tests.metrics.inception import random_weights
 
+pytestmark = pytest.mark.usefixtures("flows_once")
 Fetch = Callable[[str], dict[str, torch.Tensor]]
 
 

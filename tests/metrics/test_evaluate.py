@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesynth.core import seeds
 from mesynth.core.errors import ConfigError, MesynthError
 from mesynth.core.registry import Registry
 from mesynth.metrics import evaluate as module
@@ -37,6 +38,8 @@ from mesynth.metrics.pictures import Diversity, Pictures
 from mesynth.metrics.report import Comparison
 from mesynth.store import cluster
 from mesynth.store.manifest import Manifest
+from mesynth.store.stage import Produced, run_stage
+from tests.builders import provenance, row
 
 Corpora = tuple[Manifest, Manifest]
 NOBODY: frozenset[str] = frozenset()
@@ -95,6 +98,28 @@ class Mean:
         return [MeasureRow(group=self.label, name="grey level", value=self.sums["synthetic"] / self.n, n=self.n)]
 
 
+def make_small(job: tuple[str, int]) -> Produced:
+    kind, number = job
+    rng = seeds.stream(number, kind)
+    shown = row(
+        str(number), clip_id=f"{kind}{number}", n_frames=3, apex_index=1, offset=2, provenance=provenance(kind=kind)
+    )
+    return Produced(
+        shown, frames=rng.integers(0, 255, (3, 16, 16, 3), dtype=np.uint8), flow=np.zeros((2, 16, 16), np.float32)
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Corpora:
+    """Twelve clips a side with names as those of ``corpora``, for measures that look at next to nothing."""
+    root = tmp_path_factory.mktemp("small")
+    real, synthetic = (
+        run_stage(root / kind, [(kind, i) for i in range(12)], make_small, config={"kind": kind})
+        for kind in ("rendered", "synthetic")
+    )
+    return real, synthetic
+
+
 @pytest.fixture
 def makers(monkeypatch: pytest.MonkeyPatch) -> Makers:
     """The pool's work done in this process, with measures of these tests."""
@@ -114,10 +139,10 @@ def makers(monkeypatch: pytest.MonkeyPatch) -> Makers:
 def damaged(manifest: Manifest, numbers: AbstractSet[int]) -> Manifest:
     """Some clips' frames are missing."""
     rows = [
-        dataclasses.replace(row, frames=row.frames and dataclasses.replace(row.frames, shard="gone.tar"))
+        dataclasses.replace(one, frames=one.frames and dataclasses.replace(one.frames, shard="gone.tar"))
         if i in numbers
-        else row
-        for i, row in enumerate(manifest)
+        else one
+        for i, one in enumerate(manifest)
     ]
     return Manifest.from_rows(rows, manifest.root)
 
@@ -135,13 +160,13 @@ few = st.sets(st.integers(0, 11), max_size=6)
     turn=st.permutations(range(12)),
 )
 def test_threads_and_processes_take_in_the_same_clips(
-    makers: Makers, corpora: Corpora, refused: set[int], idle: set[int], half: set[int], unreadable: set[int],
+    makers: Makers, small: Corpora, refused: set[int], idle: set[int], half: set[int], unreadable: set[int],
     limit: int, turn: list[int],
 ) -> None:  # fmt: skip
     names = [{f"{kind}{i}" for kind in ("rendered", "synthetic") for i in chosen} for chosen in (refused, idle, half)]
     sides: list[Side] = [
-        ("real", damaged(corpora[0], unreadable), np.array(turn)),
-        ("synthetic", damaged(corpora[1], unreadable), np.array(turn[::-1])),
+        ("real", damaged(small[0], unreadable), np.array(turn)),
+        ("synthetic", damaged(small[1], unreadable), np.array(turn[::-1])),
     ]
     with pytest.MonkeyPatch.context() as patch:
         for name, found in zip(("refused", "idle", "half"), names, strict=True):
@@ -162,11 +187,9 @@ def test_threads_and_processes_take_in_the_same_clips(
     assert json.dumps(one.left_out) == json.dumps(two.left_out)  # in the same order, too
 
 
-def test_ranks_share_the_clips(
-    makers: Makers, corpora: Corpora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_ranks_share_the_clips(makers: Makers, small: Corpora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each clip is looked at by one of them, and all have the figures."""
-    real, synthetic = (("real", corpora[0], np.arange(12)), ("synthetic", corpora[1], np.arange(12)))
+    real, synthetic = (("real", small[0], np.arange(12)), ("synthetic", small[1], np.arange(12)))
     only = Makers(makers.setup, ("scribe",))
     alone = evaluate(real, {"s": synthetic}, only)[0]["s"]
     looked: list[str] = []
@@ -195,12 +218,12 @@ def test_ranks_share_the_clips(
 
 
 def test_it_looks_no_further_than_a_limit_needs(
-    makers: Makers, corpora: Corpora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    makers: Makers, small: Corpora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     looked: list[str] = []
     observe = Scribe.observe
     monkeypatch.setattr(Scribe, "observe", lambda self, clip: looked.append(clip.row.clip_id) or observe(self, clip))
-    side = ("real", corpora[0], np.arange(12))
+    side = ("real", small[0], np.arange(12))
     part = evaluate_slice(makers(["first"]), side, 0)
     assert looked == ["rendered0", "rendered1", "rendered2"]
     assert set(part.seconds) == {"first"}
@@ -211,7 +234,7 @@ def test_it_looks_no_further_than_a_limit_needs(
     monkeypatch.setattr(Scribe, "refused", {"rendered1"})
     looked.clear()
     only = Makers(makers.setup, ("first",))
-    found, _ = evaluate(side, {"s": ("synthetic", corpora[1], np.arange(4))}, only, workers=2)
+    found, _ = evaluate(side, {"s": ("synthetic", small[1], np.arange(4))}, only, workers=2)
     assert [name for name in looked if name.startswith("rendered")] == [f"rendered{i}" for i in range(4)]
     assert len(found["s"].metrics["first"].taken("real")) == 3  # type: ignore[attr-defined]
 
@@ -293,8 +316,8 @@ def test_a_measure_from_outside_stands_in_the_report_without_an_edit(
     monkeypatch.setitem(METRICS._added, "mean", Mean)
     monkeypatch.setitem(METRICS._loaded, "mean", Mean)
     found = measure_all(corpora[0], {"s": corpora[1]}, MeasureConfig(clips=4, identity_clips=1))
-    row = found.reports["s"].row("grey_level")
-    assert (row.group, row.n) == ("mean", 8)
+    grey = found.reports["s"].row("grey_level")
+    assert (grey.group, grey.n) == ("mean", 8)
     found.write(tmp_path)
     assert "grey level" in (tmp_path / "report.md").read_text()
     assert '"grey_level"' in (tmp_path / "report.json").read_text()
@@ -325,7 +348,7 @@ def test_one_process_or_three_the_same_report(corpora: Corpora, monkeypatch: pyt
     monkeypatch.setitem(METRICS._loaded, "mean", Mean)
     real, synthetic = corpora
     # Clips that cannot be read, and clips without landmarks, on both sides of the limit.
-    rows = [dataclasses.replace(row, flow=None) if i in (1, 5, 8) else row for i, row in enumerate(synthetic)]
+    rows = [dataclasses.replace(r, flow=None) if i in (1, 5, 8) else r for i, r in enumerate(synthetic)]
     holes = damaged(Manifest.from_rows(rows, synthetic.root), {0, 9})
     some = Manifest.from_rows(list(synthetic)[:4], synthetic.root)
     config = MeasureConfig(clips=12, identity_clips=3)

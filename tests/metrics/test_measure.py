@@ -20,6 +20,7 @@ from mesynth.store.manifest import Manifest
 from tests.metrics.conftest import PROGRESS
 
 Corpora = tuple[Manifest, Manifest]
+pytestmark = pytest.mark.usefixtures("flows_once")
 CONFIG = MeasureConfig(clips=12, identity_clips=4)
 
 

@@ -20,6 +20,7 @@ from mesynth.metrics.measure import measure, measure_all
 from mesynth.metrics.report import CLIP_COLUMNS, CSV_COLUMNS, FORMAT, Comparison, corpus_names
 from mesynth.store.manifest import Manifest
 
+pytestmark = pytest.mark.usefixtures("flows_once")
 CONFIG = MeasureConfig(clips=8, identity_clips=4)
 Corpora = tuple[Manifest, Manifest]
 

@@ -214,7 +214,7 @@ def test_processes_are_started_where_work_is_left_for_them(
     monkeypatch.setattr(stage, "WORTH", worth)
     who = tmp_path / "who"
     who.mkdir()
-    jobs = list(range(200 if several else 20))
+    jobs = list(range(100 if several else 20))
     seen: list[tuple[int, int]] = []
     run_stage(
         tmp_path / "a", jobs, _Slow(who, seconds), config={}, workers=2, shard_clips=4,

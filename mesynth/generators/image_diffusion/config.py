@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mesynth.config import check_range
-from mesynth.core.errors import ConfigError, WeightsUnavailable
+from mesynth.core.errors import ConfigError, WeightsUnavailable, first_line
 from mesynth.generators.diffusion_config import KINDS, Process, Sampling
 from mesynth.store.digests import DigestError, file_sha256
 from mesynth.store.generator_folder import (
@@ -107,7 +107,7 @@ def build_foreign(kind: type[_Network], foreign: Foreign) -> _Network:
 
 def unfit(foreign: Foreign, error: Exception) -> WeightsUnavailable:
     """For weights that are not those of their configuration: one line with the reason."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     return WeightsUnavailable(f"{foreign.weights} does not fit its config.json ({reason}); copy it again")
 
 

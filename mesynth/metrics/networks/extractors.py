@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mesynth.core.errors import WeightsUnavailable
+from mesynth.core.errors import WeightsUnavailable, first_line
 from mesynth.metrics.networks import (
     ALEXNET,
     ALEXNET_URL,
@@ -118,7 +118,7 @@ class Inception(_Placed):
         try:
             self._net = _inception_from(inception, state)
         except (RuntimeError, AttributeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise WeightsUnavailable(
                 f"Inception weights: {found or INCEPTION_URL} is not {INCEPTION_FILE} ({reason})"
             ) from None

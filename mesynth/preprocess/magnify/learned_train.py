@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from mesynth.config import load_recipe
 from mesynth.core import seeds
-from mesynth.core.errors import ConfigError, MesynthError, RunFolderError
+from mesynth.core.errors import ConfigError, MesynthError, RunFolderError, first_line
 from mesynth.core.process import stop_requested
 from mesynth.preprocess.magnify.classical import displacement_slope, noise_gain, psnr
 from mesynth.preprocess.magnify.learned import LearnedMagnifier, MagnifierMeta, MagnifierNet, net_tensors
@@ -299,7 +299,7 @@ class Training:
             self._optimizer.load_state_dict(state)
             self.step, self.loss = step, float(record["loss"])
         except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise RunFolderError(f"{path} is no checkpoint of this run ({reason}); remove it to start anew") from None
 
 
