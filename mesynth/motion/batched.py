@@ -459,7 +459,7 @@ class _Moving:
     ) -> torch.Tensor:
         """Colour behind lips that part [T,3,h,w]: see :func:`mesynth.motion.layers._mouth`."""
         on = self.on
-        tone, white, dark = (row.view(1, 3, 1, 1) for row in on.colours)
+        red, white, dark = (row.view(1, 3, 1, 1) for row in on.colours)
         iod = self.layers.iod
         x, wide = x.abs(), _step(gap / 0.15)
         side = torch.exp(-((x / 0.42) ** 2))
@@ -467,7 +467,6 @@ class _Moving:
         cover = _step((low - top) / 0.05) * _step((0.38 - x) / 0.12) * wide
         lit = (0.45 + 0.55 * _step((low - top) / 0.12)) * (0.6 + 0.4 * side)
         lit = lit * (1 - 0.10 * torch.exp(-((x / 0.018) ** 2)))
-        red = tone * on.put(np.array([0.68, 0.38, 0.38])).view(1, 3, 1, 1)
         out = dark + cover[:, None] * (red * lit[:, None] - dark)
         light = (0.45 + 0.55 * wide) * side
         t, edge, there = _tooth(on.lower, x)

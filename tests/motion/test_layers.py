@@ -157,6 +157,20 @@ def test_open_mouths_narrow(onset: str, code: int) -> None:
         assert holes[-1] < 0.15 * before
 
 
+@pytest.mark.parametrize("onset", ["", "25=1,26=0.5"])
+@pytest.mark.parametrize("tint", [(1.0, 1.0, 1.0), (1.0, 0.84, 0.66)], ids=["grey", "sepia"])
+def test_a_mouth_has_no_colour_that_its_picture_has_not(onset: str, tint: tuple[float, float, float]) -> None:
+    """Behind lips that part there are tongue and teeth: of one colour for each brightness in a grey or toned print."""
+    face = rendered(5, onset)
+    grey = cv2.cvtColor(face.image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float64)
+    toned = Face((0.9 * grey * tint + 0.5).astype(np.uint8), face.landmarks)
+    frame = shown(toned, "26=1").astype(np.float64)
+    assert hole(toned, "26=1") > 60
+    light = frame.mean(-1, keepdims=True) / np.mean(tint)
+    assert np.abs(frame - light * tint).max() < 6
+    assert np.ptp(shown(face, "26=1").astype(int), -1).max() > 60  # a coloured one keeps its red
+
+
 def test_aus_are_relative_to_the_mouth_of_the_photo(opened: Face) -> None:
     """An open mouth shows its own inside where it showed it before: teeth and tongue do not move with the lips."""
     assert opened.layers.open
