@@ -897,7 +897,7 @@ class Layers:
         chin, eyes = (d - p[8]) / self.iod, (d - self.middle) / self.iod
         neck = (np.abs(chin @ self.n - 0.15) < 0.45) & (np.abs(chin @ self.e) < 0.75)
         v = eyes @ self.n  # hair may hang over the forehead
-        oval = filled(self._oval())
+        oval = filled(np.concatenate([self._oval(), p[17:]]))  # a nose may stick out of a turned face's outline
         wide = cv2.dilate(oval, _disc(0.22 * iod)) > 0
         mark = np.where(wide | neck, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
         mark[oval > 0] = cv2.GC_PR_FGD
@@ -925,9 +925,11 @@ class Layers:
         if k < 1:
             grown = cv2.resize(skin.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
             skin = (grown > 0.5).astype(np.uint8)
+        # The face is the part that most of its middle lies in; the tip of a nose may stand out against the background.
         _, parts = cv2.connectedComponents(skin)
-        nose = np.clip(p[30].round().astype(int), 0, [width - 1, height - 1])
-        return np.asarray((parts == parts[nose[1], nose[0]]) & (skin > 0))
+        middle = cv2.resize(core.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        inside = np.bincount(parts[middle & (skin > 0)], minlength=1)
+        return np.asarray(parts == inside.argmax() if inside.any() else middle)
 
     def _box(self, slit: Slit, reach: float, above: float, below: float) -> np.ndarray:
         """Rows and columns y0, y1, x0, x1 about what is so far along, above and below a cut, pixels, in the picture."""

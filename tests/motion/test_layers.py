@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mesynth.benchmark.protocol import Person
 from mesynth.core import facs
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
@@ -155,6 +156,18 @@ def test_open_mouths_narrow(onset: str, code: int) -> None:
     assert holes[-1] < 0.9 * before
     if face.layers.gap < 0.2 and code == 24:
         assert holes[-1] < 0.15 * before
+
+
+@pytest.mark.parametrize("yaw", [-38, 38])
+@pytest.mark.parametrize("aside", [0, 0.6, -0.6])
+def test_a_turned_face_is_skin_from_brows_to_lips(yaw: float, aside: float) -> None:
+    """Its nose and the far half of its mouth may stick out of the outline that a detector gives its jaw."""
+    face = Person(5, SIZE, yaw=yaw).face
+    points = face.landmarks.copy()
+    points[:17, 0] += aside * np.linalg.norm(points[36:42].mean(0) - points[42:48].mean(0))
+    middle = np.zeros(face.image.shape[:2], np.uint8)
+    cv2.fillPoly(middle, [cv2.convexHull(points[17:].round().astype(np.int32))], (1,))
+    assert Face(face.image, points).layers.skin[middle > 0].mean() > 0.85
 
 
 @pytest.mark.parametrize("onset", ["", "25=1,26=0.5"])
