@@ -41,7 +41,7 @@ def test_frames_are_found_where_they_are(wearers: dict[int, tuple[Subject, Face]
     assert frame.sum() > 300
     assert (front.share[frame] > 0.5).mean() > 0.85
     wrong = (front.share > 0.5) & (without > 0.15) & ~frame
-    assert wrong.sum() < 0.03 * (without > 0.15).sum()
+    assert wrong.sum() < 0.04 * (without > 0.15).sum()  # a rim of 1.4 pixels on either side
 
 
 @pytest.mark.parametrize("seed", WEARERS)
