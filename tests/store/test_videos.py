@@ -538,6 +538,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 def test_pictures_come_in_order_and_are_not_made_far_ahead(many: int, threads: Callable[[int], None]) -> None:
     threads(many)
     made: list[int] = []
+    before = set(threading.enumerate())
 
     def slowly(number: int) -> np.ndarray:
         time.sleep(0.002 * (number % 3))
@@ -548,7 +549,7 @@ def test_pictures_come_in_order_and_are_not_made_far_ahead(many: int, threads: C
         assert picture[0] == place
         assert len(made) <= place + 2 + max(8, min(many, 4))  # 8 of them are 32 MiB
     assert sorted(made) == list(range(24))
-    assert not [t for t in threading.enumerate() if t.name.startswith("pictures")]
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_next_pictures_are_made_while_the_first_is_looked_at(threads: Callable[[int], None]) -> None:
@@ -596,6 +597,7 @@ def test_what_has_begun_is_made_once_and_its_error_is_raised_where_it_is_asked_f
 def test_what_is_wrong_with_a_picture_is_said_in_its_turn(many: int, threads: Callable[[int], None]) -> None:
     threads(many)
     seen: list[int] = []
+    before = set(threading.enumerate())
 
     def fails(number: int) -> int:
         if number in (5, 6):
@@ -608,7 +610,7 @@ def test_what_is_wrong_with_a_picture_is_said_in_its_turn(many: int, threads: Ca
     for number in videos.in_threads(fails, range(5)):
         if number == 1:
             break  # whoever has enough leaves no thread behind
-    assert not [t for t in threading.enumerate() if t.name.startswith("pictures")]
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("damaged", [None, "00.jpg", "03.jpg", "05.png"])
