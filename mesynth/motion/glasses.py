@@ -94,6 +94,14 @@ def without_glasses(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarra
     return bare, Front(share, (y0, y1, x0, x1), tuple(planes_of(np.ascontiguousarray(part)) for part in planes))
 
 
+def cheek_mask(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
+    """[H,W] bool: what lies between the eyes and the mouth, of landmarks [68,2] pixels."""
+    mask = np.zeros(shape, np.uint8)
+    for ids in ((1, 41, 31, 48, 3), (15, 46, 35, 54, 13)):
+        cv2.fillPoly(mask, [cv2.convexHull(points[list(ids)].round().astype(np.int32))], (1,))
+    return mask > 0
+
+
 def _read(image: np.ndarray, at: np.ndarray) -> np.ndarray:
     at = at.astype(np.float32)
     return np.asarray(
@@ -123,11 +131,9 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
         return None
     e = (centres[1] - centres[0]) / iod
     n, middle = np.array([-e[1], e[0]]), (centres[0] + centres[1]) / 2
-    cheeks = np.zeros(image.shape[:2], np.uint8)
-    for ids in ((1, 41, 31, 48, 3), (15, 46, 35, 54, 13)):
-        cv2.fillPoly(cheeks, [cv2.convexHull(points[list(ids)].round().astype(np.int32))], (1,))
+    cheeks = cheek_mask(image.shape[:2], points)
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-    if not cheeks.any() or lab[cheeks > 0, 0].mean() < 8:
+    if not cheeks.any() or lab[cheeks, 0].mean() < 8:
         return None
 
     # A bridge, the same across the nose.
@@ -141,7 +147,7 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
     height = float(down[5 + band.argmax()])
 
     # A rim about each eye, first one for both.
-    ridges = _ridges(lab, iod) / lab[cheeks > 0, 0].mean()
+    ridges = _ridges(lab, iod) / lab[cheeks, 0].mean()
     angle = np.arange(_ANGLES) * 2 * np.pi / _ANGLES
     rims = []
     for centre, side in zip(centres, (-1, 1), strict=True):
@@ -153,7 +159,7 @@ def _share(image: np.ndarray, points: np.ndarray) -> np.ndarray | None:
     common, turn = _circle(_gain(both)), np.arange(_ANGLES)
     below = (angle > np.radians(25)) & (angle < np.radians(155))
     # Across the cheek nothing else is as likely; above, brows are: of two lines the one of that colour.
-    colours, skin = [_read(lab, rim) for rim in rims], np.median(lab[cheeks > 0], 0)
+    colours, skin = [_read(lab, rim) for rim in rims], np.median(lab[cheeks], 0)
     hue = np.median([colour[turn, common][below] for colour in colours], (0, 1))
     gains = [_gain(strength) * _alike(colour, hue, skin) for strength, colour in zip(strengths, colours, strict=True)]
     common = _circle(np.sqrt(gains[0] * gains[1]))

@@ -34,7 +34,7 @@ from numba import njit
 from mesynth.core import facs
 from mesynth.core.types import AUVector
 from mesynth.motion.folds import Folds
-from mesynth.motion.glasses import without_glasses
+from mesynth.motion.glasses import cheek_mask, without_glasses
 from mesynth.motion.onset import EYE, JAW, jaw_left
 from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, backward_flow, planes_of, warp_planes
 
@@ -954,12 +954,7 @@ class Layers:
 
     def _cheeks(self) -> np.ndarray:
         """Mean colour [3] of the skin between the eyes and the mouth."""
-        p = self.points
-        mask = np.zeros(self.image.shape[:2], np.uint8)
-        for ids in ((1, 41, 31, 48, 3), (15, 46, 35, 54, 13)):
-            cv2.fillPoly(mask, [cv2.convexHull(p[list(ids)].round().astype(np.int32))], (1,))
-        mask &= self.skin.astype(np.uint8)
-        chosen = self.image[mask > 0]
+        chosen = self.image[cheek_mask(self.image.shape[:2], self.points) & self.skin]
         return np.asarray(chosen.mean(0) if len(chosen) else self.image.reshape(-1, 3).mean(0), np.float64)
 
     def _mouth(self) -> None:

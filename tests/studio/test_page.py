@@ -305,7 +305,7 @@ def test_lowered_units_in_a_browser(page: Any, tmp_path: Path) -> None:
     def low(au: int) -> float:
         return float(page.get_attribute(f'.ms-au[data-code="{au}"] input', "min"))
 
-    def asked() -> str:
+    def shell_text() -> str:
         return str(page.evaluate("document.querySelector('#ms-shell')?.innerText ?? ''"))
 
     page.click("#ms-code button >> nth=0")
@@ -328,7 +328,7 @@ def test_lowered_units_in_a_browser(page: Any, tmp_path: Path) -> None:
     # one side alone, and both again
     slide(page, 12, -0.4, "L")
     page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('4=0.2,L12=-0.4')")
-    assert "R12" not in asked()
+    assert "R12" not in shell_text()
     page.click('.ms-au[data-code="12"] button[data-side="B"]')
     page.wait_for_function("() => document.querySelector('#ms-shell')?.innerText?.includes('4=0.2,12=-0.4')")
     # a face at rest: nothing is changed silently
