@@ -10,22 +10,25 @@ import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
 
+import asyncio
 import errno
 import functools
 import inspect
+import re
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import parse_qs
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse
-from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mesynth.commandline import refusal
@@ -613,6 +616,137 @@ def build(studio: Studio, corpus: str = "") -> gr.Blocks:
     return page
 
 
+class Guard:
+    """ASGI middleware: tells the browser to fetch nothing from elsewhere."""
+
+    HEADERS: ClassVar = {
+        "Content-Security-Policy": _CSP, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+    }  # fmt: skip
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def say(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, say)
+
+
+class Due:
+    """How many answers are due; ``some`` is set while there are any."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.some = asyncio.Event()
+
+    def more(self, n: int) -> None:
+        """So many more, or fewer."""
+        self.count = max(self.count + n, 0)
+        if self.count:
+            self.some.set()
+        else:
+            self.some.clear()
+
+
+class OpenStream:
+    """ASGI middleware: a page's stream of answers stays open until the page goes.
+
+    Gradio ends the stream whenever no answer is due. A browser that sends its next event at that moment has the event's
+    number before it hears of the end, opens no new stream, and waits forever: a photo that was dropped did nothing,
+    once in some thirty times. So the end is not passed on; what is answered later follows in the same response.
+    """
+
+    _END, _ANSWER = b'"close_stream"', b'"process_completed"'
+    _SESSION = re.compile(rb'"session_hash"\s*:\s*"([^"]+)"')
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.due: dict[bytes, Due] = {}
+        """Of every session that is open: what is still to be answered."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path.endswith("/queue/join"):
+            await self.app(scope, self._joined(receive), send)
+        elif path.endswith("/queue/data") and (session := parse_qs(scope["query_string"]).get(b"session_hash")):
+            await self._stream(session[0], scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _joined(self, receive: Any) -> Any:
+        body = bytearray()
+
+        async def hear() -> Any:
+            heard = await receive()
+            body.extend(heard.get("body", b""))
+            if not heard.get("more_body"):
+                for session in self._SESSION.findall(body)[-1:]:
+                    self.due.setdefault(session, Due()).more(1)
+                body.clear()
+            return heard
+
+        return hear
+
+    async def _stream(self, session: bytes, scope: Any, receive: Any, send: Any) -> None:
+        due = self.due.setdefault(session, Due())
+        begun = ended = False
+
+        async def say(message: Any) -> None:
+            nonlocal begun, ended
+            body = message.get("body", b"")
+            if message["type"] == "http.response.start":
+                if begun:
+                    return
+                begun = True
+            elif self._END in body:
+                ended = True
+                return
+            elif ended and not message.get("more_body"):
+                return
+            due.more(-body.count(self._ANSWER))
+            await send(message)
+
+        try:
+            while True:
+                ended = False
+                await self.app(scope, receive, say)
+                if not ended:
+                    return
+                if not await _first(due.some.wait(), receive()):
+                    return
+                receive = _reading(receive)
+        finally:
+            self.due.pop(session, None)
+
+
+def _reading(receive: Any) -> Any:
+    """``receive`` of a request whose body was read before, for one who begins by reading it."""
+    read = False
+
+    async def hear() -> Any:
+        nonlocal read
+        if read:
+            return await receive()
+        read = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return hear
+
+
+async def _first(one: Any, other: Any) -> bool:
+    """Whether the first of two ends before the other does; the later one is given up."""
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].done()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def application(studio: Studio, corpus: str = "") -> FastAPI:
     """The page as a web application that answers on this machine alone."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -625,15 +759,9 @@ def application(studio: Studio, corpus: str = "") -> FastAPI:
                 return FileResponse(found, media_type="text/html")
         return PlainTextResponse("no result of that study yet", status_code=404)
 
-    async def guard(request: Any, call: Any) -> Any:
-        response = await call(request)
-        response.headers["Content-Security-Policy"] = _CSP
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
-    app.add_middleware(BaseHTTPMiddleware, dispatch=guard)
+    app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no other name leads here
+    app.add_middleware(OpenStream)
     style, script = ((_ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "studio.js"))
     mounted: FastAPI = gr.mount_gradio_app(
         app, build(studio, corpus), path="", server_name=HOST, allowed_paths=[], max_file_size=face.MAX_UPLOAD,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import json
 import os
 import shutil
 import signal
@@ -188,6 +190,156 @@ def test_it_answers_this_machine_alone(server: tuple[str, Path], tmp_path: Path)
         with socket.socket() as knock:
             knock.settimeout(2)
             assert knock.connect_ex((str(other), port)) != 0
+
+
+# ---------------------------------------------------------------- the stream of answers
+
+
+class Queue:
+    """Gradio's queue in short: a stream hands out what is due, and ends as soon as nothing is."""
+
+    def __init__(self) -> None:
+        self.due: list[bytes] = []
+        self.ends = 0
+        self.at_the_end: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/gradio_api/queue/join":
+            parts = [await receive()]
+            while parts[-1]["more_body"]:
+                parts.append(await receive())
+            body = b"".join(part["body"] for part in parts)
+            self.due.append(json.loads(body)["data"][0].encode())
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}"})
+            return
+        assert (await receive())["type"] == "http.request"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while self.due:
+            text = b'data: {"msg":"process_completed","of":"%s"}' % self.due.pop(0)
+            await send({"type": "http.response.body", "body": text, "more_body": True})
+        self.ends += 1  # from here on it is going to end
+        if self.at_the_end is not None:
+            await self.at_the_end()
+        await send({"type": "http.response.body", "body": b'data: {"msg":"close_stream"}', "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _request(path: str, session: str) -> dict[str, Any]:
+    return {"type": "http", "path": f"/gradio_api/queue/{path}", "query_string": f"session_hash={session}".encode()}
+
+
+class Tab:
+    """A page that sends events and hears its stream."""
+
+    def __init__(self, app: Any, session: str) -> None:
+        self.app, self.session = app, session
+        self.heard: list[dict[str, Any]] = []
+        self.gone = asyncio.Event()
+
+    async def join(self, word: str) -> None:
+        body = json.dumps({"data": [word], "session_hash": self.session}).encode()
+        halves = iter([(body[:9], True), (body[9:], False)])  # a long one comes in several parts
+
+        async def receive() -> Any:
+            part, more = next(halves)
+            return {"type": "http.request", "body": part, "more_body": more}
+
+        async def send(message: Any) -> None:
+            pass
+
+        await self.app(_request("join", self.session), receive, send)
+
+    async def stream(self) -> None:
+        asked = False
+
+        async def receive() -> Any:
+            nonlocal asked
+            if not asked:
+                asked = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            self.heard.append(message)
+
+        await self.app(_request("data", self.session), receive, send)
+
+    def words(self) -> list[str]:
+        lines = [m["body"].removeprefix(b"data: ") for m in self.heard if m.get("body")]
+        return [json.loads(line)["of"] for line in lines]
+
+
+async def _until(true: Any) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")
+
+
+def test_an_event_that_meets_the_end_of_the_stream_is_answered() -> None:
+    """As Gradio ends it, the second event would wait forever: the page thinks that its stream is open."""
+    from mesynth.studio.page import OpenStream
+
+    async def run() -> None:
+        queue = Queue()
+        app = OpenStream(queue)
+        tab, other = Tab(app, "one"), Tab(app, "two")
+
+        async def meets() -> None:
+            queue.at_the_end = None
+            await tab.join("second")
+
+        queue.at_the_end = meets
+        await tab.join("first")  # before there is a stream, as a page does it
+        task = asyncio.create_task(tab.stream())
+        await _until(lambda: tab.words() == ["first", "second"])
+        await _until(lambda: queue.ends == 2)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert queue.ends == 2  # nothing is due: nothing is asked
+        await other.join("of another page")
+        queue.due.clear()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert queue.ends == 2
+        await tab.join("third")
+        await _until(lambda: tab.words() == ["first", "second", "third"])
+        assert [m["type"] for m in tab.heard].count("http.response.start") == 1
+        assert all(m["more_body"] for m in tab.heard[1:])
+        tab.gone.set()
+        await asyncio.wait_for(task, 5)
+        assert set(app.due) == {b"two"}
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_refused_and_other_paths_are_passed_on() -> None:
+    from mesynth.studio.page import OpenStream
+
+    async def run() -> None:
+        async def refuses(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b'no "close_stream" here', "more_body": False})
+
+        for path, kept in (("data", False), ("status", True)):
+            tab = Tab(OpenStream(refuses), "one")
+            sent: list[Any] = []
+
+            async def send(message: Any, sent: list[Any] = sent) -> None:
+                sent.append(message)
+
+            async def gone() -> Any:
+                return {"type": "http.disconnect"}
+
+            await asyncio.wait_for(tab.app(_request(path, "one"), gone, send), 5)
+            assert sent[0]["status"] == 404
+            assert (len(sent) == 2) is kept
+            assert tab.app.due == {}
+
+    asyncio.run(run())
 
 
 # ---------------------------------------------------------------- in a browser
