@@ -1,24 +1,27 @@
-"""The motion prior's fields, AU by AU, against the exact motion of people that it was not made from.
+"""Motion of a generator, AU by AU, against the exact motion of people that it was not made from.
 
-    python -m tests.bench.bench_prior [--head FILE] [--subjects 6] [--yaw 25] [--spread 1] [--draws 19] [--mean]
+    python -m tests.bench.bench_prior [--head FILE] [--subjects 6] [--yaw 25] [--draws 19]
+        [--model motion_diffusion@spread=1.3]
 
 Without ``--head``: people of the packaged head whose muscles pull by a rig of their own
-(mesynth.motion.fields.draw_rig; these rigs hold the prior's table as one of three). Fields alone, before lids and lips
-are moved as layers; each AU at .5 on both sides, 128 px, pixels of the face. *Named*: share of people whose field lies
-nearest to that AU of the other people's means, with the AUs that it was taken for. ``--spread``: also the truth's
-coverage by the range of draws (mesynth.benchmark.answers.sampled) and their energy score. ``--mean``: of
-``landmark-mean`` in the prior's place.
+(mesynth.motion.fields.draw_rig; these rigs hold the prior's table as one of three). Each AU at .5 on both sides, 128
+px, pixels of the face. ``--model`` ``motion-prior`` (the default, @spread=1 a person each seed) and ``landmark-mean``:
+their fields alone, before lids and lips are moved as layers; any other as ``mesynth compare`` asks it. *Named*: share
+of people whose motion lies nearest to that AU of the other people's means, with the AUs that it was taken for.
+``--draws``: also the truth's coverage by the range of so many draws (mesynth.benchmark.answers.sampled) and their
+energy score.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
 from mesynth.benchmark.answers import sampled
-from mesynth.benchmark.protocol import Person, Request
+from mesynth.benchmark.protocol import Person, Request, load_candidates
 from mesynth.core import facs
 from mesynth.core.seeds import stream
 from mesynth.head import Subject
@@ -41,10 +44,19 @@ def _people(given: argparse.Namespace) -> list[Person]:
     return out
 
 
-def _fields(prior: MotionPrior, person: Person, code: int, seed: int = 0) -> np.ndarray:
-    """[2,S,S] pixels at .5 on both sides."""
-    both = prior._own_fields([(facs.AU_INDEX[code], side) for side in (0, 1)], 0.0, seed).sum(0) / 2
-    return person.inner_flow(np.ascontiguousarray(both.transpose(2, 0, 1)))
+def _answers(name: str) -> Callable[[Person, int, int], np.ndarray]:
+    """What gives a person's motion [2,S,S] of one AU at .5 on both sides, by a seed."""
+    kind, _, spread = name.partition("@spread=")
+    if kind not in (NAME, MEAN):
+        (candidate,) = load_candidates([name])
+        return lambda person, code, seed: candidate.show(person, Request(code, "B", 0.5).aus, seed).uv
+
+    def fields(person: Person, code: int, seed: int) -> np.ndarray:
+        prior = MotionPrior(person.face, kind, float(spread or 0))
+        both = prior._own_fields([(facs.AU_INDEX[code], side) for side in (0, 1)], 0.0, seed).sum(0) / 2
+        return person.inner_flow(np.ascontiguousarray(both.transpose(2, 0, 1)))
+
+    return fields
 
 
 def main() -> None:
@@ -53,10 +65,10 @@ def main() -> None:
     parser.add_argument("--head", default="")
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--yaw", type=float, default=0.0)
-    parser.add_argument("--spread", type=float, default=0.0)
-    parser.add_argument("--draws", type=int, default=19)
-    parser.add_argument("--mean", action="store_true")
+    parser.add_argument("--draws", type=int, default=0)
+    parser.add_argument("--model", default=NAME)
     given = parser.parse_args()
+    answer = _answers(given.model)
     people = _people(given)
     asked = [Request(code, "B", 0.5) for code in _CODES]
     exact = [[person.flow(request) for request in asked] for person in people]
@@ -64,18 +76,16 @@ def main() -> None:
     rows = np.zeros((len(people), len(asked), 5))
     taken: dict[int, Counter[int]] = {code: Counter() for code in _CODES}
     for i, person in enumerate(people):
-        prior = MotionPrior(person.face, MEAN if given.mean else NAME)
-        spread = MotionPrior(person.face, NAME, given.spread) if given.spread else None
         others = (total - np.stack([uv for uv, _ in exact[i]])) / (len(people) - 1)
         for a, code in enumerate(_CODES):
-            (truth, inside), own = exact[i][a], _fields(prior, person, code)
+            (truth, inside), own = exact[i][a], answer(person, code, 0)
             x, t, means = own[:, inside].astype(float), truth[:, inside], others[:, :, inside]
             near = (means * x).sum((1, 2)) / np.sqrt((means**2).sum((1, 2)) * (x**2).sum() + 1e-12)
             taken[code][_CODES[int(near.argmax())]] += 1
             cosine = (x * t).sum() / np.sqrt((x**2).sum() * (t**2).sum() + 1e-12)
             rows[i, a, :3] = np.hypot(*t).mean(), np.hypot(*(x - t)).mean(), cosine
-            if spread is not None:
-                draws = np.stack([_fields(spread, person, code, 1000 * i + k) for k in range(given.draws)])
+            if given.draws:
+                draws = np.stack([answer(person, code, 1000 * i + k) for k in range(given.draws)])
                 rows[i, a, 3:] = sampled(draws, truth, inside)
     print(
         "| AU | no motion | EPE | cosine | named | taken for | coverage | energy |\n|---|---|---|---|---|---|---|---|"
@@ -85,7 +95,7 @@ def main() -> None:
         counts = taken.get(code, Counter())
         named = counts[code] / len(people) if code else np.mean([taken[c][c] for c in _CODES]) / len(people)
         wrong = ", ".join(f"{other} ({n})" for other, n in counts.most_common() if other != code)
-        last = f"{row[3]:.2f} | {row[4]:.3f}" if given.spread else "– | –"
+        last = f"{row[3]:.2f} | {row[4]:.3f}" if given.draws else "– | –"
         print(f"| {code or 'all'} | {row[0]:.3f} | {row[1]:.3f} | {row[2]:.3f} | {named:.3f} | {wrong} | {last} |")
 
 
