@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from mesynth.head import texture
 from mesynth.motion.layers import (
     _FAR,
+    _HEM,
     _LOWER,
     _N,
     _REACH,
@@ -223,6 +224,8 @@ class _LayersOn:
         self.rim = self.put(layers._rim) if layers._rim.size else None
         self.eyes = [[self.put(_inner(e.ball)), self.put(e.rim), self.put(_inner(e.bare)), self.put(e.lash)]
                      for e in layers.eyes]  # fmt: skip
+        self.lids = [([self.put(_first(at)) for at in (e.over, e.off, e.under)],
+                      torch.from_numpy(e.lower[..., 0]).to(device)) for e in layers.eyes]  # fmt: skip
         self.front: tuple[torch.Tensor, torch.Tensor] | None = None
         if layers.front is not None:
             y0, y1, x0, x1 = layers.front.box
@@ -269,7 +272,7 @@ class _Skin:
     """Skin of T frames that has moved, [T,2,H,W], and what :class:`mesynth.motion.layers._Moved` says besides."""
 
     def __init__(self, above: torch.Tensor, open_mouth: bool, gap: float) -> None:
-        self.above = self.below = self.seen = above
+        self.above = self.below = self.seen = self.lids = above
         self.most = above.abs().sum(1).amax((1, 2)).cpu().numpy()
         self.cut = np.asarray((self.most > 0) & open_mouth)
         self.mouth = np.tile([0.0, gap], (len(above), 1))
@@ -315,7 +318,7 @@ class _Moving:
         if moved.cut.any():
             self._lips(np.flatnonzero(moved.cut), lit, moved, head, out)
         for side in (0, 1):
-            self._lids(side, aus, lit, moved.above, head, out)
+            self._lids(side, aus, lit, moved, head, out)
         if share is not None and self.change is not None:
             out = out + share * self.change
         if on.front is not None:  # as mesynth.motion.glasses.Front lays them over
@@ -339,6 +342,23 @@ class _Moving:
         return np.asarray(v + self._shift(slit, field, v, s) @ slit.n)
 
     def _moved(self, skin: torch.Tensor, aus: np.ndarray, jaw: torch.Tensor | None) -> _Skin:
+        out = self._without_eyes(skin, aus, jaw)
+        above, out.lids, out.seen = out.above, out.above.clone(), out.seen.clone()
+        out.above = above.clone()
+        for eye, (places, lower) in zip(self.layers.eyes, self.on.lids, strict=True):
+            y0, y1, x0, x1 = (int(value) for value in eye.middle)
+            if y0 >= y1 or x0 >= x1:
+                continue
+            over, off, under = (
+                _bilinear(above, *(axis[None].expand(len(above), -1, -1) for axis in at)) for at in places
+            )
+            over = torch.minimum(torch.maximum(over, off.clamp(max=0)), off.clamp(min=0))
+            box = np.s_[:, :, y0:y1, x0:x1]
+            out.above[box], out.lids[box], out.seen[box] = over, under, torch.where(lower, under, over)
+        return out
+
+    def _without_eyes(self, skin: torch.Tensor, aus: np.ndarray, jaw: torch.Tensor | None) -> _Skin:
+        """Skin and lips, as though there were no eyes."""
         on, layers = self.on, self.layers
         out = _Skin(on.gate * skin, layers.open, layers.gap)
         weights = np.stack([layers._lip_weights(now) for now in aus])
@@ -489,7 +509,7 @@ class _Moving:
         side: int,
         aus: np.ndarray,
         lit: torch.Tensor,
-        above: torch.Tensor,
+        moved: _Skin,
         head: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
@@ -498,38 +518,39 @@ class _Moving:
         y0, y1, x0, x1 = (int(value) for value in eye.box)
         if y0 >= y1 or x0 >= x1:
             return
-        edges = [self._arrived(eye.slit, above, edge, _S) for edge in (eye.up, eye.low)]
+        above = moved.above
+        edges = [self._arrived(eye.slit, field, edge, _S) for field, edge in ((above, eye.up), (moved.lids, eye.low))]
         drawn = [layers._curves_from(side, now, edges[0][t], edges[1][t]) for t, now in enumerate(aus)]
         under = above[:, :, y0:y1, x0:x1].flatten(1).any(1).cpu().numpy()
-        rows = np.array([t for t, (_, numbers) in enumerate(drawn) if numbers[3] or under[t]], np.int64)
+        rows = np.array([t for t, (_, numbers) in enumerate(drawn) if numbers[2] or under[t]], np.int64)
         if not len(rows):
             return
         which = torch.from_numpy(rows).to(on.device)
         curves = on.put(np.stack([drawn[t][0] for t in rows]))
-        _, shut, wide, moves = on.put(np.stack([drawn[t][1] for t in rows])).T[:, :, None, None]
+        _, shut, moves = on.put(np.stack([drawn[t][1] for t in rows])).T[:, :, None, None]
         iod, frame = layers.iod, eye.slit.frame
         ex, ey = float(frame[2]), float(frame[3])
         if head is None:
             qx, qy = (axis[None].expand(len(rows), -1, -1) for axis in _grid(y0, y1, x0, x1, on.device))
         else:
             qx, qy = head[which, :, y0:y1, x0:x1].unbind(1)
-        field, picture = above[which], lit[which]
+        picture = lit[which]
         s, v = _of(frame, qx, qy)
-        du, dl, eu, el = (_on(curves[:, i], s) for i in (6, 7, 4, 5))
+        du, dl, eu, el, up, low = (_on(curves[:, i], s) for i in (6, 7, 4, 5, 0, 1))
         reach = _on(curves[:, 8], s) + du.clamp(min=0)
         t = ((reach - eu + v) / (reach - 0.05 * iod).clamp(min=1e-3)).clamp(0, 1)
         tl = (1 - (v - el) / (0.42 * iod - dl.clamp(max=0))).clamp(0, 1)
         still = moves == 0
-        outside = (s.abs() >= 1.5) | (still & (v > el + 2)) | ((tl == 0) & (v > el))
-        outside = outside | (still & (v < eu - 2)) | ((t == 0) & (v < eu))
-        px, py = _sources(field, qx + du * t * ey, qy - du * t * ex)
+        outside = (s.abs() >= 1.5) | (still & (v > torch.maximum(el, low) + 2)) | ((tl == 0) & (v > el))
+        outside = outside | (still & (v < torch.minimum(eu, up) - 2)) | ((t == 0) & (v < eu))
+        px, py = _sources(above[which], qx + du * t * ey, qy - du * t * ex)
         near = v < eu + 2
         px, py = torch.where(near, px, qx), torch.where(near, py, qy)
         su, vu = _of(frame, px, py)
         a = (0.5 + (_on(curves[:, 0], su) - vu) * _on(curves[:, 2], su)).clamp(0, 1)
         a = torch.where(near, a, torch.zeros_like(a))
         su = torch.where(near, su, s)
-        lx, ly = _sources(field, qx + dl * tl * ey, qy - dl * tl * ex)
+        lx, ly = _sources(moved.lids[which], qx + dl * tl * ey, qy - dl * tl * ex)
         sl, vl = _of(frame, lx, ly)
         b, hole = _below(a, su, sl, vl - _on(curves[:, 1], sl), _on(curves[:, 3], sl))
         outside = outside | (still & (hole == 0))
@@ -555,12 +576,16 @@ class _Moving:
         inner = beside(ball, qx, qy)
         i = ((qx + 0.5).long() - x0).clamp(0, rim.shape[1] - 1)
         j = ((qy + 0.5).long() - y0).clamp(0, rim.shape[0] - 1)
-        own = (rim[j, i] * (1 - wide)).clamp(min=0)
-        inner = inner + own[:, None] * (cubic(picture, qx, qy).clamp(0, 255) - inner)
+        wide, lower = (_on(curves[:, i], s) for i in (10, 11))
+        own = rim[j, i] * (1 - wide - _step((v - up) / (low - up).clamp(min=1e-3)) * (lower - wide))
         # The lid's shadow lies on the eyeball and goes with the lid.
         now = 1 - 0.30 * torch.exp(-below.clamp(min=0) / (0.022 * iod))
-        was = 1 - 0.30 * torch.exp(-(v - _on(curves[:, 0], s)).clamp(min=0) / (0.022 * iod))
-        inner = inner * (now / was).clamp(0.6, 1.06)[:, None]
+        kept, shown = (
+            (now / (1 - 0.30 * torch.exp(-(v - up).clamp(min=least) / (0.022 * iod)))).clamp(0.6, 1.06)[:, None]
+            for least in (_HEM * iod, 0)
+        )
+        inner = kept * inner
+        inner = inner + own[:, None] * (shown * cubic(picture, qx, qy).clamp(0, 255) - inner)
         mixed = a[:, None] * one + (b[:, None] * two + hole[:, None] * inner) * (seam * hang)[:, None]
         area = out[which, :, y0:y1, x0:x1]
         made = area + _step((1.5 - s.abs()) / 0.2)[:, None] * (mixed.clamp(max=255) - area)

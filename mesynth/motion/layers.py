@@ -41,10 +41,10 @@ from mesynth.motion.warp import PAD, _clamp, _colour, _source, backward_after, b
 LAYERED: tuple[int, ...] = (5, 25, 26, 27, 43, 45)
 """AUs whose motion is that of lids and lips: layers alone draw them, generators are not asked for them."""
 LIDS: dict[int, tuple[float, float]] = {
-    5: (-0.30, -0.02), 6: (0.04, 0.24), 7: (0, 0.40), 9: (0.05, 0.15), 12: (0.02, 0.08), 43: (1.05, 0.04),
-    45: (1.05, 0.04),
+    5: (-0.40, -0.02), 6: (0, 0.18), 7: (0, 0.36), 43: (1.05, 0.04), 45: (1.05, 0.04),
 }  # fmt: skip
-"""Share of the opening by which the upper lid falls and the lower lid rises; what the skin does already counts."""
+"""Share of the opening by which the upper lid falls and the lower lid rises; what the skin does already counts. Of AU
+6 and 7 it is what the lids of rendered people do on average (docs/decisions/021)."""
 LIPS: dict[int, tuple[float, float, float, float]] = {
     10: (0.03, 0, 0, 0), 16: (0, 0.04, 0, 0), 17: (0, 0, 0, 0.7), 23: (0, 0, 0, 0.8), 24: (0, 0, 0, 1.0),
     25: (0.012, 0.035, 0, 0), 26: (0.005, 0.050, 0.19, 0), 27: (0.02, 0.10, 0.40, 0),
@@ -65,6 +65,11 @@ _OPEN = 0.035
 """A mouth whose inner gap is wider than this shows what is behind its lips."""
 _LIP_EDGE = 0.06
 """This far below the line the skin is the lower lip's alone; a generator's field runs smoothly across the lips."""
+_LID_EDGE, _LID_OFF = 0.03, 0.10
+"""The same of the lower lid: a field runs across the eyeball, too. The upper lid's edge goes no further than the skin
+so far above it: what is said there is half the lower lid's."""
+_HEM = 0.034
+"""Of an eyeball this much under the upper lid's edge is not sure to be seen: lashes, and a contour that is off."""
 _FAR = 0.22
 """Lips close by at most this: a mouth that is wide open does not snap shut."""
 _WORKING = 38.0
@@ -575,19 +580,20 @@ def _lips(
 
 @njit(cache=True, nogil=True)
 def _lids(
-    image: np.ndarray, above: np.ndarray, head: np.ndarray, frame: np.ndarray, box: np.ndarray, curves: np.ndarray,
-    numbers: np.ndarray, ball: np.ndarray, rim: np.ndarray, bare: np.ndarray, lash: np.ndarray, inset: int,
-    out: np.ndarray, share: np.ndarray,
+    image: np.ndarray, above: np.ndarray, below: np.ndarray, head: np.ndarray, frame: np.ndarray, box: np.ndarray,
+    curves: np.ndarray, numbers: np.ndarray, ball: np.ndarray, rim: np.ndarray, bare: np.ndarray, lash: np.ndarray,
+    inset: int, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
-    """Lids over the eyeball, into ``out`` as in :func:`_lips`; they move over skin that has moved already.
+    """Lids over the eyeball, into ``out`` as in :func:`_lips`; they move over skin that has moved already, ``above``
+    the eye and ``below`` it.
 
     ``image``, ``ball``, ``bare``: planes.
-    ``curves`` [10,N]: edges at the source (upper with hem, lower) and their cosines, edges in the frame (upper, lower),
-    steps down of both, height of the lid over the frame's edge, darkness of the lash line. ``numbers``: IOD, closure,
-    how far the eyeball is uncovered (0 to 1), whether lids move.
+    ``curves`` [12,N]: edges at the source (upper with hem, lower) and their cosines, edges in the frame (upper, lower),
+    steps down of both, height of the lid over the frame's edge, darkness of the lash line, how far each edge has
+    uncovered the eyeball (0 to 1). ``numbers``: IOD, closure, whether lids move.
     """
     height, width = above.shape[:2]
-    iod, shut, wide, moves = numbers
+    iod, shut, moves = numbers
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
     extra = np.empty(3, np.float32)
     hang_on = min(1.0, 1.6 * shut)
@@ -606,11 +612,12 @@ def _lids(
             reach = _on(curves[8], s) + max(du, 0.0)
             t = min(max((reach - eu + v) / max(reach - 0.05 * iod, 1e-3), 0.0), 1.0)
             tl = min(max(1 - (v - el) / (0.42 * iod - min(dl, 0.0)), 0.0), 1.0)
-            if (moves == 0 and v > el + 2) or (tl == 0 and v > el):
+            low, up = _on(curves[1], s), _on(curves[0], s)
+            if (moves == 0 and v > max(el, low) + 2) or (tl == 0 and v > el):
                 if share.size:
                     share[0, y, x], share[2, y, x] = 0, 1
                 continue
-            if (moves == 0 and v < eu - 2) or (t == 0 and v < eu):
+            if (moves == 0 and v < min(eu, up) - 2) or (t == 0 and v < eu):
                 continue
             a, b, hole = 0.0, 0.0, 0.0
             px, py, su = qx, qy, s
@@ -620,18 +627,18 @@ def _lids(
                 a = min(max(0.5 + (_on(curves[0], su) - vu) * _on(curves[2], su), 0.0), 1.0)
             lx, ly, sl = px, py, su
             if a < 1:
-                lx, ly = _source(above, qx + dl * tl * frame[3], qy - dl * tl * frame[2], 9)
+                lx, ly = _source(below, qx + dl * tl * frame[3], qy - dl * tl * frame[2], 9)
                 sl, vl = _of(frame, lx, ly)
                 b, hole = _below(a, su, sl, vl - _on(curves[1], sl), _on(curves[3], sl))
             if share.size:
                 share[0, y, x], share[1, y, x], share[2, y, x], share[3, y, x] = a, 0, b, hole
             if moves == 0 and hole == 0:
                 continue
-            below = v - eu
+            depth = v - eu
             # The margin keeps its dark line, and lashes turn from above the margin to below it.
             seam, hang = 1.0, 1.0
             if shut > 0:
-                line = np.exp(-((below / (0.014 * iod + 0.3)) ** 2)) * _step((1 - abs(s)) / 0.2)
+                line = np.exp(-((depth / (0.014 * iod + 0.3)) ** 2)) * _step((1 - abs(s)) / 0.2)
                 seam = 1 - (1 - _on(curves[9], s)) * shut * line
             one[:] = 0
             if a > 0:
@@ -641,7 +648,7 @@ def _lids(
                     for c in range(3):
                         one[c] = (one[c] + hang_on * (extra[c] - one[c])) * seam
             if shut > 0 and a < 1:
-                fx, fy = qx + (du + 2.0 * below) * frame[3] - box[2], qy - (du + 2.0 * below) * frame[2] - box[0]
+                fx, fy = qx + (du + 2.0 * depth) * frame[3] - box[2], qy - (du + 2.0 * depth) * frame[2] - box[0]
                 ix, iy = int(np.floor(fx)), int(np.floor(fy))
                 ax, ay = fx - ix, fy - iy
                 x0, x1 = _clamp(ix, lash.shape[1] - 1), _clamp(ix + 1, lash.shape[1] - 1)
@@ -649,7 +656,7 @@ def _lids(
                 dark = (1 - ay) * ((1 - ax) * lash[y0, x0] + ax * lash[y0, x1]) + ay * (
                     (1 - ax) * lash[y1, x0] + ax * lash[y1, x1]
                 )
-                hang = 1 - (1 - dark) * shut * _step(below + 0.5)
+                hang = 1 - (1 - dark) * shut * _step(depth + 0.5)
             two[:] = 0
             if b > 0:
                 two[0], two[1], two[2] = _colour(image, lx, ly)
@@ -664,17 +671,22 @@ def _lids(
                     _clamp(int(qx + 0.5) - box[2], rim.shape[1] - 1),
                     _clamp(int(qy + 0.5) - box[0], rim.shape[0] - 1),
                 )
-                own = rim[j, i] * (1 - wide)
-                if own > 0:
-                    extra[0], extra[1], extra[2] = _colour(image, qx, qy)
-                    for c in range(3):
-                        inner[c] += own * (extra[c] - inner[c])
-                # The lid's shadow lies on the eyeball and goes with the lid.
-                now = 1 - 0.30 * np.exp(-max(below, 0.0) / (0.022 * iod))
-                was = 1 - 0.30 * np.exp(-max(v - _on(curves[0], s), 0.0) / (0.022 * iod))
+                part = _step((v - up) / max(low - up, 1e-3))
+                wide = _on(curves[10], s)
+                own = rim[j, i] * (1 - wide - part * (_on(curves[11], s) - wide))
+                # The lid's shadow lies on the eyeball and goes with the lid. What is under the lid has it from the
+                # nearest that is seen, where it is fainter.
+                now = 1 - 0.30 * np.exp(-max(depth, 0.0) / (0.022 * iod))
+                was = 1 - 0.30 * np.exp(-max(v - up, _HEM * iod) / (0.022 * iod))
                 shade = min(max(now / was, 0.6), 1.06)
                 for c in range(3):
                     inner[c] *= shade
+                if own > 0:
+                    extra[0], extra[1], extra[2] = _colour(image, qx, qy)
+                    was = 1 - 0.30 * np.exp(-max(v - up, 0.0) / (0.022 * iod))
+                    shade = min(max(now / was, 0.6), 1.06)
+                    for c in range(3):
+                        inner[c] += own * (shade * extra[c] - inner[c])
             share_of = _step((1.5 - abs(s)) / 0.2)
             for c in range(3):
                 mixed = a * one[c] + (b * two[c] + hole * inner[c]) * seam * hang
@@ -701,8 +713,8 @@ def _lid_curves(
         fall += opened * EYE * iod / max((low - up).max(), 0.02 * iod)
     fall, rise, drop, meet = min(fall, 0.9), min(rise, 0.6), _SHUT[0] * closure, _SHUT[1] * closure
     still, most_shut = max(1 - closure, 0.0), min(closure, 1.0)
-    out = np.empty((10, _N))
-    wide, moves = 0.0, 0.0
+    out = np.empty((12, _N))
+    moves = 0.0
     for i in range(_N):
         own = max(low[i] - up[i], 0.0) if _BETWEEN[i] else 0.0
         gap = max(low0[i] - up0[i], 0.0) if _BETWEEN[i] else 0.0
@@ -718,8 +730,8 @@ def _lid_curves(
         out[0, i], out[1, i], out[2, i], out[3, i] = up[i] - hem, low[i], slopes[0, i], slopes[1, i]
         out[4, i], out[5, i], out[6, i], out[7, i] = upper - hem, under, down, -lift
         out[8, i], out[9, i] = 0.5 * lid[i], line[i]
-        if abs(_S[i]) < 0.95:
-            wide = max(wide, max(up[i] - upper, under - low[i]))
+        wide = 0.5 if abs(_S[i]) < 0.95 else 0.0
+        out[10, i], out[11, i] = _step(wide * (up[i] - upper)), _step(wide * (under - low[i]))
         if down != 0 or lift != 0:
             moves = 1.0
     if closure > 0:
@@ -727,7 +739,7 @@ def _lid_curves(
         for i in range(_N):
             before, after = max(i - 1, 0), min(i + 1, _N - 1)
             out[2, i] = 1 / np.hypot(1.0, (out[0, after] - out[0, before]) / ((after - before) * step))
-    return out, np.array([iod, most_shut, _step(wide / 2), moves])
+    return out, np.array([iod, most_shut, moves])
 
 
 @njit(cache=True, nogil=True)
@@ -798,6 +810,15 @@ class _Eye:
     bare: np.ndarray
     lash: np.ndarray
     line: np.ndarray
+    middle: np.ndarray
+    """y0, y1, x0, x1 of what lies between the corners, above and below"""
+    over: np.ndarray
+    off: np.ndarray
+    under: np.ndarray
+    """[h,w,2] float32 pixels of the picture: where in ``middle`` the upper lid reads the motion of its skin and what
+    bounds it, and the lower lid its own"""
+    lower: np.ndarray
+    """[h,w,1] bool: below the middle of the opening"""
 
     @cached_property
     def slopes(self) -> np.ndarray:
@@ -812,7 +833,9 @@ class _Moved:
     above: np.ndarray
     below: np.ndarray
     seen: np.ndarray
-    """Below the lips' line that of the lower side, above it that of the upper."""
+    """Below the lips' line that of the lower side, above it that of the upper; the same at the eyes."""
+    lids: np.ndarray
+    """As ``above``, which holds that of the upper lids; of the lower lids at the eyes"""
     cut: bool
     """Whether the mouth is looked at as a cut."""
     most: float
@@ -1053,14 +1076,18 @@ class Layers:
         shape = (box[1] - box[0], box[3] - box[2])
         if min(shape) < 4:
             none, empty = planes_of(np.zeros((1, 1, 3), np.float32)), np.zeros((1, 1), np.float32)
-            return _Eye(slit, np.zeros(4, int), up, low, lid, none, empty, none, empty, np.ones(_N))
+            at = np.zeros((0, 0, 2), np.float32)
+            return _Eye(
+                slit, np.zeros(4, int), up, low, lid, none, empty, none, empty, np.ones(_N), np.zeros(4, int), at, at,
+                at, np.zeros((0, 0, 1), np.bool_),
+            )  # fmt: skip
         part = self.image[y0:y1, x0:x1].astype(np.float32)
         y, x = np.mgrid[y0:y1, x0:x1]
         grid = np.stack([x, y], -1).astype(np.float64)
         s, v = slit.of(grid)
         above = _at(up, s) - v
         rim = np.clip(1.5 - above, 0, 1) * np.clip(_at(low, s) + 1.5 - v, 0, 1) * _smooth((1.06 - np.abs(s)) / 0.06)
-        inside = (np.abs(s) < 0.93) & (above < -0.034 * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
+        inside = (np.abs(s) < 0.93) & (above < -_HEM * iod - 0.6) & (v < _at(low, s) - 0.012 * iod - 0.6)
         ball = self._ball(part, grid, inside, slit, up, low)
         # Lashes are thin dark lines over the lid: a closing of the skin removes them, the ratio keeps them. Towards the
         # outer corner they lie in a tuft, and on make-up: what would be drawn out over the lid there is wider.
@@ -1093,8 +1120,21 @@ class Layers:
             slit, box, up, low, lid, planes_of(ball), rim.astype(np.float32),
             bare=planes_of(np.asarray(part + on[..., None] * (bare - part), np.float32)),
             lash=np.asarray(1 - (1 - _soften(dark, 0.006 * iod)) * near, np.float32),
-            line=np.clip(_soften(line[None], 5)[0], 0.3, 0.65).astype(np.float64),
+            line=np.clip(_soften(line[None], 5)[0], 0.3, 0.65).astype(np.float64), **self._lid_sides(slit, up, low),
         )  # fmt: skip
+
+    def _lid_sides(self, slit: Slit, up: np.ndarray, low: np.ndarray) -> dict[str, np.ndarray]:
+        """What of :class:`_Eye` says where either lid reads the motion of its skin."""
+        y0, y1, x0, x1 = middle = self._box(slit, slit.half, 0.55 * self.iod, 0.56 * self.iod)
+        y, x = np.mgrid[y0:y1, x0:x1]
+        s, v = slit.of(np.stack([x, y], -1).astype(np.float64))
+        k = 1 - np.minimum(np.abs(s), 1) ** 8  # at the corners both sides are one
+        above, below = v - _at(up, s), _at(low, s) - v
+        ways = (-above, -above - _LID_OFF * self.iod, below + _LID_EDGE * self.iod)
+        over, off = (slit.to(s, v + k * np.minimum(way, 0)).astype(np.float32) for way in ways[:2])
+        under = slit.to(s, v + k * np.maximum(ways[2], 0)).astype(np.float32)
+        lower = (above > below)[..., None]
+        return {"middle": middle, "over": over, "off": off, "under": under, "lower": lower}
 
     def _ball(
         self, part: np.ndarray, grid: np.ndarray, inside: np.ndarray, slit: Slit, up: np.ndarray, low: np.ndarray
@@ -1103,18 +1143,23 @@ class Layers:
         if inside.sum() <= 8:
             return part
         iod = self.iod
-        ball, _ = _carried_out(part, inside, 0.02 * iod)
         r = self._iris(part.mean(-1), grid, inside, slit, up, low)
+        white = inside & (r > 1.1)  # what is seen of the iris says nothing of the white above it
+        ball, _ = _carried_out(part, white if white.sum() > 8 else inside, 0.02 * iod)
         rings = [(k, part[inside & (np.abs(r - k) < 0.07)]) for k in np.arange(0.06, 1.0, 0.11)]
         # Darker than the median: a circle that is a little off holds some of the white.
         rings = [(k, np.percentile(q, 30, 0)) for k, q in rings if len(q)]
-        if not rings:
-            return ball
-        radii, colours = [k for k, _ in rings], np.stack([c for _, c in rings], -1)
-        full = _soften(np.stack([np.interp(r, radii, c) for c in colours], -1), 0.6)
-        deep = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
-        share = _smooth((1.04 - r) / 0.10) * (1 - _smooth(deep / (0.02 * iod)))
-        return np.asarray(ball + share[..., None] * (full - ball), np.float32)
+        if rings:
+            radii, colours = [k for k, _ in rings], np.stack([c for _, c in rings], -1)
+            full = _soften(np.stack([np.interp(r, radii, c) for c in colours], -1), 0.6)
+            ball = ball + _smooth((1.04 - r) / 0.10)[..., None] * (full - ball)
+        seen = _smooth(cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5) / (0.02 * iod))
+        # Nearer to the lid than lashes and their shade leave it sure, what is bright on an iris is a light in the eye.
+        s, v = slit.of(grid)
+        deep = _smooth((np.minimum(v - _at(up, s), _at(low, s) - v) / iod - 0.008) / 0.012)
+        lit = _smooth((part.mean(-1) - ball.mean(-1) - 10) / 25) * _smooth((0.95 - r) / 0.1)
+        seen = np.maximum(seen, deep * lit)
+        return np.asarray(ball + seen[..., None] * (part - ball), np.float32)
 
     def _iris(
         self, grey: np.ndarray, grid: np.ndarray, inside: np.ndarray, slit: Slit, up: np.ndarray, low: np.ndarray
@@ -1176,7 +1221,8 @@ class Layers:
         above = np.empty(step.skin.shape, np.float32)
         most = _gated(step.skin, self.gate, above)
         if not weights.any():
-            return _Moved(above, above, above, self.open and most > 0, most, 0.0, np.array([0.0, self.gap]))
+            seen, lids = self._at_eyes(above, above)
+            return _Moved(above, above, seen, lids, self.open and most > 0, most, 0.0, np.array([0.0, self.gap]))
         basis = self._lips_move()
         # What the skin has closed already counts.
         up, low = (edge.arrived(above) - edge.v for edge in self._middle)
@@ -1200,7 +1246,29 @@ class Layers:
             dropped = self._middle[1].arrived(low) - self._middle[1].v
             jaw = float(dropped.mean()) / self.iod
         gap = float((self._most[1].arrived(below) - self._most[0].arrived(above)).max()) / self.iod
-        return _Moved(above, below, seen, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
+        seen, lids = self._at_eyes(above, seen)
+        return _Moved(above, below, seen, lids, True, max(most, lips), apart, np.array([jaw, max(gap, 0.0)]))
+
+    def _at_eyes(self, above: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``seen`` and ``lids`` of :class:`_Moved`. A field that runs smoothly across the eyeball is neither lid's:
+        each has, up to its edge and beyond, what is said on its own side; in ``above``, in place, the upper has."""
+        sides = []
+        for eye in self.eyes:
+            y0, y1, x0, x1 = eye.middle
+            if above[y0:y1, x0:x1].any():
+                over, off, under = (
+                    cv2.remap(above, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                    for at in (eye.over, eye.off, eye.under)
+                )
+                over = np.clip(over, np.minimum(off, 0), np.maximum(off, 0))
+                sides.append((np.s_[y0:y1, x0:x1], over, under, eye.lower))
+        if not sides:
+            return seen, above
+        lids = above.copy()
+        seen = above.copy() if seen is above else seen
+        for box, over, under, lower in sides:
+            above[box], lids[box], seen[box] = over, under, np.where(lower, under, over)
+        return seen, lids
 
     def _corners(self, shift: np.ndarray) -> np.ndarray:
         """[...,2,2] pixels: how far the corners go, image left first, of the ``shift`` [...,n,2] of the upper lip from
@@ -1209,13 +1277,15 @@ class Layers:
         length = np.linalg.norm(corners, axis=-1, keepdims=True)
         return np.asarray(corners * np.minimum(1, 0.35 * self.lip.half / np.maximum(length, 1e-9)))
 
-    def _curves(self, aus: np.ndarray, above: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _curves(self, aus: np.ndarray, moved: _Moved) -> list[tuple[np.ndarray, np.ndarray]]:
         """What :func:`_lids` draws each eye by."""
-        # One reading of the field for all four edges.
-        shifts = cv2.remap(above, self._lid_edges, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+        ups, lows = (  # one reading of a field for both eyes
+            cv2.remap(field, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].reshape(2, _N, 2)
+            for field, at in zip((moved.above, moved.lids), self._lid_edges, strict=True)
+        )
         found = []
         for side, eye in enumerate(self.eyes):
-            up, low = shifts.reshape(2, 2, _N, 2)[side].astype(np.float64) @ eye.slit.n
+            up, low = (shifts[side].astype(np.float64) @ eye.slit.n for shifts in (ups, lows))
             found.append(self._curves_from(side, aus, eye.up + up, eye.low + low))
         return found
 
@@ -1230,10 +1300,11 @@ class Layers:
         )  # fmt: skip
 
     @cached_property
-    def _lid_edges(self) -> np.ndarray:
-        """[1,4N,2] float32: the points of both edges of the subject's left eye, then of the right."""
-        points = [eye.slit.to(_S, edge) for eye in self.eyes for edge in (eye.up, eye.low)]
-        return np.concatenate(points).astype(np.float32)[None]
+    def _lid_edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """[1,2N,2] float32: the points of the upper edges of the subject's left eye and of the right; of the lower."""
+        edges = ([eye.slit.to(_S, eye.up) for eye in self.eyes], [eye.slit.to(_S, eye.low) for eye in self.eyes])
+        up, low = (np.concatenate(points).astype(np.float32)[None] for points in edges)
+        return up, low
 
     def frame(self, step: Step, share: np.ndarray = _NONE4, inset: int = 0) -> np.ndarray:
         """The photo after ``step``: [H-2I,W-2I,3] float32 in 0..255, the photo itself where nothing moves.
@@ -1263,12 +1334,12 @@ class Layers:
                 out, share,
             )  # fmt: skip
         above = moved.above
-        for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
+        for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, moved), strict=True):
             b = eye.box
-            if numbers[3] or above[b[0] : b[1], b[2] : b[3]].any():
+            if numbers[2] or above[b[0] : b[1], b[2] : b[3]].any():
                 _lids(
-                    photo, above, head, eye.slit.frame, b, curves, numbers, eye.ball, eye.rim, eye.bare, eye.lash,
-                    inset, out, share,
+                    photo, above, moved.lids, head, eye.slit.frame, b, curves, numbers, eye.ball, eye.rim, eye.bare,
+                    eye.lash, inset, out, share,
                 )  # fmt: skip
         if step.change is not None:
             out = out + step.change[inset : len(step.change) - inset, inset : step.change.shape[1] - inset]
@@ -1294,10 +1365,10 @@ class Layers:
             label[self._under] = 1
             label[(label == 0) & (v > _at(self._lips[0], s)) & (np.abs(s) < 1)] = 3
         flow, mouth = moved.seen.copy(), label == 3
-        for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, above), strict=True):
+        for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, moved), strict=True):
             b = eye.box
             box = np.s_[b[0] : b[1], b[2] : b[3]]
-            if not (numbers[3] or above[box].any()):
+            if not (numbers[2] or above[box].any()):
                 continue
             s, v = eye.slit.of(grid[box])
             part = np.where(v > _at(eye.low, s), 2, 0)

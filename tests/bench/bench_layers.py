@@ -1,30 +1,35 @@
 """Faces in layers against one smooth flow: lids, lips, what stays still, rendered truth, time.
 
-``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo] [--folds] [--glasses]``: a table of rendered
-people of all tones, whose frames and flow are known exactly; with ``--photo`` the same measures, if they need no truth,
-on the astronaut of scikit-image (needs mediapipe). ``--folds``: the perceptual distance to the truth of layers with and
-without folds of the skin, nothing else. ``--glasses``: people with and without them, found or not, share of the frames'
-pixels that are found, skin that is taken for them. *Smooth* is the motion prior's flow of all AUs, inverted and read,
-as before layers.
+``python -m tests.bench.bench_layers [--people 6] [--size 256] [--photo] [--folds] [--glasses] [--models]``: a table of
+rendered people of all tones, whose frames and flow are known exactly; with ``--photo`` the same measures, if they need
+no truth, on the astronaut of scikit-image (needs mediapipe). ``--folds``: the perceptual distance to the truth of
+layers with and without folds of the skin, nothing else. ``--glasses``: people with and without them, found or not,
+share of the frames' pixels that are found, skin that is taken for them. ``--models NAMES [--head FILE]``: what
+generators explain on people of the packaged head, with rigs of their own and of another head, and what layers would
+if the skin moved as it does. *Smooth* is the motion prior's flow of all AUs, inverted and read, as before layers.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
+from mesynth.benchmark.protocol import load_candidates
 from mesynth.core import facs
 from mesynth.head import Subject
+from mesynth.head.foreign import ForeignHead
 from mesynth.metrics.networks.extractors import STLPIPS
 from mesynth.motion.glasses import without_glasses
 from mesynth.motion.layers import Step, skin_aus
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.motion.warp import backward_flow, stays_inside, warp_backward
 from mesynth.preprocess.landmarks import choose_landmarker
+from tests.bench.bench_painted import people
 
 PEOPLE = (8, 3, 11, 5, 12, 2, 33, 21)
 """Rendered people of tones .03, .26, .28, .54, .69, .87, .09, .90."""
@@ -206,6 +211,37 @@ def worn(seed: int, size: int) -> tuple[bool, bool, float, float]:
     )
 
 
+def by_generators(names: Sequence[str], head: str, count: int, size: int) -> None:
+    """Print shares of picture and flow that are explained, medians over ``count`` people of each kind; *exact skin* is
+    what layers make of the truth's own motion."""
+    other = ForeignHead.read(head) if head else None
+    makers = load_candidates(names)
+    print("| | " + " | ".join(f"AU {code}" for code in AGAINST_TRUTH) + " |\n|---|" + "---|" * len(AGAINST_TRUTH))
+    for kind in ("packaged", "rigs", *(["second head"] if other else [])):
+        found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for person in people(kind, count, size, other):
+            for code in AGAINST_TRUTH:
+                aus = facs.parse_request(f"{code}=1")
+                exact, face = person.exact(aus), person.on_face
+                true, moved = person.inner(exact.apex).astype(float), person.inner_flow(exact.uv)
+                seen = face & person.inner(exact.valid)
+                raw, far = np.abs(person.onset - true)[face].mean(), np.hypot(*moved)[seen].mean()
+                skin = np.nan_to_num(exact.uv).transpose(1, 2, 0)
+                frame = person.face.layers.frame(Step(np.ascontiguousarray(skin, np.float32), aus.intensity))
+                shown = {"exact skin": person.inner(np.clip(frame + 0.5, 0, 255).astype(np.uint8))}
+                for maker in makers:
+                    answer = maker.show(person, aus, 0)
+                    assert answer.apex is not None
+                    shown[maker.name] = answer.apex
+                    error = np.hypot(*(answer.uv - moved))[seen].mean()
+                    found[f"{maker.name}, flow"][code].append(1 - error / far)
+                for name, picture in shown.items():
+                    found[f"{name}, picture"][code].append(1 - np.abs(picture - true)[face].mean() / raw)
+        for name, row in found.items():
+            cells = " | ".join(f"{np.median(values):.2f}" for values in row.values())
+            print(f"| {kind}: {name} | {cells} |", flush=True)
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -214,8 +250,12 @@ def main() -> None:
     parser.add_argument("--photo", action="store_true")
     parser.add_argument("--folds", action="store_true")
     parser.add_argument("--glasses", action="store_true")
+    parser.add_argument("--models", default="", help="generators, with commas")
+    parser.add_argument("--head", default="", help="of --models: another blendshape head")
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    if options.models:
+        return by_generators(options.models.split(","), options.head, options.people, options.size)
     if options.glasses:
         rows = [worn(seed, options.size) for seed in range(100, 100 + options.people)]
         found = np.array([row[2:] for row in rows if row[0]]).reshape(-1, 2)

@@ -130,6 +130,38 @@ def test_a_lid_that_is_raised_shows_more_of_the_eyeball(closed: Face) -> None:
     assert truth.flow[..., 1].min() < -1
 
 
+@pytest.mark.parametrize("seed", [5, 11, 21])
+def test_an_eye_that_opens_is_an_eye(seed: int) -> None:
+    """White above a whole iris, lights in it and the lower lid as they were: nearer to the truth than the onset is."""
+    subject = Subject(seed, 192, frontal=True)
+    face = Face(subject.render(STILL)[0], subject.landmarks())
+    true = subject.render(facs.parse_request("5=1").intensity[None])[0].astype(float)
+    left = np.abs(face.layers.frame(step(face, "5=1")) - true).sum()
+    assert left < 0.8 * np.abs(face.image - true).sum()
+
+
+def test_each_lid_has_the_motion_of_its_own_side(closed: Face) -> None:
+    """A field that rises smoothly towards the cheek drags the upper lid no further than the skin above it goes, and
+    carries the lower lid to its edge."""
+    layers, none = closed.layers, np.zeros((SIZE, SIZE, 2), np.float32)
+    eye = layers.eyes[0]
+    s, v = eye.slit.of(np.stack(np.mgrid[:SIZE, :SIZE][::-1], -1).astype(float))
+    grid = np.linspace(-1.5, 1.5, len(eye.up))
+    up, low = (v - np.interp(s, grid, edge) for edge in (eye.up, eye.low))
+    skin = none.copy()
+    skin[..., 1] = -3 / (1 + np.exp(-(low - 1) / 2))
+    flow = layers.truth(Step(skin, STILL[0])).flow[..., 1]
+    middle = np.abs(s) < 0.5
+    upper, lower = middle & (up < 0) & (up > -2), middle & (low > 0) & (low < 2)
+    assert upper.sum() > 10
+    assert lower.sum() > 10
+    above = skin[..., 1][middle & (np.abs(up + 0.1 * layers.iod) < 1)].min()
+    assert flow[upper].min() > above - 0.02 > skin[..., 1][upper].min() + 0.05
+    below = skin[..., 1][middle & (np.abs(low - 0.03 * layers.iod) < 0.5)].mean()
+    assert flow[lower].mean() < 0.9 * below < 0
+    assert np.array_equal(layers.frame(Step(none, STILL[0])), closed.image)
+
+
 @pytest.mark.parametrize("seed", [2, 3, 5, 8, 12, 21])
 def test_closed_mouths_open_and_more_so(seed: int) -> None:
     face = rendered(seed)
