@@ -196,6 +196,10 @@ def _loaded(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in (loaded or {}).items()}
 
 
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same in C, eight times as fast, where PyYAML was built with it."""
+
+
 def read_yaml(text: str) -> Any:
     """YAML of plain values; what it stands for is counted before any of it is built.
 
@@ -208,13 +212,15 @@ def read_yaml(text: str) -> Any:
     """
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _weigh(node)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
+        if "nesting depth" in str(error):  # libyaml gives up at 1000
+            raise OverflowError(f"is nested more than {_MOST_DEEP} deep") from None
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise OverflowError(f"is nested more than {_MOST_DEEP} deep") from None

@@ -10,11 +10,14 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mesynth.head import render
 from mesynth.preprocess.flow import METHODS
 from mesynth.preprocess.landmarks import ENVIRONMENT
 from mesynth.store import processes, stage
@@ -76,6 +79,14 @@ def _processes_at_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _people_once() -> Iterator[None]:
+    """Tests show the same few people again and again, at several sizes: more of them are kept than users need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "_person", lru_cache(maxsize=24)(render._person.__wrapped__))
+        yield
+
+
 _FLOWS: dict[bytes, np.ndarray] = {}
 """Optical flow by method and pictures, for :func:`flow_once`."""
 
@@ -109,6 +120,21 @@ def flow_once() -> Iterator[None]:
 def flows_once() -> Iterator[None]:
     """:func:`flow_once`, for modules whose commands look at the same pictures again and again."""
     with flow_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_steps() -> Iterator[None]:
+    """For modules that use the shipped denoisers and do not look at what they draw: two steps, not eight."""
+    from mesynth.generators import diffusion
+
+    asked = diffusion.sample
+
+    def sample(denoise: Any, noise: Any, sampling: Any, process: Any, **more: Any) -> Any:
+        return asked(denoise, noise, replace(sampling, steps=min(sampling.steps, 2)), process, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "sample", sample)
         yield
 
 

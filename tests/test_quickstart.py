@@ -34,7 +34,7 @@ def _few_clips_of_the_photo() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, few_steps: None) -> Path:
     return run(tmp_path_factory.mktemp("quick") / "start", scale=TINY)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -154,18 +155,12 @@ class Subject:
             raise MesynthError(f"basis has shape {basis.shape}; give finite {model.au_basis.shape} in IOD")
         self.seed, self.size, self.supersample = int(seed), int(size), int(supersample)
         self._model = model
-        self._identity = sample_identity(self._model, self.seed, frontal)
+        self._wears = tuple(name for name, on in (("glasses", glasses), ("brow_hair", brow_hair)) if on)
+        self._identity, scene, self._folds, self._lid_reach = _person(self._model, self.seed, frontal, self._wears)
         if distance is not None:
             camera = replace(self._identity.camera, distance=float(distance))
             self._identity = replace(self._identity, camera=camera)
-        self._wears = tuple(name for name, on in (("glasses", glasses), ("brow_hair", brow_hair)) if on)
-        self._scene, self._folds, self._lid_reach = _build_scene(
-            self._model,
-            self._identity,
-            self.size * self.supersample,
-            model.au_basis if basis is None else basis,
-            self._wears,
-        )
+        self._scene = _seen_by(scene, self._identity.camera, self.size * self.supersample, basis)
 
     @property
     def identity(self) -> Identity:
@@ -284,13 +279,33 @@ def placements(camera: Camera, pose: np.ndarray) -> np.ndarray:
     return out
 
 
-def _build_scene(
-    model: HeadModel, identity: Identity, side: int, basis: np.ndarray, wears: Sequence[str] = ()
-) -> tuple[Scene, np.ndarray, np.ndarray]:
-    """Arrays for the kernels, the fold matrix [K,M] and the lid reach [2] of one identity.
+@lru_cache(maxsize=4)
+def _person(
+    model: HeadModel, seed: int, frontal: bool, wears: tuple[str, ...]
+) -> tuple[Identity, Scene, np.ndarray, np.ndarray]:
+    """Who a seed is, the arrays for the kernels, the fold matrix [K,M] and the lid reach [2].
 
-    side: image side in samples. Everything that frames of a clip share is computed here, once.
+    Everything that does not depend on the size of pictures is computed here, a third of a second's work, and kept for
+    the last few people: what asks for one person often asks again, at another size or turned. Nobody writes into it.
     """
+    identity = sample_identity(model, seed, frontal)
+    return identity, *_build_scene(model, identity, wears)
+
+
+def _seen_by(scene: Scene, camera: Camera, side: int, basis: np.ndarray | None) -> Scene:
+    """A scene before a camera; side: image side in samples; basis [K,2,V,3]: how its vertices move, None: as is."""
+    centre, distance = camera.centre, camera.distance
+    f = camera.iod_fraction * side * distance
+    scene = scene._replace(camera=np.array([f, distance, centre[0] * side, centre[1] * side], np.float32))
+    if basis is None:
+        return scene
+    return scene._replace(basis=np.ascontiguousarray(basis.reshape(-1, *basis.shape[2:]), np.float32))
+
+
+def _build_scene(
+    model: HeadModel, identity: Identity, wears: Sequence[str] = ()
+) -> tuple[Scene, np.ndarray, np.ndarray]:
+    """Arrays for the kernels but for the camera, the fold matrix [K,M] and the lid reach [2] of one identity."""
     from mesynth.head import raster as fields
     from mesynth.head import texture as canvas
     from mesynth.head.texture import FOLDS, fold_matrix, paint_skin, paint_wrinkles
@@ -350,10 +365,9 @@ def _build_scene(
         lenses, tint = worn.lenses + np.int32(len(rest)), worn.tint.astype(np.float32)
         rest = np.concatenate([rest, worn.vertices])
 
-    f = camera.iod_fraction * side * camera.distance
     scene = fields.Scene(
         rest=rest,
-        basis=np.ascontiguousarray(basis.reshape(-1, *face.shape), np.float32),
+        basis=np.ascontiguousarray(model.au_basis.reshape(-1, *face.shape), np.float32),
         faces=faces,
         part=part,
         attributes=attributes,
@@ -372,7 +386,7 @@ def _build_scene(
         lip=lip.astype(np.float32),
         garment=np.array(skin.garment, np.float32),
         background=(np.array(light.background) / light.exposure).astype(np.float32),
-        camera=np.array([f, camera.distance, camera.centre[0] * side, camera.centre[1] * side], np.float32),
+        camera=np.zeros(4, np.float32),  # _seen_by
         lenses=lenses,
         tint=tint,
     )

@@ -208,9 +208,14 @@ def chosen_prior_weight(
         kept = weights.copy()
         kept[real[tested]] = 0
         own = [] if few else moments(x[~tested], labels[~tested], w[~tested], n_classes)
+        index = np.flatnonzero(kept > 0)
+        products = gram.block(index, index, affine) if few else None  # the same for all candidates
         for k, candidate in enumerate(candidates):
             if few:
-                model = fit(gram, y, kept, added, n_classes, config, affine=affine, prior_weight=candidate)
+                known = products if candidate else None
+                model = fit(
+                    gram, y, kept, added, n_classes, config, affine=affine, prior_weight=candidate, products=known
+                )
                 weight, bias = model.weight.reshape(n_classes, -1), model.bias
             else:
                 groups = [*own, *(_scaled(one, candidate) for one in prior if candidate)]
@@ -250,6 +255,7 @@ def fit(
     *,
     affine: np.ndarray | None = None,
     prior_weight: float | None = None,
+    products: np.ndarray | None = None,
 ) -> LdaModel:
     """Fit on the clips with weight > 0.
 
@@ -260,6 +266,7 @@ def fit(
             and their scatter is taken about their own class means, so that a shift between the two sets is not mistaken
             for noise.
         affine: [N,2,3] see :meth:`Gram.block`; None leaves all clips as they are.
+        products: [n,n] what :meth:`Gram.block` gives of the clips that are learned from, where it is known.
 
     A class without a training clip gets bias -inf: it is never predicted.
     """
@@ -298,7 +305,7 @@ def fit(
     mean_of = (members_of * w[:, None]).T
     mean_of /= mean_of.sum(1, keepdims=True)
     root = np.sqrt(w / w.sum())
-    g = gram.block(index, index, affine)
+    g = gram.block(index, index, affine) if products is None else products.copy()
     gm = g @ means.T
     centred_gm = root[:, None] * (gm - (mean_of @ gm)[group])
     scatter = g  # in place: n^2 numbers are what this costs

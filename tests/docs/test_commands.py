@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from mesynth.datasets.registry import DATABASES
 from mesynth.metrics.base import METRICS
+from mesynth.preprocess.flow import METHODS, _pairwise
 from mesynth.store.generator_folder import FAMILIES
 from recognizer.models import MODELS
 from tests.docs.runner import PAGES, ROOT, Command, DocumentError, Session, blocks, commands, inline, parse
@@ -34,8 +37,20 @@ def _registries() -> Iterator[None]:
             registry.remove(name)
 
 
+@pytest.fixture(scope="module")
+def _quick_dis() -> Iterator[None]:
+    """DIS as it is fastest: pages compute thousands of fields, and nobody here looks at what is in them."""
+
+    def dis(a: np.ndarray, b: np.ndarray, device: str) -> np.ndarray:
+        return _pairwise(cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc, a, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "dis", dis)
+        yield
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("flows_once")
+@pytest.mark.usefixtures("_quick_dis", "flows_once", "few_steps")
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT).with_suffix("")))
 def test_a_page_does_what_it_says(
     page: Path, tiny: Tiny, tmp_path: Path, record_property: Callable[[str, object], None]

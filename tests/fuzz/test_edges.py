@@ -15,6 +15,7 @@ import click
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -350,6 +351,17 @@ def test_a_recipe_that_is_none_is_one_line(text: str, words: str, tmp_path: Path
         read_given(file)
     assert words in line_of(run("mesynth", "train", file, "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "words"), [("[" * 2_000, "nested more than 100 deep"), ("a: [1", "is no YAML")])
+def test_without_libyaml_the_same_is_said(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesynth.config._Loader", yaml.SafeLoader)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_given(file)
 
 
 @pytest.mark.parametrize(
