@@ -93,7 +93,10 @@ def _source(field: np.ndarray, x: float, y: float, rounds: int) -> tuple[Any, An
 
 @njit(cache=True, nogil=True)
 def _continued(field: np.ndarray) -> np.ndarray:
-    """[H,W,2] -> [2,H+2P,W+2P] float32, its border's values continued."""
+    """[H,W,2] -> [2,H+2P,W+2P] float32, its border's values continued.
+
+    Value by value: for a slice that is set numba compiles the text of its errors, for seconds.
+    """
     height, width = field.shape[:2]
     out = np.empty((2, height + 2 * PAD, width + 2 * PAD), np.float32)
     for y in range(height):
@@ -101,12 +104,12 @@ def _continued(field: np.ndarray) -> np.ndarray:
             row = out[c, y + PAD]
             for x in range(width):
                 row[x + PAD] = field[y, x, c]
-            row[:PAD] = field[y, 0, c]
-            row[PAD + width :] = field[y, width - 1, c]
+            for k in range(PAD):
+                row[k], row[PAD + width + k] = field[y, 0, c], field[y, width - 1, c]
     for c in range(2):
         for k in range(PAD):
-            out[c, k] = out[c, PAD]
-            out[c, PAD + height + k] = out[c, PAD + height - 1]
+            for x in range(width + 2 * PAD):
+                out[c, k, x], out[c, PAD + height + k, x] = out[c, PAD, x], out[c, PAD + height - 1, x]
     return out
 
 
@@ -210,8 +213,10 @@ def mirror_border(planes: np.ndarray) -> None:
                 planes[c, y, PAD - k] = planes[c, y, PAD + _mirror(-k, width - 1)]
                 planes[c, y, PAD + width - 1 + k] = planes[c, y, PAD + _mirror(width - 1 + k, width - 1)]
         for k in range(1, PAD + 1):
-            planes[c, PAD - k] = planes[c, PAD + _mirror(-k, height - 1)]
-            planes[c, PAD + height - 1 + k] = planes[c, PAD + _mirror(height - 1 + k, height - 1)]
+            above, below = PAD + _mirror(-k, height - 1), PAD + _mirror(height - 1 + k, height - 1)
+            for x in range(planes.shape[2]):
+                planes[c, PAD - k, x] = planes[c, above, x]
+                planes[c, PAD + height - 1 + k, x] = planes[c, below, x]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
