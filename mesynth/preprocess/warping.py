@@ -278,7 +278,9 @@ def remove_global_motion(
     robust = given
     for step in range(iterations):
         beta = _solve(design, target, robust)
-        residual = (target - torch.einsum("pcn,bn->bpc", design, beta)).norm(dim=2)
+        # Column by column: a product of matrices may round by the batch's size.
+        head = sum(design[..., k] * beta[:, k, None, None] for k in range(n))
+        residual = (target - head).norm(dim=2)
         if step < iterations // 2:
             robust = given / residual.clamp(min=_FLOOR)
         else:

@@ -207,7 +207,7 @@ def test_former_names_are_read_with_a_warning_and_the_run_is_the_same(
     ("name", "key", "before"),
     [
         ("diffusion/volume_64", "model.spread", "700836b3b56379b090cf3f5b9329868fd4a3cdf67f22ea5a1df021377ddeb718"),
-        ("diffusion/image_64", "sampling.spread", "7d864b5f8dd7daff871054618a116d734d68981b7a51b144fd0bedafa78c0169"),
+        ("diffusion/image_64", "sampling.spread", "7d1544e575dc3ebef47901dc1f0ebf82041d213f255adbd5d11bef49a3238f59"),
         ("diffusion/motion_64", "model.spread", "599be3cb745284c23c23564e7a987f89d9f7e0af2ec68255e00b42056ad7f8b8"),
     ],
 )
