@@ -123,6 +123,13 @@ def _brief(name: str) -> str:
     return name if len(name) <= 200 else f"{name[:80]}...{name[-60:]}"
 
 
+def _is_interrupt(error: BaseException) -> bool:
+    """Ctrl-C, also where it met Python that C had called (numba loading a kernel), which makes a SystemError of it."""
+    while isinstance(error, SystemError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, KeyboardInterrupt)
+
+
 def translate(error: BaseException) -> NoReturn:
     """Raise what click shows as one line: MesynthError -> exit code 2, an interrupt -> 130, what the machine refuses
     (:func:`refusal`) -> 2. Everything else is a fault of the program and keeps its traceback."""
@@ -131,7 +138,7 @@ def translate(error: BaseException) -> NoReturn:
         if type(error).__name__ == "Interrupted":
             raise InterruptedException(str(error)) from None
         raise MistakeException(error) from None
-    if isinstance(error, KeyboardInterrupt):
+    if _is_interrupt(error):
         raise InterruptedException("interrupted; the same command goes on from what is finished") from None
     closed = isinstance(error, OSError) and error.errno == errno.EPIPE  # by who reads the output: click's business
     if not closed and not os.environ.get(TRACEBACK) and (words := refusal(error)):

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import mesynth.cli
 import recognizer.cli
+from mesynth.commandline import MistakeGroup
 from mesynth.config import find_recipe
 from mesynth.core.errors import ConfigError
 
@@ -108,3 +109,24 @@ def _one_line(stderr: str, says: str) -> None:
 def test_an_unknown_recipe_names_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=rf"recipe '{name}' is unknown; did you mean .*{meant}\b.*\?"):
         find_recipe(name)
+
+
+def test_an_interrupt_that_met_compiled_code_is_an_interrupt() -> None:
+    """CPython says SystemError where Ctrl-C comes while C has called Python, as numba does to load a kernel."""
+
+    @click.group(cls=MistakeGroup)
+    def group() -> None:
+        pass
+
+    @group.command()
+    @click.option("--fault", is_flag=True)
+    def verb(fault: bool) -> None:
+        try:
+            raise KeyError if fault else KeyboardInterrupt
+        except BaseException as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    stopped = CliRunner().invoke(group, ["verb"])
+    assert stopped.exit_code == 130
+    assert "interrupted; the same command goes on" in stopped.stderr
+    assert isinstance(CliRunner().invoke(group, ["verb", "--fault"]).exception, SystemError)
