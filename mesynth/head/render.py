@@ -160,7 +160,7 @@ class Subject:
         if distance is not None:
             camera = replace(self._identity.camera, distance=float(distance))
             self._identity = replace(self._identity, camera=camera)
-        self._scene = _seen_by(scene, self._identity.camera, self.size * self.supersample, basis)
+        self._scene = _with_camera(scene, self._identity.camera, self.size * self.supersample, basis)
 
     @property
     def identity(self) -> Identity:
@@ -292,7 +292,7 @@ def _person(
     return identity, *_build_scene(model, identity, wears)
 
 
-def _seen_by(scene: Scene, camera: Camera, side: int, basis: np.ndarray | None) -> Scene:
+def _with_camera(scene: Scene, camera: Camera, side: int, basis: np.ndarray | None) -> Scene:
     """A scene before a camera; side: image side in samples; basis [K,2,V,3]: how its vertices move, None: as is."""
     centre, distance = camera.centre, camera.distance
     f = camera.iod_fraction * side * distance
@@ -386,7 +386,7 @@ def _build_scene(
         lip=lip.astype(np.float32),
         garment=np.array(skin.garment, np.float32),
         background=(np.array(light.background) / light.exposure).astype(np.float32),
-        camera=np.zeros(4, np.float32),  # _seen_by
+        camera=np.zeros(4, np.float32),  # _with_camera
         lenses=lenses,
         tint=tint,
     )
