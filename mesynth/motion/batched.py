@@ -12,6 +12,7 @@ fields carried onto the picture, random numbers, and PNG.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -215,7 +216,7 @@ class _LayersOn:
         self.gate, self.loose = self.put(layers.gate), self.put(layers._loose)
         self.under = torch.from_numpy(layers._under).to(device)
         self.jaw_from = self.put(_first(layers._jaw_from))
-        self.jaw_share = self.put(layers._jaw_share[..., 0])
+        self.jaw_share, self.jaw_taken = (self.put(x[..., 0]) for x in (layers._jaw_share, layers._jaw_taken))
         self.left = self.put(layers.folds._left)
         self.lips = self.put(layers._lips)
         self.colours = self.put(layers._colours)
@@ -244,6 +245,10 @@ class _LayersOn:
         if self._basis is None:
             self._basis = self.put(self.layers._lips_move())
         return self._basis
+
+    @cached_property
+    def lips_with_jaw(self) -> torch.Tensor:
+        return self.put(self.layers._lips_with_jaw)
 
     def lit(self, aus: np.ndarray) -> torch.Tensor:
         """The photo with the folds of ``aus`` [T,K,2]: [T,3,H,W]; one for all where there are none."""
@@ -362,6 +367,7 @@ class _Moving:
         on, layers = self.on, self.layers
         out = _Skin(on.gate * skin, layers.open, layers.gap)
         weights = np.stack([layers._lip_weights(now) for now in aus])
+        dropped = weights[:, ::-1, 2].copy()  # of the right and the left
         if jaw is not None:
             weights[:, :, 2] = 0
         moving = np.asarray(weights.any((1, 2)))
@@ -387,10 +393,12 @@ class _Moving:
         reach = torch.maximum(rise.abs(), fall.abs()).amax((1, 2)).cpu().numpy() * 1.5
         if jaw is not None:
             mask = torch.from_numpy(moving).to(on.device).view(-1, 1, 1, 1)
-            loose = on.loose * on.put(opened).view(-1, 1, 1, 1) * mask
+            with_jaw = torch.einsum("ts,shw->thw", on.put(dropped), on.lips_with_jaw)[:, None] * lip_n
+            whole = on.put(opened).view(-1, 1, 1, 1) * on.jaw_taken * jaw + with_jaw
+            loose = on.loose * mask
             at = on.jaw_from.expand(len(jaw), -1, -1, -1)
-            lower = loose * _bilinear(jaw, at[:, 0], at[:, 1])
-            out.above = out.above + loose * on.jaw_share * jaw
+            lower = loose * _bilinear(whole, at[:, 0], at[:, 1])
+            out.above = out.above + loose * on.jaw_share * whole
             out.below = out.below + lower
             reach = reach + 1.5 * lower.abs().sum(1).amax((1, 2)).cpu().numpy()
             edge = _at(layers._lips[1], s)
@@ -457,6 +465,8 @@ class _Moving:
             ox, oy = (
                 q - follows * torch.where(left, corners[:, 0, c], corners[:, 1, c]) for c, q in ((0, qx), (1, qy))
             )
+            back = self._with_jaw(v, (_on(up, s) + _on(low, s)) / 2, told[:, 0] * iod) - v
+            ox, oy = ox - back * float(frame[3]), oy + back * float(frame[2])
             i = (ox - px0 + 0.5).floor().long().clamp(0, columns - 1)
             j = (oy - py0 + 0.5).floor().long().clamp(0, rows_ - 1)
             own = on.own[:3][None].expand(len(rows), -1, -1, -1)
@@ -473,6 +483,14 @@ class _Moving:
             + hole[:, None] * inner
         )
         out[which, :, y0:y1, x0:x1] = torch.where(inside[:, None], made, out[which, :, y0:y1, x0:x1])
+
+    def _with_jaw(self, v: torch.Tensor, line: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+        """See :func:`mesynth.motion.layers._with_jaw`."""
+        a, between = line + float(self.layers._band[0]), float(np.diff(self.layers._band)[0])
+        wide = (between + drop).clamp(min=0)
+        beyond = (v - a).clamp(min=0)
+        drawn = torch.minimum(beyond, wide)
+        return torch.minimum(v, a) + drawn * between / wide.clamp(min=1e-9) + beyond - drawn
 
     def _mouth(
         self, x: torch.Tensor, d: torch.Tensor, low: torch.Tensor, gap: torch.Tensor, depth: torch.Tensor

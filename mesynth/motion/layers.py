@@ -23,7 +23,7 @@ and the subject's left is the image's right.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -65,9 +65,16 @@ _OPEN = 0.035
 """A mouth whose inner gap is wider than this shows what is behind its lips."""
 _LIP_EDGE = 0.06
 """This far below the line the skin is the lower lip's alone; a generator's field runs smoothly across the lips."""
+_RED = (0.12, 0.14, 0.20)
+"""Above and below the line lips go with the jaw as layers draw it, so that their edge stays a curve; over the third
+distance a jaw that a generator draws takes over (docs/decisions/021)."""
 _LID_EDGE, _LID_OFF = 0.03, 0.10
 """The same of the lower lid: a field runs across the eyeball, too. The upper lid's edge goes no further than the skin
 so far above it: what is said there is half the lower lid's."""
+_FARTHER = np.full(2, 1e6)
+"""Below any picture: nothing of a mouth goes with its jaw."""
+_BANDS, _GAP = 12, 0.6
+"""Rows in which an open mouth is looked at, and what is dark between teeth, as a share of the brightest."""
 _HEM = 0.034
 """Of an eyeball this much under the upper lid's edge is not sure to be seen: lashes, and a contour that is off."""
 _FAR = 0.22
@@ -504,10 +511,21 @@ def _follows(s: float) -> float:
 
 
 @njit(cache=True, nogil=True)
+def _with_jaw(v: Any, line: Any, band: np.ndarray, drop: float) -> Any:
+    """Where of a mouth's own pixels what is seen at ``v`` comes from, after its jaw dropped by ``drop``: above the
+    ``band`` [2] (below ``line``) things belong to the skull, below it to the jaw, and it is drawn out between them."""
+    a, between = line + band[0], band[1] - band[0]
+    wide = max(between + drop, 0.0)
+    beyond = np.maximum(v - a, 0.0)
+    drawn = np.minimum(beyond, wide)
+    return np.minimum(v, a) + drawn * between / max(wide, 1e-9) + beyond - drawn
+
+
+@njit(cache=True, nogil=True)
 def _lips(
     image: np.ndarray, above: np.ndarray, below: np.ndarray, most: float, head: np.ndarray, frame: np.ndarray,
-    edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, stay: float, iod: float, moved: np.ndarray,
-    colours: np.ndarray, corners: np.ndarray, inset: int, out: np.ndarray, share: np.ndarray,
+    edges: np.ndarray, own: np.ndarray, rim: np.ndarray, place: np.ndarray, band: np.ndarray, stay: float, iod: float,
+    moved: np.ndarray, colours: np.ndarray, corners: np.ndarray, inset: int, out: np.ndarray, share: np.ndarray,
 ) -> None:  # fmt: skip
     """Both lips over the mouth, into ``out`` [H-2I,W-2I,3], which shows the skin inside the ``inset`` I, and shares
     [4,H,W] unless they are empty.
@@ -516,7 +534,8 @@ def _lips(
     (y, x). ``head`` [H,W,2]: backward motion of the head, or empty. ``edges`` [4,N]: upper and lower lip, cosines of
     their slopes. ``rim`` [h,w]: where the mouth shows itself at rest, or empty: a closed mouth. ``moved``: drop of the
     jaw, widest gap, IOD. ``colours`` [3,3]: of the tongue, teeth in full light, the mouth's dark. ``corners`` [2,2]:
-    how far the corners went, which the outer parts of the mouth's own pixels follow.
+    how far the corners went, which the outer parts of the mouth's own pixels follow; the jaw they follow by ``band``
+    (:func:`_with_jaw`).
     """
     height, width = above.shape[:2]
     one, two, inner = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
@@ -565,6 +584,9 @@ def _lips(
                 if own.size:
                     k, follows = int(s > 0), _follows(s)
                     ox, oy = qx - follows * corners[k, 0], qy - follows * corners[k, 1]
+                    line = (_on(edges[0], s) + _on(edges[1], s)) / 2
+                    back = _with_jaw(v, line, band, moved[0] * iod) - v
+                    ox, oy = ox - back * frame[3], oy + back * frame[2]
                     i = _clamp(int(np.floor(ox - place[1] + 0.5)), rim.shape[1] - 1)
                     j = _clamp(int(np.floor(oy - place[0] + 0.5)), rim.shape[0] - 1)
                     seen[0], seen[1], seen[2] = _colour(own, ox - place[1], oy - place[0])
@@ -1005,6 +1027,7 @@ class Layers:
         white = min(float(self.tone.mean()), 205.0) * np.array([1.18, 1.09, 0.97])
         self._colours = np.stack([self.tone * [0.68, 0.38, 0.38], white, self.tone * [0.24, 0.12, 0.11]])
         self._own, self._rim, self._place = _NONE4, np.zeros((0, 0), np.bool_), np.zeros(2)
+        self._band = _FARTHER
         y, x = np.mgrid[:height, :width]
         s, v = lip.of(np.stack([x, y], -1))
         self._under = v > _at(low, s)
@@ -1013,6 +1036,9 @@ class Layers:
         reach = np.maximum(_at(low, s) + _LIP_EDGE * iod - v, 0) * (1 - corner**4)
         self._jaw_from = lip.to(s, v + reach).astype(np.float32)
         self._jaw_share = (0.8 * corner**3 / (1 - 0.2 * corner**3)).astype(np.float32)[..., None]
+        beside = np.maximum(np.abs(s) - 1, 0) * lip.half
+        off = np.maximum(np.maximum(v - _at(low, s) - _RED[1] * iod, _at(up, s) - v - _RED[0] * iod), 0)
+        self._jaw_taken = _smooth(np.hypot(beside, off) / (_RED[2] * iod)).astype(np.float32)[..., None]
         top = int(np.clip(lip.mid[1] - 0.95 * iod, 0, height - 1)) if abs(lip.e[1]) < 0.15 else 0
         self._jaw_box = np.array([top, height, 0, width])
         self._basis: np.ndarray | None = None
@@ -1039,7 +1065,9 @@ class Layers:
         seen = part[inside]
         darkest = seen[seen.mean(1) <= np.percentile(seen.mean(1), 15)].mean(0)
         brightest = seen[seen.mean(1) >= np.percentile(seen.mean(1), 85)].mean(0)
-        if brightest.min() > 0.6 * brightest.max():  # teeth, not gums or a tongue
+        teeth = brightest.min() > 0.6 * brightest.max()  # not gums or a tongue
+        self._band = self._between_teeth(part, s, v, inside, teeth)
+        if teeth:
             self._colours[1] = np.maximum(brightest * [1.0, 0.97, 0.91], 0.7 * self._colours[1])
         self._colours[2] = np.minimum(darkest, self.tone * [0.30, 0.18, 0.17])
         own, away = _carried_out(part, inside, 0.02 * iod)
@@ -1047,8 +1075,33 @@ class Layers:
         far = np.where(v < (_at(up, s) + _at(low, s)) / 2, 0.12, 0.05) * iod
         fade = np.where(inside, 1, np.exp(-((away / far) ** 4)))
         self._own = planes_of(np.concatenate([own, fade[..., None]], -1).astype(np.float32))
-        self._rim = (np.abs(s) < 1) & (v > _at(up, s) - 1) & (v < _at(low, s) + 1)
+        self._rim = (np.abs(s) < 1.02) & (v > _at(up, s) - 2) & (v < _at(low, s) + 2)  # edges are steep at the corners
         self._place = np.array([y0, x0], np.float64)
+
+    def _between_teeth(
+        self, part: np.ndarray, s: np.ndarray, v: np.ndarray, inside: np.ndarray, teeth: bool
+    ) -> np.ndarray:
+        """[2] pixels from the mouth's middle line: from where on what is seen no longer belongs to the upper teeth, and
+        from where on to the jaw. Teeth that reach from lip to lip are upper ones."""
+        up, low = _at(self._lips[0], s), _at(self._lips[1], s)
+        wide = self.gap * self.iod
+        if not teeth:
+            return np.array([-0.2, 0.2]) * wide
+        middle = inside & (np.abs(s) < 0.5)
+        t = (v - up)[middle] / np.maximum(low - up, 1e-6)[middle]
+        row, light = np.clip((t * _BANDS).astype(np.intp), 0, _BANDS - 1), part.min(-1)[middle]
+        seen = np.unique(row)
+        # Teeth are of different length: dark is what is so almost all along a row, beside the teeth on its own side,
+        # for upper ones lie in the lip's shade.
+        bright = np.array([np.percentile(light[row == k], 85) for k in seen])
+        at = int(bright.argmin())
+        if bright[at] >= _GAP * bright.max():
+            return _FARTHER
+        over = np.flatnonzero(bright[:at] >= max(_GAP * bright[:at].max(initial=0), bright[at] / _GAP))
+        under = np.flatnonzero(bright[at:] >= max(_GAP * bright[at:].max(), bright[at] / _GAP))
+        a = (seen[over[-1]] + 1) / _BANDS if len(over) else 0.0
+        b = seen[at + under[0]] / _BANDS if len(under) else 1.0
+        return (np.array([a, b]) - 0.5) * wide
 
     def _darkest(self, line: np.ndarray, reach: float) -> np.ndarray:
         """The darkest line within ``reach`` pixels of ``line``: where closed lips meet."""
@@ -1214,8 +1267,20 @@ class Layers:
             )  # fmt: skip
         return self._basis
 
+    @cached_property
+    def _lips_with_jaw(self) -> np.ndarray:
+        """[2,H,W] float32 pixels at strength 1, downwards: how lips go with the subject's right and left half of the
+        jaw, where one that a generator draws (times ``_jaw_taken``) leaves them to layers."""
+        basis, (y0, y1, x0, x1) = self._lips_move(), self._jaw_box
+        out = np.zeros((2, *self.image.shape[:2]), np.float32)
+        loose = np.maximum(self._loose[y0:y1, x0:x1], 1e-6)
+        whole = basis[5] / loose * (1 - self._jaw_taken[y0:y1, x0:x1, 0])
+        out[0, y0:y1, x0:x1], out[1, y0:y1, x0:x1] = (1 - basis[6]) * whole, basis[6] * whole
+        return out
+
     def _moved_skin(self, step: Step) -> _Moved:
         weights = self._lip_weights(step.aus)
+        drop = weights[:, 2].copy()
         if step.jaw is not None:
             weights[:, 2] = 0
         above = np.empty(step.skin.shape, np.float32)
@@ -1235,9 +1300,11 @@ class Layers:
             basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
         if step.jaw is not None:
-            loose = self._loose[..., None] * np.float32(way)
-            low = loose * cv2.remap(step.jaw, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            up = loose * self._jaw_share * step.jaw
+            loose, lip_n = self._loose[..., None], self.lip.n.astype(np.float32)
+            with_jaw = drop[1] * self._lips_with_jaw[0] + drop[0] * self._lips_with_jaw[1]
+            whole = np.float32(way) * self._jaw_taken * step.jaw + with_jaw.astype(np.float32)[..., None] * lip_n
+            low = loose * cv2.remap(whole, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            up = loose * self._jaw_share * whole
             above += up
             below += low
             seen += np.where(self._under[..., None], low, up)
@@ -1330,8 +1397,8 @@ class Layers:
             stay = 1.0 - float(_smooth(2 * float(np.abs(shifts).max()) / (0.05 * self.iod)))
             _lips(
                 photo, moved.above, moved.below, moved.most, head, self.lip.frame, self._lips, self._own,
-                self._rim, self._place, stay, self.iod, moved.mouth, self._colours, self._corners(shifts[0]), inset,
-                out, share,
+                self._rim, self._place, self._band, stay, self.iod, moved.mouth, self._colours,
+                self._corners(shifts[0]), inset, out, share,
             )  # fmt: skip
         above = moved.above
         for eye, (curves, numbers) in zip(self.eyes, self._curves(step.aus, moved), strict=True):
@@ -1347,6 +1414,17 @@ class Layers:
             self.front.over(out, head, inset)
         return out
 
+    def _drawn_down(self, points: np.ndarray, drop: float) -> np.ndarray:
+        """[n] pixels by which what a mouth shows at ``points`` [n,2] goes with the jaw: :func:`_with_jaw` forwards."""
+        s, v = self.lip.of(points)
+        a, b = (self._line(s) + off for off in self._band)
+        drop = max(drop, self._band[0] - self._band[1])
+        return np.asarray(drop * np.clip((v - a) / np.maximum(b - a, 1e-6), 0, 1))
+
+    def _line(self, s: np.ndarray) -> np.ndarray:
+        """v midway between the lips."""
+        return (_at(self._lips[0], s) + _at(self._lips[1], s)) / 2
+
     def truth(self, step: Step) -> Truth:
         """What :meth:`frame` of ``step`` shows."""
         height, width = self.image.shape[:2]
@@ -1355,7 +1433,7 @@ class Layers:
         share[0] = 1
         if moved.cut:
             share[0], share[1] = ~self._under, self._under
-        self.frame(Step(step.skin, step.aus, step.head), share)
+        self.frame(replace(step, change=None), share)
         above = moved.above
         y, x = np.mgrid[:height, :width]
         grid = np.stack([x, y], -1).astype(np.float64)
@@ -1383,7 +1461,7 @@ class Layers:
             for _ in range(16):
                 s = self.lip.of(start + way)[0]
                 way = _smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)]
-            flow[mouth] = way
+            flow[mouth] = way + self._drawn_down(start + way, moved.mouth[0] * self.iod)[:, None] * self.lip.n
         framed = self._framed(0.5)
         flow[framed] = 0
         arrived = grid + flow
@@ -1404,6 +1482,15 @@ class Layers:
         seen[:2] = np.where(sides & (label < 2), seen[0] + seen[1], seen[:2])
         hidden = ((np.take_along_axis(seen, label[None], 0)[0] < 0.5) & ~framed) | behind
         new = (share[3] > 0.5) & (label != 3)
+        if self._own.size and new.any():  # a mouth's own pixels, which went along with corners or jaw, are not
+            points = grid if step.head is None else grid + backward_flow(step.head)
+            s, v = self.lip.of(points[new])
+            corners = self._corners(self._whole[0].shift(above))
+            back = _with_jaw(v, self._line(s), self._band, moved.mouth[0] * self.iod) - v
+            came = points[new] - _smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)]
+            came += back[:, None] * self.lip.n
+            i, j = (np.clip(came[:, k].round().astype(int), 0, last - 1) for k, last in ((0, width), (1, height)))
+            new[new] = label[j, i] != 3
         if self.front is not None:
             at = grid.astype(np.float32) if step.head is None else (grid + backward_flow(step.head)).astype(np.float32)
             new &= cv2.remap(self.front.share, at[..., 0], at[..., 1], cv2.INTER_LINEAR) < 0.5

@@ -225,6 +225,66 @@ def test_aus_are_relative_to_the_mouth_of_the_photo(opened: Face) -> None:
     assert np.abs(frame[y, x].astype(int) - opened.image[y, x]).max() < 12
 
 
+def painted_mouth(face: Face, shades: tuple[tuple[int, int, int], ...]) -> Face:
+    """``face`` with its open mouth painted in bands of equal height, from the upper lip down."""
+    lip = face.layers.lip
+    y, x = np.mgrid[:SIZE, :SIZE]
+    s, v = lip.of(np.stack([x, y], -1).astype(float))
+    up, low = (np.interp(s, np.linspace(-1.5, 1.5, len(edge)), edge) for edge in face.layers._lips[:2])
+    t = (v - up) / np.maximum(low - up, 1e-6)
+    image = face.image.copy()
+    inside = (np.abs(s) < 0.95) & (t > 0) & (t < 1)
+    image[inside] = np.array(shades, np.uint8)[(t[inside] * len(shades)).astype(int)]
+    return Face(image, face.landmarks)
+
+
+WHITE, SHADED, DARK = (230, 225, 210), (120, 115, 105), (30, 10, 10)
+
+
+@pytest.mark.parametrize("upper", [WHITE, SHADED])
+def test_lower_teeth_go_with_the_jaw_and_upper_ones_do_not(opened: Face, upper: tuple[int, int, int]) -> None:
+    face = painted_mouth(opened, (upper, DARK, WHITE))
+    step_ = step(face, "26=0.6")
+    truth, lip = face.layers.truth(step_), face.layers.lip
+    drop = face.layers._moved_skin(step_).mouth[0] * face.layers.iod
+    assert drop > 3
+    gap = face.layers.gap * face.layers.iod
+    for share, way in ((0.15, 0.0), (0.85, drop)):
+        x, y = lip.to(np.zeros(1), face.layers._lips[0][96] + share * gap)[0].round().astype(int)
+        assert abs(truth.flow[y, x] @ lip.n - way) < 0.5
+        assert not truth.new[y, x]
+        arrived = face.layers.frame(step_)[(y + truth.flow[y, x, 1]).round().astype(int), x]
+        assert np.abs(arrived - face.image[y, x]).max() < 25
+
+
+def test_teeth_from_lip_to_lip_are_upper_ones(opened: Face) -> None:
+    face = painted_mouth(opened, (WHITE,))
+    truth, lip = face.layers.truth(step(face, "26=0.6")), face.layers.lip
+    x, y = lip.mid.round().astype(int)
+    assert not truth.flow[y - 1 : y + 2, x - 2 : x + 3].any()
+
+
+def test_lips_open_in_a_curve_whatever_the_jaw_that_is_drawn(closed: Face) -> None:
+    """A network's jaw that is pointed at the lips' middle moves the chin, not the lip's edge."""
+    layers, request = closed.layers, "26=1"
+    y, x = np.mgrid[:SIZE, :SIZE]
+    s, v = layers.lip.of(np.stack([x, y], -1).astype(float))
+    pointed = (0.35 * layers.iod * np.exp(-((s / 0.25) ** 2)) * (v > -2)).astype(np.float32)
+    drawn = Step(step(closed, request).skin, step(closed, request).aus, jaw=np.stack([0 * pointed, pointed], -1))
+    own, other = layers._moved_skin(step(closed, request)), layers._moved_skin(drawn)
+    lower = layers._most[1]
+    np.testing.assert_allclose(lower.arrived(other.below), lower.arrived(own.below), atol=0.03 * layers.iod)
+    chin = layers.points[8] - 0.12 * layers.iod * layers.n
+    at = tuple(chin[::-1].round().astype(int))
+    assert abs(other.below[at][1] - pointed[at]) < 0.04 * layers.iod
+    # What is hidden and what is new is said of the frame that is shown.
+    share = np.zeros((4, SIZE, SIZE), np.float32)
+    layers.frame(drawn, share)
+    mouth = np.s_[int(closed.landmarks[33, 1]) :]
+    assert (share[3][mouth] > 0.5).sum() > 100
+    assert np.array_equal(layers.truth(drawn).new[mouth], share[3][mouth] > 0.5)
+
+
 def test_a_brow_does_not_touch_an_open_mouth(opened: Face) -> None:
     sample, _ = MotionPrior(opened).generate(facs.parse_request("1=1,2=1"), Profile(), n_frames=3, fps=50)
     (x0, y0), (x1, y1) = opened.landmarks[48:68].min(0).astype(int), opened.landmarks[48:68].max(0).astype(int)
