@@ -69,6 +69,8 @@ class FaceMotion:
     """[H,W,2] float32 pixels: what is not linear in the AUs, at the apex"""
     change: np.ndarray
     """[H,W,3] float32, (1 - M) R at the apex, in [-.1,.1]"""
+    amounts: np.ndarray | None = None
+    """[K,2]: how far lids and lips go (:func:`mesynth.motion.layers.drawn_amounts`); None: as on average"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +265,7 @@ def _steps(motion: FaceMotion, request: ClipRequest, weights: np.ndarray | None)
     nuisance, n_frames, seed = request.nuisance, request.n_frames, request.seed
     lags = request.profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
     alpha = request.profile.alpha(n_frames, lags)
-    shown = shown_aus(request.aus, alpha, request.fps, nuisance.blink, seed)
+    shown = shown_aus(request.aus, alpha, request.fps, nuisance.blink, seed, motion.amounts)
     layered = [facs.AU_INDEX[code] for code in LAYERED]
     kept = [i for i, (k, _) in enumerate(motion.cells) if weights is not None or k not in layered]
     rows = [motion.cells[i][0] for i in kept]

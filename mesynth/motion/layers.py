@@ -50,6 +50,8 @@ LIPS: dict[int, tuple[float, float, float, float]] = {
     25: (0.012, 0.035, 0, 0), 26: (0.005, 0.050, 0.19, 0), 27: (0.02, 0.10, 0.40, 0),
 }  # fmt: skip
 """Lift of the upper lip, drop of the lower lip, drop of the jaw; share of the gap closed."""
+_DOUBT, _DOUBT_SIDE = 0.25, 0.1
+"""Standard deviations of the log of how far one person's lids and lips go, by person and between the sides."""
 _LID_ROWS, _LIP_ROWS = (np.array([facs.AU_INDEX[code] for code in table]) for table in (LIDS, LIPS))
 _LID_SHARES, _LIP_AMOUNTS = np.array(list(LIDS.values())), np.array(list(LIPS.values()))
 _SHUTTING, _SHUT = np.array([code in (43, 45) for code in LIDS]), LIDS[45]
@@ -105,6 +107,23 @@ def with_layered(skin: AUVector, asked: AUVector) -> AUVector:
     whole = skin.intensity.copy()
     whole[rows] = asked.intensity[rows]
     return AUVector(whole, skin.known)
+
+
+def drawn_amounts(spread: float, rng: np.random.Generator) -> np.ndarray:
+    """[K,2] float32: how many times as far as on average one person's lids and lips go under each AU.
+
+    ``spread``: 1 as far as people differ, 0 everybody alike. AU 43 and 45 shut every eye; 27 is 26, but larger, and
+    AUs that neither lids nor lips have a part in stay as they are.
+
+    >>> float(drawn_amounts(0.0, np.random.default_rng(0)).min())
+    1.0
+    """
+    person, sides = rng.standard_normal((len(facs.AU_CODES), 1)), rng.standard_normal((len(facs.AU_CODES), 2))
+    out = np.exp(spread * (_DOUBT * person + _DOUBT_SIDE * sides)).astype(np.float32)
+    moves = [facs.AU_INDEX[code] for code in {*LIDS, *LIPS} - {43, 45}]
+    out[np.setdiff1d(np.arange(len(out)), moves)] = 1
+    out[facs.AU_INDEX[27]] = out[facs.AU_INDEX[26]]
+    return out
 
 
 def jaw_cells(aus: AUVector) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector, Clip, Flow, Sample
 from mesynth.head.model import HeadModel, rotation
 from mesynth.motion.fields import MAX_SPREAD, FieldTable, basis, drawn_bumps, mean_table
-from mesynth.motion.layers import Course, Layers, Steps, jaw_cells, skin_aus
+from mesynth.motion.layers import Course, Layers, Steps, drawn_amounts, jaw_cells, skin_aus
 from mesynth.motion.nuisance import Nuisance, blink_curve, draw_style, head_basis, head_path, recorded
 from mesynth.motion.warp import folding, stays_inside
 from mesynth.preprocess.align import eye_centres
@@ -258,10 +258,13 @@ def inner(sample: Sample, margin: int) -> Sample:
     return Sample(clip, Flow(uv, inside if valid is None else valid & inside, new, still), sample.aus)
 
 
-def shown_aus(aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int) -> np.ndarray:
-    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for; a partial blink is AU 45, beside
-    what a lid is opened by."""
-    out = np.asarray(alpha[:, :, None] * aus.intensity, np.float32)
+def shown_aus(
+    aus: AUVector, alpha: np.ndarray, fps: float, blink: float, seed: int, amounts: np.ndarray | None = None
+) -> np.ndarray:
+    """AUs of every frame [T,K,2] float32: ``alpha`` [T,K] times what is asked for, times a person's ``amounts`` [K,2];
+    a partial blink is AU 45, beside what a lid is opened by."""
+    asked = aus.intensity if amounts is None else aus.intensity * amounts
+    out = np.asarray(alpha[:, :, None] * asked, np.float32)
     closure = blink_curve(len(alpha), fps, blink, seeds.stream(seed, "blink"))
     row = facs.AU_INDEX[45]
     out[:, row] = np.where(closure[:, None] > 0, np.maximum(out[:, row], closure[:, None]), out[:, row])
@@ -337,17 +340,21 @@ class MotionPrior:
         """Motion onset -> each of ``n_frames`` frames; a blink is AU 45."""
         cells = [(int(k), int(s)) for k, s in np.argwhere(skin_aus(aus).intensity)]
         lags = profile.draw_lags(len(facs.AU_CODES), seeds.stream(seed, "lags"))
-        shown = shown_aus(aus, profile.alpha(n_frames, lags), fps, nuisance.blink, seed)
+        alpha = profile.alpha(n_frames, lags)
+        amounts = drawn_amounts(self._spread, seeds.stream(seed, "layers")) if self._spread else None
+        shown = shown_aus(aus, alpha, fps, nuisance.blink, seed, amounts)
         drops = jaw_cells(aus)
         every = [*cells, *drops]
         alike = not nuisance.style and not self._spread
         drawn = self.fields(every) if alike else self._own_fields(every, nuisance.style, seed)
+        if self._spread and drops:  # one draw for a jaw: how far it goes, with its lips
+            drawn[len(cells) :] = self.fields(drops)
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))
         weights, dropped = (
-            np.array([[now[cell] for cell in of] for now in shown], np.float32).reshape(n_frames, len(of))
-            for of in (cells, drops)
+            np.array([[now[cell] for cell in of] for now in frames], np.float32).reshape(n_frames, len(of))
+            for of, frames in ((cells, alpha[:, :, None] * aus.intensity), (drops, shown))
         )
         return Course(
             shown, weights, drawn[: len(cells)], path, self._head if nuisance.head else None,

@@ -12,7 +12,7 @@ from mesynth.core import facs
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.head import Subject
-from mesynth.motion.layers import LAYERED, Layers, Slit, Step, _summed, skin_aus, with_layered
+from mesynth.motion.layers import LAYERED, Layers, Slit, Step, _summed, drawn_amounts, skin_aus, with_layered
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
 from mesynth.motion.warp import warp_backward
@@ -373,6 +373,24 @@ def test_same_bytes_in_any_order_and_after_pickling(closed: Face) -> None:
     other = Face(closed.image.copy(), closed.landmarks.copy())
     assert np.array_equal(first, shown(other, "45=0.7,25=0.5"))
     assert np.array_equal(first, shown(pickle.loads(pickle.dumps(other)), "45=0.7,25=0.5"))
+
+
+def test_amounts_are_a_person_s(closed: Face) -> None:
+    drawn = np.stack([drawn_amounts(1.0, np.random.default_rng(seed)) for seed in range(400)])
+    row = facs.AU_INDEX
+    assert abs(np.log(drawn[:, row[26]]).std() - 0.27) < 0.03
+    assert np.array_equal(drawn[:, row[26]], drawn[:, row[27]])
+    assert (drawn[:, [row[43], row[45], row[12]]] == 1).all()
+    one, other = (
+        MotionPrior(closed, spread=1.0).generate(
+            facs.parse_request("45=1,25=0.5"), Profile(), n_frames=3, fps=50, seed=k
+        )
+        for k in (1, 2)
+    )
+    lids = closed.layers.eyes[0].box
+    box = np.s_[1, lids[0] : lids[1], lids[2] : lids[3]]
+    assert np.array_equal(one[0].clip.frames[box], other[0].clip.frames[box])  # a closed eye is closed
+    assert (one[0].clip.frames[1] != other[0].clip.frames[1]).any()
 
 
 def test_a_generator_is_not_asked_for_what_layers_draw() -> None:

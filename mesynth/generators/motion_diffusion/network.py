@@ -8,7 +8,7 @@ flow is what the frames are made from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from mesynth.generators.formation import (
     unfolded,
 )
 from mesynth.generators.motion_gan.network import Encoded, MotionGenerator
-from mesynth.motion.layers import jaw_cells, skin_aus
+from mesynth.motion.layers import drawn_amounts, jaw_cells, skin_aus
 from mesynth.preprocess.align import SimilarityCrop
 from mesynth.preprocess.warping import from_means, resize_flow
 from mesynth.store.generator_folder import load_sized_network
@@ -316,7 +316,8 @@ class MotionDiffusion(SampledGenerator):
             left = unfolded(drawn.apex) - np.einsum("a,ahwc->hwc", weights, fields)
         fields = np.stack([*fields, *(drawn.fields[k, s] for k, s in request.jaws)]) if request.jaws else fields
         still = np.zeros((height, width, 3), np.float32)
-        return face_motion(crop, (height, width), [*cells, *request.jaws], fields, left, still)
+        motion = face_motion(crop, (height, width), [*cells, *request.jaws], fields, left, still)
+        return replace(motion, amounts=drawn_amounts(self.sampling.spread, seeds.stream(request.seed, "layers")))
 
 
 def load(folder: Path, facts: GeneratorFacts) -> MotionDiffusion:
