@@ -12,6 +12,7 @@ from mesynth.core import facs
 from mesynth.core.profiles import Profile
 from mesynth.core.types import AUVector
 from mesynth.head import Subject
+from mesynth.motion import layers as forming
 from mesynth.motion.layers import LAYERED, Layers, Slit, Step, _summed, drawn_amounts, skin_aus, with_layered
 from mesynth.motion.nuisance import Nuisance
 from mesynth.motion.prior import Face, MotionPrior
@@ -138,6 +139,28 @@ def test_an_eye_that_opens_is_an_eye(seed: int) -> None:
     true = subject.render(facs.parse_request("5=1").intensity[None])[0].astype(float)
     left = np.abs(face.layers.frame(step(face, "5=1")) - true).sum()
     assert left < 0.8 * np.abs(face.image - true).sum()
+
+
+def test_a_lid_that_unfolds_has_fewer_stripes(closed: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dark over the eye is not drawn out over it; a lid without any is left as it is, to the bit."""
+    eye, image = closed.layers.eyes[0], closed.image.copy()
+    y, x = np.mgrid[:SIZE, :SIZE]
+    s, v = eye.slit.of(np.stack([x, y], -1).astype(float))
+    above = np.interp(s, np.linspace(-1.5, 1.5, len(eye.up)), eye.up) - v
+    dark = (np.abs(s) < 1) & (above > 2) & (above < 6) & (x % 12 < 6)
+    image[dark] = image[dark] // 3
+    lid = (np.abs(s) < 0.7) & (above < 0) & (above > -4)  # where the eye was
+
+    def closes() -> tuple[np.ndarray, float]:
+        plain, striped = (Face(picture, closed.landmarks) for picture in (closed.image, image))
+        across = np.abs(np.diff(shown(striped, "45=1").astype(float).mean(-1), axis=1))
+        return shown(plain, "45=1"), float(across[lid[:, 1:]].mean())
+
+    plain, few = closes()
+    monkeypatch.setattr(forming, "_STRIPES", 9.0)
+    same, many = closes()
+    assert few < 0.8 * many
+    assert np.array_equal(plain, same)
 
 
 def test_each_lid_has_the_motion_of_its_own_side(closed: Face) -> None:
