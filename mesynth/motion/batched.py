@@ -486,7 +486,7 @@ class _Moving:
 
     def _with_jaw(self, v: torch.Tensor, line: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
         """See :func:`mesynth.motion.layers._with_jaw`."""
-        a, between = line + float(self.layers._band[0]), float(np.diff(self.layers._band)[0])
+        a, between = line + float(self.layers._band[0]), float(self.layers._band[1] - self.layers._band[0])
         wide = (between + drop).clamp(min=0)
         beyond = (v - a).clamp(min=0)
         drawn = torch.minimum(beyond, wide)
@@ -507,12 +507,14 @@ class _Moving:
         lit = lit * (1 - 0.10 * torch.exp(-((x / 0.018) ** 2)))
         out = dark + cover[:, None] * (red * lit[:, None] - dark)
         light = (0.45 + 0.55 * wide) * side
+        rows = self.layers._band[2]
         t, edge, there = _tooth(on.lower, x)
+        there = there * float(rows > 0)
         inside = low - edge - 0.012 * t**6
         cover = (0.5 + inside * iod).clamp(0, 1) * side * there
         bright = light * (0.88 - 0.20 * t**4 - 0.10 * torch.exp(-inside.clamp(min=0) / 0.012))
         out = out + cover[:, None] * (white * bright[:, None] - out)
-        if on.own is None:  # a photo's own mouth shows its own upper teeth
+        if rows > 1:  # a photo's own mouth shows its own upper teeth
             t, edge, there = _tooth(on.teeth, x)
             inside = edge - 0.03 * t**6 - d
             cover = (0.5 + inside * iod).clamp(0, 1) * side * there

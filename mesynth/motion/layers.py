@@ -73,8 +73,8 @@ distance a jaw that a generator draws takes over (docs/decisions/021)."""
 _LID_EDGE, _LID_OFF = 0.03, 0.10
 """The same of the lower lid: a field runs across the eyeball, too. The upper lid's edge goes no further than the skin
 so far above it: what is said there is half the lower lid's."""
-_FARTHER = np.full(2, 1e6)
-"""Below any picture: nothing of a mouth goes with its jaw."""
+_FARTHER = 1e6
+"""Pixels, below any picture: nothing of a mouth goes with its jaw."""
 _BANDS, _GAP = 12, 0.6
 """Rows in which an open mouth is looked at, and what is dark between teeth, as a share of the brightest."""
 _STRIPES = 0.07
@@ -487,12 +487,12 @@ def _tooth(rows: np.ndarray, x: float) -> tuple[float, float, int]:
 
 @njit(cache=True, nogil=True)
 def _mouth(
-    x: float, d: float, low: float, upper: float, gap: float, depth: float, iod: float, tongue: np.ndarray,
+    x: float, d: float, low: float, rows: float, gap: float, depth: float, iod: float, tongue: np.ndarray,
     white: np.ndarray, dark: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
     """Colour behind lips that part, from ``dark`` at the back. IOD: x from the middle, d below the upper and ``low``
     below the lower lip's line as the jaw moved it, ``gap`` the widest of the mouth, ``depth`` under the upper lip's
-    edge; ``upper``: whether its upper teeth show, 0 or 1."""
+    edge; ``rows`` of teeth: 2, 1 (the lower one) or 0."""
     r, g, b = dark
     x = abs(x)
     wide = _step(gap / 0.15)
@@ -506,7 +506,7 @@ def _mouth(
     b += cover * (tongue[2] * lit - b)
     light = (0.45 + 0.55 * wide) * side
     t, edge, k = _tooth(_LOWER, x)
-    if k >= 0:
+    if k >= 0 and rows > 0:
         inside = low - edge - 0.012 * t**6
         cover = min(max(0.5 + inside * iod, 0.0), 1.0) * side
         bright = light * (0.88 - 0.20 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.012))
@@ -514,7 +514,7 @@ def _mouth(
         g += cover * (white[1] * bright - g)
         b += cover * (white[2] * bright - b)
     t, edge, k = _tooth(_TEETH, x)
-    if k >= 0 and upper > 0:
+    if k >= 0 and rows > 1:
         inside = edge - 0.03 * t**6 - d
         cover = min(max(0.5 + inside * iod, 0.0), 1.0) * side
         bright = light * (0.95 - 0.24 * t**4 - 0.10 * np.exp(-max(inside, 0.0) / 0.015))
@@ -535,7 +535,7 @@ def _follows(s: float) -> float:
 @njit(cache=True, nogil=True)
 def _with_jaw(v: Any, line: Any, band: np.ndarray, drop: float) -> Any:
     """Where of a mouth's own pixels what is seen at ``v`` comes from, after its jaw dropped by ``drop``: above the
-    ``band`` [2] (below ``line``) things belong to the skull, below it to the jaw, and it is drawn out between them."""
+    ``band`` [3] (below ``line``) things belong to the skull, below it to the jaw, and it is drawn out between them."""
     a, between = line + band[0], band[1] - band[0]
     wide = max(between + drop, 0.0)
     beyond = np.maximum(v - a, 0.0)
@@ -598,9 +598,8 @@ def _lips(
             if hole > 0:
                 low = (v - _on(edges[1], s)) / iod - moved[0]
                 depth = max(vu - _on(edges[0], su), 0.0) / iod
-                upper = 0.0 if own.size else 1.0
                 _mouth(
-                    s * frame[4] / iod, (v - _on(edges[0], s)) / iod, low, upper, moved[1], depth, iod, colours[0],
+                    s * frame[4] / iod, (v - _on(edges[0], s)) / iod, low, band[2], moved[1], depth, iod, colours[0],
                     colours[1], colours[2], inner,
                 )  # fmt: skip
                 if own.size:
@@ -1049,7 +1048,7 @@ class Layers:
         white = min(float(self.tone.mean()), 205.0) * np.array([1.18, 1.09, 0.97])
         self._colours = np.stack([self.tone * [0.68, 0.38, 0.38], white, self.tone * [0.24, 0.12, 0.11]])
         self._own, self._rim, self._place = _NONE4, np.zeros((0, 0), np.bool_), np.zeros(2)
-        self._band = _FARTHER
+        self._band = np.array([_FARTHER, _FARTHER, 2.0])
         y, x = np.mgrid[:height, :width]
         s, v = lip.of(np.stack([x, y], -1))
         self._under = v > _at(low, s)
@@ -1103,12 +1102,12 @@ class Layers:
     def _between_teeth(
         self, part: np.ndarray, s: np.ndarray, v: np.ndarray, inside: np.ndarray, teeth: bool
     ) -> np.ndarray:
-        """[2] pixels from the mouth's middle line: from where on what is seen no longer belongs to the upper teeth, and
-        from where on to the jaw. Teeth that reach from lip to lip are upper ones."""
+        """[3]: pixels from the mouth's middle line from where on what is seen no longer belongs to the upper teeth, and
+        from where on to the jaw; rows of teeth to be drawn. Teeth that reach from lip to lip are upper ones."""
         up, low = _at(self._lips[0], s), _at(self._lips[1], s)
         wide = self.gap * self.iod
         if not teeth:
-            return np.array([-0.2, 0.2]) * wide
+            return np.array([-0.2 * wide, 0.2 * wide, 1.0])
         middle = inside & (np.abs(s) < 0.5)
         t = (v - up)[middle] / np.maximum(low - up, 1e-6)[middle]
         row, light = np.clip((t * _BANDS).astype(np.intp), 0, _BANDS - 1), part.min(-1)[middle]
@@ -1118,12 +1117,12 @@ class Layers:
         bright = np.array([np.percentile(light[row == k], 85) for k in seen])
         at = int(bright.argmin())
         if bright[at] >= _GAP * bright.max():
-            return _FARTHER
+            return np.array([_FARTHER, _FARTHER, 1.0])
         over = np.flatnonzero(bright[:at] >= max(_GAP * bright[:at].max(initial=0), bright[at] / _GAP))
         under = np.flatnonzero(bright[at:] >= max(_GAP * bright[at:].max(), bright[at] / _GAP))
         a = (seen[over[-1]] + 1) / _BANDS if len(over) else 0.0
         b = seen[at + under[0]] / _BANDS if len(under) else 1.0
-        return (np.array([a, b]) - 0.5) * wide
+        return np.array([(a - 0.5) * wide, (b - 0.5) * wide, float(b == 1.0)])
 
     def _darkest(self, line: np.ndarray, reach: float) -> np.ndarray:
         """The darkest line within ``reach`` pixels of ``line``: where closed lips meet."""
@@ -1466,7 +1465,7 @@ class Layers:
     def _drawn_down(self, points: np.ndarray, drop: float) -> np.ndarray:
         """[n] pixels by which what a mouth shows at ``points`` [n,2] goes with the jaw: :func:`_with_jaw` forwards."""
         s, v = self.lip.of(points)
-        a, b = (self._line(s) + off for off in self._band)
+        a, b = (self._line(s) + off for off in self._band[:2])
         drop = max(drop, self._band[0] - self._band[1])
         return np.asarray(drop * np.clip((v - a) / np.maximum(b - a, 1e-6), 0, 1))
 
