@@ -77,6 +77,8 @@ _FARTHER = 1e6
 """Pixels, below any picture: nothing of a mouth goes with its jaw."""
 _BANDS, _GAP = 12, 0.6
 """Rows in which an open mouth is looked at, and what is dark between teeth, as a share of the brightest."""
+_FADES = (0.12, 0.25)
+"""Over this distance from what stays still a generator's motion comes to be whole; that of a jaw, which goes further."""
 _STRIPES = 0.07
 """Deviation of the skin over an eye from its mean along the lid, as a share, up to which it counts as even: of seven
 people rendered by two heads .03 to .08, of lids under brows and with make-up on five photographs .10 to .19."""
@@ -912,8 +914,8 @@ class Layers:
         self.skin = self._segment()
         free = cv2.distanceTransform(self.skin.astype(np.uint8), cv2.DIST_L2, 5)
         # Share of a generator's motion that is let through, [H,W]: exactly 0 where nothing but the head moves.
-        self.gate = _smooth((free - 1.5) / (0.22 * self.iod)).astype(np.float32)
-        self._loose = _smooth((free - 1.5) / (0.45 * self.iod)).astype(np.float32)
+        self.gate = _smooth((free - 1.5) / (_FADES[0] * self.iod)).astype(np.float32)
+        self._loose = _smooth((free - 1.5) / (_FADES[1] * self.iod)).astype(np.float32)
         self._mouth()
         self.eyes = tuple(self._eye(*eye) for eye in _EYES)
         self.folds = Folds(self.image, uv, *self._lit_skin(), self.iod)
