@@ -78,7 +78,7 @@ _FARTHER = 1e6
 _BANDS, _GAP = 12, 0.6
 """Rows in which an open mouth is looked at, and what is dark between teeth, as a share of the brightest."""
 _FADES = (0.12, 0.25)
-"""Over this distance from what stays still a generator's motion comes to be whole; that of a jaw, which goes further."""
+"""Over this distance from what stays still motion comes to be whole; that of a jaw, which goes further."""
 _STRIPES = 0.07
 """Deviation of the skin over an eye from its mean along the lid, as a share, up to which it counts as even: of seven
 people rendered by two heads .03 to .08, of lids under brows and with make-up on five photographs .10 to .19."""
