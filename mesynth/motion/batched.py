@@ -216,7 +216,7 @@ class _LayersOn:
         self.gate, self.loose = self.put(layers.gate), self.put(layers._loose)
         self.under = torch.from_numpy(layers._under).to(device)
         self.jaw_from = self.put(_first(layers._jaw_from))
-        self.jaw_share, self.jaw_taken = (self.put(x[..., 0]) for x in (layers._jaw_share, layers._jaw_taken))
+        self.jaw_share, self.jaw_taken = self.put(layers._jaw_share), self.put(layers._jaw_taken)
         self.left = self.put(layers.folds._left)
         self.lips = self.put(layers._lips)
         self.colours = self.put(layers._colours)

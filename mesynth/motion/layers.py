@@ -446,6 +446,47 @@ def _lip_sides(
     return float(most), float(apart)
 
 
+@njit(cache=True, nogil=True)
+def _whole_jaw(
+    jaw: np.ndarray, taken: np.ndarray, with_jaw: np.ndarray, drop: np.ndarray, way: np.float32, lip_n: np.ndarray,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    """Fill ``out`` [H,W,2] with a generator's ``jaw`` where it is ``taken``, and with what lips do instead at them:
+    ``with_jaw`` [2,H,W] of the right and the left, ``drop`` [2] of the left and the right."""
+    right, left = np.float32(drop[1]), np.float32(drop[0])
+    for y in range(jaw.shape[0]):
+        for x in range(jaw.shape[1]):
+            t = way * taken[y, x]
+            own = right * with_jaw[0, y, x] + left * with_jaw[1, y, x]
+            out[y, x, 0] = t * jaw[y, x, 0] + own * lip_n[0]
+            out[y, x, 1] = t * jaw[y, x, 1] + own * lip_n[1]
+
+
+@njit(cache=True, nogil=True)
+def _jaw_sides(
+    whole: np.ndarray, read: np.ndarray, loose: np.ndarray, share: np.ndarray, under: np.ndarray, above: np.ndarray,
+    below: np.ndarray, seen: np.ndarray, low: np.ndarray,
+) -> tuple[float, float]:  # fmt: skip
+    """Add a jaw to the motion of the lips' two sides, in place, and say in ``low`` [H,W,2] what the lower has of it:
+    what is ``read`` below its lip. Upper bounds of its largest length and of how far it parts the sides."""
+    most, apart = np.float32(0), np.float32(0)
+    for y in range(whole.shape[0]):
+        for x in range(whole.shape[1]):
+            g = loose[y, x]
+            u, v = g * read[y, x, 0], g * read[y, x, 1]
+            up_u, up_v = g * share[y, x] * whole[y, x, 0], g * share[y, x] * whole[y, x, 1]
+            low[y, x, 0], low[y, x, 1] = u, v
+            above[y, x, 0] += up_u
+            above[y, x, 1] += up_v
+            below[y, x, 0] += u
+            below[y, x, 1] += v
+            seen[y, x, 0] += u if under[y, x] else up_u
+            seen[y, x, 1] += v if under[y, x] else up_v
+            most = max(most, abs(u) + abs(v))
+            apart = max(apart, (u - up_u) ** 2 + (v - up_v) ** 2)
+    return float(most), float(np.sqrt(apart))
+
+
 _LUMA = np.array([0.299, 0.587, 0.114])
 _COLOURED = (1.0, 3.0)
 """Grey levels, rms, by which a picture's colours differ from those of its own brightness: of 6 grey photographs 0, of
@@ -1058,10 +1099,10 @@ class Layers:
         corner = np.minimum(np.abs(s) / 1.05, 1.0)
         reach = np.maximum(_at(low, s) + _LIP_EDGE * iod - v, 0) * (1 - corner**4)
         self._jaw_from = lip.to(s, v + reach).astype(np.float32)
-        self._jaw_share = (0.8 * corner**3 / (1 - 0.2 * corner**3)).astype(np.float32)[..., None]
+        self._jaw_share = (0.8 * corner**3 / (1 - 0.2 * corner**3)).astype(np.float32)
         beside = np.maximum(np.abs(s) - 1, 0) * lip.half
         off = np.maximum(np.maximum(v - _at(low, s) - _RED[1] * iod, _at(up, s) - v - _RED[0] * iod), 0)
-        self._jaw_taken = _smooth(np.hypot(beside, off) / (_RED[2] * iod)).astype(np.float32)[..., None]
+        self._jaw_taken = _smooth(np.hypot(beside, off) / (_RED[2] * iod)).astype(np.float32)
         top = int(np.clip(lip.mid[1] - 0.95 * iod, 0, height - 1)) if abs(lip.e[1]) < 0.15 else 0
         self._jaw_box = np.array([top, height, 0, width])
         self._basis: np.ndarray | None = None
@@ -1324,7 +1365,7 @@ class Layers:
         basis, (y0, y1, x0, x1) = self._lips_move(), self._jaw_box
         out = np.zeros((2, *self.image.shape[:2]), np.float32)
         loose = np.maximum(self._loose[y0:y1, x0:x1], 1e-6)
-        whole = basis[5] / loose * (1 - self._jaw_taken[y0:y1, x0:x1, 0])
+        whole = basis[5] / loose * (1 - self._jaw_taken[y0:y1, x0:x1])
         out[0, y0:y1, x0:x1], out[1, y0:y1, x0:x1] = (1 - basis[6]) * whole, basis[6] * whole
         return out
 
@@ -1350,16 +1391,15 @@ class Layers:
             basis, self._jaw_box, self.lip.frame, weights, self._under, above, below, seen
         )  # fmt: skip
         if step.jaw is not None:
-            loose, lip_n = self._loose[..., None], self.lip.n.astype(np.float32)
-            with_jaw = drop[1] * self._lips_with_jaw[0] + drop[0] * self._lips_with_jaw[1]
-            whole = np.float32(way) * self._jaw_taken * step.jaw + with_jaw.astype(np.float32)[..., None] * lip_n
-            low = loose * cv2.remap(whole, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            up = loose * self._jaw_share * whole
-            above += up
-            below += low
-            seen += np.where(self._under[..., None], low, up)
-            lips += 1.5 * float(np.abs(low).sum(-1).max())
-            apart += float(np.linalg.norm(low - up, axis=-1).max())
+            whole, low = np.empty(step.jaw.shape, np.float32), np.empty(step.jaw.shape, np.float32)
+            lip_n = self.lip.n.astype(np.float32)
+            _whole_jaw(step.jaw, self._jaw_taken, self._lips_with_jaw, drop, np.float32(way), lip_n, whole)
+            read = cv2.remap(whole, self._jaw_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            further, parting = _jaw_sides(
+                whole, read, self._loose, self._jaw_share, self._under, above, below, seen, low
+            )  # fmt: skip
+            lips += 1.5 * further
+            apart += parting
             dropped = self._middle[1].arrived(low) - self._middle[1].v
             jaw = float(dropped.mean()) / self.iod
         gap = float((self._most[1].arrived(below) - self._most[0].arrived(above)).max()) / self.iod
