@@ -1504,6 +1504,11 @@ class Layers:
             self.front.over(out, head, inset)
         return out
 
+    def _with_corners(self, points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """[n,2] pixels by which what a mouth shows at ``points`` [n,2] went along with its ``corners`` [2,2]."""
+        s = self.lip.of(points)[0]
+        return np.asarray(_smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)])
+
     def _drawn_down(self, points: np.ndarray, drop: float) -> np.ndarray:
         """[n] pixels by which what a mouth shows at ``points`` [n,2] goes with the jaw: :func:`_with_jaw` forwards."""
         s, v = self.lip.of(points)
@@ -1544,13 +1549,12 @@ class Layers:
             label[box] = np.where(np.abs(s) < 1.5, part, label[box])
             _lid_flow(flow, label, eye.slit.frame, b, curves, self.iod)
         flow[label == 3] = 0
+        corners = self._corners(self._whole[0].shift(above))
         if self._own.size and mouth.any():
             # How far a pixel goes depends on where it arrives, as frames are made from there.
-            corners = self._corners(self._whole[0].shift(above))
             start, way = grid[mouth], np.zeros((int(mouth.sum()), 2))
             for _ in range(16):
-                s = self.lip.of(start + way)[0]
-                way = _smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)]
+                way = self._with_corners(start + way, corners)
             flow[mouth] = way + self._drawn_down(start + way, moved.mouth[0] * self.iod)[:, None] * self.lip.n
         framed = self._framed(0.5)
         flow[framed] = 0
@@ -1575,10 +1579,8 @@ class Layers:
         if self._own.size and new.any():  # a mouth's own pixels, which went along with corners or jaw, are not
             points = grid if step.head is None else grid + backward_flow(step.head)
             s, v = self.lip.of(points[new])
-            corners = self._corners(self._whole[0].shift(above))
             back = _with_jaw(v, self._line(s), self._band, moved.mouth[0] * self.iod) - v
-            came = points[new] - _smooth((np.abs(s) - 0.35) / 0.65)[:, None] * corners[(s > 0).astype(int)]
-            came += back[:, None] * self.lip.n
+            came = points[new] - self._with_corners(points[new], corners) + back[:, None] * self.lip.n
             i, j = (np.clip(came[:, k].round().astype(int), 0, last - 1) for k, last in ((0, width), (1, height)))
             new[new] = label[j, i] != 3
         if self.front is not None:

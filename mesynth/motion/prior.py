@@ -346,9 +346,11 @@ class MotionPrior:
         drops = jaw_cells(aus)
         every = [*cells, *drops]
         alike = not nuisance.style and not self._spread
-        drawn = self.fields(every) if alike else self._own_fields(every, nuisance.style, seed)
-        if self._spread and drops:  # one draw for a jaw: how far it goes, with its lips
-            drawn[len(cells) :] = self.fields(drops)
+        own = cells if self._spread else every  # how far a jaw goes is drawn with its lips, once
+        if alike:
+            drawn = self.fields(every)
+        else:
+            drawn = np.concatenate([self._own_fields(own, nuisance.style, seed), self.fields(every[len(own) :])])
         path = head_path(n_frames, nuisance.head, seeds.stream(seed, "head"))
         if nuisance.head and self._head is None:
             self._head = self._in_pixels(head_basis(self._map.uv))
